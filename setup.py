@@ -1,0 +1,55 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = next(
+    line.split('"')[1]
+    for line in Path("tfllmrec/__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# TensorFlow and what is compiled against it move together; CONTRIBUTING.md says what each is for.
+REQUIRES = [
+    "tensorflow>=2.20,<2.21",
+    "tf-keras>=2.20,<2.21",
+    "tensorflow-text>=2.20,<2.21",
+    "tensorflow-hub>=0.16.1,<0.17",
+    "tensorflow-recommenders>=0.7.7,<0.8",
+    "tensorboard>=2.20,<2.21",
+    # tensorflow-hub and tensorboard import pkg_resources, which newer ones warn about and then lack.
+    "setuptools<81",
+    "numpy>=2.0",
+    "pandas>=3.0,<4",
+    "pyarrow>=18",
+    "scipy>=1.14",
+    "safetensors>=0.4",
+    "pydantic>=2.9,<3",
+    "pyyaml>=6.0",
+    "typer>=0.16,<1",
+    "rich>=13.8",
+    "packaging>=23",
+]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+    "pandas-stubs",
+    "scipy-stubs",
+    "types-PyYAML",
+]
+
+setup(
+    name="tfllmrec",
+    version=version,
+    description="Recommenders that read: text-tower recommendation on TensorFlow, Keras and TensorFlow Recommenders",
+    long_description=Path("README.md").read_text() if Path("README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfllmrec", "tfllmrec.*"]),
+    package_data={"tfllmrec": ["py.typed"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=REQUIRES,
+    extras_require={"test": TEST, "scann": ["scann==1.4.2"]},
+    entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
+)

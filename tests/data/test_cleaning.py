@@ -1,0 +1,301 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
+from tfllmrec.config import DataConfig
+from tfllmrec.data import CleaningReport, dataset_from_frames
+from tfllmrec.data.cleaning import as_text, category_text, numbers, strings, strip_html, times
+from tfllmrec.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([["Beauty", "Makeup"]], "Beauty, Makeup"),
+        ([["Beauty", "Makeup"], ["Beauty", "Face"]], "Beauty, Makeup, Face"),
+        (np.array(["Action", "War"], dtype=object), "Action, War"),
+        ({"fantasy": 12, "young adult": 3}, "fantasy, young adult"),
+        ("Action|Sci-Fi", "Action, Sci-Fi"),
+        ("Action;Drama", "Action, Drama"),
+        ("Toys > Puzzles > Wood", "Toys, Puzzles, Wood"),
+        ("contemporary,ya-lit, contemporary", "contemporary, ya-lit"),
+        ('[["Beauty", "Hair Care"]]', "Beauty, Hair Care"),
+        ("['Beauty', \"Women's\"]", "Beauty, Women's"),
+        ("[not a list", "[not a list"),
+        ("Science Fiction", "Science Fiction"),
+        (["Arts, Crafts & Sewing", "Kits"], "Arts, Crafts & Sewing, Kits"),
+        ("Music &amp; Film|Books", "Music & Film, Books"),
+        ("Film &amp; TV, Film & TV", "Film & TV"),
+        (["A", "", None, "</span>"], "A"),
+        ("(no genres listed)", ""),
+        ("nan", ""),
+        (None, ""),
+        (float("nan"), ""),
+        ([], ""),
+        (7, "7"),
+    ],
+)
+def test_category_text(value, text):
+    assert category_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("Plain text", "Plain text"),
+        ("<b>Bold</b> &amp; <br/>new", "Bold & new"),
+        ('<span class="a-size-medium a-color-secondary"', ""),  # cut in two by a scraper
+        (' Magazines" />', ""),
+        ("<script>var a = 1 < 2;</script>Title", "Title"),
+        ("Cr&eacute;a &#8230; &#x41; &amp;quot;x&amp;quot;", 'Créa … A "x"'),
+        ("5 < 6 & 7 > 3", "5 < 6 & 7 > 3"),
+        ("I <3 you", "I <3 you"),
+        ("<Untitled>", "<Untitled>"),
+        ("AT&T; rock&roll", "AT&T; rock&roll"),
+        ("<a href='x'>link</a>", "link"),
+    ],
+)
+def test_strip_html(value, text):
+    assert strip_html(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7.0, "7"),
+        (7.5, "7.5"),
+        (10**17 + 1, "100000000000000001"),
+        (None, ""),
+        (pd.NaT, ""),
+        (["a", ["b", None]], "a, b"),
+        ({"b": 1, "a": [2]}, '{"a": [2], "b": 1}'),
+        ("\ud800x", "?x"),
+        ("é", "é"),
+        (True, "True"),
+    ],
+)
+def test_as_text(value, text):
+    assert as_text(value) == text
+
+
+def test_strings_of_every_column_type():
+    assert strings(pd.Series([" a ", None], dtype="str")).tolist() == ["a", ""]
+    assert strings(pd.Series([1, 2])).tolist() == ["1", "2"]
+    assert strings(pd.Series([2**53 + 1, None], dtype="Int64")).tolist() == ["9007199254740993", ""]
+    assert strings(pd.Series([1.0, np.nan])).tolist() == ["1", ""]
+    assert strings(pd.Series(["x", "y"], dtype="category")).tolist() == ["x", "y"]
+
+
+def test_numbers():
+    values, bad = numbers(pd.Series(["4.5", "", "abc", " 3 ", "inf", "NA", "1e400", "4,5"], dtype="str"))
+    assert bad.tolist() == [False, False, True, False, True, False, True, True]
+    assert values[[0, 3]].tolist() == [4.5, 3]
+    assert np.isnan(values[[1, 2, 5]]).all()
+    values, bad = numbers(pd.Series([1.0, np.inf, np.nan]))
+    assert bad.tolist() == [False, True, False]
+    values, bad = numbers(pd.Series([True, False]))
+    assert bad.all()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2014-02-26", "2014-02-27"],
+        ["2014-02-26T00:00:00Z", "2014-02-27T01:00:00+01:00"],
+        ["02 26, 2014", "02 27, 2014"],
+        ["26-Feb-2014", "27-Feb-2014"],
+        ["Feb 26, 2014", "Feb 27, 2014"],
+        ["Wed Feb 26 00:00:00 +0000 2014", "Thu Feb 27 00:00:00 +0000 2014"],
+        ["02/26/2014", "02/27/2014"],
+        ["26/02/2014", "27/02/2014"],
+        ["26.02.2014", "27.02.2014"],
+    ],
+)
+def test_times_of_date_strings(texts):
+    seconds, bad = times(pd.Series([*texts, "", "soon"], dtype="str"))
+    assert seconds[:2].tolist() == [1393372800, 1393372800 + 86400]
+    assert bad.tolist() == [False, False, False, True]
+
+
+def test_times_reads_the_whole_column_in_one_format():
+    # 03/04 could be March or April; 25/12 settles it for the column.
+    seconds, bad = times(pd.Series(["03/04/2014", "25/12/2014"], dtype="str"))
+    assert [pd.Timestamp(s, unit="s").month for s in seconds] == [4, 12]
+    assert not bad.any()
+
+
+def test_times_of_numbers_and_datetimes():
+    assert times(pd.Series(["881250949", "x", "881250950"], dtype="str"))[0][[0, 2]].tolist() == [881250949, 881250950]
+    seconds, bad = times(pd.Series(pd.to_datetime(["2014-02-26", None])))
+    assert seconds[0] == 1393372800 and np.isnan(seconds[1]) and not bad.any()
+    zoned = pd.Series(pd.to_datetime(["2014-02-26T01:00:00+01:00"]))
+    assert times(zoned)[0].tolist() == [1393372800]
+
+
+def made(rows, columns="user item rating timestamp", items=None, **config):
+    frame = pd.DataFrame(rows, columns=columns.split())
+    config.setdefault("max_bad_rows", 1)
+    return dataset_from_frames(frame, items, config=DataConfig(**config))
+
+
+def finding(dataset, text):
+    found = [f for f in dataset.report.findings if text in f.what]
+    assert len(found) == 1, dataset.report.lines()
+    return found[0]
+
+
+def test_order_is_that_of_the_timestamp_with_ties_by_position():
+    data = made([("u", "a", 1, 9), ("v", "x", 1, 1), ("u", "b", 1, 5), ("u", "c", 1, 9), ("u", "d", 1, 5)])
+    assert data.ordered
+    assert data.events.item_id.tolist() == ["b", "d", "a", "c", "x"]
+    assert data.events.order.tolist() == [0, 1, 2, 3, 0]
+
+
+def test_an_order_column_goes_before_the_timestamp():
+    rows = [("u", "a", 2, 1), ("u", "b", 1, 2), ("u", "c", 1, 1)]
+    data = made(rows, "user item order_in_user timestamp")
+    assert data.events.item_id.tolist() == ["c", "b", "a"]
+
+
+def test_without_order_the_file_position_counts_and_the_data_is_unordered():
+    data = made([("u", "b", 1), ("v", "a", 2), ("u", "a", 3)], "user item rating")
+    assert not data.ordered
+    assert data.events.item_id.tolist() == ["b", "a", "a"]
+    assert data.events.order.tolist() == [0, 1, 0]
+    assert np.isnan(data.events[TIMESTAMP]).all()
+
+
+def test_rows_without_the_order_are_dropped_where_most_have_one():
+    data = made([("u", "a", 1, 3), ("u", "b", 1, None), ("u", "c", 1, 2)])
+    assert data.events.item_id.tolist() == ["c", "a"]
+    assert finding(data, "no timestamp_s").count == 1 and finding(data, "no timestamp_s").action == "dropped"
+
+
+def test_the_order_is_ignored_where_most_lack_it_or_it_says_nothing():
+    data = made([("u", "a", 1, 3), ("u", "b", 1, None), ("u", "c", 1, None)])
+    assert not data.ordered and len(data.events) == 3
+    assert finding(data, "most rows have no timestamp_s").count == 2
+    data = made([("u", "a", 1, 7), ("u", "b", 1, 7)])
+    assert not data.ordered
+    assert finding(data, "same in every row").action == "kept"
+
+
+@pytest.mark.parametrize(("repeats", "kept"), [("last", ["b", "a"]), ("first", ["a", "b"]), ("all", ["a", "b", "a"])])
+def test_repeats(repeats, kept):
+    # In the file the latest event comes first: the order in time decides, not the file's.
+    data = made([("u", "a", 5, 30), ("u", "a", 1, 10), ("u", "b", 2, 20)], repeats=repeats)
+    assert data.events.item_id.tolist() == kept
+    assert data.report.dropped("events") == 3 - len(kept)
+    rating_of_a = data.events[data.events.item_id == "a"][RATING].iloc[-1]
+    assert rating_of_a == (1 if repeats == "first" else 5)
+
+
+def test_min_user_events_counts_what_is_left():
+    # u has 3 rows but 2 events once the repeated one is gone.
+    rows = [("u", "a", 1, 1), ("u", "a", 1, 2), ("u", "b", 1, 3), ("v", "a", 1, 1), ("v", "b", 1, 2), ("v", "c", 1, 3)]
+    data = made(rows, min_user_events=3)
+    assert data.users.user_id.tolist() == ["v"]
+    assert finding(data, "fewer than data.min_user_events = 3").count == 2
+    assert data.report.rows_in["events"] == 6 == data.report.rows_kept["events"] + 1 + 2
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("milli", 10**3), ("micro", 10**6), ("nano", 10**9)])
+def test_times_in_other_units_are_repaired(unit, factor):
+    data = made([("u", "a", 1, 1393372800), ("u", "b", 1, 1393372801 * factor)])
+    assert data.events[TIMESTAMP].tolist() == [1393372800, 1393372801]
+    assert finding(data, f"{unit}seconds").count == 1
+
+
+def test_milliseconds_are_told_from_seconds_as_far_back_as_1973():
+    # 1e11 s would be the year 5138; 1e11 ms is March 1973.
+    assert made([("u", "a", 1, 1e11), ("u", "b", 1, 1e11 - 1)]).events[TIMESTAMP].tolist() == [1e8, 1e11 - 1]
+
+
+def test_negative_times_are_unknown_and_times_to_come_are_kept():
+    data = made([("u", "a", 1, -1), ("u", "b", 1, 10), ("u", "c", 1, 9_000_000_000)])
+    assert data.events.item_id.tolist() == ["b", "c"]
+    assert finding(data, "negative").action == "repaired"
+    assert finding(data, "future").action == "kept"
+    assert data.report.rows_in["events"] == data.report.rows_kept["events"] + data.report.dropped("events")
+
+
+def test_unreadable_values_are_dropped_with_an_example():
+    rows = [
+        ("u", "a", "5", "1"),
+        ("", "b", "5", "2"),
+        ("u", None, "5", "3"),
+        ("u", "c", "good", "4"),
+        ("u", "d", "5", "x"),
+    ]
+    data = made([*rows, ("u", "e\nf", "5", "6"), ("u", "g", "1e39", "7")])
+    assert data.events.item_id.tolist() == ["a"]
+    assert finding(data, "no user_id").example == "events table:1, column 'user': ''"
+    assert finding(data, "the rating is no number").count == 2
+    assert finding(data, "the rating is no number").example == "events table:3, column 'rating': 'good'"
+    assert finding(data, "neither a number nor a date").example == "events table:4, column 'timestamp': 'x'"
+    assert finding(data, "a line break in item_id").count == 1
+    assert data.report.rows_in["events"] == 7 and data.report.rows_kept["events"] == 1
+
+
+def test_more_unreadable_rows_than_tolerated():
+    rows = [("u", str(i), "x" if i < 3 else "1", i) for i in range(100)]
+    assert len(made(rows, max_bad_rows=0.03).events) == 97
+    with pytest.raises(
+        DataError, match=r"events table:0, column 'rating': 'x': the rating is no number. 3 of 100 rows"
+    ):
+        made(rows, max_bad_rows=0.029)
+
+
+def test_no_event_left():
+    with pytest.raises(DataError, match=r"no event is left of 1 rows.*fewer than"):
+        made([("u", "a", 1, 1)], min_user_events=2)
+
+
+def test_items_are_unique_clean_strings_in_file_order():
+    items = pd.DataFrame(
+        {
+            "asin": ["b", "a", "b", ""],
+            "name": ["<i>B</i> &amp; co", None, "again", "nobody"],
+            "overview": [["one", "two"], "nan", "", ""],
+            "genres": [["X", "Y"], "Z|W", "", ""],
+            "price": [1.5, 2.0, None, None],
+            "also": [["q", "r"], None, None, None],
+        }
+    )
+    data = made([("u", "a", 1, 1), ("u", "new", 1, 2)], items=items)
+    assert data.items.columns.tolist() == ["item_id", "title", "description", "categories", "price", "also"]
+    assert data.items.iloc[0].tolist() == ["b", "B & co", "one two", "X, Y", "1.5", "q, r"]
+    assert data.items.iloc[1].tolist() == ["a", "", "", "Z, W", "2", ""]
+    assert data.items.iloc[2].tolist() == ["new", "", "", "", "", ""]
+    assert [str(t) for t in data.items.dtypes] == ["str"] * 6
+    assert finding(data, "the item_id is there already").count == 1
+    assert finding(data, "HTML in title").count == 1
+    assert finding(data, "no item_id").count == 1
+    assert finding(data, "met in events only").action == "added"
+    assert finding(data, "no text in").count == 1
+    assert data.report.rows_in["items"] == 4 and data.report.rows_kept["items"] == 2
+    assert data.events.item_index.tolist() == [1, 2]
+
+
+def test_users_without_events_are_dropped_and_strangers_added():
+    users = pd.DataFrame({"user_id": ["idle", "v"], "age": [30, 40]})
+    data = dataset_from_frames(pd.DataFrame({"user": ["u", "v"], "item": ["a", "b"]}), users=users)
+    assert data.users.to_dict("list") == {"user_id": ["v", "u"], "age": ["40", ""]}
+    assert data.events.user_id.tolist() == ["v", "u"] and data.events.user_index.tolist() == [0, 1]
+    assert data.report.rows_in["users"] == 2 and data.report.rows_kept["users"] == 1
+    assert data.report.dropped("users") == 1
+
+
+def test_report_round_trip_and_lines():
+    report = made([("u", "a", "x", 1), ("u", "b", 1, 2)]).report
+    assert CleaningReport.from_dict(report.as_dict()) == report
+    assert report.lines() == [
+        "events: 2 rows read, 1 kept",
+        "  events: 1 dropped: the rating is no number (events table:0, column 'rating': 'x')",
+    ]
+
+
+def test_columns_of_an_empty_order_do_not_count():
+    data = made([("u", "a", None, 2), ("u", "b", None, 1)], f"user {ITEM} {ORDER} timestamp")
+    assert data.ordered and data.events.item_id.tolist() == ["b", "a"]

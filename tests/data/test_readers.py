@@ -1,0 +1,561 @@
+import gzip
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from tfllmrec.columns import ITEM_INDEX, RATING, TIMESTAMP
+from tfllmrec.config import DataConfig
+from tfllmrec.data import read_dataset
+from tfllmrec.errors import ConfigError, DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no shared data sets at {SHARED}")
+
+
+def write(folder, **files):
+    """Writes files whose names come as ``ratings_csv`` for ``ratings.csv``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name.replace("__", "-").replace("_", ".")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def read(folder, **config):
+    config.setdefault("source", "." if "events" not in config else None)
+    return read_dataset(DataConfig(**config), folder)
+
+
+def events_of(data):
+    return list(zip(data.events.user_id, data.events.item_id, strict=True))
+
+
+def example(data, text):
+    found = [f for f in data.report.findings if text in f.what]
+    assert len(found) == 1, data.report.lines()
+    return found[0].count, found[0].example
+
+
+# --- Formats ---------------------------------------------------------------------------------------------------------
+
+U_ITEM = "1|Toy Story (1995)|01-Jan-1995||http://x|0|0|0|1|1|1" + "|0" * 13 + "\n"
+U_ITEM_2 = "2|Misérables, Les (1995)|01-Jan-1995||http://y|1" + "|0" * 18 + "\n"
+
+
+def ml_100k(folder):
+    return write(
+        folder,
+        u_data="196\t2\t3\t881250949\n186\t1\t4\t891717742\n196\t1\t5\t881250950\n",
+        u_item=(U_ITEM + U_ITEM_2).encode("latin-1"),
+        u_user="186|39|F|executive|00000\n196|49|M|writer|55105\n",
+        u_genre="unknown|0\nAction|1\nAdventure|2\nAnimation|3\nChildren's|4\nComedy|5\n"
+        + "".join(f"G{i}|{i}\n" for i in range(6, 19)),
+    )
+
+
+def test_movielens_100k(tmp_path):
+    data = read(ml_100k(tmp_path), name="small")
+    assert data.name == "small" and data.ordered
+    assert data.users.to_dict("list") == {
+        "user_id": ["186", "196"],
+        "age": ["39", "49"],
+        "gender": ["F", "M"],
+        "occupation": ["executive", "writer"],
+        "zip_code": ["00000", "55105"],
+    }
+    assert data.items.title.tolist() == ["Toy Story (1995)", "Misérables, Les (1995)"]
+    assert data.items.categories.tolist() == ["Animation, Children's, Comedy", ""]
+    assert data.items.columns.tolist() == [
+        *("item_id", "title", "categories", "release_date", "video_release_date", "imdb_url")
+    ]
+    assert events_of(data) == [("186", "1"), ("196", "2"), ("196", "1")]
+    assert data.events[RATING].tolist() == [4, 3, 5]
+    assert data.events[TIMESTAMP].tolist() == [891717742, 881250949, 881250950]
+
+
+def test_movielens_in_the_only_subfolder_and_without_genre_file(tmp_path):
+    ml_100k(tmp_path / "ml-100k")
+    (tmp_path / "ml-100k" / "u.genre").unlink()
+    (tmp_path / "archive.zip").write_bytes(b"PK")
+    data = read(tmp_path, format="movielens")
+    assert data.items.categories[0] == "Animation, Children's, Comedy"
+
+
+def test_movielens_1m(tmp_path):
+    write(
+        tmp_path,
+        ratings_dat="1::2::5::978300760\n1::1::3::978302109\n",
+        movies_dat="1::Toy Story (1995)::Animation|Comedy\n2::Café: The End (1999)::Drama\n".encode("latin-1"),
+        users_dat="1::F::1::10::48067\n",
+    )
+    data = read(tmp_path)
+    assert data.items.title.tolist() == ["Toy Story (1995)", "Café: The End (1999)"]
+    assert data.items.categories.tolist() == ["Animation, Comedy", "Drama"]
+    assert data.users.columns.tolist() == ["user_id", "gender", "age", "occupation", "zip_code"]
+    assert events_of(data) == [("1", "2"), ("1", "1")]
+    assert data.report.findings == []  # Latin-1 is what these files are documented to be: no repair
+
+
+def test_movielens_10m_is_utf8(tmp_path):
+    write(tmp_path, ratings_dat="1::1::5::978300760\n", movies_dat="1::Café::Drama\n")
+    assert read(tmp_path).items.title.tolist() == ["Café"]
+
+
+def test_movielens_csv_with_tags(tmp_path):
+    write(
+        tmp_path,
+        ratings_csv="userId,movieId,rating,timestamp\n1,1,4.0,964982703\n1,2,0.5,964981247\n",
+        movies_csv='movieId,title,genres\n1,"American President, The (1995)",Comedy|Drama\n2,Heat,(no genres listed)\n',
+        tags_csv="userId,movieId,tag,timestamp\n"
+        + "1,1,slow,1\n1,1,Funny,1\n2,1,funny,2\n3,9,lost,3\n3,1,,4\n"
+        + "".join(f"4,2,t{i},5\n" for i in range(25)),
+    )
+    data = read(tmp_path)
+    assert data.items.title[0] == "American President, The (1995)"
+    assert data.items.categories.tolist() == ["Comedy, Drama", ""]
+    assert data.items.tags[0] == "Funny, slow"
+    assert data.items.tags[1].split(", ") == [f"t{i}" for i in range(20)]
+    assert example(data, "the tagged item is not in the catalogue") == (1, "tags.csv:5, column 'movieId': '9'")
+    assert example(data, "no tag")[0] == 1
+    assert data.report.rows_in["tags"] == 30 and data.report.rows_kept["tags"] == 28
+
+
+def test_recbole_atomic_files(tmp_path):
+    write(
+        tmp_path,
+        ml__x_inter="user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\ta\t4.0\t10\nu\tb\t1.0\t5\n",
+        ml__x_item="item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        'a\t"Ant" Man\t1999\tSci-Fi War\n',
+        ml__x_user="user_id:token\tage:token\nu\t7\n",
+        ml__x_kg="ignored\n",
+    )
+    data = read(tmp_path)
+    assert events_of(data) == [("u", "b"), ("u", "a")]
+    assert data.items.iloc[0].to_dict() == {
+        "item_id": "a",
+        "title": '"Ant" Man',
+        "categories": "Sci-Fi, War",
+        "release_year": "1999",
+    }
+    assert data.users.age.tolist() == ["7"]
+
+
+def test_recbole_quoted_token_sequences(tmp_path):
+    write(tmp_path, a_inter="user_id:token\titem_id:token\nu\ta\n")
+    write(tmp_path, a_item="item_id:token\tcategories:token_seq\na\t'Beauty', 'Hair Care'\n")
+    assert read(tmp_path, format="recbole").items.categories.tolist() == ["Beauty, Hair Care"]
+
+
+TABLE = pd.DataFrame({"user": ["u", "u", "v"], "item": ["1", "2", "1"], "stars": [5, 4, 3], "time": [3, 1, 2]})
+
+
+def as_csv(frame, separator):
+    return frame.to_csv(index=False, sep=separator).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("e.csv", as_csv(TABLE, ",")),
+        ("e.csv", as_csv(TABLE, ";")),
+        ("e.tsv", as_csv(TABLE, "\t")),
+        ("e.txt", as_csv(TABLE, "|")),
+        ("e", as_csv(TABLE, ",")),
+        ("e.csv", as_csv(TABLE, ",").replace(b"\n", b"\r\n")),
+        ("e.csv", as_csv(TABLE, ",").replace(b"\n", b"\r")),
+        ("e.csv", b"\xef\xbb\xbf" + as_csv(TABLE, ",")),
+        ("e.csv", as_csv(TABLE, ",").decode().encode("utf-16")),
+        ("e.csv.gz", gzip.compress(as_csv(TABLE, ","))),
+        ("e.jsonl", TABLE.to_json(orient="records", lines=True).encode()),
+        ("e.json", TABLE.to_json(orient="records").encode()),
+        ("e", TABLE.to_json(orient="records", lines=True).encode()),
+        ("e.jsonl.gz", gzip.compress(TABLE.to_json(orient="records", lines=True).encode())),
+        ("e.json", "\n".join(map(str, TABLE.to_dict("records"))).encode()),  # Python literals
+    ],
+)
+def test_every_table_format(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    data = read(tmp_path, events=name)
+    assert events_of(data) == [("u", "2"), ("u", "1"), ("v", "1")]
+    assert data.events[RATING].tolist() == [4, 5, 3]
+    assert data.events[TIMESTAMP].tolist() == [1, 3, 2]
+    assert data.report.rows_in == data.report.rows_kept == {"events": 3}
+
+
+def test_parquet_keeps_large_ids_and_reads_dates(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "user_id": pd.array([2**53 + 1, None, 7], dtype="Int64"),
+            "item_id": [1, 2, 3],
+            "date": pd.to_datetime(["2014-02-26", "2014-02-26", "2014-02-27"]),
+            "rating": pd.array([1, None, 3], dtype="Int32"),
+        }
+    )
+    # Without the metadata of pandas, as another program would write it.
+    parquet.write_table(pa.Table.from_pandas(frame).replace_schema_metadata(None), tmp_path / "events.parquet")
+    pd.DataFrame({"item_id": [1, 3], "categories": [["A", "B"], None]}).to_parquet(tmp_path / "items.parquet")
+    data = read(tmp_path, max_bad_rows=0.5)
+    assert events_of(data) == [("9007199254740993", "1"), ("7", "3")]
+    assert data.events[TIMESTAMP].tolist() == [1393372800, 1393372800 + 86400]
+    assert data.items.categories.tolist() == ["A, B", ""]
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ("reviewerID,asin,overall,unixReviewTime,reviewTime", True),
+        ("userId,movieId,rating,timestamp,x", True),
+        ("uid,product_id,score,date,x", True),
+        ("User ID,Item ID,Stars,Time,x", True),
+        ("who,what,rating,time,x", False),
+    ],
+)
+def test_usual_column_names(tmp_path, columns, found):
+    write(tmp_path, events_csv=f'{columns}\nu,a,5,1393372800,"02 26, 2014"\n')
+    if found:
+        data = read(tmp_path)
+        assert events_of(data) == [("u", "a")]
+        assert (data.events[RATING][0], data.events[TIMESTAMP][0]) == (5, 1393372800)
+    else:
+        with pytest.raises(DataError, match=r"events\.csv: no column for user_id"):
+            read(tmp_path)
+
+
+def test_column_mapping(tmp_path):
+    write(
+        tmp_path,
+        events_csv="who,what,item,stars\nu,a,9,5\n",
+        items_csv="what,title,original_title\na,Wrong,Right\n",
+    )
+    data = read(tmp_path, columns={"user_id": "who", "item_id": "what", "title": "original_title"})
+    assert events_of(data) == [("u", "a")]
+    assert data.items.to_dict("records") == [{"item_id": "a", "title": "Right", "source_title": "Wrong"}]
+
+
+def test_a_mapped_column_is_not_taken_by_its_usual_name_as_well(tmp_path):
+    write(tmp_path, events_csv="user,item\nu,1\n")
+    with pytest.raises(DataError, match="no column for item_id"):
+        read(tmp_path, columns={"rating": "item"})
+
+
+def test_wrong_mappings(tmp_path):
+    write(tmp_path, events_csv="user,item,stars\nu,a,5\n")
+    with pytest.raises(ConfigError, match=r"'userid' is no column.*nearest: 'user_id'"):
+        read(tmp_path, columns={"userid": "user"})
+    with pytest.raises(DataError, match=r"maps rating to 'starz', which no file.*nearest: 'stars'"):
+        read(tmp_path, columns={"rating": "starz"})
+    write(tmp_path, events_csv="person,item\nu,a\n")
+    with pytest.raises(DataError, match=r"no column for user_id\. Expected one named persn; .*nearest: 'person'"):
+        read(tmp_path, columns={"user_id": "persn"})
+
+
+def test_a_table_folder(tmp_path):
+    write(
+        tmp_path / "shop",
+        interactions_tsv="user\titem\trating\torder_in_user\nu\ta\t\t1\nu\tb\t\t0\n",
+        items_jsonl='{"item": "b", "title": "Bee", "categories": [["X", "Y"]]}\n',
+        users_csv="id,age\nu,9\n",
+        notes_md="# nothing",
+    )
+    data = read(tmp_path, source="shop")
+    assert data.name == "shop"
+    assert events_of(data) == [("u", "b"), ("u", "a")]
+    assert data.items.to_dict("records")[0] == {"item_id": "b", "title": "Bee", "categories": "X, Y"}
+    assert data.users.age.tolist() == ["9"]
+    assert not data.has_ratings
+    same = read(tmp_path, events="shop/interactions.tsv", items="shop/items.jsonl", users="shop/users.csv")
+    assert same.fingerprint == data.fingerprint and same.name == "shop"
+
+
+def test_more_items(tmp_path):
+    write(
+        tmp_path,
+        ratings__random_csv="user_id,book_id,rating\nu,1,5\nu,2,4\n",
+        books_csv="book_id,title,year\n1,One,1999\n2,,2000\n",
+        genres_csv='book_id,title,genres\n2,Two,"war,love"\n1,Uno,\n7,Seven,x\n',
+    )
+    data = read(tmp_path, more_items=["genres.csv"])
+    assert not data.ordered
+    assert data.items.to_dict("records") == [
+        {"item_id": "1", "title": "One", "categories": "", "year": "1999"},
+        {"item_id": "2", "title": "Two", "categories": "war, love", "year": "2000"},
+    ]
+    assert example(data, "not in the catalogue") == (1, "genres.csv, column 'book_id': '7'")
+    assert data.report.rows_kept["more_items:genres.csv"] == 2
+
+
+def test_a_saved_data_set_is_a_source(tmp_path):
+    write(tmp_path, events_csv="user,item,time\nu,a,2\nu,b,1\n")
+    data = read(tmp_path, name="made")
+    data.save(tmp_path / "saved")
+    assert read(tmp_path, source="saved").fingerprint == data.fingerprint
+    assert read(tmp_path, source="saved").name == "made"
+    assert read(tmp_path, source="saved", name="other", format="tfllmrec").name == "other"
+    with pytest.raises(ConfigError, match="saved is a saved data set, which has its items and users already"):
+        read(tmp_path, source="saved", items="items.csv")
+
+
+def test_a_registered_name_is_asked_for_only_where_there_is_no_such_folder(tmp_path, monkeypatch):
+    asked = []
+    assets = types.ModuleType("tfllmrec.assets")
+    assets.data_set = lambda name: asked.append(name) or ml_100k(tmp_path / "cache" / "ml-100k")
+    monkeypatch.setitem(sys.modules, "tfllmrec.assets", assets)
+    monkeypatch.setattr("tfllmrec.assets", assets, raising=False)
+    data = read(tmp_path, source="movielens-100k")
+    assert (asked, data.name, len(data.events)) == (["movielens-100k"], "movielens-100k", 3)
+    ml_100k(tmp_path / "movielens-100k")
+    read(tmp_path, source="movielens-100k")
+    assert asked == ["movielens-100k"]
+
+
+# --- What can be wrong -----------------------------------------------------------------------------------------------
+
+
+def test_source_and_events_are_alternatives(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.source, or else a file as data\.events; came neither"):
+        read_dataset(DataConfig(items="x.csv"))
+    with pytest.raises(ConfigError, match="came both"):
+        read(tmp_path, source=".", events="x.csv")
+
+
+def test_sources_that_are_none(tmp_path):
+    write(tmp_path, a_csv="x", sub=b"")
+    with pytest.raises(ConfigError, match=r"a\.csv is a file"):
+        read(tmp_path, source="a.csv")
+    with pytest.raises(DataError, match="there is no folder"):
+        read(tmp_path, source="./nowhere")
+    with pytest.raises(DataError, match=r"no events in a known format.*there: a\.csv, sub"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"no events in format recbole: expected one NAME\.inter"):
+        read(tmp_path, format="recbole")
+    with pytest.raises(DataError, match=r"has no manifest"):
+        read(tmp_path, format="tfllmrec")
+
+
+def test_a_plain_name_goes_before_a_longer_one(tmp_path):
+    write(tmp_path, ratings_csv="user,item\nu,a\n", ratings__old_csv="user,item\nx,y\n")
+    assert events_of(read(tmp_path)) == [("u", "a")]
+
+
+def test_ambiguous_folder(tmp_path):
+    write(tmp_path, ratings_csv="x", events_csv="y")
+    with pytest.raises(DataError, match=r"which of events\.csv, ratings\.csv is it"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"user,item\n", "has a header but no rows"),
+        (b"user,rating\nu,5\n", r"no column for item_id.*came 'user', 'rating'.*data\.columns: \{item_id: "),
+        (b"usr_id,item\nu,5\n", r"nearest: 'usr_id'\)\. Map it: data\.columns: \{user_id: usr_id\}"),
+        (b"user item\nu a\n", "no column for user_id"),
+        (b"user,item\nu\0,a\n", "events.csv:2: a NUL character"),
+        (b"\x1f\x8bbroken", "cannot be read"),
+        (gzip.compress(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),
+        (b"PAR1broken", "no readable Parquet"),
+        (b"user,item\n,\n", "no event is left"),
+    ],
+)
+def test_unusable_files(tmp_path, content, message):
+    (tmp_path / "events.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, events="events.csv")
+
+
+def test_missing_files(tmp_path):
+    write(tmp_path, events_csv="user,item\nu,a\n")
+    with pytest.raises(DataError, match=r"item\.csv is not there\. .* holds: events\.csv"):
+        read(tmp_path, events="events.csv", items="item.csv")
+    with pytest.raises(DataError, match="is a folder where a file was expected"):
+        read(tmp_path, events=".")
+
+
+def test_json_that_is_none(tmp_path):
+    write(tmp_path, a_jsonl="[1, 2\n", b_jsonl="nothing\n1\n", c_jsonl='[{"user": "u", "item": "a"}, 3]')
+    for name, message in (("a", "begins as a JSON array but is none"), ("b", "holds no JSON object")):
+        with pytest.raises(DataError, match=message):
+            read(tmp_path, events=f"{name}.jsonl")
+    assert example(read(tmp_path, events="c.jsonl", max_bad_rows=0.5), "no JSON object") == (1, "c.jsonl:2, '3'")
+
+
+def test_json_lines_that_are_broken_are_counted(tmp_path):
+    lines = ['{"user": "u", "item": 1}', "", '{"user": "u", "item"', "17", '{"user": "\\ud800", "item": 2.0}', ""]
+    write(tmp_path, e_jsonl="\n".join(lines))
+    data = read(tmp_path, events="e.jsonl", max_bad_rows=0.5)
+    assert events_of(data) == [("u", "1"), ("?", "2")]
+    assert example(data, "no JSON object") == (2, """e.jsonl:3, '{"user": "u", "item"'""")
+    assert example(data, "blank row") == (1, "e.jsonl:2")
+    assert data.report.rows_in["events"] == 5
+
+
+def test_rows_with_other_than_the_expected_fields(tmp_path):
+    write(tmp_path, e_csv="user,item,rating\nu,a,5\n\nu,b\nu,c,4,extra\n  \nu,d,1\n")
+    data = read(tmp_path, events="e.csv", max_bad_rows=0.5)
+    assert events_of(data) == [("u", "a"), ("u", "d")]
+    assert example(data, "fields came") == (2, "e.csv:4, 'u,b'")
+    assert example(data, "blank row") == (2, "e.csv:3")
+    assert data.report.rows_in["events"] == 6
+    with pytest.raises(DataError, match=r"e\.csv:4, 'u,b': 2 fields came, 3 expected\. 2 of 6 rows"):
+        read(tmp_path, events="e.csv", max_bad_rows=0.2)
+
+
+def test_row_numbers_are_lines_though_fields_hold_line_breaks(tmp_path):
+    write(tmp_path, e_csv='\nuser,item,note,rating\nu,a,"two\nlines",5\nu,b,"x",bad\nu,c,"three\nlong\nlines",also\n')
+    data = read(tmp_path, events="e.csv", max_bad_rows=1)
+    # Line 1 is blank and 2 the header; a begins at 3 and takes two, so b is at 5. c takes three lines.
+    assert example(data, "the rating is no number") == (1 + 3, "e.csv:5, column 'rating': 'bad'")
+
+
+def test_a_quote_that_is_never_closed_counts_every_line_it_swallows(tmp_path):
+    rows = "".join(f"u,i{i},1\n" for i in range(10))
+    write(tmp_path, e_csv='user,item,rating\nu,a,5\nu,"b,5\n' + rows)
+    with pytest.raises(DataError, match="11 of 12 rows"):
+        read(tmp_path, events="e.csv", max_bad_rows=0.5)
+    write(tmp_path, e_csv='user,item,rating\nu,a,5\nu,"b,5\n' + rows + 'u,c",5\n')
+    with pytest.raises(DataError, match=r"a line break in item_id\. 12 of 13 rows"):
+        read(tmp_path, events="e.csv", max_bad_rows=0.5)
+
+
+def test_tsv_without_quoting(tmp_path):
+    write(tmp_path, e_tsv="user\titem\nu\ta\nu\tb\n", i_tsv='item\ttitle\na\t"Heat\nb\tSeven"\n')
+    data = read(tmp_path, events="e.tsv", items="i.tsv")
+    assert data.items.title.tolist() == ['"Heat', 'Seven"']
+
+
+def test_lines_in_another_encoding_are_repaired_and_counted(tmp_path):
+    write(tmp_path, e_csv="user,item\nu,a\n", i_csv="item,title\na,Café\n".encode("cp1252"))
+    data = read(tmp_path, events="e.csv", items="i.csv")
+    assert data.items.title.tolist() == ["Café"]
+    assert example(data, "not UTF-8") == (1, "i.csv:2")
+    assert read(tmp_path, events="e.csv", items="i.csv", encoding="latin-1").items.title.tolist() == ["Café"]
+    with pytest.raises(DataError, match=r"i\.csv:2: byte 0xe9 is not ascii\. Set data\.encoding"):
+        read(tmp_path, events="e.csv", items="i.csv", encoding="ascii")
+    with pytest.raises(ConfigError, match="'klingon' is no encoding"):
+        read(tmp_path, events="e.csv", encoding="klingon")
+
+
+def test_repeated_header_names_and_an_index_column(tmp_path):
+    write(tmp_path, e_csv=",user,item,item,rating\n0,u,a,x,5\n")
+    assert events_of(read(tmp_path, events="e.csv")) == [("u", "a")]
+    write(tmp_path, e_tsv="\tuser\titem\n0\tu\ta\n")
+    assert events_of(read(tmp_path, events="e.tsv")) == [("u", "a")]
+
+
+FIELDS = st.sampled_from(
+    ["u", "v", "a", "b", "1", "2.5", "", " ", "nan", "x y", "-1", "1e99", "é", "NA", "inf", "2014-01-02"]
+)
+LINES = st.lists(st.one_of(st.lists(FIELDS, min_size=1, max_size=6).map(",".join), st.text(max_size=8)), max_size=12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINES, st.sampled_from(["last", "all"]), st.integers(1, 3), st.sampled_from(["utf-8", "cp1252"]))
+def test_no_row_is_ever_lost_uncounted(tmp_path, lines, repeats, min_user_events, encoding):
+    """Whatever stands in the file: a DataError that names it, or rows in = rows kept + rows dropped, all lines told."""
+    lines = ["u,a,5,1", *(line.replace("\r", "").replace("\n", "") for line in lines)]
+    content = "\n".join(["user,item,rating,time", *lines]).encode(encoding, "replace") + b"\n"
+    (tmp_path / "e.csv").write_bytes(content)
+    config = DataConfig(events="e.csv", repeats=repeats, min_user_events=min_user_events, max_bad_rows=1)
+    try:
+        data = read_dataset(config, tmp_path)
+    except DataError as error:
+        assert "e.csv" in str(error)
+        return
+    report = data.report
+    assert report.rows_in["events"] == report.rows_kept["events"] + report.dropped("events")
+    assert report.rows_in["events"] == len(lines)
+    assert report.rows_kept["events"] == len(data.events) > 0
+    assert data.events.user_index.is_monotonic_increasing
+    for _, own in data.events.groupby("user_index"):
+        assert own.order.tolist() == list(range(len(own)))
+        assert len(own) >= min_user_events
+    assert (data.items.item_id.to_numpy()[data.events.item_index] == data.events.item_id).all()
+    assert (data.users.user_id.to_numpy()[data.events.user_index] == data.events.user_id).all()
+    assert not data.events.isin([np.inf, -np.inf]).to_numpy().any()
+    if repeats == "last":
+        assert not data.events.duplicated(["user_id", "item_id"]).any()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.one_of(
+            st.dictionaries(
+                st.sampled_from(["item", "title", "description", "categories", "x"]),
+                st.recursive(
+                    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+                    max_leaves=4,
+                ),
+            ).map(json.dumps),
+            st.text(max_size=6).map(lambda text: text.replace("\n", "")),
+        ),
+        max_size=8,
+    )
+)
+def test_any_catalogue_gives_strings_or_a_message(tmp_path, lines):
+    write(tmp_path, e_csv="user,item\nu,a\n")
+    (tmp_path / "i.jsonl").write_text("\n".join(['{"item": "a"}', *lines]) + "\n", encoding="utf-8", newline="")
+    try:
+        data = read(tmp_path, events="e.csv", items="i.jsonl", max_bad_rows=1)
+    except DataError as error:
+        assert "i.jsonl" in str(error)
+        return
+    report = data.report
+    assert report.rows_in["items"] == report.rows_kept["items"] + report.dropped("items") == 1 + len(lines)
+    assert data.items.map(lambda value: isinstance(value, str)).to_numpy().all()
+    assert data.items.item_id.is_unique and (data.items.item_id != "").all()
+    assert len(data.fingerprint) == 64
+
+
+# --- The shared data sets, by the numbers of their README ------------------------------------------------------------
+
+MAGAZINES = {
+    "events": "amazon-2018-magazine/Magazine_Subscriptions_5.json.gz",
+    "items": "amazon-2018-magazine/meta_Magazine_Subscriptions.json.gz",
+    "repeats": "all",
+}
+
+
+@shared
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("config", "users", "items", "events", "text"),
+    [
+        ({"source": "movielens-small"}, 610, 9742, 100836, ["title", "categories", "tags"]),
+        ({"source": "movielens-100k"}, 943, 1682, 100000, ["title", "categories"]),
+        ({"source": "movielens-1m"}, 6040, 3883, 1000209 - 598, ["title", "description", "categories"]),
+        ({"source": "amazon-2014/beauty"}, 22363, 12101, 198502, ["title", "categories"]),
+        ({"source": "amazon-2014/toys"}, 19412, 11924, 167597, ["title", "categories"]),
+        (MAGAZINES, 348, 157, 2375, ["title", "description", "categories"]),
+        (
+            {"source": "goodbooks-10k", "more_items": ["goodbooks-10k/book_genres.csv"]},
+            *(2672, 10000, 298176, ["title", "categories"]),
+        ),
+    ],
+    ids=lambda value: Path(value.get("source", "magazine")).name if isinstance(value, dict) else "",
+)
+def test_shared_data_sets(config, users, items, events, text):
+    data = read_dataset(DataConfig(**config), SHARED)
+    assert data.n_users == users
+    assert len(data.events) == events
+    # The magazine catalogue lists far more items than the events touch, which are what its README counts.
+    counted = data.events[ITEM_INDEX].nunique() if config is MAGAZINES else data.n_items
+    assert counted == items
+    assert [c for c in ("title", "description", "categories", "tags") if c in data.items] == text
+    assert (data.items[text].map(len).sum(axis=1) > 0).mean() > 0.9
+    assert data.ordered == (data.name != "goodbooks-10k")
+    for table, n in data.report.rows_in.items():
+        assert n == data.report.rows_kept[table] + data.report.dropped(table)
+    assert not data.items["title"].str.contains("<span|&amp;").any()

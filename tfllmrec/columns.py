@@ -1,0 +1,20 @@
+"""The one spelling of every table column.
+
+Identifiers that end in ``_id`` are the outside world's strings; those that end in ``_index`` are dense integers that
+start at 0 and follow the row order of the items or users table.
+"""
+
+USER = "user_id"
+ITEM = "item_id"
+USER_INDEX = "user_index"
+ITEM_INDEX = "item_index"
+RATING = "rating"
+TIMESTAMP = "timestamp_s"
+ORDER = "order"
+
+TITLE = "title"
+DESCRIPTION = "description"
+CATEGORIES = "categories"
+
+SCORE = "score"
+RANK = "rank"

@@ -1,0 +1,309 @@
+"""Every setting of an experiment, with its default; one class a section of the YAML file.
+
+The resolved config that a run writes is itself a valid input. ``null`` (``None``) on a setting that says *auto* means:
+chosen from the data when the run starts, printed, and written into the resolved config.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tfllmrec.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class DataConfig(Section):
+    """Where events and items come from, and how they are cleaned."""
+
+    name: str | None = Field(default=None, description="Name in reports and folders; auto: from the source.")
+    source: str | None = Field(
+        default=None, description="A registered data set (movielens-100k) or a folder in a known format."
+    )
+    format: Literal["auto", "movielens", "recbole", "table", "tfllmrec"] = "auto"
+    events: Path | None = Field(
+        default=None, description="Event file (CSV, TSV, JSONL, Parquet; .gz too), instead of source."
+    )
+    items: Path | None = Field(
+        default=None, description="Catalogue file; auto: found in source, else the items of the events."
+    )
+    more_items: list[Path] = Field(default_factory=list, description="Further files, joined to the items by item id.")
+    users: Path | None = None
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
+    )
+    encoding: str = "utf-8"
+    repeats: Literal["last", "first", "all"] = Field(
+        default="last", description="Which of several events of a pair to keep."
+    )
+    min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
+    max_bad_rows: float = Field(
+        default=0.01, ge=0, le=1, description="Share of unreadable rows that is still tolerated."
+    )
+
+
+class SplitConfig(Section):
+    """How events are divided into train, validation and test."""
+
+    kind: Literal["auto", "leave_last_out", "global_time", "cold_items", "cold_users", "random"] = "auto"
+    validation_share: float = Field(
+        default=0.1, gt=0, lt=1, description="Of events, items or users; not for leave_last_out."
+    )
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+
+
+class TextConfig(Section):
+    """How an item becomes a vector."""
+
+    encoder: str = Field("minilm", description="'minilm', or a TF Hub handle (URL or folder) of a BERT encoder.")
+    preprocessor: str | None = Field(None, description="TF Hub handle of the matching preprocessor; auto for 'minilm'.")
+    template: str | None = Field(None, description="Such as '{title} ({categories})'; auto: from the columns present.")
+    max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut there, special tokens included.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the products; bfloat16: 'minilm' only."
+    )
+    batch_size: int = Field(64, ge=1, description="Texts encoded in a step.")
+
+
+class ModelConfig(Section):
+    """The hybrid's sizes and terms."""
+
+    embedding_dim: int = Field(128, ge=4, description="Width D of e_i and q_u.")
+    blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.4, ge=0, lt=1)
+    id_dropout: float = Field(
+        0.3, ge=0, le=1, description="Share of item ids hidden in a step, so that text is learnt."
+    )
+    history_length: int = Field(50, ge=1, description="Most recent events that the history encoder sees.")
+    temperature: float = Field(0.05, gt=0)
+    item_weights_l2: float | None = Field(None, description="Lambda of the closed-form weights; auto.")
+    item_weights_text: float | None = Field(None, ge=0, description="Weight of the text as side information; auto.")
+    item_weights_co_occurrence: float | None = Field(
+        None, ge=0, description="Weight of having both, in any order; auto."
+    )
+    item_weights_decay: float | None = Field(None, gt=0, le=1, description="Recency decay per step back; auto.")
+    item_weights_neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
+    terms: list[Literal["meaning", "feedback", "behaviour"]] = ["meaning", "feedback", "behaviour"]
+
+
+class TrainingConfig(Section):
+    """How the hybrid is fitted."""
+
+    epochs: int | None = Field(None, ge=1, description="auto")
+    batch_size: int | None = Field(None, ge=1, description="Users in a step; auto.")
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    negatives: int | None = Field(None, ge=0, description="Sampled negatives; auto: the whole catalogue where it fits.")
+    log_q: float = Field(1.0, ge=0, le=1, description="Strength of the log-q correction when negatives are sampled.")
+    gate_holdout: float = Field(0.2, gt=0, lt=1, description="Share of users whose last events fit the gates only.")
+    patience: int = Field(5, ge=1, description="Evaluations without gain before training stops.")
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+
+
+class EvaluationConfig(Section):
+    """What is measured."""
+
+    ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
+    baselines: list[Literal["popularity", "markov", "item_knn", "ease", "text", "two_tower"]] = [
+        "popularity",
+        "markov",
+        "item_knn",
+        "ease",
+        "text",
+        "two_tower",
+    ]
+    head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
+    bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
+    batch_size: int = Field(512, ge=1, description="Queries scored at once.")
+
+
+class ExperimentConfig(Section):
+    """One experiment, from raw files to figures."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    text: TextConfig = Field(default_factory=TextConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    seed: int = 42
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config, and the folder that its relative data paths start from: the one of its file."""
+
+    config: ExperimentConfig
+    base: Path
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Reads a YAML file and lays overrides over it.
+
+    Args:
+      path: the file. Empty, or with empty sections, it stands for the defaults.
+      overrides: ``a.b=c`` each, ``c`` read as YAML (``model.terms=[meaning]``, ``training.epochs=null``). They count as
+        written in the file: paths in them start from its folder too.
+
+    Raises:
+      ConfigError: the file cannot be read or is no YAML; a key is unknown or stands there twice; a value does not fit.
+        Every wrong key is named, with what was expected, what came, and the nearest real key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; expected a YAML file (a run folder has one: config.yaml).") from None
+    except FileNotFoundError:
+        there = sorted(p.as_posix() for p in path.parent.glob("*.y*ml"))
+        raise ConfigError(f"{path} is not there{_nearest(path.as_posix(), there)}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    return LoadedConfig(parse_config(_parse_yaml(text, str(path)), overrides, origin=str(path)), path.parent)
+
+
+def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config") -> ExperimentConfig:
+    """Checks plain values (``{"data": {"source": ...}, ...}``) and overrides; ``origin`` names them in messages.
+
+    Raises:
+      ConfigError: as :func:`load_config`.
+    """
+    if not isinstance(raw, dict | None):
+        raise ConfigError(f"{origin}: expected sections such as 'data:', got {_shown(raw)}.")
+    # A section whose every line is commented out reads as null.
+    tree = {key: {} if value is None and key in _sections() else value for key, value in (raw or {}).items()}
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return ExperimentConfig.model_validate(tree)
+    except ValidationError as error:
+        keys = [override.partition("=")[0].strip() for override in overrides]
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            given = any(key == k or key.startswith(f"{k}.") or k.startswith(f"{key}.") for k in keys)
+            lines.append(f"{'--set' if given else origin}: {_explain(key, problem)}")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump_config(config: ExperimentConfig) -> str:
+    """The config as YAML, every setting written out: an input for :func:`load_config` that gives the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def contradictions(asked: ExperimentConfig, resolved: ExperimentConfig) -> list[str]:
+    """What ``asked`` says in so many words and the config of a run has otherwise, a line each.
+
+    Settings that were left out, or say *auto*, contradict nothing; nor does ``data``: a run keeps a copy of its own.
+    """
+    there = dict(_leaves(resolved.model_dump(mode="json")))
+    return [
+        f"{key}: asked for {_shown(value)}, there is {_shown(there[key])}"
+        for key, value in _leaves(asked.model_dump(mode="json", exclude_unset=True, exclude={"data"}))
+        if value not in (None, "auto") and there[key] != value
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and a key that stands twice in one section is an error instead of the last one winning in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands here twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{origin}{where}: this is no YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin}: this is no YAML: {error}.") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: expected SECTION.KEY=VALUE, such as training.epochs=10.")
+    value = _parse_yaml(text, f"--set {override}")
+    place = tree
+    for depth, part in enumerate(parts[:-1]):
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise ConfigError(
+                f"--set {key.strip()}: {'.'.join(parts[: depth + 1])} is a single value ({_shown(place)}) and has no "
+                f"keys{_nearest(key.strip(), _keys())}."
+            )
+    place[parts[-1]] = value
+
+
+def _explain(key: str, problem: Any) -> str:
+    """One line on one of pydantic's errors."""
+    kind, came, parent = problem["type"], problem["input"], key.rpartition(".")[0]
+    if kind == "extra_forbidden":
+        siblings = (
+            [k for k in _keys() if k.rpartition(".")[0] == parent] if parent else list(ExperimentConfig.model_fields)
+        )
+        hint = _nearest(key, siblings) or _nearest(key.rpartition(".")[2], {k.rpartition(".")[2]: k for k in _keys()})
+        expected = f"expected one of {', '.join(k.rpartition('.')[2] for k in siblings)}"
+        return f"{key} is no setting{hint}; {expected}."
+    expected = re.sub(r"^Input should be |(?<=a )valid |, unable to parse .*$", "", problem["msg"])
+    if kind == "model_type":
+        expected = "keys of its own, one a line below it"
+    elif kind == "missing":
+        return f"{key} is missing."
+    choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" else []
+    return f"{key}: expected {expected}, got {_shown(came)}{_nearest(str(came), choices)}."
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _nearest(word: str, known: Sequence[str] | dict[str, str]) -> str:
+    """`` (nearest: X)``, or nothing; a dictionary's values are what to suggest for its keys."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (nearest: {known[found[0]] if isinstance(known, dict) else found[0]})" if found else ""
+
+
+def _sections() -> list[str]:
+    return [name for name, default in ExperimentConfig() if isinstance(default, Section)]
+
+
+def _keys() -> list[str]:
+    """Every setting as ``section.key``, in order."""
+    return [key for key, _ in _leaves(ExperimentConfig().model_dump())]
+
+
+def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and not above:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -1,0 +1,19 @@
+"""Raw logs to a clean Dataset, to a leak-checked split, to batches of queries."""
+
+from tfllmrec.data.cleaning import CleaningReport, Finding
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.readers import dataset_from_frames, read_dataset
+from tfllmrec.data.splits import Split, make_split
+
+__all__ = [
+    "CleaningReport",
+    "Dataset",
+    "Finding",
+    "Queries",
+    "Ragged",
+    "Split",
+    "dataset_from_frames",
+    "make_split",
+    "read_dataset",
+]

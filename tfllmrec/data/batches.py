@@ -1,0 +1,142 @@
+"""Training sequences as ``tf.data`` batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.data.queries import Ragged
+from tfllmrec.data.splits import Split
+
+BUCKET = 16  # batches whose windows are sorted together by length: less padding, order still random
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What each training user did, and which of it is held back for the gates.
+
+    Attributes:
+      items: int64 item indices, oldest first. ratings: float32, one per item, NaN where none.
+      held_out: bool, one per item: a target that only the gates may learn from.
+      n_items: N, also the padding value.
+    """
+
+    items: Ragged
+    ratings: Ragged
+    held_out: Ragged
+    n_items: int
+
+    @classmethod
+    def from_split(cls, split: Split, gate_holdout: float, seed: int) -> Sequences:
+        """The training histories of a split, with the last events of a share of users held out."""
+        queries = split.train_queries()
+        held_out = hold_out(queries.history, gate_holdout, seed)
+        return cls(queries.history, queries.ratings, held_out, split.dataset.n_items)
+
+    def without_held_out(self) -> Ragged:
+        """The item rows without the held-out events, which always are a user's last ones."""
+        return Ragged.from_rows(
+            [row[~held] for row, held in zip(self.items, self.held_out, strict=True)], self.items.values.dtype
+        )
+
+
+def hold_out(items: Ragged, share: float, seed: int) -> Ragged:
+    """Marks the last events of a random share of users, bool: a tenth of each history, at least one event.
+
+    Users with fewer than two events are never chosen: their only event has nothing before it.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = (generator.random(len(items)) < share) & (items.lengths >= 2)
+    if not chosen.any() and (items.lengths >= 2).any():
+        chosen[np.argmax(items.lengths)] = True
+    n_held = np.where(chosen, np.maximum(items.lengths // 10, 1), 0)
+    from_end = np.repeat(items.offsets[1:], items.lengths) - np.arange(len(items.values))
+    return Ragged(from_end <= np.repeat(n_held, items.lengths), items.offsets)
+
+
+def windows(lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Cuts histories into windows, int64 ``[W, 3]``: row, first event, end.
+
+    A window of events [first, end) has inputs first to end - 2, each with the event after it as target: at most ``size``
+    of them. The newest window always ends with the newest event. A history longer than one window is cut further back
+    at a random offset, so that over the epochs each event is predicted from contexts of all lengths; the first two
+    windows then share some targets.
+    """
+    result = []
+    for row in np.flatnonzero(lengths >= 2):
+        end = int(lengths[row])
+        step = int(generator.integers(1, size + 1)) if end - 1 > size else size
+        while end >= 2:
+            result.append((row, max(end - 1 - size, 0), end))
+            end -= step
+            step = size
+    return np.asarray(result, np.int64).reshape(-1, 3)
+
+
+def training_batches(
+    sequences: Sequences, batch_size: int, length: int, seed: int, first_epoch: int = 0
+) -> tf.data.Dataset:
+    """What ``Hybrid.fit`` takes: one pass over the data each time it is iterated, another order every time.
+
+    Args:
+      sequences: from :meth:`Sequences.from_split`.
+      batch_size: windows in a step. length: longest window L.
+      seed, first_epoch: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
+
+    Yields:
+      ``history`` int32 ``[B, L]`` padded with N, ``ratings`` float32 ``[B, L]``, NaN for none, ``targets`` int32
+      ``[B, L]``, the event after each, and ``held_out`` bool ``[B, L]``, targets for the gates alone.
+    """
+    epochs = itertools.count(first_epoch)
+    signature = {
+        "history": tf.TensorSpec((None, None), tf.int32),
+        "ratings": tf.TensorSpec((None, None), tf.float32),
+        "targets": tf.TensorSpec((None, None), tf.int32),
+        "held_out": tf.TensorSpec((None, None), tf.bool),
+    }
+    batches = tf.data.Dataset.from_generator(
+        lambda: epoch_batches(sequences, batch_size, length, seed, next(epochs)), output_signature=signature
+    )
+    return batches.prefetch(4)
+
+
+def n_windows(lengths: np.ndarray, size: int) -> int:
+    """Windows of an epoch: as many as cover every target once."""
+    return int(np.ceil(np.maximum(lengths - 1, 0) / size).sum())
+
+
+def steps_per_epoch(sequences: Sequences, batch_size: int, length: int) -> int:
+    """Batches of an epoch."""
+    return -(-n_windows(sequences.items.lengths, length) // batch_size)
+
+
+def epoch_batches(sequences: Sequences, batch_size: int, length: int, seed: int, epoch: int) -> Iterator[dict]:
+    """The batches of one epoch as numpy; a function of (seed, epoch) alone, so a resumed run sees the same ones."""
+    generator = np.random.default_rng([seed, epoch])
+    cuts = windows(sequences.items.lengths, length, generator)
+    # Random offsets make some more windows in one epoch than in another; Keras wants the same number each time.
+    order = generator.permutation(len(cuts))[: n_windows(sequences.items.lengths, length)]
+    for start in range(0, len(order), batch_size * BUCKET):
+        bucket = order[start : start + batch_size * BUCKET]
+        bucket = bucket[np.argsort(cuts[bucket, 2] - cuts[bucket, 1], kind="stable")]
+        pieces = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+        for piece in generator.permutation(len(pieces)):
+            yield _batch(sequences, cuts[pieces[piece]], length)
+
+
+def _batch(sequences: Sequences, cuts: np.ndarray, length: int) -> dict:
+    width = int((cuts[:, 2] - cuts[:, 1]).max()) - 1
+    position = cuts[:, 1:2] + np.arange(width)
+    inside = position < cuts[:, 2:] - 1
+    at = np.where(inside, sequences.items.offsets[cuts[:, 0]][:, None] + position, 0)
+    pad = sequences.n_items
+    return {
+        "history": np.where(inside, sequences.items.values[at], pad).astype(np.int32),
+        "ratings": np.where(inside, sequences.ratings.values[at], np.nan).astype(np.float32),
+        "targets": np.where(inside, sequences.items.values[np.where(inside, at + 1, 0)], pad).astype(np.int32),
+        "held_out": inside & sequences.held_out.values[np.where(inside, at + 1, 0)],
+    }

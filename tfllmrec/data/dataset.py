@@ -1,0 +1,237 @@
+"""The Dataset: three clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tfllmrec.columns import (
+    CATEGORIES,
+    DESCRIPTION,
+    ITEM,
+    ITEM_INDEX,
+    ORDER,
+    RATING,
+    TIMESTAMP,
+    TITLE,
+    USER,
+    USER_INDEX,
+)
+from tfllmrec.data.cleaning import TAGS, CleaningReport
+from tfllmrec.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_TABLES = ("events", "items", "users")
+_EVENT_TYPES = {
+    USER: "str",
+    ITEM: "str",
+    USER_INDEX: "int64",
+    ITEM_INDEX: "int64",
+    RATING: "float32",
+    TIMESTAMP: "float64",
+    ORDER: "int64",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Events, items and users, validated once; what everything else starts from.
+
+    Made by :func:`tfllmrec.data.read_dataset` or :func:`tfllmrec.data.dataset_from_frames`.
+
+    Attributes:
+      name: for reports and folders.
+      events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
+        rating (float32, NaN: none), timestamp_s (float64 seconds since 1970 UTC, NaN: none), order (int64, 0 to n - 1
+        within the user).
+      items: row number = item_index; item_id, then title, description, categories where the source has them, then its
+        other columns; all str, ``""`` for nothing. Items without events are there too.
+      users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
+      ordered: whether the source told in which order a person's events happened; if not, ``order`` is file position.
+      report: what cleaning did.
+    """
+
+    name: str
+    events: pd.DataFrame
+    items: pd.DataFrame
+    users: pd.DataFrame
+    ordered: bool = True
+    report: CleaningReport = field(default_factory=CleaningReport)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether ratings say something: at least two distinct values."""
+        return self.events[RATING].nunique() > 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the content: the three tables and ``ordered``; neither the name nor the report counts."""
+        digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
+        # Ids of events follow from their indices, which are cheaper to hash.
+        numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
+        for table, frame in (("events", numeric), ("items", self.items), ("users", self.users)):
+            for column in frame.columns:
+                digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
+                _hash_column(digest, frame[column])
+        return digest.hexdigest()
+
+    def save(self, folder: Path | str) -> None:
+        """Writes ``folder``: events, items, users as Parquet, and ``manifest.json``; wholly or not at all.
+
+        A data set saved there before is replaced.
+
+        Raises:
+          DataError: the folder holds something else, or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
+            raise DataError(f"{folder} is there already and holds no saved data set: name another folder, or empty it.")
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "ordered": self.ordered,
+            "fingerprint": self.fingerprint,
+            "users": self.n_users,
+            "items": self.n_items,
+            "events": len(self.events),
+            "report": self.report.as_dict(),
+        }
+        fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
+        stale = fresh.with_suffix(".old")
+        try:
+            fresh.mkdir(parents=True)
+            for table in _TABLES:
+                getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
+            (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+            for path in [*fresh.iterdir(), fresh]:
+                _fsync(path)
+            if folder.exists():
+                folder.rename(stale)  # a folder that holds files cannot be renamed over
+            fresh.rename(folder)
+            _fsync(folder.parent)
+        except OSError as error:
+            if stale.exists() and not folder.exists():
+                stale.rename(folder)
+            raise DataError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(stale, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Dataset:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          DataError: the folder is no saved data set, is of another version, or its tables were changed since.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{folder} is no saved data set: it has no {MANIFEST}.")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            version = manifest["format_version"]
+            if version != FORMAT_VERSION:
+                raise DataError(
+                    f"{path}: format_version is {version}, expected {FORMAT_VERSION}; prepare the data again."
+                )
+            tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
+            dataset = cls(
+                name=manifest["name"],
+                events=tables["events"].astype(_EVENT_TYPES),
+                items=tables["items"].astype("str"),
+                users=tables["users"].astype("str"),
+                ordered=manifest["ordered"],
+                report=CleaningReport.from_dict(manifest["report"]),
+            )
+            expected = manifest["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise DataError(
+                f"{folder} cannot be read as a saved data set: {error!r}. Prepare the data again."
+            ) from error
+        if dataset.fingerprint != expected:
+            raise DataError(f"{folder}: the tables do not fit the manifest's fingerprint. Prepare the data again.")
+        return dataset
+
+    def describe(self) -> dict[str, Any]:
+        """Figures to know the data by, as plain JSON types.
+
+        Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
+        median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
+        none), items_with_text (share), mean_text_characters (over items with text), cold_items (without events),
+        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before).
+        """
+        events = self.events
+        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
+        lengths = sum(
+            (self.items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64)
+        )
+        per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
+        ratings = events[RATING].dropna().value_counts().sort_index()
+        known_times = events[TIMESTAMP].dropna()
+        span = [pd.Timestamp(t, unit="s").isoformat() for t in (known_times.min(), known_times.max()) if t == t]
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "ordered": self.ordered,
+            "users": self.n_users,
+            "items": self.n_items,
+            "events": len(events),
+            "density": len(events) / (self.n_users * self.n_items),
+            "events_per_user": _quantiles(np.bincount(events[USER_INDEX], minlength=self.n_users)),
+            "events_per_item": _quantiles(per_item),
+            "ratings": {f"{value:g}": int(n) for value, n in ratings.items()},
+            "items_with_text": float((lengths > 0).mean()),
+            "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
+            "cold_items": int((per_item == 0).sum()),
+            "time_span": span or None,
+            "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),
+        }
+
+
+def _quantiles(counts: np.ndarray) -> dict[str, float]:
+    labels = ("min", "25%", "median", "75%", "90%", "max")
+    values = np.quantile(counts, (0, 0.25, 0.5, 0.75, 0.9, 1))
+    return {**{label: float(v) for label, v in zip(labels, values, strict=True)}, "mean": float(counts.mean())}
+
+
+def _hash_column(digest: Any, column: pd.Series) -> None:
+    """Feeds values as little-endian numbers, or as UTF-8 with its lengths: the same whatever pandas stores inside."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        values = column.to_numpy()
+        if values.dtype.kind == "f":
+            values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)  # one bit pattern for NaN
+        digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes())
+    else:
+        encoded = [value.encode() for value in column]
+        digest.update(np.array([len(e) for e in encoded], dtype="<i8").tobytes())
+        digest.update(b"".join(encoded))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

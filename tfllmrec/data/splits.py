@@ -1,0 +1,354 @@
+"""Divides a Dataset into train, validation and test, and proves that nothing leaks from one to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ITEM, ITEM_INDEX, RATING, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.config import SplitConfig
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.errors import ConfigError, DataError
+
+# What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
+_TRAIN, _VALIDATION, _TEST, _HISTORY, _UNUSED = range(5)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Events to learn from, and queries to be measured by.
+
+    Attributes:
+      dataset: what was divided.
+      kind: ``leave_last_out``, ``global_time``, ``cold_items``, ``cold_users`` or ``random``; never ``auto``.
+      train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
+      validation: queries to choose settings by.
+      test: queries to report.
+    """
+
+    dataset: Dataset
+    kind: str
+    train: pd.DataFrame
+    validation: Queries
+    test: Queries
+
+    @cached_property
+    def train_counts(self) -> np.ndarray:
+        """int64 ``[N]``: training events of each item."""
+        return np.bincount(self.train[ITEM_INDEX], minlength=self.dataset.n_items).astype(np.int64)
+
+    def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
+        """The catalogue by popularity, as bool ``[N]`` masks.
+
+        ``head``: the round(head_share * N) items of the whole catalogue with the most training events, ties by item
+        index; never one without events. ``tail``: every other item. ``cold``: those of the tail without any.
+        """
+        most = np.argsort(-self.train_counts, kind="stable")[: round(head_share * self.dataset.n_items)]
+        head = np.zeros(self.dataset.n_items, dtype=bool)
+        head[most] = True
+        cold = self.train_counts == 0
+        head &= ~cold
+        return {"head": head, "tail": ~head, "cold": cold}
+
+    def train_queries(self) -> Queries:
+        """One query for each user in train, by user index: the training history, no targets."""
+        users = np.unique(self.train[USER_INDEX])
+        return _queries(self.dataset, self.train, self.train.iloc[:0], users)
+
+    def check(self) -> None:
+        """Proves that the split leaks nothing.
+
+        Whatever the kind: no event is used twice (train, history and target of one query, both targets); a validation
+        history holds nothing that a test asks for; exclusions are the history. By kind: the target is the user's next
+        event (leave_last_out); every target is later than all that was trained on, and test later than validation
+        (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are not in train
+        (cold_users). Where the data keeps repeated events, events of a pair are counted, not told apart.
+
+        Raises:
+          DataError: what leaks, with the user and item.
+        """
+        n_items = self.dataset.n_items
+        pairs = _pairs(self.dataset.events, n_items)
+        train = _pairs(self.train, n_items)
+        asked = {name: self._asked(queries) for name, queries in (("validation", self.validation), ("test", self.test))}
+        (_, validation_history, validation), (_, test_history, test) = asked["validation"], asked["test"]
+        self._forbid(_excess([train, validation, test], pairs), "an event is used by two of train, validation and test")
+        for name, (_, history, targets) in asked.items():
+            self._forbid(_excess([history, targets], pairs), f"a {name} target is in its own history")
+        self._forbid(_excess([validation_history, test], pairs), "a validation history holds a test target")
+        if self.kind == "cold_users":
+            known = np.unique(self.train[USER_INDEX])
+            (first, *_), (second, *_) = asked["validation"], asked["test"]
+            for name, users, others in (("validation", first, known), ("test", second, np.concatenate([known, first]))):
+                seen = users[np.isin(users, others)]
+                if len(seen):
+                    raise DataError(self._leak(f"the held-out {name} user {self._user(seen[0])} is met before"))
+        else:
+            self._forbid(_excess([validation_history], train), "a validation history holds an event outside train")
+        if self.kind == "cold_items":
+            self._forbid(_excess([test_history], train), "a test history holds an event outside train")
+            known = np.concatenate([train, validation_history, test_history]) % n_items
+            for name, targets, others in (
+                ("validation", validation, known),
+                ("test", test, np.concatenate([known, validation % n_items])),
+            ):
+                self._forbid(targets[np.isin(targets % n_items, others)], f"a held-out {name} item is met before")
+        if self.kind == "leave_last_out":
+            self._check_next(asked["test"][0], self.test, 0)
+            self._check_next(asked["validation"][0], self.validation, 1)
+        if self.kind == "global_time":
+            self._check_time(pairs, validation, test)
+
+    def _asked(self, queries: Queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """User indices ``[B]``, and the (user, item) codes of all history entries and of all targets."""
+        users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
+        if (users < 0).any():
+            raise DataError(self._leak(f"a query names the unknown user {queries.user_ids[users < 0][0]!r}"))
+        if len(np.unique(users)) < len(users):
+            raise DataError(self._leak("two queries are the same user's"))
+        if not (
+            np.array_equal(queries.exclude.offsets, queries.history.offsets)
+            and np.array_equal(queries.exclude.values, queries.history.values)
+        ):
+            raise DataError(self._leak("a query excludes something else than its history"))
+        codes = [
+            users[part.row_of_value] * self.dataset.n_items + part.values for part in (queries.history, queries.targets)
+        ]
+        return users, codes[0], codes[1]
+
+    def _check_next(self, users: np.ndarray, queries: Queries, left_out: int) -> None:
+        """History and then target must be the person's events, all but the last ``left_out``."""
+        events = self.dataset.events
+        counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
+        own = _ragged(events, ITEM_INDEX, users)
+        told = np.concatenate([queries.history.values, queries.targets.values])
+        row = np.concatenate([queries.history.row_of_value, queries.targets.row_of_value])
+        told = told[np.argsort(row, kind="stable")]
+        from_end = np.repeat(own.offsets[1:], own.lengths) - np.arange(len(own.values))
+        lengths = queries.history.lengths + queries.targets.lengths
+        if not np.array_equal(lengths, counts[users] - left_out) or not np.array_equal(
+            told, own.values[from_end > left_out]
+        ):
+            raise DataError(self._leak("a target is not the event that comes next after its history"))
+
+    def _check_time(self, pairs: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
+        times = self.dataset.events[TIMESTAMP].to_numpy()
+        trained_until = self.train[TIMESTAMP].max()
+        after_train = times > trained_until
+        self._forbid(_excess([validation], pairs[after_train]), "a validation target is not later than all of train")
+        validated = np.isin(pairs, validation) & after_train
+        validated_until = pd.Series(times[validated]).groupby(pairs[validated]).min().max()
+        self._forbid(
+            _excess([test], pairs[times > validated_until]), "a test target is not later than all of validation"
+        )
+
+    def _forbid(self, leaking: np.ndarray, what: str) -> None:
+        if len(leaking):
+            user, item = divmod(int(leaking[0]), self.dataset.n_items)
+            raise DataError(
+                self._leak(f"{what}: user {self._user(user)}, item {self.dataset.items[ITEM].iloc[item]!r}")
+            )
+
+    def _user(self, user_index: int) -> str:
+        return repr(self.dataset.users[USER].iloc[user_index])
+
+    def _leak(self, what: str) -> str:
+        return f"The {self.kind} split of {self.dataset.name} leaks: {what}."
+
+
+def make_split(dataset: Dataset, config: SplitConfig, seed: int) -> Split:
+    """Divides ``dataset`` and checks that nothing leaks.
+
+    - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
+      events are for training only. Histories: what the user did before the target.
+    - ``global_time``: events from the time on which leaves ``test_share`` of them are the test, the
+      ``validation_share`` before those the validation. A query is a user with events before and in the period; its
+      targets are all of those.
+    - ``cold_items``: shares of the items that have events are taken out of train altogether. A query is a user with
+      events in train and on those items; its targets are the latter. Items held out for validation are in no test
+      history.
+    - ``cold_users``: shares of the users with at least 2 events are taken out of train altogether. Last event: target,
+      all before: history.
+    - ``random``: as leave_last_out, with two random events of each user: for data without an order.
+    - ``auto``: leave_last_out where the data has an order, else random.
+
+    Where the data has no order, ``cold_users`` takes a random event for the last.
+
+    Args:
+      dataset: at least some users with the events that the kind asks for.
+      config: kind and shares.
+      seed: same seed, same data: same split.
+
+    Raises:
+      ConfigError: validation and test take everything.
+      DataError: the data has no order or times where the kind needs them, or too few events for three parts.
+    """
+    kind = config.kind
+    if kind == "auto":
+        kind = "leave_last_out" if dataset.ordered else "random"
+    if kind in ("global_time", "cold_items", "cold_users") and config.validation_share + config.test_share >= 1:
+        raise ConfigError(
+            f"split: validation_share {config.validation_share:g} and test_share {config.test_share:g} leave nothing "
+            "to train on; their sum must be below 1."
+        )
+    part = _PARTS[kind](dataset, config, np.random.default_rng(seed))
+    if kind == "cold_users":
+        known = [part == _HISTORY, part == _HISTORY]
+    elif kind == "cold_items":
+        known = [part == _TRAIN, part == _TRAIN]
+    else:
+        known = [part == _TRAIN, (part == _TRAIN) | (part == _VALIDATION)]
+
+    events = dataset.events
+    asked = []
+    for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
+        users = np.intersect1d(events[USER_INDEX][part == held_out], events[USER_INDEX][history])
+        asked.append(_queries(dataset, events[history], events[part == held_out], users))
+    split = Split(dataset, kind, events[part == _TRAIN].reset_index(drop=True), *asked)
+    sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
+    empty = [name for name, size in sizes.items() if not size]
+    if empty:
+        raise DataError(
+            f"{dataset.name} has too few events for a {kind} split: {dataset.n_users:,} users and {len(events):,} "
+            f"events give no {' and no '.join(empty)}. {_NEEDS[kind]} Use more data or another split.kind."
+        )
+    split.check()
+    return split
+
+
+_NEEDS = {
+    "leave_last_out": "It takes users with at least 3 events.",
+    "random": "It takes users with at least 3 events.",
+    "global_time": "It takes users with events in several periods.",
+    "cold_items": "It takes users with events on held-out and on other items; larger shares help.",
+    "cold_users": "It takes at least 3 users, two of them with 2 events; larger shares help.",
+}
+
+
+def _leave_last_out(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    if not dataset.ordered:
+        raise DataError(
+            f"{dataset.name} does not say in which order events happened, so there is no last one: use split.kind "
+            "random, or name the order or timestamp column under data.columns."
+        )
+    return _last_two(dataset, _from_end(dataset))
+
+
+def _random(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    return _last_two(dataset, _shuffled(dataset, rng))
+
+
+def _last_two(dataset: Dataset, from_end: np.ndarray) -> np.ndarray:
+    part = np.full(len(from_end), _TRAIN)
+    enough = _events_of_user(dataset) >= 3
+    part[enough & (from_end == 0)] = _TEST
+    part[enough & (from_end == 1)] = _VALIDATION
+    return part
+
+
+def _global_time(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    times = dataset.events[TIMESTAMP].to_numpy()
+    unknown = int(np.isnan(times).sum())
+    if unknown:
+        raise DataError(
+            f"{unknown:,} of {len(times):,} events of {dataset.name} have no time, which split.kind global_time needs: "
+            "use another kind, or name the timestamp column under data.columns."
+        )
+    ranked = np.sort(times)
+    validation_from = ranked[int(len(times) * (1 - config.validation_share - config.test_share))]
+    test_from = ranked[int(len(times) * (1 - config.test_share))]
+    return np.where(times < validation_from, _TRAIN, np.where(times < test_from, _VALIDATION, _TEST))
+
+
+def _cold_items(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    items = dataset.events[ITEM_INDEX].to_numpy()
+    return _held_out(np.unique(items), dataset.n_items, config, rng)[items]
+
+
+def _cold_users(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    users = dataset.events[USER_INDEX].to_numpy()
+    of_user = _held_out(np.unique(users[_events_of_user(dataset) >= 2]), dataset.n_users, config, rng)
+    from_end = _from_end(dataset) if dataset.ordered else _shuffled(dataset, rng)
+    part = of_user[users]
+    return np.where((part != _TRAIN) & (from_end > 0), _HISTORY, part)
+
+
+def _held_out(candidates: np.ndarray, n: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    """int ``[n]``: the part that each item or user belongs to, shares of the candidates being held out."""
+    n_validation, n_test = (max(1, round(s * len(candidates))) for s in (config.validation_share, config.test_share))
+    shuffled = rng.permutation(candidates)
+    part = np.full(n, _TRAIN)
+    part[shuffled[:n_test]] = _TEST
+    part[shuffled[n_test : n_test + n_validation]] = _VALIDATION
+    return part
+
+
+_PARTS: dict[str, Callable[[Dataset, SplitConfig, np.random.Generator], np.ndarray]] = {
+    "leave_last_out": _leave_last_out,
+    "random": _random,
+    "global_time": _global_time,
+    "cold_items": _cold_items,
+    "cold_users": _cold_users,
+}
+
+
+def _events_of_user(dataset: Dataset) -> np.ndarray:
+    """int64 ``[E]``: how many events the event's user has."""
+    users = dataset.events[USER_INDEX].to_numpy()
+    return np.bincount(users, minlength=dataset.n_users)[users]
+
+
+def _from_end(dataset: Dataset) -> np.ndarray:
+    """int64 ``[E]``: 0 for the last event of a user, 1 for the one before."""
+    users = dataset.events[USER_INDEX].to_numpy()
+    ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
+    return ends[users] - 1 - np.arange(len(users))
+
+
+def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
+    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events."""
+    users = dataset.events[USER_INDEX].to_numpy()
+    out = np.empty(len(users), dtype=np.int64)
+    out[np.lexsort((rng.random(len(users)), users))] = _from_end(dataset)
+    return out
+
+
+def _ragged(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
+    """A row for each of ``users``: their values of ``column``. ``events`` are sorted by user."""
+    own = events[USER_INDEX].to_numpy()
+    starts, stops = np.searchsorted(own, users, "left"), np.searchsorted(own, users, "right")
+    offsets = np.concatenate([[0], np.cumsum(stops - starts)])
+    flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
+    return Ragged(events[column].to_numpy()[flat], offsets)
+
+
+def _queries(dataset: Dataset, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray) -> Queries:
+    items = _ragged(history, ITEM_INDEX, users)
+    return Queries(
+        user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
+        history=items,
+        ratings=_ragged(history, RATING, users),
+        exclude=items,
+        targets=_ragged(targets, ITEM_INDEX, users),
+    )
+
+
+def _pairs(events: pd.DataFrame, n_items: int) -> np.ndarray:
+    """int64 ``[E]``: one number for a (user, item) pair."""
+    return events[USER_INDEX].to_numpy() * n_items + events[ITEM_INDEX].to_numpy()
+
+
+def _excess(used: list[np.ndarray], there: np.ndarray) -> np.ndarray:
+    """The pairs that are used more often, all uses together, than they are there."""
+    pairs, counts = np.unique(np.concatenate(used), return_counts=True)
+    known, known_counts = np.unique(there, return_counts=True)
+    if not len(known):
+        return pairs
+    at = np.minimum(np.searchsorted(known, pairs), len(known) - 1)
+    allowed = np.where(known[at] == pairs, known_counts[at], 0)
+    return pairs[counts > allowed]
