@@ -1,0 +1,166 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import evaluate, paired_difference
+
+
+@dataclass
+class Fixed:
+    """Scores set beforehand, found again by the user id (a row number)."""
+
+    scores: np.ndarray
+
+    def score(self, queries):
+        return self.scores[queries.user_ids.astype(int)]
+
+
+def queries(targets, exclude=None):
+    n = len(targets)
+    return Queries.from_histories([[]] * n, exclude=exclude, targets=targets, user_ids=[str(i) for i in range(n)])
+
+
+COUNTS = np.array([5, 2, 1, 0])
+STRATA = {
+    "head": np.array([1, 0, 0, 0], bool),
+    "tail": np.array([0, 1, 1, 1], bool),
+    "cold": np.array([0, 0, 0, 1], bool),
+}
+SCORES = np.array([[4, 3, 2, 1], [1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
+
+
+def run(scores, qs, **settings):
+    return evaluate(
+        Fixed(scores), qs, **{"train_counts": COUNTS, "strata": STRATA, "ks": [1, 2], "bootstrap": 50} | settings
+    )
+
+
+def test_metrics_and_counts_by_hand():
+    result = run(SCORES, queries([[0], [2], []]))
+    assert result.metrics["recall@1"] == (1 + 0) / 2
+    assert result.metrics["recall@2"] == (1 + 1) / 2
+    assert result.metrics["ndcg@2"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    assert result.metrics["mrr@2"] == (1 + 1 / 2) / 2
+    assert result.metrics["recall@2/head"] == 1
+    assert result.metrics["recall@1/tail"] == 0
+    assert result.metrics["recall@2/cold"] is None
+    assert "recall@2/cold" not in result.intervals
+    # Lists of two: 0 1, 3 2, 0 1 - the query without a target is shown something too.
+    assert result.metrics["coverage@2"] == 4 / 4
+    assert result.metrics["coverage@1"] == 2 / 4
+    assert result.metrics["coverage@1/tail"] == 1 / 3
+    assert result.metrics["gini@1"] == (1 * 1 + 3 * 2) / (4 * 3)  # exposure 2 0 0 1
+    shares = (COUNTS + 1) / 12
+    assert result.metrics["novelty@1"] == pytest.approx(-(2 * np.log2(shares[0]) + np.log2(shares[3])) / 3)
+    assert result.metrics["novelty@1/cold"] == pytest.approx(-np.log2(1 / 12))
+    assert result.counts == {
+        "queries": 3,
+        "queries_without_targets": 1,
+        "targets": 2,
+        "targets/head": 1,
+        "targets/tail": 1,
+        "targets/cold": 0,
+        "targets_excluded": 0,
+    }
+
+
+def test_excluded_items_are_never_shown_and_count_as_misses():
+    result = run(SCORES, queries([[0], [2], [1]], exclude=[[0], [3], []]))
+    assert result.counts["targets_excluded"] == 1
+    assert result.metrics["recall@1"] == pytest.approx((0 + 1 + 0) / 3)
+    assert result.metrics["coverage@1/cold"] == 0
+
+
+def test_the_batch_size_changes_nothing():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 3, size=(23, 4)).astype(np.float32)
+    qs = queries([[int(i)] if i < 4 else [] for i in rng.integers(0, 5, 23)])
+    seen = []
+    whole, parts = run(scores, qs, batch_size=100), run(scores, qs, batch_size=5, progress=seen.append)
+    assert whole.metrics == parts.metrics
+    assert whole.intervals == parts.intervals
+    assert seen == [5, 5, 5, 5, 3]
+
+
+def test_list_lengths_in_any_order():
+    qs = queries([[0], [2], []])
+    assert run(SCORES, qs, ks=(2, 2, 1)).metrics == run(SCORES, qs).metrics
+
+
+def test_a_result_is_plain_json_without_nan():
+    result = run(SCORES, queries([[0], [], []]))
+    json.dumps([result.metrics, result.intervals, result.counts, result.alarms], allow_nan=False)
+
+
+def test_no_queries_at_all():
+    result = run(SCORES, queries([]))
+    assert result.metrics["ndcg@2"] is None
+    assert result.counts["queries"] == 0
+
+
+def test_intervals_are_those_of_a_bootstrap():
+    rng = np.random.default_rng(1)
+    hits = rng.random(400) < 0.3
+    scores = np.where(hits[:, None], [2.0, 1, 0, 0], [1.0, 2, 0, 0]).astype(np.float32)
+    result = run(scores, queries([[0]] * 400), bootstrap=2000, seed=7)
+    low, high = result.intervals["recall@1"]
+    p = hits.mean()
+    error = 1.96 * np.sqrt(p * (1 - p) / 400)  # the normal approximation, good at n = 400
+    assert (low, high) == pytest.approx((p - error, p + error), abs=0.005)
+    assert result.intervals == run(scores, queries([[0]] * 400), bootstrap=2000, seed=7).intervals
+    assert result.intervals != run(scores, queries([[0]] * 400), bootstrap=2000, seed=8).intervals
+    assert run(scores, queries([[0]] * 400), bootstrap=0).intervals == {}
+
+
+def test_a_stratum_seen_once_has_an_interval_all_the_same():
+    result = run(np.tile(SCORES[:1], (50, 1)), queries([[3]] + [[0]] * 49), ks=[4], bootstrap=100)
+    assert result.intervals["mrr@4/cold"] == (1 / 4, 1 / 4)
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals():
+    rng = np.random.default_rng(2)
+    scores = rng.random((300, 4)).astype(np.float32)
+    better = scores.copy()
+    better[:60, 0] = 2.0
+    qs = queries([[0]] * 300)
+    a, b = run(better, qs, bootstrap=500), run(scores, qs, bootstrap=500)
+    difference, low, high = paired_difference(a, b, "recall@1")
+    assert difference == pytest.approx(a.metrics["recall@1"] - b.metrics["recall@1"])
+    assert 0 < low < difference < high
+    assert high - low < a.intervals["recall@1"][1] - a.intervals["recall@1"][0]
+    assert paired_difference(b, a, "recall@1")[0] == pytest.approx(-difference)
+    assert paired_difference(a, a, "recall@1") == (0, 0, 0)
+
+
+def test_a_paired_difference_needs_the_same_queries_and_a_ranking_metric():
+    a = run(SCORES, queries([[0], [2], []]))
+    with pytest.raises(ModelError, match="same queries"):
+        paired_difference(a, run(SCORES, queries([[0], [2], [1]])), "recall@1")
+    with pytest.raises(ModelError, match="coverage@1"):
+        paired_difference(a, a, "coverage@1")
+    with pytest.raises(ModelError, match="with targets"):
+        paired_difference(a, a, "recall@1/cold")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ks": []}, "at least 1 in ks"),
+        ({"ks": [0, 5]}, "at least 1 in ks"),
+        ({"strata": {"tail": np.ones(3, bool)}}, "stratum 'tail' as bool"),
+        ({"strata": {"tail": np.ones(4)}}, "stratum 'tail' as bool"),
+        ({"train_counts": np.ones(5, np.int64), "strata": {}}, r"\[3, 5\] .* got \[3, 4\] from Fixed"),
+    ],
+)
+def test_what_does_not_fit_is_said(settings, message):
+    with pytest.raises(ModelError, match=message):
+        run(SCORES, queries([[0], [2], []]), **settings)
+
+
+def test_collapse_is_alarmed():
+    assert "all items score alike for 100%" in run(np.ones((3, 4)), queries([[0]] * 3)).alarms[0]
+    assert run(SCORES, queries([[0]] * 3)).alarms == []

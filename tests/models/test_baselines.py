@@ -1,0 +1,198 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.baselines import (
+    BASELINES,
+    Ease,
+    ItemKNN,
+    Markov,
+    Popularity,
+    TextSimilarity,
+    candidates,
+    fit_baselines,
+    select,
+)
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def ragged(*rows):
+    return Ragged.from_rows(rows, np.int64)
+
+
+def ask(*histories):
+    return Queries.from_histories(histories)
+
+
+@pytest.fixture(scope="module")
+def checkerboard():
+    """Users of even number like even items, of odd number odd ones; each has had 8 of their 20; text says which."""
+    rng = np.random.default_rng(0)
+    likes = [rng.choice(20, size=10, replace=False) * 2 + user % 2 for user in range(120)]
+    text = np.where(np.arange(40)[:, None] % 2 == 0, [1.0, 0, 0.3], [0, 1.0, 0.3]) + rng.normal(0, 0.05, (40, 3))
+    train = ragged(*(items[:8] for items in likes))
+    validation = Queries.from_histories([items[:8] for items in likes], targets=[items[8:9] for items in likes])
+    test = Queries.from_histories([items[:9] for items in likes], targets=[items[9:] for items in likes])
+    return train, 40, validation, test, text
+
+
+def test_popularity_counts_training_events():
+    model = Popularity().fit(ragged([0, 2], [2], [2, 1]), 4)
+    assert model.score(ask([0], [])).tolist() == [[1, 1, 3, 0]] * 2
+
+
+def test_markov_by_hand():
+    # After 0 came 1 twice and 2 once; popularity of 0..3 is 3, 2, 2, 0 of 7.
+    model = Markov(smoothing=2.0).fit(ragged([0, 1], [0, 1], [0, 2]), 4)
+    model.shares[:] = [3 / 7, 2 / 7, 2 / 7, 0]
+    after_0 = [(0 + 2 * 3 / 7) / 5, (2 + 2 * 2 / 7) / 5, (1 + 2 * 2 / 7) / 5, 0]
+    popularity = [3 / 7, 2 / 7, 2 / 7, 0]
+    scores = model.score(ask([2, 0], [0, 3], [2], []))  # only the last item counts; 3, 2 and nothing lead nowhere
+    assert scores == pytest.approx(np.array([after_0, popularity, popularity, popularity]))
+    assert scores.dtype == np.float32
+
+
+def test_markov_takes_shares_from_training_events():
+    assert Markov().fit(ragged([0, 1], [0]), 3).shares == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+def test_markov_does_not_step_from_one_user_to_the_next():
+    model = Markov().fit(ragged([0], [1], [], [2]), 3)
+    assert model.successions.nnz == 0
+
+
+def test_item_knn_by_hand():
+    # n_0 = 3, n_1 = 2, n_2 = 1; both: 01 two users, 02 one, 12 one.
+    model = ItemKNN(shrinkage=1.0, neighbours=4, decay=0.5).fit(ragged([0, 1], [0, 1, 2], [0]), 4)
+    s01, s02, s12 = 2 / (np.sqrt(3 * 2) + 1), 1 / (np.sqrt(3 * 1) + 1), 1 / (np.sqrt(2 * 1) + 1)
+    expected = [[s01, 0, s12, 0], [0.5 * s01 + s02, 0.5 * 0 + s12, 0.5 * s12, 0], [0, 0, 0, 0]]
+    assert model.score(ask([1], [1, 2], [])) == pytest.approx(np.array(expected))
+
+
+def test_item_knn_keeps_the_nearest():
+    model = ItemKNN(shrinkage=0.0, neighbours=1).fit(ragged([0, 1], [0, 1, 2], [0]), 3)
+    assert model.score(ask([0])) == pytest.approx(np.array([[0, 2 / np.sqrt(3 * 2), 0]]))
+
+
+def test_ease_by_hand():
+    model = Ease(l2=1.0, decay=0.5).fit(ragged([0, 1], [1, 0], [0]), 2)
+    assert model.score(ask([0, 1])) == pytest.approx(np.array([[1.0 * 2 / (2 + 1), 0.5 * 2 / (3 + 1)]]))
+
+
+def test_text_similarity_is_the_cosine_with_the_faded_mean():
+    vectors = np.array([[2.0, 1], [1, 2], [0, 1], [1, 0], [0, 0]])  # mean of those with text: 1, 1
+    model = TextSimilarity(decay=0.5).fit(ragged(), 5, vectors)
+    unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]])
+    profile = (0.5 * unit[0] + unit[1]) / np.sqrt(0.5**2 + 1)
+    scores = model.score(ask([0, 1], [4], []))
+    assert scores == pytest.approx(np.array([unit @ profile, np.zeros(5), np.zeros(5)]))
+    assert scores.dtype == np.float32
+
+
+@pytest.mark.parametrize(("text", "given"), [(None, "none"), (np.ones((3, 2)), "3 rows")])
+def test_text_similarity_needs_text(text, given):
+    with pytest.raises(ModelError, match=f"each of 4 items, got {given}"):
+        TextSimilarity().fit(ragged([0]), 4, text)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_keeps_the_contract(name, checkerboard):
+    train, n_items, _, _, text = checkerboard
+    before = train.values.copy()
+    model = BASELINES[name]().fit(train, n_items + 1, np.vstack([text, np.zeros(3)]))  # one cold item without text
+    assert isinstance(model, Recommender)
+    scores = model.score(ask([0, 2], [], [n_items]))
+    assert scores.shape == (3, n_items + 1)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    assert np.array_equal(train.values, before)
+    assert model.score(ask()).shape == (0, n_items + 1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_planted_checkerboard(name, checkerboard):
+    train, n_items, validation, test, text = checkerboard
+    model = fit_baselines([name], train, n_items, validation, text_vectors=text)[name]
+    result = evaluate(model, test, train_counts=np.ones(n_items, np.int64), strata={}, ks=[11], bootstrap=0)
+    # Nine of the twenty liked items are known, so a list of eleven can hold all the others and nothing else.
+    if name == "popularity":
+        assert result.metrics["recall@11"] < 0.5  # does not know who asks: about 11 of the 31 left
+    elif name == "markov":
+        assert result.metrics["recall@11"] > 0.5  # sees one item only, and few successions of it
+    else:
+        assert result.metrics["recall@11"] == 1.0
+
+
+def test_candidates_share_a_fit_where_only_scoring_differs(checkerboard):
+    train, n_items, _, _, _ = checkerboard
+    points = list(candidates(Ease, train, n_items))
+    assert {(p.l2, p.decay) for p in points} == {
+        (l2, decay) for l2 in Ease.fit_grid["l2"] for decay in Ease.score_grid["decay"]
+    }
+    assert len({id(p.weights) for p in points}) == len(Ease.fit_grid["l2"])
+
+
+class Likes:
+    def __init__(self, item):
+        self.item = item
+
+    def score(self, queries):
+        self.seen = queries.user_ids.tolist()
+        return np.tile(np.eye(3, dtype=np.float32)[self.item], (len(queries), 1))
+
+
+def test_select_takes_the_best_on_validation_and_the_first_of_equals():
+    validation = Queries.from_histories([[]] * 3, targets=[[1], [], [2]], user_ids=["a", "b", "c"])
+    models = [Likes(0), Likes(1), Likes(2)]
+    assert select(models, validation, 3, metric="recall@1") is models[1]
+    assert models[0].seen == ["a", "c"]
+    assert select([Likes(0)], validation, 3).item == 0
+
+
+def test_select_samples_many_queries_by_seed():
+    validation = Queries.from_histories([[]] * 9, targets=[[1]] * 9, user_ids=list("abcdefghi"))
+    seen = []
+    for seed in (1, 1, 2):
+        model = Likes(0)
+        select([model], validation, 3, max_queries=4, seed=seed)
+        seen.append(model.seen)
+    assert len(set(seen[0])) == 4
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_select_needs_something_to_select_by():
+    with pytest.raises(ModelError, match="with targets"):
+        select([Likes(0)], ask([0]), 3)
+    with pytest.raises(ModelError, match="at least one candidate"):
+        select([], Queries.from_histories([[]], targets=[[0]]), 3)
+
+
+def test_fit_baselines_reports_progress_and_refuses_unknown_names(checkerboard):
+    train, n_items, validation, _, _ = checkerboard
+    names = []
+    fitted = fit_baselines(["markov", "popularity"], train, n_items, validation, progress=names.append)
+    assert names == list(fitted) == ["markov", "popularity"]
+    with pytest.raises(ModelError, match="'two_tower'"):
+        fit_baselines(["two_tower"], train, n_items, validation)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not beside this checkout")
+def test_popularity_on_movielens_1m_is_the_published_figure():
+    events = pd.read_csv(SHARED / "movielens-1m" / "interactions.tsv.gz", sep="\t").dropna(subset=["order_in_user"])
+    events["item"] = events["item"].astype("category").cat.codes.astype(np.int64)
+    people = [g.to_numpy() for _, g in events.sort_values(["user", "order_in_user"]).groupby("user")["item"]]
+    train = ragged(*(items[:-2] for items in people))
+    test = Queries.from_histories([items[:-1] for items in people], targets=[items[-1:] for items in people])
+    n_items = int(events["item"].max()) + 1
+    model = Popularity().fit(train, n_items)
+    result = evaluate(model, test, train_counts=model.counts.astype(np.int64), strata={}, bootstrap=0)
+    assert result.metrics["recall@10"] == pytest.approx(0.0369, abs=0.0001)
+    assert result.metrics["ndcg@10"] == pytest.approx(0.0180, abs=0.0001)

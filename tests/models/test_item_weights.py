@@ -1,0 +1,225 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tfllmrec.data.queries import Ragged
+from tfllmrec.errors import ModelError
+from tfllmrec.models import item_weights
+from tfllmrec.models.item_weights import (
+    ItemWeightSettings,
+    PrunedWeights,
+    centred_unit,
+    co_occurrence,
+    ease_weights,
+    fit_item_weights,
+    interactions,
+    prune,
+    score_history,
+)
+
+SETTINGS = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=5.0)
+TEXT = centred_unit(np.array([[1.0, 0], [0, 1], [0, 1.1], [1, 0.1]]))
+
+
+def ragged(*rows):
+    return Ragged.from_rows(rows, np.int64)
+
+
+def ridge_by_column(x, l2):
+    """The same regression, one item at a time: x_i from all the other columns, solved as it stands."""
+    n = x.shape[1]
+    weights = np.zeros((n, n))
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        a = x[:, others]
+        weights[others, i] = np.linalg.solve(a.T @ a + l2 * np.eye(n - 1), a.T @ x[:, i])
+    return weights
+
+
+@pytest.fixture
+def histories():
+    rng = np.random.default_rng(0)
+    return ragged(*(rng.choice(11, size=rng.integers(0, 6), replace=False) for _ in range(40)))
+
+
+def dense(histories, n_items):
+    x = np.zeros((len(histories), n_items))
+    for user, items in enumerate(histories):
+        x[user, items] = 1
+    return x
+
+
+def test_ease_of_two_items_by_hand():
+    # G = [[3, 2], [2, 2]]: three users had item 0, two both. W[0, 1] = n_01 / (n_00 + l2).
+    weights = ease_weights(ragged([0, 1], [1, 0], [0]), 2, l2=1.0)
+    assert weights == pytest.approx(np.array([[0, 2 / (3 + 1)], [2 / (2 + 1), 0]]))
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+def test_ease_against_ridge_regression_column_by_column(histories, block, monkeypatch):
+    monkeypatch.setattr(item_weights, "_BLOCK", block)
+    weights = ease_weights(histories, 12, l2=0.7)
+    assert weights.dtype == np.float32
+    assert weights == pytest.approx(ridge_by_column(dense(histories, 12), 0.7), abs=1e-5)
+
+
+def test_ease_sees_neither_repeats_nor_order(histories):
+    shuffled = ragged(*([*row[::-1], *row] for row in histories))
+    assert np.array_equal(ease_weights(shuffled, 12, 1.0), ease_weights(histories, 12, 1.0))
+
+
+def prefix_regression(histories, n_items, settings, text):
+    """The normal equations written out: one row for each prefix of each history, then the two other views."""
+    known, target = settings.l2 * np.eye(n_items), np.zeros((n_items, n_items))
+    for items in histories:
+        for end in range(1, len(items)):
+            m = np.zeros(n_items)
+            for steps_back, item in enumerate(items[:end][::-1]):
+                m[item] += settings.decay**steps_back
+            known += np.outer(m, m)
+            target[:, items[end]] += m
+    x = dense(histories, n_items)
+    for strength, gram in ((settings.co_occurrence, x.T @ x), (settings.text, text @ text.T)):
+        known += strength * gram
+        target += strength * (gram - np.diag(np.diag(gram)))
+    return np.linalg.solve(known, target)
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+@pytest.mark.parametrize(
+    ("decay", "co_occurrence", "text"),
+    [(0.5, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.6, 0.0), (0.8, 0.0, 2.0), (0.7, 0.3, 1.5)],
+)
+def test_next_item_weights_against_every_prefix_written_out(histories, block, decay, co_occurrence, text, monkeypatch):
+    monkeypatch.setattr(item_weights, "_BLOCK", block)
+    vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
+    with_repeats = ragged(*histories, [1, 2, 1, 1, 3])
+    settings = ItemWeightSettings(decay, 0.7, co_occurrence, text)
+    weights = fit_item_weights(with_repeats, 12, settings, vectors)
+    assert weights.dtype == np.float32
+    assert weights == pytest.approx(prefix_regression(with_repeats, 12, settings, vectors), abs=1e-4)
+
+
+def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):
+    monkeypatch.setattr(item_weights, "_DENSE_ITEMS", 100)
+    settings = ItemWeightSettings(0.8, 0.7, 0.3, 0.0)
+    weights = fit_item_weights(histories, 101, settings)
+    assert weights[:12, :12] == pytest.approx(fit_item_weights(histories, 12, settings), abs=1e-5)
+    assert not weights[12:].any()
+    assert not weights[:, 12:].any()
+
+
+def test_the_next_item_is_told_from_the_one_before():
+    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0))
+    assert weights == pytest.approx(np.array([[0, 3 / (3 + 1)], [0, 0]]))
+
+
+def test_an_item_without_events_and_text_has_zeros(histories):
+    text = np.vstack([centred_unit(np.random.default_rng(1).normal(size=(12, 5))), np.zeros(5)]).astype(np.float32)
+    for weights in (ease_weights(histories, 13, 1.0), fit_item_weights(histories, 13, SETTINGS, text)):
+        assert not weights[12].any()
+        assert not weights[:, 12].any()
+        assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("fit", [lambda h: ease_weights(h, 4, 1.0), lambda h: fit_item_weights(h, 4, SETTINGS, TEXT)])
+def test_fitting_leaves_the_histories_as_they_were(fit):
+    histories = ragged([3, 1, 2], [2, 0, 2])
+    fit(histories)
+    assert histories.values.tolist() == [3, 1, 2, 2, 0, 2]
+
+
+def test_text_links_items_that_nobody_had_together():
+    without = fit_item_weights(ragged([0]), 4, replace(SETTINGS, text=0.0), TEXT)
+    with_text = fit_item_weights(ragged([0]), 4, SETTINGS, TEXT)
+    assert not without.any()
+    assert with_text[0, 3] > 0 > with_text[0, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "n_items", "message"),
+    [
+        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (replace(SETTINGS, l2=float("nan")), TEXT, 4, "l2 above 0"),
+        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
+        (SETTINGS, TEXT[:3], 4, "got 3 rows"),
+        (replace(SETTINGS, text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
+        (SETTINGS, TEXT, 40_001, "at most 40,000 items .* got 40,001"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(settings, text, n_items, message):
+    with pytest.raises(ModelError, match=message):
+        fit_item_weights(ragged([0], [1, 3]), n_items, settings, text)
+
+
+def test_ease_has_the_same_limits():
+    with pytest.raises(ModelError, match="at most 40,000"):
+        ease_weights(ragged([0]), 40_001, 1.0)
+    with pytest.raises(ModelError, match="between 0 and 2, got 3 in row 0"):
+        ease_weights(ragged([3]), 3, 1.0)
+
+
+def test_a_matrix_that_is_not_positive_definite_is_said():
+    huge = np.full((3, 1), 1e6, np.float32)
+    with pytest.raises(ModelError, match="raise l2"):
+        fit_item_weights(ragged([0]), 3, replace(SETTINGS, l2=1e-6), huge)
+
+
+def test_pruning_keeps_the_strongest_of_either_sign():
+    weights = np.array([[0, 0.1, -0.9, 0.5], [0.2, 0, 0.2, 0.2], [0, 0, 0, 0], [1, 2, 3, 0]], np.float32)
+    pruned = prune(weights, 2)
+    assert pruned.neighbours[[0, 3]].tolist() == [[2, 3], [2, 1]]
+    assert pruned.weights == pytest.approx(np.array([[-0.9, 0.5], [0.2, 0.2], [0, 0], [3, 2]]))
+    assert (pruned.neighbours.dtype, pruned.weights.dtype) == (np.int32, np.float32)
+
+
+def test_pruning_nothing_changes_nothing():
+    weights = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
+    history = ragged([0, 3], [], [6])
+    full = score_history(history, weights, 0.5)
+    assert score_history(history, prune(weights, 100), 0.5) == pytest.approx(full)
+
+
+def test_scores_fade_with_the_steps_back():
+    weights = np.array([[0, 1, 10], [2, 0, 20], [3, 30, 0]], np.float32)
+    history = ragged([0, 1], [], [2, 2])
+    expected = [[0.5 * 0 + 2, 0.5 * 1 + 0, 0.5 * 10 + 20], [0, 0, 0], [1.5 * 3, 1.5 * 30, 0]]
+    for form in (weights, PrunedWeights(np.tile(np.arange(3, dtype=np.int32), (3, 1)), weights)):
+        scores = score_history(history, form, decay=0.5)
+        assert scores == pytest.approx(np.array(expected))
+        assert scores.dtype == np.float32
+
+
+def test_scoring_a_slice_of_a_batch():
+    weights = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    history = ragged([0, 1], [2], [], [3, 4, 0])
+    assert score_history(history.slice(1, 4), weights, 0.7) == pytest.approx(score_history(history, weights, 0.7)[1:])
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.1, -1.0])
+def test_decay_has_limits(decay):
+    with pytest.raises(ModelError, match="recency decay"):
+        score_history(ragged([0]), np.zeros((1, 1), np.float32), decay)
+
+
+def test_unknown_items_do_not_belong_in_a_history():
+    with pytest.raises(ModelError, match="between 0 and 1, got -1 in row 1"):
+        score_history(ragged([0], [-1]), np.zeros((2, 2), np.float32))
+
+
+def test_co_occurrence_counts_users(histories, monkeypatch):
+    monkeypatch.setattr(item_weights, "_BLOCK", 5)
+    x = dense(histories, 12)
+    assert np.array_equal(interactions(histories, 12).toarray(), x)
+    assert np.array_equal(np.vstack([block for _, block in co_occurrence(histories, 12)]), x.T @ x)
+
+
+def test_centred_unit():
+    vectors = np.array([[3.0, 0], [0, 0], [1, 0], [2, 3]])
+    # The mean of the three with text is (2, 1); the row without stays zero.
+    expected = np.array([np.array([1, -1]) / np.sqrt(2), [0, 0], np.array([-1, -1]) / np.sqrt(2), [0, 1]])
+    assert centred_unit(vectors) == pytest.approx(expected)
+    assert not centred_unit(np.full((3, 4), 0.1)).any()
+    assert not centred_unit(np.zeros((3, 4))).any()

@@ -1,0 +1,55 @@
+"""Signs that a recommender is not working although its figures look like figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ALIKE_SHARE = 0.1
+CONCENTRATION = 0.9
+MIN_QUERIES = 50
+"""With fewer queries the same few items may well be right for everybody."""
+
+
+def scores_alike(scores: np.ndarray) -> np.ndarray:
+    """bool ``[B]``: every item of a query has the same score, up to float32 rounding (scores ``[B, N]``)."""
+    high, low = scores.max(axis=1), scores.min(axis=1)
+    return high - low <= 1e-6 * np.maximum(np.abs(high), np.abs(low))
+
+
+def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
+    """Messages on collapse: no order at all, or one list for everybody.
+
+    Args:
+      alike: bool ``[B]`` from :func:`scores_alike`.
+      exposure: int64 ``[N]``, how often each item was in a top-k list. One list for everybody shows as the k most
+        shown items taking nearly all places; that is only asked of catalogues of at least ten lists.
+    """
+    messages = []
+    share = float(alike.mean()) if len(alike) else 0.0
+    if share >= ALIKE_SHARE:
+        messages.append(
+            f"all items score alike for {share:.0%} of the queries: the model has collapsed, or these queries have "
+            "nothing it can read. Lower training.learning_rate, raise model.temperature, and check that the text "
+            "vectors differ between items and that histories are not empty."
+        )
+    total = exposure.sum()
+    if len(alike) >= MIN_QUERIES and len(exposure) >= 10 * k and total:
+        share_of_top = float(np.partition(exposure, -k)[-k:].sum() / total)
+        if share_of_top >= CONCENTRATION:
+            messages.append(
+                f"nearly everybody gets the same list: {k} of {len(exposure)} items take {share_of_top:.0%} of all "
+                f"places in the top {k}. Right for popularity; any other model is not using the history: train longer, "
+                "or check that histories reach it."
+            )
+    return messages
+
+
+def not_better(label: str, value: float, reference: str, reference_value: float, low: float, high: float) -> str | None:
+    """A message where the difference, known to lie between ``low`` and ``high``, is not above 0 beyond doubt."""
+    if low > 0:
+        return None
+    return (
+        f"does not beat {reference}: {label} {value:.4f} against {reference_value:.4f} (difference between {low:+.4f} "
+        f"and {high:+.4f} with 95 % confidence). Train longer, check that item texts and histories are read (data "
+        "describe), or serve the simpler model."
+    )

@@ -1,0 +1,201 @@
+"""The one way in which anything is measured here: whole catalogue, known items masked, strata, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation import alarms, metrics
+from tfllmrec.evaluation.recommender import Recommender
+
+RANKING_METRICS = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one recommender reached on one set of queries.
+
+    Attributes:
+      metrics: By label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ... Ranking
+        metrics of a stratum look at the targets in it; coverage, Gini and novelty of a stratum look at the recommended
+        items in it. ``None`` (never NaN) where there is nothing to average, such as a stratum without targets.
+      intervals: 95 % percentile bootstrap over queries, for each ranking metric that has a value.
+      counts: ``queries``, ``queries_without_targets`` (left out of ranking metrics), ``targets``,
+        ``targets/<stratum>``, ``targets_excluded`` (impossible to recommend, counted as misses).
+      per_query: float64 ``[B]`` by the label of each ranking metric, NaN where the query has no such target.
+      alarms: Signs of collapse, each with what to do.
+    """
+
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    counts: dict[str, int]
+    per_query: dict[str, np.ndarray]
+    alarms: list[str]
+
+
+def evaluate(
+    recommender: Recommender,
+    queries: Queries,
+    *,
+    train_counts: np.ndarray,
+    strata: Mapping[str, np.ndarray],
+    ks: Sequence[int] = (5, 10, 20),
+    batch_size: int = 512,
+    bootstrap: int = 1000,
+    seed: int = 42,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Scores every query against the whole catalogue and measures what came out.
+
+    Args:
+      recommender: Gives float32 ``[B, N]``; its scores are masked here by ``queries.exclude``.
+      queries: With targets; those without still count for coverage, Gini and novelty.
+      train_counts: int64 ``[N]``, training events of each item; also says how large the catalogue is.
+      strata: Name -> bool ``[N]``, as ``Split.strata`` gives them. May be empty.
+      ks: List lengths.
+      batch_size: Queries scored at once; memory is about ``8 * batch_size * N`` bytes beside the recommender's own.
+      bootstrap: Resamples for the intervals; 0 leaves them out.
+      seed: Of the resamples. Two results on the same queries and seed use the same resamples.
+      progress: Called after each batch with the number of queries in it.
+
+    Raises:
+      ModelError: Scores of a wrong shape or not finite, items outside the catalogue, a bad ``ks``.
+    """
+    n_items = len(train_counts)
+    ks = sorted(set(ks))
+    if not ks or ks[0] < 1:
+        raise ModelError(f"Expected list lengths of at least 1 in ks, got {ks}.")
+    for name, stratum in strata.items():
+        if stratum.shape != (n_items,) or stratum.dtype != bool:
+            raise ModelError(f"Expected stratum {name!r} as bool [{n_items}], got {stratum.dtype} {stratum.shape}.")
+
+    parts, first_rows, alike = [], [], []
+    exposure = {k: np.zeros(n_items, dtype=np.int64) for k in ks}
+    done = 0
+    for batch in queries.batches(batch_size):
+        scores = np.asarray(recommender.score(batch))
+        if scores.shape != (len(batch), n_items):
+            raise ModelError(
+                f"Expected scores of shape [{len(batch)}, {n_items}] (queries, items), got {list(scores.shape)} from "
+                f"{type(recommender).__name__}: it was fitted on another catalogue."
+            )
+        masked_scores = metrics.masked(scores, batch.exclude)
+        alike.append(alarms.scores_alike(scores))
+        parts.append(metrics.rank_targets(masked_scores, batch.targets))
+        first_rows.append(done)
+        top = metrics.top_items(masked_scores, ks[-1])
+        for k in ks:
+            shown = top[:, :k]
+            exposure[k] += np.bincount(shown[shown >= 0], minlength=n_items)
+        done += len(batch)
+        if progress is not None:
+            progress(len(batch))
+
+    ranks = metrics.TargetRanks.concatenate(parts, first_rows)
+    counts = {
+        "queries": len(queries),
+        "queries_without_targets": len(queries) - len(np.unique(ranks.row)),
+        "targets": len(ranks),
+        **{f"targets/{name}": len(ranks.within(stratum)) for name, stratum in strata.items()},
+        "targets_excluded": ranks.excluded,
+    }
+    views = {"": np.ones(n_items, dtype=bool)} | {f"/{name}": stratum for name, stratum in strata.items()}
+    per_query = {
+        f"{name}@{k}{suffix}": metric(ranks.within(stratum), len(queries), k)
+        for suffix, stratum in views.items()
+        for name, metric in RANKING_METRICS.items()
+        for k in ks
+    }
+    surprise = metrics.self_information(train_counts)
+    lists = {}
+    for suffix, stratum in views.items():
+        for k in ks:
+            shown = exposure[k][stratum]
+            lists[f"coverage@{k}{suffix}"] = metrics.coverage(shown)
+            lists[f"gini@{k}{suffix}"] = metrics.gini(shown)
+            lists[f"novelty@{k}{suffix}"] = metrics.novelty(shown, surprise[stratum])
+
+    means = {label: _mean(values) for label, values in per_query.items()}
+    return Result(
+        metrics={label: None if np.isnan(value) else value for label, value in (means | lists).items()},
+        intervals=_intervals(per_query, bootstrap, seed),
+        counts=counts,
+        per_query=per_query,
+        alarms=alarms.collapse(np.concatenate(alike) if alike else np.empty(0, bool), exposure[ks[-1]], ks[-1]),
+    )
+
+
+def selection_value(result: Result) -> float:
+    """What settings are chosen by on validation, of models and baselines alike: the mean of ndcg@10 over all targets and
+    over tail targets. A model that only serves the head does not win, nor one that forgets it.
+
+    Only the first where nothing is in the tail; at the largest k where 10 was not measured.
+    """
+    k = 10 if "ndcg@10" in result.metrics else max(
+        int(label.removeprefix("ndcg@")) for label in result.metrics if label.startswith("ndcg@") and "/" not in label
+    )
+    values = [result.metrics.get(f"ndcg@{k}"), result.metrics.get(f"ndcg@{k}/tail")]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def paired_difference(
+    a: Result, b: Result, label: str, *, bootstrap: int = 1000, seed: int = 42
+) -> tuple[float, float, float]:
+    """How much better ``a`` is than ``b`` on the same queries, by paired bootstrap.
+
+    Resampling queries once for both removes what is common to them (hard and easy queries), so the interval is far
+    narrower than the two results' own. An interval above 0 means: better, with 95 % confidence.
+
+    Returns:
+      The difference of the means, and the low and high end of its 95 % percentile interval.
+
+    Raises:
+      ModelError: Unknown label, other queries, no query with a target, or no resamples.
+    """
+    for result in (a, b):
+        if label not in result.per_query:
+            raise ModelError(f"Expected a ranking metric of both results, one of {sorted(a.per_query)}; got {label!r}.")
+    x, y = a.per_query[label], b.per_query[label]
+    if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
+        raise ModelError(f"Expected both results to come from the same queries; {label!r} has other targets in each.")
+    difference = x - y
+    interval = _intervals({label: difference}, bootstrap, seed).get(label)
+    if interval is None:
+        raise ModelError(f"Expected queries with targets for {label!r} and bootstrap >= 1 ({bootstrap} given).")
+    return _mean(difference), *interval
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _intervals(per_query: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of the means over the queries that have a value."""
+    labels = [label for label, values in per_query.items() if not np.isnan(values).all()]
+    if not labels or resamples < 1:
+        return {}
+    values = np.stack([per_query[label] for label in labels], axis=1)  # [B, M]
+    known = ~np.isnan(values)
+    sums_and_sizes = np.concatenate([np.where(known, values, 0.0), known], axis=1)  # [B, 2M]
+    n = len(values)
+    rng = np.random.default_rng(seed)
+    means = []
+    for start in range(0, resamples, 64):  # in parts, so that the [64, B] weights stay small
+        rows = min(64, resamples - start)
+        drawn = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        sums, sizes = np.split(weights @ sums_and_sizes, 2, axis=1)
+        means.append(np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan))
+    resampled = np.concatenate(means)
+    # A rare stratum may be missing from some resamples; those say nothing about it.
+    return {
+        label: (float(np.quantile(column, 0.025)), float(np.quantile(column, 0.975)))
+        for label, column in ((label, c[~np.isnan(c)]) for label, c in zip(labels, resampled.T, strict=True))
+        if len(column)
+    }

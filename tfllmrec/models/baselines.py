@@ -1,0 +1,289 @@
+"""The baselines that every result is shown beside, in numpy alone.
+
+Each is a small class: settings in the constructor, ``fit`` on training histories, ``score`` for any query, known user
+or not. What can be tuned is declared as data beside the class (``fit_grid`` needs another fit for each value,
+``score_grid`` does not), and :func:`select` picks among the grid on validation queries in the same way for all of them,
+so that no baseline is a straw man. The one chosen stays as fitted: on training events only. Later events reach it
+through the history of a query, as they reach every model here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+from scipy import sparse
+
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.item_weights import (
+    PrunedWeights,
+    centred_unit,
+    co_occurrence,
+    ease_weights,
+    interactions,
+    recency_matrix,
+    score_history,
+    strongest,
+)
+
+Grid = Mapping[str, tuple[float, ...]]
+DECAYS = (1.0, 0.9, 0.75, 0.5, 0.3)
+
+R = TypeVar("R", bound=Recommender)
+B = TypeVar("B", bound="Baseline")
+
+
+class Baseline(Recommender, Protocol):
+    """A recommender that can be tuned and fitted in seconds."""
+
+    fit_grid: ClassVar[Grid]
+    score_grid: ClassVar[Grid]
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        """Learns from training histories.
+
+        Args:
+          histories: Item indices of each training user, oldest first.
+          n_items: N.
+          text_vectors: float ``[N, D]`` as the encoder gives them, zeros for an item without text; most need none.
+        """
+        ...
+
+
+@dataclass
+class Popularity(Baseline):
+    """Everybody gets what most events were about: the score is the number of training events."""
+
+    fit_grid: ClassVar[Grid] = {}
+    score_grid: ClassVar[Grid] = {}
+    counts: np.ndarray = field(init=False, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        self.counts = _counts(histories, n_items)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return np.tile(self.counts, (len(queries), 1))
+
+
+@dataclass
+class Markov(Baseline):
+    """First-order Markov chain: what followed the last item most often.
+
+    ``P(j | i) = (n_ij + smoothing * share_j) / (n_i + smoothing)`` with n_ij the direct successions in training
+    histories and share the popularity of j. An item that nothing ever followed, and an empty history, leave popularity.
+    """
+
+    fit_grid: ClassVar[Grid] = {}
+    score_grid: ClassVar[Grid] = {"smoothing": (1.0, 100.0, 10_000.0)}
+    smoothing: float = 1.0
+    successions: sparse.csr_array = field(init=False, repr=False)
+    shares: np.ndarray = field(init=False, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        row, item = histories.row_of_value, histories.values
+        follows = row[1:] == row[:-1]
+        pairs = (item[:-1][follows], item[1:][follows])
+        ones = np.ones(len(pairs[0]), dtype=np.float32)
+        self.successions = sparse.coo_array((ones, pairs), shape=(n_items, n_items)).tocsr()  # sums repeats
+        counts = _counts(histories, n_items)
+        self.shares = counts / max(1.0, counts.sum())
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        newest = recency_matrix(_last(queries.history), len(self.shares), decay=1.0)
+        followed = newest @ self.successions
+        known = followed.sum(axis=1)[:, None]
+        return ((followed.toarray() + self.smoothing * self.shares) / (known + self.smoothing)).astype(np.float32)
+
+
+@dataclass
+class ItemKNN(Baseline):
+    """Nearest neighbours by who has had what (Sarwar et al. 2001), with shrinkage.
+
+    ``sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage)`` over the users of each item; an item keeps its ``neighbours``
+    most similar ones, and a candidate scores the recency-weighted sum over the history.
+    """
+
+    fit_grid: ClassVar[Grid] = {"shrinkage": (1.0, 30.0), "neighbours": (100, 300)}
+    score_grid: ClassVar[Grid] = {"decay": DECAYS}
+    shrinkage: float = 10.0
+    neighbours: int = 100
+    decay: float = 1.0
+    weights: PrunedWeights = field(init=False, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        kept = min(self.neighbours, n_items)
+        users = interactions(histories, n_items).sum(axis=0)
+        self.weights = PrunedWeights(np.empty((n_items, kept), np.int32), np.empty((n_items, kept), np.float32))
+        for rows, both in co_occurrence(histories, n_items):
+            scale = np.sqrt(users[rows, None] * users) + self.shrinkage
+            similar = np.divide(both, scale, out=np.zeros_like(both), where=both > 0)
+            np.fill_diagonal(similar[:, rows], 0.0)
+            self.weights.neighbours[rows], self.weights.weights[rows] = strongest(similar, kept)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return score_history(queries.history, self.weights, self.decay)
+
+
+@dataclass
+class Ease(Baseline):
+    """EASE (Steck 2019): see :mod:`tfllmrec.models.item_weights`; the history may fade with ``decay``."""
+
+    fit_grid: ClassVar[Grid] = {"l2": (50.0, 200.0, 1000.0)}
+    score_grid: ClassVar[Grid] = {"decay": DECAYS}
+    l2: float = 200.0
+    decay: float = 1.0
+    weights: np.ndarray = field(init=False, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        self.weights = ease_weights(histories, n_items, self.l2)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return score_history(queries.history, self.weights, self.decay)
+
+
+@dataclass
+class TextSimilarity(Baseline):
+    """Cosine between an item's text vector and the recency-weighted mean of the history's text vectors.
+
+    Vectors are centred first (:func:`centred_unit`). Items without text, and queries whose history has none, score 0.
+    """
+
+    fit_grid: ClassVar[Grid] = {}
+    score_grid: ClassVar[Grid] = {"decay": DECAYS}
+    decay: float = 1.0
+    vectors: np.ndarray = field(init=False, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        if text_vectors is None or len(text_vectors) != n_items:
+            given = "none" if text_vectors is None else f"{len(text_vectors)} rows"
+            raise ModelError(
+                f"Expected a text vector for each of {n_items} items, got {given}. Leave 'text' out of "
+                "evaluation.baselines where the catalogue has no text."
+            )
+        self.vectors = centred_unit(text_vectors)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        # A mean and a sum point the same way, and a cosine sees only that.
+        profile = recency_matrix(queries.history, len(self.vectors), self.decay) @ self.vectors
+        length = np.linalg.norm(profile, axis=1, keepdims=True)
+        unit = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
+        return unit @ self.vectors.T
+
+
+BASELINES: dict[str, type[Baseline]] = {
+    "popularity": Popularity,
+    "markov": Markov,
+    "item_knn": ItemKNN,
+    "ease": Ease,
+    "text": TextSimilarity,
+}
+
+
+def fit_baselines(
+    names: Iterable[str],
+    histories: Ragged,
+    n_items: int,
+    validation: Queries,
+    *,
+    text_vectors: np.ndarray | None = None,
+    metric: str = "ndcg@10",
+    seed: int = 42,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Baseline]:
+    """Fits each named baseline with the settings of its grid that do best on validation.
+
+    Args:
+      names: Of :data:`BASELINES`.
+      histories: Item indices of each training user, oldest first.
+      n_items: N.
+      validation: Queries with targets.
+      text_vectors: float ``[N, D]`` for ``text``.
+      metric: What to choose by.
+      seed: Of the sample of validation queries.
+      progress: Called with the name of each baseline before it starts.
+
+    Raises:
+      ModelError: An unknown name, or ``text`` without text vectors.
+    """
+    chosen: dict[str, Baseline] = {}
+    for name in names:
+        if name not in BASELINES:
+            raise ModelError(f"Expected baselines among {', '.join(BASELINES)}; got {name!r}.")
+        if progress is not None:
+            progress(name)
+        fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
+        chosen[name] = select(fitted, validation, n_items, metric=metric, seed=seed)
+    return chosen
+
+
+def candidates(kind: type[B], histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Iterator[B]:
+    """Every point of the grid, fitted one at a time; points that differ in ``score_grid`` alone share one fit."""
+    for settings in _points(kind.fit_grid):
+        fitted = kind(**settings).fit(histories, n_items, text_vectors)
+        for changes in _points(kind.score_grid):
+            point = copy.copy(fitted)
+            for setting, value in changes.items():
+                setattr(point, setting, value)
+            yield point
+
+
+def select(
+    candidates: Iterable[R],
+    validation: Queries,
+    n_items: int,
+    *,
+    metric: str = "ndcg@10",
+    max_queries: int = 3000,
+    seed: int = 42,
+) -> R:
+    """The candidate with the best ``metric`` on validation, the first of equals.
+
+    Only the best one so far is kept, so an iterator of large models is fine. More than ``max_queries`` queries are
+    sampled down: the choice among a few settings needs no more.
+
+    Raises:
+      ModelError: No candidate, or no validation query with a target to choose by.
+    """
+    with_target = np.flatnonzero(validation.targets.lengths > 0)
+    if not len(with_target):
+        raise ModelError("Expected validation queries with targets to choose settings by, got none: use another split.")
+    if len(with_target) > max_queries:
+        with_target = np.sort(np.random.default_rng(seed).choice(with_target, max_queries, replace=False))
+    sample = validation.take(with_target)
+    k = int(metric.partition("@")[2])
+    best: tuple[float, R] | None = None
+    for candidate in candidates:
+        result = evaluate(candidate, sample, train_counts=np.zeros(n_items, np.int64), strata={}, ks=[k], bootstrap=0)
+        value = result.metrics[metric] or 0.0
+        if best is None or value > best[0]:
+            best = (value, candidate)
+    if best is None:
+        raise ModelError("Expected at least one candidate to select from, got none.")
+    return best[1]
+
+
+def _points(grid: Grid) -> Iterator[dict[str, Any]]:
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def _counts(histories: Ragged, n_items: int) -> np.ndarray:
+    return np.bincount(histories.values, minlength=n_items).astype(np.float32)
+
+
+def _last(history: Ragged) -> Ragged:
+    """The most recent item of each row; empty rows stay empty."""
+    ends = history.offsets[1:][history.lengths > 0] - 1
+    return Ragged(history.values[ends], np.concatenate([[0], np.cumsum(history.lengths > 0)]))
