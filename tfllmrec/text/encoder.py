@@ -1,0 +1,219 @@
+"""Strings to vectors with any TF Hub BERT, for a whole catalogue or inside an exported graph."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_hub as hub
+import tensorflow_text  # noqa: F401  (registers the operations that preprocessors are made of)
+
+from tfllmrec.config import TextConfig
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.text.bert import mean_pool
+from tfllmrec.text.bundled import INPUTS, hub_handles
+from tfllmrec.text.progress import Progress
+
+BUNDLED = "minilm"
+
+# Texts that are tokenised together and then sorted by length, so that a batch holds like with like.
+_WINDOW = 4096
+# Texts whose tokens tell two preprocessors apart that share a vocabulary.
+_PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
+
+
+class TextToVector(tf.Module):
+    """A preprocessor and an encoder as one graph: string ``[B]`` in, float32 ``[B, D]`` out.
+
+    Kept as an attribute of a model, it goes into the model's SavedModel with its weights and vocabulary, and uses core
+    TensorFlow and TF Text operations only (as far as the two hub modules do).
+
+    The vector is the mean of the encoder's ``sequence_output`` over the tokens (``[CLS]`` and ``[SEP]`` included),
+    scaled to length 1. For sentence-transformers weights this is what they were trained for; for a plain BERT it is
+    better than its ``pooled_output``, which is only good for next-sentence prediction (Reimers and Gurevych 2019,
+    arXiv:1908.10084, table 1). An encoder without ``sequence_output`` gives its ``default`` output instead. A text
+    without any token (empty, white space) gives the zero vector.
+    """
+
+    def __init__(self, encoder: Any, preprocessor: Any, max_tokens: int):
+        """Takes two modules as ``hub.load`` returns them."""
+        super().__init__(name="text_to_vector")
+        self.encoder = encoder
+        self.preprocessor = preprocessor
+        self._max_tokens = max_tokens
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string ``[B]`` -> float32 ``[B, D]``."""
+        return self.vectors(self.tokens(texts))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
+        if hasattr(self.preprocessor, "bert_pack_inputs"):
+            packed = self.preprocessor.bert_pack_inputs(
+                [self.preprocessor.tokenize(texts)], seq_length=self._max_tokens
+            )
+        else:
+            packed = {name: value[:, : self._max_tokens] for name, value in self.preprocessor(texts).items()}
+        width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
+        return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
+
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
+    def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
+        out = self.encoder(inputs)
+        if isinstance(out, Mapping) and "sequence_output" in out:
+            pooled = mean_pool(tf.cast(out["sequence_output"], tf.float32), inputs["input_mask"])
+        else:
+            pooled = tf.math.l2_normalize(tf.cast(out["default"] if isinstance(out, Mapping) else out, tf.float32), -1)
+        has_tokens = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True) > 2
+        return tf.where(has_tokens, pooled, 0.0)
+
+
+class TextEncoder:
+    """Encodes texts in bulk with a TF Hub BERT.
+
+    Args:
+      encoder_handle: folder or URL of a BERT encoder in TF2 SavedModel format, with inputs ``input_word_ids``,
+        ``input_mask``, ``input_type_ids``.
+      preprocessor_handle: folder or URL of the preprocessor that belongs to it.
+      max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
+      precision: how the encoder computes. It only enters the fingerprint here: a hub module brings its own precision.
+      batch_size: texts in a step.
+
+    Attributes:
+      text_to_vector: the same as a graph, see :class:`TextToVector`.
+
+    Raises:
+      ModelError: a module cannot be fetched or loaded, or is not of that kind.
+    """
+
+    def __init__(
+        self,
+        encoder_handle: str | Path,
+        preprocessor_handle: str | Path,
+        max_tokens: int = 64,
+        precision: str = "float32",
+        batch_size: int = 64,
+    ):
+        self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
+        self._folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
+        self.text_to_vector = TextToVector(_load(self._folders[0]), _load(self._folders[1]), max_tokens)
+        dim, problem = _output_width(self.text_to_vector)
+        if dim is None:
+            raise ModelError(
+                f"{encoder_handle} does not work as a BERT encoder: expected a SavedModel that maps int32 [B, T] "
+                f"{', '.join(INPUTS)} to 'sequence_output' or 'default' of a known width; {problem}"
+            )
+        self.dim = dim
+
+    @classmethod
+    def from_config(cls, config: TextConfig) -> TextEncoder:
+        """The encoder of a config's ``text`` section; ``minilm`` is fetched and made where it is not there yet.
+
+        Raises:
+          ConfigError: a hub encoder without its preprocessor, or in a precision of ours.
+          DataError: the bundled weights could not be fetched.
+          ModelError: a module cannot be fetched or loaded.
+        """
+        preprocessor: str | Path | None = config.preprocessor
+        encoder: str | Path = config.encoder
+        if config.encoder == BUNDLED:
+            bundled_preprocessor, encoder = hub_handles(config.precision)
+            preprocessor = preprocessor or bundled_preprocessor
+        elif config.precision != "float32":
+            raise ConfigError(
+                f"text.precision {config.precision!r} is for text.encoder {BUNDLED!r} alone, a TF Hub encoder "
+                "brings its own: set it to 'float32'"
+            )
+        if preprocessor is None:
+            raise ConfigError(
+                f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "
+                "preprocessor that its page names"
+            )
+        return cls(encoder, preprocessor, config.max_tokens, config.precision, config.batch_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that decides on a vector: it stays the same when the same module is saved again.
+
+        It covers the weights and vocabularies of both modules, the token ids of a probe text, ``max_tokens``, pooling
+        and precision; not the graph as such, whose names differ with each saving.
+        """
+        digest = hashlib.sha256(f"mean {self.max_tokens} {self.precision}".encode())
+        for folder in self._folders:
+            for path in sorted(path for part in ("variables", "assets") for path in (folder / part).rglob("*")):
+                if path.is_file():
+                    digest.update(path.relative_to(folder).as_posix().encode())
+                    with path.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(self.text_to_vector.tokens(tf.constant([_PROBE]))["input_word_ids"].numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Encodes ``texts``, like lengths together, whatever their order.
+
+        Args:
+          texts: n strings; one without any token gives the zero vector.
+          progress: called after each batch, see :func:`tfllmrec.text.progress.show_progress`.
+
+        Returns:
+          float32 ``[n, D]`` of length 1, in the order of ``texts``.
+        """
+        out = np.zeros((len(texts), self.dim), np.float32)
+        if not len(texts):
+            return out
+        windows = tf.data.Dataset.from_tensor_slices(list(texts)).batch(_WINDOW)
+        # The next window is tokenised while this one is encoded.
+        windows = windows.map(self.text_to_vector.tokens).prefetch(1)
+        done = 0
+        for start, window in zip(range(0, len(texts), _WINDOW), windows.as_numpy_iterator(), strict=True):
+            lengths = window["input_mask"].sum(axis=1)
+            by_length = np.argsort(lengths, kind="stable")
+            for first in range(0, len(by_length), self.batch_size):
+                rows = by_length[first : first + self.batch_size]
+                width = lengths[rows[-1]]
+                batch = {name: tf.constant(window[name][rows, :width]) for name in INPUTS}
+                out[start + rows] = self.text_to_vector.vectors(batch).numpy()
+                done += len(rows)
+                if progress:
+                    progress(done, len(texts))
+        return out
+
+
+def _output_width(text_to_vector: TextToVector) -> tuple[int | None, str]:
+    """D, or why there is none.
+
+    The error is not handed on as such: its traceback holds tensors of a graph that is gone, and TensorFlow crashes when
+    they are freed after it.
+    """
+    try:
+        return text_to_vector.vectors.get_concrete_function().output_shapes[-1], "the width of its output is not fixed"
+    except Exception as error:  # a module that is something else may raise anything
+        return None, str(error)
+
+
+def _resolve(handle: str | Path) -> Path:
+    """The local folder of a hub module, downloaded and unpacked by TF Hub where the handle is a URL."""
+    try:
+        return Path(hub.resolve(str(handle)))
+    except Exception as error:  # whatever the network, the archive or the file system may say
+        raise ModelError(
+            f"the TF Hub module {handle} cannot be had: {error}. Without a network, download it elsewhere, unpack it, "
+            "and give the folder as the handle."
+        ) from error
+
+
+def _load(folder: Path) -> Any:
+    if not (folder / "saved_model.pb").is_file():
+        raise ModelError(f"expected a TF2 SavedModel in {folder}, got no saved_model.pb there")
+    try:
+        return hub.load(str(folder))
+    except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
+        raise ModelError(f"the SavedModel in {folder} cannot be loaded: {error}") from error
