@@ -1,0 +1,99 @@
+"""Causal self-attention over the item vectors of a history (SASRec, Kang and McAuley 2018), pre-norm."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfllmrec.layers.seeded_dropout import SeededDropout
+
+MASKED = -1e9
+
+
+def causal_mask(present: tf.Tensor) -> tf.Tensor:
+    """Additive float32 ``[B, 1, L, L]``: position t may look at present positions up to t.
+
+    Args:
+      present: bool ``[B, L]``.
+    """
+    length = tf.shape(present)[1]
+    earlier = tf.linalg.band_part(tf.ones((length, length), tf.bool), -1, 0)
+    allowed = earlier[tf.newaxis, tf.newaxis] & present[:, tf.newaxis, tf.newaxis, :]
+    return tf.where(allowed, 0.0, MASKED)
+
+
+class SelfAttention(tf.keras.layers.Layer):
+    """Multi-head attention of a sequence over itself; ``[B, L, D] -> [B, L, D]``."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if dim % heads:
+            raise ValueError(f"embedding_dim must be a multiple of heads: got {dim} and {heads}.")
+        self.heads = heads
+        self.head_dim = dim // heads
+        glorot = tf.keras.initializers.GlorotUniform
+        self.query_key_value = tf.keras.layers.Dense(3 * dim, kernel_initializer=glorot(seed), name="query_key_value")
+        self.output_map = tf.keras.layers.Dense(dim, kernel_initializer=glorot(seed + 1), name="output")
+        self.dropout = SeededDropout(dropout, seed + 2, name="attention_dropout")
+
+    def call(self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        batch, length = tf.shape(x)[0], tf.shape(x)[1]
+        packed = tf.reshape(self.query_key_value(x), (batch, length, 3, self.heads, self.head_dim))
+        query, key, value = tf.unstack(tf.transpose(packed, (2, 0, 3, 1, 4)))
+        logits = tf.matmul(query, key, transpose_b=True) * tf.cast(self.head_dim**-0.5, x.dtype)
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + mask_bias), x.dtype)
+        mixed = tf.matmul(self.dropout(weights, training=training), value)
+        return self.output_map(tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (batch, length, self.heads * self.head_dim)))
+
+
+class HistoryEncoder(tf.keras.layers.Layer):
+    """``[B, L, D]`` item vectors (oldest first, left-aligned) to ``[B, L, D]``: what is known after each event.
+
+    Positions count from the start of the window, which holds the most recent events. Entries at absent positions are
+    undefined.
+
+    Args:
+      dim: D. blocks: attention blocks; 0 leaves the plain (position-weighted) item vectors. heads, dropout: as usual.
+      max_length: longest window L.
+    """
+
+    def __init__(self, dim: int, blocks: int, heads: int, dropout: float, max_length: int, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.max_length = max_length
+        self.positions = self.add_weight(
+            name="positions", shape=(max_length, dim), initializer=tf.keras.initializers.RandomNormal(stddev=0.02, seed=seed)
+        )
+        self.input_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
+        self.input_dropout = SeededDropout(dropout, seed + 1, name="input_dropout")
+        self.blocks = [
+            HistoryBlock(dim, heads, dropout, seed + 10 * (i + 1), name=f"block_{i}") for i in range(blocks)
+        ]
+        self.output_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="output_norm")
+
+    def call(self, items: tf.Tensor, present: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        length = tf.shape(items)[1]
+        x = self.input_norm(items) + self.positions[tf.newaxis, :length]
+        x = self.input_dropout(x, training=training)
+        mask_bias = causal_mask(present)
+        for block in self.blocks:
+            x = block(x, mask_bias, training=training)
+        return self.output_norm(x)
+
+
+class HistoryBlock(tf.keras.layers.Layer):
+    """One pre-norm Transformer block: attention, then a two-layer feed-forward, each with a residual."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        glorot = tf.keras.initializers.GlorotUniform
+        self.attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention = SelfAttention(dim, heads, dropout, seed, name="attention")
+        self.feed_forward_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
+        self.widen = tf.keras.layers.Dense(4 * dim, activation="gelu", kernel_initializer=glorot(seed + 3), name="widen")
+        self.narrow = tf.keras.layers.Dense(dim, kernel_initializer=glorot(seed + 4), name="narrow")
+        self.attention_out = SeededDropout(dropout, seed + 5, name="attention_out")
+        self.feed_forward_out = SeededDropout(dropout, seed + 6, name="feed_forward_out")
+
+    def call(self, x: tf.Tensor, mask_bias: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        attended = self.attention(self.attention_norm(x), mask_bias, training=training)
+        x += self.attention_out(attended, training=training)
+        return x + self.feed_forward_out(self.narrow(self.widen(self.feed_forward_norm(x))), training=training)

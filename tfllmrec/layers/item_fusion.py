@@ -1,0 +1,78 @@
+"""The dense item vector ``e_i``: text, an id embedding that fades where events are few, and any other features."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.layers.seeded_dropout import SeededDropout
+
+
+class ItemFusion(tf.keras.layers.Layer):
+    """``e_i = W_t t_i + g(n_i) v_i + sum_f W_f x_if``, with ``g(n) = n / (n + c)``.
+
+    ``t_i`` is the frozen text vector (centred), ``v_i`` a learned id embedding, ``n_i`` the item's training events and
+    ``c > 0`` learned: a tail item leans on its text, and a cold item *is* its text. While training, a share of the ids
+    is hidden in each step (rows, not entries) so that the text part has to carry the item alone.
+
+    Args:
+      text: float32 ``[N, Dt]``; a row of zeros is an item without text.
+      dim: width D of the result.
+      id_dropout: share of ids hidden in a training step; 1.0 leaves the id part out altogether.
+      seed: of the id dropout and the initialisers.
+      features: optional float32 ``[N, F]`` blocks by name (category flags, numbers, another modality's vectors).
+    """
+
+    def __init__(
+        self,
+        text: np.ndarray,
+        dim: int,
+        id_dropout: float,
+        seed: int,
+        features: dict[str, np.ndarray] | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.n_items = len(text)
+        has_text = np.any(text != 0, axis=1, keepdims=True)
+        mean = text.sum(0, keepdims=True) / max(int(has_text.sum()), 1)
+        blocks = {"text": np.where(has_text, text - mean, 0.0)} | (features or {})
+        self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
+        self.counts = self._frozen("counts", np.zeros(self.n_items))
+        self.maps = {
+            name: self.add_weight(
+                name=f"{name}_map",
+                shape=(block.shape[1], dim),
+                initializer=tf.keras.initializers.GlorotUniform(seed=seed + i),
+            )
+            for i, (name, block) in enumerate(blocks.items())
+        }
+        self.use_ids = id_dropout < 1
+        if self.use_ids:
+            self.id_embedding = self.add_weight(
+                name="id_embedding",
+                shape=(self.n_items, dim),
+                initializer=tf.keras.initializers.RandomNormal(stddev=0.02, seed=seed),
+            )
+            self.id_half_count = self.add_weight(name="id_half_count", shape=(), initializer=tf.constant_initializer(1.0))
+            self.id_dropout = SeededDropout(id_dropout, seed, noise_shape=(None, 1), name="id_dropout")
+
+    def _frozen(self, name: str, value: np.ndarray) -> tf.Variable:
+        return self.add_weight(
+            name=name, shape=value.shape, initializer=tf.constant_initializer(value.astype(np.float32)), trainable=False
+        )
+
+    def set_counts(self, counts: np.ndarray) -> None:
+        """Sets the training events of each item, int ``[N]``."""
+        self.counts.assign(np.asarray(counts, np.float32))
+
+    def call(self, indices: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Vectors of the items at ``indices``, int32 ``[M]`` -> ``[M, D]``."""
+        result = tf.add_n([tf.matmul(tf.gather(x, indices), self.maps[name]) for name, x in self.blocks.items()])
+        if self.use_ids:
+            counts = tf.gather(self.counts, indices)
+            fade = counts / (counts + tf.cast(tf.nn.softplus(self.id_half_count), counts.dtype))
+            ids = tf.gather(self.id_embedding, indices) * fade[:, tf.newaxis]
+            result += self.id_dropout(ids, training=training)
+        return result

@@ -1,0 +1,71 @@
+"""The behaviour term ``<m_u, W_i>``: a recency-weighted sparse history times pruned item-item weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.layers.newest_events import newest_events
+
+
+FAINT = 1e-3
+
+
+class NeighbourScores(tf.keras.layers.Layer):
+    """Sums the pruned rows of W over a history, newest first in weight; core TensorFlow ops only.
+
+    Args:
+      n_items: N. neighbours: P kept for an item. decay: weight of an event one step further back, in (0, 1].
+    """
+
+    def __init__(self, n_items: int, neighbours: int, decay: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.n_items = n_items
+        self.decay = decay
+        #: Events further back weigh less than FAINT and are left out.
+        self.reach = math.ceil(math.log(FAINT) / math.log(decay)) if decay < 1 else 2**30
+        shape = (n_items + 1, min(neighbours, n_items))  # the last row is the padding item, with weights of 0
+        self.neighbours = self.add_weight(
+            name="neighbours", shape=shape, dtype=tf.int32, initializer="zeros", trainable=False, experimental_autocast=False
+        )
+        self.weights_ = self.add_weight(
+            name="weights", shape=shape, dtype=tf.float32, initializer="zeros", trainable=False, experimental_autocast=False
+        )
+
+    def set_weights_of_items(self, neighbours: np.ndarray, weights: np.ndarray) -> None:
+        """Sets W from int ``[N, P]`` neighbour indices and float ``[N, P]`` weights."""
+        self.neighbours.assign(np.vstack([neighbours, np.zeros_like(neighbours[:1])]))
+        self.weights_.assign(np.vstack([weights, np.zeros_like(weights[:1])]))
+
+    def call(self, history: tf.Tensor) -> tf.Tensor:
+        """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``."""
+        lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
+        history = newest_events(history, lengths, self.reach, self.n_items)
+        batch = tf.shape(history)[0]
+        # One flat scatter-add: entry (b, neighbour) receives strength * weight.
+        columns = tf.gather(self.neighbours, history)
+        values = tf.gather(self.weights_, history) * self._strength(history)[..., tf.newaxis]
+        rows = tf.range(batch)[:, tf.newaxis, tf.newaxis] * self.n_items
+        flat = tf.math.unsorted_segment_sum(
+            tf.reshape(values, [-1]), tf.reshape(columns + rows, [-1]), batch * self.n_items
+        )
+        return tf.reshape(flat, (batch, self.n_items))
+
+    def by_event(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""
+
+        def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            columns, weights = tf.gather(self.neighbours, row[0]), tf.gather(self.weights_, row[0])  # [L, P]
+            hit = columns[:, tf.newaxis, :] == row[1][tf.newaxis, :, tf.newaxis]
+            return tf.reduce_sum(tf.where(hit, weights[:, tf.newaxis, :], 0.0), axis=-1)
+
+        weights = tf.map_fn(of_row, (history, items), fn_output_signature=tf.float32)
+        return weights * self._strength(history)[..., tf.newaxis]
+
+    def _strength(self, history: tf.Tensor) -> tf.Tensor:
+        """``decay ** steps_back``, 0 for padding: float32 ``[B, L]``."""
+        present = tf.cast(history < self.n_items, tf.float32)
+        steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
+        return present * tf.pow(self.decay, steps_back)

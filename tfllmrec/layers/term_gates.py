@@ -1,0 +1,68 @@
+"""The gate ``a_i`` between the dense terms and the sparse one."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+
+GAIN = 20.0
+"""Gate parameters are read as ``GAIN * variable``: these few numbers move that much faster than the network's weights,
+whose learning rate they share (an equalised learning rate, Karras et al. 2018)."""
+
+
+class TermGates(tf.keras.layers.Layer):
+    """``s_d a_i dense + s_w (1 - a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
+
+    Popularity enters as ``log(1 + events)`` and as "never met"; text quality as "has a text". The two scales are
+    learned in logarithms, so that they stay positive.
+
+    Args:
+      has_text: bool ``[N]``.
+      seed: of the initialiser.
+    """
+
+    def __init__(self, has_text: np.ndarray, seed: int, **kwargs) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.n_items = len(has_text)
+        self.has_text = self.add_weight(
+            name="has_text",
+            shape=(self.n_items,),
+            initializer=tf.constant_initializer(has_text.astype(np.float32)),
+            trainable=False,
+        )
+        self.counts = self.add_weight(name="counts", shape=(self.n_items,), initializer="zeros", trainable=False)
+        self.hidden = tf.keras.layers.Dense(
+            8, activation="tanh", kernel_initializer=tf.keras.initializers.GlorotUniform(seed), name="hidden", dtype="float32"
+        )
+        self.output_map = tf.keras.layers.Dense(
+            1, kernel_initializer="zeros", name="output", dtype="float32"
+        )
+        self.log_scales = self.add_weight(
+            name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
+        )
+
+        #: Chosen on validation after training: the softmax that fits the gates is not the ranking that is measured.
+        self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
+
+    def set_counts(self, counts: np.ndarray) -> None:
+        """Sets the training events of each item, int ``[N]``."""
+        self.counts.assign(np.asarray(counts, np.float32))
+
+    def gate(self) -> tf.Tensor:
+        """``a_i``, float32 ``[N]`` in (0, 1)."""
+        popularity = tf.math.log1p(self.counts)
+        never_met = tf.cast(self.counts == 0, tf.float32)
+        features = tf.stack([popularity / 3.0 - 1.0, never_met, self.has_text], axis=1)
+        return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[:, 0])
+
+    def factors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What multiplies each item's dense and sparse score, float32 ``[N]`` each."""
+        gate = self.gate()
+        dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
+        return self.dense_strength * dense_scale * gate, sparse_scale * (1.0 - gate)
+
+    def call(self, dense: tf.Tensor, sparse: tf.Tensor) -> tf.Tensor:
+        """float32 ``[B, N]`` each -> ``[B, N]``."""
+        dense_factor, sparse_factor = self.factors()
+        return dense * dense_factor + sparse * sparse_factor

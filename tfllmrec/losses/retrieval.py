@@ -1,0 +1,84 @@
+"""Retrieval objectives on top of TFRS' ``Retrieval`` task."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+
+class CatalogueRetrieval(tfrs.tasks.Retrieval):
+    """TFRS ``Retrieval`` with the whole catalogue as candidates: an exact softmax, no sampling, nothing to correct.
+
+    The stock task labels query i with candidate i; here any number of queries point at rows of one candidate matrix,
+    which is what lets every position of a history be a training example without encoding its target again.
+
+    Args:
+      candidate_mask: bool ``[N]``; candidates that count as negatives. Leaving cold items out keeps the text part from
+        learning that what nobody has met yet is bad.
+    """
+
+    def __init__(self, candidate_mask: tf.Tensor | None = None, **kwargs) -> None:
+        super().__init__(
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE),
+            **kwargs,
+        )
+        self.candidate_mask = candidate_mask
+
+    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Mean cross-entropy of ``[R, D]`` queries against ``[N, D]`` candidates at ``targets`` int ``[R]``.
+
+        No query at all gives 0.
+        """
+        return self.of_logits(tf.matmul(query_embeddings, candidate_embeddings, transpose_b=True), targets)
+
+    def of_logits(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """The same for scores that are no single product, ``[R, N]``."""
+        logits = tf.cast(logits, tf.float32)
+        if self.candidate_mask is not None:
+            logits += tf.where(self.candidate_mask, 0.0, -1e9)
+        losses = self._loss(targets, logits)
+        for metric in self._loss_metrics:
+            metric.update_state(losses)
+        return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
+
+
+class SampledRetrieval(tfrs.tasks.Retrieval):
+    """TFRS ``Retrieval`` with in-batch positives plus shared sampled negatives, and log-q correction of set strength.
+
+    Args:
+      sampling_probabilities: float32 ``[N]``, the chance of an item to be drawn as a negative; sums to 1.
+      n_negatives: drawn per step, with replacement.
+      log_q: strength s of the correction ``logit - s log q``; 0 is none, 1 the full one (Yi et al. 2019).
+      seed: of the draw, which also depends on a saved count of steps.
+    """
+
+    def __init__(
+        self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs
+    ) -> None:
+        super().__init__(remove_accidental_hits=True, **kwargs)
+        self.cumulative = tf.cumsum(tf.cast(sampling_probabilities, tf.float64))
+        self.probabilities = tf.cast(sampling_probabilities, tf.float32)
+        self.n_negatives = n_negatives
+        self.log_q = log_q
+        self.seed = seed
+        self.steps = self.add_weight(name="steps", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+
+    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """As :meth:`CatalogueRetrieval.call`; items drawn twice or equal to a query's target are masked by TFRS."""
+        step = self.steps.assign_add(1)
+        uniform = tf.random.stateless_uniform(
+            (self.n_negatives,), tf.stack([tf.constant(self.seed, tf.int64), step]), dtype=tf.float64
+        )
+        last = tf.shape(self.cumulative)[0] - 1
+        negatives = tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
+        ids = tf.concat([tf.cast(targets, tf.int32), negatives], axis=0)
+        # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
+        chance = tf.maximum(tf.gather(self.probabilities, ids), 1e-12)
+        total = super().call(
+            tf.cast(query_embeddings, tf.float32),
+            tf.cast(tf.gather(candidate_embeddings, ids), tf.float32),
+            candidate_sampling_probability=chance**self.log_q,
+            candidate_ids=ids,
+            compute_metrics=False,
+        )
+        return tf.math.divide_no_nan(total, tf.cast(tf.size(targets), tf.float32))

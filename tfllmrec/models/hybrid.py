@@ -1,0 +1,311 @@
+"""The sparse-dense hybrid: meaning, feedback and behaviour, weighed by learned gates.
+
+    score(u, i) = s_d a_i <e_i, (1 - b_u) q_u + b_u r_u> + s_w (1 - a_i) <m_u, W_i>
+
+``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` is a function of how often the item
+was met and of whether it has text; ``b_u`` of how much feedback a person gave; ``s_d`` and ``s_w`` bring the two kinds
+of score to one scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfllmrec.config import ModelConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.layers.feedback_profile import FeedbackProfile
+from tfllmrec.layers.history_encoder import HistoryEncoder
+from tfllmrec.layers.item_fusion import ItemFusion
+from tfllmrec.layers.neighbour_scores import NeighbourScores
+from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.term_gates import TermGates
+from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
+from tfllmrec.models.item_weights import PrunedWeights
+
+SCORE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the model knows of the items before training.
+
+    Attributes:
+      item_ids: object ``[N]``.
+      text: float32 ``[N, Dt]``, unit rows; a row of zeros is an item without text.
+      features: optional further blocks ``[N, F]`` by name.
+    """
+
+    item_ids: np.ndarray
+    text: np.ndarray
+    features: dict[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """How the retrieval task gets its negatives.
+
+    Attributes:
+      count: 0 for the whole catalogue, else the number of sampled negatives in a step.
+      log_q: strength of the correction for sampled ones.
+    """
+
+    count: int = 0
+    log_q: float = 1.0
+
+
+class Hybrid(tfrs.Model):
+    """A ``tfrs.Model`` (so a Keras model) for ``compile``/``fit`` on batches from ``data.batches.training_batches``.
+
+    Args:
+      catalogue: items and their text vectors.
+      train_counts: int ``[N]``, training events of each item.
+      config: sizes and terms; every *auto* setting must be resolved.
+      negatives: whole catalogue or sampled.
+      seed: of all initialisers and noise.
+
+    The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
+    ``fit``.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        train_counts: np.ndarray,
+        config: ModelConfig,
+        negatives: Negatives | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        negatives = negatives or Negatives()
+        self.config = config
+        self.n_items = len(catalogue.item_ids)
+        self.use_dense = "meaning" in config.terms or "feedback" in config.terms
+        self.use_feedback = "feedback" in config.terms
+        self.use_behaviour = "behaviour" in config.terms
+        self.items = ItemFusion(
+            catalogue.text, config.embedding_dim, config.id_dropout, seed, catalogue.features, name="items"
+        )
+        self.history_encoder = HistoryEncoder(
+            config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
+            name="history",
+        )  # fmt: skip
+        self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
+        neighbours = config.item_weights_neighbours
+        decay = config.item_weights_decay or 1.0
+        self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
+        #: W without the events that the gates are fitted on; only training uses it.
+        self.behaviour_without_holdout = NeighbourScores(self.n_items, neighbours, decay, name="behaviour_without_holdout")
+        self.gates = TermGates(has_text=np.any(catalogue.text != 0, axis=1), seed=seed + 300, name="gates")
+        self.train_counts = np.asarray(train_counts)
+        self.counts_without_holdout = self.train_counts
+        self._use_counts(self.train_counts)
+        if negatives.count:
+            share = train_counts / max(train_counts.sum(), 1)
+            self.retrieval: tfrs.tasks.Retrieval = SampledRetrieval(
+                tf.constant(share, tf.float32), negatives.count, negatives.log_q, seed + 400
+            )
+        else:
+            self.retrieval = CatalogueRetrieval(candidate_mask=tf.constant(train_counts > 0))
+        self.gate_task = CatalogueRetrieval()
+        self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
+        self.gate_loss = tf.keras.metrics.Mean("gate_loss")
+
+    def set_item_weights(self, weights: PrunedWeights) -> None:
+        """Sets W, from all training events."""
+        self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
+
+    def set_holdout(self, weights: PrunedWeights, counts: np.ndarray) -> None:
+        """Sets what is known without the events that the gates are fitted on: their W, and int ``[N]`` counts."""
+        self.behaviour_without_holdout.set_weights_of_items(weights.neighbours, weights.weights)
+        self.counts_without_holdout = np.asarray(counts)
+
+    def _use_counts(self, counts: np.ndarray) -> None:
+        self.items.set_counts(counts)
+        self.gates.set_counts(counts)
+
+    def fit(self, *args, **kwargs) -> tf.keras.callbacks.History:
+        """Keras ``fit``; meanwhile item counts are those without the held-out events, except in :meth:`score`."""
+        self._use_counts(self.counts_without_holdout)
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self._use_counts(self.train_counts)
+
+    # The dense side -------------------------------------------------------------------------------------------------
+
+    def item_vectors(self, training: bool = False) -> tf.Tensor:
+        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``."""
+        return _unit(self.items(tf.range(self.n_items), training=training))
+
+    def query_vectors(
+        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """``(1 - b_u) q_u`` and ``b_u r_u`` after each event, float32 ``[B, L, D]``, divided by the temperature.
+
+        Args:
+          item_vectors: ``[N, D]``. history: int32 ``[B, L]`` padded with N. ratings: float32 ``[B, L]``, NaN for none.
+        """
+        present = history < self.n_items
+        padded = tf.concat([item_vectors, tf.zeros_like(item_vectors[:1])], axis=0)
+        events = tf.gather(padded, history)
+        meaning = feedback = tf.zeros_like(events)
+        if "meaning" in self.config.terms:
+            meaning = _unit(self.history_encoder(events, present, training=training)) / self.config.temperature
+        if self.use_feedback:
+            profile, gate = self.feedback(events, ratings, present, training=training)
+            meaning *= 1.0 - gate
+            feedback = _unit(profile) * gate / self.config.temperature
+        return meaning, feedback
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
+
+        Args:
+          inputs: ``history`` int32 ``[B, L]`` padded with N; ``ratings`` float32 ``[B, L]``; ``targets`` int32
+            ``[B, L]``, the next event, N where there is none to learn; ``held_out`` bool ``[B, L]``, targets that only
+            the gates may learn from.
+        """
+        history, ratings, targets, held_out = (inputs[key] for key in ("history", "ratings", "targets", "held_out"))
+        wanted = targets < self.n_items
+        loss = tf.constant(0.0)
+        if self.use_dense:
+            items = self.item_vectors(training=training)
+            query = tf.add_n(self.query_vectors(items, history, ratings, training=training))
+            learnt = wanted & ~held_out
+            retrieval = self.retrieval(tf.boolean_mask(query, learnt), items, tf.boolean_mask(targets, learnt))
+            self.retrieval_loss.update_state(retrieval)
+            loss += retrieval
+        if self.use_dense and self.use_behaviour:
+            rows = tf.reduce_any(wanted & held_out, axis=1)
+            inputs = [tf.boolean_mask(x, rows) for x in (history, ratings, targets, wanted & held_out)]
+            gating = self._gate_loss(*inputs)
+            self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
+            loss += gating
+        return loss
+
+    def _gate_loss(
+        self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor
+    ) -> tf.Tensor:
+        """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves."""
+        items = self.item_vectors()
+        query = tf.add_n(self.query_vectors(items, history, ratings))
+        at = tf.cast(tf.where(held_out), tf.int32)
+        until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
+        known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
+        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
+        logits = self.gates(dense, self.behaviour_without_holdout(known))
+        return self.gate_task.of_logits(logits, tf.gather_nd(targets, at))
+
+    # Inference ------------------------------------------------------------------------------------------------------
+
+    def score_items(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
+        """The score of every item for each query, float32 ``[B, N]``; an empty history gets items by popularity.
+
+        Args:
+          item_vectors: :meth:`item_vectors`, or the same as a constant.
+          history: int32 ``[B, L]``, left-aligned, padded with N, of any length.
+          ratings: float32 ``[B, L]``, NaN for none.
+        """
+        scores = tf.zeros((tf.shape(history)[0], self.n_items))
+        if self.use_dense:
+            query = tf.add_n(self.last_query_vectors(item_vectors, history, ratings))
+            scores = tf.matmul(query, item_vectors, transpose_b=True)
+        if self.use_behaviour:
+            sparse = self.behaviour(history)
+            scores = self.gates(scores, sparse) if self.use_dense else sparse
+        popularity = tf.math.log1p(self.gates.counts)[tf.newaxis]
+        nothing_known = tf.reduce_all(history >= self.n_items, axis=1, keepdims=True)
+        return tf.where(nothing_known, popularity, scores)
+
+    def last_query_vectors(
+        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each; zeros for an empty history."""
+        lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
+        size = self.config.history_length
+        recent = newest_events(history, lengths, size, self.n_items)
+        marks = newest_events(ratings, lengths, size, float("nan"))
+        last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
+        known = tf.cast(lengths > 0, tf.float32)[:, tf.newaxis]
+        meaning, feedback = self.query_vectors(item_vectors, recent, marks)
+        return tf.gather(meaning, last, batch_dims=1) * known, tf.gather(feedback, last, batch_dims=1) * known
+
+    def explain_items(
+        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """What each term adds to a score, and the history event that stands behind it.
+
+        Args:
+          item_vectors, history, ratings: as in :meth:`score_items`. items: int32 ``[B, M]``; N for unknown.
+
+        Returns:
+          ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
+          ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
+          event that adds the most to it; otherwise the event whose item is closest in meaning.
+        """
+        known_items = tf.where(items < self.n_items, items, 0)
+        dense_factor, sparse_factor = (tf.gather(factor, known_items) for factor in self.gates.factors())
+        if not self.use_behaviour:
+            dense_factor = tf.ones_like(dense_factor)
+        if not self.use_dense:
+            sparse_factor = tf.ones_like(sparse_factor)
+        vectors = tf.gather(item_vectors, known_items)
+        terms = {}
+        for name, query in zip(
+            ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
+        ):
+            terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * dense_factor * float(self.use_dense)
+        by_event = self.behaviour.by_event(history, known_items) * float(self.use_behaviour)  # [B, L, M]
+        terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * sparse_factor
+        padded = tf.concat([item_vectors, tf.zeros_like(item_vectors[:1])], axis=0)
+        closeness = tf.einsum("bld,bmd->blm", tf.gather(padded, history), vectors)
+        absent = tf.where(history < self.n_items, 0.0, -1e9)[..., tf.newaxis]
+        behaves = terms["behaviour"] >= terms["meaning"] + terms["feedback"]
+        because = tf.where(
+            behaves,
+            tf.argmax(by_event + absent, axis=1, output_type=tf.int32),
+            tf.argmax(closeness + absent, axis=1, output_type=tf.int32),
+        )
+        valid = (items < self.n_items) & tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
+        terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}
+        return terms | {"because": tf.where(valid, because, -1)}
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """``history`` and ``ratings`` as in :meth:`score_items` -> float32 ``[B, N]``."""
+        return self.score_items(self.item_vectors(training=training), inputs["history"], inputs["ratings"])
+
+    @cached_property
+    def _score_batch(self):
+        signature = [
+            tf.TensorSpec((None, None), tf.float32),
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((None, None), tf.float32),
+        ]
+        return tf.function(self.score_items, input_signature=signature)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
+        in_use = self.items.counts.numpy()
+        self._use_counts(self.train_counts)
+        items = self.item_vectors()
+        scores = np.empty((len(queries), self.n_items), np.float32)
+        for start in range(0, len(queries), SCORE_BATCH):
+            batch = queries.slice(start, start + SCORE_BATCH)
+            length = max(int(batch.history.lengths.max(initial=1)), 1)
+            history = batch.history.padded(length, self.n_items).astype(np.int32)
+            ratings = batch.ratings.padded(length, np.nan)
+            scores[start : start + len(batch)] = self._score_batch(items, tf.constant(history), tf.constant(ratings))
+        self._use_counts(in_use)
+        return scores
+
+
+def _unit(vectors: tf.Tensor) -> tf.Tensor:
+    """float32 rows of length 1 (zeros stay zero)."""
+    return tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=-1, epsilon=1e-9)

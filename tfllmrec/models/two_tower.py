@@ -1,0 +1,69 @@
+"""The plain TFRS two-tower, as its tutorial has it: the baseline that a TensorFlow team starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfllmrec.columns import ITEM_INDEX, USER_INDEX
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import Split
+from tfllmrec.evaluation.protocol import evaluate, selection_value
+
+
+class TwoTower(tfrs.Model):
+    """A user embedding, an item embedding, in-batch softmax (TFRS "basic retrieval" tutorial: 32 wide, Adagrad 0.1).
+
+    It knows people by id alone: somebody unknown gets the mean of all users.
+    """
+
+    def __init__(self, user_ids: np.ndarray, n_items: int, dim: int = 32, seed: int = 42) -> None:
+        super().__init__()
+        self.row_of_user = {user: row for row, user in enumerate(user_ids)}
+        initializer = tf.keras.initializers.RandomUniform
+        self.users = tf.keras.layers.Embedding(len(user_ids), dim, embeddings_initializer=initializer(seed=seed))
+        self.items = tf.keras.layers.Embedding(n_items, dim, embeddings_initializer=initializer(seed=seed + 1))
+        self.users.build(None)
+        self.items.build(None)
+        self.task = tfrs.tasks.Retrieval()
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return self.task(self.users(inputs[USER_INDEX]), self.items(inputs[ITEM_INDEX]), compute_metrics=False)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        table = self.users.embeddings.numpy()
+        table = np.vstack([table, table.mean(axis=0)])
+        rows = [self.row_of_user.get(user, len(table) - 1) for user in queries.user_ids]
+        return table[rows] @ self.items.embeddings.numpy().T
+
+
+def fit_two_tower(
+    split: Split, seed: int, max_epochs: int = 20, progress: Callable[[str], None] | None = None
+) -> TwoTower:
+    """Trains until validation is no longer better (looked at after each epoch), and gives back the best epoch's."""
+    tf.keras.utils.set_random_seed(seed)
+    users, rows = np.unique(split.train[USER_INDEX], return_inverse=True)
+    model = TwoTower(split.dataset.users["user_id"].to_numpy()[users], split.dataset.n_items, seed=seed)
+    model.compile(optimizer=tf.keras.optimizers.Adagrad(0.1))
+    events = {USER_INDEX: rows.astype(np.int32), ITEM_INDEX: split.train[ITEM_INDEX].to_numpy(np.int32)}
+    batches = tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(1024)
+    strata = split.strata()
+    best, best_weights, waited = -1.0, model.get_weights(), 0
+    for epoch in range(max_epochs):
+        if progress is not None:
+            progress(f"two_tower, epoch {epoch + 1}")
+        model.fit(batches, verbose=0)
+        sample = split.validation.slice(0, 3000)
+        value = selection_value(
+            evaluate(model, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        )
+        waited = 0 if value > best else waited + 1
+        if value > best:
+            best, best_weights = value, model.get_weights()
+        if waited == 3:
+            break
+    model.set_weights(best_weights)
+    return model

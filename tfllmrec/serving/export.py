@@ -1,0 +1,99 @@
+"""A run folder to a numbered SavedModel that stock TF Serving loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.columns import ITEM, TITLE
+from tfllmrec.config import dump_config
+from tfllmrec.errors import ModelError
+from tfllmrec.serving.signatures import ServingModel
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.training.run import Run
+
+MANIFEST = "tfllmrec.json"
+ITEMS = "items.parquet"
+EXTRA = "assets.extra"
+
+
+def export(run_folder: Path | str, target: Path | str) -> Path:
+    """Writes the next version of a model.
+
+    The version appears under its number only when it is whole: a server that watches ``target`` never sees half of one.
+
+    Args:
+      run_folder: a complete run.
+      target: such as ``saved_models/movielens``; the new version is ``target/1``, ``target/2``, ...
+
+    Returns:
+      The version's folder. Beside the SavedModel it holds ``assets.extra/tfllmrec.json`` (config, data hash, metrics,
+      versions) and ``assets.extra/items.parquet`` (ids and titles, in the order of the ``score`` signature).
+
+    Raises:
+      ModelError: the run is not complete, or the target cannot be written.
+    """
+    run, target = Run.open(run_folder), Path(target)
+    model = run.load_model()
+    text_to_vector = None
+    if np.any(run.text):
+        text_to_vector = TextEncoder.from_config(run.config.text).text_to_vector
+    serving = ServingModel(model, run.dataset.items[ITEM].to_numpy(object), np.asarray(run.text), text_to_vector)
+
+    temporary = target / f".writing-{uuid.uuid4().hex}"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        tf.saved_model.save(serving, str(temporary), signatures=serving.signatures())
+        extra = temporary / EXTRA
+        extra.mkdir()
+        items = run.dataset.items
+        items[[column for column in (ITEM, TITLE) if column in items]].to_parquet(extra / ITEMS, index=False)
+        (extra / MANIFEST).write_text(json.dumps(_manifest(run, target), indent=1))
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        return _publish(temporary, target)
+    except OSError as error:
+        raise ModelError(f"The model cannot be written to {target}: {error}. Nothing was changed there.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def versions(target: Path) -> list[int]:
+    """The version numbers in a model's folder, ascending."""
+    return sorted(int(path.name) for path in target.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def _publish(temporary: Path, target: Path) -> Path:
+    """Renames to the next free number; another exporter may take one at the same moment."""
+    number = max(versions(target), default=0)
+    while True:
+        number += 1
+        final = target / str(number)
+        if not final.exists():
+            try:
+                return temporary.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+
+
+def _manifest(run: Run, target: Path) -> dict:
+    record = json.loads((run.folder / "run.json").read_text())
+    return {
+        "name": target.name,
+        "run": str(run.folder.resolve()),
+        "config": dump_config(run.config),
+        "items": run.dataset.n_items,
+        "data_sha256": record["data_sha256"],
+        "seed": record["seed"],
+        "versions": record["versions"],
+        "metrics": run.metrics,
+    }

@@ -1,0 +1,42 @@
+"""The scoreboard of a run or of an exported SavedModel: one function, the same figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfllmrec.errors import DataError
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.training.run import Run, baselines, measured_again, to_stderr
+
+
+def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
+    """Measures the model at ``path`` on the test queries of the data it was trained on.
+
+    The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. Those of
+    the baselines do not depend on it and are taken from the run, unless ``refit_baselines``.
+
+    Returns:
+      The object that ``metrics.json`` holds.
+
+    Raises:
+      ModelError: neither a complete run nor an exported model. DataError: the run's data has changed or is gone.
+    """
+    path = Path(path)
+    recommender: Recommender
+    if (path / "config.yaml").is_file():
+        run = Run.open(path)
+        recommender = run.load_model()
+    else:
+        saved = SavedModel.open(path)
+        run, recommender = saved.run, saved
+        if saved.manifest["data_sha256"] != run.dataset.fingerprint:
+            raise DataError(f"The data in {run.folder} is not that which {path} was trained on: export it again.")
+    if run.dataset.fingerprint != json.loads((run.folder / "run.json").read_text())["data_sha256"]:
+        raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
+    recommenders: dict[str, Recommender] = {"hybrid": recommender}
+    if refit_baselines:
+        recommenders |= baselines(run.split, run.text, run.config, to_stderr)
+    return measured_again(run, recommenders)

@@ -1,0 +1,275 @@
+"""An exported model, asked from Python: what the command line uses, and a Recommender for measuring what is served."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the operations of the text tower)
+
+from tfllmrec.columns import ITEM, RATING, TITLE
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
+from tfllmrec.training.run import Run
+
+SCORE_BATCH = 256
+TERMS = {
+    "meaning": "reads like what you had, such as {because}",
+    "feedback": "fits your ratings, such as {because}",
+    "behaviour": "people who had {because} went on to it",
+}
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One line of an answer.
+
+    Attributes:
+      item_id, title: the title is the id where the catalogue has none.
+      score: higher is better; comparable within one answer only.
+      reason: the term that adds the most and the history item behind it; ``""`` where there is no history.
+      terms: what each term adds to the score.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    reason: str = ""
+    terms: dict[str, float] | None = None
+
+
+class SavedModel:
+    """A SavedModel that :func:`tfllmrec.serving.export.export` wrote, loaded as TF Serving would.
+
+    Use :meth:`open`.
+    """
+
+    def __init__(self, folder: Path, loaded: Any, manifest: dict[str, Any], items: pd.DataFrame) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.item_ids = items[ITEM].to_numpy(object)
+        titles = items[TITLE] if TITLE in items else items[ITEM]
+        self._title = {i: t or i for i, t in zip(items[ITEM], titles, strict=True)}
+        self._loaded = loaded
+        self._signatures = loaded.signatures
+
+    @classmethod
+    def open(cls, path: Path | str) -> SavedModel:
+        """Loads ``saved_models/NAME`` (its newest version) or ``saved_models/NAME/VERSION``.
+
+        Raises:
+          ModelError: there is no model, or it is not one of ours, or damaged.
+        """
+        folder = Path(path)
+        if not (folder / "saved_model.pb").is_file():
+            numbers = versions(folder) if folder.is_dir() else []
+            if not numbers:
+                raise ModelError(
+                    f"{path} holds no SavedModel: expected a version folder such as {folder / '1'}. Write one with "
+                    f"'tfllmrec export RUN {folder}'."
+                )
+            folder = folder / str(numbers[-1])
+        try:
+            manifest = json.loads((folder / EXTRA / MANIFEST).read_text())
+            items = pd.read_parquet(folder / EXTRA / ITEMS)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error
+        try:
+            loaded = tf.saved_model.load(str(folder))
+        except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
+            raise ModelError(f"The SavedModel in {folder} cannot be loaded: {error}") from error
+        return cls(folder, loaded, manifest, items)
+
+    def known(self, ids: Sequence[str]) -> list[bool]:
+        """Whether the catalogue has each id."""
+        return [item in self._title for item in ids]
+
+    def title(self, item_id: str) -> str:
+        return self._title.get(item_id, item_id)
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float] | None = None,
+        exclude: Sequence[str] = (),
+        k: int = 10,
+    ) -> list[Recommendation]:
+        """The best ``k`` items for one person, with reasons; unknown ids count as absent."""
+        found = self.recommend_many([history], k, [exclude], None if ratings is None else [ratings])[0]
+        if not found:
+            return found
+        explained = self._call(
+            "explain",
+            history=_strings([history]),
+            ratings=_ratings([history], None if ratings is None else [ratings]),
+            items=_strings([[item.item_id for item in found]]),
+        )
+        terms = {name: explained[name][0] for name in TERMS}
+        because = [value.decode() for value in explained["because"][0]]
+        return [
+            Recommendation(
+                item.item_id,
+                item.title,
+                item.score,
+                self._reason({name: float(value[i]) for name, value in terms.items()}, because[i]),
+                {name: float(value[i]) for name, value in terms.items()},
+            )
+            for i, item in enumerate(found)
+        ]
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude: Sequence[Sequence[str]] | None = None,
+        ratings: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Recommendation]]:
+        """As :meth:`recommend` for many people at once, without reasons."""
+        answers: list[list[Recommendation]] = []
+        for start in range(0, len(histories), SCORE_BATCH):
+            rows = slice(start, start + SCORE_BATCH)
+            batch = histories[rows]
+            out = self._call(
+                "recommend",
+                history=_strings(batch),
+                ratings=_ratings(batch, None if ratings is None else ratings[rows]),
+                exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
+                k=np.full(len(batch), k, np.int32),
+            )
+            answers += self._answers(out)
+        return answers
+
+    def search(
+        self, text: str, history: Sequence[str] = (), exclude: Sequence[str] = (), k: int = 10
+    ) -> list[Recommendation]:
+        """Items whose text means what ``text`` says.
+
+        Raises:
+          ModelError: the model was trained without text.
+        """
+        return self._answers(
+            self._call(
+                "search",
+                text=np.asarray([text], object),
+                history=_strings([history]),
+                exclude=_strings([exclude]),
+                k=np.asarray([k], np.int32),
+            )
+        )[0]
+
+    def similar(self, item_id: str, k: int = 10) -> list[Recommendation]:
+        """Items like this one.
+
+        Raises:
+          DataError: the catalogue does not have it.
+        """
+        if item_id not in self._title:
+            near = difflib.get_close_matches(item_id, list(self._title), n=3)
+            raise DataError(
+                f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
+            )
+        out = self._call("similar", item_id=np.asarray([item_id], object), k=np.asarray([k], np.int32))
+        return self._answers(out)[0]
+
+    @cached_property
+    def run(self) -> Run:
+        """The run that the model came from.
+
+        Raises:
+          DataError: it is no longer where it was.
+        """
+        folder = Path(self.manifest["run"])
+        if not (folder / "data").is_dir():
+            raise DataError(
+                f"The run {folder} that {self.folder} was exported from is not there any more, and with it the people's "
+                "histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
+            )
+        return Run(folder)
+
+    def history_of(self, user_id: str) -> tuple[list[str], list[float] | None]:
+        """All events of a person in the data the model was trained on: item ids, oldest first, and their ratings.
+
+        Raises:
+          DataError: the person is not in that data, or the data is not there any more.
+        """
+        users = self._row_of_user
+        if user_id not in users:
+            near = difflib.get_close_matches(user_id, list(users), n=3)
+            raise DataError(
+                f"No user {user_id!r} in the data of {self.folder}."
+                + (f" Near: {', '.join(near)}." if near else "")
+                + " For somebody new give --history id1,id2."
+            )
+        start, stop = self._event_bounds[users[user_id]], self._event_bounds[users[user_id] + 1]
+        events = self.run.dataset.events.iloc[start:stop]
+        ratings = events[RATING].tolist() if self.run.dataset.has_ratings else None
+        return events[ITEM].tolist(), ratings
+
+    @cached_property
+    def _row_of_user(self) -> dict[str, int]:
+        return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
+
+    @cached_property
+    def _event_bounds(self) -> np.ndarray:
+        """Events are sorted by user: where each user's begin."""
+        dataset = self.run.dataset
+        return np.searchsorted(dataset.events["user_index"].to_numpy(), np.arange(dataset.n_users + 1))
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``."""
+        scores = np.empty((len(queries), len(self.item_ids)), np.float32)
+        for start in range(0, len(queries), SCORE_BATCH):
+            batch = queries.slice(start, start + SCORE_BATCH)
+            width = max(int(batch.history.lengths.max(initial=1)), 1)
+            index = batch.history.padded(width, -1)
+            history = np.where(index >= 0, self.item_ids[index], "").astype(object)
+            ratings = batch.ratings.padded(width, np.nan)
+            scores[start : start + len(batch)] = self._call("score", history=history, ratings=ratings)["scores"]
+        return scores
+
+    def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        if signature not in self._signatures:
+            raise ModelError(
+                f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
+                + (": the catalogue that it was trained on has no text." if signature == "search" else ".")
+            )
+        out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in out.items()}
+
+    def _answers(self, out: dict[str, np.ndarray]) -> list[list[Recommendation]]:
+        return [
+            [
+                Recommendation(item.decode(), self.title(item.decode()), float(score))
+                for item, score in zip(items, scores, strict=True)
+                if item
+            ]
+            for items, scores in zip(out["item_ids"], out["scores"], strict=True)
+        ]
+
+    def _reason(self, terms: dict[str, float], because: str) -> str:
+        if not because:
+            return ""
+        return TERMS[max(terms, key=lambda name: terms[name])].format(because=self.title(because))
+
+
+def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
+    """object ``[B, L]`` padded with ``""``; L is at least 1."""
+    width = max([len(row) for row in rows] + [1])
+    return np.asarray([[*row, *[""] * (width - len(row))] for row in rows], object).reshape(len(rows), width)
+
+
+def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float]] | None) -> np.ndarray:
+    """float32 ``[B, L]``, NaN for none."""
+    if ratings is None:
+        return np.zeros((len(histories), 0), np.float32)
+    width = max([len(row) for row in histories] + [1])
+    return np.asarray([[*row, *[np.nan] * (width - len(row))] for row in ratings], np.float32)

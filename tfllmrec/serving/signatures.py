@@ -1,0 +1,183 @@
+"""What a client may ask of an exported model: strings in, strings out, core TensorFlow and TF Text operations only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.models.hybrid import Hybrid
+
+STRINGS = tf.TensorSpec((None, None), tf.string)
+FLOATS = tf.TensorSpec((None, None), tf.float32)
+ONE_STRING = tf.TensorSpec((None,), tf.string)
+ONE_INT = tf.TensorSpec((None,), tf.int32)
+
+#: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
+PERSONAL = 0.05
+
+
+class ServingModel(tf.Module):
+    """A fitted hybrid with its catalogue and its text tower, ready to be saved.
+
+    Every signature takes a batch of any size. String matrices are padded with ``""``; ids that the catalogue does not
+    have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row is
+    filled up with ``""`` at score 0.
+
+    Args:
+      model: fitted.
+      item_ids: object ``[N]``.
+      text: float32 ``[N, Dt]``, zeros where an item has no text.
+      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` where the catalogue has no text: no ``search`` then.
+    """
+
+    def __init__(
+        self,
+        model: Hybrid,
+        item_ids: np.ndarray,
+        text: np.ndarray,
+        text_to_vector: Callable[[tf.Tensor], tf.Tensor] | None,
+    ) -> None:
+        super().__init__(name="tfllmrec")
+        self.n_items = len(item_ids)
+        ids = tf.constant([str(item) for item in item_ids])
+        self.index_of = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(ids, tf.range(self.n_items)), default_value=self.n_items
+        )
+        self.item_ids = tf.concat([ids, [""]], axis=0)
+        self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
+        self.text = tf.Variable(np.asarray(text, np.float32), trainable=False, name="text_vectors")
+        self.text_to_vector = text_to_vector
+        # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
+        layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
+        self.variables_of_model = [variable for layer in layers for variable in layer.variables]
+        self._score_items = model.score_items
+        self._explain_items = model.explain_items
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """By the name that a client calls them by."""
+        served = {
+            "serving_default": self.recommend,
+            "recommend": self.recommend,
+            "similar": self.similar,
+            "explain": self.explain,
+            "score": self.score,
+        }
+        if self.text_to_vector is not None:
+            served["search"] = self.search
+        return {name: function.get_concrete_function() for name, function in served.items()}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def recommend(self, history, ratings, exclude, k):
+        """The best ``k`` items beyond the history and ``exclude``.
+
+        Args:
+          history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
+            that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
+        """
+        known, marks, unknown = self._known(history, ratings)
+        scores = self._score_items(self.item_vectors, known, marks)
+        return self._best(scores, [known, self.index_of.lookup(exclude)], k) | {"unknown": unknown}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(ONE_STRING.shape, tf.string, "text"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def search(self, text, history, exclude, k):
+        """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
+        meant = tf.matmul(self.text_to_vector(text), self.text, transpose_b=True)
+        known, marks, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
+        liked = self._score_items(self.item_vectors, known, marks)
+        spread = tf.math.reduce_std(liked, axis=1, keepdims=True)
+        personal = tf.math.divide_no_nan(liked - tf.reduce_mean(liked, axis=1, keepdims=True), spread)
+        has_history = tf.reduce_any(known < self.n_items, axis=1, keepdims=True)
+        scores = meant + tf.where(has_history, PERSONAL * personal, 0.0)
+        return self._best(scores, [self.index_of.lookup(exclude)], k) | {"unknown": unknown}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(ONE_STRING.shape, tf.string, "item_id"),
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def similar(self, item_id, k):
+        """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
+        index = self.index_of.lookup(item_id)
+        present = index < self.n_items
+        row = tf.where(present, index, 0)
+        scores = 0.5 * (
+            tf.matmul(tf.gather(self.item_vectors, row), self.item_vectors, transpose_b=True)
+            + tf.matmul(tf.gather(self.text, row), self.text, transpose_b=True)
+        )
+        scores = tf.where(present[:, tf.newaxis], scores, -np.inf)
+        return self._best(scores, [index[:, tf.newaxis]], k) | {"unknown": tf.cast(~present, tf.int32)}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "items"),
+        ]
+    )
+    def explain(self, history, ratings, items):
+        """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
+        known, marks, unknown = self._known(history, ratings)
+        terms = self._explain_items(self.item_vectors, known, marks, self.index_of.lookup(items))
+        position = terms.pop("because")
+        event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
+        return terms | {"because": tf.gather(self.item_ids, event), "unknown": unknown}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
+        ]
+    )
+    def score(self, history, ratings):
+        """The score of every item in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
+        known, marks, _ = self._known(history, ratings)
+        return {"scores": self._score_items(self.item_vectors, known, marks)}
+
+    def _known(self, history: tf.Tensor, ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Indices int32 ``[B, L']`` left-aligned and padded with N, their ratings, and the count of unknown ids."""
+        index = self.index_of.lookup(history)
+        present = index < self.n_items
+        length = tf.shape(history)[1]
+        marks = tf.pad(ratings, [[0, 0], [0, tf.maximum(length - tf.shape(ratings)[1], 0)]], constant_values=np.nan)
+        unknown = tf.reduce_sum(tf.cast(~present & (history != ""), tf.int32), axis=1)
+        known = tf.ragged.boolean_mask(index, present).to_tensor(default_value=self.n_items)
+        marks = tf.ragged.boolean_mask(marks[:, :length], present).to_tensor(default_value=np.nan)
+        # A batch of empty histories still needs a column.
+        known = tf.pad(known, [[0, 0], [0, 1]], constant_values=self.n_items)
+        return known, tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan), unknown
+
+    def _best(self, scores: tf.Tensor, forbidden: list[tf.Tensor], k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Top k of ``[B, N]`` scores without the ``forbidden`` indices ``[B, *]`` (N among them is nothing)."""
+        batch = tf.shape(scores)[0]
+        columns = tf.concat(forbidden, axis=1)
+        rows = tf.repeat(tf.range(batch)[:, tf.newaxis], tf.shape(columns)[1], axis=1)
+        at = tf.reshape(tf.stack([rows, columns], axis=-1), (-1, 2))
+        masked = tf.pad(scores, [[0, 0], [0, 1]], constant_values=-np.inf)
+        masked = tf.tensor_scatter_nd_update(masked, at, tf.fill((tf.shape(at)[0],), np.float32(-np.inf)))
+        k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
+        width = tf.reduce_max(tf.concat([k, [0]], axis=0))
+        found = tf.math.top_k(masked, k=tf.minimum(width, self.n_items + 1))
+        shown = tf.math.is_finite(found.values) & (tf.range(tf.shape(found.values)[1])[tf.newaxis] < k[:, tf.newaxis])
+        missing = [[0, 0], [0, width - tf.shape(found.values)[1]]]
+        indices = tf.pad(tf.where(shown, found.indices, self.n_items), missing, constant_values=self.n_items)
+        return {
+            "item_ids": tf.gather(self.item_ids, indices),
+            "scores": tf.pad(tf.where(shown, found.values, 0.0), missing),
+        }

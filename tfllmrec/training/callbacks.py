@@ -1,0 +1,159 @@
+"""Keras callbacks: the scoreboard in TensorBoard, and a run that can be killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result, selection_value
+
+
+class Scoreboard(tf.keras.callbacks.Callback):
+    """Measures the model after each epoch, and writes the figures to TensorBoard under their usual labels.
+
+    ``recall@10/tail`` is called that here, in tables and in JSON. The value that epochs are compared by enters Keras'
+    ``logs`` as ``selection``, so ``EarlyStopping(monitor="selection", mode="max")`` works too.
+
+    Args:
+      measure: the model -> :class:`Result`; usually ``evaluate`` on (a sample of) the validation queries.
+      log_dir: of TensorBoard; ``None`` writes nothing.
+      tell: called with a line for each epoch.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[tf.keras.Model], Result],
+        log_dir: Path | str | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.measure = measure
+        self.tell = tell
+        self.writer = tf.summary.create_file_writer(str(log_dir)) if log_dir else None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs if logs is not None else {}
+        result = self.measure(self.model)
+        logs["selection"] = selection_value(result)
+        figures = {label: value for label, value in result.metrics.items() if value is not None}
+        if self.writer is not None:
+            with self.writer.as_default(step=epoch):
+                for label, value in figures.items():
+                    tf.summary.scalar(label, value)
+                for label, value in logs.items():
+                    tf.summary.scalar(f"training/{label}", value)
+                gates = getattr(self.model, "gates", None)
+                if gates is not None:
+                    tf.summary.histogram("gates/a_i", gates.gate())
+            self.writer.flush()
+        if self.tell is not None:
+            shown = ("ndcg@10", "recall@10", "recall@10/tail")
+            self.tell(
+                f"epoch {epoch + 1}: "
+                + ", ".join(f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs)
+                + "; validation "
+                + ", ".join(f"{label} {figures[label]:.4f}" for label in shown if label in figures)
+            )
+            for alarm in result.alarms:
+                self.tell(f"  alarm: {alarm}")
+
+
+@dataclass
+class FitState:
+    """How far a fit has come: all that is needed to go on as if nothing had happened."""
+
+    epochs_done: int = 0
+    best_epoch: int = -1
+    best_value: float = -1.0
+    finished: bool = False
+    values: list[float] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> FitState:
+        path = folder / "state.json"
+        if not path.exists():
+            return cls()
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{path} is damaged ({error}): delete {folder} and fit again.") from error
+
+    def save(self, folder: Path) -> None:
+        path = folder / "state.json"
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+class EpochCheckpoint(tf.keras.callbacks.Callback):
+    """Saves after each epoch, keeps the best, stops when ``patience`` epochs brought nothing better.
+
+    An epoch's weights, optimizer and noise counters are written to a folder of their own; only then does one renamed
+    JSON file point to it. A run that is killed in between goes on from the epoch before, and, since batches and noise
+    are functions of seed and step, ends where an undisturbed run does.
+
+    Args:
+      folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of :class:`Scoreboard`.
+    """
+
+    def __init__(self, folder: Path, patience: int) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.patience = patience
+        self.state = FitState.load(self.folder)
+
+    def restore_last(self, model: tf.keras.Model) -> None:
+        """Loads the last finished epoch into a compiled model, if there is one."""
+        if self.state.epochs_done:
+            model.optimizer.build(model.trainable_variables)
+            self._read(model, self.state.epochs_done - 1)
+
+    def restore_best(self, model: tf.keras.Model) -> None:
+        """Loads the weights of the best epoch."""
+        if self.state.best_epoch >= 0:
+            self._read(model, self.state.best_epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        value = (logs or {})["selection"]
+        target = self._path(epoch)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir(parents=True)
+        self._checkpoint(self.model).write(str(target))
+        state = self.state
+        state.epochs_done = epoch + 1
+        state.values.append(value)
+        if value > state.best_value:
+            state.best_epoch, state.best_value = epoch, value
+        state.finished = epoch - state.best_epoch >= self.patience
+        state.save(self.folder)
+        for old in self.folder.glob("epoch-*"):
+            if old not in (target.parent, self._path(state.best_epoch).parent):
+                shutil.rmtree(old, ignore_errors=True)
+        if state.finished:
+            self.model.stop_training = True
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}" / "weights"
+
+    def _read(self, model: tf.keras.Model, epoch: int) -> None:
+        try:
+            self._checkpoint(model).read(str(self._path(epoch))).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise ModelError(
+                f"The checkpoint {self._path(epoch)} does not fit this model: it was made with other settings or is "
+                f"damaged. Fit into another folder. ({str(error).splitlines()[0]})"
+            ) from error
+
+    @staticmethod
+    def _checkpoint(model: tf.keras.Model) -> tf.train.Checkpoint:
+        return tf.train.Checkpoint(model=model, optimizer=model.optimizer)

@@ -1,0 +1,143 @@
+"""Settings that say *auto*, chosen from the data; each choice comes with a line that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import Split
+from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, fit_item_weights, score_history
+
+#: Validation queries that settings are compared on.
+SAMPLE = 3000
+#: Above this many items a fit takes minutes, and the starting point is taken as it is.
+SEARCH_ITEMS = 15_000
+FULL_SOFTMAX_ITEMS = 60_000
+
+
+def sizes(split: Split, config: ExperimentConfig) -> list[str]:
+    """Fills in *auto* sizes of training and history, in place; returns what was chosen and why."""
+    lengths = split.train_queries().history.lengths
+    mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
+    training, said = config.training, []
+    if training.batch_size is None:
+        # About 800 targets in a step, whatever the histories' length.
+        training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / min(mean, config.model.history_length))), 32, 256))
+        said.append(f"training.batch_size {training.batch_size}: histories of {mean:.0f} events on average")
+    if training.epochs is None:
+        training.epochs = int(np.clip(round(2_000_000 / n_events), 4, 12))
+        said.append(f"training.epochs {training.epochs} at most: {n_events:,} training events")
+    if training.negatives is None:
+        training.negatives = 0 if n_items <= FULL_SOFTMAX_ITEMS else 8192
+        how = "the whole catalogue" if training.negatives == 0 else "sampled"
+        said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
+    if "behaviour" in config.model.terms and n_items > MAX_ITEMS:
+        config.model.terms = [term for term in config.model.terms if term != "behaviour"]
+        said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
+    return said
+
+
+class _Weights:
+    """Item-item weights as a Recommender."""
+
+    def __init__(self, weights: np.ndarray, decay: float) -> None:
+        self.weights, self.decay = weights, decay
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return score_history(queries.history, self.weights, self.decay)
+
+
+def choose_item_weights(
+    split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
+) -> tuple[ItemWeightSettings, list[str]]:
+    """The views' strengths for :func:`fit_item_weights`: what the config sets, the rest by search on validation.
+
+    A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
+    as long as that helps. On large catalogues the starting point is taken.
+
+    Args:
+      text: float32 ``[N, Dt]``, as the encoder gives it.
+
+    Returns:
+      The settings, and what was chosen and why.
+    """
+    queries = split.train_queries()
+    n_items = split.dataset.n_items
+    long = queries.history.lengths.mean() > 30
+    start = ItemWeightSettings(
+        decay=0.9 if long else 0.8,
+        l2=300.0 if long else 100.0,
+        co_occurrence=0.1,
+        text=(10.0 if long else 50.0) if np.any(text) else 0.0,
+    )
+    model = config.model
+    fixed = {
+        name: value
+        for name, value in (
+            ("decay", model.item_weights_decay),
+            ("l2", model.item_weights_l2),
+            ("co_occurrence", model.item_weights_co_occurrence),
+            ("text", model.item_weights_text),
+        )
+        if value is not None
+    }
+    start = replace(start, **fixed)
+    steps = {
+        "decay": lambda v: (0.5 * (1 + v), 2 * v - 1) if v > 0.6 else (0.5 * (1 + v),),
+        "l2": lambda v: (v * 3, v / 3),
+        "co_occurrence": lambda v: (v * 3, v / 3),
+        "text": lambda v: (v * 3, v / 3) if v else (),
+    }
+    if not split.dataset.ordered and "decay" not in fixed:
+        start, fixed = replace(start, decay=1.0), fixed | {"decay": 1.0}
+    if len(fixed) == len(steps):
+        return start, []
+    if n_items > SEARCH_ITEMS:
+        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
+
+    unit = centred_unit(text)
+    sample = split.validation
+    if len(sample) > SAMPLE:
+        rows = np.random.default_rng(config.seed).choice(len(sample), SAMPLE, replace=False)
+        sample = sample.take(np.sort(rows))
+    strata = split.strata(config.evaluation.head_share)
+
+    def value_of(settings: ItemWeightSettings) -> float:
+        if progress is not None:
+            progress(f"item-item weights: {_said(settings)}")
+        weights = _Weights(fit_item_weights(queries.history, n_items, settings, unit), settings.decay)
+        result = evaluate(weights, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        return selection_value(result)
+
+    best, best_value = start, value_of(start)
+    tried = 1
+    for name in ("text", "l2", "decay", "co_occurrence"):
+        if name in fixed:
+            continue
+        for direction in range(len(steps[name](getattr(best, name)))):
+            moved = False
+            while True:
+                moves = steps[name](getattr(best, name))
+                if direction >= len(moves):
+                    break
+                candidate = replace(best, **{name: round(moves[direction], 6)})
+                value = value_of(candidate)
+                tried += 1
+                if value <= best_value:
+                    break
+                best, best_value, moved = candidate, value, True
+            if moved:
+                break
+    return best, [f"model.item_weights {_said(best)}: best of {tried} on validation (selection value {best_value:.4f})"]
+
+
+def _said(settings: ItemWeightSettings) -> str:
+    return (
+        f"decay {settings.decay:.3g}, l2 {settings.l2:.3g}, co-occurrence {settings.co_occurrence:.3g}, "
+        f"text {settings.text:.3g}"
+    )

@@ -1,0 +1,171 @@
+"""From a split and text vectors to a fitted hybrid: the steps of a Keras script, in the order that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.columns import ITEM
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
+from tfllmrec.data.splits import Split
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
+from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, fit_item_weights, prune
+from tfllmrec.training import defaults
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard
+from tfllmrec.training.optimizer import adamw
+
+#: What the dense side may weigh beside what its gates say; the best on validation is taken.
+DENSE_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+Tell = Callable[[str], None]
+
+
+def set_seeds(seed: int) -> None:
+    """Seeds Python, numpy and TensorFlow, and makes TensorFlow's operations deterministic."""
+    tf.keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model, and the settings as they were after *auto*."""
+
+    model: Hybrid
+    config: ExperimentConfig
+
+
+def build_hybrid(split: Split, text: np.ndarray, config: ExperimentConfig) -> Hybrid:
+    """An untrained model of a split's catalogue; item-item weights are still zero.
+
+    Args:
+      text: float32 ``[N, Dt]``, in the order of the items table.
+      config: with every *auto* resolved.
+    """
+    catalogue = Catalogue(split.dataset.items[ITEM].to_numpy(object), text)
+    negatives = Negatives(config.training.negatives or 0, config.training.log_q)
+    return Hybrid(catalogue, split.train_counts, config.model, negatives, config.seed)
+
+
+def fit_hybrid(
+    split: Split,
+    text: np.ndarray,
+    config: ExperimentConfig,
+    folder: Path | None = None,
+    tell: Tell | None = None,
+) -> Fitted:
+    """Resolves *auto* settings, solves the item-item weights, trains the dense side and the gates, keeps the best epoch.
+
+    Args:
+      split: training events and validation queries; test queries are not looked at.
+      text: float32 ``[N, Dt]``, in the order of the items table.
+      config: may say *auto*; it is not changed.
+      folder: for checkpoints and TensorBoard logs. A fit that finds its own state there goes on from it.
+      tell: called with a line for each step.
+
+    Raises:
+      ModelError: the loss is not a number, or the folder's checkpoints belong to another model.
+    """
+    config = config.model_copy(deep=True)
+    tell = tell or (lambda line: None)
+    set_seeds(config.seed)
+    for line in defaults.sizes(split, config):
+        tell(f"chosen: {line}")
+    sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
+    settings = None
+    if "behaviour" in config.model.terms:
+        settings, said = defaults.choose_item_weights(split, text, config, tell)
+        for line in said:
+            tell(f"chosen: {line}")
+        config.model.item_weights_decay, config.model.item_weights_l2 = settings.decay, settings.l2
+        config.model.item_weights_co_occurrence, config.model.item_weights_text = settings.co_occurrence, settings.text
+
+    if config.training.precision != "float32":
+        tf.keras.mixed_precision.set_global_policy(config.training.precision)
+    try:
+        model = build_hybrid(split, text, config)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    if settings is not None:
+        tell("item-item weights: solving")
+        set_item_weights(model, sequences, text, settings, config.model.item_weights_neighbours)
+    if model.use_dense:
+        _train(model, sequences, split, config, folder, tell)
+    return Fitted(model, config)
+
+
+def set_item_weights(
+    model: Hybrid, sequences: Sequences, text: np.ndarray, settings: ItemWeightSettings, neighbours: int
+) -> None:
+    """Solves W twice, with all training events and without those that the gates are fitted on, and sets both."""
+    unit = centred_unit(text)
+
+    def solve(histories) -> PrunedWeights:
+        return prune(fit_item_weights(histories, sequences.n_items, settings, unit), neighbours)
+
+    kept = sequences.without_held_out()
+    model.set_item_weights(solve(sequences.items))
+    model.set_holdout(solve(kept), np.bincount(kept.values, minlength=sequences.n_items))
+
+
+def _train(
+    model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path | None, tell: Tell
+) -> None:
+    training, length = config.training, config.model.history_length
+    assert training.batch_size is not None and training.epochs is not None
+    strata = split.strata(config.evaluation.head_share)
+    rows = np.random.default_rng(config.seed).permutation(len(split.validation))[: defaults.SAMPLE]
+    sample = split.validation.take(np.sort(rows))
+
+    def measure(model: Hybrid) -> Result:
+        return evaluate(model, sample, train_counts=split.train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0)
+
+    steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
+    model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
+    callbacks = [
+        Scoreboard(measure, folder / "logs" / "validation" if folder else None, tell),
+        tf.keras.callbacks.TerminateOnNaN(),
+    ]
+    checkpoint = None
+    first_epoch = 0
+    if folder is not None:
+        checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
+        checkpoint.restore_last(model)
+        first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
+        if first_epoch:
+            tell(f"resumed after epoch {checkpoint.state.epochs_done}")
+        callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False)]
+    if first_epoch < training.epochs:
+        batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
+        history = model.fit(
+            batches, epochs=training.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0
+        ).history
+        if not np.all(np.isfinite(history["loss"])):
+            raise ModelError(
+                f"The loss is not a number after epoch {len(history['loss']) + first_epoch}: lower "
+                f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
+            )
+    if checkpoint is not None:
+        checkpoint.restore_best(model)
+        tell(f"best epoch: {checkpoint.state.best_epoch + 1}")
+    if model.use_behaviour:
+        _choose_dense_strength(model, measure, tell)
+
+
+def _choose_dense_strength(model: Hybrid, measure: Callable[[Hybrid], Result], tell: Tell) -> None:
+    values = {}
+    for strength in DENSE_STRENGTHS:
+        model.gates.dense_strength.assign(strength)
+        values[strength] = selection_value(measure(model))
+    best = max(values, key=lambda strength: (values[strength], -abs(strength - 1)))
+    model.gates.dense_strength.assign(best)
+    tell(
+        f"dense strength {best} (selection value {values[best]:.4f}; {values[1.0]:.4f} as the gates were fitted, "
+        f"{values[0.0]:.4f} without the dense terms)"
+    )

@@ -1,0 +1,351 @@
+"""A run folder: everything that one ``fit`` read, chose, learnt and measured.
+
+    RUN/
+      config.yaml     the resolved config; itself a valid input
+      run.json        seed, versions, data hash, what was chosen and why
+      data/           the data set as it was used (Parquet)
+      vectors.npy     the items' text vectors, float32 [N, Dt]
+      checkpoints/    the newest epoch, the best one, and how far training is
+      logs/           TensorBoard
+      model/          the fitted weights
+      metrics.json    figures of the model and of every baseline; written last: a run with it is complete
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.config import ExperimentConfig, dump_config, load_config
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.splits import Split, make_split
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import alarm_lines, as_json
+from tfllmrec.models.baselines import fit_baselines
+
+if TYPE_CHECKING:
+    from tfllmrec.models.hybrid import Hybrid
+
+PACKAGES = (
+    "tfllmrec",
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-text",
+    "tensorflow-hub",
+    "tensorflow-recommenders",
+    "numpy",
+    "pandas",
+)
+Tell = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Where progress goes: standard output belongs to results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder that exists; see the module's text for what is in it."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """A complete run.
+
+        Raises:
+          ModelError: there is none, or it was interrupted.
+        """
+        run = cls(Path(folder))
+        if not (run.folder / "config.yaml").is_file():
+            raise ModelError(f"{folder} is no run folder: expected a config.yaml there, as 'tfllmrec fit' writes it.")
+        if not run.complete:
+            raise ModelError(f"{folder} was not finished: continue it with 'tfllmrec fit --resume {folder}'.")
+        return run
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
+    @cached_property
+    def config(self) -> ExperimentConfig:
+        """The resolved config."""
+        return load_config(self.folder / "config.yaml", []).config
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What ``evaluate --json`` prints."""
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset.load(self.folder / "data")
+
+    @cached_property
+    def split(self) -> Split:
+        return make_split(self.dataset, self.config.split, self.config.seed)
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """float32 ``[N, Dt]``."""
+        return np.load(self.folder / "vectors.npy", mmap_mode="r")
+
+    def load_model(self) -> Hybrid:
+        """The fitted model.
+
+        Raises:
+          ModelError: the saved weights are damaged or not of this data.
+        """
+        import tensorflow as tf
+
+        from tfllmrec.training.fit import build_hybrid
+
+        model = build_hybrid(self.split, np.asarray(self.text), self.config)
+        checkpoint = tf.train.Checkpoint(model=model)
+        try:
+            checkpoint.read(str(self.folder / "model" / "weights")).assert_existing_objects_matched().expect_partial()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise ModelError(f"The weights in {self.folder}/model cannot be read: {error}. Fit again.") from error
+        return model
+
+
+def fit_experiment(
+    config: ExperimentConfig, out: Path | None = None, *, base: Path = Path(), resume: bool = False, tell: Tell = to_stderr
+) -> Run:
+    """Reads, splits, encodes, fits, measures; writes a run folder.
+
+    Args:
+      config: may say *auto*.
+      out: the run folder; by default ``runs/NAME``, with a number where that is taken.
+      base: where relative data paths start.
+      resume: go on with the interrupted run in ``out``; its config and its data are used.
+      tell: called with a line for each step.
+
+    Returns:
+      The complete run.
+
+    Raises:
+      ConfigError: ``out`` is taken (without resume) or not there (with it).
+      DataError, ModelError: see the steps.
+    """
+    if resume:
+        if out is None or not (out / "config.yaml").is_file():
+            raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
+        run = Run(out)
+        if run.complete:
+            tell(f"{out} is complete already.")
+            return run
+        config = load_config(out / "config.yaml", []).config
+        dataset = Dataset.load(out / "data")
+    else:
+        dataset = read_dataset(config.data, base)
+        out = _free_folder(out, dataset.name)
+        run = Run(out)
+        for line in dataset.report.lines():
+            tell(f"data: {line}")
+        # From here on the run folder stands alone: its config reads the data beside it.
+        dataset.save(out / "data")
+        config = config.model_copy(deep=True)
+        config.data = config.data.model_copy(
+            update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
+                    "users": None, "more_items": [], "columns": {}}
+        )  # fmt: skip
+        split = make_split(dataset, config.split, config.seed)
+        config.split = config.split.model_copy(update={"kind": split.kind})
+        _write(out / "config.yaml", dump_config(config))
+    split = run.split
+    tell(
+        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
+        f"{split.kind} split, {len(split.test):,} test queries"
+    )
+
+    text = _encode(run, config, tell)
+    from tfllmrec.training.fit import fit_hybrid
+
+    chosen: list[str] = []
+
+    def remember(line: str) -> None:
+        if line.startswith("chosen: "):
+            chosen.append(line.removeprefix("chosen: "))
+        tell(line)
+
+    fitted = fit_hybrid(split, text, config, out, remember)
+    _save_model(fitted.model, out / "model")
+    _write(out / "config.yaml", dump_config(fitted.config))
+    _write(out / "run.json", json.dumps(_record(run, config.seed, chosen), indent=1))
+
+    recommenders = baselines(split, text, fitted.config, tell)
+    tell("measuring on the test queries")
+    results = {
+        name: _measure(recommender, split, fitted.config)
+        for name, recommender in {"hybrid": fitted.model, **recommenders}.items()
+    }
+    _write(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
+    tell(f"run folder: {out}")
+    return run
+
+
+def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
+    """Every baseline of the config, fitted on the training events, its settings chosen on validation."""
+    names = [name for name in config.evaluation.baselines if name != "two_tower"]
+    if not np.any(text) and "text" in names:
+        names.remove("text")
+        tell("baseline text is left out: no item has text")
+    fitted: dict[str, Recommender] = dict(
+        fit_baselines(
+            names,
+            split.train_queries().history,
+            split.dataset.n_items,
+            split.validation,
+            text_vectors=text,
+            seed=config.seed,
+            progress=lambda name: tell(f"baseline: {name}"),
+        )
+    )
+    if "two_tower" in config.evaluation.baselines:
+        from tfllmrec.models.two_tower import fit_two_tower
+
+        tell("baseline: two_tower")
+        fitted["two_tower"] = fit_two_tower(split, config.seed)
+    return fitted
+
+
+def _measure(recommender: Recommender, split: Split, config: ExperimentConfig) -> Result:
+    settings = config.evaluation
+    return evaluate(
+        recommender,
+        split.test,
+        train_counts=split.train_counts,
+        strata=split.strata(settings.head_share),
+        ks=settings.ks,
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+        seed=config.seed,
+    )
+
+
+def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
+    """The run's report with the figures of ``recommenders`` computed now, all others as recorded."""
+    results = {name: _measure(recommender, run.split, run.config) for name, recommender in recommenders.items()}
+    record = dict(run.metrics)
+    record["results"] = {**record["results"], **as_json(results)}
+    record["intervals"] = {**record["intervals"], **{name: _intervals(result) for name, result in results.items()}}
+    return record
+
+
+def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -> dict[str, Any]:
+    """What ``metrics.json`` holds and ``evaluate --json`` prints."""
+    dataset = split.dataset
+    return {
+        "data": {
+            "name": dataset.name,
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "events": len(dataset.events),
+            "sha256": dataset.fingerprint,
+        },
+        "split": {
+            "kind": split.kind,
+            "seed": config.seed,
+            "train_events": len(split.train),
+            "head_share": config.evaluation.head_share,
+            **next(iter(results.values())).counts,
+        },
+        "results": as_json(results),
+        "intervals": {name: _intervals(result) for name, result in results.items()},
+        "alarms": alarm_lines(results),
+    }
+
+
+def _intervals(result: Result) -> dict[str, list[float]]:
+    return {label: [low, high] for label, (low, high) in result.intervals.items()}
+
+
+def _encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
+    """The items' text vectors; from the run folder, else from the vector store, else encoded now."""
+    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.progress import show_progress
+    from tfllmrec.text.store import VectorStore, encode_items
+    from tfllmrec.text.template import ItemTemplate
+
+    path = run.folder / "vectors.npy"
+    if path.is_file():
+        return np.load(path)
+    try:
+        template = ItemTemplate.from_items(run.dataset.items, config.text.template)
+    except ConfigError as error:
+        if config.text.template is not None:
+            raise
+        tell(f"no item has text, so nothing can be read: {error}")
+        return np.zeros((run.dataset.n_items, 1), np.float32)
+    config.text.template = template.template
+    tell(f"text: {template.template!r}, encoder {config.text.encoder}")
+    encoder = TextEncoder.from_config(config.text)
+    with show_progress() as progress:
+        vectors = encode_items(
+            template.texts(run.dataset.items), encoder, VectorStore(cache_folder() / "vectors"), progress
+        )
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, vectors)
+    temporary.replace(path)
+    return vectors
+
+
+def _save_model(model: Hybrid, folder: Path) -> None:
+    import tensorflow as tf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tf.train.Checkpoint(model=model).write(str(folder / "weights"))
+
+
+def _record(run: Run, seed: int, chosen: list[str]) -> dict[str, Any]:
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "seed": seed,
+        "data_sha256": run.dataset.fingerprint,
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "chosen": chosen,
+        "cleaning": asdict(run.dataset.report),
+    }
+
+
+def _free_folder(out: Path | None, name: str) -> Path:
+    if out is not None:
+        if out.exists() and (out.is_file() or any(out.iterdir())):
+            raise ConfigError(f"{out} is not empty: name another folder with --out, or continue with --resume {out}.")
+        return out
+    out, number = Path("runs") / name, 1
+    while out.exists():
+        number += 1
+        out = Path("runs") / f"{name}-{number}"
+    return out
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
