@@ -1,9 +1,49 @@
 """Recommenders that read: text-tower recommendation on TensorFlow, Keras and TensorFlow Recommenders."""
 
 import os
+from importlib import import_module
+from typing import Any
 
 # TensorFlow Recommenders and TF Hub layers are Keras 2: this must be set before anything touches tf.keras.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 __version__ = "0.1.0"
+
+# Loaded when first asked for, so that importing the package costs nothing and the command line stays quick.
+_HOME = {
+    "DataConfig": "tfllmrec.config",
+    "ExperimentConfig": "tfllmrec.config",
+    "ModelConfig": "tfllmrec.config",
+    "SplitConfig": "tfllmrec.config",
+    "TextConfig": "tfllmrec.config",
+    "read_dataset": "tfllmrec.data",
+    "dataset_from_frames": "tfllmrec.data",
+    "make_split": "tfllmrec.data",
+    "Queries": "tfllmrec.data.queries",
+    "Sequences": "tfllmrec.data.batches",
+    "training_batches": "tfllmrec.data.batches",
+    "evaluate": "tfllmrec.evaluation.protocol",
+    "ItemTemplate": "tfllmrec.text.template",
+    "TextEncoder": "tfllmrec.text.encoder",
+    "Catalogue": "tfllmrec.models.hybrid",
+    "Hybrid": "tfllmrec.models.hybrid",
+    "ItemWeightSettings": "tfllmrec.models.item_weights",
+    "Scoreboard": "tfllmrec.training.callbacks",
+    "set_item_weights": "tfllmrec.training.fit",
+    "fit_hybrid": "tfllmrec.training.fit",
+    "fit_experiment": "tfllmrec.training.run",
+    "export": "tfllmrec.serving.export",
+    "SavedModel": "tfllmrec.serving.saved_model",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'tfllmrec' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

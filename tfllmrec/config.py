@@ -262,19 +262,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(key: str, problem: Any) -> str:
     """One line on one of pydantic's errors."""
-    kind, came, parent = problem["type"], problem["input"], key.rpartition(".")[0]
+    kind, came = problem["type"], problem["input"]
+    parent, _, leaf = key.rpartition(".")
     if kind == "extra_forbidden":
-        siblings = (
-            [k for k in _keys() if k.rpartition(".")[0] == parent] if parent else list(ExperimentConfig.model_fields)
-        )
-        hint = _nearest(key, siblings) or _nearest(key.rpartition(".")[2], {k.rpartition(".")[2]: k for k in _keys()})
-        expected = f"expected one of {', '.join(k.rpartition('.')[2] for k in siblings)}"
-        return f"{key} is no setting{hint}; {expected}."
-    expected = re.sub(r"^Input should be |(?<=a )valid |, unable to parse .*$", "", problem["msg"])
+        anywhere = {k.rpartition(".")[2]: k for k in _keys()}
+        siblings = [k for k in _keys() if k.startswith(f"{parent}.")] if parent else list(ExperimentConfig.model_fields)
+        here = {k.rpartition(".")[2]: k for k in siblings}
+        # The very word in another section is a likelier mistake than another word in this one.
+        hint = f" (nearest: {anywhere[leaf]})" if leaf in anywhere else _nearest(leaf, here) or _nearest(leaf, anywhere)
+        return f"{key} is no setting{hint}; expected one of {', '.join(here)}."
+    expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"
-    elif kind == "missing":
-        return f"{key} is missing."
     choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" else []
     return f"{key}: expected {expected}, got {_shown(came)}{_nearest(str(came), choices)}."
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.evaluation.report import alarm_lines, as_json, as_markdown, scoreboard
+from tfllmrec.evaluation.report import alarm_lines, as_json, as_markdown, scoreboard, scoreboard_of
 
 
 def result(ndcg, cold=None, coverage=0.5, k=10, alarms=(), per_query=None):
@@ -20,9 +20,24 @@ def test_markdown_puts_the_hybrid_first_and_the_best_in_bold():
     assert table.splitlines() == [
         "| | ndcg@10 | recall@10 | recall@10/cold | coverage@10 |",
         "|---|---:|---:|---:|---:|",
-        "| hybrid | **0.2000 [0.1900, 0.2100]** | **0.4000** | - | 0.2500 |",
-        "| popularity | 0.1000 [0.0900, 0.1100] | 0.2000 | 0.0000 | **0.5000** |",
+        "| hybrid | **0.2000 ±0.010** | **0.4000** | - | 0.2500 |",
+        "| popularity | 0.1000 ±0.010 | 0.2000 | 0.0000 | **0.5000** |",
     ]
+
+
+def test_the_record_of_a_run_shows_the_same_table():
+    results = {"a": result(0.1), "hybrid": result(0.2)}
+    record = {
+        "data": {"name": "shop"},
+        "split": {"queries": 3, "kind": "random"},
+        "results": as_json(results),
+        "intervals": {name: r.intervals for name, r in results.items()},
+    }
+    shown, expected = io.StringIO(), io.StringIO()
+    Console(file=shown, width=80).print(scoreboard_of(record))
+    Console(file=expected, width=80).print(scoreboard(results, "shop: 3 test queries, random split"))
+    assert shown.getvalue() == expected.getvalue()
+    assert "recall@10" in shown.getvalue()
 
 
 def test_equals_are_both_best():
@@ -35,7 +50,7 @@ def test_the_terminal_shows_the_same_cells():
         scoreboard({"a": result(0.1), "hybrid": result(0.2)}, "here")
     )
     text = out.getvalue()
-    assert "\x1b[1m0.2000 [0.1900, 0.2100]\x1b[0m" in text
+    assert "\x1b[1m0.2000 ±0.010\x1b[0m" in text
     assert "\x1b[1m0.1000" not in text
     assert text.index("hybrid") < text.index(" a ")
     assert "here" in text

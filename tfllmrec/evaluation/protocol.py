@@ -130,14 +130,14 @@ def evaluate(
 
 
 def selection_value(result: Result) -> float:
-    """What settings are chosen by on validation, of models and baselines alike: the mean of ndcg@10 over all targets and
-    over tail targets. A model that only serves the head does not win, nor one that forgets it.
+    """What the hybrid's settings are chosen by on validation: the mean of ndcg@10 over all targets and over tail ones.
+
+    A model that only serves the head does not win, nor one that forgets it.
 
     Only the first where nothing is in the tail; at the largest k where 10 was not measured.
     """
-    k = 10 if "ndcg@10" in result.metrics else max(
-        int(label.removeprefix("ndcg@")) for label in result.metrics if label.startswith("ndcg@") and "/" not in label
-    )
+    ks = [int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label]
+    k = 10 if 10 in ks else max(ks)
     values = [result.metrics.get(f"ndcg@{k}"), result.metrics.get(f"ndcg@{k}/tail")]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else 0.0

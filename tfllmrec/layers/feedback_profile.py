@@ -44,7 +44,9 @@ class FeedbackProfile(tf.keras.layers.Layer):
         self.key = tf.keras.layers.Dense(dim, kernel_initializer=tf.keras.initializers.GlorotUniform(seed), name="key")
         self.dropout = SeededDropout(dropout, seed + 1, name="profile_dropout")
         self.norm = tf.keras.layers.BatchNormalization(name="profile_norm")
-        self.gate = tf.keras.layers.Dense(1, bias_initializer=tf.constant_initializer(-2.0), name="gate", dtype="float32")
+        self.gate = tf.keras.layers.Dense(
+            1, bias_initializer=tf.constant_initializer(-2.0), name="gate", dtype="float32"
+        )
 
     def call(
         self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor, training: bool | None = None

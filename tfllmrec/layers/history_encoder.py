@@ -42,7 +42,9 @@ class SelfAttention(tf.keras.layers.Layer):
         logits = tf.matmul(query, key, transpose_b=True) * tf.cast(self.head_dim**-0.5, x.dtype)
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + mask_bias), x.dtype)
         mixed = tf.matmul(self.dropout(weights, training=training), value)
-        return self.output_map(tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (batch, length, self.heads * self.head_dim)))
+        return self.output_map(
+            tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (batch, length, self.heads * self.head_dim))
+        )
 
 
 class HistoryEncoder(tf.keras.layers.Layer):
@@ -60,13 +62,13 @@ class HistoryEncoder(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.max_length = max_length
         self.positions = self.add_weight(
-            name="positions", shape=(max_length, dim), initializer=tf.keras.initializers.RandomNormal(stddev=0.02, seed=seed)
+            name="positions",
+            shape=(max_length, dim),
+            initializer=tf.keras.initializers.RandomNormal(stddev=0.02, seed=seed),
         )
         self.input_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="input_norm")
         self.input_dropout = SeededDropout(dropout, seed + 1, name="input_dropout")
-        self.blocks = [
-            HistoryBlock(dim, heads, dropout, seed + 10 * (i + 1), name=f"block_{i}") for i in range(blocks)
-        ]
+        self.blocks = [HistoryBlock(dim, heads, dropout, seed + 10 * (i + 1), name=f"block_{i}") for i in range(blocks)]
         self.output_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="output_norm")
 
     def call(self, items: tf.Tensor, present: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -88,7 +90,9 @@ class HistoryBlock(tf.keras.layers.Layer):
         self.attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
         self.attention = SelfAttention(dim, heads, dropout, seed, name="attention")
         self.feed_forward_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
-        self.widen = tf.keras.layers.Dense(4 * dim, activation="gelu", kernel_initializer=glorot(seed + 3), name="widen")
+        self.widen = tf.keras.layers.Dense(
+            4 * dim, activation="gelu", kernel_initializer=glorot(seed + 3), name="widen"
+        )
         self.narrow = tf.keras.layers.Dense(dim, kernel_initializer=glorot(seed + 4), name="narrow")
         self.attention_out = SeededDropout(dropout, seed + 5, name="attention_out")
         self.feed_forward_out = SeededDropout(dropout, seed + 6, name="feed_forward_out")

@@ -55,7 +55,9 @@ class ItemFusion(tf.keras.layers.Layer):
                 shape=(self.n_items, dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.02, seed=seed),
             )
-            self.id_half_count = self.add_weight(name="id_half_count", shape=(), initializer=tf.constant_initializer(1.0))
+            self.id_half_count = self.add_weight(
+                name="id_half_count", shape=(), initializer=tf.constant_initializer(1.0)
+            )
             self.id_dropout = SeededDropout(id_dropout, seed, noise_shape=(None, 1), name="id_dropout")
 
     def _frozen(self, name: str, value: np.ndarray) -> tf.Variable:

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tfllmrec.layers.newest_events import newest_events
 
-
 FAINT = 1e-3
 
 
@@ -28,10 +27,20 @@ class NeighbourScores(tf.keras.layers.Layer):
         self.reach = math.ceil(math.log(FAINT) / math.log(decay)) if decay < 1 else 2**30
         shape = (n_items + 1, min(neighbours, n_items))  # the last row is the padding item, with weights of 0
         self.neighbours = self.add_weight(
-            name="neighbours", shape=shape, dtype=tf.int32, initializer="zeros", trainable=False, experimental_autocast=False
+            name="neighbours",
+            shape=shape,
+            dtype=tf.int32,
+            initializer="zeros",
+            trainable=False,
+            experimental_autocast=False,
         )
         self.weights_ = self.add_weight(
-            name="weights", shape=shape, dtype=tf.float32, initializer="zeros", trainable=False, experimental_autocast=False
+            name="weights",
+            shape=shape,
+            dtype=tf.float32,
+            initializer="zeros",
+            trainable=False,
+            experimental_autocast=False,
         )
 
     def set_weights_of_items(self, neighbours: np.ndarray, weights: np.ndarray) -> None:

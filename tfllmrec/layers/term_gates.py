@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-
 GAIN = 20.0
 """Gate parameters are read as ``GAIN * variable``: these few numbers move that much faster than the network's weights,
 whose learning rate they share (an equalised learning rate, Karras et al. 2018)."""
@@ -33,11 +32,13 @@ class TermGates(tf.keras.layers.Layer):
         )
         self.counts = self.add_weight(name="counts", shape=(self.n_items,), initializer="zeros", trainable=False)
         self.hidden = tf.keras.layers.Dense(
-            8, activation="tanh", kernel_initializer=tf.keras.initializers.GlorotUniform(seed), name="hidden", dtype="float32"
+            8,
+            activation="tanh",
+            kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
+            name="hidden",
+            dtype="float32",
         )
-        self.output_map = tf.keras.layers.Dense(
-            1, kernel_initializer="zeros", name="output", dtype="float32"
-        )
+        self.output_map = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="output", dtype="float32")
         self.log_scales = self.add_weight(
             name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
         )

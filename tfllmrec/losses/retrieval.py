@@ -19,7 +19,9 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
 
     def __init__(self, candidate_mask: tf.Tensor | None = None, **kwargs) -> None:
         super().__init__(
-            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE),
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True, reduction=tf.keras.losses.Reduction.NONE
+            ),
             **kwargs,
         )
         self.candidate_mask = candidate_mask
@@ -52,9 +54,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
       seed: of the draw, which also depends on a saved count of steps.
     """
 
-    def __init__(
-        self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs
-    ) -> None:
+    def __init__(self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs) -> None:
         super().__init__(remove_accidental_hits=True, **kwargs)
         self.cumulative = tf.cumsum(tf.cast(sampling_probabilities, tf.float64))
         self.probabilities = tf.cast(sampling_probabilities, tf.float32)

@@ -99,7 +99,9 @@ class Hybrid(tfrs.Model):
         decay = config.item_weights_decay or 1.0
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
         #: W without the events that the gates are fitted on; only training uses it.
-        self.behaviour_without_holdout = NeighbourScores(self.n_items, neighbours, decay, name="behaviour_without_holdout")
+        self.behaviour_without_holdout = NeighbourScores(
+            self.n_items, neighbours, decay, name="behaviour_without_holdout"
+        )
         self.gates = TermGates(has_text=np.any(catalogue.text != 0, axis=1), seed=seed + 300, name="gates")
         self.train_counts = np.asarray(train_counts)
         self.counts_without_holdout = self.train_counts
@@ -184,15 +186,13 @@ class Hybrid(tfrs.Model):
             loss += retrieval
         if self.use_dense and self.use_behaviour:
             rows = tf.reduce_any(wanted & held_out, axis=1)
-            inputs = [tf.boolean_mask(x, rows) for x in (history, ratings, targets, wanted & held_out)]
-            gating = self._gate_loss(*inputs)
+            held_rows = [tf.boolean_mask(x, rows) for x in (history, ratings, targets, wanted & held_out)]
+            gating = self._gate_loss(*held_rows)
             self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
             loss += gating
         return loss
 
-    def _gate_loss(
-        self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor
-    ) -> tf.Tensor:
+    def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves."""
         items = self.item_vectors()
         query = tf.add_n(self.query_vectors(items, history, ratings))

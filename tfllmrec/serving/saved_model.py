@@ -190,8 +190,8 @@ class SavedModel:
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
             raise DataError(
-                f"The run {folder} that {self.folder} was exported from is not there any more, and with it the people's "
-                "histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
+                f"The run {folder} that {self.folder} was exported from is not there any more, and with it the "
+                "people's histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
             )
         return Run(folder)
 

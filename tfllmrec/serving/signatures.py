@@ -22,14 +22,14 @@ class ServingModel(tf.Module):
     """A fitted hybrid with its catalogue and its text tower, ready to be saved.
 
     Every signature takes a batch of any size. String matrices are padded with ``""``; ids that the catalogue does not
-    have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row is
-    filled up with ``""`` at score 0.
+    have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row
+    is filled up with ``""`` at score 0.
 
     Args:
       model: fitted.
       item_ids: object ``[N]``.
       text: float32 ``[N, Dt]``, zeros where an item has no text.
-      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` where the catalogue has no text: no ``search`` then.
+      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class ServingModel(tf.Module):
     )
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
+        assert self.text_to_vector is not None, "signatures() offers no search without text"
         meant = tf.matmul(self.text_to_vector(text), self.text, transpose_b=True)
         known, marks, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
         liked = self._score_items(self.item_vectors, known, marks)
@@ -146,7 +147,7 @@ class ServingModel(tf.Module):
         ]
     )
     def score(self, history, ratings):
-        """The score of every item in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
+        """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
         known, marks, _ = self._known(history, ratings)
         return {"scores": self._score_items(self.item_vectors, known, marks)}
 

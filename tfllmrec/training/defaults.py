@@ -27,7 +27,9 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     training, said = config.training, []
     if training.batch_size is None:
         # About 800 targets in a step, whatever the histories' length.
-        training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / min(mean, config.model.history_length))), 32, 256))
+        training.batch_size = int(
+            np.clip(2 ** np.round(np.log2(1000 / min(mean, config.model.history_length))), 32, 256)
+        )
         said.append(f"training.batch_size {training.batch_size}: histories of {mean:.0f} events on average")
     if training.epochs is None:
         training.epochs = int(np.clip(round(2_000_000 / n_events), 4, 12))

@@ -60,7 +60,7 @@ def fit_hybrid(
     folder: Path | None = None,
     tell: Tell | None = None,
 ) -> Fitted:
-    """Resolves *auto* settings, solves the item-item weights, trains the dense side and the gates, keeps the best epoch.
+    """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
     Args:
       split: training events and validation queries; test queries are not looked at.

@@ -1,14 +1,14 @@
 """A run folder: everything that one ``fit`` read, chose, learnt and measured.
 
-    RUN/
-      config.yaml     the resolved config; itself a valid input
-      run.json        seed, versions, data hash, what was chosen and why
-      data/           the data set as it was used (Parquet)
-      vectors.npy     the items' text vectors, float32 [N, Dt]
-      checkpoints/    the newest epoch, the best one, and how far training is
-      logs/           TensorBoard
-      model/          the fitted weights
-      metrics.json    figures of the model and of every baseline; written last: a run with it is complete
+RUN/
+  config.yaml     the resolved config; itself a valid input
+  run.json        seed, versions, data hash, what was chosen and why
+  data/           the data set as it was used (Parquet)
+  vectors.npy     the items' text vectors, float32 [N, Dt]
+  checkpoints/    the newest epoch, the best one, and how far training is
+  logs/           TensorBoard
+  model/          the fitted weights
+  metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
 
 from __future__ import annotations
@@ -125,7 +125,12 @@ class Run:
 
 
 def fit_experiment(
-    config: ExperimentConfig, out: Path | None = None, *, base: Path = Path(), resume: bool = False, tell: Tell = to_stderr
+    config: ExperimentConfig,
+    out: Path | None = None,
+    *,
+    base: Path = Path(),
+    resume: bool = False,
+    tell: Tell = to_stderr,
 ) -> Run:
     """Reads, splits, encodes, fits, measures; writes a run folder.
 
@@ -145,7 +150,9 @@ def fit_experiment(
     """
     if resume:
         if out is None or not (out / "config.yaml").is_file():
-            raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
+            raise ConfigError(
+                f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'."
+            )
         run = Run(out)
         if run.complete:
             tell(f"{out} is complete already.")

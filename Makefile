@@ -1,0 +1,36 @@
+# make demo | test | lint | clean: each sets up what it needs in .venv, the first time only.
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint clean help
+
+help:
+	@sed -n '1s/^# //p' Makefile
+
+demo: $(STAMP)
+	$(BIN)/tfllmrec demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# Again whenever the requirements change.
+$(STAMP): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: $(PYTHON) is no Python 3.11 to 3.13; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "installing into $(VENV) (once; TensorFlow alone is 600 MB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@quiet=; test -t 1 || quiet=-qq; $(BIN)/python -m pip install $$quiet -e '.[test]'
+	@touch $@

@@ -1,0 +1,177 @@
+"""Runs the program in this process, with stand-ins where it calls the libraries that need TensorFlow."""
+
+import logging
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from tfllmrec.errors import DataError, ModelError
+
+METRICS = {
+    "data": {"name": "made"},
+    "split": {"kind": "leave_last_out"},
+    "results": {"hybrid": {"ndcg@10": 0.5}},
+    "intervals": {},
+    "alarms": ["hybrid: looks odd"],
+}
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Calls ``tfllmrec ARGUMENTS``; returns the exit code and what was printed."""
+    from tfllmrec.cli.app import main
+
+    logger = logging.getLogger("tfllmrec")
+    before = logger.handlers, logger.level, logger.propagate
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfllmrec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Answer(ended.value.code or 0, printed.out, printed.err)
+
+    yield run
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@dataclass
+class Item:
+    item_id: str
+    title: str
+    score: float
+    reason: str = ""
+
+
+@dataclass
+class FakeModel:
+    """A catalogue of ``a`` to ``e``; the best are those not in the history, in alphabetical order."""
+
+    folder: Path
+    manifest: dict = field(default_factory=dict)
+    calls: list = field(default_factory=list)
+    people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0])}
+
+    def known(self, ids):
+        return [i in "abcde" for i in ids]
+
+    def history_of(self, user):
+        if user not in self.people:
+            raise DataError(f"No user {user!r}. Near: u1")
+        return self.people[user]
+
+    def _best(self, hidden, k):
+        left = [i for i in "abcde" if i not in hidden][:k]
+        return [Item(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
+
+    def recommend(self, history, ratings, exclude, k):
+        print("chatter of a library")
+        self.calls.append(("recommend", history, ratings, exclude, k))
+        return self._best([*history, *exclude], k)
+
+    def recommend_many(self, histories, k, exclude=None, ratings=None):
+        self.calls.append(("recommend_many", list(histories), k, exclude, ratings))
+        return [self._best([*history, *more], k) for history, more in zip(histories, exclude, strict=True)]
+
+    def search(self, text, history, exclude, k):
+        self.calls.append(("search", text, history, exclude, k))
+        return self._best([*history, *exclude], k)
+
+    def similar(self, item, k):
+        self.calls.append(("similar", item, k))
+        return self._best([item], k)
+
+
+@dataclass
+class FakeRun:
+    folder: Path
+    metrics: dict = field(default_factory=lambda: METRICS)
+
+
+@dataclass
+class Libraries:
+    """What the commands called, and what the stand-ins should do."""
+
+    fitted: list = field(default_factory=list)
+    measured: list = field(default_factory=list)
+    exported: list = field(default_factory=list)
+    models: list = field(default_factory=list)
+    raises: BaseException | None = None
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    log = Libraries()
+
+    def module(name, **content):
+        made = types.ModuleType(name)
+        made.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    def fit_experiment(config, out=None, *, base=Path(), resume=False):
+        print("chatter of a library")
+        log.fitted.append((config, out, base, resume))
+        out = out or Path("runs/made")
+        out.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            (out / "config.yaml").write_text("seed: 42\n")
+        if log.raises:
+            raise log.raises
+        (out / "metrics.json").write_text("{}")
+        return FakeRun(out)
+
+    def measure(path, refit_baselines=False):
+        print("chatter of a library")
+        log.measured.append((path, refit_baselines))
+        return METRICS
+
+    def export(run, target):
+        version = target / str(len(log.exported) + 1)
+        log.exported.append((run, target))
+        version.mkdir(parents=True)
+        (version / "saved_model.pb").touch()
+        return version
+
+    class Opener:
+        @staticmethod
+        def open(path):
+            versions = sorted(Path(path).glob("[0-9]"))
+            if not versions and not (Path(path) / "saved_model.pb").exists():
+                raise ModelError(f"{path} holds no SavedModel")
+            folder = versions[-1] if versions else Path(path)
+            manifest = {"run": str(log.exported[-1][0].resolve()), "metrics": METRICS} if log.exported else {}
+            log.models.append(FakeModel(folder, manifest))
+            return log.models[-1]
+
+    module("tfllmrec.training.run", fit_experiment=fit_experiment, Run=FakeRun)
+    module("tfllmrec.serving.measure", measure=measure)
+    module("tfllmrec.serving.export", export=export)
+    module("tfllmrec.serving.saved_model", SavedModel=Opener)
+    module("tfllmrec.evaluation.report", scoreboard_of=lambda metrics: f"scoreboard of {metrics['data']['name']}")
+    return log
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    """``NAME`` with versions 2 and 10, and an unfinished 11."""
+    for version in ("2", "10"):
+        (tmp_path / "made" / version).mkdir(parents=True)
+        (tmp_path / "made" / version / "saved_model.pb").touch()
+    (tmp_path / "made" / "11").mkdir()
+    return tmp_path / "made"
+
+
+@pytest.fixture
+def item():
+    return Item

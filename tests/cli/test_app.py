@@ -1,0 +1,91 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tfllmrec
+from tfllmrec.errors import ConfigError, DataError, ModelError
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["demo", "data", "data describe", "data prepare", "fit", "evaluate", "export", "recommend", "search"]
+COMMANDS += ["similar", "doctor"]
+HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml"]
+
+
+def test_help_of_everything_is_fast_and_imports_nothing_heavy():
+    script = f"""
+import sys
+from tfllmrec.cli.app import app
+for command in {["", *COMMANDS]!r}:
+    try:
+        app([*command.split(), "--help"])
+    except SystemExit as end:
+        assert end.code == 0, command
+print("LOADED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "LOADED []" in done.stdout
+    # Processor time, which does not depend on what else the machine does; of all helps together.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_contract_is_there(program, command):
+    answer = program(*command.split(), "--help")
+    assert answer.code == 0
+    assert "Usage" in answer.out
+
+
+def test_version(program):
+    assert program("--version").out == f"tfllmrec {tfllmrec.__version__}\n"
+
+
+def test_python_m_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "tfllmrec", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"tfllmrec {tfllmrec.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError("wrong"), 2), (DataError("wrong"), 3), (ModelError("wrong"), 4)]
+)
+def test_errors_have_their_exit_codes_and_no_traceback(program, libraries, tmp_path, error, code):
+    libraries.raises = error
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.endswith("error: wrong\n")
+    assert "Traceback" not in answer.err
+
+
+def test_a_bug_shows_its_traceback_and_asks_for_a_report(program, libraries, tmp_path):
+    libraries.raises = ZeroDivisionError("by zero")
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert answer.code == 1
+    assert "Traceback" in answer.err
+    assert "ZeroDivisionError: by zero" in answer.err
+    assert "report" in answer.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["nonsense", "recommend", "fit --nonsense", "similar a b --k 0", "similar a b --k x"]
+)
+def test_usage_errors_exit_2(program, arguments):
+    answer = program(*arguments.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert "Traceback" not in answer.err
+
+
+def test_log_lines_go_to_stderr(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path))
+    (tmp_path / "events.csv").write_text("user,item\n1,2\n1,3\n")
+    answer = program("data", "describe", "--events", tmp_path / "events.csv", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["events"] == 2

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+EVENTS = "user,item,rating\n1,2,5\n1,3,4\n2,3,1\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "events.csv").write_text(EVENTS)
+    (tmp_path / "raw" / "items.csv").write_text("item,title\n2,Two\n3,Three\n")
+    return tmp_path
+
+
+def test_describe_prints_figures_and_cleaning(program, folder):
+    answer = program("data", "describe", folder / "raw")
+    assert answer.code == 0
+    assert "events: 3 rows read, 3 kept" in answer.out
+
+
+def test_describe_takes_files_a_folder_or_a_config(program, folder):
+    (folder / "a.yaml").write_text("data: {source: raw}")
+    by_folder = json.loads(program("data", "describe", folder / "raw", "--json").out)
+    by_config = json.loads(program("data", "describe", folder / "a.yaml", "--json").out)
+    files = ["--events", folder / "raw" / "events.csv", "--items", folder / "raw" / "items.csv"]
+    by_files = json.loads(program("data", "describe", *files, "--json").out)
+    assert by_folder["fingerprint"] == by_config["fingerprint"] == by_files["fingerprint"]
+    assert by_folder["cleaning"]["rows_in"] == {"events": 3, "items": 2}
+
+
+def test_settings_can_be_given(program, folder):
+    answer = program("data", "describe", folder / "raw", "--json", "--set", "data.min_user_events=2")
+    assert json.loads(answer.out)["users"] == 1
+
+
+def test_prepare_writes_what_describe_reads(program, folder):
+    written = json.loads(program("data", "prepare", folder / "raw", "--out", folder / "clean", "--json").out)
+    read = json.loads(program("data", "describe", folder / "clean", "--json").out)
+    assert written.pop("folder") == str(folder / "clean")
+    assert {**read, "name": "raw"} == written
+
+
+def test_no_source_or_two_is_a_usage_error(program, folder):
+    assert program("data", "describe").code == 2
+    assert program("data", "describe", folder, "--events", folder / "raw" / "events.csv").code == 2
+
+
+def test_missing_data_exits_3(program, folder):
+    answer = program("data", "describe", "--events", folder / "none.csv")
+    assert (answer.code, answer.out) == (3, "")
+    assert "none.csv" in answer.err

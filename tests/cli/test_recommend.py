@@ -1,0 +1,162 @@
+import json
+
+import pytest
+from pyarrow import parquet
+
+from tfllmrec.cli.recommend import read_user_ids
+from tfllmrec.errors import DataError
+
+
+def test_a_known_user(program, libraries, saved_model):
+    answer = program("recommend", saved_model, "--user", "u1", "--k", "2", "--json")
+    assert libraries.models[0].calls == [("recommend", ["a", "b"], [5.0, 1.0], [], 2)]
+    document = json.loads(answer.out)
+    assert (document["user"], document["history"]) == ("u1", ["a", "b"])
+    assert document["items"][0] == {"rank": 1, "item_id": "c", "title": "Title c", "score": 1.0, "reason": "because"}
+    assert "chatter of a library" in answer.err
+
+
+def test_somebody_never_seen(program, libraries, saved_model):
+    answer = program("recommend", saved_model, "--history", "e, zz", "--exclude", "a", "--json")
+    assert libraries.models[0].calls == [("recommend", ["e", "zz"], None, ["a"], 10)]
+    document = json.loads(answer.out)
+    assert (document["user"], document["unknown"]) == (None, ["zz"])
+    assert [i["item_id"] for i in document["items"]] == ["b", "c", "d"]
+
+
+def test_an_empty_history_is_somebody_too(program, libraries, saved_model):
+    assert program("recommend", saved_model, "--history", "").code == 0
+    assert libraries.models[0].calls[0][1] == []
+
+
+def test_table(program, libraries, saved_model):
+    out = program("recommend", saved_model, "--user", "u1").out
+    assert "Title c" in out
+    assert "because" in out
+
+
+def test_unknown_user_exits_3(program, libraries, saved_model):
+    answer = program("recommend", saved_model, "--user", "u9")
+    assert (answer.code, answer.out) == (3, "")
+    assert "Near: u1" in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "--user u1 --history a",
+        "--users people.txt",
+        "--user u1 --out x.jsonl",
+        "--users people.txt --out x.csv",
+    ],
+)
+def test_arguments_that_do_not_go_together(program, libraries, saved_model, arguments):
+    assert program("recommend", saved_model, *arguments.split()).code == 2
+    assert libraries.models == []
+
+
+ROWS = [
+    {"user_id": "u2", "rank": 1, "item_id": "a", "score": 1.0},
+    {"user_id": "u2", "rank": 2, "item_id": "b", "score": 0.5},
+    {"user_id": "u1", "rank": 1, "item_id": "c", "score": 1.0},
+    {"user_id": "u1", "rank": 2, "item_id": "e", "score": 0.5},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_file_of_users(program, libraries, saved_model, tmp_path, ending):
+    (tmp_path / "people.txt").write_text("u2\nu9\nu1\n")
+    out = tmp_path / f"answers.{ending}"
+    answer = program(
+        "recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out, "--k", 2, "--exclude", "d", "--json"
+    )
+    if ending == "jsonl":
+        written = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        written = parquet.read_table(out).to_pylist()
+    assert written == ROWS
+    assert json.loads(answer.out) == {
+        "file": str(out),
+        "users": 2,
+        "rows": 4,
+        "without_data": ["u9"],
+        "unknown": [],
+    }
+    assert "1 users: u9" in answer.err
+    assert libraries.models[0].calls == [
+        ("recommend_many", [["e"], ["a", "b"]], 2, [["d"], ["d"]], ([3.0], [5.0, 1.0]))
+    ]
+
+
+def test_many_users_go_in_batches(program, libraries, saved_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfllmrec.cli.recommend.BATCH", 1)
+    (tmp_path / "people.txt").write_text("u2\nu1\n")
+    out = tmp_path / "answers.jsonl"
+    program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out, "--k", 2, "--exclude", "d")
+    assert [json.loads(line) for line in out.read_text().splitlines()] == ROWS
+    assert len(libraries.models[0].calls) == 2
+
+
+def test_nobody_with_data_exits_3_and_writes_nothing(program, libraries, saved_model, tmp_path):
+    (tmp_path / "people.txt").write_text("u8\nu9\n")
+    answer = program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", tmp_path / "x.jsonl")
+    assert answer.code == 3
+    assert "none of the 2 users" in answer.err
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_failure_half_way_leaves_the_old_file(program, libraries, saved_model, tmp_path, monkeypatch):
+    (tmp_path / "people.txt").write_text("u1\n")
+    out = tmp_path / "x.jsonl"
+    out.write_text("old")
+    monkeypatch.setattr("tfllmrec.cli.recommend._rows", lambda *_: 1 / 0)
+    assert program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out).code == 1
+    assert out.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "people.txt", "x.jsonl"]
+
+
+def test_an_output_folder_that_is_not_there_exits_2(program, libraries, saved_model, tmp_path):
+    (tmp_path / "people.txt").write_text("u1\n")
+    out = tmp_path / "none" / "x.jsonl"
+    assert program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out).code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "\ufeffu 1\n\nu2\n"),
+        ("p.csv", 'age,user_id\n\n3,"u 1"\n4,u2\n'),
+        ("p.tsv", "user\tage\nu 1\t3\nu2\t4\n"),
+        ("p.jsonl", '{"user": "u 1"}\n{"user": "u2"}\n'),
+    ],
+)
+def test_user_files(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_user_ids(tmp_path / name) == ["u 1", "u2"]
+
+
+def test_numbers_are_ids_and_repeats_are_told(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"user": 7}\n{"user": "7"}\n')
+    assert read_user_ids(tmp_path / "p.jsonl") == ["7"]
+    assert "1 repeated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "\n", "no user ids"),
+        ("p.csv", "", "no user ids"),
+        ("p.csv", "age\n3\n", "expected a column user_id or user, got age"),
+        ("p.csv", "age,user\n3,u1\n\n4\n", "row 4: expected a user id, got None"),
+        ("p.jsonl", '{"user": "u1"}\nnonsense\n', "row 2"),
+        ("p.jsonl", '["u1"]\n', "row 1: expected a JSON object"),
+        ("p.jsonl", '{"user": null}\n', "row 1: expected a user id, got None"),
+        ("none.txt", None, "cannot be read"),
+    ],
+)
+def test_broken_user_files(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_user_ids(tmp_path / name)

@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfllmrec.config import ExperimentConfig, contradictions, dump_config, load_config, parse_config
+from tfllmrec.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def config(tmp_path, text, *overrides):
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides).config
+
+
+def refusal(tmp_path, text, *overrides):
+    with pytest.raises(ConfigError) as refused:
+        config(tmp_path, text, *overrides)
+    return str(refused.value)
+
+
+def test_base_is_the_folder_of_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("data: {source: raw}")
+    loaded = load_config(tmp_path / "a.yaml")
+    assert loaded.base == tmp_path
+    assert loaded.config.data.source == "raw"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "data:\ntraining:\n", "{}"])
+def test_nothing_said_is_the_defaults(tmp_path, text):
+    assert config(tmp_path, text) == ExperimentConfig()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_published_configs_load_and_open_with_their_command(path):
+    load_config(path)
+    head = path.read_text().partition("data:")[0]
+    assert f"tfllmrec fit configs/{path.name}" in head
+    assert "Time on two cores" in head
+    assert "Expected" in head
+
+
+# --- Overrides --------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_yaml_and_win(tmp_path):
+    overrides = ["training.epochs=7", "model.terms=[meaning]", "text.template=null", "data.columns.user_id=who"]
+    made = config(tmp_path, "training: {epochs: 3, batch_size: 8}\ntext: {template: x}", *overrides)
+    assert (made.training.epochs, made.training.batch_size) == (7, 8)
+    assert (made.model.terms, made.text.template, made.data.columns) == (["meaning"], None, {"user_id": "who"})
+
+
+def test_an_equals_sign_in_the_value_stays(tmp_path):
+    assert config(tmp_path, "", "text.template='{title}=x'").text.template == "{title}=x"
+
+
+def test_scientific_notation_without_a_dot_is_a_number(tmp_path):
+    # YAML 1.1 reads 2e-4 as a string.
+    assert config(tmp_path, "", "training.learning_rate=2e-4").training.learning_rate == 0.0002
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", ".epochs=3"])
+def test_an_override_that_is_none(tmp_path, override):
+    assert "expected SECTION.KEY=VALUE" in refusal(tmp_path, "", override)
+
+
+def test_an_override_below_a_single_value(tmp_path):
+    said = refusal(tmp_path, "training: {epochs: 3}", "training.epochs.most=3")
+    assert said.startswith("--set training.epochs.most: training.epochs is a single value (3)")
+
+
+def test_an_override_of_broken_yaml(tmp_path):
+    assert refusal(tmp_path, "", "evaluation.ks=[5").startswith("--set evaluation.ks=[5, line 1")
+
+
+# --- Refusals: the key, what was expected, what came, the nearest real one -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: training); expected one of data, split, text"),
+        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: training.epochs)"),
+        ("epochs: 3", [], "epochs is no setting (nearest: training.epochs)"),
+        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: model.blocks)"),
+        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: training.epochs)"),
+        ("training: {epochs: many}", [], "training.epochs: expected a valid integer, got 'many'."),
+        ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
+        ("seed: null", [], "seed: expected a valid integer, got null."),
+        ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: global_time)"),
+        ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
+        ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
+        ("training: 3", [], "training: expected keys of its own"),
+        ("", ["training=3"], "--set: training: expected keys of its own"),
+        ("- 1\n- 2", [], "expected sections such as 'data:', got [1, 2]"),
+        ("1: x", [], "a.yaml: "),
+        ("? [a, b]\n: x", [], "this is no YAML"),
+        ("a: [1\n", [], "a.yaml, line 2"),
+        ("seed: 1\ntraining: {}\nseed: 2", [], "line 3, column 1: this is no YAML: 'seed' stands here twice"),
+        ("training:\n  epochs: 1\n  epochs: 2", [], "'epochs' stands here twice"),
+        ("a: \x00", [], "this is no YAML"),
+    ],
+)
+def test_refusals(tmp_path, text, overrides, expected):
+    said = refusal(tmp_path, text, *overrides)
+    assert expected in said
+    assert "pydantic" not in said
+    assert "ValidationError" not in said
+
+
+def test_every_wrong_key_is_named(tmp_path):
+    said = refusal(tmp_path, "training: {epochs: no, patience: no}", "seed=x")
+    assert len(said.splitlines()) == 3
+    assert [line.rpartition(": expected")[0].split(" ")[-1] for line in said.splitlines()] == [
+        "training.epochs",
+        "training.patience",
+        "seed",
+    ]
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "beauty.yaml").touch()
+    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: .*/beauty.yaml\)"):
+        load_config(tmp_path / "beuty.yaml")
+
+
+def test_a_folder_and_another_encoding(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(b"data: {name: caf\xe9}")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "a.yaml")
+
+
+# --- Round trip -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_reads_back_the_same(tmp_path):
+    before = parse_config(
+        {
+            "data": {"events": "a/b.csv", "more_items": ["c.csv"], "columns": {"user_id": "who"}, "name": "café"},
+            "training": {"learning_rate": 0.00002},
+            "model": {"terms": ["feedback"]},
+        }
+    )
+    assert config(tmp_path, dump_config(before)) == before
+
+
+@given(st.text(), st.floats(1e-12, 1e6), st.none() | st.integers(1, 10**9))
+def test_any_text_and_number_survives(text, rate, epochs):
+    before = ExperimentConfig()
+    before.text.template, before.training.learning_rate, before.training.epochs = text, rate, epochs
+    assert parse_config(yaml.safe_load(dump_config(before))) == before
+
+
+def test_every_setting_is_written(tmp_path):
+    written = yaml.safe_load(dump_config(ExperimentConfig()))
+    assert list(written) == list(ExperimentConfig.model_fields)
+    assert written["training"]["epochs"] is None
+
+
+# --- Contradictions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolved", "expected"),
+    [
+        ({}, {"training": {"epochs": 5}}, []),
+        ({"training": {"epochs": 5}}, {"training": {"epochs": 5}}, []),
+        ({"training": {"epochs": 5}}, {"training": {"epochs": 6}}, ["training.epochs: asked for 5, there is 6"]),
+        ({"training": {"epochs": None}}, {"training": {"epochs": 6}}, []),
+        ({"split": {"kind": "auto"}}, {"split": {"kind": "random"}}, []),
+        ({"data": {"source": "a"}}, {"data": {"source": "data"}}, []),
+        ({"seed": 1}, {}, ["seed: asked for 1, there is 42"]),
+        ({"evaluation": {"ks": [5]}}, {}, ["evaluation.ks: asked for [5], there is [5, 10, 20]"]),
+    ],
+)
+def test_contradictions(asked, resolved, expected):
+    assert contradictions(parse_config(asked), parse_config(resolved)) == expected

@@ -1,0 +1,145 @@
+"""``tfllmrec demo``: the whole way once, on MovieLens 100K; the same calls as the commands make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.data import print_description
+from tfllmrec.cli.output import console, note, print_list, print_metrics, working
+from tfllmrec.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from tfllmrec.config import ExperimentConfig
+    from tfllmrec.data import Dataset
+    from tfllmrec.serving.saved_model import SavedModel
+    from tfllmrec.training.run import Run
+
+SOURCE = "movielens-100k"
+SEARCH = "science fiction adventure in space"
+# People with about this many events are shown: enough to see a taste, few enough to read.
+USUAL_HISTORY = 40
+EXCERPT = 5
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the SavedModel goes.")] = Path("saved_models/movielens"),
+    run: Annotated[Path, typer.Option("--run", help="The run folder; one that is there is gone on with.")] = Path(
+        "runs/movielens-100k"
+    ),
+) -> None:
+    """Fetch MovieLens 100K, train, measure, export, and recommend; a second time re-uses what is there."""
+    out_console = console()
+
+    out_console.rule("1. Data", align="left")
+    note("reading MovieLens 100K (fetched the first time)")
+    from tfllmrec.data import read_dataset
+
+    config = demo_config()
+    with working():
+        dataset = read_dataset(config.data)
+    print_description(dataset)
+
+    out_console.rule("2. Fit and measure", align="left")
+    check_run(run, config, dataset)
+    note("starting TensorFlow")
+    from tfllmrec.training.run import fit_experiment
+
+    resume = (run / "config.yaml").is_file()
+    try:
+        with working():
+            fitted = fit_experiment(config, run, base=Path(), resume=resume)
+    except KeyboardInterrupt:
+        note("\ninterrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
+    print_metrics(fitted.metrics)
+
+    out_console.rule("3. Export", align="left")
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+
+    with working():
+        model = _exported(fitted, out) or SavedModel.open(export(run, out))
+    out_console.print(f"SavedModel: {model.folder}")
+
+    out_console.rule("4. Ask it", align="left")
+    _show(model, dataset)
+
+    out_console.rule("What to try next", align="left")
+    for line in (
+        f"tfllmrec recommend {out} --history 50,172,181 --k 5",
+        f"tfllmrec search {out} 'a quiet film about growing old'",
+        f"tfllmrec evaluate {out}",
+        f"tensorboard --logdir {run / 'logs'}",
+        "tfllmrec fit --events YOUR_EVENTS.csv --items YOUR_ITEMS.csv",
+    ):
+        out_console.print(f"  {line}", soft_wrap=True)
+
+
+def demo_config() -> ExperimentConfig:
+    """What ``configs/movielens-100k.yaml`` says, with every default written out."""
+    from tfllmrec.config import ExperimentConfig, parse_config
+
+    plain = ExperimentConfig().model_dump(mode="json")
+    return parse_config({**plain, "data": {"source": SOURCE}})
+
+
+def check_run(run: Path, config: ExperimentConfig, dataset: Dataset) -> None:
+    """Refuses a run folder of other settings or data, whose figures would not be the demo's.
+
+    Raises:
+      ConfigError: it says which, and what to do.
+    """
+    if not (run / "config.yaml").is_file():
+        return
+    from tfllmrec.config import contradictions, load_config
+    from tfllmrec.data import Dataset
+
+    differences = contradictions(config, load_config(run / "config.yaml").config)
+    if Dataset.load(run / "data").fingerprint != dataset.fingerprint:
+        differences.append("its data is another, or was cleaned otherwise")
+    if differences:
+        raise ConfigError(
+            f"{run} is not what the demo would make now:\n  "
+            + "\n  ".join(differences)
+            + "\nDelete that folder, or name another one with --run."
+        )
+
+
+def _exported(run: Run, out: Path) -> SavedModel | None:
+    """The newest version in ``out``, if it was made from this very run."""
+    from tfllmrec.serving.saved_model import SavedModel
+
+    try:
+        model = SavedModel.open(out)
+    except ModelError:
+        return None
+    same = model.manifest["run"] == str(run.folder.resolve()) and model.manifest["metrics"] == run.metrics
+    return model if same else None
+
+
+def _show(model: SavedModel, dataset: Dataset) -> None:
+    """Three people with what they had and what they get, a search, and the neighbours of the best known item."""
+    import numpy as np
+
+    from tfllmrec.columns import ITEM, ITEM_INDEX, TITLE, USER, USER_INDEX
+
+    out = console()
+    titles = dict(zip(dataset.items[ITEM], dataset.items[TITLE], strict=True))
+    events_of_user = np.bincount(dataset.events[USER_INDEX], minlength=dataset.n_users)
+    people = np.argsort(np.abs(events_of_user - USUAL_HISTORY), kind="stable")[:3]
+    for person in dataset.users[USER].iloc[people]:
+        history, ratings = model.history_of(person)
+        stars = [f" ({rating:g})" for rating in ratings] if ratings else [""] * len(history)
+        latest = [titles[item] + star for item, star in zip(history, stars, strict=True)][-EXCERPT:]
+        out.print(f"\nUser {person}: {len(history)} events, the last ones (with ratings): {'; '.join(latest)}")
+        with working():
+            found = model.recommend(history, ratings, [], 5)
+        print_list(found)
+    out.print(f"\nSearch: {SEARCH}")
+    print_list(model.search(SEARCH, [], [], 5))
+    best_known = dataset.items[ITEM].iloc[int(np.bincount(dataset.events[ITEM_INDEX]).argmax())]
+    out.print(f"\nSimilar to {titles[best_known]}")
+    print_list(model.similar(best_known, 5))

@@ -1,0 +1,292 @@
+"""``tfllmrec doctor``: is everything here that is needed, does it work together, and what mends it if not."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tfllmrec.cli.arguments import Json
+from tfllmrec.cli.output import console, print_json
+from tfllmrec.errors import ModelError
+
+# Of TensorFlow's own minor version, whatever else changes: they are compiled against it, or copies of a part of it.
+TENSORFLOW_FAMILY = ("tf-keras", "tensorflow-text", "tensorboard")
+SHOWN = (
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-text",
+    "tensorflow-hub",
+    "tensorflow-recommenders",
+    "tensorboard",
+    "numpy",
+    "pandas",
+    "scann",
+    "setuptools",
+)
+OPTIONAL = ("scann",)
+# tensorflow_recommenders imports scann wherever it is installed, so a scann that does not fit breaks both.
+SCANN, SCANN_TENSORFLOW = "1.4.2", "2.20"
+LEGACY_KERAS = ("1", "true", "True")
+PROBE_TIMEOUT_S = 180
+
+# Runs in a process of its own: a broken library may end its process instead of raising.
+PROBE = """
+import json, sys
+def tell(**what): print(json.dumps(what), flush=True)
+tell(early=[name for name in ("tensorflow", "keras", "tf_keras") if name in sys.modules])
+import tfllmrec
+for name in ("tensorflow", "tf_keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard"):
+    tell(trying=name)
+    try:
+        __import__(name)
+    except Exception as error:
+        tell(failed=name, error=f"{type(error).__name__}: {error}")
+tf = sys.modules.get("tensorflow")
+try:
+    tell(devices=[device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()])
+    # tf.keras of the old kind has no version of its own.
+    tell(keras=sys.modules[tf.keras.Model.__module__.split(".")[0]].__version__)
+except Exception:
+    pass  # one of the imports has said why
+tell(done=True)
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and the line that mends it."""
+
+    what: str
+    mend: str
+
+
+@dataclass
+class Diagnosis:
+    """What ``doctor --json`` prints."""
+
+    python: str
+    versions: dict[str, str | None]
+    devices: list[str] = field(default_factory=list)
+    keras: str | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def doctor(json: Json = False) -> None:
+    """Print versions, devices, Keras and caches, and the line that mends what is wrong; exit 4 if something is."""
+    diagnosis = diagnose()
+    if json:
+        print_json({"ok": not diagnosis.problems, **asdict(diagnosis)})
+    else:
+        _print(diagnosis)
+    if diagnosis.problems:
+        raise typer.Exit(ModelError.exit_code)
+
+
+def diagnose() -> Diagnosis:
+    """Looks at everything; raises nothing, whatever is broken."""
+    versions = {name: _version(name) for name in SHOWN}
+    python = ".".join(map(str, sys.version_info[:3]))
+    result = Diagnosis(python, versions)
+    result.problems += requirement_problems(_requirements(), python)
+    result.problems += family_problems(versions)
+    if find_spec("pkg_resources") is None:
+        result.problems.append(
+            Problem("pkg_resources is missing, which tensorflow-hub and tensorboard import", _pip("setuptools<81"))
+        )
+    told, end = _probe()
+    for line in told:
+        result.devices = line.get("devices", result.devices)
+        result.keras = line.get("keras", result.keras)
+    result.problems += probe_problems(told, end, os.environ.get("TF_USE_LEGACY_KERAS"), len(result.problems) > 0)
+    result.cache, unwritable = _cache()
+    result.problems += unwritable
+    return result
+
+
+def requirement_problems(requirements: list[str] | None, python: str) -> Iterator[Problem]:
+    """Declared requirements that the installed versions do not meet; ``None``: the package is not installed."""
+    if requirements is None:
+        yield Problem("tfllmrec is not installed, only found", f"{_python()} -m pip install -e .")
+        return
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield Problem("packaging is missing, so that versions cannot be compared", _pip("packaging"))
+        return
+    if not (3, 11) <= tuple(map(int, python.split(".")[:2])) <= (3, 13):
+        yield Problem(f"Python {python}: TensorFlow 2.20 needs 3.11 to 3.13 here", "make PYTHON=python3.11 demo")
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = _version(requirement.name)
+        needed = f"{requirement.name}{requirement.specifier}"
+        if installed is None:
+            yield Problem(f"{requirement.name} is missing", _pip(needed))
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            yield Problem(f"{requirement.name} {installed}: {requirement.specifier} is needed", _pip(needed))
+
+
+def family_problems(versions: Mapping[str, str | None]) -> Iterator[Problem]:
+    """Packages that each are fine, and do not work together."""
+    tensorflow = versions.get("tensorflow")
+    if tensorflow is None:
+        return
+    minor = ".".join(tensorflow.split(".")[:2])
+    for name in TENSORFLOW_FAMILY:
+        version = versions.get(name)
+        if version is not None and ".".join(version.split(".")[:2]) != minor:
+            yield Problem(f"{name} {version} does not go with tensorflow {tensorflow}", _pip(f"{name}=={minor}.*"))
+    scann = versions.get("scann")
+    if scann is not None and (scann, minor) != (SCANN, SCANN_TENSORFLOW):
+        what = f"scann {scann} with tensorflow {tensorflow} breaks the import of tensorflow_recommenders"
+        mend = _pip(f"scann=={SCANN}") if minor == SCANN_TENSORFLOW else f"{_python()} -m pip uninstall -y scann"
+        yield Problem(what, mend)
+
+
+def probe_problems(
+    told: list[dict[str, Any]], end: str, legacy: str | None = None, blamed: bool = False
+) -> Iterator[Problem]:
+    """What the probe's lines say: Keras 3, imports that fail or end the process.
+
+    Args:
+      told: its lines.
+      end: how it ended, and the last it said on stderr.
+      legacy: ``TF_USE_LEGACY_KERAS`` as the user has it.
+      blamed: something was found before that may well be the cause of a failing import.
+    """
+    lines: dict[str, Any] = {key: value for line in told for key, value in line.items()}
+    wrong_keras = str(lines.get("keras", "2")).startswith("3")
+    if legacy is not None and legacy not in LEGACY_KERAS:
+        wrong_keras = True
+        what = f"TF_USE_LEGACY_KERAS is {legacy!r}, which makes tf.keras Keras 3; TensorFlow Recommenders needs Keras 2"
+        yield Problem(what, "unset TF_USE_LEGACY_KERAS")
+    elif wrong_keras and lines.get("early"):
+        early = ", ".join(lines["early"])
+        what = f"{early} is loaded before tfllmrec, which then sets TF_USE_LEGACY_KERAS too late: tf.keras is Keras 3"
+        yield Problem(what, "export TF_USE_LEGACY_KERAS=1")
+    elif wrong_keras:
+        what = f"tf.keras is Keras {lines['keras']}; TensorFlow Recommenders needs Keras 2"
+        yield Problem(what, _pip("--force-reinstall", _declared("tf-keras")))
+
+    def mend(module: str) -> str:
+        if blamed or wrong_keras:
+            return "tfllmrec doctor  # again, after the lines above"
+        return _pip("--force-reinstall", _declared(module.replace("_", "-")))
+
+    for line in told:
+        if "failed" in line:
+            yield Problem(f"import {line['failed']} fails: {_short(line['error'])}", mend(line["failed"]))
+    if not lines.get("done"):
+        module = lines.get("trying", "tensorflow")
+        yield Problem(f"import {module} ends the process ({end})", mend(module))
+
+
+def _probe() -> tuple[list[dict[str, Any]], str]:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", PROBE]
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
+        )
+        stdout, last = done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+        end = f"exit code {done.returncode}: {_short(last)}"
+    except subprocess.TimeoutExpired as error:
+        partial = error.stdout or b""
+        stdout = partial.decode() if isinstance(partial, bytes) else partial
+        end = f"no answer in {PROBE_TIMEOUT_S} s"
+    told = []
+    for line in stdout.splitlines():
+        try:
+            value = json_format.loads(line)
+        except ValueError:
+            continue  # something that a library printed
+        if isinstance(value, dict):
+            told.append(value)
+    return told, end
+
+
+def _cache() -> tuple[dict[str, Any], list[Problem]]:
+    from tfllmrec.assets import cache_folder, installed
+
+    folder = cache_folder()
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        problems = []
+    except OSError as error:
+        mend = 'export TFLLMREC_CACHE="$PWD/.cache"'
+        problems = [Problem(f"the cache {folder} cannot be written: {error.strerror or error}", mend)]
+    try:
+        entries = [{"name": entry.name, "size_bytes": entry.size_bytes} for entry in installed()]
+    except OSError:  # not ours to read either; said above
+        entries = []
+    return {"folder": str(folder), "writable": not problems, "entries": entries}, problems
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    out = console()
+    out.print(f"python                   {diagnosis.python}  {sys.executable}")
+    for name, version in diagnosis.versions.items():
+        absent = "not installed (optional)" if name in OPTIONAL else "MISSING"
+        out.print(f"{name:<24} {version or absent}")
+    out.print(f"{'tf.keras':<24} {diagnosis.keras or 'unknown'}")
+    out.print(f"{'devices':<24} {', '.join(diagnosis.devices) or 'unknown'}")
+    entries = diagnosis.cache["entries"]
+    size = sum(entry["size_bytes"] for entry in entries)
+    out.print(f"{'cache':<24} {diagnosis.cache['folder']}  {size / 1e6:,.1f} MB", soft_wrap=True)
+    for entry in entries:
+        out.print(f"  {entry['name']:<40} {entry['size_bytes'] / 1e6:>10,.1f} MB")
+    if not diagnosis.problems:
+        out.print("everything is in order")
+    for problem in diagnosis.problems:
+        out.print(f"\nproblem: {problem.what}\n  mend:  {problem.mend}", soft_wrap=True)
+
+
+def _requirements() -> list[str] | None:
+    try:
+        return metadata.requires("tfllmrec") or []
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _declared(name: str) -> str:
+    """``name`` with the versions that tfllmrec asks for."""
+    from packaging.requirements import Requirement
+
+    declared = [Requirement(text) for text in _requirements() or []]
+    return next((f"{r.name}{r.specifier}" for r in declared if r.name == name), name)
+
+
+def _python() -> str:
+    return shlex.quote(str(Path(sys.executable)))
+
+
+def _pip(*requirements: str) -> str:
+    return f"{_python()} -m pip install {' '.join(map(shlex.quote, requirements))}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:197]}..."

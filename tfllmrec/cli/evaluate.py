@@ -1,0 +1,31 @@
+"""``tfllmrec evaluate``: the scoreboard of a run or of what was exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json, newest_version
+from tfllmrec.cli.output import print_json, print_metrics, working
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_SAVED_MODEL", help="A run folder, or saved_models/NAME.")],
+    json: Json = False,
+    refit_baselines: Annotated[
+        bool,
+        typer.Option("--refit-baselines", help="Fit and measure the baselines again; else their figures are kept."),
+    ] = False,
+) -> None:
+    """Measure on the test events, and print the scoreboard."""
+    folder = path if (path / "config.yaml").is_file() else newest_version(path)
+    from tfllmrec.serving.measure import measure
+
+    with working():
+        metrics = measure(folder, refit_baselines)
+    if json:
+        print_json(metrics)
+    else:
+        print_metrics(metrics)

@@ -1,0 +1,96 @@
+"""``tfllmrec fit``: from data to a run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Events, Items, Overrides, Users, config_of_files
+from tfllmrec.cli.output import note, print_metrics, working
+from tfllmrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tfllmrec.config import LoadedConfig
+
+
+def fit(
+    config: Annotated[Path | None, typer.Argument(help="Experiment, such as configs/beauty.yaml.")] = None,
+    events: Events = None,
+    items: Items = None,
+    users: Users = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder to write; by default runs/NAME.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run, to the same result.")
+    ] = None,
+) -> None:
+    """Train, measure against the baselines, and write a run folder.
+
+    Takes a config, or files alone (--events FILE --items FILE): then the settings are chosen from the data.
+    """
+    asked = _asked(config, events, items, users, overrides)
+    if resume is not None:
+        if out not in (None, resume):
+            raise typer.BadParameter("a run is continued where it is: leave out --out.")
+        asked = _of_run(resume, asked)
+    elif asked is None or (config is None and events is None):
+        raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
+    from tfllmrec.training.run import fit_experiment
+
+    begun = time.time()
+    try:
+        with working():
+            run = fit_experiment(asked.config, resume or out, base=asked.base, resume=resume is not None)
+    except KeyboardInterrupt:
+        folder = resume or out or _begun_since(begun)
+        if folder is not None and (folder / "config.yaml").is_file():
+            note(f"\ninterrupted; go on with: tfllmrec fit --resume {folder}")
+        else:
+            note("\ninterrupted before the run began; nothing to resume")
+        raise typer.Exit(130) from None
+    print_metrics(run.metrics)
+    note(
+        f"run: {run.folder}\n"
+        f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}\n"
+        f"      tensorboard --logdir {run.folder / 'logs'}"
+    )
+
+
+def _asked(
+    config: Path | None, events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
+) -> LoadedConfig | None:
+    if config is not None:
+        if events or items or users:
+            raise typer.BadParameter("a CONFIG names its files: leave out --events, --items, --users, or use --set.")
+        from tfllmrec.config import load_config
+
+        return load_config(config, overrides or [])
+    if events is None and (items or users):
+        raise typer.BadParameter("--items and --users go with --events FILE.")
+    return config_of_files(events, items, users, overrides) if events or overrides else None
+
+
+def _of_run(folder: Path, asked: LoadedConfig | None) -> LoadedConfig:
+    """The run's own config; what was asked for besides must not contradict it, or it would be ignored in silence."""
+    from tfllmrec.config import contradictions, load_config
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"nothing to resume: {folder} is no run folder (it has no config.yaml).")
+    own = load_config(path)
+    if asked is not None and (lines := contradictions(asked.config, own.config)):
+        raise ConfigError(
+            f"{folder} was begun with other settings, which a resumed run keeps:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave them out, or start a new run with --out."
+        )
+    return own
+
+
+def _begun_since(start: float) -> Path | None:
+    """The run folder that fit chose itself."""
+    configs = [p for p in Path("runs").glob("*/config.yaml") if p.stat().st_mtime >= start - 1]
+    return max(configs, key=lambda p: p.stat().st_mtime).parent if configs else None

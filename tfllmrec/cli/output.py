@@ -1,0 +1,80 @@
+"""Where the commands' words go: results to stdout, one JSON document or a table; everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tfllmrec.serving.saved_model import Recommendation
+
+# Tables in a log file or a pipe are not folded to the 80 columns that a terminal may have.
+WIDTH_ELSEWHERE = 160
+
+
+def console() -> Console:
+    """A rich console on stdout."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, markup=False)
+
+
+def note(line: str) -> None:
+    """Something to know beside the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """While a library works, what it prints (Keras does) goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(document: Any) -> None:
+    """One JSON document, indented; NaN is refused, because other languages cannot read it."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def as_rows(items: Sequence[Recommendation]) -> list[dict[str, Any]]:
+    """Plain JSON types, rank from 1."""
+    return [
+        {"rank": rank, "item_id": i.item_id, "title": i.title, "score": float(i.score), "reason": i.reason}
+        for rank, i in enumerate(items, start=1)
+    ]
+
+
+def print_list(items: Sequence[Recommendation]) -> None:
+    """A table of items, best first; columns that say nothing are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not items:
+        note("nothing is left to recommend")
+        return
+    table = Table()
+    table.add_column("", justify="right")
+    table.add_column("item", no_wrap=True)
+    shown = [name for name in ("title", "reason") if any(getattr(i, name) not in ("", i.item_id) for i in items)]
+    table.add_column("score", justify="right", no_wrap=True)
+    for name in shown:
+        table.add_column(name)
+    for rank, item in enumerate(items, start=1):
+        cells = [Text(getattr(item, name)) for name in shown]
+        table.add_row(str(rank), Text(item.item_id), f"{item.score:.4f}", *cells)
+    console().print(table)
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """The scoreboard and its alarms."""
+    from tfllmrec.evaluation.report import scoreboard_of
+
+    out = console()
+    out.print(scoreboard_of(metrics))
+    for alarm in metrics.get("alarms", []):
+        out.print(f"alarm: {alarm}")

@@ -1,0 +1,26 @@
+"""``tfllmrec similar``: items like an item."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json, K, SavedModelPath, open_model
+from tfllmrec.cli.output import as_rows, print_json, print_list, working
+
+
+def similar(
+    saved_model: SavedModelPath,
+    item: Annotated[str, typer.Argument(help="An item id.")],
+    k: K = 10,
+    json: Json = False,
+) -> None:
+    """List the items most like an item."""
+    with working():
+        model = open_model(saved_model)
+        found = model.similar(item, k)
+    if json:
+        print_json({"item": item, "items": as_rows(found)})
+    else:
+        print_list(found)
