@@ -31,6 +31,6 @@ $(STAMP): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: $(PYTHON) is no Python 3.11 to 3.13; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "installing into $(VENV) (once; TensorFlow alone is 600 MB)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@quiet=; test -t 1 || quiet=-qq; $(BIN)/python -m pip install $$quiet -e '.[test]'
 	@touch $@

@@ -62,9 +62,9 @@ def windows(lengths: np.ndarray, size: int, generator: np.random.Generator) -> n
     """Cuts histories into windows, int64 ``[W, 3]``: row, first event, end.
 
     A window of events [first, end) has inputs first to end - 2, each with the event after it as target: at most
-    ``size`` of them. The newest window always ends with the newest event. A history longer than one window is cut further back
-    at a random offset, so that over the epochs each event is predicted from contexts of all lengths; the first two
-    windows then share some targets.
+    ``size`` of them. The newest window always ends with the newest event. A history longer than one window is cut
+    further back at a random offset, so that over the epochs each event is predicted from contexts of all lengths; the
+    first two windows then share some targets.
     """
     result = []
     for row in np.flatnonzero(lengths >= 2):

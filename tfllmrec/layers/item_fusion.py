@@ -39,7 +39,6 @@ class ItemFusion(tf.keras.layers.Layer):
         mean = text.sum(0, keepdims=True) / max(int(has_text.sum()), 1)
         blocks = {"text": np.where(has_text, text - mean, 0.0)} | (features or {})
         self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
-        self.counts = self._frozen("counts", np.zeros(self.n_items))
         self.maps = {
             name: self.add_weight(
                 name=f"{name}_map",
@@ -65,16 +64,12 @@ class ItemFusion(tf.keras.layers.Layer):
             name=name, shape=value.shape, initializer=tf.constant_initializer(value.astype(np.float32)), trainable=False
         )
 
-    def set_counts(self, counts: np.ndarray) -> None:
-        """Sets the training events of each item, int ``[N]``."""
-        self.counts.assign(np.asarray(counts, np.float32))
-
-    def call(self, indices: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Vectors of the items at ``indices``, int32 ``[M]`` -> ``[M, D]``."""
+    def call(self, indices: tf.Tensor, counts: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Vectors of the items at ``indices`` int32 ``[M]``, met ``counts`` float32 ``[M]`` times: ``[M, D]``."""
         result = tf.add_n([tf.matmul(tf.gather(x, indices), self.maps[name]) for name, x in self.blocks.items()])
         if self.use_ids:
-            counts = tf.gather(self.counts, indices)
-            fade = counts / (counts + tf.cast(tf.nn.softplus(self.id_half_count), counts.dtype))
-            ids = tf.gather(self.id_embedding, indices) * fade[:, tf.newaxis]
+            fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
+            ids = tf.gather(self.id_embedding, indices)
+            ids *= tf.cast(fade, ids.dtype)[:, tf.newaxis]
             result += self.id_dropout(ids, training=training)
         return result

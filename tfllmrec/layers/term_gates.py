@@ -30,7 +30,6 @@ class TermGates(tf.keras.layers.Layer):
             initializer=tf.constant_initializer(has_text.astype(np.float32)),
             trainable=False,
         )
-        self.counts = self.add_weight(name="counts", shape=(self.n_items,), initializer="zeros", trainable=False)
         self.hidden = tf.keras.layers.Dense(
             8,
             activation="tanh",
@@ -46,24 +45,20 @@ class TermGates(tf.keras.layers.Layer):
         #: Chosen on validation after training: the softmax that fits the gates is not the ranking that is measured.
         self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
 
-    def set_counts(self, counts: np.ndarray) -> None:
-        """Sets the training events of each item, int ``[N]``."""
-        self.counts.assign(np.asarray(counts, np.float32))
-
-    def gate(self) -> tf.Tensor:
-        """``a_i``, float32 ``[N]`` in (0, 1)."""
-        popularity = tf.math.log1p(self.counts)
-        never_met = tf.cast(self.counts == 0, tf.float32)
+    def gate(self, counts: tf.Tensor) -> tf.Tensor:
+        """``a_i`` of items met ``counts`` times, float32 ``[N]`` -> float32 ``[N]`` in (0, 1)."""
+        popularity = tf.math.log1p(counts)
+        never_met = tf.cast(counts == 0, tf.float32)
         features = tf.stack([popularity / 3.0 - 1.0, never_met, self.has_text], axis=1)
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[:, 0])
 
-    def factors(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def factors(self, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What multiplies each item's dense and sparse score, float32 ``[N]`` each."""
-        gate = self.gate()
+        gate = self.gate(counts)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
         return self.dense_strength * dense_scale * gate, sparse_scale * (1.0 - gate)
 
-    def call(self, dense: tf.Tensor, sparse: tf.Tensor) -> tf.Tensor:
-        """float32 ``[B, N]`` each -> ``[B, N]``."""
-        dense_factor, sparse_factor = self.factors()
+    def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""
+        dense_factor, sparse_factor = self.factors(counts)
         return dense * dense_factor + sparse * sparse_factor

@@ -103,9 +103,8 @@ class Hybrid(tfrs.Model):
             self.n_items, neighbours, decay, name="behaviour_without_holdout"
         )
         self.gates = TermGates(has_text=np.any(catalogue.text != 0, axis=1), seed=seed + 300, name="gates")
-        self.train_counts = np.asarray(train_counts)
-        self.counts_without_holdout = self.train_counts
-        self._use_counts(self.train_counts)
+        self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
+        self.counts_without_holdout = tf.Variable(self.train_counts, trainable=False, name="counts_without_holdout")
         if negatives.count:
             share = train_counts / max(train_counts.sum(), 1)
             self.retrieval: tfrs.tasks.Retrieval = SampledRetrieval(
@@ -116,6 +115,8 @@ class Hybrid(tfrs.Model):
         self.gate_task = CatalogueRetrieval()
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
+        # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
+        self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -124,25 +125,15 @@ class Hybrid(tfrs.Model):
     def set_holdout(self, weights: PrunedWeights, counts: np.ndarray) -> None:
         """Sets what is known without the events that the gates are fitted on: their W, and int ``[N]`` counts."""
         self.behaviour_without_holdout.set_weights_of_items(weights.neighbours, weights.weights)
-        self.counts_without_holdout = np.asarray(counts)
-
-    def _use_counts(self, counts: np.ndarray) -> None:
-        self.items.set_counts(counts)
-        self.gates.set_counts(counts)
-
-    def fit(self, *args, **kwargs) -> tf.keras.callbacks.History:
-        """Keras ``fit``; meanwhile item counts are those without the held-out events, except in :meth:`score`."""
-        self._use_counts(self.counts_without_holdout)
-        try:
-            return super().fit(*args, **kwargs)
-        finally:
-            self._use_counts(self.train_counts)
+        self.counts_without_holdout.assign(np.asarray(counts, np.float32))
 
     # The dense side -------------------------------------------------------------------------------------------------
 
-    def item_vectors(self, training: bool = False) -> tf.Tensor:
-        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``."""
-        return _unit(self.items(tf.range(self.n_items), training=training))
+    def item_vectors(self, counts: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``; ``counts`` other than all training events while it
+        trains."""
+        counts = self.train_counts if counts is None else counts
+        return _unit(self.items(tf.range(self.n_items), tf.convert_to_tensor(counts), training=training))
 
     def query_vectors(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, training: bool = False
@@ -178,7 +169,7 @@ class Hybrid(tfrs.Model):
         wanted = targets < self.n_items
         loss = tf.constant(0.0)
         if self.use_dense:
-            items = self.item_vectors(training=training)
+            items = self.item_vectors(self.counts_without_holdout, training=training)
             query = tf.add_n(self.query_vectors(items, history, ratings, training=training))
             learnt = wanted & ~held_out
             retrieval = self.retrieval(tf.boolean_mask(query, learnt), items, tf.boolean_mask(targets, learnt))
@@ -194,13 +185,13 @@ class Hybrid(tfrs.Model):
 
     def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves."""
-        items = self.item_vectors()
+        items = self.item_vectors(self.counts_without_holdout)
         query = tf.add_n(self.query_vectors(items, history, ratings))
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
-        logits = self.gates(dense, self.behaviour_without_holdout(known))
+        logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout)
         return self.gate_task.of_logits(logits, tf.gather_nd(targets, at))
 
     # Inference ------------------------------------------------------------------------------------------------------
@@ -219,8 +210,8 @@ class Hybrid(tfrs.Model):
             scores = tf.matmul(query, item_vectors, transpose_b=True)
         if self.use_behaviour:
             sparse = self.behaviour(history)
-            scores = self.gates(scores, sparse) if self.use_dense else sparse
-        popularity = tf.math.log1p(self.gates.counts)[tf.newaxis]
+            scores = self.gates(scores, sparse, self.train_counts) if self.use_dense else sparse
+        popularity = tf.math.log1p(self.train_counts)[tf.newaxis]
         nothing_known = tf.reduce_all(history >= self.n_items, axis=1, keepdims=True)
         return tf.where(nothing_known, popularity, scores)
 
@@ -251,7 +242,9 @@ class Hybrid(tfrs.Model):
           event that adds the most to it; otherwise the event whose item is closest in meaning.
         """
         known_items = tf.where(items < self.n_items, items, 0)
-        dense_factor, sparse_factor = (tf.gather(factor, known_items) for factor in self.gates.factors())
+        dense_factor, sparse_factor = (
+            tf.gather(factor, known_items) for factor in self.gates.factors(self.train_counts)
+        )
         if not self.use_behaviour:
             dense_factor = tf.ones_like(dense_factor)
         if not self.use_dense:
@@ -292,8 +285,6 @@ class Hybrid(tfrs.Model):
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
-        in_use = self.items.counts.numpy()
-        self._use_counts(self.train_counts)
         items = self.item_vectors()
         scores = np.empty((len(queries), self.n_items), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
@@ -302,7 +293,6 @@ class Hybrid(tfrs.Model):
             history = batch.history.padded(length, self.n_items).astype(np.int32)
             ratings = batch.ratings.padded(length, np.nan)
             scores[start : start + len(batch)] = self._score_batch(items, tf.constant(history), tf.constant(ratings))
-        self._use_counts(in_use)
         return scores
 
 

@@ -51,7 +51,7 @@ class ServingModel(tf.Module):
         self.text_to_vector = text_to_vector
         # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
         layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
-        self.variables_of_model = [variable for layer in layers for variable in layer.variables]
+        self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]
         self._score_items = model.score_items
         self._explain_items = model.explain_items
 

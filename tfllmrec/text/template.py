@@ -62,7 +62,8 @@ class ItemTemplate:
     def from_items(cls, items: pd.DataFrame, template: str | None = None, max_characters: int = 2000) -> ItemTemplate:
         """A template for this table; ``None`` makes one from the text columns that it has.
 
-        Auto is title, release year in brackets, ``by`` author or brand, categories in brackets, tags in square ones, description.
+        Auto is title, release year in brackets, ``by`` author or brand, categories in brackets, tags in square ones,
+        description.
 
         Raises:
           ConfigError: the template names a column that is not there, or there is no text column to make one from.

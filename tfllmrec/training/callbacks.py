@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, selection_value
+from tfllmrec.models.hybrid import Hybrid
 
 
 class Scoreboard(tf.keras.callbacks.Callback):
@@ -49,9 +50,8 @@ class Scoreboard(tf.keras.callbacks.Callback):
                     tf.summary.scalar(label, value)
                 for label, value in logs.items():
                     tf.summary.scalar(f"training/{label}", value)
-                gates = getattr(self.model, "gates", None)
-                if gates is not None:
-                    tf.summary.histogram("gates/a_i", gates.gate())
+                if isinstance(self.model, Hybrid):
+                    tf.summary.histogram("gates/a_i", self.model.gates.gate(self.model.train_counts))
             self.writer.flush()
         if self.tell is not None:
             shown = ("ndcg@10", "recall@10", "recall@10/tail")

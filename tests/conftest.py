@@ -1,0 +1,146 @@
+"""What several rooms test on: a tiny random BERT in Hub format, and one small planted experiment, fitted once."""
+
+import os
+import string
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "car", "toy", "the", ",", "(", ")", "cafe"]
+VOCABULARY += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
+
+
+def random_state(seed: int = 7) -> dict[str, np.ndarray]:
+    """Weights under the names that Hugging Face gives them; biases and norms are not left at 0 and 1."""
+    rng = np.random.default_rng(seed)
+    width, inner = SIZES["hidden_size"], SIZES["intermediate_size"]
+    shapes = {
+        "embeddings.word_embeddings.weight": (len(VOCABULARY), width),
+        "embeddings.position_embeddings.weight": (SIZES["max_position_embeddings"], width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+        "embeddings.LayerNorm.weight": (width,),
+        "embeddings.LayerNorm.bias": (width,),
+        "pooler.dense.weight": (width, width),
+    }
+    for i in range(SIZES["num_hidden_layers"]):
+        dense = {f"attention.self.{name}": (width, width) for name in ("query", "key", "value")}
+        dense |= {
+            "attention.output.dense": (width, width),
+            "intermediate.dense": (inner, width),
+            "output.dense": (width, inner),
+        }
+        for name, shape in dense.items():
+            shapes |= {f"encoder.layer.{i}.{name}.weight": shape, f"encoder.layer.{i}.{name}.bias": shape[:1]}
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes |= {f"encoder.layer.{i}.{name}.weight": (width,), f"encoder.layer.{i}.{name}.bias": (width,)}
+    return {
+        name: (("LayerNorm.weight" in name) + rng.normal(0, 0.5, shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The tiny BERT's ``sizes`` (as config.json has them), ``vocabulary``, and ``state(seed)``."""
+    return SimpleNamespace(sizes=SIZES, vocabulary=VOCABULARY, state=random_state)
+
+
+@pytest.fixture(scope="session")
+def tiny_hub(tmp_path_factory):
+    """(preprocessor, encoder): the tiny BERT in Hub format."""
+    from tfllmrec.text.bert import BertConfig, BertEncoder
+    from tfllmrec.text.bundled import save_encoder, save_preprocessor
+
+    folder = tmp_path_factory.mktemp("hub")
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    save_preprocessor(vocabulary, folder / "preprocessor", 12)
+    save_encoder(BertEncoder(BertConfig(**SIZES), random_state()), folder / "encoder")
+    return folder / "preprocessor", folder / "encoder"
+
+
+CHAIN, COLD = 36, 4
+
+
+def chain_events() -> pd.DataFrame:
+    """60 people who each walk a stretch of a ring of 36 items, i to i + 1, and rate as they please."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{(start + step) % CHAIN}", int(rng.integers(1, 6)), 100 * user + step)
+        for user, start in enumerate(rng.integers(0, CHAIN, 60))
+        for step in range(rng.integers(5, 11))
+    ]
+    return pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
+
+
+def chain_items() -> pd.DataFrame:
+    """The 36 items of the ring and four that nobody has met, each with a text of its own."""
+    letters = string.ascii_lowercase
+    titles = [f"{'red' if i % 2 else 'blue'} {letters[i % 26]}{letters[(7 * i) % 26]}" for i in range(CHAIN + COLD)]
+    return pd.DataFrame({"item": [f"i{i}" for i in range(CHAIN + COLD)], "title": titles})
+
+
+@pytest.fixture(scope="session")
+def chain_files(tmp_path_factory):
+    """(events, items): the planted ring as CSV files."""
+    folder = tmp_path_factory.mktemp("chain")
+    chain_events().to_csv(folder / "events.csv", index=False)
+    chain_items().to_csv(folder / "items.csv", index=False)
+    return folder / "events.csv", folder / "items.csv"
+
+
+@pytest.fixture(scope="session")
+def chain_split():
+    """The planted ring, read and split."""
+    from tfllmrec.config import DataConfig, SplitConfig
+    from tfllmrec.data import dataset_from_frames, make_split
+
+    dataset = dataset_from_frames(chain_events(), chain_items(), config=DataConfig(name="chain"))
+    return make_split(dataset, SplitConfig(), seed=42)
+
+
+@pytest.fixture(scope="session")
+def chain_config(chain_files, tiny_hub):
+    """An experiment on the ring that takes seconds; a copy may be changed."""
+    from tfllmrec.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TextConfig, TrainingConfig
+
+    events, items = chain_files
+    preprocessor, encoder = map(str, tiny_hub)
+    return ExperimentConfig(
+        data=DataConfig(name="chain", events=events, items=items),
+        text=TextConfig(encoder=encoder, preprocessor=preprocessor, max_tokens=12),
+        model=ModelConfig(embedding_dim=16, blocks=1, heads=2, history_length=6, dropout=0.1),
+        training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
+        evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A cache folder of the tests' own, for as long as a fixture or test that asked for it needs one."""
+    before = os.environ.get("TFLLMREC_CACHE")
+    os.environ["TFLLMREC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["TFLLMREC_CACHE"]
+    else:
+        os.environ["TFLLMREC_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def chain_run(chain_config, cache, tmp_path_factory):
+    """(run, what it told): the ring, fitted once by ``fit_experiment``."""
+    from tfllmrec.training.run import fit_experiment
+
+    told: list[str] = []
+    return fit_experiment(chain_config, tmp_path_factory.mktemp("runs") / "chain", tell=told.append), told

@@ -1,0 +1,154 @@
+"""Imports point one way, and what needs no TensorFlow does not load it."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tfllmrec"
+
+# A module may import from its own room and from earlier ones. Evaluation knows data alone; it comes before training,
+# which measures itself.
+ROOMS = [
+    "columns", "errors", "config", "assets", "data", "evaluation", "text", "layers", "losses", "models", "training",
+    "serving", "explain", "feedback", "cli",
+]  # fmt: skip
+# What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
+WITHOUT_TENSORFLOW = ["columns", "errors", "config", "assets", "data", "evaluation", "cli"]
+NEEDS_TENSORFLOW = ["data/batches.py"]
+TENSORFLOW = {
+    "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
+}  # fmt: skip
+HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml"}
+
+
+def imports(tree: ast.AST, package: str, top_level: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each import; ``top_level``: only those that run when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif not (top_level and runs_later(node)):
+            yield from imports(node, package, top_level)
+
+
+def runs_later(node: ast.AST) -> bool:
+    """Whether what is below runs in a call only, or never."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def room_of(path: Path) -> str:
+    """The folder or file directly below the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def backward(path: Path, text: str) -> list[str]:
+    """The imports in a module's text that go to a later room."""
+    room = room_of(path)
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    wrong = []
+    for line, name in imports(ast.parse(text), package):
+        parts = name.split(".")
+        if parts[0] != "tfllmrec" or len(parts) < 2 or parts[1] not in ROOMS:
+            continue
+        if ROOMS.index(parts[1]) > ROOMS.index(room):
+            wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}: {parts[1]} comes after {room}")
+    return wrong
+
+
+def at_top_level(path: Path, text: str, forbidden: set[str]) -> list[str]:
+    """The imports of ``forbidden`` packages that run when the module is imported."""
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}: do it in the function that needs it"
+        for line, name in imports(ast.parse(text), package, top_level=True)
+        if name.split(".")[0] in forbidden
+    ]
+
+
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or not p.name.startswith("__"))
+
+
+def test_every_module_stands_in_a_room():
+    assert {room_of(path) for path in MODULES} <= set(ROOMS)
+
+
+def test_imports_point_to_earlier_rooms():
+    assert [line for path in MODULES for line in backward(path, path.read_text(encoding="utf-8"))] == []
+
+
+def test_what_needs_no_tensorflow_does_not_load_it():
+    wrong = []
+    for path in MODULES:
+        if room_of(path) in WITHOUT_TENSORFLOW and path.relative_to(PACKAGE).as_posix() not in NEEDS_TENSORFLOW:
+            wrong += at_top_level(
+                path, path.read_text(encoding="utf-8"), HEAVY if room_of(path) == "cli" else TENSORFLOW
+            )
+    assert wrong == []
+
+
+def test_importing_the_package_and_its_light_rooms_loads_no_tensorflow():
+    """The same for real, with what those modules import in turn."""
+    light = [f"tfllmrec.{room}" for room in WITHOUT_TENSORFLOW]
+    script = (
+        f"import sys, tfllmrec\nprint(len(sys.modules))\nimport {', '.join(light)}, tfllmrec.evaluation.report\n"
+        f"print([name for name in {sorted(TENSORFLOW)!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    modules, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert int(modules) < 150  # importing the package alone is instant: it needs os
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        (
+            "data/x.py",
+            "from tfllmrec.models.hybrid import Hybrid",
+            ["tfllmrec/data/x.py:1 imports tfllmrec.models.hybrid"],
+        ),
+        ("data/x.py", "def f():\n    import tfllmrec.text", ["tfllmrec/data/x.py:2 imports tfllmrec.text: text comes"]),
+        ("data/x.py", "from ..serving import export", ["tfllmrec/data/x.py:1 imports tfllmrec.serving.export"]),
+        ("data/x.py", "from .. import serving", ["tfllmrec/data/x.py:1 imports tfllmrec.serving"]),
+        ("data/x.py", "from tfllmrec import assets, cli", ["tfllmrec/data/x.py:1 imports tfllmrec.cli"]),
+        ("errors.py", "import tfllmrec.config", ["tfllmrec/errors.py:1 imports tfllmrec.config"]),
+        ("data/x.py", "from tfllmrec.data.y import z\nfrom tfllmrec import errors\nimport numpy", []),
+        ("evaluation/x.py", "from tfllmrec.text import y", ["tfllmrec/evaluation/x.py:1 imports tfllmrec.text.y"]),
+        ("training/x.py", "from tfllmrec.evaluation import y", []),
+        ("data/x.py", "from . import y", []),
+    ],
+)
+def test_the_reader_finds_what_breaks_the_order(file, text, found):
+    lines = backward(PACKAGE / file, text)
+    assert len(lines) == len(found)
+    assert all(line.startswith(start) for line, start in zip(lines, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import tensorflow as tf", True),
+        ("from tensorflow.keras import layers", True),
+        ("try:\n    import tf_keras\nexcept ImportError:\n    pass", True),
+        ("class A:\n    import tensorflow", True),
+        ("def f():\n    import tensorflow", False),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import tensorflow", False),
+        ("import numpy", False),
+    ],
+)
+def test_the_reader_finds_what_loads_tensorflow(text, found):
+    assert bool(at_top_level(PACKAGE / "data" / "x.py", text, TENSORFLOW)) == found
