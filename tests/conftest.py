@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import tfllmrec  # noqa: F401  (legacy Keras, before any test file touches tf.keras)
+
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "car", "toy", "the", ",", "(", ")", "cafe"]
 VOCABULARY += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
 SIZES = {
@@ -73,20 +75,20 @@ CHAIN, COLD = 36, 4
 
 
 def chain_events() -> pd.DataFrame:
-    """60 people who each walk a stretch of a ring of 36 items, i to i + 1, and rate as they please."""
+    """60 people who each walk a stretch of a ring of 36 items, mostly from i to i + 1, and rate as they please."""
     rng = np.random.default_rng(0)
-    rows = [
-        (f"u{user}", f"i{(start + step) % CHAIN}", int(rng.integers(1, 6)), 100 * user + step)
-        for user, start in enumerate(rng.integers(0, CHAIN, 60))
-        for step in range(rng.integers(5, 11))
-    ]
+    rows = []
+    for user, item in enumerate(rng.integers(0, CHAIN, 60)):
+        for step in range(rng.integers(5, 11)):
+            rows.append((f"u{user}", f"i{item}", int(rng.integers(1, 6)), 100 * user + step))
+            item = (item + 1) % CHAIN if rng.random() < 0.85 else rng.integers(0, CHAIN)
     return pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
 
 
 def chain_items() -> pd.DataFrame:
     """The 36 items of the ring and four that nobody has met, each with a text of its own."""
     letters = string.ascii_lowercase
-    titles = [f"{'red' if i % 2 else 'blue'} {letters[i % 26]}{letters[(7 * i) % 26]}" for i in range(CHAIN + COLD)]
+    titles = [f"{'red' if i % 2 else 'blue'} {letters[i % 26]}{letters[i // 26]}" for i in range(CHAIN + COLD)]
     return pd.DataFrame({"item": [f"i{i}" for i in range(CHAIN + COLD)], "title": titles})
 
 

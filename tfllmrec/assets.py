@@ -13,12 +13,12 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.progress import show_progress
 
 # A network that swallows packets must not hold up the next source.
 TIMEOUT_S = 5.0
@@ -332,11 +332,11 @@ def _download(url: str, target: Path) -> None:
             expected = answer.headers.get("Content-Length")
             size = int(expected) if expected else None
             came = 0
-            with _progress(target.name, size) as advance:
+            with show_progress(target.name, "bytes") as progress:
                 while block := answer.read(_BLOCK):
                     out.write(block)
                     came += len(block)
-                    advance(len(block))
+                    progress(came, size)
     except urllib.error.HTTPError as error:
         raise _Unusable(f"HTTP {error.code} {error.reason} for {url}") from error
     except urllib.error.URLError as error:
@@ -371,24 +371,3 @@ def _unpack(archive: Path, files: tuple[File, ...], folder: Path) -> None:
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
     with archive.open(name) as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, _BLOCK)
-
-
-@contextmanager
-def _progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with bytes on a terminal; nothing elsewhere. Yields what to call with the bytes that came."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda count: bar.update(task, advance=count)

@@ -203,7 +203,8 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
 
 def dump_config(config: ExperimentConfig) -> str:
     """The config as YAML, every setting written out: an input for :func:`load_config` that gives the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # ASCII: written otherwise, PyYAML does not read every character (U+0085) back.
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def contradictions(asked: ExperimentConfig, resolved: ExperimentConfig) -> list[str]:

@@ -77,4 +77,4 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     out = console()
     out.print(scoreboard_of(metrics))
     for alarm in metrics.get("alarms", []):
-        out.print(f"alarm: {alarm}")
+        out.print(f"alarm: {alarm}", soft_wrap=True)

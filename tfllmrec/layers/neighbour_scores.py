@@ -74,7 +74,7 @@ class NeighbourScores(tf.keras.layers.Layer):
         return weights * self._strength(history)[..., tf.newaxis]
 
     def _strength(self, history: tf.Tensor) -> tf.Tensor:
-        """``decay ** steps_back``, 0 for padding: float32 ``[B, L]``."""
+        """``decay ** steps_back``, 0 for padding and beyond reach: float32 ``[B, L]``."""
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
-        return present * tf.pow(self.decay, steps_back)
+        return tf.where(steps_back < self.reach, present * tf.pow(self.decay, steps_back), 0.0)

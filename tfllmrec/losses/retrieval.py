@@ -64,7 +64,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         self.steps = self.add_weight(name="steps", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
 
     def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """As :meth:`CatalogueRetrieval.call`; items drawn twice or equal to a query's target are masked by TFRS."""
+        """As :meth:`CatalogueRetrieval.call`; candidates equal to a query's own target are masked by TFRS."""
         step = self.steps.assign_add(1)
         uniform = tf.random.stateless_uniform(
             (self.n_negatives,), tf.stack([tf.constant(self.seed, tf.int64), step]), dtype=tf.float64

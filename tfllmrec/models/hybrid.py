@@ -116,7 +116,8 @@ class Hybrid(tfrs.Model):
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
         # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
-        self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
+        scores = self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
+        self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -130,8 +131,7 @@ class Hybrid(tfrs.Model):
     # The dense side -------------------------------------------------------------------------------------------------
 
     def item_vectors(self, counts: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``; ``counts`` other than all training events while it
-        trains."""
+        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``; by default as known from all training events."""
         counts = self.train_counts if counts is None else counts
         return _unit(self.items(tf.range(self.n_items), tf.convert_to_tensor(counts), training=training))
 

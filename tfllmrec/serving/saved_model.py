@@ -258,7 +258,10 @@ class SavedModel:
     def _reason(self, terms: dict[str, float], because: str) -> str:
         if not because:
             return ""
-        return TERMS[max(terms, key=lambda name: terms[name])].format(because=self.title(because))
+        # As the model chose ``because``: behaviour against both dense terms together.
+        dense = max(("meaning", "feedback"), key=lambda name: terms[name])
+        leading = "behaviour" if terms["behaviour"] >= terms["meaning"] + terms["feedback"] else dense
+        return TERMS[leading].format(because=self.title(because))
 
 
 def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:

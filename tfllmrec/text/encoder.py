@@ -15,9 +15,9 @@ import tensorflow_text  # noqa: F401  (registers the operations that preprocesso
 
 from tfllmrec.config import TextConfig
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.progress import Progress
 from tfllmrec.text.bert import mean_pool
 from tfllmrec.text.bundled import INPUTS, hub_handles
-from tfllmrec.text.progress import Progress
 
 BUNDLED = "minilm"
 
@@ -161,7 +161,7 @@ class TextEncoder:
 
         Args:
           texts: n strings; one without any token gives the zero vector.
-          progress: called after each batch, see :func:`tfllmrec.text.progress.show_progress`.
+          progress: called after each batch, see :func:`tfllmrec.progress.show_progress`.
 
         Returns:
           float32 ``[n, D]`` of length 1, in the order of ``texts``.

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tfllmrec.errors import DataError
-from tfllmrec.text.progress import Progress
+from tfllmrec.progress import Progress
 
 _log = logging.getLogger(__name__)
 

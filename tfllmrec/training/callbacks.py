@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.progress import Progress
 
 
 class Scoreboard(tf.keras.callbacks.Callback):
@@ -63,6 +64,18 @@ class Scoreboard(tf.keras.callbacks.Callback):
             )
             for alarm in result.alarms:
                 self.tell(f"  alarm: {alarm}")
+
+
+class StepProgress(tf.keras.callbacks.Callback):
+    """Tells a progress callback how many of ``total`` steps are done, those of a resumed run included."""
+
+    def __init__(self, progress: Progress, total: int, done: int = 0) -> None:
+        super().__init__()
+        self.progress, self.total, self.done = progress, total, done
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
 
 
 @dataclass

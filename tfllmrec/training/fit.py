@@ -13,12 +13,13 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.splits import Split
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, fit_item_weights, prune
+from tfllmrec.progress import show_progress
 from tfllmrec.training import defaults
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.optimizer import adamw
 
 #: What the dense side may weigh beside what its gates say; the best on validation is taken.
@@ -70,6 +71,7 @@ def fit_hybrid(
       tell: called with a line for each step.
 
     Raises:
+      DataError: no user has two training events.
       ModelError: the loss is not a number, or the folder's checkpoints belong to another model.
     """
     config = config.model_copy(deep=True)
@@ -127,6 +129,11 @@ def _train(
         return evaluate(model, sample, train_counts=split.train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
+    if not steps:
+        raise DataError(
+            f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
+            "use more data or another split.kind."
+        )
     model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
     callbacks = [
         Scoreboard(measure, folder / "logs" / "validation" if folder else None, tell),
@@ -143,9 +150,11 @@ def _train(
         callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False)]
     if first_epoch < training.epochs:
         batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
-        history = model.fit(
-            batches, epochs=training.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0
-        ).history
+        with show_progress("Training", "steps") as progress:
+            callbacks.append(StepProgress(progress, steps, done=steps * first_epoch // training.epochs))
+            history = model.fit(
+                batches, epochs=training.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0
+            ).history
         if not np.all(np.isfinite(history["loss"])):
             raise ModelError(
                 f"The loss is not a number after epoch {len(history['loss']) + first_epoch}: lower "

@@ -2,7 +2,7 @@
 
 RUN/
   config.yaml     the resolved config; itself a valid input
-  run.json        seed, versions, data hash, what was chosen and why
+  run.json        seed, versions, data hash, time and memory, what was chosen and why
   data/           the data set as it was used (Parquet)
   vectors.npy     the items' text vectors, float32 [N, Dt]
   checkpoints/    the newest epoch, the best one, and how far training is
@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +38,7 @@ from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
 from tfllmrec.models.baselines import fit_baselines
+from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
@@ -82,9 +85,9 @@ class Run:
     def complete(self) -> bool:
         return (self.folder / "metrics.json").is_file()
 
-    @cached_property
+    @property
     def config(self) -> ExperimentConfig:
-        """The resolved config."""
+        """The config as it is in the folder now: resolved once the model is fitted."""
         return load_config(self.folder / "config.yaml", []).config
 
     @cached_property
@@ -148,6 +151,7 @@ def fit_experiment(
       ConfigError: ``out`` is taken (without resume) or not there (with it).
       DataError, ModelError: see the steps.
     """
+    start = time.monotonic()
     if resume:
         if out is None or not (out / "config.yaml").is_file():
             raise ConfigError(
@@ -194,14 +198,11 @@ def fit_experiment(
     fitted = fit_hybrid(split, text, config, out, remember)
     _save_model(fitted.model, out / "model")
     _write(out / "config.yaml", dump_config(fitted.config))
-    _write(out / "run.json", json.dumps(_record(run, config.seed, chosen), indent=1))
 
     recommenders = baselines(split, text, fitted.config, tell)
-    tell("measuring on the test queries")
-    results = {
-        name: _measure(recommender, split, fitted.config)
-        for name, recommender in {"hybrid": fitted.model, **recommenders}.items()
-    }
+    # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
+    results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
+    _write(out / "run.json", json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
     _write(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
     tell(f"run folder: {out}")
     return run
@@ -232,23 +233,37 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
     return fitted
 
 
-def _measure(recommender: Recommender, split: Split, config: ExperimentConfig) -> Result:
+def _measure_all(recommenders: Mapping[str, Recommender], split: Split, config: ExperimentConfig) -> dict[str, Result]:
+    """Each on the test queries, by name."""
     settings = config.evaluation
-    return evaluate(
-        recommender,
-        split.test,
-        train_counts=split.train_counts,
-        strata=split.strata(settings.head_share),
-        ks=settings.ks,
-        batch_size=settings.batch_size,
-        bootstrap=settings.bootstrap,
-        seed=config.seed,
-    )
+    results: dict[str, Result] = {}
+    total = len(split.test) * len(recommenders)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    with show_progress("Measuring on the test queries", "queries") as progress:
+        for name, recommender in recommenders.items():
+            results[name] = evaluate(
+                recommender,
+                split.test,
+                train_counts=split.train_counts,
+                strata=split.strata(settings.head_share),
+                ks=settings.ks,
+                batch_size=settings.batch_size,
+                bootstrap=settings.bootstrap,
+                seed=config.seed,
+                progress=advance,
+            )
+    return results
 
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
     """The run's report with the figures of ``recommenders`` computed now, all others as recorded."""
-    results = {name: _measure(recommender, run.split, run.config) for name, recommender in recommenders.items()}
+    results = _measure_all(recommenders, run.split, run.config)
     record = dict(run.metrics)
     record["results"] = {**record["results"], **as_json(results)}
     record["intervals"] = {**record["intervals"], **{name: _intervals(result) for name, result in results.items()}}
@@ -286,27 +301,30 @@ def _intervals(result: Result) -> dict[str, list[float]]:
 def _encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     """The items' text vectors; from the run folder, else from the vector store, else encoded now."""
     from tfllmrec.text.encoder import TextEncoder
-    from tfllmrec.text.progress import show_progress
     from tfllmrec.text.store import VectorStore, encode_items
     from tfllmrec.text.template import ItemTemplate
 
     path = run.folder / "vectors.npy"
-    if path.is_file():
-        return np.load(path)
     try:
         template = ItemTemplate.from_items(run.dataset.items, config.text.template)
     except ConfigError as error:
         if config.text.template is not None:
             raise
         tell(f"no item has text, so nothing can be read: {error}")
-        return np.zeros((run.dataset.n_items, 1), np.float32)
+        return _store(path, np.zeros((run.dataset.n_items, 1), np.float32))
     config.text.template = template.template
+    if path.is_file():
+        return np.load(path)
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = TextEncoder.from_config(config.text)
-    with show_progress() as progress:
+    with show_progress("Encoding item texts", "texts") as progress:
         vectors = encode_items(
             template.texts(run.dataset.items), encoder, VectorStore(cache_folder() / "vectors"), progress
         )
+    return _store(path, vectors)
+
+
+def _store(path: Path, vectors: np.ndarray) -> np.ndarray:
     temporary = path.with_suffix(".tmp.npy")
     np.save(temporary, vectors)
     temporary.replace(path)
@@ -320,7 +338,7 @@ def _save_model(model: Hybrid, folder: Path) -> None:
     tf.train.Checkpoint(model=model).write(str(folder / "weights"))
 
 
-def _record(run: Run, seed: int, chosen: list[str]) -> dict[str, Any]:
+def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str, Any]:
     def installed(package: str) -> str | None:
         try:
             return version(package)
@@ -330,6 +348,8 @@ def _record(run: Run, seed: int, chosen: list[str]) -> dict[str, Any]:
     return {
         "seed": seed,
         "data_sha256": run.dataset.fingerprint,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "chosen": chosen,
         "cleaning": asdict(run.dataset.report),

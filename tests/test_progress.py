@@ -1,11 +1,11 @@
 import io
 import sys
 
-from tfllmrec.text.progress import show_progress
+from tfllmrec.progress import show_progress
 
 
 def test_says_how_fast_it_was_where_there_is_no_terminal(capsys):
-    with show_progress("Encoding items") as progress:
+    with show_progress("Encoding items", "texts") as progress:
         progress(64, 1200)
         progress(1200, 1200)
     captured = capsys.readouterr()
@@ -14,7 +14,7 @@ def test_says_how_fast_it_was_where_there_is_no_terminal(capsys):
 
 
 def test_says_nothing_where_nothing_is_done(capsys):
-    with show_progress():
+    with show_progress("Encoding items", "texts"):
         pass
     assert capsys.readouterr().err == ""
 
@@ -28,7 +28,7 @@ def test_draws_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with show_progress("Encoding items") as progress:
+    with show_progress("Encoding items", "texts") as progress:
         progress(30, 60)
         progress(60, 60)
     assert (

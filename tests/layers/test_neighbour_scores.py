@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.data.queries import Ragged
+from tfllmrec.layers.neighbour_scores import FAINT, NeighbourScores
+from tfllmrec.models.item_weights import prune, score_history
+
+pytestmark = pytest.mark.tf
+N = 12
+RNG = np.random.default_rng(0)
+WEIGHTS = prune(RNG.normal(size=(N, N)).astype(np.float32), 5)
+HISTORIES = Ragged.from_rows([RNG.integers(0, N, n) for n in (0, 1, 4, 4, 30)], np.int64)
+
+
+def layer(decay, neighbours=5):
+    made = NeighbourScores(N, neighbours, decay)
+    made.set_weights_of_items(WEIGHTS.neighbours, WEIGHTS.weights)
+    return made
+
+
+def padded(length=30):
+    return tf.constant(HISTORIES.padded(length, N).astype(np.int32))
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9, 0.3])
+def test_is_score_history_on_pruned_weights(decay):
+    # What is left out is below FAINT an event, and weights are below 4: 0.004 / (1 - decay) at most.
+    left_out = 0 if decay == 1 else 4 * FAINT / (1 - decay)
+    scores = layer(decay)(padded()).numpy()
+    np.testing.assert_allclose(scores, score_history(HISTORIES, WEIGHTS, decay), atol=1e-5 + left_out)
+    short = Ragged.from_rows([row[-6:] for row in HISTORIES], np.int64)  # within reach of each of these decays
+    scores = layer(decay)(tf.constant(short.padded(6, N).astype(np.int32))).numpy()
+    np.testing.assert_allclose(scores, score_history(short, WEIGHTS, decay), atol=1e-5)
+
+
+def test_events_beyond_reach_are_left_out():
+    made = layer(0.3)
+    assert 0.3**made.reach < FAINT <= 0.3 ** (made.reach - 1)
+    reachable = Ragged.from_rows([row[-made.reach :] for row in HISTORIES], np.int64)
+    np.testing.assert_allclose(made(padded()), score_history(reachable, WEIGHTS, 0.3), atol=1e-6)
+
+
+def test_padding_and_the_batch_change_nothing():
+    made = layer(0.8)
+    whole = made(padded(40)).numpy()
+    for row in range(len(HISTORIES)):
+        alone = tf.constant(HISTORIES[row][None].astype(np.int32))
+        np.testing.assert_allclose(made(alone)[0], whole[row], atol=1e-6)
+    assert not whole[0].any()
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.8, 0.3])
+def test_by_event_sums_to_the_score(decay):
+    made = layer(decay)
+    items = tf.constant(np.tile(np.arange(N, dtype=np.int32), (len(HISTORIES), 1)))
+    by_event = made.by_event(padded(), items).numpy()
+    assert by_event.shape == (len(HISTORIES), 30, N)
+    np.testing.assert_allclose(by_event.sum(axis=1), made(padded()), atol=1e-5)
+    assert not by_event[2, 4:].any()
+    table = np.zeros((N, N))
+    np.put_along_axis(table, WEIGHTS.neighbours.astype(np.int64), WEIGHTS.weights, axis=1)
+    history = HISTORIES[2]
+    np.testing.assert_allclose(by_event[2, 1], decay**2 * table[history[1]], atol=1e-6)
+
+
+def test_a_small_catalogue_has_fewer_neighbours():
+    weights = prune(RNG.normal(size=(N, N)).astype(np.float32), 512)
+    made = NeighbourScores(N, neighbours=512, decay=0.8)
+    made.set_weights_of_items(weights.neighbours, weights.weights)
+    np.testing.assert_allclose(made(padded(4)), score_history(Ragged.from_rows([h[-4:] for h in HISTORIES], np.int64), weights, 0.8), atol=1e-5)

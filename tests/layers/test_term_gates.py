@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.layers.term_gates import GAIN, TermGates
+
+pytestmark = pytest.mark.tf
+COUNTS = tf.constant([0.0, 1, 20, 20])
+RNG = np.random.default_rng(0)
+DENSE, SPARSE = (tf.constant(RNG.normal(size=(3, 4)), tf.float32) for _ in range(2))
+
+
+@pytest.fixture
+def gates():
+    gates = TermGates(np.array([True, True, True, False]), seed=1)
+    gates(DENSE, SPARSE, COUNTS)
+    return gates
+
+
+def test_even_before_training(gates):
+    assert gates.gate(COUNTS).numpy().tolist() == [0.5] * 4
+    dense, sparse = gates.factors(COUNTS)
+    assert dense.numpy() == pytest.approx(np.full(4, 1.0 * 0.5))
+    assert sparse.numpy() == pytest.approx(np.full(4, 50.0 * (1 - 0.5)), rel=1e-5)
+
+
+def test_by_hand(gates):
+    gates.output_map.kernel.assign(tf.constant(RNG.normal(0, 0.05, (8, 1)), tf.float32))
+    gates.log_scales.assign(np.log([3.0, 7.0]) / GAIN)
+    features = np.stack([np.log1p(COUNTS) / 3 - 1, [1, 0, 0, 0], [1, 1, 1, 0]], axis=1)
+    hidden = np.tanh(features @ gates.hidden.kernel.numpy())
+    gate = 1 / (1 + np.exp(-20 * (hidden @ gates.output_map.kernel.numpy())[:, 0]))
+    np.testing.assert_allclose(gates.gate(COUNTS), gate, atol=1e-5)
+    assert ((gate > 0) & (gate < 1)).all()
+    assert len(np.unique(gate.round(5))) == 4  # popularity, never met, and text each tell items apart
+    expected = 3 * gate * DENSE.numpy() + 7 * (1 - gate) * SPARSE.numpy()
+    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), expected, atol=1e-4)
+
+
+def test_dense_strength_0_leaves_the_sparse_term_alone(gates):
+    gates.dense_strength.assign(0.0)
+    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), 50 * 0.5 * SPARSE.numpy(), rtol=1e-5)
+    gates.dense_strength.assign(2.0)
+    np.testing.assert_allclose(gates.factors(COUNTS)[0], np.full(4, 2.0 * 0.5))
+
+
+def test_the_strength_is_not_trained(gates):
+    assert {v.name.split("/")[-1] for v in gates.trainable_variables} == {"kernel:0", "bias:0", "log_scales:0"}
+
+
+def test_half_precision_does_not_reach_the_gates():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        gates = TermGates(np.array([True] * 4), seed=1)
+        assert gates(DENSE, SPARSE, COUNTS).dtype == tf.float32
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
+
+pytestmark = pytest.mark.tf
+RNG = np.random.default_rng(0)
+R, N, D = 6, 9, 4
+QUERIES, ITEMS = RNG.normal(size=(R, D)).astype(np.float32), RNG.normal(size=(N, D)).astype(np.float32)
+TARGETS = np.array([0, 3, 3, 8, 1, 5])
+SHARES = (np.arange(N) + 1) / sum(range(N + 1))
+
+
+def cross_entropy(logits, targets):
+    """Mean of log sum exp minus the target's own, in plain numpy."""
+    return float(np.mean([np.log(np.exp(row).sum()) - row[t] for row, t in zip(logits, targets, strict=True)]))
+
+
+def test_catalogue_is_the_exact_softmax():
+    loss = CatalogueRetrieval()(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
+    assert loss == pytest.approx(cross_entropy(QUERIES @ ITEMS.T, TARGETS), rel=1e-5)
+    assert CatalogueRetrieval().of_logits(tf.constant(QUERIES @ ITEMS.T), tf.constant(TARGETS)).numpy() == loss
+
+
+def test_masked_candidates_are_no_negatives():
+    mask = np.ones(N, bool)
+    mask[[2, 7]] = False  # nobody's target
+    task = CatalogueRetrieval(candidate_mask=tf.constant(mask))
+    loss = task(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
+    assert loss == pytest.approx(cross_entropy((QUERIES @ ITEMS.T)[:, mask], np.cumsum(mask)[TARGETS] - 1), rel=1e-5)
+
+
+def test_no_query_costs_nothing():
+    none = tf.zeros((0, D)), tf.constant(ITEMS), tf.zeros((0,), tf.int32)
+    assert CatalogueRetrieval()(*none).numpy() == 0
+    assert SampledRetrieval(SHARES, 4, 1.0, seed=1)(*none).numpy() == 0
+
+
+def sampled(n_negatives, log_q, seed=1, shares=SHARES):
+    task = SampledRetrieval(tf.constant(shares), n_negatives, log_q, seed)
+    return task, task(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
+
+
+def drawn(n_negatives, seed, step):
+    """The same draw, by inverting the cumulative shares one number at a time."""
+    uniform = tf.random.stateless_uniform((n_negatives,), [seed, step], dtype=tf.float64).numpy()
+    return [next(i for i in range(N) if u < SHARES[: i + 1].sum()) for u in uniform]
+
+
+@pytest.mark.parametrize("log_q", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("n_negatives", [0, 5, 40])
+def test_sampled_against_the_formula(log_q, n_negatives):
+    _, loss = sampled(n_negatives, log_q)
+    candidates = np.array([*TARGETS, *drawn(n_negatives, 1, 1)])
+    expected = []
+    for row, target in enumerate(TARGETS):
+        logits = ITEMS[candidates] @ QUERIES[row] - log_q * np.log(SHARES[candidates])
+        others = logits[candidates != target]
+        expected.append(np.log(np.exp(logits[row]) + np.exp(others).sum()) - logits[row])
+    assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_each_step_draws_anew_and_again_the_same():
+    tasks = [SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed) for seed in (1, 1, 2)]
+    losses = [[task(QUERIES, ITEMS, TARGETS).numpy() for _ in range(2)] for task in tasks]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[0][0] != losses[0][1]
+    assert tasks[0].steps.numpy() == 2
+
+
+def test_the_step_count_is_saved(tmp_path):
+    task, _ = sampled(5, 1.0)
+    path = tf.train.Checkpoint(task=task).write(str(tmp_path / "task"))
+    following = task(QUERIES, ITEMS, TARGETS).numpy()
+    resumed = SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed=1)
+    tf.train.Checkpoint(task=resumed).read(path)
+    assert resumed(QUERIES, ITEMS, TARGETS).numpy() == following
+
+
+def test_a_large_sample_with_full_correction_is_the_softmax():
+    """Sampled logits minus log q, up to the log of the number drawn, estimate the sum over the whole catalogue."""
+    query, target = QUERIES[:1], np.array([4])
+    n_negatives = 200_000
+    task = SampledRetrieval(tf.constant(SHARES), n_negatives, 1.0, seed=1)
+    loss = task(tf.constant(query), tf.constant(ITEMS), tf.constant(target)).numpy()
+    logits = (query @ ITEMS.T)[0]
+    others = np.exp(np.delete(logits, 4)).sum() * n_negatives
+    own = logits[4] - np.log(SHARES[4])
+    assert loss == pytest.approx(np.log(np.exp(own) + others) - own, rel=1e-3)
+    # Without correction popular items count as often as they are drawn.
+    biased = SampledRetrieval(tf.constant(SHARES), n_negatives, 0.0, seed=1)
+    others = np.delete(SHARES * np.exp(logits), 4).sum() * n_negatives
+    assert biased(query, ITEMS, target).numpy() == pytest.approx(
+        np.log(np.exp(logits[4]) + others) - logits[4], rel=1e-3
+    )

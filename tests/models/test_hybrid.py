@@ -1,0 +1,356 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfllmrec.config import ModelConfig
+from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
+from tfllmrec.models.item_weights import (
+    ItemWeightSettings,
+    PrunedWeights,
+    centred_unit,
+    fit_item_weights,
+    prune,
+    score_history,
+)
+
+pytestmark = pytest.mark.tf
+RING = 20
+TWIN, ALONE = 20, 21  # never met: the first reads like item 5, the second like nothing else
+N = 22
+SIZES = {"embedding_dim": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 6, "item_weights_decay": 0.5}
+NAN = float("nan")
+
+
+def ring(n_users=80, seed=0):
+    """Everybody walks on from i to i + 1; marks say nothing about it."""
+    rng = np.random.default_rng(seed)
+    rows = [(rng.integers(RING) + np.arange(rng.integers(3, 9))) % RING for _ in range(n_users)]
+    items = Ragged.from_rows(rows, np.int64)
+    ratings = Ragged(rng.integers(1, 6, len(items.values)).astype(np.float32), items.offsets)
+    return Sequences(items, ratings, hold_out(items, 0.2, seed), N)
+
+
+def texts():
+    vectors = np.random.default_rng(1).normal(size=(N, 12)).astype(np.float32)
+    vectors[TWIN] = vectors[5]
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+SEQUENCES, TEXT = ring(), texts()
+COUNTS = np.bincount(SEQUENCES.items.values, minlength=N)
+# Text counts for more than the one event that each item is followed by, so that the twin is reached.
+SETTINGS = ItemWeightSettings(decay=0.5, l2=1.0, co_occurrence=0.0, text=0.5)
+
+
+def solved(histories):
+    return prune(fit_item_weights(histories, N, SETTINGS, centred_unit(TEXT)), 12)
+
+
+def hybrid(negatives=None, seed=42, **changes):
+    model = Hybrid(
+        Catalogue(np.arange(N).astype(str).astype(object), TEXT),
+        COUNTS,
+        ModelConfig(**(SIZES | {"item_weights_neighbours": 12} | changes)),
+        negatives,
+        seed,
+    )
+    kept = SEQUENCES.without_held_out()
+    model.set_item_weights(solved(SEQUENCES.items))
+    model.set_holdout(solved(kept), np.bincount(kept.values, minlength=N))
+    return model
+
+
+def ask(*histories, ratings=None):
+    return Queries.from_histories(histories, ratings)
+
+
+def tensors(*histories, ratings=None, length=9):
+    queries = ask(*histories, ratings=ratings)
+    history = tf.constant(queries.history.padded(length, N).astype(np.int32))
+    return history, tf.constant(queries.ratings.padded(length, NAN))
+
+
+WALKS = [[(start + step) % RING for step in range(3)] for start in range(RING)]
+NEXT = np.array([(walk[-1] + 1) % RING for walk in WALKS])
+
+
+def first(scores, histories):
+    """The best item that is not in the history."""
+    scores = np.array(scores)
+    for row, history in zip(scores, histories, strict=True):
+        row[history] = -np.inf
+    return scores.argmax(axis=1)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(model, Keras history, scores at the end of each epoch): all terms, the ring, by plain compile and fit."""
+    tf.config.experimental.enable_op_determinism()
+    model = hybrid()
+    model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
+    scores = []
+    watch = tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: scores.append(model.score(ask([1, 2]))))
+    stop = tf.keras.callbacks.EarlyStopping("retrieval_loss", patience=100)
+    batches = training_batches(SEQUENCES, 16, 6, seed=1)
+    history = model.fit(batches, epochs=25, callbacks=[watch, stop], verbose=0)
+    return model, history.history, scores
+
+
+def test_it_is_a_keras_model_with_the_tfrs_task(trained):
+    model, history, _ = trained
+    assert isinstance(model, tfrs.Model) and isinstance(model, tf.keras.Model)
+    assert isinstance(model.retrieval, tfrs.tasks.Retrieval)
+    assert set(history) >= {"loss", "retrieval_loss", "gate_loss"}
+    assert all(len(values) == 25 and np.isfinite(values).all() for values in history.values())
+    assert history["retrieval_loss"][-1] < 0.5 * history["retrieval_loss"][0]
+    assert history["gate_loss"][-1] < history["gate_loss"][0]
+
+
+def test_each_side_finds_the_planted_successor(trained):
+    model, _, _ = trained
+    history, ratings = tensors(*WALKS)
+    items = model.item_vectors()
+    dense = tf.matmul(tf.add_n(model.last_query_vectors(items, history, ratings)), items, transpose_b=True)
+    # Items 5 and TWIN read alike, so either is right.
+    assert np.array_equal(np.where((found := first(dense, WALKS)) == TWIN, 5, found), NEXT)
+    assert np.array_equal(first(model.behaviour(history), WALKS), NEXT)
+    assert np.array_equal(np.where((found := first(model.score(ask(*WALKS)), WALKS)) == TWIN, 5, found), NEXT)
+
+
+def test_a_cold_item_is_recommended_for_its_text(trained):
+    model, _, _ = trained
+    scores = model.score(ask([2, 3, 4]))[0]
+    scores[[2, 3, 4]] = -np.inf
+    order = np.argsort(-scores)
+    assert set(order[:2]) == {5, TWIN}
+    assert ALONE not in order[:5]
+
+
+def test_scores_during_fit_are_those_after_it(trained):
+    model, _, scores = trained
+    assert len(scores) == 25
+    np.testing.assert_allclose(scores[-1], model.score(ask([1, 2])), atol=1e-5)
+    assert np.abs(scores[-1] - scores[0]).max() > 0.1
+
+
+def test_terms_sum_to_the_score(trained):
+    model, _, _ = trained
+    histories, marks = [[1, 2, 3], [4], list(range(9))], [[5, NAN, 1], [3], [5.0, 1, 2] * 3]
+    history, ratings = tensors(*histories, ratings=marks)
+    items = tf.constant(np.tile(np.arange(N, dtype=np.int32), (3, 1)))
+    vectors = model.item_vectors()
+    explained = {k: v.numpy() for k, v in model.explain_items(vectors, history, ratings, items).items()}
+    total = explained["meaning"] + explained["feedback"] + explained["behaviour"]
+    np.testing.assert_allclose(total, model.score_items(vectors, history, ratings), atol=1e-4)
+    assert all(np.abs(explained[term]).max() > 1e-3 for term in ("meaning", "feedback", "behaviour"))
+    because = explained["because"]
+    lengths = np.array([[3], [1], [9]])
+    assert ((because >= 0) & (because < lengths)).all()
+    assert (explained["feedback"][1] == 0).sum() == 0  # one mark has been heard, and centres to nothing but the norm
+
+
+def test_the_event_behind_a_recommendation(trained):
+    model, _, _ = trained
+    history, ratings = tensors([10, 3, 4])
+    explained = model.explain_items(model.item_vectors(), history, ratings, tf.constant([[5, 11, N]]))
+    position = dict(zip(("5", "11", "unknown"), explained["because"].numpy()[0], strict=True))
+    behaviour = explained["behaviour"].numpy()[0]
+    dense = (explained["meaning"] + explained["feedback"]).numpy()[0]
+    by_event = model.behaviour.by_event(history, tf.constant([[5, 11]])).numpy()[0, :3]
+    vectors = model.item_vectors().numpy()
+    for i, item in enumerate((5, 11)):
+        closest = np.argmax(vectors[[10, 3, 4]] @ vectors[item])
+        expected = np.argmax(by_event[:, i]) if behaviour[i] >= dense[i] else closest
+        assert position[str(item)] == expected
+    assert position["unknown"] == -1 and behaviour[2] == dense[2] == 0
+
+
+def test_nothing_stands_behind_an_empty_history(trained):
+    model, _, _ = trained
+    history, ratings = tensors([])
+    explained = model.explain_items(model.item_vectors(), history, ratings, tf.constant([[0, 5]]))
+    assert explained["because"].numpy().tolist() == [[-1, -1]]
+    assert not any(explained[term].numpy().any() for term in ("meaning", "feedback", "behaviour"))
+
+
+def test_an_empty_history_gets_what_is_popular(trained):
+    scores = trained[0].score(ask([], [1]))
+    np.testing.assert_allclose(scores[0], np.log1p(COUNTS), rtol=1e-5)
+    assert np.abs(scores[1] - scores[0]).max() > 0.1
+
+
+def test_padding_changes_nothing(trained):
+    model, _, _ = trained
+    vectors = model.item_vectors()
+    short = model.score_items(vectors, *tensors([1, 2, 3], ratings=[[1, 5, 2]], length=3)).numpy()
+    np.testing.assert_allclose(
+        model.score_items(vectors, *tensors([1, 2, 3], ratings=[[1, 5, 2]], length=30)), short, atol=1e-5
+    )
+
+
+def test_the_encoder_sees_its_window_and_behaviour_all(trained):
+    model, _, _ = trained
+    vectors = model.item_vectors()
+    long, ratings = tensors([9, 8, 7, 1, 2, 3, 4, 5, 6], ratings=[[5, 1, 5, 3, 1, 2, 4, 4, 2]])
+    last_six, six = tensors([1, 2, 3, 4, 5, 6], ratings=[[3, 1, 2, 4, 4, 2]])
+    for whole, window in zip(
+        model.last_query_vectors(vectors, long, ratings), model.last_query_vectors(vectors, last_six, six), strict=True
+    ):
+        np.testing.assert_allclose(whole, window, atol=1e-4)
+    assert np.abs(model.behaviour(long) - model.behaviour(last_six)).max() > 1e-3
+
+
+def test_a_batch_is_its_rows(trained, monkeypatch):
+    model, _, _ = trained
+    queries = ask(*WALKS, [], [5], ratings=[*[[1, 5, 2]] * RING, [], [4]])
+    whole = model.score(queries)
+    assert whole.dtype == np.float32
+    monkeypatch.setattr("tfllmrec.models.hybrid.SCORE_BATCH", 3)
+    np.testing.assert_allclose(model.score(queries), whole, atol=1e-5)
+
+
+# Terms that are switched off ------------------------------------------------------------------------------------------
+
+
+def scores_of(model, ratings):
+    return model.score(ask([1, 2, 3], ratings=[ratings]))
+
+
+def without_behaviour(model):
+    before = scores_of(model, [5, 1, NAN])
+    model.set_item_weights(PrunedWeights(np.zeros((N, 12), np.int32), np.ones((N, 12), np.float32)))
+    return np.array_equal(scores_of(model, [5, 1, NAN]), before)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [["meaning"], ["feedback"], ["behaviour"], ["meaning", "behaviour"], ["meaning", "feedback"],
+     ["feedback", "behaviour"], ["meaning", "feedback", "behaviour"]],
+    ids="+".join,
+)  # fmt: skip
+def test_a_term_that_is_off_leaves_no_trace(terms):
+    model = hybrid(terms=terms)
+    history, ratings = tensors([1, 2, 3], ratings=[[5, 1, NAN]], length=3)
+    items = tf.range(N)[tf.newaxis]
+    explained = model.explain_items(model.item_vectors(), history, ratings, items)
+    for term in ("meaning", "feedback", "behaviour"):
+        assert bool(np.any(explained[term])) == (term in terms), term
+    total = tf.add_n([explained[term] for term in ("meaning", "feedback", "behaviour")])
+    np.testing.assert_allclose(total, scores_of(model, [5, 1, NAN]), atol=1e-4)
+
+    rated, unrated = scores_of(model, [5, 1, NAN]), scores_of(model, [NAN] * 3)
+    assert np.array_equal(rated, unrated) == ("feedback" not in terms)
+    if terms == ["feedback"]:
+        assert not unrated.any()
+    if terms == ["behaviour"]:
+        expected = score_history(ask([1, 2, 3]).history, solved(SEQUENCES.items), 0.5)
+        np.testing.assert_allclose(rated, expected, atol=1e-5)
+    assert without_behaviour(model) == ("behaviour" not in terms)
+
+
+def test_dense_strength_0_ranks_by_behaviour_and_popularity_gates():
+    model = hybrid()
+    model.gates.dense_strength.assign(0.0)
+    behaviour = score_history(ask([1, 2, 3]).history, solved(SEQUENCES.items), 0.5)
+    np.testing.assert_allclose(scores_of(model, [NAN] * 3), 50 * 0.5 * behaviour, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_disliked_pushes_away():
+    model = hybrid(terms=["feedback"])
+    first_liked, second_liked = model.score(ask([1, 2], [1, 2], ratings=[[5, 1], [1, 5]]))
+    assert first_liked[1] > first_liked[2]
+    assert second_liked[2] > second_liked[1]
+
+
+def test_no_rating_is_no_feedback():
+    """Where nobody rates, the model is the one without that term, whatever its gate says."""
+    with_feedback, without = hybrid(), hybrid(terms=["meaning", "behaviour"])
+    with_feedback.feedback.gate.bias.assign([9.0])
+    np.testing.assert_allclose(scores_of(with_feedback, [NAN] * 3), scores_of(without, [NAN] * 3), atol=1e-5)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def one_batch():
+    return {k: tf.constant(v) for k, v in next(epoch_batches(SEQUENCES, 200, 6, seed=1, epoch=0)).items()}
+
+
+def loss_of(model, batch, **kwargs):
+    return float(model.compute_loss(batch, **kwargs))
+
+
+def test_training_knows_the_counts_without_held_out_events():
+    model, batch = hybrid(), one_batch()
+    none = PrunedWeights(np.zeros((N, 12), np.int32), np.zeros((N, 12), np.float32))
+    model.set_holdout(none, np.zeros(N))  # as if every event were held out: ids are unknown then
+    loss, scores = loss_of(model, batch), scores_of(model, [5, 1, 2])
+    model.items.id_embedding.assign_add(tf.random.stateless_normal((N, 16), [1, 2]))
+    assert loss_of(model, batch) == loss
+    assert np.abs(scores_of(model, [5, 1, 2]) - scores).max() > 0.1  # while scores use all events
+
+
+def test_held_out_targets_are_for_the_gates_alone():
+    model, batch = hybrid(), one_batch()
+    gates = {v.ref() for v in model.gates.trainable_variables}
+    held = batch["held_out"]
+    only_held = batch | {"targets": tf.where(held, batch["targets"], N)}
+    only_learnt = batch | {"targets": tf.where(held, N, batch["targets"])}
+
+    def touched(inputs):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(inputs, training=True)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        pairs = zip(model.trainable_variables, gradients, strict=True)
+        return {v.ref() for v, g in pairs if g is not None and np.any(tf.convert_to_tensor(g))}
+
+    assert touched(only_held) <= gates and touched(only_held)
+    assert touched(only_learnt) and not touched(only_learnt) & gates
+
+
+def test_the_gates_are_fitted_where_w_has_not_seen_the_target():
+    model, batch = hybrid(), one_batch()
+    loss = loss_of(model, batch)
+    model.set_item_weights(PrunedWeights(np.zeros((N, 12), np.int32), np.ones((N, 12), np.float32)))
+    assert loss_of(model, batch) == loss
+    kept = SEQUENCES.without_held_out()
+    weights = solved(kept)
+    model.set_holdout(PrunedWeights(weights.neighbours, 0 * weights.weights), np.bincount(kept.values, minlength=N))
+    assert loss_of(model, batch) != loss
+
+
+def test_cold_items_are_no_negatives():
+    model, batch = hybrid(terms=["meaning"]), one_batch()
+    loss = loss_of(model, batch)
+    text = model.items.blocks["text"].numpy()
+    text[[TWIN, ALONE]] *= -1
+    model.items.blocks["text"].assign(text)
+    assert loss_of(model, batch) == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("terms", [["meaning"], ["meaning", "feedback", "behaviour"]], ids="+".join)
+@pytest.mark.parametrize("negatives", [0, 30])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_each_precision_and_kind_of_negatives_learns(policy, negatives, terms):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        model = hybrid(Negatives(negatives), terms=terms)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert model.retrieval.n_negatives == 30 if negatives else not hasattr(model.retrieval, "n_negatives")
+    model.compile(optimizer=tf.keras.optimizers.Adam(0.01), run_eagerly=True)
+    batch = tf.data.Dataset.from_tensors(one_batch()).repeat(4)
+    losses = [model.fit(batch, verbose=0).history["retrieval_loss"][0] for _ in range(2)]
+    assert np.isfinite(losses).all() and losses[1] < losses[0]
+    scores = scores_of(model, [5, 1, 2])
+    assert scores.dtype == np.float32 and np.isfinite(scores).all()
+    assert model.items.id_embedding.dtype == tf.float32
+
+
+def test_the_same_seed_gives_the_same_model():
+    scores = [scores_of(hybrid(seed=seed), [5, 1, 2]) for seed in (1, 1, 2)]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.allclose(scores[0], scores[2])
