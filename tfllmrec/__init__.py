@@ -6,7 +6,8 @@ from typing import Any
 
 # TensorFlow Recommenders and TF Hub layers are Keras 2: this must be set before anything touches tf.keras.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow logs "failed call to cuInit" and the like as errors where there simply is no GPU; real errors are raised.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 

@@ -68,4 +68,6 @@ def test_a_small_catalogue_has_fewer_neighbours():
     weights = prune(RNG.normal(size=(N, N)).astype(np.float32), 512)
     made = NeighbourScores(N, neighbours=512, decay=0.8)
     made.set_weights_of_items(weights.neighbours, weights.weights)
-    np.testing.assert_allclose(made(padded(4)), score_history(Ragged.from_rows([h[-4:] for h in HISTORIES], np.int64), weights, 0.8), atol=1e-5)
+    np.testing.assert_allclose(
+        made(padded(4)), score_history(Ragged.from_rows([h[-4:] for h in HISTORIES], np.int64), weights, 0.8), atol=1e-5
+    )

@@ -357,8 +357,12 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str,
 
 
 def _free_folder(out: Path | None, name: str) -> Path:
+    """``out`` if it is free, else the next free ``runs/NAME``."""
     if out is not None:
-        if out.exists() and (out.is_file() or any(out.iterdir())):
+        held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        # Killed before there was a config to resume by: nothing was learnt yet, so start again.
+        began = held == {"data"} and (out / "data" / "manifest.json").is_file()
+        if out.is_file() or (held and not began):
             raise ConfigError(f"{out} is not empty: name another folder with --out, or continue with --resume {out}.")
         return out
     out, number = Path("runs") / name, 1
