@@ -45,7 +45,11 @@ class FeedbackProfile(tf.keras.layers.Layer):
         self.dropout = SeededDropout(dropout, seed + 1, name="profile_dropout")
         self.norm = tf.keras.layers.BatchNormalization(name="profile_norm")
         self.gate = tf.keras.layers.Dense(
-            1, bias_initializer=tf.constant_initializer(-2.0), name="gate", dtype="float32"
+            1,
+            kernel_initializer=tf.keras.initializers.GlorotUniform(seed + 2),
+            bias_initializer=tf.constant_initializer(-2.0),
+            name="gate",
+            dtype="float32",
         )
 
     def call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfllmrec.errors import ConfigError
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
 MASKED = -1e9
@@ -27,7 +28,7 @@ class SelfAttention(tf.keras.layers.Layer):
     def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs) -> None:
         super().__init__(**kwargs)
         if dim % heads:
-            raise ValueError(f"embedding_dim must be a multiple of heads: got {dim} and {heads}.")
+            raise ConfigError(f"model.embedding_dim must be a multiple of model.heads: got {dim} and {heads}.")
         self.heads = heads
         self.head_dim = dim // heads
         glorot = tf.keras.initializers.GlorotUniform

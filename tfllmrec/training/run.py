@@ -176,6 +176,10 @@ def fit_experiment(
             update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
                     "users": None, "more_items": [], "columns": {}}
         )  # fmt: skip
+        for role in ("encoder", "preprocessor"):
+            handle = getattr(config.text, role)
+            if handle and (base / handle / "saved_model.pb").is_file():
+                setattr(config.text, role, str((base / handle).resolve()))
         split = make_split(dataset, config.split, config.seed)
         config.split = config.split.model_copy(update={"kind": split.kind})
         _write(out / "config.yaml", dump_config(config))

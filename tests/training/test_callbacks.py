@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result
+from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard
+
+pytestmark = pytest.mark.tf
+
+
+def result(value, alarms=()):
+    metrics = {"ndcg@10": value, "recall@10": 2 * value, "recall@10/tail": value / 2, "recall@10/cold": None}
+    return Result(metrics, {}, {}, {}, list(alarms))
+
+
+def model(units=1):
+    made = tf.keras.Sequential([tf.keras.layers.Dense(units, kernel_initializer="ones")])
+    made.build((None, 2))
+    made.compile(optimizer=tf.keras.optimizers.Adam(0.1), loss="mse", run_eagerly=True)
+    return made
+
+
+def fit(made, callbacks, epochs, initial_epoch=0):
+    data = tf.ones((4, 2)), tf.zeros((4, 1))
+    return made.fit(*data, epochs=epochs, initial_epoch=initial_epoch, callbacks=callbacks, verbose=0).history
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag: {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)}
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def test_scoreboard_writes_the_usual_labels(tmp_path):
+    values, told = iter([0.2, 0.3]), []
+    board = Scoreboard(lambda _: result(next(values), ["odd"]), tmp_path, told.append)
+    history = fit(model(), [board], epochs=2)
+    written = scalars(tmp_path)
+    assert set(written) == {
+        *("ndcg@10", "recall@10", "recall@10/tail"),  # recall@10/cold has no value, and no point
+        *("training/loss", "training/selection"),
+    }
+    assert written["recall@10/tail"] == pytest.approx({0: 0.2 / 2, 1: 0.3 / 2})
+    assert history["selection"] == pytest.approx([0.2, 0.3])
+    assert written["training/selection"] == pytest.approx({0: 0.2, 1: 0.3})
+    assert told[0] == "epoch 1: ; validation ndcg@10 0.2000, recall@10 0.4000, recall@10/tail 0.1000"
+    assert told[1] == "  alarm: odd"
+
+
+def test_scoreboard_without_a_folder_only_measures():
+    early = tf.keras.callbacks.EarlyStopping("selection", mode="max", patience=1)
+    values = iter([0.3, 0.2, 0.1])
+    history = fit(model(), [Scoreboard(lambda _: result(next(values))), early], epochs=3)
+    assert history["selection"] == [0.3, 0.2]
+
+
+def planted(values):
+    """A scoreboard whose figures are given."""
+    values = iter(values)
+    return Scoreboard(lambda _: result(next(values)))
+
+
+def test_keeps_the_last_and_the_best_and_stops_by_patience(tmp_path):
+    made, checkpoint = model(), EpochCheckpoint(tmp_path, patience=2)
+    kept, weights = [], []
+    watch = tf.keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: (
+            kept.append(sorted(path.name for path in tmp_path.glob("epoch-*"))),
+            weights.append(made.get_weights()),
+        )
+    )
+    history = fit(made, [planted([0.1, 0.4, 0.3, 0.2, 0.9]), checkpoint, watch], epochs=9)
+    assert len(history["loss"]) == 4
+    assert kept == [["epoch-0"], ["epoch-1"], ["epoch-1", "epoch-2"], ["epoch-1", "epoch-3"]]
+    assert checkpoint.state == FitState(4, 1, 0.4, True, [0.1, 0.4, 0.3, 0.2])
+    assert FitState.load(tmp_path) == checkpoint.state
+    checkpoint.restore_best(made)
+    for a, b in zip(made.get_weights(), weights[1], strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(weights[1][0], weights[3][0])
+
+
+def test_a_kill_between_epochs_loses_nothing(tmp_path):
+    undisturbed = model()
+    fit(undisturbed, [planted([0.1, 0.2, 0.3]), EpochCheckpoint(tmp_path / "a", 5)], epochs=3)
+    fit(model(), [planted([0.1, 0.2]), EpochCheckpoint(tmp_path / "b", 5)], epochs=2)
+    resumed, checkpoint = model(), EpochCheckpoint(tmp_path / "b", 5)
+    checkpoint.restore_last(resumed)
+    assert resumed.optimizer.iterations.numpy() == 2
+    fit(resumed, [planted([0.3]), checkpoint], epochs=3, initial_epoch=checkpoint.state.epochs_done)
+    for a, b in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+    assert (tmp_path / "a" / "state.json").read_text() == (tmp_path / "b" / "state.json").read_text()
+
+
+def test_a_kill_while_an_epoch_is_written_goes_back_one(tmp_path, monkeypatch):
+    checkpoint = EpochCheckpoint(tmp_path, 5)
+
+    def killed(self, folder):
+        raise KeyboardInterrupt
+
+    fit(model(), [planted([0.1]), checkpoint], epochs=1)
+    after_one = FitState.load(tmp_path)
+    monkeypatch.setattr(FitState, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), [planted([0.2]), checkpoint], epochs=2, initial_epoch=1)
+    monkeypatch.undo()
+    assert (tmp_path / "epoch-1").exists()  # written, and nothing points to it
+    again = EpochCheckpoint(tmp_path, 5)
+    assert again.state == after_one
+    again.restore_last(model())
+
+
+def test_nothing_there_restores_nothing(tmp_path):
+    made, checkpoint = model(), EpochCheckpoint(tmp_path, 5)
+    before = made.get_weights()
+    checkpoint.restore_last(made)
+    checkpoint.restore_best(made)
+    assert all(np.array_equal(a, b) for a, b in zip(made.get_weights(), before, strict=True))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"epoch": 3}'])
+def test_a_damaged_state_is_named(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ModelError, match=r"state\.json is damaged .*delete .* and fit again"):
+        EpochCheckpoint(tmp_path, 5)
+
+
+@pytest.mark.parametrize("damage", ["other model", "gone", "cut short"])
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, damage):
+    fit(model(), [planted([0.1]), EpochCheckpoint(tmp_path, 5)], epochs=1)
+    assert json.loads((tmp_path / "state.json").read_text())["epochs_done"] == 1
+    for path in (tmp_path / "epoch-0").iterdir():
+        if damage == "gone":
+            path.unlink()
+        elif damage == "cut short":
+            path.write_bytes(path.read_bytes()[:20])
+    other = model(units=3 if damage == "other model" else 1)
+    for restore in (EpochCheckpoint(tmp_path, 5).restore_last, EpochCheckpoint(tmp_path, 5).restore_best):
+        with pytest.raises(ModelError, match="epoch-0/weights does not fit this model.*another folder"):
+            restore(other)

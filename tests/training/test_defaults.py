@@ -1,0 +1,142 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.models.item_weights import MAX_ITEMS
+from tfllmrec.training import defaults
+
+
+def stand_in(lengths, n_items, n_events=None):
+    """What ``sizes`` looks at of a split, of any size."""
+    queries = Queries.from_histories([np.zeros(n, np.int64) for n in lengths])
+    return SimpleNamespace(
+        train_queries=lambda: queries,
+        dataset=SimpleNamespace(n_items=n_items),
+        train=range(sum(lengths) if n_events is None else n_events),
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size"),
+    [(4, 256), (8, 128), (15, 64), (30, 32), (200, 32), (1, 256)],  # 1000 / length, a power of 2, 32 to 256
+)
+def test_a_step_has_about_as_many_targets_whatever_the_histories(length, batch_size):
+    config = ExperimentConfig()
+    said = defaults.sizes(stand_in([length] * 5, 100), config)
+    assert config.training.batch_size == batch_size
+    assert f"training.batch_size {batch_size}: histories of {length} events on average" in said
+
+
+@pytest.mark.parametrize(("events", "epochs"), [(1_000, 12), (250_000, 8), (2_000_000, 4)])
+def test_fewer_epochs_for_more_events(events, epochs):
+    config = ExperimentConfig()
+    defaults.sizes(stand_in([5], 100, events), config)
+    assert config.training.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("items", "negatives"), [(defaults.FULL_SOFTMAX_ITEMS, 0), (defaults.FULL_SOFTMAX_ITEMS + 1, 8192)]
+)
+def test_sampled_negatives_where_the_catalogue_does_not_fit(items, negatives):
+    config = ExperimentConfig()
+    defaults.sizes(stand_in([5], items), config)
+    assert config.training.negatives == negatives
+
+
+def test_closed_form_weights_only_where_they_fit():
+    config = ExperimentConfig()
+    assert not any("terms" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))
+    assert config.model.terms == ["meaning", "feedback", "behaviour"]
+    assert "model.terms ['meaning', 'feedback']" in defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)[-1]
+    assert config.model.terms == ["meaning", "feedback"]
+
+
+def test_what_is_set_stays():
+    config = ExperimentConfig(training={"epochs": 3, "batch_size": 7, "negatives": 5})
+    assert defaults.sizes(stand_in([5], 100), config) == []
+    assert (config.training.epochs, config.training.batch_size, config.training.negatives) == (3, 7, 5)
+
+
+# Item weights ---------------------------------------------------------------------------------------------------------
+
+
+def text_of(split):
+    return np.random.default_rng(0).normal(size=(split.dataset.n_items, 5)).astype(np.float32)
+
+
+def with_model(**settings):
+    return ExperimentConfig(model={f"item_weights_{name}": value for name, value in settings.items()})
+
+
+def test_all_set_means_nothing_is_searched(chain_split):
+    config = with_model(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0)
+    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
+    assert (settings.decay, settings.l2, settings.co_occurrence, settings.text) == (0.7, 5.0, 0.0, 2.0)
+    assert said == []
+
+
+@pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text"])
+def test_what_the_config_fixes_is_not_moved(chain_split, name):
+    tried = []
+    config = with_model(**{name: 0.77})
+    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config, tried.append)
+    assert getattr(settings, name) == 0.77
+    shown = f"{name.replace('_', '-')} 0.77"
+    assert len(tried) > 1 and all(shown in line for line in tried) and shown in said[0]
+
+
+def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
+    values = []
+    real = defaults.selection_value
+    monkeypatch.setattr(defaults, "selection_value", lambda result: values.append(real(result)) or values[-1])
+    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
+    assert f"best of {len(values)} on validation (selection value {max(values):.4f})" in said[0]
+    assert max(values) >= values[0]
+
+
+def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
+    """A planted surface: best at decay 0.9, l2 900, co-occurrence 0.1 / 3, text 150 on the grid from the start."""
+    best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0}
+
+    class Flat:
+        def __init__(self, weights, decay):
+            self.settings = weights
+
+    def fit(histories, n_items, settings, text):
+        return settings
+
+    def value(weights, *args, **kwargs):
+        return -sum(abs(np.log(getattr(weights.settings, name) / at)) for name, at in best.items())
+
+    monkeypatch.setattr(defaults, "_Weights", Flat)
+    monkeypatch.setattr(defaults, "fit_item_weights", fit)
+    monkeypatch.setattr(defaults, "evaluate", value)
+    monkeypatch.setattr(defaults, "selection_value", lambda result: result)
+    settings, _ = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
+    assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
+
+
+def test_no_text_means_no_text_view(chain_split):
+    tried = []
+    none = np.zeros((chain_split.dataset.n_items, 1), np.float32)
+    settings, _ = defaults.choose_item_weights(chain_split, none, ExperimentConfig(), tried.append)
+    assert settings.text == 0 and all("text 0" in line for line in tried)
+
+
+def test_data_without_an_order_does_not_fade(chain_split):
+    from dataclasses import replace
+
+    split = replace(chain_split, dataset=replace(chain_split.dataset, ordered=False))
+    settings, _ = defaults.choose_item_weights(split, text_of(split), ExperimentConfig())
+    assert settings.decay == 1.0
+
+
+def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
+    monkeypatch.setattr(defaults, "SEARCH_ITEMS", 10)
+    monkeypatch.setattr(defaults, "fit_item_weights", None)
+    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), with_model(l2=7.0))
+    assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
+    assert "not searched: 40 items" in said[0]
