@@ -146,3 +146,27 @@ def chain_run(chain_config, cache, tmp_path_factory):
 
     told: list[str] = []
     return fit_experiment(chain_config, tmp_path_factory.mktemp("runs") / "chain", tell=told.append), told
+
+
+@pytest.fixture(scope="session")
+def bare_run(cache, chain_config, tmp_path_factory):
+    """The least that a team may have: who had what, in no known order, and not a word about the items."""
+    from tfllmrec.config import DataConfig
+    from tfllmrec.training.run import fit_experiment
+
+    folder = tmp_path_factory.mktemp("bare")
+    chain_events()[["user", "item"]].to_csv(folder / "events.csv", index=False)
+    config = chain_config.model_copy(deep=True)
+    config.data = DataConfig(events=folder / "events.csv")
+    config.training.epochs = 1
+    config.evaluation.baselines = ["popularity", "text"]
+    told: list[str] = []
+    return fit_experiment(config, folder / "run", tell=told.append), told
+
+
+@pytest.fixture(scope="session")
+def chain_version(chain_run, tmp_path_factory):
+    """The ring's model, exported once: ``.../saved_models/chain/1``."""
+    from tfllmrec.serving.export import export
+
+    return export(chain_run[0].folder, tmp_path_factory.mktemp("saved_models") / "chain")

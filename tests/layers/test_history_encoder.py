@@ -82,5 +82,5 @@ def test_attention_against_loops():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ConfigError, match="multiple of model.heads: got 8 and 3"):
+    with pytest.raises(ConfigError, match=r"multiple of model\.heads: got 8 and 3"):
         HistoryEncoder(8, blocks=1, heads=3, dropout=0.0, max_length=3, seed=0)

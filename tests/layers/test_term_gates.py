@@ -44,6 +44,13 @@ def test_dense_strength_0_leaves_the_sparse_term_alone(gates):
     np.testing.assert_allclose(gates.factors(COUNTS)[0], np.full(4, 2.0 * 0.5))
 
 
+def test_training_does_not_see_the_chosen_strength(gates):
+    before = gates(DENSE, SPARSE, COUNTS, training=True).numpy()
+    gates.dense_strength.assign(0.25)
+    assert np.array_equal(gates(DENSE, SPARSE, COUNTS, training=True), before)
+    assert not np.array_equal(gates(DENSE, SPARSE, COUNTS), before)
+
+
 def test_the_strength_is_not_trained(gates):
     assert {v.name.split("/")[-1] for v in gates.trainable_variables} == {"kernel:0", "bias:0", "log_scales:0"}
 

@@ -42,7 +42,7 @@ class TermGates(tf.keras.layers.Layer):
             name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
         )
 
-        #: Chosen on validation after training: the softmax that fits the gates is not the ranking that is measured.
+        #: Chosen on validation after each epoch: the softmax that fits the gates is not the ranking that is measured.
         self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
 
     def gate(self, counts: tf.Tensor) -> tf.Tensor:
@@ -52,13 +52,14 @@ class TermGates(tf.keras.layers.Layer):
         features = tf.stack([popularity / 3.0 - 1.0, never_met, self.has_text], axis=1)
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[:, 0])
 
-    def factors(self, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """What multiplies each item's dense and sparse score, float32 ``[N]`` each."""
+    def factors(self, counts: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """What multiplies each item's dense and sparse score, float32 ``[N]`` each; no chosen strength in training."""
         gate = self.gate(counts)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
-        return self.dense_strength * dense_scale * gate, sparse_scale * (1.0 - gate)
+        strength = 1.0 if training else self.dense_strength
+        return strength * dense_scale * gate, sparse_scale * (1.0 - gate)
 
-    def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""
-        dense_factor, sparse_factor = self.factors(counts)
+        dense_factor, sparse_factor = self.factors(counts, training)
         return dense * dense_factor + sparse * sparse_factor

@@ -118,6 +118,8 @@ class Hybrid(tfrs.Model):
         # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
         scores = self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
         self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
+        self.gates.trainable = self.use_dense and self.use_behaviour
+        self.history_encoder.trainable = "meaning" in config.terms
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -191,7 +193,7 @@ class Hybrid(tfrs.Model):
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
-        logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout)
+        logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
         return self.gate_task.of_logits(logits, tf.gather_nd(targets, at))
 
     # Inference ------------------------------------------------------------------------------------------------------

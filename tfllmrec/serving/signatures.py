@@ -49,6 +49,8 @@ class ServingModel(tf.Module):
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
         self.text = tf.Variable(np.asarray(text, np.float32), trainable=False, name="text_vectors")
         self.text_to_vector = text_to_vector
+        if text_to_vector is None:
+            self.search = None  # saving traces every function of a module, offered or not
         # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
         layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
         self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]

@@ -23,7 +23,7 @@ from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgres
 from tfllmrec.training.optimizer import adamw
 
 #: What the dense side may weigh beside what its gates say; the best on validation is taken.
-DENSE_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+DENSE_STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 Tell = Callable[[str], None]
 
@@ -126,7 +126,20 @@ def _train(
     sample = split.validation.take(np.sort(rows))
 
     def measure(model: Hybrid) -> Result:
-        return evaluate(model, sample, train_counts=split.train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0)
+        """The model at the dense strength that is best on validation, which it keeps: the last one or a step beside."""
+        strengths = [float(model.gates.dense_strength)]
+        if model.use_behaviour:
+            at = DENSE_STRENGTHS.index(strengths[0])
+            strengths += [*DENSE_STRENGTHS[at + 1 : at + 2], *DENSE_STRENGTHS[max(at - 1, 0) : at]]
+        results = {}
+        for strength in strengths:
+            model.gates.dense_strength.assign(strength)
+            results[strength] = evaluate(
+                model, sample, train_counts=split.train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
+            )
+        best = max(results, key=lambda strength: selection_value(results[strength]))
+        model.gates.dense_strength.assign(best)
+        return results[best]
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     if not steps:
@@ -162,19 +175,4 @@ def _train(
             )
     if checkpoint is not None:
         checkpoint.restore_best(model)
-        tell(f"best epoch: {checkpoint.state.best_epoch + 1}")
-    if model.use_behaviour:
-        _choose_dense_strength(model, measure, tell)
-
-
-def _choose_dense_strength(model: Hybrid, measure: Callable[[Hybrid], Result], tell: Tell) -> None:
-    values = {}
-    for strength in DENSE_STRENGTHS:
-        model.gates.dense_strength.assign(strength)
-        values[strength] = selection_value(measure(model))
-    best = max(values, key=lambda strength: (values[strength], -abs(strength - 1)))
-    model.gates.dense_strength.assign(best)
-    tell(
-        f"dense strength {best} (selection value {values[best]:.4f}; {values[1.0]:.4f} as the gates were fitted, "
-        f"{values[0.0]:.4f} without the dense terms)"
-    )
+        tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")

@@ -192,21 +192,24 @@ def fit_experiment(
     text = _encode(run, config, tell)
     from tfllmrec.training.fit import fit_hybrid
 
-    chosen: list[str] = []
+    # A run that was interrupted after training has nothing left to choose, and knows why from before.
+    record = out / "run.json"
+    chosen: list[str] = json.loads(record.read_text())["chosen"] if record.is_file() else []
 
     def remember(line: str) -> None:
-        if line.startswith("chosen: "):
-            chosen.append(line.removeprefix("chosen: "))
+        if line.startswith("chosen: ") and (said := line.removeprefix("chosen: ")) not in chosen:
+            chosen.append(said)
         tell(line)
 
     fitted = fit_hybrid(split, text, config, out, remember)
     _save_model(fitted.model, out / "model")
+    _write(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
     _write(out / "config.yaml", dump_config(fitted.config))
 
     recommenders = baselines(split, text, fitted.config, tell)
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
-    _write(out / "run.json", json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
+    _write(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
     _write(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
     tell(f"run folder: {out}")
     return run
@@ -294,7 +297,8 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
         },
         "results": as_json(results),
         "intervals": {name: _intervals(result) for name, result in results.items()},
-        "alarms": alarm_lines(results),
+        # Of the model alone: what a baseline lacks is for the reader to see, not to mend.
+        "alarms": alarm_lines({name: results[name] for name in ("hybrid", "popularity") if name in results}),
     }
 
 

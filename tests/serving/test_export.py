@@ -1,0 +1,97 @@
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.errors import ModelError
+from tfllmrec.serving import export as exporting
+from tfllmrec.serving.export import export, versions
+
+pytestmark = pytest.mark.tf
+
+
+def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
+    run, _ = chain_run
+    assert chain_version.name == "1" and versions(chain_version.parent) == [1]
+    assert [path.name for path in chain_version.parent.iterdir()] == ["1"]
+    manifest = json.loads((chain_version / "assets.extra" / "tfllmrec.json").read_text())
+    assert manifest["name"] == "chain" and manifest["items"] == 40
+    assert manifest["data_sha256"] == run.dataset.fingerprint
+    assert manifest["metrics"] == run.metrics
+    assert Path(manifest["run"]) == run.folder.resolve()
+    assert manifest["config"] == (run.folder / "config.yaml").read_text()
+    assert "tensorflow" in manifest["versions"]
+    items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
+    assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
+    assert items.title.tolist() == run.dataset.items.title.tolist()
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Export without the model: what is written where is the point here."""
+    seen = []
+
+    def save(serving, folder, signatures):
+        folder = Path(folder)
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").touch()
+        seen.append(sorted(path.name for path in folder.parent.iterdir()))
+
+    monkeypatch.setattr(exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict))
+    monkeypatch.setattr(exporting.tf.saved_model, "save", save)
+    return seen
+
+
+def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_path):
+    target = tmp_path / "models" / "made"
+    assert export(bare_run[0].folder, target) == target / "1"
+    assert export(str(bare_run[0].folder), str(target)) == target / "2"
+    (target / "41").mkdir()
+    (target / "not-a-version").mkdir()
+    assert export(bare_run[0].folder, target) == target / "42"
+    assert versions(target) == [1, 2, 41, 42]
+    # While one is written, only whole ones have a number.
+    for names, done in zip(quickly, [[], ["1"], ["1", "2", "41", "not-a-version"]], strict=True):
+        assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])
+    assert not list(target.glob(".*"))
+    assert (target / "2" / "assets.extra" / "tfllmrec.json").is_file()
+
+
+def test_another_exporter_may_take_the_number(bare_run, quickly, tmp_path, monkeypatch):
+    real = Path.rename
+
+    def taken_first(self, to):
+        if to.name == "1":
+            (to / "taken").mkdir(parents=True)
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", taken_first)
+    assert export(bare_run[0].folder, tmp_path / "made") == tmp_path / "made" / "2"
+
+
+def test_a_failure_leaves_nothing(bare_run, quickly, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(ModelError, match=r"cannot be written to .*made: no space left. Nothing was changed"):
+        export(bare_run[0].folder, tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_only_complete_runs(tmp_path):
+    with pytest.raises(ModelError, match="no run folder"):
+        export(tmp_path, tmp_path / "made")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(ModelError, match="was not finished"):
+        export(tmp_path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_item_order_is_that_of_the_scores(chain_run, chain_version):
+    items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
+    assert np.array_equal(items.item_id.to_numpy(object), chain_run[0].dataset.items.item_id.to_numpy(object))

@@ -1,0 +1,136 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.serving.saved_model import SavedModel
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture(scope="module")
+def saved(chain_version):
+    return SavedModel.open(chain_version.parent)
+
+
+def test_opens_a_model_or_one_of_its_versions(saved, chain_version):
+    assert saved.folder == chain_version
+    with pytest.raises(ModelError, match=r"holds no SavedModel: expected a version folder such as .*/1"):
+        SavedModel.open(chain_version.parent / "7")
+    with pytest.raises(ModelError, match="holds no SavedModel"):
+        SavedModel.open(chain_version.parent.parent)
+
+
+def test_a_damaged_or_foreign_model_is_named(chain_version, tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="not exported by tfllmrec, or is damaged"):
+        SavedModel.open(tmp_path)
+    (tmp_path / "1" / "assets.extra").symlink_to(chain_version / "assets.extra")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        SavedModel.open(tmp_path)
+
+
+def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypatch):
+    run, _ = chain_run
+    assert isinstance(saved, Recommender)
+    queries = run.split.test
+    scores = run.load_model().score(queries)
+    assert saved.score(queries).dtype == np.float32
+    np.testing.assert_allclose(saved.score(queries), scores, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("tfllmrec.serving.saved_model.SCORE_BATCH", 7)
+    np.testing.assert_allclose(saved.score(queries), scores, atol=1e-5, rtol=1e-5)
+    some = Queries.from_histories([[], [39]])
+    np.testing.assert_allclose(saved.score(some), run.load_model().score(some), atol=1e-5)
+
+
+def test_recommend_explains_itself(saved, chain_run):
+    history = ["i3", "i4"]
+    found = saved.recommend(history, ratings=[2, 5], exclude=["i6"], k=6)
+    titles = dict(zip(chain_run[0].dataset.items.item_id, chain_run[0].dataset.items.title, strict=True))
+    assert len(found) == 6 and not {"i3", "i4", "i6"} & {item.item_id for item in found}
+    assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
+    for item in found:
+        assert item.title == titles[item.item_id]
+        assert sum(item.terms.values()) == pytest.approx(item.score, abs=1e-4)
+        assert any(titles[i] in item.reason for i in history)
+        if item.terms["behaviour"] > item.terms["meaning"] + item.terms["feedback"]:
+            assert item.reason.startswith("people who had")
+        else:
+            assert item.reason.startswith(("reads like", "fits your ratings"))
+
+
+def test_the_reason_is_that_of_the_event_that_was_found(saved):
+    """Meaning and feedback are weighed against behaviour together, as the model does when it looks for the event."""
+    said = saved._reason({"meaning": 3.0, "feedback": 2.0, "behaviour": 4.0}, "i3")
+    assert said.startswith("reads like") and saved.title("i3") in said
+    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 0.0}, "i3").startswith("fits your ratings")
+    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 3.0}, "i3").startswith("people who had")
+    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 3.0}, "") == ""
+
+
+def test_nothing_known_and_nothing_left(saved):
+    popular = saved.recommend([], k=3)
+    assert len(popular) == 3 and all(item.reason == "" for item in popular)
+    assert saved.recommend(["i0"], exclude=list(saved.item_ids)) == []
+    assert saved.known(["i0", "nope"]) == [True, False]
+    assert saved.title("nope") == "nope"
+
+
+def test_many_at_once_are_each_alone(saved, monkeypatch):
+    monkeypatch.setattr("tfllmrec.serving.saved_model.SCORE_BATCH", 2)
+    histories, ratings = [["i3", "i4"], [], ["i9"], ["nope", "i1"], ["i2"]], [[5, 1], [], [3], [1, 2], [4]]
+    together = saved.recommend_many(histories, k=4, exclude=[["i5"]] * 5, ratings=ratings)
+    assert len(together) == 5
+    for found, history, marks in zip(together, histories, ratings, strict=True):
+        alone = saved.recommend(history, marks, ["i5"], 4)
+        assert [item.item_id for item in found] == [item.item_id for item in alone]
+        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-4)
+    assert saved.recommend_many([]) == []
+
+
+def test_search_and_similar(saved):
+    assert saved.search(saved.title("i7"), k=2)[0].item_id == "i7"
+    assert "i7" not in [item.item_id for item in saved.search(saved.title("i7"), exclude=["i7"])]
+    assert len(saved.similar("i7", k=4)) == 4
+    with pytest.raises(DataError, match=r"No item 'i77' in this model's catalogue. Near: .*i7"):
+        saved.similar("i77")
+
+
+def test_history_of(saved, chain_run):
+    events = chain_run[0].dataset.events
+    for user in ("u0", "u33", "u59"):
+        own = events[events.user_id == user]
+        items, ratings = saved.history_of(user)
+        assert items == own.item_id.tolist() and ratings == own.rating.tolist()
+    with pytest.raises(DataError, match=r"No user 'u333' .* Near: .*u33.*--history id1,id2"):
+        saved.history_of("u333")
+
+
+def moved(saved, **manifest):
+    items = pd.DataFrame({"item_id": saved.item_ids})
+    return SavedModel(saved.folder, saved._loaded, saved.manifest | manifest, items)
+
+
+def test_without_its_run_it_still_recommends_and_says_what_it_cannot(saved):
+    alone = moved(saved, run="/nowhere/at/all")
+    assert alone.recommend(["i3"], k=2) and alone.recommend(["i3"], k=1)[0].title.startswith("i")
+    for ask in (lambda: alone.history_of("u1"), lambda: alone.run):
+        with pytest.raises(DataError, match=r"/nowhere/at/all .* is not there any more.*--history id1,id2"):
+            ask()
+
+
+def test_without_text_there_is_no_search(bare_run, tmp_path):
+    from tfllmrec.serving.export import export
+
+    saved = SavedModel.open(export(bare_run[0].folder, tmp_path / "bare"))
+    np.testing.assert_allclose(
+        saved.score(bare_run[0].split.test), bare_run[0].load_model().score(bare_run[0].split.test), atol=1e-5
+    )
+    assert saved.recommend(["i3"], k=2)[0].title.startswith("i")
+    items, ratings = saved.history_of("u1")
+    assert items and ratings is None
+    with pytest.raises(ModelError, match=r"no signature 'search'.*has no text"):
+        saved.search("red")

@@ -1,0 +1,281 @@
+"""The served contract, asked as TF Serving would: strings in, strings out."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_text  # noqa: F401
+
+from tfllmrec.data.queries import Queries
+
+pytestmark = pytest.mark.tf
+ALL = [f"i{i}" for i in range(40)]
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def served(chain_version):
+    """Calls a signature; answers are numpy, ids are str."""
+    loaded = tf.saved_model.load(str(chain_version))
+
+    def call(signature, **inputs):
+        types = {"ratings": tf.float32, "k": tf.int32}
+        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        out = loaded.signatures[signature](**given)
+        answer = {name: value.numpy() for name, value in out.items()}
+        return SimpleNamespace(
+            **{name: np.char.decode(v.astype(bytes)) if v.dtype == object else v for name, v in answer.items()}
+        )
+
+    return call
+
+
+def ask(served, history=(), exclude=("",), k=5, ratings=()):
+    return served("recommend", history=[[*history, ""]], ratings=[list(ratings)], exclude=[list(exclude)], k=[k])
+
+
+@pytest.fixture(scope="module")
+def model(chain_run):
+    return chain_run[0].load_model()
+
+
+def expected(model, run, history, k, ratings=None):
+    """Top k by the Keras model's own scores, history masked."""
+    index = {item: i for i, item in enumerate(run.dataset.items.item_id)}
+    rows = [index[item] for item in history]
+    scores = model.score(Queries.from_histories([rows], None if ratings is None else [ratings]))[0]
+    scores[rows] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:k]
+    return run.dataset.items.item_id.to_numpy()[best].tolist(), scores[best]
+
+
+@pytest.mark.parametrize(
+    ("history", "ratings"),
+    [(["i3", "i4"], None), (["i3", "i4"], [5, 1]), (["i3", "i4"], [1, NAN]), (["i38"], None), ([], None),
+     ([f"i{i}" for i in range(15)], None), ([f"i{i}" for i in range(15)], [1 + i % 5 for i in range(15)])],
+)  # fmt: skip
+def test_recommends_what_the_keras_model_does(served, model, chain_run, history, ratings):
+    out = ask(served, history, k=7, ratings=ratings or [])
+    ids, scores = expected(model, chain_run[0], history, 7, ratings)
+    assert out.item_ids[0].tolist() == ids
+    np.testing.assert_allclose(out.scores[0], scores, atol=1e-5, rtol=1e-5)
+    assert out.unknown.tolist() == [0]
+
+
+def test_the_default_is_recommend(served):
+    inputs = {"history": [["i3"]], "ratings": [[]], "exclude": [[""]], "k": [4]}
+    assert served("serving_default", **inputs).item_ids.tolist() == served("recommend", **inputs).item_ids.tolist()
+
+
+def test_every_item_is_scored_as_by_the_keras_model(served, model):
+    queries = Queries.from_histories([[3, 4], [], [7, 8, 9]], ratings=[[5, 1], [], [NAN, 2, 4]])
+    # Indices follow the catalogue's order, which is that of the items file.
+    scores = served(
+        "score",
+        history=[["i3", "i4", ""], ["", "", ""], ["i7", "i8", "i9"]],
+        ratings=[[5, 1, NAN], [NAN] * 3, [NAN, 2, 4]],
+    ).scores
+    np.testing.assert_allclose(scores, model.score(queries), atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_ids_count_as_absent_and_are_counted(served):
+    plain = ask(served, ["i3", "i4"], ratings=[5, 1])
+    odd = ask(served, ["nope", "i3", "", "i4", "ghost"], ratings=[1, 5, 3, 1, 2])
+    assert odd.unknown.tolist() == [2]
+    assert odd.item_ids.tolist() == plain.item_ids.tolist()
+    np.testing.assert_allclose(odd.scores, plain.scores, atol=1e-5)
+    nothing = ask(served, ["nope"])
+    assert nothing.unknown.tolist() == [1] and nothing.item_ids.tolist() == ask(served).item_ids.tolist()
+
+
+def test_what_is_excluded_never_comes_back(served):
+    few = ask(served, ["i0"], exclude=[i for i in ALL if i not in ("i0", "i7", "i9")], k=5)
+    assert sorted(few.item_ids[0, :2]) == ["i7", "i9"]
+    assert few.item_ids[0, 2:].tolist() == [""] * 3 and few.scores[0, 2:].tolist() == [0.0] * 3
+    none = ask(served, ["i0"], exclude=[*ALL, *ALL, "nope"], k=3)
+    assert none.item_ids[0].tolist() == [""] * 3
+    # An exclusion is not an opinion: the others keep their scores.
+    whole, without = (
+        dict(zip(out.item_ids[0, :37], out.scores[0, :37], strict=True))
+        for out in (ask(served, ["i3"], k=40), ask(served, ["i3"], exclude=["i4", "i5"], k=40))
+    )
+    assert {"i4", "i5"} <= set(whole) and not {"i4", "i5"} & set(without)
+    shared = sorted(set(whole) & set(without))
+    assert [without[i] for i in shared] == pytest.approx([whole[i] for i in shared], abs=1e-5)
+
+
+def test_k_for_each_row_and_beyond_the_catalogue(served):
+    out = served("recommend", history=[["i1"], ["i2"], ["i3"]], ratings=[[]] * 3, exclude=[[""]] * 3, k=[2, 0, 60])
+    assert out.item_ids.shape == out.scores.shape == (3, 60)
+    assert (out.item_ids != "").sum(axis=1).tolist() == [2, 0, 39]
+    assert set(out.item_ids[2, :39]) == set(ALL) - {"i3"}
+    assert (np.diff(out.scores[2, :39]) <= 0).all()
+    shared = served("recommend", history=[["i1"], ["i2"]], ratings=[[]] * 2, exclude=[[""]] * 2, k=[3])
+    assert (shared.item_ids != "").sum(axis=1).tolist() == [3, 3]
+    assert ask(served, ["i1"], k=-4).item_ids.shape == (1, 0)
+
+
+def test_a_batch_is_its_rows(served):
+    histories = [["i3", "i4", ""], ["", "", ""], ["i7", "nope", "i9"]]
+    marks = [[5, 1], [NAN, NAN], [1, 2]]
+    together = served("recommend", history=histories, ratings=marks, exclude=[["i5"]] * 3, k=[6] * 3)
+    for row, (history, ratings) in enumerate(zip([["i3", "i4"], [], histories[2]], marks, strict=True)):
+        alone = ask(served, history, exclude=["i5"], k=6, ratings=ratings)
+        assert alone.item_ids[0].tolist() == together.item_ids[row].tolist()
+        np.testing.assert_allclose(alone.scores[0], together.scores[row], atol=1e-5)
+    nobody = np.zeros((0, 2), str)
+    empty = served("recommend", history=nobody, ratings=np.zeros((0, 0)), exclude=nobody, k=[])
+    assert empty.item_ids.shape[0] == empty.unknown.shape[0] == 0
+
+
+def test_marks_may_be_missing_at_the_end_or_altogether(served):
+    short, padded = ask(served, ["i3", "i4"], ratings=[4]), ask(served, ["i3", "i4"], ratings=[4, NAN])
+    too_many = ask(served, ["i3", "i4"], ratings=[4, NAN, 1, 1, 1])
+    for out in (padded, too_many):
+        np.testing.assert_allclose(out.scores, short.scores, atol=1e-6)
+    assert np.abs(ask(served, ["i3", "i4"], ratings=[1, 5]).scores - short.scores).max() > 1e-5
+
+
+def search(served, text, history=(), exclude=(), k=3):
+    return served("search", text=[text], history=[[*history, ""]], exclude=[[*exclude, ""]], k=[k])
+
+
+def test_search_finds_an_items_own_text(served, chain_run):
+    run, _ = chain_run
+    for row in (0, 17, 39):  # the last has no event
+        out = search(served, run.dataset.items.title[row])
+        assert out.item_ids[0, 0] == f"i{row}"
+        assert out.scores[0, 0] == pytest.approx(1, abs=1e-5)
+    found = search(served, run.dataset.items.title[17], k=40)
+    cosines = dict(zip(run.dataset.items.item_id, run.text @ run.text[17], strict=True))
+    np.testing.assert_allclose(found.scores[0], [cosines[i] for i in found.item_ids[0]], atol=1e-5)
+    assert search(served, "blue ra", exclude=["i17", "i0"], k=40).item_ids[0].tolist().count("") == 2
+
+
+def test_search_leans_towards_the_person(served, model):
+    plain, personal = search(served, "red toy", k=40), search(served, "red toy", ["i3", "nope", "i4"], k=40)
+    assert personal.unknown.tolist() == [1] and plain.unknown.tolist() == [0]
+    liked = model.score(Queries.from_histories([[3, 4]]))[0]
+    nudge = 0.05 * (liked - liked.mean()) / liked.std()
+    base = dict(zip(plain.item_ids[0], plain.scores[0], strict=True))
+    for item, score in zip(personal.item_ids[0], personal.scores[0], strict=True):
+        assert score == pytest.approx(base[item] + nudge[int(item[1:])], abs=1e-4)
+
+
+def test_similar(served, model, chain_run):
+    out = served("similar", item_id=["i8", "nope"], k=[5, 5])
+    vectors, text = model.item_vectors().numpy(), np.asarray(chain_run[0].text)
+    scores = (vectors @ vectors[8] + text @ text[8]) / 2
+    scores[8] = -np.inf
+    assert out.item_ids[0].tolist() == [f"i{i}" for i in np.argsort(-scores, kind="stable")[:5]]
+    np.testing.assert_allclose(out.scores[0], np.sort(scores)[::-1][:5], atol=1e-5)
+    assert out.item_ids[1].tolist() == [""] * 5
+    assert out.unknown.tolist() == [0, 1]
+
+
+def test_explain_gives_the_terms_of_the_score(served):
+    history, ratings = [["i3", "nope", "i4"]], [[5, 1, 1]]
+    scores = served("score", history=history, ratings=ratings).scores[0]
+    out = served("explain", history=history, ratings=ratings, items=[["i5", "i39", "i20", "ghost", ""]])
+    total = (out.meaning + out.feedback + out.behaviour)[0]
+    np.testing.assert_allclose(total, [scores[5], scores[39], scores[20], 0, 0], atol=1e-4)
+    assert set(out.because[0, :3]) <= {"i3", "i4"}
+    assert out.because[0, 3:].tolist() == ["", ""]
+    assert out.unknown.tolist() == [1]
+
+
+# What stock TF Serving can load ---------------------------------------------------------------------------------------
+
+OPS_SCRIPT = """
+import json, sys
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+found = {}
+for folder in sys.argv[1:]:
+    model = saved_model_pb2.SavedModel()
+    with open(folder + "/saved_model.pb", "rb") as file:
+        model.ParseFromString(file.read())
+    found[folder] = set()
+    for graph in (meta.graph_def for meta in model.meta_graphs):
+        found[folder] |= {node.op for node in graph.node}
+        found[folder] |= {node.op for function in graph.library.function for node in function.node_def}
+        found[folder] -= {function.signature.name for function in graph.library.function}
+core = {op for ops in found.values() for op in ops if op_def_registry.get(op)}
+import tensorflow_text
+text = {op for ops in found.values() for op in ops if op_def_registry.get(op)} - core
+# Core by name, yet they call into the Python process that wrote them.
+python = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+print(json.dumps({
+    folder: {"foreign": sorted(ops - core - text | ops & python), "text": sorted(ops & text), "core": len(ops & core)}
+    for folder, ops in found.items()
+}))
+"""
+
+
+def in_a_fresh_process(script, *arguments):
+    """Runs a script that sees TensorFlow, TF Text and nothing of this project."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TF_USE_LEGACY_KERAS")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_only_operations_of_tensorflow_and_tf_text(chain_version, tmp_path):
+    class Foreign(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+        def __call__(self, x):
+            return tf.numpy_function(lambda value: value + 1, [x], tf.float32)
+
+    tf.saved_model.save(Foreign(), str(tmp_path / "foreign"))
+    told = in_a_fresh_process(OPS_SCRIPT, chain_version, tmp_path / "foreign")
+    ours = told[str(chain_version)]
+    assert ours["foreign"] == []
+    assert ours["text"]  # the tokenizer is inside
+    assert ours["core"] > 50
+    assert told[str(tmp_path / "foreign")]["foreign"] in (["PyFunc"], ["EagerPyFunc"], ["PyFuncStateless"])
+
+
+SERVE_SCRIPT = """
+import json, sys
+import tensorflow as tf
+import tensorflow_text
+
+signatures = tf.saved_model.load(sys.argv[1]).signatures
+types = {"ratings": tf.float32, "k": tf.int32}
+answers = []
+for name, inputs in json.loads(sys.argv[2]):
+    out = signatures[name](**{key: tf.constant(value, types.get(key, tf.string)) for key, value in inputs.items()})
+    answers.append({
+        key: [[v.decode() if isinstance(v, bytes) else float(v) for v in row] for row in value.numpy().tolist()]
+        for key, value in out.items() if value.shape.rank == 2
+    })
+rooms = {name.split(".")[0] for name in sys.modules}
+assert not rooms & {"tfllmrec", "tensorflow_hub", "tensorflow_recommenders"}, rooms
+print(json.dumps(answers))
+"""
+
+
+def test_a_fresh_process_answers_the_same(chain_version, served):
+    requests = [
+        ("recommend", {"history": [["i3", "i4", "nope"]], "ratings": [[5.0, 1.0]], "exclude": [["i6"]], "k": [5]}),
+        ("search", {"text": ["red toy"], "history": [[""]], "exclude": [[""]], "k": [5]}),
+        ("similar", {"item_id": ["i8"], "k": [5]}),
+        ("explain", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6"]]}),
+    ]
+    told = in_a_fresh_process(SERVE_SCRIPT, chain_version, json.dumps(requests))
+    for answer, (name, inputs) in zip(told, requests, strict=True):
+        here = vars(served(name, **inputs))
+        for key, value in answer.items():
+            if isinstance(value[0][0], str):
+                assert value == here[key].tolist()
+            else:
+                np.testing.assert_allclose(value, here[key], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.config import SplitConfig, dump_config, load_config
+from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.errors import ConfigError, DataError, ModelError
+from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.training.callbacks import FitState
+from tfllmrec.training.fit import fit_hybrid
+from tfllmrec.training.run import Run, fit_experiment
+
+pytestmark = pytest.mark.tf
+
+
+def test_a_run_is_all_there(chain_run):
+    run, _ = chain_run
+    assert run.complete
+    assert {path.name for path in run.folder.iterdir()} == {
+        *("config.yaml", "run.json", "data", "vectors.npy", "checkpoints", "logs", "model", "metrics.json")
+    }
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["seed"] == 42
+    assert record["data_sha256"] == run.dataset.fingerprint
+    assert record["versions"]["tensorflow"] == tf.__version__
+    assert any(line.startswith("model.item_weights ") for line in record["chosen"])
+    assert record["cleaning"]
+
+
+def test_its_config_is_resolved_and_a_valid_input(chain_run):
+    run, _ = chain_run
+    config = load_config(run.folder / "config.yaml").config
+    sections = config.model_dump(include={"model", "training"})
+    assert [k for section in sections.values() for k, v in section.items() if v is None] == []
+    assert config.split.kind == "leave_last_out" and config.text.template == "{title}"
+    assert read_dataset(config.data, run.folder).fingerprint == run.dataset.fingerprint
+    assert run.config == config  # and so says the run that fit gave back
+
+
+def test_its_figures(chain_run):
+    run, _ = chain_run
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert set(metrics) >= {"data", "split", "results", "intervals", "alarms"}
+    assert list(metrics["results"]) == ["hybrid", "popularity", "markov", "two_tower"]
+    for figures in metrics["results"].values():
+        assert {"ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold", "coverage@10"} <= set(figures)
+    assert metrics["data"]["sha256"] == run.dataset.fingerprint
+    assert metrics["results"]["hybrid"]["ndcg@10"] > 2 * metrics["results"]["popularity"]["ndcg@10"]
+
+
+def test_the_saved_model_is_the_one_that_was_measured(chain_run):
+    run, _ = chain_run
+    model = run.load_model()
+    result = evaluate(
+        model, run.split.test, train_counts=run.split.train_counts, strata=run.split.strata(), bootstrap=0
+    )
+    assert result.metrics == run.metrics["results"]["hybrid"]
+    assert float(model.behaviour.weights_.numpy().max()) > 0
+    np.testing.assert_array_equal(model.train_counts, run.split.train_counts)
+
+
+def test_the_best_epoch_on_validation_is_kept(chain_run):
+    run, _ = chain_run
+    state = FitState.load(run.folder / "checkpoints")
+    assert state.epochs_done == 3 and state.best_value == max(state.values) == state.values[state.best_epoch]
+    result = evaluate(
+        run.load_model(), run.split.validation, train_counts=run.split.train_counts, strata=run.split.strata(),
+        bootstrap=0,
+    )  # fmt: skip
+    assert selection_value(result) == state.best_value
+
+
+def test_tensorboard_has_the_labels_of_each_epoch(chain_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, told = chain_run
+    events = EventAccumulator(str(run.folder / "logs" / "validation"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert {"ndcg@10", "recall@10", "recall@10/head", "recall@10/tail", "coverage@10", "gates/a_i"} <= set(
+        events.Tags()["tensors"]
+    )
+    points = {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors("recall@10/tail")}
+    lines = [line for line in told if line.startswith("epoch ")]
+    assert list(points) == [0, 1, 2]
+    for step, value in points.items():
+        assert f"recall@10/tail {value:.4f}" in lines[step]
+
+
+def test_a_killed_fit_ends_where_an_undisturbed_one_does(chain_run, chain_config, tmp_path):
+    """SIGKILL while the second epoch is measured, in a process of its own; then an interruption after training."""
+    undisturbed, _ = chain_run
+    (tmp_path / "config.yaml").write_text(dump_config(chain_config))
+    script = """
+import os, signal, sys
+from pathlib import Path
+from tfllmrec.config import load_config
+from tfllmrec.training.run import fit_experiment
+
+def tell(line):
+    if line.startswith("epoch 2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
+"""
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(out)]
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert json.loads((out / "checkpoints" / "state.json").read_text())["epochs_done"] == 1
+    with pytest.raises(ModelError, match=f"was not finished: continue it with 'tfllmrec fit --resume {out}'"):
+        Run.open(out)
+
+    told = []
+
+    def interrupt(line):
+        told.append(line)
+        if line.startswith("baseline: "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_experiment(chain_config, out, resume=True, tell=interrupt)
+    assert "resumed after epoch 1" in told
+    assert [line.split(":")[0] for line in told if line.startswith("epoch ")] == ["epoch 2", "epoch 3"]
+    again = fit_experiment(chain_config, out, resume=True, tell=told.append)
+    assert "resumed after epoch 3" in told
+
+    assert again.metrics == undisturbed.metrics
+    assert (out / "config.yaml").read_text() == (undisturbed.folder / "config.yaml").read_text()
+    models = undisturbed.load_model(), again.load_model()
+    for a, b in zip(*(model.variables for model in models), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.name)
+    chosen = [json.loads((run.folder / "run.json").read_text())["chosen"] for run in (undisturbed, again)]
+    assert chosen[0] == chosen[1]
+
+
+def test_resuming_a_complete_run_does_nothing(chain_run, chain_config):
+    told = []
+    again = fit_experiment(chain_config, chain_run[0].folder, resume=True, tell=told.append)
+    assert told == [f"{again.folder} is complete already."]
+
+
+def test_a_folder_that_is_taken_or_missing(chain_run, chain_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"is not empty.*--out.*--resume"):
+        fit_experiment(chain_config, chain_run[0].folder, tell=print)
+    with pytest.raises(ConfigError, match="Nothing to resume"):
+        fit_experiment(chain_config, tmp_path, resume=True, tell=print)
+    with pytest.raises(ModelError, match=r"no run folder: expected a config\.yaml"):
+        Run.open(tmp_path)
+
+
+def test_damaged_weights_are_named(chain_run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(chain_run[0].folder, tmp_path / "copy")
+    for path in (copy / "model").glob("weights.index"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"copy/model cannot be read.*Fit again"):
+        Run.open(copy).load_model()
+
+
+def test_items_without_text_and_events_without_order(bare_run):
+    run, told = bare_run
+    assert any("no item has text" in line for line in told)
+    assert "baseline text is left out: no item has text" in told
+    assert run.split.kind == "random"
+    assert run.config.model.item_weights_decay == 1.0 and run.config.model.item_weights_text == 0.0
+    assert not np.any(run.text)
+    assert set(run.metrics["results"]) == {"hybrid", "popularity"}
+    assert np.isfinite(run.load_model().score(run.split.test)).all()
+
+
+def test_nobody_with_two_training_events_is_an_error(chain_config):
+    import pandas as pd
+
+    rows = [(f"{user}", f"{(user + step) % 5}", step) for user in range(9) for step in range(3)]
+    dataset = dataset_from_frames(pd.DataFrame(rows, columns=["user", "item", "time"]))
+    split = make_split(dataset, SplitConfig(), seed=0)
+    config = chain_config.model_copy(deep=True)
+    text = np.eye(split.dataset.n_items, dtype=np.float32)
+    with pytest.raises(DataError, match="no user with two training events"):
+        fit_hybrid(split, text, config)
+
+
+def test_a_fit_that_diverges_says_so(chain_split, chain_config):
+    config = chain_config.model_copy(deep=True)
+    config.training.learning_rate = 1e38
+    config.model.terms = ["meaning"]
+    text = np.random.default_rng(0).normal(size=(chain_split.dataset.n_items, 5)).astype(np.float32)
+    with pytest.raises(ModelError, match=r"diverged: lower training\.learning_rate"):
+        fit_hybrid(chain_split, text, config)
