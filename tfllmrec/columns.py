@@ -15,6 +15,8 @@ ORDER = "order"
 TITLE = "title"
 DESCRIPTION = "description"
 CATEGORIES = "categories"
+TAG = "tag"
+TAGS = "tags"
 
 SCORE = "score"
 RANK = "rank"

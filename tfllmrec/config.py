@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfllmrec.errors import ConfigError
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -87,14 +87,22 @@ class ModelConfig(Section):
     )
     history_length: int = Field(50, ge=1, description="Most recent events that the history encoder sees.")
     temperature: float = Field(0.05, gt=0)
-    item_weights_l2: float | None = Field(None, description="Lambda of the closed-form weights; auto.")
+    item_weights_l2: float | None = Field(None, gt=0, description="Lambda of the closed-form weights; auto.")
     item_weights_text: float | None = Field(None, ge=0, description="Weight of the text as side information; auto.")
     item_weights_co_occurrence: float | None = Field(
         None, ge=0, description="Weight of having both, in any order; auto."
     )
     item_weights_decay: float | None = Field(None, gt=0, le=1, description="Recency decay per step back; auto.")
     item_weights_neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
-    terms: list[Literal["meaning", "feedback", "behaviour"]] = ["meaning", "feedback", "behaviour"]
+    terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
+        ["meaning", "feedback", "behaviour"], min_length=1, description="What a score is the sum of."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.embedding_dim % self.heads:
+            raise ValueError(f"embedding_dim {self.embedding_dim} is no multiple of heads {self.heads}")
+        return self
 
 
 class TrainingConfig(Section):

@@ -13,9 +13,9 @@ from tfllmrec.errors import DataError, ModelError
 
 METRICS = {
     "data": {"name": "made"},
-    "split": {"kind": "leave_last_out"},
+    "split": {"kind": "leave_last_out", "queries": 3},
     "results": {"hybrid": {"ndcg@10": 0.5}},
-    "intervals": {},
+    "intervals": {"hybrid": {"ndcg@10": [0.49, 0.51]}},
     "alarms": ["hybrid: looks odd"],
 }
 
@@ -158,7 +158,6 @@ def libraries(monkeypatch):
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)
     module("tfllmrec.serving.saved_model", SavedModel=Opener)
-    module("tfllmrec.evaluation.report", scoreboard_of=lambda metrics: f"scoreboard of {metrics['data']['name']}")
     return log
 
 

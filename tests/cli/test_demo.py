@@ -37,7 +37,7 @@ def test_the_whole_way(program, libraries, movielens):
     ((config, out, _, resume),) = libraries.fitted
     assert (config.data.source, out, resume) == ("movielens-100k", Path("runs/movielens-100k"), False)
     assert libraries.exported == [(Path("runs/movielens-100k"), Path("saved_models/movielens"))]
-    assert "scoreboard of made" in answer.out
+    assert "made: 3 test queries" in answer.out
     assert "User u1: 2 events, the last ones (with ratings): Title a (5); Title b (1)" in answer.out
     assert "because" in answer.out
     assert "Search: " in answer.out

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,15 @@ def test_config_with_overrides(program, libraries, config, tmp_path):
 
 def test_prints_the_scoreboard_to_stdout_and_the_rest_to_stderr(program, libraries, config, tmp_path):
     answer = program("fit", config, "--out", tmp_path / "run")
-    assert answer.out == "scoreboard of made\nalarm: hybrid: looks odd\n"
+    assert answer.out.startswith("made: 3 test queries") and answer.out.endswith("\nalarm: hybrid: looks odd\n")
     assert "chatter of a library" in answer.err
     assert f"tfllmrec export {tmp_path / 'run'} saved_models/run" in answer.err
+
+
+def test_json_is_the_only_thing_on_stdout(program, libraries, config, tmp_path):
+    answer = program("fit", config, "--out", tmp_path / "run", "--json")
+    assert json.loads(answer.out)["results"] == {"hybrid": {"ndcg@10": 0.5}}
+    assert "saved_models/run" in answer.err
 
 
 def test_files_alone(program, libraries, tmp_path, monkeypatch):
@@ -102,4 +109,4 @@ def test_ctrl_c_says_how_to_go_on(program, libraries, config, tmp_path, monkeypa
     libraries.raises = KeyboardInterrupt()
     answer = program("fit", config, *(["--out", "runs/mine"] if named else []))
     assert (answer.code, answer.out) == (130, "")
-    assert f"tfllmrec fit --resume runs/{'mine' if named else 'made'}" in answer.err
+    assert answer.err.endswith(f"tfllmrec fit --resume {'runs/mine' if named else '<that run folder>'}\n")

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tfllmrec.cli.output import print_json, print_list, working
+from tfllmrec.cli.output import print_json, print_list, print_metrics, working
 
 
 def test_json_refuses_nan():
@@ -34,3 +34,20 @@ def test_titles_are_text_not_markup(capsys, item):
 def test_an_empty_list_says_so_on_stderr(capsys):
     print_list([])
     assert capsys.readouterr() == ("", "nothing is left to recommend\n")
+
+
+def test_the_widest_scoreboard_fits_80_characters(capsys):
+    names = ("ndcg@10", "recall@10", "recall@10/head", "recall@10/tail", "recall@10/cold", "coverage@10")
+    figures = dict.fromkeys(names, 0.1234)
+    recommenders = ("hybrid", "popularity", "two_tower")
+    print_metrics(
+        {
+            "data": {"name": "movielens-100k"},
+            "split": {"kind": "leave_last_out", "queries": 943},
+            "results": dict.fromkeys(recommenders, figures),
+            "intervals": {name: {"ndcg@10": [0.11, 0.14]} for name in recommenders},
+        }
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("0.1234 ±0.015" in line for line in lines) == 3
+    assert max(map(len, lines)) <= 80

@@ -158,6 +158,58 @@ def test_an_order_column_goes_before_the_timestamp():
     assert data.events.item_id.tolist() == ["c", "b", "a"]
 
 
+def test_the_report_says_which_column_orders():
+    columns = "user item sequence time page"
+    rows = [("u", "a", 2, 1, 7), ("u", "b", 1, 2, 7)]
+    recognised = "events: events table (user_id <- user, item_id <- item, "
+    assert made(rows, columns).report.sources == [
+        recognised + "timestamp_s <- time, order <- sequence; ordered by order, not by timestamp_s; not used: page)"
+    ]
+    [source] = made([("u", "a", 7, 1, 7), ("u", "b", 7, 2, 7)], columns).report.sources
+    assert "; ordered by timestamp_s; " in source  # the sequence is the same everywhere
+    assert made([("u", "a", 1)], "user item sequence").report.sources == [
+        recognised + "order <- sequence; ordered by order)"
+    ]
+    assert made([("u", "a")], "user item").report.sources == [recognised.removesuffix(", ") + "; in no known order)"]
+
+
+@pytest.mark.parametrize("column", ["position", "step"])
+def test_a_place_in_a_list_is_no_order_of_events(column):
+    data = made([("u", "a", 1, 20), ("u", "b", 2, 10)], f"user item {column} time")
+    assert data.events.item_id.tolist() == ["b", "a"]
+    assert f"ordered by timestamp_s; not used: {column})" in data.report.sources[0]
+
+
+@pytest.mark.parametrize(("missing", "count"), [(False, 3), (True, 2)])
+def test_ratings_that_are_all_the_same_are_none(missing, count):
+    data = made([("u", "a", None if missing else 1, 1), ("u", "b", 1, 2), ("v", "a", 1, 3)])
+    assert np.isnan(data.events[RATING]).all() and not data.has_ratings
+    found = finding(data, "the rating is 1 wherever there is one")
+    assert (found.count, found.action) == (count, "repaired")
+    assert found.example == f"events table:{3 - count}, column 'rating': '1{'.0' * missing}'"
+
+
+def test_ratings_are_the_same_when_those_of_kept_events_are():
+    # The later of the two (u, a) is kept; without the earlier one's 3 there are only 5s.
+    rows = [("u", "a", 3, 1), ("u", "a", 5, 2), ("v", "a", 5, 1)]
+    assert np.isnan(made(rows).events[RATING]).all()
+    assert made(rows, repeats="all").events[RATING].tolist() == [3, 5, 5]
+
+
+def test_ids_written_as_floats_are_integers_again():
+    items = pd.DataFrame({"item_id": ["1", "-20"], "title": ["One", "Twenty"]})
+    rows = [("7.0", "1.0", 5, 1), ("7.5", "-20.00", 4, 2), ("7.5", "", 4, 2)]
+    data = made(rows, items=items)
+    assert data.events.item_id.tolist() == ["1", "-20"] and data.n_items == 2
+    assert data.events.user_id.tolist() == ["7.0", "7.5"]  # not the whole column is integral: left alone
+    found = finding(data, "an integer written as a float")
+    assert (found.count, found.action) == (2, "repaired")
+    assert found.example == "events table:0, column 'item': '1.0'"
+    back = made([("u", "1", 5, 1), ("u", "-20", 4, 2)], items=items.assign(item_id=["1.0", "-20.0"]))
+    assert back.items.item_id.tolist() == ["1", "-20"]
+    assert finding(back, "item_id is an integer written as a float").table == "items"
+
+
 def test_without_order_the_file_position_counts_and_the_data_is_unordered():
     data = made([("u", "b", 1), ("v", "a", 2), ("u", "a", 3)], "user item rating")
     assert not data.ordered
@@ -288,10 +340,15 @@ def test_users_without_events_are_dropped_and_strangers_added():
 
 
 def test_report_round_trip_and_lines():
-    report = made([("u", "a", "x", 1), ("u", "b", 1, 2)]).report
+    report = made([("u", "a", "x", 1), ("u", "b", 1, 2), ("u", "c", 2, 3)]).report
     assert CleaningReport.from_dict(report.as_dict()) == report
+    plain = report.as_dict()
+    del plain["sources"]  # reports saved before there were any
+    assert CleaningReport.from_dict(plain).sources == []
     assert report.lines() == [
-        "events: 2 rows read, 1 kept",
+        "events: events table (user_id <- user, item_id <- item, rating <- rating, timestamp_s <- timestamp; "
+        "ordered by timestamp_s)",
+        "events: 3 rows read, 2 kept",
         "  events: 1 dropped: the rating is no number (events table:0, column 'rating': 'x')",
     ]
 

@@ -112,7 +112,7 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def stuck(path, target):
-        if path.name.endswith(".new"):
+        if path.name.endswith(".new.tmp"):
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
@@ -121,6 +121,22 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path, monkeypatch):
         dataset(name="new").save(tmp_path / "saved")
     assert Dataset.load(tmp_path / "saved").name == "made"
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_what_a_killed_save_leaves_is_known_by_its_name(tmp_path, monkeypatch):
+    dataset().save(tmp_path / "saved")
+    rename, met = Path.rename, set()
+
+    def watched(path, target):
+        result = rename(path, target)
+        met.update(p.name for p in tmp_path.iterdir())
+        return result
+
+    monkeypatch.setattr(Path, "rename", watched)
+    dataset(name="new").save(tmp_path / "saved")
+    left = met - {"saved"}
+    assert len(left) == 2  # the one being written, and the one being replaced
+    assert all(name.startswith(".saved.") and name.endswith(".tmp") for name in left)
 
 
 def test_load_refuses_what_is_not_whole(tmp_path):

@@ -220,14 +220,85 @@ def test_parquet_keeps_large_ids_and_reads_dates(tmp_path):
     ],
 )
 def test_usual_column_names(tmp_path, columns, found):
-    write(tmp_path, events_csv=f'{columns}\nu,a,5,1393372800,"02 26, 2014"\n')
+    write(tmp_path, events_csv=f'{columns}\nu,a,5,1393372800,"02 26, 2014"\nu,b,4,1393372801,"02 26, 2014"\n')
     if found:
         data = read(tmp_path)
-        assert events_of(data) == [("u", "a")]
+        assert events_of(data) == [("u", "a"), ("u", "b")]
         assert (data.events[RATING][0], data.events[TIMESTAMP][0]) == (5, 1393372800)
     else:
         with pytest.raises(DataError, match=r"events\.csv: no column for user_id"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "item", "title"),
+    [
+        ("id,product,price", "1", "Lamp"),
+        ("Id,item,price", "1", "Lamp"),
+        ("product_id,product,price", "1", "Lamp"),
+        ("sku,item,id", "1", "Lamp"),
+        ("id,movie,title", "1", "5"),
+        ("price,product,cost", "Lamp", None),
+    ],
+)
+def test_an_id_goes_before_a_bare_word_which_may_be_the_name(tmp_path, columns, item, title):
+    write(tmp_path, events_csv=f"user,product\nu,{item}\n", items_csv=f"{columns}\n1,Lamp,5\n")
+    data = read(tmp_path)
+    assert data.items.item_id.tolist() == [item]
+    assert data.items.get("title", pd.Series([None])).tolist() == [title]
+
+
+def test_of_users_too_an_id_goes_before_a_bare_word(tmp_path):
+    write(tmp_path, events_csv="user,item,id,session_id\n7,a,1,s\n", users_csv="user_name,id,age\nAda,7,36\n")
+    assert read(tmp_path).users.to_dict("records") == [{"user_id": "7", "user_name": "Ada", "age": "36"}]
+
+
+def test_a_catalogue_of_other_ids_is_refused(tmp_path):
+    write(tmp_path, events_csv="user,product_id\nu,17\nu,18\n", items_csv="sku,name,code\nx1,Lamp,17\nx2,Desk,18\n")
+    expected = (
+        r"No item of events\.csv \(column 'product_id', such as '17'\) "
+        r"is in items\.csv \(column 'sku', such as 'x1'\): .*"
+        r"data\.columns: \{item_id: NAME IN THE FILE\}; other columns of items\.csv: 'name', 'code'\."
+    )
+    with pytest.raises(DataError, match=expected):
+        read(tmp_path)
+    data = read(tmp_path, columns={"item_id": "code"})
+    assert data.items.title.tolist() == ["Lamp", "Desk"]
+    write(tmp_path, items_csv="sku,name\n,Lamp\n")
+    with pytest.raises(DataError, match=r"is in items\.csv \(column 'sku', which has none\)"):
+        read(tmp_path, max_bad_rows=1)
+
+
+@pytest.mark.parametrize(("listed", "told"), [(1, True), (2, False), (3, False)])
+def test_a_catalogue_of_few_of_the_items_is_told(tmp_path, listed, told):
+    write(tmp_path, events_csv="user,item\nu,0\nv,0\nu,1\nu,2\nu,3\n")
+    write(tmp_path, items_csv="id,title\n" + "".join(f"{i},T\n" for i in range(listed)))
+    data = read(tmp_path)
+    [found] = [f for f in data.report.findings if "met in events only" in f.what]
+    assert (found.count, found.action) == (4 - listed, "added")
+    assert found.example == f"events.csv, column 'item': '{listed}'"
+    assert ("items.csv has fewer than half of the 4 items of events.csv" in found.what) == told
+    assert ("'id' or 'item', is the wrong one, map it: data.columns: {item_id:" in found.what) == told
+
+
+def test_what_was_recognised_is_told_and_saved(tmp_path):
+    write(tmp_path, ratings_csv="userId,movieId,rating,timestamp\n1,1,4,2\n1,2,5,1\n")
+    write(tmp_path, movies_csv="movieId,name,price\n1,Heat,9\n2,Seven,9\n", tags_csv="userId,movieId,tag\n1,1.0,slow\n")
+    write(tmp_path, more_csv="movieId,genres\n1,War\n", users_csv=",id\n0,1\n")
+    data = read(tmp_path, more_items=["more.csv"], users="users.csv")
+    assert data.report.sources == [
+        "events: ratings.csv (user_id <- userId, item_id <- movieId, rating <- rating, timestamp_s <- timestamp; "
+        "ordered by timestamp_s)",
+        "items: movies.csv (item_id <- movieId, title <- name; other columns: price)",
+        "more_items: more.csv (item_id <- movieId, categories <- genres)",
+        "users: users.csv (user_id <- id; other columns: '')",
+        "tags: tags.csv (item_id <- movieId, tag <- tag; not used: userId)",
+    ]
+    assert data.report.lines()[:5] == data.report.sources
+    assert data.items.tags.tolist() == ["slow", ""]
+    assert example(data, "an integer written as a float") == (1, "tags.csv:2, column 'movieId': '1.0'")
+    data.save(tmp_path / "saved")
+    assert read(tmp_path, source="saved").report.sources == data.report.sources
 
 
 def test_column_mapping(tmp_path):

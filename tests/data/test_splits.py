@@ -14,7 +14,7 @@ KINDS = ["leave_last_out", "global_time", "cold_items", "cold_users", "random"]
 
 def dataset(histories, *, timed=True, items=None, repeats="last"):
     """``histories``: user -> item ids; event number n of the whole log happens at n seconds."""
-    rows = [(u, i, 1 + len(i) % 5) for u, row in histories.items() for i in row]
+    rows = [(u, i, 1 + ord(i[0]) % 5) for u, row in histories.items() for i in row]
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "rating"])
     if timed:
         frame["timestamp"] = np.arange(len(frame))
@@ -62,7 +62,7 @@ def test_leave_last_out():
         "w": (["c"], []),
         "x": (["d"], []),
     }
-    assert split.test.ratings[0].tolist() == [2, 2, 2]
+    assert split.test.ratings[0].tolist() == [1 + ord("a") % 5, 1 + ord("b") % 5, 1 + ord("c") % 5]
 
 
 def test_auto_depends_on_whether_the_data_is_ordered():

@@ -41,4 +41,7 @@ def test_small_catalogues_and_few_queries_may_well_agree():
 def test_not_better_speaks_unless_the_difference_is_above_zero():
     assert alarms.not_better("ndcg@10", 0.2, "popularity", 0.1, 0.01, 0.2) is None
     message = alarms.not_better("ndcg@10", 0.11, "popularity", 0.1, -0.01, 0.03)
-    assert "does not beat popularity: ndcg@10 0.1100 against 0.1000 (difference between -0.0100 and +0.0300" in message
+    assert (
+        "is not shown to beat popularity: ndcg@10 0.1100 against 0.1000 (difference between -0.0100 and +0.0300"
+        in message
+    )

@@ -85,6 +85,6 @@ def test_alarms_name_who_they_are_about():
     }
     lines = alarm_lines(results)
     assert lines[0] == "hybrid: alike"
-    assert lines[1].startswith("hybrid: does not beat popularity: ndcg@10 0.1000 against 0.1000")
+    assert lines[1].startswith("hybrid: is not shown to beat popularity: ndcg@10 0.1000 against 0.1000")
     assert len(lines) == 2  # popularity should give everybody the same, and ease is better
     assert alarm_lines({"hybrid": results["hybrid"]}) == ["hybrid: alike"]

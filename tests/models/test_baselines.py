@@ -151,9 +151,17 @@ class Likes:
 def test_select_takes_the_best_on_validation_and_the_first_of_equals():
     validation = Queries.from_histories([[]] * 3, targets=[[1], [], [2]], user_ids=["a", "b", "c"])
     models = [Likes(0), Likes(1), Likes(2)]
-    assert select(models, validation, 3, metric="recall@1") is models[1]
+    assert select(models, validation, 3) is models[1]
     assert models[0].seen == ["a", "c"]
     assert select([Likes(0)], validation, 3).item == 0
+
+
+def test_select_looks_at_the_tail_as_much_as_at_all_targets():
+    # Item 0 twice, item 1 once: alone the head model wins, beside its tail value the other does.
+    validation = Queries.from_histories([[]] * 3, targets=[[0], [0], [1]])
+    head, tail = Likes(0), Likes(1)
+    assert select([head, tail], validation, 3) is head
+    assert select([head, tail], validation, 3, strata={"tail": np.array([False, True, True])}) is tail
 
 
 def test_select_samples_many_queries_by_seed():

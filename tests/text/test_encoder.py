@@ -150,13 +150,36 @@ def test_says_what_cannot_be_loaded(tiny_hub, tmp_path):
         TextEncoder(tmp_path / "nowhere", preprocessor)
     with pytest.raises(ModelError, match="no saved_model"):
         TextEncoder(tmp_path, preprocessor)
-    with pytest.raises(ModelError, match="does not work as a BERT encoder"):
-        TextEncoder(preprocessor, preprocessor)
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     (damaged / "saved_model.pb").write_bytes(b"no protobuf")
     with pytest.raises(ModelError, match="cannot be loaded"):
         TextEncoder(damaged, preprocessor)
+
+
+def test_a_module_in_the_wrong_place_is_refused_at_once(tiny_hub):
+    preprocessor, encoder = tiny_hub
+    with pytest.raises(ModelError, match=r"preprocessor does not work as a BERT encoder: expected .*'sequence_output'"):
+        TextEncoder(preprocessor, preprocessor)
+    for first in (encoder, preprocessor):
+        with pytest.raises(ModelError, match=r"encoder does not work as a BERT preprocessor: expected .* string \[B\]"):
+            TextEncoder(first, encoder)
+
+
+def test_an_encoder_with_a_vocabulary_of_its_own_size_is_refused(tiny, tiny_hub, tmp_path):
+    state = tiny.state()
+    state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][:3]
+    save_encoder(BertEncoder(BertConfig(**tiny.sizes | {"vocab_size": 3}), state), tmp_path / "small")
+    with pytest.raises(ModelError, match="small does not work as a BERT encoder"):
+        TextEncoder(tmp_path / "small", tiny_hub[0])
+
+
+def test_more_tokens_than_the_encoder_has_positions_are_refused_at_once(tiny, tiny_hub):
+    preprocessor, encoder = tiny_hub
+    positions = tiny.sizes["max_position_embeddings"]
+    assert TextEncoder(encoder, preprocessor, positions).max_tokens == positions
+    with pytest.raises(ModelError, match=rf"does not take text\.max_tokens = {positions + 1} tokens.*Set fewer"):
+        TextEncoder(encoder, preprocessor, positions + 1)
 
 
 def test_a_url_without_a_network_says_so(tiny_hub, monkeypatch, tmp_path):

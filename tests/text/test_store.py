@@ -81,20 +81,6 @@ def test_segments_add_up_across_two_writers(tmp_path):
         np.testing.assert_array_equal(vectors[:3], vectors_of(["c", "a", "b"]))
 
 
-def test_float16_halves_the_room(tmp_path):
-    texts = [str(i) for i in range(500)]
-    values = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
-    for dtype in ("float16", "float32"):
-        VectorStore(tmp_path / dtype, dtype).add(PRINT, texts, values)
-    sizes = {d: sum(p.stat().st_size for p in (tmp_path / d).rglob("*.safetensors")) for d in ("float16", "float32")}
-    assert sizes["float32"] - sizes["float16"] == pytest.approx(500 * 64 * 2, abs=16)  # two bytes a number
-    back = VectorStore(tmp_path / "float16").lookup(PRINT, texts)[0]
-    assert back.dtype == np.float32
-    np.testing.assert_allclose(back, values, rtol=2**-10, atol=1e-6)
-    with pytest.raises(ValueError, match="float64"):
-        VectorStore(tmp_path, "float64")
-
-
 def test_reads_only_what_is_asked(tmp_path):
     store = VectorStore(tmp_path)
     store.add(PRINT, ["a"], np.ones((1, 3), np.float32))

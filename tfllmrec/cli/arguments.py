@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,16 @@ SavedModelPath = Annotated[
 ]
 K = Annotated[int, typer.Option("--k", min=1, help="Length of the list.")]
 History = Annotated[
-    str | None, typer.Option("--history", metavar="ID,ID", help="What somebody had, oldest first; need not be known.")
+    str | None,
+    typer.Option(
+        "--history",
+        metavar="ID,ID",
+        help="What somebody had, oldest first; need not be known. An id with a comma goes in double quotes.",
+    ),
 ]
-Exclude = Annotated[str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back.")]
+Exclude = Annotated[
+    str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back; written like --history.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; C is YAML. May be repeated.")
@@ -32,8 +40,9 @@ Users = Annotated[Path | None, typer.Option("--users", help="Users table, in the
 
 
 def ids(text: str | None) -> list[str]:
-    """``"a, b"`` -> ``["a", "b"]``; nothing -> no ids."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+    """The ids of a line of CSV: ``'a, "b, c"'`` -> ``["a", "b, c"]``; nothing -> no ids."""
+    lines = csv.reader((text or "").splitlines(keepends=True), skipinitialspace=True)
+    return [part.strip() for line in lines for part in line if part.strip()]
 
 
 def config_of_files(
@@ -47,31 +56,18 @@ def config_of_files(
     return LoadedConfig(parse_config({"data": data}, overrides or [], origin="command line"), Path())
 
 
-def newest_version(path: Path) -> Path:
-    """``saved_models/NAME`` -> its highest numbered version; ``saved_models/NAME/1`` -> itself.
-
-    Raises:
-      ModelError: there is no SavedModel.
-    """
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [p for p in path.glob("*") if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
-    if versions:
-        return max(versions, key=lambda p: int(p.name))
-    if (path / "config.yaml").is_file():
-        raise ModelError(f"{path} is a run, not a SavedModel: 'tfllmrec export {path} saved_models/NAME' makes one.")
-    raise ModelError(
-        f"{path} is no SavedModel: expected a saved_model.pb there, or in a numbered folder below "
-        f"({path / '1'}). 'tfllmrec export RUN {path}' makes one."
-    )
+def require(path: Path) -> None:
+    """Refuses a path that is not there, before TensorFlow takes its seconds to start."""
+    if not path.exists():
+        raise ModelError(f"{path} does not exist: expected a folder such as saved_models/NAME.")
 
 
 def open_model(path: Path) -> SavedModel:
     """Loads the SavedModel that the user named."""
-    folder = newest_version(path)
+    require(path)
     from tfllmrec.serving.saved_model import SavedModel
 
-    return SavedModel.open(folder)
+    return SavedModel.open(path)
 
 
 def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Json, newest_version
+from tfllmrec.cli.arguments import Json, require
 from tfllmrec.cli.output import print_json, print_metrics, working
 
 
@@ -20,11 +20,11 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure on the test events, and print the scoreboard."""
-    folder = path if (path / "config.yaml").is_file() else newest_version(path)
+    require(path)
     from tfllmrec.serving.measure import measure
 
     with working():
-        metrics = measure(folder, refit_baselines)
+        metrics = measure(path, refit_baselines)
     if json:
         print_json(metrics)
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Events, Items, Overrides, Users, config_of_files
-from tfllmrec.cli.output import note, print_metrics, working
+from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
+from tfllmrec.cli.output import note, print_json, print_metrics, working
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ def fit(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run, to the same result.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Train, measure against the baselines, and write a run folder.
 
@@ -40,18 +40,16 @@ def fit(
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
     from tfllmrec.training.run import fit_experiment
 
-    begun = time.time()
     try:
         with working():
             run = fit_experiment(asked.config, resume or out, base=asked.base, resume=resume is not None)
     except KeyboardInterrupt:
-        folder = resume or out or _begun_since(begun)
-        if folder is not None and (folder / "config.yaml").is_file():
-            note(f"\ninterrupted; go on with: tfllmrec fit --resume {folder}")
-        else:
-            note("\ninterrupted before the run began; nothing to resume")
+        note(f"\ninterrupted; continue with: tfllmrec fit --resume {resume or out or '<that run folder>'}")
         raise typer.Exit(130) from None
-    print_metrics(run.metrics)
+    if json:
+        print_json(run.metrics)
+    else:
+        print_metrics(run.metrics)
     note(
         f"run: {run.folder}\n"
         f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}\n"
@@ -88,9 +86,3 @@ def _of_run(folder: Path, asked: LoadedConfig | None) -> LoadedConfig:
             + "\nLeave them out, or start a new run with --out."
         )
     return own
-
-
-def _begun_since(start: float) -> Path | None:
-    """The run folder that fit chose itself."""
-    configs = [p for p in Path("runs").glob("*/config.yaml") if p.stat().st_mtime >= start - 1]
-    return max(configs, key=lambda p: p.stat().st_mtime).parent if configs else None

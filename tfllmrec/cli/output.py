@@ -75,6 +75,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     from tfllmrec.evaluation.report import scoreboard_of
 
     out = console()
-    out.print(scoreboard_of(metrics))
+    table = scoreboard_of(metrics)
+    table.show_edge, table.padding = False, 0  # with the spaces between columns alone it fits 80 characters
+    out.print(table)
     for alarm in metrics.get("alarms", []):
         out.print(f"alarm: {alarm}", soft_wrap=True)

@@ -14,12 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TIMESTAMP, TITLE, USER
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
 from tfllmrec.config import DataConfig
 from tfllmrec.errors import DataError
 
-TAG = "tag"
-TAGS = "tags"
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 TAGS_PER_ITEM = 20
 
@@ -53,6 +51,7 @@ _HTML_TAG = re.compile(rf"</?(?:{_HTML_NAMES})\b[^<>]*(?:>|$)|<!--.*?(?:-->|$)",
 _HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a tag in two
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
+_INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 Action = Literal["dropped", "repaired", "added", "kept"]
 
@@ -89,11 +88,14 @@ class CleaningReport:
       rows_in: rows read, a table. A broken row that swallowed several lines counts as that many.
       rows_kept: rows of the file that stand in the data set, a table.
       findings: in the order they were met.
+      sources: what was recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
+        timestamp_s <- ts; ordered by timestamp_s; not used: page)``.
     """
 
     rows_in: dict[str, int] = field(default_factory=dict)
     rows_kept: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
     def add(self, table: str, what: str, count: int, action: Action, example: str = "") -> None:
         """Notes a finding; a count of 0 is none."""
@@ -104,9 +106,9 @@ class CleaningReport:
         return sum(f.count for f in self.findings if f.table == table and f.action == "dropped")
 
     def lines(self) -> list[str]:
-        """The report for people, a line an entry."""
-        out = [f"{table}: {n:,} rows read, {self.rows_kept[table]:,} kept" for table, n in self.rows_in.items()]
-        return out + [f"  {finding}" for finding in self.findings]
+        """The report for people, a line an entry: the sources, the rows of each table, the findings."""
+        rows = [f"{table}: {n:,} rows read, {self.rows_kept[table]:,} kept" for table, n in self.rows_in.items()]
+        return [*self.sources, *rows, *(f"  {finding}" for finding in self.findings)]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -114,7 +116,9 @@ class CleaningReport:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> CleaningReport:
-        return cls(plain["rows_in"], plain["rows_kept"], [Finding(**f) for f in plain["findings"]])
+        """What :meth:`as_dict` gave; reports that were written before there were ``sources`` have none."""
+        findings = [Finding(**f) for f in plain["findings"]]
+        return cls(plain["rows_in"], plain["rows_kept"], findings, plain.get("sources", []))
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,16 @@ class RawTable:
         value = value if len(value) <= 60 else value[:57] + "..."
         return f"{place}, column {self.names.get(column, column)!r}: {value!r}"
 
+    def source(self, others: str, order: str = "") -> str:
+        """What was recognised in the file, in a line; ``others`` says what the columns are that were not."""
+        rest = [column or "''" for column in self.frame.columns if column not in self.names]
+        parts = [
+            ", ".join(f"{column} <- {name}" for column, name in self.names.items()),
+            order,
+            f"{others}: {', '.join(rest)}" if rest else "",
+        ]
+        return f"{self.table.partition(':')[0]}: {self.file} ({'; '.join(filter(None, parts))})"
+
 
 class _Rows:
     """Which rows of a raw table still stand; a row that falls is counted once, under its first reason."""
@@ -163,6 +177,16 @@ class _Rows:
         for f in raw.findings:
             report.add(f.table, f.what, f.count, f.action, f.example)
             self.rows_in += f.count if f.action == "dropped" else 0
+
+    def ids(self, column: str) -> pd.Series:
+        """A column of ids as strings. Where a tool wrote every one as a float (``7.0``), it is an integer again."""
+        ids = strings(self.raw.frame[column])
+        present = ~ids.isin(_MISSING)
+        distinct = pd.Series(ids[present].unique(), dtype="str")
+        if len(distinct) and distinct.str.fullmatch(_INTEGRAL_FLOAT).all():
+            self.note(present.to_numpy(), f"{column} is an integer written as a float", "repaired", column)
+            ids = ids.mask(present, ids.str.partition(".")[0])
+        return ids
 
     def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
         mask = mask & self.keep
@@ -341,15 +365,17 @@ def strip_html(text: str) -> str:
     return text if clean == text else _SPACES.sub(" ", clean).strip()
 
 
-def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, bool]:
-    """The event rows that can be used, and whether the data itself says in which order they happened.
+def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:
+    """The event rows that can be used, and the column that says in which order they happened.
 
     The order within a user is that of an order column, else of the timestamp; ties fall by timestamp, then by file
     position. Rows that lack the key are dropped where most have it; where most lack it, or it is the same everywhere,
-    the key is ignored, file position fills ``order`` and the data counts as unordered.
+    the key is ignored, file position fills ``order`` and the data counts as unordered. Ratings that are the same in
+    every event, as in logs of clicks, say nothing and become NaN.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; and the flag.
+      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; and ``order``,
+      ``timestamp_s``, or None where no column orders them.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
@@ -357,7 +383,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rows = _Rows(raw, report)
     ids = {}
     for column in (USER, ITEM):
-        ids[column] = strings(raw.frame[column])
+        ids[column] = rows.ids(column)
         rows.drop_unreadable(ids[column].isin(_MISSING).to_numpy(), f"no {column}", column)
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
@@ -370,7 +396,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rows.check_unreadable(config.max_bad_rows)
 
     seconds = _mend_clock(seconds, rows)
-    key = _order_key(order, seconds, rows)
+    key, ordered_by = _order_key(order, seconds, rows)
 
     user, _ = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
@@ -395,6 +421,12 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rank = np.zeros(len(user), dtype=np.int64)
     rank[by_user] = np.arange(len(by_user)) - np.repeat(starts, np.diff(starts, append=len(by_user)))
     keep = rows.keep
+    rated = keep & ~np.isnan(rating)
+    given = rating[rated].astype(np.float32)
+    if len(given) and np.ptp(given) == 0:
+        what = f"the rating is {given[0]:g} wherever there is one: it says nothing and is taken as none"
+        rows.note(rated, what, "repaired", RATING)
+        rating = np.full_like(rating, np.nan)
     events = pd.DataFrame(
         {
             USER: ids[USER][keep].to_numpy(),
@@ -404,7 +436,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
             ORDER: rank[keep],
         }
     )
-    return events, key is not None
+    return events, ordered_by
 
 
 def _mend_clock(seconds: np.ndarray, rows: _Rows) -> np.ndarray:
@@ -420,7 +452,7 @@ def _mend_clock(seconds: np.ndarray, rows: _Rows) -> np.ndarray:
     return seconds
 
 
-def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> np.ndarray | None:
+def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.ndarray | None, str | None]:
     for key, column in ((order, ORDER), (seconds, TIMESTAMP)):
         present = ~np.isnan(key) & rows.keep
         if not present.any():
@@ -432,8 +464,8 @@ def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> np.ndarra
             rows.note(present, f"{column} is the same in every row: it is ignored as an order", "kept", column)
         else:
             rows.drop(missing, f"no {column}, though most rows have one", column)
-            return key
-    return None
+            return key, column
+    return None, None
 
 
 def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
@@ -454,7 +486,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
 
 def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
     rows = _Rows(raw, report)
-    ids = strings(raw.frame[key])
+    ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(_MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
@@ -513,7 +545,7 @@ def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: Cl
     Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
     """
     rows = _Rows(raw, report)
-    tagged = pd.DataFrame({ITEM: strings(raw.frame[ITEM]).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
+    tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
     rows.drop_unreadable(tagged[ITEM].isin(_MISSING).to_numpy(), f"no {ITEM}", ITEM)
     rows.drop(tagged[TAG].isin(_MISSING).to_numpy(), "no tag", TAG)
     rows.check_unreadable(config.max_bad_rows)

@@ -23,12 +23,13 @@ from tfllmrec.columns import (
     ITEM_INDEX,
     ORDER,
     RATING,
+    TAGS,
     TIMESTAMP,
     TITLE,
     USER,
     USER_INDEX,
 )
-from tfllmrec.data.cleaning import TAGS, CleaningReport
+from tfllmrec.data.cleaning import CleaningReport
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -54,13 +55,13 @@ class Dataset:
     Attributes:
       name: for reports and folders.
       events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
-        rating (float32, NaN: none), timestamp_s (float64 seconds since 1970 UTC, NaN: none), order (int64, 0 to n - 1
-        within the user).
+        rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
+        UTC, NaN: none), order (int64, 0 to n - 1 within the user).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns; all str, ``""`` for nothing. Items without events are there too.
       users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
       ordered: whether the source told in which order a person's events happened; if not, ``order`` is file position.
-      report: what cleaning did.
+      report: what was recognised, and what cleaning did.
     """
 
     name: str
@@ -116,8 +117,9 @@ class Dataset:
             "events": len(self.events),
             "report": self.report.as_dict(),
         }
-        fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")
-        stale = fresh.with_suffix(".old")
+        # A killed process leaves these behind: by such names everyone knows them for leftovers.
+        unique = f".{folder.name}.{uuid.uuid4().hex}"
+        fresh, stale = folder.with_name(f"{unique}.new.tmp"), folder.with_name(f"{unique}.old.tmp")
         try:
             fresh.mkdir(parents=True)
             for table in _TABLES:

@@ -31,6 +31,7 @@ from tfllmrec.columns import (
     ITEM_INDEX,
     ORDER,
     RATING,
+    TAG,
     TIMESTAMP,
     TITLE,
     USER,
@@ -38,7 +39,6 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning import (
-    TAG,
     CleaningReport,
     Finding,
     RawTable,
@@ -52,19 +52,22 @@ from tfllmrec.data.cleaning import (
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.errors import ConfigError, DataError
 
-# Usual names, compared without case and punctuation; the earlier one wins where a file has several.
+# Usual names, compared without case and punctuation; the earlier one wins where a file has several. What is an id for
+# certain goes before a bare word, which may be a name; "id" alone is whatever a table of items or of users lists.
 _ALIASES: dict[str, list[str]] = {
     column: names.split()
     for column, names in {
-        USER: "user_id user uid reviewer_id customer_id customer visitor_id visitor member_id account_id person_id "
-        "user_name reviewer session_id session",
-        ITEM: "item_id item iid movie_id movie product_id product parent_asin asin book_id book isbn article_id "
-        "article news_id track_id song_id game_id app_id anime_id recipe_id business_id video_id course_id job_id sku",
+        USER: "user_id uid reviewer_id customer_id visitor_id member_id account_id person_id id "
+        "user customer visitor user_name reviewer session_id session",
+        ITEM: "item_id iid movie_id product_id parent_asin asin book_id isbn article_id news_id track_id song_id "
+        "game_id app_id anime_id recipe_id business_id video_id course_id job_id sku id "
+        "item product movie book article",
         RATING: "rating ratings overall stars score user_rating review_score rate preference",
         TIMESTAMP: "timestamp_s timestamp unix_review_time unix_time time ts event_time datetime date created_at "
         "review_time review_date rated_at date_added",
-        ORDER: "order order_in_user position sequence seq step",
-        TITLE: "title item_title movie_title product_title book_title name item_name product_name headline",
+        ORDER: "order order_in_user sequence seq",
+        TITLE: "title item_title movie_title product_title book_title name item_name product_name headline "
+        "item product movie book article",
         DESCRIPTION: "description item_description product_description plot overview synopsis summary abstract body "
         "content text",
         CATEGORIES: "categories category genres genre class item_category topics tags",
@@ -204,13 +207,20 @@ def _assemble(
 ) -> Dataset:
     _check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
-    events, ordered = clean_events(raw_events, config, report)
+    events, ordered_by = clean_events(raw_events, config, report)
+    order = f"ordered by {ordered_by}" if ordered_by else "in no known order"
+    if ordered_by == ORDER and TIMESTAMP in raw_events.names:
+        order += f", not by {TIMESTAMP}"
+    report.sources = [
+        raw_events.source("not used", order),
+        *(raw.source("other columns") for raw in (raw_items, *more_items, raw_users) if raw),
+        *([raw_tags.source("not used")] if raw_tags else []),
+    ]
     items = clean_items(raw_items, config, report) if raw_items else pd.DataFrame({ITEM: pd.Series([], dtype="str")})
     item_codes, item_ids = pd.factorize(events[ITEM])
     unlisted = pd.Index(item_ids)[~pd.Index(item_ids).isin(items[ITEM])]
     if raw_items:
-        example = f"{raw_events.file}: {unlisted[0]!r}" if len(unlisted) else ""
-        report.add("items", "met in events only, without text", len(unlisted), "added", example)
+        _note_unlisted(raw_events, raw_items, items, item_ids, unlisted, report)
     items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True)
     items = items.fillna("").astype("str")
     for raw in more_items:
@@ -240,7 +250,36 @@ def _assemble(
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
     events = events.iloc[np.lexsort((events[ORDER], events[USER_INDEX]))].reset_index(drop=True)
     events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER]]
-    return Dataset(name=name, events=events, items=items, users=users, ordered=ordered, report=report)
+    return Dataset(name=name, events=events, items=items, users=users, ordered=ordered_by is not None, report=report)
+
+
+def _note_unlisted(
+    raw_events: RawTable,
+    raw_items: RawTable,
+    items: pd.DataFrame,
+    met: pd.Index,
+    unlisted: pd.Index,
+    report: CleaningReport,
+) -> None:
+    """Counts the ids of events that the catalogue lacks; where it lacks all ``met`` ones, the two do not belong."""
+    ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
+    remedy = "data.columns: {item_id: NAME IN THE FILE}"
+    if len(unlisted) == len(met):
+        listed = f"such as {items[ITEM].iloc[0]!r}" if len(items) else "which has none"
+        others = [raw_items.names.get(c, c) for c in raw_items.frame.columns if c != ITEM][:20]
+        raise DataError(
+            f"No item of {raw_events.file} (column {ours!r}, such as {met[0]!r}) is in {raw_items.file} "
+            f"(column {theirs!r}, {listed}): the two must hold the same ids. Map the wrong one: {remedy}; "
+            f"other columns of {raw_items.file}: {', '.join(map(repr, others)) or 'none'}."
+        )
+    what = "met in events only, without text"
+    if 2 * len(unlisted) > len(met):
+        what += (
+            f"; {raw_items.file} has fewer than half of the {len(met):,} items of {raw_events.file}: if either column, "
+            f"{theirs!r} or {ours!r}, is the wrong one, map it: {remedy}"
+        )
+    example = f"{raw_events.file}, column {ours!r}: {unlisted[0]!r}" if len(unlisted) else ""
+    report.add("items", what, len(unlisted), "added", example)
 
 
 def _check_mapping(mapping: dict[str, str]) -> None:
@@ -390,11 +429,9 @@ def _name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str],
     present = list(raw.frame.columns)
     plain = {_plain(name): name for name in reversed(present)}
     names: dict[str, str] = {}
+    lists_one = len(required) == 1
     for column in wanted:
-        aliases = _ALIASES[column]
-        if column == wanted[0] and len(required) == 1:
-            aliases = [*aliases, "id"]  # "id" alone is whatever the table lists
-        usual = [plain[_plain(a)] for a in aliases if _plain(a) in plain]
+        usual = [plain[_plain(a)] for a in _ALIASES[column] if _plain(a) in plain and (a != "id" or lists_one)]
         free = [name for name in usual if name not in names.values() and name not in mapping.values()]
         if mapping.get(column) in present:
             names[column] = mapping[column]

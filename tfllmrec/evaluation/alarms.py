@@ -49,7 +49,7 @@ def not_better(label: str, value: float, reference: str, reference_value: float,
     if low > 0:
         return None
     return (
-        f"does not beat {reference}: {label} {value:.4f} against {reference_value:.4f} (difference between {low:+.4f} "
-        f"and {high:+.4f} with 95 % confidence). Train longer, check that item texts and histories are read (data "
-        "describe), or serve the simpler model."
+        f"is not shown to beat {reference}: {label} {value:.4f} against {reference_value:.4f} (difference between "
+        f"{low:+.4f} and {high:+.4f} with 95 % confidence). Train longer, check that item texts and histories are "
+        "read (data describe), or serve the simpler model."
     )

@@ -21,7 +21,7 @@ def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table
     Fits 80 characters.
     """
     columns = _columns(results)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for label in columns:
         table.add_column(label.replace("/", "\n/"), justify="right", no_wrap=True)

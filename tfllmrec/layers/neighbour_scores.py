@@ -10,6 +10,8 @@ import tensorflow as tf
 from tfllmrec.layers.newest_events import newest_events
 
 FAINT = 1e-3
+LONGEST = 1000
+"""Events of a history that count at most, which bounds the memory: ``[B, LONGEST, P]``."""
 
 
 class NeighbourScores(tf.keras.layers.Layer):
@@ -23,8 +25,8 @@ class NeighbourScores(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.n_items = n_items
         self.decay = decay
-        #: Events further back weigh less than FAINT and are left out.
-        self.reach = math.ceil(math.log(FAINT) / math.log(decay)) if decay < 1 else 2**30
+        #: Events further back weigh less than FAINT and are left out, and those beyond LONGEST.
+        self.reach = min(math.ceil(math.log(FAINT) / math.log(decay)), LONGEST) if decay < 1 else LONGEST
         shape = (n_items + 1, min(neighbours, n_items))  # the last row is the padding item, with weights of 0
         self.neighbours = self.add_weight(
             name="neighbours",

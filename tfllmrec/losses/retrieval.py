@@ -57,7 +57,9 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
     def __init__(self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs) -> None:
         super().__init__(remove_accidental_hits=True, **kwargs)
         self.cumulative = tf.cumsum(tf.cast(sampling_probabilities, tf.float64))
-        self.probabilities = tf.cast(sampling_probabilities, tf.float32)
+        # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
+        largest = tf.maximum(tf.reduce_max(sampling_probabilities), 1e-30)
+        self.probabilities = tf.cast(sampling_probabilities / largest, tf.float32)
         self.n_negatives = n_negatives
         self.log_q = log_q
         self.seed = seed
@@ -73,7 +75,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         negatives = tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
         ids = tf.concat([tf.cast(targets, tf.int32), negatives], axis=0)
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
-        chance = tf.maximum(tf.gather(self.probabilities, ids), 1e-12)
+        chance = tf.gather(self.probabilities, ids)
         total = super().call(
             tf.cast(query_embeddings, tf.float32),
             tf.cast(tf.gather(candidate_embeddings, ids), tf.float32),

@@ -20,7 +20,7 @@ from scipy import sparse
 
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.item_weights import (
     PrunedWeights,
@@ -198,7 +198,7 @@ def fit_baselines(
     validation: Queries,
     *,
     text_vectors: np.ndarray | None = None,
-    metric: str = "ndcg@10",
+    strata: Mapping[str, np.ndarray] | None = None,
     seed: int = 42,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Baseline]:
@@ -210,7 +210,7 @@ def fit_baselines(
       n_items: N.
       validation: Queries with targets.
       text_vectors: float ``[N, D]`` for ``text``.
-      metric: What to choose by.
+      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which looks at ``tail``.
       seed: Of the sample of validation queries.
       progress: Called with the name of each baseline before it starts.
 
@@ -224,7 +224,7 @@ def fit_baselines(
         if progress is not None:
             progress(name)
         fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
-        chosen[name] = select(fitted, validation, n_items, metric=metric, seed=seed)
+        chosen[name] = select(fitted, validation, n_items, strata=strata, seed=seed)
     return chosen
 
 
@@ -244,11 +244,11 @@ def select(
     validation: Queries,
     n_items: int,
     *,
-    metric: str = "ndcg@10",
+    strata: Mapping[str, np.ndarray] | None = None,
     max_queries: int = 3000,
     seed: int = 42,
 ) -> R:
-    """The candidate with the best ``metric`` on validation, the first of equals.
+    """The candidate with the best :func:`selection_value` on validation, the first of equals; as for the hybrid.
 
     Only the best one so far is kept, so an iterator of large models is fine. More than ``max_queries`` queries are
     sampled down: the choice among a few settings needs no more.
@@ -262,11 +262,12 @@ def select(
     if len(with_target) > max_queries:
         with_target = np.sort(np.random.default_rng(seed).choice(with_target, max_queries, replace=False))
     sample = validation.take(with_target)
-    k = int(metric.partition("@")[2])
     best: tuple[float, R] | None = None
     for candidate in candidates:
-        result = evaluate(candidate, sample, train_counts=np.zeros(n_items, np.int64), strata={}, ks=[k], bootstrap=0)
-        value = result.metrics[metric] or 0.0
+        result = evaluate(
+            candidate, sample, train_counts=np.zeros(n_items, np.int64), strata=strata or {}, ks=[10], bootstrap=0
+        )
+        value = selection_value(result)
         if best is None or value > best[0]:
             best = (value, candidate)
     if best is None:

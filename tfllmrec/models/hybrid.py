@@ -27,7 +27,7 @@ from tfllmrec.layers.term_gates import TermGates
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
-SCORE_BATCH = 256
+SCORE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,8 @@ class Hybrid(tfrs.Model):
         Returns:
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
           ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
-          event that adds the most to it; otherwise the event whose item is closest in meaning.
+          event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
+          that were rated no lower than the person's mean.
         """
         known_items = tf.where(items < self.n_items, items, 0)
         dense_factor, sparse_factor = (
@@ -263,10 +264,18 @@ class Hybrid(tfrs.Model):
         closeness = tf.einsum("bld,bmd->blm", tf.gather(padded, history), vectors)
         absent = tf.where(history < self.n_items, 0.0, -1e9)[..., tf.newaxis]
         behaves = terms["behaviour"] >= terms["meaning"] + terms["feedback"]
+        known = tf.math.is_finite(ratings)
+        marks = tf.where(known, ratings, 0.0)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
+        disliked = tf.where(known & (ratings >= mean[:, tf.newaxis]), 0.0, -1e6)[..., tf.newaxis]
         because = tf.where(
             behaves,
             tf.argmax(by_event + absent, axis=1, output_type=tf.int32),
-            tf.argmax(closeness + absent, axis=1, output_type=tf.int32),
+            tf.where(
+                terms["feedback"] > terms["meaning"],
+                tf.argmax(closeness + absent + disliked, axis=1, output_type=tf.int32),
+                tf.argmax(closeness + absent, axis=1, output_type=tf.int32),
+            ),
         )
         valid = (items < self.n_items) & tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
         terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}

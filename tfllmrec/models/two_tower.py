@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -12,6 +10,7 @@ from tfllmrec.columns import ITEM_INDEX, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.progress import Progress
 
 
 class TwoTower(tfrs.Model):
@@ -40,9 +39,7 @@ class TwoTower(tfrs.Model):
         return table[rows] @ self.items.embeddings.numpy().T
 
 
-def fit_two_tower(
-    split: Split, seed: int, max_epochs: int = 20, progress: Callable[[str], None] | None = None
-) -> TwoTower:
+def fit_two_tower(split: Split, seed: int, max_epochs: int = 20, progress: Progress | None = None) -> TwoTower:
     """Trains until validation is no longer better (looked at after each epoch), and gives back the best epoch's."""
     tf.keras.utils.set_random_seed(seed)
     users, rows = np.unique(split.train[USER_INDEX], return_inverse=True)
@@ -54,7 +51,7 @@ def fit_two_tower(
     best, best_weights, waited = -1.0, model.get_weights(), 0
     for epoch in range(max_epochs):
         if progress is not None:
-            progress(f"two_tower, epoch {epoch + 1}")
+            progress(epoch, max_epochs)
         model.fit(batches, verbose=0)
         sample = split.validation.slice(0, 3000)
         value = selection_value(

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.columns import ITEM, TITLE
-from tfllmrec.config import dump_config
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.encoder import TextEncoder
@@ -67,7 +66,9 @@ def export(run_folder: Path | str, target: Path | str) -> Path:
 
 
 def versions(target: Path) -> list[int]:
-    """The version numbers in a model's folder, ascending."""
+    """The version numbers in a model's folder, ascending; none where there is no folder."""
+    if not target.is_dir():
+        return []
     return sorted(int(path.name) for path in target.iterdir() if path.is_dir() and path.name.isdigit())
 
 
@@ -86,11 +87,11 @@ def _publish(temporary: Path, target: Path) -> Path:
 
 
 def _manifest(run: Run, target: Path) -> dict:
-    record = json.loads((run.folder / "run.json").read_text())
+    record = run.record
     return {
         "name": target.name,
         "run": str(run.folder.resolve()),
-        "config": dump_config(run.config),
+        "config": run.config.model_dump(mode="json"),
         "items": run.dataset.n_items,
         "data_sha256": record["data_sha256"],
         "seed": record["seed"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,18 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     else:
         saved = SavedModel.open(path)
         run, recommender = saved.run, saved
-        if saved.manifest["data_sha256"] != run.dataset.fingerprint:
-            raise DataError(f"The data in {run.folder} is not that which {path} was trained on: export it again.")
-    if run.dataset.fingerprint != json.loads((run.folder / "run.json").read_text())["data_sha256"]:
+        made_with, now = saved.manifest["config"], run.config.model_dump(mode="json")
+        if (
+            saved.manifest["data_sha256"] != run.dataset.fingerprint
+            or made_with["split"] != now["split"]
+            or made_with["seed"] != now["seed"]
+            or made_with["evaluation"]["head_share"] != now["evaluation"]["head_share"]
+        ):
+            raise DataError(
+                f"The data or the split in {run.folder} is not that which {path} was trained on, so its test "
+                "queries may have been training events: export the run again."
+            )
+    if run.dataset.fingerprint != run.record["data_sha256"]:
         raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
     recommenders: dict[str, Recommender] = {"hybrid": recommender}
     if refit_baselines:

@@ -21,7 +21,7 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
 from tfllmrec.training.run import Run
 
-SCORE_BATCH = 256
+SCORE_BATCH = 64
 TERMS = {
     "meaning": "reads like what you had, such as {because}",
     "feedback": "fits your ratings, such as {because}",
@@ -71,7 +71,11 @@ class SavedModel:
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
-            numbers = versions(folder) if folder.is_dir() else []
+            numbers = [n for n in versions(folder) if (folder / str(n) / "saved_model.pb").is_file()]
+            if not numbers and (folder / "config.yaml").is_file():
+                raise ModelError(
+                    f"{path} is a run, not a SavedModel: 'tfllmrec export {path} saved_models/NAME' makes one."
+                )
             if not numbers:
                 raise ModelError(
                     f"{path} holds no SavedModel: expected a version folder such as {folder / '1'}. Write one with "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ BUNDLED = "minilm"
 _WINDOW = 4096
 # Texts whose tokens tell two preprocessors apart that share a vocabulary.
 _PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
+# Characters of what TensorFlow says to a module of another kind; it would list all that it knows.
+_SAID = 400
 
 
 class TextToVector(tf.Module):
@@ -91,7 +94,7 @@ class TextEncoder:
       text_to_vector: the same as a graph, see :class:`TextToVector`.
 
     Raises:
-      ModelError: a module cannot be fetched or loaded, or is not of that kind.
+      ModelError: a module cannot be fetched or loaded, is not of that kind, or cannot take ``max_tokens`` tokens.
     """
 
     def __init__(
@@ -105,13 +108,26 @@ class TextEncoder:
         self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
         self._folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
         self.text_to_vector = TextToVector(_load(self._folders[0]), _load(self._folders[1]), max_tokens)
-        dim, problem = _output_width(self.text_to_vector)
-        if dim is None:
+        # Both are run once, on a text of as many tokens as there may be: what does not fit shows here or in a trace.
+        longest = tf.constant(["a " * max_tokens])
+        tokens, problem = _attempt(lambda: self.text_to_vector.tokens(longest))
+        if tokens is None:
+            raise ModelError(
+                f"{preprocessor_handle} does not work as a BERT preprocessor: expected a SavedModel that maps string "
+                f"[B] to int32 [B, T] {', '.join(INPUTS)}; got: {problem}"
+            )
+        self.dim, problem = _attempt(lambda: _width(self.text_to_vector, {n: t[:, :3] for n, t in tokens.items()}))
+        if self.dim is None:
             raise ModelError(
                 f"{encoder_handle} does not work as a BERT encoder: expected a SavedModel that maps int32 [B, T] "
-                f"{', '.join(INPUTS)} to 'sequence_output' or 'default' of a known width; {problem}"
+                f"{', '.join(INPUTS)} to 'sequence_output' or 'default' of a known width; got: {problem}"
             )
-        self.dim = dim
+        works, problem = _attempt(lambda: _width(self.text_to_vector, tokens))
+        if works is None:
+            raise ModelError(
+                f"{encoder_handle} does not take text.max_tokens = {max_tokens} tokens: expected at most as many as it "
+                f"has positions, 512 in most BERTs. Set fewer. It said: {problem}"
+            )
 
     @classmethod
     def from_config(cls, config: TextConfig) -> TextEncoder:
@@ -187,16 +203,24 @@ class TextEncoder:
         return out
 
 
-def _output_width(text_to_vector: TextToVector) -> tuple[int | None, str]:
-    """D, or why there is none.
+def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:
+    """What ``call`` returns, or ``None`` and why it failed.
 
     The error is not handed on as such: its traceback holds tensors of a graph that is gone, and TensorFlow crashes when
     they are freed after it.
     """
     try:
-        return text_to_vector.vectors.get_concrete_function().output_shapes[-1], "the width of its output is not fixed"
+        return call(), ""
     except Exception as error:  # a module that is something else may raise anything
-        return None, str(error)
+        return None, textwrap.shorten(str(error), _SAID)
+
+
+def _width(text_to_vector: TextToVector, inputs: Mapping[str, tf.Tensor]) -> int:
+    """D, of the graph and of what the encoder gives for the tokens ``[1, T]`` of one text."""
+    came, width = text_to_vector.vectors(inputs), text_to_vector.vectors.get_concrete_function().output_shapes[-1]
+    if width is None or came.shape != (1, width):
+        raise ModelError(f"vectors of shape {list(came.shape)} for one text, of width {width} in the graph")
+    return width
 
 
 def _resolve(handle: str | Path) -> Path:

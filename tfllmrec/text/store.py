@@ -23,7 +23,6 @@ from tfllmrec.progress import Progress
 _log = logging.getLogger(__name__)
 
 _KEY_BYTES = 16
-_DTYPES = {"F32": np.float32, "F16": np.float16}  # as safetensors calls them
 # A kill loses at most what was encoded since the last chunk was written.
 _CHUNK = 2048
 
@@ -43,7 +42,7 @@ class _Segment:
 
     Attributes:
       keys: bytes ``[n]`` of 16, ascending.
-      vectors: float16 or float32 ``[n, D]``.
+      vectors: float32 ``[n, D]``.
     """
 
     keys: np.ndarray
@@ -64,14 +63,10 @@ class VectorStore:
 
     Args:
       folder: made when the first vectors are added.
-      dtype: what to store, ``"float32"`` or ``"float16"`` (half the room; about 3 digits).
     """
 
-    def __init__(self, folder: Path | str, dtype: str = "float32"):
-        if dtype not in ("float32", "float16"):
-            raise ValueError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
+    def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        self._dtype = np.dtype(dtype)
         self._open: dict[Path, _Segment | None] = {}
 
     def lookup(self, fingerprint: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -110,9 +105,9 @@ class VectorStore:
         if not len(texts):
             return
         keys, rows = np.unique(_keys(texts), return_index=True)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "keys": keys.view(np.uint8).reshape(-1, _KEY_BYTES),
-            "vectors": np.ascontiguousarray(vectors[rows], self._dtype),
+            "vectors": np.ascontiguousarray(vectors[rows], np.float32),
         }
         checksum = zlib.crc32(arrays["vectors"].data, zlib.crc32(arrays["keys"].data))
         target = self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors"
@@ -201,7 +196,7 @@ def _read(path: Path) -> _Segment:
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
         arrays = {}
-        for name, dtype in (("keys", np.uint8), ("vectors", _DTYPES[header["vectors"]["dtype"]])):
+        for name, dtype in (("keys", np.uint8), ("vectors", np.float32)):
             first, last = header[name]["data_offsets"]
             arrays[name] = content[start + first : start + last].view(dtype).reshape(header[name]["shape"])
         expected = int(header["__metadata__"]["crc32"])

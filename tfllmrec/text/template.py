@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, TITLE
-from tfllmrec.data.cleaning import TAGS, as_text, strip_html
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, TAGS, TITLE, as_text, strip_html
 from tfllmrec.errors import ConfigError
 
 # What the auto template is put together from, in this order; the first column of a line that is there is taken.
@@ -48,9 +47,6 @@ class ItemTemplate:
 
     template: str
     max_characters: int = 2000
-
-    # Of the rules above; written into configs and manifests. The store needs it not: other rules, other texts.
-    version = "1"
 
     def __post_init__(self) -> None:
         if "{" in _FIELD.sub("", self.template) or "}" in _FIELD.sub("", self.template):

@@ -10,6 +10,7 @@ import numpy as np
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
+from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, fit_item_weights, score_history
 
@@ -21,7 +22,7 @@ FULL_SOFTMAX_ITEMS = 60_000
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
-    """Fills in *auto* sizes of training and history, in place; returns what was chosen and why."""
+    """Fills in *auto* sizes of the training, in place; returns what was chosen and why."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
     training, said = config.training, []
@@ -39,8 +40,15 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         how = "the whole catalogue" if training.negatives == 0 else "sampled"
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
     if "behaviour" in config.model.terms and n_items > MAX_ITEMS:
+        if config.model.terms == ["behaviour"]:
+            raise ConfigError(
+                f"model.terms ['behaviour'] takes at most {MAX_ITEMS:,} items, not {n_items:,}: add 'meaning'."
+            )
         config.model.terms = [term for term in config.model.terms if term != "behaviour"]
         said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
+    if "ease" in config.evaluation.baselines and n_items > MAX_ITEMS:
+        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ease"]
+        said.append(f"evaluation.baselines without ease: {n_items:,} items are too many for closed-form weights")
     return said
 
 

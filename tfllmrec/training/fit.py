@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,11 @@ def fit_hybrid(
     for line in defaults.sizes(split, config):
         tell(f"chosen: {line}")
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
+    if not (sequences.items.lengths >= 2).any():
+        raise DataError(
+            f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
+            "use more data or another split.kind."
+        )
     settings = None
     if "behaviour" in config.model.terms:
         settings, said = defaults.choose_item_weights(split, text, config, tell)
@@ -98,7 +105,9 @@ def fit_hybrid(
         tell("item-item weights: solving")
         set_item_weights(model, sequences, text, settings, config.model.item_weights_neighbours)
     if model.use_dense:
-        _train(model, sequences, split, config, folder, tell)
+        with contextlib.ExitStack() as stack:
+            kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            _train(model, sequences, split, config, kept, tell)
     return Fitted(model, config)
 
 
@@ -117,7 +126,7 @@ def set_item_weights(
 
 
 def _train(
-    model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path | None, tell: Tell
+    model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path, tell: Tell
 ) -> None:
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None
@@ -142,25 +151,17 @@ def _train(
         return results[best]
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
-    if not steps:
-        raise DataError(
-            f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
-            "use more data or another split.kind."
-        )
     model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
     callbacks = [
-        Scoreboard(measure, folder / "logs" / "validation" if folder else None, tell),
+        Scoreboard(measure, folder / "logs" / "validation", tell),
         tf.keras.callbacks.TerminateOnNaN(),
     ]
-    checkpoint = None
-    first_epoch = 0
-    if folder is not None:
-        checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
-        checkpoint.restore_last(model)
-        first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
-        if first_epoch:
-            tell(f"resumed after epoch {checkpoint.state.epochs_done}")
-        callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False)]
+    checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
+    checkpoint.restore_last(model)
+    first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
+    if first_epoch:
+        tell(f"resumed after epoch {checkpoint.state.epochs_done}")
+    callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False)]
     if first_epoch < training.epochs:
         batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
         with show_progress("Training", "steps") as progress:
@@ -173,6 +174,5 @@ def _train(
                 f"The loss is not a number after epoch {len(history['loss']) + first_epoch}: lower "
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
-    if checkpoint is not None:
-        checkpoint.restore_best(model)
-        tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")
+    checkpoint.restore_best(model)
+    tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")

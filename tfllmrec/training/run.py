@@ -3,6 +3,7 @@
 RUN/
   config.yaml     the resolved config; itself a valid input
   run.json        seed, versions, data hash, time and memory, what was chosen and why
+  source.json     the data section as it was asked for
   data/           the data set as it was used (Parquet)
   vectors.npy     the items' text vectors, float32 [N, Dt]
   checkpoints/    the newest epoch, the best one, and how far training is
@@ -17,6 +18,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +45,8 @@ from tfllmrec.progress import show_progress
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
 
+#: What a run folder may hold before its first epoch is done.
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.tmp.npy", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -93,7 +97,20 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """What ``evaluate --json`` prints."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return self._json("metrics.json")
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: seed, versions, data hash, time and memory, source, what was chosen."""
+        return self._json("run.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{self.folder / name} cannot be read ({error}): fit again into another folder."
+            ) from error
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -106,7 +123,10 @@ class Run:
     @cached_property
     def text(self) -> np.ndarray:
         """float32 ``[N, Dt]``."""
-        return np.load(self.folder / "vectors.npy", mmap_mode="r")
+        try:
+            return np.load(self.folder / "vectors.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.folder}/vectors.npy cannot be read ({error}): fit again.") from error
 
     def load_model(self) -> Hybrid:
         """The fitted model.
@@ -123,7 +143,8 @@ class Run:
         try:
             checkpoint.read(str(self.folder / "model" / "weights")).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise ModelError(f"The weights in {self.folder}/model cannot be read: {error}. Fit again.") from error
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"The weights in {self.folder}/model cannot be read ({reason}): fit again.") from error
         return model
 
 
@@ -164,9 +185,13 @@ def fit_experiment(
         config = load_config(out / "config.yaml", []).config
         dataset = Dataset.load(out / "data")
     else:
+        source = config.data.model_dump(mode="json", exclude_defaults=True)
+        tell("reading the data")
         dataset = read_dataset(config.data, base)
         out = _free_folder(out, dataset.name)
         run = Run(out)
+        tell(f"run folder: {out}")
+        _write(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
         for line in dataset.report.lines():
             tell(f"data: {line}")
         # From here on the run folder stands alone: its config reads the data beside it.
@@ -211,7 +236,7 @@ def fit_experiment(
     results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
     _write(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
     _write(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
-    tell(f"run folder: {out}")
+    tell(f"complete: {out}")
     return run
 
 
@@ -228,6 +253,7 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
             split.dataset.n_items,
             split.validation,
             text_vectors=text,
+            strata=split.strata(config.evaluation.head_share),
             seed=config.seed,
             progress=lambda name: tell(f"baseline: {name}"),
         )
@@ -236,7 +262,8 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
         from tfllmrec.models.two_tower import fit_two_tower
 
         tell("baseline: two_tower")
-        fitted["two_tower"] = fit_two_tower(split, config.seed)
+        with show_progress("Training the two-tower", "epochs") as progress:
+            fitted["two_tower"] = fit_two_tower(split, config.seed, progress=progress)
     return fitted
 
 
@@ -359,6 +386,7 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str,
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "source": run._json("source.json"),
         "chosen": chosen,
         "cleaning": asdict(run.dataset.report),
     }
@@ -367,17 +395,24 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str,
 def _free_folder(out: Path | None, name: str) -> Path:
     """``out`` if it is free, else the next free ``runs/NAME``."""
     if out is not None:
-        held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        # Killed before there was a config to resume by: nothing was learnt yet, so start again.
-        began = held == {"data"} and (out / "data" / "manifest.json").is_file()
-        if out.is_file() or (held and not began):
+        held = [path for path in out.iterdir() if not _unfinished(path)] if out.is_dir() else []
+        ours = (out / "source.json").is_file() and all(path.name in BEFORE_TRAINING for path in held)
+        if out.is_file() or (held and not ours):
             raise ConfigError(f"{out} is not empty: name another folder with --out, or continue with --resume {out}.")
+        # A run that ended before it had learnt anything is started again: its settings may have been the mistake.
+        for path in held:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return out
     out, number = Path("runs") / name, 1
     while out.exists():
         number += 1
         out = Path("runs") / f"{name}-{number}"
     return out
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a killed process left it half-written."""
+    return path.name.startswith(".") or path.name.endswith(".tmp")
 
 
 def _write(path: Path, text: str) -> None:
