@@ -216,6 +216,17 @@ def test_a_batch_is_its_rows(trained, monkeypatch):
     np.testing.assert_allclose(model.score(queries), whole, atol=1e-5)
 
 
+def test_feedback_points_at_what_was_liked():
+    """Of a liked and a disliked event, the liked one stands behind what feedback speaks for."""
+    model = hybrid(terms=["feedback"])
+    candidates = tf.tile(tf.range(N)[tf.newaxis], (2, 1))
+    history, ratings = tensors([1, 2], [1, 2], ratings=[[5, 1], [1, 5]])
+    explained = model.explain_items(model.item_vectors(), history, ratings, candidates)
+    because, positive = explained["because"].numpy(), explained["feedback"].numpy() > 0
+    assert positive.any(axis=1).all()
+    assert set(because[0][positive[0]]) == {0} and set(because[1][positive[1]]) == {1}
+
+
 # Terms that are switched off ------------------------------------------------------------------------------------------
 
 

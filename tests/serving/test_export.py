@@ -23,7 +23,7 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert manifest["data_sha256"] == run.dataset.fingerprint
     assert manifest["metrics"] == run.metrics
     assert Path(manifest["run"]) == run.folder.resolve()
-    assert manifest["config"] == (run.folder / "config.yaml").read_text()
+    assert manifest["config"] == run.config.model_dump(mode="json")
     assert "tensorflow" in manifest["versions"]
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()

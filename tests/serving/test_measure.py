@@ -45,7 +45,16 @@ def test_data_that_changed_is_refused(chain_run, chain_version, tmp_path, monkey
     saved = SavedModel.open(chain_version)
     saved.manifest["run"] = str(copy.folder)
     monkeypatch.setattr(SavedModel, "open", lambda path: saved)
-    with pytest.raises(DataError, match=r"is not that which .* was trained on: export it again"):
+    with pytest.raises(DataError, match=r"is not that which .* was trained on.*export the run again"):
+        measure(chain_version)
+
+
+def test_another_split_is_refused(chain_version, monkeypatch):
+    """Its test queries may have been training events."""
+    saved = SavedModel.open(chain_version)
+    saved.manifest["config"]["seed"] += 1
+    monkeypatch.setattr(SavedModel, "open", lambda path: saved)
+    with pytest.raises(DataError, match="may have been training events: export the run again"):
         measure(chain_version)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ConfigError
 from tfllmrec.models.item_weights import MAX_ITEMS
 from tfllmrec.training import defaults
 
@@ -50,8 +51,12 @@ def test_closed_form_weights_only_where_they_fit():
     config = ExperimentConfig()
     assert not any("terms" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))
     assert config.model.terms == ["meaning", "feedback", "behaviour"]
-    assert "model.terms ['meaning', 'feedback']" in defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)[-1]
+    said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
+    assert "model.terms ['meaning', 'feedback']" in said and "without ease" in said
     assert config.model.terms == ["meaning", "feedback"]
+    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "text", "two_tower"]
+    with pytest.raises(ConfigError, match="at most 40,000 items, not 40,001: add 'meaning'"):
+        defaults.sizes(stand_in([5], MAX_ITEMS + 1), ExperimentConfig(model={"terms": ["behaviour"]}))
 
 
 def test_what_is_set_stays():

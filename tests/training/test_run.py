@@ -24,7 +24,17 @@ def test_a_run_is_all_there(chain_run):
     run, _ = chain_run
     assert run.complete
     assert {path.name for path in run.folder.iterdir()} == {
-        *("config.yaml", "run.json", "data", "vectors.npy", "checkpoints", "logs", "model", "metrics.json")
+        *(
+            "config.yaml",
+            "source.json",
+            "run.json",
+            "data",
+            "vectors.npy",
+            "checkpoints",
+            "logs",
+            "model",
+            "metrics.json",
+        )
     }
     record = json.loads((run.folder / "run.json").read_text())
     assert record["seed"] == 42
@@ -155,13 +165,25 @@ def test_a_folder_that_is_taken_or_missing(chain_run, chain_config, tmp_path):
         Run.open(tmp_path)
 
 
+def test_a_run_that_had_learnt_nothing_is_started_again(chain_config, tmp_path):
+    config = chain_config.model_copy(deep=True)
+    config.text.template = "{name}"
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"text\.template '\{name\}' names the column 'name'"):
+            fit_experiment(config, tmp_path / "run", tell=print)
+        assert (tmp_path / "run" / "data").is_dir()
+    (tmp_path / "run" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="is not empty"):
+        fit_experiment(config, tmp_path / "run", tell=print)
+
+
 def test_damaged_weights_are_named(chain_run, tmp_path):
     import shutil
 
     copy = shutil.copytree(chain_run[0].folder, tmp_path / "copy")
     for path in (copy / "model").glob("weights.index"):
         path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"copy/model cannot be read.*Fit again"):
+    with pytest.raises(ModelError, match=r"copy/model cannot be read .*fit again"):
         Run.open(copy).load_model()
 
 

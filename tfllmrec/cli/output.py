@@ -75,8 +75,6 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     from tfllmrec.evaluation.report import scoreboard_of
 
     out = console()
-    table = scoreboard_of(metrics)
-    table.show_edge, table.padding = False, 0  # with the spaces between columns alone it fits 80 characters
-    out.print(table)
+    out.print(scoreboard_of(metrics))
     for alarm in metrics.get("alarms", []):
         out.print(f"alarm: {alarm}", soft_wrap=True)

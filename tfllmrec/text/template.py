@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, TAGS, TITLE, as_text, strip_html
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, TAGS, TITLE
+from tfllmrec.data.cleaning import as_text, strip_html
 from tfllmrec.errors import ConfigError
 
 # What the auto template is put together from, in this order; the first column of a line that is there is taken.
