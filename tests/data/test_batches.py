@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfllmrec.data.batches import (
     Sequences,
@@ -154,3 +155,20 @@ def test_from_split(chain_split):
     assert np.array_equal(sequences.ratings.values, queries.ratings.values)
     assert np.array_equal(sequences.held_out.values, hold_out(queries.history, 0.2, 1).values)
     assert sequences.n_items == chain_split.dataset.n_items
+
+
+def test_keras_takes_no_step_too_many_in_the_first_epoch_of_a_fit(sequences):
+    # Noise is drawn by a count of steps; one more where a fit begins would make a resumed run differ.
+    class Counter(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.steps = tf.Variable(0)
+
+        def train_step(self, data):
+            self.steps.assign_add(1)
+            return {"steps": self.steps}
+
+    model = Counter()
+    model.compile()
+    model.fit(training_batches(sequences, batch_size=2, length=4, seed=1), epochs=3, verbose=0)
+    assert int(model.steps) == 3 * steps_per_epoch(sequences, 2, 4)
