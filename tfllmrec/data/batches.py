@@ -101,8 +101,8 @@ def training_batches(
     batches = tf.data.Dataset.from_generator(
         lambda: epoch_batches(sequences, batch_size, length, seed, next(epochs)), output_signature=signature
     )
-    # Keras finds out an unknown length by one step too many, in which whatever needs no data still runs: the counts that
-    # noise is drawn by would depend on how often a run was resumed.
+    # Keras finds out an unknown length by one step too many, in which whatever needs no data still runs: the counts
+    # that noise is drawn by would depend on how often a run was resumed.
     steps = steps_per_epoch(sequences, batch_size, length)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
 
