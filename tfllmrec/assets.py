@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfllmrec.durable import publish
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import show_progress
 
@@ -259,7 +260,7 @@ def fetch(asset: Asset) -> Path:
                     _check(Path(scratch) / file.name, file)
                 folder.mkdir(exist_ok=True)
                 for file in source.files:
-                    _publish(Path(scratch) / file.name, folder / file.name)
+                    publish(Path(scratch) / file.name, folder / file.name)
             return folder
         except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
             _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
@@ -314,12 +315,6 @@ def _complete(folder: Path, files: tuple[File, ...]) -> bool:
 def _check(path: Path, file: File) -> None:
     if (came := _sha256(path)) != file.sha256:
         raise _Unusable(f"{file.name} is refused: expected sha256 {file.sha256}, got {came}")
-
-
-def _publish(source: Path, target: Path) -> None:
-    with source.open("rb") as stream:
-        os.fsync(stream.fileno())
-    source.replace(target)
 
 
 def _download(url: str, target: Path) -> None:

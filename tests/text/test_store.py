@@ -185,7 +185,7 @@ def test_a_kill_loses_at_most_a_chunk(tmp_path):
 
 def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
     store = VectorStore(tmp_path)
-    monkeypatch.setattr("tfllmrec.text.store._sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("tfllmrec.text.store.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.add(PRINT, ["a"], np.ones((1, 2)))
     assert VectorStore(tmp_path).lookup(PRINT, ["a"])[1].all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.cleaning import CleaningReport
+from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -126,11 +126,11 @@ class Dataset:
                 getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
             (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
             for path in [*fresh.iterdir(), fresh]:
-                _fsync(path)
+                sync(path)
             if folder.exists():
                 folder.rename(stale)  # a folder that holds files cannot be renamed over
             fresh.rename(folder)
-            _fsync(folder.parent)
+            sync(folder.parent)
         except OSError as error:
             if stale.exists() and not folder.exists():
                 stale.rename(folder)
@@ -229,11 +229,3 @@ def _hash_column(digest: Any, column: pd.Series) -> None:
         encoded = [value.encode() for value in column]
         digest.update(np.array([len(e) for e in encoded], dtype="<i8").tobytes())
         digest.update(b"".join(encoded))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

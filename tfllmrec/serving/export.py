@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.columns import ITEM, TITLE
+from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.encoder import TextEncoder
@@ -56,8 +56,7 @@ def export(run_folder: Path | str, target: Path | str) -> Path:
         (extra / MANIFEST).write_text(json.dumps(_manifest(run, target), indent=1))
         for path in temporary.rglob("*"):
             if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
         return _publish(temporary, target)
     except OSError as error:
         raise ModelError(f"The model cannot be written to {target}: {error}. Nothing was changed there.") from error

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from safetensors.numpy import save_file
 
+from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 from tfllmrec.progress import Progress
 
@@ -115,9 +115,9 @@ class VectorStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             save_file(arrays, fresh, {"crc32": str(checksum)})
-            _sync(fresh)
+            sync(fresh)
             fresh.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink()
@@ -206,11 +206,3 @@ def _read(path: Path) -> _Segment:
     if came != expected:
         raise _Corrupt(f"expected checksum {expected}, got {came}")
     return _Segment(arrays["keys"].view(f"S{_KEY_BYTES}").reshape(-1), arrays["vectors"])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

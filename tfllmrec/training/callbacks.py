@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfllmrec.durable import write_text
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.models.hybrid import Hybrid
@@ -99,13 +99,7 @@ class FitState:
             raise ModelError(f"{path} is damaged ({error}): delete {folder} and fit again.") from error
 
     def save(self, folder: Path) -> None:
-        path = folder / "state.json"
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_text(folder / "state.json", json.dumps(asdict(self), indent=1))
 
 
 class EpochCheckpoint(tf.keras.callbacks.Callback):

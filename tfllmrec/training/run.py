@@ -15,7 +15,6 @@ RUN/
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shutil
@@ -35,6 +34,7 @@ from tfllmrec.config import ExperimentConfig, dump_config, load_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
+from tfllmrec.durable import publish, write_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
@@ -191,7 +191,7 @@ def fit_experiment(
         out = _free_folder(out, dataset.name)
         run = Run(out)
         tell(f"run folder: {out}")
-        _write(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
+        write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
         for line in dataset.report.lines():
             tell(f"data: {line}")
         # From here on the run folder stands alone: its config reads the data beside it.
@@ -207,7 +207,7 @@ def fit_experiment(
                 setattr(config.text, role, str((base / handle).resolve()))
         split = make_split(dataset, config.split, config.seed)
         config.split = config.split.model_copy(update={"kind": split.kind})
-        _write(out / "config.yaml", dump_config(config))
+        write_text(out / "config.yaml", dump_config(config))
     split = run.split
     tell(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
@@ -228,14 +228,14 @@ def fit_experiment(
 
     fitted = fit_hybrid(split, text, config, out, remember)
     _save_model(fitted.model, out / "model")
-    _write(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
-    _write(out / "config.yaml", dump_config(fitted.config))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
+    write_text(out / "config.yaml", dump_config(fitted.config))
 
     recommenders = baselines(split, text, fitted.config, tell)
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
-    _write(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
-    _write(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
+    write_text(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
     tell(f"complete: {out}")
     return run
 
@@ -362,7 +362,7 @@ def _encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 def _store(path: Path, vectors: np.ndarray) -> np.ndarray:
     temporary = path.with_suffix(".tmp.npy")
     np.save(temporary, vectors)
-    temporary.replace(path)
+    publish(temporary, path)
     return vectors
 
 
@@ -413,13 +413,3 @@ def _free_folder(out: Path | None, name: str) -> Path:
 def _unfinished(path: Path) -> bool:
     """Whether a killed process left it half-written."""
     return path.name.startswith(".") or path.name.endswith(".tmp")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
