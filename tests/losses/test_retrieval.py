@@ -20,7 +20,40 @@ def cross_entropy(logits, targets):
 def test_catalogue_is_the_exact_softmax():
     loss = CatalogueRetrieval()(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
     assert loss == pytest.approx(cross_entropy(QUERIES @ ITEMS.T, TARGETS), rel=1e-5)
-    assert CatalogueRetrieval().of_logits(tf.constant(QUERIES @ ITEMS.T), tf.constant(TARGETS)).numpy() == loss
+    of_logits = CatalogueRetrieval().of_logits(tf.constant(QUERIES @ ITEMS.T), tf.constant(TARGETS)).numpy()
+    assert of_logits == pytest.approx(loss, rel=1e-6)
+
+
+def test_gradients_are_those_of_tensorflows_own_softmax():
+    queries, items, targets = tf.Variable(QUERIES), tf.Variable(ITEMS), tf.constant(TARGETS)
+    mask = np.ones(N, bool)
+    mask[[2, 7]] = False
+    task = CatalogueRetrieval(candidate_mask=tf.constant(mask))
+
+    def logits():
+        return tf.matmul(queries, items, transpose_b=True)
+
+    def gradients(loss):
+        with tf.GradientTape() as tape:
+            value = loss()
+        return tape.gradient(value, [queries, items])
+
+    expected = gradients(
+        lambda: tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits() + np.where(mask, 0, -1e9).astype("f4"))
+        )
+    )
+    for loss in (lambda: task(queries, items, targets), lambda: task.of_logits(logits(), targets)):
+        for mine, right in zip(gradients(loss), expected, strict=True):
+            np.testing.assert_allclose(mine, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_hopeless_target_still_has_a_gradient():
+    logits = tf.Variable([[0.0, 500.0]])
+    with tf.GradientTape() as tape:
+        loss = CatalogueRetrieval().of_logits(logits, tf.constant([0]))
+    assert np.isfinite(loss) and loss > 60
+    np.testing.assert_allclose(tape.gradient(loss, logits), [[-1.0, 1.0]])
 
 
 def test_masked_candidates_are_no_negatives():

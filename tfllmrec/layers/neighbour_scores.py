@@ -54,15 +54,13 @@ class NeighbourScores(tf.keras.layers.Layer):
         """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
-        batch = tf.shape(history)[0]
-        # One flat scatter-add: entry (b, neighbour) receives strength * weight.
         columns = tf.gather(self.neighbours, history)
         values = tf.gather(self.weights_, history) * self._strength(history)[..., tf.newaxis]
-        rows = tf.range(batch)[:, tf.newaxis, tf.newaxis] * self.n_items
-        flat = tf.math.unsorted_segment_sum(
-            tf.reshape(values, [-1]), tf.reshape(columns + rows, [-1]), batch * self.n_items
+        # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
+        flat = tf.stack([tf.shape(history)[0], -1])
+        return tf.raw_ops.DenseBincount(
+            input=tf.reshape(columns, flat), size=self.n_items, weights=tf.reshape(values, flat)
         )
-        return tf.reshape(flat, (batch, self.n_items))
 
     def by_event(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""
