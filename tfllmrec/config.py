@@ -124,12 +124,13 @@ class EvaluationConfig(Section):
     """What is measured."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
-    baselines: list[Literal["popularity", "markov", "item_knn", "ease", "text", "two_tower"]] = [
+    baselines: list[Literal["popularity", "markov", "item_knn", "ease", "text", "ease_text", "two_tower"]] = [
         "popularity",
         "markov",
         "item_knn",
         "ease",
         "text",
+        "ease_text",
         "two_tower",
     ]
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")

@@ -182,6 +182,18 @@ def test_select_needs_something_to_select_by():
         select([], Queries.from_histories([[]], targets=[[0]]), 3)
 
 
+def test_ease_text_is_the_plain_sum_of_the_two_as_they_were_chosen(checkerboard):
+    train, n_items, validation, test, text = checkerboard
+    names = ["ease", "text", "ease_text"]
+    fitted = fit_baselines(names, train, n_items, validation, text_vectors=text)
+    total = fitted["ease_text"]
+    assert total.ease is fitted["ease"] and total.text is fitted["text"]
+    expected = fitted["ease"].score(test) + total.text_weight * fitted["text"].score(test)
+    np.testing.assert_allclose(total.score(test), expected, rtol=1e-6)
+    alone = fit_baselines(["ease_text"], train, n_items, validation, text_vectors=text)["ease_text"]
+    assert alone.ease.l2 == Ease().l2  # with nothing chosen before, both parts are as they come
+
+
 def test_fit_baselines_reports_progress_and_refuses_unknown_names(checkerboard):
     train, n_items, validation, _, _ = checkerboard
     names = []

@@ -182,12 +182,32 @@ class TextSimilarity(Baseline):
         return unit @ self.vectors.T
 
 
+@dataclass
+class EaseText(Baseline):
+    """The plain sum of two baselines: ``EASE + text_weight * text similarity``, each with settings of its own."""
+
+    fit_grid: ClassVar[Grid] = {}
+    score_grid: ClassVar[Grid] = {"text_weight": (0.03, 0.1, 0.3, 1.0)}
+    text_weight: float = 0.1
+    ease: Ease = field(default_factory=Ease, repr=False)
+    text: TextSimilarity = field(default_factory=TextSimilarity, repr=False)
+
+    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+        self.text.fit(histories, n_items, text_vectors)
+        self.ease.fit(histories, n_items)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return self.ease.score(queries) + self.text_weight * self.text.score(queries)
+
+
 BASELINES: dict[str, type[Baseline]] = {
     "popularity": Popularity,
     "markov": Markov,
     "item_knn": ItemKNN,
     "ease": Ease,
     "text": TextSimilarity,
+    "ease_text": EaseText,
 }
 
 
@@ -215,7 +235,7 @@ def fit_baselines(
       progress: Called with the name of each baseline before it starts.
 
     Raises:
-      ModelError: An unknown name, or ``text`` without text vectors.
+      ModelError: An unknown name, or ``text`` or ``ease_text`` without text vectors.
     """
     chosen: dict[str, Baseline] = {}
     for name in names:
@@ -223,7 +243,11 @@ def fit_baselines(
             raise ModelError(f"Expected baselines among {', '.join(BASELINES)}; got {name!r}.")
         if progress is not None:
             progress(name)
-        fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
+        ease, text = chosen.get("ease"), chosen.get("text")
+        if name == "ease_text" and isinstance(ease, Ease) and isinstance(text, TextSimilarity):
+            fitted: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))  # as they were chosen already
+        else:
+            fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
         chosen[name] = select(fitted, validation, n_items, strata=strata, seed=seed)
     return chosen
 
@@ -231,12 +255,16 @@ def fit_baselines(
 def candidates(kind: type[B], histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Iterator[B]:
     """Every point of the grid, fitted one at a time; points that differ in ``score_grid`` alone share one fit."""
     for settings in _points(kind.fit_grid):
-        fitted = kind(**settings).fit(histories, n_items, text_vectors)
-        for changes in _points(kind.score_grid):
-            point = copy.copy(fitted)
-            for setting, value in changes.items():
-                setattr(point, setting, value)
-            yield point
+        yield from _score_points(kind(**settings).fit(histories, n_items, text_vectors))
+
+
+def _score_points(fitted: B) -> Iterator[B]:
+    """A fitted baseline at every point of its ``score_grid``."""
+    for changes in _points(fitted.score_grid):
+        point = copy.copy(fitted)
+        for setting, value in changes.items():
+            setattr(point, setting, value)
+        yield point
 
 
 def select(

@@ -46,9 +46,10 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
             )
         config.model.terms = [term for term in config.model.terms if term != "behaviour"]
         said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
-    if "ease" in config.evaluation.baselines and n_items > MAX_ITEMS:
-        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ease"]
-        said.append(f"evaluation.baselines without ease: {n_items:,} items are too many for closed-form weights")
+    wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
+    if wide and n_items > MAX_ITEMS:
+        config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
+        said.append(f"evaluation.baselines without {', '.join(wide)}: {n_items:,} items are too many for EASE")
     return said
 
 

@@ -243,9 +243,9 @@ def fit_experiment(
 def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
     """Every baseline of the config, fitted on the training events, its settings chosen on validation."""
     names = [name for name in config.evaluation.baselines if name != "two_tower"]
-    if not np.any(text) and "text" in names:
-        names.remove("text")
-        tell("baseline text is left out: no item has text")
+    if not np.any(text) and (reading := [name for name in names if name in ("text", "ease_text")]):
+        names = [name for name in names if name not in reading]
+        tell(f"baselines {', '.join(reading)} are left out: no item has text")
     fitted: dict[str, Recommender] = dict(
         fit_baselines(
             names,
