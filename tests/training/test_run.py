@@ -190,7 +190,7 @@ def test_damaged_weights_are_named(chain_run, tmp_path):
 def test_items_without_text_and_events_without_order(bare_run):
     run, told = bare_run
     assert any("no item has text" in line for line in told)
-    assert "baseline text is left out: no item has text" in told
+    assert "baselines text, ease_text are left out: no item has text" in told
     assert run.split.kind == "random"
     assert run.config.model.item_weights_decay == 1.0 and run.config.model.item_weights_text == 0.0
     assert not np.any(run.text)

@@ -53,6 +53,12 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     return said
 
 
+def validation_sample(split: Split, seed: int) -> Queries:
+    """At most :data:`SAMPLE` of the validation queries, in their order: what every choice in a fit is made by."""
+    rows = np.random.default_rng(seed).permutation(len(split.validation))[:SAMPLE]
+    return split.validation.take(np.sort(rows))
+
+
 class _Weights:
     """Item-item weights as a Recommender."""
 
@@ -112,10 +118,7 @@ def choose_item_weights(
         return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
 
     unit = centred_unit(text)
-    sample = split.validation
-    if len(sample) > SAMPLE:
-        rows = np.random.default_rng(config.seed).choice(len(sample), SAMPLE, replace=False)
-        sample = sample.take(np.sort(rows))
+    sample = validation_sample(split, config.seed)
     strata = split.strata(config.evaluation.head_share)
 
     def value_of(settings: ItemWeightSettings) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
+from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
@@ -125,14 +126,32 @@ def set_item_weights(
     model.set_holdout(solve(kept), np.bincount(kept.values, minlength=sequences.n_items))
 
 
+def choose_dense_strength(
+    model: Hybrid,
+    strengths: Sequence[float],
+    sample: Queries,
+    train_counts: np.ndarray,
+    strata: Mapping[str, np.ndarray],
+) -> Result:
+    """Sets the dense strength to the one that is best on ``sample``, the first of equals; returns what was measured."""
+    results = {}
+    for strength in strengths:
+        model.gates.dense_strength.assign(strength)
+        results[strength] = evaluate(
+            model, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
+        )
+    best = max(results, key=lambda strength: selection_value(results[strength]))
+    model.gates.dense_strength.assign(best)
+    return results[best]
+
+
 def _train(
     model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path, tell: Tell
 ) -> None:
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None
     strata = split.strata(config.evaluation.head_share)
-    rows = np.random.default_rng(config.seed).permutation(len(split.validation))[: defaults.SAMPLE]
-    sample = split.validation.take(np.sort(rows))
+    sample = defaults.validation_sample(split, config.seed)
 
     def measure(model: Hybrid) -> Result:
         """The model at the dense strength that is best on validation, which it keeps: the last one or a step beside."""
@@ -140,15 +159,7 @@ def _train(
         if model.use_behaviour:
             at = DENSE_STRENGTHS.index(strengths[0])
             strengths += [*DENSE_STRENGTHS[at + 1 : at + 2], *DENSE_STRENGTHS[max(at - 1, 0) : at]]
-        results = {}
-        for strength in strengths:
-            model.gates.dense_strength.assign(strength)
-            results[strength] = evaluate(
-                model, sample, train_counts=split.train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
-            )
-        best = max(results, key=lambda strength: selection_value(results[strength]))
-        model.gates.dense_strength.assign(best)
-        return results[best]
+        return choose_dense_strength(model, strengths, sample, split.train_counts, strata)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
