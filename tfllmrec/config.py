@@ -81,11 +81,13 @@ class ModelConfig(Section):
     embedding_dim: int = Field(128, ge=4, description="Width D of e_i and q_u.")
     blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
     heads: int = Field(4, ge=1)
-    dropout: float = Field(0.4, ge=0, lt=1)
-    id_dropout: float = Field(
-        0.3, ge=0, le=1, description="Share of item ids hidden in a step, so that text is learnt."
+    dropout: float | None = Field(None, ge=0, lt=1, description="auto: less where items have many events.")
+    id_dropout: float | None = Field(
+        None, ge=0, le=1, description="Share of item ids hidden in a step, so that text is learnt; 1: no ids. auto."
     )
-    history_length: int = Field(50, ge=1, description="Most recent events that the history encoder sees.")
+    history_length: int | None = Field(
+        None, ge=1, description="Most recent events that the history encoder sees; auto."
+    )
     temperature: float = Field(0.05, gt=0)
     item_weights_l2: float | None = Field(None, gt=0, description="Lambda of the closed-form weights; auto.")
     item_weights_text: float | None = Field(None, ge=0, description="Weight of the text as side information; auto.")
@@ -97,6 +99,11 @@ class ModelConfig(Section):
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"], min_length=1, description="What a score is the sum of."
     )
+
+    def settled(self) -> Self:
+        """A copy without *auto* in what a model is built by: where nothing was chosen, what suits sparse data."""
+        plain = {"dropout": 0.4, "id_dropout": 0.3, "history_length": 50, "item_weights_decay": 1.0}
+        return self.model_copy(update={name: value for name, value in plain.items() if getattr(self, name) is None})
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

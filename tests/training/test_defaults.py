@@ -17,12 +17,13 @@ def stand_in(lengths, n_items, n_events=None):
         train_queries=lambda: queries,
         dataset=SimpleNamespace(n_items=n_items),
         train=range(sum(lengths) if n_events is None else n_events),
+        train_counts=np.ones(n_items, np.int64),
     )
 
 
 @pytest.mark.parametrize(
     ("length", "batch_size"),
-    [(4, 256), (8, 128), (15, 64), (30, 32), (200, 32), (1, 256)],  # 1000 / length, a power of 2, 32 to 256
+    [(4, 256), (8, 128), (15, 64), (30, 32), (200, 16), (1, 256)],  # 1000 / length, a power of 2, 16 to 256
 )
 def test_a_step_has_about_as_many_targets_whatever_the_histories(length, batch_size):
     config = ExperimentConfig()
@@ -31,7 +32,21 @@ def test_a_step_has_about_as_many_targets_whatever_the_histories(length, batch_s
     assert f"training.batch_size {batch_size}: histories of {length} events on average" in said
 
 
-@pytest.mark.parametrize(("events", "epochs"), [(1_000, 12), (250_000, 8), (2_000_000, 4)])
+@pytest.mark.parametrize(("longest", "length"), [(3, 50), (50, 50), (51, 100), (120, 150), (5000, 200)])
+def test_the_encoder_sees_nine_in_ten_histories_whole(longest, length):
+    config = ExperimentConfig()
+    defaults.sizes(stand_in([1] * 8 + [longest] * 2 + [9000], 100), config)
+    assert config.model.history_length == length
+
+
+@pytest.mark.parametrize(("events", "dropout", "id_dropout"), [(9_900, 0.4, 0.3), (10_000, 0.2, 0.1)])
+def test_less_noise_where_items_have_many_events(events, dropout, id_dropout):
+    config = ExperimentConfig()
+    defaults.sizes(stand_in([5], 100, events), config)
+    assert (config.model.dropout, config.model.id_dropout) == (dropout, id_dropout)
+
+
+@pytest.mark.parametrize(("events", "epochs"), [(1_000, 12), (2_000_000, 6), (20_000_000, 4)])
 def test_fewer_epochs_for_more_events(events, epochs):
     config = ExperimentConfig()
     defaults.sizes(stand_in([5], 100, events), config)
@@ -60,9 +75,13 @@ def test_closed_form_weights_only_where_they_fit():
 
 
 def test_what_is_set_stays():
-    config = ExperimentConfig(training={"epochs": 3, "batch_size": 7, "negatives": 5})
+    config = ExperimentConfig(
+        training={"epochs": 3, "batch_size": 7, "negatives": 5},
+        model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7},
+    )
+    before = config.model_copy(deep=True)
     assert defaults.sizes(stand_in([5], 100), config) == []
-    assert (config.training.epochs, config.training.batch_size, config.training.negatives) == (3, 7, 5)
+    assert config == before
 
 
 # Item weights ---------------------------------------------------------------------------------------------------------

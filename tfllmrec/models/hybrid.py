@@ -64,7 +64,7 @@ class Hybrid(tfrs.Model):
     Args:
       catalogue: items and their text vectors.
       train_counts: int ``[N]``, training events of each item.
-      config: sizes and terms; every *auto* setting must be resolved.
+      config: sizes and terms; where it still says *auto*, :meth:`ModelConfig.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
 
@@ -82,7 +82,9 @@ class Hybrid(tfrs.Model):
     ) -> None:
         super().__init__()
         negatives = negatives or Negatives()
-        self.config = config
+        self.config = config = config.settled()
+        assert config.dropout is not None and config.id_dropout is not None
+        assert config.history_length is not None and config.item_weights_decay is not None
         self.n_items = len(catalogue.item_ids)
         self.use_dense = "meaning" in config.terms or "feedback" in config.terms
         self.use_feedback = "feedback" in config.terms
@@ -96,7 +98,7 @@ class Hybrid(tfrs.Model):
         )  # fmt: skip
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
         neighbours = config.item_weights_neighbours
-        decay = config.item_weights_decay or 1.0
+        decay = config.item_weights_decay
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
         #: W without the events that the gates are fitted on; only training uses it.
         self.behaviour_without_holdout = NeighbourScores(
@@ -222,7 +224,7 @@ class Hybrid(tfrs.Model):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each; zeros for an empty history."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
-        size = self.config.history_length
+        size = self.history_encoder.max_length
         recent = newest_events(history, lengths, size, self.n_items)
         marks = newest_events(ratings, lengths, size, float("nan"))
         last = tf.maximum(tf.minimum(lengths, size) - 1, 0)

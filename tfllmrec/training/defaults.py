@@ -19,27 +19,39 @@ SAMPLE = 3000
 #: Above this many items a fit takes minutes, and the starting point is taken as it is.
 SEARCH_ITEMS = 15_000
 FULL_SOFTMAX_ITEMS = 60_000
+#: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
+OFTEN = 100
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     """Fills in *auto* sizes of the training, in place; returns what was chosen and why."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
-    training, said = config.training, []
+    training, model, said = config.training, config.model, []
+    if model.history_length is None:
+        long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
+        model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
+        said.append(f"model.history_length {model.history_length}: nine in ten histories have up to {long:.0f} events")
+    per_item = n_events / max(1, int(np.count_nonzero(split.train_counts)))
+    if model.dropout is None:
+        model.dropout = 0.2 if per_item >= OFTEN else 0.4
+        said.append(f"model.dropout {model.dropout}: {per_item:.0f} events of an item on average")
+    if model.id_dropout is None:
+        model.id_dropout = 0.1 if per_item >= OFTEN else 0.3
+        said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events of an item on average")
     if training.batch_size is None:
-        # About 800 targets in a step, whatever the histories' length.
-        training.batch_size = int(
-            np.clip(2 ** np.round(np.log2(1000 / min(mean, config.model.history_length))), 32, 256)
-        )
+        # About 1000 targets in a step, whatever the histories' length.
+        targets = min(mean, float(model.history_length))
+        training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / targets)), 16, 256))
         said.append(f"training.batch_size {training.batch_size}: histories of {mean:.0f} events on average")
     if training.epochs is None:
-        training.epochs = int(np.clip(round(2_000_000 / n_events), 4, 12))
+        training.epochs = int(np.clip(round(12_000_000 / n_events), 4, 12))
         said.append(f"training.epochs {training.epochs} at most: {n_events:,} training events")
     if training.negatives is None:
         training.negatives = 0 if n_items <= FULL_SOFTMAX_ITEMS else 8192
         how = "the whole catalogue" if training.negatives == 0 else "sampled"
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
-    if "behaviour" in config.model.terms and n_items > MAX_ITEMS:
+    if "behaviour" in model.terms and n_items > MAX_ITEMS:
         if config.model.terms == ["behaviour"]:
             raise ConfigError(
                 f"model.terms ['behaviour'] takes at most {MAX_ITEMS:,} items, not {n_items:,}: add 'meaning'."

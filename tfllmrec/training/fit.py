@@ -149,7 +149,7 @@ def _train(
     model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path, tell: Tell
 ) -> None:
     training, length = config.training, config.model.history_length
-    assert training.batch_size is not None and training.epochs is not None
+    assert training.batch_size is not None and training.epochs is not None and length is not None
     strata = split.strata(config.evaluation.head_share)
     sample = defaults.validation_sample(split, config.seed)
 
