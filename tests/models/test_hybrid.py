@@ -210,10 +210,11 @@ def test_the_encoder_sees_its_window_and_behaviour_all(trained):
 def test_a_batch_is_its_rows(trained, monkeypatch):
     model, _, _ = trained
     queries = ask(*WALKS, [], [5], ratings=[*[[1, 5, 2]] * RING, [], [4]])
-    whole = model.score(queries)
-    assert whole.dtype == np.float32
+    alone = np.concatenate([model.score(query) for query in queries.batches(1)])
+    assert alone.dtype == np.float32
+    np.testing.assert_allclose(model.score(queries), alone, atol=1e-5)
     monkeypatch.setattr("tfllmrec.models.hybrid.SCORE_BATCH", 3)
-    np.testing.assert_allclose(model.score(queries), whole, atol=1e-5)
+    np.testing.assert_allclose(model.score(queries), alone, atol=1e-5)
 
 
 def test_feedback_points_at_what_was_liked():

@@ -300,12 +300,15 @@ class Hybrid(tfrs.Model):
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
         items = self.item_vectors()
         scores = np.empty((len(queries), self.n_items), np.float32)
+        # Like lengths together: most histories are short, and a padded event costs as much as a real one.
+        order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
-            batch = queries.slice(start, start + SCORE_BATCH)
+            rows = order[start : start + SCORE_BATCH]
+            batch = queries.take(rows)
             length = max(int(batch.history.lengths.max(initial=1)), 1)
             history = batch.history.padded(length, self.n_items).astype(np.int32)
             ratings = batch.ratings.padded(length, np.nan)
-            scores[start : start + len(batch)] = self._score_batch(items, tf.constant(history), tf.constant(ratings))
+            scores[rows] = self._score_batch(items, tf.constant(history), tf.constant(ratings))
         return scores
 
 

@@ -12,6 +12,8 @@ from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.progress import Progress
 
+BATCH = 1024
+
 
 class TwoTower(tfrs.Model):
     """A user embedding, an item embedding, in-batch softmax (TFRS "basic retrieval" tutorial: 32 wide, Adagrad 0.1).
@@ -39,14 +41,19 @@ class TwoTower(tfrs.Model):
         return table[rows] @ self.items.embeddings.numpy().T
 
 
-def fit_two_tower(split: Split, seed: int, max_epochs: int = 20, progress: Progress | None = None) -> TwoTower:
-    """Trains until validation is no longer better (looked at after each epoch), and gives back the best epoch's."""
+def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Dataset]:
+    """The compiled, untrained model, and its training batches: ``BATCH`` pairs of user and item in random order."""
     tf.keras.utils.set_random_seed(seed)
     users, rows = np.unique(split.train[USER_INDEX], return_inverse=True)
     model = TwoTower(split.dataset.users["user_id"].to_numpy()[users], split.dataset.n_items, seed=seed)
     model.compile(optimizer=tf.keras.optimizers.Adagrad(0.1))
     events = {USER_INDEX: rows.astype(np.int32), ITEM_INDEX: split.train[ITEM_INDEX].to_numpy(np.int32)}
-    batches = tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(1024)
+    return model, tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(BATCH)
+
+
+def fit_two_tower(split: Split, seed: int, max_epochs: int = 20, progress: Progress | None = None) -> TwoTower:
+    """Trains until validation is no longer better (looked at after each epoch), and gives back the best epoch's."""
+    model, batches = two_tower_and_batches(split, seed)
     strata = split.strata()
     best, best_weights, waited = -1.0, model.get_weights(), 0
     for epoch in range(max_epochs):
