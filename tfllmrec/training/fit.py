@@ -186,4 +186,6 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
+    if model.use_behaviour:  # during training only neighbouring strengths were tried
+        choose_dense_strength(model, DENSE_STRENGTHS, sample, split.train_counts, strata)
     tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")
