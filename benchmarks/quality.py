@@ -20,8 +20,9 @@ from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import as_markdown
 from tfllmrec.training.run import Run, fit_experiment
 
-#: Event log and catalogue of each set, below the folder of all data.
+#: Event log and catalogue of each set, below the folder of all data; without any: fetched by its name.
 SETS = {
+    "movielens-100k": (),
     "beauty": ("amazon-2014/beauty/interactions.tsv.gz", "amazon-2014/beauty/items.jsonl.gz"),
     "toys": ("amazon-2014/toys/interactions.tsv.gz", "amazon-2014/toys/items.jsonl.gz"),
     "movielens-1m": ("movielens-1m/interactions.tsv.gz", "movielens-1m/items.jsonl.gz"),
@@ -102,9 +103,12 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="A setting.")
     options = parser.parse_args()
     out = options.out or Path("runs/quality") / options.set
-    events, items = (options.data / path for path in SETS[options.set])
-    files = {"name": options.set, "events": str(events), "items": str(items)}
-    config = parse_config({"data": files}, options.overrides, origin="command line")
+    files = dict(zip(("events", "items"), (str(options.data / path) for path in SETS[options.set]), strict=False))
+    config = parse_config(
+        {"data": {"name": options.set, **files} if files else {"source": options.set}},
+        options.overrides,
+        origin="command line",
+    )
     run = fit_experiment(config, out, resume=(out / "config.yaml").is_file())
     settings = "".join(f" --set {shlex.quote(line)}" for line in options.overrides)
     body = section(options.set, run, f"python benchmarks/quality.py {options.set}{settings}")
