@@ -158,8 +158,15 @@ def test_data_without_an_order_does_not_fade(chain_split):
     assert settings.decay == 1.0
 
 
+def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
+    monkeypatch.setattr(defaults, "SEARCH_WORK", 3 * 40**3)
+    tried = []
+    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig(), tried.append)
+    assert len(tried) == 3 and "best of 3 on validation" in said[0]
+
+
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
-    monkeypatch.setattr(defaults, "SEARCH_ITEMS", 10)
+    monkeypatch.setattr(defaults, "SEARCH_WORK", 1.9 * 40**3)
     monkeypatch.setattr(defaults, "fit_item_weights", None)
     settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), with_model(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories

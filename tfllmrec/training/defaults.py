@@ -16,8 +16,9 @@ from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_
 
 #: Validation queries that settings are compared on.
 SAMPLE = 3000
-#: Above this many items a fit takes minutes, and the starting point is taken as it is.
-SEARCH_ITEMS = 15_000
+#: Items cubed, times tries: what the search for item-item weights may cost. Some minutes on two cores: 14 tries with
+#: 12,000 items, 4 with 18,000; where there would be only one, the starting point is taken as it is.
+SEARCH_WORK = 2.5e13
 FULL_SOFTMAX_ITEMS = 60_000
 #: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
@@ -87,7 +88,7 @@ def choose_item_weights(
     """The views' strengths for :func:`fit_item_weights`: what the config sets, the rest by search on validation.
 
     A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
-    as long as that helps. On large catalogues the starting point is taken.
+    as long as that helps, and as long as :data:`SEARCH_WORK` is not used up.
 
     Args:
       text: float32 ``[N, Dt]``, as the encoder gives it.
@@ -99,7 +100,7 @@ def choose_item_weights(
     n_items = split.dataset.n_items
     long = queries.history.lengths.mean() > 30
     start = ItemWeightSettings(
-        decay=0.9 if long else 0.8,
+        decay=0.9 if long else 0.6,
         l2=300.0 if long else 100.0,
         co_occurrence=0.1,
         text=(10.0 if long else 50.0) if np.any(text) else 0.0,
@@ -126,7 +127,8 @@ def choose_item_weights(
         start, fixed = replace(start, decay=1.0), fixed | {"decay": 1.0}
     if len(fixed) == len(steps):
         return start, []
-    if n_items > SEARCH_ITEMS:
+    tries = SEARCH_WORK // n_items**3
+    if tries < 2:
         return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
 
     unit = centred_unit(text)
@@ -149,7 +151,7 @@ def choose_item_weights(
             moved = False
             while True:
                 moves = steps[name](getattr(best, name))
-                if direction >= len(moves):
+                if direction >= len(moves) or tried >= tries:
                     break
                 candidate = replace(best, **{name: round(moves[direction], 6)})
                 value = value_of(candidate)
