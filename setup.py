@@ -29,7 +29,9 @@ REQUIRES = [
     "rich>=13.8",
     "packaging>=23",
 ]
+TUNE = ["optuna>=5,<6"]
 TEST = [
+    *TUNE,
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff==0.17.6",
@@ -50,6 +52,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "scann": ["scann==1.4.2"]},
+    extras_require={"test": TEST, "tune": TUNE, "scann": ["scann==1.4.2"]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

@@ -24,7 +24,7 @@ NEEDS_TENSORFLOW = ["data/batches.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
 }  # fmt: skip
-HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml"}
+HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml", "optuna"}
 
 
 def imports(tree: ast.AST, package: str, top_level: bool = False) -> Iterator[tuple[int, str]]:

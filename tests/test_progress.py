@@ -1,6 +1,9 @@
 import io
 import sys
 
+import pytest
+
+from tfllmrec import progress as module
 from tfllmrec.progress import show_progress
 
 
@@ -19,7 +22,17 @@ def test_says_nothing_where_nothing_is_done(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_draws_a_bar_on_a_terminal(monkeypatch):
+def test_what_takes_longer_than_a_second_is_told_by_the_piece(capsys, monkeypatch):
+    clock = iter([100.0, 220.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with show_progress("Searching", "trials") as progress:
+        progress(3, 3)
+    assert capsys.readouterr().err == f"Searching: 3 trials in 120.0 s, {120 / 3:.0f} s each\n"
+
+
+def terminal_instead(monkeypatch):
+    """What is written to stderr from now on, which is a terminal."""
+
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -28,9 +41,31 @@ def test_draws_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    return terminal
+
+
+def test_draws_a_bar_on_a_terminal(monkeypatch):
+    terminal = terminal_instead(monkeypatch)
     with show_progress("Encoding items", "texts") as progress:
         progress(30, 60)
         progress(60, 60)
     assert (
         "Encoding items" in terminal.getvalue() and "60/60" in terminal.getvalue() and "texts/s" in terminal.getvalue()
     )
+
+
+def test_a_bar_inside_a_bar_shares_its_display_and_goes_when_it_is_done(monkeypatch):
+    terminal = terminal_instead(monkeypatch)
+    for _ in range(2):  # and nothing is left behind for the next one
+        with show_progress("Searching", "trials") as outer:
+            outer(1, 3)
+            with show_progress("Training", "steps") as inner:
+                inner(10, 20)
+                module._display.refresh()  # instead of waiting for the tenth of a second that it draws in
+            outer(2, 3)
+        lines = terminal.getvalue().splitlines()
+        assert any("Training" in line and "10/20" in line for line in lines)
+        end = max(place for place, line in enumerate(lines) if "2/3" in line)
+        assert not any("Training" in line for line in lines[end:])
+        with pytest.raises(KeyboardInterrupt), show_progress("Searching", "trials"):
+            raise KeyboardInterrupt

@@ -6,43 +6,44 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Display
 
 Progress = Callable[[int, int | None], None]
 """Called with how much is done, and how much there is (``None``: not known)."""
+
+_display: Display | None = None
+"""What is on the terminal now: a bar that is begun inside another one shares it."""
 
 
 @contextmanager
 def show_progress(label: str, unit: str) -> Iterator[Progress]:
     """A bar with rate and time left on a terminal, a line at the end elsewhere; nothing where nothing is done.
 
-    Lines that are printed meanwhile appear above the bar.
+    Lines that are printed meanwhile appear above the bar; a bar inside another one below it, until it is done.
 
     Args:
       label: what is being done. unit: of what is counted, such as ``texts``; ``bytes`` are shown as MB.
     """
+    start, last = time.monotonic(), 0
     if sys.stderr.isatty():
-        from rich import progress as columns
-        from rich.console import Console
-
-        by_size = unit == "bytes"
-        with columns.Progress(
-            columns.TextColumn("{task.description}"),
-            columns.BarColumn(),
-            columns.DownloadColumn() if by_size else columns.MofNCompleteColumn(),
-            columns.TransferSpeedColumn() if by_size else columns.TextColumn("{task.fields[rate]:,.0f} " + unit + "/s"),
-            columns.TimeRemainingColumn(),
-            console=Console(stderr=True),
-        ) as bar:
-            task = bar.add_task(label, total=None, rate=0.0, visible=False)
-            start = time.monotonic()
+        inside = _display is not None
+        with _shared_display() as display:
+            task = display.add_task(label, total=None, count="", rate="", visible=False)
 
             def update(done: int, total: int | None) -> None:
-                rate = done / max(time.monotonic() - start, 1e-9)
-                bar.update(task, completed=done, total=total, rate=rate, visible=True)
+                count = f"{_count(done, unit)}/{'?' if total is None else _count(total, unit)}"
+                rate = _rate(done, unit, time.monotonic() - start)
+                display.update(task, completed=done, total=total, count=count, rate=rate, visible=True)
 
-            yield update
+            try:
+                yield update
+            finally:
+                if inside:
+                    display.remove_task(task)
         return
-    start, last = time.monotonic(), 0
 
     def remember(done: int, total: int | None) -> None:
         nonlocal last
@@ -51,6 +52,41 @@ def show_progress(label: str, unit: str) -> Iterator[Progress]:
     yield remember
     if last:
         seconds = time.monotonic() - start
-        count, shown = (last / 1e6, "MB") if unit == "bytes" else (last, unit)
-        rate = count / max(seconds, 1e-9)
-        print(f"{label}: {count:,.0f} {shown} in {seconds:.1f} s, {rate:,.0f} {shown}/s", file=sys.stderr)
+        shown = "MB" if unit == "bytes" else unit
+        print(
+            f"{label}: {_count(last, unit)} {shown} in {seconds:.1f} s, {_rate(last, unit, seconds)}", file=sys.stderr
+        )
+
+
+@contextmanager
+def _shared_display() -> Iterator[Display]:
+    global _display
+    if _display is not None:
+        yield _display
+        return
+    from rich import progress as columns
+    from rich.console import Console
+
+    with columns.Progress(
+        columns.TextColumn("{task.description}"),
+        columns.BarColumn(),
+        columns.TextColumn("{task.fields[count]}"),
+        columns.TextColumn("{task.fields[rate]}"),
+        columns.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as _display:
+        try:
+            yield _display
+        finally:
+            _display = None
+
+
+def _count(done: float, unit: str) -> str:
+    return f"{done / 1e6:,.0f}" if unit == "bytes" else f"{done:,.0f}"
+
+
+def _rate(done: int, unit: str, seconds: float) -> str:
+    """``120 texts/s``; of what takes longer, ``40 s each``."""
+    rate, shown = (done / 1e6, "MB") if unit == "bytes" else (done, unit)
+    rate /= max(seconds, 1e-9)
+    return f"{rate:,.0f} {shown}/s" if rate >= 1 or not done else f"{1 / rate:,.0f} s each"

@@ -100,10 +100,34 @@ class FakeRun:
 
 
 @dataclass
+class FakeTrial:
+    number: int
+    state: str
+    selection: float | None
+    settings: dict
+    metrics: dict
+
+
+@dataclass
+class FakeSearch:
+    folder: Path
+    trials: list
+    importance: dict
+
+    @property
+    def ranking(self):
+        return sorted((t for t in self.trials if t.state == "complete"), key=lambda t: -t.selection)
+
+    def as_json(self):
+        return {"best": self.ranking[0].number}
+
+
+@dataclass
 class Libraries:
     """What the commands called, and what the stand-ins should do."""
 
     fitted: list = field(default_factory=list)
+    tuned: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     exported: list = field(default_factory=list)
     models: list = field(default_factory=list)
@@ -131,6 +155,31 @@ def libraries(monkeypatch):
         (out / "metrics.json").write_text("{}")
         return FakeRun(out)
 
+    def search(out):
+        print("chatter of a library")
+        if log.raises:
+            raise log.raises
+        figures = {"ndcg@10": 0.2, "recall@10": 0.4, "recall@10/tail": None}
+        return FakeSearch(
+            out or Path("runs/tune"),
+            [
+                FakeTrial(1, "complete", 0.12345, {"model.dropout": 0.123456, "model.blocks": 2}, figures),
+                FakeTrial(2, "pruned", 0.05, {"model.dropout": 0.5, "model.blocks": 1}, figures),
+                FakeTrial(3, "complete", 0.23456, {"model.dropout": 0.3, "model.blocks": 3}, figures),
+            ],
+            {"model.dropout": 0.75, "model.blocks": 0.25},
+        )
+
+    def tune(config, out=None, *, base=Path(), space=None, trials=20):
+        log.tuned.append((config, out, base, [str(setting) for setting in space], trials))
+        if out:
+            out.mkdir(parents=True)
+        return search(out)
+
+    def go_on(out, trials=None):
+        log.tuned.append((out, trials))
+        return search(out)
+
     def measure(path, refit_baselines=False):
         print("chatter of a library")
         log.measured.append((path, refit_baselines))
@@ -155,6 +204,7 @@ def libraries(monkeypatch):
             return log.models[-1]
 
     module("tfllmrec.training.run", fit_experiment=fit_experiment, Run=FakeRun)
+    module("tfllmrec.training.tune", tune=tune, resume=go_on, TRIALS=20)
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)
     module("tfllmrec.serving.saved_model", SavedModel=Opener)

@@ -12,8 +12,8 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "data", "data describe", "data prepare", "fit", "evaluate", "export", "recommend", "search"]
-COMMANDS += ["similar", "doctor"]
-HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml"]
+COMMANDS += ["similar", "doctor", "tune"]
+HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml", "optuna"]
 
 
 def test_help_of_everything_is_fast_and_imports_nothing_heavy():

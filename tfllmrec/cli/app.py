@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import tfllmrec
-from tfllmrec.cli import data, demo, doctor, evaluate, export, fit, recommend, search, similar
+from tfllmrec.cli import data, demo, doctor, evaluate, export, fit, recommend, search, similar, tune
 from tfllmrec.errors import TfllmrecError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.add_typer(data.app)
 app.command()(fit.fit)
+app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(recommend.recommend)

@@ -56,6 +56,21 @@ def config_of_files(
     return LoadedConfig(parse_config({"data": data}, overrides or [], origin="command line"), Path())
 
 
+def asked_config(
+    config: Path | None, events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
+) -> LoadedConfig | None:
+    """What a CONFIG, or files named in its place, ask for; ``None`` where there is neither, nor a setting."""
+    if config is not None:
+        if events or items or users:
+            raise typer.BadParameter("a CONFIG names its files: leave out --events, --items, --users, or use --set.")
+        from tfllmrec.config import load_config
+
+        return load_config(config, overrides or [])
+    if events is None and (items or users):
+        raise typer.BadParameter("--items and --users go with --events FILE.")
+    return config_of_files(events, items, users, overrides) if events or overrides else None
+
+
 def require(path: Path) -> None:
     """Refuses a path that is not there, before TensorFlow takes its seconds to start."""
     if not path.exists():

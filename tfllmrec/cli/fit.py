@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
+from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
 from tfllmrec.cli.output import note, print_json, print_metrics, working
 from tfllmrec.errors import ConfigError
 
@@ -31,7 +31,7 @@ def fit(
 
     Takes a config, or files alone (--events FILE --items FILE): then the settings are chosen from the data.
     """
-    asked = _asked(config, events, items, users, overrides)
+    asked = asked_config(config, events, items, users, overrides)
     if resume is not None:
         if out not in (None, resume):
             raise typer.BadParameter("a run is continued where it is: leave out --out.")
@@ -55,20 +55,6 @@ def fit(
         f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}\n"
         f"      tensorboard --logdir {run.folder / 'logs'}"
     )
-
-
-def _asked(
-    config: Path | None, events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
-) -> LoadedConfig | None:
-    if config is not None:
-        if events or items or users:
-            raise typer.BadParameter("a CONFIG names its files: leave out --events, --items, --users, or use --set.")
-        from tfllmrec.config import load_config
-
-        return load_config(config, overrides or [])
-    if events is None and (items or users):
-        raise typer.BadParameter("--items and --users go with --events FILE.")
-    return config_of_files(events, items, users, overrides) if events or overrides else None
 
 
 def _of_run(folder: Path, asked: LoadedConfig | None) -> LoadedConfig:

@@ -63,6 +63,7 @@ def fit_hybrid(
     config: ExperimentConfig,
     folder: Path | None = None,
     tell: Tell | None = None,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> Fitted:
     """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
@@ -72,6 +73,8 @@ def fit_hybrid(
       config: may say *auto*; it is not changed.
       folder: for checkpoints and TensorBoard logs. A fit that finds its own state there goes on from it.
       tell: called with a line for each step.
+      callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
+        and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
 
     Raises:
       DataError: no user has two training events.
@@ -80,22 +83,13 @@ def fit_hybrid(
     config = config.model_copy(deep=True)
     tell = tell or (lambda line: None)
     set_seeds(config.seed)
-    for line in defaults.sizes(split, config):
-        tell(f"chosen: {line}")
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
     if not (sequences.items.lengths >= 2).any():
         raise DataError(
             f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
             "use more data or another split.kind."
         )
-    settings = None
-    if "behaviour" in config.model.terms:
-        settings, said = defaults.choose_item_weights(split, text, config, tell)
-        for line in said:
-            tell(f"chosen: {line}")
-        config.model.item_weights_decay, config.model.item_weights_l2 = settings.decay, settings.l2
-        config.model.item_weights_co_occurrence, config.model.item_weights_text = settings.co_occurrence, settings.text
-
+    settings = choose(split, text, config, tell)
     if config.training.precision != "float32":
         tf.keras.mixed_precision.set_global_policy(config.training.precision)
     try:
@@ -108,8 +102,26 @@ def fit_hybrid(
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            _train(model, sequences, split, config, kept, tell)
+            _train(model, sequences, split, config, kept, tell, callbacks)
     return Fitted(model, config)
+
+
+def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> ItemWeightSettings | None:
+    """Fills in what ``config`` leaves to *auto*, in place, and tells what was chosen.
+
+    Returns:
+      The settings of the item-item weights; ``None`` where the model has none.
+    """
+    for line in defaults.sizes(split, config):
+        tell(f"chosen: {line}")
+    if "behaviour" not in config.model.terms:
+        return None
+    settings, said = defaults.choose_item_weights(split, text, config, tell)
+    for line in said:
+        tell(f"chosen: {line}")
+    config.model.item_weights_decay, config.model.item_weights_l2 = settings.decay, settings.l2
+    config.model.item_weights_co_occurrence, config.model.item_weights_text = settings.co_occurrence, settings.text
+    return settings
 
 
 def set_item_weights(
@@ -146,7 +158,13 @@ def choose_dense_strength(
 
 
 def _train(
-    model: Hybrid, sequences: Sequences, split: Split, config: ExperimentConfig, folder: Path, tell: Tell
+    model: Hybrid,
+    sequences: Sequences,
+    split: Split,
+    config: ExperimentConfig,
+    folder: Path,
+    tell: Tell,
+    more: Sequence[tf.keras.callbacks.Callback],
 ) -> None:
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None and length is not None
@@ -172,7 +190,7 @@ def _train(
     first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
     if first_epoch:
         tell(f"resumed after epoch {checkpoint.state.epochs_done}")
-    callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False)]
+    callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
     if first_epoch < training.epochs:
         batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
         with show_progress("Training", "steps") as progress:

@@ -183,38 +183,17 @@ def fit_experiment(
             tell(f"{out} is complete already.")
             return run
         config = load_config(out / "config.yaml", []).config
-        dataset = Dataset.load(out / "data")
     else:
-        source = config.data.model_dump(mode="json", exclude_defaults=True)
-        tell("reading the data")
-        dataset = read_dataset(config.data, base)
-        out = _free_folder(out, dataset.name)
-        run = Run(out)
+        run, config = start_run(config, out, base=base, tell=tell)
+        out = run.folder
         tell(f"run folder: {out}")
-        write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
-        for line in dataset.report.lines():
-            tell(f"data: {line}")
-        # From here on the run folder stands alone: its config reads the data beside it.
-        dataset.save(out / "data")
-        config = config.model_copy(deep=True)
-        config.data = config.data.model_copy(
-            update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
-                    "users": None, "more_items": [], "columns": {}}
-        )  # fmt: skip
-        for role in ("encoder", "preprocessor"):
-            handle = getattr(config.text, role)
-            if handle and (base / handle / "saved_model.pb").is_file():
-                setattr(config.text, role, str((base / handle).resolve()))
-        split = make_split(dataset, config.split, config.seed)
-        config.split = config.split.model_copy(update={"kind": split.kind})
-        write_text(out / "config.yaml", dump_config(config))
-    split = run.split
+    dataset, split = run.dataset, run.split
     tell(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
 
-    text = _encode(run, config, tell)
+    text = encode(run, config, tell)
     from tfllmrec.training.fit import fit_hybrid
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
@@ -238,6 +217,43 @@ def fit_experiment(
     write_text(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
     tell(f"complete: {out}")
     return run
+
+
+def start_run(config: ExperimentConfig, out: Path | None, *, base: Path, tell: Tell) -> tuple[Run, ExperimentConfig]:
+    """Reads the data, and makes a run folder that stands alone: its config reads the data beside it.
+
+    Args:
+      config: may say *auto*; it is not changed.
+      out: the folder; by default ``runs/NAME``, with a number where that is taken.
+      base: where relative data paths start.
+
+    Returns:
+      The run, and its config, whose data paths start in its folder.
+
+    Raises:
+      ConfigError: ``out`` is taken.
+      DataError: the data cannot be read or split.
+    """
+    source = config.data.model_dump(mode="json", exclude_defaults=True)
+    tell("reading the data")
+    dataset = read_dataset(config.data, base)
+    out = _free_folder(out, dataset.name)
+    write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
+    for line in dataset.report.lines():
+        tell(f"data: {line}")
+    dataset.save(out / "data")
+    config = config.model_copy(deep=True)
+    config.data = config.data.model_copy(
+        update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
+                "users": None, "more_items": [], "columns": {}}
+    )  # fmt: skip
+    for role in ("encoder", "preprocessor"):
+        handle = getattr(config.text, role)
+        if handle and (base / handle / "saved_model.pb").is_file():
+            setattr(config.text, role, str((base / handle).resolve()))
+    config.split = config.split.model_copy(update={"kind": make_split(dataset, config.split, config.seed).kind})
+    write_text(out / "config.yaml", dump_config(config))
+    return Run(out), config
 
 
 def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
@@ -333,8 +349,11 @@ def _intervals(result: Result) -> dict[str, list[float]]:
     return {label: [low, high] for label, (low, high) in result.intervals.items()}
 
 
-def _encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
-    """The items' text vectors; from the run folder, else from the vector store, else encoded now."""
+def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
+    """The items' text vectors, float32 ``[N, Dt]``; from the run folder, else from the vector store, else encoded now.
+
+    The template that is used is filled into ``config``.
+    """
     from tfllmrec.text.encoder import TextEncoder
     from tfllmrec.text.store import VectorStore, encode_items
     from tfllmrec.text.template import ItemTemplate

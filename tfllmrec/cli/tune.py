@@ -1,0 +1,117 @@
+"""``tfllmrec tune``: from data to a config whose settings were searched for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
+from tfllmrec.cli.output import console, note, print_json, working
+
+if TYPE_CHECKING:
+    from tfllmrec.training.tune import Search
+
+#: Rows of the table.
+SHOWN = 10
+
+
+def tune(
+    config: Annotated[
+        Path | None, typer.Argument(help="Experiment that is varied, such as configs/beauty.yaml.")
+    ] = None,
+    events: Events = None,
+    items: Items = None,
+    users: Users = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="A.B=VALUES",
+            help="Searches this setting, in the place of the usual ones: LOW..HIGH, LOW..HIGH:log, or A,B,C. May be "
+            "repeated.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Fits to try, those given up early included; 20.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; by default runs/tune.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="FOLDER", help="Go on with a search that was interrupted, or for more --trials."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search for better settings, judged on the validation events alone.
+
+    Usually searched: learning rate, weight decay, dropout, id dropout, temperature, width, blocks and history length,
+    but for those that the config or --set sets. Writes FOLDER/best.yaml, which fit takes. Needs: pip install
+    'tfllmrec[tune]'.
+    """
+    asked = asked_config(config, events, items, users, overrides)
+    if resume is not None and (asked is not None or over or out not in (None, resume)):
+        raise typer.BadParameter("a search goes on where and as it was begun: with --resume only --trials and --json.")
+    if resume is None and (asked is None or (config is None and events is None)):
+        raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume FOLDER.")
+    from tfllmrec.training.space import default_space, parse_space, require_optuna
+
+    require_optuna()
+    space = None
+    if asked is not None:  # what is wrong with it is said before TensorFlow takes its seconds to start
+        space = parse_space(over, asked.config) if over else default_space(asked.config)
+    from tfllmrec.training.tune import TRIALS
+    from tfllmrec.training.tune import resume as go_on
+    from tfllmrec.training.tune import tune as begin
+
+    try:
+        with working():
+            if asked is None:
+                assert resume is not None
+                search = go_on(resume, trials)
+            else:
+                search = begin(asked.config, out, base=asked.base, space=space, trials=trials or TRIALS)
+    except KeyboardInterrupt:
+        folder = resume or out
+        if folder is None or (folder / "search.json").is_file():
+            note(f"\ninterrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}")
+        else:
+            note("\ninterrupted before the first trial; the same command starts again")
+        raise typer.Exit(130) from None
+    if json:
+        print_json(search.as_json())
+    else:
+        print_search(search)
+    best = search.folder / "best.yaml"
+    note(
+        f"best settings: {best}\n"
+        f"next: tfllmrec fit {best} --out {search.folder}-best\n"
+        f"      tensorboard --logdir {search.folder / 'logs'}"
+    )
+
+
+def print_search(search: Search) -> None:
+    """The best trials with their settings, and how much each setting matters."""
+    from rich.table import Table
+
+    metrics = ("ndcg@10", "recall@10", "recall@10/tail")
+    keys = list(search.trials[0].settings)
+    table = Table(title="validation; best first", title_justify="left")
+    for name in ("trial", "selection", *metrics, *(key.partition(".")[2] for key in keys)):
+        table.add_column(name.replace("/", "\n/"), justify="right")
+    for trial in search.ranking[:SHOWN]:
+        figures = [trial.selection, *(trial.metrics[name] for name in metrics)]
+        cells = ["-" if value is None else f"{value:.4f}" for value in figures]
+        settings = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.settings.values()]
+        table.add_row(str(trial.number), *cells, *settings)
+    out = console()
+    out.print(table)
+    states = [trial.state for trial in search.trials]
+    counts = {state: states.count(state) for state in ("complete", "pruned", "failed") if state in states}
+    out.print(f"{len(states)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    if search.importance:
+        shares = ", ".join(f"{key.partition('.')[2]} {share:.0%}" for key, share in search.importance.items())
+        out.print(f"what matters: {shares}", soft_wrap=True)

@@ -1,0 +1,241 @@
+"""What a hyperparameter search may change: settings of the model and its training, each with the values it may take.
+
+A line a setting, as ``tfllmrec tune --over`` takes it::
+
+    model.dropout=0.1..0.5                      anything between, both ends included
+    training.learning_rate=1e-4..1e-2:log       the same, each power of ten as likely as any other
+    model.blocks=1,2,3                          one of these
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+
+from tfllmrec.config import ExperimentConfig, ModelConfig, TrainingConfig, parse_config
+from tfllmrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    import optuna
+
+#: The sections whose settings may differ between trials. Data, split, text and measure are what makes them comparable.
+SECTIONS: dict[str, type[ModelConfig] | type[TrainingConfig]] = {"model": ModelConfig, "training": TrainingConfig}
+#: Searched where nothing else is asked for. Each holds the default, whatever the data, well inside.
+DEFAULT = (
+    "training.learning_rate=3e-4..1e-2:log",
+    "training.weight_decay=1e-3..0.3:log",
+    "model.dropout=0.1..0.6",
+    "model.id_dropout=0..0.7",
+    "model.temperature=0.02..0.2:log",
+    "model.embedding_dim=64,128,256",
+    "model.blocks=1,2,3",
+    "model.history_length=10..200:log",
+)
+#: Of a range of whole numbers, as many are checked before the first trial.
+CHECKED = 1000
+
+
+def require_optuna() -> ModuleType:
+    """The library that searches.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(f"'tfllmrec tune' needs optuna ({error}): pip install 'tfllmrec[tune]'") from error
+    return optuna
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from ``low`` to ``high``, whole ones if these are ``int``; ``log``: even in their logarithm."""
+
+    key: str
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.low!r}..{self.high!r}{':log' if self.log else ''}"
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def ends(self) -> Sequence[float]:
+        return self.low, self.high
+
+    def checked(self) -> Sequence[float]:
+        """The values that are tried on the config before the first trial."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return [*range(self.low, self.high, -(-(self.high - self.low) // CHECKED)), self.high]
+        return self.ends()
+
+    def draw(self, trial: optuna.Trial) -> float:
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.key, self.low, self.high, log=self.log)
+        return trial.suggest_float(self.key, self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of ``values``."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.key}={json.dumps(list(self.values))[1:-1]}"
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.values
+
+    def ends(self) -> Sequence[Any]:
+        return self.values
+
+    checked = ends
+
+    def draw(self, trial: optuna.Trial) -> Any:
+        labels = [label(value) for value in self.values]
+        return self.values[labels.index(trial.suggest_categorical(self.key, labels))]
+
+
+Setting = Range | Choice
+
+
+def label(value: Any) -> bool | int | float | str | None:
+    """A value as optuna and TensorBoard keep it: lists as text."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def default_space(config: ExperimentConfig) -> tuple[Setting, ...]:
+    """The usual settings, without those that ``config`` sets in so many words.
+
+    Raises:
+      ConfigError: nothing is left, or what is left changes nothing.
+    """
+    if config.model.terms == ["behaviour"]:
+        raise ConfigError(
+            "model.terms ['behaviour'] trains nothing that the usual settings could change: name what to search, such "
+            "as --over model.item_weights_l2=10..1000:log."
+        )
+    lines = []
+    for line in DEFAULT:
+        section, _, name = line.partition("=")[0].partition(".")
+        if name not in getattr(config, section).model_fields_set:
+            lines.append(line)
+    if not lines:
+        raise ConfigError(
+            "The config sets everything that is usually searched, and what it sets is kept: name what to "
+            f"search, such as --over {DEFAULT[0]}."
+        )
+    return parse_space(lines, config)
+
+
+def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting, ...]:
+    """Reads lines such as ``model.dropout=0.1..0.5``, and tries their values on ``config``.
+
+    Raises:
+      ConfigError: no such setting, or one that a search may not change; a line that cannot be read; a value that the
+        setting does not take, alone or beside another one of the space. It says which.
+    """
+    space = tuple(_setting(line) for line in lines)
+    keys = [setting.key for setting in space]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ConfigError(f"--over {twice[0]} is given twice: write all its values in one.")
+    first = {setting.key: setting.ends()[0] for setting in space}
+    read: list[Setting] = []
+    for setting in space:
+        taken = [_try(config, first | {setting.key: value}, setting) for value in setting.checked()]
+        # As the config keeps them: 1 is 1.0 where the setting is a float.
+        values = tuple(value_of(each, setting.key) for each in taken)
+        read.append(Choice(setting.key, values) if isinstance(setting, Choice) else setting)
+    for a, b in combinations(space, 2):
+        for x, y in product(a.ends(), b.ends()):
+            _try(config, first | {a.key: x, b.key: y}, a, b)
+    return tuple(read)
+
+
+def value_of(config: ExperimentConfig, key: str) -> Any:
+    """What ``config`` has at ``section.name``."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def with_settings(config: ExperimentConfig, settings: dict[str, Any]) -> ExperimentConfig:
+    """A config with other values, by ``section.name``.
+
+    Raises:
+      ConfigError: it does not take them.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        tree[section][name] = value
+    return parse_config(tree, origin="--over")
+
+
+def _setting(line: str) -> Setting:
+    key, equals, text = (part.strip() for part in line.partition("="))
+    expected = "expected SECTION.KEY=LOW..HIGH, LOW..HIGH:log or A,B,C"
+    if not equals or not key or not text:
+        raise ConfigError(f"--over {line}: {expected}, such as {DEFAULT[0]}.")
+    numbers = _numbers(key)
+    if ".." not in text:
+        try:
+            values = yaml.safe_load(f"[{text}]")
+        except yaml.YAMLError:
+            values = []
+        distinct = {json.dumps(value, default=str): value for value in values}
+        if len(distinct) < 2:
+            raise ConfigError(f"--over {line}: {expected}, of two values or more; a single one goes with --set.")
+        return Choice(key, tuple(distinct.values()))
+    if not numbers:
+        raise ConfigError(f"--over {line}: {key} is no number, so it has no range; name its values: {key}=A,B,C.")
+    bounds, colon, scale = text.partition(":")
+    number = int if int in numbers else float
+    try:
+        low, high = (number(end) for end in bounds.split(".."))
+    except ValueError:
+        what = "two whole numbers" if number is int else "two numbers"
+        raise ConfigError(f"--over {line}: expected {what} as in {key}=LOW..HIGH.") from None
+    if (colon and scale.strip() != "log") or not low < high or (colon and low <= 0):
+        raise ConfigError(f"--over {line}: {expected}, LOW below HIGH, and LOW above 0 where the scale is log.")
+    return Range(key, low, high, bool(colon))
+
+
+def _numbers(key: str) -> set[type]:
+    """Which kinds of number a setting takes.
+
+    Raises:
+      ConfigError: there is no such setting, or a search may not change it.
+    """
+    section, _, name = key.partition(".")
+    if section not in SECTIONS and section in ExperimentConfig.model_fields:
+        raise ConfigError(
+            f"--over {key}: only settings of {' and '.join(SECTIONS)} are searched. All trials share data, split, "
+            "text, measure and seed, or their figures could not be compared."
+        )
+    field = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
+    if field is None:
+        tree: Any = None
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        parse_config(tree, origin="--over")  # says what is wrong with the key, and which one is near
+        raise ConfigError(f"--over {key} is no setting.")
+    kinds = set(get_args(field.annotation)) or {field.annotation}
+    return {kind for kind in (int, float) if kind in kinds}
+
+
+def _try(config: ExperimentConfig, settings: dict[str, Any], *tried: Setting) -> ExperimentConfig:
+    try:
+        return with_settings(config, settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n(of {' and '.join(f'--over {setting}' for setting in tried)})") from None
