@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
 
-from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.evaluation.protocol import Result, evaluate, paired_difference
 from tfllmrec.layers.term_gates import GAIN
@@ -81,14 +80,14 @@ RETRAINED: dict[str, dict[str, object]] = {
 }
 
 
-def variants(run: Run, switches_only: bool, folder: Path) -> dict[str, Hybrid]:
+def variants(run: Run, switches_only: bool) -> dict[str, Hybrid]:
     """Every variant by name, fitted; the whole model first."""
     split, sample = run.split, validation_sample(run.split, run.config.seed)
     strata = split.strata(run.config.evaluation.head_share)
     rated = np.isfinite(split.train_queries().ratings.values).any()
     fitted = {"all of it": run.load_model()}
     for name, switch in SWITCHES.items():
-        if "b_u" in name and not rated:
+        if (switch is gate_b_off and not rated) or (switch is text_of_behaviour_off and not np.any(run.text)):
             continue
         to_stderr(f"variant: {name}")
         model = run.load_model()
@@ -102,18 +101,17 @@ def variants(run: Run, switches_only: bool, folder: Path) -> dict[str, Hybrid]:
         if name == "without feedback" and not rated:
             continue
         to_stderr(f"variant: {name}")
-        fitted[name] = retrained(run, run.config, settings, np.asarray(run.text), folder / name.replace(" ", "-"))
-    to_stderr("variant: without text")
-    nothing = np.zeros_like(run.text)
-    fitted["without text"] = retrained(run, run.config, {"item_weights_text": 0.0}, nothing, folder / "without-text")
+        to_stderr(f"variant: {name}, trained again")
+        fitted[name] = retrained(run, settings, np.asarray(run.text))
+    if np.any(run.text):
+        to_stderr("variant: without text, trained again")
+        fitted["without text"] = retrained(run, {"item_weights_text": 0.0}, np.zeros_like(run.text))
     return fitted
 
 
-def retrained(
-    run: Run, config: ExperimentConfig, settings: dict[str, object], text: np.ndarray, folder: Path
-) -> Hybrid:
-    config = config.model_copy(update={"model": config.model.model_copy(update=settings)})
-    return fit_hybrid(run.split, text, config, folder, to_stderr).model
+def retrained(run: Run, settings: dict[str, object], text: np.ndarray) -> Hybrid:
+    config = run.config.model_copy(update={"model": run.config.model.model_copy(update=settings)})
+    return fit_hybrid(run.split, text, config, tell=to_stderr).model
 
 
 def line(name: str, result: Result, whole: Result) -> str:
@@ -138,7 +136,9 @@ def main() -> None:
     options = parser.parse_args()
     run = Run.open(options.run)
     split = run.split
-    models = variants(run, options.switches_only, options.run.with_name(f"{options.run.name}-ablation"))
+    if "behaviour" not in run.config.model.terms or run.config.model.terms == ["behaviour"]:
+        parser.error(f"{options.run} has only {run.config.model.terms}: there is nothing to weigh against each other.")
+    models = variants(run, options.switches_only)
     results = {
         name: evaluate(
             model,

@@ -9,15 +9,16 @@ section of benchmarks/RESULTS.md. An interrupted fit is gone on with; a complete
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
+import sys
 from pathlib import Path
 
 from sections import made_by, replace_section
 
-from tfllmrec.config import parse_config
+from tfllmrec.config import contradictions, parse_config
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import as_markdown
+from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.run import Run, fit_experiment
 
 #: Event log and catalogue of each set, below the folder of all data; without any: fetched by its name.
@@ -73,17 +74,17 @@ def section(name: str, run: Run, command: str) -> str:
         f"| *{model}* ({source}) | {ndcg:.4f} | {recall:.4f} |{unknown}"
         for model, (ndcg, recall, source) in PUBLISHED.get(name, {}).items()
     ]
-    epochs = json.loads((run.folder / "checkpoints" / "state.json").read_text())
+    trained = FitState.load(run.folder / "checkpoints")
     took = f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB"
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     return "\n".join(
         [
-            made_by(command, record["seed"]),
+            made_by(command, record["seed"], record["date"]),
             "",
             f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "
             f"{split['queries']:,} test queries, of whose targets {split['targets/tail']:,} are tail and "
-            f"{split['targets/cold']:,} cold items. {took}; {epochs['epochs_done']} epochs, the best one is "
-            f"number {epochs['best_epoch'] + 1}.",
+            f"{split['targets/cold']:,} cold items. {took}; {trained.epochs_done} epochs, the best one is "
+            f"number {trained.best_epoch + 1}.",
             "",
             table,
             *rows,
@@ -109,9 +110,11 @@ def main() -> None:
         options.overrides,
         origin="command line",
     )
-    run = fit_experiment(config, out, resume=(out / "config.yaml").is_file())
-    settings = "".join(f" --set {shlex.quote(line)}" for line in options.overrides)
-    body = section(options.set, run, f"python benchmarks/quality.py {options.set}{settings}")
+    begun = (out / "config.yaml").is_file()
+    if begun and (lines := contradictions(config, Run(out).config)):
+        parser.error(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
+    run = fit_experiment(config, out, resume=begun)
+    body = section(options.set, run, shlex.join(["python", *sys.argv]))
     replace_section(options.set, body)
     print(body)
 

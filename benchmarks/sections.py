@@ -28,10 +28,10 @@ def replace_section(title: str, body: str) -> None:
     write_text(RESULTS, "\n".join([OPENING, *(f"## {part}\n" for _, part in sorted(parts.items()))]))
 
 
-def made_by(command: str, seed: int) -> str:
-    """A line on how figures came about: command, seed, date, machine."""
+def made_by(command: str, seed: int, date: str | None = None) -> str:
+    """A line on how figures came about: command, seed, date (today), machine."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
-    return f"`{command}` (seed {seed}, {datetime.date.today().isoformat()}, {machine})"
+    return f"`{command}` (seed {seed}, {date or datetime.date.today().isoformat()}, {machine})"
 
 
 def _processor() -> str:

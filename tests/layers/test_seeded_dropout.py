@@ -33,6 +33,13 @@ def test_drops_its_share_and_keeps_the_mean():
     assert (out == 0).mean() == pytest.approx(0.4, abs=0.02)  # 10,000 entries: a standard deviation of 0.005
 
 
+def test_a_small_rate_still_drops_and_odd_sizes_are_filled():
+    out = SeededDropout(0.001, seed=1)(tf.ones((333, 31)), training=True).numpy()  # 10,323 is no multiple of 4
+    assert (out == 0).mean() == pytest.approx(1 / 256, abs=0.003)
+    rows = SeededDropout(0.5, seed=1, noise_shape=(None, 1))(tf.ones((7, 3)), training=True).numpy()
+    assert set(map(tuple, rows)) == {(0.0,) * 3, (2.0,) * 3}
+
+
 def test_inference_and_rate_0_change_nothing():
     layer = SeededDropout(0.4, seed=1)
     assert np.array_equal(layer(ONES, training=False), ONES)

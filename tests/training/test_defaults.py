@@ -62,6 +62,13 @@ def test_sampled_negatives_where_the_catalogue_does_not_fit(items, negatives):
     assert config.training.negatives == negatives
 
 
+def test_blocks_of_scores_stay_in_memory():
+    config = ExperimentConfig()
+    assert not any("evaluation.batch_size" in line for line in defaults.sizes(stand_in([5], 300_000), config))
+    assert any("evaluation.batch_size 200" in line for line in defaults.sizes(stand_in([5], 1_000_000), config))
+    assert config.evaluation.batch_size == 200
+
+
 def test_closed_form_weights_only_where_they_fit():
     config = ExperimentConfig()
     assert not any("terms" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))

@@ -58,9 +58,10 @@ class NeighbourScores(tf.keras.layers.Layer):
         values = tf.gather(self.weights_, history) * self._strength(history)[..., tf.newaxis]
         # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
         flat = tf.stack([tf.shape(history)[0], -1])
-        return tf.raw_ops.DenseBincount(
-            input=tf.reshape(columns, flat), size=self.n_items, weights=tf.reshape(values, flat)
-        )
+        with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
+            return tf.raw_ops.DenseBincount(
+                input=tf.reshape(columns, flat), size=self.n_items, weights=tf.reshape(values, flat)
+            )
 
     def by_event(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""

@@ -13,7 +13,8 @@ class SeededDropout(tf.keras.layers.Layer):
     count is a variable, so it is saved with the model.
 
     Args:
-      rate: share of entries set to zero while training, to the nearest 256th; the rest is scaled up in turn.
+      rate: share of entries set to zero while training, to the nearest 256th (only 0 is none at all); the rest is
+        scaled up in turn.
       seed: two layers with different seeds draw independent noise.
       noise_shape: as in ``tf.nn.dropout``; ``None`` entries are taken from the input.
     """
@@ -41,7 +42,7 @@ class SeededDropout(tf.keras.layers.Layer):
         size = tf.reduce_prod(shape)
         numbers = tf.random.stateless_uniform(((size + 3) // 4,), seed, minval=None, maxval=None, dtype=tf.int32)
         noise = tf.reshape(tf.reshape(tf.bitcast(numbers, tf.uint8), [-1])[:size], shape)
-        dropped = min(round(self.rate * 256), 255)
+        dropped = min(max(round(self.rate * 256), 1), 255)
         return inputs * tf.where(noise >= dropped, tf.cast(256 / (256 - dropped), inputs.dtype), 0)
 
     def get_config(self) -> dict:

@@ -243,12 +243,17 @@ def fit_baselines(
             raise ModelError(f"Expected baselines among {', '.join(BASELINES)}; got {name!r}.")
         if progress is not None:
             progress(name)
-        ease, text = chosen.get("ease"), chosen.get("text")
-        if name == "ease_text" and isinstance(ease, Ease) and isinstance(text, TextSimilarity):
-            fitted: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))  # as they were chosen already
-        else:
-            fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
-        chosen[name] = select(fitted, validation, n_items, strata=strata, seed=seed)
+
+        def choose(name: str) -> Baseline:
+            if name == "ease_text":
+                ease, text = (chosen.get(part) or choose(part) for part in ("ease", "text"))
+                assert isinstance(ease, Ease) and isinstance(text, TextSimilarity)
+                fitted: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))
+            else:
+                fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
+            return select(fitted, validation, n_items, strata=strata, seed=seed)
+
+        chosen[name] = choose(name)
     return chosen
 
 

@@ -20,6 +20,8 @@ SAMPLE = 3000
 #: 12,000 items, 4 with 18,000; where there would be only one, the starting point is taken as it is.
 SEARCH_WORK = 2.5e13
 FULL_SOFTMAX_ITEMS = 60_000
+#: Numbers in a block of scores, at most: 0.8 GB.
+SCORES = 200_000_000
 #: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
 
@@ -59,6 +61,10 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
             )
         config.model.terms = [term for term in config.model.terms if term != "behaviour"]
         said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
+    block = max(1, SCORES // n_items)
+    if config.evaluation.batch_size > block:
+        config.evaluation.batch_size = block
+        said.append(f"evaluation.batch_size {block}: {n_items:,} items")
     wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
     if wide and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]

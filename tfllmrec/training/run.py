@@ -14,6 +14,7 @@ RUN/
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
 import resource
@@ -207,13 +208,14 @@ def fit_experiment(
 
     fitted = fit_hybrid(split, text, config, out, remember)
     _save_model(fitted.model, out / "model")
-    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
+    earlier = run._json("run.json") if record.is_file() else {}
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(fitted.config))
 
     recommenders = baselines(split, text, fitted.config, tell)
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
-    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start), indent=1))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
     write_text(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
     tell(f"complete: {out}")
     return run
@@ -392,7 +394,9 @@ def _save_model(model: Hybrid, folder: Path) -> None:
     tf.train.Checkpoint(model=model).write(str(folder / "weights"))
 
 
-def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str, Any]:
+def _record(run: Run, seed: int, chosen: list[str], seconds: float, earlier: dict[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` holds; time and memory count those of an ``earlier`` process that ended after the training."""
+
     def installed(package: str) -> str | None:
         try:
             return version(package)
@@ -402,8 +406,11 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float) -> dict[str,
     return {
         "seed": seed,
         "data_sha256": run.dataset.fingerprint,
-        "seconds": round(seconds, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds + earlier.get("seconds", 0.0), 1),
+        "peak_memory_mb": max(
+            round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
+        ),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "source": run._json("source.json"),
         "chosen": chosen,

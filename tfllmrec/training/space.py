@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: The sections whose settings may differ between trials. Data, split, text and measure are what makes them comparable.
 SECTIONS: dict[str, type[ModelConfig] | type[TrainingConfig]] = {"model": ModelConfig, "training": TrainingConfig}
-#: Searched where nothing else is asked for. Each holds the default, whatever the data, well inside.
+#: Searched where nothing else is asked for. Each holds the default, whatever the data.
 DEFAULT = (
     "training.learning_rate=3e-4..1e-2:log",
     "training.weight_decay=1e-3..0.3:log",
@@ -35,7 +35,7 @@ DEFAULT = (
     "model.temperature=0.02..0.2:log",
     "model.embedding_dim=64,128,256",
     "model.blocks=1,2,3",
-    "model.history_length=10..200:log",
+    "model.history_length=10..400:log",
 )
 #: Of a range of whole numbers, as many are checked before the first trial.
 CHECKED = 1000
@@ -156,7 +156,12 @@ def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting
         taken = [_try(config, first | {setting.key: value}, setting) for value in setting.checked()]
         # As the config keeps them: 1 is 1.0 where the setting is a float.
         values = tuple(value_of(each, setting.key) for each in taken)
-        read.append(Choice(setting.key, values) if isinstance(setting, Choice) else setting)
+        if isinstance(setting, Choice):
+            distinct = {label(value): value for value in values}
+            if len(distinct) < 2:
+                raise ConfigError(f"--over {setting}: the same value twice; a single one goes with --set.")
+            setting = Choice(setting.key, tuple(distinct.values()))
+        read.append(setting)
     for a, b in combinations(space, 2):
         for x, y in product(a.ends(), b.ends()):
             _try(config, first | {a.key: x, b.key: y}, a, b)

@@ -257,6 +257,8 @@ def _open_study(path: Path) -> optuna.Study:
     """The search's trials so far; one that a killed process left running is set aside, to be drawn again."""
     optuna = require_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if path.is_file() and not (kept := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(kept[: kept.rfind(b"\n") + 1])  # a line that was cut off while it was written
     try:
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         study = optuna.create_study(
