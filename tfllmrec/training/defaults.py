@@ -12,7 +12,15 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
-from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, fit_item_weights, score_history
+from tfllmrec.models.item_weights import (
+    EXACT_ITEMS,
+    MAX_ITEMS,
+    ItemWeightSettings,
+    PrunedWeights,
+    centred_unit,
+    score_history,
+    solve_item_weights,
+)
 
 #: Validation queries that settings are compared on.
 SAMPLE = 3000
@@ -39,23 +47,24 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         training.negatives = 0 if n_items <= FULL_SOFTMAX_ITEMS else 8192
         how = "the whole catalogue" if training.negatives == 0 else "sampled"
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
-    if "behaviour" in config.model.terms and n_items > MAX_ITEMS:
-        if config.model.terms == ["behaviour"]:
+    if "behaviour" in config.model.terms:
+        if config.model.item_weights == "auto":
+            config.model.item_weights = "exact" if n_items <= EXACT_ITEMS else "low_rank"
+            said.append(f"model.item_weights {config.model.item_weights}: {n_items:,} items")
+        if config.model.item_weights == "exact" and n_items > MAX_ITEMS:
             raise ConfigError(
-                f"model.terms ['behaviour'] takes at most {MAX_ITEMS:,} items, not {n_items:,}: add 'meaning'."
+                f"model.item_weights exact takes at most {MAX_ITEMS:,} items, not {n_items:,}: say auto or low_rank."
             )
-        config.model.terms = [term for term in config.model.terms if term != "behaviour"]
-        said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
     if "ease" in config.evaluation.baselines and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ease"]
-        said.append(f"evaluation.baselines without ease: {n_items:,} items are too many for closed-form weights")
+        said.append(f"evaluation.baselines without ease: {n_items:,} items are too many for its N x N matrix")
     return said
 
 
 class _Weights:
     """Item-item weights as a Recommender."""
 
-    def __init__(self, weights: np.ndarray, decay: float) -> None:
+    def __init__(self, weights: PrunedWeights, decay: float) -> None:
         self.weights, self.decay = weights, decay
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -65,7 +74,7 @@ class _Weights:
 def choose_item_weights(
     split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """The views' strengths for :func:`fit_item_weights`: what the config sets, the rest by search on validation.
+    """The views' strengths for :func:`solve_item_weights`: what the config sets, the rest by search on validation.
 
     A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
     as long as that helps. On large catalogues the starting point is taken.
@@ -120,8 +129,17 @@ def choose_item_weights(
     def value_of(settings: ItemWeightSettings) -> float:
         if progress is not None:
             progress(f"item-item weights: {_said(settings)}")
-        weights = _Weights(fit_item_weights(queries.history, n_items, settings, unit), settings.decay)
-        result = evaluate(weights, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        weights = solve_item_weights(
+            queries.history,
+            n_items,
+            settings,
+            unit,
+            form=model.item_weights,
+            rank=model.item_weights_rank,
+            neighbours=model.item_weights_neighbours,
+        )
+        recommender = _Weights(weights, settings.decay)
+        result = evaluate(recommender, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
         return selection_value(result)
 
     best, best_value = start, value_of(start)
