@@ -28,10 +28,11 @@ def replace_section(title: str, body: str) -> None:
     write_text(RESULTS, "\n".join([OPENING, *(f"## {part}\n" for _, part in sorted(parts.items()))]))
 
 
-def made_by(command: str, seed: int, date: str | None = None) -> str:
+def made_by(command: str, seed: int | None = None, date: str | None = None) -> str:
     """A line on how figures came about: command, seed, date (today), machine."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
-    return f"`{command}` (seed {seed}, {date or datetime.date.today().isoformat()}, {machine})"
+    drawn = "" if seed is None else f"seed {seed}, "
+    return f"`{command}` ({drawn}{date or datetime.date.today().isoformat()}, {machine})"
 
 
 def _processor() -> str:

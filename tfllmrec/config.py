@@ -95,6 +95,10 @@ class ModelConfig(Section):
         None, ge=0, description="Weight of having both, in any order; auto."
     )
     item_weights_decay: float | None = Field(None, gt=0, le=1, description="Recency decay per step back; auto.")
+    item_weights: Literal["auto", "exact", "low_rank"] = Field(
+        "auto", description="How they are solved; auto: exact where an N x N matrix fits, else low-rank."
+    )
+    item_weights_rank: int = Field(384, ge=1, description="Of the low-rank form; more is slower and nearer to exact.")
     item_weights_neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"], min_length=1, description="What a score is the sum of."

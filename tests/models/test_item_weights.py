@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,11 @@ from tfllmrec.models.item_weights import (
     ease_weights,
     fit_item_weights,
     interactions,
+    low_rank_weights,
     prune,
     score_history,
+    solve_item_weights,
+    strongest,
 )
 
 SETTINGS = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=5.0)
@@ -115,6 +119,14 @@ def test_the_next_item_is_told_from_the_one_before():
     assert weights == pytest.approx(np.array([[0, 3 / (3 + 1)], [0, 0]]))
 
 
+@pytest.mark.parametrize("decay", [0.7, 1.0])
+def test_pairs_counted_a_few_lags_at_a_time_are_the_same(histories, decay, monkeypatch):
+    settings = replace(SETTINGS, decay=decay, text=0.0)
+    at_once = fit_item_weights(histories, 12, settings)
+    monkeypatch.setattr(item_weights, "_PAIRS_AT_ONCE", 7)
+    assert fit_item_weights(histories, 12, settings) == pytest.approx(at_once, abs=1e-6)
+
+
 def test_an_item_without_events_and_text_has_zeros(histories):
     text = np.vstack([centred_unit(np.random.default_rng(1).normal(size=(12, 5))), np.zeros(5)]).astype(np.float32)
     for weights in (ease_weights(histories, 13, 1.0), fit_item_weights(histories, 13, SETTINGS, text)):
@@ -146,7 +158,7 @@ def test_text_links_items_that_nobody_had_together():
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT[:3], 4, "got 3 rows"),
         (replace(SETTINGS, text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
-        (SETTINGS, TEXT, 40_001, "at most 40,000 items .* got 40,001"),
+        (SETTINGS, TEXT, 30_001, "at most 30,000 items .* got 30,001"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(settings, text, n_items, message):
@@ -155,8 +167,8 @@ def test_what_cannot_be_fitted_is_said(settings, text, n_items, message):
 
 
 def test_ease_has_the_same_limits():
-    with pytest.raises(ModelError, match="at most 40,000"):
-        ease_weights(ragged([0]), 40_001, 1.0)
+    with pytest.raises(ModelError, match="at most 30,000"):
+        ease_weights(ragged([0]), 30_001, 1.0)
     with pytest.raises(ModelError, match="between 0 and 2, got 3 in row 0"):
         ease_weights(ragged([3]), 3, 1.0)
 
@@ -165,6 +177,161 @@ def test_a_matrix_that_is_not_positive_definite_is_said():
     huge = np.full((3, 1), 1e6, np.float32)
     with pytest.raises(ModelError, match="raise l2"):
         fit_item_weights(ragged([0]), 3, replace(SETTINGS, l2=1e-6), huge)
+
+
+# Low rank -------------------------------------------------------------------------------------------------------------
+
+
+def as_dense(pruned):
+    weights = np.zeros((len(pruned.weights),) * 2, np.float32)
+    np.put_along_axis(weights, pruned.neighbours.astype(np.int64), pruned.weights, axis=1)
+    return weights
+
+
+def neighbourhoods(n_items, size=5, seed=0):
+    """Blocks of items that are only met together, and text (one item in each block has no events)."""
+    rng = np.random.default_rng(seed)
+    blocks = np.arange(n_items).reshape(-1, size)
+    histories = ragged(*(rng.permutation(block[1:]) for block in blocks for _ in range(3)))
+    text = np.repeat(rng.normal(size=(len(blocks), 32)), size, axis=0) + 0.1 * rng.normal(size=(n_items, 32))
+    return histories, centred_unit(text)
+
+
+@pytest.mark.parametrize(("co_occurrence", "text"), [(0.0, 0.0), (0.6, 0.0), (0.0, 2.0), (0.5, 5.0)])
+def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, monkeypatch):
+    monkeypatch.setattr(item_weights, "_BLOCK", 4)
+    monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
+    vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
+    settings = ItemWeightSettings(0.8, 0.7, co_occurrence, text)
+    low_rank = low_rank_weights(histories, 12, settings, vectors, rank=12, neighbours=12)
+    assert (low_rank.neighbours.dtype, low_rank.weights.dtype) == (np.int32, np.float32)
+    exact = prefix_regression(histories, 12, settings, vectors)
+    assert as_dense(low_rank) == pytest.approx(exact, abs=1e-5)
+    pruned, expected = low_rank_weights(histories, 12, settings, vectors, rank=99, neighbours=4), prune(exact, 4)
+    assert np.abs(pruned.weights) == pytest.approx(np.abs(expected.weights), abs=1e-5)
+
+
+def test_less_rank_is_further_from_exact_but_never_loses_the_diagonal():
+    histories, text = neighbourhoods(60)
+    exact = fit_item_weights(histories, 60, SETTINGS, text)
+    off = {}
+    for rank in (60, 30, 10, 1):
+        low_rank = as_dense(low_rank_weights(histories, 60, SETTINGS, text, rank=rank, neighbours=60))
+        off[rank] = np.linalg.norm(low_rank - exact) / np.linalg.norm(exact)
+    assert off[60] < 1e-5 < off[30] < off[10] < off[1]
+    # One direction says next to nothing of twelve blocks: what is left is D^-1 B, whose neighbours are those met.
+    low_rank = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=1, neighbours=3)
+    for item in (1, 17, 59):
+        assert set(low_rank.neighbours[item] // 5) == {item // 5}
+
+
+def test_low_rank_takes_the_diagonal_out_of_what_it_cannot_hold():
+    # Two people had 0 then 1, nothing else: A = [[2 + l2, 0], [0, l2]] of the next-item view, C = [[0, 2], [0, 0]].
+    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
+    assert as_dense(low_rank) == pytest.approx(np.array([[0, 2 / (2 + 1)], [0, 0]]))
+
+
+def test_items_without_events_get_the_neighbours_that_read_alike():
+    histories, text = neighbourhoods(60)
+    weights = as_dense(low_rank_weights(histories, 60, SETTINGS, text, rank=32, neighbours=60))
+    for item in range(0, 60, 5):
+        assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
+        assert weights[item + 1 : item + 5, item].mean() > 0.1  # and is a neighbour itself
+    without = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=32, neighbours=60)
+    assert not as_dense(without)[::5].any()
+
+
+def test_nothing_but_text_and_nothing_at_all():
+    text = np.vstack([TEXT, np.zeros((1, 2), np.float32)])
+    for histories in (ragged([0]), ragged([], []), ragged()):
+        low_rank = as_dense(low_rank_weights(histories, 5, SETTINGS, text, rank=5, neighbours=5))
+        assert low_rank == pytest.approx(fit_item_weights(histories, 5, SETTINGS, text), abs=1e-5)
+        assert not low_rank[4].any() and not low_rank[:, 4].any()
+
+
+def test_low_rank_never_holds_a_matrix_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(item_weights, "_CELLS", 1_000_000)
+    n_items = 10_000
+    rng = np.random.default_rng(0)
+    home = rng.integers(n_items // 5, size=(4000, 1)) * 5
+    histories = ragged(*(home + rng.integers(5, size=(4000, 4))))
+    text = centred_unit(rng.normal(size=(n_items, 4)))
+    tracemalloc.start()
+    try:
+        low_rank = low_rank_weights(histories, n_items, SETTINGS, text, rank=4, neighbours=8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert low_rank.neighbours.shape == (n_items, 8)
+    assert peak < 0.1 * 4 * n_items**2
+
+
+def test_low_rank_is_the_same_every_time():
+    histories, text = neighbourhoods(60)
+    one, two = (low_rank_weights(histories, 60, SETTINGS, text, rank=8, neighbours=6) for _ in range(2))
+    assert np.array_equal(one.neighbours, two.neighbours) and np.array_equal(one.weights, two.weights)
+
+
+def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkeypatch):
+    long = ragged([0, 1, 2, 3, 4, 5, 6], [], [7, 8])
+    # Pieces of 3: pairs of 3 + 3 + 1 and 2 events, 3^2 + 3^2 + 1 + 2^2 = 23; pieces of 4: 4^2 + 3^2 + 2^2 = 29.
+    monkeypatch.setattr(item_weights, "_PAIRS", 28)
+    low_rank = low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9)
+    pieces = ragged([0, 1, 2], [3, 4, 5], [6], [7, 8])
+    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, replace(SETTINGS, text=0.0)), abs=1e-6)
+    monkeypatch.setattr(item_weights, "_PAIRS", 0)  # single events, at the least
+    assert not low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9).weights.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "rank", "message"),
+    [
+        (SETTINGS, TEXT, 0, "rank of 1 or more, got 0"),
+        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
+        (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 1"),
+    ],
+)
+def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
+    last = 4 if "got 4" in message else 3
+    with pytest.raises(ModelError, match=message):
+        low_rank_weights(ragged([0], [1, last]), 4, settings, text, rank=rank, neighbours=2)
+
+
+# Either form ----------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_exact_up_to_a_size(monkeypatch):
+    histories, text = neighbourhoods(60)
+    exact = prune(fit_item_weights(histories, 60, SETTINGS, text), 6)
+    low_rank = low_rank_weights(histories, 60, SETTINGS, text, rank=3, neighbours=6)
+    assert not np.array_equal(exact.weights, low_rank.weights)
+
+    def solved(form):
+        return solve_item_weights(histories, 60, SETTINGS, text, form=form, rank=3, neighbours=6).weights
+
+    assert np.array_equal(solved("exact"), exact.weights) and np.array_equal(solved("low_rank"), low_rank.weights)
+    monkeypatch.setattr(item_weights, "EXACT_ITEMS", 60)
+    assert np.array_equal(solved("auto"), exact.weights)
+    monkeypatch.setattr(item_weights, "EXACT_ITEMS", 59)
+    assert np.array_equal(solved("auto"), low_rank.weights)
+    with pytest.raises(ModelError, match="among auto, exact, low_rank; got 'dense'"):
+        solved("dense")
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(1, 1), (7, 7), (50, 3), (101, 10), (400, 1), (400, 399)])
+def test_the_strongest_are_those_of_a_full_sort(columns, kept):
+    rows = np.random.default_rng(0).normal(size=(9, columns)).astype(np.float32)
+    rows[1] = 0
+    rows[2, 1:] = 0
+    places, values = strongest(rows, kept)
+    assert np.array_equal(np.abs(values), -np.sort(-np.abs(rows), axis=1)[:, :kept])
+    assert np.array_equal(values, np.take_along_axis(rows, places, 1))
+    assert all(len(set(row)) == kept for row in places)
+
+
+# Pruning and scoring --------------------------------------------------------------------------------------------------
 
 
 def test_pruning_keeps_the_strongest_of_either_sign():

@@ -6,7 +6,7 @@ import pytest
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError
-from tfllmrec.models.item_weights import MAX_ITEMS
+from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS
 from tfllmrec.training import defaults
 
 
@@ -69,22 +69,37 @@ def test_blocks_of_scores_stay_in_memory():
     assert config.evaluation.batch_size == 200
 
 
-def test_closed_form_weights_only_where_they_fit():
+@pytest.mark.parametrize(("items", "form"), [(EXACT_ITEMS, "exact"), (EXACT_ITEMS + 1, "low_rank")])
+def test_exact_item_weights_where_they_fit(items, form):
     config = ExperimentConfig()
-    assert not any("terms" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))
+    assert f"model.item_weights {form}: {items:,} items" in defaults.sizes(stand_in([5], items), config)
+    assert config.model.item_weights == form
     assert config.model.terms == ["meaning", "feedback", "behaviour"]
+    config = ExperimentConfig(model={"terms": ["meaning"]})
+    assert not any("item_weights" in line for line in defaults.sizes(stand_in([5], items), config))
+
+
+def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
+    config = ExperimentConfig()
+    assert not any("without ease" in line for line in defaults.sizes(stand_in([5], MAX_ITEMS), config))
+    config = ExperimentConfig(model={"terms": ["behaviour"]})
     said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
-    assert "model.terms ['meaning', 'feedback']" in said and "without ease" in said
-    assert config.model.terms == ["meaning", "feedback"]
+    assert "without ease, ease_text: 30,001 items" in said
     assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "text", "two_tower"]
-    with pytest.raises(ConfigError, match="at most 40,000 items, not 40,001: add 'meaning'"):
-        defaults.sizes(stand_in([5], MAX_ITEMS + 1), ExperimentConfig(model={"terms": ["behaviour"]}))
+    assert config.model.terms == ["behaviour"]
+
+
+def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():
+    config = ExperimentConfig(model={"item_weights": "exact"})
+    defaults.sizes(stand_in([5], MAX_ITEMS), config)
+    with pytest.raises(ConfigError, match="exact takes at most 30,000 items, not 30,001: say auto or low_rank"):
+        defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)
 
 
 def test_what_is_set_stays():
     config = ExperimentConfig(
         training={"epochs": 3, "batch_size": 7, "negatives": 5},
-        model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7},
+        model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7, "item_weights": "low_rank"},
     )
     before = config.model_copy(deep=True)
     assert defaults.sizes(stand_in([5], 100), config) == []
@@ -136,17 +151,19 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         def __init__(self, weights, decay):
             self.settings = weights
 
-    def fit(histories, n_items, settings, text):
+    def solve(histories, n_items, settings, text, **how):
+        assert how == {"form": "low_rank", "rank": 7, "neighbours": 512}
         return settings
 
     def value(weights, *args, **kwargs):
         return -sum(abs(np.log(getattr(weights.settings, name) / at)) for name, at in best.items())
 
     monkeypatch.setattr(defaults, "_Weights", Flat)
-    monkeypatch.setattr(defaults, "fit_item_weights", fit)
+    monkeypatch.setattr(defaults, "solve_item_weights", solve)
     monkeypatch.setattr(defaults, "evaluate", value)
     monkeypatch.setattr(defaults, "selection_value", lambda result: result)
-    settings, _ = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
+    config = ExperimentConfig(model={"item_weights": "low_rank", "item_weights_rank": 7})
+    settings, _ = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
     assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
 
 
@@ -166,15 +183,19 @@ def test_data_without_an_order_does_not_fade(chain_split):
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
-    monkeypatch.setattr(defaults, "SEARCH_WORK", 3 * 40**3)
+    monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 3 * 40**3)
     tried = []
     _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig(), tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
+    monkeypatch.setitem(defaults.SEARCH_WORK, "low_rank", 5 * 40)
+    config = ExperimentConfig(model={"item_weights": "low_rank", "item_weights_rank": 8})
+    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
+    assert "best of 5 on validation" in said[0]
 
 
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
-    monkeypatch.setattr(defaults, "SEARCH_WORK", 1.9 * 40**3)
-    monkeypatch.setattr(defaults, "fit_item_weights", None)
+    monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 1.9 * 40**3)
+    monkeypatch.setattr(defaults, "solve_item_weights", None)
     settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), with_model(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
     assert "not searched: 40 items" in said[0]

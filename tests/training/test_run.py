@@ -40,7 +40,8 @@ def test_a_run_is_all_there(chain_run):
     assert record["seed"] == 42
     assert record["data_sha256"] == run.dataset.fingerprint
     assert record["versions"]["tensorflow"] == tf.__version__
-    assert any(line.startswith("model.item_weights ") for line in record["chosen"])
+    assert any(line.startswith("model.item_weights decay") for line in record["chosen"])
+    assert "model.item_weights exact: " in "; ".join(record["chosen"])
     assert record["cleaning"]
 
 

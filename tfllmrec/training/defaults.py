@@ -12,13 +12,22 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
-from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, fit_item_weights, score_history
+from tfllmrec.models.item_weights import (
+    EXACT_ITEMS,
+    MAX_ITEMS,
+    ItemWeightSettings,
+    PrunedWeights,
+    centred_unit,
+    score_history,
+    solve_item_weights,
+)
 
 #: Validation queries that settings are compared on.
 SAMPLE = 3000
-#: Items cubed, times tries: what the search for item-item weights may cost. Some minutes on two cores: 14 tries with
-#: 12,000 items, 4 with 18,000; where there would be only one, the starting point is taken as it is.
-SEARCH_WORK = 2.5e13
+#: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
+#: form. Some minutes on two cores: 14 tries with 12,000 items, 4 with 18,000, 20 with 50,000 in the low-rank form. Where
+#: there would be only one, the starting point is taken as it is.
+SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
 FULL_SOFTMAX_ITEMS = 60_000
 #: Numbers in a block of scores, at most: 0.8 GB.
 SCORES = 200_000_000
@@ -54,13 +63,14 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         training.negatives = 0 if n_items <= FULL_SOFTMAX_ITEMS else 8192
         how = "the whole catalogue" if training.negatives == 0 else "sampled"
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
-    if "behaviour" in model.terms and n_items > MAX_ITEMS:
-        if config.model.terms == ["behaviour"]:
+    if "behaviour" in model.terms:
+        if model.item_weights == "auto":
+            model.item_weights = "exact" if n_items <= EXACT_ITEMS else "low_rank"
+            said.append(f"model.item_weights {model.item_weights}: {n_items:,} items")
+        if model.item_weights == "exact" and n_items > MAX_ITEMS:
             raise ConfigError(
-                f"model.terms ['behaviour'] takes at most {MAX_ITEMS:,} items, not {n_items:,}: add 'meaning'."
+                f"model.item_weights exact takes at most {MAX_ITEMS:,} items, not {n_items:,}: say auto or low_rank."
             )
-        config.model.terms = [term for term in config.model.terms if term != "behaviour"]
-        said.append(f"model.terms {config.model.terms}: {n_items:,} items are too many for closed-form weights")
     block = max(1, SCORES // n_items)
     if config.evaluation.batch_size > block:
         config.evaluation.batch_size = block
@@ -81,7 +91,7 @@ def validation_sample(split: Split, seed: int) -> Queries:
 class _Weights:
     """Item-item weights as a Recommender."""
 
-    def __init__(self, weights: np.ndarray, decay: float) -> None:
+    def __init__(self, weights: PrunedWeights, decay: float) -> None:
         self.weights, self.decay = weights, decay
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -91,7 +101,7 @@ class _Weights:
 def choose_item_weights(
     split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """The views' strengths for :func:`fit_item_weights`: what the config sets, the rest by search on validation.
+    """The views' strengths for :func:`solve_item_weights`: what the config sets, the rest by search on validation.
 
     A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
     as long as that helps, and as long as :data:`SEARCH_WORK` is not used up.
@@ -133,7 +143,8 @@ def choose_item_weights(
         start, fixed = replace(start, decay=1.0), fixed | {"decay": 1.0}
     if len(fixed) == len(steps):
         return start, []
-    tries = SEARCH_WORK // n_items**3
+    form = model.item_weights if model.item_weights != "auto" else "exact"
+    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
     if tries < 2:
         return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
 
@@ -144,8 +155,17 @@ def choose_item_weights(
     def value_of(settings: ItemWeightSettings) -> float:
         if progress is not None:
             progress(f"item-item weights: {_said(settings)}")
-        weights = _Weights(fit_item_weights(queries.history, n_items, settings, unit), settings.decay)
-        result = evaluate(weights, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        weights = solve_item_weights(
+            queries.history,
+            n_items,
+            settings,
+            unit,
+            form=model.item_weights,
+            rank=model.item_weights_rank,
+            neighbours=model.item_weights_neighbours,
+        )
+        recommender = _Weights(weights, settings.decay)
+        result = evaluate(recommender, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
         return selection_value(result)
 
     best, best_value = start, value_of(start)

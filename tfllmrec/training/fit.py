@@ -19,7 +19,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, fit_item_weights, prune
+from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
 from tfllmrec.progress import show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
@@ -127,11 +127,17 @@ def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell)
 def set_item_weights(
     model: Hybrid, sequences: Sequences, text: np.ndarray, settings: ItemWeightSettings, neighbours: int
 ) -> None:
-    """Solves W twice, with all training events and without those that the gates are fitted on, and sets both."""
+    """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
+
+    Exact or low-rank, as ``model.config.item_weights`` says.
+    """
     unit = centred_unit(text)
 
     def solve(histories) -> PrunedWeights:
-        return prune(fit_item_weights(histories, sequences.n_items, settings, unit), neighbours)
+        form, rank = model.config.item_weights, model.config.item_weights_rank
+        return solve_item_weights(
+            histories, sequences.n_items, settings, unit, form=form, rank=rank, neighbours=neighbours
+        )
 
     kept = sequences.without_held_out()
     model.set_item_weights(solve(sequences.items))

@@ -1,0 +1,213 @@
+"""Item-item weights, exact against pruned against low-rank: accuracy, seconds, memory; a section of RESULTS.md.
+
+    python benchmarks/item_weights.py ../shared/data/amazon-2014/beauty
+    python benchmarks/item_weights.py --synthetic 100000
+
+A folder is measured on its validation queries. Made data has no accuracy worth a look: a million events of people who
+stay in a neighbourhood of the catalogue, some items far more popular than others, and random text vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sections import made_by, replace_section
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.config import DataConfig, SplitConfig, TextConfig
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.splits import make_split
+from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.models.item_weights import (
+    MAX_ITEMS,
+    ItemWeightSettings,
+    PrunedWeights,
+    centred_unit,
+    fit_item_weights,
+    prune,
+    score_history,
+    solve_item_weights,
+)
+
+METRICS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
+EVENTS, USERS = 1_000_000, 100_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training histories, text, and what to measure on (nothing, for made data)."""
+
+    histories: Ragged
+    text: np.ndarray
+    settings: ItemWeightSettings
+    validation: Queries | None
+    train_counts: np.ndarray
+    strata: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``neighbours`` 0 for all."""
+
+    form: str
+    neighbours: int
+    figures: list[float | None]
+    seconds: float
+    peak_gb: float
+
+
+def of_folder(folder: Path, settings: ItemWeightSettings) -> Task:
+    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.store import VectorStore, encode_items
+    from tfllmrec.text.template import ItemTemplate
+
+    dataset = read_dataset(DataConfig(source=str(folder)))
+    split = make_split(dataset, SplitConfig(), seed=42)
+    texts = ItemTemplate.from_items(dataset.items).texts(dataset.items)
+    vectors = encode_items(texts, TextEncoder.from_config(TextConfig()), VectorStore(cache_folder() / "vectors"))
+    return Task(
+        split.train_queries().history,
+        centred_unit(vectors),
+        settings,
+        split.validation,
+        split.train_counts,
+        split.strata(),
+    )
+
+
+def made(n_items: int, text_width: int, settings: ItemWeightSettings) -> Task:
+    generator = np.random.default_rng(42)
+    near = generator.integers(n_items, size=(USERS, 1)) + generator.laplace(scale=30, size=(USERS, EVENTS // USERS))
+    popular = generator.zipf(1.3, size=near.shape) * 7919
+    values = np.where(generator.random(near.shape) < 0.2, popular, near.round()).astype(np.int64).ravel() % n_items
+    text = centred_unit(generator.standard_normal((n_items, text_width), np.float32))
+    counts = np.bincount(values, minlength=n_items)
+    return Task(Ragged(values, np.arange(0, EVENTS + 1, EVENTS // USERS)), text, settings, None, counts, {})
+
+
+class Weights:
+    """Item-item weights as a Recommender."""
+
+    def __init__(self, weights: np.ndarray | PrunedWeights, decay: float) -> None:
+        self.weights, self.decay = weights, decay
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return score_history(queries.history, self.weights, self.decay)
+
+
+def figures(task: Task, weights: np.ndarray | PrunedWeights) -> list[float | None]:
+    if task.validation is None:
+        return [None] * len(METRICS)
+    result = evaluate(
+        Weights(weights, task.settings.decay),
+        task.validation,
+        train_counts=task.train_counts,
+        strata=task.strata,
+        ks=[10],
+        bootstrap=0,
+    )
+    return [result.metrics[name] for name in METRICS]
+
+
+def exact(task: Task, neighbours: list[int]) -> list[Row]:
+    started = time.perf_counter()
+    weights = fit_item_weights(task.histories, len(task.text), task.settings, task.text)
+    cost = time.perf_counter() - started, peak_gb()
+    rows = [Row("exact", 0, figures(task, weights), *cost)]
+    for kept in neighbours:
+        started = time.perf_counter()
+        pruned = prune(weights, kept)
+        seconds = cost[0] + time.perf_counter() - started
+        rows.append(Row("exact", kept, figures(task, pruned), seconds, peak_gb()))
+    return rows
+
+
+def low_rank(task: Task, neighbours: int, rank: int) -> list[Row]:
+    started = time.perf_counter()
+    weights = solve_item_weights(
+        task.histories,
+        len(task.text),
+        task.settings,
+        task.text,
+        form="low_rank",
+        rank=rank,
+        neighbours=neighbours,
+    )
+    cost = time.perf_counter() - started, peak_gb()
+    return [Row(f"low-rank {rank}", neighbours, figures(task, weights), *cost)]
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def rows_of(task: Task, neighbours: list[int], ranks: list[int]) -> Iterator[Row]:
+    """Each solution in a process of its own, for a peak of its own; it includes the data."""
+    jobs = [(low_rank, neighbours[-1], rank) for rank in ranks]
+    if task.validation is not None and len(task.text) <= MAX_ITEMS:
+        jobs = [(exact, neighbours), *jobs]
+    spawn = multiprocessing.get_context("spawn")
+    for solve, *how in jobs:
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            yield from pool.submit(solve, task, *how).result()
+
+
+def table(rows: list[Row]) -> str:
+    named = [METRICS[i] for i in range(len(METRICS)) if rows[0].figures[i] is not None]
+    lines = [f"| | neighbours | {' | '.join([*named, 'seconds', 'peak GB'])} |", f"|---|{'---:|' * (len(named) + 3)}"]
+    for row in rows:
+        values = [f"{value:.4f}" for value in row.figures if value is not None]
+        cells = [row.form, str(row.neighbours or "all"), *values, f"{row.seconds:.0f}", f"{row.peak_gb:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="A data set in a known format.")
+    parser.add_argument("--synthetic", type=int, metavar="N", help="Made data of N items, instead of a folder.")
+    parser.add_argument("--text-width", type=int, default=384, help="Of made text vectors.")
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[32, 64, 128, 256, 512])
+    parser.add_argument("--ranks", type=int, nargs="+")
+    parser.add_argument("--decay", type=float, default=0.6)
+    parser.add_argument("--l2", type=float, default=100.0)
+    parser.add_argument("--co-occurrence", type=float, default=0.1)
+    parser.add_argument("--text", type=float, default=50.0)
+    options = parser.parse_args()
+    if (options.folder is None) == (options.synthetic is None):
+        parser.error("expected a folder or --synthetic N")
+    settings = ItemWeightSettings(options.decay, options.l2, options.co_occurrence, options.text)
+    if options.folder is not None:
+        name, task = options.folder.resolve().name, of_folder(options.folder, settings)
+        ranks = options.ranks or [128, 256, 384, 512, 1024]
+    else:
+        name, task = f"{options.synthetic:,} made items", made(options.synthetic, options.text_width, settings)
+        ranks = options.ranks or [128, 384]
+    rows = []
+    for row in rows_of(task, options.neighbours, ranks):
+        rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+    replace_section(
+        f"item-item weights: {name}",
+        f"{made_by(f'python benchmarks/item_weights.py {shlex.join(sys.argv[1:])}')}\n\n"
+        f"{len(task.text):,} items, {len(task.histories.values):,} training events, text vectors of "
+        f"{task.text.shape[1]}; decay {settings.decay:g}, l2 {settings.l2:g}, co-occurrence "
+        f"{settings.co_occurrence:g}, text {settings.text:g}"
+        f"{'; figures on validation' if task.validation else ''}. Seconds and memory of one solution.\n\n"
+        f"{table(rows)}\n",
+    )
+
+
+if __name__ == "__main__":
+    main()
