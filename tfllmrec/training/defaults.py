@@ -25,7 +25,7 @@ from tfllmrec.models.item_weights import (
 #: Validation queries that settings are compared on.
 SAMPLE = 3000
 #: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
-#: form. Some minutes on two cores: 14 tries with 12,000 items, 4 with 18,000, 20 with 50,000 in the low-rank form. Where
+#: form. Some minutes on two cores: 14 tries with 12,000 items, 4 with 18,000, 20 with 50,000 in low rank. Where
 #: there would be only one, the starting point is taken as it is.
 SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
 FULL_SOFTMAX_ITEMS = 60_000
