@@ -250,11 +250,11 @@ def test_nothing_but_text_and_nothing_at_all():
 
 
 def test_low_rank_never_holds_a_matrix_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(item_weights, "_CELLS", 1_000_000)
-    n_items = 10_000
+    monkeypatch.setattr(item_weights, "_CELLS", 300_000)
+    n_items = 6_000
     rng = np.random.default_rng(0)
-    home = rng.integers(n_items // 5, size=(4000, 1)) * 5
-    histories = ragged(*(home + rng.integers(5, size=(4000, 4))))
+    home = rng.integers(n_items // 5, size=(2000, 1)) * 5
+    histories = ragged(*(home + rng.integers(5, size=(2000, 4))))
     text = centred_unit(rng.normal(size=(n_items, 4)))
     tracemalloc.start()
     try:
