@@ -52,10 +52,8 @@ def show_progress(label: str, unit: str) -> Iterator[Progress]:
     yield remember
     if last:
         seconds = time.monotonic() - start
-        shown = "MB" if unit == "bytes" else unit
-        print(
-            f"{label}: {_count(last, unit)} {shown} in {seconds:.1f} s, {_rate(last, unit, seconds)}", file=sys.stderr
-        )
+        count = _count(last, unit) + ("" if unit == "bytes" else f" {unit}")
+        print(f"{label}: {count} in {seconds:.1f} s, {_rate(last, unit, seconds)}", file=sys.stderr)
 
 
 @contextmanager
@@ -82,11 +80,17 @@ def _shared_display() -> Iterator[Display]:
 
 
 def _count(done: float, unit: str) -> str:
-    return f"{done / 1e6:,.0f}" if unit == "bytes" else f"{done:,.0f}"
+    """``1,200``; of bytes, ``7.5 kB``."""
+    if unit != "bytes":
+        return f"{done:,.0f}"
+    from rich.filesize import decimal
+
+    return decimal(int(done))
 
 
 def _rate(done: int, unit: str, seconds: float) -> str:
     """``120 texts/s``; of what takes longer, ``40 s each``."""
-    rate, shown = (done / 1e6, "MB") if unit == "bytes" else (done, unit)
-    rate /= max(seconds, 1e-9)
-    return f"{rate:,.0f} {shown}/s" if rate >= 1 or not done else f"{1 / rate:,.0f} s each"
+    rate = done / max(seconds, 1e-9)
+    if unit == "bytes":
+        return f"{_count(rate, unit)}/s"
+    return f"{rate:,.0f} {unit}/s" if rate >= 1 or not done else f"{1 / rate:,.0f} s each"

@@ -347,7 +347,7 @@ def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, s
     settled = Run(tmp_path / "once" / "base").config.model.item_weights_text
     assert settled is not None
     assert [trial.model.item_weights_text for trial in planted] == [settled] * 2
-    assert sum(line.startswith("chosen: model.item_weights ") for line in told) == 1
+    assert sum(line.startswith("chosen: model.item_weights decay ") for line in told) == 1
     told.clear()
     resume(tmp_path / "once", 3, tell=told.append)
     assert not any("item_weights" in line for line in told)
