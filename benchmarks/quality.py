@@ -76,7 +76,7 @@ def section(name: str, run: Run, command: str) -> str:
     ]
     trained = FitState.load(run.folder / "checkpoints")
     took = f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB"
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items() if version)
     return "\n".join(
         [
             made_by(command, record["seed"], record["date"]),
