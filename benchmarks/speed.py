@@ -35,7 +35,6 @@ from tfllmrec.data.batches import Sequences, epoch_batches, training_batches
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.models.two_tower import BATCH, two_tower_and_batches
@@ -45,6 +44,7 @@ from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training import defaults
 from tfllmrec.training.fit import build_hybrid, set_item_weights, set_seeds
 from tfllmrec.training.optimizer import adamw
+from tfllmrec.training.run import measure_one
 
 WEIGHTS = ItemWeightSettings(decay=0.6, l2=100.0, co_occurrence=0.1, text=50.0)
 """Those that the search on beauty ends with: what is timed here is one solution, not the search."""
@@ -183,24 +183,14 @@ class Timed:
 
 def evaluation_seconds(model: Hybrid, split: Split, queries: Queries, config: ExperimentConfig) -> dict[str, float]:
     """One evaluation with all that a run measures: the whole, and its parts."""
-    settings, timed = config.evaluation, Timed(model)
+    timed = Timed(model)
     start = ranked = time.perf_counter()
 
     def progress(count: int) -> None:
         nonlocal ranked
         ranked = time.perf_counter()
 
-    evaluate(
-        timed,
-        queries,
-        train_counts=split.train_counts,
-        strata=split.strata(settings.head_share),
-        ks=settings.ks,
-        batch_size=settings.batch_size,
-        bootstrap=settings.bootstrap,
-        seed=config.seed,
-        progress=progress,
-    )
+    measure_one(timed, queries, split, config, progress)
     end = time.perf_counter()
     return {
         "evaluation": end - start,

@@ -108,11 +108,22 @@ def solve_item_weights(
       ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
         catalogue.
     """
-    if form not in get_args(Form):
-        raise ModelError(f"Expected item weights among {', '.join(get_args(Form))}; got {form!r}.")
-    if form == "low_rank" or (form == "auto" and n_items > EXACT_ITEMS):
+    if resolved(form, n_items) == "low_rank":
         return low_rank_weights(histories, n_items, settings, text_vectors, rank=rank, neighbours=neighbours)
     return prune(fit_item_weights(histories, n_items, settings, text_vectors), neighbours)
+
+
+def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
+    """What ``auto`` stands for with N items; the others stand for themselves.
+
+    Raises:
+      ModelError: There is no such form.
+    """
+    if form == "auto":
+        return "exact" if n_items <= EXACT_ITEMS else "low_rank"
+    if form not in get_args(Form):
+        raise ModelError(f"Expected item weights among {', '.join(get_args(Form))}; got {form!r}.")
+    return form
 
 
 def fit_item_weights(

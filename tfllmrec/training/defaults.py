@@ -13,11 +13,11 @@ from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.item_weights import (
-    EXACT_ITEMS,
     MAX_ITEMS,
     ItemWeightSettings,
     PrunedWeights,
     centred_unit,
+    resolved,
     score_history,
     solve_item_weights,
 )
@@ -65,7 +65,7 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         said.append(f"training.negatives {training.negatives} ({how}): {n_items:,} items")
     if "behaviour" in model.terms:
         if model.item_weights == "auto":
-            model.item_weights = "exact" if n_items <= EXACT_ITEMS else "low_rank"
+            model.item_weights = resolved("auto", n_items)
             said.append(f"model.item_weights {model.item_weights}: {n_items:,} items")
         if model.item_weights == "exact" and n_items > MAX_ITEMS:
             raise ConfigError(
@@ -143,7 +143,7 @@ def choose_item_weights(
         start, fixed = replace(start, decay=1.0), fixed | {"decay": 1.0}
     if len(fixed) == len(steps):
         return start, []
-    form = model.item_weights if model.item_weights != "auto" else "exact"
+    form = resolved(model.item_weights, n_items)
     tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
     if tries < 2:
         return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]

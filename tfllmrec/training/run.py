@@ -33,6 +33,7 @@ import numpy as np
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import ExperimentConfig, dump_config, load_config
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import publish, write_text
@@ -287,7 +288,6 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
 
 def _measure_all(recommenders: Mapping[str, Recommender], split: Split, config: ExperimentConfig) -> dict[str, Result]:
     """Each on the test queries, by name."""
-    settings = config.evaluation
     results: dict[str, Result] = {}
     total = len(split.test) * len(recommenders)
     done = 0
@@ -299,18 +299,30 @@ def _measure_all(recommenders: Mapping[str, Recommender], split: Split, config: 
 
     with show_progress("Measuring on the test queries", "queries") as progress:
         for name, recommender in recommenders.items():
-            results[name] = evaluate(
-                recommender,
-                split.test,
-                train_counts=split.train_counts,
-                strata=split.strata(settings.head_share),
-                ks=settings.ks,
-                batch_size=settings.batch_size,
-                bootstrap=settings.bootstrap,
-                seed=config.seed,
-                progress=advance,
-            )
+            results[name] = measure_one(recommender, split.test, split, config, advance)
     return results
+
+
+def measure_one(
+    recommender: Recommender,
+    queries: Queries,
+    split: Split,
+    config: ExperimentConfig,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """One recommender on queries of a split, with all that the config asks to be measured."""
+    settings = config.evaluation
+    return evaluate(
+        recommender,
+        queries,
+        train_counts=split.train_counts,
+        strata=split.strata(settings.head_share),
+        ks=settings.ks,
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+        seed=config.seed,
+        progress=progress,
+    )
 
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
