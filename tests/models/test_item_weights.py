@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ModelError
@@ -272,6 +273,16 @@ def test_low_rank_is_the_same_every_time():
     assert np.array_equal(one.neighbours, two.neighbours) and np.array_equal(one.weights, two.weights)
 
 
+def test_the_eigenpairs_of_largest_magnitude_are_found():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(80, 80)))[0]
+    spectrum = np.array([3.0, -2.5, 2.0, -1.5, *(0.01 * rng.normal(size=76))])
+    matrix = sparse.csr_array((basis * spectrum @ basis.T).astype(np.float32))
+    values, vectors = item_weights._leading_eigenpairs(matrix, 4)
+    assert values == pytest.approx([3.0, -2.5, 2.0, -1.5], abs=1e-5)
+    assert np.abs(vectors.T @ basis[:, :4]) == pytest.approx(np.eye(4), abs=1e-4)
+
+
 def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkeypatch):
     long = ragged([0, 1, 2, 3, 4, 5, 6], [], [7, 8])
     # Pieces of 3: pairs of 3 + 3 + 1 and 2 events, 3^2 + 3^2 + 1 + 2^2 = 23; pieces of 4: 4^2 + 3^2 + 2^2 = 29.
@@ -290,13 +301,13 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
         (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
         (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
-        (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 1"),
+        (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 2"),
     ],
 )
 def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
     last = 4 if "got 4" in message else 3
     with pytest.raises(ModelError, match=message):
-        low_rank_weights(ragged([0], [1, last]), 4, settings, text, rank=rank, neighbours=2)
+        low_rank_weights(ragged([0], [], [1, last]), 4, settings, text, rank=rank, neighbours=2)
 
 
 # Either form ----------------------------------------------------------------------------------------------------------

@@ -196,6 +196,8 @@ def low_rank_weights(
     through block by block for each item's strongest weights. With ``rank`` N nothing is left out.
 
     Long histories of very many events are read in pieces, so that time and memory for pairs of events have a bound.
+    Memory grows with N; looking for the strongest weights compares all items with each other, so time grows with N^2:
+    about four minutes of one core for 100,000 items at rank 384.
 
     Args:
       histories: Item indices of each training user, oldest first.
