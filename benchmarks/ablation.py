@@ -55,10 +55,7 @@ def gate_b_off(model: Hybrid, run: Run) -> None:
 
 def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     config = run.config.model
-    assert config.item_weights_decay and config.item_weights_l2
-    settings = ItemWeightSettings(
-        config.item_weights_decay, config.item_weights_l2, config.item_weights_co_occurrence or 0.0, text=0.0
-    )
+    settings = ItemWeightSettings(**config.item_weight_settings | {"text": 0.0})
     sequences = Sequences.from_split(run.split, run.config.training.gate_holdout, run.config.seed)
     set_item_weights(model, sequences, np.asarray(run.text), settings, config.item_weights_neighbours)
 

@@ -75,6 +75,10 @@ class TextConfig(Section):
     batch_size: int = Field(64, ge=1, description="Texts encoded in a step.")
 
 
+#: Of the closed-form weights; ``item_weights_NAME`` in the model's section.
+ITEM_WEIGHT_SETTINGS = ("decay", "l2", "co_occurrence", "text", "next_item", "popularity")
+
+
 class ModelConfig(Section):
     """The hybrid's sizes and terms."""
 
@@ -95,6 +99,12 @@ class ModelConfig(Section):
         None, ge=0, description="Weight of having both, in any order; auto."
     )
     item_weights_decay: float | None = Field(None, gt=0, le=1, description="Recency decay per step back; auto.")
+    item_weights_next_item: float | None = Field(
+        None, ge=0, description="Weight of what came next; auto: 0 where events have no order."
+    )
+    item_weights_popularity: float | None = Field(
+        None, ge=0, le=1, description="How far popular candidates are taken down; auto."
+    )
     item_weights: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How they are solved; auto: exact where an N x N matrix fits, else low-rank."
     )
@@ -103,6 +113,12 @@ class ModelConfig(Section):
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"], min_length=1, description="What a score is the sum of."
     )
+
+    @property
+    def item_weight_settings(self) -> dict[str, float]:
+        """Those of ``models.item_weights.ItemWeightSettings`` that are set, by their names there."""
+        values = {name: getattr(self, f"item_weights_{name}") for name in ITEM_WEIGHT_SETTINGS}
+        return {name: value for name, value in values.items() if value is not None}
 
     def settled(self) -> Self:
         """A copy without *auto* in what a model is built by: where nothing was chosen, what suits sparse data."""

@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate, paired_difference
+from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
 
 
 @dataclass
@@ -66,6 +66,17 @@ def test_metrics_and_counts_by_hand():
         "targets/cold": 0,
         "targets_excluded": 0,
     }
+
+
+def test_settings_are_chosen_by_all_by_head_and_by_tail_alike():
+    half = 1 / np.log2(3)  # ndcg of a target in the second place
+    three = queries([[0], [2], [1]])
+    assert selection_value(run(SCORES, three)) == pytest.approx(np.mean([(1 + half + half) / 3, 1, (half + half) / 2]))
+    assert selection_value(run(SCORES, queries([[0]]))) == 1  # nothing in the tail
+    assert selection_value(run(SCORES, three, strata={})) == pytest.approx((1 + half + half) / 3)
+    wide = np.arange(12.0)[np.newaxis]  # item 11 first, item 1 in place 11
+    missed = run(wide, queries([[1]]), ks=[10, 20], strata={}, train_counts=np.ones(12, int))
+    assert selection_value(missed) == 0 < missed.metrics["ndcg@20"]
 
 
 def test_excluded_items_are_never_shown_and_count_as_misses():

@@ -75,35 +75,58 @@ def test_ease_sees_neither_repeats_nor_order(histories):
 
 
 def prefix_regression(histories, n_items, settings, text):
-    """The normal equations written out: one row for each prefix of each history, then the two other views."""
-    known, target = settings.l2 * np.eye(n_items), np.zeros((n_items, n_items))
+    """The normal equations written out: one row for each prefix of each history, then the two other views.
+
+    Each item from all the others: its own row and column are taken out.
+    """
+    known, target = np.zeros((n_items, n_items)), np.zeros((n_items, n_items))
     for items in histories:
         for end in range(1, len(items)):
             m = np.zeros(n_items)
             for steps_back, item in enumerate(items[:end][::-1]):
                 m[item] += settings.decay**steps_back
-            known += np.outer(m, m)
-            target[:, items[end]] += m
+            known += settings.next_item * np.outer(m, m)
+            target[:, items[end]] += settings.next_item * m
     x = dense(histories, n_items)
     for strength, gram in ((settings.co_occurrence, x.T @ x), (settings.text, text @ text.T)):
         known += strength * gram
-        target += strength * (gram - np.diag(np.diag(gram)))
-    return np.linalg.solve(known, target)
+        target += strength * gram
+    weights = np.zeros((n_items, n_items))
+    for i in range(n_items):
+        others = np.delete(np.arange(n_items), i)
+        a = known[np.ix_(others, others)] + settings.l2 * np.eye(n_items - 1)
+        weights[others, i] = np.linalg.solve(a, target[others, i])
+        # What is left of item i when the others have explained what they can, beside l2.
+        left = known[i, i] + settings.l2 - known[i, others] @ np.linalg.solve(a, known[others, i])
+        weights[:, i] *= (settings.l2 / left) ** settings.popularity
+    return weights
 
 
 @pytest.mark.parametrize("block", [4, 1024])
 @pytest.mark.parametrize(
-    ("decay", "co_occurrence", "text"),
-    [(0.5, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.6, 0.0), (0.8, 0.0, 2.0), (0.7, 0.3, 1.5)],
+    "settings",
+    [
+        ItemWeightSettings(0.5, 0.7, 0.0, 0.0),
+        ItemWeightSettings(1.0, 0.7, 0.0, 0.0),
+        ItemWeightSettings(0.8, 0.7, 0.6, 0.0),
+        ItemWeightSettings(0.8, 0.7, 0.0, 2.0),
+        ItemWeightSettings(0.7, 0.7, 0.3, 1.5),
+        ItemWeightSettings(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
+        ItemWeightSettings(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
+    ],
 )
-def test_next_item_weights_against_every_prefix_written_out(histories, block, decay, co_occurrence, text, monkeypatch):
+def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
     monkeypatch.setattr(item_weights, "_BLOCK", block)
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
     with_repeats = ragged(*histories, [1, 2, 1, 1, 3])
-    settings = ItemWeightSettings(decay, 0.7, co_occurrence, text)
     weights = fit_item_weights(with_repeats, 12, settings, vectors)
     assert weights.dtype == np.float32
     assert weights == pytest.approx(prefix_regression(with_repeats, 12, settings, vectors), abs=1e-4)
+
+
+def test_who_had_both_alone_is_ease(histories):
+    settings = ItemWeightSettings(1.0, 0.7, 1.0, 0.0, next_item=0.0)
+    assert fit_item_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
 
 
 def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):
@@ -198,12 +221,23 @@ def neighbourhoods(n_items, size=5, seed=0):
     return histories, centred_unit(text)
 
 
-@pytest.mark.parametrize(("co_occurrence", "text"), [(0.0, 0.0), (0.6, 0.0), (0.0, 2.0), (0.5, 5.0)])
-def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, monkeypatch):
+@pytest.mark.parametrize(
+    ("co_occurrence", "text", "more"),
+    [
+        (0.0, 0.0, {}),
+        (0.6, 0.0, {}),
+        (0.0, 2.0, {}),
+        (0.5, 5.0, {}),
+        (0.5, 5.0, {"popularity": 0.5}),
+        (1.0, 5.0, {"next_item": 0.0, "popularity": 1.0}),
+        (1.0, 0.0, {"popularity": 0.5}),
+    ],
+)
+def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, monkeypatch):
     monkeypatch.setattr(item_weights, "_BLOCK", 4)
     monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
-    settings = ItemWeightSettings(0.8, 0.7, co_occurrence, text)
+    settings = ItemWeightSettings(0.8, 0.7, co_occurrence, text, **more)
     low_rank = low_rank_weights(histories, 12, settings, vectors, rank=12, neighbours=12)
     assert (low_rank.neighbours.dtype, low_rank.weights.dtype) == (np.int32, np.float32)
     exact = prefix_regression(histories, 12, settings, vectors)
@@ -237,7 +271,7 @@ def test_items_without_events_get_the_neighbours_that_read_alike():
     weights = as_dense(low_rank_weights(histories, 60, SETTINGS, text, rank=32, neighbours=60))
     for item in range(0, 60, 5):
         assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
-        assert weights[item + 1 : item + 5, item].mean() > 0.1  # and is a neighbour itself
+        assert weights[item + 1 : item + 5, item].mean() > 0.05  # and is a neighbour itself
     without = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=32, neighbours=60)
     assert not as_dense(without)[::5].any()
 

@@ -6,7 +6,7 @@ import pytest
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError
-from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS
+from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, ItemWeightSettings
 from tfllmrec.training import defaults
 
 
@@ -118,19 +118,19 @@ def with_model(**settings):
 
 
 def test_all_set_means_nothing_is_searched(chain_split):
-    config = with_model(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0)
+    config = with_model(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
-    assert (settings.decay, settings.l2, settings.co_occurrence, settings.text) == (0.7, 5.0, 0.0, 2.0)
+    assert settings == ItemWeightSettings(0.7, 5.0, 0.0, 2.0, next_item=1.0, popularity=0.1)
     assert said == []
 
 
-@pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text"])
+@pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text", "next_item", "popularity"])
 def test_what_the_config_fixes_is_not_moved(chain_split, name):
     tried = []
     config = with_model(**{name: 0.77})
     settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config, tried.append)
     assert getattr(settings, name) == 0.77
-    shown = f"{name.replace('_', '-')} 0.77"
+    shown = f"{name.replace('_', ' ' if name == 'next_item' else '-')} 0.77"
     assert len(tried) > 1 and all(shown in line for line in tried) and shown in said[0]
 
 
@@ -144,8 +144,8 @@ def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
 
 
 def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
-    """A planted surface: best at decay 0.9, l2 900, co-occurrence 0.1 / 3, text 150 on the grid from the start."""
-    best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0}
+    """A planted surface: best at decay 0.9, l2 900, co-occurrence 0.1 / 3, text 150, popularity 0 on the grid."""
+    best = {"decay": 0.9, "l2": 900.0, "co_occurrence": 0.1 / 3, "text": 150.0, "popularity": 0.0}
 
     class Flat:
         def __init__(self, weights, decay):
@@ -156,7 +156,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         return settings
 
     def value(weights, *args, **kwargs):
-        return -sum(abs(np.log(getattr(weights.settings, name) / at)) for name, at in best.items())
+        return -sum(abs(np.log((1 + getattr(weights.settings, name)) / (1 + at))) for name, at in best.items())
 
     monkeypatch.setattr(defaults, "_Weights", Flat)
     monkeypatch.setattr(defaults, "solve_item_weights", solve)
@@ -179,7 +179,7 @@ def test_data_without_an_order_does_not_fade(chain_split):
 
     split = replace(chain_split, dataset=replace(chain_split.dataset, ordered=False))
     settings, _ = defaults.choose_item_weights(split, text_of(split), ExperimentConfig())
-    assert settings.decay == 1.0
+    assert (settings.decay, settings.next_item, settings.co_occurrence) == (1.0, 0.0, 1.0)
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):

@@ -99,7 +99,9 @@ def test_the_trials(searched, small):
     assert [trial.state for trial in search.trials] == ["complete"] * 2
     assert search.ranking[0].selection == max(trial.selection for trial in search.trials)
     for trial in search.trials:
-        assert trial.selection == pytest.approx((trial.metrics["ndcg@10"] + trial.metrics["ndcg@10/tail"]) / 2)
+        assert trial.selection == pytest.approx(
+            np.mean([trial.metrics[f"ndcg@10{suffix}"] for suffix in ("", "/head", "/tail")])
+        )
         assert trial.epochs == 2
     # The first one is the config as it is; the others are drawn.
     assert search.trials[0].settings == {

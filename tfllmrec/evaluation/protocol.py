@@ -130,15 +130,15 @@ def evaluate(
 
 
 def selection_value(result: Result) -> float:
-    """What the hybrid's settings are chosen by on validation: the mean of ndcg@10 over all targets and over tail ones.
+    """What settings are chosen by on validation: the mean of ndcg@10 over all targets, over head and over tail ones.
 
-    A model that only serves the head does not win, nor one that forgets it.
+    A model that only serves the head does not win, nor one that forgets it, whichever has more of the targets.
 
-    Only the first where nothing is in the tail; at the largest k where 10 was not measured.
+    Those are left out that have no targets or were not measured; at the largest k where 10 was not measured.
     """
     ks = [int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label]
     k = 10 if 10 in ks else max(ks)
-    values = [result.metrics.get(f"ndcg@{k}"), result.metrics.get(f"ndcg@{k}/tail")]
+    values = [result.metrics.get(f"ndcg@{k}{suffix}") for suffix in ("", "/head", "/tail")]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else 0.0
 

@@ -230,7 +230,8 @@ def fit_baselines(
       n_items: N.
       validation: Queries with targets.
       text_vectors: float ``[N, D]`` for ``text``.
-      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which looks at ``tail``.
+      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which looks at
+        ``head`` and ``tail``.
       seed: Of the sample of validation queries.
       progress: Called with the name of each baseline before it starts.
 

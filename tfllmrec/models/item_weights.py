@@ -7,14 +7,19 @@ entry: exact by LAPACK (:func:`fit_item_weights`), or a low-rank form without an
 The weights predict the next item from the recency-weighted history before it. Each *view* of the data
 adds a Gram matrix of what is known and a target matrix of what is asked for:
 
-    A = G_next + beta X^T X + alpha T T^T + l2 I
-    W = A^-1 (C_next + beta offdiag(X^T X) + alpha offdiag(T T^T))
+    A = nu G_next + beta X^T X + alpha T T^T + l2 I
+    B = nu C_next + beta X^T X + alpha T T^T
+    W = A^-1 (B - diag(g)),    g such that diag W = 0
 
 ``G_next`` and ``C_next`` are sums over all prefixes of all histories: of ``m m^T``, with ``m`` the prefix weighted by
 ``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix (who had
 both, in whatever order) and ``T`` the unit text vectors (what reads alike), which reach items that few or none have
-met. Taking the diagonal out of a target keeps an item from explaining itself. The next-item view is the linear form of
-a sequential model (compare SLIT in Choe et al., "Session-aware Linear Item-Item Models", WWW 2021).
+met. No item may explain itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with
+the co-occurrence view alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al.,
+"Session-aware Linear Item-Item Models", WWW 2021).
+
+``1 / P_ii`` is what the other items leave unexplained of item i, plus ``l2``: it grows with the item's events. The
+weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which takes candidates down that many have met.
 
 :func:`ease_weights` is EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, eq. 8):
 ``P = (X^T X + l2 I)^-1, W = I - P diag(1 / diag P)``.
@@ -68,19 +73,23 @@ class PrunedWeights:
 
 @dataclass(frozen=True)
 class ItemWeightSettings:
-    """How the next-item weights weigh their views.
+    """How the item-item weights weigh their views.
 
     Attributes:
       decay: recency weight of an event one step further back, in (0, 1]; the same is used to score.
       l2: lambda, above 0.
       co_occurrence: beta, strength of "who had both, in whatever order".
       text: alpha, strength of "reads alike"; 0 leaves the text out.
+      next_item: nu, strength of "what came next"; 0 leaves it out, as where events have no order.
+      popularity: exponent that takes popular candidates down; 0 leaves them as they are, 1 goes furthest.
     """
 
     decay: float
     l2: float
     co_occurrence: float
     text: float
+    next_item: float = 1.0
+    popularity: float = 0.0
 
 
 def solve_item_weights(
@@ -93,7 +102,7 @@ def solve_item_weights(
     rank: int = 384,
     neighbours: int = 512,
 ) -> PrunedWeights:
-    """The next-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
+    """The item-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
 
     Args:
       histories: Item indices of each training user, oldest first.
@@ -129,7 +138,7 @@ def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
 def fit_item_weights(
     histories: Ragged, n_items: int, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
 ) -> np.ndarray:
-    """Solves for the next-item weights exactly.
+    """Solves for the item-item weights exactly.
 
     Takes about 15 s for 12,000 items on two cores, and ``12 N^2`` bytes while it runs.
 
@@ -140,7 +149,7 @@ def fit_item_weights(
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
 
     Returns:
-      float32 ``[N, N]``.
+      float32 ``[N, N]``, with a zero diagonal.
 
     Raises:
       ModelError: Too many items, an item outside the catalogue, a bad setting, or text of another catalogue.
@@ -156,19 +165,33 @@ def fit_item_weights(
     known[np.diag_indices(n_items)] += settings.l2
     inverse = _inverse(known, settings.l2)
 
-    # A sparse target is multiplied as it is, a small or dense one is faster through BLAS.
-    if n_items <= _DENSE_ITEMS or target.nnz > 0.05 * n_items**2:
-        weights = inverse @ target.toarray()
+    if not settings.next_item:  # then B = A - l2 I, so A^-1 B = I - l2 A^-1
+        weights = -settings.l2 * inverse
+        weights[np.diag_indices(n_items)] += 1.0
     else:
-        weights = np.ascontiguousarray((target.T.tocsr() @ inverse).T)
-    if text is not None:
-        projected = inverse @ (settings.text * text)
-        own = settings.text * (text * text).sum(axis=1)
-        for start in range(0, n_items, _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            weights[rows] += projected[rows] @ text.T
-            weights[rows] -= inverse[rows] * own
+        # A sparse target is multiplied as it is, a small or dense one is faster through BLAS.
+        if n_items <= _DENSE_ITEMS or target.nnz > 0.05 * n_items**2:
+            weights = inverse @ target.toarray()
+        else:
+            weights = np.ascontiguousarray((target.T.tocsr() @ inverse).T)
+        if text is not None:
+            projected = inverse @ (settings.text * text)
+            for start in range(0, n_items, _BLOCK):
+                weights[start : start + _BLOCK] += projected[start : start + _BLOCK] @ text.T
+    left = inverse.diagonal().copy()
+    own = weights.diagonal() / left
+    discount = _discount(left, settings)
+    for start in range(0, n_items, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        weights[rows] -= inverse[rows] * own
+        weights[rows] *= discount
+    weights[np.diag_indices(n_items)] = 0.0
     return weights
+
+
+def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
+    """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
+    return (settings.l2 * inverse_diagonal) ** settings.popularity
 
 
 # --- Low rank ---------------------------------------------------------------------------------------------------------
@@ -190,10 +213,11 @@ def low_rank_weights(
         A = D^1/2 (I + E + U U^T) D^1/2,    U = sqrt(alpha) D^-1/2 T.
 
     ``E`` is kept in its ``rank`` eigenpairs of largest magnitude and ``U`` as it is, so that the inverse follows from
-    the Woodbury identity. Each item keeps its own ``l2`` and counts on the diagonal, which is most of A where few
-    people had the same two items; a projection onto leading directions would lose that, and the tail with it. ``W`` is
-    then ``D^-1 B`` of the (sparse) behaviour target plus a low-rank product, which is cut to ``rank`` and looked
-    through block by block for each item's strongest weights. With ``rank`` N nothing is left out.
+    the Woodbury identity: ``A^-1 = D^-1/2 (I + L R^T) D^-1/2``. Each item keeps its own ``l2`` and counts on the
+    diagonal, which is most of A where few people had the same two items; a projection onto leading directions would
+    lose that, and the tail with it. ``W`` is then ``D^-1`` times the (sparse) target from events plus a low-rank
+    product, which is cut to ``rank`` and looked through block by block for each item's strongest weights. With ``rank``
+    N nothing is left out.
 
     Long histories of very many events are read in pieces, so that time and memory for pairs of events have a bound.
     Memory grows with N; looking for the strongest weights compares all items with each other, so time grows with N^2:
@@ -225,19 +249,24 @@ def low_rank_weights(
         raise ModelError(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
     gain = 1 / (1 + values) - 1  # (I + E)^-1 = I + Q gain Q^T
 
-    if text is not None:
-        target = target - sparse.diags_array(settings.text * (text * text).sum(axis=1))
     target = (scaling @ target).tocsr()
-    left, right = vectors * gain, target.T @ vectors
+    left, inverse = vectors * gain, vectors  # L and R of the inverse
+    right = target.T @ vectors
     if text is not None:
         root = np.float32(np.sqrt(settings.text))
         scaled = root * scale[:, None] * text  # U
         solved = scaled + left @ (vectors.T @ scaled)
         core = np.linalg.inv(np.eye(text.shape[1], dtype=np.float32) + scaled.T @ solved)
-        left = np.hstack([left, solved @ core])
+        left, inverse = np.hstack([left, solved @ core]), np.hstack([inverse, -solved])
         right = np.hstack([right, root * text - target.T @ solved])
+    unexplained = 1 + np.einsum("nr,nr->n", left, inverse)  # P_ii = scale_i^2 unexplained_i
+    own = (target.diagonal() + np.einsum("nr,nr->n", left, right)) / unexplained
+    discount = _discount(scale**2 * unexplained, settings).astype(np.float32)
+    right -= own[:, None] * inverse
+    right *= discount[:, None]
     left *= scale[:, None]
-    return _strongest_of_sum((scaling @ target).tocsr(), *_cut(left, right, rank), neighbours)
+    direct = scaling @ (target - sparse.diags_array(own)) @ sparse.diags_array(discount)
+    return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours)
 
 
 def _leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -290,7 +319,7 @@ def _gram(columns: np.ndarray) -> np.ndarray:
 
 
 def _strongest_of_sum(direct: sparse.csr_array, left: np.ndarray, right: np.ndarray, neighbours: int) -> PrunedWeights:
-    """Prunes ``direct + left right^T``, which is never there as a whole."""
+    """Prunes ``direct + left right^T``, which is never there as a whole, leaving out its diagonal."""
     n_items = len(left)
     kept = min(neighbours, n_items)
     pruned = PrunedWeights(np.empty((n_items, kept), np.int32), np.empty((n_items, kept), np.float32))
@@ -300,6 +329,7 @@ def _strongest_of_sum(direct: sparse.csr_array, left: np.ndarray, right: np.ndar
         own = direct[rows].tocoo()
         weights = left[rows] @ right.T
         weights[own.coords] += own.data
+        weights[np.arange(len(weights)), start + np.arange(len(weights))] = 0.0
         pruned.neighbours[rows], pruned.weights[rows] = strongest(weights, kept)
     return pruned
 
@@ -310,17 +340,22 @@ def _strongest_of_sum(direct: sparse.csr_array, left: np.ndarray, right: np.ndar
 def behaviour_statistics(
     histories: Ragged, n_items: int, settings: ItemWeightSettings
 ) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """What A and the target have from events, before ``l2``, as sparse float32 ``[N, N]``.
+    """What A and B have from events, before ``l2``, as sparse float32 ``[N, N]``.
 
     Returns:
-      ``G_next + beta X^T X`` and ``C_next + beta offdiag(X^T X)``.
+      ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``.
     """
-    known, target = next_item_statistics(histories, n_items, settings.decay)
+    _check_decay(settings.decay)
+    _check_items(histories, n_items)
+    none = np.empty(0, np.int32)
+    known = target = sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
+    if settings.next_item:
+        known, target = next_item_statistics(histories, n_items, settings.decay)
+        known, target = np.float32(settings.next_item) * known, np.float32(settings.next_item) * target
     if settings.co_occurrence:
         x = interactions(histories, n_items)
         both = (np.float32(settings.co_occurrence) * (x.T @ x)).tocsr()
-        known = known + both
-        target = target + (both - sparse.diags_array(both.diagonal()))
+        known, target = known + both, target + both
     return known, target
 
 
@@ -334,8 +369,6 @@ def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple
     Returns:
       ``sum m m^T`` and ``sum m y^T``, sparse float32 ``[N, N]``.
     """
-    _check_items(histories, n_items)
-    _check_decay(decay)
     items = histories.values.astype(np.int32)
     place = _place(histories)
     prefixes = np.repeat(histories.lengths, histories.lengths) - 1.0 - place  # that end here or later, and have a next

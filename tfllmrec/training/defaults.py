@@ -88,6 +88,16 @@ def validation_sample(split: Split, seed: int) -> Queries:
     return split.validation.take(np.sort(rows))
 
 
+#: Where the search goes from a value, upwards and downwards; in the order in which it looks.
+MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
+    "text": lambda v: (v * 3, v / 3),
+    "l2": lambda v: (v * 3, v / 3),
+    "decay": lambda v: (0.5 * (1 + v), 2 * v - 1 if v > 0.6 else None),
+    "popularity": lambda v: (v + 0.25 if v < 1 else None, v - 0.25 if v > 0 else None),
+    "co_occurrence": lambda v: (v * 3, v / 3),
+}
+
+
 class _Weights:
     """Item-item weights as a Recommender."""
 
@@ -115,33 +125,27 @@ def choose_item_weights(
     queries = split.train_queries()
     n_items = split.dataset.n_items
     long = queries.history.lengths.mean() > 30
-    start = ItemWeightSettings(
-        decay=0.9 if long else 0.6,
-        l2=300.0 if long else 100.0,
-        co_occurrence=0.1,
-        text=(10.0 if long else 50.0) if np.any(text) else 0.0,
-    )
     model = config.model
-    fixed = {
-        name: value
-        for name, value in (
-            ("decay", model.item_weights_decay),
-            ("l2", model.item_weights_l2),
-            ("co_occurrence", model.item_weights_co_occurrence),
-            ("text", model.item_weights_text),
+    given = model.item_weight_settings
+    if split.dataset.ordered:
+        start = ItemWeightSettings(
+            decay=0.9 if long else 0.6,
+            l2=300.0 if long else 100.0,
+            co_occurrence=0.1,
+            text=10.0 if long else 50.0,
+            next_item=1.0,
+            popularity=0.25,
         )
-        if value is not None
-    }
-    start = replace(start, **fixed)
-    steps = {
-        "decay": lambda v: (0.5 * (1 + v), 2 * v - 1) if v > 0.6 else (0.5 * (1 + v),),
-        "l2": lambda v: (v * 3, v / 3),
-        "co_occurrence": lambda v: (v * 3, v / 3),
-        "text": lambda v: (v * 3, v / 3) if v else (),
-    }
-    if not split.dataset.ordered and "decay" not in fixed:
-        start, fixed = replace(start, decay=1.0), fixed | {"decay": 1.0}
-    if len(fixed) == len(steps):
+        fixed = {"next_item"}
+    else:
+        start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
+        fixed = {"next_item", "decay", "co_occurrence"}
+    if not np.any(text):
+        start = replace(start, text=0.0)
+        fixed |= {"text"}
+    start = replace(start, **given)
+    moves = {name: step for name, step in MOVES.items() if name not in fixed | given.keys()}
+    if not moves:
         return start, []
     form = resolved(model.item_weights, n_items)
     tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
@@ -170,16 +174,14 @@ def choose_item_weights(
 
     best, best_value = start, value_of(start)
     tried = 1
-    for name in ("text", "l2", "decay", "co_occurrence"):
-        if name in fixed:
-            continue
-        for direction in range(len(steps[name](getattr(best, name)))):
+    for name, step in moves.items():
+        for direction in range(2):
             moved = False
-            while True:
-                moves = steps[name](getattr(best, name))
-                if direction >= len(moves) or tried >= tries:
+            while tried < tries:
+                there = step(getattr(best, name))[direction]
+                if there is None:
                     break
-                candidate = replace(best, **{name: round(moves[direction], 6)})
+                candidate = replace(best, **{name: round(there, 6)})
                 value = value_of(candidate)
                 tried += 1
                 if value <= best_value:
@@ -192,6 +194,6 @@ def choose_item_weights(
 
 def _said(settings: ItemWeightSettings) -> str:
     return (
-        f"decay {settings.decay:.3g}, l2 {settings.l2:.3g}, co-occurrence {settings.co_occurrence:.3g}, "
-        f"text {settings.text:.3g}"
+        f"decay {settings.decay:.3g}, l2 {settings.l2:.3g}, next item {settings.next_item:.3g}, "
+        f"co-occurrence {settings.co_occurrence:.3g}, text {settings.text:.3g}, popularity {settings.popularity:.3g}"
     )

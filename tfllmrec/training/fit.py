@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +119,8 @@ def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell)
     settings, said = defaults.choose_item_weights(split, text, config, tell)
     for line in said:
         tell(f"chosen: {line}")
-    config.model.item_weights_decay, config.model.item_weights_l2 = settings.decay, settings.l2
-    config.model.item_weights_co_occurrence, config.model.item_weights_text = settings.co_occurrence, settings.text
+    for name, value in asdict(settings).items():
+        setattr(config.model, f"item_weights_{name}", value)
     return settings
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from tfllmrec.config import ExperimentConfig, dump_config
+from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_text
 from tfllmrec.errors import ConfigError, ModelError
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     import optuna
 
 #: Figures on validation that are kept of a trial, beside ``selection``.
-METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
+METRICS = ("ndcg@10", "ndcg@10/head", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
 #: Drawn at random before the sampler draws by what it has seen.
 RANDOM_TRIALS = 10
@@ -65,7 +65,6 @@ RANDOM_TRIALS = 10
 UNPRUNED_TRIALS = 5
 #: With fewer complete trials than these, how much each setting matters is not said.
 IMPORTANCE_TRIALS = 8
-ITEM_WEIGHTS = ("item_weights_decay", "item_weights_l2", "item_weights_co_occurrence", "item_weights_text")
 
 
 @dataclass(frozen=True)
@@ -219,12 +218,13 @@ def _search(
 ) -> Search:
     split = run.split
     chosen = config.model_copy(deep=True)
-    if {setting.key for setting in space} & {f"model.{name}" for name in ITEM_WEIGHTS}:
+    weights = [f"item_weights_{name}" for name in ITEM_WEIGHT_SETTINGS]
+    if {setting.key for setting in space} & {f"model.{name}" for name in weights}:
         for line in sizes(split, chosen):
             tell(f"chosen: {line}")
     else:
         choose(split, text, chosen, tell)
-        for name in ITEM_WEIGHTS:
+        for name in weights:
             setattr(config.model, name, getattr(chosen.model, name))
         write_text(run.folder / "config.yaml", dump_config(config))
     own = {setting.key: value_of(chosen, setting.key) for setting in space}
