@@ -39,9 +39,12 @@ def test_by_hand(gates):
 
 def test_dense_strength_0_leaves_the_sparse_term_alone(gates):
     gates.dense_strength.assign(0.0)
-    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), 50 * 0.5 * SPARSE.numpy(), rtol=1e-5)
-    gates.dense_strength.assign(2.0)
-    np.testing.assert_allclose(gates.factors(COUNTS)[0], np.full(4, 2.0 * 0.5))
+    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), 50 * SPARSE.numpy(), rtol=1e-5)
+    for strength, open_gate in ((0.25, 0.25), (1.0, 1.0), (2.0, 1.0)):
+        gates.dense_strength.assign(strength)
+        dense, sparse = gates.factors(COUNTS)
+        np.testing.assert_allclose(dense, np.full(4, strength * 0.5))
+        np.testing.assert_allclose(sparse, np.full(4, 50 * (1 - open_gate * 0.5)), rtol=1e-5)
 
 
 def test_training_does_not_see_the_chosen_strength(gates):

@@ -267,11 +267,11 @@ def test_a_term_that_is_off_leaves_no_trace(terms):
     assert without_behaviour(model) == ("behaviour" not in terms)
 
 
-def test_dense_strength_0_ranks_by_behaviour_and_popularity_gates():
+def test_dense_strength_0_ranks_by_behaviour_alone():
     model = hybrid()
     model.gates.dense_strength.assign(0.0)
     behaviour = score_history(ask([1, 2, 3]).history, solved(SEQUENCES.items), 0.5)
-    np.testing.assert_allclose(scores_of(model, [NAN] * 3), 50 * 0.5 * behaviour, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores_of(model, [NAN] * 3), 50 * behaviour, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_disliked_pushes_away():
@@ -336,6 +336,24 @@ def test_the_gates_are_fitted_where_w_has_not_seen_the_target():
     weights = solved(kept)
     model.set_holdout(PrunedWeights(weights.neighbours, 0 * weights.weights), np.bincount(kept.values, minlength=N))
     assert loss_of(model, batch) != loss
+
+
+def test_gates_are_fitted_on_items_that_are_new_to_the_person():
+    model = hybrid()
+    row = {
+        "history": [[1, 2, 3, N]], "ratings": [[NAN] * 4], "targets": [[N, N, 4, N]],
+        "held_out": [[False, False, True, False]],
+    }  # fmt: skip
+    batch = {name: tf.constant(value) for name, value in row.items()}
+    towards = {item: PrunedWeights(np.full((N, 1), item, np.int32), np.ones((N, 1), np.float32)) for item in (1, 4, 7)}
+    losses = {}
+    for item, weights in towards.items():
+        model.set_holdout(PrunedWeights(*(np.repeat(x, 12, 1) for x in (weights.neighbours, weights.weights))), COUNTS)
+        losses[item] = loss_of(model, batch)
+    none = PrunedWeights(np.zeros((N, 12), np.int32), np.zeros((N, 12), np.float32))
+    model.set_holdout(none, COUNTS)
+    assert loss_of(model, batch) == pytest.approx(losses[1])  # an item of the history is no negative,
+    assert losses[4] < losses[1] < losses[7]  # the target and others count
 
 
 def test_cold_items_are_no_negatives():

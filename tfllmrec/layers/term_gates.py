@@ -11,7 +11,11 @@ whose learning rate they share (an equalised learning rate, Karras et al. 2018).
 
 
 class TermGates(tf.keras.layers.Layer):
-    """``s_d a_i dense + s_w (1 - a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
+    """``s_d (c a_i) dense + s_w (1 - c a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
+
+    ``c`` is 1 in training. What fits the gates is a softmax, not the ranking that is measured, so afterwards ``c`` is
+    chosen on validation: at 0 the sparse term stands alone, and above 1, where a gate has no more to close, it
+    multiplies the dense term only.
 
     Popularity enters as ``log(1 + events)`` and as "never met"; text quality as "has a text". The two scales are
     learned in logarithms, so that they stay positive.
@@ -42,7 +46,7 @@ class TermGates(tf.keras.layers.Layer):
             name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
         )
 
-        #: Chosen on validation after each epoch: the softmax that fits the gates is not the ranking that is measured.
+        #: c
         self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
 
     def gate(self, counts: tf.Tensor) -> tf.Tensor:
@@ -56,8 +60,8 @@ class TermGates(tf.keras.layers.Layer):
         """What multiplies each item's dense and sparse score, float32 ``[N]`` each; no chosen strength in training."""
         gate = self.gate(counts)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
-        strength = 1.0 if training else self.dense_strength
-        return strength * dense_scale * gate, sparse_scale * (1.0 - gate)
+        strength = tf.constant(1.0) if training else self.dense_strength
+        return dense_scale * strength * gate, sparse_scale * (1.0 - tf.minimum(strength, 1.0) * gate)
 
     def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""

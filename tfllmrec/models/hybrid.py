@@ -188,7 +188,10 @@ class Hybrid(tfrs.Model):
         return loss
 
     def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
-        """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves."""
+        """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
+
+        Over the items that are new to the person, as in every list that is shown: W finds what was there already.
+        """
         items = self.item_vectors(self.counts_without_holdout)
         query = tf.add_n(self.query_vectors(items, history, ratings))
         at = tf.cast(tf.where(held_out), tf.int32)
@@ -196,7 +199,11 @@ class Hybrid(tfrs.Model):
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
         logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
-        return self.gate_task.of_logits(logits, tf.gather_nd(targets, at))
+        target = tf.gather_nd(targets, at)
+        with tf.device("CPU:0"):  # as in NeighbourScores
+            met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
+        masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis])
+        return self.gate_task.of_logits(tf.where(masked, -1e9, logits), target)
 
     # Inference ------------------------------------------------------------------------------------------------------
 

@@ -150,15 +150,32 @@ def choose_dense_strength(
     sample: Queries,
     train_counts: np.ndarray,
     strata: Mapping[str, np.ndarray],
+    climb: bool = False,
 ) -> Result:
-    """Sets the dense strength to the one that is best on ``sample``, the first of equals; returns what was measured."""
-    results = {}
-    for strength in strengths:
-        model.gates.dense_strength.assign(strength)
-        results[strength] = evaluate(
-            model, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
-        )
-    best = max(results, key=lambda strength: selection_value(results[strength]))
+    """Sets the dense strength to the one that is best on ``sample``, the first of equals; returns what was measured.
+
+    Args:
+      strengths: those to choose from, ascending.
+      climb: not all are tried, but from the model's own on upwards or downwards as long as that helps.
+    """
+    results: dict[float, Result] = {}
+
+    def value(strength: float) -> float:
+        if strength not in results:
+            model.gates.dense_strength.assign(strength)
+            results[strength] = evaluate(
+                model, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
+            )
+        return selection_value(results[strength])
+
+    best = float(model.gates.dense_strength) if climb else max(strengths, key=value)
+    if climb:
+        at = strengths.index(best)
+        for further in (strengths[at + 1 :], strengths[:at][::-1]):
+            for strength in further:
+                if value(strength) <= value(best):
+                    break
+                best = strength
     model.gates.dense_strength.assign(best)
     return results[best]
 
@@ -178,12 +195,9 @@ def _train(
     sample = defaults.validation_sample(split, config.seed)
 
     def measure(model: Hybrid) -> Result:
-        """The model at the dense strength that is best on validation, which it keeps: the last one or a step beside."""
-        strengths = [float(model.gates.dense_strength)]
-        if model.use_behaviour:
-            at = DENSE_STRENGTHS.index(strengths[0])
-            strengths += [*DENSE_STRENGTHS[at + 1 : at + 2], *DENSE_STRENGTHS[max(at - 1, 0) : at]]
-        return choose_dense_strength(model, strengths, sample, split.train_counts, strata)
+        """The model at the dense strength that is best on validation, which it keeps."""
+        strengths = DENSE_STRENGTHS if model.use_behaviour else (1.0,)
+        return choose_dense_strength(model, strengths, sample, split.train_counts, strata, climb=True)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
@@ -210,6 +224,6 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    if model.use_behaviour:  # during training only neighbouring strengths were tried
+    if model.use_behaviour:  # during training not all were tried
         choose_dense_strength(model, DENSE_STRENGTHS, sample, split.train_counts, strata)
     tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")
