@@ -124,3 +124,41 @@ def test_a_broken_template_is_refused(template):
 def test_every_row_has_its_text_in_order():
     items = pd.DataFrame({"title": ["a", "", "c"], "categories": ["x", "y", ""]}, index=[7, 3, 5])
     assert ItemTemplate.from_items(items).texts(items) == ["a (x)", "(y)", "c"]
+
+
+def variants(template):
+    return [variant.template for variant in ItemTemplate(template).variants()]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{title}", []),
+        ("{title} ({categories})", ["{title}", "({categories}) {title}"]),
+        (
+            "{title} by {brand} ({categories})",
+            ["{title} ({categories})", "{title} by {brand}", "{title}", "by {brand} ({categories}) {title}"],
+        ),
+        ("Book: {title}. {categories}!", ["Book: {title}!", "{categories} Book: {title}!"]),
+        ("{title} - {brand}, {description}", [
+            "{title}, {description}", "{title} - {brand}", "{title}", "{brand}, {description} {title}",
+        ]),
+        ("{title} ({brand}, {categories})", ["{title}", "({brand}, {categories}) {title}"]),
+        # What would leave a bracket alone is left out.
+        ("{title} ({description} (first {categories}))", [
+            "{title} ({description})", "({description} (first {categories}) {title})",
+        ]),
+    ],
+)  # fmt: skip
+def test_variants_are_of_the_same_parts(template, expected):
+    assert variants(template) == expected
+
+
+def test_wordings_start_with_the_text_and_name_each_once():
+    items = pd.DataFrame({"title": ["a <b>b</b>", "", "", "c"], "categories": ["x", "y", None, ""]})
+    template = ItemTemplate("{title} ({categories})", max_characters=5)
+    wordings = template.wordings(items)
+    assert wordings == [["a b", "(x) a"], ["(y)"], [""], ["c"]]  # "a b (x)" is cut to "a b"
+    assert [row[0] for row in wordings] == template.texts(items)
+    with pytest.raises(ConfigError, match="'categories'"):
+        template.wordings(items[["title"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -29,6 +29,7 @@ _ARTICLE = re.compile(
     r"^(.+?), (The|A|An|Les|Le|La|L'|Il|Lo|El|Los|Las|Das|Der|Die|Den|Det|Ein|Eine|Un|Une)( \(.*)?$", re.S
 )
 _SPACES = re.compile(r"\s+")
+_SEPARATORS = " \t,;:.|/-–—"
 
 Row = dict[str, str]
 
@@ -89,11 +90,45 @@ class ItemTemplate:
         Raises:
           ConfigError: a column is not there.
         """
+        return [text for (text,) in self._rendered([self], items)]
+
+    def variants(self) -> list[ItemTemplate]:
+        """Other templates of the same columns, for views of an item that say the same in other words.
+
+        Each part but the first is left out in turn (a part is a field or a bracket, with the words before it), then
+        all of them, and at last the first part is put behind the others: ``"{title} by {brand} ({tags})"`` gives
+        ``"{title} ({tags})"``, ``"{title} by {brand}"``, ``"{title}"`` and ``"by {brand} ({tags}) {title}"``.
+        A template of one part has none.
+        """
+        parts, tail = _parts(self.template)
+        if len(parts) < 2:
+            return []
+        left_out = [parts[:i] + parts[i + 1 :] for i in range(1, len(parts))]
+        literal, element = parts[0]
+        # What stood first brings no space along; what comes first needs no comma before it.
+        turned = [(parts[1][0].lstrip(_SEPARATORS), parts[1][1]), *parts[2:], (f" {literal}", element)]
+        made = ["".join(f"{before}{part}" for before, part in v) + tail for v in (*left_out, parts[:1], turned)]
+        return [ItemTemplate(text, self.max_characters) for text in dict.fromkeys(made) if _balanced(text)]
+
+    def wordings(self, items: pd.DataFrame) -> list[list[str]]:
+        """For each row of ``items`` its text, then what the :meth:`variants` make of it, each wording once.
+
+        A wording without any value is left out; a row without any value at all has the one wording ``""``.
+
+        Raises:
+          ConfigError: a column is not there.
+        """
+        rendered = self._rendered([self, *self.variants()], items)
+        return [list(dict.fromkeys(filter(None, row))) or [""] for row in rendered]
+
+    def _rendered(self, templates: Sequence[ItemTemplate], items: pd.DataFrame) -> Iterator[list[str]]:
+        """For each row of ``items`` its text by each of ``templates``, which name no column that this one does not."""
         self._require(items)
-        render = _compile(self.template)
+        renders = [_compile(template.template) for template in templates]
         values = {name: [_clean(name, value) for value in items[name]] for name in self.columns}
-        rows = (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True))
-        return [_cut(_SPACES.sub(" ", render(row)).strip(), self.max_characters) for row in rows]
+        for row in zip(*values.values(), strict=True):
+            named = dict(zip(values, row, strict=True))
+            yield [_cut(_SPACES.sub(" ", render(named)).strip(), self.max_characters) for render in renders]
 
     def _require(self, items: pd.DataFrame) -> None:
         for name in self.columns:
@@ -120,17 +155,16 @@ def _clean(name: str, value: object) -> str:
 
 def _compile(template: str) -> Callable[[Row], str]:
     """A function of the values of one item; see :class:`ItemTemplate` for what goes with a missing value."""
-    elements: list[tuple[str, Callable[[Row], str]]] = []
-    end = 0
-    for match in _ELEMENT.finditer(template):
-        element = match.group()
-        if element.startswith("{"):
-            read = _field(element[1:-1])
-        else:
-            read = _bracket(element[0], _compile(element[1:-1]), element[-1])
-        elements.append((template[end : match.start()], read))
-        end = match.end()
-    tail = template[end:]
+    parts, tail = _parts(template)
+    elements = [
+        (
+            literal,
+            _field(element[1:-1])
+            if element.startswith("{")
+            else _bracket(element[0], _compile(element[1:-1]), element[-1]),
+        )
+        for literal, element in parts
+    ]
 
     def render(row: Row) -> str:
         out = ""
@@ -140,6 +174,20 @@ def _compile(template: str) -> Callable[[Row], str]:
         return out + tail if out else ""
 
     return render
+
+
+def _parts(template: str) -> tuple[list[tuple[str, str]], str]:
+    """Each field or bracket with the literal before it, and what stands after the last one."""
+    parts, end = [], 0
+    for match in _ELEMENT.finditer(template):
+        parts.append((template[end : match.start()], match.group()))
+        end = match.end()
+    return parts, template[end:]
+
+
+def _balanced(template: str) -> bool:
+    literal = _FIELD.sub("", template)
+    return all(literal.count(opening) == literal.count(closing) for opening, closing in ("()", "[]"))
 
 
 def _field(name: str) -> Callable[[Row], str]:
