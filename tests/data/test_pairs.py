@@ -117,6 +117,13 @@ def test_pairs_come_by_their_weight():
         assert firsts.count(item) / 2000 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 2000))
 
 
+def test_the_heavier_pairs_come_earlier_in_an_epoch():
+    pairs = made([row for i in range(40) for row in [[2 * i, 2 * i + 1]] * (1 + 9 * (i >= 20))], power=0)
+    places = np.array([np.concatenate([np.minimum(*batch) for batch in pairs.batches(8, 0, e, itself=0)]).argsort()
+                       for e in range(50)])  # fmt: skip
+    assert places[:, 20:].mean() < 16 < 24 < places[:, :20].mean()
+
+
 def test_without_pairs_items_meet_themselves_alone():
     left, right = epoch(made([[0], []], 3), 2, seed=0, itself=0)
     assert np.array_equal(left, right) and set(left.ravel()) == {0, 1, 2} and left.shape == (2, 2)

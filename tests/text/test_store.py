@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from tfllmrec.errors import DataError
 from tfllmrec.text.store import VectorStore, encode_items
+from tfllmrec.text.template import ItemTemplate
 
 PRINT = "ab12"
 
@@ -185,7 +189,155 @@ def test_a_kill_loses_at_most_a_chunk(tmp_path):
 
 def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
     store = VectorStore(tmp_path)
-    monkeypatch.setattr("tfllmrec.text.store.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("tfllmrec.durable.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.add(PRINT, ["a"], np.ones((1, 2)))
     assert VectorStore(tmp_path).lookup(PRINT, ["a"])[1].all()
+    assert list((tmp_path / PRINT).iterdir()) == []
+
+
+def test_a_segment_is_a_safetensors_file(tmp_path):
+    VectorStore(tmp_path).add(PRINT, ["b", "a"], vectors_of(["b", "a"]))
+    (path,) = tmp_path.rglob("*.safetensors")
+    arrays = load_file(path)
+    digests = sorted(hashlib.sha256(text.encode()).digest()[:16] for text in "ab")
+    assert [row.tobytes() for row in arrays["keys"]] == digests and arrays["vectors"].shape == (2, 3)
+
+
+def test_fill_writes_the_rows_that_are_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfllmrec.text.store._ROWS", 2)
+    store = VectorStore(tmp_path)
+    for texts in (["a", "b", "c", "d", "e"], ["f"], ["e", "g"]):
+        store.add(PRINT, texts, vectors_of(texts))
+    asked = ["x", *"gfedcba", "y", "a", "a", "e"]
+    out = np.full((len(asked), 3), -1, np.float32)
+    missing = store.fill(PRINT, asked, out)
+    assert missing.tolist() == [text in "xy" for text in asked]
+    np.testing.assert_array_equal(out[~missing], vectors_of([text for text in asked if text not in "xy"]))
+    assert (out[missing] == -1).all()
+
+
+def test_vectors_of_another_width_are_none(tmp_path):
+    """An encoder that changed without another fingerprint."""
+    store = VectorStore(tmp_path)
+    store.add(PRINT, ["aa"], np.ones((1, 5)))
+    assert encode_items(["aa", "b"], Lengths(), store).tolist() == [[2, 1], [1, 1]]
+    assert encode_items(["aa", "b"], encoder := Lengths(), store).tolist() == [[2, 1], [1, 1]] and not encoder.asked
+
+
+def test_a_changed_template_or_encoder_is_noticed(tmp_path):
+    items = pd.DataFrame({"title": ["aa", "b"], "brand": ["x", ""]})
+    store, encoder = VectorStore(tmp_path), Lengths()
+    assert encode_items(ItemTemplate("{title}").texts(items), encoder, store).tolist() == [[2, 1], [1, 1]]
+    assert encode_items(ItemTemplate("{title} {brand}").texts(items), encoder, store).tolist() == [[4, 1], [1, 1]]
+    assert encoder.asked == [["aa", "b"], ["aa x"]]  # what reads the same is not encoded again
+    encoder.fingerprint = "cd34"
+    encode_items(ItemTemplate("{title}").texts(items), encoder, store)
+    assert encoder.asked[2:] == [["aa", "b"]]
+
+
+def test_a_text_without_utf8_form_has_a_key(tmp_path):
+    store = VectorStore(tmp_path)
+    store.add(PRINT, ["\ud83d broken", "nul\0l"], np.eye(2))
+    vectors, missing = VectorStore(tmp_path).lookup(PRINT, ["nul\0l", "\ud83d broken", "null"])
+    assert vectors.tolist() == [[0, 1], [1, 0], [0, 0]] and missing.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_vectors_in_a_file_are_the_same(tmp_path, stored, monkeypatch):
+    monkeypatch.setattr("tfllmrec.text.store._ROWS", 3)
+    texts = [f"{'x' * (i % 7)}{i % 11}" for i in range(100)]
+    store = VectorStore(tmp_path / "store") if stored else None
+    expected = encode_items(texts, Lengths())
+    out = tmp_path / "new" / "vectors.npy"
+    for _ in range(2):
+        vectors = encode_items(texts, Lengths(), store, chunk=4, out=out)
+        assert isinstance(vectors, np.memmap) and vectors.dtype == np.float32 and not vectors.flags.writeable
+        np.testing.assert_array_equal(vectors, expected)
+        np.testing.assert_array_equal(np.load(out), expected)
+    assert list(out.parent.iterdir()) == [out]
+    assert encode_items([], Lengths(), store, out=out).shape == (0, 2) == np.load(out).shape
+
+
+def test_an_encoder_that_fails_leaves_the_old_file(tmp_path):
+    class Failing(Lengths):
+        def encode(self, texts, progress=None):
+            raise ArithmeticError
+
+    out = tmp_path / "vectors.npy"
+    encode_items(["a"], Lengths(), out=out)
+    with pytest.raises(ArithmeticError):
+        encode_items(["b", "c"], Failing(), out=out)
+    assert np.load(out).tolist() == [[1, 1]] and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(DataError, match=r"cannot be written to .*no\.npy"):
+        encode_items(["a"], Lengths(), out=out / "no.npy")
+
+
+WRITER = """
+    import sys
+    import numpy as np
+    from tfllmrec.text.store import VectorStore, encode_items
+
+    class Numbers:
+        fingerprint, dim = "ab12", 3
+        def encode(self, texts, progress=None):
+            return np.array([[int(text), int(text) % 7, 1] for text in texts], np.float32)
+
+    folder, out, first, last, chunk = sys.argv[1:]
+    print("ready", flush=True)
+    texts = [str(i) for i in range(int(first), int(last))]
+    encode_items(texts, Numbers(), VectorStore(folder), chunk=int(chunk), out=__import__("pathlib").Path(out))
+"""
+
+
+def writer(*arguments):
+    script, root = textwrap.dedent(WRITER), str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": root},
+        stdout=-1,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def right(folder, texts):
+    """How many of ``texts`` are stored; all that are have the vector of their own."""
+    vectors, missing = VectorStore(folder).lookup(PRINT, texts)
+    numbers = np.array(texts, int)[~missing]
+    np.testing.assert_array_equal(vectors[~missing], np.stack([numbers, numbers % 7, numbers**0], axis=1))
+    return int((~missing).sum())
+
+
+def test_kills_at_any_moment_lose_nothing_that_was_stored(tmp_path, caplog):
+    rng = np.random.default_rng(os.getpid())
+    texts, out, stored = [str(i) for i in range(100_000)], tmp_path / "vectors.npy", 0
+    for _ in range(3):
+        with writer(tmp_path / "store", out, 0, len(texts), 10) as process:
+            time.sleep(rng.uniform(0.05, 0.3))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL and not out.exists()
+        before, stored = stored, right(tmp_path / "store", texts) if (tmp_path / "store").exists() else 0
+        assert stored >= before and stored % 10 == 0
+    assert caplog.records == []  # nothing damaged
+    assert len(list((tmp_path / "store" / PRINT).glob(".*"))) <= 3  # half-written by a writer that is dead
+
+
+def test_two_writers_at_once(tmp_path, caplog):
+    out = tmp_path / "vectors.npy"
+    with writer(tmp_path, out, 0, 600, 7) as first, writer(tmp_path, out, 300, 900, 7) as second:
+        pass
+    assert first.returncode == second.returncode == 0
+    assert right(tmp_path, [str(i) for i in range(900)]) == 900 and caplog.records == []
+    assert len(np.load(out)) == 600 and not list(tmp_path.rglob(".*"))
+
+
+def test_many_items_are_never_in_memory_as_a_whole(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    import vector_store
+
+    measured = vector_store.measure(tmp_path, items=20_000, dim=256, chunk=512)
+    assert [step.encoded for step in measured] == [20_000, 0, 1]
+    whole_mb = 20_000 * 256 * 4 / 1e6
+    assert max(step.anonymous_mb for step in measured) < whole_mb

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from safetensors.numpy import save_file
 
-from tfllmrec.durable import sync
+from tfllmrec.durable import replacing
 from tfllmrec.errors import DataError
 from tfllmrec.progress import Progress
 
@@ -25,6 +24,8 @@ _log = logging.getLogger(__name__)
 _KEY_BYTES = 16
 # A kill loses at most what was encoded since the last chunk was written.
 _CHUNK = 2048
+# Rows that are copied at a time between files that are too large for memory.
+_ROWS = 8192
 
 
 class _Encoder(Protocol):
@@ -76,20 +77,47 @@ class VectorStore:
           vectors float32 ``[n, D]`` (rows of zeros where missing; D is 0 where the store knows no vector of this
           encoder), and bool ``[n]``: which are missing.
         """
-        wanted = _keys(texts)
         segments = self._segments(fingerprint)
-        width = segments[0].vectors.shape[1] if segments else 0
-        vectors = np.zeros((len(wanted), width), np.float32)
+        vectors = np.zeros((len(texts), segments[0].vectors.shape[1] if segments else 0), np.float32)
+        return vectors, self.fill(fingerprint, texts, vectors)
+
+    def fill(self, fingerprint: str, texts: Sequence[str], out: np.ndarray) -> np.ndarray:
+        """Writes what is stored of ``texts`` to the rows of ``out`` and leaves the other rows as they are.
+
+        Args:
+          fingerprint: the encoder's.
+          texts: n strings.
+          out: float32 ``[n, D]``; may be memory-mapped, it is written a few rows at a time. Stored vectors of another
+            width than D are none.
+
+        Returns:
+          bool ``[n]``: which are missing.
+        """
+        return self._fill(fingerprint, _keys(texts), np.arange(len(texts)), out)
+
+    def _fill(self, fingerprint: str, keys: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """:meth:`fill` of some ``rows`` by the ``keys`` of their texts; bool as long as those: which are missing."""
+        order = np.argsort(keys, kind="stable")
+        wanted = keys[order]
         missing = np.ones(len(wanted), bool)
-        for segment in segments:
-            rows = np.flatnonzero(missing)
-            if not len(rows):
+        for segment in self._segments(fingerprint):
+            if not missing.any():
                 break
-            position = np.minimum(np.searchsorted(segment.keys, wanted[rows]), len(segment.keys) - 1)
-            found = segment.keys[position] == wanted[rows]
-            vectors[rows[found]] = segment.vectors[position[found]]
-            missing[rows[found]] = False
-        return vectors, missing
+            if segment.vectors.shape[1] != out.shape[1]:
+                continue
+            # Looking few up among many is faster than many among few, and a repeated text may stand in many rows.
+            first, last = (np.searchsorted(wanted, segment.keys, side) for side in ("left", "right"))
+            stored = np.repeat(np.arange(len(segment.keys)), last - first)
+            place = np.arange(len(stored)) + np.repeat(first - _before(last - first), last - first)
+            new = missing[place]
+            stored, place = stored[new], place[new]
+            missing[place] = False
+            for start in range(0, len(place), _ROWS):
+                part = slice(start, start + _ROWS)
+                out[rows[order[place[part]]]] = segment.vectors[stored[part]]
+        unsorted = np.empty_like(missing)
+        unsorted[order] = missing
+        return unsorted
 
     def add(self, fingerprint: str, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Stores ``vectors`` (float ``[n, D]``) of ``texts`` as one segment; it is on disk when this returns.
@@ -110,17 +138,10 @@ class VectorStore:
             "vectors": np.ascontiguousarray(vectors[rows], np.float32),
         }
         checksum = zlib.crc32(arrays["vectors"].data, zlib.crc32(arrays["keys"].data))
-        target = self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors"
-        fresh = target.with_suffix(".new")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, fresh, {"crc32": str(checksum)})
-            sync(fresh)
-            fresh.rename(target)
-            sync(target.parent)
+            with replacing(self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors") as fresh:
+                save_file(arrays, fresh, {"crc32": str(checksum)})
         except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
             raise DataError(f"the vector store {self.folder} cannot be written: {error.strerror or error}") from error
 
     def _folder_of(self, fingerprint: str) -> Path:
@@ -146,6 +167,7 @@ def encode_items(
     store: VectorStore | None = None,
     progress: Progress | None = None,
     chunk: int = _CHUNK,
+    out: Path | None = None,
 ) -> np.ndarray:
     """Vectors of ``texts``; each distinct text is encoded once, and not at all when the store has it.
 
@@ -155,27 +177,60 @@ def encode_items(
       store: where to look first, and to keep what is new; ``None`` for neither.
       progress: called with (done, total) of the texts that are encoded; not at all if there are none.
       chunk: texts encoded between two writes to the store: the most that a kill can lose.
+      out: a ``.npy`` file for the vectors, which then are never in memory as a whole. It appears when it is complete.
 
     Returns:
-      float32 ``[N, D]``.
+      float32 ``[N, D]``; with ``out`` that file, memory-mapped and read-only.
+
+    Raises:
+      DataError: the store or ``out`` cannot be written.
     """
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    distinct = list(row_of)
-    vectors = np.zeros((len(distinct), encoder.dim), np.float32)
-    missing = np.ones(len(distinct), bool)
-    if store is not None:
-        known, missing = store.lookup(encoder.fingerprint, distinct)
-        if known.shape[1]:
-            vectors[~missing] = known[~missing]
+    if out is None:
+        vectors = np.zeros((len(texts), encoder.dim), np.float32)
+        _encode_into(vectors, texts, encoder, store, progress, chunk)
+        return vectors
+    try:
+        with replacing(out) as fresh:
+            # A memory-map cannot be empty.
+            shape = (len(texts), encoder.dim)
+            if all(shape):
+                mapped = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
+                _encode_into(mapped, texts, encoder, store, progress, chunk)
+                mapped.flush()
+            else:
+                with fresh.open("wb") as stream:
+                    np.save(stream, np.zeros(shape, np.float32))
+        return np.load(out, mmap_mode="r" if all(shape) else None)
+    except OSError as error:
+        raise DataError(f"the vectors cannot be written to {out}: {error.strerror or error}") from error
+
+
+def _encode_into(
+    vectors: np.ndarray,
+    texts: Sequence[str],
+    encoder: _Encoder,
+    store: VectorStore | None,
+    progress: Progress | None,
+    chunk: int,
+) -> None:
+    """Fills ``vectors`` (zeros of float32 ``[N, D]``, memory-mapped or not)."""
+    _, first_row, distinct = np.unique(_keys(texts), return_index=True, return_inverse=True)
+    first = first_row[distinct]  # of each row: the first one with the same text
+    todo = np.sort(first_row)
+    if store is not None and len(todo):
+        todo = todo[store._fill(encoder.fingerprint, _keys([texts[row] for row in todo]), todo, vectors)]
     # Like lengths together over the whole catalogue, the longest first: the time left is then never too good.
-    todo = sorted(np.flatnonzero(missing).tolist(), key=lambda row: -len(distinct[row]))
+    todo = todo[np.argsort([-len(texts[row]) for row in todo], kind="stable")]
     for start in range(0, len(todo), chunk):
         rows = todo[start : start + chunk]
-        batch = [distinct[row] for row in rows]
-        vectors[rows] = encoder.encode(batch, _shifted(progress, start, len(todo)))
+        batch = [texts[row] for row in rows]
+        vectors[rows] = came = encoder.encode(batch, _shifted(progress, start, len(todo)))
         if store is not None:
-            store.add(encoder.fingerprint, batch, vectors[rows])
-    return vectors[[row_of[text] for text in texts]]
+            store.add(encoder.fingerprint, batch, came)
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    for start in range(0, len(repeated), _ROWS):
+        rows = repeated[start : start + _ROWS]
+        vectors[rows] = vectors[first[rows]]
 
 
 def _shifted(progress: Progress | None, start: int, total: int) -> Progress | None:
@@ -183,9 +238,15 @@ def _shifted(progress: Progress | None, start: int, total: int) -> Progress | No
     return (lambda done, _: progress(start + done, total)) if progress else None
 
 
+def _before(counts: np.ndarray) -> np.ndarray:
+    """The sum of all counts before each."""
+    return np.cumsum(counts) - counts
+
+
 def _keys(texts: Sequence[str]) -> np.ndarray:
     """bytes ``[n]`` of 16: the start of each text's sha256."""
-    digests = b"".join(hashlib.sha256(text.encode()).digest()[:_KEY_BYTES] for text in texts)
+    # A lone surrogate has no UTF-8 form; to an encoder it is a question mark as well.
+    digests = b"".join(hashlib.sha256(text.encode(errors="replace")).digest()[:_KEY_BYTES] for text in texts)
     return np.frombuffer(digests, dtype=f"S{_KEY_BYTES}")
 
 

@@ -382,14 +382,12 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         return _store(path, np.zeros((run.dataset.n_items, 1), np.float32))
     config.text.template = template.template
     if path.is_file():
-        return np.load(path)
+        return np.load(path, mmap_mode="r")
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = TextEncoder.from_config(config.text)
     with show_progress("Encoding item texts", "texts") as progress:
-        vectors = encode_items(
-            template.texts(run.dataset.items), encoder, VectorStore(cache_folder() / "vectors"), progress
-        )
-    return _store(path, vectors)
+        store = VectorStore(cache_folder() / "vectors")
+        return encode_items(template.texts(run.dataset.items), encoder, store, progress, out=path)
 
 
 def _store(path: Path, vectors: np.ndarray) -> np.ndarray:
