@@ -17,8 +17,8 @@ import tensorflow_text  # noqa: F401  (registers the operations that preprocesso
 from tfllmrec.config import TextConfig
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bert import mean_pool
 from tfllmrec.text.bundled import INPUTS, hub_handles
+from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
 BUNDLED = "minilm"
 
@@ -43,10 +43,11 @@ class TextToVector(tf.Module):
     without any token (empty, white space) gives the zero vector.
     """
 
-    def __init__(self, encoder: Any, preprocessor: Any, max_tokens: int):
-        """Takes two modules as ``hub.load`` returns them."""
+    def __init__(self, encoder: Any, preprocessor: Any, max_tokens: int, adapter: Adapter | None = None):
+        """Takes two modules as ``hub.load`` returns them, and what a tuning puts above the encoder."""
         super().__init__(name="text_to_vector")
         self.encoder = encoder
+        self.adapter = adapter
         self.preprocessor = preprocessor
         self._max_tokens = max_tokens
 
@@ -70,13 +71,7 @@ class TextToVector(tf.Module):
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
-        out = self.encoder(inputs)
-        if isinstance(out, Mapping) and "sequence_output" in out:
-            pooled = mean_pool(tf.cast(out["sequence_output"], tf.float32), inputs["input_mask"])
-        else:
-            pooled = tf.math.l2_normalize(tf.cast(out["default"] if isinstance(out, Mapping) else out, tf.float32), -1)
-        has_tokens = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True) > 2
-        return tf.where(has_tokens, pooled, 0.0)
+        return text_vectors(self.encoder, inputs, adapter=self.adapter)
 
 
 class TextEncoder:
@@ -89,12 +84,15 @@ class TextEncoder:
       max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
       precision: how the encoder computes. It only enters the fingerprint here: a hub module brings its own precision.
       batch_size: texts in a step.
+      tuning: file of what was trained of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
 
     Attributes:
       text_to_vector: the same as a graph, see :class:`TextToVector`.
+      tuning: what is or was trained of the encoder; ``None``: it is as it came.
 
     Raises:
-      ModelError: a module cannot be fetched or loaded, is not of that kind, or cannot take ``max_tokens`` tokens.
+      ModelError: a module cannot be fetched or loaded, is not of that kind, or cannot take ``max_tokens`` tokens; the
+        tuning is of another encoder.
     """
 
     def __init__(
@@ -104,6 +102,7 @@ class TextEncoder:
         max_tokens: int = 64,
         precision: str = "float32",
         batch_size: int = 64,
+        tuning: Path | None = None,
     ):
         self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
         self._folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
@@ -128,10 +127,26 @@ class TextEncoder:
                 f"{encoder_handle} does not take text.max_tokens = {max_tokens} tokens: expected at most as many as it "
                 f"has positions, 512 in most BERTs. Set fewer. It said: {problem}"
             )
+        self.tuning: Tuning | None = None
+        if tuning is not None:
+            self.tune(load_tuning(tuning, self.text_to_vector.encoder, self.base_fingerprint))
+
+    def tune(self, tuning: Tuning) -> None:
+        """Encodes from now on as ``tuning`` says, which is of ``text_to_vector.encoder`` and may still be in training.
+
+        ``text_to_vector`` is another one afterwards; ``fingerprint`` follows what is trained.
+        """
+        before = self.text_to_vector
+        self.text_to_vector = TextToVector(before.encoder, before.preprocessor, self.max_tokens, tuning.adapter)
+        self.tuning = tuning
 
     @classmethod
-    def from_config(cls, config: TextConfig) -> TextEncoder:
+    def from_config(cls, config: TextConfig, tuning: Path | None = None) -> TextEncoder:
         """The encoder of a config's ``text`` section; ``minilm`` is fetched and made where it is not there yet.
+
+        Args:
+          config: the section.
+          tuning: as in the constructor.
 
         Raises:
           ConfigError: a hub encoder without its preprocessor, or in a precision of ours.
@@ -153,16 +168,31 @@ class TextEncoder:
                 f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "
                 "preprocessor that its page names"
             )
-        return cls(encoder, preprocessor, config.max_tokens, config.precision, config.batch_size)
+        return cls(encoder, preprocessor, config.max_tokens, config.precision, config.batch_size, tuning)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides on a vector: it stays the same when the same module is saved again.
 
         It covers the weights and vocabularies of both modules, the token ids of a probe text, ``max_tokens``, pooling
-        and precision; not the graph as such, whose names differ with each saving.
+        and precision; not the graph as such, whose names differ with each saving. Of an encoder that is tuned also
+        what was trained, with the values of this moment.
         """
-        digest = hashlib.sha256(f"mean {self.max_tokens} {self.precision}".encode())
+        if self.tuning is None:
+            return self._untuned_fingerprint
+        return hashlib.sha256(f"{self._untuned_fingerprint} {self.tuning.digest()}".encode()).hexdigest()
+
+    @cached_property
+    def _untuned_fingerprint(self) -> str:
+        return self._digest(f"mean {self.max_tokens} {self.precision}")
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        """sha256 (hex) of both modules as they came, whatever ``max_tokens`` and precision: what a tuning is of."""
+        return self._digest("")
+
+    def _digest(self, settings: str) -> str:
+        digest = hashlib.sha256(settings.encode())
         for folder in self._folders:
             for path in sorted(path for part in ("variables", "assets") for path in (folder / part).rglob("*")):
                 if path.is_file():

@@ -1,0 +1,519 @@
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tfllmrec.errors import ModelError
+
+tf = pytest.importorskip("tensorflow")
+hub = pytest.importorskip("tensorflow_hub")
+pytestmark = pytest.mark.tf
+
+from tfllmrec.text.bundled import INPUTS  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.tuning import MODES, load_tuning, text_vectors, tuning_of  # noqa: E402
+
+IDS = np.array([[2, 4, 6, 3, 0], [2, 5, 7, 9, 3], [2, 8, 3, 0, 0]], np.int32)
+TEXTS = ["red car", "blue toys", "the cafe", ""]
+
+
+@pytest.fixture
+def batch():
+    return dict(zip(INPUTS, map(tf.constant, (IDS, np.int32(IDS > 0), np.zeros_like(IDS))), strict=True))
+
+
+@pytest.fixture
+def encoder(tiny_hub):
+    return hub.load(str(tiny_hub[1]))
+
+
+class KerasLike(tf.Module):
+    """A layer or two of BERT under the names and in the shapes that Keras gives them: D 6, 2 heads of 3, inner 10."""
+
+    def __init__(self, layers=2):
+        super().__init__()
+        rng, self.v, self.count = np.random.default_rng(1), {}, layers
+
+        def add(name, *shape, trainable=True):
+            self.v[name] = tf.Variable(rng.normal(0, 0.5, shape).astype(np.float32), trainable, name=name)
+
+        add("word_embeddings/embeddings", 12, 6)
+        add("pooler_transform/kernel", 6, 6)
+        add("steps/kernel", 6, 6, trainable=False)
+        for i in range(layers):
+            for part in ("query", "key", "value"):
+                add(f"transformer/layer_{i}/self_attention/{part}/kernel", 6, 2, 3)
+                add(f"transformer/layer_{i}/self_attention/{part}/bias", 2, 3)
+            add(f"transformer/layer_{i}/self_attention/attention_output/kernel", 2, 3, 6)
+            add(f"transformer/layer_{i}/intermediate/kernel", 6, 10)
+            add(f"transformer/layer_{i}/output/kernel", 10, 6)
+            add(f"transformer/layer_{i}/output_layer_norm/gamma", 6)
+
+    def __call__(self, inputs, training):
+        x = tf.gather(self.v["word_embeddings/embeddings"], inputs["input_word_ids"])
+        away = (tf.cast(inputs["input_mask"], tf.float32)[:, None, None, :] - 1) * 1e9
+        for i in range(self.count):
+            w = {name.partition(f"layer_{i}/")[2]: v for name, v in self.v.items()}
+            query, key, value = (
+                tf.einsum("btd,dhw->bthw", x, w[f"self_attention/{part}/kernel"]) + w[f"self_attention/{part}/bias"]
+                for part in ("query", "key", "value")
+            )
+            attended = tf.nn.softmax(tf.einsum("bthw,bshw->bhts", query, key) + away)
+            mixed = tf.einsum("bhts,bshw->bthw", attended, value)
+            x += tf.einsum("bthw,hwd->btd", mixed, w["self_attention/attention_output/kernel"])
+            inner = tf.tanh(tf.tensordot(x, w["intermediate/kernel"], 1))
+            x += tf.tensordot(inner, w["output/kernel"], 1) * w["output_layer_norm/gamma"]
+        if training:
+            x = tf.nn.dropout(x, 0.1)
+        return {
+            "sequence_output": x,
+            "pooled_output": tf.tanh(tf.tensordot(x[:, 0], self.v["pooler_transform/kernel"], 1)),
+        }
+
+
+@pytest.fixture(scope="module")
+def keras_like(tmp_path_factory):
+    """The folder of such a SavedModel."""
+    made = KerasLike()
+    spec = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
+    call = tf.function(lambda inputs, training=False: made(inputs, training))
+    for training in (False, True):
+        call.get_concrete_function(spec, training=training)
+    model = tf.train.Checkpoint(made=made)
+    model.__call__ = call
+    model.variables = list(made.v.values())
+    model.trainable_variables = [v for v in model.variables if v.trainable]
+    folder = tmp_path_factory.mktemp("keras") / "like"
+    tf.saved_model.save(model, str(folder))
+    return folder
+
+
+def values(variables):
+    return {v.name: v.numpy() for v in variables}
+
+
+def goal(vectors):
+    """A loss, lower where the vectors point along a direction that each row has of its own."""
+    wanted = np.random.default_rng(3).normal(size=vectors.shape).astype(np.float32)
+    return -tf.reduce_mean(tf.reduce_sum(vectors * wanted, axis=1))
+
+
+def gradients_of(tuning, batch):
+    with tf.GradientTape() as tape:
+        loss = goal(tuning.vectors(batch))
+    return tuning.gradients(tape.gradient(loss, tuning.watched))
+
+
+def stir(variables, seed=5):
+    """Small numbers in place of what may be 0."""
+    rng = np.random.default_rng(seed)
+    for v in variables:
+        v.assign_add(rng.normal(0, 0.1, v.shape))
+
+
+def trainer(tuning, optimizer, training=True):
+    """A step of training as a graph, and a list that grows with each tracing."""
+    traced = []
+    optimizer.build(tuning.variables)
+
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
+    def step(inputs):
+        traced.append(True)
+        with tf.GradientTape() as tape:
+            loss = goal(tf.ensure_shape(tuning.vectors(inputs, training), [3, None]))
+        gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
+        optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
+        tuning.write()
+        return loss
+
+    return step, traced
+
+
+# --- LoRA against full fine-tuning ------------------------------------------------------------------------------------
+
+
+def test_lora_gradients_are_the_chain_rule_on_those_of_full_tuning(encoder, batch):
+    tuning = tuning_of(encoder, "lora", rank=3, alpha=6)
+    assert len(tuning.watched) == 2 * 6 and len(tuning.variables) == 2 * 2 * 6
+    stir(tuning.variables)
+    tuning.write()
+    with tf.GradientTape() as tape:
+        loss = goal(text_vectors(encoder, batch))
+    full = tape.gradient(loss, encoder.trainable_variables)
+    full = {v.name: g for v, g in zip(encoder.trainable_variables, full, strict=True)}
+    came = gradients_of(tuning, batch)
+    for i, w in enumerate(tuning.watched):
+        a, b = (v.numpy() for v in tuning.variables[2 * i : 2 * i + 2])
+        dw = full[w.name].numpy()
+        assert a.shape == (3, dw.shape[0]) and b.shape == (dw.shape[1], 3) and np.abs(dw).max() > 1e-4
+        # W[i, o] = W0[i, o] + 6/3 sum over k of A[k, i] B[o, k]
+        np.testing.assert_allclose(came[2 * i], 6 / 3 * np.einsum("io,ok->ki", dw, b), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(came[2 * i + 1], 6 / 3 * np.einsum("io,ki->ok", dw, a), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [16, 5])
+def test_a_step_of_b_is_a_step_of_full_tuning_as_far_as_the_rank_allows(encoder, tiny_hub, batch, rank):
+    scale = 1.5
+    tuning = tuning_of(encoder, "lora", rank=rank, alpha=scale * rank, targets=["query", "inner"])
+    start = values(tuning.watched)
+    frames = {}
+    for w, a in zip(tuning.watched, tuning.variables[::2], strict=True):
+        # Orthonormal rows; as many as W is wide (16 -> 16 and 16 -> 24) they are a base of all that there is.
+        frames[w.name] = np.linalg.qr(np.random.default_rng(len(frames)).normal(size=(16, 16)))[0][:rank]
+        a.assign(frames[w.name])
+    full = tuning_of(hub.load(str(tiny_hub[1])), "full")
+    of_full = dict(zip((v.name for v in full.variables), gradients_of(full, batch), strict=True))
+    gradients = tuning.gradients([of_full[w.name] for w in tuning.watched])  # B is 0: both encoders are the same
+    for b, gradient in zip(tuning.variables[1::2], gradients[1::2], strict=True):
+        b.assign_sub(0.2 / scale**2 * gradient)
+    tuning.write()
+    for w in tuning.watched:
+        kept = frames[w.name].T @ frames[w.name]  # the identity where the rank is 16
+        np.testing.assert_allclose(w, start[w.name] - 0.2 * kept @ of_full[w.name].numpy(), atol=1e-6)
+    for v in full.variables:
+        if v.name in start:
+            v.assign_sub(0.2 * of_full[v.name])
+    difference = np.abs(full.vectors(batch) - tuning.vectors(batch)).max()
+    assert difference < 1e-5 if rank == 16 else difference > 1e-3
+
+
+# --- What changes, and what does not ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_starts_as_the_frozen_encoder(encoder, batch, mode):
+    frozen = text_vectors(encoder, batch).numpy()
+    tuning = tuning_of(encoder, mode)
+    tuning.write()
+    np.testing.assert_array_equal(tuning.vectors(batch), frozen)
+    assert np.abs(tuning.vectors(batch, training=True) - frozen).max() > 1e-3  # the encoder's dropout
+
+
+CHANGED = {"lora": "/kernel:0", "adapter": "nothing", "top_layers": "layer_1/", "full": ""}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_in_one_graph_change_what_is_tuned_alone(encoder, batch, mode):
+    tuning = tuning_of(encoder, mode, rank=4, alpha=4, layers=1, width=8)
+    before, started = values(encoder.variables), [v.numpy() for v in tuning.variables]
+    optimizer = tf.keras.optimizers.AdamW(0.01, weight_decay=0.01, global_clipnorm=1.0)
+    step, traced = trainer(tuning, optimizer)
+    losses = [float(step(batch)) for _ in range(12)]
+    small = {name: value[:2, :3] for name, value in batch.items()}
+    step({name: tf.concat([value, value[:1]], axis=0) for name, value in small.items()})
+    assert len(traced) == 1
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.1
+    changed = {v.name for v in encoder.variables if (before[v.name] != v.numpy()).any()}
+    assert changed == {name for name in before if CHANGED[mode] in name}
+    assert all((value != v.numpy()).any() for v, value in zip(tuning.variables, started, strict=True))
+    if mode == "lora":
+        for w, a, b in zip(tuning.watched, tuning.variables[::2], tuning.variables[1::2], strict=True):
+            np.testing.assert_allclose(w, before[w.name] + 4 / 4 * (b.numpy() @ a.numpy()).T, atol=1e-6)
+
+
+def test_nothing_is_differentiated_below_an_adapter(encoder, batch):
+    tuning = tuning_of(encoder, "adapter", width=5)
+    stir(tuning.variables)
+    with tf.GradientTape() as tape:
+        loss = goal(tuning.vectors(batch))
+    below = tape.gradient(loss, encoder.trainable_variables)
+    assert all(gradient is None for gradient in below)
+
+
+def test_an_adapter_is_its_formula(encoder, batch):
+    tuning = tuning_of(encoder, "adapter", width=5)
+    stir(tuning.variables)
+    w, b, v, c = (variable.numpy() for variable in tuning.variables)
+    assert w.shape == (16, 5) and v.shape == (5, 16)
+    expected = []
+    for states, ids in zip(encoder(batch)["sequence_output"].numpy(), IDS, strict=True):
+        inner = states[ids > 0] @ w + b
+        total = (states[ids > 0] + tf.nn.gelu(inner).numpy() @ v + c).sum(axis=0)
+        expected.append(total / np.linalg.norm(total))
+    np.testing.assert_allclose(tuning.vectors(batch), expected, atol=1e-6)
+
+
+def test_sparse_gradients_of_the_embeddings_pass(batch):
+    class Table(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = tf.Variable(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32), name="table")
+
+        def __call__(self, inputs):
+            return tf.gather(self.table, inputs["input_word_ids"])[:, 1]
+
+    table = Table()
+    (sparse,) = gradients_of(tuning_of(table, "full"), batch)
+    assert isinstance(sparse, tf.IndexedSlices)
+    optimizer = tf.keras.optimizers.Adam(0.1)
+    tuning, before = tuning_of(table, "full"), table.table.numpy()
+    trainer(tuning, optimizer)[0](batch)
+    assert set(np.flatnonzero((table.table != before).numpy().any(axis=1))) == set(IDS[:, 1])
+    # The same table as a LoRA target: one that needs the gradient of all of it.
+    table.table.assign(before)
+    tuning = tuning_of(table, "lora", rank=2, alpha=2, targets=["table"])
+    da, db = gradients_of(tuning, batch)
+    dense = tf.convert_to_tensor(sparse).numpy()
+    np.testing.assert_allclose(db, dense.T @ tuning.variables[0].numpy().T, atol=1e-6)
+    assert not da.numpy().any()  # B is 0
+
+
+def test_an_encoder_without_training_argument_or_sequence(batch):
+    class Plain(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = tf.Variable(tf.eye(4), name="kernel")
+
+        def __call__(self, inputs):
+            return {"default": tf.one_hot(inputs["input_word_ids"][:, 1] % 4, 4) @ self.kernel}
+
+    tuning = tuning_of(Plain(), "adapter", width=2)
+    np.testing.assert_allclose(tuning.vectors(batch, training=True), np.eye(4)[IDS[:, 1] % 4], atol=1e-6)
+
+
+# --- Encoders of Keras ------------------------------------------------------------------------------------------------
+
+
+def test_lora_trains_kernels_of_heads_as_the_matrices_they_stand_for(keras_like, batch):
+    encoder = hub.load(str(keras_like))
+    before = values(encoder.variables)
+    tuning = tuning_of(encoder, "lora", rank=2, alpha=3)
+    parts = ["query", "key", "value", "attention_output", "intermediate", "output"]
+    prefix = {part: "" if part in ("intermediate", "output") else "self_attention/" for part in parts}
+    assert [w.name for w in tuning.watched] == [
+        f"transformer/layer_{i}/{prefix[part]}{part}/kernel:0" for i in range(2) for part in parts
+    ]
+    shapes = {w.name.split("/")[-2]: v for w, v in zip(tuning.watched, tuning.variables[::2], strict=True)}
+    assert {part: shapes[part].shape[1] for part in parts} == dict.fromkeys(parts, 6) | {"output": 10}
+    step, _ = trainer(tuning, tf.keras.optimizers.Adam(0.02), training=False)
+    losses = [float(step(batch)) for _ in range(40)]
+    assert losses[-1] < losses[0] - 0.5
+    for w, a, b in zip(tuning.watched, tuning.variables[::2], tuning.variables[1::2], strict=True):
+        change = 3 / 2 * np.einsum("ki,ok->io", a, b)
+        np.testing.assert_allclose(w, before[w.name] + change.reshape(w.shape), atol=1e-6)
+    changed = {v.name for v in encoder.variables if (before[v.name] != v.numpy()).any()}
+    assert changed == {w.name for w in tuning.watched}
+
+
+def test_lora_gradients_are_the_slopes(keras_like, batch):
+    tuning = tuning_of(hub.load(str(keras_like)), "lora", rank=2, alpha=3, targets=["query", "attention_output"])
+    stir(tuning.variables)
+    tuning.write()
+    for v, gradient in zip(tuning.variables, gradients_of(tuning, batch), strict=True):
+        place = np.unravel_index(np.abs(gradient).argmax(), v.shape)
+        here, step, losses = v.numpy(), np.zeros(v.shape, np.float32), []
+        step[place] = 0.01
+        for side in (-1, 1):
+            v.assign(here + side * step)
+            tuning.write()
+            losses.append(float(goal(tuning.vectors(batch))))
+        v.assign(here)
+        assert (losses[1] - losses[0]) / 0.02 == pytest.approx(float(gradient[place]), rel=0.03, abs=1e-4), v.name
+
+
+# --- Choosing ---------------------------------------------------------------------------------------------------------
+
+
+def test_targets_choose_by_name(encoder, keras_like):
+    def chosen(module, *targets):
+        return [w.name for w in tuning_of(module, "lora", targets=targets).watched]
+
+    keras = hub.load(str(keras_like))
+    for module in (encoder, keras):
+        attention, forward = chosen(module, "attention"), chosen(module, "feed_forward")
+        assert len(attention) == 2 * 4 and len(forward) == 2 * 2 and not set(attention) & set(forward)
+        assert set(chosen(module, "attention", "feed_forward")) == {*attention, *forward}
+        assert all("layer_" in name and name.endswith("kernel:0") for name in attention + forward)
+        assert len(chosen(module, "layer_1/")) == 6 and len(chosen(module, "query", "value")) == 4
+    assert chosen(keras, "pooler") == ["pooler_transform/kernel:0"]
+
+
+def test_top_layers_are_found_by_name(encoder, keras_like):
+    assert len(tuning_of(encoder, "top_layers", layers=1).variables) == 16  # 6 dense of two, 2 norms of two
+    assert len(tuning_of(encoder, "top_layers", layers=2).variables) == 32
+    for module in (encoder, hub.load(str(keras_like))):
+        names = {v.name for v in tuning_of(module, "top_layers", layers=1).variables}
+        assert names == {v.name for v in module.variables if "layer_1/" in v.name}
+    for layers in (0, 3):
+        with pytest.raises(ModelError, match=rf"expected 1 to 2 .*got {layers}.*bert/layer_\*/attention/query/kernel"):
+            tuning_of(encoder, "top_layers", layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("bert/layer_0/attention/query/kernel", "0"),
+        ("bert_model/encoder/layer_11/intermediate/kernel", "11"),
+        ("transformer_layer_3/self_attention_layer/query/kernel", "3"),
+        ("tf_bert_model/bert/encoder/layer_._10/attention/self/query/kernel", "10"),
+        ("encoder/block_2/layer_1/kernel", "2"),
+        ("embeddings/layer_norm/gamma", None),
+        ("layer_norm_1/gamma", None),
+        ("layer_normalization_3/gamma", None),
+        ("player_1/kernel", None),
+    ],
+)
+def test_numbered_layers_by_the_names_of_several_makers(name, number):
+    from tfllmrec.text.tuning import _LAYER
+
+    found = _LAYER.search(name)
+    assert (found and found[1]) == number
+
+
+def test_full_leaves_what_the_encoder_does_not_train(keras_like):
+    encoder = hub.load(str(keras_like))
+    names = {v.name for v in tuning_of(encoder, "full").variables}
+    assert {v.name for v in encoder.variables} - names == {"steps/kernel:0"}
+
+
+def test_biases_and_norms_have_no_decay(encoder, keras_like):
+    tuning = tuning_of(encoder, "full")
+    names = {v.name for v in tuning.undecayed}
+    assert names == {v.name for v in tuning.variables if v.name.endswith(("bias:0", "gamma:0", "beta:0"))}
+    assert len(names) == 2 + 2 * 10
+    of_heads = {v.name for v in tuning_of(hub.load(str(keras_like)), "full").undecayed}
+    assert "transformer/layer_0/self_attention/key/bias:0" in of_heads and len(of_heads) == 2 * 4
+    assert tuning_of(encoder, "lora").undecayed == []
+    assert len(tuning_of(encoder, "adapter").undecayed) == 2
+    optimizer = tf.keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=tuning.undecayed)
+    before = values(tuning.variables)
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in tuning.variables])
+    assert {v.name for v in tuning.variables if (before[v.name] == v.numpy()).all()} == names
+
+
+def test_says_what_cannot_be_chosen(encoder):
+    with pytest.raises(ModelError, match=r"'querry' matches no kernel.*bert/layer_\*/attention/query/kernel, "):
+        tuning_of(encoder, "lora", targets=["query", "querry"])
+    with pytest.raises(ModelError, match=r"lora, adapter, top_layers, full.*'frozen'"):
+        tuning_of(encoder, "frozen")
+    with pytest.raises(ModelError, match="'trainable_variables', got none"):
+        tuning_of(tf.Module(), "full")
+
+
+# --- Shipping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_saved_and_loaded_it_gives_the_same_vectors(encoder, tiny_hub, batch, tmp_path, mode):
+    tuning = tuning_of(encoder, mode, rank=2, alpha=5, targets=["value", "feed_forward"], layers=1, width=7, seed=9)
+    frozen = tuning.vectors(batch).numpy()
+    stir(tuning.variables)
+    tuning.write()
+    path = tmp_path / "run" / "tuning.safetensors"
+    tuning.save(path, "base")
+    tuning.save(path, "base")  # in the place of the first
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    numbers = sum(v.shape.num_elements() for v in tuning.variables)
+    assert 4 * numbers < path.stat().st_size < 4 * numbers + 200 * (len(tuning.variables) + 2)
+    fresh = hub.load(str(tiny_hub[1]))
+    again = load_tuning(path, fresh, "base")
+    np.testing.assert_allclose(again.vectors(batch), tuning.vectors(batch), atol=1e-6)
+    assert np.abs(again.vectors(batch) - frozen).max() > 1e-2
+    assert again.mode == mode and again.settings == tuning.settings and again.digest() == tuning.digest()
+    again.variables[-1].assign_add(tf.fill(again.variables[-1].shape, 1e-3))
+    assert again.digest() != tuning.digest()
+
+
+def test_lora_ships_little(encoder, tmp_path):
+    for mode in ("lora", "full"):
+        tuning_of(encoder, mode, rank=1).save(tmp_path / mode, "base")
+    numbers = 2 * (4 * (16 + 16) + 2 * (16 + 24))  # a layer: 4 of 16 x 16, two of 16 x 24
+    assert sum(v.shape.num_elements() for v in tuning_of(encoder, "lora", rank=1).variables) == numbers
+    assert (tmp_path / "lora").stat().st_size < (tmp_path / "full").stat().st_size / 3
+
+
+def test_what_was_cut_off_while_writing_leaves_the_old_file(encoder, tmp_path, monkeypatch):
+    tuning, path = tuning_of(encoder, "adapter"), tmp_path / "tuning.safetensors"
+    tuning.save(path, "base")
+    old = path.read_bytes()
+
+    def killed(arrays, to, metadata):
+        to.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfllmrec.text.tuning.save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.save(path, "base")
+    assert path.read_bytes() == old
+
+
+def test_refuses_what_does_not_belong_together(encoder, tiny_hub, keras_like, tmp_path):
+    path = tmp_path / "tuning.safetensors"
+    tuning_of(encoder, "top_layers", layers=1).save(path, "0123")
+    fresh = hub.load(str(tiny_hub[1]))
+    before = values(fresh.variables)
+    with pytest.raises(ModelError, match=r"tuning\.safetensors was trained on another encoder.*0123, got 4567"):
+        load_tuning(path, fresh, "4567")
+    with pytest.raises(ModelError, match=r"does not fit the encoder: expected '.*' of shape .*, got none"):
+        load_tuning(path, hub.load(str(keras_like)), "0123")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_tuning(tmp_path / "nowhere", fresh, "0123")
+    (tmp_path / "half").write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_tuning(tmp_path / "half", fresh, "0123")
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(3)}, tmp_path / "other")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_tuning(tmp_path / "other", fresh, "0123")
+    assert all((before[v.name] == v.numpy()).all() for v in fresh.variables)
+
+
+# --- In TextEncoder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(tiny_hub, tmp_path, mode):
+    preprocessor, folder = tiny_hub
+    plain = TextEncoder(folder, preprocessor, max_tokens=10)
+    frozen, of_frozen = plain.encode(TEXTS), plain.fingerprint
+    tuning = tuning_of(plain.text_to_vector.encoder, mode, rank=4, layers=1, width=8)
+    plain.tune(tuning)
+    assert plain.fingerprint != of_frozen
+    stir(tuning.variables)
+    tuning.write()
+    path = tmp_path / "tuning.safetensors"
+    tuning.save(path, plain.base_fingerprint)
+    expected = tuning.vectors(plain.text_to_vector.tokens(tf.constant(TEXTS))).numpy()
+    assert np.abs(expected - frozen).max() > 1e-2 and not expected[3].any()
+
+    tuned = TextEncoder(folder, preprocessor, max_tokens=10, tuning=path)
+    assert tuned.tuning.mode == mode and plain.tuning is tuning
+    assert tuned.fingerprint == plain.fingerprint != of_frozen and tuned.base_fingerprint == plain.base_fingerprint
+    for encoder in (plain, tuned):
+        np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+    tf.saved_model.save(tuned.text_to_vector, str(tmp_path / "model"))
+    moved = shutil.move(tmp_path / "model", tmp_path / "moved")
+    np.testing.assert_allclose(tf.saved_model.load(str(moved))(tf.constant(TEXTS)), expected, atol=1e-5)
+
+
+def test_a_tuning_is_of_both_modules_and_of_no_setting(tiny, tiny_hub, tmp_path):
+    from tfllmrec.text.bert import BertConfig, BertEncoder
+    from tfllmrec.text.bundled import save_encoder
+
+    preprocessor, folder = tiny_hub
+    plain = TextEncoder(folder, preprocessor, max_tokens=10)
+    path = tmp_path / "tuning.safetensors"
+    tuning_of(plain.text_to_vector.encoder, "lora").save(path, plain.base_fingerprint)
+    save_encoder(BertEncoder(BertConfig(**tiny.sizes), tiny.state(), "bfloat16"), tmp_path / "fast")
+    fast = TextEncoder(tmp_path / "fast", preprocessor, max_tokens=12, precision="bfloat16", tuning=path)
+    assert fast.base_fingerprint == plain.base_fingerprint and fast.tuning is not None
+    save_encoder(BertEncoder(BertConfig(**tiny.sizes), tiny.state(8)), tmp_path / "other")
+    with pytest.raises(ModelError, match="another encoder"):
+        TextEncoder(tmp_path / "other", preprocessor, max_tokens=10, tuning=path)
+
+
+def test_without_a_tuning_the_fingerprint_is_what_it_was(tiny_hub):
+    preprocessor, folder = tiny_hub
+    plain = TextEncoder(folder, preprocessor, max_tokens=10)
+    digest = hashlib.sha256(b"mean 10 float32")
+    for module in (folder, preprocessor):
+        for path in sorted(path for part in ("variables", "assets") for path in (module / part).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(module).as_posix().encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    probe = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
+    digest.update(plain.text_to_vector.tokens(tf.constant([probe]))["input_word_ids"].numpy().tobytes())
+    assert plain.tuning is None and plain.fingerprint == digest.hexdigest()
