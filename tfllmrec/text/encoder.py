@@ -189,9 +189,10 @@ class TextEncoder:
     @cached_property
     def base_fingerprint(self) -> str:
         """sha256 (hex) of both modules as they came, whatever ``max_tokens`` and precision: what a tuning is of."""
-        return self._digest("")
+        # [CLS] and two words tell of case and accents, and are there however early texts are cut.
+        return self._digest("", 3)
 
-    def _digest(self, settings: str) -> str:
+    def _digest(self, settings: str, probed: int | None = None) -> str:
         digest = hashlib.sha256(settings.encode())
         for folder in self._folders:
             for path in sorted(path for part in ("variables", "assets") for path in (folder / part).rglob("*")):
@@ -199,7 +200,8 @@ class TextEncoder:
                     digest.update(path.relative_to(folder).as_posix().encode())
                     with path.open("rb") as stream:
                         digest.update(hashlib.file_digest(stream, "sha256").digest())
-        digest.update(self.text_to_vector.tokens(tf.constant([_PROBE]))["input_word_ids"].numpy().tobytes())
+        ids = self.text_to_vector.tokens(tf.constant([_PROBE]))["input_word_ids"].numpy()
+        digest.update(ids[:, :probed].tobytes())
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:

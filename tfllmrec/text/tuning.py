@@ -139,6 +139,7 @@ class Tuning:
 
     def write(self) -> None:
         """Makes the encoder follow ``variables``: to be called whenever these have changed."""
+        return  # AutoGraph cannot convert a function that is nothing but its docstring
 
     def digest(self) -> str:
         """sha256 (hex) of all that decides on what the encoder has become, by the values of this moment."""
@@ -193,7 +194,7 @@ class _Lora(Tuning):
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         out = []
         for (a, b), gradient in zip(self._pairs, watched, strict=True):
-            matrix = self._scale * tf.reshape(tf.convert_to_tensor(gradient), [a.shape[1], b.shape[0]])
+            matrix = self._scale * tf.reshape(gradient, [a.shape[1], b.shape[0]])
             out.append(tf.matmul(b, matrix, transpose_a=True, transpose_b=True))
             out.append(tf.matmul(matrix, a, transpose_a=True, transpose_b=True))
         return out
@@ -282,8 +283,8 @@ def load_tuning(path: Path, encoder: Any, base: str) -> Tuning:
     if expected != came:
         key = min(key for key in expected | came if expected.get(key) != came.get(key))
         raise ModelError(
-            f"{path} does not fit the encoder: expected {key!r} of shape {expected.get(key, 'none')}, got "
-            f"{came.get(key, 'none')}. Train anew."
+            f"{path} does not fit the encoder: {key!r} is of shape {expected.get(key, 'unknown')} there and of shape "
+            f"{came.get(key, 'unknown')} in the file. Train anew."
         )
     for key, variable in keyed.items():
         variable.assign(arrays[key])
