@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,10 +56,49 @@ def test_category_text(value, text):
         ("<Untitled>", "<Untitled>"),
         ("AT&T; rock&roll", "AT&T; rock&roll"),
         ("<a href='x'>link</a>", "link"),
+        ("A<style type='text/css'>p { color: red }</style >B<SCRIPT>x</SCRIPT><script\n>y</script>C", "A B C"),
+        ("How to use <script> in a page", "How to use in a page"),
+        ("<script>a</script>b</script>c<script>", "b c"),
+        ("<section>A</section><figure><figcaption>B</figcaption></figure><wbr>C", "A B C"),
+        ("&#128077;&#x1F44D;&#8364;&#xD800;|&#0;", "👍👍€\ufffd|\ufffd"),
+        (f"&#{'9' * 5000};", f"&#{'9' * 5000};"),
+        ("&lt;b&gt;bold&lt;/b&gt; &amp;lt;i&amp;gt;", "bold"),
     ],
 )
 def test_strip_html(value, text):
     assert strip_html(value) == text
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<script>",
+        "<style ",
+        "</script",
+        "<!--",
+        "<",
+        "&",
+        "&a",
+        "&#9",
+        "<a ",
+        '" ',
+        '"/>',
+        "<b>x</b>",
+        "口红",
+        "👍 ",
+        "[",
+        "x, The (",
+    ],
+)
+def test_a_hundred_kilobytes_of_anything_take_linear_time(unit):
+    def seconds(size):
+        text = unit * (size // len(unit))
+        start = time.process_time()
+        strip_html(text), category_text(text)
+        return time.process_time() - start
+
+    # Ten times as long takes ten times as long; quadratic would be a hundred.
+    assert seconds(100_000) < 30 * max(seconds(10_000), 0.01)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +114,9 @@ def test_strip_html(value, text):
         ("\ud800x", "?x"),
         ("é", "é"),
         (True, "True"),
+        (np.array(["a", "b"], dtype=object), "a, b"),
+        ([np.array([1, 2]), b"caf\xe9 \xe2\x9c\x93"], "1, 2, caf\ufffd ✓"),
+        ({"\ud800": 1}, '{"?": 1}'),
     ],
 )
 def test_as_text(value, text):

@@ -166,6 +166,21 @@ def test_minilm_tokens_are_those_of_the_published_tokenizer(minilm_weights):
         assert tokens == ["[CLS]", *reference_tokens(text, set(names)), "[SEP]"]
 
 
+def test_minilm_reads_emoji_chinese_and_what_nobody_sees(minilm_weights):
+    names = (minilm_weights / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    expected = {
+        "口红 lipstick 久用": "口 [UNK] lipstick 久 用",  # character by character; the vocabulary has few of them
+        "🎧 Wireless 👩‍🚀 1️⃣ 🇩🇪 👍🏽": "[UNK] wireless [UNK] [UNK] [UNK] [UNK]",
+        "Wireless👍": "[UNK]",  # why the item template sets emoji apart
+        "　ＡＢＣ　カナ": "abc カ ##ナ",
+        "a\0b \x01c\x7f": "a b c",
+        "soft\xad\u200bly": "softly",
+    }
+    out = hub.KerasLayer(str(hub_handles()[0]))(tf.constant([*expected, b"caf\xe9 bad \xff"]))["input_word_ids"].numpy()
+    tokens = [" ".join(names[i] for i in row if names[i] not in ("[PAD]", "[CLS]", "[SEP]")) for row in out]
+    assert tokens == [*expected.values(), "[UNK] bad [UNK]"]  # bytes that are no UTF-8
+
+
 def test_minilm_gives_the_published_similarity(minilm_weights):
     preprocessor, encoder = map(str, hub_handles())
     texts = tf.constant(["A man is eating food.", "A man is eating a piece of bread."])

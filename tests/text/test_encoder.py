@@ -57,6 +57,13 @@ def test_a_text_without_tokens_is_zero(encoder):
     assert encoder.encode([]).shape == (0, 16)
 
 
+def test_what_has_no_utf8_form_and_what_nobody_sees_are_encoded(encoder):
+    texts = ["red \ud83d car", "red ? car", "red\0", "red", "red \x01\x7f", "👍🏽 口红 🇩🇪", "red " * 25_000]
+    vectors = encoder.encode(texts)
+    np.testing.assert_allclose(vectors[[0, 2, 4]], vectors[[1, 3, 3]], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
 def test_progress_counts_texts(encoder):
     calls = []
     encoder.encode(["red"] * 10, lambda done, total: calls.append((done, total)))

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,9 @@ from tfllmrec.text.template import ItemTemplate
 
 
 def texts(template, max_characters=2000, **columns):
-    items = pd.DataFrame({"item_id": ["1"], **{name: [value] for name, value in columns.items()}})
+    items = pd.DataFrame(
+        {"item_id": ["1"], **{name: pd.Series([value], dtype=object) for name, value in columns.items()}}
+    )
     return ItemTemplate.from_items(items, template, max_characters).texts(items)[0]
 
 
@@ -93,6 +97,15 @@ def test_the_article_comes_to_the_front_of_a_title(title, expected):
         ('<span class="a-size-medium"', ""),
         ("  two\n\t spaces  ", "two spaces"),
         ("5 < 6 & 7 > 2", "5 < 6 & 7 > 2"),
+        ("<script>var a = '<b>';</script>Soap<style>p{}</style>", "Soap"),
+        ("nu\0l, \x01be\x07ll\x7f \x1a", "nul, bell"),
+        ("Ange\xadbot \ufeffzero\u200bwidth \u200eltr\u202c", "Angebot zero width ltr"),
+        ("caf\ufffd \ud83d x\udc00", "caf ? x?"),
+        ("a\x0bb\x1cc\u2028d\u3000e\xa0f", "a b c d e f"),
+        ("Great👍🏽! 🎧Wireless👩‍🚀", "Great 👍🏽 ! 🎧 Wireless 👩‍🚀"),
+        ("I ❤️you™", "I ❤️ you™"),
+        ("口红 持久，不掉色", "口红 持久，不掉色"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_html_and_white_space_go(raw, expected):
@@ -104,6 +117,25 @@ def test_long_text_is_cut_at_a_space():
     assert texts("{title}", max_characters=10, title="four score and seven") == "four score"
     assert texts("{title}", max_characters=9, title="four score and seven") == "four"
     assert texts("{title}", max_characters=3, title="four") == "fou"
+
+
+def test_a_long_text_without_spaces_near_the_cut_is_cut_there():
+    assert texts("{title}", max_characters=1000, title="口红 " + "持久" * 5000) == "口红 " + "持久" * 498 + "持"
+    assert texts("{title}", max_characters=1000, title="a " * 60_000) == ("a " * 500).strip()
+    assert len(texts("{title}", title="x" * 100_000)) == 2000
+
+
+@pytest.mark.parametrize(
+    "unit", ["x, The (", ", A", "👍", "👍\u200d", "\u200b", "\0", "\xad ", "口", "{title}", "<script>"]
+)
+def test_a_hundred_kilobytes_take_linear_time(unit):
+    def seconds(size):
+        start = time.process_time()
+        texts("{title}", title=unit * (size // len(unit)))
+        return time.process_time() - start
+
+    # Ten times as long takes ten times as long; quadratic would be a hundred.
+    assert seconds(100_000) < 30 * max(seconds(10_000), 0.01)
 
 
 def test_an_unknown_column_names_the_nearest():

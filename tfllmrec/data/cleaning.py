@@ -43,13 +43,16 @@ _DATE_FORMATS = (
 )
 # Only tags that HTML knows: "<untitled>" and "5 < 6" are text.
 _HTML_NAMES = (
-    "a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|img|input|li|link|meta|ol|p|"
-    "pre|s|script|small|span|strike|strong|style|sub|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul"
+    "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|dd|del|details|div|dl|dt|em|"
+    "figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|meta|nav|"
+    "noscript|object|ol|option|p|picture|pre|s|script|section|select|small|source|span|strike|strong|style|sub|summary|"
+    "sup|svg|table|tbody|td|textarea|tfoot|th|thead|tr|tt|u|ul|video|wbr"
 )
-_HTML_BLOCK = re.compile(r"<(script|style)\b.*?</\1\s*>", re.I | re.S)
+_HTML_BLOCKS = [(re.compile(rf"<{name}\b", re.I), re.compile(rf"</{name}\s*>", re.I)) for name in ("script", "style")]
 _HTML_TAG = re.compile(rf"</?(?:{_HTML_NAMES})\b[^<>]*(?:>|$)|<!--.*?(?:-->|$)", re.I | re.S)
 _HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a tag in two
-_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+# No code point has more digits, and Python refuses to read a number of thousands of them.
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
 _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
@@ -231,6 +234,10 @@ def as_text(value: Any, separator: str = ", ") -> str:
     if isinstance(value, str):
         # A lone surrogate (JSON can spell one) has no UTF-8 form and could be neither hashed nor stored.
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return ""
     if isinstance(value, (list, tuple, set)):
@@ -361,8 +368,22 @@ def strip_html(text: str) -> str:
         return text
     clean = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
     clean = _ENTITY.sub(lambda match: html.unescape(match.group()), clean)  # &amp;quot; is met in the wild
-    clean = _HTML_TAIL.sub(" ", _HTML_TAG.sub(" ", _HTML_BLOCK.sub(" ", clean)))
+    clean = _HTML_TAIL.sub(" ", _HTML_TAG.sub(" ", _without_blocks(clean)))
     return text if clean == text else _SPACES.sub(" ", clean).strip()
+
+
+def _without_blocks(text: str) -> str:
+    """``text`` without scripts and style sheets; one that is not closed stays, for it may be a word in a title.
+
+    In linear time, which one regular expression for both ends is not where many open and none closes.
+    """
+    for opening, closing in _HTML_BLOCKS:
+        kept, end = [], 0
+        while (start := opening.search(text, end)) and (stop := closing.search(text, start.end())):
+            kept.append(text[end : start.start()])
+            end = stop.end()
+        text = " ".join([*kept, text[end:]])
+    return text
 
 
 def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:

@@ -15,6 +15,7 @@ import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the operations that preprocessors are made of)
 
 from tfllmrec.config import TextConfig
+from tfllmrec.data.cleaning import as_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
 from tfllmrec.text.bundled import INPUTS, hub_handles
@@ -217,7 +218,7 @@ class TextEncoder:
         out = np.zeros((len(texts), self.dim), np.float32)
         if not len(texts):
             return out
-        windows = tf.data.Dataset.from_tensor_slices(list(texts)).batch(_WINDOW)
+        windows = tf.data.Dataset.from_tensor_slices([as_text(text) for text in texts]).batch(_WINDOW)
         # The next window is tokenised while this one is encoded.
         windows = windows.map(self.text_to_vector.tokens).prefetch(1)
         done = 0
