@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py runs/quality/toys
 
-Terms and gates are switched off in the fitted model, with the dense strength chosen again on validation. Text, ids,
-attention and feedback are left out of the training, which is done again for each with the run's own settings: that
-takes as long as the run's training did, each (``--switches-only`` leaves it out). Writes a section of
+Terms and gates are switched off in the fitted model, with the gates' strength and closing chosen again on validation.
+Text, ids, attention and feedback are left out of the training, which is done again for each with the run's own
+settings: that takes as long as the run's training did, each (``--switches-only`` leaves it out). Writes a section of
 benchmarks/RESULTS.md.
 """
 
@@ -24,7 +24,7 @@ from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.training.defaults import validation_sample
-from tfllmrec.training.fit import DENSE_STRENGTHS, choose_dense_strength, fit_hybrid, set_item_weights
+from tfllmrec.training.fit import STRENGTHS, choose_gates, fit_hybrid, set_item_weights
 from tfllmrec.training.run import Run, to_stderr
 
 COLUMNS = ("ndcg@10", "recall@10", "recall@10/head", "recall@10/tail", "recall@10/cold")
@@ -32,6 +32,7 @@ COLUMNS = ("ndcg@10", "recall@10", "recall@10/head", "recall@10/tail", "recall@1
 
 def dense_off(model: Hybrid, run: Run) -> None:
     model.gates.dense_strength.assign(0.0)
+    model.gates.closing.assign(0.0)
 
 
 def behaviour_off(model: Hybrid, run: Run) -> None:
@@ -60,7 +61,7 @@ def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     set_item_weights(model, sequences, np.asarray(run.text), settings, config.item_weights_neighbours)
 
 
-#: In the fitted model. The dense strength is chosen again, but where nothing is left to weigh.
+#: In the fitted model. The gates' strength and closing are chosen again, but where nothing is left to weigh.
 SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
     "without meaning and feedback": dense_off,
     "without behaviour": behaviour_off,
@@ -90,7 +91,7 @@ def variants(run: Run, switches_only: bool) -> dict[str, Hybrid]:
         model = run.load_model()
         switch(model, run)
         if switch is not dense_off:
-            choose_dense_strength(model, DENSE_STRENGTHS[1:], sample, split.train_counts, strata)
+            choose_gates(model, sample, split.train_counts, strata, STRENGTHS[1:])
         fitted[name] = model
     if switches_only:
         return fitted

@@ -96,6 +96,12 @@ def section(name: str, run: Run, command: str) -> str:
     )
 
 
+def files_of(name: str, folder: Path) -> dict[str, str]:
+    """The ``data`` section of a set whose files are below ``folder``."""
+    files = dict(zip(("events", "items"), (str(folder / path) for path in SETS[name]), strict=False))
+    return {"name": name, **files} if files else {"source": name}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", choices=SETS)
@@ -104,12 +110,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="A setting.")
     options = parser.parse_args()
     out = options.out or Path("runs/quality") / options.set
-    files = dict(zip(("events", "items"), (str(options.data / path) for path in SETS[options.set]), strict=False))
-    config = parse_config(
-        {"data": {"name": options.set, **files} if files else {"source": options.set}},
-        options.overrides,
-        origin="command line",
-    )
+    config = parse_config({"data": files_of(options.set, options.data)}, options.overrides, origin="command line")
     begun = (out / "config.yaml").is_file()
     if begun and (lines := contradictions(config, Run(out).config)):
         parser.error(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")

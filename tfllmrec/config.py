@@ -73,6 +73,37 @@ class TextConfig(Section):
         "float32", description="Of the products; bfloat16: 'minilm' only."
     )
     batch_size: int = Field(64, ge=1, description="Texts encoded in a step.")
+    mode: Literal["frozen", "adapter", "lora", "top_layers", "full"] = Field(
+        "frozen", description="What of the encoder is tuned on items read together, before it reads the catalogue."
+    )
+    pretrain_epochs: int = Field(
+        0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
+    )
+
+
+class TuningConfig(Section):
+    """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
+
+    epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
+    batch_size: int = Field(64, ge=2, description="Pairs of texts in a step, each other's negatives.")
+    accumulate: int = Field(1, ge=1, description="Steps whose gradients are added up before the encoder moves.")
+    learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode.")
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")
+    temperature: float = Field(0.05, gt=0)
+    patience: int = Field(2, ge=1, description="Epochs without gain on validation before tuning stops.")
+    window: int = Field(3, ge=1, description="Events so close in a history were read together.")
+    tail_power: float = Field(0.5, ge=0, description="How much pairs of frequent items are drawn less often.")
+    itself: float = Field(0.5, ge=0, le=1, description="Share of pairs that are two wordings of one item.")
+    word_dropout: float = Field(0.1, ge=0, lt=1, description="Share of words left out of a wording.")
+    synonyms: Path | None = Field(None, description="File with words and what may stand in their place.")
+    rank: int = Field(8, ge=1, description="Of lora.")
+    alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
+    targets: list[str] = Field(
+        ["attention", "feed_forward"], min_length=1, description="Of lora: which kernels, by parts of their names."
+    )
+    layers: int = Field(2, ge=1, description="Of top_layers.")
+    width: int = Field(64, ge=1, description="Of adapter.")
 
 
 #: Of the closed-form weights; ``item_weights_NAME`` in the model's section.
@@ -171,6 +202,7 @@ class ExperimentConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
     text: TextConfig = Field(default_factory=TextConfig)
+    tuning: TuningConfig = Field(default_factory=TuningConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)

@@ -68,10 +68,10 @@ def test_metrics_and_counts_by_hand():
     }
 
 
-def test_settings_are_chosen_by_all_by_head_and_by_tail_alike():
+def test_in_the_choice_of_settings_tail_targets_count_twice():
     half = 1 / np.log2(3)  # ndcg of a target in the second place
     three = queries([[0], [2], [1]])
-    assert selection_value(run(SCORES, three)) == pytest.approx(np.mean([(1 + half + half) / 3, 1, (half + half) / 2]))
+    assert selection_value(run(SCORES, three)) == pytest.approx((1 + 2 * half + 2 * half) / 5)
     assert selection_value(run(SCORES, queries([[0]]))) == 1  # nothing in the tail
     assert selection_value(run(SCORES, three, strata={})) == pytest.approx((1 + half + half) / 3)
     wide = np.arange(12.0)[np.newaxis]  # item 11 first, item 1 in place 11

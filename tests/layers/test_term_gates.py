@@ -37,19 +37,22 @@ def test_by_hand(gates):
     np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), expected, atol=1e-4)
 
 
-def test_dense_strength_0_leaves_the_sparse_term_alone(gates):
+def test_strength_and_closing_0_leave_the_sparse_term_alone(gates):
     gates.dense_strength.assign(0.0)
+    gates.closing.assign(0.0)
     np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS), 50 * SPARSE.numpy(), rtol=1e-5)
-    for strength, open_gate in ((0.25, 0.25), (1.0, 1.0), (2.0, 1.0)):
+    for strength, closing in ((0.25, 1.0), (1.0, 0.5), (2.0, 0.25)):
         gates.dense_strength.assign(strength)
+        gates.closing.assign(closing)
         dense, sparse = gates.factors(COUNTS)
         np.testing.assert_allclose(dense, np.full(4, strength * 0.5))
-        np.testing.assert_allclose(sparse, np.full(4, 50 * (1 - open_gate * 0.5)), rtol=1e-5)
+        np.testing.assert_allclose(sparse, np.full(4, 50 * (1 - closing * 0.5)), rtol=1e-5)
 
 
 def test_training_does_not_see_the_chosen_strength(gates):
     before = gates(DENSE, SPARSE, COUNTS, training=True).numpy()
     gates.dense_strength.assign(0.25)
+    gates.closing.assign(0.5)
     assert np.array_equal(gates(DENSE, SPARSE, COUNTS, training=True), before)
     assert not np.array_equal(gates(DENSE, SPARSE, COUNTS), before)
 

@@ -267,9 +267,10 @@ def test_a_term_that_is_off_leaves_no_trace(terms):
     assert without_behaviour(model) == ("behaviour" not in terms)
 
 
-def test_dense_strength_0_ranks_by_behaviour_alone():
+def test_strength_and_closing_0_rank_by_behaviour_alone():
     model = hybrid()
     model.gates.dense_strength.assign(0.0)
+    model.gates.closing.assign(0.0)
     behaviour = score_history(ask([1, 2, 3]).history, solved(SEQUENCES.items), 0.5)
     np.testing.assert_allclose(scores_of(model, [NAN] * 3), 50 * behaviour, rtol=1e-4, atol=1e-4)
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.tf
 
 def result(value, alarms=()):
     metrics = {"ndcg@10": value, "recall@10": 2 * value, "recall@10/tail": value / 2, "recall@10/cold": None}
-    return Result(metrics, {}, {}, {}, list(alarms))
+    return Result(metrics, {}, {}, {"ndcg@10": np.array([value])}, list(alarms))
 
 
 def model(units=1):

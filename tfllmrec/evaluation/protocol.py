@@ -130,17 +130,17 @@ def evaluate(
 
 
 def selection_value(result: Result) -> float:
-    """What settings are chosen by on validation: the mean of ndcg@10 over all targets, over head and over tail ones.
+    """What settings are chosen by on validation: the mean of ndcg@10, queries with tail targets counting twice.
 
-    A model that only serves the head does not win, nor one that forgets it, whichever has more of the targets.
+    A model that only serves the head does not win, nor one that gives up the head where few look for anything else.
 
-    Those are left out that have no targets or were not measured; at the largest k where 10 was not measured.
+    Only the mean where the tail was not measured; at the largest k where 10 was not measured; 0 without any target.
     """
     ks = [int(label[5:]) for label in result.metrics if label.startswith("ndcg@") and "/" not in label]
     k = 10 if 10 in ks else max(ks)
-    values = [result.metrics.get(f"ndcg@{k}{suffix}") for suffix in ("", "/head", "/tail")]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else 0.0
+    values = [result.per_query.get(f"ndcg@{k}{suffix}", np.empty(0)) for suffix in ("", "/tail")]
+    known = np.concatenate([value[~np.isnan(value)] for value in values])
+    return float(known.mean()) if len(known) else 0.0
 
 
 def paired_difference(

@@ -11,11 +11,11 @@ whose learning rate they share (an equalised learning rate, Karras et al. 2018).
 
 
 class TermGates(tf.keras.layers.Layer):
-    """``s_d (c a_i) dense + s_w (1 - c a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
+    """``c s_d a_i dense + s_w (1 - d a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
 
-    ``c`` is 1 in training. What fits the gates is a softmax, not the ranking that is measured, so afterwards ``c`` is
-    chosen on validation: at 0 the sparse term stands alone, and above 1, where a gate has no more to close, it
-    multiplies the dense term only.
+    ``c`` and ``d`` are 1 in training. What fits the gates is a softmax, not the ranking that is measured, so afterwards
+    both are chosen on validation: how strong the dense term is, and how far its gate closes the sparse one. With both
+    at 0 the sparse term stands alone.
 
     Popularity enters as ``log(1 + events)`` and as "never met"; text quality as "has a text". The two scales are
     learned in logarithms, so that they stay positive.
@@ -48,6 +48,8 @@ class TermGates(tf.keras.layers.Layer):
 
         #: c
         self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
+        #: d
+        self.closing = self.add_weight(name="closing", shape=(), initializer="ones", trainable=False)
 
     def gate(self, counts: tf.Tensor) -> tf.Tensor:
         """``a_i`` of items met ``counts`` times, float32 ``[N]`` -> float32 ``[N]`` in (0, 1)."""
@@ -57,11 +59,11 @@ class TermGates(tf.keras.layers.Layer):
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[:, 0])
 
     def factors(self, counts: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """What multiplies each item's dense and sparse score, float32 ``[N]`` each; no chosen strength in training."""
+        """What multiplies each item's dense and sparse score, float32 ``[N]`` each; in training c and d are 1."""
         gate = self.gate(counts)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
-        strength = tf.constant(1.0) if training else self.dense_strength
-        return dense_scale * strength * gate, sparse_scale * (1.0 - tf.minimum(strength, 1.0) * gate)
+        strength, closing = (1.0, 1.0) if training else (self.dense_strength, self.closing)
+        return strength * dense_scale * gate, sparse_scale * (1.0 - closing * gate)
 
     def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""

@@ -231,7 +231,7 @@ def fit_baselines(
       validation: Queries with targets.
       text_vectors: float ``[N, D]`` for ``text``.
       strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which looks at
-        ``head`` and ``tail``.
+        ``tail``.
       seed: Of the sample of validation queries.
       progress: Called with the name of each baseline before it starts.
 

@@ -1,14 +1,15 @@
 """The sparse-dense hybrid: meaning, feedback and behaviour, weighed by learned gates.
 
-    score(u, i) = s_d a_i <e_i, (1 - b_u) q_u + b_u r_u> + s_w (1 - a_i) <m_u, W_i>
+    score(u, i) = c s_d a_i <e_i, (1 - b_u) q_u + b_u r_u> + s_w (1 - d a_i) <m_u, W_i>
 
 ``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` is a function of how often the item
 was met and of whether it has text; ``b_u`` of how much feedback a person gave; ``s_d`` and ``s_w`` bring the two kinds
-of score to one scale.
+of score to one scale; ``c`` and ``d`` are 1 in training and chosen on validation afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,11 @@ from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
 SCORE_BATCH = 64
+_SCORE_INPUTS = [
+    tf.TensorSpec((None, None), tf.float32),
+    tf.TensorSpec((None, None), tf.int32),
+    tf.TensorSpec((None, None), tf.float32),
+]
 
 
 @dataclass(frozen=True)
@@ -215,16 +221,25 @@ class Hybrid(tfrs.Model):
           history: int32 ``[B, L]``, left-aligned, padded with N, of any length.
           ratings: float32 ``[B, L]``, NaN for none.
         """
-        scores = tf.zeros((tf.shape(history)[0], self.n_items))
-        if self.use_dense:
-            query = tf.add_n(self.last_query_vectors(item_vectors, history, ratings))
-            scores = tf.matmul(query, item_vectors, transpose_b=True)
-        if self.use_behaviour:
-            sparse = self.behaviour(history)
-            scores = self.gates(scores, sparse, self.train_counts) if self.use_dense else sparse
+        dense, sparse = self.terms(item_vectors, history, ratings)
+        both = self.use_dense and self.use_behaviour
+        scores = self.gates(dense, sparse, self.train_counts) if both else dense + sparse
         popularity = tf.math.log1p(self.train_counts)[tf.newaxis]
         nothing_known = tf.reduce_all(history >= self.n_items, axis=1, keepdims=True)
         return tf.where(nothing_known, popularity, scores)
+
+    def terms(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The dense and the sparse scores of every item before they are weighed, float32 ``[B, N]`` each.
+
+        Zeros for a side that is off. Arguments as in :meth:`score_items`.
+        """
+        dense = sparse = tf.zeros((tf.shape(history)[0], self.n_items))
+        if self.use_dense:
+            query = tf.add_n(self.last_query_vectors(item_vectors, history, ratings))
+            dense = tf.matmul(query, item_vectors, transpose_b=True)
+        if self.use_behaviour:
+            sparse = self.behaviour(history)
+        return dense, sparse
 
     def last_query_vectors(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor
@@ -296,17 +311,29 @@ class Hybrid(tfrs.Model):
 
     @cached_property
     def _score_batch(self):
-        signature = [
-            tf.TensorSpec((None, None), tf.float32),
-            tf.TensorSpec((None, None), tf.int32),
-            tf.TensorSpec((None, None), tf.float32),
-        ]
-        return tf.function(self.score_items, input_signature=signature)
+        return tf.function(self.score_items, input_signature=_SCORE_INPUTS)
+
+    @cached_property
+    def _terms_batch(self):
+        return tf.function(self.terms, input_signature=_SCORE_INPUTS)
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
-        items = self.item_vectors()
         scores = np.empty((len(queries), self.n_items), np.float32)
+        for rows, inputs in self._batches(queries):
+            scores[rows] = self._score_batch(*inputs)
+        return scores
+
+    def score_terms(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`terms` of all ``queries``."""
+        dense, sparse = (np.empty((len(queries), self.n_items), np.float32) for _ in range(2))
+        for rows, inputs in self._batches(queries):
+            dense[rows], sparse[rows] = self._terms_batch(*inputs)
+        return dense, sparse
+
+    def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+        """Rows, and the arguments of :meth:`score_items` for them."""
+        items = self.item_vectors()
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
@@ -314,9 +341,7 @@ class Hybrid(tfrs.Model):
             batch = queries.take(rows)
             length = max(int(batch.history.lengths.max(initial=1)), 1)
             history = batch.history.padded(length, self.n_items).astype(np.int32)
-            ratings = batch.ratings.padded(length, np.nan)
-            scores[rows] = self._score_batch(items, tf.constant(history), tf.constant(ratings))
-        return scores
+            yield rows, (items, tf.constant(history), tf.constant(batch.ratings.padded(length, np.nan)))
 
 
 def _unit(vectors: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,6 @@ from tfllmrec.columns import ITEM, TITLE
 from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.signatures import ServingModel
-from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.training.run import Run
 
 MANIFEST = "tfllmrec.json"
@@ -42,7 +41,7 @@ def export(run_folder: Path | str, target: Path | str) -> Path:
     model = run.load_model()
     text_to_vector = None
     if np.any(run.text):
-        text_to_vector = TextEncoder.from_config(run.config.text).text_to_vector
+        text_to_vector = run.text_encoder().text_to_vector
     serving = ServingModel(model, run.dataset.items[ITEM].to_numpy(object), np.asarray(run.text), text_to_vector)
 
     temporary = target / f".writing-{uuid.uuid4().hex}"

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
+from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
 from tfllmrec.progress import show_progress
@@ -25,8 +27,9 @@ from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.optimizer import adamw
 
-#: What the dense side may weigh beside what its gates say; the best on validation is taken.
-DENSE_STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+#: What the gates' strength and closing may be; the best on validation are taken.
+STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Tell = Callable[[str], None]
 
@@ -144,39 +147,70 @@ def set_item_weights(
     model.set_holdout(solve(kept), np.bincount(kept.values, minlength=sequences.n_items))
 
 
-def choose_dense_strength(
+class _Weighed:
+    """The scores of some queries, put together anew for each choice of the gates' strength and closing."""
+
+    def __init__(self, model: Hybrid, queries: Queries) -> None:
+        self.dense, self.sparse = model.score_terms(queries)
+        self.gates, self.counts = model.gates, model.train_counts
+        self.next_row = 0
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Those of the next rows: queries come in their order."""
+        rows = slice(self.next_row, self.next_row + len(queries))
+        self.next_row = rows.stop % len(self.dense)
+        dense, sparse = (factor.numpy() for factor in self.gates.factors(self.counts))
+        return self.dense[rows] * dense + self.sparse[rows] * sparse
+
+
+def choose_gates(
     model: Hybrid,
-    strengths: Sequence[float],
     sample: Queries,
     train_counts: np.ndarray,
     strata: Mapping[str, np.ndarray],
+    strengths: Sequence[float] = STRENGTHS,
+    closings: Sequence[float] = CLOSINGS,
+    *,
     climb: bool = False,
 ) -> Result:
-    """Sets the dense strength to the one that is best on ``sample``, the first of equals; returns what was measured.
+    """Sets the gates' dense strength and closing to those that are best on ``sample``; returns what was measured.
 
     Args:
-      strengths: those to choose from, ascending.
-      climb: not all are tried, but from the model's own on upwards or downwards as long as that helps.
+      model: one that has gates, or nothing to choose.
+      strengths, closings: to choose from, ascending; of equals the first pair is taken.
+      climb: not all pairs are tried, but from the model's own on one after the other is moved as long as that helps.
     """
-    results: dict[float, Result] = {}
+    scored: Recommender = model
+    if model.gates.trainable:
+        scored = _Weighed(model, sample)
+    else:
+        strengths, closings = (1.0,), (1.0,)
+    gates, results = model.gates, {}
 
-    def value(strength: float) -> float:
-        if strength not in results:
-            model.gates.dense_strength.assign(strength)
-            results[strength] = evaluate(
-                model, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
+    def value(pair: tuple[float, float]) -> float:
+        if pair not in results:
+            gates.dense_strength.assign(pair[0])
+            gates.closing.assign(pair[1])
+            results[pair] = evaluate(
+                scored, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
             )
-        return selection_value(results[strength])
+        return selection_value(results[pair])
 
-    best = float(model.gates.dense_strength) if climb else max(strengths, key=value)
+    best = (float(gates.dense_strength), float(gates.closing))
     if climb:
-        at = strengths.index(best)
-        for further in (strengths[at + 1 :], strengths[:at][::-1]):
-            for strength in further:
-                if value(strength) <= value(best):
-                    break
-                best = strength
-    model.gates.dense_strength.assign(best)
+        for place, choices in enumerate((strengths, closings)):
+            at = choices.index(best[place])
+            for further in (choices[at + 1 :], choices[:at][::-1]):
+                for choice in further:
+                    pair = (choice, best[1]) if place == 0 else (best[0], choice)
+                    if value(pair) <= value(best):
+                        break
+                    best = pair
+        value(best)
+    else:
+        best = max(product(strengths, closings), key=value)
+    gates.dense_strength.assign(best[0])
+    gates.closing.assign(best[1])
     return results[best]
 
 
@@ -195,9 +229,8 @@ def _train(
     sample = defaults.validation_sample(split, config.seed)
 
     def measure(model: Hybrid) -> Result:
-        """The model at the dense strength that is best on validation, which it keeps."""
-        strengths = DENSE_STRENGTHS if model.use_behaviour else (1.0,)
-        return choose_dense_strength(model, strengths, sample, split.train_counts, strata, climb=True)
+        """The model with the gates that are best on validation, which it keeps."""
+        return choose_gates(model, sample, split.train_counts, strata, climb=True)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
@@ -224,6 +257,8 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    if model.use_behaviour:  # during training not all were tried
-        choose_dense_strength(model, DENSE_STRENGTHS, sample, split.train_counts, strata)
-    tell(f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}")
+    choose_gates(model, sample, split.train_counts, strata)  # during training not all were tried
+    tell(
+        f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}, "
+        f"gate closing {float(model.gates.closing)}"
+    )

@@ -5,6 +5,7 @@ RUN/
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
   data/           the data set as it was used (Parquet)
+  text/           what pretraining and tuning made of the text tower, where the config asks for it
   vectors.npy     the items' text vectors, float32 [N, Dt]
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
@@ -43,12 +44,14 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
 from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.progress import show_progress
+from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
+    from tfllmrec.text.encoder import TextEncoder
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.tmp.npy", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "text", "vectors.npy", "vectors.tmp.npy", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -129,6 +132,18 @@ class Run:
             return np.load(self.folder / "vectors.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.folder}/vectors.npy cannot be read ({error}): fit again.") from error
+
+    def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
+        """What reads texts as the run's items were read; made now where the run has not come so far.
+
+        Raises:
+          ConfigError, DataError, ModelError: it cannot be had.
+        """
+        from tfllmrec.training.text_tower import prepared_encoder
+
+        config = self.config
+        template = ItemTemplate.from_items(self.dataset.items, config.text.template)
+        return prepared_encoder(self.folder / "text", self.split, template, config, tell)
 
     def load_model(self) -> Hybrid:
         """The fitted model.
@@ -368,9 +383,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
     The template that is used is filled into ``config``.
     """
-    from tfllmrec.text.encoder import TextEncoder
     from tfllmrec.text.store import VectorStore, encode_items
-    from tfllmrec.text.template import ItemTemplate
 
     path = run.folder / "vectors.npy"
     try:
@@ -384,7 +397,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     if path.is_file():
         return np.load(path, mmap_mode="r")
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
-    encoder = TextEncoder.from_config(config.text)
+    encoder = run.text_encoder(tell)
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
         return encode_items(template.texts(run.dataset.items), encoder, store, progress, out=path)

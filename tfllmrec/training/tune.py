@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     import optuna
 
 #: Figures on validation that are kept of a trial, beside ``selection``.
-METRICS = ("ndcg@10", "ndcg@10/head", "ndcg@10/tail", "recall@10", "recall@10/tail")
+METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
 #: Drawn at random before the sampler draws by what it has seen.
 RANDOM_TRIALS = 10

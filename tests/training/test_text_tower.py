@@ -1,0 +1,196 @@
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.tf
+
+from tfllmrec.config import TextConfig, TuningConfig  # noqa: E402
+from tfllmrec.data.pairs import item_pairs  # noqa: E402
+from tfllmrec.data.queries import Ragged  # noqa: E402
+from tfllmrec.errors import ModelError  # noqa: E402
+from tfllmrec.text.augment import Augmenter  # noqa: E402
+from tfllmrec.text.bundled import INPUTS  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.tuning import tuning_of  # noqa: E402
+from tfllmrec.training.text_tower import ContrastiveTower, pair_batches, tune_tower  # noqa: E402
+
+# Those in a row are read together, and share no word.
+TEXTS = ["red car", "blue", "toys", "the cafe", "car toys", "cafe blue"]
+HISTORIES = Ragged.from_rows([[0, 1], [2, 3], [4, 5]] * 4, np.int64)
+PARTNER = np.array([1, 0, 3, 2, 5, 4])
+PAIRS = item_pairs(HISTORIES, len(TEXTS))
+WORDINGS = [[text] for text in TEXTS]
+PLAIN = Augmenter(word_dropout=0.0)
+
+
+@pytest.fixture
+def encoder(tiny_hub):
+    preprocessor, folder = tiny_hub
+    return TextEncoder(folder, preprocessor, max_tokens=10)
+
+
+def closeness(encoder):
+    """How much closer partners are than others."""
+    vectors = encoder.encode(TEXTS)
+    cosines = vectors @ vectors.T
+    others = cosines[~np.eye(len(TEXTS), dtype=bool)].mean()
+    return cosines[np.arange(len(TEXTS)), PARTNER].mean() - others
+
+
+def result_of(value):
+    metrics = {"ndcg@10": value}
+    return SimpleNamespace(metrics=metrics, per_query={"ndcg@10": np.array([value])}, alarms=[])
+
+
+def measured(encoder):
+    return lambda: result_of(float(closeness(encoder)))
+
+
+def tune(encoder, folder, mode="full", **settings):
+    config = TuningConfig(
+        **{"epochs": 4, "batch_size": 6, "itself": 0.0, "learning_rate": 0.01, "word_dropout": 0.0, "patience": 9}
+        | settings
+    )
+    told = []
+    text = TextConfig(mode=mode)
+    tuning = tune_tower(encoder, PAIRS, WORDINGS, text, config, 1, folder, measured(encoder), told.append)
+    return tuning, told
+
+
+def batch_of(encoder, **settings):
+    config = TuningConfig(**{"batch_size": 6, "epochs": 1} | settings)
+    return next(iter(pair_batches(PAIRS, WORDINGS, PLAIN, encoder, config, seed=3)))
+
+
+@pytest.mark.parametrize("mode", ["lora", "adapter", "top_layers", "full"])
+def test_what_is_read_together_comes_close(encoder, tmp_path, mode):
+    before = closeness(encoder)
+    _, told = tune(encoder, tmp_path, mode, epochs=12, layers=1)
+    assert closeness(encoder) > before + 0.2
+    assert told[0].startswith(f"text tower: {mode}, ") and told[-1].startswith("text tower: best epoch")
+
+
+def test_the_loss_by_hand(encoder):
+    tower = ContrastiveTower(tuning_of(encoder.text_to_vector.encoder, "full"), temperature=0.5)
+    batch = batch_of(encoder, itself=0.5)
+    texts = tower({name: batch[name] for name in INPUTS}).numpy()
+    left, right = texts[batch["left"]], texts[batch["right"]]
+    scores = left @ right.T / 0.5
+    masked = batch["together"].numpy() & ~np.eye(6, dtype=bool)
+    assert masked.any()
+    losses = []
+    for table, hidden in ((scores, masked), (scores.T, masked.T)):
+        for i in range(6):
+            kept = [j for j in range(6) if j == i or not hidden[i, j]]
+            losses.append(np.log(np.exp(table[i, kept]).sum()) - table[i, i])
+    assert float(tower.compute_loss(batch)) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_each_distinct_text_is_encoded_once(encoder):
+    batch = batch_of(encoder, batch_size=24, itself=0.5)
+    assert len(batch["input_word_ids"]) == 6  # of 48
+    assert len({tuple(row) for row in batch["input_word_ids"].numpy()}) == 6
+    assert batch["left"].shape == batch["right"].shape == (24,)
+
+
+def test_batches_follow_seed_and_epoch(encoder):
+    config = TuningConfig(batch_size=3, epochs=2, itself=0.5)
+
+    def drawn(seed, first_epoch=0):
+        batches = pair_batches(PAIRS, WORDINGS, PLAIN, encoder, config, seed, first_epoch)
+        return [batch["input_word_ids"].numpy().tolist() for batch in batches]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert drawn(1)[len(drawn(1)) // 2 :] == drawn(1, first_epoch=1)
+
+
+def test_steps_are_averaged_before_the_encoder_moves(encoder, tiny_hub):
+    """Two equal steps averaged are one step; the encoder stands still between."""
+    batch = batch_of(encoder)
+    once, twice = (TextEncoder(tiny_hub[1], tiny_hub[0], max_tokens=10) for _ in range(2))
+    towers = [
+        ContrastiveTower(tuning_of(e.text_to_vector.encoder, "full"), 0.1, accumulate=n)
+        for e, n in ((once, 1), (twice, 2))
+    ]
+    for tower in towers:
+        tower.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+    start = twice.encode(TEXTS)
+    step = tf.data.Dataset.from_tensors(batch)
+    towers[0].fit(step, verbose=0)
+    towers[1].fit(step, verbose=0)
+    assert np.array_equal(twice.encode(TEXTS), start)
+    towers[1].fit(step, verbose=0)
+    assert np.abs(twice.encode(TEXTS) - start).max() > 1e-3
+    np.testing.assert_allclose(twice.encode(TEXTS), once.encode(TEXTS), atol=1e-5)
+
+
+def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tiny_hub, tmp_path):
+    preprocessor, folder = tiny_hub
+    whole, halves = (TextEncoder(folder, preprocessor, max_tokens=10) for _ in range(2))
+    tune(whole, tmp_path / "whole", "lora")
+
+    class Killed(Exception):
+        pass
+
+    calls = iter(range(9))
+
+    def kill_in_the_third_epoch():
+        if next(calls) == 2:
+            raise Killed
+        return measured(halves)()
+
+    config = TuningConfig(epochs=4, batch_size=6, itself=0.0, learning_rate=0.01, word_dropout=0.0, patience=9)
+    arguments = (PAIRS, WORDINGS, TextConfig(mode="lora"), config, 1, tmp_path / "halves")
+    with pytest.raises(Killed):
+        tune_tower(halves, *arguments, kill_in_the_third_epoch, print)
+    fresh = TextEncoder(folder, preprocessor, max_tokens=10)
+    tune_tower(fresh, *arguments, measured(fresh), print)
+    np.testing.assert_allclose(fresh.encode(TEXTS), whole.encode(TEXTS), atol=1e-6)
+    assert np.abs(fresh.encode(TEXTS) - TextEncoder(folder, preprocessor, max_tokens=10).encode(TEXTS)).max() > 0.01
+
+
+def test_it_ends_at_the_best_epoch(encoder, tmp_path):
+    values = iter([0.5, 0.9, 0.1, 0.2])
+    vectors = []
+
+    def measure():
+        vectors.append(encoder.encode(TEXTS))
+        return result_of(next(values))
+
+    config = TuningConfig(epochs=4, batch_size=6, itself=0.0, learning_rate=0.01, patience=9)
+    tune_tower(encoder, PAIRS, WORDINGS, TextConfig(mode="lora"), config, 1, tmp_path, measure, print)
+    np.testing.assert_allclose(encoder.encode(TEXTS), vectors[1], atol=1e-6)
+    assert np.abs(vectors[3] - vectors[1]).max() > 1e-3
+
+
+def test_a_loss_that_is_not_a_number_is_said(encoder, tmp_path):
+    with pytest.raises(ModelError, match="lower tuning"):
+        tune(encoder, tmp_path, learning_rate=1e30)
+
+
+def test_a_run_reads_with_what_it_has_tuned(chain_config, cache, tmp_path):
+    """Through the whole of fit, and from the folder alone afterwards."""
+    from tfllmrec.serving.export import export
+    from tfllmrec.training.run import Run, fit_experiment
+
+    config = chain_config.model_copy(deep=True)
+    config.text.mode, config.text.max_tokens = "lora", 12
+    config.tuning = TuningConfig(epochs=1, batch_size=8)
+    config.training.epochs, config.evaluation.baselines = 1, ["text"]
+    told = []
+    run = fit_experiment(config, tmp_path / "run", tell=told.append)
+    assert any(line.startswith("text tower: lora") for line in told)
+    assert not any((tmp_path / "run" / "text").rglob("*.h5"))
+    from tfllmrec.text.template import ItemTemplate
+
+    texts = ItemTemplate.from_items(run.dataset.items, run.config.text.template).texts(run.dataset.items)
+    again = Run.open(tmp_path / "run").text_encoder()
+    np.testing.assert_allclose(again.encode(texts), run.text, atol=1e-5)
+    untuned = TextEncoder.from_config(run.config.text)
+    assert np.abs(untuned.encode(texts) - run.text).max() > 1e-3
+    shutil.rmtree(tmp_path / "run" / "text" / "checkpoints", ignore_errors=True)
+    served = tf.saved_model.load(str(export(run.folder, tmp_path / "served")))
+    np.testing.assert_allclose(served.text_to_vector(tf.constant(texts)), run.text, atol=1e-5)

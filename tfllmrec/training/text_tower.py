@@ -1,0 +1,300 @@
+"""Tunes a text tower: texts of items that belong together are pulled close, others pushed apart."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.config import ExperimentConfig, TextConfig, TuningConfig
+from tfllmrec.data.pairs import ItemPairs, item_pairs
+from tfllmrec.data.splits import Split
+from tfllmrec.durable import write_text
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.models.baselines import TextSimilarity
+from tfllmrec.progress import show_progress
+from tfllmrec.text.augment import Augmenter, read_synonyms
+from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.store import encode_items
+from tfllmrec.text.template import ItemTemplate
+from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
+from tfllmrec.training.defaults import validation_sample
+from tfllmrec.training.optimizer import adamw
+
+#: New weights (lora, adapter) start at nothing and move fast; those of the encoder know something already.
+LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TowerRecord:
+    """What became of a text tower, and what it took.
+
+    Attributes:
+      trained: weights that were trained: by tuning, or by pretraining where nothing was tuned.
+      bytes: of what has to be shipped beside the encoder that the config names.
+      seconds: of the session that ended it; earlier ones of an interrupted run are not counted.
+    """
+
+    trained: int
+    bytes: int
+    seconds: float
+
+    @classmethod
+    def load(cls, folder: Path) -> TowerRecord | None:
+        """That of a run's ``text`` folder; ``None`` where its encoder is as it came."""
+        path = folder / "tower.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / "tower.json", json.dumps(asdict(self), indent=1))
+
+
+class ContrastiveTower(tf.keras.Model):
+    """A Keras model around a :class:`Tuning`: symmetric cross-entropy of each text among those of its batch.
+
+    With unit vectors of B pairs of texts and the temperature t it is ``-log softmax_j(<l_i, r_j> / t)`` at ``j = i``,
+    and the same from right to left (InfoNCE, van den Oord et al. 2018, arXiv:1807.03748). Items that were themselves
+    read together are no negatives of each other. Each distinct text of a batch is encoded once.
+
+    Args:
+      tuning: what is trained.
+      temperature: t.
+      accumulate: steps whose gradients are averaged before the encoder moves.
+    """
+
+    def __init__(self, tuning: Tuning, temperature: float, accumulate: int = 1) -> None:
+        super().__init__(name="text_tower")
+        self.tuning = tuning
+        self.tuned = list(tuning.variables)
+        self.temperature, self.accumulate = temperature, accumulate
+        if accumulate > 1:
+            self.sums = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self.tuned]
+            self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self.loss_tracker = tf.keras.metrics.Mean("loss")
+
+    @property
+    def trainable_variables(self) -> list[tf.Variable]:
+        """What is tuned, and nothing of the black box beside it."""
+        return self.tuned
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        return [self.loss_tracker]
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
+        return self.tuning.vectors(inputs)
+
+    def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The loss of a batch as :func:`pair_batches` gives it."""
+        # The encoder's own dropout stays off: in a module that was loaded it follows no seed, and the noise that keeps
+        # two views of a text apart is in their words.
+        vectors = self({name: batch[name] for name in INPUTS})
+        left, right = tf.gather(vectors, batch["left"]), tf.gather(vectors, batch["right"])
+        logits = tf.matmul(left, right, transpose_b=True) / self.temperature
+        positives = tf.range(tf.shape(left)[0])
+        no_negatives = batch["together"] & ~tf.eye(tf.shape(left)[0], dtype=tf.bool)
+        losses = [
+            tf.nn.sparse_softmax_cross_entropy_with_logits(positives, tf.where(masked, -1e9, scores))
+            for scores, masked in ((logits, no_negatives), (tf.transpose(logits), tf.transpose(no_negatives)))
+        ]
+        return tf.reduce_mean(tf.stack(losses))
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.tuning.watched)
+            loss = self.compute_loss(batch)
+        gradients = self.tuning.gradients(tape.gradient(loss, self.tuning.watched))
+        if self.accumulate == 1:
+            self._move(gradients)
+        else:
+            for total, gradient in zip(self.sums, gradients, strict=True):
+                total.assign_add(tf.convert_to_tensor(gradient) / self.accumulate)
+            self.steps.assign_add(1)
+            tf.cond(self.steps % self.accumulate == 0, self._move_by_sums, lambda: None)
+        self.loss_tracker.update_state(loss)
+        return {"loss": self.loss_tracker.result()}
+
+    def _move_by_sums(self) -> None:
+        self._move([tf.identity(total) for total in self.sums])
+        for total in self.sums:
+            total.assign(tf.zeros_like(total))
+
+    def _move(self, gradients: Sequence[Any]) -> None:
+        self.optimizer.apply_gradients(zip(gradients, self.tuned, strict=True))
+        self.tuning.write()
+
+
+def pair_batches(
+    pairs: ItemPairs,
+    wordings: Sequence[Sequence[str]],
+    augmenter: Augmenter,
+    encoder: TextEncoder,
+    config: TuningConfig,
+    seed: int,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Batches for :class:`ContrastiveTower`, epoch after epoch; a function of the seed and the epoch.
+
+    Args:
+      pairs: items read together.
+      wordings: of each of the N items, what its text may be; the first is the whole.
+      augmenter: makes views of them.
+      encoder: tokenises.
+
+    Yields:
+      The encoder's inputs of the U distinct texts, int32 ``[U, T]``; ``left``, ``right`` int32 ``[B]``, rows of these;
+      ``together`` bool ``[B, B]``, pairs of left and right that are no negatives.
+    """
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        for epoch in range(first_epoch, config.epochs):
+            rng = np.random.default_rng([seed, epoch])
+            for left, right in pairs.batches(config.batch_size, seed, epoch, itself=config.itself):
+                views = [augmenter.views([wordings[item] for item in side], rng) for side in (left, right)]
+                texts, rows = np.unique(np.array([*views[0], *views[1]], object), return_inverse=True)
+                yield texts, rows[: len(left)], rows[len(left) :], pairs.read_together(left, right)
+
+    signature = (
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None, None], tf.bool),
+    )
+
+    def tokenised(texts: tf.Tensor, left: tf.Tensor, right: tf.Tensor, together: tf.Tensor) -> dict[str, tf.Tensor]:
+        return encoder.text_to_vector.tokens(texts) | {"left": left, "right": right, "together": together}
+
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).map(tokenised).prefetch(2)
+
+
+def tune_tower(
+    encoder: TextEncoder,
+    pairs: ItemPairs,
+    wordings: Sequence[Sequence[str]],
+    text: TextConfig,
+    config: TuningConfig,
+    seed: int,
+    folder: Path,
+    measure: Callable[[], Result],
+    tell: Tell,
+) -> Tuning:
+    """Tunes ``encoder`` as ``text.mode`` says; it is left at the best epoch on validation.
+
+    Args:
+      encoder: untuned; its variables change.
+      pairs, wordings: see :func:`pair_batches`.
+      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
+      measure: how good the encoder's vectors are now, on validation.
+      tell: called with a line for each epoch.
+
+    Raises:
+      ModelError: the loss is not a number, or the checkpoints belong to another tower.
+    """
+    tuning = tuning_of(
+        encoder.text_to_vector.encoder,
+        text.mode,
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        layers=config.layers,
+        width=config.width,
+        seed=seed,
+    )
+    encoder.tune(tuning)
+    model = ContrastiveTower(tuning, config.temperature, config.accumulate)
+    steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
+    learning_rate = config.learning_rate or LEARNING_RATES[text.mode]
+    moves = max(1, config.epochs * steps // config.accumulate)
+    optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_list=tuning.undecayed)
+    model.compile(optimizer=optimizer)
+    sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
+    tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
+    synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
+    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms)
+    checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
+    checkpoint.restore_last(model)
+    tuning.write()
+    first_epoch = config.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
+    if first_epoch < config.epochs:
+        batches = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
+        batches = batches.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
+        with show_progress("Tuning the text tower", "steps") as progress:
+            history = model.fit(
+                batches,
+                epochs=config.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps,
+                callbacks=[
+                    Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell),
+                    tf.keras.callbacks.TerminateOnNaN(),
+                    checkpoint,
+                    tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
+                    StepProgress(progress, config.epochs * steps, done=first_epoch * steps),
+                ],
+                verbose=0,
+            ).history
+        if not np.all(np.isfinite(history["loss"])):
+            raise ModelError(
+                f"The loss of the text tower is not a number: lower tuning.learning_rate (now {learning_rate:g})."
+            )
+    checkpoint.restore_best(model)
+    tuning.write()
+    tell(f"text tower: best epoch {checkpoint.state.best_epoch + 1}")
+    return tuning
+
+
+def prepared_encoder(
+    folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
+) -> TextEncoder:
+    """The encoder of a config as it is to read the catalogue: pretrained and tuned where the config says so.
+
+    What has been done is in ``folder``, and is done only once.
+
+    Args:
+      folder: of the tower; ``encoder/``, a Hub SavedModel, is what pretraining has made, ``tuned.safetensors`` what
+        tuning has trained.
+      split: only its training events and its validation queries are looked at.
+      template: of the items' texts.
+
+    Raises:
+      ConfigError, DataError, ModelError: see the steps.
+    """
+    encoder = TextEncoder.from_config(config.text)
+    if config.text.mode == "frozen":
+        return encoder
+    tuned = folder / "tuned.safetensors"
+    if tuned.is_file():
+        encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint))
+        return encoder
+    start, n_items = time.monotonic(), split.dataset.n_items
+    wordings = template.wordings(split.dataset.items)
+    texts = [each[0] for each in wordings]
+    readable = np.array([bool(text) for text in texts])
+    histories = split.train_queries().history
+    pairs = item_pairs(histories, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
+    sample = validation_sample(split, config.seed)
+    strata = split.strata(config.evaluation.head_share)
+
+    def measure() -> Result:
+        similar = TextSimilarity().fit(histories, n_items, encode_items(texts, encoder))
+        return evaluate(similar, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+
+    tell(f"text tower: before, {measure().metrics['ndcg@10']:.4f} ndcg@10 on validation by texts alone")
+    tuning = tune_tower(encoder, pairs, wordings, config.text, config.tuning, config.seed, folder, measure, tell)
+    tuning.save(tuned, encoder.base_fingerprint)
+    trained = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
+    TowerRecord(trained, tuned.stat().st_size, time.monotonic() - start).save(folder)
+    return encoder
