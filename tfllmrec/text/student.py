@@ -1,0 +1,284 @@
+"""Small text towers for query time, made to answer as a large one: hashed n-grams, or a few of a BERT's layers.
+
+Items are encoded once, by the teacher; a person who types waits for the tower. A student puts queries where the
+teacher would, so that it searches the teacher's item vectors. It is trained by :mod:`tfllmrec.training.distil`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfllmrec.errors import ModelError
+from tfllmrec.progress import Progress
+from tfllmrec.text.bert import BertConfig, BertEncoder
+from tfllmrec.text.bundled import _whole
+from tfllmrec.text.encoder import TextEncoder, TextToVector
+
+MANIFEST = "student.json"
+
+# Longer words are cut: a text of 100 kB without a space is one word.
+_MAX_CHARACTERS = 40
+# What parts words, and what of it is a word by itself: scripts without spaces, and pictures.
+_BETWEEN, _ALONE = r"[^\pL\pN\pM]|[\p{Han}\p{Hiragana}\p{Katakana}]", r"[\p{Han}\p{Hiragana}\p{Katakana}\p{So}]"
+_PROBE = ("a red toy car", "Crème brûlée (2nd edition), the best one of 1999!")
+# Cosine of the probe's vectors from which on two encoders are one; bfloat16 differs by less.
+_SAME = 0.999
+
+_LAYER = "encoder.layer."
+# From our names to those that a BertEncoder is read from, one after the other.
+_PUBLISHED = (
+    (r"^bert/", ""),
+    (r":0$", ""),
+    (r"^(word|position)_embedding$", r"embeddings.\1_embeddings.weight"),
+    (r"^type_embedding$", "embeddings.token_type_embeddings.weight"),
+    (r"^embedding_norm/", "embeddings.LayerNorm/"),
+    (r"^layer_(\d+)/", rf"{_LAYER}\1/"),
+    (r"/attention/(query|key|value)/", r"/attention.self.\1/"),
+    (r"/attention/output/", "/attention.output.dense/"),
+    (r"/attention/norm/", "/attention.output.LayerNorm/"),
+    (r"/feed_forward/inner/", "/intermediate.dense/"),
+    (r"/feed_forward/output/", "/output.dense/"),
+    (r"/feed_forward/norm/", "/output.LayerNorm/"),
+    (r"/(kernel|gamma)$", ".weight"),
+    (r"/(bias|beta)$", ".bias"),
+    (r"/", "."),
+)
+
+
+@dataclass(frozen=True)
+class NgramSizes:
+    """Sizes of :class:`HashedNgrams`.
+
+    Attributes:
+      buckets: rows of each of the two tables, of words and pairs of words, and of character n-grams.
+      width: of both tables.
+      hidden: units of the hidden layer.
+      max_words: longer texts are cut there.
+    """
+
+    buckets: int = 32_768
+    width: int = 128
+    hidden: int = 512
+    max_words: int = 64
+
+
+class HashedNgrams(tf.Module):
+    """A bag of hashed words and character n-grams: string ``[B]`` in, float32 ``[B, D]`` out, as TextToVector.
+
+    Texts are folded to lower case without accents and parted into words. A word's vector is its own row plus the mean
+    of the rows of its character n-grams of 3 to 5, ``<`` and ``>`` being its ends (fastText: Bojanowski et al. 2017,
+    arXiv:1607.04606), so that a misspelt or unseen word has one too; each pair of neighbours has a row as well. Rows
+    are found by hash: there is no vocabulary, and any language will do. Then ``t = sum of s_w v_w`` with
+    ``s = softmax(v_w a)`` over words and pairs, and ``unit(t P + gelu(t U + b) V)``.
+
+    Core TensorFlow and TF Text operations only. A text without a word (empty, white space, punctuation) gives the zero
+    vector.
+
+    Args:
+      dim: D, the teacher's.
+      sizes: see :class:`NgramSizes`.
+      seed: of the first weights.
+    """
+
+    def __init__(self, dim: int, sizes: NgramSizes = NgramSizes(), seed: int = 0):  # noqa: B008 (it is frozen)
+        super().__init__(name="hashed_ngrams")
+        self.sizes, self.dim = sizes, dim
+        rng = np.random.default_rng(seed)
+
+        def random(name: str, *shape: int, scale: float) -> tf.Variable:
+            return tf.Variable(rng.normal(0, scale, shape).astype(np.float32), name=name)
+
+        with self.name_scope:
+            self.words = random("words", sizes.buckets, sizes.width, scale=sizes.width**-0.5)
+            self.ngrams = random("ngrams", sizes.buckets, sizes.width, scale=sizes.width**-0.5)
+            self.attention = tf.Variable(tf.zeros([sizes.width, 1]), name="attention")
+            self.inner = random("inner", sizes.width, sizes.hidden, scale=sizes.width**-0.5)
+            self.bias = tf.Variable(tf.zeros([sizes.hidden]), name="bias")
+            self.outer = random("outer", sizes.hidden, dim, scale=sizes.hidden**-0.5)
+            self.straight = random("straight", sizes.width, dim, scale=sizes.width**-0.5)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string ``[B]`` -> float32 ``[B, D]`` of length 1."""
+        words = self.split(texts)
+        pairs = tf.strings.ngrams(words, 2)
+        # A word's n-grams are looked up once, however often a batch has it.
+        distinct, which = tf.unique(words.flat_values)
+        vectors = tf.concat(
+            [tf.gather(self._word_vectors(distinct), which), self._rows(self.words, pairs.flat_values)], axis=0
+        )
+        row = tf.concat([words.value_rowids(), pairs.value_rowids()], axis=0)
+        # Bounded, so that no exponential overflows; a word of weight e^16 beside one of e^-16 is all there is.
+        strength = tf.exp(tf.clip_by_value(tf.matmul(vectors, self.attention), -16.0, 16.0))
+        batch = tf.size(texts)
+        pooled = tf.math.divide_no_nan(
+            tf.math.unsorted_segment_sum(strength * vectors, row, batch),
+            tf.math.unsorted_segment_sum(strength, row, batch),
+        )
+        hidden = tf.nn.gelu(tf.matmul(pooled, self.inner) + self.bias)
+        out = tf.math.l2_normalize(tf.matmul(pooled, self.straight) + tf.matmul(hidden, self.outer), axis=-1)
+        return tf.where(words.row_lengths()[:, tf.newaxis] > 0, out, 0.0)
+
+    def _word_vectors(self, words: tf.Tensor) -> tf.Tensor:
+        """string ``[W]`` -> float32 ``[W, width]``: a word's own row and the mean of its n-grams'."""
+        letters = tf.strings.unicode_split(tf.strings.substr(words, 0, _MAX_CHARACTERS, unit="UTF8_CHAR"), "UTF-8")
+        end = tf.fill([tf.size(words), 1], "")
+        ngrams = tf.strings.ngrams(tf.concat([end + "<", letters, end + ">"], axis=1), (3, 4, 5), separator="")
+        total = tf.math.unsorted_segment_sum(
+            self._rows(self.ngrams, ngrams.flat_values), ngrams.value_rowids(), tf.size(words)
+        )
+        return self._rows(self.words, words) + total / tf.cast(ngrams.row_lengths(), tf.float32)[:, tf.newaxis]
+
+    def _rows(self, table: tf.Variable, features: tf.Tensor) -> tf.Tensor:
+        return tf.gather(table, tf.strings.to_hash_bucket_fast(features, self.sizes.buckets))
+
+    def split(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string ``[B]`` -> string ``[B, (words)]``, folded, at most ``max_words`` of a text."""
+        folded = tf_text.normalize_utf8(tf_text.case_fold_utf8(texts), "NFKD")
+        bare = tf.strings.regex_replace(folded, r"\p{Mn}", "")
+        words = tf_text.regex_split(bare, _BETWEEN, _ALONE)
+        return words[:, : self.sizes.max_words]
+
+
+def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
+    """A tower of the teacher's own embeddings and ``layers`` of its layers, evenly spread, the first and last included.
+
+    As DistilBERT begins (Sanh et al. 2019, arXiv:1910.01108). Embeddings are not trained further, so that words that
+    distillation does not meet keep their place; preprocessor and ``max_tokens`` are the teacher's.
+
+    Raises:
+      ModelError: the teacher is not a BERT in our own format (the bundled one, or one that ``save_encoder`` wrote), or
+        has fewer layers.
+    """
+    config, state = _read_back(teacher)
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise ModelError(f"expected 1 to {config.num_hidden_layers} layers, as the teacher has, got {layers}")
+    kept = np.linspace(config.num_hidden_layers - 1, 0, layers).round().astype(int)[::-1]
+    renumbered = {name: value for name, value in state.items() if not name.startswith(_LAYER)}
+    for new, old in enumerate(kept):
+        prefix = f"{_LAYER}{old}."
+        renumbered |= {
+            f"{_LAYER}{new}.{name.removeprefix(prefix)}": value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+    bert = BertEncoder(replace(config, num_hidden_layers=layers), renumbered)
+    for name in ("word_embedding", "position_embedding", "type_embedding"):
+        setattr(bert, name, tf.Variable(getattr(bert, name), trainable=False, name=name))
+    return TextToVector(bert, teacher.text_to_vector.preprocessor, teacher.max_tokens)
+
+
+def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]:
+    """The sizes and weights that a loaded encoder of our own format was made of."""
+    state = {}
+    for variable in getattr(teacher.text_to_vector.encoder, "variables", ()):
+        name = variable.name
+        for pattern, published in _PUBLISHED:
+            name = re.sub(pattern, published, name)
+        state[name] = variable.numpy().T if "/kernel" in variable.name else variable.numpy()
+    try:
+        vocabulary, width = state["embeddings.word_embeddings.weight"].shape
+        sizes = {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "num_hidden_layers": sum(name.endswith(".self.query.weight") for name in state),
+            "intermediate_size": len(state[f"{_LAYER}0.intermediate.dense.bias"]),
+            "max_position_embeddings": len(state["embeddings.position_embeddings.weight"]),
+            "type_vocab_size": len(state["embeddings.token_type_embeddings.weight"]),
+        }
+    except KeyError as error:
+        raise ModelError(
+            f"layers can only be taken from a BERT in tfllmrec's own format, such as 'minilm': no {error} among the "
+            "teacher's variables. Distil into HashedNgrams instead, which takes any teacher."
+        ) from error
+    # The number of heads has left no trace in the shapes: the copy with the right one answers as the teacher does.
+    tokens = teacher.text_to_vector.tokens(tf.constant(_PROBE))
+    expected = teacher.text_to_vector.vectors(tokens)
+    likeness = 0.0
+    for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
+        config = BertConfig(num_attention_heads=heads, **sizes)
+        got = BertEncoder(config, state)(tokens)["default"]
+        likeness = float(tf.reduce_mean(tf.reduce_sum(got * expected, axis=1)))
+        if likeness > _SAME:
+            return config, state
+    raise ModelError(f"the teacher's weights do not answer as the teacher does (cosine {likeness:.3f}): unknown graph")
+
+
+class Student:
+    """A tower for query time, and whose vectors it is made to match.
+
+    Args:
+      text_to_vector: a :class:`HashedNgrams` or what :func:`few_layers` gives; string ``[B]`` -> float32 ``[B, D]``.
+      teacher: fingerprint of the :class:`TextEncoder` whose space its vectors are in; search no others by it.
+
+    Attributes:
+      dim: D.
+    """
+
+    def __init__(self, text_to_vector: tf.Module, teacher: str, batch_size: int = 64):
+        self.text_to_vector, self.teacher, self.batch_size = text_to_vector, teacher, batch_size
+        self.dim: int = text_to_vector(tf.constant([""])).shape[-1]
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the teacher's, and of all weights; of a loaded one, as it was saved."""
+        if self._fingerprint:
+            return self._fingerprint
+        digest = hashlib.sha256(f"{type(self.text_to_vector).__name__} {self.teacher}".encode())
+        for variable in sorted(self.text_to_vector.variables, key=lambda v: v.name):
+            digest.update(f"{variable.name} {variable.shape}".encode() + variable.numpy().tobytes())
+        digest.update(self.text_to_vector(tf.constant(_PROBE)).numpy().round(3).tobytes())
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """As :meth:`TextEncoder.encode`: float32 ``[n, D]``, in the order of ``texts``."""
+        out = np.zeros((len(texts), self.dim), np.float32)
+        # Like lengths together, for towers that pad.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for start in range(0, len(texts), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            out[rows] = self.text_to_vector(tf.constant([texts[row] for row in rows])).numpy()
+            if progress:
+                progress(min(start + self.batch_size, len(texts)), len(texts))
+        return out
+
+    def save(self, folder: Path) -> None:
+        """Writes a SavedModel and ``student.json`` into a new ``folder``, which appears only when it is whole.
+
+        Raises:
+          ModelError: there is something in its place.
+        """
+        if folder.exists():
+            raise ModelError(f"{folder} exists: expected a new folder to write the student to. Delete it or name another.")
+
+        def write(fresh: Path) -> None:
+            tf.saved_model.save(self.text_to_vector, str(fresh))
+            about = {"teacher": self.teacher, "fingerprint": self.fingerprint}
+            (fresh / MANIFEST).write_text(json.dumps(about, indent=1))
+
+        _whole(folder, write)
+
+    @classmethod
+    def load(cls, folder: Path) -> Student:
+        """What :meth:`save` wrote; it goes into another SavedModel as it is.
+
+        Raises:
+          ModelError: there is no student, or it is damaged.
+        """
+        try:
+            about = json.loads((folder / MANIFEST).read_text())
+            student = cls(tf.saved_model.load(str(folder)), about["teacher"])
+            student._fingerprint = about["fingerprint"]
+        except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
+            raise ModelError(f"{folder} holds no student that can be loaded: {error}. Distil it again.") from error
+        return student

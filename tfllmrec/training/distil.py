@@ -1,0 +1,231 @@
+"""Distillation of a text encoder into a small tower for query time, and how well the tower stands in for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.progress import show_progress
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.store import VectorStore, encode_items
+from tfllmrec.text.student import Student
+from tfllmrec.training.callbacks import StepProgress
+from tfllmrec.training.fit import set_seeds
+from tfllmrec.training.optimizer import WarmupCosine
+
+ALL = "all"
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_LONGEST_PHRASE = 5
+_TOP = 10
+# Texts whose scores of all items are held at once.
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a student gives what its teacher gives, means over ``texts`` texts.
+
+    Attributes:
+      cosine: of the two vectors of a text.
+      top: share of the teacher's best 10 items that are among the student's best 10.
+      ndcg: NDCG@10 of the student's list where the teacher's is the truth: its r-th item (of 10) is worth 11 - r.
+    """
+
+    texts: int
+    cosine: float
+    top: float
+    ndcg: float
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A trained student, and what it does with texts of items that it was not trained on.
+
+    Attributes:
+      report: by kind of text (``item``, ``title``, ``word``, ``phrase``), and of ``all``; a kind without a held-out
+        text is not there.
+    """
+
+    student: Student
+    report: dict[str, Agreement]
+
+
+def short_queries(
+    texts: Sequence[str], titles: Sequence[str] | None = None, *, per_item: int = 4, seed: int = 42
+) -> list[tuple[str, str, int]]:
+    """What people might type to find these items: items' texts are long, and queries are short.
+
+    Of each item its title (if ``titles`` are given), and ``per_item`` pieces of its text, half of them single words,
+    half phrases of 2 to 5 successive words, drawn with ``seed``. White space and case are kept as they are.
+
+    Returns:
+      (kind, query, row of the item), each query once, with the first item that has it.
+    """
+    drawn = np.random.default_rng(seed)
+    found: dict[str, tuple[str, str, int]] = {}
+    for row, text in enumerate(texts):
+        queries = [("title", titles[row])] if titles is not None else []
+        spans = [match.span() for match in _WORD.finditer(text)]
+        for i in range(per_item if spans else 0):
+            length = 1 if i % 2 == 0 else min(int(drawn.integers(2, _LONGEST_PHRASE + 1)), len(spans))
+            first = int(drawn.integers(len(spans) - length + 1))
+            piece = text[spans[first][0] : spans[first + length - 1][1]]
+            queries.append(("word" if length == 1 else "phrase", piece))
+        for kind, query in queries:
+            if query.strip():
+                found.setdefault(query, (kind, query, row))
+    return list(found.values())
+
+
+class MatchTeacher(tf.keras.losses.Loss):
+    """``1 - <s, t> + w T KL(softmax(C t / T) || softmax(C s / T))``: the teacher's vectors, and its order of items.
+
+    The first term alone treats all directions alike; the second one, of similarities to items, cares for those in
+    which items differ (as Tejankar et al. 2021, arXiv:2010.15577, do with anchors). With T before it its gradient does
+    not grow as T falls.
+
+    Args:
+      items: float32 ``[C, D]``, teacher's vectors of items.
+      weight: w. temperature: T.
+    """
+
+    def __init__(self, items: np.ndarray, weight: float = 1.0, temperature: float = 0.05):
+        super().__init__(name="match_teacher")
+        self.items, self.weight, self.temperature = tf.constant(items, tf.float32), weight, temperature
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """The teacher's vectors and the student's, float32 ``[B, D]`` -> float32 ``[B]``."""
+        loss = 1.0 - tf.reduce_sum(y_true * y_pred, axis=1)
+        if not self.weight:
+            return loss
+        wanted, got = (tf.matmul(y, self.items, transpose_b=True) / self.temperature for y in (y_true, y_pred))
+        truth = tf.nn.softmax(wanted)
+        divergence = tf.reduce_sum(truth * (tf.nn.log_softmax(wanted) - tf.nn.log_softmax(got)), axis=1)
+        return loss + self.weight * self.temperature * divergence
+
+
+class _Tower(tf.keras.Model):
+    """A student's graph as Keras trains it."""
+
+    def __init__(self, text_to_vector: tf.Module):
+        super().__init__()
+        self.text_to_vector = text_to_vector
+
+    def call(self, texts: tf.Tensor) -> tf.Tensor:
+        return self.text_to_vector(texts)
+
+
+def distil(
+    teacher: TextEncoder,
+    text_to_vector: tf.Module,
+    texts: Sequence[str],
+    titles: Sequence[str] | None = None,
+    *,
+    per_item: int = 4,
+    epochs: int = 20,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    ranking: float = 1.0,
+    temperature: float = 0.05,
+    candidates: int = 4096,
+    held_out: float = 0.1,
+    seed: int = 42,
+    store: VectorStore | None = None,
+) -> Distilled:
+    """Trains a small tower to put texts where the teacher does (Hinton et al. 2015, arXiv:1503.02531, on vectors).
+
+    It learns from the items' texts and from short queries cut from them, see :func:`short_queries`. A share of the
+    items is held out, with all that was cut from them, and their vectors are not among those of the loss; the report
+    is on those texts, searching the whole catalogue. The same seed gives the same student.
+
+    Args:
+      teacher: an encoder, adapted or not.
+      text_to_vector: a :class:`tfllmrec.text.student.HashedNgrams` or what ``few_layers`` gives; trained in place. The
+        first wants a ``learning_rate`` near 2e-3, the second one near 3e-4 and few epochs.
+      texts: the catalogue's item texts. titles: of the same items.
+      per_item: short queries cut from an item's text.
+      ranking: weight of the second term of :class:`MatchTeacher`; ``temperature``: of the same.
+      candidates: most items in that term, drawn once.
+      held_out: share of the items.
+      store: keeps the teacher's vectors, so that a second distillation encodes nothing.
+
+    Raises:
+      DataError: fewer than two items have a text.
+      ModelError: the widths differ, or the loss is not a number.
+    """
+    set_seeds(seed)
+    if (width := text_to_vector(tf.constant([""])).shape[-1]) != teacher.dim:
+        raise ModelError(f"expected a student of the teacher's width {teacher.dim}, got one of {width}")
+    lessons = {text: ("item", row) for row, text in reversed(list(enumerate(texts)))}
+    for kind, text, row in short_queries(texts, titles, per_item=per_item, seed=seed):
+        lessons.setdefault(text, (kind, row))
+    words = list(lessons)
+    with show_progress("Encoding by the teacher", "texts") as progress:
+        targets = encode_items(words, teacher, store, progress)
+    place = {text: i for i, text in enumerate(words)}
+    catalogue = targets[[place[text] for text in texts]]
+    filled = np.flatnonzero(catalogue.any(axis=1))
+    if len(filled) < 2:
+        raise DataError(f"expected at least two items with a text to distil from, got {len(filled)}")
+
+    drawn = np.random.default_rng(seed).permutation(filled)
+    n_aside = round(held_out * len(filled))
+    aside = np.zeros(len(texts), bool)
+    aside[drawn[:n_aside]] = True
+    row = np.array([row for _, row in lessons.values()])
+    usable = targets.any(axis=1)
+    learnt, tested = (np.flatnonzero(usable & (aside[row] == side)) for side in (False, True))
+
+    steps = epochs * -(-len(learnt) // batch_size)
+    loss = MatchTeacher(catalogue[drawn[n_aside:][:candidates]], ranking, temperature)
+    model = _Tower(text_to_vector)
+    model.compile(tf.keras.optimizers.Adam(WarmupCosine(learning_rate, steps, 0.05), global_clipnorm=1.0), loss)
+    with show_progress("Distilling", "steps") as progress:
+        callbacks = [StepProgress(progress, steps), tf.keras.callbacks.TerminateOnNaN()]
+        batches = _batches([words[i] for i in learnt], targets[learnt], batch_size, seed)
+        history = model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0).history
+    if not np.isfinite(history["loss"]).all():
+        raise ModelError(f"the loss is not a number after epoch {len(history['loss'])}: lower learning_rate")
+
+    student = Student(text_to_vector, teacher.fingerprint)
+    got = student.encode([words[i] for i in tested])
+    kinds = np.array([kind for kind, _ in lessons.values()])[tested]
+    report = {
+        kind: agreement(got[of_kind], targets[tested][of_kind], catalogue)
+        for kind in (*dict.fromkeys(kinds.tolist()), ALL)
+        if (of_kind := (kinds == kind) | (kind == ALL)).any()
+    }
+    return Distilled(student, report)
+
+
+def agreement(got: np.ndarray, expected: np.ndarray, items: np.ndarray) -> Agreement:
+    """Compares a student's vectors with its teacher's, and the lists of items that they find.
+
+    Args:
+      got: float32 ``[B, D]``, the student's. expected: float32 ``[B, D]``, the teacher's of the same texts.
+      items: float32 ``[N, D]``, the catalogue by the teacher. With fewer than 10 items, all that there are.
+    """
+    k = min(_TOP, len(items))
+    worth = np.arange(k, 0, -1)
+    discount = 1 / np.log2(np.arange(k) + 2)
+    shared, gained = np.zeros(len(got)), np.zeros(len(got))
+    for start in range(0, len(got), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        ours, truth = (tf.math.top_k(v[rows] @ items.T, k).indices.numpy() for v in (got, expected))
+        same = ours[:, :, np.newaxis] == truth[:, np.newaxis, :]
+        shared[rows] = same.sum(axis=(1, 2)) / k
+        gained[rows] = (same @ worth) @ discount
+    cosine = np.einsum("bd,bd->b", got, expected)
+    return Agreement(len(got), *(float(v.mean()) for v in (cosine, shared, gained / (worth @ discount))))
+
+
+def _batches(texts: Sequence[str], targets: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
+    """(string ``[B]``, float32 ``[B, D]``), in another order each epoch."""
+    strings, vectors = tf.constant(texts), tf.constant(targets)
+    order = tf.data.Dataset.range(len(texts)).shuffle(len(texts), seed=seed).batch(batch_size)
+    return order.map(lambda rows: (tf.gather(strings, rows), tf.gather(vectors, rows))).prefetch(2)
