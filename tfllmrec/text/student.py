@@ -89,7 +89,7 @@ class HashedNgrams(tf.Module):
       seed: of the first weights.
     """
 
-    def __init__(self, dim: int, sizes: NgramSizes = NgramSizes(), seed: int = 0):  # noqa: B008 (it is frozen)
+    def __init__(self, dim: int, sizes: NgramSizes = NgramSizes(), seed: int = 0):
         super().__init__(name="hashed_ngrams")
         self.sizes, self.dim = sizes, dim
         rng = np.random.default_rng(seed)
@@ -259,7 +259,9 @@ class Student:
           ModelError: there is something in its place.
         """
         if folder.exists():
-            raise ModelError(f"{folder} exists: expected a new folder to write the student to. Delete it or name another.")
+            raise ModelError(
+                f"{folder} exists: expected a new folder to write the student to. Delete it or name another."
+            )
 
         def write(fresh: Path) -> None:
             tf.saved_model.save(self.text_to_vector, str(fresh))

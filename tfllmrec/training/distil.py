@@ -49,10 +49,12 @@ class Distilled:
     Attributes:
       report: by kind of text (``item``, ``title``, ``word``, ``phrase``), and of ``all``; a kind without a held-out
         text is not there.
+      held_out: int ``[H]``, rows of those items.
     """
 
     student: Student
     report: dict[str, Agreement]
+    held_out: np.ndarray
 
 
 def short_queries(
@@ -161,7 +163,7 @@ def distil(
     set_seeds(seed)
     if (width := text_to_vector(tf.constant([""])).shape[-1]) != teacher.dim:
         raise ModelError(f"expected a student of the teacher's width {teacher.dim}, got one of {width}")
-    lessons = {text: ("item", row) for row, text in reversed(list(enumerate(texts)))}
+    lessons = {text: ("item", row) for row, text in reversed(list(enumerate(texts)))}  # the first one that has it
     for kind, text, row in short_queries(texts, titles, per_item=per_item, seed=seed):
         lessons.setdefault(text, (kind, row))
     words = list(lessons)
@@ -177,9 +179,9 @@ def distil(
     n_aside = round(held_out * len(filled))
     aside = np.zeros(len(texts), bool)
     aside[drawn[:n_aside]] = True
-    row = np.array([row for _, row in lessons.values()])
+    item_of = np.array([row for _, row in lessons.values()])
     usable = targets.any(axis=1)
-    learnt, tested = (np.flatnonzero(usable & (aside[row] == side)) for side in (False, True))
+    learnt, tested = (np.flatnonzero(usable & (aside[item_of] == side)) for side in (False, True))
 
     steps = epochs * -(-len(learnt) // batch_size)
     loss = MatchTeacher(catalogue[drawn[n_aside:][:candidates]], ranking, temperature)
@@ -200,7 +202,7 @@ def distil(
         for kind in (*dict.fromkeys(kinds.tolist()), ALL)
         if (of_kind := (kinds == kind) | (kind == ALL)).any()
     }
-    return Distilled(student, report)
+    return Distilled(student, report, np.flatnonzero(aside))
 
 
 def agreement(got: np.ndarray, expected: np.ndarray, items: np.ndarray) -> Agreement:

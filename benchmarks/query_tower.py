@@ -1,0 +1,254 @@
+"""Measures small text towers for query time against the encoder that they are distilled from; a section of RESULTS.md.
+
+    python benchmarks/query_tower.py ../shared/data/amazon-2014/beauty
+
+Items are always encoded by the float32 encoder, as an exported model holds them; only what a person types goes through
+the small tower. Figures are of queries cut from items that distillation did not see. ``--items`` takes a sample of the
+catalogue; RESULTS.md is left alone then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from sections import made_by, replace_section
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.columns import TITLE
+from tfllmrec.config import DataConfig, TextConfig
+from tfllmrec.data.queries import Ragged
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.evaluation.metrics import masked, ndcg, rank_targets
+from tfllmrec.progress import show_progress
+from tfllmrec.text.bundled import hub_handles
+from tfllmrec.text.encoder import TextEncoder, TextToVector
+from tfllmrec.text.store import VectorStore
+from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
+from tfllmrec.text.template import ItemTemplate
+from tfllmrec.training.distil import Agreement, agreement, distil, short_queries
+
+WARM_UP, BATCH, TURN = 10, 64, 10
+KINDS = ("title", "phrase")
+
+
+class Int8(tf.Module):
+    """A matrix as int8 with one float32 scale a row or column; reads as float32 wherever TensorFlow takes a tensor.
+
+    Args:
+      axis: over which one scale holds: 0 for kernels ``[in, out]``, 1 for tables that rows are looked up in.
+    """
+
+    def __init__(self, matrix: tf.Variable, axis: int):
+        super().__init__()
+        scale = np.abs(matrix.numpy()).max(axis=axis, keepdims=True) / 127 + 1e-12
+        self.scale = tf.Variable(scale, trainable=False)
+        self.values = tf.Variable(np.round(matrix.numpy() / scale).astype(np.int8), trainable=False)
+
+    def sparse_read(self, rows: tf.Tensor, name: str | None = None) -> tf.Tensor:
+        """What ``tf.gather`` calls: only the rows asked for are made float32."""
+        return tf.cast(tf.gather(self.values, rows), tf.float32) * tf.gather(self.scale, rows)
+
+    def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
+        return tf.cast(self.values, tf.float32) * self.scale
+
+
+def int8_bert(teacher: TextEncoder) -> TextToVector:
+    """All layers of the teacher, its kernels and word embeddings as int8."""
+    layers = sum("attention/query/kernel" in v.name for v in teacher.text_to_vector.encoder.variables)
+    tower = few_layers(teacher, layers)
+    tower.encoder.word_embedding = Int8(tower.encoder.word_embedding, axis=1)
+    for module in tower.encoder.submodules:
+        if hasattr(module, "kernel"):
+            module.kernel = Int8(module.kernel, axis=0)
+    return tower
+
+
+def int8_ngrams(tower: HashedNgrams) -> HashedNgrams:
+    """The same tower with tables of int8."""
+    copy = HashedNgrams(tower.dim, tower.sizes)
+    for name in ("attention", "inner", "bias", "outer", "straight"):
+        getattr(copy, name).assign(getattr(tower, name))
+    copy.words, copy.ngrams = Int8(tower.words, axis=1), Int8(tower.ngrams, axis=1)
+    return copy
+
+
+@dataclass
+class Tower:
+    """What is measured.
+
+    Attributes:
+      call: string ``[B]`` -> float32 ``[B, D]``.
+      size: bytes that it adds to an exported model.
+      milliseconds: of single queries. processor: the same in processor time. rates: texts/s in batches, one a round.
+    """
+
+    name: str
+    call: Callable[[tf.Tensor], tf.Tensor]
+    size: int
+    milliseconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    found: dict[str, float] = field(default_factory=dict)
+    like: Agreement | None = None
+
+    def vectors(self, texts: list[str]) -> np.ndarray:
+        return np.concatenate([self.call(tf.constant(texts[i : i + BATCH])) for i in range(0, len(texts), BATCH)])
+
+
+def saved(name: str, text_to_vector: tf.Module, teacher: TextEncoder, folder: Path) -> Tower:
+    """A tower as it comes out of a SavedModel."""
+    path = folder / name.replace(" ", "-")
+    Student(text_to_vector, teacher.fingerprint).save(path)
+    return Tower(name, Student.load(path).text_to_vector, bytes_in(path))
+
+
+def bytes_in(*folders: Path) -> int:
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def time_towers(towers: list[Tower], queries: list[str], n_single: int, rounds: int) -> None:
+    """Towers take turns of a few queries, so that what slows the machine slows all."""
+    singles = [tf.constant([query]) for query in queries[:n_single]]
+    with show_progress("Timing", "turns") as progress:
+        for start in range(0, len(singles), TURN):
+            for tower in towers:
+                for query in singles[:WARM_UP] if start == 0 else singles[start : start + 1]:
+                    tower.call(query)
+                for query in singles[start : start + TURN]:
+                    wall, processor = time.perf_counter(), time.process_time()
+                    tower.call(query)
+                    tower.processor.append(1e3 * (time.process_time() - processor))
+                    tower.milliseconds.append(1e3 * (time.perf_counter() - wall))
+            progress(start // TURN + 1, -(-len(singles) // TURN))
+    batch = tf.constant(queries[:BATCH])
+    for turn in range(rounds + 1):
+        for tower in towers:
+            start_s = time.perf_counter()
+            tower.call(batch)
+            if turn:
+                tower.rates.append(len(batch) / (time.perf_counter() - start_s))
+
+
+def search(vectors: np.ndarray, items: np.ndarray, rows: np.ndarray) -> float:
+    """NDCG@10 of finding item ``rows[i]`` by ``vectors[i]``."""
+    nothing = Ragged.from_rows([[] for _ in rows], np.int64)
+    ranks = rank_targets(masked(vectors @ items.T, nothing), Ragged.from_rows([[row] for row in rows], np.int64))
+    return float(ndcg(ranks, len(rows), 10).mean())
+
+
+def measure(options: argparse.Namespace) -> tuple[str, str]:
+    """The data set's name and the section's text."""
+    load = os.getloadavg()[0]
+    dataset = read_dataset(DataConfig(source=str(options.source)), Path())
+    table = dataset.items
+    if options.items:
+        table = table.sample(min(options.items, len(table)), random_state=options.seed)
+    texts, titles = ItemTemplate.from_items(table).texts(table), table[TITLE].fillna("").astype(str).tolist()
+    store = VectorStore(cache_folder() / "vectors")
+    teacher = TextEncoder.from_config(TextConfig())
+    settings = {"per_item": options.per_item, "seed": options.seed, "store": store}
+
+    ngrams = HashedNgrams(teacher.dim, NgramSizes(), options.seed)
+    done = distil(teacher, ngrams, texts, titles, epochs=options.epochs, **settings)
+    towers = [
+        Tower("encoder, float32", teacher.text_to_vector, bytes_in(*hub_handles())),
+        Tower(
+            "encoder, bfloat16",
+            TextEncoder.from_config(TextConfig(precision="bfloat16")).text_to_vector,
+            bytes_in(*hub_handles("bfloat16")),
+        ),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        towers.append(saved("encoder, int8 weights", int8_bert(teacher), teacher, folder))
+        if options.layer_epochs:
+            layers = few_layers(teacher, 2)
+            rates = {"epochs": options.layer_epochs, "batch_size": 64, "learning_rate": 3e-4}
+            distil(teacher, layers, texts, titles, **rates, **settings)
+            towers.append(saved("two layers", layers, teacher, folder))
+        towers.append(saved("hashed n-grams", ngrams, teacher, folder))
+        towers.append(saved("hashed n-grams, int8 tables", int8_ngrams(ngrams), teacher, folder))
+
+    held_out = done.held_out
+    items = store.lookup(teacher.fingerprint, texts)[0]
+    asked = short_queries([texts[i] for i in held_out], [titles[i] for i in held_out], seed=options.seed + 1)
+    asked = [(kind, query, held_out[row]) for kind, query, row in asked if kind in KINDS][: options.queries]
+    kinds, rows = np.array([kind for kind, _, _ in asked]), np.array([row for _, _, row in asked])
+    queries = [query for _, query, _ in asked]
+    expected = towers[0].vectors(queries)
+    for tower in towers:
+        vectors = tower.vectors(queries)
+        tower.like = agreement(vectors, expected, items)
+        tower.found = {kind: search(vectors[kinds == kind], items, rows[kinds == kind]) for kind in KINDS}
+    order = np.random.default_rng(options.seed).permutation(len(queries))
+    time_towers(towers, [queries[i] for i in order], options.singles, options.rounds)
+
+    head = towers[0]
+    lines = []
+    for tower in towers:
+        like = tower.like
+        assert like is not None
+        p50, p99 = np.percentile(tower.milliseconds, (50, 99))
+        found = [
+            f"{tower.found[kind]:.4f}"
+            + (f" ({tower.found[kind] - head.found[kind]:+.4f})" if tower is not head else "")
+            for kind in KINDS
+        ]
+        lines.append(
+            f"| {tower.name} | {tower.size / 1e6:.1f} | {p50:.1f} | {p99:.1f} | {np.median(tower.processor):.1f} | "
+            f"{np.median(tower.rates):,.0f} | {like.cosine:.3f} | {like.top:.3f} | {like.ndcg:.3f} | "
+            f"{' | '.join(found)} |"
+        )
+    kept = "\n".join(
+        f"| {kind} | {a.texts:,} | {a.cosine:.3f} | {a.top:.3f} | {a.ndcg:.3f} |" for kind, a in done.report.items()
+    )
+    body = f"""{made_by(shlex.join(["python", *sys.argv]), options.seed)}; load average before it {load:.1f}
+
+Catalogue of {len(texts):,} items, {len(held_out):,} of them held out; {len(queries):,} queries cut from those, none of
+them trained on. Top 10 and NDCG to the encoder: its own list as the truth. Search: NDCG@10 of the item that the query
+was cut from, and the change against the encoder. {options.epochs} epochs of n-grams, {options.layer_epochs} of layers,
+{options.per_item} cuts an item. p50 and p99 of {len(head.milliseconds)} single queries; texts/s in batches of {BATCH}.
+
+| tower | MB | p50 ms | p99 ms | processor ms | texts/s | cosine | top 10 | NDCG to encoder | by title | by phrase |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+{chr(10).join(lines)}
+
+Hashed n-grams by kind of held-out text:
+
+| text | texts | cosine | top 10 | NDCG to encoder |
+|---|---:|---:|---:|---:|
+{kept}
+"""
+    return dataset.name, body
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="A data set in a known format, with titles.")
+    parser.add_argument("--items", type=int, help="A sample of the catalogue; RESULTS.md is left alone.")
+    parser.add_argument("--per-item", type=int, default=4, help="Short queries cut from an item's text.")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--layer-epochs", type=int, default=2, help="Of the two-layer student; 0 leaves it out.")
+    parser.add_argument("--queries", type=int, default=2000, help="The most that are measured.")
+    parser.add_argument("--singles", type=int, default=300, help="Queries timed one at a time.")
+    parser.add_argument("--rounds", type=int, default=5, help="Timed batches.")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    name, body = measure(options)
+    print(body)
+    if not options.items:
+        replace_section(f"query tower: {name}", body)
+
+
+if __name__ == "__main__":
+    main()
