@@ -214,8 +214,8 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
     )
     body = f"""{made_by(shlex.join(["python", *sys.argv]), options.seed)}; load average before it {load:.1f}
 
-Catalogue of {len(texts):,} items, {len(held_out):,} of them held out; {len(queries):,} queries cut from those, none of
-them trained on. Top 10 and NDCG to the encoder: its own list as the truth. Search: NDCG@10 of the item that the query
+Catalogue of {len(texts):,} items, {len(held_out):,} of them held out; {len(queries):,} queries cut anew
+from those. Top 10 and NDCG to the encoder: its own list as the truth. Search: NDCG@10 of the item that the query
 was cut from, and the change against the encoder. {options.epochs} epochs of n-grams, {options.layer_epochs} of layers,
 {options.per_item} cuts an item. p50 and p99 of {len(head.milliseconds)} single queries; texts/s in batches of {BATCH}.
 

@@ -21,7 +21,9 @@ SMALL = NgramSizes(buckets=64, width=8, hidden=12, max_words=6)
 @pytest.fixture(scope="module")
 def ngrams():
     tower = HashedNgrams(16, SMALL, seed=3)
-    tower.attention.assign(np.random.default_rng(0).normal(0, 1, tower.attention.shape))
+    for name in ("words", "ngrams", "attention", "bias"):  # as training leaves them: not small, not zero
+        variable = getattr(tower, name)
+        variable.assign(np.random.default_rng(0).normal(0, 0.5, variable.shape))
     return tower
 
 

@@ -8,6 +8,7 @@ from tfllmrec.errors import DataError, ModelError
 tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tf
 
+import tfllmrec.training.distil as distillation  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.store import VectorStore  # noqa: E402
 from tfllmrec.text.student import HashedNgrams, NgramSizes, few_layers  # noqa: E402
@@ -101,6 +102,19 @@ def test_a_student_learns_what_its_teacher_does(teacher, texts):
     assert sum(a.texts for kind, a in done.report.items() if kind != "all") == done.report["all"].texts
     assert len(done.held_out) == 6 and 0 not in done.held_out  # a tenth of 60; the empty text is none of them
     assert done.student.teacher == teacher.fingerprint
+
+
+def test_held_out_items_are_neither_trained_on_nor_among_those_of_the_loss(teacher, texts, monkeypatch):
+    trained, anchors = [], []
+    batches, loss = distillation._batches, distillation.MatchTeacher
+    monkeypatch.setattr(distillation, "_batches", lambda words, *rest: trained.extend(words) or batches(words, *rest))
+    monkeypatch.setattr(distillation, "MatchTeacher", lambda items, *rest: anchors.extend(items) or loss(items, *rest))
+    texts = list(dict.fromkeys(texts))
+    done = distil(teacher, HashedNgrams(16, SMALL), texts, held_out=0.2, candidates=30, epochs=1, batch_size=64)
+    held_out = {texts[row] for row in done.held_out}
+    assert len(held_out) == round(0.2 * (len(texts) - 1)) and not held_out & set(trained)
+    assert set(trained) > set(texts) - held_out - {""} and "" not in trained
+    assert len(anchors) == 30 and (teacher.encode(sorted(held_out)) @ np.array(anchors).T).max() < 1 - 1e-5
 
 
 def test_a_few_layers_learn_too(teacher, texts):

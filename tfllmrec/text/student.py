@@ -27,6 +27,7 @@ MANIFEST = "student.json"
 
 # Longer words are cut: a text of 100 kB without a space is one word.
 _MAX_CHARACTERS = 40
+_FIRST_SCALE = 0.01
 # What parts words, and what of it is a word by itself: scripts without spaces, and pictures.
 _BETWEEN, _ALONE = r"[^\pL\pN\pM]|[\p{Han}\p{Hiragana}\p{Katakana}]", r"[\p{Han}\p{Hiragana}\p{Katakana}\p{So}]"
 _PROBE = ("a red toy car", "Crème brûlée (2nd edition), the best one of 1999!")
@@ -98,8 +99,9 @@ class HashedNgrams(tf.Module):
             return tf.Variable(rng.normal(0, scale, shape).astype(np.float32), name=name)
 
         with self.name_scope:
-            self.words = random("words", sizes.buckets, sizes.width, scale=sizes.width**-0.5)
-            self.ngrams = random("ngrams", sizes.buckets, sizes.width, scale=sizes.width**-0.5)
+            # Small beside what training makes of them: a row that training never met is silent and no noise.
+            self.words = random("words", sizes.buckets, sizes.width, scale=_FIRST_SCALE)
+            self.ngrams = random("ngrams", sizes.buckets, sizes.width, scale=_FIRST_SCALE)
             self.attention = tf.Variable(tf.zeros([sizes.width, 1]), name="attention")
             self.inner = random("inner", sizes.width, sizes.hidden, scale=sizes.width**-0.5)
             self.bias = tf.Variable(tf.zeros([sizes.hidden]), name="bias")
