@@ -123,12 +123,24 @@ def epoch_batches(sequences: Sequences, batch_size: int, length: int, seed: int,
     cuts = windows(sequences.items.lengths, length, generator)
     # Random offsets make some more windows in one epoch than in another; Keras wants the same number each time.
     order = generator.permutation(len(cuts))[: n_windows(sequences.items.lengths, length)]
+    for rows in like_lengths(order, (cuts[:, 2] - cuts[:, 1])[order], batch_size, generator):
+        yield _batch(sequences, cuts[rows], length)
+
+
+def like_lengths(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Cuts rows into batches of similar lengths, each bucket of :data:`BUCKET` batches for itself, in random order.
+
+    Args:
+      order: int ``[R]``, the rows, shuffled. lengths: of each of them, int ``[R]``.
+    """
     for start in range(0, len(order), batch_size * BUCKET):
         bucket = order[start : start + batch_size * BUCKET]
-        bucket = bucket[np.argsort(cuts[bucket, 2] - cuts[bucket, 1], kind="stable")]
+        bucket = bucket[np.argsort(lengths[start : start + batch_size * BUCKET], kind="stable")]
         pieces = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
         for piece in generator.permutation(len(pieces)):
-            yield _batch(sequences, cuts[pieces[piece]], length)
+            yield pieces[piece]
 
 
 def _batch(sequences: Sequences, cuts: np.ndarray, length: int) -> dict:

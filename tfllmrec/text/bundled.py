@@ -36,16 +36,16 @@ def hub_handles(precision: str = "float32") -> tuple[Path, Path]:
     preprocessor, encoder = root / f"minilm-preprocessor-{_FORMAT}", root / f"minilm-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
         vocabulary = assets.weights("minilm") / "vocab.txt"
-        _whole(preprocessor, lambda folder: save_preprocessor(vocabulary, folder, _MINILM_MAX_TOKENS))
+        whole(preprocessor, lambda folder: save_preprocessor(vocabulary, folder, _MINILM_MAX_TOKENS))
     if not encoder.is_dir():
         source = assets.weights("minilm")
         config = BertConfig.from_dict(json.loads((source / "config.json").read_text()))
         bert = BertEncoder(config, load_file(source / "model.safetensors"), precision)
-        _whole(encoder, lambda folder: save_encoder(bert, folder))
+        whole(encoder, lambda folder: save_encoder(bert, folder))
     return preprocessor, encoder
 
 
-def _whole(folder: Path, write: Callable[[Path], None]) -> None:
+def whole(folder: Path, write: Callable[[Path], None]) -> None:
     """Lets ``folder`` appear only when it is complete; another process may make the same one meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:

@@ -1,0 +1,254 @@
+"""Masked-language-model training of any TF Hub BERT encoder: vocabulary, masks, head, and writing the encoder back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_hub as hub
+import tensorflow_text as tf_text
+
+from tfllmrec.errors import ModelError
+from tfllmrec.text.bundled import INPUTS, whole
+
+MASKED_SHARE = 0.15
+"""Of a text's tokens; rounded up, so that every text has something to guess."""
+
+# Of what is chosen: how much becomes [MASK], and how much another token; the rest stays as it is.
+_TO_MASK, _TO_RANDOM = 0.8, 0.1
+# What a preprocessor of TF Hub calls its special tokens.
+_HUB_NAMES = {
+    "[PAD]": "padding_id",
+    "[CLS]": "start_of_sequence_id",
+    "[SEP]": "end_of_segment_id",
+    "[MASK]": "mask_id",
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking must know of a preprocessor's vocabulary.
+
+    Attributes:
+      size: V, the number of tokens.
+      mask: id of ``[MASK]``. pad: id of ``[PAD]``.
+      special: ids that are neither masked nor put in the place of a masked token: ``[PAD]``, ``[CLS]``, ``[SEP]``,
+        ``[MASK]`` and, where it is known, ``[UNK]``.
+    """
+
+    size: int
+    mask: int
+    pad: int
+    special: tuple[int, ...]
+
+    @classmethod
+    def of(cls, preprocessor: Any, folder: str | Path) -> Vocabulary:
+        """Reads the vocabulary of a preprocessor.
+
+        From the asset ``vocab.txt``, one token a line; where there is none (SentencePiece), from
+        ``preprocessor.tokenize.get_special_tokens_dict()``, which the preprocessors of TF Hub have, but which says
+        nothing of ``[UNK]``.
+
+        Args:
+          preprocessor: as ``hub.load`` returns it.
+          folder: that it was loaded from.
+
+        Raises:
+          ModelError: there is neither, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
+        """
+        path = Path(folder) / "assets" / "vocab.txt"
+        tokenize = getattr(preprocessor, "tokenize", None)
+        if path.is_file():
+            tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            size, ids, source = len(tokens), {token: i for i, token in enumerate(tokens)}, str(path)
+        elif hasattr(tokenize, "get_special_tokens_dict"):
+            said = {name: int(value) for name, value in tokenize.get_special_tokens_dict().items()}
+            ids = {token: said[name] for token, name in _HUB_NAMES.items() if name in said}
+            size, source = said["vocab_size"], f"tokenize.get_special_tokens_dict() of {folder}"
+        else:
+            raise ModelError(
+                f"the preprocessor {folder} does not tell its vocabulary, which masking needs: expected an asset "
+                "vocab.txt or a function tokenize.get_special_tokens_dict(); use one of TF Hub's BERT preprocessors"
+            )
+        if missing := [token for token in _HUB_NAMES if token not in ids]:
+            raise ModelError(
+                f"masking needs {', '.join(_HUB_NAMES)} in the vocabulary, got none of {', '.join(missing)} in {source}"
+            )
+        special = tuple(ids[token] for token in (*_HUB_NAMES, "[UNK]") if token in ids)
+        return cls(size, ids["[MASK]"], ids["[PAD]"], special)
+
+
+def mask_tokens(
+    ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+    """Hides some tokens, as in Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1.
+
+    Of each text 15 % of the tokens are chosen, rounded up and without special ones; of these 80 % become ``[MASK]``,
+    10 % any token that is not special, 10 % stay. The work is done by ``tf_text.mask_language_model``. TF Text's own
+    draws are stateful, so they would depend on threads and on what was drawn before a resumed run; its two places for
+    other ones are filled with stateless draws, which are a function of ``seed`` and of the place in the batch.
+
+    Args:
+      ids: int32 ``[B, (T)]``, without padding.
+      seed: int64 ``[2]``; another one for each batch of each epoch.
+
+    Returns:
+      The ids with masks, int32 ``[B, (T)]``; the chosen positions in each text, int64 ``[B, (M)]``; and what stood
+      there, int32 ``[B, (M)]``. A text of special tokens alone has none.
+    """
+    choice, kind, replacement = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+    selector = tf_text.RandomItemSelector(
+        max_selections_per_batch=tf.int32.max,
+        selection_rate=MASKED_SHARE,
+        unselectable_ids=list(vocabulary.special),
+        shuffle_fn=partial(_shuffle_row, seed=choice),
+    )
+    chooser = _StatelessChooser(vocabulary, kind, replacement)
+    return tf_text.mask_language_model(ids, selector, chooser, axis=1)
+
+
+def _shuffle_row(positions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Shuffles the positions of one text; they count through the batch, so the last one tells texts apart."""
+    of_row = tf.random.experimental.stateless_fold_in(seed, tf.reduce_max(positions))
+    return tf.random.experimental.stateless_shuffle(positions, of_row)
+
+
+class _StatelessChooser(tf_text.MaskValuesChooser):
+    """What is put in the place of the chosen tokens, as a function of two seeds, int64 ``[2]``."""
+
+    def __init__(self, vocabulary: Vocabulary, kind: tf.Tensor, replacement: tf.Tensor):
+        super().__init__(vocabulary.size, vocabulary.mask, _TO_MASK, _TO_RANDOM)
+        self._kind, self._replacement = kind, replacement
+        self._usual = sorted(set(range(vocabulary.size)) - set(vocabulary.special))
+
+    def get_mask_values(self, masked_lm_ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        ids = masked_lm_ids.flat_values
+        draw = tf.random.stateless_uniform(tf.shape(ids), self._kind)
+        index = tf.random.stateless_uniform(tf.shape(ids), self._replacement, 0, len(self._usual), tf.int32)
+        other = tf.gather(tf.constant(self._usual, ids.dtype), index)
+        kept = tf.where(draw < _TO_MASK + _TO_RANDOM, other, ids)
+        return masked_lm_ids.with_flat_values(tf.where(draw < _TO_MASK, tf.cast(self.mask_token, ids.dtype), kept))
+
+
+def masked_batch(ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any]:
+    """What :class:`MaskedLanguageModel` is trained on, out of texts as ids.
+
+    Args:
+      ids: int32 ``[B, (T)]``, without padding, special tokens included. seed: int64 ``[2]``.
+
+    Returns:
+      The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]``: the places to guess, counted through the
+      rows of the padded batch; and the labels, int32 ``[M]``: the ids that belong there.
+    """
+    hidden, positions, labels = mask_tokens(ids, vocabulary, seed)
+    padded = hidden.to_tensor(vocabulary.pad)
+    mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
+    inputs = dict(zip(INPUTS, (padded, mask, tf.zeros_like(padded)), strict=True))
+    places = positions.values + positions.value_rowids() * tf.shape(padded, tf.int64)[1]
+    return inputs | {"masked": places}, labels.values
+
+
+def word_embedding(encoder: Any, size: int) -> tf.Variable:
+    """The encoder's embedding of tokens: its one trainable matrix with a row for each of ``size`` tokens.
+
+    Raises:
+      ModelError: there is none, or more than one.
+    """
+    variables = list(getattr(encoder, "trainable_variables", ()))
+    found = [variable for variable in variables if variable.shape.rank == 2 and variable.shape[0] == size]
+    if len(found) != 1:
+        raise ModelError(
+            f"expected one trainable word embedding of shape [{size}, D] in the encoder, as many rows as its "
+            f"preprocessor has tokens; got {[variable.name for variable in found] or 'none'} among {len(variables)} "
+            "trainable variables. Give the preprocessor that belongs to the encoder, and a TF2 encoder made for tuning."
+        )
+    return found[0]
+
+
+class MaskedLanguageModel(tf.keras.Model):
+    """An encoder with a head that guesses hidden tokens; ``fit`` takes batches of :func:`masked_batch`.
+
+    The head is that of Devlin et al. 2019, arXiv:1810.04805: ``logits = norm(gelu(h U + c)) E^T + b``, with ``h`` the
+    encoder's ``sequence_output`` at a hidden token and ``E`` the encoder's own word embedding, which thus learns from
+    both sides. ``E`` may be narrower than ``h`` (ALBERT). ``U, c, b`` and the norm are for training only. The logits
+    are computed at hidden tokens alone, and the loss is their mean cross-entropy.
+
+    The variables of ``encoder`` are trained in place: :func:`save_encoder_again` writes them back.
+
+    Args:
+      encoder: as ``hub.load`` returns it, with ``sequence_output`` and ``trainable_variables``.
+      vocabulary: of the preprocessor that belongs to it.
+      dropout: calls the encoder with ``training=True``. The random operations in a SavedModel cannot be seeded from
+        outside, so that no two runs are the same then; and masks that change with each epoch already keep an encoder
+        from learning a text by heart.
+      seed: of the head's first weights.
+
+    Raises:
+      ModelError: the encoder has no ``sequence_output``, or no word embedding of that size.
+    """
+
+    def __init__(self, encoder: Any, vocabulary: Vocabulary, dropout: bool = False, seed: int = 0):
+        super().__init__(name="masked_language_model")
+        self._dropout = dropout
+        embedding = word_embedding(encoder, vocabulary.size)
+        probe = {name: tf.ones([1, 3], tf.int32) * (name != "input_type_ids") for name in INPUTS}
+        out = encoder(probe)
+        if not isinstance(out, Mapping) or "sequence_output" not in out:
+            raise ModelError("expected an encoder with a 'sequence_output', a vector for each token, got one without")
+        self._width = out["sequence_output"].shape[-1]
+        self.encoder = hub.KerasLayer(encoder, trainable=True, name="encoder")
+        self._embedding = embedding
+        self.dense = tf.keras.layers.Dense(
+            embedding.shape[1],
+            partial(tf.nn.gelu, approximate=False),
+            kernel_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.02, seed=seed),
+            name="transform",
+        )
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm")
+        self.bias = self.add_weight("bias", [vocabulary.size], initializer="zeros")
+        self._loss = tf.keras.metrics.Mean("loss")
+        self._accuracy = tf.keras.metrics.Mean("accuracy")
+        self(probe | {"masked": tf.constant([1], tf.int64)})
+
+    def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]`` -> logits, float32 ``[M, V]``."""
+        out = self.encoder({name: inputs[name] for name in INPUTS}, training=training and self._dropout)
+        tokens = tf.reshape(tf.cast(out["sequence_output"], tf.float32), [-1, self._width])
+        guesses = self.norm(self.dense(tf.gather(tokens, inputs["masked"])))
+        return tf.matmul(guesses, self._embedding, transpose_b=True) + self.bias
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """``loss``, the mean cross-entropy in nats, and ``accuracy``, over the hidden tokens of an epoch."""
+        return [self._loss, self._accuracy]
+
+    def train_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = self._measure(data, training=True) + sum(self.losses)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def test_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
+        self._measure(data, training=False)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def _measure(self, data: tuple[dict[str, tf.Tensor], tf.Tensor], training: bool) -> tf.Tensor:
+        inputs, labels = data
+        logits = self(inputs, training=training)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        self._loss.update_state(losses)
+        self._accuracy.update_state(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels)
+        return tf.reduce_mean(losses)
+
+
+def save_encoder_again(encoder: Any, folder: Path) -> None:
+    """Writes an encoder that ``hub.load`` returned, with the values that its variables have now.
+
+    The SavedModel has what the one that it came from had, so TF Hub loads it in the same ways, and it can be trained
+    and written again. ``folder`` appears only when it is complete.
+    """
+    whole(Path(folder), lambda fresh: tf.saved_model.save(encoder, str(fresh)))
