@@ -17,13 +17,13 @@ pytestmark = pytest.mark.tf
 
 WORDS = [f"{kind}{i}" for i in range(16) for kind in "xy"]
 VOCABULARY = Vocabulary(5 + len(WORDS), mask=4, pad=0, special=(0, 2, 3, 4, 1))
-SETTINGS = {"epochs": 3, "batch_size": 16, "max_tokens": 12, "learning_rate": 0.01, "seed": 1}
+SETTINGS = {"epochs": 6, "batch_size": 16, "max_tokens": 12, "learning_rate": 0.02, "seed": 1}
 
 
 def planted_texts(n):
-    """An x and the y of the same number, twice: what is hidden is told by its neighbours."""
-    numbers = np.random.default_rng(0).integers(0, 16, (n, 2))
-    return [f"x{i} y{i} x{j} y{j} x{i} y{i} x{j} y{j}" for i, j in numbers]
+    """An x and the y of the same number, four times, and any word: what is hidden is told by its neighbours."""
+    rng = np.random.default_rng(0)
+    return [f"x{i} y{i} " * 4 + str(rng.choice(WORDS)) for i in rng.integers(0, 16, n)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def modules(tiny, tmp_path_factory):
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n", encoding="utf-8"
     )
     save_preprocessor(folder / "vocab.txt", folder / "preprocessor", 12)
-    state = {name: value * (1 if "LayerNorm" in name else 0.5) for name, value in tiny.state().items()}
+    state = {name: value * (1 if "LayerNorm" in name else 0.3) for name, value in tiny.state().items()}
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][: VOCABULARY.size]
     save_encoder(BertEncoder(BertConfig(**tiny.sizes | {"vocab_size": VOCABULARY.size}), state), folder / "encoder")
     return folder / "encoder", folder / "preprocessor"
@@ -71,12 +71,13 @@ def values(folder):
 def test_learns_what_neighbours_tell(undisturbed, modules):
     result, told, folder = undisturbed
     assert result.before.accuracy < 0.2 and result.before.perplexity > 15
-    assert result.after.accuracy > 0.6 and result.after.perplexity < 4  # each x and y by chance: 1 of 32
-    assert told[0].startswith("3") and told[0].endswith("held out")
+    # By chance 1 / 32; at best 8 / 9 and a little, as any word cannot be known.
+    assert result.after.accuracy > 0.5 and result.after.perplexity < 10
+    assert told[0].endswith("held out")
     assert [line.split(":")[0] for line in told[1:]] == [
         "before",
-        *(f"epoch {i}" for i in (1, 2, 3)),
-        "after, best of 3 epochs",
+        *(f"epoch {i}" for i in range(1, 7)),
+        "after, best of 6 epochs",
     ]
     assert list((folder / "run" / "logs").rglob("*tfevents*"))
     trained, untrained = (TextEncoder(path, modules[1], 12) for path in (result.encoder, modules[0]))
@@ -149,9 +150,7 @@ def test_a_text_is_never_both_trained_on_and_held_out():
     ids=["none", "no tokens", "one alone"],
 )
 def test_too_few_texts_are_an_error(texts, tokens):
-    with pytest.raises(
-        DataError, match=f"two different texts.*got {len({t for t in texts} & {'a'})} among {len(texts)}"
-    ):
+    with pytest.raises(DataError, match=f"two different texts.*got {len(set(texts) & {'a'})} among {len(texts)}"):
         split_texts(texts, tokens, VOCABULARY, 0)
 
 
@@ -179,4 +178,4 @@ def test_batches_hold_like_lengths_and_follow_from_seed_and_epoch():
 
 def test_settings_of_a_run_are_written_down(undisturbed):
     there = json.loads((undisturbed[2] / "run" / "pretraining.json").read_text())
-    assert {name: there[name] for name in ("epochs", "seed", "dropout")} == {"epochs": 3, "seed": 1, "dropout": False}
+    assert {name: there[name] for name in ("epochs", "seed", "dropout")} == {"epochs": 6, "seed": 1, "dropout": False}

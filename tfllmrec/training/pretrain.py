@@ -241,7 +241,7 @@ def _guesses(model: MaskedLanguageModel, batches: tf.data.Dataset) -> Guesses:
 
 def _judge(epoch: int, logs: dict[str, Any], tell: Tell) -> None:
     """Gives an epoch the value that it is compared by, 1 / perplexity, before it is kept."""
-    if not np.isfinite(logs["loss"]):
+    if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
         raise ModelError(f"the loss is not a number in epoch {epoch + 1}: lower learning_rate")
     held_out = Guesses(logs["val_accuracy"], float(np.exp(logs["val_loss"])))
     logs["selection"] = 1 / held_out.perplexity
