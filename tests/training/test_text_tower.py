@@ -1,4 +1,3 @@
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +10,14 @@ from tfllmrec.config import TextConfig, TuningConfig  # noqa: E402
 from tfllmrec.data.pairs import item_pairs  # noqa: E402
 from tfllmrec.data.queries import Ragged  # noqa: E402
 from tfllmrec.errors import ModelError  # noqa: E402
+from tfllmrec.serving.export import export  # noqa: E402
 from tfllmrec.text.augment import Augmenter  # noqa: E402
-from tfllmrec.text.bundled import INPUTS  # noqa: E402
+from tfllmrec.text.bundled import INPUTS, save_preprocessor  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.template import ItemTemplate  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
-from tfllmrec.training.text_tower import ContrastiveTower, pair_batches, tune_tower  # noqa: E402
+from tfllmrec.training.run import Run, fit_experiment  # noqa: E402
+from tfllmrec.training.text_tower import ContrastiveTower, TowerRecord, pair_batches, tune_tower  # noqa: E402
 
 # Those in a row are read together, and share no word.
 TEXTS = ["red car", "blue", "toys", "the cafe", "car toys", "cafe blue"]
@@ -171,26 +173,33 @@ def test_a_loss_that_is_not_a_number_is_said(encoder, tmp_path):
         tune(encoder, tmp_path, learning_rate=1e30)
 
 
-def test_a_run_reads_with_what_it_has_tuned(chain_config, cache, tmp_path):
+@pytest.mark.parametrize(
+    "settings", [{"mode": "lora"}, {"pretrain_epochs": 1}, {"mode": "adapter", "pretrain_epochs": 1}]
+)
+def test_a_run_reads_with_what_it_has_trained(settings, chain_config, tiny, tiny_hub, cache, tmp_path):
     """Through the whole of fit, and from the folder alone afterwards."""
-    from tfllmrec.serving.export import export
-    from tfllmrec.training.run import Run, fit_experiment
-
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join([*tiny.vocabulary[:-1], "[MASK]"]) + "\n", encoding="utf-8")
+    save_preprocessor(vocabulary, tmp_path / "preprocessor", 12)
     config = chain_config.model_copy(deep=True)
-    config.text.mode, config.text.max_tokens = "lora", 12
+    config.text = config.text.model_copy(update=settings | {"preprocessor": str(tmp_path / "preprocessor")})
     config.tuning = TuningConfig(epochs=1, batch_size=8)
     config.training.epochs, config.evaluation.baselines = 1, ["text"]
     told = []
     run = fit_experiment(config, tmp_path / "run", tell=told.append)
-    assert any(line.startswith("text tower: lora") for line in told)
-    assert not any((tmp_path / "run" / "text").rglob("*.h5"))
-    from tfllmrec.text.template import ItemTemplate
-
+    mode = settings.get("mode")
+    assert any(line.startswith("pretraining: after") for line in told) == ("pretrain_epochs" in settings)
+    assert any(line.startswith(f"text tower: {mode}") for line in told) == (mode is not None)
     texts = ItemTemplate.from_items(run.dataset.items, run.config.text.template).texts(run.dataset.items)
-    again = Run.open(tmp_path / "run").text_encoder()
+    told.clear()
+    again = Run.open(tmp_path / "run").text_encoder(told.append)
+    assert not told  # nothing is trained again
     np.testing.assert_allclose(again.encode(texts), run.text, atol=1e-5)
-    untuned = TextEncoder.from_config(run.config.text)
-    assert np.abs(untuned.encode(texts) - run.text).max() > 1e-3
-    shutil.rmtree(tmp_path / "run" / "text" / "checkpoints", ignore_errors=True)
+    untrained = TextEncoder.from_config(run.config.text)
+    assert np.abs(untrained.encode(texts) - run.text).max() > 1e-3
     served = tf.saved_model.load(str(export(run.folder, tmp_path / "served")))
     np.testing.assert_allclose(served.text_to_vector(tf.constant(texts)), run.text, atol=1e-5)
+    record = TowerRecord.load(run.folder / "text")
+    assert record.trained > 0 and record.seconds > 0
+    shipped = run.folder / "text" / ("encoder" if mode is None else "tuned.safetensors")
+    assert record.bytes == sum(path.stat().st_size for path in [shipped, *shipped.rglob("*")] if path.is_file())

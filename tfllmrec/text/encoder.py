@@ -89,6 +89,7 @@ class TextEncoder:
 
     Attributes:
       text_to_vector: the same as a graph, see :class:`TextToVector`.
+      folders: the local folders of encoder and preprocessor, handles for another encoder like this one.
       tuning: what is or was trained of the encoder; ``None``: it is as it came.
 
     Raises:
@@ -106,8 +107,8 @@ class TextEncoder:
         tuning: Path | None = None,
     ):
         self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
-        self._folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
-        self.text_to_vector = TextToVector(_load(self._folders[0]), _load(self._folders[1]), max_tokens)
+        self.folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
+        self.text_to_vector = TextToVector(_load(self.folders[0]), _load(self.folders[1]), max_tokens)
         # Both are run once, on a text of as many tokens as there may be: what does not fit shows here or in a trace.
         longest = tf.constant(["a " * max_tokens])
         tokens, problem = _attempt(lambda: self.text_to_vector.tokens(longest))
@@ -195,7 +196,7 @@ class TextEncoder:
 
     def _digest(self, settings: str, probed: int | None = None) -> str:
         digest = hashlib.sha256(settings.encode())
-        for folder in self._folders:
+        for folder in self.folders:
             for path in sorted(path for part in ("variables", "assets") for path in (folder / part).rglob("*")):
                 if path.is_file():
                     digest.update(path.relative_to(folder).as_posix().encode())

@@ -65,7 +65,7 @@ class Vocabulary:
         if path.is_file():
             tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             size, ids, source = len(tokens), {token: i for i, token in enumerate(tokens)}, str(path)
-        elif hasattr(tokenize, "get_special_tokens_dict"):
+        elif tokenize is not None and hasattr(tokenize, "get_special_tokens_dict"):
             said = {name: int(value) for name, value in tokenize.get_special_tokens_dict().items()}
             ids = {token: said[name] for token, name in _HUB_NAMES.items() if name in said}
             size, source = said["vocab_size"], f"tokenize.get_special_tokens_dict() of {folder}"

@@ -20,7 +20,7 @@ import tensorflow_text as tf_text
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Progress
 from tfllmrec.text.bert import BertConfig, BertEncoder
-from tfllmrec.text.bundled import _whole
+from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder, TextToVector
 
 MANIFEST = "student.json"
@@ -270,7 +270,7 @@ class Student:
             about = {"teacher": self.teacher, "fingerprint": self.fingerprint}
             (fresh / MANIFEST).write_text(json.dumps(about, indent=1))
 
-        _whole(folder, write)
+        whole(folder, write)
 
     @classmethod
     def load(cls, folder: Path) -> Student:

@@ -29,6 +29,7 @@ from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.defaults import validation_sample
 from tfllmrec.training.optimizer import adamw
+from tfllmrec.training.pretrain import pretrain
 
 #: New weights (lora, adapter) start at nothing and move fast; those of the encoder know something already.
 LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
@@ -272,14 +273,31 @@ def prepared_encoder(
     Raises:
       ConfigError, DataError, ModelError: see the steps.
     """
-    encoder = TextEncoder.from_config(config.text)
-    if config.text.mode == "frozen":
+    start, text = time.monotonic(), config.text
+    encoder = TextEncoder.from_config(text)
+    pretrained = folder / "encoder"
+    if text.pretrain_epochs:
+        if not pretrained.is_dir():
+            pretrain(
+                *encoder.folders,
+                template.texts(split.dataset.items),
+                pretrained,
+                epochs=text.pretrain_epochs,
+                max_tokens=text.max_tokens,
+                seed=config.seed,
+                folder=folder / "pretraining",
+                tell=lambda line: tell(f"pretraining: {line}"),
+            )
+        encoder = TextEncoder(pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size)
+    if text.mode == "frozen":
+        if text.pretrain_epochs and TowerRecord.load(folder) is None:
+            _record(encoder.text_to_vector.encoder.trainable_variables, pretrained, start).save(folder)
         return encoder
     tuned = folder / "tuned.safetensors"
     if tuned.is_file():
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint))
         return encoder
-    start, n_items = time.monotonic(), split.dataset.n_items
+    n_items = split.dataset.n_items
     wordings = template.wordings(split.dataset.items)
     texts = [each[0] for each in wordings]
     readable = np.array([bool(text) for text in texts])
@@ -295,6 +313,11 @@ def prepared_encoder(
     tell(f"text tower: before, {measure().metrics['ndcg@10']:.4f} ndcg@10 on validation by texts alone")
     tuning = tune_tower(encoder, pairs, wordings, config.text, config.tuning, config.seed, folder, measure, tell)
     tuning.save(tuned, encoder.base_fingerprint)
-    trained = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
-    TowerRecord(trained, tuned.stat().st_size, time.monotonic() - start).save(folder)
+    _record(tuning.variables, tuned, start).save(folder)
     return encoder
+
+
+def _record(variables: Sequence[tf.Variable], shipped: Path, start: float) -> TowerRecord:
+    files = [path for path in (shipped.rglob("*") if shipped.is_dir() else [shipped]) if path.is_file()]
+    trained = sum(int(np.prod(variable.shape)) for variable in variables)
+    return TowerRecord(trained, sum(path.stat().st_size for path in files), time.monotonic() - start)
