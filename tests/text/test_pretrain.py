@@ -167,6 +167,14 @@ def test_logits_are_those_of_the_published_head_tied_to_the_embedding(encoder):
     assert changed[absent] and changed.sum() == 1
 
 
+def test_head_begins_with_the_shares_of_the_tokens(encoder):
+    counts = np.zeros(VOCABULARY.size, int)
+    counts[[7, 9]] = 5, 10
+    bias = MaskedLanguageModel(encoder, VOCABULARY, counts=counts).bias.numpy()
+    assert bias[[6, 7, 9]] == pytest.approx(np.log([1 / (15 + 45), 6 / (15 + 45), 11 / (15 + 45)]))
+    assert np.ptp(MaskedLanguageModel(encoder, VOCABULARY).bias) == 0
+
+
 def test_head_fits_an_embedding_that_is_narrower_than_the_encoder():
     embedding, wider = tf.Variable(tf.ones([VOCABULARY.size, 4])), tf.Variable(tf.ones([4, 6]))
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text as tf_text
@@ -61,12 +62,12 @@ class Vocabulary:
           ModelError: there is neither, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
         """
         path = Path(folder) / "assets" / "vocab.txt"
-        tokenize = getattr(preprocessor, "tokenize", None)
+        ask = getattr(getattr(preprocessor, "tokenize", None), "get_special_tokens_dict", None)
         if path.is_file():
             tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             size, ids, source = len(tokens), {token: i for i, token in enumerate(tokens)}, str(path)
-        elif tokenize is not None and hasattr(tokenize, "get_special_tokens_dict"):
-            said = {name: int(value) for name, value in tokenize.get_special_tokens_dict().items()}
+        elif ask is not None:
+            said = {name: int(value) for name, value in ask().items()}
             ids = {token: said[name] for token, name in _HUB_NAMES.items() if name in said}
             size, source = said["vocab_size"], f"tokenize.get_special_tokens_dict() of {folder}"
         else:
@@ -186,12 +187,21 @@ class MaskedLanguageModel(tf.keras.Model):
         outside, so that no two runs are the same then; and masks that change with each epoch already keep an encoder
         from learning a text by heart.
       seed: of the head's first weights.
+      counts: int ``[V]``, how often each token is there in the texts. ``b`` then begins with the logarithm of their
+        shares, so that the encoder's first steps are not spent on learning which tokens are frequent.
 
     Raises:
       ModelError: the encoder has no ``sequence_output``, or no word embedding of that size.
     """
 
-    def __init__(self, encoder: Any, vocabulary: Vocabulary, dropout: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        encoder: Any,
+        vocabulary: Vocabulary,
+        dropout: bool = False,
+        seed: int = 0,
+        counts: np.ndarray | None = None,
+    ):
         super().__init__(name="masked_language_model")
         self._dropout = dropout
         embedding = word_embedding(encoder, vocabulary.size)
@@ -209,7 +219,9 @@ class MaskedLanguageModel(tf.keras.Model):
             name="transform",
         )
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm")
-        self.bias = self.add_weight("bias", [vocabulary.size], initializer="zeros")
+        seen = np.zeros(vocabulary.size) if counts is None else counts
+        shares = (seen + 1) / (seen.sum() + vocabulary.size)  # one more of each: none is impossible
+        self.bias = self.add_weight("bias", [vocabulary.size], initializer=tf.constant_initializer(np.log(shares)))
         self._loss = tf.keras.metrics.Mean("loss")
         self._accuracy = tf.keras.metrics.Mean("accuracy")
         self(probe | {"masked": tf.constant([1], tf.int64)})

@@ -125,12 +125,15 @@ def pretrain(
     }
     trained, held_out = split_texts(texts, tokenise(text_to_vector, texts), vocabulary, seed)
     tell(f"{len(trained)} texts to train on, {len(held_out)} held out")
-    model = MaskedLanguageModel(text_to_vector.encoder, vocabulary, dropout, seed)
+    counts = np.bincount(trained.values, minlength=vocabulary.size)
+    counts[list(vocabulary.special)] = 0  # never to be guessed
+    model = MaskedLanguageModel(text_to_vector.encoder, vocabulary, dropout, seed, counts)
     steps = -(-len(trained) // batch_size)
     optimizer = adamw(learning_rate, epochs * steps, warmup_share, weight_decay)
     # Names may say nothing in a foreign encoder: what is no matrix is a norm or a bias.
     vectors = [variable for variable in model.trainable_variables if variable.shape.rank < 2]
     optimizer.exclude_from_weight_decay(var_list=vectors, var_names=UNDECAYED)
+    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
     # Epoch 0 again and again: the same masks each time.
     measured_on = masked_batches(held_out, vocabulary, batch_size, seed, itertools.repeat(0))
@@ -227,9 +230,12 @@ def masked_batches(
             yield tf.RaggedTensor.from_row_splits(batch.values, batch.offsets), generator.integers(0, 2**62, 2)
 
     batches = tf.data.Dataset.from_generator(epoch_batches, output_signature=signature)
-    batches = batches.map(
-        lambda ids, mask_seed: masked_batch(ids, vocabulary, mask_seed), num_parallel_calls=tf.data.AUTOTUNE
-    )
+
+    @tf.autograph.experimental.do_not_convert  # has nothing to convert, and looking for it takes seconds
+    def hide(ids: tf.RaggedTensor, mask_seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        return masked_batch(ids, vocabulary, mask_seed)
+
+    batches = batches.map(hide, num_parallel_calls=tf.data.AUTOTUNE)
     # Keras finds out an unknown length by beginning one epoch too many.
     return batches.apply(tf.data.experimental.assert_cardinality(-(-len(tokens) // batch_size))).prefetch(4)
 
