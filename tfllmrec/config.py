@@ -86,7 +86,7 @@ class TuningConfig(Section):
 
     epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
     batch_size: int = Field(64, ge=2, description="Pairs of texts in a step, each other's negatives.")
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are added up before the encoder moves.")
+    accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the encoder moves.")
     learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode.")
     warmup_share: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")

@@ -226,7 +226,7 @@ def tuning_of(
     full         all that it says is trainable
     ===========  ===================================================================================================
 
-    In training, its own dropout is on in all of them. What it does not offer for training stays as it is.
+    What it does not offer for training stays as it is.
 
     Args:
       encoder: as ``hub.load`` returns it, not tuned yet; one for each tuning.

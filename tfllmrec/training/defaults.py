@@ -30,7 +30,7 @@ SAMPLE = 6000
 #: there would be only one, the starting point is taken as it is.
 SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
 FULL_SOFTMAX_ITEMS = 60_000
-#: Numbers in a block of scores, at most: 0.8 GB.
+#: Numbers in a block of scores, at most: 0.8 GB. A validation sample has two such blocks, of half the rows.
 SCORES = 200_000_000
 #: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
@@ -88,7 +88,7 @@ def validation_sample(split: Split, seed: int) -> Queries:
 
     Fewer where there are so many items that their scores would not stay in memory.
     """
-    size = min(SAMPLE, max(1, SCORES // split.dataset.n_items))
+    size = min(SAMPLE, max(1, SCORES // (2 * split.dataset.n_items)))
     rows = np.random.default_rng(seed).permutation(len(split.validation))[:size]
     return split.validation.take(np.sort(rows))
 

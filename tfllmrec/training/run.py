@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tfllmrec.text.encoder import TextEncoder
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "text", "vectors.npy", "vectors.tmp.npy", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.tmp.npy", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -137,11 +137,16 @@ class Run:
         """What reads texts as the run's items were read; made now where the run has not come so far.
 
         Raises:
-          ConfigError, DataError, ModelError: it cannot be had.
+          ConfigError, DataError, ModelError: it cannot be had, or is missing from a complete run.
         """
         from tfllmrec.training.text_tower import prepared_encoder
 
         config = self.config
+        trained = config.text.mode != "frozen" or config.text.pretrain_epochs
+        if self.complete and trained and not (self.folder / "text" / "tower.json").is_file():
+            raise ModelError(
+                f"{self.folder}/text is missing what was trained of the text tower: copy it back, or fit again."
+            )
         template = ItemTemplate.from_items(self.dataset.items, config.text.template)
         return prepared_encoder(self.folder / "text", self.split, template, config, tell)
 
@@ -265,6 +270,8 @@ def start_run(config: ExperimentConfig, out: Path | None, *, base: Path, tell: T
         update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
                 "users": None, "more_items": [], "columns": {}}
     )  # fmt: skip
+    if config.tuning.synonyms is not None:
+        config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
     for role in ("encoder", "preprocessor"):
         handle = getattr(config.text, role)
         if handle and (base / handle / "saved_model.pb").is_file():

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfllmrec.config import ExperimentConfig, TextConfig, TuningConfig
 from tfllmrec.data.pairs import ItemPairs, item_pairs
+from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_text
 from tfllmrec.errors import ModelError
@@ -28,6 +29,7 @@ from tfllmrec.text.template import ItemTemplate
 from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.defaults import validation_sample
+from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import adamw
 from tfllmrec.training.pretrain import pretrain
 
@@ -66,7 +68,8 @@ class ContrastiveTower(tf.keras.Model):
 
     With unit vectors of B pairs of texts and the temperature t it is ``-log softmax_j(<l_i, r_j> / t)`` at ``j = i``,
     and the same from right to left (InfoNCE, van den Oord et al. 2018, arXiv:1807.03748). Items that were themselves
-    read together are no negatives of each other. Each distinct text of a batch is encoded once.
+    read together, or whose texts are the same, are no negatives of each other. Each distinct text of a batch is
+    encoded once.
 
     Args:
       tuning: what is trained.
@@ -105,7 +108,8 @@ class ContrastiveTower(tf.keras.Model):
         left, right = tf.gather(vectors, batch["left"]), tf.gather(vectors, batch["right"])
         logits = tf.matmul(left, right, transpose_b=True) / self.temperature
         positives = tf.range(tf.shape(left)[0])
-        no_negatives = batch["together"] & ~tf.eye(tf.shape(left)[0], dtype=tf.bool)
+        same_text = batch["left"][:, tf.newaxis] == batch["right"]
+        no_negatives = (batch["together"] | same_text) & ~tf.eye(tf.shape(left)[0], dtype=tf.bool)
         losses = [
             tf.nn.sparse_softmax_cross_entropy_with_logits(positives, tf.where(masked, -1e9, scores))
             for scores, masked in ((logits, no_negatives), (tf.transpose(logits), tf.transpose(no_negatives)))
@@ -161,7 +165,7 @@ def pair_batches(
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         for epoch in range(first_epoch, config.epochs):
-            rng = np.random.default_rng([seed, epoch])
+            rng = np.random.default_rng([seed, epoch, 1])  # pairs.batches draws by [seed, epoch]
             for left, right in pairs.batches(config.batch_size, seed, epoch, itself=config.itself):
                 views = [augmenter.views([wordings[item] for item in side], rng) for side in (left, right)]
                 texts, rows = np.unique(np.array([*views[0], *views[1]], object), return_inverse=True)
@@ -229,6 +233,10 @@ def tune_tower(
     checkpoint.restore_last(model)
     tuning.write()
     first_epoch = config.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
+
+    def tell_of_tower(line: str) -> None:
+        tell(f"text tower: {line}")
+
     if first_epoch < config.epochs:
         batches = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
         batches = batches.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
@@ -239,7 +247,7 @@ def tune_tower(
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
                 callbacks=[
-                    Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell),
+                    Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower),
                     tf.keras.callbacks.TerminateOnNaN(),
                     checkpoint,
                     tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
@@ -291,10 +299,10 @@ def prepared_encoder(
         encoder = TextEncoder(pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size)
     if text.mode == "frozen":
         if text.pretrain_epochs and TowerRecord.load(folder) is None:
-            _record(encoder.text_to_vector.encoder.trainable_variables, pretrained, start).save(folder)
+            _record(encoder.text_to_vector.encoder.trainable_variables, [pretrained], start).save(folder)
         return encoder
     tuned = folder / "tuned.safetensors"
-    if tuned.is_file():
+    if tuned.is_file() and TowerRecord.load(folder) is not None:  # which is written last
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint))
         return encoder
     n_items = split.dataset.n_items
@@ -302,7 +310,9 @@ def prepared_encoder(
     texts = [each[0] for each in wordings]
     readable = np.array([bool(text) for text in texts])
     histories = split.train_queries().history
-    pairs = item_pairs(histories, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
+    # Where events have no order, neighbours in a history are neighbours in some file.
+    read = histories if split.dataset.ordered else _shuffled(histories, config.seed)
+    pairs = item_pairs(read, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
     sample = validation_sample(split, config.seed)
     strata = split.strata(config.evaluation.head_share)
 
@@ -310,14 +320,21 @@ def prepared_encoder(
         similar = TextSimilarity().fit(histories, n_items, encode_items(texts, encoder))
         return evaluate(similar, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
 
+    set_seeds(config.seed)
     tell(f"text tower: before, {measure().metrics['ndcg@10']:.4f} ndcg@10 on validation by texts alone")
     tuning = tune_tower(encoder, pairs, wordings, config.text, config.tuning, config.seed, folder, measure, tell)
     tuning.save(tuned, encoder.base_fingerprint)
-    _record(tuning.variables, tuned, start).save(folder)
+    _record(tuning.variables, [tuned, *([pretrained] if text.pretrain_epochs else [])], start).save(folder)
     return encoder
 
 
-def _record(variables: Sequence[tf.Variable], shipped: Path, start: float) -> TowerRecord:
-    files = [path for path in (shipped.rglob("*") if shipped.is_dir() else [shipped]) if path.is_file()]
+def _shuffled(histories: Ragged, seed: int) -> Ragged:
+    """The same histories, each in an order of chance."""
+    chance = np.random.default_rng(seed).random(len(histories.values))
+    return Ragged(histories.values[np.lexsort((chance, histories.row_of_value))], histories.offsets)
+
+
+def _record(variables: Sequence[tf.Variable], shipped: Sequence[Path], start: float) -> TowerRecord:
+    files = [path for part in shipped for path in (part, *part.rglob("*")) if path.is_file()]
     trained = sum(int(np.prod(variable.shape)) for variable in variables)
     return TowerRecord(trained, sum(path.stat().st_size for path in files), time.monotonic() - start)
