@@ -17,30 +17,28 @@ from ablation import COLUMNS, line
 from quality import SETS, files_of
 from sections import made_by, replace_section
 
-from tfllmrec.config import parse_config
-from tfllmrec.text.bundled import hub_handles
+from tfllmrec.config import contradictions, parse_config
 from tfllmrec.training.run import Run, fit_experiment, measure_one, to_stderr
 from tfllmrec.training.text_tower import TowerRecord
 
-PRETRAINED = "mlm"
 #: Settings beside those of a plain fit.
 ROWS: dict[str, dict[str, object]] = {
     "frozen": {},
     "adapter": {"mode": "adapter"},
     "lora": {"mode": "lora"},
-    PRETRAINED: {"pretrain_epochs": 3},
-    "mlm-lora": {"mode": "lora"},
+    "mlm": {"pretrain_epochs": 3},
+    "mlm-lora": {"pretrain_epochs": 3, "mode": "lora"},
 }
 
 
-def fitted(name: str, files: dict[str, str], folder: Path, settings: dict[str, object]) -> Run:
+def fitted(name: str, files: dict[str, str], folder: Path) -> Run:
     run = folder / name
-    if name == "mlm-lora":  # reads with what was pretrained in the row before
-        encoder, preprocessor = folder / PRETRAINED / "text" / "encoder", hub_handles()[0]
-        settings = settings | {"encoder": str(encoder.resolve()), "preprocessor": str(preprocessor)}
-    raw = {"data": files, "text": settings, "evaluation": {"baselines": ["text"]}}
+    config = parse_config({"data": files, "text": ROWS[name], "evaluation": {"baselines": ["text"]}})
+    begun = (run / "config.yaml").is_file()
+    if begun and (lines := contradictions(config, Run(run).config)):
+        raise SystemExit(f"{run} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
     to_stderr(f"== {name}")
-    return fit_experiment(parse_config(raw), run, resume=(run / "config.yaml").is_file())
+    return fit_experiment(config, run, resume=begun)
 
 
 def main() -> None:
@@ -51,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="Which of them.")
     options = parser.parse_args()
     files = files_of(options.set, options.data)
-    runs = {name: fitted(name, files, options.out / options.set, ROWS[name]) for name in options.rows}
+    runs = {name: fitted(name, files, options.out / options.set) for name in options.rows}
     results = {name: measure_one(run.load_model(), run.split.test, run.split, run.config) for name, run in runs.items()}
     whole = results[options.rows[0]]
     lines = []

@@ -191,7 +191,8 @@ def fit_item_weights(
 
 def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
     """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
-    return (settings.l2 * inverse_diagonal) ** settings.popularity
+    # Above 1 only where a low rank leaves out more than it may.
+    return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
 
 
 # --- Low rank ---------------------------------------------------------------------------------------------------------
