@@ -156,9 +156,9 @@ def test_select_takes_the_best_on_validation_and_the_first_of_equals():
     assert select([Likes(0)], validation, 3).item == 0
 
 
-def test_select_looks_at_the_tail_as_much_as_at_all_targets():
-    # Item 0 twice, item 1 once: alone the head model wins, beside its tail value the other does.
-    validation = Queries.from_histories([[]] * 3, targets=[[0], [0], [1]])
+def test_tail_targets_count_twice_in_select():
+    # Item 0 three times, item 1 twice: 3/5 against 2/5 of the targets; counted twice, 3/7 against 4/7.
+    validation = Queries.from_histories([[]] * 5, targets=[[0], [0], [0], [1], [1]])
     head, tail = Likes(0), Likes(1)
     assert select([head, tail], validation, 3) is head
     assert select([head, tail], validation, 3, strata={"tail": np.array([False, True, True])}) is tail

@@ -152,10 +152,10 @@ def tune(
     out = _free_folder(out)
     tell(f"search folder: {out}")
     run, config = start_run(config, out / "base", base=base, tell=tell)
-    plan = {"trials": trials, "space": [str(setting) for setting in space]}
-    write_text(out / "search.json", json.dumps(plan, indent=1))
     text = encode(run, config, tell)
     write_text(run.folder / "config.yaml", dump_config(config))
+    plan = {"trials": trials, "space": [str(setting) for setting in space]}
+    write_text(out / "search.json", json.dumps(plan, indent=1))
     return _search(run, config, text, space, trials, out, tell)
 
 
