@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -219,11 +219,8 @@ class TextEncoder:
         out = np.zeros((len(texts), self.dim), np.float32)
         if not len(texts):
             return out
-        windows = tf.data.Dataset.from_tensor_slices([as_text(text) for text in texts]).batch(_WINDOW)
-        # The next window is tokenised while this one is encoded.
-        windows = windows.map(self.text_to_vector.tokens).prefetch(1)
-        done = 0
-        for start, window in zip(range(0, len(texts), _WINDOW), windows.as_numpy_iterator(), strict=True):
+        start = done = 0
+        for window in token_windows(self.text_to_vector, texts):
             lengths = window["input_mask"].sum(axis=1)
             by_length = np.argsort(lengths, kind="stable")
             for first in range(0, len(by_length), self.batch_size):
@@ -234,7 +231,17 @@ class TextEncoder:
                 done += len(rows)
                 if progress:
                     progress(done, len(texts))
+            start += len(lengths)
         return out
+
+
+def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    """The encoder's inputs of some thousand texts at a time, int32 ``[W, T]``: T of the longest among them.
+
+    The next window is tokenised while one is worked on.
+    """
+    windows = tf.data.Dataset.from_tensor_slices([as_text(text) for text in texts]).batch(_WINDOW)
+    return windows.map(text_to_vector.tokens).prefetch(1).as_numpy_iterator()
 
 
 def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tensorflow_hub.keras_layer import func_has_training_argument
 
-from tfllmrec.durable import publish
+from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import mean_pool
 from tfllmrec.text.bundled import INPUTS
@@ -158,10 +158,8 @@ class Tuning:
         """
         header = {"mode": self.mode, "settings": self.settings, "base": base}
         arrays = {key: variable.numpy() for key, variable in _keyed(self.variables).items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        save_file(arrays, temporary, {_HEADER: json.dumps(header)})
-        publish(temporary, path)
+        with replacing(path) as fresh:
+            save_file(arrays, fresh, {_HEADER: json.dumps(header)})
 
 
 class _Lora(Tuning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -26,9 +27,17 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "total_steps": self.total_steps, "warmup_share": self.warmup_share}
 
 
-def adamw(peak: float, total_steps: int, warmup_share: float, weight_decay: float) -> tf.keras.optimizers.Optimizer:
-    """The optimizer that a hybrid is compiled with; gradients are clipped to norm 1."""
+def adamw(
+    peak: float, total_steps: int, warmup_share: float, weight_decay: float, undecayed: Sequence[tf.Variable] = ()
+) -> tf.keras.optimizers.Optimizer:
+    """What every model of ours is compiled with; gradients are clipped to norm 1.
+
+    Args:
+      peak, total_steps, warmup_share: of :class:`WarmupCosine`.
+      weight_decay: of all variables but those with a name of :data:`UNDECAYED`.
+      undecayed: further ones without it, where names say nothing.
+    """
     schedule = WarmupCosine(peak, total_steps, warmup_share)
     optimizer = tf.keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
-    optimizer.exclude_from_weight_decay(var_names=UNDECAYED)
+    optimizer.exclude_from_weight_decay(var_list=list(undecayed), var_names=UNDECAYED)
     return optimizer

@@ -21,19 +21,16 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.durable import write_text
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.progress import show_progress
-from tfllmrec.text.encoder import TextEncoder, TextToVector
+from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
 from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress
 from tfllmrec.training.fit import set_seeds
-from tfllmrec.training.optimizer import UNDECAYED, adamw
+from tfllmrec.training.optimizer import adamw
 
 Tell = Callable[[str], None]
 
 HELD_OUT_SHARE = 0.05
 """Of the texts: never trained on, to see what was learned."""
-
-# Texts that are tokenised in one go.
-_WINDOW = 4096
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,9 @@ def pretrain(
     counts[list(vocabulary.special)] = 0  # never to be guessed
     model = MaskedLanguageModel(text_to_vector.encoder, vocabulary, dropout, seed, counts)
     steps = -(-len(trained) // batch_size)
-    optimizer = adamw(learning_rate, epochs * steps, warmup_share, weight_decay)
     # Names may say nothing in a foreign encoder: what is no matrix is a norm or a bias.
     vectors = [variable for variable in model.trainable_variables if variable.shape.rank < 2]
-    optimizer.exclude_from_weight_decay(var_list=vectors, var_names=UNDECAYED)
+    optimizer = adamw(learning_rate, epochs * steps, warmup_share, weight_decay, undecayed=vectors)
     optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
     # Epoch 0 again and again: the same masks each time.
@@ -177,10 +173,8 @@ def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
     """The token ids of each text, int32, special ones included and without padding."""
     if not len(texts):
         return Ragged.from_rows([], np.int32)
-    windows = tf.data.Dataset.from_tensor_slices(list(texts)).batch(_WINDOW)
-    windows = windows.map(text_to_vector.tokens, num_parallel_calls=tf.data.AUTOTUNE).prefetch(1)
     values, lengths = [], []
-    for window in windows.as_numpy_iterator():
+    for window in token_windows(text_to_vector, texts):
         inside = window["input_mask"].astype(bool)
         values.append(window["input_word_ids"][inside])
         lengths.append(inside.sum(axis=1))

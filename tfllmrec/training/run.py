@@ -37,7 +37,7 @@ from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import publish, write_text
+from tfllmrec.durable import replacing, write_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tfllmrec.text.encoder import TextEncoder
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.tmp.npy", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -399,7 +399,10 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         if config.text.template is not None:
             raise
         tell(f"no item has text, so nothing can be read: {error}")
-        return _store(path, np.zeros((run.dataset.n_items, 1), np.float32))
+        nothing = np.zeros((run.dataset.n_items, 1), np.float32)
+        with replacing(path) as fresh, fresh.open("wb") as stream:
+            np.save(stream, nothing)
+        return nothing
     config.text.template = template.template
     if path.is_file():
         return np.load(path, mmap_mode="r")
@@ -408,13 +411,6 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
         return encode_items(template.texts(run.dataset.items), encoder, store, progress, out=path)
-
-
-def _store(path: Path, vectors: np.ndarray) -> np.ndarray:
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, vectors)
-    publish(temporary, path)
-    return vectors
 
 
 def _save_model(model: Hybrid, folder: Path) -> None:

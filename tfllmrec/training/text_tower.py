@@ -222,8 +222,7 @@ def tune_tower(
     steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
     learning_rate = config.learning_rate or LEARNING_RATES[text.mode]
     moves = max(1, config.epochs * steps // config.accumulate)
-    optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay)
-    optimizer.exclude_from_weight_decay(var_list=tuning.undecayed)
+    optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
