@@ -20,7 +20,7 @@ INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 # The published MiniLM was trained on at most this many word pieces.
 _MINILM_MAX_TOKENS = 256
 # Of what the savers below write: with another number it is made anew, in a folder of its own.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def hub_handles(precision: str = "float32") -> tuple[Path, Path]:
@@ -98,12 +98,19 @@ class BertPreprocessor(tf.Module):
             raise ModelError(f"{vocabulary} is no BERT vocabulary: {', '.join(missing)} not in it")
         self._pad, self._first, self._last = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
         self._max_tokens = max_tokens
-        self._tokenizer = tf_text.BertTokenizer(str(vocabulary), lower_case=True, token_out_type=tf.int32)
+        self._tokenizer = tf_text.BertTokenizer(str(vocabulary), lower_case=False, token_out_type=tf.int32)
+
+    def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        # Not by the tokenizer's own lower_case: that also folds ™ to tm and ½ to 1⁄2, which BERT's vocabulary has as
+        # they are and the published weights were trained with. As there, accents and control characters go away.
+        bare = tf.strings.regex_replace(tf_text.normalize_utf8(texts, "NFD"), r"\p{Mn}|[^\P{C}\t\n\r]", "")
+        spaced = tf.strings.regex_replace(bare, r"\p{Z}", " ")
+        return self._tokenizer.tokenize(tf.strings.lower(spaced, encoding="utf-8"))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """string ``[B]`` -> int32 ``[B, (words), (word pieces)]``, without special tokens."""
-        return self._tokenizer.tokenize(texts)
+        return self._pieces(texts)
 
     @tf.function(
         input_signature=[
@@ -118,7 +125,7 @@ class BertPreprocessor(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the three encoder inputs, int32 ``[B, T]``, T being the longest text's, up to the limit."""
-        return self._pack(self._tokenizer.tokenize(texts), self._max_tokens, -1)
+        return self._pack(self._pieces(texts), self._max_tokens, -1)
 
     def _pack(self, pieces: tf.RaggedTensor, limit: int | tf.Tensor, width: int | tf.Tensor) -> dict[str, tf.Tensor]:
         kept = pieces.merge_dims(-2, -1)[:, : limit - 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ BUNDLED = "minilm"
 
 # Texts that are tokenised together and then sorted by length, so that a batch holds like with like.
 _WINDOW = 4096
+# Batches that are worked on at the same time: where one waits for a narrow operation, the other goes on.
+_AT_ONCE = 2
 # Texts whose tokens tell two preprocessors apart that share a vocabulary.
 _PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
 # Characters of what TensorFlow says to a module of another kind; it would list all that it knows.
@@ -84,7 +87,7 @@ class TextEncoder:
       preprocessor_handle: folder or URL of the preprocessor that belongs to it.
       max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
       precision: how the encoder computes. It only enters the fingerprint here: a hub module brings its own precision.
-      batch_size: texts in a step.
+      batch_size: texts of ``max_tokens`` in a step; of shorter ones as many more.
       tuning: file of what was trained of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
 
     Attributes:
@@ -220,28 +223,39 @@ class TextEncoder:
         if not len(texts):
             return out
         start = done = 0
-        for window in token_windows(self.text_to_vector, texts):
-            lengths = window["input_mask"].sum(axis=1)
-            by_length = np.argsort(lengths, kind="stable")
-            for first in range(0, len(by_length), self.batch_size):
-                rows = by_length[first : first + self.batch_size]
-                width = lengths[rows[-1]]
-                batch = {name: tf.constant(window[name][rows, :width]) for name in INPUTS}
-                out[start + rows] = self.text_to_vector.vectors(batch).numpy()
-                done += len(rows)
-                if progress:
-                    progress(done, len(texts))
-            start += len(lengths)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for window in token_windows(self.text_to_vector, texts):
+                lengths = window["input_mask"].sum(axis=1)
+                steps = list(_like_lengths(lengths, self.batch_size * self.max_tokens))
+                batches = (
+                    {name: tf.constant(window[name][rows, : lengths[rows[0]]]) for name in INPUTS} for rows in steps
+                )
+                vectors = pool.map(lambda batch: self.text_to_vector.vectors(batch).numpy(), batches)
+                for rows, found in zip(steps, vectors, strict=True):
+                    out[start + rows] = found
+                    done += len(rows)
+                    if progress:
+                        progress(done, len(texts))
+                start += len(lengths)
         return out
 
 
 def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     """The encoder's inputs of some thousand texts at a time, int32 ``[W, T]``: T of the longest among them.
 
-    The next window is tokenised while one is worked on.
+    The next windows are tokenised while one is worked on.
     """
     windows = tf.data.Dataset.from_tensor_slices([as_text(text) for text in texts]).batch(_WINDOW)
-    return windows.map(text_to_vector.tokens).prefetch(1).as_numpy_iterator()
+    return windows.map(text_to_vector.tokens, num_parallel_calls=_AT_ONCE).prefetch(1).as_numpy_iterator()
+
+
+def _like_lengths(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Rows in steps of at most ``tokens`` when padded to the first of a step; the longest come first."""
+    rows = np.argsort(-lengths, kind="stable")
+    while len(rows):
+        count = max(1, tokens // max(1, lengths[rows[0]]))
+        yield rows[:count]
+        rows = rows[count:]
 
 
 def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:

@@ -1,0 +1,184 @@
+"""Texts per second of the bundled BERT beside sentence-transformers, same texts, weights and cores; into RESULTS.md.
+
+    python benchmarks/text_encoding.py ../shared/data/amazon-2014/beauty --sentence-transformers-python stenv/bin/python
+
+sentence-transformers needs PyTorch and so an environment of its own (stenv above); without the option it is left out.
+``--quick`` takes a few hundred texts and leaves RESULTS.md alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from sections import made_by, replace_section
+
+from tfllmrec import assets
+from tfllmrec.columns import TITLE
+from tfllmrec.config import TextConfig, parse_config
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.template import ItemTemplate
+
+OURS, THEIRS = "tfllmrec", "sentence-transformers"
+#: 32 is the default of sentence-transformers.
+THEIR_BATCHES = (32, 128)
+TITLES = 10_000
+
+
+@dataclass
+class Contender:
+    """Something that encodes.
+
+    Attributes:
+      encode: gives the vectors, float32 ``[n, D]``, and the seconds of one more round, loading left out.
+      rates: texts per second, one a round.
+      vectors: of the last round.
+    """
+
+    library: str
+    setting: str
+    encode: Callable[[], tuple[np.ndarray, float]]
+    rates: list[float] = field(default_factory=list)
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+
+def ours(texts: list[str], config: TextConfig) -> Contender:
+    encoder = TextEncoder.from_config(config)
+    encoder.encode(texts[:256])
+
+    def encode() -> tuple[np.ndarray, float]:
+        start = time.perf_counter()
+        vectors = encoder.encode(texts)
+        return vectors, time.perf_counter() - start
+
+    return Contender(OURS, config.precision, encode)
+
+
+def theirs(
+    python: Path, texts: list[str], folder: Path, precision: str, batch_size: int, versions: dict[str, str]
+) -> Contender:
+    """sentence-transformers in its own Python; adds its versions."""
+    written, vectors = folder / "texts.json", folder / f"{precision}-{batch_size}.npy"
+    written.write_text(json.dumps(texts))
+    settings = {"precision": precision, "batch-size": batch_size, "threads": os.cpu_count(), "rounds": 1,
+                "max-tokens": TextConfig().max_tokens}  # fmt: skip
+    script = Path(__file__).with_name("sentence_transformers_encoding.py")
+    command = [str(python), str(script), str(assets.weights("minilm")), str(written), str(vectors)]
+    command += [f"--{name}={value}" for name, value in settings.items()]
+
+    def encode() -> tuple[np.ndarray, float]:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        said = json.loads(done.stdout.splitlines()[-1])
+        versions.update(said["versions"])
+        return np.load(vectors), said["seconds"][0]
+
+    return Contender(THEIRS, f"{precision}, batches of {batch_size}", encode)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Contender], list[float], dict[str, str], int]:
+    """The contenders after their rounds, the seconds of the titles alone, versions, and how many titles."""
+    config = parse_config({"data": {"source": str(options.source)}, "seed": options.seed})
+    items = read_dataset(config.data, Path()).items
+    drawn = np.random.default_rng(config.seed).permutation(len(items))
+    texts = [text for text in ItemTemplate.from_items(items, config.text.template).texts(items.iloc[drawn]) if text]
+    texts = texts[: options.texts]
+    titles = [title for title in items[TITLE].iloc[drawn].fillna("") if title][: options.titles]
+    versions = {name: version(name) for name in ("tensorflow", "tensorflow-text")}
+
+    contenders = [ours(texts, config.text.model_copy(update={"precision": p})) for p in ("bfloat16", "float32")]
+    if options.sentence_transformers_python:
+        contenders += [
+            theirs(options.sentence_transformers_python, texts, folder, precision, batch_size, versions)
+            for precision in ("bfloat16", "float32")
+            for batch_size in THEIR_BATCHES
+        ]
+    of_titles, titles_seconds = ours(titles, config.text.model_copy(update={"precision": "bfloat16"})), []
+    for turn in range(options.rounds):
+        for contender in contenders:
+            contender.vectors, seconds = contender.encode()
+            contender.rates.append(len(texts) / seconds)
+            said = f"round {turn + 1}: {contender.library}, {contender.setting}: {contender.rates[-1]:,.0f} texts/s"
+            print(said, file=sys.stderr, flush=True)
+        titles_seconds.append(of_titles.encode()[1])
+        print(f"round {turn + 1}: {len(titles):,} titles: {titles_seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+    return contenders, titles_seconds, versions, len(titles)
+
+
+def as_section(
+    contenders: list[Contender], titles: list[float], versions: dict[str, str], n_titles: int, made: str
+) -> str:
+    """The figures as Markdown."""
+    reference = next(
+        c for c in reversed(contenders) if c.setting.startswith("float32")
+    )  # theirs where they take part: what the weights are published with
+    best = max((c for c in contenders if c.library != OURS), key=lambda c: statistics.median(c.rates), default=None)
+    rows = []
+    for contender in contenders:
+        cosine = np.sum(contender.vectors * reference.vectors, axis=1)
+        ratio = (
+            "" if best is None else _rounds([a / b for a, b in zip(contender.rates, best.rates, strict=True)], ".2f")
+        )
+        rows.append(
+            f"| {contender.library}, {contender.setting} | {_rounds(contender.rates, ',.0f')} | {ratio} "
+            f"| {cosine.min():.5f} | {cosine.mean():.5f} |"
+        )
+    against = f"against {best.setting}" if best else "(not measured: name a Python by --sentence-transformers-python)"
+    return f"""{made}
+
+{len(reference.vectors):,} item texts, cut after {TextConfig().max_tokens} tokens. Median of {len(titles)} rounds
+(lowest to highest) in which the contenders take turns; loading is not timed. Cosines are to {reference.library},
+{reference.setting}.
+
+| | texts/s | {THEIRS} {against} = 1 | lowest cosine | mean cosine |
+|---|---:|---:|---:|---:|
+{chr(10).join(rows)}
+
+{n_titles:,} titles alone, bfloat16: {_rounds(titles, ".1f")} s.
+
+Versions: {", ".join(f"{name} {number}" for name, number in versions.items())}.
+"""
+
+
+def _rounds(values: list[float], form: str) -> str:
+    """Median and range."""
+    middle = format(statistics.median(values), form)
+    return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="A data set in a known format, with titles.")
+    parser.add_argument("--sentence-transformers-python", type=Path, help="The Python of an environment with it.")
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--titles", type=int, default=TITLES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--quick", action="store_true", help="A few hundred texts, one round; RESULTS.md is left alone."
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.texts, options.titles, options.rounds = 300, 300, 1
+    made = made_by(shlex.join(["python", *sys.argv]), options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        body = as_section(*measure(options, Path(folder)), made)
+    print(body)
+    if not options.quick:
+        replace_section("encoding texts", body)
+
+
+if __name__ == "__main__":
+    main()
