@@ -1,9 +1,9 @@
-"""What reads the texts: one fit for each way to train the encoder, all else being as chosen from the data.
+"""What reads the texts: one fit for each way to train the encoder, all other settings as the frozen one's were chosen.
 
     python benchmarks/text_towers.py beauty
 
 fits runs/text/SET/ROW for each row (a complete one is only measured, an interrupted one gone on with) and writes one
-table into benchmarks/RESULTS.md.
+table into benchmarks/RESULTS.md. ``--frozen runs/quality/beauty`` takes that run as the first row.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from quality import SETS, files_of
 from sections import made_by, replace_section
 
 from tfllmrec.config import contradictions, parse_config
+from tfllmrec.text.bundled import hub_handles
 from tfllmrec.training.run import Run, fit_experiment, measure_one, to_stderr
 from tfllmrec.training.text_tower import TowerRecord
 
-#: Settings beside those of a plain fit.
+#: Settings of the ``text`` section beside those of a plain fit; ``mlm-lora`` goes on from what ``mlm`` has made.
 ROWS: dict[str, dict[str, object]] = {
     "frozen": {},
     "adapter": {"mode": "adapter"},
     "lora": {"mode": "lora"},
     "mlm": {"pretrain_epochs": 3},
-    "mlm-lora": {"pretrain_epochs": 3, "mode": "lora"},
+    "mlm-lora": {"mode": "lora"},
 }
 
 
-def fitted(name: str, files: dict[str, str], folder: Path) -> Run:
+def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None) -> Run:
+    """The run of a row, with the settings that were chosen for ``frozen``, or chosen from the data without it."""
     run = folder / name
-    config = parse_config({"data": files, "text": ROWS[name], "evaluation": {"baselines": ["text"]}})
+    settings = frozen.config.model_dump(mode="json") if frozen else {"text": {}}
+    text = settings["text"] | ROWS[name]
+    if name == "mlm-lora":
+        text |= {"encoder": str(folder / "mlm" / "text" / "encoder"), "preprocessor": str(hub_handles()[0])}
+    config = parse_config(settings | {"data": files, "text": text, "evaluation": {"baselines": ["text"]}})
     begun = (run / "config.yaml").is_file()
     if begun and (lines := contradictions(config, Run(run).config)):
         raise SystemExit(f"{run} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
@@ -46,12 +52,15 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Folder of all data sets.")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="Folder of the runs.")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="Which of them.")
+    parser.add_argument("--frozen", type=Path, help="A complete run, in place of fitting the first row.")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS)[1:], default=list(ROWS)[1:], help="Which others.")
     options = parser.parse_args()
     files = files_of(options.set, options.data)
-    runs = {name: fitted(name, files, options.out / options.set) for name in options.rows}
+    folder = options.out / options.set
+    frozen = Run.open(options.frozen) if options.frozen else fitted("frozen", files, folder, None)
+    runs = {"frozen": frozen} | {name: fitted(name, files, folder, frozen) for name in options.rows}
     results = {name: measure_one(run.load_model(), run.split.test, run.split, run.config) for name, run in runs.items()}
-    whole = results[options.rows[0]]
+    whole = results["frozen"]
     lines = []
     for name, run in runs.items():
         tower = TowerRecord.load(run.folder / "text")
@@ -67,10 +76,12 @@ def main() -> None:
     header = [*COLUMNS, "ndcg@10 of the texts alone", "s for the tower", "s in all", "weights trained", "bytes shipped"]
     body = "\n".join(
         [
-            made_by(shlex.join(["python", *sys.argv]), next(iter(runs.values())).config.seed),
+            made_by(shlex.join(["python", *sys.argv]), frozen.config.seed),
             "",
-            f"Test queries. In brackets the difference to {options.rows[0]}; * where its 95 % interval (paired "
-            "bootstrap) leaves out 0. Seconds are those of a machine that may have had other work.",
+            "Test queries. In brackets the difference to frozen; * where its 95 % interval (paired bootstrap) leaves "
+            "out 0. All rows have the settings that were chosen for the frozen one. Seconds are those of a machine "
+            "that may have had other work; mlm-lora goes on from the encoder of mlm, whose seconds and bytes are not in "
+            "it.",
             "",
             "| | " + " | ".join(header) + " |",
             "|---|" + "---:|" * len(header),
