@@ -80,8 +80,7 @@ def main() -> None:
             "",
             "Test queries. In brackets the difference to frozen; * where its 95 % interval (paired bootstrap) leaves "
             "out 0. All rows have the settings that were chosen for the frozen one. Seconds are those of a machine "
-            "that may have had other work; mlm-lora goes on from the encoder of mlm, whose seconds and bytes are not in "
-            "it.",
+            "that may have had other work; mlm-lora goes on from mlm's encoder, whose seconds and bytes it leaves out.",
             "",
             "| | " + " | ".join(header) + " |",
             "|---|" + "---:|" * len(header),
