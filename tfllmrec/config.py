@@ -79,6 +79,11 @@ class TextConfig(Section):
     pretrain_epochs: int = Field(
         0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
     )
+    query_encoder: Literal["same", "hashed_ngrams", "layers"] = Field(
+        "same",
+        description="What an exported model reads queries with: the items' encoder, or a small tower that answers as "
+        "it does: a bag of hashed n-grams, or some of its layers ('minilm' and encoders made by save_encoder only).",
+    )
 
 
 class TuningConfig(Section):
@@ -104,6 +109,20 @@ class TuningConfig(Section):
     )
     layers: int = Field(2, ge=1, description="Of top_layers.")
     width: int = Field(64, ge=1, description="Of adapter.")
+
+
+class DistillationConfig(Section):
+    """How the small tower is made, where ``text.query_encoder`` is not ``same``."""
+
+    epochs: int | None = Field(None, ge=1, description="auto: 20 of hashed_ngrams, 2 of layers.")
+    batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256 of hashed_ngrams, 64 of layers.")
+    learning_rate: float | None = Field(None, gt=0, description="auto: 2e-3 of hashed_ngrams, 3e-4 of layers.")
+    per_item: int = Field(4, ge=0, description="Short queries cut from an item's text, to learn from beside it.")
+    held_out: float = Field(0.1, gt=0, le=0.5, description="Share of the items' texts that agreement is measured on.")
+    layers: int = Field(2, ge=1, description="Of layers: how many are kept.")
+    buckets: int = Field(32_768, ge=1, description="Of hashed_ngrams: rows of each of its two tables.")
+    width: int = Field(128, ge=1, description="Of hashed_ngrams: of both tables.")
+    hidden: int = Field(512, ge=1, description="Of hashed_ngrams: units of its hidden layer.")
 
 
 #: Of the closed-form weights; ``item_weights_NAME`` in the model's section.
@@ -203,6 +222,7 @@ class ExperimentConfig(Section):
     split: SplitConfig = Field(default_factory=SplitConfig)
     text: TextConfig = Field(default_factory=TextConfig)
     tuning: TuningConfig = Field(default_factory=TuningConfig)
+    distillation: DistillationConfig = Field(default_factory=DistillationConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)

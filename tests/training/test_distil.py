@@ -109,10 +109,14 @@ def test_held_out_items_are_neither_trained_on_nor_among_those_of_the_loss(teach
     batches, loss = distillation._batches, distillation.MatchTeacher
     monkeypatch.setattr(distillation, "_batches", lambda words, *rest: trained.extend(words) or batches(words, *rest))
     monkeypatch.setattr(distillation, "MatchTeacher", lambda items, *rest: anchors.extend(items) or loss(items, *rest))
-    texts = list(dict.fromkeys(texts))
-    done = distil(teacher, HashedNgrams(16, SMALL), texts, held_out=0.2, candidates=30, epochs=1, batch_size=64)
+    # Every text is that of two items, of which the second has a title of its own.
+    texts = 2 * list(dict.fromkeys(texts))
+    titles = [*texts[: len(texts) // 2], *(f"{text} again" for text in texts[len(texts) // 2 :])]
+    done = distil(teacher, HashedNgrams(16, SMALL), texts, titles, held_out=0.2, candidates=30, epochs=1, batch_size=64)
     held_out = {texts[row] for row in done.held_out}
-    assert len(held_out) == round(0.2 * (len(texts) - 1)) and not held_out & set(trained)
+    assert len(held_out) == round(0.2 * (len(texts) // 2 - 1)) and not held_out & set(trained)
+    assert not {f"{text} again" for text in held_out} & set(trained)
+    assert len(done.held_out) == 2 * len(held_out) and done.report["item"].texts == len(held_out)
     assert set(trained) > set(texts) - held_out - {""} and "" not in trained
     assert len(anchors) == 30 and (teacher.encode(sorted(held_out)) @ np.array(anchors).T).max() < 1 - 1e-5
 
@@ -136,8 +140,8 @@ def test_the_same_seed_makes_the_same_student_and_asks_its_teacher_once(teacher,
 
 
 def test_what_cannot_be_distilled(teacher, texts):
-    with pytest.raises(DataError, match="at least two items with a text to distil from, got 1"):
-        distil(teacher, HashedNgrams(16, SMALL), ["", "red", " "])
+    with pytest.raises(DataError, match="at least two distinct item texts to distil from, got 1"):
+        distil(teacher, HashedNgrams(16, SMALL), ["", "red", " ", "red"])
     with pytest.raises(ModelError, match="teacher's width 16, got one of 8"):
         distil(teacher, HashedNgrams(8, SMALL), texts)
     with pytest.raises(ModelError, match=r"not a number.*lower learning_rate"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,19 @@ def export(run_folder: Path | str, target: Path | str) -> Path:
 
     Returns:
       The version's folder. Beside the SavedModel it holds ``assets.extra/tfllmrec.json`` (config, data hash, metrics,
-      versions) and ``assets.extra/items.parquet`` (ids and titles, in the order of the ``score`` signature).
+      versions, what reads the queries) and ``assets.extra/items.parquet`` (ids and titles, in the order of the
+      ``score`` signature).
 
     Raises:
-      ModelError: the run is not complete, or the target cannot be written.
+      ModelError: the run is not complete, its small tower for queries is not of its text encoder, or the target cannot
+        be written.
     """
     run, target = Run.open(run_folder), Path(target)
     model = run.load_model()
     text_to_vector = None
     if np.any(run.text):
-        text_to_vector = run.text_encoder().text_to_vector
+        # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
+        text_to_vector = run.query_encoder(run.text_encoder()).text_to_vector
     serving = ServingModel(model, run.dataset.items[ITEM].to_numpy(object), np.asarray(run.text), text_to_vector)
 
     temporary = target / f".writing-{uuid.uuid4().hex}"
@@ -95,4 +99,5 @@ def _manifest(run: Run, target: Path) -> dict:
         "seed": record["seed"],
         "versions": record["versions"],
         "metrics": run.metrics,
+        "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
     }

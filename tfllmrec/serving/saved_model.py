@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,6 +170,42 @@ class SavedModel:
             )
         )[0]
 
+    def search_tokens(
+        self,
+        tokens: Mapping[str, np.ndarray],
+        histories: Sequence[Sequence[str]] | None = None,
+        exclude: Sequence[Sequence[str]] | None = None,
+        k: int = 10,
+    ) -> list[list[Recommendation]]:
+        """As :meth:`search` for many texts at once, tokenised by the caller.
+
+        Args:
+          tokens: ``input_word_ids``, ``input_mask``, ``input_type_ids``, int32 ``[B, T]``: what the preprocessor of the
+            run's encoder gives.
+          histories, exclude: of each; none by default.
+
+        Raises:
+          ModelError: the model was trained without text, or what reads its queries knows no tokens.
+        """
+        batch = len(tokens["input_mask"])
+        return self._answers(
+            self._call(
+                "search_tokens",
+                **{name: np.asarray(value, np.int32) for name, value in tokens.items()},
+                history=_strings(histories or [[]] * batch),
+                exclude=_strings(exclude or [[]] * batch),
+                k=np.full(batch, k, np.int32),
+            )
+        )
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[n, Dt]``: what ``search`` takes texts for, in the space of the items' texts.
+
+        Raises:
+          ModelError: the model was trained without text.
+        """
+        return self._call("encode", text=np.asarray(texts, object))["vectors"]
+
     def similar(self, item_id: str, k: int = 10) -> list[Recommendation]:
         """Items like this one.
 
@@ -244,10 +280,16 @@ class SavedModel:
         if signature not in self._signatures:
             raise ModelError(
                 f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
-                + (": the catalogue that it was trained on has no text." if signature == "search" else ".")
+                + self._why_not(signature)
             )
         out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in out.items()}
+
+    def _why_not(self, signature: str) -> str:
+        if signature == "search_tokens" and "search" in self._signatures:
+            return ": what reads its queries knows words and no tokens. Ask search."
+        reads = signature in ("search", "search_tokens", "encode")
+        return ": the catalogue that it was trained on has no text." if reads else "."
 
     def _answers(self, out: dict[str, np.ndarray]) -> list[list[Recommendation]]:
         return [

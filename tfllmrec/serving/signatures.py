@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.text.bundled import INPUTS
 
 STRINGS = tf.TensorSpec((None, None), tf.string)
 FLOATS = tf.TensorSpec((None, None), tf.float32)
 ONE_STRING = tf.TensorSpec((None,), tf.string)
 ONE_INT = tf.TensorSpec((None,), tf.int32)
+INTS = tf.TensorSpec((None, None), tf.int32)
 
 #: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
 PERSONAL = 0.05
@@ -29,7 +31,9 @@ class ServingModel(tf.Module):
       model: fitted.
       item_ids: object ``[N]``.
       text: float32 ``[N, Dt]``, zeros where an item has no text.
-      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then.
+      text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then, nor ``encode``.
+        Without ``vectors`` of its own, of token ids, as :class:`tfllmrec.text.encoder.TextToVector` has: no
+        ``search_tokens``.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class ServingModel(tf.Module):
         model: Hybrid,
         item_ids: np.ndarray,
         text: np.ndarray,
-        text_to_vector: Callable[[tf.Tensor], tf.Tensor] | None,
+        text_to_vector: Any,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
@@ -49,8 +53,11 @@ class ServingModel(tf.Module):
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
         self.text = tf.Variable(np.asarray(text, np.float32), trainable=False, name="text_vectors")
         self.text_to_vector = text_to_vector
+        # Saving traces every function of a module, offered or not.
         if text_to_vector is None:
-            self.search = None  # saving traces every function of a module, offered or not
+            self.search = self.encode = None
+        if not hasattr(text_to_vector, "vectors"):
+            self.search_tokens = None
         # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
         layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
         self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]
@@ -66,8 +73,8 @@ class ServingModel(tf.Module):
             "explain": self.explain,
             "score": self.score,
         }
-        if self.text_to_vector is not None:
-            served["search"] = self.search
+        reading = {"search": self.search, "search_tokens": self.search_tokens, "encode": self.encode}
+        served |= {name: function for name, function in reading.items() if function is not None}
         return {name: function.get_concrete_function() for name, function in served.items()}
 
     @tf.function(
@@ -99,8 +106,37 @@ class ServingModel(tf.Module):
     )
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
-        assert self.text_to_vector is not None, "signatures() offers no search without text"
-        meant = tf.matmul(self.text_to_vector(text), self.text, transpose_b=True)
+        return self._found(self.text_to_vector(text), history, exclude, k)
+
+    @tf.function(
+        input_signature=[
+            *(tf.TensorSpec(INTS.shape, tf.int32, name) for name in INPUTS),
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def search_tokens(self, input_word_ids, input_mask, input_type_ids, history, exclude, k):
+        """As :meth:`search`, for clients that tokenise by themselves: the same tokens find the same items.
+
+        Args:
+          input_word_ids, input_mask, input_type_ids: int32 ``[B, T]``, ``[CLS]`` and ``[SEP]`` included. Columns after
+            the last one that any text fills do no harm; the others may be as many as the encoder has positions.
+        """
+        used = tf.reduce_any(input_mask != 0, axis=0)
+        width = tf.reduce_max(tf.where(used, tf.range(tf.size(used)), 0)) + 1
+        tokens = zip(INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)
+        vectors = self.text_to_vector.vectors({name: value[:, :width] for name, value in tokens})
+        return self._found(vectors, history, exclude, k)
+
+    @tf.function(input_signature=[tf.TensorSpec(ONE_STRING.shape, tf.string, "text")])
+    def encode(self, text):
+        """What ``search`` takes ``text`` string ``[B]`` for: float32 ``[B, Dt]``, in the space of the items' texts."""
+        return {"vectors": self.text_to_vector(text)}
+
+    def _found(self, vectors: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The answer to texts of these ``vectors``, float32 ``[B, Dt]``."""
+        meant = tf.matmul(vectors, self.text, transpose_b=True)
         known, marks, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
         liked = self._score_items(self.item_vectors, known, marks)
         spread = tf.math.reduce_std(liked, axis=1, keepdims=True)

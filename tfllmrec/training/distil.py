@@ -142,8 +142,9 @@ def distil(
     """Trains a small tower to put texts where the teacher does (Hinton et al. 2015, arXiv:1503.02531, on vectors).
 
     It learns from the items' texts and from short queries cut from them, see :func:`short_queries`. A share of the
-    items is held out, with all that was cut from them, and their vectors are not among those of the loss; the report
-    is on those texts, searching the whole catalogue. The same seed gives the same student.
+    distinct texts is held out, with all items that have them and all that was cut from them, and their vectors are not
+    among those of the loss; the report is on those texts, searching the whole catalogue. The same seed gives the same
+    student.
 
     Args:
       teacher: an encoder, adapted or not.
@@ -153,17 +154,18 @@ def distil(
       per_item: short queries cut from an item's text.
       ranking: weight of the second term of :class:`MatchTeacher`; ``temperature``: of the same.
       candidates: most items in that term, drawn once.
-      held_out: share of the items.
+      held_out: share of the distinct texts.
       store: keeps the teacher's vectors, so that a second distillation encodes nothing.
 
     Raises:
-      DataError: fewer than two items have a text.
+      DataError: there are fewer than two distinct texts.
       ModelError: the widths differ, or the loss is not a number.
     """
     set_seeds(seed)
     if (width := text_to_vector(tf.constant([""])).shape[-1]) != teacher.dim:
         raise ModelError(f"expected a student of the teacher's width {teacher.dim}, got one of {width}")
-    lessons = {text: ("item", row) for row, text in reversed(list(enumerate(texts)))}  # the first one that has it
+    owner = {text: row for row, text in reversed(list(enumerate(texts)))}  # the first item that has it
+    lessons = {text: ("item", row) for text, row in owner.items()}
     for kind, text, row in short_queries(texts, titles, per_item=per_item, seed=seed):
         lessons.setdefault(text, (kind, row))
     words = list(lessons)
@@ -171,14 +173,15 @@ def distil(
         targets = encode_items(words, teacher, store, progress)
     place = {text: i for i, text in enumerate(words)}
     catalogue = targets[[place[text] for text in texts]]
-    filled = np.flatnonzero(catalogue.any(axis=1))
-    if len(filled) < 2:
-        raise DataError(f"expected at least two items with a text to distil from, got {len(filled)}")
+    # Items of one text are one item here: learnt by one of them, it could not be held out with the other.
+    first = np.array([owner[text] for text in texts])
+    distinct = np.unique(first[catalogue.any(axis=1)])
+    if len(distinct) < 2:
+        raise DataError(f"expected at least two distinct item texts to distil from, got {len(distinct)}")
 
-    drawn = np.random.default_rng(seed).permutation(filled)
-    n_aside = round(held_out * len(filled))
-    aside = np.zeros(len(texts), bool)
-    aside[drawn[:n_aside]] = True
+    drawn = np.random.default_rng(seed).permutation(distinct)
+    n_aside = round(held_out * len(distinct))
+    aside = np.isin(first, drawn[:n_aside])
     item_of = np.array([row for _, row in lessons.values()])
     usable = targets.any(axis=1)
     learnt, tested = (np.flatnonzero(usable & (aside[item_of] == side)) for side in (False, True))

@@ -7,6 +7,7 @@ RUN/
   data/           the data set as it was used (Parquet)
   text/           what pretraining and tuning made of the text tower, where the config asks for it
   vectors.npy     the items' text vectors, float32 [N, Dt]
+  query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
   model/          the fitted weights
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.assets import cache_folder
+from tfllmrec.columns import TITLE
 from tfllmrec.config import ExperimentConfig, dump_config, load_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
@@ -49,6 +51,8 @@ from tfllmrec.text.template import ItemTemplate
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.student import Student
+    from tfllmrec.training.query_encoder import QueryEncoderRecord
 
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "logs"}
@@ -150,6 +154,53 @@ class Run:
         template = ItemTemplate.from_items(self.dataset.items, config.text.template)
         return prepared_encoder(self.folder / "text", self.split, template, config, tell)
 
+    def query_encoder(self, encoder: TextEncoder, tell: Tell = to_stderr) -> TextEncoder | Student:
+        """What reads queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
+
+        The tower is made now where the run has none yet.
+
+        Args:
+          encoder: the run's own, see :meth:`text_encoder`.
+          tell: called with a line for each step.
+
+        Raises:
+          DataError, ModelError: it cannot be made, or is not of this encoder.
+        """
+        from tfllmrec.text.store import VectorStore
+        from tfllmrec.training.query_encoder import prepared_query_encoder
+
+        config, items = self.config, self.dataset.items
+        if self._query_encoder_folder is None:
+            return encoder
+        return prepared_query_encoder(
+            self._query_encoder_folder,
+            config.text.query_encoder,
+            encoder,
+            ItemTemplate.from_items(items, config.text.template).texts(items),
+            items[TITLE].fillna("").astype(str).tolist() if TITLE in items else None,
+            config.distillation,
+            config.seed,
+            VectorStore(cache_folder() / "vectors"),
+            tell,
+        )
+
+    @property
+    def query_encoder_record(self) -> QueryEncoderRecord | None:
+        """What the small tower loses and gains; ``None`` where queries are read as the items are.
+
+        Raises:
+          ModelError: there should be one, and it is damaged or not made yet.
+        """
+        from tfllmrec.training.query_encoder import QueryEncoderRecord
+
+        folder = self._query_encoder_folder
+        return QueryEncoderRecord.load(folder) if folder else None
+
+    @property
+    def _query_encoder_folder(self) -> Path | None:
+        name = self.config.text.query_encoder
+        return None if name == "same" or not np.any(self.text) else self.folder / "query_encoder" / name
+
     def load_model(self) -> Hybrid:
         """The fitted model.
 
@@ -216,6 +267,9 @@ def fit_experiment(
     )
 
     text = encode(run, config, tell)
+    if run._query_encoder_folder:
+        # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
+        run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.training.fit import fit_hybrid
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
@@ -440,6 +494,7 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float, earlier: dic
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "source": run._json("source.json"),
         "chosen": chosen,
+        "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "cleaning": asdict(run.dataset.report),
     }
 
