@@ -85,6 +85,12 @@ class TextConfig(Section):
         "it does: a bag of hashed n-grams, or some of its layers ('minilm' and encoders made by save_encoder only).",
     )
 
+    @model_validator(mode="after")
+    def _layers_have_nothing_above_them(self) -> Self:
+        if self.query_encoder == "layers" and self.mode == "adapter":
+            raise ValueError("a query_encoder of layers cannot be taken from below an adapter; take hashed_ngrams")
+        return self
+
 
 class TuningConfig(Section):
     """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""

@@ -1,11 +1,19 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from tfllmrec.config import DistillationConfig, dump_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.student import Student
+from tfllmrec.training.run import Run
 
 pytestmark = pytest.mark.tf
 
@@ -132,5 +140,64 @@ def test_without_text_there_is_no_search(bare_run, tmp_path):
     assert saved.recommend(["i3"], k=2)[0].title.startswith("i")
     items, ratings = saved.history_of("u1")
     assert items and ratings is None
-    with pytest.raises(ModelError, match=r"no signature 'search'.*has no text"):
-        saved.search("red")
+    nothing = dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32))
+    asked = {"search": "red", "encode": ["red"], "search_tokens": nothing}
+    for signature, question in asked.items():
+        with pytest.raises(ModelError, match=rf"no signature '{signature}'.*has no text"):
+            getattr(saved, signature)(question)
+
+
+def test_tokens_and_vectors(saved, chain_run):
+    run, _ = chain_run
+    texts = [saved.title("i7"), "red toy"]
+    np.testing.assert_allclose(saved.encode(texts)[0], run.text[7], atol=1e-5)
+    tokens = run.text_encoder().text_to_vector.tokens(np.asarray(texts, object))
+    found = saved.search_tokens(tokens, [[], ["i3"]], [["i8"], []], k=4)
+    assert found == [saved.search(texts[0], exclude=["i8"], k=4), saved.search(texts[1], ["i3"], k=4)]
+    assert [[item.item_id for item in row] for row in saved.search_tokens(tokens, k=1)] == [
+        [saved.search(text, k=1)[0].item_id] for text in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def small_tower(chain_run, cache, tmp_path_factory):
+    """(run, its model): the ring again, its queries read by hashed n-grams that are made when it is exported."""
+    from tfllmrec.serving.export import export
+
+    folder = tmp_path_factory.mktemp("small")
+    run = Run(Path(shutil.copytree(chain_run[0].folder, folder / "run")))
+    config = run.config
+    config.text.query_encoder = "hashed_ngrams"
+    config.distillation = DistillationConfig(epochs=30, batch_size=8, buckets=512, width=16, hidden=16)
+    (run.folder / "config.yaml").write_text(dump_config(config))
+    return run, SavedModel.open(export(run.folder, folder / "served"))
+
+
+def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_tower, chain_run, saved):
+    run, small = small_tower
+    record = json.loads((run.folder / "query_encoder" / "hashed_ngrams" / "record.json").read_text())
+    assert small.manifest["query_encoder"] == record and record["name"] == "hashed_ngrams"
+    assert saved.manifest["query_encoder"] == {"name": "same"}
+    tower = Student.load(run.folder / "query_encoder" / "hashed_ngrams")
+    texts = chain_run[0].dataset.items.title.tolist()
+    np.testing.assert_allclose(small.encode(texts), tower.encode(texts), atol=1e-6)
+    found = small.search("red toy", k=40)
+    scores = dict(zip(small.item_ids, chain_run[0].text @ tower.encode(["red toy"])[0], strict=True))
+    assert [item.score for item in found] == pytest.approx([scores[item.item_id] for item in found], abs=1e-5)
+    alike = np.einsum("nd,nd->n", small.encode(texts), np.asarray(chain_run[0].text))
+    assert alike.mean() > 0.6
+    assert [item.item_id for item in small.similar("i7", 5)] == [item.item_id for item in saved.similar("i7", 5)]
+    assert not [v for v in small._loaded.text_to_vector.variables if "layer_0" in v.name]  # nothing of the BERT inside
+    with pytest.raises(ModelError, match=r"no signature 'search_tokens'.*knows words and no tokens"):
+        small.search_tokens(dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32)))
+
+
+def test_a_small_tower_of_another_encoder_is_not_exported(small_tower, tmp_path):
+    from tfllmrec.serving.export import export
+
+    run = Path(shutil.copytree(small_tower[0].folder, tmp_path / "run"))
+    about = run / "query_encoder" / "hashed_ngrams" / "student.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"teacher": "somebody else"}))
+    with pytest.raises(ModelError, match=r"query_encoder/hashed_ngrams was distilled from .*somebody els"):
+        export(run, tmp_path / "served")
+    assert not (tmp_path / "served").exists()

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401
 
 from tfllmrec.data.queries import Queries
+from tfllmrec.text.bundled import INPUTS
 
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
@@ -24,7 +25,7 @@ def served(chain_version):
     loaded = tf.saved_model.load(str(chain_version))
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "k": tf.int32}
+        types = {"ratings": tf.float32, "k": tf.int32} | dict.fromkeys(INPUTS, tf.int32)
         given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
         out = loaded.signatures[signature](**given)
         answer = {name: value.numpy() for name, value in out.items()}
@@ -165,6 +166,48 @@ def test_search_leans_towards_the_person(served, model):
     base = dict(zip(plain.item_ids[0], plain.scores[0], strict=True))
     for item, score in zip(personal.item_ids[0], personal.scores[0], strict=True):
         assert score == pytest.approx(base[item] + nudge[int(item[1:])], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_hub):
+    """What a client's own tokeniser makes of texts: lists, padded to 20."""
+    pack = tf.saved_model.load(str(tiny_hub[0]))
+
+    def of(texts, width=20):
+        made = pack.bert_pack_inputs([pack.tokenize(tf.constant(texts))], seq_length=tf.constant(width))
+        return {name: made[name].numpy().tolist() for name in INPUTS}
+
+    return of
+
+
+def test_search_tokens_finds_what_search_does(served, tokens):
+    texts = ["red toy", "", "the blue car (cafe)"]
+    rest = {"history": [["i3", "nope"], ["", ""], ["", "i4"]], "exclude": [["i7"]] * 3, "k": [40, 3, 5]}
+    by_text, by_tokens = served("search", text=texts, **rest), served("search_tokens", **tokens(texts), **rest)
+    assert by_tokens.item_ids.tolist() == by_text.item_ids.tolist()
+    np.testing.assert_allclose(by_tokens.scores, by_text.scores, atol=1e-6)
+    assert by_tokens.unknown.tolist() == by_text.unknown.tolist() == [1, 0, 0]
+
+
+def test_token_ids_may_be_padded_beyond_the_encoders_positions_and_empty(served, tokens):
+    rest = {"history": [[""]], "exclude": [[""]], "k": [40]}
+    wide = tokens(["red toy"], 100)  # the tiny BERT has 40 positions
+    np.testing.assert_allclose(
+        served("search_tokens", **wide, **rest).scores, search(served, "red toy", k=40).scores, atol=1e-6
+    )
+    nothing = {name: [[0] * 5] for name in INPUTS}
+    assert not served("search_tokens", **nothing, **rest).scores.any()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served("search_tokens", **{name: [[1] * 41] for name in INPUTS}, **rest)
+
+
+def test_encode_gives_vectors_in_the_space_of_the_items(served, chain_run):
+    run, _ = chain_run
+    vectors = served("encode", text=[*run.dataset.items.title, ""]).vectors
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors[:-1], run.text, atol=1e-5)
+    assert not vectors[-1].any()
+    assert served("encode", text=[]).vectors.shape == (0, 16)
 
 
 def test_similar(served, model, chain_run):

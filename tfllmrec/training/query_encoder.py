@@ -120,7 +120,7 @@ def prepared_query_encoder(
         raise ModelError(
             f"{folder} was distilled from the text encoder {student.teacher[:12]}, and the one that reads the items is "
             f"{teacher.fingerprint[:12]}: their vectors do not compare. Put back text.encoder (and the run's text "
-            "folder) as it was when the run was made; or, if the tower is another run's, delete it, and it is made again."
+            "folder) as it was when the run was made; or, if the tower is another run's, delete it: it is made again."
         )
     return student
 
