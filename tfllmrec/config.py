@@ -123,6 +123,9 @@ class DistillationConfig(Section):
     epochs: int | None = Field(None, ge=1, description="auto: 20 of hashed_ngrams, 2 of layers.")
     batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256 of hashed_ngrams, 64 of layers.")
     learning_rate: float | None = Field(None, gt=0, description="auto: 2e-3 of hashed_ngrams, 3e-4 of layers.")
+    items: int = Field(
+        20_000, ge=2, description="Whose texts are learnt from and measured on; of more, these are drawn."
+    )
     per_item: int = Field(4, ge=0, description="Short queries cut from an item's text, to learn from beside it.")
     held_out: float = Field(0.1, gt=0, le=0.5, description="Share of the items' texts that agreement is measured on.")
     layers: int = Field(2, ge=1, description="Of layers: how many are kept.")

@@ -114,7 +114,42 @@ def prepared_query_encoder(
       DataError: there are fewer than two distinct texts.
     """
     if not folder.is_dir():
-        _make(folder, name, teacher, texts, titles, config, seed, store, tell)
+        tell(f"query encoder: distilling {name} from the items' encoder")
+        start = time.monotonic()
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[: config.items])
+        texts = [texts[row] for row in drawn]
+        titles = None if titles is None else [titles[row] for row in drawn]
+        done = distil(
+            teacher,
+            _untrained(name, teacher, config, seed),
+            texts,
+            titles,
+            per_item=config.per_item,
+            epochs=config.epochs or EPOCHS[name],
+            batch_size=config.batch_size or BATCH_SIZES[name],
+            learning_rate=config.learning_rate or LEARNING_RATES[name],
+            held_out=config.held_out,
+            seed=seed,
+            store=store,
+        )
+        # What has no word in it has no short query either.
+        queries = [query for _, query, _ in short_queries(texts, seed=seed)] or [text for text in texts if text]
+        asked = [queries[i] for i in np.random.default_rng(seed).permutation(len(queries))[:_TIMED]]
+
+        def write(fresh: Path) -> None:
+            done.student.save(fresh)
+            size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
+            # As it is served: out of its SavedModel.
+            ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
+            record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            for path in fresh.rglob("*"):
+                if path.is_file():
+                    sync(path)
+
+        whole(folder, write)
+        for line in QueryEncoderRecord.load(folder).lines():
+            tell(f"query encoder: {line}")
     student = Student.load(folder)
     if student.teacher != teacher.fingerprint:
         raise ModelError(
@@ -125,54 +160,10 @@ def prepared_query_encoder(
     return student
 
 
-def _make(
-    folder: Path,
-    name: str,
-    teacher: TextEncoder,
-    texts: Sequence[str],
-    titles: Sequence[str] | None,
-    config: DistillationConfig,
-    seed: int,
-    store: VectorStore | None,
-    tell: Tell,
-) -> None:
-    start = time.monotonic()
+def _untrained(name: str, teacher: TextEncoder, config: DistillationConfig, seed: int) -> tf.Module:
     if name == "layers":
-        tower: tf.Module = few_layers(teacher, config.layers)
-    else:
-        tower = HashedNgrams(teacher.dim, NgramSizes(config.buckets, config.width, config.hidden), seed)
-    tell(f"query encoder: distilling {name} from the items' encoder")
-    done = distil(
-        teacher,
-        tower,
-        texts,
-        titles,
-        per_item=config.per_item,
-        epochs=config.epochs or EPOCHS[name],
-        batch_size=config.batch_size or BATCH_SIZES[name],
-        learning_rate=config.learning_rate or LEARNING_RATES[name],
-        held_out=config.held_out,
-        seed=seed,
-        store=store,
-    )
-    # What has no word in it has no short query either.
-    queries = [query for _, query, _ in short_queries(texts, seed=seed)] or [text for text in texts if text]
-    asked = [queries[i] for i in np.random.default_rng(seed).permutation(len(queries))[:_TIMED]]
-
-    def write(fresh: Path) -> None:
-        done.student.save(fresh)
-        size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
-        # As it is served: out of its SavedModel.
-        ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
-        record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
-        (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
-        for path in fresh.rglob("*"):
-            if path.is_file():
-                sync(path)
-
-    whole(folder, write)
-    for line in QueryEncoderRecord.load(folder).lines():
-        tell(f"query encoder: {line}")
+        return few_layers(teacher, config.layers)
+    return HashedNgrams(teacher.dim, NgramSizes(config.buckets, config.width, config.hidden), seed)
 
 
 def latencies(towers: Sequence[Callable[[tf.Tensor], tf.Tensor]], queries: Sequence[str]) -> list[float]:
