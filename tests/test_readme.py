@@ -1,4 +1,4 @@
-"""The README's script runs as it is printed, and the README names only what there is."""
+"""The README's script runs as it is printed, and README and docs name only what there is."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,25 @@ import numpy as np
 import pytest
 
 from tfllmrec import assets
+from tfllmrec.config import ExperimentConfig
 from tfllmrec.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_every_path_that_the_readme_names_is_there():
-    named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks)/[\w./-]*)`", README)
-    assert len(named) > 8
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
+def test_every_path_and_setting_that_a_page_names_is_there(page):
+    text = page.read_text()
+    named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks|docs)/[\w./-]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
+    linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    assert [link for link in linked if not (page.parent / link).exists()] == []
+    settings = re.findall(r"`((?:data|split|text|tuning|distillation|model|training|evaluation)\.\w+)[`=]", text)
+    sections = ExperimentConfig().model_dump()
+    assert [name for name in settings if name.split(".")[1] not in sections[name.split(".")[0]]] == []
+    assert named or linked
+    assert settings
 
 
 @pytest.mark.tf
