@@ -30,8 +30,19 @@ REQUIRES = [
     "packaging>=23",
 ]
 TUNE = ["optuna>=5,<6"]
+SERVE = [
+    "tensorflow-serving-api>=2.20,<2.21",
+    "grpcio>=1.66",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "httptools>=0.6",
+    "uvloop>=0.20; sys_platform != 'win32'",
+    "prometheus-client>=0.20",
+]
 TEST = [
     *TUNE,
+    *SERVE,
+    "httpx>=0.27",
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff==0.17.6",
@@ -52,6 +63,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "scann": ["scann==1.4.2"]},
+    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "scann": ["scann==1.4.2"]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )
