@@ -1,0 +1,89 @@
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from tfllmrec.errors import ConfigError
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What the command asked for; the stand-in server says that it started."""
+    asked = []
+    server = types.SimpleNamespace(
+        rest_port=8501,
+        grpc_port=8500,
+        local=True,
+        loaded=lambda: {"shop": [2]},
+        example=lambda: ("shop", '{"inputs": {"k": [5]}}'),
+    )
+
+    def serve(settings, started):
+        asked.append(settings)
+        server.settings = settings
+        started(server)
+
+    fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
+    engine = types.ModuleType("tfllmrec.serving.engine")
+    engine.Limits = fields
+    module = types.ModuleType("tfllmrec.serving.server")
+    module.Settings = lambda path, **given: fields(path=path, **given)
+    module.serve = serve
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.engine", engine)
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.server", module)
+    monkeypatch.delenv("TFLLMREC_TOKEN", raising=False)
+    return types.SimpleNamespace(asked=asked, server=server)
+
+
+def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
+    answer = program("serve", tmp_path)
+    assert answer.code == 0
+    assert answer.out.splitlines() == [
+        "REST  http://127.0.0.1:8501/v1/models/NAME:predict",
+        "gRPC  127.0.0.1:8500",
+        "model shop, version 2",
+        'try   curl http://127.0.0.1:8501/v1/models/shop:predict -d \'{"inputs": {"k": [5]}}\'',
+    ]
+    (settings,) = served.asked
+    assert (settings.path, settings.host, settings.rest_port, settings.grpc_port) == (tmp_path, "127.0.0.1", 8501, 8500)
+    assert (settings.token, settings.certificate, settings.limits.body_bytes) == (None, None, 8 << 20)
+
+
+def test_settings_reach_the_server(program, served, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    options = "--host 0.0.0.0 --rest-port 0 --max-body-mb 0.5 --batch-wait-ms 2 --workers 3 --max-queue 7 --max-batch 9"
+    answer = program("serve", tmp_path, *options.split(), "--token-file", tmp_path / "token", "--tls-cert", "c.pem")
+    (settings,) = served.asked
+    assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
+    assert settings.limits.__dict__ == {
+        "body_bytes": 1 << 19, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7, "workers": 3, "timeout_s": 30.0,
+    }  # fmt: skip
+    assert settings.certificate == Path("c.pem")
+    assert '-H "authorization: Bearer $TFLLMREC_TOKEN" --cacert c.pem https://' in answer.out
+
+
+def test_the_token_may_be_in_the_environment(program, served, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLLMREC_TOKEN", "secret")
+    program("serve", tmp_path)
+    assert served.asked[0].token == "secret"
+
+
+def test_an_open_door_and_an_empty_house_are_said(program, served, tmp_path):
+    served.server.local = False
+    served.server.example = lambda: None
+    answer = program("serve", tmp_path)
+    assert "other machines are let in, and asked for no token" in answer.err
+    assert "no model answers yet" in answer.err
+
+
+def test_what_is_wrong_is_said_before_anything_starts(program, served, tmp_path, monkeypatch):
+    assert "nowhere does not exist" in program("serve", tmp_path / "nowhere").err
+    (tmp_path / "token").write_text("two words")
+    answer = program("serve", tmp_path, "--token-file", tmp_path / "token")
+    assert answer.code == ConfigError.exit_code and "expected one word of ASCII" in answer.err
+    assert "cannot be read" in program("serve", tmp_path, "--token-file", tmp_path / "no").err
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.server", None)
+    answer = program("serve", tmp_path)
+    assert answer.code == ConfigError.exit_code and "pip install 'tfllmrec[serve]'" in answer.err
+    assert served.asked == []

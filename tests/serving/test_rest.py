@@ -1,0 +1,198 @@
+"""The REST API around a model of a few lines, without sockets and TensorFlow."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import numpy as np
+import pytest
+
+from tfllmrec.serving.batching import Joining
+from tfllmrec.serving.engine import Engine, Limits
+from tfllmrec.serving.models_config import ModelSource
+from tfllmrec.serving.rest import rest_app
+from tfllmrec.serving.status import Code, RequestError
+from tfllmrec.serving.tensors import Signature, TensorSpec
+
+FLOAT = TensorSpec(np.dtype(np.float32), (None,))
+DOUBLE = Signature({"x": FLOAT}, {"y": FLOAT})
+
+
+class Doubles:
+    """y = 2 x; ``slow`` sleeps, ``fails`` raises as TensorFlow does, ``bug`` as a bug does."""
+
+    def __init__(self, folder):
+        self.signatures = dict.fromkeys(["serving_default", "slow", "fails", "bug"], DOUBLE)
+        self.joining = {name: Joining(signature, False) for name, signature in self.signatures.items()}
+        self.calls = {"serving_default": self._double, "slow": self._slow, "fails": self._fail, "bug": lambda i: 1 / 0}
+        self.metadata = {"serving_default": {"method_name": "tensorflow/serving/predict"}}
+
+    def _double(self, inputs):
+        return {"y": 2 * inputs["x"]}
+
+    def _slow(self, inputs):
+        time.sleep(0.3)
+        return self._double(inputs)
+
+    def _fail(self, inputs):
+        raise RequestError(Code.OUT_OF_RANGE, "assertion failed: [x]")
+
+
+def ask(tmp_path, *requests, token=None, headers=None, **limits):
+    """(status, JSON) of each of (method, path, body)."""
+    for number in (1, 2):
+        (tmp_path / "m" / str(number)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / str(number) / "saved_model.pb").write_text("x")
+
+    async def main():
+        engine = Engine(Limits(**limits), Doubles, settled_s=0)
+        await engine.models.follow([ModelSource("m", tmp_path / "m", "all", labels={"stable": 1})])
+        transport = httpx.ASGITransport(rest_app(engine, token))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            sent = [client.request(method, path, content=body, headers=headers) for method, path, body in requests]
+            answers = await asyncio.gather(*sent)
+        engine.close()
+        return answers
+
+    def read(answer):
+        if not answer.headers["content-type"].startswith("application/json"):
+            return answer.text
+        return json.loads(answer.content)
+
+    return [(answer.status_code, read(answer)) for answer in asyncio.run(main())]
+
+
+def predict(body, path="/v1/models/m:predict"):
+    return "POST", path, json.dumps(body) if not isinstance(body, str | bytes | AsyncIterator) else body
+
+
+def test_rows_columns_versions_and_labels(tmp_path):
+    answers = ask(
+        tmp_path,
+        predict({"instances": [1, 2.5]}),
+        predict({"inputs": [3]}),
+        predict({"inputs": {"x": [3]}}, "/v1/models/m/versions/1:predict"),
+        predict({"inputs": {"x": [3]}, "signature_name": "serving_default"}, "/v1/models/m/labels/stable:predict"),
+        predict({"inputs": {"x": [3]}}, "/V1/Models/m:PREDICT"),
+    )
+    assert answers == [(200, {"predictions": [2, 5]})] + 4 * [(200, {"outputs": [6]})]
+
+
+def test_status_and_metadata(tmp_path):
+    both, one, labelled, metadata = ask(
+        tmp_path,
+        ("GET", "/v1/models/m", None),
+        ("GET", "/v1/models/m/versions/1", None),
+        ("GET", "/v1/models/m/labels/stable", None),
+        ("GET", "/v1/models/m/versions/2/metadata", None),
+    )
+    first = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert one == labelled == (200, {"model_version_status": [first]})
+    assert both == (200, {"model_version_status": [{**first, "version": "2"}, first]})
+    assert metadata[1] == {
+        "model_spec": {"name": "m", "signature_name": "", "version": "2"},
+        "metadata": {"signature_def": {"signature_def": Doubles(None).metadata}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "what"),
+    [
+        (predict("{"), 400, "JSON Parse error"),
+        (predict(b"\xff"), 400, "JSON Parse error"),
+        (predict({"inputs": ["a"]}), 400, 'JSON Value: "a" Type: String is not of expected type: float32'),
+        (predict({"inputs": [[1]]}), 400, "Input x has shape [1,1], but the signature expects [?]"),
+        (predict({"inputs": [1], "signature_name": "no"}), 400, 'Serving signature name: "no" not found in signature'),
+        (predict({"inputs": [1], "signature_name": "fails"}), 400, "assertion failed: [x]"),
+        (predict({"inputs": [1], "signature_name": "bug"}), 500, "ZeroDivisionError"),
+        (predict({}, "/v1/models/no:predict"), 404, "Servable not found for request: Latest(no) (models: m)"),
+        (predict({}, "/v1/models/m/versions/3:predict"), 404, "Specific(m, 3) (available versions: 1, 2)"),
+        (predict({}, "/v1/models/m/labels/no:predict"), 400, "Unrecognized servable version label: no"),
+        (predict({}, f"/v1/models/m/versions/{2**63}:predict"), 400, "Failed to convert version: 9223372036854775808"),
+        (predict({}, "/v1/models/m/versions/" + "9" * 5000 + ":predict"), 400, "Failed to convert version"),
+        (
+            predict({}, "/v1/models/m/versions/x:predict"),
+            400,
+            "Malformed request: POST /v1/models/m/versions/x:predict",
+        ),
+        (predict({}, "/v1/models/m:classify"), 501, "only :predict"),
+        (("GET", "/v1/models/m:predict", None), 400, "Malformed request: GET /v1/models/m:predict"),
+        (("DELETE", "/v1/models/m", None), 400, "Malformed request: DELETE /v1/models/m"),
+        (("GET", "/v1/models/no", None), 404, "Could not find any versions of model no"),
+        (("GET", "/v1/models/m/versions/7", None), 404, "Could not find version 7 of model m"),
+        (("GET", "/", None), 404, "the API is below /v1/models/"),
+    ],
+)
+def test_errors_say_what_was_wrong_with_tf_servings_status(tmp_path, request_, status, what):
+    ((got, body),) = ask(tmp_path, request_)
+    assert got == status
+    assert list(body) == ["error"] and what in body["error"]
+
+
+def test_a_body_that_is_too_large(tmp_path):
+    small, large = ask(tmp_path, predict({"inputs": [1]}), predict({"inputs": [1] * 1000}), body_bytes=100)
+    assert small[0] == 200
+    assert large == (413, {"error": "the body has more than 100 bytes: send fewer rows, or raise --max-body-mb"})
+
+
+def test_a_client_that_sends_its_body_forever(tmp_path):
+    async def forever():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    slow, quick = ask(tmp_path, predict(forever()), predict({"inputs": [1]}), timeout_s=0.2)
+    assert quick[0] == 200
+    assert slow[0] == 408 and "the body did not arrive within 0.2 s" in slow[1]["error"]
+
+
+def test_a_deadline_that_is_over(tmp_path):
+    slow = {"inputs": [1], "signature_name": "slow"}
+    ((status, body),) = ask(tmp_path, predict(slow), timeout_s=0.05)
+    assert (status, body["error"]) == (504, "no answer from m/2 within 0.05 s, waiting included")
+
+
+def test_a_full_queue(tmp_path):
+    slow = [predict({"inputs": [n], "signature_name": "slow"}) for n in range(5)]
+    answers = ask(tmp_path, *slow, workers=1, queue=2, batch_rows=1)
+    assert sorted(status for status, _ in answers) == [200, 200, 200, 503, 503]
+    assert "queue to which this task was submitted is full" in next(b["error"] for s, b in answers if s == 503)
+
+
+def test_a_token_is_asked_for_everything(tmp_path):
+    requests = [
+        ("GET", "/v1/models/m", None),
+        ("GET", "/monitoring/prometheus/metrics", None),
+        predict({"inputs": [1]}),
+    ]
+    assert [status for status, _ in ask(tmp_path, *requests, token="secret")] == 3 * [401]
+    for wrong in ("Bearer secre", "secret", "Bearer secret ä"):
+        headers = {"authorization": wrong.encode()}
+        assert ask(tmp_path, *requests[:1], token="secret", headers=headers)[0][0] == 401
+    right = {"authorization": "Bearer secret"}
+    assert [status for status, _ in ask(tmp_path, *requests, token="secret", headers=right)] == 3 * [200]
+
+
+def test_metrics_have_tf_servings_names(tmp_path):
+    async def main():
+        engine = Engine(Limits(), Doubles, settled_s=0)
+        await engine.models.follow([ModelSource("m", tmp_path / "m")])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(rest_app(engine)), base_url="http://here") as client:
+            for body in ("{}", '{"inputs": [1]}', '{"inputs": [1]}'):
+                await client.post("/v1/models/m:predict", content=body)
+            await client.post("/v1/models/made-up-by-a-client:predict", content="{}")
+            answer = await client.get("/monitoring/prometheus/metrics")
+        engine.close()
+        return answer
+
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "saved_model.pb").write_text("x")
+    page = asyncio.run(main()).text
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 2.0' in page
+    assert ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 1.0' in page
+    assert ':tensorflow:serving:request_latency_count{API="Predict",entrypoint="REST",model_name="m"} 2.0' in page
+    assert "made-up" not in page  # or clients could fill the memory
+    assert 'tfllmrec_version_loads_total{model_name="m",outcome="loaded"} 1.0' in page
+    assert "tfllmrec_batch_requests_count 2.0" in page

@@ -1,0 +1,101 @@
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tfllmrec.serving.status import Code, RequestError
+
+pytestmark = pytest.mark.tf
+
+ARRAYS = {
+    "string": np.array([[b"a", b""], [b"\xff", "ä".encode()]], object),
+    "scalar": np.array(3, np.int64),
+    "empty": np.zeros((2, 0), np.float32),
+    "bool": np.array([True, False]),
+    "bfloat16": np.array([1.5, -2], ml_dtypes.bfloat16),
+    "complex64": np.array([1 + 2j], np.complex64),
+}
+ARRAYS |= {
+    name: np.array([0, 1, 100], name)
+    for name in (
+        "float16",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+    )
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_tensors_on_the_wire_are_what_they_were_and_what_tensorflow_reads(kind):
+    import tensorflow as tf
+
+    from tfllmrec.serving.servable import from_proto, to_proto
+
+    array = ARRAYS[kind]
+    for read in (
+        from_proto("x", to_proto(array)),
+        tf.make_ndarray(to_proto(array)),
+        from_proto("x", tf.make_tensor_proto(array)),
+    ):
+        assert (read.dtype, read.shape) == (array.dtype, array.shape)
+        assert read.tolist() == array.tolist()
+
+
+def test_what_is_no_savedmodel_is_refused(tmp_path):
+    from tfllmrec.serving.servable import Servable
+
+    with pytest.raises(RequestError, match=r"saved_model.pb is no SavedModel, or a part of one"):
+        Servable(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
+    with pytest.raises(RequestError, match=r"saved_model.pb is no SavedModel, or a part of one"):
+        Servable(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(RequestError, match="no graph with the tag 'serve'"):
+        Servable(tmp_path)
+
+
+def test_warm_up_requests_are_replayed_and_must_be_answered(tmp_path):
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    from tfllmrec.serving.servable import Servable
+
+    class Twice(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = tf.Variable(0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def __call__(self, x):
+            self.calls.assign_add(1)
+            return {"y": 2 * x, "calls": self.calls.read_value()}
+
+    model = Twice()
+    tf.saved_model.save(model, str(tmp_path), signatures=model.__call__.get_concrete_function())
+    path = tmp_path / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+
+    def warm_up(value):
+        log = prediction_log_pb2.PredictionLog()
+        log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(value))
+        with tf.io.TFRecordWriter(str(path)) as out:
+            out.write(prediction_log_pb2.PredictionLog().SerializeToString())  # of another kind: passed over
+            out.write(log.SerializeToString())
+
+    warm_up([1.0])
+    servable = Servable(tmp_path)
+    answer = servable.call("serving_default", {"x": np.array([3], np.float32)})
+    assert (answer["y"].tolist(), int(answer["calls"])) == ([6], 2)
+    assert list(servable.signatures) == ["serving_default"]
+    assert servable.metadata["serving_default"]["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    warm_up(["a"])
+    with pytest.raises(RequestError, match=r"warm-up request 1 of .* fails: Expects input x to be float32") as refused:
+        Servable(tmp_path)
+    assert refused.value.code is Code.INVALID_ARGUMENT

@@ -1,0 +1,503 @@
+"""The embedded server over real sockets: httpx and TF Serving's own gRPC stubs against SavedModels of a few lines."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.tf
+
+grpc = pytest.importorskip("grpc")
+
+
+def save(folder, tag):
+    """A model of our kind: the history backwards, k of it; ``slow`` takes its time."""
+    import tensorflow as tf
+
+    strings, floats = tf.TensorSpec([None, None], tf.string), tf.TensorSpec([None, None], tf.float32)
+    ints = tf.TensorSpec([None], tf.int32)
+
+    class Backwards(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.tag = tf.Variable(tag)
+
+        @tf.function(input_signature=[strings, floats, strings, ints])
+        def recommend(self, history, ratings, exclude, k):
+            width = tf.reduce_max(k)
+            kept = tf.ragged.boolean_mask(history, history != "")
+            last = tf.reverse_sequence(kept.to_tensor(), tf.cast(kept.row_lengths(), tf.int32), seq_axis=1)
+            padded = tf.pad(last, [[0, 0], [0, width]], constant_values="")[:, :width]
+            shown = tf.range(width)[tf.newaxis] < k[:, tf.newaxis]
+            known = tf.where(tf.math.is_nan(ratings), 0.0, ratings)
+            rows = tf.shape(k)[0]
+            return {
+                "item_ids": tf.where(shown, padded, ""),
+                "sum": tf.reduce_sum(known, axis=1),
+                "tag": tf.repeat(self.tag[tf.newaxis], rows),
+            }
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+        def slow(self, steps):
+            last = tf.while_loop(
+                lambda i, x: i < tf.reduce_max(steps), lambda i, x: (i + 1, x @ x / 50.0), (0, tf.ones([100, 100]))
+            )
+            return {"y": tf.repeat(last[1][0, 0], tf.shape(steps)[0])}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def positive(self, x):
+            with tf.control_dependencies([tf.debugging.assert_positive(x, message="expected more than nothing")]):
+                return {"y": tf.identity(x)}
+
+    model = Backwards()
+    signatures = {"slow": model.slow, "positive": model.positive, "serving_default": model.recommend}
+    tf.saved_model.save(
+        model, str(folder), signatures={name: f.get_concrete_function() for name, f in signatures.items()}
+    )
+    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra" / "tfllmrec.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two versions of our kind, and TFRS' BruteForce as TFRS exports it."""
+    import tensorflow as tf
+    import tensorflow_recommenders as tfrs
+
+    folder = tmp_path_factory.mktemp("made")
+    save(folder / "one", "one")
+    save(folder / "two", "two")
+    index = tfrs.layers.factorized_top_k.BruteForce(k=2)
+    index.index(tf.constant([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), tf.constant(["right", "up", "both"]))
+    index(tf.zeros([1, 2]))
+    tf.saved_model.save(index, str(folder / "brute_force"))
+    return folder
+
+
+@contextlib.contextmanager
+def serving(path, **given):
+    """A server in a thread."""
+    from tfllmrec.serving.engine import Limits
+    from tfllmrec.serving.server import Server, Settings
+
+    limits = Limits(**given.pop("limits", {}))
+    server = Server(
+        Settings(path, rest_port=0, grpc_port=0, poll_s=0.05, settled_s=0.2, grace_s=5, limits=limits, **given)
+    )
+    started, stop = threading.Event(), asyncio.Event()
+    loops, problems = [], []
+
+    async def main():
+        loops.append(asyncio.get_running_loop())
+        try:
+            await server.start()
+        except BaseException as error:
+            problems.append(error)
+            raise
+        finally:
+            started.set()
+        await stop.wait()
+        await server.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    assert started.wait(120)
+    if problems:
+        raise problems[0]
+    try:
+        yield server
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def models(made, tmp_path_factory):
+    """The folder that ``server`` watches."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(made / "one", folder / "shop" / "1")
+    shutil.copytree(made / "brute_force", folder / "plain" / "7")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    with serving(models, limits={"body_bytes": 1 << 20, "queue": 50}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def rest(server):
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=60) as client:
+        yield client
+
+
+def stubs(channel):
+    from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+    return SimpleNamespace(
+        prediction=prediction_service_pb2_grpc.PredictionServiceStub(channel),
+        model=model_service_pb2_grpc.ModelServiceStub(channel),
+    )
+
+
+@pytest.fixture(scope="module")
+def raw(server):
+    """TF Serving's own stubs."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        yield stubs(channel)
+
+
+HISTORY = {"history": [["a", "b"]], "ratings": [[1.5, 2]], "exclude": [[]], "k": [3]}
+
+
+def post(rest, body, path="/v1/models/shop:predict"):
+    answer = rest.post(path, content=json.dumps(body))
+    return answer.status_code, answer.json()
+
+
+def request(name="shop", signature="", **inputs):
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    made = predict_pb2.PredictRequest()
+    made.model_spec.name, made.model_spec.signature_name = name, signature
+    for key, value in inputs.items():
+        made.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return made
+
+
+def our_request(**given):
+    inputs = {"history": [["a", "b"]], "ratings": np.array([[1.5, 2]], np.float32), "exclude": [["x"]], "k": [3]}
+    inputs |= given
+    return request(**inputs)
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(grpc.RpcError) as refused:
+        call(*arguments, **options)
+    return refused.value.code().name, refused.value.details()
+
+
+def test_rest_rows_and_columns(rest):
+    tag = {"tag": "one"}
+    status, answer = post(rest, {"inputs": HISTORY})
+    assert (status, answer) == (200, {"outputs": {"item_ids": [["b", "a", ""]], "sum": [3.5], "tag": ["one"]}})
+    row = {"history": ["a"], "ratings": [], "exclude": [], "k": 1}
+    status, answer = post(rest, {"instances": [row, {**row, "history": ["b"]}], "signature_name": "serving_default"})
+    assert answer == {"predictions": [{"item_ids": ["a"], "sum": 0.0, **tag}, {"item_ids": ["b"], "sum": 0.0, **tag}]}
+
+
+def test_a_foreign_model_is_served_as_it_is(rest, raw):
+    status, metadata = 0, rest.get("/v1/models/plain/metadata").json()
+    (name,) = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
+    status, answer = post(rest, {"instances": [[2.0, 1.0], [0.0, 3.0]]}, "/v1/models/plain:predict")
+    assert status == 200
+    assert answer["predictions"] == [
+        {"output_1": [2.0, 1.5], "output_2": ["right", "both"]},
+        {"output_1": [3.0, 1.5], "output_2": ["up", "both"]},
+    ]
+    response = raw.prediction.Predict(request("plain", **{name: np.array([[2, 1]], np.float32)}), timeout=60)
+    assert list(response.outputs["output_2"].string_val) == [b"right", b"both"]
+
+
+def test_grpc_predict(raw):
+    import tensorflow as tf
+
+    asked = our_request()
+    asked.model_spec.version.value = 1
+    response = raw.prediction.Predict(asked, timeout=60)
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("shop", 1, "serving_default")
+    assert tf.make_ndarray(response.outputs["item_ids"]).tolist() == [[b"b", b"a", b""]]
+    assert list(response.outputs["sum"].float_val) == [3.5]  # in fields, where C++ clients look
+    asked.output_filter.append("sum")
+    assert list(raw.prediction.Predict(asked, timeout=60).outputs) == ["sum"]
+
+
+def test_answers_of_joined_requests_are_those_of_single_ones(rest, server):
+    """Histories, ratings and batches of every width at once, as many as two workers cannot take one by one."""
+    bodies = []
+    for n in range(40):
+        width, rows = n % 7, n % 3 + 1
+        bodies.append({
+            "history": [[f"{n}-{row}-{i}" for i in range(width)] for row in range(rows)],
+            "ratings": [[float(n)] * (n % 4)] * rows,
+            "exclude": [[""] * (n % 2)] * rows,
+            "k": [n % 5] * rows,
+        })  # fmt: skip
+
+    async def all_at_once():
+        async with httpx.AsyncClient(base_url=rest.base_url, timeout=60) as client:
+            sent = [client.post("/v1/models/shop:predict", content=json.dumps({"inputs": body})) for body in bodies]
+            return await asyncio.gather(*sent)
+
+    for body, answer in zip(bodies, asyncio.run(all_at_once()), strict=True):
+        assert answer.status_code == 200, answer.text
+        k = body["k"][0]
+        outputs = answer.json()["outputs"]
+        assert outputs["item_ids"] == [(row[::-1] + [""] * k)[:k] for row in body["history"]]
+        assert outputs["sum"] == [sum(row) for row in body["ratings"]]
+    joined = server.engine.metrics.page().decode()
+    counts = dict(line.rsplit(" ", 1) for line in joined.splitlines() if line.startswith("tfllmrec_batch_requests_"))
+    assert float(counts["tfllmrec_batch_requests_sum"]) > float(counts["tfllmrec_batch_requests_count"])
+
+
+def test_errors_over_grpc(raw):
+    from tensorflow_serving.apis import classification_pb2, get_model_status_pb2, predict_pb2
+
+    predict = raw.prediction.Predict
+    assert refusal(predict, predict_pb2.PredictRequest()) == ("INVALID_ARGUMENT", "Missing ModelSpec")
+    assert refusal(predict, request("nope"))[0] == "NOT_FOUND"
+    assert refusal(predict, request(signature="no"))[0] == "FAILED_PRECONDITION"
+    code, text = refusal(predict, our_request(k=["a"]))
+    assert (code, text) == ("INVALID_ARGUMENT", "Expects input k to be int32 but string is provided")
+    assert "Missing but required: {exclude,history,k,ratings}" in refusal(predict, request())[1]
+    assert refusal(predict, our_request(history=["a"]))[1].startswith("Input history has shape [1], but the signature")
+    code, text = refusal(predict, request(signature="positive", x=np.array([0], np.float32)))
+    assert code == "INVALID_ARGUMENT" and "expected more than nothing" in text
+    huge = our_request()
+    huge.inputs["k"].tensor_shape.dim[0].size = 1 << 40  # a few bytes that would be terabytes
+    assert "declares 1099511627776 elements of int32" in refusal(predict, huge)[1]
+    torn = our_request()
+    torn.inputs["k"].tensor_content = b"abc"
+    assert "type, shape and content do not go together" in refusal(predict, torn)[1]
+    nameless = our_request()
+    nameless.inputs["k"].dtype = 999
+    assert refusal(predict, nameless)[0] == "INVALID_ARGUMENT"
+    assert refusal(predict, our_request(history=[["x" * (1 << 20)]]))[0] == "RESOURCE_EXHAUSTED"
+    code, text = refusal(raw.prediction.Classify, classification_pb2.ClassificationRequest())
+    assert (code, text) == (
+        "UNIMPLEMENTED",
+        "Classify is not answered here, only Predict: call the signature by its name",
+    )
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "nope"
+    assert refusal(raw.model.GetModelStatus, status) == ("NOT_FOUND", "Could not find any versions of model nope")
+    assert refusal(predict, request(signature="slow", steps=[20_000]), timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+    assert list(predict(our_request(), timeout=60).outputs["tag"].string_val) == [b"one"]
+
+
+def test_metadata_and_status_over_grpc(raw):
+    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
+
+    asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    asked.model_spec.name = "shop"
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    answer = raw.prediction.GetModelMetadata(asked)
+    assert answer.metadata["signature_def"].Unpack(signatures)
+    assert set(signatures.signature_def["serving_default"].inputs) == {"history", "ratings", "exclude", "k"}
+    asked.metadata_field.append("x")
+    assert refusal(raw.prediction.GetModelMetadata, asked)[0] == "INVALID_ARGUMENT"
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "shop"
+    (version,) = raw.model.GetModelStatus(status).model_version_status
+    assert (version.version, version.state, version.status.error_code) == (1, 30, 0)
+
+
+def test_ten_megabytes_are_refused_and_the_next_request_is_answered(rest):
+    status, answer = post(rest, {"inputs": {**HISTORY, "history": [["x" * 10_000_000]]}})
+    assert (status, answer["error"][:35]) == (413, "the body has more than 1048576 byte")
+    assert post(rest, {"inputs": HISTORY})[0] == 200
+
+
+def test_idle_and_broken_connections_are_no_hindrance(rest, server):
+    with contextlib.ExitStack() as idle:
+        for n in range(300):
+            connection = idle.enter_context(socket.create_connection(("127.0.0.1", server.rest_port), timeout=30))
+            connection.sendall(
+                [b"", b"POST /v1/models/shop:predict HTTP/1.1\r\nContent-Le", b"\x16\x03\x01 no HTTP"][n % 3]
+            )
+        assert post(rest, {"inputs": HISTORY})[0] == 200
+    assert post(rest, {"inputs": HISTORY})[0] == 200
+
+
+def test_the_port_is_not_shared(server, models):
+    from tfllmrec.errors import ConfigError
+    from tfllmrec.serving.server import Server, Settings
+
+    for ports in ({"rest_port": server.rest_port, "grpc_port": 0}, {"rest_port": 0, "grpc_port": server.grpc_port}):
+        with pytest.raises(ConfigError, match="cannot listen on"):
+            asyncio.run(Server(Settings(models, **ports)).start())
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_versions_change_under_load_without_a_failed_request(rest, server, models, made):
+    """New versions are copied bit by bit, one of them is broken, old ones are removed; nobody notices."""
+    first = weakref.ref(server.engine.models.status("shop")[0].servable)
+    answers, stop = [], threading.Event()
+
+    def client():
+        with httpx.Client(base_url=rest.base_url, timeout=60) as own:
+            while not stop.is_set():
+                status, answer = post(own, {"inputs": HISTORY})
+                answers.append((status, answer["outputs"]["tag"][0] if status == 200 else answer))
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number, source in ((2, "two"), (3, None), (4, "one"), (5, "two")):
+            folder = models / "shop" / str(number)
+            if source is None:
+                (folder / "variables").mkdir(parents=True)
+                (folder / "saved_model.pb").write_bytes((made / "two" / "saved_model.pb").read_bytes())
+                wait_for(lambda: any(v.error for v in server.engine.models.status("shop")))
+                assert server.engine.models.available("shop") == [2]
+                assert "cannot be loaded" in rest.get("/v1/models/shop/versions/3").text
+                continue
+            folder.mkdir()
+            for path in sorted((made / source).rglob("*")):
+                copy = folder / path.relative_to(made / source)
+                copy.mkdir() if path.is_dir() else shutil.copyfile(path, copy)
+                time.sleep(0.03)
+            wait_for(lambda number=number: server.engine.models.available("shop") == [number])
+            for old in range(1, number - 1):
+                shutil.rmtree(models / "shop" / str(old), ignore_errors=True)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert {status for status, _ in answers} == {200}
+    tags = [tag for _, tag in answers]
+    assert tags[0] == "one" and tags[-1] == "two" and tags.count("one") > 0 and tags.count("two") > 0
+    states = {v.number: v.state.name for v in server.engine.models.status("shop")}
+    assert states[5] == "AVAILABLE" and states[2] == states[4] == "END"
+    assert first() is None  # what was unloaded is gone, weights and all
+
+
+def test_tls_tokens_labels_and_reload(models, made, tmp_path):
+    from tensorflow_serving.apis import model_management_pb2
+
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    for number, source in ((1, "one"), (2, "two")):
+        shutil.copytree(made / source, tmp_path / "shop" / str(number))
+    file = tmp_path / "models.config"
+    text = """model_config_list { config { name: 'shop' base_path: 'shop' model_platform: 'tensorflow'
+        model_version_policy { all {} } version_labels { key: 'stable' value: 1 } } }"""
+    file.write_text(text)
+    secret = [("authorization", "Bearer secret")]
+    with serving(file, token="secret", certificate=certificate, key=key) as server:
+        base = f"https://127.0.0.1:{server.rest_port}"
+        trust = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(base_url=base, verify=trust, headers=dict(secret), timeout=60) as client:
+            assert post(client, {"inputs": HISTORY}, "/v1/models/shop/labels/stable:predict")[1]["outputs"]["tag"] == [
+                "one"
+            ]
+            assert post(client, {"inputs": HISTORY})[1]["outputs"]["tag"] == ["two"]
+            assert httpx.get(f"{base}/v1/models/shop", verify=trust).status_code == 401
+            # The file is read again when it changes, and what is wrong in it changes nothing.
+            file.write_text("nonsense")
+            time.sleep(0.2)
+            assert client.get("/v1/models/shop/labels/stable").status_code == 200
+            file.write_text(text.replace("value: 1", "value: 2"))
+            wait_for(lambda: "2" in client.get("/v1/models/shop/labels/stable").text)
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(f"127.0.0.1:{server.grpc_port}", trusted) as channel:
+            call = stubs(channel)
+            assert refusal(call.prediction.Predict, our_request())[0] == "UNAUTHENTICATED"
+            asked = model_management_pb2.ReloadConfigRequest()
+            config = asked.config.model_config_list.config.add(
+                name="again",
+                base_path=str(tmp_path / "shop"),
+                model_platform="tensorflow",
+                version_labels={"canary": 2},
+            )
+            call.model.HandleReloadConfigRequest(asked, metadata=secret, timeout=60)
+            canary = our_request()
+            canary.model_spec.name, canary.model_spec.version_label = "again", "canary"
+            response = call.prediction.Predict(canary, metadata=secret, timeout=60)
+            assert list(response.outputs["tag"].string_val) == [b"two"]
+            assert refusal(call.prediction.Predict, our_request(), metadata=secret)[0] == "NOT_FOUND"
+            config.version_labels["canary"] = 9
+            code, text = refusal(call.model.HandleReloadConfigRequest, asked, metadata=secret, timeout=60)
+            assert code == "FAILED_PRECONDITION" and "assign label to version 9 of model again" in text
+            config.model_platform = "torch"
+            assert refusal(call.model.HandleReloadConfigRequest, asked, metadata=secret)[0] == "INVALID_ARGUMENT"
+
+
+def test_who_may_be_reached_by_others_is_not_reconfigured_by_them(tmp_path):
+    from tfllmrec.serving.server import Server, Settings
+
+    local = {"127.0.0.1": True, "localhost": True, "::1": True, "0.0.0.0": False, "10.0.0.7": False, "box": False}
+    assert {host: Server(Settings(tmp_path, host=host)).local for host in local} == local
+
+
+def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
+    """The program itself: killed in the middle of a load it leaves nothing behind; SIGTERM finishes what runs."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    shop = tmp_path / "shop"
+    shutil.copytree(made / "one", shop / "1")
+    command = [sys.executable, "-m", "tfllmrec", "serve", tmp_path, "--rest-port", "0", "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": "1"}
+
+    def start():
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+        return program, next(line for line in program.stdout if line.startswith("REST")).split()[1]
+
+    program, url = start()
+    try:
+        url = url.replace("NAME", "shop")
+        shutil.copytree(made / "two", tmp_path / "two")
+        # Warm-up requests make loading slow enough to be killed in the middle of it.
+        warm_up = prediction_log_pb2.PredictionLog()
+        warm_up.predict_log.request.CopyFrom(request(signature="slow", steps=[20_000]))
+        with tf.io.TFRecordWriter(str(tmp_path / "two" / "assets.extra" / "tf_serving_warmup_requests")) as out:
+            for _ in range(100):
+                out.write(warm_up.SerializeToString())
+        (tmp_path / "two").rename(shop / "2")
+        wait_for(lambda: "LOADING" in httpx.get(url.removesuffix(":predict")).text)
+        assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["one"]
+        program.kill()
+        assert program.wait(30) == -signal.SIGKILL
+        (shop / "2" / "assets.extra" / "tf_serving_warmup_requests").unlink()
+        program.stdout.close()
+
+        program, url = start()
+        url = url.replace("NAME", "shop")
+        assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["two"]
+        slow, answers = {"signature_name": "slow", "inputs": [20_000]}, []
+        asking = threading.Thread(target=lambda: answers.append(httpx.post(url, content=json.dumps(slow), timeout=60)))
+        asking.start()
+        time.sleep(0.3)
+        program.send_signal(signal.SIGTERM)
+        asking.join(60)
+        assert [answer.status_code for answer in answers] == [200]
+        assert program.wait(60) == 0
+    finally:
+        program.kill()
+        program.wait(30)
+        program.stdout.close()

@@ -1,0 +1,302 @@
+import asyncio
+import shutil
+import threading
+import time
+
+import pytest
+
+from tfllmrec.serving.models_config import ModelSource
+from tfllmrec.serving.status import Code, RequestError
+from tfllmrec.serving.versions import ENDED_SHOWN, Models, State, Version
+
+
+class Loader:
+    """What a version's file says is what it answers; ``broken`` raises; may be held up."""
+
+    def __init__(self):
+        self.loaded = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, folder):
+        self.loaded.append(folder.name)
+        assert self.go.wait(10)
+        says = (folder / "saved_model.pb").read_text()
+        if says == "broken":
+            raise ValueError("bits are missing")
+        return says
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("tfllmrec.serving.versions.gc.collect", lambda: None)
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+@pytest.fixture
+def models(loader):
+    return Models(loader, settled_s=0)
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "shop"
+
+
+def put(base, number, says=None):
+    folder = base / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "saved_model.pb").write_text(says or f"v{number}")
+    return folder
+
+
+def follow(models, *sources):
+    asyncio.run(models.follow(sources))
+
+
+def states(models, name="shop"):
+    return {version.number: version.state.name for version in models.status(name)}
+
+
+def answer(models, *which):
+    with models.hold("shop", *which) as version:
+        return version.servable
+
+
+def refusal(call, *arguments):
+    with pytest.raises(RequestError) as refused:
+        call(*arguments)
+    return refused.value.code, refused.value.message
+
+
+def test_the_newest_replaces_the_one_before_it(models, base):
+    put(base, 1)
+    put(base, 9)
+    follow(models, ModelSource("shop", base))
+    assert answer(models) == "v9"
+    assert states(models) == {9: "AVAILABLE"}  # 1 was never loaded
+    put(base, 10)
+    follow(models, ModelSource("shop", base))
+    assert answer(models) == "v10"
+    assert states(models) == {10: "AVAILABLE", 9: "END"}
+
+
+def test_policies(models, base):
+    for number in (1, 2, 3):
+        put(base, number)
+    follow(models, ModelSource("shop", base, "latest", 2))
+    assert models.available("shop") == [2, 3]
+    follow(models, ModelSource("shop", base, "all"))
+    assert models.available("shop") == [1, 2, 3]
+    assert answer(models, 1) == "v1"
+    follow(models, ModelSource("shop", base, "specific", versions=(1,)))
+    assert models.available("shop") == [1]
+    assert answer(models) == "v1"
+    follow(models, ModelSource("shop", base, "specific", versions=(7,)))
+    assert models.available("shop") == [1]  # nothing to put in its place
+
+
+def test_a_new_version_is_there_before_the_old_one_goes(models, loader, base):
+    put(base, 1)
+    source = ModelSource("shop", base)
+
+    async def swap():
+        await models.follow([source])
+        loader.go.clear()
+        put(base, 2)
+        following = asyncio.ensure_future(models.follow([source]))
+        while states(models).get(2) != "LOADING":
+            await asyncio.sleep(0.005)
+        assert answer(models) == "v1"
+        assert refusal(answer, models, 2)[0] is Code.NOT_FOUND
+        loader.go.set()
+        await following
+        assert answer(models) == "v2"
+
+    asyncio.run(asyncio.wait_for(swap(), 10))
+
+
+def test_a_request_holds_its_version_until_it_is_done(models, base):
+    put(base, 1)
+    follow(models, ModelSource("shop", base))
+    with models.hold("shop") as first, models.hold("shop") as second:
+        assert first is second
+        put(base, 2)
+        follow(models, ModelSource("shop", base))
+        assert (first.state, first.servable) == (State.UNLOADING, "v1")
+        assert answer(models) == "v2"
+        assert refusal(answer, models, 1)[0] is Code.NOT_FOUND  # no new ones
+    assert (first.state, first.servable) == (State.END, None)
+
+
+def test_a_request_that_fails_lets_go_too(models, base):
+    put(base, 1)
+    follow(models, ModelSource("shop", base))
+    with pytest.raises(ZeroDivisionError), models.hold("shop") as version:
+        1 / 0  # noqa: B018
+    assert version.in_flight == 0
+
+
+def test_one_that_cannot_be_loaded_changes_nothing(models, loader, base, monkeypatch, caplog):
+    put(base, 1)
+    put(base, 2)
+    source = ModelSource("shop", base)
+    follow(models, source)
+    broken = put(base, 3, "broken")
+    for _ in range(3):
+        follow(models, source)
+    assert answer(models) == "v2"
+    assert loader.loaded == ["2", "3"]  # not tried again and again
+    (status,) = models.status("shop", 3)
+    assert (status.state, status.code, status.error) == (State.END, Code.UNKNOWN, "bits are missing")
+    assert "shop/3 cannot be loaded: bits are missing; version 2 goes on answering" in caplog.text
+    (broken / "saved_model.pb").write_text("mended")  # tried again at once
+    follow(models, source)
+    assert answer(models) == "mended"
+    assert states(models) == {3: "AVAILABLE", 2: "END"}
+
+
+def test_a_server_that_starts_on_a_broken_version_takes_the_one_before(models, base):
+    put(base, 1)
+    put(base, 2, "broken")
+    follow(models, ModelSource("shop", base))
+    assert answer(models) == "v1"
+
+
+def test_a_failed_one_is_retried_now_and_then(models, loader, base, monkeypatch):
+    monkeypatch.setattr("tfllmrec.serving.versions.RETRY_S", 0)
+    monkeypatch.setattr("tfllmrec.serving.versions.RETRIES", 2)
+    put(base, 1, "broken")
+    for _ in range(6):
+        follow(models, ModelSource("shop", base))
+    assert loader.loaded == ["1"] * (1 + 2)
+
+
+def test_half_a_folder_is_left_alone(loader, base, caplog):
+    models = Models(loader, settled_s=0.2)
+    source = ModelSource("shop", base)
+    folder = base / "1"
+    (folder / "variables").mkdir(parents=True)
+    follow(models, source)
+    follow(models, source)
+    assert caplog.text.count("has no saved_model.pb yet: left alone") == 1
+    put(base, 1)
+    for part in range(3):  # still growing
+        (folder / "variables" / str(part)).write_text("x")
+        follow(models, source)
+        time.sleep(0.1)
+    assert loader.loaded == []
+    assert models.undecided()
+    time.sleep(0.25)
+    follow(models, source)
+    assert loader.loaded == ["1"]
+    assert not models.undecided()
+
+
+def test_a_disk_whose_clock_is_ahead_settles_by_ours(loader, base, monkeypatch):
+    models = Models(loader, settled_s=0.1)
+    put(base, 1)
+    now = time.time
+    monkeypatch.setattr("tfllmrec.serving.versions.time.time", lambda: now() - 3600)
+    follow(models, ModelSource("shop", base))
+    assert loader.loaded == []
+    time.sleep(0.15)
+    follow(models, ModelSource("shop", base))
+    assert loader.loaded == ["1"]
+
+
+def test_what_vanishes_from_the_disk_goes_on_answering_while_nothing_is_in_its_place(models, base, caplog):
+    put(base, 1)
+    put(base, 2)
+    source = ModelSource("shop", base)
+    follow(models, source)
+    shutil.rmtree(base / "2")
+    follow(models, source)
+    assert (answer(models), states(models)) == ("v1", {2: "END", 1: "AVAILABLE"})  # so one goes back
+    shutil.rmtree(base / "1")
+    follow(models, source)
+    assert answer(models) == "v1"
+    shutil.rmtree(base)
+    follow(models, source)
+    follow(models, source)
+    assert answer(models) == "v1"
+    assert caplog.text.count("cannot be read") == 1
+    follow(models)
+    assert refusal(answer, models) == (
+        Code.NOT_FOUND,
+        "Servable not found for request: Latest(shop) (models: none)",
+    )
+
+
+def test_another_folder_under_the_same_name(models, base, tmp_path):
+    put(base, 1)
+    put(tmp_path / "other", 1, "other")
+    put(tmp_path / "bad", 5, "broken")
+    follow(models, ModelSource("shop", base))
+    follow(models, ModelSource("shop", tmp_path / "bad"))
+    assert answer(models) == "v1"
+    follow(models, ModelSource("shop", tmp_path / "other"))
+    assert answer(models) == "other"
+
+
+def test_labels(models, base):
+    put(base, 1)
+    put(base, 2)
+    source = ModelSource("shop", base, "all", labels={"stable": 1, "canary": 2})
+    follow(models, source)
+    assert (answer(models, None, "stable"), answer(models, None, "canary")) == ("v1", "v2")
+    assert models.unmoved_labels([source]) == []
+    assert refusal(answer, models, None, "nope") == (
+        Code.INVALID_ARGUMENT,
+        "Unrecognized servable version label: nope",
+    )
+    # A label stays where it was until its new version answers.
+    moved = ModelSource("shop", base, "all", labels={"stable": 3})
+    follow(models, moved)
+    assert answer(models, None, "stable") == "v1"
+    assert "assign label to version 3 of model shop, which is not currently" in models.unmoved_labels([moved])[0]
+    put(base, 3)
+    follow(models, moved)
+    assert answer(models, None, "stable") == "v3"
+    assert refusal(answer, models, None, "canary")[0] is Code.INVALID_ARGUMENT
+
+
+def test_who_asks_for_what_is_not_there_is_told_what_is(models, base):
+    put(base, 1)
+    follow(models, ModelSource("shop", base))
+    assert refusal(answer, models, 7) == (
+        Code.NOT_FOUND,
+        "Servable not found for request: Specific(shop, 7) (available versions: 1)",
+    )
+    assert refusal(models.status, "nope") == (Code.NOT_FOUND, "Could not find any versions of model nope")
+    assert refusal(models.status, "shop", 7) == (Code.NOT_FOUND, "Could not find version 7 of model shop")
+
+
+def test_what_is_gone_is_listed_for_a_while_only(models, base):
+    for number in range(1, ENDED_SHOWN + 5):
+        put(base, number)
+        shutil.rmtree(base / str(number - 1), ignore_errors=True)
+        follow(models, ModelSource("shop", base))
+    assert len(models.status("shop")) <= ENDED_SHOWN + 2
+
+
+def test_each_try_is_told(loader, base):
+    told = []
+    models = Models(loader, settled_s=0, on_load=lambda version, seconds: told.append((str(version), version.state)))
+    put(base, 1)
+    put(base, 2, "broken")
+    follow(models, ModelSource("shop", base))
+    assert told == [("shop/2", State.END), ("shop/1", State.AVAILABLE)]
+    assert isinstance(models.status("shop")[0], Version)
+
+
+def test_closing_lets_everything_go(models, base):
+    put(base, 1)
+    follow(models, ModelSource("shop", base))
+    (version,) = models.status("shop")
+    asyncio.run(models.close())
+    assert (version.state, version.servable, models.names()) == (State.END, None, [])
