@@ -157,6 +157,20 @@ def test_requests_join_while_the_worker_is_busy():
     assert (model.batches, sizes) == ([1, 8, 2], [1, 4, 1])
 
 
+def test_a_batch_has_no_more_rows_than_allowed_but_a_request_may():
+    model = Model()
+
+    async def test(batcher):
+        model.go.clear()
+        asked = [asyncio.ensure_future(ask(batcher, model, *range(rows))) for rows in (1, 3, 3, 3, 20)]
+        await ticks()
+        model.go.set()
+        assert [len(answer["y"]) for answer in await asyncio.gather(*asked)] == [1, 3, 3, 3, 20]
+
+    run(test)
+    assert model.batches == [1, 6, 3, 20]
+
+
 def test_an_idle_worker_waits_for_company_no_longer_than_told():
     model = Model()
 
