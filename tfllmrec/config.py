@@ -72,7 +72,7 @@ class TextConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the products; bfloat16: 'minilm' only."
     )
-    batch_size: int = Field(64, ge=1, description="Texts of max_tokens encoded in a step; of shorter ones as many more.")
+    batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
     mode: Literal["frozen", "adapter", "lora", "top_layers", "full"] = Field(
         "frozen", description="What of the encoder is tuned on items read together, before it reads the catalogue."
     )

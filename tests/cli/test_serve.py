@@ -25,13 +25,13 @@ def served(monkeypatch):
         started(server)
 
     fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
-    engine = types.ModuleType("tfllmrec.serving.engine")
+    engine = types.ModuleType("tfllmrec.serving.embedded.engine")
     engine.Limits = fields
-    module = types.ModuleType("tfllmrec.serving.server")
+    module = types.ModuleType("tfllmrec.serving.embedded.server")
     module.Settings = lambda path, **given: fields(path=path, **given)
     module.serve = serve
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.engine", engine)
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.server", module)
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.engine", engine)
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.server", module)
     monkeypatch.delenv("TFLLMREC_TOKEN", raising=False)
     return types.SimpleNamespace(asked=asked, server=server)
 
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_before_anything_starts(program, served, tmp_path,
     answer = program("serve", tmp_path, "--token-file", tmp_path / "token")
     assert answer.code == ConfigError.exit_code and "expected one word of ASCII" in answer.err
     assert "cannot be read" in program("serve", tmp_path, "--token-file", tmp_path / "no").err
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.server", None)
+    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.server", None)
     answer = program("serve", tmp_path)
     assert answer.code == ConfigError.exit_code and "pip install 'tfllmrec[serve]'" in answer.err
     assert served.asked == []

@@ -13,7 +13,7 @@ from tfllmrec.cli.output import note
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.server import Server
+    from tfllmrec.serving.embedded.server import Server
 
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
 
@@ -57,9 +57,9 @@ def serve(
     require(models)
     token = _token(token_file)
     try:
-        from tfllmrec.serving.engine import Limits
-        from tfllmrec.serving.server import Settings
-        from tfllmrec.serving.server import serve as run
+        from tfllmrec.serving.embedded.engine import Limits
+        from tfllmrec.serving.embedded.server import Settings
+        from tfllmrec.serving.embedded.server import serve as run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'tfllmrec[serve]'.") from None
     limits = Limits(

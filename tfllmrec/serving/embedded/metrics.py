@@ -10,7 +10,7 @@ from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from tfllmrec.serving.status import Code
+from tfllmrec.serving.embedded.status import Code
 
 PATH = "/monitoring/prometheus/metrics"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import STRING, Signature, TensorSpec, shown, signature_of
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import STRING, Signature, TensorSpec, shown, signature_of
 
 SIGNATURE = Signature(
     {"history": TensorSpec(STRING, (None, None)), "k": TensorSpec(np.dtype(np.int32), (None,))},

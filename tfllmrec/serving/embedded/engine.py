@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfllmrec.serving.batching import Batcher
-from tfllmrec.serving.metrics import Metrics
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import Tensors
-from tfllmrec.serving.versions import SETTLED_S, Models, State, Version
+from tfllmrec.serving.embedded.batching import Batcher
+from tfllmrec.serving.embedded.metrics import Metrics
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import Tensors
+from tfllmrec.serving.embedded.versions import SETTLED_S, Models, State, Version
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.servable import Servable
+    from tfllmrec.serving.embedded.servable import Servable
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Engine:
     """Answers requests once they are tensors; belongs to one event loop.
 
     Args:
-      load: a version's folder to what answers, blocking; :class:`tfllmrec.serving.servable.Servable`.
+      load: a version's folder to what answers, blocking; :class:`tfllmrec.serving.embedded.servable.Servable`.
     """
 
     def __init__(self, limits: Limits, load: Callable[[Path], Servable], settled_s: float = SETTLED_S) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfllmrec.serving import json_tensors
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import STRING, TensorSpec
+from tfllmrec.serving.embedded import json_tensors
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import STRING, TensorSpec
 
 FLOAT = TensorSpec(np.dtype(np.float32), None)
 TEXT = TensorSpec(STRING, None)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import Signature, Tensors
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import Signature, Tensors
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "ratings": np.nan}

@@ -14,9 +14,9 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfllmrec.serving.batching import Joining
-from tfllmrec.serving.status import Code, RequestError, invalid
-from tfllmrec.serving.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
+from tfllmrec.serving.embedded.batching import Joining
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
 
 EXTRA, OURS = "assets.extra", "tfllmrec.json"
 WARM_UP = "tf_serving_warmup_requests"

@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tfllmrec.serving.status import Code, RequestError
+from tfllmrec.serving.embedded.status import Code, RequestError
 
 pytestmark = pytest.mark.tf
 
@@ -36,7 +36,7 @@ ARRAYS |= {
 def test_tensors_on_the_wire_are_what_they_were_and_what_tensorflow_reads(kind):
     import tensorflow as tf
 
-    from tfllmrec.serving.servable import from_proto, to_proto
+    from tfllmrec.serving.embedded.servable import from_proto, to_proto
 
     array = ARRAYS[kind]
     for read in (
@@ -49,7 +49,7 @@ def test_tensors_on_the_wire_are_what_they_were_and_what_tensorflow_reads(kind):
 
 
 def test_what_is_no_savedmodel_is_refused(tmp_path):
-    from tfllmrec.serving.servable import Servable
+    from tfllmrec.serving.embedded.servable import Servable
 
     with pytest.raises(RequestError, match=r"saved_model.pb is no SavedModel, or a part of one"):
         Servable(tmp_path)
@@ -65,7 +65,7 @@ def test_warm_up_requests_are_replayed_and_must_be_answered(tmp_path):
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from tfllmrec.serving.servable import Servable
+    from tfllmrec.serving.embedded.servable import Servable
 
     class Twice(tf.Module):
         def __init__(self):

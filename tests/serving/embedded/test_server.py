@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.tf
 
 grpc = pytest.importorskip("grpc")
@@ -93,8 +93,8 @@ def made(tmp_path_factory):
 @contextlib.contextmanager
 def serving(path, **given):
     """A server in a thread."""
-    from tfllmrec.serving.engine import Limits
-    from tfllmrec.serving.server import Server, Settings
+    from tfllmrec.serving.embedded.engine import Limits
+    from tfllmrec.serving.embedded.server import Server, Settings
 
     limits = Limits(**given.pop("limits", {}))
     server = Server(
@@ -331,7 +331,7 @@ def test_idle_and_broken_connections_are_no_hindrance(rest, server):
 
 def test_the_port_is_not_shared(server, models):
     from tfllmrec.errors import ConfigError
-    from tfllmrec.serving.server import Server, Settings
+    from tfllmrec.serving.embedded.server import Server, Settings
 
     for ports in ({"rest_port": server.rest_port, "grpc_port": 0}, {"rest_port": 0, "grpc_port": server.grpc_port}):
         with pytest.raises(ConfigError, match="cannot listen on"):
@@ -448,7 +448,7 @@ def test_tls_tokens_labels_and_reload(models, made, tmp_path):
 
 
 def test_who_may_be_reached_by_others_is_not_reconfigured_by_them(tmp_path):
-    from tfllmrec.serving.server import Server, Settings
+    from tfllmrec.serving.embedded.server import Server, Settings
 
     local = {"127.0.0.1": True, "localhost": True, "::1": True, "0.0.0.0": False, "10.0.0.7": False, "box": False}
     assert {host: Server(Settings(tmp_path, host=host)).local for host in local} == local

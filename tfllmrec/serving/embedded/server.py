@@ -25,13 +25,13 @@ import grpc
 import uvicorn
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.serving.engine import Engine, Limits
-from tfllmrec.serving.grpc_service import Guard, add_services
-from tfllmrec.serving.models_config import ModelSource, read_sources
-from tfllmrec.serving.rest import rest_app
-from tfllmrec.serving.servable import Servable
-from tfllmrec.serving.tensors import DEFAULT_SIGNATURE, STRING, TensorSpec
-from tfllmrec.serving.versions import SETTLED_S
+from tfllmrec.serving.embedded.engine import Engine, Limits
+from tfllmrec.serving.embedded.grpc_service import Guard, add_services
+from tfllmrec.serving.embedded.models_config import ModelSource, read_sources
+from tfllmrec.serving.embedded.rest import rest_app
+from tfllmrec.serving.embedded.servable import Servable
+from tfllmrec.serving.embedded.tensors import DEFAULT_SIGNATURE, STRING, TensorSpec
+from tfllmrec.serving.embedded.versions import SETTLED_S
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from tensorflow_serving.apis import (
 )
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.serving.engine import Engine
-from tfllmrec.serving.models_config import ModelSource, sources_of
-from tfllmrec.serving.servable import from_proto, to_proto
-from tfllmrec.serving.status import Code, RequestError, invalid
-from tfllmrec.serving.tensors import signature_of
+from tfllmrec.serving.embedded.engine import Engine
+from tfllmrec.serving.embedded.models_config import ModelSource, sources_of
+from tfllmrec.serving.embedded.servable import from_proto, to_proto
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.tensors import signature_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tfllmrec.serving.batching import Joining
-from tfllmrec.serving.engine import Engine, Limits
-from tfllmrec.serving.models_config import ModelSource
-from tfllmrec.serving.rest import rest_app
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import Signature, TensorSpec
+from tfllmrec.serving.embedded.batching import Joining
+from tfllmrec.serving.embedded.engine import Engine, Limits
+from tfllmrec.serving.embedded.models_config import ModelSource
+from tfllmrec.serving.embedded.rest import rest_app
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import Signature, TensorSpec
 
 FLOAT = TensorSpec(np.dtype(np.float32), (None,))
 DOUBLE = Signature({"x": FLOAT}, {"y": FLOAT})

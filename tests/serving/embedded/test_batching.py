@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfllmrec.serving.batching import Batcher, Joining, split
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.tensors import STRING, Signature, TensorSpec
+from tfllmrec.serving.embedded.batching import Batcher, Joining, split
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.tensors import STRING, Signature, TensorSpec
 
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 RECOMMEND = Signature(

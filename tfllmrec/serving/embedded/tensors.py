@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfllmrec.serving.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 
 #: The one numpy type of strings here: ``bytes`` in an object array.
 STRING = np.dtype(object)

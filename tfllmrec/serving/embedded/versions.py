@@ -18,8 +18,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tfllmrec.serving.models_config import ModelSource, version_folders
-from tfllmrec.serving.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.models_config import ModelSource, version_folders
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 
 Servable = TypeVar("Servable")
 

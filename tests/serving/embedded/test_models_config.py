@@ -1,7 +1,7 @@
 import pytest
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.serving.models_config import ModelSource, read_sources, version_folders
+from tfllmrec.serving.embedded.models_config import ModelSource, read_sources, version_folders
 
 CONFIG = """
 model_config_list {

@@ -22,10 +22,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tfllmrec.serving import json_tensors, metrics
-from tfllmrec.serving.engine import Engine
-from tfllmrec.serving.status import Code, RequestError, invalid
-from tfllmrec.serving.tensors import signature_of
+from tfllmrec.serving.embedded import json_tensors, metrics
+from tfllmrec.serving.embedded.engine import Engine
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.tensors import signature_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tfllmrec.serving.models_config import ModelSource
-from tfllmrec.serving.status import Code, RequestError
-from tfllmrec.serving.versions import ENDED_SHOWN, Models, State, Version
+from tfllmrec.serving.embedded.models_config import ModelSource
+from tfllmrec.serving.embedded.status import Code, RequestError
+from tfllmrec.serving.embedded.versions import ENDED_SHOWN, Models, State, Version
 
 
 class Loader:
@@ -29,7 +29,7 @@ class Loader:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("tfllmrec.serving.versions.gc.collect", lambda: None)
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.gc.collect", lambda: None)
 
 
 @pytest.fixture
@@ -168,8 +168,8 @@ def test_a_server_that_starts_on_a_broken_version_takes_the_one_before(models, b
 
 
 def test_a_failed_one_is_retried_now_and_then(models, loader, base, monkeypatch):
-    monkeypatch.setattr("tfllmrec.serving.versions.RETRY_S", 0)
-    monkeypatch.setattr("tfllmrec.serving.versions.RETRIES", 2)
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.RETRY_S", 0)
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.RETRIES", 2)
     put(base, 1, "broken")
     for _ in range(6):
         follow(models, ModelSource("shop", base))
@@ -201,7 +201,7 @@ def test_a_disk_whose_clock_is_ahead_settles_by_ours(loader, base, monkeypatch):
     models = Models(loader, settled_s=0.1)
     put(base, 1)
     now = time.time
-    monkeypatch.setattr("tfllmrec.serving.versions.time.time", lambda: now() - 3600)
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.time.time", lambda: now() - 3600)
     follow(models, ModelSource("shop", base))
     assert loader.loaded == []
     time.sleep(0.15)

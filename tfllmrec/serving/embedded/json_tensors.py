@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tfllmrec.serving.status import Code, RequestError, invalid
-from tfllmrec.serving.tensors import STRING, Tensors, TensorSpec, name_of
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.tensors import STRING, Tensors, TensorSpec, name_of
 
 JSON_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
 # Bits of the mantissa, and the largest value: beyond either a number would be stored as another one.
