@@ -39,9 +39,11 @@ SERVE = [
     "uvloop>=0.20; sys_platform != 'win32'",
     "prometheus-client>=0.20",
 ]
+CLIENT = ["urllib3>=2.2,<3", "grpcio>=1.66", "protobuf>=5.28"]
 TEST = [
     *TUNE,
     *SERVE,
+    *CLIENT,
     "httpx>=0.27",
     "pytest>=8",
     "hypothesis>=6.100",
@@ -63,6 +65,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "scann": ["scann==1.4.2"]},
+    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "client": CLIENT, "scann": ["scann==1.4.2"]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

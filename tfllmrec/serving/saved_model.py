@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import tensorflow_text  # noqa: F401  (registers the operations of the text towe
 from tfllmrec.columns import ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.serving.answers import Recommendation
 from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
 from tfllmrec.training.run import Run
 
@@ -27,24 +27,6 @@ TERMS = {
     "feedback": "fits your ratings, such as {because}",
     "behaviour": "people who had {because} went on to it",
 }
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One line of an answer.
-
-    Attributes:
-      item_id, title: the title is the id where the catalogue has none.
-      score: higher is better; comparable within one answer only.
-      reason: the term that adds the most and the history item behind it; ``""`` where there is no history.
-      terms: what each term adds to the score.
-    """
-
-    item_id: str
-    title: str
-    score: float
-    reason: str = ""
-    terms: dict[str, float] | None = None
 
 
 class SavedModel:

@@ -1,0 +1,103 @@
+"""What a served model says, as Python values: the same whether it was asked in this process or over the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One line of an answer.
+
+    Attributes:
+      item_id, title: the title is the id where the catalogue has none, or where the server does not tell it.
+      score: higher is better; comparable within one answer only.
+      reason: the term that adds the most and the history item behind it; ``""`` where there is no history.
+      terms: what each term adds to the score.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    reason: str = ""
+    terms: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Answer(Sequence[Recommendation]):
+    """A list of recommendations, best first; shorter than ``k`` where fewer items remain.
+
+    Attributes:
+      items: its lines.
+      unknown: how many ids of the request the catalogue does not have; they counted as absent.
+    """
+
+    items: tuple[Recommendation, ...]
+    unknown: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> Recommendation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one item has its score.
+
+    Attributes:
+      terms: what each term adds to the score; all 0 for an item that the catalogue does not have.
+      because: the history item behind the terms; ``""`` where there is none.
+    """
+
+    item_id: str
+    terms: dict[str, float]
+    because: str
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version that the server knows.
+
+    Attributes:
+      state: ``START``, ``LOADING``, ``AVAILABLE``, ``UNLOADING`` or ``END``.
+      error: why it could not be loaded; ``""`` where nothing went wrong.
+    """
+
+    version: int
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: ``DT_STRING`` and the like, and its shape; ``None`` is any size, or any rank."""
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes in and out of one signature, by name."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The version that answers, and what may be asked of it."""
+
+    name: str
+    version: int
+    signatures: dict[str, Signature]
