@@ -1,0 +1,60 @@
+"""An exported model answers without Python: recommend.c, built from the headers and libraries of the wheels."""
+
+import os
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tf
+
+TENSORFLOW = Path(find_spec("tensorflow").origin).parent
+TEXT_OPS = Path(find_spec("tensorflow_text").origin).parent / "python" / "ops"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """recommend.c, compiled."""
+    if not shutil.which("gcc"):
+        pytest.skip("gcc is not installed, which builds the C program")
+    built = tmp_path_factory.mktemp("c") / "recommend"
+    subprocess.run(
+        ["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{TENSORFLOW / 'include'}",
+         Path(__file__).with_name("recommend.c"), "-o", built,
+         f"-L{TENSORFLOW}", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", f"-Wl,-rpath,{TENSORFLOW}"],
+        check=True,
+    )  # fmt: skip
+    return built
+
+
+def run(program, *arguments):
+    # No way to any Python: neither its own path nor the program's.
+    environment = {"PATH": "", "HOME": os.environ.get("HOME", "/"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([program, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+def test_it_answers_as_python_does(program, chain_version):
+    from tfllmrec.serving.saved_model import SavedModel
+
+    told = run(program, chain_version, TEXT_OPS, 6, "red toy", "i3", "nope", "i4")
+    assert told.returncode == 0, told.stderr
+    lines = [line.split("\t") for line in told.stdout.splitlines()]
+    model = SavedModel.open(chain_version)
+    history = ["i3", "nope", "i4"]
+    expected = [
+        ("recommend", str(rank), item) for rank, item in enumerate(model.recommend_many([history], k=6)[0], start=1)
+    ] + [("search", str(rank), item) for rank, item in enumerate(model.search("red toy", history, k=6), start=1)]
+    assert len(lines) == 12
+    for (signature, rank, item_id, score), (name, place, item) in zip(lines, expected, strict=True):
+        assert (signature, rank, item_id) == (name, place, item.item_id)
+        assert float(score) == pytest.approx(item.score, abs=1e-5)
+
+
+def test_it_says_what_is_wrong(program, tmp_path):
+    told = run(program, tmp_path / "nothing", TEXT_OPS, 6, "red toy")
+    assert told.returncode == 4 and "Could not find SavedModel" in told.stderr and told.stdout == ""
+    told = run(program, tmp_path / "nothing", tmp_path, 6, "red toy")
+    assert told.returncode == 4 and f"no library of TensorFlow Text: {tmp_path}/*.so" in told.stderr
+    assert run(program, tmp_path, TEXT_OPS, "six", "red toy").returncode == 2
