@@ -94,7 +94,6 @@ def test_the_monitoring_config(kubernetes):
     assert annotations["prometheus.io/path"] == prometheus.path and annotations["prometheus.io/port"] == str(REST)
 
 
-@pytest.mark.tf
 def test_the_models_config(pod, container):
     from tensorflow_serving.config import model_server_config_pb2
 

@@ -207,7 +207,7 @@ class Client:
             "items": _ids("items", [items]),
         }
         out = self.predict("explain", inputs, deadline_s=deadline_s)
-        terms = [name for name in out if name not in ("because", "unknown")]
+        terms = sorted(out.keys() - {"because", "unknown"})
         # The first column is that of the padding.
         with reading():
             return [

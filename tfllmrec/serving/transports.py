@@ -174,15 +174,12 @@ class Rest:
             preload_content=False,
         )
         content = bytearray()
-        try:
-            # The timeout is one of silence; a server that drips is held to the deadline here.
-            while chunk := response.read1(1 << 16):
-                content += chunk
-                if time.monotonic() > ends:
-                    response.close()
-                    raise ServingError("the answer had begun but not ended", "DEADLINE_EXCEEDED")
-        finally:
-            response.release_conn()
+        # The timeout is one of silence; a server that drips is held to the deadline here.
+        while chunk := response.read1(1 << 16):
+            content += chunk
+            if time.monotonic() > ends:
+                response.close()
+                raise ServingError("the answer had begun but not ended", "DEADLINE_EXCEEDED")
         return response, bytes(content)
 
 
@@ -202,7 +199,6 @@ class Grpc:
             ("grpc.lb_policy_name", "round_robin"),
             # After a lost connection gRPC refuses calls for a second unless told otherwise: longer than most deadlines.
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 2000),
             # Retries are the client's, for both transports alike.
             ("grpc.enable_retries", 0),
