@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
 def test_every_path_and_setting_that_a_page_names_is_there(page):
     text = page.read_text()
-    named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks|docs)/[\w./-]*)`", text)
+    named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks|docs|deploy)/[\w./-]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
     linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
     assert [link for link in linked if not (page.parent / link).exists()] == []
@@ -27,7 +27,6 @@ def test_every_path_and_setting_that_a_page_names_is_there(page):
     sections = ExperimentConfig().model_dump()
     assert [name for name in settings if name.split(".")[1] not in sections[name.split(".")[0]]] == []
     assert named or linked
-    assert settings
 
 
 @pytest.mark.tf
