@@ -58,7 +58,7 @@ def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     config = run.config.model
     settings = ItemWeightSettings(**config.item_weight_settings | {"text": 0.0})
     sequences = Sequences.from_split(run.split, run.config.training.gate_holdout, run.config.seed)
-    set_item_weights(model, sequences, np.asarray(run.text), settings, config.item_weights_neighbours)
+    set_item_weights(model, sequences, np.asarray(run.text), settings)
 
 
 #: In the fitted model. The gates' strength and closing are chosen again, but where nothing is left to weigh.

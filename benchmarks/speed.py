@@ -240,7 +240,7 @@ def measure(options: argparse.Namespace) -> dict:
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
     model = build_hybrid(split, text, config)
     with stopwatch(seconds, "item-item weights"):
-        set_item_weights(model, sequences, text, WEIGHTS, config.model.item_weights_neighbours)
+        set_item_weights(model, sequences, text, WEIGHTS)
 
     with tempfile.TemporaryDirectory() as folder:
         contenders = [hybrid_contender(model, sequences, config, sizes.hybrid)]

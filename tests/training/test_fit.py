@@ -24,11 +24,11 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
     settings = ItemWeightSettings(0.8, 1.0, 0.5, 2.0)
     said = {}
     model = SimpleNamespace(
-        config=ModelConfig(item_weights=form, item_weights_rank=rank),
+        config=ModelConfig(item_weights=form, item_weights_rank=rank, item_weights_neighbours=5),
         set_item_weights=lambda weights: said.update(all=weights),
         set_holdout=lambda weights, counts: said.update(kept=weights, counts=counts),
     )
-    set_item_weights(model, sequences, text, settings, neighbours=5)
+    set_item_weights(model, sequences, text, settings)
 
     kept = Ragged.from_rows([row[: 4 - user % 2] for user, row in enumerate(items)], np.int64)
     for name, histories in (("all", items), ("kept", kept)):

@@ -344,20 +344,20 @@ def behaviour_statistics(
     """What A and B have from events, before ``l2``, as sparse float32 ``[N, N]``.
 
     Returns:
-      ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``.
+      ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
     """
     _check_decay(settings.decay)
     _check_items(histories, n_items)
     none = np.empty(0, np.int32)
-    known = target = sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
-    if settings.next_item:
-        known, target = next_item_statistics(histories, n_items, settings.decay)
-        known, target = np.float32(settings.next_item) * known, np.float32(settings.next_item) * target
+    both = sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
     if settings.co_occurrence:
         x = interactions(histories, n_items)
         both = (np.float32(settings.co_occurrence) * (x.T @ x)).tocsr()
-        known, target = known + both, target + both
-    return known, target
+    if not settings.next_item:
+        return both, both
+    strength = np.float32(settings.next_item)
+    known, target = (strength * each for each in next_item_statistics(histories, n_items, settings.decay))
+    return known + both, target + both
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:

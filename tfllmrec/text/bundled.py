@@ -12,6 +12,7 @@ import tensorflow_text as tf_text
 from safetensors.numpy import load_file
 
 from tfllmrec import assets
+from tfllmrec.durable import publish, sync
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 
@@ -46,16 +47,27 @@ def hub_handles(precision: str = "float32") -> tuple[Path, Path]:
 
 
 def whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``folder`` appear only when it is complete; another process may make the same one meanwhile."""
+    """Lets ``folder`` appear only when it is complete and on the disk.
+
+    Two writers may make the same one at once: the first one's stays, and what the second one wrote is dropped, for it
+    is the same. Whoever writes something else must see to it that the name is free.
+
+    Args:
+      folder: its name; the folder that it is to be in is made where it is missing.
+      write: fills the folder that it is given.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "saved_model"
         write(fresh)
+        for part in fresh.rglob("*"):
+            sync(part)
         try:
-            fresh.rename(folder)
+            publish(fresh, folder)
         except OSError:
             if not folder.is_dir():
                 raise
+    sync(folder.parent)
 
 
 def save_encoder(bert: BertEncoder, folder: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tensorflow_hub.keras_layer import func_has_training_argument
 
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
@@ -35,22 +34,21 @@ _HEADER = "tfllmrec.tuning"
 def text_vectors(
     encoder: Any,
     inputs: Mapping[str, tf.Tensor],
-    training: bool = False,
     adapter: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """The vectors of tokenised texts, by an encoder as ``hub.load`` returns it.
+    """The vectors of tokenised texts, by an encoder as ``hub.load`` returns it; its dropout is off.
+
+    In training as well: in a module that was loaded, dropout follows no seed.
 
     Args:
       encoder: gives ``sequence_output``, whose mean over the tokens is taken, or else ``default``.
       inputs: ``input_word_ids``, ``input_mask``, ``input_type_ids``, each int32 ``[B, T]``.
-      training: whether the encoder's dropout is on; one without that argument has none.
       adapter: changes the encoder's token states (or its ``default``) before they are pooled.
 
     Returns:
       float32 ``[B, D]`` of length 1; zero for a text without a token between ``[CLS]`` and ``[SEP]``.
     """
-    # Only where it is on: what a module does by default is not always the same as training=False.
-    out = encoder(inputs, training=True) if training and func_has_training_argument(encoder) else encoder(inputs)
+    out = encoder(inputs)
     adapt = adapter or tf.identity
     if isinstance(out, Mapping) and "sequence_output" in out:
         pooled = mean_pool(adapt(tf.cast(out["sequence_output"], tf.float32)), inputs["input_mask"])
@@ -94,7 +92,7 @@ class Tuning:
     A step of training, all of which may be in a ``tf.function``::
 
         with tf.GradientTape() as tape:
-            loss = loss_of(tuning.vectors(inputs, training=True))
+            loss = loss_of(tuning.vectors(inputs))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
         optimizer.apply_gradients(zip(gradients, tuning.variables))
         tuning.write()
@@ -129,9 +127,9 @@ class Tuning:
         """Those of ``variables`` that weight decay would harm: biases and the scales and shifts of layer norms."""
         return [v for v in self.variables if not _is_kernel(v)]
 
-    def vectors(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``, as :func:`text_vectors`."""
-        return text_vectors(self.encoder, inputs, training, self.adapter)
+        return text_vectors(self.encoder, inputs, self.adapter)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         """The gradients of ``variables`` from those of ``watched``."""

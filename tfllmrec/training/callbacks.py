@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -56,12 +57,10 @@ class Scoreboard(tf.keras.callbacks.Callback):
             self.writer.flush()
         if self.tell is not None:
             shown = ("ndcg@10", "recall@10", "recall@10/tail")
-            self.tell(
-                f"epoch {epoch + 1}: "
-                + ", ".join(f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs)
-                + "; validation "
-                + ", ".join(f"{label} {figures[label]:.4f}" for label in shown if label in figures)
-            )
+            losses = [f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs]
+            measured = [f"{label} {figures[label]:.4f}" for label in shown if label in figures]
+            parts = [", ".join(losses), f"validation {', '.join(measured)}"]
+            self.tell(f"epoch {epoch + 1}: {'; '.join(filter(None, parts))}")
             for alarm in result.alarms:
                 self.tell(f"  alarm: {alarm}")
 
@@ -164,3 +163,26 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
     @staticmethod
     def _checkpoint(model: tf.keras.Model) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+
+def claim(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes down which run the folder of ``path`` belongs to, or finds out that it is another one.
+
+    Args:
+      path: a JSON file, made where it is missing.
+      settings: all that decides on what the run comes to; as JSON has them.
+
+    Raises:
+      ModelError: the file says otherwise, or is damaged.
+    """
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1))
+        return
+    try:
+        there = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged ({error}): delete {path.parent} and start again") from error
+    if other := [name for name in settings if there.get(name) != settings[name]]:
+        raise ModelError(
+            f"{path.parent} belongs to a run with other {', '.join(other)}: name another folder, or delete this one"
+        )

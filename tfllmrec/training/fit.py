@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
@@ -101,7 +101,7 @@ def fit_hybrid(
         tf.keras.mixed_precision.set_global_policy("float32")
     if settings is not None:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, text, settings, config.model.item_weights_neighbours)
+        set_item_weights(model, sequences, text, settings)
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -127,19 +127,22 @@ def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell)
     return settings
 
 
-def set_item_weights(
-    model: Hybrid, sequences: Sequences, text: np.ndarray, settings: ItemWeightSettings, neighbours: int
-) -> None:
+def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray, settings: ItemWeightSettings) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
-    Exact or low-rank, as ``model.config.item_weights`` says.
+    Exact or low-rank, and with as many neighbours, as ``model.config`` says.
     """
-    unit = centred_unit(text)
+    unit, config = centred_unit(text), model.config
 
-    def solve(histories) -> PrunedWeights:
-        form, rank = model.config.item_weights, model.config.item_weights_rank
+    def solve(histories: Ragged) -> PrunedWeights:
         return solve_item_weights(
-            histories, sequences.n_items, settings, unit, form=form, rank=rank, neighbours=neighbours
+            histories,
+            sequences.n_items,
+            settings,
+            unit,
+            form=config.item_weights,
+            rank=config.item_weights_rank,
+            neighbours=config.item_weights_neighbours,
         )
 
     kept = sequences.without_held_out()

@@ -18,12 +18,11 @@ import tensorflow_hub as hub
 
 from tfllmrec.data.batches import like_lengths
 from tfllmrec.data.queries import Ragged
-from tfllmrec.durable import write_text
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.progress import show_progress
 from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
 from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
-from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress
+from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
 from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import adamw
 
@@ -133,12 +132,12 @@ def pretrain(
     model.compile(optimizer=optimizer)
     # Epoch 0 again and again: the same masks each time.
     measured_on = masked_batches(held_out, vocabulary, batch_size, seed, itertools.repeat(0))
-    before = _guesses(model, measured_on)
-    tell(f"before: {before}")
 
     with contextlib.ExitStack() as stack:
         kept = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        _claim(kept / "pretraining.json", settings)
+        claim(kept / "pretraining.json", settings)
+        before = _guesses(model, measured_on)
+        tell(f"before: {before}")
         checkpoint = EpochCheckpoint(kept / "checkpoints", patience=epochs)
         checkpoint.restore_last(model)
         first_epoch = checkpoint.state.epochs_done
@@ -246,18 +245,3 @@ def _judge(epoch: int, logs: dict[str, Any], tell: Tell) -> None:
     held_out = Guesses(logs["val_accuracy"], float(np.exp(logs["val_loss"])))
     logs["selection"] = 1 / held_out.perplexity
     tell(f"epoch {epoch + 1}: loss {logs['loss']:.4f}; held out: {held_out}")
-
-
-def _claim(path: Path, settings: dict[str, Any]) -> None:
-    """Writes down which run a folder belongs to, or finds out that it is another one."""
-    if not path.exists():
-        write_text(path, json.dumps(settings, indent=1))
-        return
-    try:
-        there = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}): delete {path.parent} and start again") from error
-    if other := [name for name in settings if there.get(name) != settings[name]]:
-        raise ModelError(
-            f"{path.parent} belongs to a run with other {', '.join(other)}: name another folder, or delete this one"
-        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
 from tfllmrec.training.defaults import validation_sample
 from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import adamw
@@ -47,11 +49,14 @@ class TowerRecord:
       trained: weights that were trained: by tuning, or by pretraining where nothing was tuned.
       bytes: of what has to be shipped beside the encoder that the config names.
       seconds: of the session that ended it; earlier ones of an interrupted run are not counted.
+      best_epoch: of the tuning, from 1; 0 where none was better on validation than the encoder as it came, so that the
+        tuning changes nothing; ``None`` where nothing was tuned, or it was not written down.
     """
 
     trained: int
     bytes: int
     seconds: float
+    best_epoch: int | None = None
 
     @classmethod
     def load(cls, folder: Path) -> TowerRecord | None:
@@ -194,8 +199,10 @@ def tune_tower(
     folder: Path,
     measure: Callable[[], Result],
     tell: Tell,
-) -> Tuning:
+) -> tuple[Tuning, int]:
     """Tunes ``encoder`` as ``text.mode`` says; it is left at the best epoch on validation.
+
+    Epoch 0, the encoder as it came, is one of them: a tuning that only harms ends as the identity.
 
     Args:
       encoder: untuned; its variables change.
@@ -204,8 +211,11 @@ def tune_tower(
       measure: how good the encoder's vectors are now, on validation.
       tell: called with a line for each epoch.
 
+    Returns:
+      The tuning, and its best epoch, from 1; 0 is the encoder as it came.
+
     Raises:
-      ModelError: the loss is not a number, or the checkpoints belong to another tower.
+      ModelError: the loss is not a number, or the checkpoints belong to another tower or other settings.
     """
     tuning = tuning_of(
         encoder.text_to_vector.encoder,
@@ -217,6 +227,17 @@ def tune_tower(
         width=config.width,
         seed=seed,
     )
+    synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
+    settings = {
+        "encoder": encoder.fingerprint,
+        "pairs": sha256(np.concatenate([pairs.left, pairs.right, pairs.count, pairs.items]).tobytes()).hexdigest(),
+        "texts": sha256(json.dumps([list(each) for each in wordings]).encode()).hexdigest(),
+        "mode": text.mode,
+        **config.model_dump(mode="json"),
+        "synonyms": sha256(json.dumps(synonyms).encode()).hexdigest(),
+        "seed": seed,
+    }
+    claim(folder / "checkpoints" / "settings.json", settings)
     encoder.tune(tuning)
     model = ContrastiveTower(tuning, config.temperature, config.accumulate)
     steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
@@ -226,16 +247,24 @@ def tune_tower(
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
-    synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
     augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms)
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
-    checkpoint.restore_last(model)
-    tuning.write()
-    first_epoch = config.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
+    state = checkpoint.state
 
     def tell_of_tower(line: str) -> None:
         tell(f"text tower: {line}")
 
+    scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower)
+    untuned = [tf.identity(variable) for variable in tuning.variables]
+    if state.epochs_done:
+        tell(f"text tower: resumed after epoch {state.epochs_done}")
+    else:
+        logs: dict[str, float] = {}
+        scoreboard.on_epoch_end(-1, logs)  # epoch 0, which all others have to be better than
+        state.best_value = logs["selection"]
+    checkpoint.restore_last(model)
+    tuning.write()
+    first_epoch = config.epochs if state.finished else state.epochs_done
     if first_epoch < config.epochs:
         batches = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
         batches = batches.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
@@ -246,7 +275,7 @@ def tune_tower(
                 initial_epoch=first_epoch,
                 steps_per_epoch=steps,
                 callbacks=[
-                    Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower),
+                    scoreboard,
                     tf.keras.callbacks.TerminateOnNaN(),
                     checkpoint,
                     tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
@@ -258,10 +287,16 @@ def tune_tower(
             raise ModelError(
                 f"The loss of the text tower is not a number: lower tuning.learning_rate (now {learning_rate:g})."
             )
-    checkpoint.restore_best(model)
+    best_epoch = state.best_epoch + 1
+    if best_epoch:
+        checkpoint.restore_best(model)
+        tell(f"text tower: best epoch {best_epoch}")
+    else:
+        for variable, value in zip(tuning.variables, untuned, strict=True):
+            variable.assign(value)
+        tell("text tower: best epoch 0: no other is better on validation, so the encoder stays as it came")
     tuning.write()
-    tell(f"text tower: best epoch {checkpoint.state.best_epoch + 1}")
-    return tuning
+    return tuning, best_epoch
 
 
 def prepared_encoder(
@@ -297,11 +332,14 @@ def prepared_encoder(
             )
         encoder = TextEncoder(pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size)
     if text.mode == "frozen":
-        if text.pretrain_epochs and TowerRecord.load(folder) is None:
-            _record(encoder.text_to_vector.encoder.trainable_variables, [pretrained], start).save(folder)
+        if text.pretrain_epochs:
+            if TowerRecord.load(folder) is None:
+                _record(encoder.text_to_vector.encoder.trainable_variables, [pretrained], start).save(folder)
+            _tidy(folder)
         return encoder
     tuned = folder / "tuned.safetensors"
     if tuned.is_file() and TowerRecord.load(folder) is not None:  # which is written last
+        _tidy(folder)
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint))
         return encoder
     n_items = split.dataset.n_items
@@ -320,10 +358,11 @@ def prepared_encoder(
         return evaluate(similar, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
 
     set_seeds(config.seed)
-    tell(f"text tower: before, {measure().metrics['ndcg@10']:.4f} ndcg@10 on validation by texts alone")
-    tuning = tune_tower(encoder, pairs, wordings, config.text, config.tuning, config.seed, folder, measure, tell)
+    tuning, best_epoch = tune_tower(encoder, pairs, wordings, text, config.tuning, config.seed, folder, measure, tell)
     tuning.save(tuned, encoder.base_fingerprint)
-    _record(tuning.variables, [tuned, *([pretrained] if text.pretrain_epochs else [])], start).save(folder)
+    shipped = [tuned, *([pretrained] if text.pretrain_epochs else [])]
+    _record(tuning.variables, shipped, start, best_epoch).save(folder)
+    _tidy(folder)
     return encoder
 
 
@@ -333,7 +372,22 @@ def _shuffled(histories: Ragged, seed: int) -> Ragged:
     return Ragged(histories.values[np.lexsort((chance, histories.row_of_value))], histories.offsets)
 
 
-def _record(variables: Sequence[tf.Variable], shipped: Sequence[Path], start: float) -> TowerRecord:
+def _tidy(folder: Path) -> None:
+    """Removes what a complete tower is gone on with no more, and keeps the curves of its pretraining with the others'.
+
+    It may be called at any time after the record is written, again as well.
+    """
+    curves = folder / "pretraining" / "logs"
+    if curves.is_dir():
+        (folder / "logs").mkdir(exist_ok=True)
+        curves.rename(folder / "logs" / "pretraining")
+    for done in ("pretraining", "checkpoints"):
+        shutil.rmtree(folder / done, ignore_errors=True)
+
+
+def _record(
+    variables: Sequence[tf.Variable], shipped: Sequence[Path], start: float, best_epoch: int | None = None
+) -> TowerRecord:
     files = [path for part in shipped for path in (part, *part.rglob("*")) if path.is_file()]
     trained = sum(int(np.prod(variable.shape)) for variable in variables)
-    return TowerRecord(trained, sum(path.stat().st_size for path in files), time.monotonic() - start)
+    return TowerRecord(trained, sum(path.stat().st_size for path in files), time.monotonic() - start, best_epoch)

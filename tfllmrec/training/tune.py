@@ -9,8 +9,9 @@ OUT/
   trials.json   settings and figures of all finished trials
   best.yaml     the config of the best trial: 'tfllmrec fit OUT/best.yaml'
 
-A search that was killed goes on where it was. Each trial is drawn with a seed of its own, from the finished trials
-before it, and its fit goes on from its last epoch: the trials are those of an undisturbed search.
+A search that was killed goes on where it was, in the training of its text tower too. Each trial is drawn with a seed
+of its own, from the finished trials before it, and its fit goes on from its last epoch: the trials are those of an
+undisturbed search.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tensorboard.plugins.hparams import api as hp
 from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import write_text
-from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.errors import ConfigError, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.progress import show_progress
 from tfllmrec.training.callbacks import FitState
@@ -152,10 +153,15 @@ def tune(
     out = _free_folder(out)
     tell(f"search folder: {out}")
     run, config = start_run(config, out / "base", base=base, tell=tell)
-    text = encode(run, config, tell)
-    write_text(run.folder / "config.yaml", dump_config(config))
+    # Before the texts are encoded, since a text tower may be trained for that: from here on it is gone on with.
     plan = {"trials": trials, "space": [str(setting) for setting in space]}
     write_text(out / "search.json", json.dumps(plan, indent=1))
+    try:
+        text = encode(run, config, tell)
+    except TfllmrecError:
+        if not (run.folder / "text").exists():  # nothing is learnt yet, and its settings may have been the mistake
+            (out / "search.json").unlink()
+        raise
     return _search(run, config, text, space, trials, out, tell)
 
 
@@ -216,6 +222,7 @@ class Pruning(tf.keras.callbacks.Callback):
 def _search(
     run: Run, config: ExperimentConfig, text: np.ndarray, space: Sequence[Setting], trials: int, out: Path, tell: Tell
 ) -> Search:
+    write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
     split = run.split
     chosen = config.model_copy(deep=True)
     weights = [f"item_weights_{name}" for name in ITEM_WEIGHT_SETTINGS]
