@@ -71,6 +71,20 @@ def tiny_hub(tmp_path_factory):
     return folder / "preprocessor", folder / "encoder"
 
 
+@pytest.fixture(scope="session")
+def thin_hub(tmp_path_factory):
+    """(preprocessor, encoder): the same with one layer and a [MASK]; tracing it takes half the time."""
+    from tfllmrec.text.bert import BertConfig, BertEncoder
+    from tfllmrec.text.bundled import save_encoder, save_preprocessor
+
+    folder = tmp_path_factory.mktemp("thin")
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join([*VOCABULARY[:-1], "[MASK]"]) + "\n", encoding="utf-8")
+    save_preprocessor(vocabulary, folder / "preprocessor", 12)
+    save_encoder(BertEncoder(BertConfig(**SIZES | {"num_hidden_layers": 1}), random_state()), folder / "encoder")
+    return folder / "preprocessor", folder / "encoder"
+
+
 CHAIN, COLD = 36, 4
 
 

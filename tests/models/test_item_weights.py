@@ -11,6 +11,7 @@ from tfllmrec.models import item_weights
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     PrunedWeights,
+    behaviour_statistics,
     centred_unit,
     co_occurrence,
     ease_weights,
@@ -127,6 +128,15 @@ def test_weights_against_every_prefix_written_out(histories, block, settings, mo
 def test_who_had_both_alone_is_ease(histories):
     settings = ItemWeightSettings(1.0, 0.7, 1.0, 0.0, next_item=0.0)
     assert fit_item_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
+
+
+@pytest.mark.parametrize("co_occurrence", [0.0, 0.5])
+def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histories, co_occurrence):
+    settings = ItemWeightSettings(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
+    known, target = behaviour_statistics(histories, 12, settings)
+    assert known is target
+    x = interactions(histories, 12).toarray()
+    assert known.toarray() == pytest.approx(co_occurrence * x.T @ x)
 
 
 def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):

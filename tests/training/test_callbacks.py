@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard
+from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard, claim
 
 pytestmark = pytest.mark.tf
 
@@ -117,6 +117,17 @@ def test_a_kill_while_an_epoch_is_written_goes_back_one(tmp_path, monkeypatch):
     again = EpochCheckpoint(tmp_path, 5)
     assert again.state == after_one
     again.restore_last(model())
+
+
+def test_a_folder_is_claimed_by_its_settings(tmp_path):
+    path = tmp_path / "run" / "settings.json"
+    for _ in range(2):
+        claim(path, {"seed": 1, "targets": ["a"]})
+    with pytest.raises(ModelError, match="run belongs to a run with other seed, width: name another folder, or delete"):
+        claim(path, {"seed": 2, "targets": ["a"], "width": 3})
+    path.write_text("{")
+    with pytest.raises(ModelError, match=r"settings\.json is damaged .*: delete .*run and start again"):
+        claim(path, {"seed": 1})
 
 
 def test_nothing_there_restores_nothing(tmp_path):

@@ -1,9 +1,12 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 tf = pytest.importorskip("tensorflow")
+hub = pytest.importorskip("tensorflow_hub")
 pytestmark = pytest.mark.tf
 
 from tfllmrec.config import TextConfig, TuningConfig  # noqa: E402
@@ -12,7 +15,7 @@ from tfllmrec.data.queries import Ragged  # noqa: E402
 from tfllmrec.errors import ModelError  # noqa: E402
 from tfllmrec.serving.export import export  # noqa: E402
 from tfllmrec.text.augment import Augmenter  # noqa: E402
-from tfllmrec.text.bundled import INPUTS, save_preprocessor  # noqa: E402
+from tfllmrec.text.bundled import INPUTS  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.template import ItemTemplate  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
@@ -29,37 +32,43 @@ PLAIN = Augmenter(word_dropout=0.0)
 
 
 @pytest.fixture
-def encoder(tiny_hub):
-    preprocessor, folder = tiny_hub
-    return TextEncoder(folder, preprocessor, max_tokens=10)
+def encoder(thin_hub):
+    return TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10)
+
+
+@pytest.fixture(scope="module")
+def still(thin_hub):
+    """One that no test changes."""
+    return TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10)
+
+
+def vectors_of(encoder):
+    """Without the pipeline that ``encode`` sets up for many texts."""
+    return encoder.text_to_vector(tf.constant(TEXTS)).numpy()
 
 
 def closeness(encoder):
     """How much closer partners are than others."""
-    vectors = encoder.encode(TEXTS)
+    vectors = vectors_of(encoder)
     cosines = vectors @ vectors.T
     others = cosines[~np.eye(len(TEXTS), dtype=bool)].mean()
     return cosines[np.arange(len(TEXTS)), PARTNER].mean() - others
 
 
-def result_of(value):
-    metrics = {"ndcg@10": value}
-    return SimpleNamespace(metrics=metrics, per_query={"ndcg@10": np.array([value])}, alarms=[])
-
-
-def measured(encoder):
-    return lambda: result_of(float(closeness(encoder)))
-
-
-def tune(encoder, folder, mode="full", **settings):
+def tune(encoder, folder, mode, values, **settings):
+    """Tunes, and says on validation of epoch 0, 1, ... what ``values`` has; also gives the vectors at each of these."""
     config = TuningConfig(
-        **{"epochs": 4, "batch_size": 6, "itself": 0.0, "learning_rate": 0.01, "word_dropout": 0.0, "patience": 9}
-        | settings
-    )
-    told = []
-    text = TextConfig(mode=mode)
-    tuning = tune_tower(encoder, PAIRS, WORDINGS, text, config, 1, folder, measured(encoder), told.append)
-    return tuning, told
+        batch_size=6, itself=0.0, learning_rate=0.01, word_dropout=0.0, patience=99, epochs=len(values) - 1
+    ).model_copy(update=settings)
+    told, vectors, said = [], [], iter(values)
+
+    def measure():
+        value = next(said)
+        vectors.append(vectors_of(encoder))
+        return SimpleNamespace(metrics={"ndcg@10": value}, per_query={"ndcg@10": np.array([value])}, alarms=[])
+
+    _, best = tune_tower(encoder, PAIRS, WORDINGS, TextConfig(mode=mode), config, 1, folder, measure, told.append)
+    return best, told, vectors
 
 
 def batch_of(encoder, **settings):
@@ -68,16 +77,28 @@ def batch_of(encoder, **settings):
 
 
 @pytest.mark.parametrize("mode", ["lora", "adapter"])
-def test_what_is_read_together_comes_close(encoder, tmp_path, mode):
+def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, tmp_path, mode):
     before = closeness(encoder)
-    _, told = tune(encoder, tmp_path, mode, epochs=12)
+    best, told, vectors = tune(encoder, tmp_path, mode, [0.1] * 10 + [0.9, 0.5, 0.5])
     assert closeness(encoder) > before + 0.2
-    assert told[0].startswith(f"text tower: {mode}, ") and told[-1].startswith("text tower: best epoch")
+    assert best == 10
+    np.testing.assert_allclose(vectors_of(encoder), vectors[10], atol=1e-6)
+    assert np.abs(vectors[12] - vectors[10]).max() > 1e-3
+    assert told[0].startswith(f"text tower: {mode}, ") and told[-1] == "text tower: best epoch 10"
+    assert [line for line in told if "epoch 0" in line] == ["text tower: epoch 0: validation ndcg@10 0.1000"]
 
 
-def test_the_loss_by_hand(encoder):
-    tower = ContrastiveTower(tuning_of(encoder.text_to_vector.encoder, "full"), temperature=0.5)
-    batch = batch_of(encoder, itself=0.5)
+def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, tmp_path):
+    before = vectors_of(encoder)
+    best, told, vectors = tune(encoder, tmp_path, "lora", [0.5, 0.4, 0.5])
+    assert best == 0 and told[-1].startswith("text tower: best epoch 0: ")
+    assert np.abs(vectors[2] - before).max() > 1e-3  # it had been moved
+    np.testing.assert_array_equal(vectors_of(encoder), before)
+
+
+def test_the_loss_by_hand(still):
+    tower = ContrastiveTower(tuning_of(still.text_to_vector.encoder, "full"), temperature=0.5)
+    batch = batch_of(still, itself=0.5)
     texts = tower({name: batch[name] for name in INPUTS}).numpy()
     left, right = texts[batch["left"]], texts[batch["right"]]
     scores = left @ right.T / 0.5
@@ -92,115 +113,84 @@ def test_the_loss_by_hand(encoder):
     assert float(tower.compute_loss(batch)) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_each_distinct_text_is_encoded_once(encoder):
-    batch = batch_of(encoder, batch_size=24, itself=0.5)
+def test_each_distinct_text_is_encoded_once(still):
+    batch = batch_of(still, batch_size=24, itself=0.5)
     assert len(batch["input_word_ids"]) == 6  # of 48
     assert len({tuple(row) for row in batch["input_word_ids"].numpy()}) == 6
     assert batch["left"].shape == batch["right"].shape == (24,)
 
 
-def test_batches_follow_seed_and_epoch(encoder):
+def test_batches_follow_seed_and_epoch(still):
     config = TuningConfig(batch_size=3, epochs=2, itself=0.5)
 
     def drawn(seed, first_epoch=0):
-        batches = pair_batches(PAIRS, WORDINGS, PLAIN, encoder, config, seed, first_epoch)
+        batches = pair_batches(PAIRS, WORDINGS, PLAIN, still, config, seed, first_epoch)
         return [batch["input_word_ids"].numpy().tolist() for batch in batches]
 
-    assert drawn(1) == drawn(1) != drawn(2)
-    assert drawn(1)[len(drawn(1)) // 2 :] == drawn(1, first_epoch=1)
+    first = drawn(1)
+    assert first == drawn(1) != drawn(2)
+    assert first[len(first) // 2 :] == drawn(1, first_epoch=1)
 
 
-def test_steps_are_averaged_before_the_encoder_moves(encoder, tiny_hub):
+def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
     """Two equal steps averaged are one step; the encoder stands still between."""
-    batch = batch_of(encoder)
-    once, twice = (TextEncoder(tiny_hub[1], tiny_hub[0], max_tokens=10) for _ in range(2))
-    towers = [
-        ContrastiveTower(tuning_of(e.text_to_vector.encoder, "full"), 0.1, accumulate=n)
-        for e, n in ((once, 1), (twice, 2))
-    ]
-    for tower in towers:
+    batch = batch_of(still)
+    tuning = tuning_of(hub.load(str(thin_hub[1])), "full")
+    start = [variable.numpy() for variable in tuning.variables]
+
+    def after(tower, steps):
+        for _ in range(steps):
+            tower.train_step(batch)
+        return tower({name: batch[name] for name in INPUTS}).numpy()
+
+    once, twice = (ContrastiveTower(tuning, 0.1, accumulate) for accumulate in (1, 2))
+    for tower in (once, twice):
         tower.compile(optimizer=tf.keras.optimizers.SGD(0.1))
-    start = twice.encode(TEXTS)
-    step = tf.data.Dataset.from_tensors(batch)
-    towers[0].fit(step, verbose=0)
-    towers[1].fit(step, verbose=0)
-    assert np.array_equal(twice.encode(TEXTS), start)
-    towers[1].fit(step, verbose=0)
-    assert np.abs(twice.encode(TEXTS) - start).max() > 1e-3
-    np.testing.assert_allclose(twice.encode(TEXTS), once.encode(TEXTS), atol=1e-5)
-
-
-def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tiny_hub, tmp_path):
-    preprocessor, folder = tiny_hub
-    whole, halves = (TextEncoder(folder, preprocessor, max_tokens=10) for _ in range(2))
-    tune(whole, tmp_path / "whole", "lora")
-
-    class Killed(Exception):
-        pass
-
-    calls = iter(range(9))
-
-    def kill_in_the_third_epoch():
-        if next(calls) == 2:
-            raise Killed
-        return measured(halves)()
-
-    config = TuningConfig(epochs=4, batch_size=6, itself=0.0, learning_rate=0.01, word_dropout=0.0, patience=9)
-    arguments = (PAIRS, WORDINGS, TextConfig(mode="lora"), config, 1, tmp_path / "halves")
-    with pytest.raises(Killed):
-        tune_tower(halves, *arguments, kill_in_the_third_epoch, print)
-    fresh = TextEncoder(folder, preprocessor, max_tokens=10)
-    tune_tower(fresh, *arguments, measured(fresh), print)
-    np.testing.assert_allclose(fresh.encode(TEXTS), whole.encode(TEXTS), atol=1e-6)
-    assert np.abs(fresh.encode(TEXTS) - TextEncoder(folder, preprocessor, max_tokens=10).encode(TEXTS)).max() > 0.01
-
-
-def test_it_ends_at_the_best_epoch(encoder, tmp_path):
-    values = iter([0.5, 0.9, 0.1, 0.2])
-    vectors = []
-
-    def measure():
-        vectors.append(encoder.encode(TEXTS))
-        return result_of(next(values))
-
-    config = TuningConfig(epochs=4, batch_size=6, itself=0.0, learning_rate=0.01, patience=9)
-    tune_tower(encoder, PAIRS, WORDINGS, TextConfig(mode="lora"), config, 1, tmp_path, measure, print)
-    np.testing.assert_allclose(encoder.encode(TEXTS), vectors[1], atol=1e-6)
-    assert np.abs(vectors[3] - vectors[1]).max() > 1e-3
+    before, moved = after(once, 0), after(once, 1)
+    assert np.abs(moved - before).max() > 1e-3
+    for variable, value in zip(tuning.variables, start, strict=True):
+        variable.assign(value)
+    np.testing.assert_array_equal(after(twice, 1), before)
+    np.testing.assert_allclose(after(twice, 1), moved, atol=1e-5)
 
 
 def test_a_loss_that_is_not_a_number_is_said(encoder, tmp_path):
     with pytest.raises(ModelError, match="lower tuning"):
-        tune(encoder, tmp_path, learning_rate=1e30)
+        tune(encoder, tmp_path, "full", [0.0] * 5, learning_rate=1e30, accumulate=2)
 
 
-@pytest.fixture
-def masking(chain_config, tiny, tmp_path):
-    """An experiment on the ring whose preprocessor knows [MASK]."""
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join([*tiny.vocabulary[:-1], "[MASK]"]) + "\n", encoding="utf-8")
-    save_preprocessor(vocabulary, tmp_path / "preprocessor", 12)
+# --- In a run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tower_run(chain_config, thin_hub, cache, tmp_path_factory):
+    """(run, what it told): the ring, fitted with an encoder that is pretrained and tuned."""
     config = chain_config.model_copy(deep=True)
-    config.text = config.text.model_copy(update={"preprocessor": str(tmp_path / "preprocessor"), "pretrain_epochs": 1})
-    config.tuning = TuningConfig(epochs=1, batch_size=8)
+    config.text = TextConfig(
+        encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="lora", pretrain_epochs=1
+    )
+    config.tuning = TuningConfig(epochs=2, batch_size=8, learning_rate=0.02)
+    config.model.terms, config.model.blocks = ["meaning"], 0
     config.training.epochs, config.evaluation.baselines = 1, ["text"]
-    return config
+    told: list[str] = []
+    return fit_experiment(config, tmp_path_factory.mktemp("tower") / "run", tell=told.append), told
 
 
-def test_a_run_reads_with_what_it_has_trained(masking, cache, tmp_path):
-    """Through the whole of fit, and from the folder alone afterwards."""
-    masking.text.mode = "lora"
-    told = []
-    run = fit_experiment(masking, tmp_path / "run", tell=told.append)
+def template_of(run):
+    return ItemTemplate.from_items(run.dataset.items, run.config.text.template)
+
+
+def test_a_run_reads_with_what_it_has_trained(tower_run, tmp_path):
+    """And so it does from the folder alone, and exported."""
+    run, told = tower_run
     assert any(line.startswith("pretraining: after") for line in told)
     assert any(line.startswith("text tower: lora") for line in told)
-    texts = ItemTemplate.from_items(run.dataset.items, run.config.text.template).texts(run.dataset.items)
-    told.clear()
-    again = Run.open(tmp_path / "run").text_encoder(told.append)
+    texts, told = template_of(run).texts(run.dataset.items), []
+    again = Run.open(run.folder).text_encoder(told.append)
     assert not told  # nothing is trained again
     np.testing.assert_allclose(again.encode(texts), run.text, atol=1e-5)
     folder = run.folder / "text"
-    pretrained = TextEncoder(folder / "encoder", masking.text.preprocessor, 12).encode(texts)
+    pretrained = TextEncoder(folder / "encoder", run.config.text.preprocessor, 12).encode(texts)
     untrained = TextEncoder.from_config(run.config.text).encode(texts)
     for before, after in ((untrained, pretrained), (pretrained, run.text)):
         assert np.abs(before - after).max() > 1e-3
@@ -213,13 +203,58 @@ def test_a_run_reads_with_what_it_has_trained(masking, cache, tmp_path):
     assert record.bytes == sum(path.stat().st_size for path in parts if path.is_file())
 
 
-def test_what_is_only_pretrained_is_shipped_whole(masking, chain_split, tmp_path):
-    template = ItemTemplate.from_items(chain_split.dataset.items)
+def test_a_complete_tower_keeps_nothing_to_go_on_with_but_its_curves(tower_run):
+    folder = tower_run[0].folder / "text"
+    assert {path.name for path in folder.iterdir()} == {"encoder", "tuned.safetensors", "tower.json", "logs"}
+    assert {path.name for path in (folder / "logs").iterdir()} == {"pretraining", "validation", "keras"}
+    assert list((folder / "logs" / "pretraining").rglob("*tfevents*"))
+
+
+def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tower_run, tmp_path):
+    """Measured on validation as in any run; killed when the second epoch is measured."""
+    run, undisturbed = tower_run
+    assert TowerRecord.load(run.folder / "text").best_epoch == 2
+    folder = tmp_path / "text"
+    shutil.copytree(run.folder / "text" / "encoder", folder / "encoder")
+
+    def prepared(tell, **settings):
+        config = run.config.model_copy(deep=True)
+        config.tuning = config.tuning.model_copy(update=settings)
+        return prepared_encoder(folder, run.split, template_of(run), config, tell)
+
+    def kill(line):
+        if line.startswith("text tower: epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(kill)
+    with pytest.raises(ModelError, match="checkpoints belongs to a run with other rank, alpha: "):
+        prepared(print, rank=4, alpha=3.0)
     told = []
-    encoder = prepared_encoder(tmp_path / "text", chain_split, template, masking, told.append)
-    assert told[-1].startswith("pretraining: after")
-    told.clear()
-    again = prepared_encoder(tmp_path / "text", chain_split, template, masking, told.append)
-    assert not told and again.fingerprint == encoder.fingerprint
-    files = [path for path in (tmp_path / "text" / "encoder").rglob("*") if path.is_file()]
-    assert TowerRecord.load(tmp_path / "text").bytes == sum(path.stat().st_size for path in files)
+    prepared(told.append)
+    assert "text tower: resumed after epoch 1" in told
+
+    def figures(lines, *epochs):
+        return [line for line in lines if line.startswith(tuple(f"text tower: epoch {epoch}: " for epoch in epochs))]
+
+    assert figures(told, 0, 1, 2) == figures(undisturbed, 2)
+    ours, theirs = (load_file(path / "tuned.safetensors") for path in (folder, run.folder / "text"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert TowerRecord.load(folder).best_epoch == 2 and not (folder / "checkpoints").exists()
+
+
+def test_what_is_only_pretrained_is_shipped_whole(tower_run, tmp_path):
+    run, _ = tower_run
+    folder, told = tmp_path / "text", []
+    shutil.copytree(run.folder / "text" / "encoder", folder / "encoder")
+    (folder / "pretraining" / "checkpoints").mkdir(parents=True)  # as if it had just been trained
+    config = run.config.model_copy(deep=True)
+    config.text.mode = "frozen"
+    encoder = prepared_encoder(folder, run.split, template_of(run), config, told.append)
+    assert not told and encoder.tuning is None
+    assert encoder.folders[0] == folder / "encoder"
+    files = [path for path in (folder / "encoder").rglob("*") if path.is_file()]
+    record = TowerRecord.load(folder)
+    assert record.bytes == sum(path.stat().st_size for path in files) and record.best_epoch is None
+    assert {path.name for path in folder.iterdir()} == {"encoder", "tower.json"}

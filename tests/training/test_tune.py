@@ -15,6 +15,7 @@ from tfllmrec.config import dump_config, load_config
 from tfllmrec.data.splits import make_split
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.training import text_tower
 from tfllmrec.training import tune as library
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
@@ -193,6 +194,26 @@ tune(config, Path(sys.argv[2]), space=parse_space(sys.argv[3:], config), trials=
     assert not any(line.startswith(("trial 1: epoch 1", "text: ")) for line in told)
     assert comparable(again) == comparable(searched[0])[:1]
     assert (out / "search.json").read_text() == (searched[0].folder / "search.json").read_text()
+
+
+def test_a_search_killed_while_its_text_tower_trains_goes_on(planted, small, space, tmp_path, monkeypatch):
+    real, folders = text_tower.prepared_encoder, []
+
+    def killed_at_first(folder, *rest):
+        folders.append(folder)
+        if len(folders) == 1:
+            (folder / "checkpoints").mkdir(parents=True)
+            raise KeyboardInterrupt
+        return real(folder, *rest)
+
+    monkeypatch.setattr(text_tower, "prepared_encoder", killed_at_first)
+    with pytest.raises(KeyboardInterrupt):
+        tune(small, tmp_path / "s", space=space, trials=2, tell=quietly)
+    with pytest.raises(ConfigError, match=r"is not empty: .*--resume"):
+        tune(small, tmp_path / "s", space=space, trials=2, tell=quietly)
+    again = resume(tmp_path / "s", tell=quietly)
+    assert folders == [tmp_path / "s" / "base" / "text"] * 2
+    assert comparable(again) == comparable(tune(small, tmp_path / "whole", space=space, trials=2, tell=quietly))
 
 
 def result_of(value):

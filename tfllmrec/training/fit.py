@@ -236,7 +236,9 @@ def _train(
         return choose_gates(model, sample, split.train_counts, strata, climb=True)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
-    model.compile(optimizer=adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay))
+    optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
+    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    model.compile(optimizer=optimizer)
     callbacks = [
         Scoreboard(measure, folder / "logs" / "validation", tell),
         tf.keras.callbacks.TerminateOnNaN(),

@@ -244,6 +244,7 @@ def tune_tower(
     learning_rate = config.learning_rate or LEARNING_RATES[text.mode]
     moves = max(1, config.epochs * steps // config.accumulate)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
+    optimizer.build(tuning.variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
