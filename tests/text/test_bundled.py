@@ -85,7 +85,7 @@ def tiny_weights(tiny, tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     save_file(tiny.state(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(tiny.sizes))
+    (folder / "config.json").write_text(json.dumps(tiny.thin))
     (folder / "vocab.txt").write_text("\n".join(tiny.vocabulary), encoding="utf-8")
     calls = []
     monkeypatch.setattr(assets, "weights", lambda name: calls.append(name) or folder)

@@ -498,8 +498,8 @@ def test_refuses_what_does_not_belong_together(encoder, second, keras_like, tmp_
 
 
 @pytest.mark.parametrize("mode", ["lora", "adapter"])
-def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(tiny_hub, tmp_path, mode):
-    preprocessor, folder = tiny_hub
+def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(thin_hub, tmp_path, mode):
+    preprocessor, folder = thin_hub
     plain = TextEncoder(folder, preprocessor, max_tokens=10)
     frozen, of_frozen = plain.encode(TEXTS), plain.fingerprint
     tuning = tuning_of(plain.text_to_vector.encoder, mode, rank=4, layers=1, width=8)
@@ -522,16 +522,16 @@ def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(tiny_hub, tmp
     np.testing.assert_allclose(tf.saved_model.load(str(moved))(tf.constant(TEXTS)), expected, atol=1e-5)
 
 
-def test_a_tuning_goes_with_any_precision_and_length(tiny, tiny_hub, tmp_path):
-    save_encoder(BertEncoder(BertConfig(**tiny.sizes), tiny.state(), "bfloat16"), tmp_path / "fast")
-    exact = TextEncoder(tiny_hub[1], tiny_hub[0], max_tokens=10)
-    fast = TextEncoder(tmp_path / "fast", tiny_hub[0], max_tokens=12, precision="bfloat16")
+def test_a_tuning_goes_with_any_precision_and_length(tiny, thin_hub, tmp_path):
+    save_encoder(BertEncoder(BertConfig(**tiny.thin), tiny.state(), "bfloat16"), tmp_path / "fast")
+    exact = TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10)
+    fast = TextEncoder(tmp_path / "fast", thin_hub[0], max_tokens=12, precision="bfloat16")
     assert exact.tuning is None and exact.fingerprint != fast.fingerprint
     assert exact.base_fingerprint == fast.base_fingerprint
     changed = tiny.state()
-    changed["encoder.layer.1.output.dense.bias"][0] += 1e-3
-    save_encoder(BertEncoder(BertConfig(**tiny.sizes), changed), tmp_path / "other")
+    changed["encoder.layer.0.output.dense.bias"][0] += 1e-3
+    save_encoder(BertEncoder(BertConfig(**tiny.thin), changed), tmp_path / "other")
     path = tmp_path / "tuning.safetensors"
     tuning_of(exact.text_to_vector.encoder, "lora").save(path, exact.base_fingerprint)
     with pytest.raises(ModelError, match="another encoder"):
-        TextEncoder(tmp_path / "other", tiny_hub[0], max_tokens=10, tuning=path)
+        TextEncoder(tmp_path / "other", thin_hub[0], max_tokens=10, tuning=path)

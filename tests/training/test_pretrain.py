@@ -36,8 +36,7 @@ def modules(tiny, tmp_path_factory):
     save_preprocessor(folder / "vocab.txt", folder / "preprocessor", 12)
     state = {name: value * (1 if "LayerNorm" in name else 0.3) for name, value in tiny.state().items()}
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][: VOCABULARY.size]
-    sizes = tiny.sizes | {"vocab_size": VOCABULARY.size, "num_hidden_layers": 1}
-    save_encoder(BertEncoder(BertConfig(**sizes), state), folder / "encoder")
+    save_encoder(BertEncoder(BertConfig(**tiny.thin | {"vocab_size": VOCABULARY.size}), state), folder / "encoder")
     return folder / "encoder", folder / "preprocessor"
 
 
