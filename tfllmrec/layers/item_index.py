@@ -1,0 +1,392 @@
+"""The best items for a query inside the graph: an exact scan in blocks, or the nearest cells of a partition.
+
+The score of item i is ``<q, e_i> + sum of the values paired with i``: a dense part over all items and a sparse one over
+a few, which is never approximated. No matrix of queries by items exists unless the catalogue is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.layers.item_cells import Cells, partition
+from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors, Storage
+
+Form = Literal["auto", "exact", "partitioned"]
+
+EXACT_ITEMS = 200_000
+"""Up to this a scan takes a few milliseconds, and ``auto`` scans."""
+
+NOTHING = -1
+"""Fills up the rows of allow-lists and category filters."""
+
+LISTED = 65_536
+"""Where a filter leaves no more than this, a partition is set aside and what is left is scored one by one."""
+
+_SCORES_AT_ONCE = 1 << 20
+_NUMBERS_AT_ONCE = 1 << 22
+_GROUP = 32
+_ROUGHLY, _AT_LEAST = 4, 64  # a rough scan fetches 4 k + 64 to be scored again
+_FAINT = 1e-9
+
+
+class _Rows(NamedTuple):
+    """A batch of requests, or one of them (without the first dimension), in slots."""
+
+    query: tf.Tensor  # float32 [B, D]
+    exclude: tf.Tensor  # int32 [B, E], the slots beyond the items included
+    paired: tf.Tensor  # int32 [B, S]
+    values: tf.Tensor  # float32 [B, S]
+    allowed: tf.Tensor  # int32 [B, A]
+    categories: tf.Tensor  # int32 [B, F]
+    unknown: tf.Tensor  # bool [B]
+
+
+class _Best(NamedTuple):
+    """Scores, highest first, and their slots, ``[..., K]``; -inf where there is no item."""
+
+    scores: tf.Tensor
+    slots: tf.Tensor
+
+
+class ItemIndex(tf.Module):
+    """Top k over item vectors in core TensorFlow operations, for any batch size and any ``k``.
+
+    Exact without ``cells`` and with storage float32; then equal scores come in the order of the items. Storage
+    bfloat16 and int8 scan roughly and score the best of that again as exactly as they can. With ``cells``, only items
+    in the cells nearest to the query are looked at, and those of the sparse part.
+
+    Whatever the form, an excluded item never comes back, and where filters leave few items these are all found: a
+    filter that leaves up to :data:`LISTED` items, or cells that hold too few, lead to an exact answer. A weaker filter
+    makes a partition probe that many more cells as it leaves fewer items.
+
+    Args:
+      vectors: float32 ``[N, D]``.
+      cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`; ``None`` to scan.
+      storage: of the vectors.
+      prior: float32 ``[N]``, the scores for requests of which nothing is known; by default all 0.
+      categories: for each category, the indices of its items, for category filters. An item may be in several.
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        cells: Cells | None = None,
+        storage: Storage = "float32",
+        prior: np.ndarray | None = None,
+        categories: Sequence[np.ndarray] = (),
+    ) -> None:
+        super().__init__(name="item_index")
+        vectors = np.asarray(vectors, np.float32)
+        self.cells = cells
+        # Slots are the items in their order or, in a partition, cell after cell.
+        order = np.arange(len(vectors)) if cells is None else np.argsort(cells.cell_of, kind="stable")
+        self.vectors = ItemVectors(vectors[order], storage)
+        self.n_items = len(vectors)
+        slot_of = np.full(self.n_items + 1, self.n_items, np.int32)
+        slot_of[order] = np.arange(self.n_items)
+        item_of = np.full(self.vectors.n_slots, self.n_items, np.int32)
+        item_of[: self.n_items] = order
+        self.slot_of = tf.Variable(slot_of, trainable=False, name="slot_of")
+        self.item_of = tf.Variable(item_of, trainable=False, name="item_of")
+        slots_prior = np.zeros(self.vectors.n_slots, np.float32)
+        slots_prior[: self.n_items] = 0 if prior is None else np.asarray(prior)[order]
+        self.prior = tf.Variable(slots_prior, trainable=False, name="prior")
+        self.n_categories = len(categories)
+        # An unknown category is one more, without items.
+        ends = np.cumsum([0, *map(len, categories), 0])
+        members = np.concatenate([np.zeros(0, np.int32), *(np.asarray(items, np.int32) for items in categories)])
+        if len(members) and not (members.min() >= 0 and members.max() < self.n_items):
+            raise ModelError(f"categories: expected item indices from 0 to {self.n_items - 1}, got {members.max()}")
+        self.category_ends = tf.Variable(ends.astype(np.int32), trainable=False, name="category_ends")
+        self.category_slots = tf.Variable(slot_of[members], trainable=False, name="category_slots")
+        if cells is not None:
+            self.centroids = tf.Variable(cells.centroids, trainable=False, dtype=tf.float32, name="centroids")
+            cell_ends = np.searchsorted(cells.cell_of[order], np.arange(len(cells.centroids) + 1))
+            self.cell_ends = tf.Variable(cell_ends.astype(np.int32), trainable=False, name="cell_ends")
+
+    def top_k(
+        self,
+        query: tf.Tensor,
+        k: tf.Tensor,
+        exclude: tf.Tensor | None = None,
+        pairs: tuple[tf.Tensor, tf.Tensor] | None = None,
+        allowed: tf.Tensor | None = None,
+        categories: tf.Tensor | None = None,
+        unknown: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The best ``k`` items of each request.
+
+        Args:
+          query: float32 ``[B, D]``; zeros leave the sparse part alone.
+          k: int32 ``[B]`` or ``[1]``; below 0 counts as 0.
+          exclude: int32 ``[B, E]``, items that must not come back; N counts as none.
+          pairs: the sparse part, int32 items and float32 values ``[B, S]``; the values of an item add up. A value of 0
+            is no pair.
+          allowed: int32 ``[B, A]``, allow-lists: only these may come back. Rows are filled up with :data:`NOTHING`, and
+            a row of nothing else allows all items. N is an item that does not exist, so a row of ``[N]`` allows none.
+          categories: int32 ``[B, F]``, likewise: only items in one of these. The number of categories is one that does
+            not exist.
+          unknown: bool ``[B]``, requests of which nothing is known: they are answered by ``prior`` alone.
+
+        Returns:
+          Indices int32 and scores float32, ``[B, max(k)]``; N at score 0 where a row has fewer items, or a smaller k.
+        """
+        batch = tf.shape(query)[0]
+        k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
+        width = tf.reduce_max(tf.concat([k, [0]], axis=0))
+        rows = self._rows(query, exclude, pairs, allowed, categories, unknown)
+        wanted = tf.minimum(width, self.n_items)
+        nobody = _Best(tf.zeros((0, wanted)), tf.zeros((0, wanted), tf.int32))
+        best = _Best(*tf.cond(batch > 0, lambda: self._best(rows, wanted), lambda: nobody))
+        shown = tf.math.is_finite(best.scores) & (tf.range(wanted)[tf.newaxis] < k[:, tf.newaxis])
+        missing = [[0, 0], [0, width - wanted]]
+        indices = tf.where(shown, tf.gather(self.item_of, best.slots), self.n_items)
+        return (
+            tf.pad(indices, missing, constant_values=self.n_items),
+            tf.pad(tf.where(shown, best.scores, 0.0), missing),
+        )
+
+    def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
+        batch = tf.shape(query)[0]
+        none = tf.zeros((batch, 0), tf.int32)
+        surplus = tf.range(self.n_items, self.vectors.n_slots)[tf.newaxis]
+        paired, values = (none, tf.cast(none, tf.float32)) if pairs is None else pairs
+        allowed = none if allowed is None else allowed
+        return _Rows(
+            query,
+            tf.concat(
+                [tf.gather(self.slot_of, none if exclude is None else exclude), tf.tile(surplus, (batch, 1))], axis=1
+            ),
+            tf.gather(self.slot_of, paired),
+            values,
+            tf.where(allowed == NOTHING, NOTHING, tf.gather(self.slot_of, tf.maximum(allowed, 0))),
+            none if categories is None else categories,
+            tf.zeros_like(query[:, 0], tf.bool) if unknown is None else unknown,
+        )
+
+    def _best(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
+        """The best of a batch that is not empty."""
+
+        if self.cells is None:
+            return self._scan(rows, wanted)  # together, the requests read the vectors once
+        each = _Best(tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
+        return tf.map_fn(lambda row: self._probe(row, wanted), rows, fn_output_signature=each)
+
+    # Exact ----------------------------------------------------------------------------------------------------------
+
+    def _scan(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
+        """All items in blocks."""
+        batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
+        fetched = wanted if self.vectors.scanned_exactly else tf.minimum(_ROUGHLY * wanted + _AT_LEAST, self.n_items)
+        block = tf.maximum(_SCORES_AT_ONCE // batch // ALIGNMENT, 1) * ALIGNMENT
+        filtered = _is_filtered(rows)
+        may = tf.cond(filtered, lambda: self._may_come_back(rows), lambda: tf.zeros((batch, 0), tf.bool))
+
+        def of_block(start: tf.Tensor, *best: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            size = tf.minimum(block, n_slots - start)
+            scores = self.vectors.scan(rows.query, start, size)
+            cells, values = _cells_within(rows.paired, start, size, rows.values)
+            scores = tf.tensor_scatter_nd_add(scores, cells, values)
+            scores = tf.cond(
+                tf.reduce_any(rows.unknown),
+                lambda: tf.where(rows.unknown[:, tf.newaxis], self.prior[start : start + size], scores),
+                lambda: scores,
+            )
+            scores = tf.cond(filtered, lambda: tf.where(may[:, start : start + size], scores, -np.inf), lambda: scores)
+            cells, values = _cells_within(rows.exclude, start, size, tf.fill(tf.shape(rows.exclude), -np.inf))
+            scores = tf.tensor_scatter_nd_update(scores, cells, values)
+            return start + size, *_merged(_Best(*best), _best_of_block(scores, start, fetched), fetched)
+
+        nothing = _Best(tf.fill((batch, fetched), -np.inf), tf.fill((batch, fetched), self.n_items))
+        best = _looped(of_block, n_slots, nothing)
+        return best if self.vectors.scanned_exactly else self._scored_again(rows, best, wanted)
+
+    def _scored_again(self, rows: _Rows, best: _Best, wanted: tf.Tensor) -> _Best:
+        """What a rough scan brought, by vectors read one by one."""
+        slots = tf.sort(best.slots, axis=1)
+        width = tf.shape(slots)[1]
+        scores = tf.linalg.matvec(self.vectors.read(slots), rows.query)
+        at = tf.minimum(tf.searchsorted(slots, rows.paired), width - 1)
+        hit = tf.gather(slots, at, batch_dims=1) == rows.paired
+        scores += tf.raw_ops.DenseBincount(input=tf.where(hit, at, width), size=width, weights=rows.values)
+        scores = tf.where(rows.unknown[:, tf.newaxis], tf.gather(self.prior, slots), scores)
+        order = tf.argsort(best.slots, axis=1)
+        scores = tf.where(tf.math.is_finite(tf.gather(best.scores, order, batch_dims=1)), scores, -np.inf)
+        return _top(scores, slots, wanted)
+
+    # Partitioned ----------------------------------------------------------------------------------------------------
+
+    def _probe(self, row: _Rows, wanted: tf.Tensor) -> _Best:
+        """One request to a partition."""
+        assert self.cells is not None
+        may = self._may_come_back(_Rows(*(x[tf.newaxis] for x in row)))[0]
+        filtered = _is_filtered(row)
+        left = tf.cond(filtered, lambda: tf.math.count_nonzero(may, dtype=tf.int32), lambda: self.n_items)
+        share = tf.cast(left / self.n_items, tf.float32)
+        probes = tf.minimum(tf.math.ceil(self.cells.probes / tf.maximum(share, _FAINT)), len(self.cells.centroids))
+        few = filtered & (left <= LISTED)
+        slots = tf.cond(few, lambda: _where(may), lambda: self._near(row, may, tf.cast(probes, tf.int32)))
+        slots = tf.cond(tf.size(slots) < wanted, lambda: _where(may), lambda: slots)
+
+        def by_prior() -> _Best:
+            scores = tf.where(may, self.prior, -np.inf)[tf.newaxis]
+            return _Best(*(x[0] for x in _best_of_block(scores, 0, wanted)))
+
+        return tf.cond(row.unknown, by_prior, lambda: self._listed(row, slots, wanted))
+
+    def _near(self, row: _Rows, may: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+        """Slots int32 ``[M]`` of the paired items and the nearest cells, as far as they ``may`` bool ``[n_slots]``."""
+        paired, _ = tf.unique(tf.boolean_mask(row.paired, row.values != 0))
+        paired = tf.boolean_mask(paired, tf.gather(may, paired))
+        once = tf.tensor_scatter_nd_update(may, paired[:, tf.newaxis], tf.zeros_like(paired, tf.bool))
+        cells = tf.math.top_k(tf.linalg.matvec(self.centroids, row.query), probes, sorted=False).indices
+        near = _ranges(self.cell_ends, cells)
+        return tf.concat([paired, tf.boolean_mask(near, tf.gather(once, near))], axis=0)
+
+    def _listed(self, row: _Rows, slots: tf.Tensor, wanted: tf.Tensor) -> _Best:
+        """One request over the items in ``slots`` int32 ``[M]`` alone."""
+        block = max(_NUMBERS_AT_ONCE // self.vectors.dim, 1)
+        sparse = tf.tensor_scatter_nd_add(tf.zeros(self.vectors.n_slots), row.paired[:, tf.newaxis], row.values)
+
+        def of_block(start: tf.Tensor, *best: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            some = slots[start : start + block]
+            scores = tf.linalg.matvec(self.vectors.read(some), row.query) + tf.gather(sparse, some)
+            return start + block, *_merged(_Best(*best), _Best(scores, some), wanted)
+
+        return _looped(of_block, tf.size(slots), _Best(tf.fill((wanted,), -np.inf), tf.fill((wanted,), self.n_items)))
+
+    # Filters --------------------------------------------------------------------------------------------------------
+
+    def _may_come_back(self, rows: _Rows) -> tf.Tensor:
+        """Which slots each request leaves: bool ``[B, n_slots]``."""
+        batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
+
+        def only(row: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
+            """True at some places, and in all of a row that has no filter."""
+            at = tf.stack([row, slots], axis=1)
+            return tf.tensor_scatter_nd_update(tf.zeros((batch, n_slots), tf.bool), at, tf.ones_like(row, tf.bool))
+
+        def if_any(filters: tf.Tensor, slots_of: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]):
+            given = filters != NOTHING
+            all_ = ~tf.reduce_any(given, axis=1, keepdims=True)
+            entries = tf.cast(tf.where(given)[:, 0], tf.int32), tf.boolean_mask(filters, given)
+            return tf.cond(
+                tf.reduce_any(given),
+                lambda: all_ | only(*slots_of(*entries)),
+                lambda: tf.ones((batch, n_slots), tf.bool),
+            )
+
+        def members(row: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            ends = self.category_ends
+            row = tf.repeat(row, tf.gather(ends, category + 1) - tf.gather(ends, category))
+            return row, tf.gather(self.category_slots, _ranges(ends, category))
+
+        may = if_any(rows.allowed, lambda row, slots: (row, slots)) & if_any(rows.categories, members)
+        row = tf.repeat(tf.range(batch), tf.shape(rows.exclude)[1])
+        at = tf.stack([row, tf.reshape(rows.exclude, (-1,))], axis=1)
+        return tf.tensor_scatter_nd_update(may, at, tf.zeros_like(at[:, 0], tf.bool))
+
+
+def build_index(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    form: Form = "auto",
+    storage: Storage = "float32",
+    prior: np.ndarray | None = None,
+    categories: Sequence[np.ndarray] = (),
+    seed: int = 42,
+) -> ItemIndex:
+    """An index of the ``form``; *auto* is exact up to :data:`EXACT_ITEMS` items and partitioned beyond.
+
+    Args:
+      vectors, storage, prior, categories: as in :class:`ItemIndex`.
+      queries: float32 ``[Q, D]``, a few hundred of what will be asked; a partition is measured on them.
+      form: see above. seed: of the partition.
+
+    Raises:
+      ModelError: ``form`` is unknown, or a partition has no queries of the right width.
+    """
+    if form not in get_args(Form):
+        raise ModelError(f"form of the item index: expected one of {', '.join(get_args(Form))}, got {form!r}")
+    if form == "auto":
+        form = "exact" if len(vectors) <= EXACT_ITEMS else "partitioned"
+    if form == "exact":
+        return ItemIndex(vectors, None, storage, prior, categories)
+    known = np.asarray(queries, np.float32)
+    known = known[np.any(known != 0, axis=-1)] if known.ndim == 2 else known
+    if not len(known) or known.shape[-1] != vectors.shape[1]:
+        raise ModelError(
+            f"partitioned item index: expected queries [Q, {vectors.shape[1]}], not only zeros, to measure recall on; "
+            f"got shape {list(np.shape(queries))}; give some, or take form=exact"
+        )
+    return ItemIndex(vectors, partition(vectors, known, seed), storage, prior, categories)
+
+
+def _is_filtered(rows: _Rows) -> tf.Tensor:
+    """Whether any of the ``rows``, or one row, has an allow-list or a category filter."""
+    return tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
+
+
+def _where(mask: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.where(mask)[:, 0], tf.int32)
+
+
+def _ranges(ends: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    """All of ``ends[i]`` to ``ends[i + 1]`` for each i of ``which``, one after the other."""
+    return tf.ragged.range(tf.gather(ends, which), tf.gather(ends, which + 1)).flat_values
+
+
+def _looped(of_block: Callable[..., tuple[tf.Tensor, ...]], until: tf.Tensor | int, best: _Best) -> _Best:
+    """``(start, *best) -> (next start, *best)`` from 0 on, one after the other to bound the memory."""
+    any_size = tf.TensorShape([None] * len(best.scores.shape))
+    _, *found = tf.while_loop(
+        lambda start, *_: start < until,
+        of_block,
+        (0, *best),
+        shape_invariants=(tf.TensorShape([]), any_size, any_size),
+        parallel_iterations=1,
+    )
+    return _Best(*found)
+
+
+def _cells_within(
+    slots: tf.Tensor, start: tf.Tensor, size: tf.Tensor, values: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of slots and values ``[B, S]`` those of a block: positions ``[*, 2]`` in its scores, and values ``[*]``."""
+    at = slots - start
+    within = (at >= 0) & (at < size)
+    rows = tf.where(within)
+    columns = tf.boolean_mask(at, within)
+    return tf.stack([tf.cast(rows[:, 0], tf.int32), columns], axis=1), tf.boolean_mask(values, within)
+
+
+def _best_of_block(scores: tf.Tensor, start: tf.Tensor, k: tf.Tensor) -> _Best:
+    """Top ``k`` of ``[B, M]`` (all, if M is smaller), M a multiple of the group; equal scores by slot.
+
+    The best k are in the k groups whose best are highest, so all but a few scores are only compared within their
+    group, which is vectorised: several times as fast as a plain top k.
+    """
+    groups = tf.reshape(scores, (tf.shape(scores)[0], -1, _GROUP))
+    highest = tf.reduce_max(groups, axis=-1)
+    few = tf.math.top_k(highest, tf.minimum(k, tf.shape(highest)[1])).indices
+    few = tf.sort(few, axis=1)
+    some = tf.reshape(tf.gather(groups, few, batch_dims=1), (tf.shape(scores)[0], -1))
+    found = tf.math.top_k(some, tf.minimum(k, tf.shape(some)[1]))
+    slots = tf.gather(few, found.indices // _GROUP, batch_dims=1) * _GROUP + found.indices % _GROUP
+    return _Best(found.values, start + slots)
+
+
+def _merged(best: _Best, more: _Best, k: tf.Tensor) -> _Best:
+    """Top ``k`` of both, ``k`` of which are in ``best``; equal scores of ``best`` first."""
+    return _top(tf.concat([best.scores, more.scores], axis=-1), tf.concat([best.slots, more.slots], axis=-1), k)
+
+
+def _top(scores: tf.Tensor, slots: tf.Tensor, k: tf.Tensor) -> _Best:
+    """Top ``k`` of at least as many."""
+    found = tf.math.top_k(scores, k)
+    return _Best(found.values, tf.gather(slots, found.indices, batch_dims=len(slots.shape) - 1))
