@@ -27,7 +27,7 @@ from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.layers.item_vectors import ItemVectors
 
 QUERIES = 300  # that the partition is measured on; as many again are asked
-PAIRS = 2_000  # of the sparse part: a history of 16 with 128 neighbours each
+PAIRS = 10_240  # of the sparse part: a history of 20 with 512 neighbours each
 LIMIT = "the bytes read once"
 
 

@@ -101,7 +101,8 @@ class ItemIndex(tf.Module):
         ends = np.cumsum([0, *map(len, categories), 0])
         members = np.concatenate([np.zeros(0, np.int32), *(np.asarray(items, np.int32) for items in categories)])
         if len(members) and not (members.min() >= 0 and members.max() < self.n_items):
-            raise ModelError(f"categories: expected item indices from 0 to {self.n_items - 1}, got {members.max()}")
+            wrong = members.min() if members.min() < 0 else members.max()
+            raise ModelError(f"categories: expected item indices from 0 to {self.n_items - 1}, got {wrong}")
         self.category_ends = tf.Variable(ends.astype(np.int32), trainable=False, name="category_ends")
         self.category_slots = tf.Variable(slot_of[members], trainable=False, name="category_slots")
         if cells is not None:
@@ -109,6 +110,7 @@ class ItemIndex(tf.Module):
             cell_ends = np.searchsorted(cells.cell_of[order], np.arange(len(cells.centroids) + 1))
             self.cell_ends = tf.Variable(cell_ends.astype(np.int32), trainable=False, name="cell_ends")
 
+    @tf.autograph.experimental.do_not_convert  # all is said in operations already; it only takes longer to trace
     def top_k(
         self,
         query: tf.Tensor,

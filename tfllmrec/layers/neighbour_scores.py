@@ -52,16 +52,19 @@ class NeighbourScores(tf.keras.layers.Layer):
 
     def call(self, history: tf.Tensor) -> tf.Tensor:
         """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``."""
+        columns, values = self.pairs(history)
+        # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
+        with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
+            return tf.raw_ops.DenseBincount(input=columns, size=self.n_items, weights=values)
+
+    def pairs(self, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
         columns = tf.gather(self.neighbours, history)
         values = tf.gather(self.weights_, history) * self._strength(history)[..., tf.newaxis]
-        # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
-        flat = tf.stack([tf.shape(history)[0], -1])
-        with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
-            return tf.raw_ops.DenseBincount(
-                input=tf.reshape(columns, flat), size=self.n_items, weights=tf.reshape(values, flat)
-            )
+        flat = tf.stack([tf.shape(history)[0], tf.shape(history)[1] * columns.shape[-1]])
+        return tf.reshape(columns, flat), tf.reshape(values, flat)
 
     def by_event(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""

@@ -1,0 +1,61 @@
+"""One inner product and a sparse sum are the hybrid's score; an index on them gives the hybrid's lists."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.config import ModelConfig
+from tfllmrec.layers.item_index import ItemIndex
+from tfllmrec.models.folding import FoldedHybrid
+from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.item_weights import PrunedWeights
+
+pytestmark = pytest.mark.tf
+N, P = 50, 6
+RNG = np.random.default_rng(3)
+SIZES = {"embedding_dim": 8, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 4, "item_weights_decay": 0.5}
+HISTORY = tf.constant(RNG.integers(0, N, (6, 7)) * (np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]])), tf.int32)
+HISTORY = tf.where(np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]]), HISTORY, N)
+RATINGS = tf.constant(RNG.integers(1, 6, (6, 7)), tf.float32)
+
+
+def model(terms):
+    """Random weights and gates: every factor differs from item to item."""
+    text = RNG.normal(size=(N, 5)).astype(np.float32)
+    text[::7] = 0
+    counts = np.arange(N) % 9
+    config = ModelConfig(**SIZES, item_weights_neighbours=P, terms=terms)
+    made = Hybrid(Catalogue(np.arange(N).astype(str).astype(object), text), counts, config)
+    made.gates.output_map.kernel.assign(RNG.normal(0, 0.05, (8, 1)))
+    made.gates.dense_strength.assign(0.7)
+    made.gates.closing.assign(0.6)
+    neighbours = np.array([RNG.permutation(N)[:P] for _ in range(N)], np.int32)
+    made.set_item_weights(PrunedWeights(neighbours, RNG.normal(size=(N, P)).astype(np.float32)))
+    return made
+
+
+@pytest.mark.parametrize(
+    "terms", [("meaning", "feedback", "behaviour"), ("meaning", "behaviour"), ("meaning",), ("behaviour",)]
+)
+def test_lists_and_scores_are_the_hybrids(terms):
+    hybrid = model(terms)
+    items = hybrid.item_vectors()
+    expected = hybrid.score_items(items, HISTORY, RATINGS).numpy()
+    folded = FoldedHybrid(hybrid)
+    index = ItemIndex(folded.vectors, prior=folded.prior)
+    found, scores = index.top_k(k=tf.constant([N]), **folded.requests(items, HISTORY, RATINGS))
+    assert np.sort(found, axis=1).tolist() == [list(range(N))] * 6
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, found.numpy(), axis=1), rtol=1e-5, atol=1e-4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    # Nobody knows the first person: by popularity, equal counts in the order of the items.
+    assert found[0].numpy().tolist() == np.argsort(-(np.arange(N) % 9), kind="stable").tolist()
+
+
+def test_without_gates_the_sum_would_be_another():
+    hybrid = model(("meaning", "behaviour"))
+    dense, sparse = hybrid.gates.factors(hybrid.train_counts)
+    assert len(np.unique(dense)) > 5 and len(np.unique(sparse)) > 5
+    folded = FoldedHybrid(hybrid)
+    lengths = np.linalg.norm(folded.vectors, axis=1)
+    assert lengths[0] == 0  # neither text nor events: a vector of zeros
+    np.testing.assert_allclose(lengths[1:], dense[1:], rtol=1e-5)
