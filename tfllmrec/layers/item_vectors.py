@@ -20,14 +20,17 @@ LARGEST_INT8 = 127
 class ItemVectors(tf.Module):
     """Vectors in numbered slots, to be scanned in blocks or read one by one; core TensorFlow operations only.
 
-    =========  =======  =====================  ========================================================================
-    storage    bytes a  scanned                read one by one
+    =========  =======  ============  ==============================================================================
+    storage    bytes a  scanned       read one by one
                number
-    =========  =======  =====================  ========================================================================
-    float32    4        exactly                exactly
-    bfloat16   4        to 3 digits, faster    exactly: the 16 bits that bfloat16 leaves out are kept in a second array
-    int8       1        to 2 digits, slower    to 2 to 3 digits: a number is off by up to 1/254 of its row's largest
-    =========  =======  =====================  ========================================================================
+    =========  =======  ============  ==============================================================================
+    float32    4        exactly       exactly
+    bfloat16   4        to 3 digits   exactly: the 16 bits that bfloat16 leaves out are kept in a second array
+    int8       1        to 2 digits   to 2 to 3 digits: a number is off by up to 1/254 of its row's largest
+    =========  =======  ============  ==============================================================================
+
+    Take float32 unless memory is short. A scan of bfloat16 touches half the bytes and one of int8 a quarter, but the
+    core operations for them are slower than memory is: ``benchmarks/item_index.py`` has the figures.
 
     Slots ``[0, N)`` are the vectors in the given order. There is at least one more, of zeros, up to ``n_slots``.
 
