@@ -20,6 +20,26 @@ def test_a_section_is_replaced_and_all_others_are_kept(tmp_path, monkeypatch):
     assert text == sections.OPENING + "\n## a: more\n\nother\n\n## b\n\nsecond\n"
 
 
+def test_the_section_of_a_search_says_where_the_defaults_stand(tmp_path):
+    import search
+
+    from tfllmrec.training.tune import Search, Trial
+
+    def trial(number, state, value):
+        metrics = {"ndcg@10": value, "recall@10": 2 * value, "recall@10/tail": None}
+        return Trial(
+            number, state, value, {"model.blocks": number, "training.learning_rate": 1 / number}, metrics, 3, 9.0
+        )
+
+    trials = [trial(1, "complete", 0.2), trial(2, "pruned", 0.1), trial(3, "complete", 0.3)]
+    text = search.section(Search(tmp_path, trials, {"model.blocks": 0.75}), "made")
+    assert "3 trials, 1 of them given up early" in text and "comes in at place 2" in text and "blocks 75%" in text
+    assert text.splitlines()[-2:] == [
+        "| 3 | 0.3000 | 0.3000 | 0.6000 | 0.0000 | 3 | 0.333 |",
+        "| **1, from the data** | 0.2000 | 0.2000 | 0.4000 | 0.0000 | 1 | 1 |",
+    ]
+
+
 @pytest.mark.tf
 def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
     import quality
