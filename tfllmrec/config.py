@@ -108,6 +108,12 @@ class TuningConfig(Section):
     itself: float = Field(0.5, ge=0, le=1, description="Share of pairs that are two wordings of one item.")
     word_dropout: float = Field(0.1, ge=0, lt=1, description="Share of words left out of a wording.")
     synonyms: Path | None = Field(None, description="File with words and what may stand in their place.")
+    paraphrase: str | None = Field(
+        None,
+        pattern=r"^\w+(\.\w+)*:\w+$",
+        description="module:function that takes a list of strings and gives as many, such as a translation there and "
+        "back; asked for half of the wordings.",
+    )
     rank: int = Field(8, ge=1, description="Of lora.")
     alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
     targets: list[str] = Field(

@@ -1,11 +1,12 @@
 import re
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tfllmrec.errors import ConfigError, DataError, ModelError
-from tfllmrec.text.augment import Augmenter, read_synonyms
+from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
 from tfllmrec.text.template import ItemTemplate
 
 
@@ -164,3 +165,19 @@ def test_a_missing_file_of_synonyms_says_what_is_there(tmp_path):
     (tmp_path / "synonyms.tsv").write_text("")
     with pytest.raises(DataError, match=r"synonym\.tsv is not there.*holds: synonyms\.tsv"):
         read_synonyms(tmp_path / "synonym.tsv")
+
+
+def test_a_paraphrase_is_found_by_its_name_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "back_and_forth.py").write_text(
+        "def there_and_back(texts):\n    return [text[::-1] for text in texts]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert load_paraphrase("back_and_forth:there_and_back")(["ab", "cd"]) == ["ba", "dc"]
+    assert sys.path == path
+    with pytest.raises(ConfigError, match=r"'back_and_forth:nobody' cannot be had.*no attribute 'nobody'"):
+        load_paraphrase("back_and_forth:nobody")
+    with pytest.raises(ConfigError, match=r"'nowhere_to_be:found' cannot be had.*No module"):
+        load_paraphrase("nowhere_to_be:found")
+    with pytest.raises(ConfigError, match="expected a function, got '/'"):
+        load_paraphrase("posixpath:sep")

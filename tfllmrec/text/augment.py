@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -141,6 +143,28 @@ class Augmenter:
             return text
         kept[draws.argmax()] = True
         return "".join(itertools.compress(pieces, kept)).strip()
+
+
+def load_paraphrase(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
+    """The function that ``module:function`` names; the module is found as ``python -m`` finds it.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")  # the folder where the command was given, which an installed one does not look into
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"tuning.paraphrase {name!r} cannot be had ({error}): expected module:function, the module in this folder "
+            "or installed"
+        ) from error
+    finally:
+        sys.path.remove("")
+    if not callable(found):
+        raise ConfigError(f"tuning.paraphrase {name!r}: expected a function, got {found!r}")
+    return found
 
 
 def read_synonyms(path: Path | str) -> dict[str, list[str]]:

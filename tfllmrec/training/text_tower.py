@@ -23,7 +23,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.progress import show_progress
-from tfllmrec.text.augment import Augmenter, read_synonyms
+from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import encode_items
@@ -248,7 +248,8 @@ def tune_tower(
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
-    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms)
+    paraphrase = load_paraphrase(config.paraphrase) if config.paraphrase else None
+    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrase=paraphrase)
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
     state = checkpoint.state
 
