@@ -28,7 +28,7 @@ from tfllmrec.layers.term_gates import TermGates
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
-SCORE_BATCH = 64
+SCORE_BATCH = 128
 _SCORE_INPUTS = [
     tf.TensorSpec((None, None), tf.float32),
     tf.TensorSpec((None, None), tf.int32),
@@ -154,8 +154,9 @@ class Hybrid(tfrs.Model):
           item_vectors: ``[N, D]``. history: int32 ``[B, L]`` padded with N. ratings: float32 ``[B, L]``, NaN for none.
         """
         present = history < self.n_items
-        padded = tf.concat([item_vectors, tf.zeros_like(item_vectors[:1])], axis=0)
-        events = tf.gather(padded, history)
+        # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
+        events = tf.gather(item_vectors, tf.where(present, history, 0))
+        events = tf.where(present[..., tf.newaxis], events, 0.0)
         meaning = feedback = tf.zeros_like(events)
         if "meaning" in self.config.terms:
             meaning = _unit(self.history_encoder(events, present, training=training)) / self.config.temperature
