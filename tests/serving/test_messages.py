@@ -17,11 +17,18 @@ def real():
     from google.protobuf import any_pb2, wrappers_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
-    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_pb2,
+        predict_pb2,
+        prediction_log_pb2,
+        status_pb2,
+    )
 
     homes = [
         any_pb2, wrappers_pb2, tensor_pb2, tensor_shape_pb2, tensor_shape_pb2.TensorShapeProto, meta_graph_pb2,
-        get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2,
+        get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, prediction_log_pb2, status_pb2,
     ]  # fmt: skip
     return {name: next(getattr(home, name) for home in homes if hasattr(home, name)) for name in FIELDS}
 

@@ -14,15 +14,28 @@ from tfllmrec.cli.output import note, print_json, working
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     target: Annotated[Path, typer.Argument(metavar="saved_models/NAME", help="Gets the next numbered version.")],
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Items that came after training, added by their text; of known ids the text is replaced. "
+            "In any format that a catalogue is read in.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a SavedModel that answers recommend, search and similar, and print its folder."""
     from tfllmrec.serving.export import export as export_run
+    from tfllmrec.serving.layout import read_manifest
 
     with working():
-        folder = export_run(run, target)
+        folder = export_run(run, target, items)
+    new = read_manifest(folder)["new_items"]
+    if new:
+        counted = (f"{new[what]:,} {what}" for what in ("added", "replaced", "unchanged", "dropped"))
+        note(f"{new['file']}: {', '.join(counted)}")
     if json:
-        print_json({"folder": str(folder)})
+        print_json({"folder": str(folder), "new_items": new})
     else:
         print(folder)
     note(f"next: tfllmrec recommend {target} --history ID,ID")

@@ -165,6 +165,27 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     return _assemble(events, items, users, more, tags, config, config.name or _name_of(config.source, files.events))
 
 
+def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningReport]:
+    """Reads and cleans a catalogue alone, in any format that :func:`read_dataset` takes one in.
+
+    Args:
+      path: the file.
+      config: for its ``columns``, ``encoding`` and ``max_bad_rows``. A column that is mapped to a name which the file
+        does not have is recognised by its usual names.
+
+    Returns:
+      The items as in :attr:`Dataset.items`, and what cleaning did.
+
+    Raises:
+      ConfigError: an unknown encoding or canonical column.
+      DataError: the file is missing, empty, unreadable, lacks the ids or has too many broken rows.
+    """
+    _check_mapping(config.columns)
+    raw = _name_columns(_read_table(path, "items", config), _ITEM_COLUMNS, (ITEM,), config.columns)
+    report = CleaningReport(sources=[raw.source("other columns")])
+    return clean_items(raw, config, report), report
+
+
 def dataset_from_frames(
     events: pd.DataFrame,
     items: pd.DataFrame | None = None,

@@ -8,6 +8,13 @@ import tensorflow as tf
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
 
+def centred(text: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
+    """Text vectors float ``[M, Dt]`` without the mean of a ``catalogue``'s, ``[N, Dt]``; rows of zeros stay zero."""
+    has_text = np.any(catalogue != 0, axis=1)
+    mean = catalogue.sum(0, keepdims=True) / max(int(has_text.sum()), 1)
+    return np.where(np.any(text != 0, axis=1, keepdims=True), text - mean, 0.0)
+
+
 class ItemFusion(tf.keras.layers.Layer):
     """``e_i = W_t t_i + g(n_i) v_i + sum_f W_f x_if``, with ``g(n) = n / (n + c)``.
 
@@ -35,9 +42,7 @@ class ItemFusion(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim = dim
         self.n_items = len(text)
-        has_text = np.any(text != 0, axis=1, keepdims=True)
-        mean = text.sum(0, keepdims=True) / max(int(has_text.sum()), 1)
-        blocks = {"text": np.where(has_text, text - mean, 0.0)} | (features or {})
+        blocks = {"text": centred(text, text)} | (features or {})
         self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
         self.maps = {
             name: self.add_weight(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
@@ -9,20 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import ITEM, TITLE
 from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
+from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP
+from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.signatures import ServingModel
-from tfllmrec.training.run import Run
+from tfllmrec.serving.warm_up import write_warm_up
+from tfllmrec.training.run import Run, Tell, to_stderr
 
-MANIFEST = "tfllmrec.json"
-ITEMS = "items.parquet"
-EXTRA = "assets.extra"
+#: Items whose ids and titles become warm-up requests.
+SAMPLE = 64
 
 
-def export(run_folder: Path | str, target: Path | str) -> Path:
+def export(
+    run_folder: Path | str, target: Path | str, new_items: Path | str | None = None, *, tell: Tell = to_stderr
+) -> Path:
     """Writes the next version of a model.
 
     The version appears under its number only when it is whole: a server that watches ``target`` never sees half of one.
@@ -30,39 +36,58 @@ def export(run_folder: Path | str, target: Path | str) -> Path:
     Args:
       run_folder: a complete run.
       target: such as ``saved_models/movielens``; the new version is ``target/1``, ``target/2``, ...
+      new_items: a file of items that came after training, added by their text alone, and of new texts for items of the
+        run (:mod:`tfllmrec.serving.new_items`). Each version starts from the run: it has none of what an earlier
+        version was given.
+      tell: called with a line for each step.
 
     Returns:
-      The version's folder. Beside the SavedModel it holds ``assets.extra/tfllmrec.json`` (config, data hash, metrics,
-      versions, what reads the queries) and ``assets.extra/items.parquet`` (ids and titles, in the order of the
-      ``score`` signature).
+      The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
+      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids and titles,
+      in the order of the ``score`` signature: new items last), and warm-up requests.
 
     Raises:
-      ModelError: the run is not complete, its small tower for queries is not of its text encoder, or the target cannot
-        be written.
+      DataError: the new items cannot be read or used.
+      ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
+        of its text encoder; or the target cannot be written.
     """
     run, target = Run.open(run_folder), Path(target)
-    model = run.load_model()
-    text_to_vector = None
-    if np.any(run.text):
+    items, text, counts, text_to_vector = run.dataset.items, np.asarray(run.text), None, None
+    encoder = run.text_encoder(tell) if np.any(text) else None
+    if new_items is None:
+        model = run.load_model()
+    else:
+        grown = read_new_items(run, new_items, encoder, tell)
+        model, items, text, counts = grown_model(run, grown, tell), grown.items, grown.text, grown.counts
+    if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
-        text_to_vector = run.query_encoder(run.text_encoder()).text_to_vector
-    serving = ServingModel(model, run.dataset.items[ITEM].to_numpy(object), np.asarray(run.text), text_to_vector)
+        text_to_vector = run.query_encoder(encoder, tell).text_to_vector
+    serving = ServingModel(model, items[ITEM].to_numpy(object), text, text_to_vector)
 
     temporary = target / f".writing-{uuid.uuid4().hex}"
+    ours = not target.exists()
     try:
         target.mkdir(parents=True, exist_ok=True)
-        tf.saved_model.save(serving, str(temporary), signatures=serving.signatures())
+        signatures = serving.signatures()
+        tf.saved_model.save(serving, str(temporary), signatures=signatures)
         extra = temporary / EXTRA
         extra.mkdir()
-        items = run.dataset.items
         items[[column for column in (ITEM, TITLE) if column in items]].to_parquet(extra / ITEMS, index=False)
-        (extra / MANIFEST).write_text(json.dumps(_manifest(run, target), indent=1))
+        (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
+        ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
+        write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
         for path in temporary.rglob("*"):
             if path.is_file():
                 sync(path)
         return _publish(temporary, target)
-    except OSError as error:
-        raise ModelError(f"The model cannot be written to {target}: {error}. Nothing was changed there.") from error
+    # TensorFlow's own writers have their own errors for a full disk.
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if ours:
+            with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
+                target.rmdir()
+        reason = error.message if isinstance(error, tf.errors.OpError) else error
+        raise ModelError(f"The model cannot be written to {target}: {reason}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -88,13 +113,14 @@ def _publish(temporary: Path, target: Path) -> Path:
                     raise
 
 
-def _manifest(run: Run, target: Path) -> dict:
+def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None) -> dict:
     record = run.record
     return {
         "name": target.name,
         "run": str(run.folder.resolve()),
         "config": run.config.model_dump(mode="json"),
-        "items": run.dataset.n_items,
+        "items": len(items),
+        "new_items": None if counts is None else counts.as_dict(),
         "data_sha256": record["data_sha256"],
         "seed": record["seed"],
         "versions": record["versions"],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.serving.saved_model import SavedModel
@@ -16,6 +20,8 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
 
     The model's own figures are computed now, by the run's weights or by the SavedModel's ``score`` signature. Those of
     the baselines do not depend on it and are taken from the run, unless ``refit_baselines``.
+
+    Items that were added to a version after training are left out: nobody had them yet.
 
     Returns:
       The object that ``metrics.json`` holds.
@@ -30,7 +36,8 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
         recommender = run.load_model()
     else:
         saved = SavedModel.open(path)
-        run, recommender = saved.run, saved
+        run = saved.run
+        recommender = _OfTheRun(saved, run.dataset.n_items)
         made_with, now = saved.manifest["config"], run.config.model_dump(mode="json")
         if (
             saved.manifest["data_sha256"] != run.dataset.fingerprint
@@ -48,3 +55,14 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
     if refit_baselines:
         recommenders |= baselines(run.split, run.text, run.config, to_stderr)
     return measured_again(run, recommenders)
+
+
+@dataclass(frozen=True)
+class _OfTheRun:
+    """The scores of the items that the run has: in a version, they come first."""
+
+    saved: SavedModel
+    n_items: int
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return self.saved.score(queries)[:, : self.n_items]

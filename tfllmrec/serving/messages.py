@@ -43,6 +43,8 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "map TensorProto")},
     "PredictResponse": {"outputs": (1, "map TensorProto"), "model_spec": (2, "ModelSpec")},
+    "PredictLog": {"request": (1, "PredictRequest"), "response": (2, "PredictResponse")},
+    "PredictionLog": {"predict_log": (6, "PredictLog")},
     "TensorInfo": {"name": (1, "string"), "dtype": (2, "int32"), "tensor_shape": (3, "TensorShapeProto")},
     "SignatureDef": {"inputs": (1, "map TensorInfo"), "outputs": (2, "map TensorInfo"), "method_name": (3, "string")},
     "SignatureDefMap": {"signature_def": (1, "map SignatureDef")},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,8 @@ from tfllmrec.columns import ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Recommendation
-from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
+from tfllmrec.serving.export import versions
+from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -65,7 +65,7 @@ class SavedModel:
                 )
             folder = folder / str(numbers[-1])
         try:
-            manifest = json.loads((folder / EXTRA / MANIFEST).read_text())
+            manifest = read_manifest(folder)
             items = pd.read_parquet(folder / EXTRA / ITEMS)
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error

@@ -17,9 +17,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfllmrec.serving.embedded.batching import Joining
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
+from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
 
-EXTRA, OURS = "assets.extra", "tfllmrec.json"
-WARM_UP = "tf_serving_warmup_requests"
 #: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
 MAX_TENSOR_BYTES = 256 << 20
 
@@ -61,7 +60,7 @@ class Servable:
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
-        ours = (folder / EXTRA / OURS).is_file()
+        ours = (folder / EXTRA / MANIFEST).is_file()
         self.joining = {name: Joining(signature, ours) for name, signature in self.signatures.items()}
         self.calls = {name: partial(self.call, name) for name in self._functions}
         self._warm_up(folder / EXTRA / WARM_UP)

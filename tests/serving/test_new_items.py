@@ -1,0 +1,263 @@
+"""Items that came after training."""
+
+import gzip
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.serving import export as exporting
+from tfllmrec.serving.export import export
+from tfllmrec.serving.measure import measure
+from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
+from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.training.run import Run
+
+pytestmark = pytest.mark.tf
+
+N = 40  # items of the ring: i0 to i35, and i36 to i39 that nobody had
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def titles(chain_run):
+    items = chain_run[0].dataset.items
+    return dict(zip(items.item_id, items.title, strict=True))
+
+
+@pytest.fixture(scope="module")
+def grown(chain_run, titles, tmp_path_factory):
+    """(version, what was told, hybrid): a twin of a cold item, an item of its own, a known one changed, and others."""
+    folder = tmp_path_factory.mktemp("grown")
+    rows = [
+        {"sku": "twin", "title": titles["i37"], "colour": "none"},
+        {"sku": "own", "title": "the red toy"},
+        {"sku": "i5", "title": "cafe toy"},
+        {"sku": "i6", "title": titles["i6"]},
+        {"sku": "i7", "title": ""},
+        {"sku": "own", "title": "again"},
+        {"sku": "wordless", "title": ""},
+    ]
+    (folder / "new.jsonl").write_text(lines(rows))
+    told: list[str] = []
+    hybrids = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "grown_model", lambda *args: hybrids.append(grown_model(*args)) or hybrids[0])
+        version = export(chain_run[0].folder, folder / "chain", folder / "new.jsonl", tell=told.append)
+    return SavedModel.open(version), told, hybrids[0]
+
+
+def test_the_manifest_counts_and_the_items_follow_the_old_ones(grown, chain_run, titles):
+    model, told, _ = grown
+    assert model.manifest["items"] == N + 2
+    assert model.manifest["new_items"] == {
+        "file": "new.jsonl", "added": 2, "replaced": 1, "unchanged": 2, "dropped": 2,
+    }  # fmt: skip
+    assert model.item_ids.tolist() == [*chain_run[0].dataset.items.item_id, "twin", "own"]
+    assert [model.title(i) for i in ("twin", "own", "i5")] == [titles["i37"], "the red toy", "cafe toy"]
+    assert model.title("i7") == titles["i7"]
+    said = "\n".join(told)
+    assert "item_id <- sku" in said and "the item_id is there already" in said and "'wordless'" in said
+    assert "solving again, for 42 items" in said
+
+
+def test_a_new_item_scores_as_a_cold_one_with_its_text(grown):
+    """In every term, wherever it stands: neither has events, and both have the same text."""
+    model = grown[0]
+    twin = model.item_ids.tolist().index("twin")
+    queries = Queries.from_histories([[3, 4], [20], [36, 7], [38], [], [5]])
+    scores = model.score(queries)
+    np.testing.assert_allclose(scores[:, twin], scores[:, 37], rtol=1e-4, atol=1e-4)
+    assert np.ptp(scores[:-2], axis=1).min() > 0.1  # they do not agree because all do
+    histories = Queries.from_histories([[37], [twin]])
+    of_cold, of_twin = model.score(histories)
+    others = np.arange(N + 2) != twin
+    others[37] = False
+    np.testing.assert_allclose(of_cold[others], of_twin[others], rtol=1e-4, atol=1e-4)
+    explained = model._call(
+        "explain",
+        history=np.array([["i3", "i4"]], object),
+        ratings=np.zeros((1, 0), np.float32),
+        items=np.array([["twin", "i37"]], object),
+    )
+    for term in ("meaning", "feedback", "behaviour"):
+        assert explained[term][0, 0] == pytest.approx(explained[term][0, 1], abs=1e-4)
+
+
+def test_new_items_are_found(grown):
+    model = grown[0]
+    assert model.search("the red toy", k=1)[0].item_id == "own"
+    assert model.search("cafe toy", k=1)[0].item_id == "i5"  # whose text was replaced
+    assert model.similar("i37", k=1)[0].item_id == "twin"
+    found = {i.item_id for i in model.recommend(["i3", "i4"], k=N + 2)}
+    assert {"twin", "own"} <= found and not {"i3", "i4"} & found
+    assert all(model.known(["twin", "own"]))
+
+
+def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
+    """W is solved over all items; an independent inverse of the same matrices is the oracle."""
+    from tfllmrec.models.item_weights import ItemWeightSettings, behaviour_statistics, centred_unit
+
+    model, run = grown[0], chain_run[0]
+    settings = ItemWeightSettings(**run.config.model.item_weight_settings)
+    vectors = model.encode([model.title(i) for i in model.item_ids])
+    text = centred_unit(vectors).astype(np.float64)
+    known, target = behaviour_statistics(run.split.train_queries().history, N + 2, settings)
+    alike = settings.text * text @ text.T
+    inverse = np.linalg.inv(known.toarray() + alike + settings.l2 * np.eye(N + 2))
+    weights = inverse @ (target.toarray() + alike)
+    weights -= inverse * (weights.diagonal() / inverse.diagonal())
+    weights *= np.minimum(settings.l2 * inverse.diagonal(), 1) ** settings.popularity
+    explained = model._call(
+        "explain",
+        history=np.array([["i3"]], object),
+        ratings=np.zeros((1, 0), np.float32),
+        items=np.array([model.item_ids]),
+    )
+    gates = run.load_model().gates
+    counts = np.pad(run.split.train_counts, (0, 2)).astype(np.float32)
+    gates.has_text = np.ones(N + 2, np.float32)
+    sparse = gates.factors(counts)[1].numpy()
+    np.testing.assert_allclose(explained["behaviour"][0], weights[3] * sparse, rtol=1e-3, atol=1e-4)
+
+
+def test_old_items_keep_what_was_learnt(grown, chain_run):
+    """The dense vectors of old items do not move, save that of the one whose text did."""
+    old, new = chain_run[0].load_model().item_vectors().numpy(), grown[2].item_vectors().numpy()
+    moved = np.abs(old - new[:N]).max(axis=1) > 1e-6
+    assert np.flatnonzero(moved).tolist() == [5]
+    np.testing.assert_allclose(new[N], new[37], atol=1e-6)
+    assert grown[2].train_counts.numpy().tolist() == [*chain_run[0].split.train_counts, 0, 0]
+
+
+def test_figures_are_those_of_the_items_that_people_had(grown, chain_run):
+    measured, recorded = measure(grown[0].folder), chain_run[0].metrics
+    assert measured["data"] == recorded["data"] and measured["split"] == recorded["split"]
+    figures = measured["results"]["hybrid"]
+    assert figures["ndcg@10"] == pytest.approx(recorded["results"]["hybrid"]["ndcg@10"], abs=0.1)
+
+
+def test_nothing_new_is_the_run_itself(chain_run, chain_version, titles, tmp_path):
+    """A catalogue as it was trained on, in another format."""
+    with gzip.open(tmp_path / "same.csv.gz", "wt") as out:
+        out.write("item_id,title\n" + "".join(f"{i},{title}\n" for i, title in titles.items()))
+    told: list[str] = []
+    model = SavedModel.open(export(chain_run[0].folder, tmp_path / "same", tmp_path / "same.csv.gz", tell=told.append))
+    assert model.manifest["new_items"] == {
+        "file": "same.csv.gz", "added": 0, "replaced": 0, "unchanged": N, "dropped": 0,
+    }  # fmt: skip
+    assert not any("solving" in line for line in told)
+    queries = Queries.from_histories([[3, 4], [20]])
+    np.testing.assert_array_equal(model.score(queries), SavedModel.open(chain_version).score(queries))
+
+
+class Letters:
+    """Reads a text as how often each of four letters is in it; knows what it was asked."""
+
+    fingerprint, dim = "letters", 4
+
+    def __init__(self):
+        self.asked = []
+
+    def encode(self, texts, progress=None):
+        self.asked += texts
+        return np.array([[text.count(letter) for letter in "abcd"] for text in texts], np.float32)
+
+
+@pytest.fixture
+def shop(chain_run, monkeypatch, tmp_path):
+    """A run whose texts are title and description, as read from a file with names of its own."""
+    monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
+    config = chain_run[0].config.model_copy(deep=True)
+    config.text.template = "{title}: {description}"
+    items = (
+        chain_run[0]
+        .dataset.items.head(2)
+        .assign(item_id=["1", "2"], title=["a", "b"], description=["c", "d"], colour=["red", ""])
+    )
+    return SimpleNamespace(
+        folder="shop",
+        config=config,
+        dataset=SimpleNamespace(items=items.astype("str")),
+        text=np.eye(2, 4, dtype=np.float32),
+        record={"source": {"events": "e.csv", "columns": {"title": "nom", "user_id": "who"}, "max_bad_rows": 0.5}},
+    )
+
+
+def test_what_a_file_leaves_empty_stays(shop, tmp_path):
+    (tmp_path / "new.csv").write_text("article_id,nom,description,size\n2.0,,abba,9\n1.0,a,,\n3.0,<b>cc</b>,,\n")
+    encoder = Letters()
+    grown = read_new_items(shop, tmp_path / "new.csv", encoder, lambda line: None)
+    assert grown.items.to_dict("list") == {
+        "item_id": ["1", "2", "3"], "title": ["a", "b", "cc"], "description": ["c", "abba", ""],
+        "colour": ["red", "", ""],
+    }  # fmt: skip
+    # Only what changed is read: item 1 keeps the vector of its run, whatever the encoder would say.
+    assert sorted(encoder.asked) == ["b: abba", "cc"]
+    assert grown.text.tolist() == [[1, 0, 0, 0], [2, 3, 0, 0], [0, 0, 2, 0]]
+    assert grown.counts == Counts("new.csv", added=1, replaced=1, unchanged=1, dropped=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("new.csv", "", r"new.csv is empty"),
+        ("new.csv", "item_id,nom\n", "has a header but no rows"),
+        ("new.csv", "label,nom\n1,a\n", r"new.csv: no column for item_id. .*came 'label', 'nom'"),
+        ("new.csv", "item_id,price\n1,2\n", r"new.csv: expected at least one of the columns title, description"),
+        ("new.csv", "item_id,nom\n3,\n", "no row that can be used"),
+        ("new.csv", "item_id,nom\n,a\n,b\n3,c\n", r"new.csv:2, .*2 of 3 rows of new.csv cannot be read"),
+        ("new.jsonl", '{"item_id": 3, "nom": "a"}\n{"item_id\n{{\n', "2 of 3 rows of new.jsonl cannot be read"),
+        ("gone.csv", None, "gone.csv is not there"),
+    ],
+)
+def test_bad_files_are_refused(shop, tmp_path, name, text, said):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_new_items(shop, tmp_path / name, Letters(), lambda line: None)
+
+
+def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(Run, "text_encoder", lambda *args: Letters())
+    with pytest.raises(DataError, match="is not there"):
+        export(chain_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
+    assert not (tmp_path / "made").exists()
+
+
+def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
+    (tmp_path / "new.csv").write_text("item_id,title\nnew,a\n")
+    with pytest.raises(ModelError, match="was trained without text"):
+        export(bare_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("items", "form"), [(2, "low_rank"), (3, "exact")])
+def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(
+    chain_run, chain_config, monkeypatch, items, form
+):
+    """The run was small enough; what is solved is looked at, not the model."""
+    from tfllmrec.serving import new_items
+
+    run, asked = chain_run[0], {}
+
+    class Stop(Exception):
+        pass
+
+    def solve(histories, n_items, settings, text, **how):
+        asked.update(how, n_items=n_items, text=text)
+        raise Stop
+
+    monkeypatch.setattr(new_items, "solve_item_weights", solve)
+    monkeypatch.setattr(new_items, "MAX_ITEMS", N + items - 2)
+    text = np.vstack([run.text, run.text[:1]])
+    catalogue = new_items.GrownCatalogue(run.dataset.items.iloc[[*range(N), 0]], text, Counts("f", 1, 0, 0, 0))
+    with pytest.raises(Stop):
+        grown_model(run, catalogue, lambda line: None)
+    assert asked["form"] == form and asked["n_items"] == N + 1

@@ -1,0 +1,31 @@
+"""What the files of an exported version are called.
+
+Apart from :mod:`tfllmrec.serving.export`, which loads what trained the model: a server only needs the names.
+
+VERSION/
+  saved_model.pb, variables/, assets/    what TensorFlow wrote
+  assets.extra/                          what TensorFlow keeps with a model and does not read
+    tfllmrec.json                        the manifest
+    items.parquet                        ids and titles, in the order of the ``score`` signature
+    tf_serving_warmup_requests           what TF Serving asks a version before it serves it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+EXTRA = "assets.extra"
+MANIFEST = "tfllmrec.json"
+ITEMS = "items.parquet"
+WARM_UP = "tf_serving_warmup_requests"  # TF Serving looks for this name
+
+
+def read_manifest(version: Path) -> dict[str, Any]:
+    """What an export says of itself.
+
+    Raises:
+      OSError, ValueError: there is none, or it is damaged.
+    """
+    return json.loads((version / EXTRA / MANIFEST).read_text())

@@ -1,0 +1,173 @@
+"""Items that came after training: read, encoded, and put into a fitted model without any training.
+
+To the model, an item that nobody had yet is what a cold item of the training catalogue is. Its ``e_i`` is its text, as
+the id part fades to nothing without events; the gates see a popularity of 0; and the closed-form item-item weights,
+which cold items enter by the text in ``A`` and ``B`` (:mod:`tfllmrec.models.item_weights`), are solved again over the
+larger catalogue from the same events with the same settings. So the behaviour term is exactly what a fit with these
+items in its catalogue would have solved (in the low-rank form: as near to it), and the weights among the old items move
+a little where a new item shares their text. What was learnt by gradient stays as it is, and with it the mean of the
+training catalogue's texts, which it reads every text without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.columns import ITEM
+from tfllmrec.config import DataConfig
+from tfllmrec.data.readers import read_items
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.layers.item_fusion import centred
+from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, solve_item_weights
+from tfllmrec.progress import show_progress
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.store import VectorStore, encode_items
+from tfllmrec.text.template import ItemTemplate
+from tfllmrec.training.run import Run, Tell
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of a file of new items.
+
+    Attributes:
+      file: its name.
+      added: items that the run does not know.
+      replaced: items that it knows, with another text now.
+      unchanged: items that it knows, with the text that they had.
+      dropped: rows without an id or that cannot be read, repeated ids, and new items without text.
+    """
+
+    file: str
+    added: int
+    replaced: int
+    unchanged: int
+    dropped: int
+
+    def as_dict(self) -> dict[str, str | int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class GrownCatalogue:
+    """A run's items, in their order, and after them the new ones.
+
+    Attributes:
+      items: as :attr:`Dataset.items`, with the run's columns.
+      text: float32 ``[N', Dt]``.
+      counts: what was added and replaced.
+    """
+
+    items: pd.DataFrame
+    text: np.ndarray
+    counts: Counts
+
+
+def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell: Tell) -> GrownCatalogue:
+    """Reads new items, and encodes those that are new or whose text is.
+
+    The file is read as the training catalogue was: its columns are mapped and cleaned alike, and put into the template
+    of the run; columns that the run does not have are left out. Of an item that the run knows, each value that the file
+    has takes the place of the old one; what it leaves empty stays. Its training events and its learned id stay too.
+
+    Args:
+      run: complete.
+      path: CSV, TSV, JSONL, Parquet and so on; see :func:`tfllmrec.data.read_items`.
+      encoder: the run's own; ``None`` where it has no text.
+      tell: called with a line for each finding.
+
+    Raises:
+      DataError: the file cannot be read, has none of the columns of the template, or no row that can be used.
+      ModelError: the run has no text, so nothing can be said about an item that nobody had.
+    """
+    path, known = Path(path), run.dataset.items
+    if encoder is None:
+        raise ModelError(
+            f"{run.folder} was trained without text, so nothing can be said about items that nobody had: fit again "
+            "with a catalogue that has titles or descriptions."
+        )
+    template = ItemTemplate.from_items(known, run.config.text.template)
+    source = run.record["source"]
+    config = DataConfig(**{name: source[name] for name in ("columns", "encoding", "max_bad_rows") if name in source})
+    came, report = read_items(path, config)
+    for line in report.lines():
+        tell(f"new items: {line}")
+    if not set(template.columns) & set(came.columns):
+        raise DataError(
+            f"{path.name}: expected at least one of the columns {', '.join(template.columns)}, which the run makes an "
+            f"item's text of ({template.template!r}); came {', '.join(came.columns)}."
+        )
+    came = came.reindex(columns=known.columns, fill_value="")
+    row = pd.Index(known[ITEM]).get_indexer(came[ITEM])
+    old = known.iloc[row[row >= 0]]
+    same = came[row >= 0].set_axis(old.index)
+    same = same.where(same != "", old)
+    replaced = np.array(template.texts(same)) != np.array(template.texts(old))
+    new = came[row < 0]
+    texts = template.texts(new)
+    has_text = np.array(texts, object) != ""
+    if not has_text.all():
+        tell(
+            f"new items:   items: {int((~has_text).sum()):,} dropped: without text nothing is known of a new item "
+            f"(such as {new[ITEM].iloc[int(np.argmin(has_text))]!r})"
+        )
+    new = new[has_text]
+    if not len(new) + len(same):
+        raise DataError(f"{path.name} has no row that can be used: expected an id and a text in each.")
+
+    items = known.copy()
+    items.loc[same.index] = same
+    items = pd.concat([items, new], ignore_index=True)
+    changed = np.concatenate([same.index[replaced].to_numpy(int), np.arange(len(known), len(items))])
+    text = np.zeros((len(items), run.text.shape[1]), np.float32)
+    text[: len(known)] = run.text
+    with show_progress("Encoding new items", "texts") as progress:
+        store = VectorStore(cache_folder() / "vectors")
+        text[changed] = encode_items(template.texts(items.iloc[changed]), encoder, store, progress)
+    dropped = report.dropped("items") + int((~has_text).sum())
+    counts = Counts(path.name, len(new), int(replaced.sum()), int((~replaced).sum()), dropped)
+    return GrownCatalogue(items, text, counts)
+
+
+def grown_model(run: Run, catalogue: GrownCatalogue, tell: Tell) -> Hybrid:
+    """The run's model over a grown catalogue; see the module's text for what that is.
+
+    Solving the item-item weights takes what it takes in a fit: 15 s for 12,000 items, four minutes for 100,000.
+    """
+    fitted, text = run.load_model(), catalogue.text
+    if not catalogue.counts.added + catalogue.counts.replaced:
+        return fitted
+    n_items, n_known = len(text), fitted.n_items
+    train_counts = np.pad(run.split.train_counts, (0, n_items - n_known))
+    settings = run.config.model
+    ids = catalogue.items[ITEM].to_numpy(object)
+    model = Hybrid(Catalogue(ids, text), train_counts, settings, seed=run.config.seed)
+    for layer in ("items", "history_encoder", "feedback", "gates"):
+        for variable, learnt in zip(getattr(model, layer).weights, getattr(fitted, layer).weights, strict=True):
+            if variable.shape == learnt.shape:
+                variable.assign(learnt)
+    model.items.blocks["text"].assign(centred(text, np.asarray(run.text)))
+    model.gates.has_text.assign(np.any(text != 0, axis=1))
+    if model.items.use_ids:
+        known = fitted.items.id_embedding.numpy()
+        model.items.id_embedding.assign(np.pad(known, ((0, n_items - n_known), (0, 0))))
+    if model.use_behaviour:
+        tell(f"item-item weights: solving again, for {n_items:,} items")
+        model.set_item_weights(
+            solve_item_weights(
+                run.split.train_queries().history,
+                n_items,
+                ItemWeightSettings(**settings.item_weight_settings),
+                centred_unit(text),
+                form="low_rank" if n_items > MAX_ITEMS else settings.item_weights,
+                rank=settings.item_weights_rank,
+                neighbours=settings.item_weights_neighbours,
+            )
+        )
+    return model

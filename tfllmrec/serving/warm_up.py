@@ -1,0 +1,80 @@
+"""Requests that TF Serving replays before it serves a version, so that no user waits while TensorFlow gets ready.
+
+The first call of a signature prepares its graph and fills caches, which takes many times as long as an answer. TF
+Serving, and the embedded server with it, sends each ``PredictionLog`` of ``assets.extra/tf_serving_warmup_requests``
+to the version before any user's request reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.serving.messages import MESSAGES
+from tfllmrec.text.bundled import INPUTS
+
+#: Queries in a request: one person, and what a server makes of some that come together.
+BATCHES = (1, 8)
+HISTORY, FEW, TOKENS, K = 10, 5, 16, 10
+
+
+def write_warm_up(
+    path: Path,
+    model_name: str,
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    item_ids: Sequence[str],
+    texts: Sequence[str],
+) -> None:
+    """Writes a TFRecord of requests of usual sizes, one for each signature and each of :data:`BATCHES`.
+
+    An input that is not known here is left empty: no row of it has an entry.
+
+    Args:
+      path: the file.
+      model_name: what clients will call the model.
+      signatures: by name, with named inputs.
+      item_ids: some of the catalogue's; they become histories.
+      texts: some that may be searched for.
+
+    Raises:
+      tf.errors.OpError: it cannot be written.
+    """
+    with tf.io.TFRecordWriter(str(path)) as out:
+        for name, function in signatures.items():
+            for batch in BATCHES:
+                log = MESSAGES["PredictionLog"]()
+                request = log.predict_log.request
+                request.model_spec.name, request.model_spec.signature_name = model_name, name
+                for key, spec in function.structured_input_signature[1].items():
+                    value = tf.make_tensor_proto(_values(key, spec, batch, item_ids, texts), spec.dtype)
+                    request.inputs[key].ParseFromString(value.SerializeToString())
+                out.write(log.SerializeToString())
+
+
+def _values(
+    name: str, spec: tf.TensorSpec, batch: int, item_ids: Sequence[str], texts: Sequence[str]
+) -> np.ndarray | list:
+    def of(values: Sequence[str], *shape: int) -> np.ndarray:
+        return np.resize(np.asarray(values, object), (batch, *shape))
+
+    match name:
+        case "history":
+            return of(item_ids, HISTORY)
+        case "exclude" | "items":
+            return of(item_ids, FEW)
+        case "item_id":
+            return of(item_ids)
+        case "text":
+            return of(texts)
+        case "ratings":
+            return np.ones((batch, HISTORY))
+        case "k":
+            return np.full(batch, K)
+        case _ if name in INPUTS:
+            # Any vocabulary has a second word; the types of a single text are all 0.
+            return np.full((batch, TOKENS), int(name != INPUTS[-1]))
+    shape = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
+    return np.full(shape, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
