@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from tfllmrec.columns import ITEM_INDEX, RATING, TIMESTAMP
 from tfllmrec.config import DataConfig
-from tfllmrec.data import read_dataset
+from tfllmrec.data import read_dataset, read_items
 from tfllmrec.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -630,3 +630,18 @@ def test_shared_data_sets(config, users, items, events, text):
     for table, n in data.report.rows_in.items():
         assert n == data.report.rows_kept[table] + data.report.dropped(table)
     assert not data.items["title"].str.contains("<span|&amp;").any()
+
+
+def test_a_catalogue_alone(tmp_path):
+    folder = write(tmp_path, new_tsv="sku\tnom\tgenre\tsize\n7.0\t<b>a</b>\t['x', 'y']\t3\n8.0\tb\t\t\n8.0\tc\t\t\n")
+    config = DataConfig(columns={"title": "nom", "user_id": "who"})  # of a mapping for several files, what concerns it
+    items, report = read_items(folder / "new.tsv", config)
+    assert items.to_dict("list") == {
+        "item_id": ["7", "8"], "title": ["a", "b"], "categories": ["x, y", ""], "size": ["3", ""],
+    }  # fmt: skip
+    assert report.sources == ["items: new.tsv (item_id <- sku, title <- nom, categories <- genre; other columns: size)"]
+    assert (report.rows_in, report.rows_kept, report.dropped("items")) == ({"items": 3}, {"items": 2}, 1)
+    with pytest.raises(ConfigError, match="'nom' is no column that tfllmrec knows"):
+        read_items(folder / "new.tsv", DataConfig(columns={"nom": "title"}))
+    with pytest.raises(DataError, match=r"gone.tsv is not there. .* holds: new.tsv"):
+        read_items(folder / "gone.tsv", config)

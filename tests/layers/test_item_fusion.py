@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.layers.item_fusion import ItemFusion
+from tfllmrec.layers.item_fusion import ItemFusion, centred
 
 pytestmark = pytest.mark.tf
 TEXT = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], np.float32)
@@ -70,3 +70,11 @@ def test_some_of_the_items_in_any_order():
     layer = ItemFusion(TEXT, 5, id_dropout=0.3, seed=1)
     some = layer(tf.constant([2, 0]), tf.constant([7.0, 3.0])).numpy()
     np.testing.assert_allclose(some, vectors(layer, [3, 0, 7, 0])[[2, 0]], atol=1e-6)
+
+
+def test_texts_that_come_later_are_centred_as_those_of_the_catalogue():
+    later = np.array([[2.0, 0, 0], [0, 0, 0]], np.float32)
+    # Three texts of the catalogue's four rows: their mean is 1/3 everywhere.
+    np.testing.assert_allclose(centred(later, TEXT), [[2 - 1 / 3, -1 / 3, -1 / 3], [0, 0, 0]], atol=1e-7)
+    layer = ItemFusion(TEXT, 5, id_dropout=0.3, seed=1)
+    np.testing.assert_array_equal(layer.blocks["text"].numpy(), centred(TEXT, TEXT))

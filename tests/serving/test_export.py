@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import re
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +27,7 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert manifest["metrics"] == run.metrics
     assert Path(manifest["run"]) == run.folder.resolve()
     assert manifest["config"] == run.config.model_dump(mode="json")
-    assert "tensorflow" in manifest["versions"]
+    assert "tensorflow" in manifest["versions"] and manifest["new_items"] is None
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
     assert items.title.tolist() == run.dataset.items.title.tolist()
@@ -73,14 +76,51 @@ def test_another_exporter_may_take_the_number(bare_run, quickly, tmp_path, monke
     assert export(bare_run[0].folder, tmp_path / "made") == tmp_path / "made" / "2"
 
 
-def test_a_failure_leaves_nothing(bare_run, quickly, tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError("no space left")
+def disk_full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(ModelError, match=r"cannot be written to .*made: no space left. Nothing was changed"):
+
+@pytest.mark.parametrize("step", ["to_parquet", "write_text", "sync", "rename"])
+def test_a_full_disk_leaves_nothing(bare_run, quickly, tmp_path, monkeypatch, step):
+    target = tmp_path / "made"
+    owner = {"to_parquet": pd.DataFrame, "sync": exporting}.get(step, Path)
+    monkeypatch.setattr(owner, step, disk_full)
+    with pytest.raises(
+        ModelError, match=r"cannot be written to .*made: .*No space left on device. Nothing was changed"
+    ):
+        export(bare_run[0].folder, target)
+    assert not target.exists()
+    # What was there before stays, and nothing else comes.
+    (target / "1").mkdir(parents=True)
+    with pytest.raises(ModelError, match="No space left"):
+        export(bare_run[0].folder, target)
+    assert [path.name for path in target.iterdir()] == ["1"]
+
+
+def test_tensorflow_has_errors_of_its_own_for_a_full_disk(bare_run, quickly, tmp_path, monkeypatch):
+    """In the middle of writing: some of the version is there."""
+
+    def save(serving, folder, signatures):
+        (Path(folder) / "variables").mkdir(parents=True)
+        (Path(folder) / "variables" / "variables.data-00000-of-00001").write_bytes(b"half")
+        raise exporting.tf.errors.ResourceExhaustedError(None, None, "variables; No space left on device")
+
+    monkeypatch.setattr(exporting.tf.saved_model, "save", save)
+    with pytest.raises(ModelError, match=r"made: variables; No space left on device. Nothing was changed there"):
         export(bare_run[0].folder, tmp_path / "made")
-    assert list((tmp_path / "made").iterdir()) == []
+    assert not (tmp_path / "made").exists()
+
+
+def test_files_that_may_not_grow(bare_run, tmp_path):
+    """The real writers, stopped half-way by the system: no file may have more than 20 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ModelError, match=r"cannot be written to .*made: .*File too large.* Nothing was changed"):
+            export(bare_run[0].folder, tmp_path / "made")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "made").exists()
 
 
 def test_only_complete_runs(tmp_path):

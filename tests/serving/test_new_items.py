@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tfllmrec.data.queries import Queries
@@ -171,20 +172,16 @@ class Letters:
 
 
 @pytest.fixture
-def shop(chain_run, monkeypatch, tmp_path):
+def shop(chain_config, monkeypatch, tmp_path):
     """A run whose texts are title and description, as read from a file with names of its own."""
     monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
-    config = chain_run[0].config.model_copy(deep=True)
+    config = chain_config.model_copy(deep=True)
     config.text.template = "{title}: {description}"
-    items = (
-        chain_run[0]
-        .dataset.items.head(2)
-        .assign(item_id=["1", "2"], title=["a", "b"], description=["c", "d"], colour=["red", ""])
-    )
+    items = {"item_id": ["1", "2"], "title": ["a", "b"], "description": ["c", "d"], "colour": ["red", ""]}
     return SimpleNamespace(
         folder="shop",
         config=config,
-        dataset=SimpleNamespace(items=items.astype("str")),
+        dataset=SimpleNamespace(items=pd.DataFrame(items, dtype="str")),
         text=np.eye(2, 4, dtype=np.float32),
         record={"source": {"events": "e.csv", "columns": {"title": "nom", "user_id": "who"}, "max_bad_rows": 0.5}},
     )
@@ -202,6 +199,11 @@ def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     assert sorted(encoder.asked) == ["b: abba", "cc"]
     assert grown.text.tolist() == [[1, 0, 0, 0], [2, 3, 0, 0], [0, 0, 2, 0]]
     assert grown.counts == Counts("new.csv", added=1, replaced=1, unchanged=1, dropped=0)
+    (tmp_path / "more.csv").write_text("item_id,nom\n3,cc\n")
+    grown = read_new_items(shop, tmp_path / "more.csv", encoder, lambda line: None)
+    assert grown.items.item_id.tolist() == ["1", "2", "3"]
+    assert grown.counts == Counts("more.csv", added=1, replaced=0, unchanged=0, dropped=0)
+    assert shop.dataset.items.description.tolist() == ["c", "d"]  # the run's own table stays as it is
 
 
 @pytest.mark.parametrize(
@@ -239,9 +241,7 @@ def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
 
 
 @pytest.mark.parametrize(("items", "form"), [(2, "low_rank"), (3, "exact")])
-def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(
-    chain_run, chain_config, monkeypatch, items, form
-):
+def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_run, monkeypatch, items, form):
     """The run was small enough; what is solved is looked at, not the model."""
     from tfllmrec.serving import new_items
 
