@@ -48,19 +48,17 @@ def write_warm_up(
                 log = MESSAGES["PredictionLog"]()
                 request = log.predict_log.request
                 request.model_spec.name, request.model_spec.signature_name = model_name, name
-                for key, spec in function.structured_input_signature[1].items():
-                    value = tf.make_tensor_proto(_values(key, spec, batch, item_ids, texts), spec.dtype)
-                    request.inputs[key].ParseFromString(value.SerializeToString())
+                for spec in tf.nest.flatten(function.structured_input_signature):
+                    value = tf.make_tensor_proto(_values(spec, batch, item_ids, texts), spec.dtype)
+                    request.inputs[spec.name].ParseFromString(value.SerializeToString())
                 out.write(log.SerializeToString())
 
 
-def _values(
-    name: str, spec: tf.TensorSpec, batch: int, item_ids: Sequence[str], texts: Sequence[str]
-) -> np.ndarray | list:
+def _values(spec: tf.TensorSpec, batch: int, item_ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     def of(values: Sequence[str], *shape: int) -> np.ndarray:
         return np.resize(np.asarray(values, object), (batch, *shape))
 
-    match name:
+    match spec.name:
         case "history":
             return of(item_ids, HISTORY)
         case "exclude" | "items":
@@ -73,7 +71,7 @@ def _values(
             return np.ones((batch, HISTORY))
         case "k":
             return np.full(batch, K)
-        case _ if name in INPUTS:
+        case name if name in INPUTS:
             # Any vocabulary has a second word; the types of a single text are all 0.
             return np.full((batch, TOKENS), int(name != INPUTS[-1]))
     shape = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
