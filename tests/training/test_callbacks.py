@@ -51,7 +51,7 @@ def test_scoreboard_writes_the_usual_labels(tmp_path):
     assert written["recall@10/tail"] == pytest.approx({0: 0.2 / 2, 1: 0.3 / 2})
     assert history["selection"] == pytest.approx([0.2, 0.3])
     assert written["training/selection"] == pytest.approx({0: 0.2, 1: 0.3})
-    assert told[0] == "epoch 1: ; validation ndcg@10 0.2000, recall@10 0.4000, recall@10/tail 0.1000"
+    assert told[0] == "epoch 1: validation ndcg@10 0.2000, recall@10 0.4000, recall@10/tail 0.1000"
     assert told[1] == "  alarm: odd"
 
 

@@ -169,7 +169,7 @@ def tower_run(chain_config, thin_hub, cache, tmp_path_factory):
     config.text = TextConfig(
         encoder=str(thin_hub[1]), preprocessor=str(thin_hub[0]), max_tokens=12, mode="lora", pretrain_epochs=1
     )
-    config.tuning = TuningConfig(epochs=2, batch_size=8, learning_rate=0.02)
+    config.tuning = TuningConfig(epochs=2, batch_size=8, learning_rate=0.005)
     config.model.terms, config.model.blocks = ["meaning"], 0
     config.training.epochs, config.evaluation.baselines = 1, ["text"]
     told: list[str] = []
