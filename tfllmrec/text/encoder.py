@@ -245,7 +245,10 @@ def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterato
 
     The next windows are tokenised while one is worked on.
     """
-    windows = tf.data.Dataset.from_tensor_slices([as_text(text) for text in texts]).batch(_WINDOW)
+    strings = [as_text(text) for text in texts]
+    if len(strings) <= _WINDOW:  # where setting up a pipeline takes longer than all else
+        return iter([{name: value.numpy() for name, value in text_to_vector.tokens(tf.constant(strings)).items()}])
+    windows = tf.data.Dataset.from_tensor_slices(strings).batch(_WINDOW)
     return windows.map(text_to_vector.tokens, num_parallel_calls=_AT_ONCE).prefetch(1).as_numpy_iterator()
 
 
