@@ -11,7 +11,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
 
+from tfllmrec.config import ModelConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.layers import item_index
+from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.item_weights import PrunedWeights
+from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.bundled import INPUTS
 
 pytestmark = pytest.mark.tf
@@ -230,6 +235,132 @@ def test_explain_gives_the_terms_of_the_score(served):
     assert set(out.because[0, :3]) <= {"i3", "i4"}
     assert out.because[0, 3:].tolist() == ["", ""]
     assert out.unknown.tolist() == [1]
+
+
+# Filters --------------------------------------------------------------------------------------------------------------
+
+KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Random weights, exported functions as they are; the text of item i is what ``search`` reads in ``str(i)``."""
+    rng = np.random.default_rng(5)
+    text = rng.normal(size=(40, 5)).astype(np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    config = ModelConfig(
+        embedding_dim=8, blocks=1, heads=2, dropout=0.1, history_length=4, item_weights_decay=0.5,
+        item_weights_neighbours=6,
+    )  # fmt: skip
+    hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config)
+    hybrid.gates.output_map.kernel.assign(rng.normal(0, 0.05, (8, 1)))
+    hybrid.gates.dense_strength.assign(0.7)
+    neighbours = np.array([rng.permutation(40)[:6] for _ in range(40)], np.int32)
+    hybrid.set_item_weights(PrunedWeights(neighbours, rng.normal(size=(40, 6)).astype(np.float32)))
+
+    def made(categories=None, alike=False):
+        model = hybrid
+        if alike:
+            same = Catalogue(np.array(ALL, object), np.tile(text[:1], (40, 1)))
+            model = Hybrid(same, np.zeros(40, int), config.model_copy(update={"terms": ("meaning",)}))
+        histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
+        reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
+        served = ServingModel(model, np.array(ALL, object), text, reads, histories, categories)
+
+        def call(signature, **inputs):
+            types = {"ratings": tf.float32, "k": tf.int32}
+            given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+            out = getattr(served, signature)(**given)
+            return list(zip(
+                [[item.decode() for item in row] for row in out["item_ids"].numpy()], out["scores"].numpy(), strict=True
+            ))  # fmt: skip
+
+        return call
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def filtered(small):
+    return small([", ".join(KINDS[i % 4]) for i in range(40)])
+
+
+ASKED = {
+    "recommend": {"history": [["i3", "i9", ""]], "ratings": [[5.0, 1.0]], "exclude": [["i12"]]},
+    "search": {"text": ["7"], "history": [["i3", "i9", ""]], "exclude": [["i12"]]},
+    "similar": {"item_id": ["i8"]},
+}
+
+
+@pytest.mark.parametrize("signature", ASKED)
+@pytest.mark.parametrize(
+    ("allow", "categories"),
+    [([], []), (["i1", "i2", "i30", "i3", "i12", "i8"], []), ([], ["Comedy"]), ([], ["", "Sci-Fi", "Drama"]),
+     (["i5", "i6", "i7", "nope", ""], ["Sci-Fi"]), (["nope"], []), ([], ["nope"]), (["i1"], ["Comedy", "nope"])],
+)  # fmt: skip
+def test_a_filter_leaves_the_whole_list_without_what_does_not_pass(filtered, signature, allow, categories):
+    (whole,) = filtered(signature, **ASKED[signature], k=[40])
+    passes = [
+        (item, score)
+        for item, score in zip(*whole, strict=True)
+        if item
+        and (item in allow or not any(allow))
+        and (set(categories) & set(KINDS[int(item[1:]) % 4]) or not any(categories))
+    ]
+    (found,) = filtered(f"{signature}_filtered", **ASKED[signature], allow=[allow], categories=[categories], k=[40])
+    assert found[0] == [item for item, _ in passes] + [""] * (40 - len(passes))
+    np.testing.assert_allclose(found[1], [score for _, score in passes] + [0] * (40 - len(passes)), atol=1e-5)
+
+
+def test_each_row_has_its_own_filters(filtered):
+    rows = [([""], ["Comedy"]), (["i7", "i8"], [""]), ([""], [""]), (["i7", "i8", "i9"], ["Drama", "Comedy"])]
+    inputs = {"history": [["i3"]], "ratings": [[]], "exclude": [[""]], "k": [6]}
+    alone = [filtered("recommend_filtered", **inputs, allow=[a], categories=[c])[0] for a, c in rows]
+    batch = {name: value * 4 for name, value in inputs.items()}
+    padded = {"allow": [(a + [""] * 3)[:3] for a, _ in rows], "categories": [[*c, ""][:2] for _, c in rows]}
+    for (items, scores), expected in zip(filtered("recommend_filtered", **batch, **padded), alone, strict=True):
+        assert items == expected[0]
+        np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+
+
+def test_nothing_is_similar_to_an_unknown_item_whatever_passes(filtered):
+    rows = filtered(
+        "similar_filtered", item_id=["nope", "i8", ""], allow=[["i1"]] * 3, categories=[["Drama", "Sci-Fi"]] * 3, k=[2]
+    )
+    assert [items for items, _ in rows] == [["", ""], ["i1", ""], ["", ""]]
+
+
+def test_a_catalogue_without_categories_has_none_to_ask_for(small):
+    bare = small()
+    asked = ASKED["recommend"] | {"allow": [[""]], "k": [3]}
+    assert "" not in bare("recommend_filtered", **asked, categories=[[""]])[0][0]
+    assert bare("recommend_filtered", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
+
+
+def test_a_large_catalogue_is_searched_in_cells(small, filtered, monkeypatch):
+    monkeypatch.setattr(item_index, "EXACT_ITEMS", 10)
+    cells = small([", ".join(KINDS[i % 4]) for i in range(40)])
+    for signature, inputs in ASKED.items():
+        # So many that all cells are looked into.
+        for (items, scores), exact in zip(
+            cells(signature, **inputs, k=[40]), filtered(signature, **inputs, k=[40]), strict=True
+        ):
+            assert items == exact[0]
+            np.testing.assert_allclose(scores, exact[1], atol=1e-5)
+        few = {"allow": [["i30", "i31", "i8"]], "categories": [["Comedy"]], "k": [2]}
+        assert (
+            cells(f"{signature}_filtered", **inputs, **few)[0][0]
+            == filtered(f"{signature}_filtered", **inputs, **few)[0][0]
+        )
+
+
+def test_rounding_is_no_preference(small):
+    """A model to which all items are the same moves no search, though their scores differ in the last digit."""
+    (plain,), (personal,) = (
+        small(alike=True)("search", text=["7"], history=[[item]], exclude=[[""]], k=[40]) for item in ("", "i3")
+    )
+    assert personal[0] == plain[0]
+    np.testing.assert_allclose(personal[1], plain[1], atol=1e-6)
 
 
 # What stock TF Serving can load ---------------------------------------------------------------------------------------

@@ -352,6 +352,17 @@ def category_text(value: Any) -> str:
     return ", ".join(names)
 
 
+def category_names(text: str) -> list[str]:
+    """The categories of a cleaned ``categories`` cell, as :func:`category_text` writes it.
+
+    >>> category_names("Action, Sci-Fi")
+    ['Action', 'Sci-Fi']
+
+    A name with a comma counts as its parts. Each is named once.
+    """
+    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
 def _literal(text: str) -> list | dict | None:
     for parse in (json.loads, ast.literal_eval):
         try:

@@ -153,6 +153,10 @@ class ItemIndex(tf.Module):
             tf.pad(tf.where(shown, best.scores, 0.0), missing),
         )
 
+    def read(self, items: tf.Tensor) -> tf.Tensor:
+        """The vectors of int32 ``[...]``, as they are kept: float32 ``[..., D]``; zeros for N."""
+        return self.vectors.read(tf.gather(self.slot_of, items))
+
     def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
         batch = tf.shape(query)[0]
         none = tf.zeros((batch, 0), tf.int32)

@@ -3,15 +3,16 @@
     score(u, i) = <g_i e_i, q_u> + sum over history j of decay ** steps_back * (h_i W[j, i])
 
 ``g_i`` and ``h_i`` are what the gates multiply an item's dense and sparse score by. They depend on the item alone, so
-they are multiplied into the item's vector and into the weights that point to it, and nothing is left to weigh.
+``g_i`` is multiplied into the item's vector and ``h_i`` into the values paired with it, and nothing is left to weigh.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.models.hybrid import Hybrid
 
 
@@ -26,10 +27,11 @@ class FoldedHybrid(tf.Module):
     Attributes:
       vectors: float32 ``[N, D]``, ``g_i e_i``.
       prior: float32 ``[N]``, the scores for an empty history.
-      behaviour: the sparse term with ``h_i W`` for weights; ``None`` where the model has none.
+      dim: D.
 
     Args:
-      model: fitted, its gates chosen; what changes in it afterwards does not come here.
+      model: fitted, its gates chosen; what changes in it afterwards does not come here. The variables of its layers are
+        read, not copied.
     """
 
     def __init__(self, model: Hybrid) -> None:
@@ -39,24 +41,25 @@ class FoldedHybrid(tf.Module):
             dense_factor, sparse_factor = np.ones_like(dense_factor), np.ones_like(sparse_factor)
         self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis] * np.float32(model.use_dense)
         self.prior = np.log1p(model.train_counts.numpy())
-        self.behaviour: NeighbourScores | None = None
-        if model.use_behaviour:
-            neighbours, weights = (
-                table.numpy()[:-1] for table in (model.behaviour.neighbours, model.behaviour.weights_)
-            )
-            self.behaviour = NeighbourScores(model.n_items, neighbours.shape[1], model.behaviour.decay)
-            self.behaviour.set_weights_of_items(neighbours, weights * sparse_factor[neighbours])
-        self.n_items, self.use_dense = model.n_items, model.use_dense
-        self._last_query_vectors = model.last_query_vectors  # a method: the Keras model stays out of a SavedModel
+        self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
+        self.dim = self.vectors.shape[1]
+        self.n_items, self.use_dense, self.use_behaviour = model.n_items, model.use_dense, model.use_behaviour
+        # Methods: the Keras model stays out of a SavedModel.
+        self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour.pairs
 
-    def requests(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> dict[str, tf.Tensor | tuple]:
+    def requests(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> dict[str, Any]:
         """``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``; arguments as in ``Hybrid.score_items``.
 
         ``item_vectors`` are the model's own, not :attr:`vectors`: histories are read by them.
         """
+        batch = tf.shape(history)[0]
         if self.use_dense:
             query = tf.add_n(self._last_query_vectors(item_vectors, history, ratings))
         else:
-            query = tf.zeros((tf.shape(history)[0], self.vectors.shape[1]))
-        pairs = None if self.behaviour is None else self.behaviour.pairs(history)
-        return {"query": query, "pairs": pairs, "unknown": tf.reduce_all(history >= self.n_items, axis=1)}
+            query = tf.zeros((batch, self.dim))
+        if self.use_behaviour:
+            items, values = self._pairs(history)
+            values *= tf.gather(self.sparse_factor, items)
+        else:
+            items, values = tf.zeros((batch, 0), tf.int32), tf.zeros((batch, 0))
+        return {"query": query, "pairs": (items, values), "unknown": tf.reduce_all(history >= self.n_items, axis=1)}

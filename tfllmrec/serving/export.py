@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfllmrec.columns import ITEM, TITLE
+from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
 from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP
@@ -43,7 +43,7 @@ def export(
 
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
-      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids and titles,
+      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids, titles, categories,
       in the order of the ``score`` signature: new items last), and warm-up requests.
 
     Raises:
@@ -62,7 +62,14 @@ def export(
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
-    serving = ServingModel(model, items[ITEM].to_numpy(object), text, text_to_vector)
+    serving = ServingModel(
+        model,
+        items[ITEM].to_numpy(object),
+        text,
+        text_to_vector,
+        run.split.train_queries(),
+        items[CATEGORIES].tolist() if CATEGORIES in items else None,
+    )
 
     temporary = target / f".writing-{uuid.uuid4().hex}"
     ours = not target.exists()
@@ -72,7 +79,8 @@ def export(
         tf.saved_model.save(serving, str(temporary), signatures=signatures)
         extra = temporary / EXTRA
         extra.mkdir()
-        items[[column for column in (ITEM, TITLE) if column in items]].to_parquet(extra / ITEMS, index=False)
+        told = [column for column in (ITEM, TITLE, CATEGORIES) if column in items]
+        items[told].to_parquet(extra / ITEMS, index=False)
         (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
         ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
         write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.data.cleaning import category_names
+from tfllmrec.data.queries import Queries
+from tfllmrec.layers.item_index import NOTHING, Form, build_index
+from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.text.bundled import INPUTS
 
@@ -15,9 +20,14 @@ FLOATS = tf.TensorSpec((None, None), tf.float32)
 ONE_STRING = tf.TensorSpec((None,), tf.string)
 ONE_INT = tf.TensorSpec((None,), tf.int32)
 INTS = tf.TensorSpec((None, None), tf.int32)
+FILTERS = [tf.TensorSpec(STRINGS.shape, tf.string, name) for name in ("allow", "categories")]
 
 #: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
 PERSONAL = 0.05
+#: Scores that are spread less are equal but for rounding: they move nothing.
+FAINT = 1e-4
+#: Requests that an index of a large catalogue is measured on.
+SAMPLED = 400
 
 
 class ServingModel(tf.Module):
@@ -27,6 +37,13 @@ class ServingModel(tf.Module):
     have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row
     is filled up with ``""`` at score 0.
 
+    What lists items has a twin, such as ``recommend_filtered``, that takes two inputs more: ``allow`` string
+    ``[B, A]``, the only ids that may come back, and ``categories`` string ``[B, F]``, of which an item needs one. A row
+    of nothing but ``""`` lets everything pass; one of ids or categories that the catalogue does not have, nothing.
+    They are signatures of their own because TF Serving refuses a request that leaves an input out.
+
+    Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items every list is exact.
+
     Args:
       model: fitted.
       item_ids: object ``[N]``.
@@ -34,6 +51,8 @@ class ServingModel(tf.Module):
       text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then, nor ``encode``.
         Without ``vectors`` of its own, of token ids, as :class:`tfllmrec.text.encoder.TextToVector` has: no
         ``search_tokens``.
+      histories: what people had: the lists of a larger catalogue are made to be right for such requests.
+      categories: of each item, as :func:`tfllmrec.data.cleaning.category_text` writes them; ``None``: no item has any.
     """
 
     def __init__(
@@ -42,20 +61,26 @@ class ServingModel(tf.Module):
         item_ids: np.ndarray,
         text: np.ndarray,
         text_to_vector: Any,
+        histories: Queries,
+        categories: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
-        ids = tf.constant([str(item) for item in item_ids])
-        self.index_of = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(ids, tf.range(self.n_items)), default_value=self.n_items
-        )
-        self.item_ids = tf.concat([ids, [""]], axis=0)
+        ids = [str(item) for item in item_ids]
+        self.index_of = _table({item: i for i, item in enumerate(ids)}, default=self.n_items)
+        self.item_ids = tf.constant([*ids, ""])
+        members: dict[str, list[int]] = {}
+        for item, names in enumerate(() if categories is None else categories):
+            for name in category_names(names):
+                members.setdefault(name, []).append(item)
+        self.category_of = _table({"": NOTHING} | {name: i for i, name in enumerate(members)}, default=len(members))
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
-        self.text = tf.Variable(np.asarray(text, np.float32), trainable=False, name="text_vectors")
+        self.folded = FoldedHybrid(model)
+        self._build_indexes(model, np.asarray(text, np.float32), histories, list(map(np.asarray, members.values())))
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
         if text_to_vector is None:
-            self.search = self.encode = None
+            self.search = self.search_filtered = self.encode = None
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
         # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
@@ -64,17 +89,41 @@ class ServingModel(tf.Module):
         self._score_items = model.score_items
         self._explain_items = model.explain_items
 
+    def _build_indexes(self, model: Hybrid, text: np.ndarray, histories: Queries, categories: list[np.ndarray]) -> None:
+        """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
+        own, folded = self.item_vectors.numpy(), self.folded.vectors
+        some = histories.take(_some(len(histories)))
+        length = min(max(int(some.history.lengths.max(initial=1)), 1), model.history_encoder.max_length)
+        asked = tf.add_n(
+            model.last_query_vectors(
+                self.item_vectors,
+                tf.constant(some.history.padded(length, self.n_items), tf.int32),
+                tf.constant(some.ratings.padded(length, np.nan), tf.float32),
+            )
+        ).numpy()
+        # Without a dense side all are zeros, and there are no cells to be near to.
+        form: Form = "auto" if model.use_dense else "exact"
+        self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories)
+        # The texts of items stand for those that will be looked for.
+        rows = _some(self.n_items)
+        searched = np.hstack([text[rows], np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
+        compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
+        vectors = np.hstack([text, own, folded])
+        self.alike = build_index(vectors, np.vstack([searched, compared]), categories=categories)
+
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """By the name that a client calls them by."""
         served = {
             "serving_default": self.recommend,
             "recommend": self.recommend,
+            "recommend_filtered": self.recommend_filtered,
             "similar": self.similar,
+            "similar_filtered": self.similar_filtered,
             "explain": self.explain,
             "score": self.score,
         }
-        reading = {"search": self.search, "search_tokens": self.search_tokens, "encode": self.encode}
-        served |= {name: function for name, function in reading.items() if function is not None}
+        names = ("search", "search_filtered", "search_tokens", "encode")
+        served |= {name: function for name in names if (function := getattr(self, name)) is not None}
         return {name: function.get_concrete_function() for name, function in served.items()}
 
     @tf.function(
@@ -92,9 +141,27 @@ class ServingModel(tf.Module):
           history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
             that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
         """
+        return self.recommend_filtered(history, ratings, exclude, *_no_filters(history), k)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
+            *FILTERS,
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def recommend_filtered(self, history, ratings, exclude, allow, categories, k):
+        """As :meth:`recommend`, of what passes the filters."""
         known, marks, unknown = self._known(history, ratings)
-        scores = self._score_items(self.item_vectors, known, marks)
-        return self._best(scores, [known, self.index_of.lookup(exclude)], k) | {"unknown": unknown}
+        found = self.best.top_k(
+            k=k,
+            exclude=tf.concat([known, self.index_of.lookup(exclude)], axis=1),
+            **self._filters(allow, categories),
+            **self.folded.requests(self.item_vectors, known, marks),
+        )
+        return self._listed(*found) | {"unknown": unknown}
 
     @tf.function(
         input_signature=[
@@ -106,7 +173,20 @@ class ServingModel(tf.Module):
     )
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
-        return self._found(self.text_to_vector(text), history, exclude, k)
+        return self.search_filtered(text, history, exclude, *_no_filters(history), k)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(ONE_STRING.shape, tf.string, "text"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
+            *FILTERS,
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def search_filtered(self, text, history, exclude, allow, categories, k):
+        """As :meth:`search`, of what passes the filters."""
+        return self._found(self.text_to_vector(text), history, exclude, allow, categories, k)
 
     @tf.function(
         input_signature=[
@@ -127,23 +207,28 @@ class ServingModel(tf.Module):
         width = tf.reduce_max(tf.where(used, tf.range(tf.size(used)), 0)) + 1
         tokens = zip(INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)
         vectors = self.text_to_vector.vectors({name: value[:, :width] for name, value in tokens})
-        return self._found(vectors, history, exclude, k)
+        return self._found(vectors, history, exclude, *_no_filters(history), k)
 
     @tf.function(input_signature=[tf.TensorSpec(ONE_STRING.shape, tf.string, "text")])
     def encode(self, text):
         """What ``search`` takes ``text`` string ``[B]`` for: float32 ``[B, Dt]``, in the space of the items' texts."""
         return {"vectors": self.text_to_vector(text)}
 
-    def _found(self, vectors: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _found(self, vectors, history, exclude, allow, categories, k) -> dict[str, tf.Tensor]:
         """The answer to texts of these ``vectors``, float32 ``[B, Dt]``."""
-        meant = tf.matmul(vectors, self.text, transpose_b=True)
         known, marks, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
-        liked = self._score_items(self.item_vectors, known, marks)
-        spread = tf.math.reduce_std(liked, axis=1, keepdims=True)
-        personal = tf.math.divide_no_nan(liked - tf.reduce_mean(liked, axis=1, keepdims=True), spread)
-        has_history = tf.reduce_any(known < self.n_items, axis=1, keepdims=True)
-        scores = meant + tf.where(has_history, PERSONAL * personal, 0.0)
-        return self._best(scores, [self.index_of.lookup(exclude)], k) | {"unknown": unknown}
+        query, items, values, mean = tf.cond(
+            tf.reduce_any(known < self.n_items), lambda: self._leaning(known, marks), lambda: self._no_leaning(known)
+        )
+        indices, scores = self.alike.top_k(
+            query=tf.concat([vectors, tf.zeros_like(query), query], axis=1),
+            k=k,
+            exclude=self.index_of.lookup(exclude),
+            pairs=(items, values),
+            **self._filters(allow, categories),
+        )
+        scores = tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
+        return self._listed(indices, scores) | {"unknown": unknown}
 
     @tf.function(
         input_signature=[
@@ -153,15 +238,27 @@ class ServingModel(tf.Module):
     )
     def similar(self, item_id, k):
         """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
+        return self.similar_filtered(item_id, *_no_filters(item_id), k)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(ONE_STRING.shape, tf.string, "item_id"),
+            *FILTERS,
+            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
+        ]
+    )
+    def similar_filtered(self, item_id, allow, categories, k):
+        """As :meth:`similar`, of what passes the filters."""
         index = self.index_of.lookup(item_id)
         present = index < self.n_items
-        row = tf.where(present, index, 0)
-        scores = 0.5 * (
-            tf.matmul(tf.gather(self.item_vectors, row), self.item_vectors, transpose_b=True)
-            + tf.matmul(tf.gather(self.text, row), self.text, transpose_b=True)
-        )
-        scores = tf.where(present[:, tf.newaxis], scores, -np.inf)
-        return self._best(scores, [index[:, tf.newaxis]], k) | {"unknown": tf.cast(~present, tf.int32)}
+        filters = self._filters(allow, categories)
+        # Nothing is like an item that is not there.
+        allowed = tf.pad(filters.pop("allowed"), [[0, 0], [0, 1]], constant_values=NOTHING)
+        allowed = tf.where(present[:, tf.newaxis], allowed, self.n_items)
+        text_and_own = self.alike.read(index)[:, : -self.folded.dim]
+        query = tf.pad(0.5 * text_and_own, [[0, 0], [0, self.folded.dim]])
+        found = self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
+        return self._listed(*found) | {"unknown": tf.cast(~present, tf.int32)}
 
     @tf.function(
         input_signature=[
@@ -202,21 +299,47 @@ class ServingModel(tf.Module):
         known = tf.pad(known, [[0, 0], [0, 1]], constant_values=self.n_items)
         return known, tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan), unknown
 
-    def _best(self, scores: tf.Tensor, forbidden: list[tf.Tensor], k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Top k of ``[B, N]`` scores without the ``forbidden`` indices ``[B, *]`` (N among them is nothing)."""
-        batch = tf.shape(scores)[0]
-        columns = tf.concat(forbidden, axis=1)
-        rows = tf.repeat(tf.range(batch)[:, tf.newaxis], tf.shape(columns)[1], axis=1)
-        at = tf.reshape(tf.stack([rows, columns], axis=-1), (-1, 2))
-        masked = tf.pad(scores, [[0, 0], [0, 1]], constant_values=-np.inf)
-        masked = tf.tensor_scatter_nd_update(masked, at, tf.fill((tf.shape(at)[0],), np.float32(-np.inf)))
-        k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
-        width = tf.reduce_max(tf.concat([k, [0]], axis=0))
-        found = tf.math.top_k(masked, k=tf.minimum(width, self.n_items + 1))
-        shown = tf.math.is_finite(found.values) & (tf.range(tf.shape(found.values)[1])[tf.newaxis] < k[:, tf.newaxis])
-        missing = [[0, 0], [0, width - tf.shape(found.values)[1]]]
-        indices = tf.pad(tf.where(shown, found.indices, self.n_items), missing, constant_values=self.n_items)
+    def _leaning(self, known: tf.Tensor, marks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """How histories move a search, 0 for an empty one.
+
+        Returns:
+          Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
+        """
+        request = self.folded.requests(self.item_vectors, known, marks)
+        mean, variance = tf.nn.moments(self._score_items(self.item_vectors, known, marks), axes=1)
+        spread = tf.sqrt(variance)
+        moves = (spread > FAINT) & ~request["unknown"]
+        weight = tf.where(moves, PERSONAL / tf.maximum(spread, FAINT), 0.0)
+        items, values = request["pairs"]
+        return request["query"] * weight[:, tf.newaxis], items, values * weight[:, tf.newaxis], mean * weight
+
+    def _no_leaning(self, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        batch = tf.shape(known)[0]
+        nothing = tf.zeros((batch, 0))
+        return tf.zeros((batch, self.folded.dim)), tf.cast(nothing, tf.int32), nothing, tf.zeros(batch)
+
+    def _filters(self, allow: tf.Tensor, categories: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``allowed`` and ``categories`` of ``ItemIndex.top_k``."""
         return {
-            "item_ids": tf.gather(self.item_ids, indices),
-            "scores": tf.pad(tf.where(shown, found.values, 0.0), missing),
+            "allowed": tf.where(allow == "", NOTHING, self.index_of.lookup(allow)),
+            "categories": self.category_of.lookup(categories),
         }
+
+    def _listed(self, indices: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"item_ids": tf.gather(self.item_ids, indices), "scores": scores}
+
+
+def _table(names: dict[str, int], default: int) -> tf.lookup.StaticHashTable:
+    initializer = tf.lookup.KeyValueTensorInitializer(list(names), list(names.values()), tf.string, tf.int32)
+    return tf.lookup.StaticHashTable(initializer, default_value=default)
+
+
+def _no_filters(requests: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """``allow`` and ``categories`` that let everything pass."""
+    none = tf.fill((tf.shape(requests)[0], 0), "")
+    return none, none
+
+
+def _some(size: int) -> np.ndarray:
+    """Up to :data:`SAMPLED` places below ``size``, evenly spread."""
+    return np.unique(np.linspace(0, max(size - 1, 0), min(size, SAMPLED)).astype(int))
