@@ -62,6 +62,8 @@ class FakeModel:
     folder: Path
     manifest: dict = field(default_factory=dict)
     calls: list = field(default_factory=list)
+    filters: list = field(default_factory=list)
+    categories: ClassVar = {"Comedy", "Drama"}
     people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0])}
 
     def known(self, ids):
@@ -76,20 +78,24 @@ class FakeModel:
         left = [i for i in "abcde" if i not in hidden][:k]
         return [Item(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
 
-    def recommend(self, history, ratings, exclude, k):
+    def recommend(self, history, ratings, exclude, k, allow=None, categories=()):
+        self.filters.append((allow, categories))
         print("chatter of a library")
         self.calls.append(("recommend", history, ratings, exclude, k))
         return self._best([*history, *exclude], k)
 
-    def recommend_many(self, histories, k, exclude=None, ratings=None):
+    def recommend_many(self, histories, k, exclude, ratings, allow=None, categories=()):
+        self.filters.append((allow, categories))
         self.calls.append(("recommend_many", list(histories), k, exclude, ratings))
         return [self._best([*history, *more], k) for history, more in zip(histories, exclude, strict=True)]
 
-    def search(self, text, history, exclude, k):
+    def search(self, text, history, exclude, k, allow=None, categories=()):
+        self.filters.append((allow, categories))
         self.calls.append(("search", text, history, exclude, k))
         return self._best([*history, *exclude], k)
 
-    def similar(self, item, k):
+    def similar(self, item, k, allow=None, categories=()):
+        self.filters.append((allow, categories))
         self.calls.append(("similar", item, k))
         return self._best([item], k)
 

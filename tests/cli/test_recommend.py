@@ -160,3 +160,22 @@ def test_broken_user_files(tmp_path, name, content, message):
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         read_user_ids(tmp_path / name)
+
+
+def test_filters(program, libraries, saved_model):
+    given = ["--allow", "b, zz", "--category", "Drama", "--category", "comedy"]
+    answer = program("recommend", saved_model, "--history", "a", *given)
+    assert answer.code == 0
+    assert "zz" in answer.err and "no item is of category 'comedy'; near: Comedy" in answer.err
+    program("recommend", saved_model, "--history", "a", "--allow", "")
+    program("recommend", saved_model, "--history", "a")
+    assert [model.filters for model in libraries.models] == [
+        [(["b", "zz"], ["Drama", "comedy"])], [([], [])], [(None, [])],
+    ]  # fmt: skip
+
+
+def test_filters_for_a_file_of_users(program, libraries, saved_model, tmp_path):
+    (tmp_path / "people.txt").write_text("u2\nu1\n")
+    asked = ["--users", tmp_path / "people.txt", "--out", tmp_path / "answers.jsonl"]
+    assert program("recommend", saved_model, *asked, "--allow", "a,b", "--category", "Drama").code == 0
+    assert libraries.models[0].filters == [([["a", "b"]] * 2, [["Drama"]] * 2)]

@@ -18,3 +18,15 @@ def test_unknown_ids_are_named(program, libraries, saved_model):
     answer = program("search", saved_model, "film", "--history", "a,zz", "--exclude", "yy", "--json")
     assert json.loads(answer.out)["unknown"] == ["zz", "yy"]
     assert "zz, yy" in answer.err
+
+
+def test_filters(program, libraries, saved_model):
+    given = ["--allow", "b, zz", "--category", "Drama", "--category", "comedy"]
+    answer = program("search", saved_model, "film", *given)
+    assert answer.code == 0
+    assert "zz" in answer.err and "no item is of category 'comedy'; near: Comedy" in answer.err
+    program("search", saved_model, "film", "--allow", "")
+    program("search", saved_model, "film")
+    assert [model.filters for model in libraries.models] == [
+        [(["b", "zz"], ["Drama", "comedy"])], [([], [])], [(None, [])],
+    ]  # fmt: skip

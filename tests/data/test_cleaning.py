@@ -7,7 +7,7 @@ import pytest
 from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
 from tfllmrec.config import DataConfig
 from tfllmrec.data import CleaningReport, dataset_from_frames
-from tfllmrec.data.cleaning import as_text, category_text, numbers, strings, strip_html, times
+from tfllmrec.data.cleaning import as_text, category_names, category_text, numbers, strings, strip_html, times
 from tfllmrec.errors import DataError
 
 
@@ -40,6 +40,15 @@ from tfllmrec.errors import DataError
 )
 def test_category_text(value, text):
     assert category_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("Action, Sci-Fi", ["Action", "Sci-Fi"]), ("", []), (" A,B ,, A", ["A", "B"]),
+     (category_text([["Toys, Games"], ["Games"]]), ["Toys", "Games"])],
+)  # fmt: skip
+def test_category_names(text, names):
+    assert category_names(text) == names
 
 
 @pytest.mark.parametrize(

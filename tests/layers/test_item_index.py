@@ -153,6 +153,11 @@ def test_int8_scans_roughly_and_scores_again():
     assert recall > 0.97
 
 
+def test_reads_vectors_by_item(index):
+    read = index.read(tf.constant([[3, N], [0, N - 1]])).numpy()
+    np.testing.assert_allclose(read, [[VECTORS[3], 0 * VECTORS[0]], [VECTORS[0], VECTORS[N - 1]]], atol=0.05)
+
+
 def test_k_of_each_row():
     for settings in ({}, ALL_CELLS):
         items, scores = ask(made(**settings), [3, 0, -2, 7, 1, 1, 1, 1, 1])

@@ -40,7 +40,10 @@ def best(candidates, k, width):
 
 
 def made_model(signature, inputs):
-    """Answers as the exported signatures do: "" is nobody, unknown ids are counted, rows are filled up with ""."""
+    """Answers as the exported signatures do: "" is nobody, unknown ids are counted, rows are filled up with "".
+
+    An item's category is its id.
+    """
     if signature == "score":
         return {"scores": [[float(len(row)), 0.5, 0.25, 0.125, NAN] for row in inputs["history"]]}
     unknown = [sum(i not in CATALOGUE for i in row if i) for row in inputs.get("history", [])]
@@ -52,10 +55,11 @@ def made_model(signature, inputs):
             "because": [["a" if i in CATALOGUE else "" for i in row] for row in rows],
             "unknown": unknown,
         }
-    if signature == "similar":
+    listing, _, filtered = signature.partition("_")
+    if listing == "similar":
         unknown = [int(i not in CATALOGUE) for i in inputs["item_id"]]
         candidates = [[i for i in CATALOGUE if i != item] if item in CATALOGUE else [] for item in inputs["item_id"]]
-    elif signature == "search":
+    elif listing == "search":
         candidates = [
             [i for i in CATALOGUE if i in text and i not in gone]
             for text, gone in zip(inputs["text"], inputs["exclude"], strict=True)
@@ -64,6 +68,11 @@ def made_model(signature, inputs):
         candidates = [
             [i for i in CATALOGUE if i not in (*had, *gone)]
             for had, gone in zip(inputs["history"], inputs["exclude"], strict=True)
+        ]
+    if filtered:
+        candidates = [
+            [i for i in found if (i in allow or not any(allow)) and (i in kinds or not any(kinds))]
+            for found, allow, kinds in zip(candidates, inputs["allow"], inputs["categories"], strict=True)
         ]
     rows = [best(c, k, max(inputs["k"])) for c, k in zip(candidates, inputs["k"], strict=True)]
     return {"item_ids": [ids for ids, _ in rows], "scores": [scores for _, scores in rows], "unknown": unknown}
@@ -390,6 +399,22 @@ def test_similar(client, served):
     assert served.calls == [("predict", "similar", {"item_id": ["é"], "k": [3]})]
     with pytest.raises(DataError, match=r"No item 'nope' in the catalogue of 'made' at (http|grpc)://"):
         client.similar("nope")
+
+
+def test_filters_go_to_signatures_of_their_own(client, served):
+    assert [item.item_id for item in client.recommend(["a"], allow=["c", "a", "x", "é"])] == ["c", "é"]
+    assert [item.item_id for item in client.search("abc", categories=["c", "b"])] == ["b", "c"]
+    assert [item.item_id for item in client.similar("a", allow=["b", "c"], categories=["c", "d"])] == ["c"]
+    assert [(signature, inputs["allow"], inputs["categories"]) for _, signature, inputs in served.calls] == [
+        ("recommend_filtered", [["", "c", "a", "x", "é"]], [[""]]),
+        ("search_filtered", [[""]], [["", "c", "b"]]),
+        ("similar_filtered", [["", "b", "c"]], [["", "c", "d"]]),
+    ]
+    assert len(client.recommend(["a"], allow=[])) == len(client.similar("a", allow=[])) == 0
+    answers = client.recommend_many([[], ["a"], []], allow=[None, ["a", "b"], []], categories=[["d"], [], []])
+    assert [[item.item_id for item in answer] for answer in answers] == [["d"], ["b"], []]
+    with pytest.raises(DataError, match="Expected categories as a list of names, each a str; got 'Drama'"):
+        client.recommend([], categories="Drama")
 
 
 def test_explain(client, served):
@@ -873,6 +898,10 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
         agree(answer, expected)
     agree(patient.search("red toy", ["i3"], exclude=["i5"]), exported.search("red toy", ["i3"], exclude=["i5"]))
     agree(patient.similar("i8", k=3), exported.similar("i8", k=3))
+    for allow in (["i9", "i3", "i1"], []):
+        agree(patient.recommend(history, allow=allow), exported.recommend(history, allow=allow))
+        agree(patient.search("red toy", allow=allow), exported.search("red toy", allow=allow))
+        agree(patient.similar("i8", allow=allow), exported.similar("i8", allow=allow))
     for told, item in zip(patient.explain(history, [item.item_id for item in here], ratings), here, strict=True):
         assert told.item_id == item.item_id and told.terms == pytest.approx(item.terms, abs=1e-5)
         assert told.because in ("i3", "i4")

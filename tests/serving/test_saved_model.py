@@ -108,6 +108,19 @@ def test_search_and_similar(saved):
         saved.similar("i77")
 
 
+def test_filters(saved):
+    few = ["i9", "i20", "i3", "nope"]
+    assert {item.item_id for item in saved.recommend(["i3"], allow=few)} == {"i9", "i20"}
+    assert {item.item_id for item in saved.search("red toy", exclude=["i9"], allow=few)} == {"i20", "i3"}
+    assert {item.item_id for item in saved.similar("i9", allow=few)} == {"i20", "i3"}
+    assert saved.recommend(["i3"], allow=[]) == saved.similar("i9", allow=[]) == []
+    lists = saved.recommend_many([["i3"], ["i4"]], 2, allow=[few, None], categories=[[], ["Comedy"]])
+    assert [len(found) for found in lists] == [2, 0]  # the ring has no categories
+    assert saved.categories == frozenset()
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "categories": ["Comedy, Sci-Fi", "", "Comedy"]})
+    assert SavedModel(saved.folder, saved._loaded, {}, items).categories == {"Comedy", "Sci-Fi"}
+
+
 def test_history_of(saved, chain_run):
     events = chain_run[0].dataset.events
     for user in ("u0", "u33", "u59"):

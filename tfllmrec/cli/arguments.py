@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,13 @@ History = Annotated[
 ]
 Exclude = Annotated[
     str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back; written like --history.")
+]
+Allow = Annotated[
+    str | None, typer.Option("--allow", metavar="ID,ID", help="The only items that may come back; like --history.")
+]
+Category = Annotated[
+    list[str] | None,
+    typer.Option("--category", metavar="NAME", help="Only items of this category. May be repeated: of one of them."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overrides = Annotated[
@@ -91,3 +99,14 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
     if unknown:
         note(f"not in the model's catalogue, counted as absent: {', '.join(unknown)}")
     return unknown
+
+
+def filters(model: SavedModel, allow: str | None, category: list[str] | None) -> dict[str, Any]:
+    """``allow`` and ``categories`` of the model's methods; says on stderr which of them the catalogue does not have."""
+    allowed = None if allow is None else ids(allow)
+    unknown_ids(model, allowed or [])
+    for name in category or ():
+        if name not in model.categories:
+            near = difflib.get_close_matches(name, model.categories, n=3, cutoff=0.4)
+            note(f"no item is of category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
+    return {"allow": allowed, "categories": category or []}

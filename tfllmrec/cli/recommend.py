@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfllmrec.cli.arguments import Exclude, History, Json, K, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.arguments import (
+    Allow,
+    Category,
+    Exclude,
+    History,
+    Json,
+    K,
+    SavedModelPath,
+    filters,
+    ids,
+    open_model,
+    unknown_ids,
+)
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
 from tfllmrec.columns import ITEM, RANK, SCORE, USER
 from tfllmrec.errors import ConfigError, DataError
@@ -34,6 +46,8 @@ def recommend(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="With --users: FILE.parquet or FILE.jsonl.")] = None,
     exclude: Exclude = "",
+    allow: Allow = None,
+    category: Category = None,
     k: K = 10,
     json: Json = False,
 ) -> None:
@@ -48,7 +62,8 @@ def recommend(
             raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
         people = read_user_ids(users)
         with working():
-            summary = recommend_to_file(open_model(saved_model), people, out, excluded, k)
+            model = open_model(saved_model)
+            summary = recommend_to_file(model, people, out, excluded, k, **filters(model, allow, category))
         if json:
             print_json(summary)
         return
@@ -56,7 +71,7 @@ def recommend(
         model = open_model(saved_model)
         past, ratings = (ids(history), None) if user is None else model.history_of(user)
         unknown = unknown_ids(model, (past if user is None else []) + excluded)
-        items = model.recommend(past, ratings, excluded, k)
+        items = model.recommend(past, ratings, excluded, k, **filters(model, allow, category))
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(items)})
     else:
@@ -120,7 +135,13 @@ def _user_column(path: Path, names: list[str]) -> str:
 
 
 def recommend_to_file(
-    model: SavedModel, people: Sequence[str], out: Path, exclude: list[str], k: int
+    model: SavedModel,
+    people: Sequence[str],
+    out: Path,
+    exclude: list[str],
+    k: int,
+    allow: Sequence[str] | None = None,
+    categories: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes a row for each recommendation: user_id, rank (from 1), item_id, score; wholly or not at all.
 
@@ -153,9 +174,11 @@ def recommend_to_file(
                 past, ratings = zip(*(histories[person] for person in some), strict=True)
                 # Either the data has ratings, and everybody has a list of them, or nobody has.
                 rated = None if ratings[0] is None else ratings
-                rows += write(some, model.recommend_many(past, k, [exclude] * len(some), rated))
+                n = len(some)
+                lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
+                rows += write(some, lists)
                 if len(answered) > BATCH:
-                    note(f"{start + len(some):,} of {len(answered):,} users")
+                    note(f"{start + n:,} of {len(answered):,} users")
         partial.replace(out)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror or error}.") from error

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Exclude, History, Json, K, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.arguments import (
+    Allow,
+    Category,
+    Exclude,
+    History,
+    Json,
+    K,
+    SavedModelPath,
+    filters,
+    ids,
+    open_model,
+    unknown_ids,
+)
 from tfllmrec.cli.output import as_rows, print_json, print_list, working
 
 
@@ -15,6 +27,8 @@ def search(
     text: Annotated[str, typer.Argument(help="What is looked for, in words.")],
     history: History = None,
     exclude: Exclude = "",
+    allow: Allow = None,
+    category: Category = None,
     k: K = 10,
     json: Json = False,
 ) -> None:
@@ -23,7 +37,7 @@ def search(
     with working():
         model = open_model(saved_model)
         unknown = unknown_ids(model, past + excluded)
-        found = model.search(text, past, excluded, k)
+        found = model.search(text, past, excluded, k, **filters(model, allow, category))
     if json:
         print_json({"text": text, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:

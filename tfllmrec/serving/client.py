@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.serving.answers import Answer, Explanation, Metadata, ModelVersion, Recommendation
+from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
 T = TypeVar("T")
@@ -125,6 +126,8 @@ class Client:
         exclude: Sequence[str] = (),
         k: int = 10,
         *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
         deadline_s: float | None = None,
     ) -> Answer:
         """The best ``k`` items for one person.
@@ -132,9 +135,13 @@ class Client:
         Args:
           history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
           exclude: what must not come back, beside the history.
+          allow: the only ids that may come back; None for all, and of an empty list nothing does.
+          categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
         """
         ratings_of_all = None if ratings is None else [ratings]
-        return self.recommend_many([history], k, [exclude], ratings_of_all, deadline_s=deadline_s)[0]
+        return self.recommend_many(
+            [history], k, [exclude], ratings_of_all, allow=[allow], categories=[categories], deadline_s=deadline_s
+        )[0]
 
     def recommend_many(
         self,
@@ -143,9 +150,11 @@ class Client:
         exclude: Sequence[Sequence[str]] | None = None,
         ratings: Sequence[Sequence[float | None]] | None = None,
         *,
+        allow: Sequence[Allow] | None = None,
+        categories: Sequence[Sequence[str]] | None = None,
         deadline_s: float | None = None,
     ) -> list[Answer]:
-        """As :meth:`recommend` for many people in one request."""
+        """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
         if not histories:
             return []
         exclude = [()] * len(histories) if exclude is None else exclude
@@ -157,7 +166,7 @@ class Client:
             "exclude": _ids("exclude", exclude),
             "k": [_count(k)] * len(histories),
         }
-        return _answers(self.predict("recommend", inputs, deadline_s=deadline_s))
+        return self._list("recommend", inputs, allow, categories, deadline_s)
 
     def search(
         self,
@@ -166,9 +175,14 @@ class Client:
         exclude: Sequence[str] = (),
         k: int = 10,
         *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
         deadline_s: float | None = None,
     ) -> Answer:
-        """Items whose text means what ``text`` says; a history moves those up that suit the person."""
+        """Items whose text means what ``text`` says; a history moves those up that suit the person.
+
+        ``allow`` and ``categories`` as in :meth:`recommend`.
+        """
         if not isinstance(text, str):
             raise DataError(f"Expected the text of a search as one str, got {text!r}.")
         inputs = {
@@ -177,17 +191,26 @@ class Client:
             "exclude": _ids("exclude", [exclude]),
             "k": [_count(k)],
         }
-        return _answers(self.predict("search", inputs, deadline_s=deadline_s))[0]
+        return self._list("search", inputs, [allow], [categories], deadline_s)[0]
 
-    def similar(self, item_id: str, k: int = 10, *, deadline_s: float | None = None) -> Answer:
-        """Items like this one.
+    def similar(
+        self,
+        item_id: str,
+        k: int = 10,
+        *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
 
         Raises:
           DataError: the catalogue does not have it.
         """
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
-        answer = _answers(self.predict("similar", {"item_id": [item_id], "k": [_count(k)]}, deadline_s=deadline_s))[0]
+        inputs = {"item_id": [item_id], "k": [_count(k)]}
+        answer = self._list("similar", inputs, [allow], [categories], deadline_s)[0]
         if answer.unknown:
             raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
         return answer
@@ -266,6 +289,21 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _list(
+        self,
+        signature: str,
+        inputs: dict[str, Any],
+        allow: Sequence[Allow] | None,
+        categories: Sequence[Sequence[str]] | None,
+        deadline_s: float | None,
+    ) -> list[Answer]:
+        """Asks the signature, or its twin with filters where there are any."""
+        filters = filter_inputs(len(inputs["k"]), allow, categories)
+        if filters:
+            signature += "_filtered"
+            inputs |= {name: _ids(name, rows) for name, rows in filters.items()}
+        return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
+
     def _ask(self, attempt: Callable[[float], T], deadline_s: float | None) -> T:
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
         ends = time.monotonic() + deadline_s
@@ -301,7 +339,8 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
     for row in rows:
         wrong = row if isinstance(row, str | bytes) else next((i for i in row if not isinstance(i, str)), None)
         if wrong is not None:
-            raise DataError(f"Expected {name} as a list of item ids, each a str; got {wrong!r}.")
+            what = "names" if name == "categories" else "item ids"
+            raise DataError(f"Expected {name} as a list of {what}, each a str; got {wrong!r}.")
     width = max(map(len, rows))
     return [["", *map(str, row), *[""] * (width - len(row))] for row in rows]
 

@@ -13,12 +13,18 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the operations of the text tower)
 
-from tfllmrec.columns import ITEM, RATING, TITLE
+from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
+from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Recommendation
+<<<<<<< HEAD
 from tfllmrec.serving.export import versions
 from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest
+=======
+from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
+from tfllmrec.serving.filters import Allow, filter_inputs
+>>>>>>> bb7630c (serving: filters in the client, in Python and on the command line)
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -41,6 +47,7 @@ class SavedModel:
         self.item_ids = items[ITEM].to_numpy(object)
         titles = items[TITLE] if TITLE in items else items[ITEM]
         self._title = {i: t or i for i, t in zip(items[ITEM], titles, strict=True)}
+        self._items = items
         self._loaded = loaded
         self._signatures = loaded.signatures
 
@@ -79,6 +86,12 @@ class SavedModel:
         """Whether the catalogue has each id."""
         return [item in self._title for item in ids]
 
+    @cached_property
+    def categories(self) -> frozenset[str]:
+        """What the items of the catalogue are filed under; none where it does not say."""
+        cells = self._items[CATEGORIES].unique() if CATEGORIES in self._items else ()
+        return frozenset(name for cell in cells for name in category_names(cell))
+
     def title(self, item_id: str) -> str:
         return self._title.get(item_id, item_id)
 
@@ -88,9 +101,19 @@ class SavedModel:
         ratings: Sequence[float] | None = None,
         exclude: Sequence[str] = (),
         k: int = 10,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
     ) -> list[Recommendation]:
-        """The best ``k`` items for one person, with reasons; unknown ids count as absent."""
-        found = self.recommend_many([history], k, [exclude], None if ratings is None else [ratings])[0]
+        """The best ``k`` items for one person, with reasons; unknown ids count as absent.
+
+        Args:
+          history: item ids, oldest first. ratings: one for each. exclude: what must not come back, beside the history.
+          k: length of the list.
+          allow: the only ids that may come back; ``None`` for all, and of an empty list nothing does.
+          categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
+        """
+        ratings_of_all = None if ratings is None else [ratings]
+        found = self.recommend_many([history], k, [exclude], ratings_of_all, [allow], [categories])[0]
         if not found:
             return found
         explained = self._call(
@@ -118,38 +141,47 @@ class SavedModel:
         k: int = 10,
         exclude: Sequence[Sequence[str]] | None = None,
         ratings: Sequence[Sequence[float]] | None = None,
+        allow: Sequence[Allow] | None = None,
+        categories: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Recommendation]]:
-        """As :meth:`recommend` for many people at once, without reasons."""
+        """As :meth:`recommend` for many people at once, without reasons; every list has a row for each of them."""
         answers: list[list[Recommendation]] = []
         for start in range(0, len(histories), SCORE_BATCH):
             rows = slice(start, start + SCORE_BATCH)
             batch = histories[rows]
-            out = self._call(
+            answers += self._list(
                 "recommend",
+                None if allow is None else allow[rows],
+                None if categories is None else categories[rows],
                 history=_strings(batch),
                 ratings=_ratings(batch, None if ratings is None else ratings[rows]),
                 exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
                 k=np.full(len(batch), k, np.int32),
             )
-            answers += self._answers(out)
         return answers
 
     def search(
-        self, text: str, history: Sequence[str] = (), exclude: Sequence[str] = (), k: int = 10
+        self,
+        text: str,
+        history: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
     ) -> list[Recommendation]:
-        """Items whose text means what ``text`` says.
+        """Items whose text means what ``text`` says; ``allow`` and ``categories`` as in :meth:`recommend`.
 
         Raises:
           ModelError: the model was trained without text.
         """
-        return self._answers(
-            self._call(
-                "search",
-                text=np.asarray([text], object),
-                history=_strings([history]),
-                exclude=_strings([exclude]),
-                k=np.asarray([k], np.int32),
-            )
+        return self._list(
+            "search",
+            [allow],
+            [categories],
+            text=np.asarray([text], object),
+            history=_strings([history]),
+            exclude=_strings([exclude]),
+            k=np.asarray([k], np.int32),
         )[0]
 
     def search_tokens(
@@ -188,8 +220,10 @@ class SavedModel:
         """
         return self._call("encode", text=np.asarray(texts, object))["vectors"]
 
-    def similar(self, item_id: str, k: int = 10) -> list[Recommendation]:
-        """Items like this one.
+    def similar(
+        self, item_id: str, k: int = 10, allow: Allow = None, categories: Sequence[str] = ()
+    ) -> list[Recommendation]:
+        """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
 
         Raises:
           DataError: the catalogue does not have it.
@@ -199,8 +233,8 @@ class SavedModel:
             raise DataError(
                 f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
             )
-        out = self._call("similar", item_id=np.asarray([item_id], object), k=np.asarray([k], np.int32))
-        return self._answers(out)[0]
+        asked = {"item_id": np.asarray([item_id], object), "k": np.asarray([k], np.int32)}
+        return self._list("similar", [allow], [categories], **asked)[0]
 
     @cached_property
     def run(self) -> Run:
@@ -258,6 +292,20 @@ class SavedModel:
             scores[start : start + len(batch)] = self._call("score", history=history, ratings=ratings)["scores"]
         return scores
 
+    def _list(
+        self,
+        signature: str,
+        allow: Sequence[Allow] | None,
+        categories: Sequence[Sequence[str]] | None,
+        **inputs: np.ndarray,
+    ) -> list[list[Recommendation]]:
+        """Asks the signature, or its twin with filters where there are any."""
+        filters = filter_inputs(len(inputs["k"]), allow, categories)
+        if filters:
+            signature += "_filtered"
+            inputs |= {name: _strings(rows) for name, rows in filters.items()}
+        return self._answers(self._call(signature, **inputs))
+
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         if signature not in self._signatures:
             raise ModelError(
@@ -270,7 +318,7 @@ class SavedModel:
     def _why_not(self, signature: str) -> str:
         if signature == "search_tokens" and "search" in self._signatures:
             return ": what reads its queries knows words and no tokens. Ask search."
-        reads = signature in ("search", "search_tokens", "encode")
+        reads = signature in ("search", "search_filtered", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 
     def _answers(self, out: dict[str, np.ndarray]) -> list[list[Recommendation]]:

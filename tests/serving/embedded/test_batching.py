@@ -82,6 +82,11 @@ def test_rows_are_filled_up_with_nothing():
     assert joined["history"].tolist() == [[b"a", b""], [b"b", b"c"]]
     np.testing.assert_array_equal(joined["ratings"], np.array([[np.nan, np.nan], [5, 1]], np.float32))
     assert joined["history"].dtype == STRING and joined["ratings"].dtype == FLOAT
+    filters = [
+        {"allow": np.array([row], object), "categories": np.array([row[:1]], object)} for row in ([b"a", b"b"], [b"c"])
+    ]
+    assert OURS.key(filters[0]) == OURS.key(filters[1])
+    assert OURS.join(filters)["allow"].tolist() == [[b"a", b"b"], [b"c", b""]]
 
 
 def test_what_may_be_joined():

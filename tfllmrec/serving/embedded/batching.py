@@ -20,7 +20,7 @@ from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import Signature, Tensors
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
-PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "ratings": np.nan}
+PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "allow": b"", "categories": b"", "ratings": np.nan}
 # Joined are histories of at most so many entries, or of about one length: nobody waits for another's thousands.
 SHORT = 16
 
