@@ -242,9 +242,11 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-@pytest.fixture(scope="module")
-def small():
-    """Random weights, exported functions as they are; the text of item i is what ``search`` reads in ``str(i)``."""
+def small(categories=None, alike=False):
+    """Calls what is exported, as it is; random weights, or (``alike``) such that all scores are about the same.
+
+    The text of item i is what ``search`` reads in ``str(i)``.
+    """
     rng = np.random.default_rng(5)
     text = rng.normal(size=(40, 5)).astype(np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
@@ -254,34 +256,26 @@ def small():
     )  # fmt: skip
     hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config)
     hybrid.gates.output_map.kernel.assign(rng.normal(0, 0.05, (8, 1)))
-    hybrid.gates.dense_strength.assign(0.7)
+    hybrid.gates.dense_strength.assign(1e-7 if alike else 0.7)
     neighbours = np.array([rng.permutation(40)[:6] for _ in range(40)], np.int32)
-    hybrid.set_item_weights(PrunedWeights(neighbours, rng.normal(size=(40, 6)).astype(np.float32)))
+    weights = rng.normal(0, 0 if alike else 1, (40, 6))
+    hybrid.set_item_weights(PrunedWeights(neighbours, weights.astype(np.float32)))
+    histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
+    reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
+    served = ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories)
 
-    def made(categories=None, alike=False):
-        model = hybrid
-        if alike:
-            same = Catalogue(np.array(ALL, object), np.tile(text[:1], (40, 1)))
-            model = Hybrid(same, np.zeros(40, int), config.model_copy(update={"terms": ("meaning",)}))
-        histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
-        reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
-        served = ServingModel(model, np.array(ALL, object), text, reads, histories, categories)
+    def call(signature, **inputs):
+        types = {"ratings": tf.float32, "k": tf.int32}
+        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        out = getattr(served, signature)(**given)
+        ids = [[item.decode() for item in row] for row in out["item_ids"].numpy()]
+        return list(zip(ids, out["scores"].numpy(), strict=True))
 
-        def call(signature, **inputs):
-            types = {"ratings": tf.float32, "k": tf.int32}
-            given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
-            out = getattr(served, signature)(**given)
-            return list(zip(
-                [[item.decode() for item in row] for row in out["item_ids"].numpy()], out["scores"].numpy(), strict=True
-            ))  # fmt: skip
-
-        return call
-
-    return made
+    return call
 
 
 @pytest.fixture(scope="module")
-def filtered(small):
+def filtered():
     return small([", ".join(KINDS[i % 4]) for i in range(40)])
 
 
@@ -330,14 +324,14 @@ def test_nothing_is_similar_to_an_unknown_item_whatever_passes(filtered):
     assert [items for items, _ in rows] == [["", ""], ["i1", ""], ["", ""]]
 
 
-def test_a_catalogue_without_categories_has_none_to_ask_for(small):
+def test_a_catalogue_without_categories_has_none_to_ask_for():
     bare = small()
     asked = ASKED["recommend"] | {"allow": [[""]], "k": [3]}
     assert "" not in bare("recommend_filtered", **asked, categories=[[""]])[0][0]
     assert bare("recommend_filtered", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
 
 
-def test_a_large_catalogue_is_searched_in_cells(small, filtered, monkeypatch):
+def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", 10)
     cells = small([", ".join(KINDS[i % 4]) for i in range(40)])
     for signature, inputs in ASKED.items():
@@ -354,8 +348,8 @@ def test_a_large_catalogue_is_searched_in_cells(small, filtered, monkeypatch):
         )
 
 
-def test_rounding_is_no_preference(small):
-    """A model to which all items are the same moves no search, though their scores differ in the last digit."""
+def test_rounding_is_no_preference():
+    """A model to which all items are the same moves no search, though their scores differ in the seventh digit."""
     (plain,), (personal,) = (
         small(alike=True)("search", text=["7"], history=[[item]], exclude=[[""]], k=[40]) for item in ("", "i3")
     )
