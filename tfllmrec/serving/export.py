@@ -43,8 +43,8 @@ def export(
 
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
-      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids, titles, categories,
-      in the order of the ``score`` signature: new items last), and warm-up requests.
+      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids, titles,
+      categories, in the order of the ``score`` signature: new items last), and warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.

@@ -18,13 +18,9 @@ from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Recommendation
-<<<<<<< HEAD
 from tfllmrec.serving.export import versions
-from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest
-=======
-from tfllmrec.serving.export import EXTRA, ITEMS, MANIFEST, versions
 from tfllmrec.serving.filters import Allow, filter_inputs
->>>>>>> bb7630c (serving: filters in the client, in Python and on the command line)
+from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
