@@ -87,7 +87,7 @@ def ask(index, k, query=QUERY, **inputs):
 def agrees(index, k, same_order=True, **inputs):
     """Asserts that items and scores are the oracle's; items of equal score may swap unless ``same_order``."""
     items, scores = ask(index, k, **inputs)
-    assert items.shape == scores.shape == (len(inputs.get("query", QUERY)), k)
+    assert items.shape == scores.shape == (len(inputs.get("query", QUERY)), min(k, N))
     inputs.pop("query", None)
     everything = oracle(N, **inputs)
     for row, expected in enumerate(oracle(k, **inputs)):

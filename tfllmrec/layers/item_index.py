@@ -136,22 +136,18 @@ class ItemIndex(tf.Module):
           unknown: bool ``[B]``, requests of which nothing is known: they are answered by ``prior`` alone.
 
         Returns:
-          Indices int32 and scores float32, ``[B, max(k)]``; N at score 0 where a row has fewer items, or a smaller k.
+          Indices int32 and scores float32, ``[B, min(max(k), N)]``: what is asked for beyond the catalogue takes no
+          room. N at score 0 where a row has fewer items, or a smaller k.
         """
         batch = tf.shape(query)[0]
         k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
-        width = tf.reduce_max(tf.concat([k, [0]], axis=0))
         rows = self._rows(query, exclude, pairs, allowed, categories, unknown)
-        wanted = tf.minimum(width, self.n_items)
+        wanted = tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), self.n_items)
         nobody = _Best(tf.zeros((0, wanted)), tf.zeros((0, wanted), tf.int32))
         best = _Best(*tf.cond(batch > 0, lambda: self._best(rows, wanted), lambda: nobody))
         shown = tf.math.is_finite(best.scores) & (tf.range(wanted)[tf.newaxis] < k[:, tf.newaxis])
-        missing = [[0, 0], [0, width - wanted]]
         indices = tf.where(shown, tf.gather(self.item_of, best.slots), self.n_items)
-        return (
-            tf.pad(indices, missing, constant_values=self.n_items),
-            tf.pad(tf.where(shown, best.scores, 0.0), missing),
-        )
+        return indices, tf.where(shown, best.scores, 0.0)
 
     def read(self, items: tf.Tensor) -> tf.Tensor:
         """The vectors of int32 ``[...]``, as they are kept: float32 ``[..., D]``; zeros for N."""
