@@ -84,10 +84,11 @@ def export(
         (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
         ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
         write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                sync(path)
-        return _publish(temporary, target)
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        version = _publish(temporary, target)
+        sync(target)
+        return version
     # TensorFlow's own writers have their own errors for a full disk.
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.config import DistillationConfig
-from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder
@@ -143,9 +142,6 @@ def prepared_query_encoder(
             ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
             record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
-            for path in fresh.rglob("*"):
-                if path.is_file():
-                    sync(path)
 
         whole(folder, write)
         for line in QueryEncoderRecord.load(folder).lines():
