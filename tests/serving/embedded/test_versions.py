@@ -176,6 +176,21 @@ def test_a_failed_one_is_retried_now_and_then(models, loader, base, monkeypatch)
     assert loader.loaded == ["1"] * (1 + 2)
 
 
+def test_a_new_base_that_fails_is_not_tried_with_each_poll(models, loader, base, caplog):
+    put(base, 1)
+    follow(models, ModelSource("shop", base))
+    elsewhere = base.with_name("elsewhere")
+    put(elsewhere, 5, "broken")
+    for _ in range(3):
+        follow(models, ModelSource("shop", elsewhere))
+    assert loader.loaded == ["1", "5"]
+    assert caplog.text.count("nothing in") == 1
+    assert answer(models) == "v1"
+    put(elsewhere, 5, "mended")
+    follow(models, ModelSource("shop", elsewhere))
+    assert answer(models) == "mended"
+
+
 def test_half_a_folder_is_left_alone(loader, base, caplog):
     models = Models(loader, settled_s=0.2)
     source = ModelSource("shop", base)

@@ -69,9 +69,12 @@ Content = tuple[tuple[str, int, int], ...]
 
 @dataclass
 class _Model(Generic[Servable]):
+    """``successor``: the same model from another base, of which nothing could be loaded so far."""
+
     source: ModelSource
     labels: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Version[Servable]] = field(default_factory=dict)
+    successor: _Model[Servable] | None = None
 
     def available(self) -> list[int]:
         return sorted(number for number, version in self.versions.items() if version.state is State.AVAILABLE)
@@ -180,19 +183,24 @@ class Models(Generic[Servable]):
                     self._retire(version)
             for name, source in wanted.items():
                 model = self._models.setdefault(name, _Model(source))
-                if model.source.base != source.base:
-                    # The same numbers in another folder are other versions.
-                    old, model = model, _Model(source, versions={})
+                if model.source.base == source.base:
+                    model.source, model.successor = source, None
                     await self._update(model)
-                    if not model.available() and old.available():
-                        logger.error("%s: nothing in %s can be loaded; the old versions stay", name, source.base)
-                        continue
-                    self._models[name] = model
-                    for version in old.versions.values():
-                        self._retire(version)
                 else:
-                    model.source = source
-                    await self._update(model)
+                    # The same numbers in another folder are other versions. What failed is remembered between calls.
+                    known = new = model.successor
+                    if new is None or new.source.base != source.base:
+                        new = model.successor = _Model(source)
+                    new.source = source
+                    await self._update(new)
+                    if not new.available() and model.available():
+                        if new is not known:
+                            logger.error("%s: nothing in %s can be loaded; the old versions stay", name, source.base)
+                        continue
+                    self._models[name] = new
+                    for version in model.versions.values():
+                        self._retire(version)
+                    model = new
                 self._relabel(model)
 
     def unmoved_labels(self, sources: Iterable[ModelSource]) -> list[str]:
