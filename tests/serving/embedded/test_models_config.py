@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tfllmrec.errors import ConfigError
@@ -67,6 +69,37 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path, text, what):
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"models.config: .*{what}"):
         read_sources(file)
+
+
+def test_a_known_model_stays_while_its_folder_does(tmp_path):
+    for name in ("shop/1", "films/1"):
+        (tmp_path / name).mkdir(parents=True)
+    for path, names in ((tmp_path, ["films", "shop"]), (tmp_path / "shop", ["shop"])):
+        known = read_sources(path)
+        assert [source.name for source in known] == names
+        (tmp_path / "shop" / "1").rmdir()
+        assert read_sources(path, known) == known
+        (tmp_path / "shop" / "1").mkdir()
+    both = read_sources(tmp_path)
+    (tmp_path / "shop" / "1").rmdir()
+    (tmp_path / "shop").rmdir()
+    assert [source.name for source in read_sources(tmp_path, both)] == ["films"]
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch, caplog):
+    for name in ("shop/1", "lost+found"):
+        (tmp_path / name).mkdir(parents=True)
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for _ in range(2):
+        assert [source.name for source in read_sources(tmp_path)] == ["shop"]
+    assert caplog.text.count("lost+found is passed over") == 1
 
 
 def test_a_folder_of_models_or_one_model(tmp_path):

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import shutil
 import threading
 import time
@@ -7,7 +8,7 @@ import pytest
 
 from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.status import Code, RequestError
-from tfllmrec.serving.embedded.versions import ENDED_SHOWN, Models, State, Version
+from tfllmrec.serving.embedded.versions import ENDED_SHOWN, Models, State, Version, content_of
 
 
 class Loader:
@@ -189,6 +190,23 @@ def test_a_new_base_that_fails_is_not_tried_with_each_poll(models, loader, base,
     put(elsewhere, 5, "mended")
     follow(models, ModelSource("shop", elsewhere))
     assert answer(models) == "mended"
+
+
+def test_a_folder_that_vanishes_while_it_is_listed(base, monkeypatch):
+    folder = put(base, 1)
+    (folder / "variables").mkdir()
+    (folder / "variables" / "part").write_text("x")
+    everything = {".", "saved_model.pb", "variables", "variables/part"}
+    assert {name for name, _, _ in content_of(folder)} == everything
+    scandir = os.scandir
+
+    def vanishing(path):
+        if path == str(folder / "variables"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert {name for name, _, _ in content_of(folder)} == {".", "saved_model.pb"}
 
 
 def test_half_a_folder_is_left_alone(loader, base, caplog):

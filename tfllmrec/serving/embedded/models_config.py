@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tfllmrec.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,15 @@ class ModelSource:
     labels: dict[str, int] = field(default_factory=dict)
 
 
-def read_sources(path: Path) -> list[ModelSource]:
+def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSource]:
     """What a path means: a ``models.config``, one model's folder, or a folder of models.
+
+    Args:
+      known: what it meant before: such a folder stays a model while it has no versions, as between ``rm`` and export.
 
     Raises:
       ConfigError: nothing is there, or the file is wrong.
+      OSError: the folder cannot be read.
     """
     if path.is_file():
         return read_models_config(path)
@@ -42,8 +51,23 @@ def read_sources(path: Path) -> list[ModelSource]:
         )
     if version_folders(path):
         return [ModelSource(path.resolve().name, path)]
+    bases = {source.base for source in known}
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return [ModelSource(folder.name, folder) for folder in folders if version_folders(folder)]
+    sources = [ModelSource(folder.name, folder) for folder in folders if folder in bases or _has_versions(folder)]
+    return sources or ([ModelSource(path.resolve().name, path)] if path in bases else [])
+
+
+def _has_versions(folder: Path) -> bool:
+    try:
+        return bool(version_folders(folder))
+    except OSError as error:
+        _pass_over(folder, str(error))
+        return False
+
+
+@functools.cache  # said once, not with each look
+def _pass_over(folder: Path, why: str) -> None:
+    logger.warning("%s is passed over: it cannot be read: %s", folder, why)
 
 
 def version_folders(base: Path) -> dict[int, Path]:

@@ -164,7 +164,7 @@ class Server:
             await asyncio.sleep(self.settings.poll_s)
             try:
                 if self._sources is None:
-                    self._read = await asyncio.to_thread(read_sources, self.settings.path)
+                    self._read = await asyncio.to_thread(read_sources, self.settings.path, self._read)
                 self._trouble = ""
             except (ConfigError, OSError) as error:
                 # What was read last stays in force; said once, not with each poll.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -337,7 +338,8 @@ def content_of(folder: Path) -> Content:
     meanwhile is not listed.
     """
     found = []
-    for path in [folder, *folder.rglob("*")]:
+    below = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in folders + files)
+    for path in (folder, *below):
         try:
             stat = path.stat()
         except OSError:
