@@ -17,14 +17,17 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import grpc
 import uvicorn
+import uvloop
 
 from tfllmrec.errors import ConfigError
+from tfllmrec.serving.embedded.connections import Connection
 from tfllmrec.serving.embedded.engine import Engine, Limits
 from tfllmrec.serving.embedded.grpc_service import Guard, add_services
 from tfllmrec.serving.embedded.models_config import ModelSource, read_sources
@@ -199,7 +202,8 @@ class Server:
         settings = self.settings
         return uvicorn.Config(
             rest_app(self.engine, settings.token),
-            http="httptools",
+            http=partial(Connection, timeout_s=settings.limits.timeout_s),  # type: ignore[arg-type]
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -220,8 +224,6 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
     Raises:
       ConfigError: as :meth:`Server.start`.
     """
-    import uvloop
-
     _allow_many_connections()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What is imported stays, so what is left of an unloaded version need not be looked for in there: that would hold up
