@@ -345,6 +345,18 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
+def test_a_rest_server_that_ends_at_once_is_no_start(tmp_path, monkeypatch):
+    from tfllmrec.errors import ConfigError
+    from tfllmrec.serving.embedded.server import Server, Settings
+
+    async def serve(uvicorn, sockets):
+        raise ModuleNotFoundError("No module named 'httptools'")
+
+    monkeypatch.setattr("tfllmrec.serving.embedded.server._Uvicorn.serve", serve)
+    with pytest.raises(ConfigError, match=r"No module named 'httptools'.*pip install --upgrade 'tfllmrec\[serve\]'"):
+        asyncio.run(Server(Settings(tmp_path, rest_port=0, grpc_port=0)).start())
+
+
 def test_versions_change_under_load_without_a_failed_request(rest, server, models, made):
     """New versions are copied bit by bit, one of them is broken, old ones are removed; nobody notices."""
     first = weakref.ref(server.engine.models.status("shop")[0].servable)

@@ -117,7 +117,7 @@ class Server:
         """Loads the models and then opens the ports.
 
         Raises:
-          ConfigError: the path, the addresses or the TLS files are wrong.
+          ConfigError: the path, the addresses or the TLS files are wrong, or REST's server ends at once.
         """
         settings = self.settings
         self._read = read_sources(settings.path)
@@ -130,7 +130,14 @@ class Server:
             await self._grpc.start()
             self._rest = _Uvicorn(self._rest_config())
             self._rest_task = asyncio.create_task(self._rest.serve([rest_socket]))
-            while not self._rest.started and not self._rest_task.done():
+            while not self._rest.started:
+                if self._rest_task.done():
+                    await self._grpc.stop(None)
+                    error = self._rest_task.exception()
+                    raise ConfigError(
+                        f"REST cannot be answered: {type(error).__name__}: {error}. Expected what tfllmrec[serve] "
+                        "installs: pip install --upgrade 'tfllmrec[serve]'."
+                    ) from error
                 await asyncio.sleep(0.005)
         except BaseException:
             rest_socket.close()
