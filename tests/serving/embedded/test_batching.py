@@ -106,6 +106,21 @@ def test_what_may_be_joined():
     assert wide.key({"x": np.zeros((1, 2))}) != wide.key({"x": np.zeros((1, 3))})
 
 
+def test_tokens_may_differ_where_k_is_the_same():
+    tokens = TensorSpec(INT, (None, None))
+    search = Joining(
+        Signature({"input_word_ids": tokens, "k": TensorSpec(INT, (None,))}, {"ids": TensorSpec(STRING, (None, None))}),
+        ours=True,
+    )
+
+    def key(*ids, k=5):
+        return search.key({"input_word_ids": np.array([ids], np.int32), "k": np.array([k], np.int32)})
+
+    assert key(101, 7, 102) == key(101, 2000, 102)
+    assert key(101, 7, 102) != key(101, 7, 102, k=6)
+    assert key(101, 7, 102) != key(101, 102)
+
+
 class Model:
     """Doubles; may be held up, and keeps the sizes of the batches that it got."""
 

@@ -21,6 +21,8 @@ from tfllmrec.serving.embedded.tensors import Signature, Tensors
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "allow": b"", "categories": b"", "ratings": np.nan}
+#: The input of our own signatures whose largest value is the width of the answer.
+WIDTH = "k"
 # Joined are histories of at most so many entries, or of about one length: nobody waits for another's thousands.
 SHORT = 16
 
@@ -65,7 +67,7 @@ class Joining:
     def _key_of(self, name: str, tensor: np.ndarray) -> Hashable:
         if self._padded(name, tensor):
             return max(tensor.shape[1], SHORT).bit_length()
-        widest = int(tensor.max()) if self.ours and tensor.dtype.kind in "iu" and tensor.size else None
+        widest = int(tensor.max()) if self.ours and name == WIDTH and tensor.size else None
         return tensor.shape[1:], widest
 
     def _padded(self, name: str, tensor: np.ndarray) -> bool:
