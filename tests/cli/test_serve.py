@@ -1,9 +1,11 @@
+import io
 import sys
 import types
 from pathlib import Path
 
 import pytest
 
+from tfllmrec.cli.serve import _say_where
 from tfllmrec.errors import ConfigError
 
 
@@ -67,6 +69,24 @@ def test_the_token_may_be_in_the_environment(program, served, tmp_path, monkeypa
     monkeypatch.setenv("TFLLMREC_TOKEN", "secret")
     program("serve", tmp_path)
     assert served.asked[0].token == "secret"
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "schlüssel"])
+def test_a_token_in_the_environment_is_one_word_too(program, served, tmp_path, monkeypatch, token):
+    monkeypatch.setenv("TFLLMREC_TOKEN", token)
+    answer = program("serve", tmp_path)
+    assert answer.code == ConfigError.exit_code and "$TFLLMREC_TOKEN: expected one word of ASCII" in answer.err
+    assert served.asked == []
+
+
+def test_addresses_are_flushed_also_while_no_model_answers(served, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+    monkeypatch.setattr("tfllmrec.cli.serve.note", lambda what: None)
+    served.server.example = lambda: None
+    served.server.settings = types.SimpleNamespace(host="127.0.0.1", certificate=None, token=None, path=Path("m"))
+    _say_where(served.server)
+    assert written.getvalue().startswith(b"REST  http://127.0.0.1:8501/v1/models/NAME:predict\ngRPC  127.0.0.1:8500\n")
 
 
 def test_an_open_door_and_an_empty_house_are_said(program, served, tmp_path):

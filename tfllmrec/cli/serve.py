@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,13 +88,18 @@ def serve(
 
 def _token(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        token = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {file} cannot be read: {error}.") from None
+        where, token = f"${TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE)
+        if token is None:
+            return None
+    else:
+        where = f"--token-file {file}"
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where} cannot be read: {error}.") from None
+    # An empty one is a secret that was not filled in, not an open door.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"--token-file {file}: expected one word of ASCII characters.")
+        raise ConfigError(f"{where}: expected one word of ASCII characters.")
     return token
 
 
@@ -111,8 +117,10 @@ def _say_where(server: Server) -> None:
         name, body = example
         options = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if settings.token else ""
         options += f" --cacert {settings.certificate}" if settings.certificate else ""
-        print(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'", flush=True)
+        print(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'")
     else:
         note(f"no model answers yet: expected version folders such as {settings.path}/NAME/1; they are looked for")
+    # A pipe or a log file would keep them until the server ends.
+    sys.stdout.flush()
     if not server.local and not settings.token:
         note("other machines are let in, and asked for no token: see --token-file, --tls-cert")
