@@ -48,6 +48,42 @@ def test_tensors_on_the_wire_are_what_they_were_and_what_tensorflow_reads(kind):
         assert read.tolist() == array.tolist()
 
 
+def test_a_few_bytes_that_declare_much_are_refused():
+    import tensorflow as tf
+
+    from tfllmrec.serving.embedded.servable import declared, from_proto
+
+    proto = tf.make_tensor_proto(7, tf.int64, shape=[1000, 1000])  # one value on the wire
+    assert proto.ByteSize() < 40
+    asked = declared("x", proto, 8_000_000)
+    assert (asked.dtype, asked.shape, asked.strides) == (np.int64, (1000, 1000), (0, 0))
+    assert from_proto("x", proto, 8_000_000).sum() == 7_000_000
+    with pytest.raises(RequestError, match=r"Input x declares 1000000 elements of int64: more than 7.63 MB are not"):
+        from_proto("x", proto, 7_999_999)
+    for _ in range(70):
+        proto.tensor_shape.dim.add(size=1)
+    with pytest.raises(RequestError, match="Input x: ") as refused:
+        declared("x", proto)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+def test_a_string_without_dimensions_is_an_array_too(tmp_path):
+    import tensorflow as tf
+
+    from tfllmrec.serving.embedded.servable import Servable, to_proto
+
+    class Name(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string, "x")])
+        def __call__(self, x):
+            return {"y": x}
+
+    model = Name()
+    tf.saved_model.save(model, str(tmp_path), signatures=model.__call__.get_concrete_function())
+    answer = Servable(tmp_path).call("serving_default", {"x": np.array(b"me", object)})["y"]
+    assert (answer.dtype, answer.shape, answer.item()) == (np.dtype(object), (), b"me")
+    assert to_proto(answer).string_val == [b"me"]
+
+
 def test_what_is_no_savedmodel_is_refused(tmp_path):
     from tfllmrec.serving.embedded.servable import Servable
 

@@ -23,7 +23,7 @@ from tensorflow_serving.apis import (
 from tfllmrec.errors import ConfigError
 from tfllmrec.serving.embedded.engine import Engine
 from tfllmrec.serving.embedded.models_config import ModelSource, sources_of
-from tfllmrec.serving.embedded.servable import from_proto, to_proto
+from tfllmrec.serving.embedded.servable import EXPANSION, declared, from_proto, to_proto
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import signature_of
 
@@ -57,7 +57,10 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             name, signature = signature_of(version.servable.signatures, spec.signature_name, Code.FAILED_PRECONDITION)
             names = list(request.output_filter)
             signature.check_filter(names)
-            inputs = {key: from_proto(key, proto) for key, proto in request.inputs.items()}
+            limit = EXPANSION * self._engine.limits.body_bytes
+            # Before anything is expanded: a few bytes may declare a tensor of any size.
+            signature.checked({key: declared(key, proto, limit) for key, proto in request.inputs.items()})
+            inputs = {key: from_proto(key, proto, limit) for key, proto in request.inputs.items()}
             outputs = await self._engine.predict(version, name, inputs, timeout_s)
             response = predict_pb2.PredictResponse()
             for key, array in signature.filtered(outputs, names).items():

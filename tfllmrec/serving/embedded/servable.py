@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
 
 #: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
 MAX_TENSOR_BYTES = 256 << 20
+#: A tensor whose every value was sent takes at most so many times the bytes of the message: a small int64 is one byte.
+EXPANSION = 8
 
 # Where a TensorProto keeps values that are not raw bytes. TF Serving answers in these fields; C++ clients read them.
 _FIELDS = {
@@ -77,7 +80,7 @@ class Servable:
                 name: tf.constant(tensor, tf.string if specs[name].dtype == STRING else None)
                 for name, tensor in inputs.items()
             }
-            return {name: tensor.numpy() for name, tensor in function(**fed).items()}
+            return {name: _array(tensor.numpy()) for name, tensor in function(**fed).items()}
         except tf.errors.OpError as error:
             raise RequestError(Code(error.error_code), error.message) from error
         except Exception as error:
@@ -109,31 +112,44 @@ class Servable:
                 raise RequestError(error.code, f"warm-up request {number} of {path} fails: {error.message}") from error
 
 
-def from_proto(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
-    """A tensor off the wire; strings as ``bytes`` in an object array.
+def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
+    """An array of the type and shape that a tensor off the wire has, itself of no size: to be checked before expanding.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where its type, shape and content do not go together, or it would be too large.
+      RequestError: INVALID_ARGUMENT where type or shape are none, or it would have more than ``max_bytes``.
     """
     if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
         raise invalid(f"Input {name}: a tensor needs a known shape, got {_one_line(proto.tensor_shape)}")
-    size = 1
-    for dim in proto.tensor_shape.dim:
-        size *= dim.size
+    shape = [dim.size for dim in proto.tensor_shape.dim]
     try:
         dtype = tf.as_dtype(proto.dtype)
         item_bytes = 16 if dtype == tf.string else dtype.size
+        item = np.empty((), dtype.as_numpy_dtype)
     except (TypeError, KeyError):
         raise invalid(f"Input {name}: {proto.dtype} is no type of tensor") from None
-    if size * item_bytes > MAX_TENSOR_BYTES:
+    if math.prod(shape) * item_bytes > max_bytes:
         raise invalid(
-            f"Input {name} declares {size} elements of {dtype.name}: more than {MAX_TENSOR_BYTES >> 20} MB are not read"
+            f"Input {name} declares {math.prod(shape)} elements of {dtype.name}: more than {max_bytes / 2**20:.3g} MB "
+            "are not read"
         )
+    try:
+        return np.broadcast_to(item, shape)
+    except ValueError as error:
+        raise invalid(f"Input {name}: {error}") from None
+
+
+def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
+    """A tensor off the wire; strings as ``bytes`` in an object array.
+
+    Raises:
+      RequestError: as :func:`declared`; INVALID_ARGUMENT where type, shape and content do not go together.
+    """
+    shape = declared(name, proto, max_bytes).shape
     try:
         array = tf.make_ndarray(proto)
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
         raise invalid(f"Input {name}: type, shape and content do not go together: {error}") from None
-    return array.reshape([dim.size for dim in proto.tensor_shape.dim])
+    return array.reshape(shape)
 
 
 def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
@@ -179,6 +195,11 @@ def _spec(info: meta_graph_pb2.TensorInfo) -> TensorSpec:
     if not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
     return TensorSpec(np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype), shape)
+
+
+def _array(value: Any) -> np.ndarray:
+    # TensorFlow gives a string without dimensions as it is, in no array.
+    return np.asarray(value, object if isinstance(value, bytes) else None)
 
 
 def _one_line(message: Any) -> str:
