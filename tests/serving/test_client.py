@@ -627,6 +627,7 @@ def test_a_server_that_comes_back(kind, served):
     ("status", "body", "message"),
     [
         (502, b"<html>Bad Gateway", r"UNKNOWN: HTTP status 502 Bad Gateway \(1 attempt"),
+        (408, b'{"error": "the body did not arrive"}', "DEADLINE_EXCEEDED: the body did not"),
         (404, b"", "NOT_FOUND: HTTP status 404 Not Found"),
         (301, b"", "UNKNOWN: HTTP status 301"),
         (400, b'{"error": "Missing named input: k"}', "INVALID_ARGUMENT: Missing named input: k"),
@@ -647,6 +648,14 @@ def test_answers_that_are_not_tf_servings(rest, served, status, body, message):
             served.failures = [lambda handler: handler.say(status, body)]
             with pytest.raises(ServingError):
                 ask()
+
+
+def test_a_request_that_is_too_large_for_grpc_is_not_tried_again(served, pauses):
+    too_large = "x" * (5 << 20)  # a server takes 4 MB unless told otherwise
+    with grpc_server(served) as address, Client(address, "made") as client:
+        with pytest.raises(ServingError, match=r"INVALID_ARGUMENT: .*larger than max .*\(1 attempt"):
+            client.recommend([too_large])
+        assert len(client.recommend([])) == 5
 
 
 def test_another_model_over_grpc(served):

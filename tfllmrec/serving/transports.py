@@ -14,21 +14,15 @@ from urllib.parse import quote
 
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.serving.answers import Metadata, ModelVersion, Signature, TensorSpec
+from tfllmrec.serving.embedded.status import HTTP_STATUS
 
-# TF Serving's own mapping, backwards; where several codes share a status, the likeliest.
-CODES = {
+# Where TF Serving has one HTTP status for several codes, the likeliest; and what the embedded server and proxies add.
+CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
     400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
     409: "ABORTED",
     413: "INVALID_ARGUMENT",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
     500: "INTERNAL",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
 }
 
 
@@ -273,7 +267,10 @@ class Grpc:
         try:
             return method(request, timeout=timeout, metadata=self._call_metadata)
         except self._rpc_error as error:
-            raise ServingError(error.details() or "no details", error.code().name) from error
+            details, code = error.details() or "no details", error.code().name
+            # gRPC says the same of a server that is busy, where another attempt may pass; over REST this is a 413.
+            too_large = code == "RESOURCE_EXHAUSTED" and "larger than max" in details
+            raise ServingError(details, CODES[413] if too_large else code) from error
         except ValueError as error:  # the channel was closed by another thread
             raise ServingError(str(error), "CANCELLED") from error
 
