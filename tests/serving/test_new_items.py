@@ -226,6 +226,12 @@ def test_bad_files_are_refused(shop, tmp_path, name, text, said):
         read_new_items(shop, tmp_path / name, Letters(), lambda line: None)
 
 
+def test_a_bad_row_is_counted_and_the_others_are_taken(shop, tmp_path):
+    (tmp_path / "new.csv").write_text("item_id,nom\n3,c\n,a\n4,d\n")
+    counts = read_new_items(shop, tmp_path / "new.csv", Letters(), lambda line: None).counts
+    assert counts == Counts("new.csv", added=2, replaced=0, unchanged=0, dropped=1)
+
+
 def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
     monkeypatch.setattr(Run, "text_encoder", lambda *args: Letters())
     with pytest.raises(DataError, match="is not there"):

@@ -94,8 +94,10 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
         )
     template = ItemTemplate.from_items(known, run.config.text.template)
     source = run.record["source"]
-    # Whatever cannot be read is counted and told: one bad row of twenty new ones is no reason to do without them.
-    config = DataConfig(max_bad_rows=1.0, **{name: source[name] for name in ("columns", "encoding") if name in source})
+    # What cannot be read is counted and told: one bad row of twenty is no reason to do without the others. Where most
+    # are bad, the file is something else.
+    told = {name: source[name] for name in ("columns", "encoding") if name in source}
+    config = DataConfig(max_bad_rows=0.5, **told)
     came, report = read_items(path, config)
     for line in report.lines():
         tell(f"new items: {line}")
