@@ -98,7 +98,6 @@ def variants(run: Run, switches_only: bool) -> dict[str, Hybrid]:
     for name, settings in RETRAINED.items():
         if name == "without feedback" and not rated:
             continue
-        to_stderr(f"variant: {name}")
         to_stderr(f"variant: {name}, trained again")
         fitted[name] = retrained(run, settings, np.asarray(run.text))
     if np.any(run.text):

@@ -32,13 +32,14 @@ ROWS: dict[str, dict[str, object]] = {
 }
 
 
-def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None) -> Run:
+def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, precision: str) -> Run:
     """The run of a row, with the settings that were chosen for ``frozen``, or chosen from the data without it."""
     run = folder / name
     settings = frozen.config.model_dump(mode="json") if frozen else {"text": {}}
-    text = settings["text"] | ROWS[name]
+    text = settings["text"] | ROWS[name] | {"precision": precision}
     if name == "mlm-lora":
         text |= {"encoder": str(folder / "mlm" / "text" / "encoder"), "preprocessor": str(hub_handles()[0])}
+        text["precision"] = "float32"  # a Hub encoder brings its own, here that of mlm
     config = parse_config(settings | {"data": files, "text": text, "evaluation": {"baselines": ["text"]}})
     begun = (run / "config.yaml").is_file()
     if begun and (lines := contradictions(config, Run(run).config)):
@@ -53,12 +54,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Folder of all data sets.")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="Folder of the runs.")
     parser.add_argument("--frozen", type=Path, help="A complete run, in place of fitting the first row.")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="bfloat16", help="Of the towers that are trained."
+    )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS)[1:], default=list(ROWS)[1:], help="Which others.")
     options = parser.parse_args()
     files = files_of(options.set, options.data)
     folder = options.out / options.set
-    frozen = Run.open(options.frozen) if options.frozen else fitted("frozen", files, folder, None)
-    runs = {"frozen": frozen} | {name: fitted(name, files, folder, frozen) for name in options.rows}
+    frozen = Run.open(options.frozen) if options.frozen else fitted("frozen", files, folder, None, options.precision)
+    runs = {"frozen": frozen} | {name: fitted(name, files, folder, frozen, options.precision) for name in options.rows}
     results = {name: measure_one(run.load_model(), run.split.test, run.split, run.config) for name, run in runs.items()}
     whole = results["frozen"]
     lines = []

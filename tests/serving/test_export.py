@@ -12,14 +12,15 @@ import pytest
 
 from tfllmrec.errors import ModelError
 from tfllmrec.serving import export as exporting
-from tfllmrec.serving.export import export, versions
+from tfllmrec.serving.export import export
+from tfllmrec.serving.layout import version_folders
 
 pytestmark = pytest.mark.tf
 
 
 def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     run, _ = chain_run
-    assert chain_version.name == "1" and versions(chain_version.parent) == [1]
+    assert chain_version.name == "1" and sorted(version_folders(chain_version.parent)) == [1]
     assert [path.name for path in chain_version.parent.iterdir()] == ["1"]
     manifest = json.loads((chain_version / "assets.extra" / "tfllmrec.json").read_text())
     assert manifest["name"] == "chain" and manifest["items"] == 40
@@ -56,7 +57,7 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
     (target / "41").mkdir()
     (target / "not-a-version").mkdir()
     assert export(bare_run[0].folder, target) == target / "42"
-    assert versions(target) == [1, 2, 41, 42]
+    assert sorted(version_folders(target)) == [1, 2, 41, 42]
     # While one is written, only whole ones have a number.
     for names, done in zip(quickly, [[], ["1"], ["1", "2", "41", "not-a-version"]], strict=True):
         assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])

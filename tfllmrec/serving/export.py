@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
-from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP
+from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
@@ -101,16 +101,9 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def versions(target: Path) -> list[int]:
-    """The version numbers in a model's folder, ascending; none where there is no folder."""
-    if not target.is_dir():
-        return []
-    return sorted(int(path.name) for path in target.iterdir() if path.is_dir() and path.name.isdigit())
-
-
 def _publish(temporary: Path, target: Path) -> Path:
     """Renames to the next free number; another exporter may take one at the same moment."""
-    number = max(versions(target), default=0)
+    number = max(version_folders(target), default=0)
     while True:
         number += 1
         final = target / str(number)

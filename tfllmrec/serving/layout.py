@@ -29,3 +29,16 @@ def read_manifest(version: Path) -> dict[str, Any]:
       OSError, ValueError: there is none, or it is damaged.
     """
     return json.loads((version / EXTRA / MANIFEST).read_text())
+
+
+def version_folders(base: Path) -> dict[int, Path]:
+    """The folders in ``base`` whose name is a number.
+
+    Raises:
+      OSError: ``base`` cannot be read.
+    """
+    return {
+        int(folder.name): folder
+        for folder in base.iterdir()
+        if folder.name.isascii() and folder.name.isdigit() and folder.is_dir()
+    }

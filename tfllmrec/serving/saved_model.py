@@ -18,9 +18,8 @@ from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Recommendation
-from tfllmrec.serving.export import versions
 from tfllmrec.serving.filters import Allow, filter_inputs
-from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest
+from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest, version_folders
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -56,17 +55,18 @@ class SavedModel:
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
-            numbers = [n for n in versions(folder) if (folder / str(n) / "saved_model.pb").is_file()]
-            if not numbers and (folder / "config.yaml").is_file():
+            there = version_folders(folder) if folder.is_dir() else {}
+            whole = {number: version for number, version in there.items() if (version / "saved_model.pb").is_file()}
+            if not whole and (folder / "config.yaml").is_file():
                 raise ModelError(
                     f"{path} is a run, not a SavedModel: 'tfllmrec export {path} saved_models/NAME' makes one."
                 )
-            if not numbers:
+            if not whole:
                 raise ModelError(
                     f"{path} holds no SavedModel: expected a version folder such as {folder / '1'}. Write one with "
                     f"'tfllmrec export RUN {folder}'."
                 )
-            folder = folder / str(numbers[-1])
+            folder = whole[max(whole)]
         try:
             manifest = read_manifest(folder)
             items = pd.read_parquet(folder / EXTRA / ITEMS)

@@ -15,12 +15,13 @@ from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.text.bundled import INPUTS
 
-STRINGS = tf.TensorSpec((None, None), tf.string)
-FLOATS = tf.TensorSpec((None, None), tf.float32)
-ONE_STRING = tf.TensorSpec((None,), tf.string)
-ONE_INT = tf.TensorSpec((None,), tf.int32)
-INTS = tf.TensorSpec((None, None), tf.int32)
-FILTERS = [tf.TensorSpec(STRINGS.shape, tf.string, name) for name in ("allow", "categories")]
+#: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
+TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))
+HISTORY, EXCLUDE, ITEMS = (tf.TensorSpec((None, None), tf.string, name) for name in ("history", "exclude", "items"))
+FILTERS = [tf.TensorSpec((None, None), tf.string, name) for name in ("allow", "categories")]
+TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
+RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
+K = tf.TensorSpec((None,), tf.int32, "k")
 
 #: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
 PERSONAL = 0.05
@@ -126,14 +127,7 @@ class ServingModel(tf.Module):
         served |= {name: function for name in names if (function := getattr(self, name)) is not None}
         return {name: function.get_concrete_function() for name, function in served.items()}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, K])
     def recommend(self, history, ratings, exclude, k):
         """The best ``k`` items beyond the history and ``exclude``.
 
@@ -143,15 +137,7 @@ class ServingModel(tf.Module):
         """
         return self.recommend_filtered(history, ratings, exclude, *_no_filters(history), k)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
-            *FILTERS,
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, *FILTERS, K])
     def recommend_filtered(self, history, ratings, exclude, allow, categories, k):
         """As :meth:`recommend`, of what passes the filters."""
         known, marks, unknown = self._known(history, ratings)
@@ -163,39 +149,17 @@ class ServingModel(tf.Module):
         )
         return self._listed(*found) | {"unknown": unknown}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(ONE_STRING.shape, tf.string, "text"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[TEXT, HISTORY, EXCLUDE, K])
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
         return self.search_filtered(text, history, exclude, *_no_filters(history), k)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(ONE_STRING.shape, tf.string, "text"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
-            *FILTERS,
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[TEXT, HISTORY, EXCLUDE, *FILTERS, K])
     def search_filtered(self, text, history, exclude, allow, categories, k):
         """As :meth:`search`, of what passes the filters."""
         return self._found(self.text_to_vector(text), history, exclude, allow, categories, k)
 
-    @tf.function(
-        input_signature=[
-            *(tf.TensorSpec(INTS.shape, tf.int32, name) for name in INPUTS),
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude"),
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[*TOKENS, HISTORY, EXCLUDE, K])
     def search_tokens(self, input_word_ids, input_mask, input_type_ids, history, exclude, k):
         """As :meth:`search`, for clients that tokenise by themselves: the same tokens find the same items.
 
@@ -209,7 +173,7 @@ class ServingModel(tf.Module):
         vectors = self.text_to_vector.vectors({name: value[:, :width] for name, value in tokens})
         return self._found(vectors, history, exclude, *_no_filters(history), k)
 
-    @tf.function(input_signature=[tf.TensorSpec(ONE_STRING.shape, tf.string, "text")])
+    @tf.function(input_signature=[TEXT])
     def encode(self, text):
         """What ``search`` takes ``text`` string ``[B]`` for: float32 ``[B, Dt]``, in the space of the items' texts."""
         return {"vectors": self.text_to_vector(text)}
@@ -230,23 +194,12 @@ class ServingModel(tf.Module):
         scores = tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
         return self._listed(indices, scores) | {"unknown": unknown}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(ONE_STRING.shape, tf.string, "item_id"),
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[ITEM_ID, K])
     def similar(self, item_id, k):
         """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
         return self.similar_filtered(item_id, *_no_filters(item_id), k)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(ONE_STRING.shape, tf.string, "item_id"),
-            *FILTERS,
-            tf.TensorSpec(ONE_INT.shape, tf.int32, "k"),
-        ]
-    )
+    @tf.function(input_signature=[ITEM_ID, *FILTERS, K])
     def similar_filtered(self, item_id, allow, categories, k):
         """As :meth:`similar`, of what passes the filters."""
         index = self.index_of.lookup(item_id)
@@ -260,13 +213,7 @@ class ServingModel(tf.Module):
         found = self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
         return self._listed(*found) | {"unknown": tf.cast(~present, tf.int32)}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "items"),
-        ]
-    )
+    @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
     def explain(self, history, ratings, items):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
         known, marks, unknown = self._known(history, ratings)
@@ -275,12 +222,7 @@ class ServingModel(tf.Module):
         event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
         return terms | {"because": tf.gather(self.item_ids, event), "unknown": unknown}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec(STRINGS.shape, tf.string, "history"),
-            tf.TensorSpec(FLOATS.shape, tf.float32, "ratings"),
-        ]
-    )
+    @tf.function(input_signature=[HISTORY, RATINGS])
     def score(self, history, ratings):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
         known, marks, _ = self._known(history, ratings)

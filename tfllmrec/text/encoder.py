@@ -226,7 +226,7 @@ class TextEncoder:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for window in token_windows(self.text_to_vector, texts):
                 lengths = window["input_mask"].sum(axis=1)
-                steps = list(_like_lengths(lengths, self.batch_size * self.max_tokens))
+                steps = list(_token_steps(lengths, self.batch_size * self.max_tokens))
                 batches = (
                     {name: tf.constant(window[name][rows, : lengths[rows[0]]]) for name in INPUTS} for rows in steps
                 )
@@ -252,7 +252,7 @@ def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterato
     return windows.map(text_to_vector.tokens, num_parallel_calls=_AT_ONCE).prefetch(1).as_numpy_iterator()
 
 
-def _like_lengths(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+def _token_steps(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
     """Rows in steps of at most ``tokens`` when padded to the first of a step; the longest come first."""
     rows = np.argsort(-lengths, kind="stable")
     while len(rows):

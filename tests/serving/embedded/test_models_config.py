@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.serving.embedded.models_config import ModelSource, read_sources, version_folders
+from tfllmrec.serving.embedded.models_config import ModelSource, read_sources
+from tfllmrec.serving.layout import version_folders
 
 CONFIG = """
 model_config_list {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfllmrec.errors import ConfigError
+from tfllmrec.serving.layout import version_folders
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +69,6 @@ def _has_versions(folder: Path) -> bool:
 @functools.cache  # said once, not with each look
 def _pass_over(folder: Path, why: str) -> None:
     logger.warning("%s is passed over: it cannot be read: %s", folder, why)
-
-
-def version_folders(base: Path) -> dict[int, Path]:
-    """The folders in ``base`` whose name is a number.
-
-    Raises:
-      OSError: ``base`` cannot be read.
-    """
-    return {
-        int(folder.name): folder
-        for folder in base.iterdir()
-        if folder.name.isascii() and folder.name.isdigit() and folder.is_dir()
-    }
 
 
 def read_models_config(path: Path) -> list[ModelSource]:
