@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/tfllmrec demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ TEST = [
     *CLIENT,
     "httpx>=0.27",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff==0.17.6",
     "mypy==2.4.1",

@@ -47,6 +47,11 @@ def test_lists_and_scores_are_the_hybrids(terms):
     assert np.sort(found, axis=1).tolist() == [list(range(N))] * 6
     np.testing.assert_allclose(scores, np.take_along_axis(expected, found.numpy(), axis=1), rtol=1e-5, atol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
+    # The first request is not scored like this.
+    request = folded.requests(items, HISTORY, RATINGS)
+    mean, variance = folded.moments(index, request["query"], request["pairs"])
+    np.testing.assert_allclose(mean[1:], expected[1:].mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance[1:], expected[1:].var(axis=1), rtol=1e-4, atol=1e-5)
     # Nobody knows the first person: by popularity, equal counts in the order of the items.
     assert found[0].numpy().tolist() == np.argsort(-(np.arange(N) % 9), kind="stable").tolist()
 

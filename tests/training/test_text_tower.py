@@ -120,6 +120,25 @@ def test_each_distinct_text_is_encoded_once(still):
     assert batch["left"].shape == batch["right"].shape == (24,)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_texts_of_other_lengths_change_neither_vectors_nor_gradients(still, count):
+    """Fewer texts than groups as well."""
+    tuning = tuning_of(still.text_to_vector.encoder, "full")
+    tower = ContrastiveTower(tuning, temperature=0.5)
+    texts = ["a " * length for length in (7, 1, 4, 2, 6, 3)][:count]
+    inputs = still.text_to_vector.tokens(tf.constant(texts))
+    assert len(set(inputs["input_mask"].numpy().sum(axis=1))) == count
+    found = {}
+    for name, vectors_of in {"in groups": tower, "each": tuning.vectors}.items():
+        with tf.GradientTape() as tape:
+            tape.watch(tuning.watched)
+            vectors = vectors_of(inputs)
+            loss = tf.reduce_sum(vectors * tf.range(1.0, 1.0 + vectors.shape[-1]))
+        found[name] = [vectors, *map(tf.convert_to_tensor, tape.gradient(loss, tuning.watched))]
+    for in_groups, each in zip(found["in groups"], found["each"], strict=True):
+        np.testing.assert_allclose(in_groups, each, atol=1e-5)
+
+
 def test_batches_follow_seed_and_epoch(still):
     config = TuningConfig(batch_size=3, epochs=2, itself=0.5)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.models.hybrid import Hybrid
 
 
@@ -42,6 +43,9 @@ class FoldedHybrid(tf.Module):
         self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis] * np.float32(model.use_dense)
         self.prior = np.log1p(model.train_counts.numpy())
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
+        self._mean = tf.Variable(self.vectors.mean(axis=0), trainable=False, name="mean")
+        covariance = np.atleast_2d(np.cov(self.vectors.astype(np.float64), rowvar=False, bias=True))
+        self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")
         self.dim = self.vectors.shape[1]
         self.n_items, self.use_dense, self.use_behaviour = model.n_items, model.use_dense, model.use_behaviour
         # Methods: the Keras model stays out of a SavedModel.
@@ -63,3 +67,29 @@ class FoldedHybrid(tf.Module):
         else:
             items, values = tf.zeros((batch, 0), tf.int32), tf.zeros((batch, 0))
         return {"query": query, "pairs": (items, values), "unknown": tf.reduce_all(history >= self.n_items, axis=1)}
+
+    def moments(self, index: ItemIndex, query: tf.Tensor, pairs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        """Mean and variance, over the catalogue, of the scores that a request asks for; the scores are never made.
+
+        Args:
+          index: made of :attr:`vectors`.
+          query, pairs: as :meth:`requests` gives them.
+
+        Returns:
+          Two float32 ``[B]``.
+        """
+
+        def of_row(row: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+            query, items, values = row
+            dense = tf.tensordot(self._mean, query, 1)
+            sparse = tf.reduce_sum(values) / self.n_items
+            sums = tf.math.unsorted_segment_sum(values, items, self.n_items)
+            both = tf.reduce_sum(values * tf.linalg.matvec(index.read(items), query)) / self.n_items - dense * sparse
+            variance = (
+                tf.tensordot(query, tf.linalg.matvec(self._covariance, query), 1)
+                + tf.math.reduce_variance(sums)
+                + 2 * both
+            )
+            return dense + sparse, tf.maximum(variance, 0.0)  # rounding may leave less than nothing
+
+        return tf.map_fn(of_row, (query, *pairs), fn_output_signature=(tf.float32, tf.float32))

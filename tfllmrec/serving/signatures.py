@@ -248,7 +248,7 @@ class ServingModel(tf.Module):
           Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
         """
         request = self.folded.requests(self.item_vectors, known, marks)
-        mean, variance = tf.nn.moments(self._score_items(self.item_vectors, known, marks), axes=1)
+        mean, variance = self.folded.moments(self.best, request["query"], request["pairs"])
         spread = tf.sqrt(variance)
         moves = (spread > FAINT) & ~request["unknown"]
         weight = tf.where(moves, PERSONAL / tf.maximum(spread, FAINT), 0.0)
