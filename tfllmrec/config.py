@@ -69,6 +69,11 @@ class TextConfig(Section):
     preprocessor: str | None = Field(None, description="TF Hub handle of the matching preprocessor; auto for 'minilm'.")
     template: str | None = Field(None, description="Such as '{title} ({categories})'; auto: from the columns present.")
     max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut there, special tokens included.")
+    pooling: Literal["mean", "cls", "pooled"] = Field(
+        "mean",
+        description="What of the encoder is a text's vector: the mean of its tokens', that of [CLS], or what it makes "
+        "of them itself ('pooled_output').",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the products; bfloat16: 'minilm' only."
     )

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.tf
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import INPUTS, save_encoder  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.tuning import tuning_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,8 @@ def test_fingerprint_survives_saving_and_tells_everything_else_apart(tiny, thin_
     assert fingerprint(tiny.state(), batch_size=9) == encoder.fingerprint
     changed = tiny.state()
     changed["encoder.layer.0.output.dense.bias"][0] += 1e-3
-    assert len({encoder.fingerprint, fingerprint(changed), fingerprint(max_tokens=11), fingerprint(precision="x")}) == 4
+    others = [{"max_tokens": 11}, {"precision": "x"}, {"pooling": "cls"}, {"pooling": "pooled"}]
+    assert len({encoder.fingerprint, fingerprint(changed), *(fingerprint(**settings) for settings in others)}) == 6
 
 
 class Preprocessor(tf.Module):
@@ -132,7 +134,7 @@ class Plain(tf.Module):
     def __call__(self, inputs):
         sequence = tf.one_hot(inputs["input_word_ids"], 40)
         return {
-            "sequence": {"sequence_output": sequence, "pooled_output": sequence[:, 0] * 0 + 7.0},
+            "sequence": {"sequence_output": sequence, "pooled_output": 5.0 * sequence[:, 1]},
             "default": {"default": 3.0 * sequence[:, 0]},
             "tensor": 3.0 * sequence[:, 0],
         }[self.answer]
@@ -145,17 +147,34 @@ def plain_preprocessor(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("answer", ["sequence", "default", "tensor"])
-def test_takes_the_forms_in_which_hub_encoders_answer(answer, plain_preprocessor, tmp_path):
+@pytest.mark.parametrize(
+    ("answer", "pooling", "expected"),
+    [
+        ("sequence", "mean", np.array([1, 2, 1]) / np.sqrt(1 + 4 + 1)),
+        ("sequence", "cls", [1, 0, 0]),
+        ("sequence", "pooled", [0, 1, 0]),
+        ("default", "mean", [1, 0, 0]),
+        ("default", "cls", [1, 0, 0]),
+        ("tensor", "mean", [1, 0, 0]),
+    ],
+)
+def test_takes_the_forms_in_which_hub_encoders_answer(answer, pooling, expected, plain_preprocessor, tmp_path):
     tf.saved_model.save(Plain(answer), str(tmp_path / "encoder"))
-    vector = TextEncoder(str(tmp_path / "encoder"), plain_preprocessor, max_tokens=8).encode(["abbc"])[0]
-    a, b, c = (ord(letter) % 40 for letter in "abc")
-    expected = np.zeros(40)
-    if answer == "sequence":
-        expected[[a, b, c]] = np.array([1, 2, 1]) / np.sqrt(1 + 4 + 1)  # the mean over the tokens, not pooled_output
-    else:
-        expected[a] = 1
-    np.testing.assert_allclose(vector, expected, atol=1e-6)
+    encoder = TextEncoder(str(tmp_path / "encoder"), plain_preprocessor, max_tokens=8, pooling=pooling)
+    vector = encoder.encode(["abbc"])[0]
+    np.testing.assert_allclose(vector[[ord(letter) % 40 for letter in "abc"]], expected, atol=1e-6)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+    # Its tuning starts there, and reads the same of it.
+    tuning = tuning_of(encoder.text_to_vector.encoder, "adapter")
+    encoder.tune(tuning)
+    tokens = encoder.text_to_vector.tokens(tf.constant(["abbc"]))
+    np.testing.assert_allclose([encoder.encode(["abbc"])[0], tuning.vectors(tokens)[0]], [vector, vector], atol=1e-6)
+
+
+def test_an_encoder_that_pools_nothing_is_said(plain_preprocessor, tmp_path):
+    tf.saved_model.save(Plain("default"), str(tmp_path / "encoder"))
+    with pytest.raises(ModelError, match=r"to 'pooled_output' \(text.pooling\) of a known width"):
+        TextEncoder(str(tmp_path / "encoder"), plain_preprocessor, max_tokens=8, pooling="pooled")
 
 
 def test_says_what_cannot_be_loaded(thin_hub, tmp_path):

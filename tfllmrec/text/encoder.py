@@ -40,19 +40,23 @@ class TextToVector(tf.Module):
     Kept as an attribute of a model, it goes into the model's SavedModel with its weights and vocabulary, and uses core
     TensorFlow and TF Text operations only (as far as the two hub modules do).
 
-    The vector is the mean of the encoder's ``sequence_output`` over the tokens (``[CLS]`` and ``[SEP]`` included),
-    scaled to length 1. For sentence-transformers weights this is what they were trained for; for a plain BERT it is
-    better than its ``pooled_output``, which is only good for next-sentence prediction (Reimers and Gurevych 2019,
-    arXiv:1908.10084, table 1). An encoder without ``sequence_output`` gives its ``default`` output instead. A text
+    By default the vector is the mean of the encoder's ``sequence_output`` over the tokens (``[CLS]`` and ``[SEP]``
+    included), scaled to length 1. For most sentence-transformers weights this is what they were trained for; for a
+    plain BERT it is better than its ``pooled_output``, which is only good for next-sentence prediction (Reimers and
+    Gurevych 2019, arXiv:1908.10084, table 1). Others were trained to be read by ``[CLS]`` or by ``pooled_output``:
+    ``pooling``. An encoder without ``sequence_output`` gives its ``default`` output instead. A text
     without any token (empty, white space) gives the zero vector.
     """
 
-    def __init__(self, encoder: Any, preprocessor: Any, max_tokens: int, adapter: Adapter | None = None):
+    def __init__(
+        self, encoder: Any, preprocessor: Any, max_tokens: int, adapter: Adapter | None = None, pooling: str = "mean"
+    ):
         """Takes two modules as ``hub.load`` returns them, and what a tuning puts above the encoder."""
         super().__init__(name="text_to_vector")
         self.encoder = encoder
         self.adapter = adapter
         self.preprocessor = preprocessor
+        self.pooling = pooling
         self._max_tokens = max_tokens
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
@@ -75,7 +79,7 @@ class TextToVector(tf.Module):
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
-        return text_vectors(self.encoder, inputs, adapter=self.adapter)
+        return text_vectors(self.encoder, inputs, self.adapter, self.pooling)
 
 
 class TextEncoder:
@@ -89,6 +93,7 @@ class TextEncoder:
       precision: how the encoder computes. It only enters the fingerprint here: a hub module brings its own precision.
       batch_size: texts of ``max_tokens`` in a step; of shorter ones as many more.
       tuning: file of what was trained of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
+      pooling: ``mean``, ``cls`` or ``pooled``: what of the encoder is a text's vector.
 
     Attributes:
       text_to_vector: the same as a graph, see :class:`TextToVector`.
@@ -108,10 +113,12 @@ class TextEncoder:
         precision: str = "float32",
         batch_size: int = 64,
         tuning: Path | None = None,
+        pooling: str = "mean",
     ):
         self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
         self.folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
-        self.text_to_vector = TextToVector(_load(self.folders[0]), _load(self.folders[1]), max_tokens)
+        modules = _load(self.folders[0]), _load(self.folders[1])
+        self.text_to_vector = TextToVector(*modules, max_tokens, pooling=pooling)
         # Both are run once, on a text of as many tokens as there may be: what does not fit shows here or in a trace.
         longest = tf.constant(["a " * max_tokens])
         tokens, problem = _attempt(lambda: self.text_to_vector.tokens(longest))
@@ -122,9 +129,10 @@ class TextEncoder:
             )
         self.dim, problem = _attempt(lambda: _width(self.text_to_vector, {n: t[:, :3] for n, t in tokens.items()}))
         if self.dim is None:
+            read = "'pooled_output' (text.pooling)" if pooling == "pooled" else "'sequence_output' or 'default'"
             raise ModelError(
                 f"{encoder_handle} does not work as a BERT encoder: expected a SavedModel that maps int32 [B, T] "
-                f"{', '.join(INPUTS)} to 'sequence_output' or 'default' of a known width; got: {problem}"
+                f"{', '.join(INPUTS)} to {read} of a known width; got: {problem}"
             )
         works, problem = _attempt(lambda: _width(self.text_to_vector, tokens))
         if works is None:
@@ -142,7 +150,10 @@ class TextEncoder:
         ``text_to_vector`` is another one afterwards; ``fingerprint`` follows what is trained.
         """
         before = self.text_to_vector
-        self.text_to_vector = TextToVector(before.encoder, before.preprocessor, self.max_tokens, tuning.adapter)
+        tuning.pooling = before.pooling
+        self.text_to_vector = TextToVector(
+            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, before.pooling
+        )
         self.tuning = tuning
 
     @classmethod
@@ -173,7 +184,9 @@ class TextEncoder:
                 f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "
                 "preprocessor that its page names"
             )
-        return cls(encoder, preprocessor, config.max_tokens, config.precision, config.batch_size, tuning)
+        return cls(
+            encoder, preprocessor, config.max_tokens, config.precision, config.batch_size, tuning, config.pooling
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -189,7 +202,7 @@ class TextEncoder:
 
     @cached_property
     def _untuned_fingerprint(self) -> str:
-        return self._digest(f"mean {self.max_tokens} {self.precision}")
+        return self._digest(f"{self.text_to_vector.pooling} {self.max_tokens} {self.precision}")
 
     @cached_property
     def base_fingerprint(self) -> str:

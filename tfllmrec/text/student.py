@@ -22,6 +22,7 @@ from tfllmrec.progress import Progress
 from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder, TextToVector
+from tfllmrec.text.tuning import text_vectors
 
 MANIFEST = "student.json"
 
@@ -176,7 +177,8 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
     bert = BertEncoder(replace(config, num_hidden_layers=layers), renumbered)
     for name in ("word_embedding", "position_embedding", "type_embedding"):
         setattr(bert, name, tf.Variable(getattr(bert, name), trainable=False, name=name))
-    return TextToVector(bert, teacher.text_to_vector.preprocessor, teacher.max_tokens)
+    taught = teacher.text_to_vector
+    return TextToVector(bert, taught.preprocessor, teacher.max_tokens, pooling=taught.pooling)
 
 
 def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]:
@@ -208,7 +210,7 @@ def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]
     likeness = 0.0
     for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
         config = BertConfig(num_attention_heads=heads, **sizes)
-        got = BertEncoder(config, state)(tokens)["default"]
+        got = text_vectors(BertEncoder(config, state), tokens, pooling=teacher.text_to_vector.pooling)
         likeness = float(tf.reduce_mean(tf.reduce_sum(got * expected, axis=1)))
         if likeness > _SAME:
             return config, state

@@ -35,26 +35,32 @@ def text_vectors(
     encoder: Any,
     inputs: Mapping[str, tf.Tensor],
     adapter: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    pooling: str = "mean",
 ) -> tf.Tensor:
     """The vectors of tokenised texts, by an encoder as ``hub.load`` returns it; its dropout is off.
 
     In training as well: in a module that was loaded, dropout follows no seed.
 
     Args:
-      encoder: gives ``sequence_output``, whose mean over the tokens is taken, or else ``default``.
+      encoder: gives ``sequence_output``, or else ``default``, which is the vector then, whatever ``pooling``.
       inputs: ``input_word_ids``, ``input_mask``, ``input_type_ids``, each int32 ``[B, T]``.
-      adapter: changes the encoder's token states (or its ``default``) before they are pooled.
+      adapter: changes the encoder's token states (or its ``default``, or ``pooled_output``) before they are pooled.
+      pooling: ``mean`` over the tokens, the state of the first token (``cls``), or ``pooled_output`` (``pooled``).
 
     Returns:
       float32 ``[B, D]`` of length 1; zero for a text without a token between ``[CLS]`` and ``[SEP]``.
     """
     out = encoder(inputs)
     adapt = adapter or tf.identity
-    if isinstance(out, Mapping) and "sequence_output" in out:
-        pooled = mean_pool(adapt(tf.cast(out["sequence_output"], tf.float32)), inputs["input_mask"])
+    if pooling != "pooled" and isinstance(out, Mapping) and "sequence_output" in out:
+        states = adapt(tf.cast(out["sequence_output"], tf.float32))
+        if pooling == "mean":
+            pooled = mean_pool(states, inputs["input_mask"])
+        else:
+            pooled = tf.math.l2_normalize(states[:, 0], -1)
     else:
-        states = tf.cast(out["default"] if isinstance(out, Mapping) else out, tf.float32)
-        pooled = tf.math.l2_normalize(adapt(states), -1)
+        whole = out["pooled_output" if pooling == "pooled" else "default"] if isinstance(out, Mapping) else out
+        pooled = tf.math.l2_normalize(adapt(tf.cast(whole, tf.float32)), -1)
     has_tokens = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True) > 2
     return tf.where(has_tokens, pooled, 0.0)
 
@@ -107,6 +113,7 @@ class Tuning:
       variables: what is trained, checkpointed and shipped.
       watched: what the loss is differentiated by; the same but for ``lora``.
       adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
+      pooling: as in :func:`text_vectors`.
     """
 
     def __init__(
@@ -119,6 +126,7 @@ class Tuning:
         adapter: Adapter | None = None,
     ):
         self.encoder, self.mode, self.settings, self.adapter = encoder, mode, dict(settings), adapter
+        self.pooling = "mean"
         self.variables = list(variables)
         self.watched = self.variables if watched is None else list(watched)
 
@@ -129,7 +137,7 @@ class Tuning:
 
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``, as :func:`text_vectors`."""
-        return text_vectors(self.encoder, inputs, self.adapter)
+        return text_vectors(self.encoder, inputs, self.adapter, self.pooling)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         """The gradients of ``variables`` from those of ``watched``."""

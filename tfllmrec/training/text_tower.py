@@ -343,7 +343,9 @@ def prepared_encoder(
                 folder=folder / "pretraining",
                 tell=lambda line: tell(f"pretraining: {line}"),
             )
-        encoder = TextEncoder(pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size)
+        encoder = TextEncoder(
+            pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size, pooling=text.pooling
+        )
     if text.mode == "frozen":
         if text.pretrain_epochs:
             if TowerRecord.load(folder) is None:
