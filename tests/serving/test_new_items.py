@@ -57,6 +57,7 @@ def grown(chain_run, titles, tmp_path_factory):
 def test_the_manifest_counts_and_the_items_follow_the_old_ones(grown, chain_run, titles):
     model, told, _ = grown
     assert model.manifest["items"] == N + 2
+    assert model.manifest["metrics"] is None  # nobody has measured this catalogue
     assert model.manifest["new_items"] == {
         "file": "new.jsonl", "added": 2, "replaced": 1, "unchanged": 2, "dropped": 2,
     }  # fmt: skip

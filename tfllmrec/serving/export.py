@@ -43,8 +43,9 @@ def export(
 
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
-      data hash, metrics, versions, what reads the queries, how many items are new), ``items.parquet`` (ids, titles,
-      categories, in the order of the ``score`` signature: new items last), and warm-up requests.
+      data hash, the run's metrics unless there are new items, versions, what reads the queries, how many items are
+      new), ``items.parquet`` (ids, titles, categories, in the order of the ``score`` signature: new items last), and
+      warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
@@ -126,6 +127,7 @@ def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None
         "data_sha256": record["data_sha256"],
         "seed": record["seed"],
         "versions": record["versions"],
-        "metrics": run.metrics,
+        # What has items more than the run is not what the run measured.
+        "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
     }
