@@ -74,7 +74,7 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
         "partitioned, int8": ItemIndex(vectors, cells, storage="int8"),
     }
     whole = indexes["exact, float32"].vectors
-    ask = {LIMIT: _limit(whole)}
+    ask = {LIMIT: reader(whole)}
     for name, index in indexes.items():
         ask[name] = _asker(index)
         if name in ("exact, float32", "partitioned, float32"):
@@ -96,9 +96,10 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
     return [Contender(name, np.array(times), recalls.get(name)) for name, times in taken.items()], told
 
 
-def _limit(vectors: ItemVectors) -> Callable[[np.ndarray], object]:
+def reader(vectors: ItemVectors) -> Callable[..., object]:
+    """Reads the bytes of float32 ``vectors`` once, whatever it is given: the limit of a scan."""
     read = tf.function(lambda: tf.reduce_max(vectors.whole)).get_concrete_function()
-    return lambda _: read().numpy()
+    return lambda *_: read().numpy()
 
 
 def _asker(index: ItemIndex, pairs: tuple[np.ndarray, np.ndarray] | None = None) -> Callable[[np.ndarray], object]:

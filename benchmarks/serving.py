@@ -1,0 +1,457 @@
+"""The embedded server under load: latency, requests per second, time and memory to load; a section of RESULTS.md.
+
+    python benchmarks/serving.py saved_models/beauty
+    python benchmarks/serving.py saved_models/beauty --quick
+
+``tfllmrec serve`` runs in a process of its own, and so do the clients, which send histories of the test split of the
+run that the model came from. Beside the model, behind the same server and in turn with it, answers what a TFRS user
+would serve: ``BruteForce`` over the same item vectors, asked by the mean of the vectors of the last 50 items of the
+history. That is less work (no ratings, nothing left out, a fixed k), so the ratio to it is what the rest costs.
+
+The synthetic catalogue has the clustered vectors of ``item_index.py``, of width 64, and a query that is the mean of the
+history's vectors too: what is measured there is the index behind a server. The limit is the time in which another
+process reads the bytes of the vectors once; it has its turn between the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import tensorflow as tf
+from item_index import QUERIES, clustered, reader
+from sections import made_by, replace_section
+from serving_clients import Done, Order
+
+from tfllmrec.layers.item_cells import RECALL
+from tfllmrec.layers.item_index import ItemIndex, build_index
+from tfllmrec.serving.client import Client
+from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
+from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.serving.signatures import EXCLUDE, HISTORY, RATINGS, K
+from tfllmrec.serving.warm_up import write_warm_up
+
+OURS, BRUTE_FORCE, EXACT, CELLS = "recommend", "brute_force", "exact", "partitioned"
+CLIENTS = (1, 8, 32)
+PROCESSES = 2  # of clients; one by itself would be busier than the server at 32
+TOP = 10
+LENGTH = 50  # of the histories that BruteForce is asked with: rows of one width can be joined
+DIM = 64
+ASKED = 2000  # different requests
+SETTLES_S = 2.5  # a version that was just written is not loaded yet
+MS_REAL, MS_CELLS, LIMITS_EXACT = 15, 10, 3  # what is aimed at
+
+
+@dataclass
+class Cell:
+    """One model at one number of clients over one protocol, a figure a turn where it has several.
+
+    ``client_cpu`` and ``server_cpu`` are milliseconds a request.
+    """
+
+    model: str
+    protocol: str
+    clients: int
+    milliseconds: list[np.ndarray] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    client_cpu: list[float] = field(default_factory=list)
+    server_cpu: list[float] = field(default_factory=list)
+
+    def percentile(self, percent: float) -> float:
+        return float(np.percentile(np.concatenate(self.milliseconds), percent))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a server takes that has just loaded ``models``, and after it was asked (0: it was not)."""
+
+    models: str
+    seconds: float
+    megabytes: float
+    afterwards: float = 0.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server whose models answer; ``addresses`` by protocol."""
+
+    process: subprocess.Popen[str]
+    addresses: dict[str, str]
+    seconds: float
+
+    def megabytes(self) -> float:
+        """Resident memory."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+
+    def cpu_seconds(self) -> float:
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class Catalogue(tf.Module):
+    """``recommend`` over an index alone: inputs, outputs and promises of the real one, with a mean for a network."""
+
+    def __init__(self, ids: Sequence[str], index: ItemIndex) -> None:
+        super().__init__(name="catalogue")
+        self.index = index
+        self.item_ids = tf.constant([*ids, ""])
+        initializer = tf.lookup.KeyValueTensorInitializer(list(ids), list(range(len(ids))), tf.string, tf.int32)
+        self.index_of = tf.lookup.StaticHashTable(initializer, default_value=len(ids))
+
+    @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, K])
+    def recommend(self, history, ratings, exclude, k):
+        known = self.index_of.lookup(history)
+        count = tf.math.count_nonzero(known < self.index.n_items, axis=1, keepdims=True, dtype=tf.float32)
+        query = tf.reduce_sum(self.index.read(known), axis=1) / tf.maximum(count, 1.0)
+        gone = tf.concat([known, self.index_of.lookup(exclude)], axis=1)
+        items, scores = self.index.top_k(query, k, exclude=gone)
+        unknown = tf.math.count_nonzero((known == self.index.n_items) & (history != ""), axis=1, dtype=tf.int32)
+        return {"item_ids": tf.gather(self.item_ids, items), "scores": scores, "unknown": unknown}
+
+
+def save_catalogue(ids: Sequence[str], index: ItemIndex, folder: Path) -> None:
+    """A version of it; the manifest tells the server that its requests may be padded and joined like an export's."""
+    catalogue = Catalogue(ids, index)
+    function = catalogue.recommend.get_concrete_function()
+    tf.saved_model.save(catalogue, str(folder), {"serving_default": function, "recommend": function})
+    (folder / EXTRA).mkdir()
+    (folder / EXTRA / MANIFEST).write_text("{}")
+    write_warm_up(folder / EXTRA / WARM_UP, folder.parent.name, {"recommend": function}, ids[:LENGTH], [])
+
+
+def save_brute_force(ids: Sequence[str], vectors: np.ndarray, folder: Path) -> None:
+    """A version as the TFRS tutorials make it: a Keras tower from ids to the query, within ``BruteForce``."""
+    import tensorflow_recommenders as tfrs  # only once tfllmrec has said which Keras
+
+    lookup = tf.keras.layers.StringLookup(vocabulary=list(ids), mask_token="")
+    # Indices 0 and 1 are those of the padding and of unknown ids.
+    embedding = tf.keras.layers.Embedding(len(ids) + 2, vectors.shape[1], mask_zero=True)
+    mean = tf.keras.layers.GlobalAveragePooling1D()
+    tower = tf.keras.Sequential([tf.keras.Input((LENGTH,), dtype=tf.string), lookup, embedding, mean])
+    embedding.set_weights([np.pad(vectors, [[2, 0], [0, 0]])])
+    index = tfrs.layers.factorized_top_k.BruteForce(tower, k=TOP)
+    index.index(tf.constant(vectors), tf.constant(list(ids)))
+    index(tf.constant([["", *ids[:1]] * (LENGTH // 2)]))
+    tf.saved_model.save(index, str(folder))
+
+
+@contextmanager
+def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
+    """``tfllmrec serve`` on the folder, from when all ``names`` are available."""
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "tfllmrec", "serve", str(models), "--rest-port", "0", "--grpc-port", "0"]
+    # In a session of its own, or Ctrl-C would reach it too, before it is told to stop.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        ports = {}
+        while len(ports) < 2:
+            if told := re.match(r"(REST|gRPC) .*?(127\.0\.0\.1:\d+)", _answer(process)):
+                ports[told[1]] = told[2]
+        addresses = {"REST": f"http://{ports['REST']}", "gRPC": f"grpc://{ports['gRPC']}"}
+        for name in names:
+            with Client(addresses["gRPC"], name) as client:
+                while not any(version.state == "AVAILABLE" for version in client.status()):
+                    time.sleep(0.01)
+        yield Served(process, addresses, time.perf_counter() - begun)
+    finally:
+        _stop(process)
+
+
+def load_alone(models: Path, name: str, scratch: Path) -> Loaded:
+    """A server with that model and no other."""
+    alone = scratch / f"alone-{name}"
+    alone.mkdir()
+    (alone / name).symlink_to(models / name, target_is_directory=True)
+    with served(alone, [name]) as server:
+        return Loaded(name, server.seconds, server.megabytes())
+
+
+def load_nothing(scratch: Path) -> Loaded:
+    (scratch / "nothing").mkdir()
+    with served(scratch / "nothing", []) as server:
+        return Loaded("no model", server.seconds, server.megabytes())
+
+
+class Clients:
+    """Processes that ask; use it in a ``with`` block."""
+
+    def __init__(self, requests: Path) -> None:
+        self._requests = requests
+
+    def __enter__(self) -> Clients:
+        command = [sys.executable, str(Path(__file__).with_name("serving_clients.py")), str(self._requests)]
+        pipe = subprocess.PIPE
+        self._processes = [
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+            for _ in range(PROCESSES)
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            _stop(process)
+
+    def ask(self, address: str, model: str, clients: int, seconds: float) -> list[Done]:
+        """All processes at once, each with its part of the clients."""
+        parts = [clients // PROCESSES + (number < clients % PROCESSES) for number in range(PROCESSES)]
+        busy = [(process, part) for process, part in zip(self._processes, parts, strict=True) if part]
+        for process, part in busy:
+            stdin: IO[str] = process.stdin  # type: ignore[assignment]
+            stdin.write(json.dumps(asdict(Order(address, model, part, seconds))) + "\n")
+            stdin.flush()
+        return [Done(**json.loads(_answer(process))) for process, _ in busy]
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{shlex.join(map(str, process.args))} ended with {process.wait()}")  # type: ignore[arg-type]
+    return line
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def take_turns(
+    server: Served, clients: Clients, cells: Sequence[Cell], seconds: float, turns: int, between: Any = lambda: None
+) -> None:
+    """Fills the cells, ``seconds`` each in ``turns`` parts; a first turn, shorter, is not counted.
+
+    Args:
+      between: called once a turn, while the server has nothing to do.
+    """
+    for turn in range(turns + 1):
+        print(f"turn {turn} of {turns} ...", file=sys.stderr, flush=True)
+        for cell in cells:
+            cpu = server.cpu_seconds()
+            part = seconds / turns if turn else min(seconds / turns, 0.5)
+            done = clients.ask(server.addresses[cell.protocol], cell.model, cell.clients, part)
+            taken = np.concatenate([one.milliseconds for one in done])
+            if turn:
+                cell.milliseconds.append(taken)
+                cell.rates.append(sum(len(one.milliseconds) / one.seconds for one in done))
+                cell.client_cpu.append(1000 * sum(one.cpu_seconds for one in done) / len(taken))
+                cell.server_cpu.append(1000 * (server.cpu_seconds() - cpu) / len(taken))
+        between()
+
+
+def real(path: Path, scratch: Path, seconds: float, turns: int) -> tuple[str, list[Loaded], list[Cell]]:
+    """An exported model beside ``BruteForce``: what it is, and its figures."""
+    saved = SavedModel.open(path)
+    models = scratch / "real"
+    for name in (OURS, BRUTE_FORCE):
+        (models / name).mkdir(parents=True)
+    (models / OURS / "1").symlink_to(saved.folder.resolve(), target_is_directory=True)
+    checkpoint = tf.train.load_checkpoint(str(saved.folder / "variables" / "variables"))
+    vectors = checkpoint.get_tensor("item_vectors/.ATTRIBUTES/VARIABLE_VALUE")
+    ids, test, marked = saved.item_ids, saved.run.split.test, saved.run.dataset.has_ratings
+    save_brute_force(ids.tolist(), vectors, models / BRUTE_FORCE / "1")
+    some = test.take(np.unique(np.linspace(0, len(test) - 1, min(len(test), ASKED)).astype(int)))
+    histories = [ids[row].tolist() for row in some.history]
+    ratings = [row.tolist() if marked else None for row in some.ratings]
+    requests = {
+        OURS: {
+            "method": "recommend",
+            "calls": [{"history": h, "ratings": r, "k": TOP} for h, r in zip(histories, ratings, strict=True) if h],
+        },
+        BRUTE_FORCE: _brute_force_requests([h for h in histories if h]),
+    }
+    told = (
+        f"{saved.manifest['name']}: {len(ids):,} items of {vectors.shape[1]}, histories of "
+        f"{statistics.mean(map(len, histories)):.0f} items in the mean, {max(map(len, histories))} at most"
+    )
+    del saved
+    cells = [Cell(m, p, c) for c in CLIENTS for p in ("gRPC", "REST") for m in (OURS, BRUTE_FORCE)]
+    loaded, _ = _measure(models, requests, cells, scratch, seconds, turns)
+    return told, loaded, cells
+
+
+def synthetic(
+    items: int, scratch: Path, seconds: float, turns: int, seed: int
+) -> tuple[list[Loaded], list[Cell], float, np.ndarray]:
+    """Exact, partitioned and ``BruteForce`` on a made-up catalogue: figures, recall@10, milliseconds of the limit."""
+    vectors, queries = clustered(items, DIM, QUERIES * 2, np.random.default_rng(seed))
+    exact = build_index(vectors, queries, "exact")
+    near = exact.top_k(tf.constant(queries), [TOP])[0].numpy()
+    ids = [f"item-{number}" for number in range(items)]
+    models = scratch / "synthetic"
+    means = vectors[near].mean(axis=1)
+    save_catalogue(ids, exact, models / EXACT / "1")
+    save_catalogue(ids, build_index(vectors, means[:QUERIES], "partitioned", seed=seed), models / CELLS / "1")
+    save_brute_force(ids, vectors, models / BRUTE_FORCE / "1")
+    read = reader(exact.vectors)
+    histories = [[ids[item] for item in row] for row in near[QUERIES:]]
+    recommend = {"method": "recommend", "calls": [{"history": history, "k": TOP} for history in histories]}
+    requests = {EXACT: recommend, CELLS: recommend, BRUTE_FORCE: _brute_force_requests(histories)}
+    cells = [Cell(m, "gRPC", c) for c in CLIENTS for m in (EXACT, CELLS, BRUTE_FORCE)]
+    limit: list[float] = []
+
+    def limited() -> None:
+        for _ in range(10):
+            begun = time.perf_counter()
+            read()
+            limit.append(1000 * (time.perf_counter() - begun))
+
+    read()
+    loaded, recall = _measure(models, requests, cells, scratch, seconds, turns, limited, histories)
+    return loaded, cells, recall, np.array(limit)
+
+
+def _brute_force_requests(histories: Sequence[Sequence[str]]) -> dict[str, Any]:
+    rows = [[*history[-LENGTH:], *[""] * (LENGTH - len(history))] for history in histories]
+    calls = [{"signature": "serving_default", "inputs": {"input_1": [row]}} for row in rows]
+    return {"method": "predict", "calls": calls}
+
+
+def _measure(
+    models: Path,
+    requests: dict[str, Any],
+    cells: Sequence[Cell],
+    scratch: Path,
+    seconds: float,
+    turns: int,
+    between: Any = lambda: None,
+    histories: Sequence[list[str]] = (),
+) -> tuple[list[Loaded], float]:
+    """Loads each model by itself, asks them all in turn, and compares the partition's lists with the exact ones."""
+    time.sleep(SETTLES_S)
+    loaded = [load_alone(models, name, scratch) for name in requests]
+    asked = scratch / f"{models.name}.json"
+    asked.write_text(json.dumps(requests))
+    found = []
+    with served(models, list(requests)) as server, Clients(asked) as clients:
+        before = server.megabytes()
+        take_turns(server, clients, cells, seconds, turns, between)
+        loaded.append(Loaded("all of these", server.seconds, before, server.megabytes()))
+        for history in histories:
+            lists = []
+            for name in (EXACT, CELLS):
+                with Client(server.addresses["gRPC"], name) as client:
+                    lists.append({item.item_id for item in client.recommend(history, k=TOP)})
+            found.append(len(lists[0] & lists[1]) / TOP)
+    return loaded, statistics.mean(found) if found else 0.0
+
+
+def loading_table(loaded: Sequence[Loaded]) -> list[str]:
+    rows = ["| loaded | s from start to AVAILABLE | resident MB | MB after the load |", "|---|---:|---:|---:|"]
+    return rows + [
+        f"| {one.models} | {one.seconds:.1f} | {one.megabytes:,.0f} | "
+        f"{f'{one.afterwards:,.0f}' if one.afterwards else ''} |"
+        for one in loaded
+    ]
+
+
+def load_table(cells: Sequence[Cell]) -> list[str]:
+    """Ratios are of each turn by itself (what slows a whole turn slows both), and then their median."""
+    rows = [
+        "| clients | | | p50 ms | p99 ms | requests/s | CPU ms a request: server | client | p50 against BruteForce |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for cell in cells:
+        same = (cell.clients, cell.protocol, BRUTE_FORCE)
+        other = next(c for c in cells if (c.clients, c.protocol, c.model) == same)
+        pairs = zip(cell.milliseconds, other.milliseconds, strict=True)
+        ratio = statistics.median(float(np.median(ours) / np.median(theirs)) for ours, theirs in pairs)
+        rows.append(
+            f"| {cell.clients} | {cell.protocol} | {cell.model} | {cell.percentile(50):.1f} | "
+            f"{cell.percentile(99):.1f} | {statistics.median(cell.rates):,.0f} | "
+            f"{statistics.median(cell.server_cpu):.2f} | {statistics.median(cell.client_cpu):.2f} | "
+            f"{'' if cell is other else f'{ratio:.2f}'} |"
+        )
+    return rows
+
+
+def targets(cells: Sequence[Cell], made: Sequence[Cell], items: int, recall: float, limit: np.ndarray) -> list[str]:
+    """What is aimed at, and what came."""
+
+    def said(cells: Sequence[Cell], model: str, figure: Any, form: str) -> str:
+        figures = [(c.clients, figure(c)) for c in cells if c.model == model and c.protocol == "gRPC"]
+        return ", ".join(f"{value:{form}} at {clients}" for clients, value in figures)
+
+    middle = float(np.median(limit))
+    return [
+        "| target | by number of clients, gRPC |",
+        "|---|---|",
+        f"| the model, p99 below {MS_REAL} ms | {said(cells, OURS, lambda c: c.percentile(99), '.1f')} |",
+        f"| {items:,} items, exact: p50 within {LIMITS_EXACT} times the limit ({middle:.1f} ms, lowest "
+        f"{limit.min():.1f}) | {said(made, EXACT, lambda c: c.percentile(50) / middle, '.2f')} |",
+        f"| {items:,} items, partitioned: p50 within {MS_CELLS} ms at recall@{TOP} {RECALL} or more ({recall:.3f}) | "
+        f"{said(made, CELLS, lambda c: c.percentile(50), '.1f')} |",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="What tfllmrec export wrote; its run must still be there.")
+    parser.add_argument("--seconds", type=float, default=15.0, help="Of each figure, over all turns.")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--items", type=int, default=1_000_000, help="Of the synthetic catalogue.")
+    parser.add_argument("--folder", type=Path, help="Where models are made, and removed again: 1.2 kB an item.")
+    parser.add_argument("--quick", action="store_true", help="A second each, 20,000 items; RESULTS.md is left alone.")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.turns, options.items = 1.0, 2, 20_000
+    # So that whoever ends this ends its server and clients too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        scratch = Path(folder).resolve()
+        load = os.getloadavg()[0]
+        nothing = load_nothing(scratch)
+        told, loaded, cells = real(options.model, scratch, options.seconds, options.turns)
+        loaded_made, made, recall, limit = synthetic(
+            options.items, scratch, options.seconds, options.turns, options.seed
+        )
+    lines = [
+        f"{made_by(shlex.join(['python', 'benchmarks/serving.py', *sys.argv[1:]]), options.seed)}; load average "
+        f"before it {load:.1f}",
+        "",
+        f"Top {TOP}; {options.turns} turns of {options.seconds / options.turns:g} s. Server, clients and the limit "
+        "share the cores.",
+        "",
+        *targets(cells, made, options.items, recall, limit),
+        "",
+        f"{told}.",
+        "",
+        *load_table(cells),
+        "",
+        *loading_table([nothing, *loaded]),
+        "",
+        f"Synthetic: {options.items:,} items of {DIM} ({4 * DIM * options.items / 1e6:,.0f} MB), histories of {TOP}.",
+        "",
+        *load_table(made),
+        "",
+        *loading_table(loaded_made),
+    ]
+    text = "\n".join(lines)
+    print(text)
+    if not options.quick:
+        replace_section(f"serving: {told.split(':')[0]}", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Clients of a served model, in a process of their own and without TensorFlow; ``benchmarks/serving.py`` starts it.
+
+    python benchmarks/serving_clients.py REQUESTS.json
+
+REQUESTS.json holds for each model the method of :class:`tfllmrec.serving.client.Client` that asks it, and the arguments
+of its calls. A line of JSON on stdin, an :class:`Order`, is answered by a line on stdout, a :class:`Done`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tfllmrec.serving.client import Client
+
+
+@dataclass(frozen=True)
+class Order:
+    """So many clients, each of which asks again as soon as it has its answer."""
+
+    address: str
+    model: str
+    clients: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """``milliseconds`` of each call; ``seconds`` until the last one ended; ``cpu_seconds`` of this process."""
+
+    milliseconds: list[float]
+    seconds: float
+    cpu_seconds: float
+
+
+def ask(order: Order, method: str, calls: list[dict[str, Any]]) -> Done:
+    """Carries out an order; any error of the server ends it."""
+
+    def one(number: int, until: float) -> list[float]:
+        taken, call = [], getattr(client, method)
+        for arguments in itertools.islice(itertools.cycle(calls), number * len(calls) // order.clients, None):
+            begun = time.perf_counter()
+            if begun >= until:
+                return taken
+            call(**arguments)
+            taken.append(1000 * (time.perf_counter() - begun))
+        return taken
+
+    with (
+        Client(order.address, order.model, deadline_s=60, retries=0, connections=order.clients) as client,
+        ThreadPoolExecutor(order.clients) as pool,
+    ):
+        getattr(client, method)(**calls[0])  # connects
+        begun, cpu = time.perf_counter(), time.process_time()
+        taken = pool.map(one, range(order.clients), itertools.repeat(begun + order.seconds))
+        return Done(list(itertools.chain(*taken)), time.perf_counter() - begun, time.process_time() - cpu)
+
+
+def main() -> None:
+    requests = json.loads(Path(sys.argv[1]).read_text())
+    for line in sys.stdin:
+        order = Order(**json.loads(line))
+        print(json.dumps(asdict(ask(order, **requests[order.model]))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
