@@ -175,7 +175,7 @@ def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
 
 def load_alone(models: Path, name: str, scratch: Path) -> Loaded:
     """A server with that model and no other."""
-    alone = scratch / f"alone-{name}"
+    alone = scratch / f"{models.name}-{name}"
     alone.mkdir()
     (alone / name).symlink_to(models / name, target_is_directory=True)
     with served(alone, [name]) as server:
