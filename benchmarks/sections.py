@@ -16,7 +16,8 @@ OPENING = """# Results
 Written by the commands of this folder. Quality (`python benchmarks/quality.py`): every figure is a run's own
 `metrics.json`; whole catalogue, known items masked, ties at their expected value; ± is half the 95 % bootstrap interval
 over people. Settings of the model and of every baseline are chosen on validation; test is looked at once. Speed
-(`python benchmarks/speed.py`): contenders take turns in one run, because machines differ and are seldom quiet.
+(`python benchmarks/speed.py`) and serving (`python benchmarks/serving.py`): contenders take turns in one run, because
+machines differ and are seldom quiet.
 """
 
 

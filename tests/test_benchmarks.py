@@ -80,3 +80,63 @@ def test_switches_switch_off_what_they_say(chain_run):
 
     dense, _ = scores(ablation.behaviour_off)
     assert not np.any(dense.gates.factors(dense.train_counts)[1])
+
+
+@pytest.mark.tf
+def test_what_clients_and_server_took_is_told_beside_brute_force_and_the_targets():
+    import serving
+
+    def cell(model, clients, *turns):
+        """Each turn: milliseconds of two calls."""
+        cells = serving.Cell(model, "gRPC", clients)
+        for taken in turns:
+            cells.milliseconds.append(np.array(taken))
+            cells.rates.append(sum(taken))
+            cells.server_cpu.append(taken[0])
+            cells.client_cpu.append(taken[1])
+        return cells
+
+    # Medians of the turns: 5 / 2, 2 / 4 and 8 / 2.
+    ours, theirs = cell("recommend", 8, [4, 6], [1, 3], [8, 8]), cell("brute_force", 8, [2, 2], [4, 4], [1, 3])
+    row, other = serving.load_table([ours, theirs])[2:]
+    assert row == "| 8 | gRPC | recommend | 5.0 | 8.0 | 10 | 4.00 | 6.00 | 2.50 |"
+    assert other.endswith("|  |")
+
+    exact, cells = cell("exact", 1, [6, 8]), cell("partitioned", 1, [3, 5])
+    told = serving.targets([ours, theirs], [exact, cells], 1000, 0.96, np.array([2, 2.5, 3]))[2:]
+    assert [line.rsplit("|", 2)[1].strip() for line in told] == ["8.0 at 8", "2.80 at 1", "4.0 at 1"]
+    assert "(2.5 ms, lowest 2.0)" in told[1] and "(0.960)" in told[2]
+
+
+def test_clients_ask_until_their_time_is_over(monkeypatch):
+    import serving_clients
+
+    asked = []
+
+    class Client:
+        def __init__(self, address, model, **given):
+            asked.append((address, model, given["connections"]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            asked.append("closed")
+
+        def recommend(self, history):
+            asked.append(history)
+
+    monkeypatch.setattr(serving_clients, "Client", Client)
+    calls = [{"history": letter} for letter in "abcd"]
+    done = serving_clients.ask(serving_clients.Order("grpc://here", "shop", 2, 0.02), "recommend", calls)
+    assert asked[0] == ("grpc://here", "shop", 2) and asked[-1] == "closed"
+    # One connects; the two clients begin at different requests.
+    assert len(done.milliseconds) == len(asked) - 3 and set(asked[2:-1]) == set("abcd")
+    assert 0.02 <= done.seconds < 5
+
+    def refuse(self, history):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Client, "recommend", refuse)
+    with pytest.raises(RuntimeError):
+        serving_clients.ask(serving_clients.Order("grpc://here", "shop", 2, 0.02), "recommend", calls)
