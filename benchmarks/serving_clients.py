@@ -22,7 +22,7 @@ from tfllmrec.serving.client import Client
 
 @dataclass(frozen=True)
 class Order:
-    """So many clients, each of which asks again as soon as it has its answer."""
+    """So many clients, each of which asks again as soon as it has its answer, and at least once."""
 
     address: str
     model: str
@@ -46,10 +46,11 @@ def ask(order: Order, method: str, calls: list[dict[str, Any]]) -> Done:
         taken, call = [], getattr(client, method)
         for arguments in itertools.islice(itertools.cycle(calls), number * len(calls) // order.clients, None):
             begun = time.perf_counter()
-            if begun >= until:
-                return taken
             call(**arguments)
-            taken.append(1000 * (time.perf_counter() - begun))
+            ended = time.perf_counter()
+            taken.append(1000 * (ended - begun))
+            if ended >= until:
+                break
         return taken
 
     with (
