@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.serving.answers import Interest
 
 METRICS = {
     "data": {"name": "made"},
@@ -98,6 +99,15 @@ class FakeModel:
         self.filters.append((allow, categories))
         self.calls.append(("similar", item, k))
         return self._best([item], k)
+
+    def title(self, item):
+        return f"Title {item}"
+
+    def interests(self, history, ratings, k):
+        print("chatter of a library")
+        self.calls.append(("interests", history, ratings, k))
+        known = [i for i in history if i in "abcde"][:k]
+        return [Interest(f"about {i}", 1 / len(known), i) for i in known]
 
 
 @dataclass

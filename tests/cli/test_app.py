@@ -12,7 +12,7 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "data", "data describe", "data prepare", "fit", "evaluate", "export", "recommend", "search"]
-COMMANDS += ["similar", "doctor", "tune", "serve"]
+COMMANDS += ["similar", "interests", "doctor", "tune", "serve"]
 HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml", "optuna"]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import tfllmrec
-from tfllmrec.cli import data, demo, doctor, evaluate, export, fit, recommend, search, serve, similar, tune
+from tfllmrec.cli import data, demo, doctor, evaluate, export, fit, interests, recommend, search, serve, similar, tune
 from tfllmrec.errors import TfllmrecError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command()(export.export)
 app.command()(recommend.recommend)
 app.command()(search.search)
 app.command()(similar.similar)
+app.command()(interests.interests)
 app.command()(serve.serve)
 app.command()(doctor.doctor)
 

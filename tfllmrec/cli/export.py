@@ -24,7 +24,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a SavedModel that answers recommend, search and similar, and print its folder."""
+    """Write a SavedModel that answers recommend, search, similar and interests, and print its folder."""
     from tfllmrec.serving.export import export as export_run
     from tfllmrec.serving.layout import read_manifest
 

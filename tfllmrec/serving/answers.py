@@ -65,6 +65,21 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Interest:
+    """One thing that a person is interested in.
+
+    Attributes:
+      label: in the catalogue's own words, such as a category.
+      weight: above 0; the weights of an answer sum to 1.
+      because: the history item that adds the most to it.
+    """
+
+    label: str
+    weight: float
+    because: str
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """A version that the server knows.
 

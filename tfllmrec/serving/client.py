@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tfllmrec.errors import ConfigError, DataError, ModelError
-from tfllmrec.serving.answers import Answer, Explanation, Metadata, ModelVersion, Recommendation
+from tfllmrec.serving.answers import Answer, Explanation, Interest, Metadata, ModelVersion, Recommendation
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -237,6 +237,25 @@ class Client:
                 Explanation(item, {term: out[term][0][column] for term in terms}, out["because"][0][column])
                 for column, item in enumerate(items, start=1)
             ]
+
+    def interests(
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        k: int = 10,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Interest]:
+        """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
+        inputs = {
+            "history": _ids("history", [history]),
+            "ratings": _ratings([history], None if ratings is None else [ratings]),
+            "k": [_count(k)],
+        }
+        out = self.predict("interests", inputs, deadline_s=deadline_s)
+        with reading():
+            rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
+            return [Interest(label, weight, because) for label, weight, because in rows if label]
 
     def score(
         self,

@@ -16,10 +16,13 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.durable import sync
 from tfllmrec.errors import ModelError
+from tfllmrec.models.interests import Interests, fit_interests
+from tfllmrec.progress import show_progress
 from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
+from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.run import Run, Tell, to_stderr
 
 #: Items whose ids and titles become warm-up requests.
@@ -70,6 +73,7 @@ def export(
         text_to_vector,
         run.split.train_queries(),
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
+        _labels(run, items, tell),
     )
 
     temporary = target / f".writing-{uuid.uuid4().hex}"
@@ -100,6 +104,21 @@ def export(
         raise ModelError(f"The model cannot be written to {target}: {reason}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _labels(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
+    """What items are about, in the words that the run reads of them and in their categories."""
+    template = run.config.text.template
+    read = [] if template is None else ItemTemplate(template).columns
+    columns = list(dict.fromkeys([*read, *([CATEGORIES] if CATEGORIES in items else [])]))
+    with show_progress("Choosing labels of interests", "phrases") as progress:
+        labels = fit_interests(
+            items, columns, run.split.train_queries(), ordered=run.dataset.ordered, progress=progress
+        )
+    if labels is not None:
+        without = int((labels.columns[:, 0] == len(labels.labels)).sum())
+        tell(f"interests: {len(labels.labels):,} labels; {without:,} of {len(items):,} items have none")
+    return labels
 
 
 def _publish(temporary: Path, target: Path) -> Path:

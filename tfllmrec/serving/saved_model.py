@@ -17,7 +17,7 @@ from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.serving.answers import Recommendation
+from tfllmrec.serving.answers import Interest, Recommendation
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest, version_folders
 from tfllmrec.training.run import Run
@@ -232,6 +232,24 @@ class SavedModel:
         asked = {"item_id": np.asarray([item_id], object), "k": np.asarray([k], np.int32)}
         return self._list("similar", [allow], [categories], **asked)[0]
 
+    def interests(self, history: Sequence[str], ratings: Sequence[float] | None = None, k: int = 10) -> list[Interest]:
+        """What somebody is interested in, at most ``k`` labels, strongest first; unknown ids count as absent.
+
+        Args:
+          history: item ids, oldest first. ratings: one for each.
+
+        Raises:
+          ModelError: the catalogue says nothing that would make a label.
+        """
+        out = self._call(
+            "interests",
+            history=_strings([history]),
+            ratings=_ratings([history], None if ratings is None else [ratings]),
+            k=np.asarray([k], np.int32),
+        )
+        rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
+        return [Interest(label.decode(), float(weight), because.decode()) for label, weight, because in rows if label]
+
     @cached_property
     def run(self) -> Run:
         """The run that the model came from.
@@ -314,6 +332,8 @@ class SavedModel:
     def _why_not(self, signature: str) -> str:
         if signature == "search_tokens" and "search" in self._signatures:
             return ": what reads its queries knows words and no tokens. Ask search."
+        if signature == "interests":
+            return ": what the catalogue says of its items makes no label that some of them share."
         reads = signature in ("search", "search_filtered", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 

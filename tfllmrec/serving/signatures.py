@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
+from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.models.interests import Interests
 from tfllmrec.text.bundled import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
@@ -54,6 +56,7 @@ class ServingModel(tf.Module):
         ``search_tokens``.
       histories: what people had: the lists of a larger catalogue are made to be right for such requests.
       categories: of each item, as :func:`tfllmrec.data.cleaning.category_text` writes them; ``None``: no item has any.
+      labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class ServingModel(tf.Module):
         text_to_vector: Any,
         histories: Queries,
         categories: Sequence[str] | None = None,
+        labels: Interests | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
@@ -84,6 +88,13 @@ class ServingModel(tf.Module):
             self.search = self.search_filtered = self.encode = None
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
+        if labels is None:
+            self.interests = None
+        else:
+            self.labels = tf.constant([*labels.labels, ""])
+            self.profile = InterestProfile(
+                labels.columns, labels.weights, len(labels.labels), labels.decay, labels.liking, labels.spread
+            )
         # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
         layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
         self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]
@@ -123,7 +134,7 @@ class ServingModel(tf.Module):
             "explain": self.explain,
             "score": self.score,
         }
-        names = ("search", "search_filtered", "search_tokens", "encode")
+        names = ("search", "search_filtered", "search_tokens", "encode", "interests")
         served |= {name: function for name in names if (function := getattr(self, name)) is not None}
         return {name: function.get_concrete_function() for name, function in served.items()}
 
@@ -218,9 +229,22 @@ class ServingModel(tf.Module):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
         known, marks, unknown = self._known(history, ratings)
         terms = self._explain_items(self.item_vectors, known, marks, self.index_of.lookup(items))
-        position = terms.pop("because")
-        event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
-        return terms | {"because": tf.gather(self.item_ids, event), "unknown": unknown}
+        return terms | {"because": self._event_ids(known, terms.pop("because")), "unknown": unknown}
+
+    @tf.function(input_signature=[HISTORY, RATINGS, K])
+    def interests(self, history, ratings, k):
+        """The ``k`` labels that a history is most about, their weights, and the history item that adds most to each.
+
+        Weights of a row sum to 1. Rows are filled up with ``""`` at weight 0 where the liked items have fewer labels.
+        """
+        known, marks, unknown = self._known(history, ratings)
+        labels, weights, position = self.profile(known, marks, k)
+        return {
+            "labels": tf.gather(self.labels, labels),
+            "weights": weights,
+            "because": self._event_ids(known, position),
+            "unknown": unknown,
+        }
 
     @tf.function(input_signature=[HISTORY, RATINGS])
     def score(self, history, ratings):
@@ -240,6 +264,11 @@ class ServingModel(tf.Module):
         # A batch of empty histories still needs a column.
         known = tf.pad(known, [[0, 0], [0, 1]], constant_values=self.n_items)
         return known, tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan), unknown
+
+    def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""
+        event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
+        return tf.gather(self.item_ids, event)
 
     def _leaning(self, known: tf.Tensor, marks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """How histories move a search, 0 for an empty one.

@@ -1,0 +1,35 @@
+import json
+
+
+def test_of_a_known_user_with_ratings(program, saved_model, libraries):
+    answer = program("interests", saved_model, "--user", "u1", "-k", "2", "--json")
+    assert json.loads(answer.out) == {
+        "user": "u1",
+        "history": ["a", "b"],
+        "unknown": [],
+        "interests": [
+            {"label": "about a", "weight": 0.5, "because": "a"},
+            {"label": "about b", "weight": 0.5, "because": "b"},
+        ],
+    }
+    assert libraries.models[0].calls == [("interests", ["a", "b"], [5.0, 1.0], 2)]
+
+
+def test_of_a_history_as_a_table(program, saved_model, libraries):
+    answer = program("interests", saved_model, "--history", "c,nope")
+    assert answer.code == 0
+    assert "about c" in answer.out and "1.000" in answer.out and "Title c" in answer.out
+    assert "counted as absent: nope" in answer.err
+    assert libraries.models[0].calls == [("interests", ["c", "nope"], None, 10)]
+
+
+def test_nothing_to_say(program, saved_model, libraries):
+    answer = program("interests", saved_model, "--history", "nope")
+    assert (answer.code, answer.out) == (0, "") and "say nothing of interests" in answer.err
+
+
+def test_either_a_user_or_a_history(program, saved_model, libraries):
+    for given in ([], ["--user", "u1", "--history", "a"]):
+        answer = program("interests", saved_model, *given)
+        assert answer.code == 2 and "expected one of --user ID and --history" in answer.err
+    assert program("interests", saved_model, "--user", "u9").code == 3

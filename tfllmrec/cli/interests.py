@@ -1,0 +1,44 @@
+"""``tfllmrec interests``: what somebody is interested in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import History, Json, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.output import console, note, print_json, working
+
+
+def interests(
+    saved_model: SavedModelPath,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")] = None,
+    history: History = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
+    json: Json = False,
+) -> None:
+    """Say what a known user, or somebody never seen (by history), is interested in."""
+    if (user is None) == (history is None):
+        raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
+    with working():
+        model = open_model(saved_model)
+        past, ratings = (ids(history), None) if user is None else model.history_of(user)
+        unknown = unknown_ids(model, past if user is None else [])
+        found = model.interests(past, ratings, k)
+    if json:
+        rows = [asdict(interest) for interest in found]
+        print_json({"user": user, "history": past, "unknown": unknown, "interests": rows})
+        return
+    if not found:
+        note("the items of this history say nothing of interests")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("interest", "weight", "because"):
+        table.add_column(name, justify="right" if name == "weight" else "left")
+    for interest in found:
+        table.add_row(Text(interest.label), f"{interest.weight:.3f}", Text(model.title(interest.because)))
+    console().print(table)

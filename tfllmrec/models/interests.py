@@ -1,0 +1,447 @@
+"""What items, and with them people, are about: readable labels in the catalogue's own words.
+
+A label is a name that the catalogue gives (a category, a tag, an author, a brand) or a phrase of one to three words of
+its titles and descriptions. Both are shared by several items. A phrase is a good label when
+
+- its words belong together: normalised pointwise mutual information (G. Bouma, Normalized (Pointwise) Mutual
+  Information in Collocation Extraction, GSCL 2009; for three words divided by two, as T. Van de Cruys, Two Multivariate
+  Generalizations of Pointwise Mutual Information, DiSCo 2011);
+- it stands for itself: it often opens or closes what is said, as names and nouns do and "ultra" does not, and where it
+  is part of a longer label only that one counts ("nail polish" rather than "nail" and "polish"; the idea is C-value's:
+  K. Frantzi, S. Ananiadou, H. Mima, Automatic Recognition of Multi-Word Terms, IJDL 2000);
+- people choose by it: who has had one item with it has had others with it more often than chance (lift), and so much
+  more often that only one in a hundred random sets of as many items does as well (a permutation test). Boilerplate
+  fails here in every language.
+
+An item without events has its labels like any other. Nothing is trained; all counting is sparse.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from tfllmrec.columns import CATEGORIES, TAGS
+from tfllmrec.data.cleaning import category_names
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.progress import Progress
+
+#: Columns of names with commas between them; what stands in others is read for phrases.
+NAMES = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
+#: Items that share a label: so many at least, and this part of the catalogue at most.
+MIN_ITEMS, MAX_SHARE = 5, 0.5
+#: Normalised pointwise mutual information that a phrase of several words has at least.
+MIN_COHESION = 0.4
+#: Part of the places of any two words of a phrase where the third stands too.
+INSEPARABLE = 0.6
+#: Part of a phrase's places where it opens or closes what is said.
+MIN_FREE = 0.4
+#: Lift that is worth a label, and how many pairs of events are assumed at chance before any is counted.
+MIN_LIFT, PRIOR_PAIRS = 2.0, 5.0
+#: Random sets of items of each size, and the part of them that a phrase's lift has to surpass.
+RANDOM_SETS, BETTER_THAN = 200, 0.99
+#: Of two labels whose items are the same to this part (Jaccard), one is left.
+SAME = 0.8
+#: Labels of an item; the most specific ones are kept.
+PER_ITEM = 12
+#: People are left out evenly where there are more training events: lifts do not get better for it.
+MAX_EVENTS = 1_000_000
+#: Weight of an event one step further back, and of a rating one standard deviation off; see :class:`Interests`.
+DECAY, LIKING = 0.9, 0.5
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[^\w\s]")
+_CELL_END = "\n"
+_CONTENT, _CONNECTOR, _WORD, _END = range(4)
+# Inside a phrase of three, never at its ends.
+_CONNECTORS = _set("& of the and n de la le du des del di el y und der van von")
+# What follows or goes before these is complete.
+_BOUNDARIES = _set(
+    """
+    for with by from without
+    bulk count ct edition fl gm gr gram grams kg kit lb lbs liter mg ml mm cm inch inches ounce ounces oz pack packs
+    package pair pc pcs pce piece pieces pkg pkt pound pounds qty quantity set size sized value vol volume book part
+    """
+)
+# The commonest words of English, and of what shops write beside a name. Lift sorts out most, this makes it certain.
+_WORDS = _set(
+    """
+    a about above after again against all also am among an another any are aren't around as at away back be became
+    because become been before begin being below best between both but came can can't cannot come could couldn't day
+    did didn't do does doesn't doing don't down during each either else etc even every everyone everything few find
+    further get give go goes good got great had has have haven't having he he'd he's help her here hers herself him
+    himself his how i i'm if in into is isn't it it's its itself just keep know last let like long made make many may
+    me might more most much must my myself near need never new no nor not now off on once one only onto or other others
+    our out over own per please put really s same see she should since so some someone something soon still such take
+    than that that's their them themselves then there these they thing this those three through time to together too
+    two under until up upon us use used using very via want was way we well were what when where whether which while
+    who whom whose why will within won't would yet you you'll you're your yours
+    assorted exclusive free genuine gift import imported item large limited lot ltd mini model newest oem official
+    original packaging product products sample small medium style type unit version ii iii iv vi
+    """
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Interests:
+    """The labels of a catalogue, and of each item.
+
+    The weight of label c for a person is ``sum_j decay**back_j (1 + liking (r_j - mean r) / spread) w_jc`` over their
+    events j, ``back_j`` events before the newest; r are the ratings of those events that have one, and an event without
+    counts as of a mean one. What adds up to less than 0 is no interest.
+
+    Attributes:
+      labels: object ``[C]``, as the catalogue spells them most often.
+      named: bool ``[C]``; whether it is a name that the catalogue gives, such as a category.
+      columns: int32 ``[N, P]``, the labels of each item, padded with C.
+      weights: float32 ``[N, P]``, w: the square root of the label's inverse document frequency ``log(N / items)``,
+        scaled so that the squares of an item sum to 1; 0 for padding.
+      decay: 1 where the order of events says nothing.
+      liking: what a rating of one ``spread`` above the mean adds.
+      spread: the standard deviation of ratings; 0 where there are none, which then count for nothing.
+    """
+
+    labels: np.ndarray
+    named: np.ndarray
+    columns: np.ndarray
+    weights: np.ndarray
+    decay: float = DECAY
+    liking: float = LIKING
+    spread: float = 0.0
+
+
+def fit_interests(
+    items: pd.DataFrame,
+    columns: Sequence[str],
+    people: Queries,
+    *,
+    ordered: bool = True,
+    progress: Progress | None = None,
+) -> Interests | None:
+    """Chooses the labels of a catalogue.
+
+    Args:
+      items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``people`` never had may follow.
+      columns: of ``items``, what labels are made of; those in :data:`NAMES` hold names, others are read for phrases.
+      people: their training histories and ratings.
+      ordered: whether the order of a history says something.
+      progress: called with how many candidates were looked at.
+
+    Returns:
+      ``None`` where nothing is said of the items that would make a label.
+    """
+    had = _had(people.history, len(items))
+    found = [_names(items, [column for column in columns if column in NAMES])]
+    prose = [column for column in columns if column not in NAMES]
+    if prose:
+        found += _phrases(_read(items, prose), had, progress)
+    labels = _merged(found)
+    if not len(labels.spelling):
+        return None
+    weighted = sp.csr_array(labels.items.multiply(np.sqrt(np.log(len(items) / labels.items.sum(axis=0)))))
+    columns_of, weights = _strongest(weighted, PER_ITEM)
+    ratings = people.ratings.values[np.isfinite(people.ratings.values)]
+    return Interests(
+        labels.spelling,
+        labels.named,
+        columns_of,
+        weights,
+        decay=DECAY if ordered else 1.0,
+        spread=float(ratings.std()) if len(ratings) else 0.0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Labels of one kind.
+
+    Attributes:
+      keys: object ``[C]``, the same for spellings that are one label. spelling: object ``[C]``.
+      named: bool ``[C]``. items: float32 ``[N, C]``, 1 where an item has the label.
+    """
+
+    keys: np.ndarray
+    spelling: np.ndarray
+    named: np.ndarray
+    items: sp.csr_array
+
+    def take(self, which: np.ndarray) -> _Found:
+        return _Found(self.keys[which], self.spelling[which], self.named[which], self.items[:, which])
+
+
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """The words of some columns of all items, one after another, with an end behind each cell.
+
+    Attributes:
+      item, surface, stem, kind: int ``[T]``, of each word. surfaces, stems: object, what the numbers stand for.
+      n_items: N.
+    """
+
+    item: np.ndarray
+    surface: np.ndarray
+    stem: np.ndarray
+    kind: np.ndarray
+    surfaces: np.ndarray
+    stems: np.ndarray
+    n_items: int
+
+
+def _had(histories: Ragged, n_items: int) -> sp.csr_array:
+    """Who had what: float32 ``[people, N]`` of ones."""
+    some = histories.take(np.arange(0, len(histories), max(1, math.ceil(len(histories.values) / MAX_EVENTS))))
+    return _ones(some.row_of_value, some.values, (len(some), n_items))
+
+
+def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+    """1 where an entry is named, however often."""
+    matrix = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def _shared(items: sp.csr_array) -> np.ndarray:
+    """Whether a label is of neither too few nor too many items: bool ``[C]``."""
+    count = items.sum(axis=0)
+    return (count >= MIN_ITEMS) & (count <= MAX_SHARE * items.shape[0])
+
+
+def _stem(word: str) -> str:
+    """What a word has in common with its plural and its possessive, so that they are one label; never shown."""
+    word = word.lower().replace("’", "'").removesuffix("'s")
+    if word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return f"{word[:-3]}y" if word.endswith("ies") and len(word) > 4 else word[:-1]
+    return word
+
+
+def _kind(word: str) -> int:
+    lower = word.lower().replace("’", "'")
+    if lower in _CONNECTORS:
+        return _CONNECTOR
+    if lower in _WORDS or (len(word) == 1 and word.isalpha()):
+        return _WORD
+    # Punctuation, numbers, sizes such as 150ml.
+    return _END if lower in _BOUNDARIES or not word[0].isalpha() else _CONTENT
+
+
+def _names(items: pd.DataFrame, columns: Sequence[str]) -> _Found:
+    """The names that items are filed under."""
+    pairs = [
+        (row, name) for column in columns for row, cell in enumerate(items[column]) for name in category_names(cell)
+    ]
+    rows = np.array([row for row, _ in pairs], int)
+    surface, surfaces = pd.factorize(np.array([name for _, name in pairs], object))
+    keys = [" ".join(map(_stem, _TOKEN.findall(name))) for name in surfaces]
+    label_of, labels = pd.factorize(np.array(keys, object))
+    # The commonest spelling comes first, and of equal ones the one that was met first.
+    order = np.argsort(-np.bincount(surface, minlength=len(surfaces)), kind="stable")
+    first = order[np.unique(label_of[order], return_index=True)[1]] if len(order) else order
+    matrix = _ones(rows, label_of[surface] if len(rows) else rows, (len(items), len(labels)))
+    found = _Found(labels, surfaces[first], np.ones(len(labels), bool), matrix)
+    return found.take(np.flatnonzero(_shared(matrix)))
+
+
+def _read(items: pd.DataFrame, columns: Sequence[str]) -> _Words:
+    flat: list[str] = []
+    lengths = []
+    for column in columns:
+        for cell in items[column]:
+            before = len(flat)
+            flat += _TOKEN.findall(cell)
+            flat.append(_CELL_END)
+            lengths.append(len(flat) - before)
+    surface, surfaces = pd.factorize(np.array(flat, object))
+    stem_of, stems = pd.factorize(np.array([_stem(word) for word in surfaces], object))
+    kind = np.array([_kind(word) for word in surfaces])
+    item = np.repeat(np.tile(np.arange(len(items)), len(columns)), lengths)
+    return _Words(item, surface, stem_of[surface], kind[surface], surfaces, stems, len(items))
+
+
+def _phrases(words: _Words, had: sp.csr_array, progress: Progress | None) -> list[_Found]:
+    """Phrases that make good labels, the longest first: where one stands, shorter ones inside it do not count."""
+    needed = _NeededLift(had)
+    inside = {length: np.zeros(len(words.stem), bool) for length in (3, 2, 1)}
+    found, done = [], 0
+    for length in inside:
+        places, stems = _places(words, length)
+        cohesion = _cohesion(words, places, stems)
+        free = ~inside[length][places.start]
+        start, phrase = places.start[free], places.phrase[free]
+        good = _shared(_ones(words.item[start], phrase, (words.n_items, len(stems)))) & (cohesion >= MIN_COHESION)
+        # There is an end behind each cell; before the first word stands the last one's.
+        ends = np.stack([words.kind[start - 1] == _END, words.kind[start + length] == _END])
+        count = np.maximum(np.bincount(phrase, minlength=len(stems)), 1)
+        good &= np.max([np.bincount(phrase, at, minlength=len(stems)) / count for at in ends], axis=0) >= MIN_FREE
+        # "Glossy nail" and "nail polish" overlap: the one that holds together better is meant.
+        holds = np.zeros(len(words.stem) + length)
+        holds[start] = np.where(good, cohesion, 0)[phrase]
+        beside = [holds[start + offset] for offset in range(1 - length, length) if offset]
+        meant = good[phrase] & (holds[start] >= np.max([*beside, np.zeros(len(start))], axis=0))
+        start, phrase = start[meant], phrase[meant]
+        items = _ones(words.item[start], phrase, (words.n_items, len(stems)))
+        candidates = np.flatnonzero(_shared(items))
+        lifts = lift(had, items[:, candidates])
+        chosen = candidates[lifts >= needed.of(items[:, candidates].sum(axis=0))]
+        done += len(candidates)
+        if progress:
+            progress(done, None)
+
+        place = np.isin(phrase, chosen)
+        start, phrase = start[place], phrase[place]
+        for shorter in range(1, length):
+            for offset in range(length - shorter + 1):
+                inside[shorter][start + offset] = True
+        spelt = pd.DataFrame({"phrase": phrase} | {str(i): words.surface[start + i] for i in range(length)})
+        spelt = spelt.value_counts(sort=False).reset_index().sort_values("count", ascending=False, kind="stable")
+        spelt = spelt.drop_duplicates("phrase").sort_values("phrase")
+        spelling = [" ".join(words.surfaces[row]) for row in spelt[[str(i) for i in range(length)]].to_numpy()]
+        keys = [" ".join(row) for row in words.stems[stems[chosen]]]
+        found.append(
+            _Found(np.array(keys, object), np.array(spelling, object), np.zeros(len(chosen), bool), items[:, chosen])
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Where phrases begin: int ``[S]``, with the number of the phrase, ``[S]``; and one place of each phrase."""
+
+    start: np.ndarray
+    phrase: np.ndarray
+    example: np.ndarray
+
+
+def _places(words: _Words, length: int) -> tuple[_Places, np.ndarray]:
+    """All phrases of so many words, and the stems int ``[phrases, length]`` of each."""
+    n = len(words.stem)
+    start = np.arange(n - length + 1)
+    start = start[(words.kind[start] == _CONTENT) & (words.kind[start + length - 1] == _CONTENT)]
+    if length == 3:
+        start = start[words.kind[start + 1] <= _CONNECTOR]
+    # Numbered by one word after another: no number gets larger than places times words.
+    phrase = np.zeros(len(start), np.int64)
+    for offset in range(length):
+        _, phrase = np.unique(phrase * len(words.stems) + words.stem[start + offset], return_inverse=True)
+    _, first = np.unique(phrase, return_index=True)
+    return _Places(start, phrase, start[first]), words.stem[start[first][:, np.newaxis] + np.arange(length)]
+
+
+def _cohesion(words: _Words, places: _Places, stems: np.ndarray) -> np.ndarray:
+    """How much the words of each phrase belong together, float64 ``[phrases]``: 1 where they are never apart.
+
+    0 for three words two of which often stand without the third: those two are the phrase.
+    """
+    length = stems.shape[1]
+    if length == 1:
+        return np.ones(len(stems))
+    count = np.bincount(places.phrase, minlength=len(stems))
+    joint = np.log(count / len(words.stem))
+    alone = np.log(np.bincount(words.stem) / len(words.stem))[stems].sum(axis=1)
+    cohesion = (joint - alone) / (-joint * (length - 1))
+    if length == 3:
+        pairs, _ = _places(words, 2)
+        of_pair = np.zeros(len(words.stem))
+        of_pair[pairs.start] = np.bincount(pairs.phrase)[pairs.phrase]
+        cohesion[count < INSEPARABLE * np.maximum(of_pair[places.example], of_pair[places.example + 1])] = 0
+    return cohesion
+
+
+def lift(had: sp.csr_array, items: sp.csr_array) -> np.ndarray:
+    """How many times more often than by chance two items of one person share a label.
+
+    By chance the share of an item in all events is all that counts: ``(pairs + 5) / (expected + 5)``, with
+    ``expected = sum_u n_u (n_u - 1) / 2 ((sum_i p_i)**2 - sum_i p_i**2)`` over the items i that have the label, as
+    nobody has an item twice. Few pairs say little: :data:`PRIOR_PAIRS` of them are assumed at chance.
+
+    Args:
+      had: float32 ``[people, N]`` of ones. items: float32 ``[N, C]`` of ones.
+
+    Returns:
+      float64 ``[C]``.
+    """
+    each = had.sum(axis=1, dtype=np.float64)
+    share = had.sum(axis=0, dtype=np.float64) / max(each.sum(), 1)
+    expected = ((items.T @ share) ** 2 - items.T @ share**2) * (each * (each - 1)).sum() / 2
+    pairs = np.zeros(items.shape[1])
+    by_column = items.tocsc()
+    for start in range(0, items.shape[1], 1000):  # bounds the memory
+        counts = had @ by_column[:, start : start + 1000]
+        once = counts.sum(axis=0, dtype=np.float64)
+        counts.data **= 2
+        pairs[start : start + 1000] = (counts.sum(axis=0, dtype=np.float64) - once) / 2
+    return (pairs + PRIOR_PAIRS) / (np.maximum(expected, 0) + PRIOR_PAIRS)
+
+
+class _NeededLift:
+    """The lift that random items of the catalogue seldom have, by how many they are."""
+
+    def __init__(self, had: sp.csr_array) -> None:
+        n_items = had.shape[1]
+        rng = np.random.default_rng(42)
+        # Beyond some hundreds of items chance is as good as sure, and the floor decides.
+        self.sizes = np.unique(np.minimum(MIN_ITEMS * 2 ** np.arange(7), n_items))
+        self.lifts = []
+        for size in self.sizes:
+            items = np.concatenate([rng.choice(n_items, size, replace=False) for _ in range(RANDOM_SETS)])
+            made = lift(had, _ones(items, np.arange(RANDOM_SETS).repeat(size), (n_items, RANDOM_SETS)))
+            self.lifts.append(max(float(np.quantile(made, BETTER_THAN)), MIN_LIFT))
+
+    def of(self, sizes: np.ndarray) -> np.ndarray:
+        return np.interp(np.log(np.maximum(sizes, 1)), np.log(self.sizes), self.lifts)
+
+
+def _merged(found: Sequence[_Found]) -> _Found:
+    """One label, the first, for those that are spelt alike and for those of the same items: names before phrases."""
+    keys, first = pd.factorize(np.concatenate([part.keys for part in found]))
+    row = np.unique(keys, return_index=True)[1]
+    same_key = _ones(np.arange(len(keys)), keys, (len(keys), len(first)))
+    items = sp.csr_array(sp.hstack([part.items for part in found], format="csr") @ same_key)
+    items.data[:] = 1
+    together = sp.coo_array(items.T @ items)
+    count = items.sum(axis=0)
+    a, b = together.coords
+    alike = (a < b) & (together.data >= SAME * (count[a] + count[b] - together.data))
+    stands_for = np.arange(len(first))
+    for kept, other in sorted(zip(a[alike], b[alike], strict=True)):
+        if stands_for[kept] == kept and stands_for[other] == other:
+            stands_for[other] = kept
+    # New items may have the one without the other.
+    items = sp.csr_array(items @ _ones(np.arange(len(first)), stands_for, (len(first), len(first))))
+    items.data[:] = 1
+    labels = _Found(
+        first,
+        np.concatenate([part.spelling for part in found])[row],
+        np.concatenate([part.named for part in found])[row],
+        items,
+    ).take(np.unique(stands_for))
+    # Put together, labels may have become too common.
+    return labels.take(np.flatnonzero(_shared(labels.items)))
+
+
+def _strongest(weighted: sp.csr_array, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``kept`` largest entries of each row: columns int32 ``[N, P]``, and values of unit length a row."""
+    n_rows, n_columns = weighted.shape
+    row = np.repeat(np.arange(n_rows), np.diff(weighted.indptr))
+    order = np.lexsort((weighted.indices, -weighted.data, row))
+    row = row[order]
+    rank = np.arange(len(order)) - weighted.indptr[row]
+    order, row, rank = (values[rank < kept] for values in (order, row, rank))
+    columns = np.full((n_rows, kept), n_columns, np.int32)
+    weights = np.zeros((n_rows, kept), np.float32)
+    columns[row, rank] = weighted.indices[order]
+    weights[row, rank] = weighted.data[order]
+    length = np.sqrt((weights**2).sum(axis=1, keepdims=True))
+    return columns, np.divide(weights, length, out=weights, where=length > 0)
