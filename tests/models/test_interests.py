@@ -76,7 +76,7 @@ def test_three_words_that_are_never_apart_are_one_label():
 
 def test_the_items_have_them_cold_ones_too(fitted):
     found, _ = fitted
-    specificity = {"Beauty": np.sqrt(np.log(N / AREA)), "Glossy": np.sqrt(np.log(N / (AREA / 2)))}
+    specificity = {"Beauty": np.log(N / AREA) ** 0.25, "Glossy": np.log(N / (AREA / 2)) ** 0.25}
     length = np.hypot(*specificity.values())
     assert labels_of(found, 1) == pytest.approx({name: value / length for name, value in specificity.items()})
     assert labels_of(found, 0) == pytest.approx({"Beauty": 1})

@@ -52,8 +52,11 @@ SAME = 0.8
 PER_ITEM = 12
 #: People are left out evenly where there are more training events: lifts do not get better for it.
 MAX_EVENTS = 1_000_000
+#: How much more a rare label counts: at 0 the lists name what half of the catalogue is, at 1 what is seldom met again
+#: (``benchmarks/interests.py``).
+SPECIFICITY = 0.25
 #: Weight of an event one step further back, and of a rating one standard deviation off; see :class:`Interests`.
-DECAY, LIKING = 0.9, 0.5
+DECAY, LIKING = 0.95, 0.25
 
 
 def _set(words: str) -> frozenset[str]:
@@ -104,8 +107,8 @@ class Interests:
       labels: object ``[C]``, as the catalogue spells them most often.
       named: bool ``[C]``; whether it is a name that the catalogue gives, such as a category.
       columns: int32 ``[N, P]``, the labels of each item, padded with C.
-      weights: float32 ``[N, P]``, w: the square root of the label's inverse document frequency ``log(N / items)``,
-        scaled so that the squares of an item sum to 1; 0 for padding.
+      weights: float32 ``[N, P]``, w: the label's inverse document frequency ``log(N / items)`` to the power of
+        :data:`SPECIFICITY`, scaled so that the squares of an item sum to 1; 0 for padding.
       decay: 1 where the order of events says nothing.
       liking: what a rating of one ``spread`` above the mean adds.
       spread: the standard deviation of ratings; 0 where there are none, which then count for nothing.
@@ -148,7 +151,7 @@ def fit_interests(
     labels = _merged(found)
     if not len(labels.spelling):
         return None
-    weighted = sp.csr_array(labels.items.multiply(np.sqrt(np.log(len(items) / labels.items.sum(axis=0)))))
+    weighted = sp.csr_array(labels.items.multiply(np.log(len(items) / labels.items.sum(axis=0)) ** SPECIFICITY))
     columns_of, weights = _strongest(weighted, PER_ITEM)
     ratings = people.ratings.values[np.isfinite(people.ratings.values)]
     return Interests(

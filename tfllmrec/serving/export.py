@@ -73,7 +73,7 @@ def export(
         text_to_vector,
         run.split.train_queries(),
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
-        _labels(run, items, tell),
+        labels_of_run(run, items, tell),
     )
 
     temporary = target / f".writing-{uuid.uuid4().hex}"
@@ -106,8 +106,16 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _labels(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
-    """What items are about, in the words that the run reads of them and in their categories."""
+def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
+    """What ``items`` are about, in the words that the run reads of them and in their categories.
+
+    Args:
+      run: complete. items: its own, and new ones behind them.
+      tell: called with a line on how many labels there are.
+
+    Returns:
+      ``None`` where their words make no label.
+    """
     template = run.config.text.template
     read = [] if template is None else ItemTemplate(template).columns
     columns = list(dict.fromkeys([*read, *([CATEGORIES] if CATEGORIES in items else [])]))
