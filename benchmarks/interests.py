@@ -108,9 +108,9 @@ def named_only(found: Interests) -> Interests:
 
 
 def section(run: Run, command: str) -> str:
-    started = time.perf_counter()
+    started = time.process_time()
     found = labels_of_run(run, run.dataset.items, lambda line: None)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     if found is None:
         return f"{command}\n\nThe catalogue's words make no label."
     validation = run.split.validation
@@ -146,7 +146,7 @@ def section(run: Run, command: str) -> str:
     )
     chosen = (
         f"{len(found.labels):,} labels, {int(found.named.sum()):,} of them names that the catalogue gives, chosen in "
-        f"{seconds:.1f} s; {np.sum(found.weights > 0) / len(found.weights):.1f} of an item on the mean, none of "
+        f"{seconds:.1f} CPU s; {np.sum(found.weights > 0) / len(found.weights):.1f} of an item on the mean, none of "
         f"{100 * without:.1f} %. {int(wanted.any(axis=1).sum()):,} of {len(test):,} test queries have a target with "
         "labels; the others are left out. In the third column a label counts by its inverse document frequency."
     )
