@@ -65,6 +65,15 @@ def test_phrases_stand_for_themselves_and_swallow_their_words():
     assert set(found.labels) == {"Nail Polish", "garden hose", "wool sock", "Glossy", "O'Flow", "Warmly"}
 
 
+def test_a_word_that_is_always_part_of_longer_labels_is_none():
+    """ "Nail" is in more items than either, yet nothing is just of nails."""
+    items, people = planted()
+    foam = items.title.str.replace("Nail Polish", "Nail Foam")
+    items["title"] = items.title.where(items.index % 4 < 2, foam)
+    labels = fit_interests(items, ["title"], people).labels
+    assert {"Nail Polish", "Nail Foam"} < set(labels) and "Nail" not in labels
+
+
 def test_three_words_that_are_never_apart_are_one_label():
     items, people = planted()
     items["title"] = items.title.str.replace("wool sock", "pair of socks").str.replace("Nail", "Vivid Nail")
