@@ -45,6 +45,7 @@ TEST = [
     *SERVE,
     *CLIENT,
     "httpx>=0.27",
+    "ovmsclient==2023.1",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",

@@ -90,44 +90,6 @@ def made(tmp_path_factory):
     return folder
 
 
-@contextlib.contextmanager
-def serving(path, **given):
-    """A server in a thread."""
-    from tfllmrec.serving.embedded.engine import Limits
-    from tfllmrec.serving.embedded.server import Server, Settings
-
-    limits = Limits(**given.pop("limits", {}))
-    server = Server(
-        Settings(path, rest_port=0, grpc_port=0, poll_s=0.05, settled_s=0.2, grace_s=5, limits=limits, **given)
-    )
-    started, stop = threading.Event(), asyncio.Event()
-    loops, problems = [], []
-
-    async def main():
-        loops.append(asyncio.get_running_loop())
-        try:
-            await server.start()
-        except BaseException as error:
-            problems.append(error)
-            raise
-        finally:
-            started.set()
-        await stop.wait()
-        await server.stop()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
-    thread.start()
-    assert started.wait(120)
-    if problems:
-        raise problems[0]
-    try:
-        yield server
-    finally:
-        loops[0].call_soon_threadsafe(stop.set)
-        thread.join(30)
-        assert not thread.is_alive()
-
-
 @pytest.fixture(scope="module")
 def models(made, tmp_path_factory):
     """The folder that ``server`` watches."""
@@ -138,7 +100,7 @@ def models(made, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(models):
+def server(models, serving):
     with serving(models, limits={"body_bytes": 1 << 20, "queue": 50}) as server:
         yield server
 
@@ -401,7 +363,7 @@ def test_versions_change_under_load_without_a_failed_request(rest, server, model
     assert first() is None  # what was unloaded is gone, weights and all
 
 
-def test_tls_tokens_labels_and_reload(models, made, tmp_path):
+def test_tls_tokens_labels_and_reload(models, made, serving, tmp_path):
     from tensorflow_serving.apis import model_management_pb2
 
     if shutil.which("openssl") is None:
