@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -280,15 +282,56 @@ def test_ten_megabytes_are_refused_and_the_next_request_is_answered(rest):
     assert post(rest, {"inputs": HISTORY})[0] == 200
 
 
-def test_idle_and_broken_connections_are_no_hindrance(rest, server):
-    with contextlib.ExitStack() as idle:
-        for n in range(300):
-            connection = idle.enter_context(socket.create_connection(("127.0.0.1", server.rest_port), timeout=30))
-            connection.sendall(
-                [b"", b"POST /v1/models/shop:predict HTTP/1.1\r\nContent-Le", b"\x16\x03\x01 no HTTP"][n % 3]
-            )
-        assert post(rest, {"inputs": HISTORY})[0] == 200
-    assert post(rest, {"inputs": HISTORY})[0] == 200
+def open_files():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_thousand_connections_are_no_hindrance_and_leave_nothing(models, serving, monkeypatch):
+    """Others are answered beside idle and slow ones, who breaks the rules is told so, and of all nothing stays."""
+    from tfllmrec.serving.embedded.connections import Connection
+
+    made, init = weakref.WeakSet(), Connection.__init__
+    monkeypatch.setattr(Connection, "__init__", lambda self, **given: (made.add(self), init(self, **given))[1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("needs 2,000 sockets in one process")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    slow = b"POST /v1/models/shop:predict HTTP/1.1\r\nContent-Le"
+    broken = {
+        b"\x16\x03\x01 no HTTP": b"Invalid HTTP request",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 65_536: b"The headers have more than 65536 bytes",
+    }
+    try:
+        with serving(models) as server, contextlib.ExitStack() as mine:
+            rest = mine.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=60))
+
+            def connected(stack, start):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.rest_port), timeout=60))
+                connection.sendall(start)
+                return connection
+
+            assert post(rest, {"inputs": HISTORY})[0] == 200
+            before = open_files(), threading.active_count()
+            with contextlib.ExitStack() as others:
+                for n in range(1000):
+                    connected(others, slow if n % 2 else b"")
+                    if n % 100 == 0:
+                        assert post(rest, {"inputs": HISTORY})[0] == 200
+                wait_for(lambda: len(server._rest.server_state.connections) >= 1001)
+                for start, told in broken.items():
+                    with contextlib.ExitStack() as one:
+                        answer = connected(one, start).recv(1 << 16)
+                    assert answer.startswith(b"HTTP/1.1 400 ") and told in answer
+                assert post(rest, {"inputs": HISTORY})[0] == 200
+                assert len(made) >= 1001 and open_files() >= before[0] + 2000  # both ends are of this process
+            assert post(rest, {"inputs": HISTORY})[0] == 200
+            # A few may have come for other reasons, or a thousand for this one.
+            wait_for(lambda: open_files() <= before[0] + 10, 20)
+            wait_for(lambda: threading.active_count() <= before[1] + 10, 20)
+            gc.collect()
+            wait_for(lambda: len(made) <= 10, 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_port_is_not_shared(server, models):
