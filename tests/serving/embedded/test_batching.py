@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -280,6 +282,36 @@ def test_nobody_computes_for_a_client_that_is_gone():
 
     run(test)
     assert model.batches == [1, 1]
+
+
+def test_what_nobody_waits_for_is_not_kept_either():
+    """Or clients that come and go while all workers are busy would fill the memory."""
+    model = Model()
+    kept = []
+
+    async def test(batcher):
+        model.go.clear()
+        first = asyncio.ensure_future(ask(batcher, model, 0))
+        await ticks()
+        for joinable in (True, False):
+            other = Model()
+            kept.append(weakref.ref(other))
+            rows = np.ones((int(joinable), 2), np.float32)  # of no rows nothing can be joined
+            asked = asyncio.ensure_future(batcher("other", other, PLAIN, {"x": rows}))
+            await ticks()
+            assert batcher.waiting == 1
+            asked.cancel()
+            await asyncio.wait([asked])  # and not for its exception, which would keep its frames
+            assert asked.cancelled()
+            del asked, other
+        gc.collect()
+        assert [reference() for reference in kept] == [None, None]
+        stays = asyncio.ensure_future(ask(batcher, model, 3))
+        await ticks()
+        model.go.set()
+        assert [answer["y"].tolist() for answer in await asyncio.gather(first, stays)] == [[0], [6]]
+
+    run(test, wait_s=0.01)
 
 
 def test_two_workers_work_at_once():

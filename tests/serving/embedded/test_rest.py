@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -40,15 +41,21 @@ class Doubles:
         raise RequestError(Code.OUT_OF_RANGE, "assertion failed: [x]")
 
 
-def ask(tmp_path, *requests, token=None, headers=None, **limits):
-    """(status, JSON) of each of (method, path, body)."""
+async def engine_of(tmp_path, model, **limits):
+    """With two versions of the model ``m``."""
     for number in (1, 2):
         (tmp_path / "m" / str(number)).mkdir(parents=True, exist_ok=True)
         (tmp_path / "m" / str(number) / "saved_model.pb").write_text("x")
+    engine = Engine(Limits(**limits), model, settled_s=0)
+    await engine.models.follow([ModelSource("m", tmp_path / "m", "all", labels={"stable": 1})])
+    return engine
+
+
+def ask(tmp_path, *requests, token=None, headers=None, **limits):
+    """(status, JSON) of each of (method, path, body)."""
 
     async def main():
-        engine = Engine(Limits(**limits), Doubles, settled_s=0)
-        await engine.models.follow([ModelSource("m", tmp_path / "m", "all", labels={"stable": 1})])
+        engine = await engine_of(tmp_path, Doubles, **limits)
         transport = httpx.ASGITransport(rest_app(engine, token))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             sent = [client.request(method, path, content=body, headers=headers) for method, path, body in requests]
@@ -154,6 +161,20 @@ def test_a_deadline_that_is_over(tmp_path):
     assert (status, body["error"]) == (504, "no answer from m/2 within 0.05 s, waiting included")
 
 
+def test_a_deadline_that_was_over_before(tmp_path):
+    """A worker is free, and left alone."""
+
+    async def main():
+        engine = await engine_of(tmp_path, Doubles)
+        with engine.models.hold("m") as version, pytest.raises(RequestError) as refused:
+            await engine.predict(version, "bug", {"x": np.ones(1, np.float32)}, 0.0)
+        engine.close()
+        return refused.value.code, engine.metrics.page().decode()
+
+    code, page = asyncio.run(main())
+    assert code is Code.DEADLINE_EXCEEDED and "tfllmrec_batch_requests_count 0.0" in page
+
+
 def test_a_full_queue(tmp_path):
     slow = [predict({"inputs": [n], "signature_name": "slow"}) for n in range(5)]
     answers = ask(tmp_path, *slow, workers=1, queue=2, batch_rows=1)
@@ -175,10 +196,65 @@ def test_a_token_is_asked_for_everything(tmp_path):
     assert [status for status, _ in ask(tmp_path, *requests, token="secret", headers=right)] == 3 * [200]
 
 
+def test_a_client_that_goes_away_is_not_computed_for(tmp_path):
+    """One behind one that takes long; a body in two parts, and a server that says more than once that there is more."""
+    computed, go = [], threading.Event()
+
+    class Counts(Doubles):
+        def _slow(self, inputs):
+            assert go.wait(60)
+            return self._double(inputs)
+
+        def _double(self, inputs):
+            computed.append(inputs["x"].tolist())
+            return super()._double(inputs)
+
+    async def post(app, events, *values, signature="serving_default"):
+        body = json.dumps({"inputs": values, "signature_name": signature}).encode()
+        for part in (body[:9], body[9:]):
+            events.put_nowait({"type": "http.request", "body": part, "more_body": part != body[9:]})
+        events.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        sent = []
+
+        async def send(event):
+            sent.append(event)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/models/m:predict", "headers": [], "query_string": b""}
+        await app(scope, events.get, send)
+        return sent[0]["status"]
+
+    async def waiting(engine, count):
+        async with asyncio.timeout(60):
+            await asyncio.sleep(0.01)
+            while f"tfllmrec_queue_requests {count}.0" not in engine.metrics.page().decode():
+                await asyncio.sleep(0.01)
+
+    async def main():
+        engine = await engine_of(tmp_path, Counts, workers=1)
+        app = rest_app(engine)
+        events = [asyncio.Queue() for _ in range(3)]
+        slow = asyncio.ensure_future(post(app, events[0], 0, signature="slow"))
+        await waiting(engine, 0)
+        gone, stays = (asyncio.ensure_future(post(app, events[n], n)) for n in (1, 2))
+        await waiting(engine, 2)
+        events[1].put_nowait({"type": "http.disconnect"})
+        assert await asyncio.wait_for(gone, 60) == 499
+        await waiting(engine, 1)
+        go.set()
+        assert (await slow, await stays) == (200, 200)
+        page = engine.metrics.page().decode()
+        engine.close()
+        return page
+
+    page = asyncio.run(main())
+    assert computed == [[0], [2]]
+    assert ':tensorflow:serving:request_count{model_name="m",status="CANCELLED"} 1.0' in page
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 2.0' in page
+
+
 def test_metrics_have_tf_servings_names(tmp_path):
     async def main():
-        engine = Engine(Limits(), Doubles, settled_s=0)
-        await engine.models.follow([ModelSource("m", tmp_path / "m")])
+        engine = await engine_of(tmp_path, Doubles)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(rest_app(engine)), base_url="http://here") as client:
             for body in ("{}", '{"inputs": [1]}', '{"inputs": [1]}'):
                 await client.post("/v1/models/m:predict", content=body)
@@ -187,12 +263,10 @@ def test_metrics_have_tf_servings_names(tmp_path):
         engine.close()
         return answer
 
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "1" / "saved_model.pb").write_text("x")
     page = asyncio.run(main()).text
     assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 2.0' in page
     assert ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 1.0' in page
     assert ':tensorflow:serving:request_latency_count{API="Predict",entrypoint="REST",model_name="m"} 2.0' in page
     assert "made-up" not in page  # or clients could fill the memory
-    assert 'tfllmrec_version_loads_total{model_name="m",outcome="loaded"} 1.0' in page
+    assert 'tfllmrec_version_loads_total{model_name="m",outcome="loaded"} 2.0' in page
     assert "tfllmrec_batch_requests_count 2.0" in page

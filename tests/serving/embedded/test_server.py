@@ -334,6 +334,46 @@ def test_a_thousand_connections_are_no_hindrance_and_leave_nothing(models, servi
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_nobody_is_computed_for_who_has_gone(server, monkeypatch):
+    """Both workers are busy; then clients hang up, cancel, or are past their deadline, and one goes on waiting."""
+    go, computed = threading.Event(), []
+
+    def held(inputs):
+        computed.append(inputs["steps"].tolist())
+        assert go.wait(60)
+        return {"y": np.zeros(len(inputs["steps"]), np.float32)}
+
+    def waiting(count):
+        wait_for(lambda: f"tfllmrec_queue_requests {count}.0" in server.engine.metrics.page().decode())
+
+    with server.engine.models.hold("shop") as version:
+        monkeypatch.setitem(version.servable.calls, "slow", held)
+    body = json.dumps({"signature_name": "slow", "inputs": [3]}).encode()
+    head = f"POST /v1/models/shop:predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        stack.callback(go.set)
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}"))
+        predict = stubs(channel).prediction.Predict
+        running = [predict.future(request(signature="slow", steps=[n]), timeout=60) for n in (1, 2)]
+        wait_for(lambda: sorted(computed) == [[1], [2]])
+        hanging_up = [socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) for _ in range(3)]
+        for connection in hanging_up:
+            connection.sendall(head + body)
+        cancelled = [predict.future(request(signature="slow", steps=[4]), timeout=60) for _ in range(3)]
+        stays = predict.future(request(signature="slow", steps=[6]), timeout=60)
+        waiting(7)
+        late = predict.future(request(signature="slow", steps=[5]), timeout=0.3)
+        assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        for connection in hanging_up:
+            connection.close()
+        for call in cancelled:
+            call.cancel()
+        waiting(1)
+        go.set()
+        assert [len(call.result().outputs["y"].float_val) for call in (*running, stays)] == [1, 1, 1]
+    assert sorted(computed) == [[1], [2], [6]]
+
+
 def test_the_port_is_not_shared(server, models):
     from tfllmrec.errors import ConfigError
     from tfllmrec.serving.embedded.server import Server, Settings

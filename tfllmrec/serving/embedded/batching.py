@@ -199,6 +199,8 @@ class Batcher:
                 batch.requests.remove(request)
                 batch.rows -= rows
                 self.waiting -= 1
+                if not batch.requests:
+                    self._drop(batch)
             raise
 
     def close(self) -> None:
@@ -206,6 +208,12 @@ class Batcher:
         if self._timer:
             self._timer.cancel()
         self._pool.shutdown()
+
+    def _drop(self, batch: _Batch) -> None:
+        if self._open.get(batch.key) is batch:
+            del self._open[batch.key]
+        else:
+            self._closed.remove(batch)
 
     def _start_what_is_due(self) -> None:
         loop = asyncio.get_running_loop()
@@ -216,7 +224,7 @@ class Batcher:
             first = next(iter(self._open.values()), None)
             if self._closed and (first is None or self._closed[0].due <= first.due):
                 batch = self._closed.popleft()
-            elif first is not None and (first.due <= loop.time() or not first.requests):
+            elif first is not None and first.due <= loop.time():
                 batch = self._open.pop(first.key)
             elif self._closed:
                 batch = self._closed.popleft()
@@ -224,8 +232,7 @@ class Batcher:
                 assert first is not None
                 self._timer = loop.call_at(first.due, self._start_what_is_due)
                 return
-            if batch.requests:
-                self._start(batch)
+            self._start(batch)
 
     def _start(self, batch: _Batch) -> None:
         requests, batch.requests = batch.requests, []

@@ -75,6 +75,8 @@ class Engine:
         checked = servable.signatures[signature].checked(inputs)
         timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
         try:
+            if timeout_s <= 0:
+                raise TimeoutError  # or a worker that is free would take it
             async with asyncio.timeout(timeout_s):
                 return await self._batcher(
                     (version, signature), servable.calls[signature], servable.joining[signature], checked

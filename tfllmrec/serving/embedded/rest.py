@@ -13,8 +13,8 @@ import hmac
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +28,8 @@ from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import signature_of
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"(?i:{_MODEL}:(?P<method>predict|classify|regress))", re.ASCII)
@@ -90,7 +92,7 @@ class _Api:
                     version.servable.signatures, json_tensors.signature_name(document), Code.INVALID_ARGUMENT
                 )
                 inputs, rows = json_tensors.decode(document, signature.inputs)
-                outputs = await engine.predict(version, name, inputs)
+                outputs = await _while_connected(request, engine.predict(version, name, inputs))
             return _json(json_tensors.encode(outputs, rows))
 
     async def _status(self, match: re.Match[str]) -> Response:
@@ -164,6 +166,34 @@ async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
             Code.RESOURCE_EXHAUSTED, f"the body has more than {limit} bytes: send fewer rows, or raise --max-body-mb"
         )
     return b"".join(parts)
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """The answer, given up when the client goes away: what waits for its turn then is not computed.
+
+    Args:
+      request: whose body was read.
+
+    Raises:
+      RequestError: CANCELLED: the client went away; what ``answer`` raises.
+    """
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_leaving(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise RequestError(Code.CANCELLED, "the client went away")
+        return answering.result()
+    finally:
+        leaving.cancel()
+        if not answering.done():
+            answering.cancel()
+            await asyncio.wait((answering,))
+
+
+async def _leaving(request: Request) -> None:
+    """Ends when the client has gone; also reads on, or nobody would see that behind a large body."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _number(match: re.Match[str]) -> int | None:
