@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from pathlib import Path
 # A file of that name that nothing was written to for a day belongs to nobody any more.
 _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 _ABANDONED_S = 86_400
+# A folder of that name belongs to whoever holds its lock.
+_WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
 
 
 def sync(path: Path) -> None:
@@ -61,3 +65,47 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text)
     publish(temporary, path)
+
+
+@contextlib.contextmanager
+def writing_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in ``parent`` to write to, which goes when the block ends unless it was renamed before.
+
+    What killed writers left in ``parent`` is removed first: a writer holds a lock on its folder, and the system lets go
+    of it with the process, however that ended. Where the file system has no locks, such folders stay. ``parent`` is
+    made where it is missing.
+
+        with writing_folder(models) as fresh:
+            (fresh / "model").write_bytes(content)
+            fresh.rename(models / "1")
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    # Or another writer could take this one's folder for abandoned, before it is locked.
+    with _locked(parent, wait=True):
+        for left in parent.iterdir():
+            if _WRITING.fullmatch(left.name):
+                with _locked(left) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(left, ignore_errors=True)
+        fresh = parent / f".writing-{uuid.uuid4().hex}"
+        fresh.mkdir()
+        lock = contextlib.ExitStack()
+        lock.enter_context(_locked(fresh))
+    with lock:
+        try:
+            yield fresh
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Holds a folder's lock; ``False`` where another has it, the folder is gone, or there are no locks."""
+    held = False
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        yield held

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
@@ -41,7 +42,6 @@ def quickly(monkeypatch):
 
     def save(serving, folder, signatures):
         folder = Path(folder)
-        folder.mkdir(parents=True)
         (folder / "saved_model.pb").touch()
         seen.append(sorted(path.name for path in folder.parent.iterdir()))
 
@@ -63,6 +63,18 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
         assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])
     assert not list(target.glob(".*"))
     assert (target / "2" / "assets.extra" / "tfllmrec.json").is_file()
+
+
+def test_what_a_killed_export_left_goes_and_what_another_one_writes_stays(bare_run, quickly, tmp_path):
+    left = tmp_path / f".writing-{'0f' * 16}"
+    (left / "variables").mkdir(parents=True)
+    (left / "variables" / "variables.data-00000-of-00001").write_bytes(b"half")
+    with writing_folder(tmp_path / "made"):
+        left.rename(tmp_path / "made" / left.name)
+        export(bare_run[0].folder, tmp_path / "made")
+        (names,) = quickly
+        assert left.name not in names and len(names) == 2  # the other one's, and its own
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["1"]
 
 
 def test_another_exporter_may_take_the_number(bare_run, quickly, tmp_path, monkeypatch):

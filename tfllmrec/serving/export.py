@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
-from tfllmrec.durable import sync
+from tfllmrec.durable import sync, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.models.interests import Interests, fit_interests
 from tfllmrec.progress import show_progress
@@ -35,6 +33,7 @@ def export(
     """Writes the next version of a model.
 
     The version appears under its number only when it is whole: a server that watches ``target`` never sees half of one.
+    What an export that was killed left there is removed.
 
     Args:
       run_folder: a complete run.
@@ -76,34 +75,30 @@ def export(
         labels_of_run(run, items, tell),
     )
 
-    temporary = target / f".writing-{uuid.uuid4().hex}"
     ours = not target.exists()
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        signatures = serving.signatures()
-        tf.saved_model.save(serving, str(temporary), signatures=signatures)
-        extra = temporary / EXTRA
-        extra.mkdir()
-        told = [column for column in (ITEM, TITLE, CATEGORIES) if column in items]
-        items[told].to_parquet(extra / ITEMS, index=False)
-        (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
-        ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
-        write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
-        for path in (*temporary.rglob("*"), temporary):
-            sync(path)
-        version = _publish(temporary, target)
-        sync(target)
-        return version
+        with writing_folder(target) as temporary:
+            signatures = serving.signatures()
+            tf.saved_model.save(serving, str(temporary), signatures=signatures)
+            extra = temporary / EXTRA
+            extra.mkdir()
+            told = [column for column in (ITEM, TITLE, CATEGORIES) if column in items]
+            items[told].to_parquet(extra / ITEMS, index=False)
+            (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
+            ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
+            write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            version = _publish(temporary, target)
+            sync(target)
+            return version
     # TensorFlow's own writers have their own errors for a full disk.
     except (OSError, tf.errors.OpError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         if ours:
             with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
                 target.rmdir()
         reason = error.message if isinstance(error, tf.errors.OpError) else error
         raise ModelError(f"The model cannot be written to {target}: {reason}. Nothing was changed there.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
