@@ -40,6 +40,62 @@ def test_the_section_of_a_search_says_where_the_defaults_stand(tmp_path):
     ]
 
 
+def test_a_soak_is_passed_only_when_nothing_failed():
+    import soak
+
+    def figures(**changes):
+        made = soak.Figures(minutes=1, clients=2, swap_s=30, bound_mb=50, items=7, swaps=1, rss_mb=[500, 700, 740])
+        made.settled = 1
+        made.seconds = {"recommend, REST": [0.001] * 98 + [0.003, 0.1], "search, gRPC": [0.002]}
+        made.versions.update({"10": 1, "2": 60, "1": 39, soak.DURING: 1})
+        for name, value in changes.items():
+            setattr(made, name, value)
+        return made
+
+    assert figures().problems() == []
+    text = soak.section(figures(), "made")
+    assert "**Passed.** 101 answers (2 a second), 0 failed requests, 1 swaps." in text
+    assert "| recommend, REST | 100 | 1.0 | 4.0 | 100 |" in text  # 3 + .01 of the way to 100
+    assert "500 MB at the start, 700 MB after the first swap, 740 MB at the end, at most 740 MB" in text
+    assert text.endswith("Answers by version: 1: 39, 2: 60, 10: 1, during a swap: 1.")
+    for changes, problem in (
+        ({"failures": ["search, gRPC: why", "other"]}, "2 of 103 requests failed, the first: search, gRPC: why"),
+        ({"troubles": ["version 3 was not there"]}, "version 3 was not there"),
+        ({"swaps": 3}, "no answers from version 3, 4"),
+        ({"rss_mb": [500, 700, 751]}, "memory grew by 51 MB, more than 50 MB"),
+    ):
+        assert figures(**changes).problems() == [problem]
+        assert f"**Not passed: {problem}.**" in soak.section(figures(**changes), "made")
+
+
+def test_a_swap_of_a_soak_removes_the_old_version_when_it_has_ended(tmp_path):
+    import soak
+
+    from tfllmrec.serving.answers import ModelVersion
+
+    class Served:
+        """Tells these states of versions 1 and 2, the last of them for ever."""
+
+        def __init__(self, *states):
+            self.states = list(states)
+
+        def status(self):
+            there.append((tmp_path / "1").exists() and (tmp_path / "2" / "file").exists())
+            one, two = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            return [ModelVersion(1, one, ""), ModelVersion(2, two, "")]
+
+    version, course, there = tmp_path / "made", soak.Course(), []
+    version.mkdir()
+    (version / "file").write_text("x")
+    soak.put(version, tmp_path, 1)
+    states = [("AVAILABLE", "LOADING"), ("UNLOADING", "AVAILABLE"), ("END", "AVAILABLE")]
+    assert soak.swap(tmp_path, version, Served(*states), course, 10) == ""
+    assert course.newest == 2 and there == [True] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "made"]
+    told = soak.swap(tmp_path, version, Served(("END", "AVAILABLE")), course, 0.1)
+    assert told.startswith("version 3 was not in the place of version 2 within 0 s: {1: 'END', 2: 'AVAILABLE'}")
+
+
 @pytest.mark.tf
 def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
     import quality

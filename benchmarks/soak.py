@@ -1,0 +1,322 @@
+"""Keeps the embedded server busy while its versions change: what fails, how long answers take, what memory it takes.
+
+    python benchmarks/soak.py saved_models/movielens
+    python benchmarks/soak.py saved_models/movielens --minutes 1
+
+starts ``tfllmrec serve`` on a copy of the newest version and asks it by tfllmrec's client, over REST and gRPC, without
+a pause and without a second attempt. Every 20 s the same version is put in under the next number, as ``export`` does it
+(written beside, then renamed), and the old one is removed once the new one answers. A section of RESULTS.md; the exit
+code is 1 where a request or a swap failed, a version never answered, or the server's memory grew beyond the bound.
+Linux only: memory is read in /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sections import made_by, replace_section
+
+from tfllmrec.columns import ITEM, TITLE
+from tfllmrec.errors import ModelError, TfllmrecError
+from tfllmrec.serving.client import Client
+from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
+
+K = 10
+DURING = "during a swap"
+DEADLINE_S = 30.0
+#: Of the server, from after the first swap, when libraries and two versions at once have been in memory, to the end.
+GROWTH_MB = 200
+
+
+@dataclass
+class Figures:
+    """What came of it.
+
+    Attributes:
+      seconds: of each answer, by what was asked, such as ``recommend, REST``.
+      versions: answers by the version that was the newest one both before and after, or ``during a swap``.
+      failures: what failed requests said. troubles: what went wrong with swaps or the server.
+      rss_mb: of the server, once a second; ``settled`` is how many of these are from before the first swap's end.
+    """
+
+    minutes: float
+    clients: int
+    swap_s: float
+    bound_mb: float
+    items: int
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    versions: Counter[str] = field(default_factory=Counter)
+    swaps: int = 0
+    failures: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    rss_mb: list[float] = field(default_factory=list)
+    settled: int = 0
+    load: float = 0.0
+
+    @property
+    def answers(self) -> int:
+        return sum(map(len, self.seconds.values()))
+
+    @property
+    def growth_mb(self) -> float:
+        """From the end of the first swap; nothing where there was none."""
+        return self.rss_mb[-1] - self.rss_mb[min(self.settled, len(self.rss_mb) - 1)] if self.rss_mb else 0.0
+
+    def problems(self) -> list[str]:
+        """Why the soak is not passed; empty where it is."""
+        found = list(self.troubles)
+        if self.failures:
+            asked = self.answers + len(self.failures)
+            found.insert(0, f"{len(self.failures):,} of {asked:,} requests failed, the first: {self.failures[0]}")
+        silent = [str(number) for number in range(1, self.swaps + 2) if not self.versions[str(number)]]
+        if silent:
+            found.append(f"no answers from version {', '.join(silent)}")
+        if self.growth_mb > self.bound_mb:
+            found.append(f"memory grew by {self.growth_mb:.0f} MB, more than {self.bound_mb:.0f} MB")
+        return found
+
+
+class Course:
+    """What all threads read: the number of the newest version that answers, and whether to stop."""
+
+    def __init__(self) -> None:
+        self.newest = 1
+        self.stop = threading.Event()
+
+
+class Asker(threading.Thread):
+    """Asks without a pause until told to stop; a failure is kept, and the next question asked.
+
+    Args:
+      kinds: of questions: ``recommend`` alone, or ``search`` too.
+    """
+
+    def __init__(self, address: str, model: str, items: pd.DataFrame, kinds: list[str], seed: int, course: Course):
+        super().__init__(daemon=True)
+        self.client = Client(address, model, deadline_s=DEADLINE_S, retries=0)
+        self.seconds: dict[str, list[float]] = {}
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._items, self._kinds, self._course = items, kinds, course
+        self._by = "REST" if address.startswith("http") else "gRPC"
+        self._random = random.Random(seed)
+
+    def run(self) -> None:
+        ids, titles = self._items[ITEM].tolist(), self._items[TITLE if TITLE in self._items else ITEM].tolist()
+        draw = self._random
+        while not self._course.stop.is_set():
+            kind, before, begun = draw.choice(self._kinds), self._course.newest, time.perf_counter()
+            try:
+                if kind == "search":
+                    answer = self.client.search(draw.choice(titles), draw.sample(ids, draw.randrange(3)), k=K)
+                else:
+                    history = draw.sample(ids, draw.randint(1, min(20, len(ids) // 2)))
+                    answer = self.client.recommend(history, k=K)
+                if not len(answer):
+                    raise ModelError("an answer without items")
+            except Exception as error:  # whatever it is, it is counted, and the next question asked
+                self.failures.append(f"{kind}, {self._by}: {type(error).__name__}: {error}")
+                time.sleep(0.05)  # or a server that is gone would be asked a million times
+                continue
+            self.seconds.setdefault(f"{kind}, {self._by}", []).append(time.perf_counter() - begun)
+            self.versions[str(before) if before == self._course.newest else DURING] += 1
+
+
+class Memory(threading.Thread):
+    """What the process holds in memory, once a second."""
+
+    def __init__(self, pid: int, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.rss_mb: list[float] = []
+        self._status, self._stop_asked = Path(f"/proc/{pid}/status"), stop
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(1):
+            self.look()
+
+    def look(self) -> None:
+        with contextlib.suppress(OSError, StopIteration):  # it has ended, which others tell
+            lines = self._status.read_text().splitlines()
+            self.rss_mb.append(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """(the process, REST's address, gRPC's address) of ``tfllmrec serve``."""
+    command = [sys.executable, "-m", "tfllmrec", "serve", str(folder), "--rest-port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        told = {
+            line.split()[0]: line.split()[1] for line in (process.stdout.readline() for _ in range(2)) if line.strip()
+        }
+        if told.keys() != {"REST", "gRPC"}:
+            raise ModelError(f"'{shlex.join(command)}' did not start; its own message is above.")
+        yield process, told["REST"].partition("/v1/")[0], f"grpc://{told['gRPC']}"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def put(version: Path, base: Path, number: int) -> None:
+    """Copies a version to ``base/number``, so that it appears as a whole."""
+    copy = base / f".{number}"
+    shutil.copytree(version, copy)
+    copy.rename(base / str(number))
+
+
+def swap(base: Path, version: Path, client: Client, course: Course, within_s: float) -> str:
+    """The next version in, the old one out; what went wrong, or ``""``."""
+    number = course.newest + 1
+    put(version, base, number)
+    ends = time.monotonic() + within_s
+    while time.monotonic() < ends:
+        states = {told.version: told.state for told in client.status()}
+        if states.get(number) == "AVAILABLE":
+            course.newest = number
+            if states.get(number - 1) == "END":
+                shutil.rmtree(base / str(number - 1))
+                return ""
+        time.sleep(0.05)
+    return f"version {number} was not in the place of version {number - 1} within {within_s:.0f} s: {states}"
+
+
+def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: float, seed: int) -> Figures:
+    """The whole of it; ``version`` is a version's folder."""
+    items = pd.read_parquet(version / EXTRA / ITEMS)
+    figures = Figures(minutes, clients, swap_s, bound_mb, len(items), load=os.getloadavg()[0])
+    course = Course()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / version.parent.name
+        put(version, base, course.newest)
+        with served(Path(folder)) as (process, rest, grpc), Client(rest, base.name, deadline_s=DEADLINE_S) as watch:
+            kinds = [name for name in ("recommend", "search") if name in watch.metadata().signatures]
+            memory = Memory(process.pid, course.stop)
+            askers = [Asker((rest, grpc)[n % 2], base.name, items, kinds, seed + n, course) for n in range(clients)]
+            memory.look()
+            begun = time.monotonic()
+            for thread in (memory, *askers):
+                thread.start()
+            for turn in range(1, int(60 * minutes / swap_s) + 1):
+                time.sleep(max(begun + turn * swap_s - time.monotonic(), 0))
+                if turn * swap_s >= 60 * minutes or process.poll() is not None:
+                    break
+                try:
+                    wrong = swap(base, version, watch, course, swap_s)
+                except TfllmrecError as error:
+                    wrong = str(error)
+                if wrong:
+                    figures.troubles.append(wrong)
+                    break
+                figures.swaps += 1
+                figures.settled = figures.settled or len(memory.rss_mb) + 1
+                print(
+                    f"{turn * swap_s:.0f} s: version {course.newest}, {memory.rss_mb[-1]:.0f} MB, "
+                    f"{sum(sum(a.versions.values()) for a in askers):,} answers",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            else:
+                time.sleep(max(begun + 60 * minutes - time.monotonic(), 0))
+            course.stop.set()
+            for asker in askers:
+                asker.join()
+                asker.client.close()
+                figures.versions += asker.versions
+                figures.failures += asker.failures
+                for kind, seconds in asker.seconds.items():
+                    figures.seconds.setdefault(kind, []).extend(seconds)
+            memory.join()
+            memory.look()
+            figures.rss_mb = memory.rss_mb
+            process.terminate()
+            try:
+                if (code := process.wait(2 * DEADLINE_S)) != 0:
+                    figures.troubles.append(f"the server ended with exit code {code}")
+            except subprocess.TimeoutExpired:
+                figures.troubles.append(f"the server did not end within {2 * DEADLINE_S:.0f} s")
+    return figures
+
+
+def section(figures: Figures, made: str) -> str:
+    """The figures as Markdown."""
+    rows = []
+    for kind, seconds in sorted(figures.seconds.items()):
+        p50, p99 = 1000 * np.percentile(seconds, [50, 99])
+        rows.append(f"| {kind} | {len(seconds):,} | {p50:.1f} | {p99:.1f} | {1000 * max(seconds):.0f} |")
+    problems, rss = figures.problems(), figures.rss_mb
+    settled = rss[min(figures.settled, len(rss) - 1)]
+    return "\n".join(
+        [
+            f"{made}; load average before it {figures.load:.1f}",
+            "",
+            f"{figures.minutes:g} minutes, {figures.clients} clients without a pause, half of them over REST and half "
+            f"over gRPC, a catalogue of {figures.items:,} items, a version swap every {figures.swap_s:g} s. "
+            f"**{'Not passed: ' + '; '.join(problems) if problems else 'Passed'}.** "
+            f"{figures.answers:,} answers ({figures.answers / (60 * figures.minutes):,.0f} a second), "
+            f"{len(figures.failures):,} failed requests, {figures.swaps} swaps.",
+            "",
+            "| | answers | p50 ms | p99 ms | longest ms |",
+            "|---|---:|---:|---:|---:|",
+            *rows,
+            "",
+            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, {settled:,.0f} MB after the first swap, "
+            f"{rss[-1]:,.0f} MB at the end, at most {max(rss):,.0f} MB; allowed are {figures.bound_mb:,.0f} MB more "
+            "than after the first swap.",
+            "",
+            "Answers by version: "
+            + ", ".join(f"{name}: {figures.versions[name]:,}" for name in sorted(figures.versions, key=_order))
+            + ".",
+        ]
+    )
+
+
+def _order(version: str) -> tuple[bool, int]:
+    return (False, int(version)) if version.isdecimal() else (True, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="What `tfllmrec export` wrote: saved_models/NAME.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--swap-seconds", type=float, default=20.0)
+    parser.add_argument("--growth-mb", type=float, default=GROWTH_MB, help="How much the server may grow.")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    versions = version_folders(options.model) if options.model.is_dir() else {}
+    if not versions:
+        parser.error(f"{options.model}: expected a folder with a numbered version, as 'tfllmrec export' writes it")
+    figures = soak(
+        versions[max(versions)],
+        options.minutes,
+        options.clients,
+        options.swap_seconds,
+        options.growth_mb,
+        options.seed,
+    )
+    body = section(figures, made_by(shlex.join(["python", *sys.argv]), options.seed))
+    replace_section("a soak of the embedded server", body)
+    print(body)
+    sys.exit(bool(figures.problems()))
+
+
+if __name__ == "__main__":
+    main()
