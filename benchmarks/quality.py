@@ -19,6 +19,7 @@ from tfllmrec.config import contradictions, parse_config
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import as_markdown
 from tfllmrec.training.callbacks import FitState
+from tfllmrec.training.ranking import ranking_lines
 from tfllmrec.training.run import Run, fit_experiment
 
 #: Event log and catalogue of each set, below the folder of all data; without any: fetched by its name.
@@ -76,6 +77,12 @@ def section(name: str, run: Run, command: str) -> str:
     ]
     trained = FitState.load(run.folder / "checkpoints")
     took = f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB"
+    order = metrics.get("ranking")
+    ranking = (
+        []
+        if order is None
+        else ["", f"Ranking model: {'; '.join(ranking_lines(order, metrics['results']['hybrid']))}."]
+    )
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items() if version)
     return "\n".join(
         [
@@ -88,6 +95,7 @@ def section(name: str, run: Run, command: str) -> str:
             "",
             table,
             *rows,
+            *ranking,
             "",
             f"Chosen from the data: {'; '.join(record['chosen'])}.",
             "",

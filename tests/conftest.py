@@ -132,7 +132,15 @@ def chain_split():
 @pytest.fixture(scope="session")
 def chain_config(chain_files, tiny_hub):
     """An experiment on the ring that takes seconds; a copy may be changed."""
-    from tfllmrec.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TextConfig, TrainingConfig
+    from tfllmrec.config import (
+        DataConfig,
+        EvaluationConfig,
+        ExperimentConfig,
+        ModelConfig,
+        RankingConfig,
+        TextConfig,
+        TrainingConfig,
+    )
 
     events, items = chain_files
     preprocessor, encoder = map(str, tiny_hub)
@@ -141,6 +149,7 @@ def chain_config(chain_files, tiny_hub):
         text=TextConfig(encoder=encoder, preprocessor=preprocessor, max_tokens=12),
         model=ModelConfig(embedding_dim=16, blocks=1, heads=2, history_length=6, dropout=0.1),
         training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
+        ranking=RankingConfig(epochs=1, candidates=20, crosses=1),
         evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),
     )
 

@@ -22,7 +22,7 @@ def test_every_path_and_setting_that_a_page_names_is_there(page):
     linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
     assert [link for link in linked if not (page.parent / link).exists()] == []
     settings = re.findall(
-        r"`((?:data|split|text|tuning|distillation|model|training|evaluation)\.(?!safetensors)\w+)[`=]", text
+        r"`((?:data|split|text|tuning|distillation|model|training|ranking|evaluation)\.(?!safetensors)\w+)[`=]", text
     )
     sections = ExperimentConfig().model_dump()
     assert [name for name in settings if name.split(".")[1] not in sections[name.split(".")[0]]] == []

@@ -217,6 +217,24 @@ class TrainingConfig(Section):
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
 
 
+class RankingConfig(Section):
+    """The model that puts candidates into order, learnt after the hybrid from the validation queries."""
+
+    epochs: int | None = Field(
+        None, ge=0, description="0: no ranking model is made. auto: 6, or 0 where there are too few validation queries."
+    )
+    candidates: int = Field(100, ge=2, description="The hybrid's best items that it learns to put into order.")
+    history_length: int = Field(50, ge=1, description="Most recent events that each candidate is compared with.")
+    keys: int = Field(16, ge=1, description="Width of what candidates and events are compared by.")
+    hidden: int = Field(16, ge=1, description="Units of the attention and of each head.")
+    crosses: int = Field(2, ge=0, description="Layers of feature crosses.")
+    batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the people that training is stopped by.")
+    patience: int = Field(3, ge=1, description="Epochs without gain before training stops.")
+
+
 class EvaluationConfig(Section):
     """What is measured."""
 
@@ -244,6 +262,7 @@ class ExperimentConfig(Section):
     tuning: TuningConfig = Field(default_factory=TuningConfig)
     distillation: DistillationConfig = Field(default_factory=DistillationConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
+    ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     seed: int = 42

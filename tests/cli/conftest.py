@@ -57,6 +57,14 @@ class Item:
 
 
 @dataclass
+class Ranked:
+    item_id: str
+    title: str
+    click_probability: float
+    rating: float | None = None
+
+
+@dataclass
 class FakeModel:
     """A catalogue of ``a`` to ``e``; the best are those not in the history, in alphabetical order."""
 
@@ -65,6 +73,7 @@ class FakeModel:
     calls: list = field(default_factory=list)
     filters: list = field(default_factory=list)
     categories: ClassVar = {"Comedy", "Drama"}
+    rating: ClassVar = 4.25
     people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0])}
 
     def known(self, ids):
@@ -94,6 +103,12 @@ class FakeModel:
         self.filters.append((allow, categories))
         self.calls.append(("search", text, history, exclude, k))
         return self._best([*history, *exclude], k)
+
+    def rank(self, history, items, ratings=None):
+        self.calls.append(("rank", history, items, ratings))
+        known = [i for i in items if i in "abcde"]
+        rated = [Ranked(i, f"Title {i}", 1 / len(known), self.rating) for i in sorted(known)]
+        return rated + [Ranked(i, i, 0.0) for i in items if i not in known]
 
     def similar(self, item, k, allow=None, categories=()):
         self.filters.append((allow, categories))

@@ -48,8 +48,19 @@ def hybrid(split):
     return model
 
 
+def reranked(split):
+    from tfllmrec.config import RankingConfig
+    from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+
+    made = hybrid(split)
+    model = RankingModel(made, RankingConfig(keys=4, hidden=4), RatingScale.of_split(split))
+    for variable in model.network.trainable_variables:
+        variable.assign(variable + 0.3 * np.random.default_rng(0).normal(size=variable.shape))
+    return Reranked(made, model, 20)
+
+
 ENROLLED = {kind.__name__: baseline(name) for name, kind in BASELINES.items()}
-ENROLLED |= {"TwoTower": two_tower, "Hybrid": hybrid}
+ENROLLED |= {"TwoTower": two_tower, "Hybrid": hybrid, "Reranked": reranked}
 
 
 def discovered():

@@ -55,6 +55,11 @@ def made_model(signature, inputs):
             "because": [["a" if i in CATALOGUE else "" for i in row] for row in rows],
             "unknown": unknown,
         }
+    if signature == "rank":
+        # The later in the catalogue, the likelier; without a history this model foretells no ratings.
+        weights = [[CATALOGUE.index(i) + 1 if i in CATALOGUE else 0 for i in row] for row in inputs["items"]]
+        told = {"click_probability": [[w / max(sum(row), 1) for w in row] for row in weights], "unknown": unknown}
+        return told | ({"rating": [[0.5 * w for w in row] for row in weights]} if inputs["history"][0][1:] else {})
     listing, _, filtered = signature.partition("_")
     if listing == "similar":
         unknown = [int(i not in CATALOGUE) for i in inputs["item_id"]]
@@ -415,6 +420,23 @@ def test_filters_go_to_signatures_of_their_own(client, served):
     assert [[item.item_id for item in answer] for answer in answers] == [["d"], ["b"], []]
     with pytest.raises(DataError, match="Expected categories as a list of names, each a str; got 'Drama'"):
         client.recommend([], categories="Drama")
+
+
+def test_rank(client, served):
+    told = client.rank(["a"], ["b", "nope", "é", "a"], ratings=[4])
+    expected = [("é", 5 / 8, 2.5), ("b", 2 / 8, 1.0), ("a", 1 / 8, 0.5), ("nope", 0.0, None)]
+    assert [line.item_id for line in told] == [item for item, _, _ in expected]
+    for line, (item, probability, rating) in zip(told, expected, strict=True):
+        assert line.title == item and line.click_probability == pytest.approx(probability)
+        assert line.rating == rating
+    ((_, signature, inputs),) = served.calls
+    assert signature == "rank" and inputs["items"] == [["", "b", "nope", "é", "a"]]
+    assert inputs["history"] == [["", "a"]] and same(inputs["ratings"], [[NAN, 4.0]])
+    unrated = client.rank([], ["b", "d"])
+    assert [line.rating for line in unrated] == [None, None]
+    assert [line.item_id for line in unrated] == ["d", "b"]
+    with pytest.raises(DataError, match="Expected items as a list of item ids"):
+        client.rank(["a"], "b")
 
 
 def test_explain(client, served):

@@ -102,6 +102,14 @@ def test_new_items_are_found(grown):
     assert all(model.known(["twin", "own"]))
 
 
+def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
+    ranked = grown[0].rank(["i3", "i4"], ["twin", "i37", "own", "i5"], ratings=[5, 1])
+    told = {line.item_id: line for line in ranked}
+    assert set(told) == {"twin", "i37", "own", "i5"} and all(line.click_probability > 0 for line in ranked)
+    assert told["twin"].click_probability == pytest.approx(told["i37"].click_probability, rel=1e-3)
+    assert told["twin"].rating == pytest.approx(told["i37"].rating, abs=1e-3)
+
+
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
     """W is solved over all items; an independent inverse of the same matrices is the oracle."""
     from tfllmrec.models.item_weights import ItemWeightSettings, behaviour_statistics, centred_unit

@@ -11,6 +11,7 @@ from tfllmrec.config import DistillationConfig, dump_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.ranking import Reranked
 from tfllmrec.serving.saved_model import SavedModel
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.student import Student
@@ -108,6 +109,31 @@ def test_search_and_similar(saved):
         saved.similar("i77")
 
 
+def test_rank(saved, chain_run):
+    items = ["i5", "nope", "i9", "i39"]
+    found = saved.rank(["i3", "i4"], items, ratings=[5, 1])
+    assert {line.item_id for line in found} == set(items) and found[-1].item_id == "nope"
+    assert (found[-1].click_probability, found[-1].rating, found[-1].title) == (0, None, "nope")
+    chances = [line.click_probability for line in found]
+    assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1)
+    hybrid = chain_run[0].load_model()
+    order = Reranked(hybrid, chain_run[0].load_ranking(hybrid), 5)
+    probability, rating = order.rank(Queries.from_histories([[3, 4]], [[5, 1]]), np.array([[5, 9, 39]]))
+    for line in found[:-1]:
+        place = ["i5", "i9", "i39"].index(line.item_id)
+        assert line.click_probability == pytest.approx(probability[0, place], abs=1e-5)
+        assert line.rating == pytest.approx(rating[0, place], abs=1e-4)
+        assert line.title == saved.title(line.item_id) != line.item_id
+    record = json.loads((chain_run[0].folder / "ranking" / "record.json").read_text())
+    assert saved.manifest["ranking"] == record
+    without = SavedModel(saved.folder, saved._loaded, saved.manifest, saved._items)
+    without._signatures = {name: f for name, f in saved._signatures.items() if name != "rank"}
+    with pytest.raises(
+        ModelError, match=r"no signature 'rank'.*without a ranking model. Fit with ranking\.epochs above 0"
+    ):
+        without.rank(["i3"], ["i5"])
+
+
 def test_filters(saved):
     few = ["i9", "i20", "i3", "nope"]
     assert {item.item_id for item in saved.recommend(["i3"], allow=few)} == {"i9", "i20"}
@@ -154,6 +180,7 @@ def test_without_text_there_is_no_search(bare_run, tmp_path):
     assert saved.recommend(["i3"], k=2)[0].title.startswith("i")
     items, ratings = saved.history_of("u1")
     assert items and ratings is None
+    assert [line.rating for line in saved.rank(["i3"], ["i5", "i9"])] == [None, None]  # nor any ratings
     nothing = dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32))
     asked = {"search": "red", "encode": ["red"], "search_tokens": nothing}
     for signature, question in asked.items():

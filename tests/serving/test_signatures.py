@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
 
-from tfllmrec.config import ModelConfig
+from tfllmrec.config import ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
+from tfllmrec.models.ranking import RankingModel, RatingScale
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.bundled import INPUTS
 
@@ -243,8 +244,8 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-def small(categories=None, alike=False):
-    """Calls what is exported, as it is; random weights, or (``alike``) such that all scores are about the same.
+def small_model(categories=None, alike=False, ranking=None):
+    """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
     The text of item i is what ``search`` reads in ``str(i)``.
     """
@@ -263,7 +264,13 @@ def small(categories=None, alike=False):
     hybrid.set_item_weights(PrunedWeights(neighbours, weights.astype(np.float32)))
     histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
     reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
-    served = ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories)
+    order = None if ranking is None else ranking(hybrid)
+    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, order)
+
+
+def small(categories=None, alike=False):
+    """Calls what is exported, as it is."""
+    served = small_model(categories, alike)
 
     def call(signature, **inputs):
         types = {"ratings": tf.float32, "k": tf.int32}
@@ -358,6 +365,78 @@ def test_rounding_is_no_preference():
     np.testing.assert_allclose(personal[1], plain[1], atol=1e-6)
 
 
+# Candidates of any source -----------------------------------------------------------------------------------------
+
+
+def rank(served, items, history=("i3", "i4"), ratings=(5, 1)):
+    return served("rank", history=[list(history)], ratings=[list(ratings)], items=[list(items)])
+
+
+def test_ranks_as_the_keras_model_does(served, model, chain_run):
+    run, _ = chain_run
+    keras = run.load_ranking(model)
+    histories, marks = [["i3", "i4", "nope"], ["", "", ""], ["i9", "i7", "i38"]], [[5, 1, 3], [NAN] * 3, [NAN, 2, 4]]
+    items = [["i5", "i39", "i4"], ["i1", "", "ghost"], ["i8", "i8", "i0"]]
+    out = served("rank", history=histories, ratings=marks, items=items)
+    n = run.dataset.n_items
+    probability, rating = keras.rank(
+        keras.item_vectors,
+        tf.constant([[3, 4, n], [n, n, n], [9, 7, 38]]),
+        tf.constant([[5, 1, NAN], [NAN] * 3, [NAN, 2, 4]]),
+        tf.constant([[5, 39, 4], [1, n, n], [8, 8, 0]]),
+    )
+    np.testing.assert_allclose(out.click_probability, probability, atol=1e-5)
+    np.testing.assert_allclose(out.rating, rating, atol=1e-5)
+    assert out.unknown.tolist() == [1, 0, 0]
+    assert out.click_probability[1].tolist() == [1, 0, 0] and out.rating[1, 1:].tolist() == [0, 0]
+    assert (out.rating[0] >= 1).all() and (out.rating[0] <= 5).all()
+    np.testing.assert_allclose(out.click_probability.sum(axis=1), 1, atol=1e-5)
+
+
+def test_padding_and_the_place_of_a_candidate_do_not_matter(served):
+    plain = rank(served, ["i5", "i6", "i30"])
+    odd = rank(served, ["", "i30", "nope", "i5", "i6", ""], ["", "i3", "i4", ""], [NAN, 5, 1, 2])
+    for name in ("click_probability", "rating"):
+        one, other = vars(plain)[name][0], vars(odd)[name][0]
+        np.testing.assert_allclose(other[[3, 4, 1]], one, atol=1e-5)
+        assert other[[0, 2, 5]].tolist() == [0, 0, 0]
+    assert odd.unknown.tolist() == [0]  # that of the history
+    nothing = rank(served, ["nope", ""])
+    assert not nothing.click_probability.any() and not nothing.rating.any()
+    assert rank(served, []).click_probability.shape == (1, 0)
+    nobody = np.zeros((0, 2), str)
+    assert served("rank", history=nobody, ratings=np.zeros((0, 0)), items=nobody).rating.shape == (0, 2)
+
+
+def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_rating():
+    assert small_model().rank is None
+    given = dict(zip(("history", "items"), map(tf.constant, ([["i3", "x"]], [["i5", "", "i7"]])), strict=True))
+    answers = []
+    for scale in (None, RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)):
+        ranking = []
+
+        def untidy(hybrid, scale=scale, ranking=ranking):
+            ranking.append(RankingModel(hybrid, RankingConfig(), scale))
+            ranking[0].network.scale.assign([20.0, 20, 50, 3])  # as training does: the terms are large
+            ranking[0].network.log_weight.assign(np.log(0.05))
+            generator = np.random.default_rng(0)
+            for variable in ranking[0].network.trainable_variables:
+                variable.assign(variable + 0.2 * generator.normal(size=variable.shape))
+            return ranking[0]
+
+        served = small_model(ranking=untidy)  # its functions need it to live
+        answers.append(served.rank(ratings=tf.constant([[4.0]]), **given))
+        expected = ranking[0].rank(
+            ranking[0].item_vectors, tf.constant([[3]]), tf.constant([[4.0]]), tf.constant([[5, 40, 7]])
+        )
+        np.testing.assert_allclose(answers[-1]["click_probability"], expected[0], atol=1e-4)
+        assert 0.001 < answers[-1]["click_probability"][0, 0] < 0.999
+        if scale is not None:
+            np.testing.assert_allclose(answers[-1]["rating"], expected[1], atol=1e-4)
+    assert set(answers[0]) == {"click_probability", "unknown"}
+    assert set(answers[1]) == {"click_probability", "unknown", "rating"}
+
+
 # What stock TF Serving can load ---------------------------------------------------------------------------------------
 
 OPS_SCRIPT = """
@@ -439,6 +518,7 @@ def test_a_fresh_process_answers_the_same(chain_version, served):
         ("search", {"text": ["red toy"], "history": [[""]], "exclude": [[""]], "k": [5]}),
         ("similar", {"item_id": ["i8"], "k": [5]}),
         ("explain", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6"]]}),
+        ("rank", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6", "nope"]]}),
     ]
     told = in_a_fresh_process(SERVE_SCRIPT, chain_version, json.dumps(requests))
     for answer, (name, inputs) in zip(told, requests, strict=True):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.models.ranking import Reranked
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.run import Run, fit_experiment
@@ -33,6 +35,7 @@ def test_a_run_is_all_there(chain_run):
             "checkpoints",
             "logs",
             "model",
+            "ranking",
             "metrics.json",
         )
     }
@@ -64,6 +67,38 @@ def test_its_figures(chain_run):
         assert {"ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold", "coverage@10"} <= set(figures)
     assert metrics["data"]["sha256"] == run.dataset.fingerprint
     assert metrics["results"]["hybrid"]["ndcg@10"] > 2 * metrics["results"]["popularity"]["ndcg@10"]
+
+
+def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
+    run, told = chain_run
+    hybrid = run.load_model()
+    model = run.load_ranking(hybrid)
+    measured, record = run.metrics["ranking"], run.record["ranking"]
+    assert record == json.loads((run.folder / "ranking" / "record.json").read_text())
+    assert record["lists"] + record["held_out"] == len(run.split.validation)
+    figures = evaluate(
+        Reranked(hybrid, model, 20), run.split.test, train_counts=run.split.train_counts, strata=run.split.strata(),
+        bootstrap=0,
+    ).metrics  # fmt: skip
+    assert measured["reranked"] == figures and measured["candidates"] == 20
+    assert "reranked" not in run.metrics["results"]
+    assert measured["rated"] == len(run.split.test) and measured["rmse"] < 2
+    assert sum(line.startswith("ranking: ") for line in told) == 5
+    # Without ratings, order and text there is less to say.
+    assert "rmse" not in bare_run[0].metrics["ranking"]
+    assert not bare_run[0].load_ranking(bare_run[0].load_model()).rates
+
+
+def test_a_run_without_a_ranking_model(chain_run, tmp_path):
+    copy = Run(shutil.copytree(chain_run[0].folder, tmp_path / "copy"))
+    shutil.rmtree(copy.folder / "ranking")
+    with pytest.raises(ModelError, match="ranking cannot be read"):
+        copy.load_ranking(copy.load_model())
+    # One from before there was any, or with none asked for.
+    text = (copy.folder / "config.yaml").read_text()
+    for epochs in ("null", "0"):
+        (copy.folder / "config.yaml").write_text(text.replace("ranking:\n  epochs: 1", f"ranking:\n  epochs: {epochs}"))
+        assert copy.load_ranking(copy.load_model()) is None and copy.ranking_record is None
 
 
 def test_the_saved_model_is_the_one_that_was_measured(chain_run):
@@ -139,8 +174,11 @@ fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
         fit_experiment(chain_config, out, resume=True, tell=interrupt)
     assert "resumed after epoch 1" in told
     assert [line.split(":")[0] for line in told if line.startswith("epoch ")] == ["epoch 2", "epoch 3"]
+    # The ranking model was whole by then, and is not made again.
+    assert sum("learning to order" in line for line in told) == 1
     again = fit_experiment(chain_config, out, resume=True, tell=told.append)
     assert "resumed after epoch 3" in told
+    assert sum("learning to order" in line for line in told) == 1
 
     assert again.metrics == undisturbed.metrics
     assert (out / "config.yaml").read_text() == (undisturbed.folder / "config.yaml").read_text()
@@ -179,8 +217,6 @@ def test_a_run_that_had_learnt_nothing_is_started_again(chain_config, tmp_path):
 
 
 def test_damaged_weights_are_named(chain_run, tmp_path):
-    import shutil
-
     copy = shutil.copytree(chain_run[0].folder, tmp_path / "copy")
     for path in (copy / "model").glob("weights.index"):
         path.write_bytes(b"nothing")

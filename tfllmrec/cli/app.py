@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 import tfllmrec
-from tfllmrec.cli import data, demo, doctor, evaluate, export, fit, interests, recommend, search, serve, similar, tune
+from tfllmrec.cli import (
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    fit,
+    interests,
+    rank,
+    recommend,
+    search,
+    serve,
+    similar,
+    tune,
+)
 from tfllmrec.errors import TfllmrecError
 
 app = typer.Typer(
@@ -35,6 +49,7 @@ app.command()(recommend.recommend)
 app.command()(search.search)
 app.command()(similar.similar)
 app.command()(interests.interests)
+app.command()(rank.rank)
 app.command()(serve.serve)
 app.command()(doctor.doctor)
 

@@ -51,16 +51,22 @@ class TermGates(tf.keras.layers.Layer):
         #: d
         self.closing = self.add_weight(name="closing", shape=(), initializer="ones", trainable=False)
 
-    def gate(self, counts: tf.Tensor) -> tf.Tensor:
-        """``a_i`` of items met ``counts`` times, float32 ``[N]`` -> float32 ``[N]`` in (0, 1)."""
+    def gate(self, counts: tf.Tensor, items: tf.Tensor | None = None) -> tf.Tensor:
+        """``a_i`` of items met ``counts`` times, float32 ``[N]`` -> float32 ``[N]`` in (0, 1).
+
+        Of some ``items`` int32 ``[B, M]`` alone, with their counts ``[B, M]``: ``[B, M]``.
+        """
         popularity = tf.math.log1p(counts)
         never_met = tf.cast(counts == 0, tf.float32)
-        features = tf.stack([popularity / 3.0 - 1.0, never_met, self.has_text], axis=1)
-        return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[:, 0])
+        has_text = self.has_text if items is None else tf.gather(self.has_text, items)
+        features = tf.stack([popularity / 3.0 - 1.0, never_met, has_text], axis=-1)
+        return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[..., 0])
 
-    def factors(self, counts: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """What multiplies each item's dense and sparse score, float32 ``[N]`` each; in training c and d are 1."""
-        gate = self.gate(counts)
+    def factors(
+        self, counts: tf.Tensor, training: bool = False, items: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What multiplies each item's dense and sparse score, shaped as :meth:`gate`; in training c and d are 1."""
+        gate = self.gate(counts, items)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
         strength, closing = (1.0, 1.0) if training else (self.dense_strength, self.closing)
         return strength * dense_scale * gate, sparse_scale * (1.0 - closing * gate)

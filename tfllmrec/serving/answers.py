@@ -80,6 +80,35 @@ class Interest:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """One of the items that were offered.
+
+    Attributes:
+      item_id, title: as in :class:`Recommendation`.
+      click_probability: that this is the next item, given that one of those offered is; those of an answer have the sum
+        1. 0 for an item that the catalogue does not have.
+      rating: the expected one; ``None`` where the model foretells none, or the catalogue does not have the item.
+    """
+
+    item_id: str
+    title: str
+    click_probability: float
+    rating: float | None = None
+
+
+def ranked(
+    item_ids: Sequence[str], titles: Sequence[str], probabilities: Sequence[float], ratings: Sequence[float] | None
+) -> list[Ranked]:
+    """What the ``rank`` signature said of ``item_ids``, the likeliest first, of equals in the order asked."""
+    marks = [None] * len(item_ids) if ratings is None else ratings
+    lines = [
+        Ranked(item, title, float(probability), None if mark is None or not probability else float(mark))
+        for item, title, probability, mark in zip(item_ids, titles, probabilities, marks, strict=True)
+    ]
+    return sorted(lines, key=lambda line: -line.click_probability)
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """A version that the server knows.
 

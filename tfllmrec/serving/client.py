@@ -20,7 +20,16 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tfllmrec.errors import ConfigError, DataError, ModelError
-from tfllmrec.serving.answers import Answer, Explanation, Interest, Metadata, ModelVersion, Recommendation
+from tfllmrec.serving.answers import (
+    Answer,
+    Explanation,
+    Interest,
+    Metadata,
+    ModelVersion,
+    Ranked,
+    Recommendation,
+    ranked,
+)
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -256,6 +265,26 @@ class Client:
         with reading():
             rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
             return [Interest(label, weight, because) for label, weight, because in rows if label]
+
+    def rank(
+        self,
+        history: Sequence[str],
+        items: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Ranked]:
+        """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0."""
+        inputs = {
+            "history": _ids("history", [history]),
+            "ratings": _ratings([history], None if ratings is None else [ratings]),
+            "items": _ids("items", [items]),
+        }
+        out = self.predict("rank", inputs, deadline_s=deadline_s)
+        # The first column is that of the padding.
+        with reading():
+            marks = out["rating"][0][1:] if "rating" in out else None
+            return ranked(items, items, out["click_probability"][0][1:], marks)
 
     def score(
         self,

@@ -52,7 +52,7 @@ def export(
     Raises:
       DataError: the new items cannot be read or used.
       ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
-        of its text encoder; or the target cannot be written.
+        of its text encoder; its ranking model is damaged; or the target cannot be written.
     """
     run, target = Run.open(run_folder), Path(target)
     items, text, counts, text_to_vector = run.dataset.items, np.asarray(run.text), None, None
@@ -73,6 +73,7 @@ def export(
         run.split.train_queries(),
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
         labels_of_run(run, items, tell),
+        run.load_ranking(model),
     )
 
     ours = not target.exists()
@@ -152,4 +153,5 @@ def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None
         # What has items more than the run is not what the run measured.
         "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
+        "ranking": None if (ranking := run.ranking_record) is None else asdict(ranking),
     }

@@ -17,7 +17,7 @@ from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.serving.answers import Interest, Recommendation
+from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest, version_folders
 from tfllmrec.training.run import Run
@@ -250,6 +250,27 @@ class SavedModel:
         rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
         return [Interest(label.decode(), float(weight), because.decode()) for label, weight, because in rows if label]
 
+    def rank(
+        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float] | None = None
+    ) -> list[Ranked]:
+        """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0.
+
+        Args:
+          history: item ids, oldest first. items: that are offered, from any source. ratings: one for each of history.
+
+        Raises:
+          ModelError: the model was made without one that ranks.
+        """
+        told = self._call(
+            "rank",
+            history=_strings([history]),
+            ratings=_ratings([history], None if ratings is None else [ratings]),
+            items=_strings([items]),
+        )
+        n = len(items)
+        marks = told["rating"][0][:n].tolist() if "rating" in told else None
+        return ranked(items, [self.title(i) for i in items], told["click_probability"][0][:n].tolist(), marks)
+
     @cached_property
     def run(self) -> Run:
         """The run that the model came from.
@@ -334,6 +355,8 @@ class SavedModel:
             return ": what reads its queries knows words and no tokens. Ask search."
         if signature == "interests":
             return ": what the catalogue says of its items makes no label that some of them share."
+        if signature == "rank":
+            return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
         reads = signature in ("search", "search_filtered", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 

@@ -15,6 +15,7 @@ from tfllmrec.layers.item_index import NOTHING, Form, build_index
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.interests import Interests
+from tfllmrec.models.ranking import RankingModel
 from tfllmrec.text.bundled import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
@@ -57,6 +58,7 @@ class ServingModel(tf.Module):
       histories: what people had: the lists of a larger catalogue are made to be right for such requests.
       categories: of each item, as :func:`tfllmrec.data.cleaning.category_text` writes them; ``None``: no item has any.
       labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
+      ranking: fitted on ``model``; ``None``: no ``rank``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ServingModel(tf.Module):
         histories: Queries,
         categories: Sequence[str] | None = None,
         labels: Interests | None = None,
+        ranking: RankingModel | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
@@ -100,6 +103,11 @@ class ServingModel(tf.Module):
         self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]
         self._score_items = model.score_items
         self._explain_items = model.explain_items
+        if ranking is None:
+            self.rank = None
+        else:
+            self.variables_of_model += [*ranking.network.variables, ranking.item_bias]
+            self._rank_items, self._rates = ranking.rank, ranking.rates
 
     def _build_indexes(self, model: Hybrid, text: np.ndarray, histories: Queries, categories: list[np.ndarray]) -> None:
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
@@ -134,7 +142,7 @@ class ServingModel(tf.Module):
             "explain": self.explain,
             "score": self.score,
         }
-        names = ("search", "search_filtered", "search_tokens", "encode", "interests")
+        names = ("search", "search_filtered", "search_tokens", "encode", "interests", "rank")
         served |= {name: function for name in names if (function := getattr(self, name)) is not None}
         return {name: function.get_concrete_function() for name, function in served.items()}
 
@@ -245,6 +253,18 @@ class ServingModel(tf.Module):
             "because": self._event_ids(known, position),
             "unknown": unknown,
         }
+
+    @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
+    def rank(self, history, ratings, items):
+        """``click_probability`` of ``items`` string ``[B, M]``, and ``rating`` where the data has any.
+
+        Both float32 ``[B, M]``, and 0 for ``""`` and unknown ids. What they mean:
+        :meth:`tfllmrec.models.ranking.RankingModel.rank`.
+        """
+        known, marks, unknown = self._known(history, ratings)
+        probability, rating = self._rank_items(self.item_vectors, known, marks, self.index_of.lookup(items))
+        told = {"click_probability": probability, "unknown": unknown}
+        return told | {"rating": rating} if self._rates else told
 
     @tf.function(input_signature=[HISTORY, RATINGS])
     def score(self, history, ratings):

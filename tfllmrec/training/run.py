@@ -11,6 +11,7 @@ RUN/
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
   model/          the fitted weights
+  ranking/        the model that puts candidates into order, where the config asks for one
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
 
@@ -50,9 +51,11 @@ from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
+    from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.encoder import TextEncoder
     from tfllmrec.text.student import Student
     from tfllmrec.training.query_encoder import QueryEncoderRecord
+    from tfllmrec.training.ranking import RankingRecord
 
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "logs"}
@@ -220,6 +223,32 @@ class Run:
             raise ModelError(f"The weights in {self.folder}/model cannot be read ({reason}): fit again.") from error
         return model
 
+    def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
+        """What puts candidates into order; ``None`` where the run was made without.
+
+        Args:
+          hybrid: :meth:`load_model`, or one over a catalogue that has further items at its end.
+
+        Raises:
+          ModelError: it is damaged, or missing.
+        """
+        from tfllmrec.training.ranking import load_ranking
+
+        if not self.config.ranking.epochs:
+            return None
+        return load_ranking(self.folder / "ranking", hybrid, self.split, self.config.ranking, self.config.seed)
+
+    @property
+    def ranking_record(self) -> RankingRecord | None:
+        """How the ranking model was made; ``None`` where the run was made without.
+
+        Raises:
+          ModelError: there should be one, and it is damaged or not made yet.
+        """
+        from tfllmrec.training.ranking import RankingRecord
+
+        return RankingRecord.load(self.folder / "ranking") if self.config.ranking.epochs else None
+
 
 def fit_experiment(
     config: ExperimentConfig,
@@ -271,6 +300,7 @@ def fit_experiment(
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.training.fit import fit_hybrid
+    from tfllmrec.training.ranking import prepared_ranking, settle_epochs
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
     record = out / "run.json"
@@ -283,15 +313,24 @@ def fit_experiment(
 
     fitted = fit_hybrid(split, text, config, out, remember)
     _save_model(fitted.model, out / "model")
+    if said := settle_epochs(fitted.config.ranking, split):
+        remember(f"chosen: {said}")
     earlier = run._json("run.json") if record.is_file() else {}
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(fitted.config))
 
-    recommenders = baselines(split, text, fitted.config, tell)
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
-    results = _measure_all({"hybrid": run.load_model(), **recommenders}, split, fitted.config)
-    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
-    write_text(out / "metrics.json", json.dumps(report(split, fitted.config, results), indent=1))
+    hybrid = run.load_model()
+    ranking = fitted.config.ranking
+    order = prepared_ranking(out / "ranking", hybrid, split, ranking, config.seed, tell) if ranking.epochs else None
+    recommenders = baselines(split, text, fitted.config, tell)
+    results = _measure_all({"hybrid": hybrid, **recommenders}, split, fitted.config)
+    measured = report(split, fitted.config, results)
+    if order is not None:
+        measured["ranking"] = _measure_ranking(hybrid, order, split, fitted.config, results["hybrid"], tell)
+    took = time.monotonic() - start
+    write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, run.ranking_record), indent=1))
+    write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
     return run
 
@@ -377,6 +416,21 @@ def _measure_all(recommenders: Mapping[str, Recommender], split: Split, config: 
         for name, recommender in recommenders.items():
             results[name] = measure_one(recommender, split.test, split, config, advance)
     return results
+
+
+def _measure_ranking(
+    hybrid: Hybrid, model: RankingModel, split: Split, config: ExperimentConfig, hybrids: Result, tell: Tell
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds under ``ranking``."""
+    from tfllmrec.models.ranking import Reranked
+    from tfllmrec.training.ranking import measure_ranking, ranking_lines
+
+    reranked = Reranked(hybrid, model, config.ranking.candidates)
+    result = measure_one(reranked, split.test, split, config)
+    measured = measure_ranking(reranked, split, result, hybrids, config.seed)
+    for line in ranking_lines(measured, hybrids.metrics):
+        tell(f"ranking: {line}")
+    return measured
 
 
 def measure_one(
@@ -474,7 +528,14 @@ def _save_model(model: Hybrid, folder: Path) -> None:
     tf.train.Checkpoint(model=model).write(str(folder / "weights"))
 
 
-def _record(run: Run, seed: int, chosen: list[str], seconds: float, earlier: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    run: Run,
+    seed: int,
+    chosen: list[str],
+    seconds: float,
+    earlier: dict[str, Any],
+    ranking: RankingRecord | None = None,
+) -> dict[str, Any]:
     """What ``run.json`` holds; time and memory count those of an ``earlier`` process that ended after the training."""
 
     def installed(package: str) -> str | None:
@@ -495,6 +556,7 @@ def _record(run: Run, seed: int, chosen: list[str], seconds: float, earlier: dic
         "source": run._json("source.json"),
         "chosen": chosen,
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
+        "ranking": None if ranking is None else asdict(ranking),
         "cleaning": asdict(run.dataset.report),
     }
 

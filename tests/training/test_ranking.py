@@ -1,0 +1,320 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+import tfllmrec.training.ranking as making
+from tfllmrec.config import DataConfig, ModelConfig, RankingConfig, SplitConfig
+from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.training.ranking import (
+    RankingRecord,
+    batches,
+    fit_ranking,
+    lists_of,
+    load_ranking,
+    measure_ranking,
+    prepared_ranking,
+    ranking_lines,
+    rated_events,
+    settle_epochs,
+    start_from_hybrid,
+    target_ratings,
+)
+
+pytestmark = pytest.mark.tf
+GROUPS, EACH = 5, 12
+N = GROUPS * EACH
+CONFIG = RankingConfig(epochs=12, candidates=30, history_length=8, batch_size=16, learning_rate=0.01, patience=12)
+
+
+def events(rated=True, liked_first=None, people=260):
+    """Everybody had items of two kinds, liked one of them, and goes on with that kind.
+
+    Which one it is only the ratings say: without them, or with others, both kinds are alike.
+    """
+    generator = np.random.default_rng(0)
+    rows = []
+    for person in range(people):
+        liked, disliked = generator.permutation(GROUPS)[:2]
+        of_liked, of_disliked = (EACH * g + generator.permutation(EACH) for g in (liked, disliked))
+        past = [(i, 5) for i in of_liked[:3]] + [(i, 1) for i in of_disliked[:3]]
+        walk = [past[i] for i in generator.permutation(6)] + [(i, 5) for i in of_liked[3:5]]
+        for step, (item, rating) in enumerate(walk):
+            rows.append((f"u{person}", f"i{item:02}", rating, step))
+    frame = pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
+    return frame if rated else frame.drop(columns="rating")
+
+
+def split_of(frame):
+    items = pd.DataFrame({"item": [f"i{i:02}" for i in range(N)], "title": "x"})
+    return make_split(dataset_from_frames(frame, items, config=DataConfig(name="made")), SplitConfig(), seed=0)
+
+
+def untrained(split, terms=("behaviour",)):
+    """A hybrid that knows of behaviour alone, and of that nothing; the texts tell the kinds of items apart."""
+    generator = np.random.default_rng(1)
+    text = np.eye(GROUPS)[np.arange(N) // EACH] + generator.normal(0, 0.1, (N, GROUPS))
+    config = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=8, terms=list(terms))
+    ids = split.dataset.items["item_id"].to_numpy(object)
+    return Hybrid(Catalogue(ids, text.astype(np.float32)), split.train_counts, config)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return split_of(events())
+
+
+@pytest.fixture(scope="module")
+def hybrid(planted):
+    return untrained(planted)
+
+
+@pytest.fixture(scope="module")
+def whole_hybrid(planted):
+    """One that has an order, whatever it is worth."""
+    return untrained(planted, ["meaning", "feedback", "behaviour"])
+
+
+@pytest.fixture(scope="module")
+def fitted(planted, hybrid, tmp_path_factory):
+    """(model, record, TensorBoard's folder)"""
+    tf.keras.utils.set_random_seed(1)
+    logs = tmp_path_factory.mktemp("logs")
+    return *fit_ranking(hybrid, planted, CONFIG, 7, logs), logs
+
+
+def measured(split, recommender):
+    return evaluate(recommender, split.test, train_counts=split.train_counts, strata=split.strata(), bootstrap=50)
+
+
+# What it finds --------------------------------------------------------------------------------------------------------
+
+
+def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
+    model, record, _ = fitted
+    before, reranked = measured(planted, hybrid), Reranked(hybrid, model, N)
+    after = measured(planted, reranked)
+    # Nine items of the kind that is liked are left: the best that anybody can do is to take one of them.
+    assert before.metrics["recall@10"] < 0.35
+    assert after.metrics["recall@10"] > 0.8
+    assert record.best_epoch > 0 and record.strengths[0] > 0
+    assert record.click_loss < record.untrained[0] - 0.3
+    told = measure_ranking(reranked, planted, after, before, 3)
+    assert told["reranked"] == after.metrics
+    assert told["difference"]["ndcg@10"][1] > 0
+    # About one of nine, or of fewer where the first candidates are taken.
+    assert told["log_loss"] < np.log(N - 7) - 0.8 and told["auc"] > 0.85 > 0.7 > told["auc_hybrid"]
+    assert told["log_loss_even"] == pytest.approx(np.log(N - 7))
+    assert told["offered"] == told["rated"] == len(planted.test) == 260
+    assert told["rmse"] < 0.5 < told["rmse_biases"]
+    lines = ranking_lines(told, before.metrics)
+    assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
+
+
+def test_without_the_pattern_nothing_is_found(planted, hybrid):
+    """The same with ratings drawn anew: what is held out says so, and the heads are left out or change nothing."""
+    frame = events()
+    frame["rating"] = np.random.default_rng(5).permutation(frame["rating"])
+    split = split_of(frame)
+    model, _ = fit_ranking(untrained(split), split, CONFIG.model_copy(update={"epochs": 4}), 7)
+    after = measured(split, Reranked(hybrid, model, N))
+    # Both kinds may be found by now, not which of them is liked: nine of 15 items.
+    assert after.metrics["recall@10"] < 0.75
+    told = measure_ranking(Reranked(hybrid, model, N), split, after, after, 3)
+    assert told["rmse"] == pytest.approx(told["rmse_biases"], abs=0.1)
+
+
+def test_probabilities_are_honest(planted, hybrid, fitted):
+    """Of the items that are given p, a share of p comes next."""
+    model, _, _ = fitted
+    queries = planted.test
+    items = Reranked(hybrid, model, N).best(hybrid.score(queries), queries)
+    probability, _ = Reranked(hybrid, model, N).rank(queries, items)
+    label = items == queries.targets.values[:, np.newaxis]
+    likely = probability > 0.05
+    assert likely.sum() > 500
+    assert label[likely].mean() == pytest.approx(probability[likely].mean(), rel=0.25)
+    assert label[~likely].mean() == pytest.approx(probability[~likely].mean(), abs=0.01)
+
+
+# What it learns from --------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_the_best_the_target_and_some_others(planted, whole_hybrid, monkeypatch):
+    hybrid = whole_hybrid
+    monkeypatch.setattr(making, "DRAWN", 6)
+    monkeypatch.setattr(making, "SCORE_BATCH", 50)
+    model = RankingModel(hybrid, CONFIG, None)
+    queries = planted.validation
+    lists = lists_of(model, hybrid, queries, 10, seed=3)
+    assert lists["items"].shape == (len(queries), 10 + 1 + 6)
+    scores, found = hybrid.score(queries), 0
+    for row in range(len(queries)):
+        history, target = set(queries.history[row]), queries.targets[row][0]
+        best = [i for i in np.argsort(-scores[row], kind="stable") if i not in history][:10]
+        items = lists["items"][row]
+        assert items[:10].tolist() == best
+        assert items[lists["label"][row]] == target
+        if target in best:
+            found += 1
+            assert items[10] == N
+        else:
+            assert items[10] == target and lists["label"][row] == 10
+        drawn = set(items[11:])
+        assert len(drawn) == 6 and not drawn & (history | set(best) | {target, N})
+        others = N - len(history | set(best) | {target})
+        expected = [0.0] * 10 + [np.log(others / 6)] * 7
+        np.testing.assert_allclose(lists["log_times"][row], expected, atol=1e-5)
+        assert lists["recent"][row][: len(queries.history[row])].tolist() == queries.history[row].tolist()
+    assert 0 < found < len(queries)
+    # Everything there is, where that is little: then each item stands for itself.
+    monkeypatch.setattr(making, "DRAWN", 500)
+    whole = lists_of(model, hybrid, queries.slice(0, 3), 500, seed=3)
+    for row in range(3):
+        assert sorted(i for i in whole["items"][row] if i < N) == sorted(set(range(N)) - set(queries.history[row]))
+    assert not whole["log_times"].any()
+
+
+def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybrid, monkeypatch):
+    hybrid = whole_hybrid
+    scale = RatingScale.of_split(planted)
+    model = RankingModel(hybrid, CONFIG, scale)
+    monkeypatch.setattr(making, "RATERS", 30)
+    examples = rated_events(model, hybrid, planted, scale, seed=3)
+    assert len(examples["rating"]) == 30 * 5  # six training events; the first has nothing before it
+    histories = {
+        tuple(row[: t + 1]): (row[t + 1], marks[: t + 1], marks[t + 1])
+        for row, marks in zip(*(lambda q: (q.history, q.ratings))(planted.train_queries()), strict=True)
+        for t in range(5)
+    }
+    pasts = [tuple(i for i in recent if i < N) for recent in examples["recent"]]
+    assert sorted({len(past) for past in pasts}) == [1, 2, 3, 4, 5]
+    for row, past in enumerate(pasts):
+        if len(past) < 4 or row % 5:  # others begin alike
+            continue
+        target, marks, rating = histories[past]
+        assert (examples["items"][row, 0], examples["rating"][row]) == (target, rating)
+        given = model.given(
+            model.item_vectors, tf.constant([past], tf.int32), tf.constant([marks]), tf.constant([[target]], tf.int32)
+        )
+        for name in ("terms", "scores"):
+            np.testing.assert_allclose(examples[name][row], given[name][0], atol=1e-4)
+        np.testing.assert_allclose(examples["marks"][row][: len(past)], given["marks"][0][: len(past)], atol=1e-5)
+        # What the event itself says of its item is left out.
+        n, bias = scale.item_counts[target], float(scale.item_bias[target])
+        without = (bias * (10 + n) - (rating - scale.mean)) / (10 + n - 1)
+        assert examples["prior"][row, 0] == pytest.approx(float(given["prior"][0, 0]) - bias + without, abs=1e-4)
+
+
+def test_how_targets_were_rated(planted):
+    assert target_ratings(planted, planted.test).tolist() == [5.0] * 260
+    frame = events()
+    frame.loc[frame.groupby("user").tail(1).index[:200], "rating"] = np.nan
+    ratings = target_ratings(split := split_of(frame), split.test)
+    assert np.isnan(ratings).sum() == 200 and set(ratings[~np.isnan(ratings)]) == {5.0}
+
+
+def test_a_batch_is_a_function_of_the_seed_and_every_list_comes_once():
+    lists = {"label": np.arange(37)}
+    rated = {"rating": np.arange(300)}
+    epoch = list(batches(lists, rated, 8, [1, 2]))
+    assert sorted(np.concatenate([b["lists"]["label"] for b in epoch])) == list(range(37))
+    assert [len(b["rated"]["rating"]) for b in epoch] == [256] * 5
+    assert np.bincount(np.concatenate([b["rated"]["rating"] for b in epoch])).tolist().count(0) == 0
+    again, other = (list(batches(lists, rated, 8, seed)) for seed in ([1, 2], [1, 3]))
+    assert [b["lists"]["label"].tolist() for b in again] == [b["lists"]["label"].tolist() for b in epoch]
+    assert [b["lists"]["label"].tolist() for b in other] != [b["lists"]["label"].tolist() for b in epoch]
+    assert all(set(b) == {"lists"} for b in batches(lists, None, 8, [1]))
+
+
+def test_the_start_is_the_best_weight_of_the_hybrids_score(hybrid):
+    model = RankingModel(hybrid, CONFIG, None)
+    generator = np.random.default_rng(0)
+    scores = generator.normal(0, 1, (4000, 20)).astype(np.float32)
+    odds = np.exp(0.5 * scores)
+    label = np.array([generator.choice(20, p=row / row.sum()) for row in odds])
+    terms = generator.normal([5, 0, 0, -2], [2, 1, 0, 3], (4000, 20, 4)).astype(np.float32)
+    items = np.zeros((4000, 20), np.int32)
+    items[:, 7] = N  # nothing there
+    kept = label != 7
+    lists = {"scores": scores, "terms": terms, "items": items, "log_times": np.zeros_like(scores), "label": label}
+    start_from_hybrid(model, {name: value[kept] for name, value in lists.items()})
+    assert float(tf.exp(model.network.log_weight)) == pytest.approx(0.5, abs=0.13)
+    np.testing.assert_allclose(model.network.shift, [5, 0, 0, -2], atol=0.05)
+    np.testing.assert_allclose(model.network.scale, [2, 1, 0.001, 3], atol=0.05)
+
+
+# Kept in the run folder -----------------------------------------------------------------------------------------------
+
+
+def test_logs_and_record(fitted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, record, logs = fitted
+    found = EventAccumulator(str(logs / "train"), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
+    assert {"epoch_click_loss", "epoch_rating_loss"} <= set(found)
+    assert (record.lists, record.held_out, record.rated) == (208, 52, 1300)
+    assert record.epochs == 12 and 0 < record.best_epoch <= 12
+    assert record.strengths == model.network.strengths.numpy().tolist()
+    assert "on 52 people held out" in record.line() and "rating" in record.line()
+
+
+def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"epochs": 1})
+    told = []
+    model = prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+    assert len(told) == 2 and told[1] == f"ranking: {RankingRecord.load(tmp_path / 'ranking').line()}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "ranking"]
+    monkeypatch.setattr(making, "fit_ranking", lambda *_: pytest.fail("made again"))
+    again = prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+    for one, two in zip(model.network.variables, again.network.variables, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert len(told) == 2
+    with pytest.raises(ModelError, match=r"ranking cannot be read .*: copy the folder back, or fit again"):
+        load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG.model_copy(update={"keys": 3}), 7)
+    (tmp_path / "ranking" / "record.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"record\.json cannot be read"):
+        RankingRecord.load(tmp_path / "ranking")
+    (tmp_path / "ranking" / "weights.index").unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7)
+
+
+def test_no_ratings_no_rating_head(hybrid):
+    split = split_of(events(rated=False))
+    model, record = fit_ranking(untrained(split), split, CONFIG.model_copy(update={"epochs": 1}), 7)
+    assert not model.rates and record.rated == 0 and record.rating_loss == 0
+    assert "rating" not in record.line()
+    after = measured(split, reranked := Reranked(hybrid, model, 20))
+    told = measure_ranking(reranked, split, after, after, 3)
+    assert "rmse" not in told and len(ranking_lines(told, after.metrics)) == 2
+    json.dumps(told, allow_nan=False)
+
+
+def test_a_training_that_finds_nothing_or_diverges(planted, whole_hybrid):
+    hybrid = whole_hybrid
+    wild = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 1e9})
+    model, record = fit_ranking(hybrid, planted, wild, 7)
+    # Whatever came of it, nothing was kept that is worse than no training.
+    assert record.best_epoch == 0 and record.click_loss == pytest.approx(record.untrained[0], abs=1e-5)
+    queries = Queries.from_histories([[1, 2, 3]])
+    kept = [
+        [i for i in np.argsort(-recommender.score(queries)[0], kind="stable") if i not in (1, 2, 3)]
+        for recommender in (hybrid, Reranked(hybrid, model, 20))
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_auto_epochs(planted):
+    config = RankingConfig()
+    assert settle_epochs(config, planted).startswith("ranking.epochs 6 at most: 260 validation queries")
+    assert config.epochs == 6 and settle_epochs(config, planted) is None
+    few, config = split_of(events(people=20)), RankingConfig()
+    assert "20 validation queries are too few" in settle_epochs(config, few) and config.epochs == 0

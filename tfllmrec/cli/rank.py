@@ -1,0 +1,53 @@
+"""``tfllmrec rank``: the order in which somebody should see given items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import History, Json, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.output import console, print_json, working
+
+if TYPE_CHECKING:
+    from tfllmrec.serving.answers import Ranked
+
+
+def rank(
+    saved_model: SavedModelPath,
+    items: Annotated[str, typer.Option("--items", metavar="ID,ID", help="What is offered; written like --history.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")] = None,
+    history: History = None,
+    json: Json = False,
+) -> None:
+    """Put items into order for somebody: how likely each is the next one, and what rating it would get."""
+    if (user is None) == (history is None):
+        raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
+    offered = ids(items)
+    if not offered:
+        raise typer.BadParameter("--items: expected at least one item id.")
+    with working():
+        model = open_model(saved_model)
+        past, ratings = (ids(history), None) if user is None else model.history_of(user)
+        unknown = unknown_ids(model, (past if user is None else []) + offered)
+        found = model.rank(past, offered, ratings)
+    if json:
+        rows = [vars(item) for item in found]
+        print_json({"user": user, "history": past, "unknown": unknown, "items": rows})
+    else:
+        _print(found)
+
+
+def _print(found: list[Ranked]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    rated = any(item.rating is not None for item in found)
+    table = Table()
+    for name in ("", "item", "probability", *(["rating"] if rated else [])):
+        table.add_column(name, justify="left" if name == "item" else "right", no_wrap=True)
+    table.add_column("title")
+    for place, item in enumerate(found, start=1):
+        rating = [] if not rated else ["" if item.rating is None else f"{item.rating:.2f}"]
+        table.add_row(str(place), Text(item.item_id), f"{item.click_probability:.4f}", *rating, Text(item.title))
+    console().print(table)

@@ -1,0 +1,58 @@
+"""Target attention: what of a history matters for one candidate."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+class TargetAttention(tf.keras.layers.Layer):
+    """Reads a history anew for each candidate (deep interest network, Zhou et al. 2018, arXiv:1706.06978, section 4.3).
+
+        a_jc  = sigmoid(u . relu(U (k_j * k_c) + s <e_j, e_c> + X x_j + b) + d)     k = K e
+        out_c = [sum_j a_jc [k_j, x_j] / (1 + sum_j a_jc), log(1 + sum_j a_jc)]
+
+    The weights are no softmax, as there: how much of a history speaks for a candidate is itself told. Different from
+    there that sum is a number of its own, and the profile is divided by it (and 1, so that little evidence stays
+    little), so that long histories give no larger numbers than short ones.
+
+    Args:
+      keys: width of k. hidden: units of the activation unit. seed: of the initialisers.
+    """
+
+    def __init__(self, keys: int, hidden: int, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        glorot = tf.keras.initializers.GlorotUniform
+        self.key = tf.keras.layers.Dense(keys, use_bias=False, kernel_initializer=glorot(seed), name="key")
+        self.of_event = tf.keras.layers.Dense(hidden, kernel_initializer=glorot(seed + 1), name="of_event")
+        self.keys, self.hidden = keys, hidden
+        self.of_pair = self.add_weight(name="of_pair", shape=(keys, hidden), initializer=glorot(seed + 2))
+        self.of_cosine = self.add_weight(name="of_cosine", shape=(hidden,), initializer="ones")
+        self.to_weight = self.add_weight(name="to_weight", shape=(hidden,), initializer=glorot(seed + 3))
+        self.bias = self.add_weight(name="bias", shape=(), initializer=tf.constant_initializer(-2.0))
+
+    def call(
+        self, candidates: tf.Tensor, events: tf.Tensor, features: tf.Tensor, present: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the history says of each candidate.
+
+        Args:
+          candidates: float32 ``[B, M, D]``, unit rows. events: float32 ``[B, L, D]``, the same of the history.
+          features: float32 ``[B, L, X]``, what else is known of each event.
+          present: bool ``[B, L]``; where it is not, events and features do not matter, as long as they are finite.
+
+        Returns:
+          ``out`` float32 ``[B, M, keys + X + 1]``, and the candidates' own keys ``[B, M, keys]``.
+        """
+        mine, theirs = self.key(candidates), self.key(events)
+        # U (k_j * k_c) is (k_c * U) k_j: no product for each pair of candidate and event is kept in memory.
+        batch, n, length = tf.shape(mine)[0], tf.shape(mine)[1], tf.shape(theirs)[1]
+        asked = tf.reshape(mine[:, :, tf.newaxis] * tf.transpose(self.of_pair), (batch, n * self.hidden, self.keys))
+        pairs = tf.reshape(tf.matmul(asked, theirs, transpose_b=True), (batch, n, self.hidden, length))
+        cosine = tf.matmul(candidates, events, transpose_b=True)[:, :, tf.newaxis] * self.of_cosine[:, tf.newaxis]
+        alone = tf.transpose(self.of_event(features), (0, 2, 1))[:, tf.newaxis]
+        active = tf.nn.relu(pairs + cosine + alone)
+        weights = tf.sigmoid(tf.einsum("bmhl,h->bml", active, self.to_weight) + self.bias)
+        weights = tf.where(present[:, tf.newaxis], weights, 0.0)
+        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+        profile = tf.matmul(weights, tf.concat([theirs, features], axis=-1)) / (1.0 + total)
+        return tf.concat([profile, tf.math.log1p(total)], axis=-1), mine

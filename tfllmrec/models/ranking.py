@@ -1,0 +1,324 @@
+"""Orders a few hundred candidates: target attention and feature crosses on top of the hybrid's score.
+
+    click_c  = softmax over the offered c of  w score(u, c) + s f(u, c)
+    rating_c = mean + b_c + b_u + t g(u, c)
+
+``f`` and ``g`` are two small heads on one network, and start at nothing: an untrained model orders as the hybrid does
+and rates as the biases do (Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems").
+``s`` and ``t`` are 1 in training and chosen on validation afterwards; where a head learnt nothing that holds there, 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfllmrec.columns import ITEM_INDEX, RATING
+from tfllmrec.config import RankingConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import Split
+from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.target_attention import TargetAttention
+from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
+
+#: Ratings that an item and a person need for half of their bias to be believed.
+ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
+ABSENT = -1e9
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class RatingScale:
+    """What ratings are like before anything is known of a person.
+
+    Attributes:
+      mean, low, high: of the training ratings.
+      item_bias: float32 ``[N]``, how far an item's ratings are from the mean, shrunk towards 0; 0 where it has none.
+      item_counts: float32 ``[N]``, its ratings.
+    """
+
+    mean: float
+    low: float
+    high: float
+    item_bias: np.ndarray
+    item_counts: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, ratings: np.ndarray, n_items: int) -> RatingScale:
+        """From int ``[E]`` item indices and their ratings float32 ``[E]``, at least one of which is not NaN."""
+        rated = np.isfinite(ratings)
+        items, ratings = items[rated], ratings[rated].astype(np.float64)
+        mean = ratings.mean()
+        counts = np.bincount(items, minlength=n_items)
+        bias = np.bincount(items, ratings - mean, n_items) / (ITEM_SHRINKAGE + counts)
+        return cls(
+            float(mean), float(ratings.min()), float(ratings.max()), bias.astype(np.float32), counts.astype(np.float32)
+        )
+
+    @classmethod
+    def of_split(cls, split: Split, n_items: int | None = None) -> RatingScale | None:
+        """That of a split's training events; ``None`` where they have no ratings.
+
+        Args:
+          n_items: of a grown catalogue, whose further items nobody has rated.
+        """
+        ratings = split.train[RATING].to_numpy(np.float32)
+        if not np.isfinite(ratings).any():
+            return None
+        return cls.of(split.train[ITEM_INDEX].to_numpy(), ratings, n_items or split.dataset.n_items)
+
+    def bias_without(self, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+        """The biases of ``items``, had the training events not had these ``ratings`` of them, one each."""
+        total = self.item_bias[items] * (ITEM_SHRINKAGE + self.item_counts[items]) - (ratings - self.mean)
+        return total / (ITEM_SHRINKAGE + self.item_counts[items] - 1)
+
+
+class RankingNetwork(tf.keras.layers.Layer):
+    """All that is learnt: float32 ``[B, M]`` for the order, and ``[B, M]`` for the ratings.
+
+    Args:
+      config: sizes.
+      terms: how many numbers come for each pair of person and candidate.
+      seed: of all initialisers.
+    """
+
+    def __init__(self, config: RankingConfig, terms: int, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        glorot = tf.keras.initializers.GlorotUniform
+        self.attention = TargetAttention(config.keys, config.hidden, seed, name="attention")
+        self.crosses = [
+            tfrs.layers.dcn.Cross(kernel_initializer=glorot(seed + 10 + i), name=f"cross_{i}")
+            for i in range(config.crosses)
+        ]
+        self.heads = {}
+        for i, name in enumerate(("click", "rating")):
+            self.heads[name] = tf.keras.Sequential(
+                [
+                    tf.keras.layers.Dense(
+                        config.hidden, "relu", kernel_initializer=glorot(seed + 20 + i), name=f"{name}_hidden"
+                    ),
+                    tf.keras.layers.Dense(1, kernel_initializer="zeros", use_bias=False, name=f"{name}_output"),
+                ],
+                name=name,
+            )
+        frozen = {"dtype": tf.float32, "trainable": False}
+        #: Of the terms, so that each is about 0 and 1 wide.
+        self.shift = self.add_weight(name="shift", shape=(terms,), initializer="zeros", **frozen)
+        self.scale = self.add_weight(name="scale", shape=(terms,), initializer="ones", **frozen)
+        #: How much of each head counts, chosen on validation.
+        self.strengths = self.add_weight(name="strengths", shape=(2,), initializer="ones", **frozen)
+        self.log_weight = self.add_weight(name="log_weight", shape=(), initializer="zeros")
+
+    def call(
+        self,
+        candidates: tf.Tensor,
+        terms: tf.Tensor,
+        scores: tf.Tensor,
+        events: tf.Tensor,
+        features: tf.Tensor,
+        present: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Candidates, events, features and present as in :class:`TargetAttention`; terms ``[B, M, T]``, scores."""
+        read, keys = self.attention(candidates, events, features, present)
+        known = tf.math.log1p(tf.reduce_sum(tf.cast(present, tf.float32), axis=1))[:, tf.newaxis, tf.newaxis]
+        x = start = tf.concat(
+            [(terms - self.shift) / self.scale, read, keys, known * tf.ones_like(scores)[..., tf.newaxis]], axis=-1
+        )
+        for cross in self.crosses:
+            x = cross(start, x)
+        # Of somebody of whom nothing is known, nothing was learnt either.
+        known = known[:, 0] > 0
+        click, rating = (tf.where(known, head(x)[..., 0], 0.0) for head in self.heads.values())
+        return tf.exp(self.log_weight) * scores + self.strengths[0] * click, self.strengths[1] * rating
+
+
+class RankingModel(tfrs.Model):
+    """A ``tfrs.Model`` for ``compile``/``fit`` on batches from ``training.ranking``; the hybrid in it is frozen.
+
+    Items are known by the hybrid's ``e_i``, which come from text: cold and new ones are ranked as well.
+
+    Args:
+      hybrid: fitted.
+      config: sizes.
+      scale: of the ratings; ``None`` where the data has none: no ratings are foretold then.
+      seed: of all initialisers.
+    """
+
+    def __init__(self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42) -> None:
+        super().__init__()
+        self.n_items, self.length, self.rates = hybrid.n_items, config.history_length, scale is not None
+        scale = scale or RatingScale(0.0, 0.0, 0.0, none := np.zeros(self.n_items, np.float32), none)
+        self.mean, self.low, self.high = scale.mean, scale.low, scale.high
+        self.item_bias = tf.Variable(scale.item_bias, trainable=False, name="item_bias")
+        self.counts = hybrid.train_counts
+        # A method: the hybrid's own variables stay out of this model's.
+        self._terms_of_items = hybrid.terms_of_items
+        self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
+        self.click_task = tfrs.tasks.Ranking(
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum_over_batch_size")
+        )
+        self.rating_task = tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError())
+        self.click_loss = tf.keras.metrics.Mean("click_loss")
+        self.rating_loss = tf.keras.metrics.Mean("rating_loss")
+        self.item_vectors = hybrid.item_vectors()
+        # Every variable exists from the start: weights are read before any call.
+        nobody = tf.fill((1, 1), self.n_items)
+        self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, tf.fill((1, 1), NAN), nobody))
+
+    def given(
+        self,
+        item_vectors: tf.Tensor,
+        history: tf.Tensor,
+        ratings: tf.Tensor,
+        items: tf.Tensor,
+        terms: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """What is known of queries and candidates before anything is learnt here, as :meth:`learned` takes it.
+
+        Args:
+          item_vectors: ``Hybrid.item_vectors``, or the same as a constant.
+          history: int32 ``[B, L]``, left-aligned, padded with N, of any length. ratings: float32 ``[B, L]``, NaN for
+            none. items: int32 ``[B, M]``; N for none.
+          terms: ``Hybrid.terms_of_items``, where they are known already.
+
+        Returns:
+          ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
+          than its item and the person would have it, NaN for none; ``items``; ``terms`` float32 ``[B, M, 4]``, those of
+          the hybrid and the log popularity; ``scores`` float32 ``[B, M]``, the hybrid's; ``prior`` float32 ``[B, M]``,
+          the rating by biases alone.
+        """
+        present = history < self.n_items
+        known_items = tf.where(items < self.n_items, items, 0)
+        if terms is None:
+            terms = self._terms_of_items(item_vectors, history, ratings, known_items)
+        popularity = tf.math.log1p(tf.gather(self.counts, known_items))
+        nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
+        rated = present & tf.math.is_finite(ratings)
+        usual = self.mean + tf.gather(self.item_bias, tf.where(present, history, 0))
+        above = tf.where(rated, ratings - usual, 0.0)
+        person = tf.reduce_sum(above, axis=1, keepdims=True) / (
+            USER_SHRINKAGE + tf.reduce_sum(tf.cast(rated, tf.float32), axis=1, keepdims=True)
+        )
+        lengths = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+        return {
+            "recent": newest_events(history, lengths, self.length, self.n_items),
+            "marks": newest_events(tf.where(rated, above - person, NAN), lengths, self.length, NAN),
+            "items": items,
+            "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
+            "scores": tf.where(nothing_known, popularity, tf.reduce_sum(terms, axis=-1)),
+            "prior": self.mean + person + tf.gather(self.item_bias, known_items),
+        }
+
+    def learned(
+        self,
+        item_vectors: tf.Tensor,
+        recent: tf.Tensor,
+        marks: tf.Tensor,
+        items: tf.Tensor,
+        terms: tf.Tensor,
+        scores: tf.Tensor,
+        prior: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits and ratings of the candidates, float32 ``[B, M]`` each; arguments are what :meth:`given` gives."""
+        present = recent < self.n_items
+        events = tf.gather(item_vectors, tf.where(present, recent, 0))
+        candidates = tf.gather(item_vectors, tf.where(items < self.n_items, items, 0))
+        rated = present & tf.math.is_finite(marks)
+        there = tf.cast(present, tf.float32)
+        steps_back = tf.reduce_sum(there, axis=1, keepdims=True) - tf.cumsum(there, axis=1)
+        features = [tf.where(rated, marks, 0.0), tf.cast(rated, tf.float32), tf.math.log1p(steps_back) * there]
+        logits, better = self.network(candidates, terms, scores, events, tf.stack(features, axis=-1), present)
+        return tf.where(items < self.n_items, logits, ABSENT), prior + better
+
+    def compute_loss(self, inputs: dict[str, dict[str, tf.Tensor]], training: bool = False) -> tf.Tensor:
+        """The sum of the losses of both tasks.
+
+        Args:
+          inputs: ``lists``, what :meth:`given` gives with ``label`` int32 ``[B]``, the place of the next item in each,
+            and ``log_times`` float32 ``[B, M]``, the logarithm of how many items each of them stands for;
+            and where the data has ratings ``rated``, the same of lists of one item with ``rating`` float32 ``[B]``.
+        """
+        lists = dict(inputs["lists"])
+        label, log_times = lists.pop("label"), lists.pop("log_times")
+        logits = self.learned(self.item_vectors, **lists)[0] + log_times
+        loss = self.click_task(labels=label, predictions=logits, compute_metrics=False)
+        self.click_loss.update_state(loss, tf.shape(label)[0])
+        if self.rates:
+            rated = dict(inputs["rated"])
+            rating = rated.pop("rating")
+            _, told = self.learned(self.item_vectors, **rated)
+            squared = self.rating_task(labels=rating, predictions=told[:, 0], compute_metrics=False)
+            self.rating_loss.update_state(squared, tf.shape(rating)[0])
+            loss += squared
+        return loss
+
+    def rank(
+        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
+
+        The probability is that of the candidate being the person's next item, given that the next item is one of those
+        offered: those of a row have the sum 1, more candidates make each less likely, and one alone has 1. What is
+        offered twice counts as two. A rating is the expected one, within the range of those of the data. Both are 0
+        where there is no item.
+        """
+        logits, told = self.learned(item_vectors, **self.given(item_vectors, history, ratings, items))
+        there = items < self.n_items
+        told = tf.clip_by_value(told, self.low, self.high)
+        return tf.where(there, tf.nn.softmax(logits), 0.0), tf.where(there, told, 0.0)
+
+
+class Reranked:
+    """The hybrid's best items in the order of the ranking model, all others behind them: a ``Recommender``.
+
+    Args:
+      hybrid, model: fitted. candidates: how many are put into order.
+    """
+
+    def __init__(self, hybrid: Hybrid, model: RankingModel, candidates: int) -> None:
+        self.hybrid, self.model, self.candidates = hybrid, model, candidates
+        self._rank = tf.function(
+            model.rank,
+            input_signature=[
+                tf.TensorSpec((None, None), tf.float32),
+                tf.TensorSpec((None, None), tf.int32),
+                tf.TensorSpec((None, None), tf.float32),
+                tf.TensorSpec((None, None), tf.int32),
+            ],
+        )
+
+    def rank(self, queries: Queries, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and ratings of ``items`` int ``[B, M]``, N for none: float32 ``[B, M]`` each."""
+        probability, rating = np.empty(items.shape, np.float32), np.empty(items.shape, np.float32)
+        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
+        for start in range(0, len(queries), SCORE_BATCH):
+            rows = order[start : start + SCORE_BATCH]
+            batch = queries.take(rows)
+            length = max(int(batch.history.lengths.max(initial=1)), 1)
+            probability[rows], rating[rows] = self._rank(
+                self.model.item_vectors,
+                batch.history.padded(length, self.model.n_items).astype(np.int32),
+                batch.ratings.padded(length, np.nan),
+                items[rows].astype(np.int32),
+            )
+        return probability, rating
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Keeps the ``Recommender`` contract: what is excluded takes no candidate's place."""
+        scores = self.hybrid.score(queries)
+        best = self.best(scores, queries)
+        probability, _ = self.rank(queries, best)
+        place = np.argsort(np.argsort(-probability, axis=1, kind="stable"), axis=1, kind="stable")
+        row, column = np.nonzero(best < self.model.n_items)
+        top = scores.max(axis=1, keepdims=True) + best.shape[1]
+        scores[row, best[row, column]] = (top - place)[row, column]
+        return scores
+
+    def best(self, scores: np.ndarray, queries: Queries) -> np.ndarray:
+        """The candidates of each query by the hybrid's scores ``[B, N]``, best first: int64 ``[B, M]``, N for none."""
+        best = top_items(masked(scores, queries.exclude), min(self.candidates, self.model.n_items))
+        return np.where(best >= 0, best, self.model.n_items)

@@ -1,0 +1,554 @@
+"""Teaches the ranking model on what the hybrid has not seen, and measures it beside the hybrid's own order.
+
+W and the hybrid have seen each training event: among those, the item that came next is far too easy to find. So the
+order is learnt from the validation queries, whose people are divided into those that are learnt from and those that
+tell when to stop. Ratings are learnt from the training events: the hybrid was never told which of them were high.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.columns import ITEM_INDEX, RATING, USER
+from tfllmrec.config import RankingConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import Split
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.evaluation.protocol import Result, paired_difference
+from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
+from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.progress import show_progress
+from tfllmrec.text.bundled import whole
+from tfllmrec.training.callbacks import StepProgress
+from tfllmrec.training.optimizer import adamw
+
+#: What *auto* epochs are, and the validation queries below which it is 0: so few say nothing.
+EPOCHS, FEWEST = 6, 30
+#: Items drawn from behind the candidates of a list, which stand for all others.
+DRAWN = 50
+#: Lists, and rated events and their people, that are learnt from at most; also queries that probabilities are measured
+#: on. They are some seconds of work.
+LISTS, RATED, RATERS = 6_000, 20_000, 1_000
+#: Rated events in a step, beside its lists; and lists in a step of measuring.
+RATED_BATCH, HELD_BATCH = 256, 64
+#: Numbers in a block of scores, at most.
+SCORES = 50_000_000
+#: What the first weight of the hybrid's score, and what the strength of a head may be.
+WEIGHTS = np.geomspace(0.02, 10, 28)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+RECORD, WEIGHTS_FILE = "record.json", "weights"
+
+Examples = dict[str, np.ndarray]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RankingRecord:
+    """What a ranking model was made of, and what it was worth on the people that training was stopped by.
+
+    Attributes:
+      lists, held_out: validation queries that were learnt from, and the others.
+      rated: training events whose rating was learnt from; 0 where the data has no ratings.
+      epochs: that were trained. best_epoch: whose weights were kept, from 1; 0: none was better than no training.
+      weight: of the hybrid's score. strengths: of the click and the rating head.
+      click_loss, rating_loss: of those held out, after training. untrained: both before it, where the order is the
+        hybrid's and the ratings are the biases'.
+      seconds: that making it took.
+    """
+
+    lists: int
+    held_out: int
+    rated: int
+    epochs: int
+    best_epoch: int
+    weight: float
+    strengths: list[float]
+    click_loss: float
+    rating_loss: float
+    untrained: list[float]
+    seconds: float
+
+    @classmethod
+    def load(cls, folder: Path) -> RankingRecord:
+        """That of a folder that :func:`prepared_ranking` made.
+
+        Raises:
+          ModelError: it is damaged.
+        """
+        try:
+            return cls(**json.loads((folder / RECORD).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"{folder / RECORD} cannot be read ({error}): copy {folder} back, or fit again."
+            ) from error
+
+    def line(self) -> str:
+        """For people."""
+        rating = f", rating {self.untrained[1]:.4f} to {self.rating_loss:.4f}" if self.rated else ""
+        return (
+            f"best epoch {self.best_epoch} of {self.epochs} on {self.held_out:,} people held out: loss of the order "
+            f"{self.untrained[0]:.4f} to {self.click_loss:.4f}{rating}; strengths {self.strengths}"
+        )
+
+
+def settle_epochs(config: RankingConfig, split: Split) -> str | None:
+    """Fills in *auto* epochs, in place; returns what was chosen and why."""
+    if config.epochs is not None:
+        return None
+    config.epochs = EPOCHS if len(split.validation) >= FEWEST else 0
+    if config.epochs:
+        return f"ranking.epochs {EPOCHS} at most: {len(split.validation):,} validation queries to learn from"
+    return f"ranking.epochs 0 (no ranking model): {len(split.validation):,} validation queries are too few"
+
+
+def prepared_ranking(
+    folder: Path, hybrid: Hybrid, split: Split, config: RankingConfig, seed: int, tell: Tell
+) -> RankingModel:
+    """The ranking model in ``folder``, made where it is not there yet.
+
+    The folder appears when the model is whole; a kill before loses what was learnt, and the same seed learns it again.
+
+    Args:
+      folder: of the model: its weights and ``record.json``, a :class:`RankingRecord`; logs go beside it.
+      hybrid: fitted.
+      config: with epochs.
+      tell: called with a line for each step.
+
+    Raises:
+      ModelError: the folder is damaged or was made with other sizes.
+    """
+    if not folder.is_dir():
+        tell("ranking: learning to order candidates from the validation queries")
+        model, record = fit_ranking(hybrid, split, config, seed, folder.parent / "logs" / "ranking")
+
+        def write(fresh: Path) -> None:
+            fresh.mkdir()
+            tf.train.Checkpoint(network=model.network).write(str(fresh / WEIGHTS_FILE))
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+
+        whole(folder, write)
+        tell(f"ranking: {record.line()}")
+    return load_ranking(folder, hybrid, split, config, seed)
+
+
+def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> RankingModel:
+    """A model that :func:`prepared_ranking` made.
+
+    Args:
+      hybrid: that of the run, or one over a catalogue that has further items at its end.
+
+    Raises:
+      ModelError: it is damaged, missing, or was made with other sizes.
+    """
+    model = RankingModel(hybrid, config, RatingScale.of_split(split, hybrid.n_items), seed)
+    checkpoint = tf.train.Checkpoint(network=model.network)
+    try:
+        checkpoint.read(str(folder / WEIGHTS_FILE)).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"The ranking model in {folder} cannot be read ({reason}): copy the folder back, or fit again."
+        ) from error
+    return model
+
+
+def fit_ranking(
+    hybrid: Hybrid, split: Split, config: RankingConfig, seed: int, logs: Path | None = None
+) -> tuple[RankingModel, RankingRecord]:
+    """Learns the order from validation queries and ratings from training events; keeps the best epoch.
+
+    Args:
+      hybrid: fitted; it is not changed.
+      split: test queries are not looked at.
+      config: with epochs.
+      seed: of the people held out, the items drawn, the network and the order of the batches.
+      logs: for TensorBoard.
+    """
+    assert config.epochs is not None
+    start = time.monotonic()
+    scale = RatingScale.of_split(split)
+    model = RankingModel(hybrid, config, scale, seed)
+    asked = split.validation.take(split.validation.targets.lengths > 0)
+    asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+    lists = lists_of(model, hybrid, asked, config.candidates, seed)
+    n_held = int(np.clip(round(config.held_out * len(asked)), 1, max(len(asked) - 1, 1)))
+    held, learnt = _rows(lists, np.arange(n_held)), _rows(lists, np.arange(n_held, len(asked)))
+    rated = held_rated = None
+    if scale is not None:
+        rated = rated_events(model, hybrid, split, scale, seed)
+        held_rated = _of_targets(held, target_ratings(split, asked)[:n_held])
+    start_from_hybrid(model, learnt)
+
+    steps = -(-len(learnt["label"]) // config.batch_size)
+    optimizer = adamw(config.learning_rate, max(steps * config.epochs, 1), 0.05, config.weight_decay)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    looked_at = _dataset(lambda: _in_order(held, held_rated, HELD_BATCH), held, held_rated, -(-n_held // HELD_BATCH))
+    best = BestEpoch(model, looked_at, config.patience)
+    if len(learnt["label"]):
+        epochs = iter(range(config.epochs))
+        training = _dataset(
+            lambda: batches(learnt, rated, config.batch_size, [seed, next(epochs)]), learnt, rated, steps
+        )
+        callbacks: list[tf.keras.callbacks.Callback] = [best]
+        if logs is not None:
+            callbacks.append(tf.keras.callbacks.TensorBoard(str(logs), write_graph=False))
+        with show_progress("Learning to rank", "steps") as progress:
+            callbacks.append(StepProgress(progress, steps * config.epochs))
+            model.fit(training, epochs=config.epochs, callbacks=callbacks, verbose=0)
+    best.restore()  # the untrained one, where it diverged: no reason to give up all that was fitted before
+    losses = choose_strengths(model, looked_at)
+    return model, RankingRecord(
+        lists=len(learnt["label"]),
+        held_out=n_held,
+        rated=0 if rated is None else len(rated["rating"]),
+        epochs=best.epochs,
+        best_epoch=best.best_epoch,
+        weight=float(np.exp(model.network.log_weight)),
+        strengths=model.network.strengths.numpy().tolist(),
+        click_loss=losses[0],
+        rating_loss=losses[1],
+        untrained=best.untrained,
+        seconds=round(time.monotonic() - start, 1),
+    )
+
+
+# What is learnt from ------------------------------------------------------------------------------------------------
+
+
+def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: int, seed: int) -> Examples:
+    """What ``RankingModel.compute_loss`` takes for ``lists``, of all queries, which have targets.
+
+    A list has the hybrid's best ``candidates`` of what is not excluded, the first target wherever it came, and some of
+    all others. Those stand for many, and count as many (``log_times``); so does a target from among them. Otherwise a
+    low score would give the target away, which alone needs no high one to be in the list. What is learnt is the softmax
+    over the catalogue, and so holds for a list from any source (importance sampling: Bengio and Senecal 2003, "Quick
+    training of probabilistic neural nets by importance sampling").
+    """
+    generator = np.random.default_rng(seed)
+    n_items, parts = hybrid.n_items, []
+    given = tf.function(model.given, reduce_retracing=True)
+    order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
+    for batch in queries.take(order).batches(max(1, min(SCORE_BATCH, SCORES // n_items))):
+        length = max(int(batch.history.lengths.max(initial=1)), 1)
+        target = batch.targets.values[batch.targets.offsets[:-1]]
+        scores = masked(hybrid.score(batch), batch.exclude)
+        best = top_items(scores, min(candidates, n_items))
+        row = np.arange(len(batch))
+        found = (best == target[:, np.newaxis]).any(axis=1)
+        scores[row, target] = -np.inf
+        scores[row[:, np.newaxis], np.where(best >= 0, best, target[:, np.newaxis])] = -np.inf
+        drawn = np.full((len(batch), min(DRAWN, n_items)), -1)
+        times = np.ones(len(batch))
+        for i in row:
+            others = np.flatnonzero(np.isfinite(scores[i]))
+            chosen = generator.choice(others, min(drawn.shape[1], len(others)), replace=False)
+            drawn[i, : len(chosen)] = chosen
+            times[i] = max(len(others) / max(len(chosen), 1), 1)
+        items = np.hstack([best, np.where(found, -1, target)[:, np.newaxis], drawn])
+        items = np.where(items >= 0, items, n_items).astype(np.int32)
+        known = given(
+            model.item_vectors,
+            tf.constant(batch.history.padded(length, n_items), tf.int32),
+            tf.constant(batch.ratings.padded(length, np.nan), tf.float32),
+            tf.constant(items),
+        )
+        log_times = np.where(np.arange(items.shape[1]) < best.shape[1], 0, np.log(times)[:, np.newaxis])
+        label = np.argmax(items == target[:, np.newaxis], axis=1)
+        parts.append(known | {"log_times": log_times.astype(np.float32), "label": label.astype(np.int32)})
+    return _rows(_joined(parts, model), np.argsort(order))
+
+
+def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: RatingScale, seed: int) -> Examples:
+    """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
+
+    At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at. The bias of an item
+    is that without the rating that is to be foretold.
+    """
+    generator = np.random.default_rng(seed)
+    everybody = split.train_queries()
+    people = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
+    people = people.take(np.argsort(people.history.lengths, kind="stable"))
+    n_items, width = hybrid.n_items, hybrid.history_encoder.max_length
+    items = people.history.padded(width + 1, n_items).astype(np.int32)
+    ratings = people.ratings.padded(width + 1, np.nan)
+    wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
+    wanted = wanted[np.sort(generator.permutation(len(wanted))[:RATED])].astype(np.int32)
+
+    def after_events(history, marks, row, at, target):
+        """Everything known after the events ``at`` of the rows of ``history``: one run of the encoder for each row."""
+        queries = tf.stack(hybrid.query_vectors(model.item_vectors, history, marks), axis=-1)
+        until = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
+        past, past_marks = tf.where(until, tf.gather(history, row), n_items), tf.gather(marks, row)
+        place = tf.stack([row, at], axis=1)
+        terms = hybrid.weighed_terms(model.item_vectors, tf.gather_nd(queries, place), past, target)
+        return model.given(model.item_vectors, past, past_marks, target, terms)
+
+    given = tf.function(after_events, reduce_retracing=True)
+    size = max(1, min(16, SCORES // (n_items * width)))
+    parts = []
+    for start in range(0, len(people), size):
+        here = wanted[slice(*np.searchsorted(wanted[:, 0], [start, start + size]))]
+        if not len(here):
+            continue
+        target = items[here[:, 0], here[:, 1] + 1]
+        until = here[:, 1].max() + 1
+        known = given(
+            tf.constant(items[start : start + size, :until]),
+            tf.constant(ratings[start : start + size, :until]),
+            tf.constant(here[:, 0] - start),
+            tf.constant(here[:, 1]),
+            tf.constant(target[:, np.newaxis]),
+        )
+        rating = ratings[here[:, 0], here[:, 1] + 1]
+        own = (scale.item_bias[target] - scale.bias_without(target, rating)).astype(np.float32)
+        parts.append(known | {"rating": rating, "prior": known["prior"] - own[:, np.newaxis]})
+    return _joined(parts, model)
+
+
+def target_ratings(split: Split, queries: Queries) -> np.ndarray:
+    """How the first target of each query was rated, float32 ``[B]``; NaN where it was not. Each has a target."""
+    events = split.dataset.events
+    rated = events.drop_duplicates([USER, ITEM_INDEX], keep="last").set_index([USER, ITEM_INDEX])[RATING]
+    first = queries.targets.values[queries.targets.offsets[:-1]]
+    return rated.reindex(list(zip(queries.user_ids, first, strict=True))).to_numpy(np.float32)
+
+
+def batches(lists: Examples, rated: Examples | None, batch_size: int, seed: list[int]) -> Iterator[dict[str, Examples]]:
+    """One epoch: every list once, and :data:`RATED_BATCH` rated events beside them; a function of the seed alone."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(lists["label"]))
+    others = generator.permutation(len(rated["rating"])) if rated is not None else np.empty(0, int)
+    for step, start in enumerate(range(0, len(order), batch_size)):
+        batch = {"lists": _rows(lists, order[start : start + batch_size])}
+        if rated is not None:
+            places = np.arange(step * RATED_BATCH, (step + 1) * RATED_BATCH)
+            batch["rated"] = _rows(rated, np.take(others, places, mode="wrap"))
+        yield batch
+
+
+def _in_order(lists: Examples, rated: Examples | None, batch_size: int) -> Iterator[dict[str, Examples]]:
+    """All examples once, in as many batches as the lists fill."""
+    n = len(lists["label"])
+    parts = np.array_split(np.arange(0 if rated is None else len(rated["rating"])), -(-n // batch_size))
+    for start, part in zip(range(0, n, batch_size), parts, strict=True):
+        batch = {"lists": _rows(lists, np.arange(start, min(start + batch_size, n)))}
+        yield batch if rated is None else batch | {"rated": _rows(rated, part)}
+
+
+def _of_targets(lists: Examples, ratings: np.ndarray) -> Examples:
+    """``rated`` examples of the targets of lists, as far as they were rated."""
+    rows = np.flatnonzero(np.isfinite(ratings))
+    examples = {name: lists[name][rows] for name in ("recent", "marks")}
+    place = lists["label"][rows]
+    for name in ("items", "terms", "scores", "prior"):
+        examples[name] = lists[name][rows, place][:, np.newaxis]
+    return examples | {"rating": ratings[rows]}
+
+
+def _joined(parts: list[dict[str, Any]], model: RankingModel) -> Examples:
+    """Batches of examples one after another, their events padded to the same width."""
+    fill = {"recent": model.n_items, "marks": np.nan}
+    for part in parts:
+        for name, value in fill.items():
+            missing = model.length - part[name].shape[1]
+            part[name] = np.pad(part[name], ((0, 0), (0, missing)), constant_values=value)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(examples: Examples, rows: np.ndarray) -> Examples:
+    return {name: values[rows] for name, values in examples.items()}
+
+
+def _dataset(
+    generator: Callable[[], Iterator[dict[str, Examples]]], lists: Examples, rated: Examples | None, steps: int
+) -> tf.data.Dataset:
+    groups = {"lists": lists} | ({} if rated is None else {"rated": rated})
+    signature = {
+        group: {name: tf.TensorSpec((None, *values.shape[1:]), values.dtype) for name, values in examples.items()}
+        for group, examples in groups.items()
+    }
+    made = tf.data.Dataset.from_generator(generator, output_signature=signature)
+    return made.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+
+
+# How it is learnt ---------------------------------------------------------------------------------------------------
+
+
+def start_from_hybrid(model: RankingModel, lists: Examples) -> None:
+    """Sets what the terms are measured by, and the weight of the hybrid's score that suits the lists best."""
+    there = lists["items"] < model.n_items
+    terms = lists["terms"][there]
+    if not len(terms):
+        return
+    model.network.shift.assign(terms.mean(axis=0))
+    model.network.scale.assign(np.maximum(terms.std(axis=0), 1e-3))
+
+    def loss(weight: float) -> float:
+        return _surprise(np.where(there, weight * lists["scores"] + lists["log_times"], -np.inf), lists["label"]).mean()
+
+    model.network.log_weight.assign(np.log(min(WEIGHTS, key=loss)))
+
+
+def _surprise(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """``-log softmax`` of ``[B, M]`` at ``label`` ``[B]``; minus infinity where there is nothing."""
+    highest = logits.max(axis=1)
+    total = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1)) + highest
+    return total - logits[np.arange(len(label)), label]
+
+
+class BestEpoch(tf.keras.callbacks.Callback):
+    """Measures both losses on those held out after each epoch, keeps the best, and stops without gain.
+
+    No training at all is one of the choices. The losses enter ``logs`` as ``val_click_loss`` and ``val_rating_loss``.
+
+    Args:
+      model: compiled; it is measured now, too. held_out: batches. patience: epochs.
+    """
+
+    def __init__(self, model: RankingModel, held_out: tf.data.Dataset, patience: int) -> None:
+        super().__init__()
+        self.ranking, self.held_out, self.patience = model, held_out, patience
+        self.untrained = losses_on(model, held_out)
+        self.best_loss, self.best_weights = sum(self.untrained), model.get_weights()
+        self.epochs = self.best_epoch = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        click, rating = losses_on(self.ranking, self.held_out)
+        if logs is not None:
+            logs |= {"val_click_loss": click, "val_rating_loss": rating}
+        self.epochs = epoch + 1
+        if click + rating < self.best_loss:
+            self.best_loss, self.best_weights, self.best_epoch = click + rating, self.ranking.get_weights(), epoch + 1
+        self.ranking.stop_training = self.epochs - self.best_epoch >= self.patience
+
+    def restore(self) -> None:
+        """Sets the best weights."""
+        self.ranking.set_weights(self.best_weights)
+
+
+def losses_on(model: RankingModel, examples: tf.data.Dataset) -> list[float]:
+    """The loss of the order and that of the ratings; the latter 0 without any."""
+    measured = model.evaluate(examples, return_dict=True, verbose=0)
+    return [float(measured["click_loss"]), float(measured["rating_loss"])]
+
+
+def choose_strengths(model: RankingModel, examples: tf.data.Dataset) -> list[float]:
+    """Sets the strengths of both heads to those that are best on ``examples``; returns both losses."""
+    measured = []
+    for strength in STRENGTHS:
+        model.network.strengths.assign([strength, strength])
+        measured.append(losses_on(model, examples))
+    best = np.argmin(measured, axis=0)  # of equals the weaker one
+    model.network.strengths.assign(np.take(STRENGTHS, best))
+    return np.min(measured, axis=0).tolist()
+
+
+# What it is worth ---------------------------------------------------------------------------------------------------
+
+
+def measure_ranking(reranked: Reranked, split: Split, result: Result, hybrids: Result, seed: int) -> dict[str, Any]:
+    """What ``metrics.json`` holds under ``ranking``: figures on the test queries.
+
+    Args:
+      reranked: fitted. result: of it. hybrids: the hybrid's own, on the same queries.
+
+    Returns:
+      ``candidates``; ``reranked`` (every metric of the hybrid's best items in the new order), ``intervals`` and
+      ``difference`` (to the hybrid's order, with its 95 % interval, for ``ndcg@10`` and ``recall@10`` in all and in
+      the tail; as far as they were measured); ``offered``, the queries of at most :data:`LISTS` whose next item is
+      among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
+      are alike) and ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score);
+      where the data has ratings ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and
+      ``rmse_biases`` (with those of item and person). ``None`` where there is nothing to average.
+    """
+    labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
+    measured = {
+        "candidates": reranked.candidates,
+        "reranked": dict(result.metrics),
+        "intervals": {label: list(interval) for label, interval in result.intervals.items()},
+        "difference": {
+            label: list(paired_difference(result, hybrids, label, seed=seed))
+            for label in labels
+            if result.metrics.get(label) is not None
+        },
+    }
+    asked = split.test.take(split.test.targets.lengths > 0)
+    asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+    return measured | _of_probabilities(reranked, asked) | _of_ratings(reranked, asked, target_ratings(split, asked))
+
+
+def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
+    losses, even, ours, hybrids = ([] for _ in range(4))
+    for batch in queries.batches(SCORE_BATCH):
+        scores = reranked.hybrid.score(batch)
+        items = reranked.best(scores, batch)
+        label = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
+        rows = label.any(axis=1)
+        probability = reranked.rank(batch, items)[0][rows]
+        there, label = (items < reranked.model.n_items)[rows], label[rows]
+        score = np.take_along_axis(scores[rows], np.where(there, items[rows], 0), axis=1)
+        losses.append(-np.log(np.maximum(probability[label], 1e-30)))
+        even.append(np.log(there.sum(axis=1)))
+        ours.append(_auc(probability, label, there))
+        hybrids.append(_auc(score, label, there))
+    names = ("log_loss", "log_loss_even", "auc", "auc_hybrid")
+    values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids)]
+    means = {name: _mean(value[np.isfinite(value)]) for name, value in zip(names, values, strict=True)}
+    return {"offered": len(values[0]), **means}
+
+
+def _auc(values: np.ndarray, label: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The share of the others that are lower than the one of ``label``, ties half: float64 ``[B]``, NaN without any."""
+    own, others = values[label][:, np.newaxis], there & ~label
+    lower = ((values < own) & others).sum(axis=1) + 0.5 * ((values == own) & others).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return lower / others.sum(axis=1)
+
+
+def _of_ratings(reranked: Reranked, queries: Queries, ratings: np.ndarray) -> dict[str, Any]:
+    model = reranked.model
+    if not model.rates:
+        return {}
+    queries, ratings = queries.take(np.isfinite(ratings)), ratings[np.isfinite(ratings)]
+    target = queries.targets.values[queries.targets.offsets[:-1]][:, np.newaxis]
+    _, told = reranked.rank(queries, target)
+    strengths = model.network.strengths.numpy()
+    model.network.strengths.assign([strengths[0], 0.0])
+    _, biases = reranked.rank(queries, target)
+    model.network.strengths.assign(strengths)
+    foretold = {"rmse": told[:, 0], "rmse_mean": np.full_like(ratings, model.mean), "rmse_biases": biases[:, 0]}
+    errors = {name: _mean((values - ratings) ** 2) for name, values in foretold.items()}
+    return {"rated": len(ratings), **{name: None if e is None else float(np.sqrt(e)) for name, e in errors.items()}}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) -> list[str]:
+    """What people are told of ``metrics.json``'s ``ranking``; ``hybrids``: the hybrid's metrics."""
+    shown = [label for label in ("ndcg@10", "recall@10", "recall@10/tail") if label in measured["difference"]]
+    orders = [f"{label} {measured['reranked'][label]:.4f} (hybrid {hybrids[label]:.4f})" for label in shown]
+    lines = [f"the hybrid's best {measured['candidates']} in the new order: {', '.join(orders)}"]
+    if measured["log_loss"] is not None and measured["auc"] is not None:
+        lines.append(
+            f"where the next item is among them ({measured['offered']:,}): log-loss {measured['log_loss']:.4f} (all "
+            f"alike {measured['log_loss_even']:.4f}), AUC {measured['auc']:.4f} (hybrid {measured['auc_hybrid']:.4f})"
+        )
+    if measured.get("rated"):
+        lines.append(
+            f"ratings of {measured['rated']:,}: RMSE {measured['rmse']:.4f}, by biases of item and person "
+            f"{measured['rmse_biases']:.4f}, by the mean of all {measured['rmse_mean']:.4f}"
+        )
+    return lines
