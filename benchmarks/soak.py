@@ -236,6 +236,7 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
             else:
                 time.sleep(max(begun + 60 * minutes - time.monotonic(), 0))
             course.stop.set()
+            figures.minutes = (time.monotonic() - begun) / 60  # less where it was given up
             for asker in askers:
                 asker.join()
                 asker.client.close()
@@ -267,7 +268,7 @@ def section(figures: Figures, made: str) -> str:
         [
             f"{made}; load average before it {figures.load:.1f}",
             "",
-            f"{figures.minutes:g} minutes, {figures.clients} clients without a pause, half of them over REST and half "
+            f"{figures.minutes:.3g} minutes, {figures.clients} clients without a pause, half over REST, half "
             f"over gRPC, a catalogue of {figures.items:,} items, a version swap every {figures.swap_s:g} s. "
             f"**{'Not passed: ' + '; '.join(problems) if problems else 'Passed'}.** "
             f"{figures.answers:,} answers ({figures.answers / (60 * figures.minutes):,.0f} a second), "
