@@ -31,6 +31,8 @@ def replace_section(title: str, body: str) -> None:
 
 def made_by(command: str, seed: int | None = None, date: str | None = None) -> str:
     """A line on how figures came about: command, seed, date (today), machine."""
+    # Where things lie on this machine says nothing to others.
+    command = re.sub(r"(?<![^\s=])/\S*/(?=[^/\s]+/[^/\s]+)", "", command)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
     drawn = "" if seed is None else f"seed {seed}, "
     return f"`{command}` ({drawn}{date or datetime.date.today().isoformat()}, {machine})"

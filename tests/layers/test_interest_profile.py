@@ -50,8 +50,10 @@ RATINGS = [[5, 1, NAN, 3, 2], [NAN], [], [1, 5], [1, 1, 1, 5, 5, 1], [NAN, NAN, 
 
 
 @pytest.mark.parametrize("k", [[4] * 6, [1, 2, 3, 4, 9, 0], [3], [100] * 6])
+@pytest.mark.parametrize("at_once", [1 << 22, 1])
 @pytest.mark.parametrize("settings", [{}, {"decay": 1.0}, {"spread": 0.0}, {"liking": 2.0}])
-def test_against_loops(k, settings):
+def test_against_loops(k, settings, at_once, monkeypatch):
+    monkeypatch.setattr("tfllmrec.layers.interest_profile.CELLS_AT_ONCE", at_once)
     profile, columns, weights = made(**settings)
     labels, shares, positions = ask(profile, HISTORIES, RATINGS, k)
     assert labels.shape == shares.shape == positions.shape == (6, min(max(k), C))

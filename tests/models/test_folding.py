@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.config import ModelConfig
+from tfllmrec.layers.item_cells import Cells
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -49,9 +50,11 @@ def test_lists_and_scores_are_the_hybrids(terms):
     assert (np.diff(scores, axis=1) <= 0).all()
     # The first request is not scored like this.
     request = folded.requests(items, HISTORY, RATINGS)
-    mean, variance = folded.moments(index, request["query"], request["pairs"])
-    np.testing.assert_allclose(mean[1:], expected[1:].mean(axis=1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(variance[1:], expected[1:].var(axis=1), rtol=1e-4, atol=1e-5)
+    cells = Cells(RNG.normal(size=(3, folded.dim)).astype(np.float32), np.arange(N) % 3, 3, 1.0)
+    for made in (index, ItemIndex(folded.vectors, cells)):
+        mean, variance = folded.moments(made, request["query"], request["pairs"])
+        np.testing.assert_allclose(mean[1:], expected[1:].mean(axis=1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(variance[1:], expected[1:].var(axis=1), rtol=1e-4, atol=1e-5)
     # Nobody knows the first person: by popularity, equal counts in the order of the items.
     assert found[0].numpy().tolist() == np.argsort(-(np.arange(N) % 9), kind="stable").tolist()
 

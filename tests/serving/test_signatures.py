@@ -265,7 +265,7 @@ def small_model(categories=None, alike=False, ranking=None):
     histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
     reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
     order = None if ranking is None else ranking(hybrid)
-    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, order)
+    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, ranking=order)
 
 
 def small(categories=None, alike=False):

@@ -134,7 +134,7 @@ class Plain(tf.Module):
     def __call__(self, inputs):
         sequence = tf.one_hot(inputs["input_word_ids"], 40)
         return {
-            "sequence": {"sequence_output": sequence, "pooled_output": 5.0 * sequence[:, 1]},
+            "sequence": {"sequence_output": sequence, "pooled_output": 5.0 * sequence[:, 1, :39]},
             "default": {"default": 3.0 * sequence[:, 0]},
             "tensor": 3.0 * sequence[:, 0],
         }[self.answer]
@@ -162,10 +162,11 @@ def test_takes_the_forms_in_which_hub_encoders_answer(answer, pooling, expected,
     tf.saved_model.save(Plain(answer), str(tmp_path / "encoder"))
     encoder = TextEncoder(str(tmp_path / "encoder"), plain_preprocessor, max_tokens=8, pooling=pooling)
     vector = encoder.encode(["abbc"])[0]
+    assert len(vector) == (39 if pooling == "pooled" else 40)
     np.testing.assert_allclose(vector[[ord(letter) % 40 for letter in "abc"]], expected, atol=1e-6)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
     # Its tuning starts there, and reads the same of it.
-    tuning = tuning_of(encoder.text_to_vector.encoder, "adapter")
+    tuning = tuning_of(encoder.text_to_vector.encoder, "adapter", pooling=pooling)
     encoder.tune(tuning)
     tokens = encoder.text_to_vector.tokens(tf.constant(["abbc"]))
     np.testing.assert_allclose([encoder.encode(["abbc"])[0], tuning.vectors(tokens)[0]], [vector, vector], atol=1e-6)

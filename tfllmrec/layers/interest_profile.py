@@ -10,6 +10,9 @@ import tensorflow as tf
 from tfllmrec.layers.neighbour_scores import FAINT, LONGEST
 from tfllmrec.layers.newest_events import newest_events
 
+CELLS_AT_ONCE = 1 << 22
+"""Requests times labels up to which a batch is answered together; a larger one is answered row by row."""
+
 
 class InterestProfile(tf.Module):
     """The strongest labels of a history; ``tfllmrec.models.interests.Interests`` has the formula.
@@ -50,6 +53,28 @@ class InterestProfile(tf.Module):
           that is less; rows are filled up with C, 0 and -1.
         """
         batch = tf.shape(history)[0]
+        k = tf.broadcast_to(k, (batch,))
+        width = tf.clip_by_value(tf.reduce_max(tf.concat([k, [0]], axis=0)), 0, self.n_labels)
+        one_by_one = (
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        )
+        return tf.cond(
+            batch <= CELLS_AT_ONCE // (self.n_labels + 1),
+            lambda: self._best(history, ratings, k, width),
+            lambda: tf.map_fn(
+                lambda row: tuple(x[0] for x in self._best(row[0][tf.newaxis], row[1][tf.newaxis], row[2], width)),
+                (history, ratings, k[:, tf.newaxis]),
+                fn_output_signature=one_by_one,
+            ),
+        )
+
+    def _best(
+        self, history: tf.Tensor, ratings: tf.Tensor, k: tf.Tensor, width: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As :meth:`__call__`, for a batch with room for a number of each label; K is ``width``."""
+        batch = tf.shape(history)[0]
         present = history < self.n_items
         length = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
         newest, strength = (
@@ -70,7 +95,6 @@ class InterestProfile(tf.Module):
             leading = tf.math.unsorted_segment_max(tf.where(leads, position, -1), cells, size)
         total, leading = (tf.reshape(cell, (batch, self.n_labels + 1)) for cell in (total, leading))
 
-        width = tf.clip_by_value(tf.reduce_max(tf.concat([k, [0]], axis=0)), 0, self.n_labels)
         best, found = tf.math.top_k(total[:, : self.n_labels], width)
         kept = (best > 0) & (tf.range(width) < k[:, tf.newaxis])
         best = tf.where(kept, best, 0.0)

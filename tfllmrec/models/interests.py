@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ RANDOM_SETS, BETTER_THAN = 200, 0.99
 SAME = 0.8
 #: Labels of an item; the most specific ones are kept.
 PER_ITEM = 12
+#: What is read of a text; what says most comes first, and a catalogue's words have to fit into memory.
+MAX_CHARACTERS = 2000
 #: People are left out evenly where there are more training events: lifts do not get better for it.
 MAX_EVENTS = 1_000_000
 #: How much more a rare label counts: at 0 the lists name what half of the catalogue is, at 1 what is seldom met again
@@ -63,7 +66,9 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[^\w\s]")
+# Marks belong to the letter before them: vowels of Hindi and Thai are marks, and no word characters to ``re``.
+_MARKS = "".join(map(chr, filter(lambda code: unicodedata.category(chr(code)).startswith("M"), range(0x300, 0x2000))))
+_TOKEN = re.compile(rf"(?:[^\W_][{_MARKS}]*)+(?:['’.\-](?:[^\W_][{_MARKS}]*)+)*|[^\w\s{_MARKS}]")
 _CELL_END = "\n"
 _CONTENT, _CONNECTOR, _WORD, _END = range(4)
 # Inside a phrase of three, never at its ends.
@@ -160,7 +165,8 @@ def fit_interests(
         columns_of,
         weights,
         decay=DECAY if ordered else 1.0,
-        spread=float(ratings.std()) if len(ratings) else 0.0,
+        # The standard deviation of equal numbers need not come out as 0.
+        spread=float(ratings.std()) if len(ratings) and np.ptp(ratings) else 0.0,
     )
 
 
@@ -247,7 +253,7 @@ def _names(items: pd.DataFrame, columns: Sequence[str]) -> _Found:
     ]
     rows = np.array([row for row, _ in pairs], int)
     surface, surfaces = pd.factorize(np.array([name for _, name in pairs], object))
-    keys = [" ".join(map(_stem, _TOKEN.findall(name))) for name in surfaces]
+    keys = [" ".join(map(_stem, _TOKEN.findall(unicodedata.normalize("NFC", name)))) for name in surfaces]
     label_of, labels = pd.factorize(np.array(keys, object))
     # The commonest spelling comes first, and of equal ones the one that was met first.
     order = np.argsort(-np.bincount(surface, minlength=len(surfaces)), kind="stable")
@@ -263,7 +269,7 @@ def _read(items: pd.DataFrame, columns: Sequence[str]) -> _Words:
     for column in columns:
         for cell in items[column]:
             before = len(flat)
-            flat += _TOKEN.findall(cell)
+            flat += _TOKEN.findall(unicodedata.normalize("NFC", cell[:MAX_CHARACTERS]))
             flat.append(_CELL_END)
             lengths.append(len(flat) - before)
     surface, surfaces = pd.factorize(np.array(flat, object))

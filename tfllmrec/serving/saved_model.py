@@ -354,7 +354,10 @@ class SavedModel:
         if signature == "search_tokens" and "search" in self._signatures:
             return ": what reads its queries knows words and no tokens. Ask search."
         if signature == "interests":
-            return ": what the catalogue says of its items makes no label that some of them share."
+            return (
+                ": what the catalogue says of its items makes no label that some of them share, or it was exported "
+                "before there was this signature; then export it again."
+            )
         if signature == "rank":
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
         reads = signature in ("search", "search_filtered", "search_tokens", "encode")

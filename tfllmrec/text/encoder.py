@@ -142,7 +142,7 @@ class TextEncoder:
             )
         self.tuning: Tuning | None = None
         if tuning is not None:
-            self.tune(load_tuning(tuning, self.text_to_vector.encoder, self.base_fingerprint))
+            self.tune(load_tuning(tuning, self.text_to_vector.encoder, self.base_fingerprint, pooling))
 
     def tune(self, tuning: Tuning) -> None:
         """Encodes from now on as ``tuning`` says, which is of ``text_to_vector.encoder`` and may still be in training.
@@ -150,9 +150,8 @@ class TextEncoder:
         ``text_to_vector`` is another one afterwards; ``fingerprint`` follows what is trained.
         """
         before = self.text_to_vector
-        tuning.pooling = before.pooling
         self.text_to_vector = TextToVector(
-            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, before.pooling
+            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling
         )
         self.tuning = tuning
 

@@ -124,9 +124,10 @@ class Tuning:
         variables: Sequence[tf.Variable],
         watched: Sequence[tf.Variable] | None = None,
         adapter: Adapter | None = None,
+        pooling: str = "mean",
     ):
         self.encoder, self.mode, self.settings, self.adapter = encoder, mode, dict(settings), adapter
-        self.pooling = "mean"
+        self.pooling = pooling
         self.variables = list(variables)
         self.watched = self.variables if watched is None else list(watched)
 
@@ -177,7 +178,7 @@ class _Lora(Tuning):
     ``dB = alpha / rank G^T A^T`` and ``dA = alpha / rank B^T G^T``.
     """
 
-    def __init__(self, encoder: Any, rank: int, alpha: float, targets: Sequence[str], seed: int):
+    def __init__(self, encoder: Any, rank: int, alpha: float, targets: Sequence[str], seed: int, pooling: str):
         watched = _targets(_trainable(encoder), targets)
         rng = np.random.default_rng(seed)
         self._scale = alpha / rank
@@ -193,7 +194,8 @@ class _Lora(Tuning):
                 )
             )
         settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
-        super().__init__(encoder, "lora", settings, [v for pair in self._pairs for v in pair], watched)
+        variables = [v for pair in self._pairs for v in pair]
+        super().__init__(encoder, "lora", settings, variables, watched, pooling=pooling)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         out = []
@@ -219,6 +221,7 @@ def tuning_of(
     layers: int = 2,
     width: int = 64,
     seed: int = 0,
+    pooling: str = "mean",
 ) -> Tuning:
     """Chooses what of an encoder is trained; at first it gives the same vectors as before.
 
@@ -243,6 +246,7 @@ def tuning_of(
       layers: how many ``top_layers`` trains.
       width: of the bottleneck in ``adapter``.
       seed: of what starts at random.
+      pooling: as in :func:`text_vectors`.
 
     Raises:
       ModelError: another mode; the encoder does not show its variables; a target matches none of them; there are not
@@ -250,26 +254,27 @@ def tuning_of(
     """
     match mode:
         case "lora":
-            return _Lora(encoder, rank, alpha, targets, seed)
+            return _Lora(encoder, rank, alpha, targets, seed, pooling)
         case "adapter":
-            probe = text_vectors(encoder, dict.fromkeys(INPUTS, tf.ones([1, 3], tf.int32)))
+            probe = text_vectors(encoder, dict.fromkeys(INPUTS, tf.ones([1, 3], tf.int32)), pooling=pooling)
             adapter = Adapter(probe.shape[-1], width, seed)
             parts = [adapter.down_kernel, adapter.down_bias, adapter.up_kernel, adapter.up_bias]
-            return Tuning(encoder, mode, {"width": width}, parts, adapter=adapter)
+            return Tuning(encoder, mode, {"width": width}, parts, adapter=adapter, pooling=pooling)
         case "top_layers":
-            return Tuning(encoder, mode, {"layers": layers}, _top_layers(_trainable(encoder), layers))
+            return Tuning(encoder, mode, {"layers": layers}, _top_layers(_trainable(encoder), layers), pooling=pooling)
         case "full":
-            return Tuning(encoder, mode, {}, _trainable(encoder))
+            return Tuning(encoder, mode, {}, _trainable(encoder), pooling=pooling)
     raise ModelError(f"expected text.mode to be one of {', '.join(MODES)} to train an encoder, got {mode!r}")
 
 
-def load_tuning(path: Path, encoder: Any, base: str) -> Tuning:
+def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> Tuning:
     """Puts what :meth:`Tuning.save` wrote on an encoder that is as it was before.
 
     Args:
       path: the file.
       encoder: as ``hub.load`` returns it, not tuned yet.
       base: its fingerprint, as it was given to :meth:`Tuning.save`.
+      pooling: as in :func:`text_vectors`.
 
     Raises:
       ModelError: the file cannot be read, is of another encoder, or does not fit this one.
@@ -280,7 +285,7 @@ def load_tuning(path: Path, encoder: Any, base: str) -> Tuning:
             f"{path} was trained on another encoder or preprocessor: expected the fingerprint {header['base']}, got "
             f"{base}. Set text.encoder and text.preprocessor to those of its training, or train anew."
         )
-    tuning = tuning_of(encoder, header["mode"], **header["settings"])
+    tuning = tuning_of(encoder, header["mode"], **header["settings"], pooling=pooling)
     keyed = _keyed(tuning.variables)
     expected = {key: tuple(variable.shape) for key, variable in keyed.items()}
     came = {key: array.shape for key, array in arrays.items()}

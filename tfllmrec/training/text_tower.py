@@ -237,6 +237,7 @@ def tune_tower(
         layers=config.layers,
         width=config.width,
         seed=seed,
+        pooling=text.pooling,
     )
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
     settings = {
@@ -355,7 +356,7 @@ def prepared_encoder(
     tuned = folder / "tuned.safetensors"
     if tuned.is_file() and TowerRecord.load(folder) is not None:  # which is written last
         _tidy(folder)
-        encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint))
+        encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint, text.pooling))
         return encoder
     n_items = split.dataset.n_items
     wordings = template.wordings(split.dataset.items)

@@ -318,10 +318,15 @@ def test_a_thousand_connections_are_no_hindrance_and_leave_nothing(models, servi
                     if n % 100 == 0:
                         assert post(rest, {"inputs": HISTORY})[0] == 200
                 wait_for(lambda: len(server._rest.server_state.connections) >= 1001)
-                for start, told in broken.items():
-                    with contextlib.ExitStack() as one:
+
+                def is_told(start, told):
+                    with contextlib.ExitStack() as one, contextlib.suppress(ConnectionError):
                         answer = connected(one, start).recv(1 << 16)
-                    assert answer.startswith(b"HTTP/1.1 400 ") and told in answer
+                        return answer.startswith(b"HTTP/1.1 400 ") and told in answer
+                    return False  # the answer may be lost where the server closes on what was not read yet
+
+                for start, told in broken.items():
+                    wait_for(lambda start=start, told=told: is_told(start, told), 20)
                 assert post(rest, {"inputs": HISTORY})[0] == 200
                 assert len(made) >= 1001 and open_files() >= before[0] + 2000  # both ends are of this process
             assert post(rest, {"inputs": HISTORY})[0] == 200

@@ -171,10 +171,13 @@ async def _answered(context: Any, answer: Awaitable[Any]) -> Any:
     try:
         return await answer
     except RequestError as error:
-        await context.abort(GRPC_CODES[error.code.value], error.message)
+        code, message = GRPC_CODES[error.code.value], error.message
     except Exception as error:
         logger.exception("a request ended in a bug of the server")
-        await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+        code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    # Not where the error is at hand: gRPC keeps the last call that was aborted, and with it the error's frames, which
+    # hold a version that may be unloaded next.
+    await context.abort(code, message)
 
 
 async def _unimplemented(context: Any, api: str) -> None:

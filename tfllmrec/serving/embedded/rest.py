@@ -187,7 +187,7 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> 
         leaving.cancel()
         if not answering.done():
             answering.cancel()
-            await asyncio.wait((answering,))
+        await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
 async def _leaving(request: Request) -> None:
