@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,22 +44,6 @@ _FIELDS = {
     "uint64": "uint64_val",
     "bool": "bool_val",
 }
-
-
-def first_session() -> None:
-    """Runs a session on nothing, because of the first one TensorFlow tells on standard error, whatever its log level.
-
-    Call it before there are threads, whose words would be lost.
-    """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        with tf.compat.v1.Session(graph=tf.Graph()) as session, session.graph.as_default():
-            session.run(tf.constant(0))
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 class Servable:

@@ -32,7 +32,7 @@ from tfllmrec.serving.embedded.engine import Engine, Limits
 from tfllmrec.serving.embedded.grpc_service import Guard, add_services
 from tfllmrec.serving.embedded.models_config import ModelSource, read_sources
 from tfllmrec.serving.embedded.rest import rest_app
-from tfllmrec.serving.embedded.servable import Servable, first_session
+from tfllmrec.serving.embedded.servable import Servable
 from tfllmrec.serving.embedded.tensors import DEFAULT_SIGNATURE, STRING, TensorSpec
 from tfllmrec.serving.embedded.versions import SETTLED_S
 
@@ -232,7 +232,6 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
       ConfigError: as :meth:`Server.start`.
     """
     _allow_many_connections()
-    first_session()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What is imported stays, so what is left of an unloaded version need not be looked for in there: that would hold up
     # all requests for a tenth of a second.
