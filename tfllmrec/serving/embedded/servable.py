@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,6 @@ from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
 MAX_TENSOR_BYTES = 256 << 20
 #: A tensor whose every value was sent takes at most so many times the bytes of the message: a small int64 is one byte.
 EXPANSION = 8
-
-# Signatures with such names are TensorFlow's, for loading.
-_OWN = "__"
 
 # Where a TensorProto keeps values that are not raw bytes. TF Serving answers in these fields; C++ clients read them.
 _FIELDS = {
@@ -62,20 +57,15 @@ class Servable:
 
     def __init__(self, folder: Path) -> None:
         self.definitions = _signature_definitions(folder / "saved_model.pb")
-        served = {name: one for name, one in self.definitions.items() if not name.startswith(_OWN)}
-        # A session, as in TF Serving: the objects that tf.saved_model.load makes take longer to load and to call.
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
-            with self._session.graph.as_default():
-                # Unwrapped, it does not advise against itself.
-                inspect.unwrap(tf.compat.v1.saved_model.load)(self._session, ["serve"], str(folder))
-            self._runs = {name: _runner(self._session, definition) for name, definition in served.items()}
+            self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
-        self.signatures = {name: _signature(definition) for name, definition in served.items()}
+        self._functions = dict(self._loaded.signatures)
+        self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         ours = (folder / EXTRA / MANIFEST).is_file()
         self.joining = {name: Joining(signature, ours) for name, signature in self.signatures.items()}
-        self.calls = {name: partial(self.call, name) for name in self.signatures}
+        self.calls = {name: partial(self.call, name) for name in self._functions}
         self._warm_up(folder / EXTRA / WARM_UP)
 
     def call(self, signature: str, inputs: Tensors) -> Tensors:
@@ -84,8 +74,13 @@ class Servable:
         Raises:
           RequestError: with TensorFlow's own code and text.
         """
+        function, specs = self._functions[signature], self.signatures[signature].inputs
         try:
-            return {name: _array(value) for name, value in self._runs[signature](inputs).items()}
+            fed = {
+                name: tf.constant(tensor, tf.string if specs[name].dtype == STRING else None)
+                for name, tensor in inputs.items()
+            }
+            return {name: _array(tensor.numpy()) for name, tensor in function(**fed).items()}
         except tf.errors.OpError as error:
             raise RequestError(Code(error.error_code), error.message) from error
         except Exception as error:
@@ -187,18 +182,6 @@ def _signature_definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]
     raise RequestError(Code.NOT_FOUND, f"{path} has no graph with the tag 'serve'")
 
 
-def _runner(
-    session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef
-) -> Callable[[Tensors], dict[str, Any]]:
-    """Inputs to outputs by name; outputs without dimensions are no arrays."""
-    names = list(definition.inputs)
-    run = session.make_callable(
-        {name: info.name for name, info in definition.outputs.items()},
-        [definition.inputs[name].name for name in names],
-    )
-    return lambda inputs: run(*(inputs[name] for name in names))
-
-
 def _signature(definition: meta_graph_pb2.SignatureDef) -> Signature:
     return Signature(
         {name: _spec(info) for name, info in definition.inputs.items()},
@@ -215,7 +198,7 @@ def _spec(info: meta_graph_pb2.TensorInfo) -> TensorSpec:
 
 
 def _array(value: Any) -> np.ndarray:
-    # TensorFlow gives a value without dimensions as it is, in no array.
+    # TensorFlow gives a string without dimensions as it is, in no array.
     return np.asarray(value, object if isinstance(value, bytes) else None)
 
 
