@@ -166,7 +166,9 @@ def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
         addresses = {"REST": f"http://{ports['REST']}", "gRPC": f"grpc://{ports['gRPC']}"}
         for name in names:
             with Client(addresses["gRPC"], name) as client:
-                while not any(version.state == "AVAILABLE" for version in client.status()):
+                while all(version.state != "AVAILABLE" for version in client.status()):
+                    if wrong := [version.error for version in client.status() if version.error]:
+                        raise SystemExit(f"{name} cannot be served: {wrong[0]}")
                     time.sleep(0.01)
         yield Served(process, addresses, time.perf_counter() - begun)
     finally:

@@ -4,9 +4,10 @@
     python benchmarks/soak.py saved_models/movielens --minutes 1
 
 starts ``tfllmrec serve`` on a copy of the newest version and asks it by tfllmrec's client, over REST and gRPC, without
-a pause and without a second attempt. Every 20 s the same version is put in under the next number, as ``export`` does it
-(written beside, then renamed), and the old one is removed once the new one answers. A section of RESULTS.md; the exit
-code is 1 where a request or a swap failed, a version never answered, or the server's memory grew beyond the bound.
+a pause and without a second attempt. Every 20 s, or as soon as the swap before is done, the same version is put in
+under the next number, as ``export`` does it (written beside, then renamed), and the old one is removed once the new one
+answers. A section of RESULTS.md; the exit code is 1 where a request or a swap failed, a version never answered, or the
+server's memory grew beyond the bound.
 Linux only: memory is read in /proc.
 """
 
@@ -39,6 +40,7 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
 
 K = 10
 MINUTES = 10.0
+SWAPPED_S = 120.0  # in which a version has to be in the place of the one before
 DURING = "during a swap"
 DEADLINE_S = 30.0
 #: Of the server, from after the first swap, when libraries and two versions at once have been in memory, to the end.
@@ -215,12 +217,11 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
             begun = time.monotonic()
             for thread in (memory, *askers):
                 thread.start()
-            for turn in range(1, int(60 * minutes / swap_s) + 1):
-                time.sleep(max(begun + turn * swap_s - time.monotonic(), 0))
-                if turn * swap_s >= 60 * minutes or process.poll() is not None:
-                    break
+            ends, due = begun + 60 * minutes, begun + swap_s
+            while process.poll() is None and due < ends:
+                time.sleep(max(due - time.monotonic(), 0))
                 try:
-                    wrong = swap(base, version, watch, course, swap_s)
+                    wrong = swap(base, version, watch, course, SWAPPED_S)
                 except TfllmrecError as error:
                     wrong = str(error)
                 if wrong:
@@ -229,13 +230,14 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
                 figures.swaps += 1
                 figures.settled = figures.settled or len(memory.rss_mb) + 1
                 print(
-                    f"{turn * swap_s:.0f} s: version {course.newest}, {memory.rss_mb[-1]:.0f} MB, "
+                    f"{time.monotonic() - begun:.0f} s: version {course.newest}, {memory.rss_mb[-1]:.0f} MB, "
                     f"{sum(sum(a.versions.values()) for a in askers):,} answers",
                     file=sys.stderr,
                     flush=True,
                 )
+                due = max(due + swap_s, time.monotonic())  # where loading takes longer, the next one follows at once
             else:
-                time.sleep(max(begun + 60 * minutes - time.monotonic(), 0))
+                time.sleep(max(ends - time.monotonic(), 0))
             course.stop.set()
             figures.minutes = (time.monotonic() - begun) / 60  # less where it was given up
             for asker in askers:
@@ -270,7 +272,8 @@ def section(figures: Figures, made: str) -> str:
             f"{made}; load average before it {figures.load:.1f}",
             "",
             f"{figures.minutes:.3g} minutes, {figures.clients} clients without a pause, half over REST, half "
-            f"over gRPC, a catalogue of {figures.items:,} items, a version swap every {figures.swap_s:g} s. "
+            f"over gRPC, a catalogue of {figures.items:,} items, a version swap every {figures.swap_s:g} s or "
+            "as soon as the one before is done. "
             f"**{'Not passed: ' + '; '.join(problems) if problems else 'Passed'}.** "
             f"{figures.answers:,} answers ({figures.answers / (60 * figures.minutes):,.0f} a second), "
             f"{len(figures.failures):,} failed requests, {figures.swaps} swaps.",
