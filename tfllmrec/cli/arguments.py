@@ -28,6 +28,7 @@ History = Annotated[
         help="What somebody had, oldest first; need not be known. An id with a comma goes in double quotes.",
     ),
 ]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")]
 Exclude = Annotated[
     str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back; written like --history.")
 ]
@@ -99,6 +100,16 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
     if unknown:
         note(f"not in the model's catalogue, counted as absent: {', '.join(unknown)}")
     return unknown
+
+
+def past_of(
+    model: SavedModel, user: str | None, history: str | None
+) -> tuple[list[str], list[float] | None, list[str]]:
+    """What ``user``, or somebody with that ``history``, had; its ratings; and those ids that were typed by hand."""
+    if user is not None:
+        return *model.history_of(user), []
+    typed = ids(history)
+    return typed, None, typed
 
 
 def filters(model: SavedModel, allow: str | None, category: list[str] | None) -> dict[str, Any]:

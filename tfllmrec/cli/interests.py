@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, open_model, past_of, unknown_ids
 from tfllmrec.cli.output import console, note, print_json, working
 
 
 def interests(
     saved_model: SavedModelPath,
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")] = None,
+    user: User = None,
     history: History = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     json: Json = False,
@@ -23,8 +23,8 @@ def interests(
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
         model = open_model(saved_model)
-        past, ratings = (ids(history), None) if user is None else model.history_of(user)
-        unknown = unknown_ids(model, past if user is None else [])
+        past, ratings, typed = past_of(model, user, history)
+        unknown = unknown_ids(model, typed)
         found = model.interests(past, ratings, k)
     if json:
         rows = [asdict(interest) for interest in found]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, SavedModelPath, ids, open_model, unknown_ids
+from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
 from tfllmrec.cli.output import console, print_json, working
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def rank(
     saved_model: SavedModelPath,
     items: Annotated[str, typer.Option("--items", metavar="ID,ID", help="What is offered; written like --history.")],
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")] = None,
+    user: User = None,
     history: History = None,
     json: Json = False,
 ) -> None:
@@ -28,8 +28,8 @@ def rank(
         raise typer.BadParameter("--items: expected at least one item id.")
     with working():
         model = open_model(saved_model)
-        past, ratings = (ids(history), None) if user is None else model.history_of(user)
-        unknown = unknown_ids(model, (past if user is None else []) + offered)
+        past, ratings, typed = past_of(model, user, history)
+        unknown = unknown_ids(model, typed + offered)
         found = model.rank(past, offered, ratings)
     if json:
         rows = [vars(item) for item in found]

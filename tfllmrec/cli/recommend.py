@@ -20,9 +20,11 @@ from tfllmrec.cli.arguments import (
     Json,
     K,
     SavedModelPath,
+    User,
     filters,
     ids,
     open_model,
+    past_of,
     unknown_ids,
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
@@ -38,7 +40,7 @@ SHOWN = 20
 
 def recommend(
     saved_model: SavedModelPath,
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")] = None,
+    user: User = None,
     history: History = None,
     users: Annotated[
         Path | None,
@@ -69,8 +71,8 @@ def recommend(
         return
     with working():
         model = open_model(saved_model)
-        past, ratings = (ids(history), None) if user is None else model.history_of(user)
-        unknown = unknown_ids(model, (past if user is None else []) + excluded)
+        past, ratings, typed = past_of(model, user, history)
+        unknown = unknown_ids(model, typed + excluded)
         items = model.recommend(past, ratings, excluded, k, **filters(model, allow, category))
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(items)})

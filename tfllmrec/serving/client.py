@@ -233,11 +233,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> list[Explanation]:
         """What each term adds to the scores of ``items``, and the history item behind it."""
-        inputs = {
-            "history": _ids("history", [history]),
-            "ratings": _ratings([history], None if ratings is None else [ratings]),
-            "items": _ids("items", [items]),
-        }
+        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
         out = self.predict("explain", inputs, deadline_s=deadline_s)
         terms = sorted(out.keys() - {"because", "unknown"})
         # The first column is that of the padding.
@@ -256,11 +252,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> list[Interest]:
         """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
-        inputs = {
-            "history": _ids("history", [history]),
-            "ratings": _ratings([history], None if ratings is None else [ratings]),
-            "k": [_count(k)],
-        }
+        inputs = _person(history, ratings) | {"k": [_count(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
         with reading():
             rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
@@ -275,11 +267,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> list[Ranked]:
         """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0."""
-        inputs = {
-            "history": _ids("history", [history]),
-            "ratings": _ratings([history], None if ratings is None else [ratings]),
-            "items": _ids("items", [items]),
-        }
+        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
         out = self.predict("rank", inputs, deadline_s=deadline_s)
         # The first column is that of the padding.
         with reading():
@@ -294,10 +282,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> list[float]:
         """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked."""
-        inputs = {
-            "history": _ids("history", [history]),
-            "ratings": _ratings([history], None if ratings is None else [ratings]),
-        }
+        inputs = _person(history, ratings)
         out = self.predict("score", inputs, deadline_s=deadline_s)
         with reading():
             (scores,) = out.values()
@@ -391,6 +376,14 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
             raise DataError(f"Expected {name} as a list of {what}, each a str; got {wrong!r}.")
     width = max(map(len, rows))
     return [["", *map(str, row), *[""] * (width - len(row))] for row in rows]
+
+
+def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:
+    """What a signature is told of one person."""
+    return {
+        "history": _ids("history", [history]),
+        "ratings": _ratings([history], None if ratings is None else [ratings]),
+    }
 
 
 def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]] | None) -> list[list[float]]:

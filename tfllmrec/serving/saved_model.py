@@ -114,8 +114,7 @@ class SavedModel:
             return found
         explained = self._call(
             "explain",
-            history=_strings([history]),
-            ratings=_ratings([history], None if ratings is None else [ratings]),
+            **_person(history, ratings),
             items=_strings([[item.item_id for item in found]]),
         )
         terms = {name: explained[name][0] for name in TERMS}
@@ -243,8 +242,7 @@ class SavedModel:
         """
         out = self._call(
             "interests",
-            history=_strings([history]),
-            ratings=_ratings([history], None if ratings is None else [ratings]),
+            **_person(history, ratings),
             k=np.asarray([k], np.int32),
         )
         rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
@@ -263,8 +261,7 @@ class SavedModel:
         """
         told = self._call(
             "rank",
-            history=_strings([history]),
-            ratings=_ratings([history], None if ratings is None else [ratings]),
+            **_person(history, ratings),
             items=_strings([items]),
         )
         n = len(items)
@@ -386,6 +383,11 @@ def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
     """object ``[B, L]`` padded with ``""``; L is at least 1."""
     width = max([len(row) for row in rows] + [1])
     return np.asarray([[*row, *[""] * (width - len(row))] for row in rows], object).reshape(len(rows), width)
+
+
+def _person(history: Sequence[str], ratings: Sequence[float] | None) -> dict[str, np.ndarray]:
+    """What a signature is told of one person."""
+    return {"history": _strings([history]), "ratings": _ratings([history], None if ratings is None else [ratings])}
 
 
 def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float]] | None) -> np.ndarray:
