@@ -27,18 +27,28 @@ def test_what_is_read_is_what_was_stored():
 @pytest.mark.parametrize(
     ("storage", "numbers_to"), [("float32", 1e-6), ("bfloat16", 3 * 2**-9), ("int8", 2 * 0.5 / 127 + 1e-4)]
 )
-def test_scans_blocks(storage, numbers_to):
+@pytest.mark.parametrize("times", [1, 20])
+def test_scans_blocks(storage, numbers_to, times):
     vectors = np.delete(VECTORS, 4, axis=0)
     stored = ItemVectors(vectors, storage)
     assert stored.scanned_exactly == (storage == "float32")
     assert stored.n_slots == 128 and not stored.read(tf.range(N - 1, 128)).numpy().any()
-    scores = stored.scan(tf.constant(QUERY), 64, ALIGNMENT).numpy()
-    assert scores.shape == (3, ALIGNMENT)
-    expected = QUERY @ vectors[64:].T
+    queries = np.tile(QUERY, (times, 1))
+    scores = stored.scan(tf.constant(queries), 64, ALIGNMENT).numpy()
+    assert scores.shape == (3 * times, ALIGNMENT)
+    expected = queries @ vectors[64:].T
     # Each product is off by a share of its row's, for bfloat16 of its own, largest number.
-    largest = D * np.abs(QUERY).max(axis=1, keepdims=True) * np.abs(vectors[64:]).max(axis=1)
+    largest = D * np.abs(queries).max(axis=1, keepdims=True) * np.abs(vectors[64:]).max(axis=1)
     assert (np.abs(scores[:, : len(vectors) - 64] - expected) <= numbers_to * largest).all()
     assert not scores[:, len(vectors) - 64 :].any()
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_reading_does_not_make_later_scans_copy(storage):
+    stored = ItemVectors(VECTORS, storage)
+    read = tf.function(stored.read).get_concrete_function(tf.TensorSpec([None], tf.int32))
+    # This operation switches a variable, for as long as it lives, to being copied by whoever takes its value.
+    assert "ResourceGather" not in {operation.type for operation in read.graph.get_operations()}
 
 
 def test_there_is_always_a_slot_beyond_the_items():

@@ -279,9 +279,10 @@ class Hybrid(tfrs.Model):
             terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * dense_factor
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * sparse_factor
-        padded = tf.concat([item_vectors, tf.zeros_like(item_vectors[:1])], axis=0)
-        closeness = tf.einsum("bld,bmd->blm", tf.gather(padded, history), vectors)
-        absent = tf.where(history < self.n_items, 0.0, -1e9)[..., tf.newaxis]
+        present = history < self.n_items
+        events = tf.gather(item_vectors, tf.where(present, history, 0))
+        closeness = tf.einsum("bld,bmd->blm", events, vectors)
+        absent = tf.where(present, 0.0, -1e9)[..., tf.newaxis]
         behaves = terms["behaviour"] >= terms["meaning"] + terms["feedback"]
         known = tf.math.is_finite(ratings)
         marks = tf.where(known, ratings, 0.0)
