@@ -303,7 +303,8 @@ def synthetic(
     models = scratch / "synthetic"
     means = vectors[near].mean(axis=1)
     save_catalogue(ids, exact, models / EXACT / "1")
-    save_catalogue(ids, build_index(vectors, means[:QUERIES], "partitioned", seed=seed), models / CELLS / "1")
+    cells = build_index(vectors, means[:QUERIES], "partitioned", seed=seed, exclude=near[:QUERIES])
+    save_catalogue(ids, cells, models / CELLS / "1")
     save_brute_force(ids, vectors, models / BRUTE_FORCE / "1")
     read = reader(exact.vectors)
     histories = [[ids[item] for item in row] for row in near[QUERIES:]]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from tfllmrec.layers.item_cells import RECALL, partition, recall_by_probes
 
@@ -31,15 +32,19 @@ def test_as_many_probes_as_are_needed_and_no_more():
     assert cells.recall == recalls[cells.probes - 1] > RECALL
 
 
-def test_recall_by_probes_is_what_probing_finds():
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_recall_by_probes_is_what_probing_finds(exclusive):
     noise, queries = RNG.normal(size=(90, 4)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
     centroids, cell_of = noise[:9], RNG.integers(0, 9, 90).astype(np.int32)
-    recalls, errors = recall_by_probes(noise, queries, centroids, cell_of)
+    # Nothing (90), or the three best.
+    ranking = np.argsort(-(queries @ noise.T), axis=1)
+    exclude = ranking[:, :3] if exclusive else np.full((7, 3), 90)
+    recalls, errors = recall_by_probes(noise, queries, centroids, cell_of, exclude)
     for probes in range(1, 10):
         shares = []
-        for query in queries:
+        for query, ranked in zip(queries, ranking, strict=True):
             near = np.argsort(-(centroids @ query))[:probes]
-            best = np.argsort(-(noise @ query))[:10]
+            best = ranked[3:13] if exclusive else ranked[:10]
             shares.append(np.isin(cell_of[best], near).mean())
         assert np.isclose(recalls[probes - 1], np.mean(shares))
         assert np.isclose(errors[probes - 1], np.std(shares) / 7**0.5)

@@ -36,7 +36,9 @@ class Cells:
     recall: float
 
 
-def partition(vectors: np.ndarray, queries: np.ndarray, seed: int, cells: int | None = None) -> Cells:
+def partition(
+    vectors: np.ndarray, queries: np.ndarray, seed: int, cells: int | None = None, exclude: np.ndarray | None = None
+) -> Cells:
     """Clusters the items by k-means, and chooses how many cells to probe.
 
     The smallest number of probes is taken whose mean recall of the exact top 10 on ``queries`` is at least
@@ -47,6 +49,7 @@ def partition(vectors: np.ndarray, queries: np.ndarray, seed: int, cells: int | 
       queries: float32 ``[Q, D]``, a sample of what will be asked; a few hundred.
       seed: of the sample and the first centroids.
       cells: C; by default ``2 sqrt(N)``.
+      exclude: as in :func:`recall_by_probes`.
     """
     n_items = len(vectors)
     cells = min(cells or round(2 * math.sqrt(n_items)), n_items)
@@ -57,24 +60,38 @@ def partition(vectors: np.ndarray, queries: np.ndarray, seed: int, cells: int | 
         centroids = _means(sample, _nearest(sample, centroids), centroids, rng)
     cell_of = _nearest(vectors, centroids)
     centroids = _means(vectors, cell_of, centroids)  # what probing ranks should be the mean of what is inside
-    recalls, errors = recall_by_probes(vectors, queries, centroids, cell_of)
+    recalls, errors = recall_by_probes(vectors, queries, centroids, cell_of, exclude)
     enough = np.flatnonzero(recalls - _SURE * errors >= RECALL)
     probes = int(enough[0]) + 1 if len(enough) else cells
     return Cells(centroids, cell_of, probes, float(recalls[probes - 1]))
 
 
 def recall_by_probes(
-    vectors: np.ndarray, queries: np.ndarray, centroids: np.ndarray, cell_of: np.ndarray
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    centroids: np.ndarray,
+    cell_of: np.ndarray,
+    exclude: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean recall of the exact top 10 with 1 to C probes, and its standard error: float64 ``[C]`` each."""
+    """Mean recall of the exact top 10 with 1 to C probes, and its standard error: float64 ``[C]`` each.
+
+    Args:
+      vectors, queries, centroids, cell_of: as in :func:`partition` and :class:`Cells`.
+      exclude: int32 ``[Q, E]``, items that must not come back for a query; N counts as none. The nearest items of a
+        history are its own, and easier to find than the best of what is left: without them recall would be flattered.
+    """
     queries = np.asarray(queries, np.float32)
     depth = min(RECALL_AT, len(vectors))
+    if exclude is None:
+        exclude = np.full((len(queries), 0), len(vectors))
     rank_of_cell = np.argsort(np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), axis=1, kind="stable")
     found = np.zeros((len(queries), len(centroids)))
     step = max(_SCORES_AT_ONCE // len(vectors), 1)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         scores = queries[rows] @ vectors.T
+        of, at = np.nonzero(exclude[rows] < len(vectors))
+        scores[of, exclude[rows][of, at]] = -np.inf
         best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
         ranks = np.take_along_axis(rank_of_cell[rows], cell_of[best], axis=1)
         np.add.at(found, (np.arange(len(queries))[rows, np.newaxis], ranks), 1 / depth)

@@ -302,6 +302,7 @@ def build_index(
     prior: np.ndarray | None = None,
     categories: Sequence[np.ndarray] = (),
     seed: int = 42,
+    exclude: np.ndarray | None = None,
 ) -> ItemIndex:
     """An index of the ``form``; *auto* is exact up to :data:`EXACT_ITEMS` items and partitioned beyond.
 
@@ -309,6 +310,7 @@ def build_index(
       vectors, storage, prior, categories: as in :class:`ItemIndex`.
       queries: float32 ``[Q, D]``, a few hundred of what will be asked; a partition is measured on them.
       form: see above. seed: of the partition.
+      exclude: int32 ``[Q, E]``, what must not come back for each of ``queries``; N counts as none.
 
     Raises:
       ModelError: ``form`` is unknown, or a partition has no queries of the right width.
@@ -319,14 +321,15 @@ def build_index(
         form = "exact" if len(vectors) <= EXACT_ITEMS else "partitioned"
     if form == "exact":
         return ItemIndex(vectors, None, storage, prior, categories)
-    known = np.asarray(queries, np.float32)
-    known = known[np.any(known != 0, axis=-1)] if known.ndim == 2 else known
-    if not len(known) or known.shape[-1] != vectors.shape[1]:
+    asked = np.asarray(queries, np.float32)
+    some = np.any(asked != 0, axis=-1) if asked.ndim == 2 else np.zeros(len(asked), bool)
+    if not some.any() or asked.shape[-1] != vectors.shape[1]:
         raise ModelError(
             f"partitioned item index: expected queries [Q, {vectors.shape[1]}], not only zeros, to measure recall on; "
             f"got shape {list(np.shape(queries))}; give some, or take form=exact"
         )
-    return ItemIndex(vectors, partition(vectors, known, seed), storage, prior, categories)
+    cells = partition(vectors, asked[some], seed, exclude=None if exclude is None else np.asarray(exclude)[some])
+    return ItemIndex(vectors, cells, storage, prior, categories)
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:

@@ -113,7 +113,8 @@ class ServingModel(tf.Module):
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
         own, folded = self.item_vectors.numpy(), self.folded.vectors
         some = histories.take(_some(len(histories)))
-        length = min(max(int(some.history.lengths.max(initial=1)), 1), model.history_encoder.max_length)
+        longest = max(int(some.history.lengths.max(initial=1)), 1)
+        length = min(longest, model.history_encoder.max_length)
         asked = tf.add_n(
             model.last_query_vectors(
                 self.item_vectors,
@@ -123,13 +124,21 @@ class ServingModel(tf.Module):
         ).numpy()
         # Without a dense side all are zeros, and there are no cells to be near to.
         form: Form = "auto" if model.use_dense else "exact"
-        self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories)
+        self.best = build_index(
+            folded,
+            asked,
+            form,
+            prior=self.folded.prior,
+            categories=categories,
+            exclude=some.history.padded(longest, self.n_items),
+        )
         # The texts of items stand for those that will be looked for.
         rows = _some(self.n_items)
         searched = np.hstack([text[rows], np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
         compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
         vectors = np.hstack([text, own, folded])
-        self.alike = build_index(vectors, np.vstack([searched, compared]), categories=categories)
+        itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
+        self.alike = build_index(vectors, np.vstack([searched, compared]), categories=categories, exclude=itself)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """By the name that a client calls them by."""
