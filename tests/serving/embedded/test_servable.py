@@ -1,3 +1,5 @@
+import gc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -135,3 +137,31 @@ def test_warm_up_requests_are_replayed_and_must_be_answered(tmp_path):
     with pytest.raises(RequestError, match=r"warm-up request 1 of .* fails: Expects input x to be float32") as refused:
         Servable(tmp_path)
     assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+def test_tables_go_with_the_model(tmp_path):
+    import tensorflow as tf
+
+    from tfllmrec.serving.embedded.servable import Servable
+
+    class Model(tf.Module):
+        def __init__(self):
+            initializer = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2], tf.string, tf.int32)
+            self.part = tf.Module()
+            self.part.table = tf.lookup.StaticHashTable(initializer, 0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def index(self, x):
+            return {"index": self.part.table.lookup(x)}
+
+    model = Model()
+    tf.saved_model.save(model, str(tmp_path), {"index": model.index})
+    servable = Servable(tmp_path)
+    inputs = {"x": np.array([b"b", b"c"], object)}
+    assert servable.call("index", inputs)["index"].tolist() == [2, 0]
+    table = servable._loaded.part.table.resource_handle
+    assert tf.raw_ops.LookupTableSizeV2(table_handle=table).numpy() == 2
+    del servable
+    gc.collect()
+    with pytest.raises(tf.errors.NotFoundError):
+        tf.raw_ops.LookupTableSizeV2(table_handle=table)

@@ -30,7 +30,7 @@ class Loader:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("tfllmrec.serving.embedded.versions.gc.collect", lambda: None)
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.gc.collect", lambda: 0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Servable:
             self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
+        weakref.finalize(self, _destroy, _tables(self._loaded))
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         ours = (folder / EXTRA / MANIFEST).is_file()
@@ -110,6 +112,18 @@ class Servable:
                 self.call(name, signature.checked(inputs))
             except RequestError as error:
                 raise RequestError(error.code, f"warm-up request {number} of {path} fails: {error.message}") from error
+
+
+def _tables(loaded: Any) -> list[tf.Tensor]:
+    """The handles of its lookup tables, those within its parts included."""
+    objects = tf.train.TrackableView(loaded).descendants()
+    return [one.resource_handle for one in objects if isinstance(one, tf.saved_model.experimental.TrackableResource)]
+
+
+def _destroy(tables: list[tf.Tensor]) -> None:
+    """TensorFlow lets go of a variable that nobody refers to, but keeps a table for as long as the process lives."""
+    for table in tables:
+        tf.raw_ops.DestroyResourceOp(resource=table, ignore_lookup_error=True)
 
 
 def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:

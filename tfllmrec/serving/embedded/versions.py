@@ -8,12 +8,13 @@ on one event loop, only reading the disk and loading run in a thread.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -302,8 +303,7 @@ class Models(Generic[Servable]):
     def _release(self, version: Version[Servable]) -> None:
         if version.state is State.UNLOADING and not version.in_flight:
             version.state, version.servable = State.END, None
-            # Functions of TensorFlow refer to each other in circles and hold the weights until these are found.
-            gc.collect()
+            _give_back_memory()
             logger.info("%s unloaded", version)
 
     def _relabel(self, model: _Model[Servable]) -> None:
@@ -329,6 +329,17 @@ class Models(Generic[Servable]):
         if self._said.get(path) != what:
             self._said[path] = what
             logger.warning("%s", what)
+
+
+def _give_back_memory() -> None:
+    """To the system, what nothing refers to any more."""
+    # Functions of TensorFlow refer to each other in circles and hold the weights until these are found. What lets one
+    # circle go may be in another: two rounds find all of a model.
+    for _ in range(3):
+        if not gc.collect():
+            break
+    with suppress(AttributeError):  # the C library is not glibc, and needs no telling
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def content_of(folder: Path) -> Content:
