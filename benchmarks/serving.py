@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import signal
 import statistics
@@ -26,8 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 from item_index import QUERIES, clustered, reader
 from sections import made_by, replace_section
+from served_process import Served, answer, served, stop
 from serving_clients import Done, Order
 
 from tfllmrec.layers.item_cells import RECALL
@@ -86,24 +85,6 @@ class Loaded:
     afterwards: float = 0.0
 
 
-@dataclass(frozen=True)
-class Served:
-    """A server whose models answer; ``addresses`` by protocol."""
-
-    process: subprocess.Popen[str]
-    addresses: dict[str, str]
-    seconds: float
-
-    def megabytes(self) -> float:
-        """Resident memory."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
-
-    def cpu_seconds(self) -> float:
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
 class Catalogue(tf.Module):
     """``recommend`` over an index alone: inputs, outputs and promises of the real one, with a mean for a network."""
 
@@ -151,30 +132,6 @@ def save_brute_force(ids: Sequence[str], vectors: np.ndarray, folder: Path) -> N
     tf.saved_model.save(index, str(folder))
 
 
-@contextmanager
-def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
-    """``tfllmrec serve`` on the folder, from when all ``names`` are available."""
-    begun = time.perf_counter()
-    command = [sys.executable, "-m", "tfllmrec", "serve", str(models), "--rest-port", "0", "--grpc-port", "0"]
-    # In a session of its own, or Ctrl-C would reach it too, before it is told to stop.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        ports = {}
-        while len(ports) < 2:
-            if told := re.match(r"(REST|gRPC) .*?(127\.0\.0\.1:\d+)", _answer(process)):
-                ports[told[1]] = told[2]
-        addresses = {"REST": f"http://{ports['REST']}", "gRPC": f"grpc://{ports['gRPC']}"}
-        for name in names:
-            with Client(addresses["gRPC"], name) as client:
-                while all(version.state != "AVAILABLE" for version in client.status()):
-                    if wrong := [version.error for version in client.status() if version.error]:
-                        raise SystemExit(f"{name} cannot be served: {wrong[0]}")
-                    time.sleep(0.01)
-        yield Served(process, addresses, time.perf_counter() - begun)
-    finally:
-        _stop(process)
-
-
 def load_alone(models: Path, name: str, scratch: Path) -> Loaded:
     """A server with that model and no other."""
     alone = scratch / f"{models.name}-{name}"
@@ -207,7 +164,7 @@ class Clients:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            _stop(process)
+            stop(process)
 
     def ask(self, address: str, model: str, clients: int, seconds: float) -> list[Done]:
         """All processes at once, each with its part of the clients."""
@@ -217,25 +174,7 @@ class Clients:
             stdin: IO[str] = process.stdin  # type: ignore[assignment]
             stdin.write(json.dumps(asdict(Order(address, model, part, seconds))) + "\n")
             stdin.flush()
-        return [Done(**json.loads(_answer(process))) for process, _ in busy]
-
-
-def _answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{shlex.join(map(str, process.args))} ended with {process.wait()}")  # type: ignore[arg-type]
-    return line
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-    finally:
-        process.kill()
-        process.wait()
+        return [Done(**json.loads(answer(process))) for process, _ in busy]
 
 
 def take_turns(

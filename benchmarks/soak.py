@@ -14,24 +14,22 @@ Linux only: memory is read in /proc.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sections import made_by, replace_section
+from served_process import Served, served, stop
 
 from tfllmrec.columns import ITEM, TITLE
 from tfllmrec.errors import ModelError, TfllmrecError
@@ -142,40 +140,20 @@ class Asker(threading.Thread):
 
 
 class Memory(threading.Thread):
-    """What the process holds in memory, once a second."""
+    """What the server holds in memory, once a second."""
 
-    def __init__(self, pid: int, stop: threading.Event) -> None:
+    def __init__(self, server: Served, stop: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.rss_mb: list[float] = []
-        self._status, self._stop_asked = Path(f"/proc/{pid}/status"), stop
+        self.rss_mb = [server.megabytes()]
+        self._server, self._stop_asked = server, stop
 
     def run(self) -> None:
         while not self._stop_asked.wait(1):
             self.look()
 
     def look(self) -> None:
-        with contextlib.suppress(OSError, StopIteration):  # it has ended, which others tell
-            lines = self._status.read_text().splitlines()
-            self.rss_mb.append(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024)
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """(the process, REST's address, gRPC's address) of ``tfllmrec serve``."""
-    command = [sys.executable, "-m", "tfllmrec", "serve", str(folder), "--rest-port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        told = {
-            line.split()[0]: line.split()[1] for line in (process.stdout.readline() for _ in range(2)) if line.strip()
-        }
-        if told.keys() != {"REST", "gRPC"}:
-            raise ModelError(f"'{shlex.join(command)}' did not start; its own message is above.")
-        yield process, told["REST"].partition("/v1/")[0], f"grpc://{told['gRPC']}"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        if megabytes := self._server.megabytes():  # or it has ended, which others tell
+            self.rss_mb.append(megabytes)
 
 
 def put(version: Path, base: Path, number: int) -> None:
@@ -209,16 +187,19 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / version.parent.name
         put(version, base, course.newest)
-        with served(Path(folder)) as (process, rest, grpc), Client(rest, base.name, deadline_s=DEADLINE_S) as watch:
+        with (
+            served(Path(folder), [base.name]) as server,
+            Client(server.addresses["REST"], base.name, deadline_s=DEADLINE_S) as watch,
+        ):
             kinds = [name for name in ("recommend", "search") if name in watch.metadata().signatures]
-            memory = Memory(process.pid, course.stop)
-            askers = [Asker((rest, grpc)[n % 2], base.name, items, kinds, seed + n, course) for n in range(clients)]
-            memory.look()
+            memory = Memory(server, course.stop)
+            addresses = list(server.addresses.values())
+            askers = [Asker(addresses[n % 2], base.name, items, kinds, seed + n, course) for n in range(clients)]
             begun = time.monotonic()
             for thread in (memory, *askers):
                 thread.start()
             ends, due = begun + 60 * minutes, begun + swap_s
-            while process.poll() is None and due < ends:
+            while server.process.poll() is None and due < ends:
                 time.sleep(max(due - time.monotonic(), 0))
                 try:
                     wrong = swap(base, version, watch, course, SWAPPED_S)
@@ -250,12 +231,9 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
             memory.join()
             memory.look()
             figures.rss_mb = memory.rss_mb
-            process.terminate()
-            try:
-                if (code := process.wait(2 * DEADLINE_S)) != 0:
-                    figures.troubles.append(f"the server ended with exit code {code}")
-            except subprocess.TimeoutExpired:
-                figures.troubles.append(f"the server did not end within {2 * DEADLINE_S:.0f} s")
+            if (code := stop(server.process)) != 0:
+                ended = "had to be killed" if code is None else f"ended with exit code {code}"
+                figures.troubles.append(f"the server {ended}")
     return figures
 
 

@@ -1,0 +1,84 @@
+"""``tfllmrec serve`` in a process of its own, and what that process takes; Linux only, it is read in /proc."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfllmrec.serving.client import Client
+
+ENDS_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server whose models answer; ``addresses`` by protocol, ``seconds`` until they did."""
+
+    process: subprocess.Popen[str]
+    addresses: dict[str, str]
+    seconds: float
+
+    def megabytes(self) -> float:
+        """Resident memory, in millions of bytes; 0 once it has ended."""
+        with suppress(OSError):
+            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+        return 0.0
+
+    def cpu_seconds(self) -> float:
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
+    """``tfllmrec serve`` on the folder, from when all ``names`` are available."""
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "tfllmrec", "serve", str(models), "--rest-port", "0", "--grpc-port", "0"]
+    # In a session of its own, or Ctrl-C would reach it too, before it is told to stop.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        ports = {}
+        while len(ports) < 2:
+            if told := re.match(r"(REST|gRPC) .*?(127\.0\.0\.1:\d+)", answer(process)):
+                ports[told[1]] = told[2]
+        addresses = {"REST": f"http://{ports['REST']}", "gRPC": f"grpc://{ports['gRPC']}"}
+        for name in names:
+            with Client(addresses["gRPC"], name) as client:
+                while all(version.state != "AVAILABLE" for version in client.status()):
+                    if wrong := [version.error for version in client.status() if version.error]:
+                        raise SystemExit(f"{name} cannot be served: {wrong[0]}")
+                    time.sleep(0.01)
+        yield Served(process, addresses, time.perf_counter() - begun)
+    finally:
+        stop(process)
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    """The next line of what it prints."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{shlex.join(map(str, process.args))} ended with {process.wait()}")  # type: ignore[arg-type]
+    return line
+
+
+def stop(process: subprocess.Popen[str]) -> int | None:
+    """Its exit code; ``None`` where it had to be killed."""
+    process.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(ENDS_WITHIN_S)
+        return None
+    finally:
+        process.kill()
+        process.wait()
