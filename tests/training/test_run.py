@@ -32,6 +32,7 @@ def test_a_run_is_all_there(chain_run):
             "run.json",
             "data",
             "vectors.npy",
+            "vectors.json",
             "checkpoints",
             "logs",
             "model",
@@ -214,6 +215,21 @@ def test_a_run_that_had_learnt_nothing_is_started_again(chain_config, tmp_path):
     (tmp_path / "run" / "mine.txt").touch()
     with pytest.raises(ConfigError, match="is not empty"):
         fit_experiment(config, tmp_path / "run", tell=print)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_encoder_that_is_another_by_now_is_refused(chain_run, tmp_path, complete):
+    folder = tmp_path / "run"
+    shutil.copytree(chain_run[0].folder, folder)
+    if not complete:
+        (folder / "metrics.json").unlink()
+    there = Run(folder)
+    assert there.text_encoder().fingerprint == json.loads((folder / "vectors.json").read_text())["encoder"]
+    config = there.config
+    config.text.max_tokens += 1
+    (folder / "config.yaml").write_text(dump_config(config))
+    with pytest.raises(ModelError, match=r"read by another encoder \(fingerprint .*fit again"):
+        Run(folder).text_encoder()
 
 
 def test_damaged_weights_are_named(chain_run, tmp_path):

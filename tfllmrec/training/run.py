@@ -6,7 +6,7 @@ RUN/
   source.json     the data section as it was asked for
   data/           the data set as it was used (Parquet)
   text/           what pretraining and tuning made of the text tower, where the config asks for it
-  vectors.npy     the items' text vectors, float32 [N, Dt]
+  vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
   query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.ranking import RankingRecord
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -144,7 +144,7 @@ class Run:
         """What reads texts as the run's items were read; made now where the run has not come so far.
 
         Raises:
-          ConfigError, DataError, ModelError: it cannot be had, or is missing from a complete run.
+          ConfigError, DataError, ModelError: it cannot be had, is missing from a complete run, or is another by now.
         """
         from tfllmrec.training.text_tower import prepared_encoder
 
@@ -155,7 +155,16 @@ class Run:
                 f"{self.folder}/text is missing what was trained of the text tower: copy it back, or fit again."
             )
         template = ItemTemplate.from_items(self.dataset.items, config.text.template)
-        return prepared_encoder(self.folder / "text", self.split, template, config, tell)
+        encoder = prepared_encoder(self.folder / "text", self.split, template, config, tell)
+        if (self.folder / "vectors.json").is_file():
+            then = self._json("vectors.json")["encoder"]
+            if then != encoder.fingerprint:
+                raise ModelError(
+                    f"{self.folder}: the items' texts were read by another encoder (fingerprint {then[:12]}) than text."
+                    f"encoder {config.text.encoder} with these settings is now ({encoder.fingerprint[:12]}), and their "
+                    "vectors do not compare: put it and the section 'text' of config.yaml back, or fit again."
+                )
+        return encoder
 
     def query_encoder(self, encoder: TextEncoder, tell: Tell = to_stderr) -> TextEncoder | Student:
         """What reads queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
@@ -516,6 +525,8 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         return np.load(path, mmap_mode="r")
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
+    # Before the vectors, which so are never without it.
+    write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
         return encode_items(template.texts(run.dataset.items), encoder, store, progress, out=path)
