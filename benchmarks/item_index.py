@@ -12,6 +12,7 @@ figure that counts is the ratio to it; the machine may be busy.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import time
@@ -22,8 +23,10 @@ import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
 
+from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_cells import RECALL, RECALL_AT, partition
 from tfllmrec.layers.item_index import ItemIndex
+from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.item_vectors import ItemVectors
 
 QUERIES = 300  # that the partition is measured on; as many again are asked
@@ -73,6 +76,14 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
         "partitioned, float32": ItemIndex(vectors, cells),
         "partitioned, int8": ItemIndex(vectors, cells, storage="int8"),
     }
+    with contextlib.suppress(ModelError):  # where it is not installed there is no row
+        start = time.process_time()
+        scann = Scann(vectors, queries[:QUERIES])
+        indexes["scann, float32"] = ItemIndex(vectors, scann)
+        told += (
+            f"; ScaNN: {scann.cells:,} cells in {time.process_time() - start:.0f} CPU seconds, {scann.probes} probed, "
+            f"{scann.candidates} candidates, recall@{RECALL_AT} {scann.recall:.3f}"
+        )
     whole = indexes["exact, float32"].vectors
     ask = {LIMIT: reader(whole)}
     for name, index in indexes.items():

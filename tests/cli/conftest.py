@@ -162,6 +162,7 @@ class Libraries:
     tuned: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     exported: list = field(default_factory=list)
+    indexes: list = field(default_factory=list)
     models: list = field(default_factory=list)
     raises: BaseException | None = None
 
@@ -217,10 +218,11 @@ def libraries(monkeypatch):
         log.measured.append((path, refit_baselines))
         return METRICS
 
-    def export(run, target, new_items=None):
+    def export(run, target, new_items=None, *, index="auto"):
         print("chatter of a library")
         version = target / str(len(log.exported) + 1)
         log.exported.append((run, target))
+        log.indexes.append(index)
         (version / "assets.extra").mkdir(parents=True)
         (version / "saved_model.pb").touch()
         counts = (

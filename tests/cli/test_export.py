@@ -7,6 +7,12 @@ def test_prints_the_folder_alone(program, libraries, tmp_path):
     assert libraries.exported == [(tmp_path / "run", tmp_path / "saved")]
 
 
+def test_the_index_may_be_chosen(program, libraries, tmp_path):
+    program("export", tmp_path / "run", tmp_path / "saved")
+    program("export", tmp_path / "run", tmp_path / "saved", "--index", "scann")
+    assert libraries.indexes == ["auto", "scann"]
+
+
 def test_json(program, libraries, tmp_path):
     answer = program("export", tmp_path / "run", tmp_path / "saved", "--json")
     assert json.loads(answer.out) == {"folder": str(tmp_path / "saved" / "1"), "new_items": None}

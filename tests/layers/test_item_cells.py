@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tfllmrec.layers.item_cells import RECALL, partition, recall_by_probes
+from tfllmrec.layers import item_cells
+from tfllmrec.layers.item_cells import RECALL, exact_best, partition, recall_by_probes
 
 RNG = np.random.default_rng(0)
 CENTRES = 10 * RNG.normal(size=(12, 8)).astype(np.float32)
@@ -48,6 +49,17 @@ def test_recall_by_probes_is_what_probing_finds(exclusive):
             shares.append(np.isin(cell_of[best], near).mean())
         assert np.isclose(recalls[probes - 1], np.mean(shares))
         assert np.isclose(errors[probes - 1], np.std(shares) / 7**0.5)
+
+
+def test_the_exact_best_are_those_of_a_sort_without_the_excluded(monkeypatch):
+    monkeypatch.setattr(item_cells, "_SCORES_AT_ONCE", 7 * len(VECTORS))
+    ranking = np.argsort(-(QUERIES @ VECTORS.T), axis=1)
+    exclude = ranking[:, [0, 3]].astype(np.int32)
+    exclude[::2, 1] = len(VECTORS)  # nothing
+    for found, ranked, gone in zip(exact_best(VECTORS, QUERIES, exclude), ranking, exclude, strict=True):
+        assert sorted(found) == sorted([item for item in ranked if item not in gone][:10])
+    for found, ranked in zip(exact_best(VECTORS, QUERIES), ranking, strict=True):
+        assert sorted(found) == sorted(ranked[:10])
 
 
 def test_fewer_items_than_cells_and_equal_items():

@@ -242,7 +242,7 @@ def test_a_built_partition_has_the_recall_that_it_says():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"form": "best"}, "expected one of auto, exact, partitioned, got 'best'"),
+        ({"form": "best"}, "expected one of auto, exact, partitioned, scann, got 'best'"),
         ({"form": "partitioned", "queries": np.zeros((3, D))}, r"queries \[Q, 8\], not only zeros"),
         ({"form": "partitioned", "queries": np.ones((3, 2))}, r"got shape \[3, 2\]; give some, or take form=exact"),
         ({"categories": [np.array([N])]}, f"from 0 to {N - 1}, got {N}"),

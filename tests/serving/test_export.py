@@ -1,8 +1,11 @@
 import errno
+import gc
 import json
 import os
 import re
 import resource
+import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +15,16 @@ import pytest
 
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError
+from tfllmrec.layers import item_index
 from tfllmrec.serving import export as exporting
+from tfllmrec.serving.embedded.servable import Servable
+from tfllmrec.serving.embedded.status import RequestError
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import version_folders
+from tfllmrec.serving.saved_model import SavedModel
 
 pytestmark = pytest.mark.tf
+NAMED = SimpleNamespace(about={"form": "exact", "recall": 1.0})
 
 
 def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
@@ -30,9 +38,42 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert Path(manifest["run"]) == run.folder.resolve()
     assert manifest["config"] == run.config.model_dump(mode="json")
     assert "tensorflow" in manifest["versions"] and manifest["new_items"] is None
+    assert manifest["indexes"] == dict.fromkeys(("recommend", "search"), NAMED.about)
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
     assert items.title.tolist() == run.dataset.items.title.tolist()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what giving up a searcher raises
+def test_a_version_with_scann_is_loaded_where_scann_is(chain_run, chain_version, tmp_path, monkeypatch):
+    pytest.importorskip("scann", reason="pip install tfllmrec[scann]")
+    monkeypatch.setattr(item_index, "SCANN_ITEMS", 16)
+    version = export(chain_run[0].folder, tmp_path / "chain", index="scann")
+    saved, exact = SavedModel.open(version), SavedModel.open(chain_version)
+    assert {name: index["form"] for name, index in saved.manifest["indexes"].items()} == {
+        "recommend": "scann", "search": "scann",
+    }  # fmt: skip
+    history = chain_run[0].dataset.items.item_id[3:5].tolist()
+    # Of so many none is missing.
+    for found, wanted in zip(saved.recommend(history, k=38), exact.recommend(history, k=38), strict=True):
+        assert (found.item_id, found.score) == (wanted.item_id, pytest.approx(wanted.score, abs=1e-5))
+    asked = {"history": np.array([[history[0].encode()]], object), "ratings": np.zeros((1, 0), np.float32)}
+    asked |= {"exclude": np.array([[b""]], object), "k": np.array([38], np.int32)}
+    served = Servable(version)  # answers its warm-up requests first
+    first = served.call("recommend", asked)["item_ids"].tolist()
+    gone = weakref.ref(served)
+    del served
+    gc.collect()
+    assert gone() is None
+    assert Servable(version).call("recommend", asked)["item_ids"].tolist() == first
+
+    monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
+    for load, error in ((SavedModel.open, ModelError), (Servable, RequestError)):
+        with pytest.raises(error, match=r"pip install tfllmrec\[scann\]"):
+            load(version)
+    with pytest.raises(ModelError, match=r"pip install tfllmrec\[scann\]"):
+        export(chain_run[0].folder, tmp_path / "chain", index="scann")
+    assert sorted(version_folders(tmp_path / "chain")) == [1]
 
 
 @pytest.fixture
@@ -45,7 +86,9 @@ def quickly(monkeypatch):
         (folder / "saved_model.pb").touch()
         seen.append(sorted(path.name for path in folder.parent.iterdir()))
 
-    monkeypatch.setattr(exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict))
+    monkeypatch.setattr(
+        exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED)
+    )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen
 

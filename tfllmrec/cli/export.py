@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,13 @@ def export(
             "In any format that a catalogue is read in.",
         ),
     ] = None,
+    index: Annotated[
+        Literal["auto", "exact", "partitioned", "scann"],
+        typer.Option(
+            help="How lists are found: exactly up to 200,000 items and by cells beyond (auto), or one of these always. "
+            "scann takes pip install tfllmrec[scann], also where it is served, and stock TF Serving cannot load it."
+        ),
+    ] = "auto",
     json: Json = False,
 ) -> None:
     """Write a SavedModel that answers recommend, search, similar and interests, and print its folder."""
@@ -29,7 +36,7 @@ def export(
     from tfllmrec.serving.layout import read_manifest
 
     with working():
-        folder = export_run(run, target, items)
+        folder = export_run(run, target, items, index=index)
     new = read_manifest(folder)["new_items"]
     if new:
         counted = (f"{new[what]:,} {what}" for what in ("added", "replaced", "unchanged", "dropped"))

@@ -16,7 +16,7 @@ RECALL_AT = 10
 ROUNDS = 10
 POINTS_PER_CELL = 48  # that centroids are fitted on: more hardly moves them (Faiss takes 39 to 256)
 _SCORES_AT_ONCE = 16_000_000
-_SURE = 1.645  # one-sided 95 %: the queries are a sample
+SURE = 1.645  # one-sided 95 %: the queries are a sample
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def partition(
     cell_of = _nearest(vectors, centroids)
     centroids = _means(vectors, cell_of, centroids)  # what probing ranks should be the mean of what is inside
     recalls, errors = recall_by_probes(vectors, queries, centroids, cell_of, exclude)
-    enough = np.flatnonzero(recalls - _SURE * errors >= RECALL)
+    enough = np.flatnonzero(recalls - SURE * errors >= RECALL)
     probes = int(enough[0]) + 1 if len(enough) else cells
     return Cells(centroids, cell_of, probes, float(recalls[probes - 1]))
 
@@ -81,22 +81,29 @@ def recall_by_probes(
         history are its own, and easier to find than the best of what is left: without them recall would be flattered.
     """
     queries = np.asarray(queries, np.float32)
-    depth = min(RECALL_AT, len(vectors))
-    if exclude is None:
-        exclude = np.full((len(queries), 0), len(vectors))
     rank_of_cell = np.argsort(np.argsort(-(queries @ centroids.T), axis=1, kind="stable"), axis=1, kind="stable")
+    ranks = np.take_along_axis(rank_of_cell, cell_of[exact_best(vectors, queries, exclude)], axis=1)
     found = np.zeros((len(queries), len(centroids)))
+    np.add.at(found, (np.arange(len(queries))[:, np.newaxis], ranks), 1 / ranks.shape[1])
+    recalls = found.cumsum(axis=1)
+    return recalls.mean(axis=0), recalls.std(axis=0) / math.sqrt(len(queries))
+
+
+def exact_best(vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | None = None) -> np.ndarray:
+    """The exact top 10 (all, if there are fewer) of each query without ``exclude``, int ``[Q, 10]``, in no order.
+
+    Where fewer are left, excluded ones fill up. Arguments as in :func:`recall_by_probes`.
+    """
+    depth = min(RECALL_AT, len(vectors))
+    best = np.empty((len(queries), depth), np.int64)
     step = max(_SCORES_AT_ONCE // len(vectors), 1)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
-        scores = queries[rows] @ vectors.T
-        of, at = np.nonzero(exclude[rows] < len(vectors))
-        scores[of, exclude[rows][of, at]] = -np.inf
-        best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
-        ranks = np.take_along_axis(rank_of_cell[rows], cell_of[best], axis=1)
-        np.add.at(found, (np.arange(len(queries))[rows, np.newaxis], ranks), 1 / depth)
-    recalls = found.cumsum(axis=1)
-    return recalls.mean(axis=0), recalls.std(axis=0) / math.sqrt(len(queries))
+        scores = np.pad(queries[rows] @ vectors.T, ((0, 0), (0, 1)))  # a place for those that exclude nothing
+        if exclude is not None:
+            np.put_along_axis(scores, exclude[rows].astype(np.int64), -np.inf, axis=1)
+        best[rows] = np.argpartition(scores[:, :-1], -depth, axis=1)[:, -depth:]
+    return best
 
 
 def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The best items for a query inside the graph: an exact scan in blocks, or the nearest cells of a partition.
+"""The best items for a query inside the graph: an exact scan in blocks, the nearest cells of a partition, or ScaNN.
 
 The score of item i is ``<q, e_i> + sum of the values paired with i``: a dense part over all items and a sparse one over
 a few, which is never approximated. No matrix of queries by items exists unless the catalogue is small.
@@ -13,13 +13,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.errors import ModelError
-from tfllmrec.layers.item_cells import Cells, partition
+from tfllmrec.layers.item_cells import RECALL_AT, Cells, partition
+from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors, Storage
 
-Form = Literal["auto", "exact", "partitioned"]
+Form = Literal["auto", "exact", "partitioned", "scann"]
 
 EXACT_ITEMS = 200_000
 """Up to this a scan takes a few milliseconds, and ``auto`` scans."""
+
+SCANN_ITEMS = 1000
+"""Fewer are scanned exactly where ScaNN is asked for: there is nothing to learn codes of."""
 
 NOTHING = -1
 """Fills up the rows of allow-lists and category filters."""
@@ -58,7 +62,8 @@ class ItemIndex(tf.Module):
 
     Exact without ``cells`` and with storage float32; then equal scores come in the order of the items. Storage
     bfloat16 and int8 scan roughly and score the best of that again as exactly as they can. With ``cells``, only items
-    in the cells nearest to the query are looked at, and those of the sparse part.
+    in the cells nearest to the query are looked at, and those of the sparse part. With ScaNN in their place, of the
+    items in the nearest cells only those are that come out best by their codes.
 
     Whatever the form, an excluded item never comes back, and where filters leave few items these are all found: a
     filter that leaves up to :data:`LISTED` items, or cells that hold too few, lead to an exact answer. A weaker filter
@@ -66,7 +71,7 @@ class ItemIndex(tf.Module):
 
     Args:
       vectors: float32 ``[N, D]``.
-      cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`; ``None`` to scan.
+      cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`, or ScaNN's; ``None`` to scan.
       storage: of the vectors.
       prior: float32 ``[N]``, the scores for requests of which nothing is known; by default all 0.
       categories: for each category, the indices of its items, for category filters. An item may be in several.
@@ -75,7 +80,7 @@ class ItemIndex(tf.Module):
     def __init__(
         self,
         vectors: np.ndarray,
-        cells: Cells | None = None,
+        cells: Cells | Scann | None = None,
         storage: Storage = "float32",
         prior: np.ndarray | None = None,
         categories: Sequence[np.ndarray] = (),
@@ -84,7 +89,7 @@ class ItemIndex(tf.Module):
         vectors = np.asarray(vectors, np.float32)
         self.cells = cells
         # Slots are the items in their order or, in a partition, cell after cell.
-        order = np.arange(len(vectors)) if cells is None else np.argsort(cells.cell_of, kind="stable")
+        order = np.argsort(cells.cell_of, kind="stable") if isinstance(cells, Cells) else np.arange(len(vectors))
         self.vectors = ItemVectors(vectors[order], storage)
         self.n_items = len(vectors)
         slot_of = np.full(self.n_items + 1, self.n_items, np.int32)
@@ -104,11 +109,18 @@ class ItemIndex(tf.Module):
             raise ModelError(f"categories: expected item indices from 0 to {self.n_items - 1}, got {wrong}")
         self.category_ends = tf.Variable(ends.astype(np.int32), trainable=False, name="category_ends")
         self.category_slots = tf.Variable(slot_of[members], trainable=False, name="category_slots")
-        if cells is not None:
+        if isinstance(cells, Cells):
             self.slot_of = tf.Variable(slot_of, trainable=False, name="slot_of")
             self.centroids = tf.Variable(cells.centroids, trainable=False, dtype=tf.float32, name="centroids")
             cell_ends = np.searchsorted(cells.cell_of[order], np.arange(len(cells.centroids) + 1))
             self.cell_ends = tf.Variable(cell_ends.astype(np.int32), trainable=False, name="cell_ends")
+
+    @property
+    def about(self) -> dict[str, str | float]:
+        """Its form, and how much of the exact top 10 it finds."""
+        if self.cells is None:
+            return {"form": "exact", "recall": 1.0}
+        return {"form": "scann" if isinstance(self.cells, Scann) else "partitioned", "recall": self.cells.recall}
 
     @tf.autograph.experimental.do_not_convert  # all is said in operations already; it only takes longer to trace
     def top_k(
@@ -154,7 +166,7 @@ class ItemIndex(tf.Module):
         return self.vectors.read(self._slots_of(items))
 
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
-        return items if self.cells is None else tf.gather(self.slot_of, items)
+        return tf.gather(self.slot_of, items) if isinstance(self.cells, Cells) else items
 
     def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
         batch = tf.shape(query)[0]
@@ -224,15 +236,13 @@ class ItemIndex(tf.Module):
     # Partitioned ----------------------------------------------------------------------------------------------------
 
     def _probe(self, row: _Rows, wanted: tf.Tensor) -> _Best:
-        """One request to a partition."""
-        assert self.cells is not None
+        """One request to a partition, or to ScaNN."""
         may = self._may_come_back(_Rows(*(x[tf.newaxis] for x in row)))[0]
         filtered = _is_filtered(row)
         left = tf.cond(filtered, lambda: tf.math.count_nonzero(may, dtype=tf.int32), lambda: self.n_items)
-        share = tf.cast(left / self.n_items, tf.float32)
-        probes = tf.minimum(tf.math.ceil(self.cells.probes / tf.maximum(share, _FAINT)), len(self.cells.centroids))
+        share = tf.maximum(tf.cast(left / self.n_items, tf.float32), _FAINT)
         few = filtered & (left <= LISTED)
-        slots = tf.cond(few, lambda: _where(may), lambda: self._near(row, may, tf.cast(probes, tf.int32)))
+        slots = tf.cond(few, lambda: _where(may), lambda: self._near(row, may, share, wanted))
         slots = tf.cond(tf.size(slots) < wanted, lambda: _where(may), lambda: slots)
 
         def by_prior() -> _Best:
@@ -241,14 +251,27 @@ class ItemIndex(tf.Module):
 
         return tf.cond(row.unknown, by_prior, lambda: self._listed(row, slots, wanted))
 
-    def _near(self, row: _Rows, may: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
-        """Slots int32 ``[M]`` of the paired items and the nearest cells, as far as they ``may`` bool ``[n_slots]``."""
+    def _near(self, row: _Rows, may: tf.Tensor, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+        """Slots int32 ``[M]`` of the paired items and those near by, as far as they ``may`` bool ``[n_slots]``."""
         paired, _ = tf.unique(tf.boolean_mask(row.paired, row.values != 0))
         paired = tf.boolean_mask(paired, tf.gather(may, paired))
         once = tf.tensor_scatter_nd_update(may, paired[:, tf.newaxis], tf.zeros_like(paired, tf.bool))
-        cells = tf.math.top_k(tf.linalg.matvec(self.centroids, row.query), probes, sorted=False).indices
-        near = _ranges(self.cell_ends, cells)
+        near = self._by_scann(row, share, wanted) if isinstance(self.cells, Scann) else self._in_cells(row, share)
         return tf.concat([paired, tf.boolean_mask(near, tf.gather(once, near))], axis=0)
+
+    def _in_cells(self, row: _Rows, share: tf.Tensor) -> tf.Tensor:
+        assert isinstance(self.cells, Cells)
+        probes = _up_to(self.cells.probes / share, len(self.cells.centroids))
+        cells = tf.math.top_k(tf.linalg.matvec(self.centroids, row.query), probes, sorted=False).indices
+        return _ranges(self.cell_ends, cells)
+
+    def _by_scann(self, row: _Rows, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+        """As many more as a filter leaves out, and as those are that must not come back."""
+        assert isinstance(self.cells, Scann)
+        each = self.cells.candidates / RECALL_AT * tf.cast(tf.maximum(wanted, RECALL_AT), tf.float32)
+        out = tf.cast(tf.size(row.exclude), tf.float32)
+        probes = _up_to(self.cells.probes / share, self.cells.cells)
+        return self.cells.near(row.query, probes, _up_to(each / share + out, self.n_items))
 
     def _listed(self, row: _Rows, slots: tf.Tensor, wanted: tf.Tensor) -> _Best:
         """One request over the items in ``slots`` int32 ``[M]`` alone."""
@@ -306,35 +329,42 @@ def build_index(
 ) -> ItemIndex:
     """An index of the ``form``; *auto* is exact up to :data:`EXACT_ITEMS` items and partitioned beyond.
 
+    *scann* is for those who serve with its operations, and is exact too below :data:`SCANN_ITEMS`.
+
     Args:
       vectors, storage, prior, categories: as in :class:`ItemIndex`.
       queries: float32 ``[Q, D]``, a few hundred of what will be asked; a partition is measured on them.
-      form: see above. seed: of the partition.
+      form: see above. seed: of the partition; ScaNN takes none.
       exclude: int32 ``[Q, E]``, what must not come back for each of ``queries``; N counts as none.
 
     Raises:
-      ModelError: ``form`` is unknown, or a partition has no queries of the right width.
+      ModelError: ``form`` is unknown, it has no queries of the right width to be measured on, or scann is missing.
     """
     if form not in get_args(Form):
         raise ModelError(f"form of the item index: expected one of {', '.join(get_args(Form))}, got {form!r}")
     if form == "auto":
         form = "exact" if len(vectors) <= EXACT_ITEMS else "partitioned"
-    if form == "exact":
+    if form == "exact" or (form == "scann" and len(vectors) < SCANN_ITEMS):
         return ItemIndex(vectors, None, storage, prior, categories)
     asked = np.asarray(queries, np.float32)
     some = np.any(asked != 0, axis=-1) if asked.ndim == 2 else np.zeros(len(asked), bool)
     if not some.any() or asked.shape[-1] != vectors.shape[1]:
         raise ModelError(
-            f"partitioned item index: expected queries [Q, {vectors.shape[1]}], not only zeros, to measure recall on; "
+            f"{form} item index: expected queries [Q, {vectors.shape[1]}], not only zeros, to measure recall on; "
             f"got shape {list(np.shape(queries))}; give some, or take form=exact"
         )
-    cells = partition(vectors, asked[some], seed, exclude=None if exclude is None else np.asarray(exclude)[some])
+    asked, exclude = asked[some], None if exclude is None else np.asarray(exclude)[some]
+    cells = Scann(vectors, asked, exclude) if form == "scann" else partition(vectors, asked, seed, exclude=exclude)
     return ItemIndex(vectors, cells, storage, prior, categories)
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:
     """Whether any of the ``rows``, or one row, has an allow-list or a category filter."""
     return tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
+
+
+def _up_to(number: tf.Tensor, largest: int) -> tf.Tensor:
+    return tf.cast(tf.minimum(tf.math.ceil(number), largest), tf.int32)
 
 
 def _where(mask: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,8 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.durable import sync, writing_folder
 from tfllmrec.errors import ModelError
+from tfllmrec.layers.item_index import Form
+from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.interests import Interests, fit_interests
 from tfllmrec.progress import show_progress
 from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP, version_folders
@@ -28,7 +30,12 @@ SAMPLE = 64
 
 
 def export(
-    run_folder: Path | str, target: Path | str, new_items: Path | str | None = None, *, tell: Tell = to_stderr
+    run_folder: Path | str,
+    target: Path | str,
+    new_items: Path | str | None = None,
+    *,
+    index: Form = "auto",
+    tell: Tell = to_stderr,
 ) -> Path:
     """Writes the next version of a model.
 
@@ -41,19 +48,24 @@ def export(
       new_items: a file of items that came after training, added by their text alone, and of new texts for items of the
         run (:mod:`tfllmrec.serving.new_items`). Each version starts from the run: it has none of what an earlier
         version was given.
+      index: how lists are found, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
+        *scann*.
       tell: called with a line for each step.
 
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
       data hash, the run's metrics unless there are new items, versions, what reads the queries, how many items are
-      new), ``items.parquet`` (ids, titles, categories, in the order of the ``score`` signature: new items last), and
-      warm-up requests.
+      new, what its indexes are), ``items.parquet`` (ids, titles, categories, in the order of the ``score`` signature:
+      new items last), and warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
       ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
-        of its text encoder; its ranking model is damaged; or the target cannot be written.
+        of its text encoder; its ranking model is damaged; scann is asked for and missing; or the target cannot be
+        written.
     """
+    if index == "scann":
+        scann_operations()  # missing, it is better said before everything is read
     run, target = Run.open(run_folder), Path(target)
     items, text, counts, text_to_vector = run.dataset.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
@@ -74,6 +86,7 @@ def export(
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
         labels_of_run(run, items, tell),
         run.load_ranking(model),
+        index,
     )
 
     ours = not target.exists()
@@ -85,7 +98,7 @@ def export(
             extra.mkdir()
             told = [column for column in (ITEM, TITLE, CATEGORIES) if column in items]
             items[told].to_parquet(extra / ITEMS, index=False)
-            (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts), indent=1))
+            (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts, serving), indent=1))
             ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
             write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
             for path in (*temporary.rglob("*"), temporary):
@@ -139,7 +152,7 @@ def _publish(temporary: Path, target: Path) -> Path:
                     raise
 
 
-def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None) -> dict:
+def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None, serving: ServingModel) -> dict:
     record = run.record
     return {
         "name": target.name,
@@ -153,5 +166,6 @@ def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None
         # What has items more than the run is not what the run measured.
         "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
+        "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         "ranking": None if (ranking := run.ranking_record) is None else asdict(ranking),
     }

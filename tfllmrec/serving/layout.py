@@ -31,6 +31,11 @@ def read_manifest(version: Path) -> dict[str, Any]:
     return json.loads((version / EXTRA / MANIFEST).read_text())
 
 
+def has_scann(manifest: dict[str, Any]) -> bool:
+    """Whether an export has operations of ScaNN's, which a process must know before it loads it."""
+    return any(index["form"] == "scann" for index in manifest.get("indexes", {}).values())
+
+
 def version_folders(base: Path) -> dict[int, Path]:
     """The folders in ``base`` whose name is a number.
 

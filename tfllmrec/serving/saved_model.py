@@ -17,9 +17,10 @@ from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
-from tfllmrec.serving.layout import EXTRA, ITEMS, read_manifest, version_folders
+from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -51,7 +52,7 @@ class SavedModel:
         """Loads ``saved_models/NAME`` (its newest version) or ``saved_models/NAME/VERSION``.
 
         Raises:
-          ModelError: there is no model, or it is not one of ours, or damaged.
+          ModelError: there is no model, or it is not one of ours, or damaged, or needs scann, which is missing.
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
@@ -72,6 +73,8 @@ class SavedModel:
             items = pd.read_parquet(folder / EXTRA / ITEMS)
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error
+        if has_scann(manifest):
+            scann_operations()
         try:
             loaded = tf.saved_model.load(str(folder))
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel

@@ -12,6 +12,7 @@ from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index
+from tfllmrec.layers.item_scann import Scann
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.interests import Interests
@@ -59,6 +60,7 @@ class ServingModel(tf.Module):
       categories: of each item, as :func:`tfllmrec.data.cleaning.category_text` writes them; ``None``: no item has any.
       labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
       ranking: fitted on ``model``; ``None``: no ``rank``.
+      index: the form of the indexes; *scann* has operations that are not in TensorFlow.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ServingModel(tf.Module):
         categories: Sequence[str] | None = None,
         labels: Interests | None = None,
         ranking: RankingModel | None = None,
+        index: Form = "auto",
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
@@ -84,13 +87,17 @@ class ServingModel(tf.Module):
         self.category_of = _table({"": NOTHING} | {name: i for i, name in enumerate(members)}, default=len(members))
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
         self.folded = FoldedHybrid(model)
-        self._build_indexes(model, np.asarray(text, np.float32), histories, list(map(np.asarray, members.values())))
+        labelled = list(map(np.asarray, members.values()))
+        self._build_indexes(model, np.asarray(text, np.float32), histories, labelled, index)
+        self._scann = [index.cells for index in (self.best, self.alike) if isinstance(index.cells, Scann)]
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
         if text_to_vector is None:
             self.search = self.search_filtered = self.encode = None
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
+        if not self._scann:
+            self.release = None
         if labels is None:
             self.interests = None
         else:
@@ -109,7 +116,9 @@ class ServingModel(tf.Module):
             self.variables_of_model += [*ranking.network.variables, ranking.item_bias]
             self._rank_items, self._rates = ranking.rank, ranking.rates
 
-    def _build_indexes(self, model: Hybrid, text: np.ndarray, histories: Queries, categories: list[np.ndarray]) -> None:
+    def _build_indexes(
+        self, model: Hybrid, text: np.ndarray, histories: Queries, categories: list[np.ndarray], index: Form
+    ) -> None:
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
         own, folded = self.item_vectors.numpy(), self.folded.vectors
         some = histories.take(_some(len(histories)))
@@ -123,7 +132,7 @@ class ServingModel(tf.Module):
             )
         ).numpy()
         # Without a dense side all are zeros, and there are no cells to be near to.
-        form: Form = "auto" if model.use_dense else "exact"
+        form: Form = index if model.use_dense else "exact"
         self.best = build_index(
             folded,
             asked,
@@ -138,7 +147,7 @@ class ServingModel(tf.Module):
         compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
         vectors = np.hstack([text, own, folded])
         itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
-        self.alike = build_index(vectors, np.vstack([searched, compared]), categories=categories, exclude=itself)
+        self.alike = build_index(vectors, np.vstack([searched, compared]), index, categories=categories, exclude=itself)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """By the name that a client calls them by."""
@@ -280,6 +289,12 @@ class ServingModel(tf.Module):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
         known, marks, _ = self._known(history, ratings)
         return {"scores": self._score_items(self.item_vectors, known, marks)}
+
+    @tf.function(input_signature=[])
+    def release(self):
+        """Gives up what ScaNN made of the variables, for who unloads the model; not there without ScaNN."""
+        for searcher in self._scann:
+            searcher.release()
 
     def _known(self, history: tf.Tensor, ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Indices int32 ``[B, L']`` left-aligned and padded with N, their ratings, and the count of unknown ids."""

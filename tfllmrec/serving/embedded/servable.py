@@ -16,10 +16,11 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.serving.embedded.batching import Joining
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
-from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
+from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
 
 #: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
 MAX_TENSOR_BYTES = 256 << 20
@@ -58,14 +59,17 @@ class Servable:
 
     def __init__(self, folder: Path) -> None:
         self.definitions = _signature_definitions(folder / "saved_model.pb")
+        ours = (folder / EXTRA / MANIFEST).is_file()
         try:
+            scann = ours and has_scann(read_manifest(folder))
+            if scann:
+                scann_operations()
             self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
-        weakref.finalize(self, _destroy, _tables(self._loaded))
+        weakref.finalize(self, _let_go, self._loaded, scann).atexit = False
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
-        ours = (folder / EXTRA / MANIFEST).is_file()
         self.joining = {name: Joining(signature, ours) for name, signature in self.signatures.items()}
         self.calls = {name: partial(self.call, name) for name in self._functions}
         self._warm_up(folder / EXTRA / WARM_UP)
@@ -114,16 +118,16 @@ class Servable:
                 raise RequestError(error.code, f"warm-up request {number} of {path} fails: {error.message}") from error
 
 
-def _tables(loaded: Any) -> list[tf.Tensor]:
-    """The handles of its lookup tables, those within its parts included."""
-    objects = tf.train.TrackableView(loaded).descendants()
-    return [one.resource_handle for one in objects if isinstance(one, tf.saved_model.experimental.TrackableResource)]
+def _let_go(loaded: Any, scann: bool) -> None:
+    """Gives up what TensorFlow keeps for as long as the process lives; variables go by themselves.
 
-
-def _destroy(tables: list[tf.Tensor]) -> None:
-    """TensorFlow lets go of a variable that nobody refers to, but keeps a table for as long as the process lives."""
-    for table in tables:
-        tf.raw_ops.DestroyResourceOp(resource=table, ignore_lookup_error=True)
+    While the model is still there: at its own end its functions may have lost their variables.
+    """
+    if scann:
+        loaded.release()
+    for one in tf.train.TrackableView(loaded).descendants():
+        if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
+            tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)
 
 
 def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
