@@ -4,11 +4,10 @@
     python benchmarks/soak.py saved_models/movielens --minutes 1
 
 starts ``tfllmrec serve`` on a copy of the newest version and asks it by tfllmrec's client, over REST and gRPC, without
-a pause and without a second attempt. Every 20 s, or as soon as the swap before is done, the same version is put in
-under the next number, as ``export`` does it (written beside, then renamed), and the old one is removed once the new one
-answers. A section of RESULTS.md; the exit code is 1 where a request or a swap failed, a version never answered, or the
-server's memory grew beyond the bound.
-Linux only: memory is read in /proc.
+a second attempt. Every 20 s, or as soon as the swap before is done, the same version is put in under the next number,
+as ``export`` does it (written beside, then renamed), and the old one is removed once the new one answers. A section of
+RESULTS.md; the exit code is 1 where a request or a swap failed, a version never answered, or the server's memory grew
+beyond the bound. Linux only: memory is read in /proc.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
 K = 10
 MINUTES = 10.0
 SWAPPED_S = 120.0  # in which a version has to be in the place of the one before
+SETTLES_S = 2.0  # until what an unloaded version held is given back
 DURING = "during a swap"
 DEADLINE_S = 30.0
 #: Of the server, from after the first swap, when libraries and two versions at once have been in memory, to the end.
@@ -53,11 +53,12 @@ class Figures:
       seconds: of each answer, by what was asked, such as ``recommend, REST``.
       versions: answers by the version that was the newest one both before and after, or ``during a swap``.
       failures: what failed requests said. troubles: what went wrong with swaps or the server.
-      rss_mb: of the server, once a second; ``settled`` is how many of these are from before the first swap's end.
+      rss_mb: of the server, once a second. settled_mb: when each swap was done, and the old version's memory given back.
     """
 
     minutes: float
     clients: int
+    pause_s: float
     swap_s: float
     bound_mb: float
     items: int
@@ -67,7 +68,7 @@ class Figures:
     failures: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
-    settled: int = 0
+    settled_mb: list[float] = field(default_factory=list)
     load: float = 0.0
 
     @property
@@ -76,8 +77,8 @@ class Figures:
 
     @property
     def growth_mb(self) -> float:
-        """From the end of the first swap; nothing where there was none."""
-        return self.rss_mb[-1] - self.rss_mb[min(self.settled, len(self.rss_mb) - 1)] if self.settled else 0.0
+        """From after the first swap to after the last one; nothing where there was none."""
+        return self.settled_mb[-1] - self.settled_mb[0] if self.settled_mb else 0.0
 
     def problems(self) -> list[str]:
         """Why the soak is not passed; empty where it is."""
@@ -102,19 +103,29 @@ class Course:
 
 
 class Asker(threading.Thread):
-    """Asks without a pause until told to stop; a failure is kept, and the next question asked.
+    """Asks until told to stop; a failure is kept, and the next question asked.
 
     Args:
+      pause_s: from an answer to the next question.
       kinds: of questions: ``recommend`` alone, or ``search`` too.
     """
 
-    def __init__(self, address: str, model: str, items: pd.DataFrame, kinds: list[str], seed: int, course: Course):
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        items: pd.DataFrame,
+        kinds: list[str],
+        seed: int,
+        course: Course,
+        pause_s: float,
+    ) -> None:
         super().__init__(daemon=True)
         self.client = Client(address, model, deadline_s=DEADLINE_S, retries=0)
         self.seconds: dict[str, list[float]] = {}
         self.versions: Counter[str] = Counter()
         self.failures: list[str] = []
-        self._items, self._kinds, self._course = items, kinds, course
+        self._items, self._kinds, self._course, self._pause_s = items, kinds, course, pause_s
         self._by = "REST" if address.startswith("http") else "gRPC"
         self._random = random.Random(seed)
 
@@ -137,6 +148,7 @@ class Asker(threading.Thread):
                 continue
             self.seconds.setdefault(f"{kind}, {self._by}", []).append(time.perf_counter() - begun)
             self.versions[str(before) if before == self._course.newest else DURING] += 1
+            time.sleep(self._pause_s)
 
 
 class Memory(threading.Thread):
@@ -179,10 +191,12 @@ def swap(base: Path, version: Path, client: Client, course: Course, within_s: fl
     return f"version {number} was not in the place of version {number - 1} within {within_s:.0f} s: {states}"
 
 
-def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: float, seed: int) -> Figures:
+def soak(
+    version: Path, minutes: float, clients: int, pause_s: float, swap_s: float, bound_mb: float, seed: int
+) -> Figures:
     """The whole of it; ``version`` is a version's folder."""
     items = pd.read_parquet(version / EXTRA / ITEMS)
-    figures = Figures(minutes, clients, swap_s, bound_mb, len(items), load=os.getloadavg()[0])
+    figures = Figures(minutes, clients, pause_s, swap_s, bound_mb, len(items), load=os.getloadavg()[0])
     course = Course()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / version.parent.name
@@ -194,12 +208,14 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
             kinds = [name for name in ("recommend", "search") if name in watch.metadata().signatures]
             memory = Memory(server, course.stop)
             addresses = list(server.addresses.values())
-            askers = [Asker(addresses[n % 2], base.name, items, kinds, seed + n, course) for n in range(clients)]
+            askers = [
+                Asker(addresses[n % 2], base.name, items, kinds, seed + n, course, pause_s) for n in range(clients)
+            ]
             begun = time.monotonic()
             for thread in (memory, *askers):
                 thread.start()
             ends, due = begun + 60 * minutes, begun + swap_s
-            while server.process.poll() is None and due < ends:
+            while server.process.poll() is None and due + 2 * swap_s <= ends:  # the last version is to answer, too
                 time.sleep(max(due - time.monotonic(), 0))
                 try:
                     wrong = swap(base, version, watch, course, SWAPPED_S)
@@ -209,9 +225,10 @@ def soak(version: Path, minutes: float, clients: int, swap_s: float, bound_mb: f
                     figures.troubles.append(wrong)
                     break
                 figures.swaps += 1
-                figures.settled = figures.settled or len(memory.rss_mb) + 1
+                time.sleep(SETTLES_S)
+                figures.settled_mb.append(server.megabytes())
                 print(
-                    f"{time.monotonic() - begun:.0f} s: version {course.newest}, {memory.rss_mb[-1]:.0f} MB, "
+                    f"{time.monotonic() - begun:.0f} s: version {course.newest}, {figures.settled_mb[-1]:.0f} MB, "
                     f"{sum(sum(a.versions.values()) for a in askers):,} answers",
                     file=sys.stderr,
                     flush=True,
@@ -244,14 +261,14 @@ def section(figures: Figures, made: str) -> str:
         p50, p99 = 1000 * np.percentile(seconds, [50, 99])
         rows.append(f"| {kind} | {len(seconds):,} | {p50:.1f} | {p99:.1f} | {1000 * max(seconds):.0f} |")
     problems, rss = figures.problems(), figures.rss_mb
-    first = f"{rss[min(figures.settled, len(rss) - 1)]:,.0f} MB after the first swap, " if figures.settled else ""
+    settled = [f"{megabytes:,.0f}" for megabytes in figures.settled_mb]
     return "\n".join(
         [
             f"{made}; load average before it {figures.load:.1f}",
             "",
-            f"{figures.minutes:.3g} minutes, {figures.clients} clients without a pause, half over REST, half "
-            f"over gRPC, a catalogue of {figures.items:,} items, a version swap every {figures.swap_s:g} s or "
-            "as soon as the one before is done. "
+            f"{figures.minutes:.3g} minutes, {figures.clients} clients with a pause of {1000 * figures.pause_s:g} ms, "
+            f"half over REST, half over gRPC, a catalogue of {figures.items:,} items, a version swap every "
+            f"{figures.swap_s:g} s or as soon as the one before is done. "
             f"**{'Not passed: ' + '; '.join(problems) if problems else 'Passed'}.** "
             f"{figures.answers:,} answers ({figures.answers / (60 * figures.minutes):,.0f} a second), "
             f"{len(figures.failures):,} failed requests, {figures.swaps} swaps.",
@@ -260,9 +277,9 @@ def section(figures: Figures, made: str) -> str:
             "|---|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, {first}"
-            f"{rss[-1]:,.0f} MB at the end, at most {max(rss):,.0f} MB; allowed are {figures.bound_mb:,.0f} MB more "
-            "than after the first swap.",
+            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, at most {max(rss):,.0f} MB; {SETTLES_S:g} s after "
+            f"each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one than "
+            "after the first.",
             "",
             "Answers by version: "
             + ", ".join(f"{name}: {figures.versions[name]:,}" for name in sorted(figures.versions, key=_order))
@@ -280,6 +297,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="What `tfllmrec export` wrote: saved_models/NAME.")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="Fewer leave RESULTS.md alone.")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--pause-ms", type=float, default=0.0, help="Of a client between answer and question.")
     parser.add_argument("--swap-seconds", type=float, default=20.0)
     parser.add_argument("--growth-mb", type=float, default=GROWTH_MB, help="How much the server may grow.")
     parser.add_argument("--seed", type=int, default=42)
@@ -291,6 +309,7 @@ def main() -> None:
         versions[max(versions)],
         options.minutes,
         options.clients,
+        options.pause_ms / 1000,
         options.swap_seconds,
         options.growth_mb,
         options.seed,

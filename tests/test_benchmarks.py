@@ -44,8 +44,10 @@ def test_a_soak_is_passed_only_when_nothing_failed():
     import soak
 
     def figures(**changes):
-        made = soak.Figures(minutes=1, clients=2, swap_s=30, bound_mb=50, items=7, swaps=1, rss_mb=[500, 700, 740])
-        made.settled = 1
+        made = soak.Figures(
+            minutes=1, clients=2, pause_s=0, swap_s=30, bound_mb=50, items=7, swaps=1, rss_mb=[500, 900, 740]
+        )
+        made.settled_mb = [700, 740]
         made.seconds = {"recommend, REST": [0.001] * 98 + [0.003, 0.1], "search, gRPC": [0.002]}
         made.versions.update({"10": 1, "2": 60, "1": 39, soak.DURING: 1})
         for name, value in changes.items():
@@ -56,13 +58,13 @@ def test_a_soak_is_passed_only_when_nothing_failed():
     text = soak.section(figures(), "made")
     assert "**Passed.** 101 answers (2 a second), 0 failed requests, 1 swaps." in text
     assert "| recommend, REST | 100 | 1.0 | 4.0 | 100 |" in text  # 3 + .01 of the way to 100
-    assert "500 MB at the start, 700 MB after the first swap, 740 MB at the end, at most 740 MB" in text
+    assert "500 MB at the start, at most 900 MB; 2 s after each swap 700, 740 MB." in text
     assert text.endswith("Answers by version: 1: 39, 2: 60, 10: 1, during a swap: 1.")
     for changes, problem in (
         ({"failures": ["search, gRPC: why", "other"]}, "2 of 103 requests failed, the first: search, gRPC: why"),
         ({"troubles": ["version 3 was not there"]}, "version 3 was not there"),
         ({"swaps": 3}, "no answers from version 3, 4"),
-        ({"rss_mb": [500, 700, 751]}, "memory grew by 51 MB, more than 50 MB"),
+        ({"settled_mb": [700, 751]}, "memory grew by 51 MB, more than 50 MB"),
     ):
         assert figures(**changes).problems() == [problem]
         assert f"**Not passed: {problem}.**" in soak.section(figures(**changes), "made")
