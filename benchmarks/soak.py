@@ -53,7 +53,7 @@ class Figures:
       seconds: of each answer, by what was asked, such as ``recommend, REST``.
       versions: answers by the version that was the newest one both before and after, or ``during a swap``.
       failures: what failed requests said. troubles: what went wrong with swaps or the server.
-      rss_mb: of the server, once a second. settled_mb: when each swap was done, and the old version's memory given back.
+      rss_mb: of the server, once a second. settled_mb: after each swap, when the old version's memory is given back.
     """
 
     minutes: float
@@ -277,8 +277,8 @@ def section(figures: Figures, made: str) -> str:
             "|---|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, at most {max(rss):,.0f} MB; {SETTLES_S:g} s after "
-            f"each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one than "
+            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, at most {max(rss):,.0f} MB; {SETTLES_S:g} s "
+            f"after each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one than "
             "after the first.",
             "",
             "Answers by version: "

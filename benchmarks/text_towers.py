@@ -38,7 +38,7 @@ def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, p
     settings = frozen.config.model_dump(mode="json") if frozen else {"text": {}}
     text = settings["text"] | ROWS[name] | {"precision": precision}
     if name == "mlm-lora":
-        text |= {"encoder": str(folder / "mlm" / "text" / "encoder"), "preprocessor": str(hub_handles()[0])}
+        text |= {"encoder": str((folder / "mlm" / "text" / "encoder").resolve()), "preprocessor": str(hub_handles()[0])}
         text["precision"] = "float32"  # a Hub encoder brings its own, here that of mlm
     # The table is of what the hybrid recommends: no row needs the model that puts candidates into order.
     others = {"data": files, "evaluation": {"baselines": ["text"]}, "ranking": {"epochs": 0}}
