@@ -278,8 +278,8 @@ def section(figures: Figures, made: str) -> str:
             *rows,
             "",
             f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, at most {max(rss):,.0f} MB; {SETTLES_S:g} s "
-            f"after each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one than "
-            "after the first.",
+            f"after each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one "
+            "than after the first.",
             "",
             "Answers by version: "
             + ", ".join(f"{name}: {figures.versions[name]:,}" for name in sorted(figures.versions, key=_order))
