@@ -42,7 +42,7 @@ from tfllmrec.layers.item_index import ItemIndex, build_index
 from tfllmrec.serving.client import Client
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
 from tfllmrec.serving.saved_model import SavedModel
-from tfllmrec.serving.signatures import EXCLUDE, HISTORY, RATINGS, K
+from tfllmrec.serving.signatures import EXCLUDE, HISTORY, RATINGS, SAMPLED, K
 from tfllmrec.serving.warm_up import write_warm_up
 
 OURS, BRUTE_FORCE, EXACT, CELLS = "recommend", "brute_force", "exact", "partitioned"
@@ -235,18 +235,18 @@ def synthetic(
     items: int, scratch: Path, seconds: float, turns: int, seed: int
 ) -> tuple[list[Loaded], list[Cell], float, np.ndarray]:
     """Exact, partitioned and ``BruteForce`` on a made-up catalogue: figures, recall@10, milliseconds of the limit."""
-    vectors, queries = clustered(items, DIM, QUERIES * 2, np.random.default_rng(seed))
+    vectors, queries = clustered(items, DIM, SAMPLED + QUERIES, np.random.default_rng(seed))
     exact = build_index(vectors, queries, "exact")
     near = exact.top_k(tf.constant(queries), [TOP])[0].numpy()
     ids = [f"item-{number}" for number in range(items)]
     models = scratch / "synthetic"
     means = vectors[near].mean(axis=1)
     save_catalogue(ids, exact, models / EXACT / "1")
-    cells = build_index(vectors, means[:QUERIES], "partitioned", seed=seed, exclude=near[:QUERIES])
+    cells = build_index(vectors, means[:SAMPLED], "partitioned", seed=seed, exclude=near[:SAMPLED])
     save_catalogue(ids, cells, models / CELLS / "1")
     save_brute_force(ids, vectors, models / BRUTE_FORCE / "1")
     read = reader(exact.vectors)
-    histories = [[ids[item] for item in row] for row in near[QUERIES:]]
+    histories = [[ids[item] for item in row] for row in near[SAMPLED:]]
     recommend = {"method": "recommend", "calls": [{"history": history, "k": TOP} for history in histories]}
     requests = {EXACT: recommend, CELLS: recommend, BRUTE_FORCE: _brute_force_requests(histories)}
     cells = [Cell(m, "gRPC", c) for c in CLIENTS for m in (EXACT, CELLS, BRUTE_FORCE)]

@@ -333,7 +333,7 @@ def build_index(
 
     Args:
       vectors, storage, prior, categories: as in :class:`ItemIndex`.
-      queries: float32 ``[Q, D]``, a few hundred of what will be asked; a partition is measured on them.
+      queries: float32 ``[Q, D]``, a few thousand of what will be asked; a partition is measured on them.
       form: see above. seed: of the partition; ScaNN takes none.
       exclude: int32 ``[Q, E]``, what must not come back for each of ``queries``; N counts as none.
 

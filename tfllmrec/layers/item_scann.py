@@ -51,7 +51,7 @@ class Scann(tf.Module):
     Args:
       vectors: float32 ``[N, D]``, N at least 16; lengths may differ. ScaNN takes no seed: cells and codes may differ a
         little from one time to the next.
-      queries: float32 ``[Q, D]``, a sample of what will be asked; a few hundred.
+      queries: float32 ``[Q, D]``, a sample of what will be asked; a few thousand.
       exclude: int32 ``[Q, E]``, what must not come back for each, N for none; by default nothing.
 
     Raises:

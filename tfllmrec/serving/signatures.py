@@ -31,8 +31,9 @@ K = tf.TensorSpec((None,), tf.int32, "k")
 PERSONAL = 0.05
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
-#: Requests that an index of a large catalogue is measured on.
-SAMPLED = 400
+#: Requests that an index of a large catalogue is measured on: with 300 the recall of others was .02 below theirs.
+SAMPLED = 2000
+AT_ONCE = 250
 
 
 class ServingModel(tf.Module):
@@ -124,13 +125,18 @@ class ServingModel(tf.Module):
         some = histories.take(_some(len(histories)))
         longest = max(int(some.history.lengths.max(initial=1)), 1)
         length = min(longest, model.history_encoder.max_length)
-        asked = tf.add_n(
-            model.last_query_vectors(
-                self.item_vectors,
-                tf.constant(some.history.padded(length, self.n_items), tf.int32),
-                tf.constant(some.ratings.padded(length, np.nan), tf.float32),
-            )
-        ).numpy()
+        asked = np.concatenate(
+            [
+                tf.add_n(
+                    model.last_query_vectors(
+                        self.item_vectors,
+                        tf.constant(few.history.padded(length, self.n_items), tf.int32),
+                        tf.constant(few.ratings.padded(length, np.nan), tf.float32),
+                    )
+                ).numpy()
+                for few in list(some.batches(AT_ONCE)) or [some]
+            ]
+        )
         # Without a dense side all are zeros, and there are no cells to be near to.
         form: Form = index if model.use_dense else "exact"
         self.best = build_index(
