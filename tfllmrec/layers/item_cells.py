@@ -42,7 +42,8 @@ def partition(
     """Clusters the items by k-means, and chooses how many cells to probe.
 
     The smallest number of probes is taken whose mean recall of the exact top 10 on ``queries`` is at least
-    :data:`RECALL`, the upper half of the sampling error included. A million vectors of 64 and 2,000 queries take a few minutes.
+    :data:`RECALL`, the upper half of the sampling error included. A million vectors of 64 take a few
+    minutes with 2,000 queries.
 
     Args:
       vectors: float32 ``[N, D]``, as they are scored; lengths may differ.
