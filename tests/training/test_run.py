@@ -230,6 +230,8 @@ def test_an_encoder_that_is_another_by_now_is_refused(chain_run, tmp_path, compl
     (folder / "config.yaml").write_text(dump_config(config))
     with pytest.raises(ModelError, match=r"read by another encoder \(fingerprint .*fit again"):
         Run(folder).text_encoder()
+    (folder / "vectors.npy").unlink()  # killed before anything was read
+    Run(folder).text_encoder()
 
 
 def test_damaged_weights_are_named(chain_run, tmp_path):

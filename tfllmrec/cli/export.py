@@ -25,7 +25,7 @@ def export(
     index: Annotated[
         Literal["auto", "exact", "partitioned", "scann"],
         typer.Option(
-            help="How lists are found: exactly up to 200,000 items and by cells beyond (auto), or one of these always. "
+            help="How lists are found: auto is exact up to 200,000 items and partitioned beyond; the others force it. "
             "scann takes pip install tfllmrec[scann], also where it is served, and stock TF Serving cannot load it."
         ),
     ] = "auto",

@@ -269,7 +269,8 @@ class ItemIndex(tf.Module):
         """As many more as a filter leaves out, and as those are that must not come back."""
         assert isinstance(self.cells, Scann)
         each = self.cells.candidates / RECALL_AT * tf.cast(tf.maximum(wanted, RECALL_AT), tf.float32)
-        out = tf.cast(tf.size(row.exclude), tf.float32)
+        # Not those that only fill up: how wide a batch is must not change an answer.
+        out = tf.cast(tf.math.count_nonzero(row.exclude < self.n_items), tf.float32)
         probes = _up_to(self.cells.probes / share, self.cells.cells)
         return self.cells.near(row.query, probes, _up_to(each / share + out, self.n_items))
 

@@ -156,7 +156,7 @@ class Run:
             )
         template = ItemTemplate.from_items(self.dataset.items, config.text.template)
         encoder = prepared_encoder(self.folder / "text", self.split, template, config, tell)
-        if (self.folder / "vectors.json").is_file():
+        if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
             then = self._json("vectors.json")["encoder"]
             if then != encoder.fingerprint:
                 raise ModelError(

@@ -123,11 +123,12 @@ def _let_go(loaded: Any, scann: bool) -> None:
 
     While the model is still there: at its own end its functions may have lost their variables.
     """
-    if scann:
-        loaded.release()
-    for one in tf.train.TrackableView(loaded).descendants():
-        if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
-            tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)
+    with tf.init_scope():  # whoever collects garbage may be about to build a graph
+        if scann:
+            loaded.release()
+        for one in tf.train.TrackableView(loaded).descendants():
+            if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
+                tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)
 
 
 def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
