@@ -90,7 +90,7 @@ class ServingModel(tf.Module):
         self.folded = FoldedHybrid(model)
         labelled = list(map(np.asarray, members.values()))
         self._build_indexes(model, np.asarray(text, np.float32), histories, labelled, index)
-        self._scann = [index.cells for index in (self.best, self.alike) if isinstance(index.cells, Scann)]
+        self._scann = [one.cells for one in (self.best, self.alike) if isinstance(one.cells, Scann)]
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
         if text_to_vector is None:
