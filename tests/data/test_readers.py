@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import sys
@@ -19,6 +20,9 @@ from tfllmrec.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no shared data sets at {SHARED}")
+
+#: Without the time: contents are parts of names of tests, which all workers must find the same.
+gzipped = functools.partial(gzip.compress, mtime=0)
 
 
 def write(folder, **files):
@@ -174,11 +178,11 @@ def as_csv(frame, separator):
         ("e.csv", as_csv(TABLE, ",").replace(b"\n", b"\r")),
         ("e.csv", b"\xef\xbb\xbf" + as_csv(TABLE, ",")),
         ("e.csv", as_csv(TABLE, ",").decode().encode("utf-16")),
-        ("e.csv.gz", gzip.compress(as_csv(TABLE, ","))),
+        ("e.csv.gz", gzipped(as_csv(TABLE, ","))),
         ("e.jsonl", TABLE.to_json(orient="records", lines=True).encode()),
         ("e.json", TABLE.to_json(orient="records").encode()),
         ("e", TABLE.to_json(orient="records", lines=True).encode()),
-        ("e.jsonl.gz", gzip.compress(TABLE.to_json(orient="records", lines=True).encode())),
+        ("e.jsonl.gz", gzipped(TABLE.to_json(orient="records", lines=True).encode())),
         ("e.json", "\n".join(map(str, TABLE.to_dict("records"))).encode()),  # Python literals
     ],
 )
@@ -434,7 +438,7 @@ def test_ambiguous_folder(tmp_path):
         (b"user item\nu a\n", "no column for user_id"),
         (b"user,item\nu\0,a\n", "events.csv:2: a NUL character"),
         (b"\x1f\x8bbroken", "cannot be read"),
-        (gzip.compress(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),
+        (gzipped(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),
         (b"PAR1broken", "no readable Parquet"),
         (b"user,item\n,\n", "no event is left"),
     ],
