@@ -7,8 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tfllmrec  # noqa: F401  (legacy Keras, before any test file touches tf.keras)
+
+#: The same examples for everyone, however slow the machine.
+_SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("everywhere", derandomize=True, deadline=None, suppress_health_check=_SLOW)
+settings.load_profile("everywhere")
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "car", "toy", "the", ",", "(", ")", "cafe"]
 VOCABULARY += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]

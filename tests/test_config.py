@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfllmrec.config import ExperimentConfig, contradictions, dump_config, load_config, parse_config
@@ -153,7 +153,6 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     assert config(tmp_path, dump_config(before)) == before
 
 
-@settings(deadline=None)
 @given(st.text(), st.floats(1e-12, 1e6), st.none() | st.integers(1, 10**9))
 @example("\x85", 1.0, None)
 def test_any_text_and_number_survives(text, rate, epochs):

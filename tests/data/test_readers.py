@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -534,7 +534,7 @@ FIELDS = st.sampled_from(
 LINES = st.lists(st.one_of(st.lists(FIELDS, min_size=1, max_size=6).map(",".join), st.text(max_size=8)), max_size=12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(LINES, st.sampled_from(["last", "all"]), st.integers(1, 3), st.sampled_from(["utf-8", "cp1252"]))
 def test_no_row_is_ever_lost_uncounted(tmp_path, lines, repeats, min_user_events, encoding):
     """Whatever stands in the file: a DataError that names it, or rows in = rows kept + rows dropped, all lines told."""
@@ -562,7 +562,7 @@ def test_no_row_is_ever_lost_uncounted(tmp_path, lines, repeats, min_user_events
         assert not data.events.duplicated(["user_id", "item_id"]).any()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     st.lists(
         st.one_of(

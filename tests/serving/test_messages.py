@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfllmrec.errors import DataError, ModelError
@@ -82,7 +82,6 @@ def test_what_goes_in_comes_out(values):
 
 
 @pytest.mark.tf
-@settings(deadline=None)
 @given(nested())
 def test_tensorflow_reads_our_tensors_and_we_read_tensorflows(values):
     import tensorflow as tf

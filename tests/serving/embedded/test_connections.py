@@ -106,10 +106,10 @@ def test_trailers_without_end_are_refused():
 )
 def test_what_takes_for_ever_is_ended(start, drip, told):
     began = time.monotonic()
-    answer, closed = talk(start, *[drip] * (1 if drip == b"G" else 100), pause=0.02, timeout_s=0.2)
+    answer, closed = talk(start, *[drip] * (1 if drip == b"G" else 1000), pause=0.02, timeout_s=0.2)
     assert closed
     assert answer.startswith(told)
-    assert 0.15 < time.monotonic() - began < 1.5
+    assert 0.15 < time.monotonic() - began < 15
 
 
 def test_a_slow_body_is_the_applications_business():

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfllmrec.serving.embedded import json_tensors
@@ -204,19 +204,16 @@ def decoded_or_refused(body, specs):
     return tensors
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["inputs", "instances"]), JSON, SPECS)
 def test_any_json_is_decoded_or_refused(key, value, specs):
     decoded_or_refused(json.dumps({key: value}).encode(), specs)
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text(alphabet='{}[]":,.0123456789eEbnulltrueNaInfity-\\xinputs ').map(str.encode), SPECS)
 def test_any_bytes_are_decoded_or_refused(body, specs):
     decoded_or_refused(body, specs)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.floats(width=32), st.integers(-(2**31), 2**31 - 1)), min_size=1), st.booleans())
 def test_what_is_written_reads_back_as_it_was(records, by_rows):
     columns = {"x": [r[0] for r in records], "y": [r[1] for r in records], "z": [r[2] for r in records]}
