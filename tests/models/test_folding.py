@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfllmrec.config import ModelConfig
 from tfllmrec.layers.item_cells import Cells
 from tfllmrec.layers.item_index import ItemIndex
+from tfllmrec.models import folding
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
@@ -38,7 +39,8 @@ def model(terms):
 @pytest.mark.parametrize(
     "terms", [("meaning", "feedback", "behaviour"), ("meaning", "behaviour"), ("meaning",), ("behaviour",)]
 )
-def test_lists_and_scores_are_the_hybrids(terms):
+def test_lists_and_scores_are_the_hybrids(terms, monkeypatch):
+    monkeypatch.setattr(folding, "AT_ONCE", 16)
     hybrid = model(terms)
     items = hybrid.item_vectors()
     expected = hybrid.score_items(items, HISTORY, RATINGS).numpy()

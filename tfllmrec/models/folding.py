@@ -16,6 +16,9 @@ import tensorflow as tf
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.models.hybrid import Hybrid
 
+AT_ONCE = 65_536
+"""Vectors whose products are summed up at once: in double precision all of them would take twice their memory."""
+
 
 class FoldedHybrid(tf.Module):
     """What an :class:`~tfllmrec.layers.item_index.ItemIndex` needs to rank as ``Hybrid.score_items`` does.
@@ -43,8 +46,12 @@ class FoldedHybrid(tf.Module):
         self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis] * np.float32(model.use_dense)
         self.prior = np.log1p(model.train_counts.numpy())
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
-        self._mean = tf.Variable(self.vectors.mean(axis=0), trainable=False, name="mean")
-        covariance = np.atleast_2d(np.cov(self.vectors.astype(np.float64), rowvar=False, bias=True))
+        mean = self.vectors.mean(axis=0, dtype=np.float64)
+        covariance = np.zeros((len(mean), len(mean)))
+        for start in range(0, len(self.vectors), AT_ONCE):
+            centred = self.vectors[start : start + AT_ONCE] - mean
+            covariance += centred.T @ centred / len(self.vectors)
+        self._mean = tf.Variable(mean.astype(np.float32), trainable=False, name="mean")
         self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")
         self.dim = self.vectors.shape[1]
         self.n_items, self.use_dense, self.use_behaviour = model.n_items, model.use_dense, model.use_behaviour
