@@ -115,6 +115,21 @@ def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
 
 
 @pytest.mark.tf
+def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_run, monkeypatch):
+    import ranking
+
+    run, _ = chain_run
+    monkeypatch.setattr(ranking, "CALLS", 2)  # fewer than are left out at the beginning
+    monkeypatch.setattr(ranking, "OFFERED", (10, 100))
+    title, text = ranking.measured(run.folder, "made")
+    assert title == "chain: what the ranking model brings" and text.startswith("made\n\n- the hybrid's best 20 in the")
+    assert f"ndcg@10 {run.metrics['ranking']['reranked']['ndcg@10']:.4f} (hybrid" in text and "learnt in" not in text
+    ten, all_ = text.splitlines()[-2:]
+    assert ten.startswith("- 10 candidates of one person: ") and "nan" not in ten
+    assert all_.startswith("- 40 candidates of one person: ")  # there are no more
+
+
+@pytest.mark.tf
 def test_switches_switch_off_what_they_say(chain_run):
     import ablation
 
