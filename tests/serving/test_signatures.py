@@ -15,6 +15,7 @@ from tfllmrec.config import ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale
 from tfllmrec.serving.signatures import ServingModel
@@ -244,7 +245,7 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-def small_model(categories=None, alike=False, ranking=None):
+def small_model(categories=None, alike=False, ranking=None, labels=None):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
     The text of item i is what ``search`` reads in ``str(i)``.
@@ -265,7 +266,7 @@ def small_model(categories=None, alike=False, ranking=None):
     histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
     reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
     order = None if ranking is None else ranking(hybrid)
-    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, ranking=order)
+    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order)
 
 
 def small(categories=None, alike=False):
@@ -435,6 +436,28 @@ def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_ra
             np.testing.assert_allclose(answers[-1]["rating"], expected[1], atol=1e-4)
     assert set(answers[0]) == {"click_probability", "unknown"}
     assert set(answers[1]) == {"click_probability", "unknown", "rating"}
+
+
+@pytest.mark.parametrize("exact_items", [40, 10])
+def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
+    monkeypatch.setattr(item_index, "EXACT_ITEMS", exact_items)
+    labels = Interests(np.array(["red", "toy"]), np.zeros(2, bool), np.arange(80).reshape(40, 2) % 3, np.ones((40, 2)))
+    scale = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
+    ranking = []  # its functions need it to live
+
+    def ranks(hybrid):
+        ranking.append(RankingModel(hybrid, RankingConfig(), scale))
+        return ranking[0]
+
+    served = small_model([", ".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=labels)
+    functions = served.signatures()
+    assert {"recommend_filtered", "search", "similar", "explain", "score", "interests", "rank"} <= set(functions)
+    for name, function in functions.items():
+        graph = function.graph.as_graph_def()
+        nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+        assert "ReadVariableOp" in {node.op for node in nodes} or name == "encode"
+        # These switch a variable, for as long as it lives, to being copied by whoever takes its value.
+        assert not [node.name for node in nodes if node.op.startswith(("ResourceGather", "ResourceScatter"))], name
 
 
 # What stock TF Serving can load ---------------------------------------------------------------------------------------

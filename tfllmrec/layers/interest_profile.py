@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfllmrec.layers.neighbour_scores import FAINT, LONGEST
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.rows_of import rows_of
 
 CELLS_AT_ONCE = 1 << 22
 """Requests times labels up to which a batch is answered together; a larger one is answered row by row."""
@@ -81,8 +82,8 @@ class InterestProfile(tf.Module):
             newest_events(values, length, self.reach, padding)
             for values, padding in ((history, self.n_items), (self._strength(present, length, ratings), 0.0))
         )
-        labels = tf.gather(self.columns, newest)  # [B, R, P]
-        added = tf.gather(self.weights, newest) * strength[..., tf.newaxis]
+        labels = rows_of(self.columns, newest)  # [B, R, P]
+        added = rows_of(self.weights, newest) * strength[..., tf.newaxis]
         first = tf.maximum(length - self.reach, 0)
         position = (first[:, tf.newaxis] + tf.range(tf.shape(newest)[1]))[..., tf.newaxis]
         rows = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (self.n_labels + 1)

@@ -16,6 +16,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_cells import RECALL_AT, Cells, partition
 from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors, Storage
+from tfllmrec.layers.rows_of import rows_of
 
 Form = Literal["auto", "exact", "partitioned", "scann"]
 
@@ -158,7 +159,7 @@ class ItemIndex(tf.Module):
         nobody = _Best(tf.zeros((0, wanted)), tf.zeros((0, wanted), tf.int32))
         best = _Best(*tf.cond(batch > 0, lambda: self._best(rows, wanted), lambda: nobody))
         shown = tf.math.is_finite(best.scores) & (tf.range(wanted)[tf.newaxis] < k[:, tf.newaxis])
-        indices = tf.where(shown, tf.gather(self.item_of, best.slots), self.n_items)
+        indices = tf.where(shown, rows_of(self.item_of, best.slots), self.n_items)
         return indices, tf.where(shown, best.scores, 0.0)
 
     def read(self, items: tf.Tensor) -> tf.Tensor:
@@ -166,7 +167,7 @@ class ItemIndex(tf.Module):
         return self.vectors.read(self._slots_of(items))
 
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self.slot_of, items) if isinstance(self.cells, Cells) else items
+        return rows_of(self.slot_of, items) if isinstance(self.cells, Cells) else items
 
     def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
         batch = tf.shape(query)[0]
@@ -228,7 +229,7 @@ class ItemIndex(tf.Module):
         at = tf.minimum(tf.searchsorted(slots, rows.paired), width - 1)
         hit = tf.gather(slots, at, batch_dims=1) == rows.paired
         scores += _sums(tf.where(hit, at, width), 0, width, rows.values)
-        scores = tf.where(rows.unknown[:, tf.newaxis], tf.gather(self.prior, slots), scores)
+        scores = tf.where(rows.unknown[:, tf.newaxis], rows_of(self.prior, slots), scores)
         order = tf.argsort(best.slots, axis=1)
         scores = tf.where(tf.math.is_finite(tf.gather(best.scores, order, batch_dims=1)), scores, -np.inf)
         return _top(scores, slots, wanted)
@@ -309,8 +310,8 @@ class ItemIndex(tf.Module):
 
         def members(row: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             ends = self.category_ends
-            row = tf.repeat(row, tf.gather(ends, category + 1) - tf.gather(ends, category))
-            return row, tf.gather(self.category_slots, _ranges(ends, category))
+            row = tf.repeat(row, rows_of(ends, category + 1) - rows_of(ends, category))
+            return row, rows_of(self.category_slots, _ranges(ends, category))
 
         may = if_any(rows.allowed, lambda row, slots: (row, slots)) & if_any(rows.categories, members)
         row = tf.repeat(tf.range(batch), tf.shape(rows.exclude)[1])
@@ -374,7 +375,7 @@ def _where(mask: tf.Tensor) -> tf.Tensor:
 
 def _ranges(ends: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
     """All of ``ends[i]`` to ``ends[i + 1]`` for each i of ``which``, one after the other."""
-    return tf.ragged.range(tf.gather(ends, which), tf.gather(ends, which + 1)).flat_values
+    return tf.ragged.range(rows_of(ends, which), rows_of(ends, which + 1)).flat_values
 
 
 def _looped(of_block: Callable[..., tuple[tf.Tensor, ...]], until: tf.Tensor | int, best: _Best) -> _Best:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.errors import ModelError
+from tfllmrec.layers.rows_of import rows_of
 
 Storage = Literal["float32", "bfloat16", "int8"]
 
@@ -100,14 +101,9 @@ class ItemVectors(tf.Module):
 
     def read(self, slots: tf.Tensor) -> tf.Tensor:
         """int32 ``[...]`` -> float32 ``[..., D]``."""
-
-        def rows(variable: tf.Variable) -> tf.Tensor:
-            # By value: a variable that was once gathered from as such is copied as a whole by each later scan.
-            return tf.gather(variable.value(), slots)
-
         if self.storage == "float32":
-            return rows(self.whole)
+            return rows_of(self.whole, slots)
         if self.storage == "bfloat16":
-            high = tf.cast(tf.bitcast(rows(self.high), tf.int16), tf.int32)
-            return tf.bitcast(high * 0x10000 + tf.cast(rows(self.low), tf.int32), tf.float32)
-        return tf.cast(rows(self.codes), tf.float32) * rows(self.scale)[..., tf.newaxis]
+            high = tf.cast(tf.bitcast(rows_of(self.high, slots), tf.int16), tf.int32)
+            return tf.bitcast(high * 0x10000 + tf.cast(rows_of(self.low, slots), tf.int32), tf.float32)
+        return tf.cast(rows_of(self.codes, slots), tf.float32) * rows_of(self.scale, slots)[..., tf.newaxis]

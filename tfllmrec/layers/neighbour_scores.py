@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.rows_of import rows_of
 
 FAINT = 1e-3
 LONGEST = 1000
@@ -61,8 +62,8 @@ class NeighbourScores(tf.keras.layers.Layer):
         """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
-        columns = tf.gather(self.neighbours, history)
-        values = tf.gather(self.weights_, history) * self._strength(history)[..., tf.newaxis]
+        columns = rows_of(self.neighbours, history)
+        values = rows_of(self.weights_, history) * self._strength(history)[..., tf.newaxis]
         flat = tf.stack([tf.shape(history)[0], tf.shape(history)[1] * columns.shape[-1]])
         return tf.reshape(columns, flat), tf.reshape(values, flat)
 
@@ -70,7 +71,7 @@ class NeighbourScores(tf.keras.layers.Layer):
         """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""
 
         def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            columns, weights = tf.gather(self.neighbours, row[0]), tf.gather(self.weights_, row[0])  # [L, P]
+            columns, weights = rows_of(self.neighbours, row[0]), rows_of(self.weights_, row[0])  # [L, P]
             hit = columns[:, tf.newaxis, :] == row[1][tf.newaxis, :, tf.newaxis]
             return tf.reduce_sum(tf.where(hit, weights[:, tf.newaxis, :], 0.0), axis=-1)
 

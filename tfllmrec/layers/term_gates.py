@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.layers.rows_of import rows_of
+
 GAIN = 20.0
 """Gate parameters are read as ``GAIN * variable``: these few numbers move that much faster than the network's weights,
 whose learning rate they share (an equalised learning rate, Karras et al. 2018)."""
@@ -58,7 +60,7 @@ class TermGates(tf.keras.layers.Layer):
         """
         popularity = tf.math.log1p(counts)
         never_met = tf.cast(counts == 0, tf.float32)
-        has_text = self.has_text if items is None else tf.gather(self.has_text, items)
+        has_text = self.has_text if items is None else rows_of(self.has_text, items)
         features = tf.stack([popularity / 3.0 - 1.0, never_met, has_text], axis=-1)
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[..., 0])
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.layers.item_index import ItemIndex
+from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.models.hybrid import Hybrid
 
 AT_ONCE = 65_536
@@ -70,7 +71,7 @@ class FoldedHybrid(tf.Module):
             query = tf.zeros((batch, self.dim))
         if self.use_behaviour:
             items, values = self._pairs(history)
-            values *= tf.gather(self.sparse_factor, items)
+            values *= rows_of(self.sparse_factor, items)
         else:
             items, values = tf.zeros((batch, 0), tf.int32), tf.zeros((batch, 0))
         return {"query": query, "pairs": (items, values), "unknown": tf.reduce_all(history >= self.n_items, axis=1)}

@@ -24,6 +24,7 @@ from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import TermGates
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
@@ -155,7 +156,7 @@ class Hybrid(tfrs.Model):
         """
         present = history < self.n_items
         # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
-        events = tf.gather(item_vectors, tf.where(present, history, 0))
+        events = rows_of(item_vectors, tf.where(present, history, 0))
         events = tf.where(present[..., tf.newaxis], events, 0.0)
         meaning = feedback = tf.zeros_like(events)
         if "meaning" in self.config.terms:
@@ -271,7 +272,7 @@ class Hybrid(tfrs.Model):
         """
         known_items = tf.where(items < self.n_items, items, 0)
         dense_factor, sparse_factor = self._factors_of(known_items)
-        vectors = tf.gather(item_vectors, known_items)
+        vectors = rows_of(item_vectors, known_items)
         terms = {}
         for name, query in zip(
             ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
@@ -280,7 +281,7 @@ class Hybrid(tfrs.Model):
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * sparse_factor
         present = history < self.n_items
-        events = tf.gather(item_vectors, tf.where(present, history, 0))
+        events = rows_of(item_vectors, tf.where(present, history, 0))
         closeness = tf.einsum("bld,bmd->blm", events, vectors)
         absent = tf.where(present, 0.0, -1e9)[..., tf.newaxis]
         behaves = terms["behaviour"] >= terms["meaning"] + terms["feedback"]
@@ -320,13 +321,13 @@ class Hybrid(tfrs.Model):
     ) -> tf.Tensor:
         """:meth:`terms_of_items`, where both :meth:`query_vectors` are known: ``queries`` float32 ``[B, D, 2]``."""
         dense_factor, sparse_factor = self._factors_of(items)
-        dense = tf.matmul(tf.gather(item_vectors, items), queries) * dense_factor[..., tf.newaxis]
+        dense = tf.matmul(rows_of(item_vectors, items), queries) * dense_factor[..., tf.newaxis]
         sparse = tf.gather(self.behaviour(history), items, batch_dims=1) * sparse_factor
         return tf.concat([dense, sparse[..., tf.newaxis]], axis=-1)
 
     def _factors_of(self, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What multiplies the dense and the sparse score of int32 ``[B, M]``; a term alone is not weighed."""
-        dense, sparse = self.gates.factors(tf.gather(self.train_counts, items), items=items)
+        dense, sparse = self.gates.factors(rows_of(self.train_counts, items), items=items)
         if not (self.use_dense and self.use_behaviour):
             dense, sparse = tf.ones_like(dense), tf.ones_like(sparse)
         return dense * float(self.use_dense), sparse * float(self.use_behaviour)

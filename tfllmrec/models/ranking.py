@@ -22,6 +22,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 
@@ -195,10 +196,10 @@ class RankingModel(tfrs.Model):
         known_items = tf.where(items < self.n_items, items, 0)
         if terms is None:
             terms = self._terms_of_items(item_vectors, history, ratings, known_items)
-        popularity = tf.math.log1p(tf.gather(self.counts, known_items))
+        popularity = tf.math.log1p(rows_of(self.counts, known_items))
         nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
         rated = present & tf.math.is_finite(ratings)
-        usual = self.mean + tf.gather(self.item_bias, tf.where(present, history, 0))
+        usual = self.mean + rows_of(self.item_bias, tf.where(present, history, 0))
         above = tf.where(rated, ratings - usual, 0.0)
         person = tf.reduce_sum(above, axis=1, keepdims=True) / (
             USER_SHRINKAGE + tf.reduce_sum(tf.cast(rated, tf.float32), axis=1, keepdims=True)
@@ -210,7 +211,7 @@ class RankingModel(tfrs.Model):
             "items": items,
             "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
             "scores": tf.where(nothing_known, popularity, tf.reduce_sum(terms, axis=-1)),
-            "prior": self.mean + person + tf.gather(self.item_bias, known_items),
+            "prior": self.mean + person + rows_of(self.item_bias, known_items),
         }
 
     def learned(
@@ -225,8 +226,8 @@ class RankingModel(tfrs.Model):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits and ratings of the candidates, float32 ``[B, M]`` each; arguments are what :meth:`given` gives."""
         present = recent < self.n_items
-        events = tf.gather(item_vectors, tf.where(present, recent, 0))
-        candidates = tf.gather(item_vectors, tf.where(items < self.n_items, items, 0))
+        events = rows_of(item_vectors, tf.where(present, recent, 0))
+        candidates = rows_of(item_vectors, tf.where(items < self.n_items, items, 0))
         rated = present & tf.math.is_finite(marks)
         there = tf.cast(present, tf.float32)
         steps_back = tf.reduce_sum(there, axis=1, keepdims=True) - tf.cumsum(there, axis=1)
