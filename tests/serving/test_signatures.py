@@ -357,6 +357,21 @@ def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
         )
 
 
+def test_histories_are_encoded_only_where_an_index_is_made_for_them(monkeypatch):
+    encoded, encode = [], Hybrid.last_query_vectors
+
+    def last_query_vectors(self, item_vectors, history, ratings):
+        encoded.append(len(history))
+        return encode(self, item_vectors, history, ratings)
+
+    monkeypatch.setattr(Hybrid, "last_query_vectors", last_query_vectors)
+    small_model()
+    assert encoded == [1]  # by Keras, when the model is made
+    monkeypatch.setattr(item_index, "EXACT_ITEMS", 39)
+    small_model()
+    assert encoded == [1, 1, 3]
+
+
 def test_rounding_is_no_preference():
     """A model to which all items are the same moves no search, though their scores differ in the seventh digit."""
     (plain,), (personal,) = (

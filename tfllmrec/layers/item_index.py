@@ -319,9 +319,14 @@ class ItemIndex(tf.Module):
         return tf.tensor_scatter_nd_update(may, at, tf.zeros_like(at[:, 0], tf.bool))
 
 
+def is_exact(form: Form, n_items: int) -> bool:
+    """Whether an index of the ``form`` scans so many items; any other is made for, and measured on, queries."""
+    return form == "exact" or (form == "auto" and n_items <= EXACT_ITEMS) or (form == "scann" and n_items < SCANN_ITEMS)
+
+
 def build_index(
     vectors: np.ndarray,
-    queries: np.ndarray,
+    queries: np.ndarray | None,
     form: Form = "auto",
     storage: Storage = "float32",
     prior: np.ndarray | None = None,
@@ -335,7 +340,8 @@ def build_index(
 
     Args:
       vectors, storage, prior, categories: as in :class:`ItemIndex`.
-      queries: float32 ``[Q, D]``, a few thousand of what will be asked; a partition is measured on them.
+      queries: float32 ``[Q, D]``, a few thousand of what will be asked; a partition is measured on them. None are
+        needed where it :func:`is_exact`.
       form: see above. seed: of the partition; ScaNN takes none.
       exclude: int32 ``[Q, E]``, what must not come back for each of ``queries``; N counts as none.
 
@@ -344,16 +350,14 @@ def build_index(
     """
     if form not in get_args(Form):
         raise ModelError(f"form of the item index: expected one of {', '.join(get_args(Form))}, got {form!r}")
-    if form == "auto":
-        form = "exact" if len(vectors) <= EXACT_ITEMS else "partitioned"
-    if form == "exact" or (form == "scann" and len(vectors) < SCANN_ITEMS):
+    if is_exact(form, len(vectors)):
         return ItemIndex(vectors, None, storage, prior, categories)
-    asked = np.asarray(queries, np.float32)
+    asked = np.asarray([] if queries is None else queries, np.float32)
     some = np.any(asked != 0, axis=-1) if asked.ndim == 2 else np.zeros(len(asked), bool)
     if not some.any() or asked.shape[-1] != vectors.shape[1]:
         raise ModelError(
             f"{form} item index: expected queries [Q, {vectors.shape[1]}], not only zeros, to measure recall on; "
-            f"got shape {list(np.shape(queries))}; give some, or take form=exact"
+            f"got shape {list(asked.shape)}; give some, or take form=exact"
         )
     asked, exclude = asked[some], None if exclude is None else np.asarray(exclude)[some]
     cells = Scann(vectors, asked, exclude) if form == "scann" else partition(vectors, asked, seed, exclude=exclude)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers.interest_profile import InterestProfile
-from tfllmrec.layers.item_index import NOTHING, Form, build_index
+from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Hybrid
@@ -122,31 +122,10 @@ class ServingModel(tf.Module):
     ) -> None:
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
         own, folded = self.item_vectors.numpy(), self.folded.vectors
-        some = histories.take(_some(len(histories)))
-        longest = max(int(some.history.lengths.max(initial=1)), 1)
-        length = min(longest, model.history_encoder.max_length)
-        asked = np.concatenate(
-            [
-                tf.add_n(
-                    model.last_query_vectors(
-                        self.item_vectors,
-                        tf.constant(few.history.padded(length, self.n_items), tf.int32),
-                        tf.constant(few.ratings.padded(length, np.nan), tf.float32),
-                    )
-                ).numpy()
-                for few in list(some.batches(AT_ONCE)) or [some]
-            ]
-        )
         # Without a dense side all are zeros, and there are no cells to be near to.
         form: Form = index if model.use_dense else "exact"
-        self.best = build_index(
-            folded,
-            asked,
-            form,
-            prior=self.folded.prior,
-            categories=categories,
-            exclude=some.history.padded(longest, self.n_items),
-        )
+        asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
+        self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
         # The texts of items stand for those that will be looked for.
         rows = _some(self.n_items)
         searched = np.hstack([text[rows], np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
@@ -154,6 +133,23 @@ class ServingModel(tf.Module):
         vectors = np.hstack([text, own, folded])
         itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
         self.alike = build_index(vectors, np.vstack([searched, compared]), index, categories=categories, exclude=itself)
+
+    def _asked(self, model: Hybrid, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
+        """What some of the ``histories`` ask for, float32 ``[Q, D]``, and they themselves, int32 ``[Q, L]``."""
+        some = histories.take(_some(len(histories)))
+        longest = max(int(some.history.lengths.max(initial=1)), 1)
+        length = min(longest, model.history_encoder.max_length)
+        asked = [
+            tf.add_n(
+                model.last_query_vectors(
+                    self.item_vectors,
+                    tf.constant(few.history.padded(length, self.n_items), tf.int32),
+                    tf.constant(few.ratings.padded(length, np.nan), tf.float32),
+                )
+            ).numpy()
+            for few in list(some.batches(AT_ONCE)) or [some]
+        ]
+        return np.concatenate(asked), some.history.padded(longest, self.n_items)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """By the name that a client calls them by."""
