@@ -1,14 +1,19 @@
 import asyncio
+import gc
 import os
 import shutil
 import threading
 import time
+import weakref
 
 import pytest
 
+from tfllmrec.serving.embedded import versions
 from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.versions import ENDED_SHOWN, Models, State, Version, content_of
+
+COLLECT = gc.collect
 
 
 class Loader:
@@ -166,6 +171,31 @@ def test_a_server_that_starts_on_a_broken_version_takes_the_one_before(models, b
     put(base, 2, "broken")
     follow(models, ModelSource("shop", base))
     assert answer(models) == "v1"
+
+
+def test_what_was_loaded_before_it_failed_is_gone_at_once(base, monkeypatch):
+    monkeypatch.setattr(versions.gc, "collect", COLLECT)
+    made = []
+
+    class Half:
+        def __init__(self):
+            self.itself = self
+            made.append(weakref.ref(self))
+            try:
+                raise ValueError("bits are missing")
+            except ValueError as error:
+                raise RequestError(Code.INTERNAL, "a warm-up request fails") from error
+
+    models = Models(lambda folder: Half(), settled_s=0, on_load=lambda version, seconds: made.append(made[0]()))
+    put(base, 1)
+    gc.disable()
+    try:
+        follow(models, ModelSource("shop", base))
+    finally:
+        gc.enable()
+    assert len(made) == 2 and made[1] is None
+    (version,) = models.status("shop")
+    assert (version.state, version.code, version.error) == (State.END, Code.INTERNAL, "a warm-up request fails")
 
 
 def test_a_failed_one_is_retried_now_and_then(models, loader, base, monkeypatch):

@@ -262,11 +262,9 @@ class Models(Generic[Servable]):
             failures = 0
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
         version.failures, version.tried_at, version.tried_content = failures, now, content
-        try:
-            version.servable = await asyncio.to_thread(self._load, folder)
-        except Exception as error:  # whatever a damaged model makes TensorFlow raise, the server goes on
-            version.state, version.error = State.END, str(error) or type(error).__name__
-            version.code = error.code if isinstance(error, RequestError) else Code.UNKNOWN
+        loaded = await asyncio.to_thread(self._tried, folder)
+        if isinstance(loaded, RequestError):
+            version.state, version.error, version.code = State.END, loaded.message, loaded.code
             version.failures += 1
             others = ", ".join(map(str, model.available()))
             logger.error(
@@ -276,10 +274,21 @@ class Models(Generic[Servable]):
                 f"version {others} goes on answering" if others else "no other version is there",
             )
         else:
-            version.state = State.AVAILABLE
+            version.state, version.servable = State.AVAILABLE, loaded
             logger.info("%s loaded in %.1f s", version, time.monotonic() - now)
         self._on_load(version, time.monotonic() - now)
         return version.state is State.AVAILABLE
+
+    def _tried(self, folder: Path) -> Servable | RequestError:
+        """What answers, or why nothing does; blocks."""
+        try:
+            return self._load(folder)
+        except Exception as error:  # whatever a damaged model makes TensorFlow raise, the server goes on
+            code = error.code if isinstance(error, RequestError) else Code.UNKNOWN
+            failure = RequestError(code, str(error) or type(error).__name__)
+        # Of what was loaded before it failed: here, where the error is gone, whose frames held it.
+        _give_back_memory()
+        return failure
 
     def _whole(self, folder: Path, content: Content) -> bool:
         """Whether a folder has a SavedModel and has not changed for a while, by the disk's clock or by ours."""
