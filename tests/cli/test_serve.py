@@ -17,6 +17,7 @@ def served(monkeypatch):
         rest_port=8501,
         grpc_port=8500,
         local=True,
+        loading=False,
         loaded=lambda: {"shop": [2]},
         example=lambda: ("shop", '{"inputs": {"k": [5]}}'),
     )
@@ -25,6 +26,7 @@ def served(monkeypatch):
         asked.append(settings)
         server.settings = settings
         started(server)
+        return server.loading
 
     fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
     engine = types.ModuleType("tfllmrec.serving.embedded.engine")
@@ -50,6 +52,16 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.path, settings.host, settings.rest_port, settings.grpc_port) == (tmp_path, "127.0.0.1", 8501, 8500)
     assert (settings.token, settings.certificate, settings.limits.body_bytes) == (None, None, 8 << 20)
+
+
+def test_a_load_that_still_runs_is_not_waited_for(program, served, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    program("serve", tmp_path)
+    assert ended == []
+    served.server.loading = True
+    program("serve", tmp_path)
+    assert ended == [0]
 
 
 def test_settings_reach_the_server(program, served, tmp_path):

@@ -83,7 +83,9 @@ def serve(
         token=token,
         limits=limits,
     )
-    run(settings, _say_where)
+    if run(settings, _say_where):
+        # All is closed, and of a load nothing is to be saved. Waiting for it may take longer than who stops us waits.
+        os._exit(0)
 
 
 def _token(file: Path | None) -> str | None:

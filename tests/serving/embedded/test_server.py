@@ -516,31 +516,41 @@ def test_who_may_be_reached_by_others_is_not_reconfigured_by_them(tmp_path):
     assert {host: Server(Settings(tmp_path, host=host)).local for host in local} == local
 
 
-def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
-    """The program itself: killed in the middle of a load it leaves nothing behind; SIGTERM finishes what runs."""
+def program_of(models, rest_port=0):
+    command = [sys.executable, "-m", "tfllmrec", "serve", models, "--rest-port", str(rest_port), "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=models)
+
+
+def started(models):
+    """The program, and where it answers for the model shop."""
+    program = program_of(models)
+    url = next(line for line in program.stdout if line.startswith("REST")).split()[1]
+    return program, url.replace("NAME", "shop")
+
+
+def put_slow(source, target):
+    """A version whose warm-up requests take longer than any test waits."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
+    beside = target.parent / "beside"
+    shutil.copytree(source, beside)
+    warm_up = prediction_log_pb2.PredictionLog()
+    warm_up.predict_log.request.CopyFrom(request(signature="slow", steps=[20_000]))
+    with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as out:
+        for _ in range(1000):
+            out.write(warm_up.SerializeToString())
+    beside.rename(target)
+
+
+def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
+    """The program itself: killed in the middle of a load it leaves nothing behind; SIGTERM finishes what runs."""
     shop = tmp_path / "shop"
     shutil.copytree(made / "one", shop / "1")
-    command = [sys.executable, "-m", "tfllmrec", "serve", tmp_path, "--rest-port", "0", "--grpc-port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": "1"}
-
-    def start():
-        program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
-        return program, next(line for line in program.stdout if line.startswith("REST")).split()[1]
-
-    program, url = start()
+    program, url = started(tmp_path)
     try:
-        url = url.replace("NAME", "shop")
-        shutil.copytree(made / "two", tmp_path / "two")
-        # Warm-up requests make loading slow enough to be killed in the middle of it.
-        warm_up = prediction_log_pb2.PredictionLog()
-        warm_up.predict_log.request.CopyFrom(request(signature="slow", steps=[20_000]))
-        with tf.io.TFRecordWriter(str(tmp_path / "two" / "assets.extra" / "tf_serving_warmup_requests")) as out:
-            for _ in range(100):
-                out.write(warm_up.SerializeToString())
-        (tmp_path / "two").rename(shop / "2")
+        put_slow(made / "two", shop / "2")
         wait_for(lambda: "LOADING" in httpx.get(url.removesuffix(":predict")).text)
         assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["one"]
         program.kill()
@@ -548,8 +558,7 @@ def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
         (shop / "2" / "assets.extra" / "tf_serving_warmup_requests").unlink()
         program.stdout.close()
 
-        program, url = start()
-        url = url.replace("NAME", "shop")
+        program, url = started(tmp_path)
         assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["two"]
         slow, answers = {"signature_name": "slow", "inputs": [20_000]}, []
         asking = threading.Thread(target=lambda: answers.append(httpx.post(url, content=json.dumps(slow), timeout=60)))
@@ -563,3 +572,42 @@ def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
         program.kill()
         program.wait(30)
         program.stdout.close()
+
+
+def listens(port):
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_stop_does_not_wait_for_a_load(made, tmp_path):
+    """Neither for that of a new version, beside which a request runs, nor for the first one of all."""
+    shutil.copytree(made / "one", tmp_path / "shop" / "1")
+    programs = []
+    try:
+        program, url = started(tmp_path)
+        programs.append(program)
+        put_slow(made / "two", tmp_path / "shop" / "2")
+        wait_for(lambda: "LOADING" in httpx.get(url.removesuffix(":predict")).text)
+        slow, answers = {"signature_name": "slow", "inputs": [20_000]}, []
+        asking = threading.Thread(target=lambda: answers.append(httpx.post(url, content=json.dumps(slow), timeout=60)))
+        asking.start()
+        time.sleep(0.3)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+        asking.join(10)
+        assert [answer.status_code for answer in answers] == [200]
+
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        program = program_of(tmp_path, port)
+        programs.append(program)
+        wait_for(lambda: listens(port))  # before it loads; it answers afterwards
+        time.sleep(1)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+        assert program.stdout.read() == ""
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait(30)
+            program.stdout.close()

@@ -173,6 +173,36 @@ def test_a_server_that_starts_on_a_broken_version_takes_the_one_before(models, b
     assert answer(models) == "v1"
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+def test_nobody_waits_for_a_load_when_the_server_stops(models, loader, base, asked):
+    """Neither who asked for what is being loaded, nor who waits for a turn to ask for something else."""
+    put(base, 1)
+    source = ModelSource("shop", base)
+
+    async def stop():
+        await models.follow([source])
+        loader.go.clear()
+        put(base, 2)
+        following = [asyncio.ensure_future(models.follow([source])) for _ in range(asked)]
+        while states(models).get(2) != "LOADING":
+            await asyncio.sleep(0.005)
+        assert models.loading
+        models.stop_loading()
+        for one in following:
+            with pytest.raises(RequestError, match="the server is stopping") as refused:
+                await one
+            assert refused.value.code is Code.UNAVAILABLE
+        assert models.loading and loader.loaded == ["1", "2"]
+        assert answer(models) == "v1"  # until it closes
+        await models.close()
+
+    asyncio.run(asyncio.wait_for(stop(), 10))
+    assert models.loading
+    loader.go.set()  # its loop is closed meanwhile
+    models._loading.join(10)
+    assert not models.loading
+
+
 def test_what_was_loaded_before_it_failed_is_gone_at_once(base, monkeypatch):
     monkeypatch.setattr(versions.gc, "collect", COLLECT)
     made = []

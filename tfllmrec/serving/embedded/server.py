@@ -146,8 +146,12 @@ class Server:
         self._polling = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Takes no more requests, finishes those that run, and lets the models go."""
+        """Takes no more requests, finishes those that run, and lets the models go.
+
+        What is being loaded is not waited for: see ``engine.models.loading``.
+        """
         self._polling.cancel()
+        self.engine.models.stop_loading()
         self._rest.should_exit = True
         await asyncio.gather(self._grpc.stop(self.settings.grace_s), self._rest_task)
         with contextlib.suppress(asyncio.CancelledError):
@@ -222,11 +226,15 @@ class Server:
         )
 
 
-def serve(settings: Settings, started: Callable[[Server], None]) -> None:
+def serve(settings: Settings, started: Callable[[Server], None]) -> bool:
     """Serves until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Args:
       started: called when the ports are open.
+
+    Returns:
+      Whether a thread still loads a version that nobody waits for: then end the process by ``os._exit``. While
+      TensorFlow works in a thread the interpreter cannot take itself down, and would be aborted.
 
     Raises:
       ConfigError: as :meth:`Server.start`.
@@ -238,7 +246,7 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
     gc.collect()
     gc.freeze()
 
-    async def main() -> None:
+    async def main() -> bool:
         server = Server(settings)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -259,11 +267,12 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 starting.cancel()
                 await starting
-            return
+            return server.engine.models.loading
         logger.info("stopping: no new requests; those that run are finished")
         await server.stop()
+        return server.engine.models.loading
 
-    uvloop.run(main())
+    return uvloop.run(main())
 
 
 class _Uvicorn(uvicorn.Server):

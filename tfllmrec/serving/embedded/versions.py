@@ -12,6 +12,7 @@ import ctypes
 import gc
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -104,6 +105,9 @@ class Models(Generic[Servable]):
         self._seen: dict[Path, tuple[Content, float]] = {}
         self._said: dict[Path, str] = {}
         self._polling = asyncio.Lock()
+        self._loading: threading.Thread | None = None
+        self._waiting: asyncio.Future[Servable | RequestError] | None = None
+        self._stopped = False
 
     def names(self) -> list[str]:
         return sorted(self._models)
@@ -176,6 +180,9 @@ class Models(Generic[Servable]):
         """Serves these models from now on, loading and letting go what that takes; returns when it is done.
 
         Called again with the same sources it looks for new versions. A label moves when its version is available.
+
+        Raises:
+          RequestError: UNAVAILABLE after :meth:`stop_loading`, where something would have to be loaded.
         """
         async with self._polling:
             wanted = {source.name: source for source in sources}
@@ -214,6 +221,17 @@ class Models(Generic[Servable]):
             for label, number in source.labels.items()
             if source.name not in self._models or number not in self._models[source.name].available()
         ]
+
+    @property
+    def loading(self) -> bool:
+        """Whether a thread loads, waited for or not."""
+        return self._loading is not None and self._loading.is_alive()
+
+    def stop_loading(self) -> None:
+        """From now on nobody waits for a load, and none begins. One that runs is left alone: it cannot be stopped."""
+        self._stopped = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(_stopping())
 
     async def close(self) -> None:
         """Lets everything go; requests that still run keep theirs."""
@@ -260,9 +278,11 @@ class Models(Generic[Servable]):
             failures = version.failures
         else:
             failures = 0
+        if self._stopped:
+            raise _stopping()
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
         version.failures, version.tried_at, version.tried_content = failures, now, content
-        loaded = await asyncio.to_thread(self._tried, folder)
+        loaded = await self._loaded(folder)
         if isinstance(loaded, RequestError):
             version.state, version.error, version.code = State.END, loaded.message, loaded.code
             version.failures += 1
@@ -278,6 +298,27 @@ class Models(Generic[Servable]):
             logger.info("%s loaded in %.1f s", version, time.monotonic() - now)
         self._on_load(version, time.monotonic() - now)
         return version.state is State.AVAILABLE
+
+    async def _loaded(self, folder: Path) -> Servable | RequestError:
+        """As :meth:`_tried`, in a thread that nobody waits for when loop or process end, unlike those of a pool."""
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting = loop.create_future()
+
+        def finish(loaded: Servable | RequestError) -> None:
+            if not waiting.done():  # nobody waits any more
+                waiting.set_result(loaded)
+
+        def load() -> None:
+            loaded = self._tried(folder)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(finish, loaded)
+
+        self._loading = threading.Thread(target=load, name="load", daemon=True)
+        self._loading.start()
+        try:
+            return await waiting
+        finally:
+            self._waiting = None  # it holds what was loaded
 
     def _tried(self, folder: Path) -> Servable | RequestError:
         """What answers, or why nothing does; blocks."""
@@ -338,6 +379,10 @@ class Models(Generic[Servable]):
         if self._said.get(path) != what:
             self._said[path] = what
             logger.warning("%s", what)
+
+
+def _stopping() -> RequestError:
+    return RequestError(Code.UNAVAILABLE, "the server is stopping: nothing is loaded any more")
 
 
 def _give_back_memory() -> None:
