@@ -26,9 +26,17 @@ QUERIES = (CENTRES[RNG.integers(0, 100, 120)] + 0.3 * RNG.normal(size=(120, D)))
 
 def test_recall_of_lists():
     lists = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    mean, error = recall_of_lists(lists, np.array([[3, 1], [4, 0], [1, 2]]))
+    mean, error = recall_of_lists(lists, np.zeros((3, 3)), np.array([3, 3, 3]), np.array([[3, 1], [4, 0], [1, 2]]))
     assert mean == pytest.approx((1 + 0.5 + 0) / 3)
     assert error == pytest.approx(np.sqrt((0.25 + 0 + 0.25) / 3) / np.sqrt(3))
+
+
+def test_what_is_not_fetched_and_what_fills_up_is_not_found():
+    lists = np.array([[1, 2, 3], [1, 2, 3], [0, 4, 0], [4, 0, 0]])
+    scores = np.array([[3, 2, 1], [3, 2, 1], [3, 2, np.nan], [3, np.nan, np.nan]])
+    best = np.array([[3, 1], [3, 1], [0, 4], [0, 4]])
+    mean, _ = recall_of_lists(lists, scores, np.array([3, 2, 3, 3]), best)
+    assert mean == (1 + 0.5 + 1 + 0.5) / 4
 
 
 def test_scann_that_is_missing_is_named(monkeypatch):
@@ -85,6 +93,24 @@ def test_the_choice_is_made_on_what_may_come_back():
     items, _ = ask(ItemIndex(VECTORS, made), 10, exclude=excluded)
     assert made.recall >= 0.95
     assert recall(items, exact_best(VECTORS, QUERIES, excluded)) == pytest.approx(made.recall, abs=0.01)
+
+
+def test_one_long_list_of_exclusions_flatters_nobody_else():
+    pytest.importorskip("scann", reason="pip install tfllmrec[scann]")
+    rng = np.random.default_rng(1)
+    vectors, queries = (rng.normal(size=(rows, 32)).astype(np.float32) for rows in (10_000, 120))  # no clusters: hard
+    excluded = np.full((120, 1500), len(vectors), np.int32)
+    excluded[0] = np.argsort(-(vectors @ queries[0]))[:1500]
+    made = Scann(vectors, queries, excluded)
+    items, _ = ask(ItemIndex(vectors, made), 10, queries, exclude=excluded)
+    assert made.recall >= 0.95
+    assert recall(items, exact_best(vectors, queries, excluded)) == pytest.approx(made.recall, abs=0.005)
+
+
+def test_more_than_the_cells_hold_is_not_filled_up(index):
+    for query in QUERIES[:20]:
+        found = index.cells.near(tf.constant(query), 1, N).numpy()
+        assert 0 < len(set(found)) == len(found) < N / 10
 
 
 def test_filters_pairs_and_unknown(index, monkeypatch):

@@ -81,7 +81,10 @@ class Scann(tf.Module):
         self._name = f"tfllmrec-{uuid.uuid4()}"
 
     def near(self, query: tf.Tensor, probes: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-        """Up to so many ``candidates`` for float32 ``[D]`` from the nearest cells: items int32 ``[M]``, each once."""
+        """Up to so many ``candidates`` for float32 ``[D]`` from the nearest cells: items int32 ``[M]``, each once.
+
+        Where the cells hold fewer there are fewer: unlike a batch, one query's answer is not filled up.
+        """
         found = scann_operations().scann_search(self._searcher(), query, candidates, candidates, probes).index
         return tf.ensure_shape(found, [None])
 
@@ -92,12 +95,13 @@ class Scann(tf.Module):
     def _measure(self, made: Any, vectors: np.ndarray, queries: np.ndarray, exclude: np.ndarray | None) -> None:
         """Chooses ``candidates`` and then ``probes``: half of what may be missed is missed by the codes."""
         best = exact_best(vectors, queries, exclude)
-        out = 0 if exclude is None else exclude.shape[1]
+        out = np.zeros(len(queries), int) if exclude is None else (exclude < len(vectors)).sum(axis=1)
 
         def recall(candidates: int, probes: int, least: float) -> tuple[float, bool]:
-            count = min(candidates + out, len(vectors))
-            lists = made.search_batched(queries, count, count, probes).indices.numpy()
-            mean, error = recall_of_lists(lists, best)
+            served = np.minimum(candidates + out, len(vectors))  # as many as the index fetches for each
+            longest = int(served.max())
+            found = made.search_batched(queries, longest, longest, probes)
+            mean, error = recall_of_lists(found.indices.numpy(), found.distances.numpy(), served, best)
             return mean, mean - SURE * error >= least
 
         self.candidates = _FEWEST
@@ -118,7 +122,16 @@ class Scann(tf.Module):
         return scann_operations().tensors_to_scann(vectors, *parts, shared_name=self._name)
 
 
-def recall_of_lists(lists: np.ndarray, best: np.ndarray) -> tuple[float, float]:
-    """How much of ``best`` int ``[Q, 10]`` the ``lists`` int ``[Q, M]`` hold: the mean, and its standard error."""
-    recalls = np.array([np.isin(row, found).mean() for row, found in zip(best, lists, strict=True)])
+def recall_of_lists(
+    lists: np.ndarray, scores: np.ndarray, lengths: np.ndarray, best: np.ndarray
+) -> tuple[float, float]:
+    """How much of ``best`` int ``[Q, 10]`` is found: the mean over the queries, and its standard error.
+
+    Args:
+      lists: int ``[Q, M]``, items, the best first. ScaNN fills a short row up with item 0.
+      scores: float ``[Q, M]``, NaN where a row is only filled up.
+      lengths: int ``[Q]``, how much of each row counts.
+    """
+    counts = (np.arange(lists.shape[1]) < lengths[:, np.newaxis]) & ~np.isnan(scores)
+    recalls = np.array([np.isin(row, found[some]).mean() for row, found, some in zip(best, lists, counts, strict=True)])
     return float(recalls.mean()), float(recalls.std() / math.sqrt(len(recalls)))
