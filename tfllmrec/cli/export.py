@@ -31,7 +31,7 @@ def export(
     ] = "auto",
     json: Json = False,
 ) -> None:
-    """Write a SavedModel that answers recommend, search, similar and interests, and print its folder."""
+    """Write a SavedModel that answers recommend, search, similar, rank and interests, and print its folder."""
     from tfllmrec.serving.export import export as export_run
     from tfllmrec.serving.layout import read_manifest
 
