@@ -12,6 +12,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
+from tfllmrec.serving import loading
 from tfllmrec.serving.saved_model import SavedModel
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.student import Student
@@ -41,6 +42,39 @@ def test_a_damaged_or_foreign_model_is_named(chain_version, tmp_path):
     (tmp_path / "1" / "assets.extra").symlink_to(chain_version / "assets.extra")
     with pytest.raises(ModelError, match="cannot be loaded"):
         SavedModel.open(tmp_path)
+
+
+def test_what_it_holds_goes_with_it(chain_version):
+    opened = SavedModel.open(chain_version)
+    table = opened._loaded.index_of.resource_handle
+    assert tf.raw_ops.LookupTableSizeV2(table_handle=table).numpy() == 40
+    del opened
+    with pytest.raises(tf.errors.NotFoundError):
+        tf.raw_ops.LookupTableSizeV2(table_handle=table)
+
+
+def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(chain_version, tmp_path, monkeypatch):
+    done = []
+
+    class Loaded(tf.Module):
+        signatures = {}  # noqa: RUF012
+        prepare = release = None
+
+    loaded = Loaded()
+    loaded.prepare, loaded.release = (lambda: done.append("prepared")), (lambda: done.append("released"))
+    version = tmp_path / "1"
+    shutil.copytree(chain_version / "assets.extra", version / "assets.extra")
+    (version / "saved_model.pb").touch()
+    manifest = version / "assets.extra" / "tfllmrec.json"
+    for form, wanted in (("exact", []), ("scann", ["prepared", "released"])):
+        manifest.write_text(json.dumps({"indexes": {"recommend": {"form": form}}}))
+        with monkeypatch.context() as patched:
+            patched.setattr(loading, "scann_operations", lambda: None)
+            patched.setattr(loading.tf.saved_model, "load", lambda folder, tags: loaded)
+            opened = SavedModel.open(version)
+        assert done == wanted[:1]
+        del opened
+        assert done == wanted
 
 
 def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypatch):

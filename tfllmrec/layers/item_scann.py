@@ -88,6 +88,10 @@ class Scann(tf.Module):
         found = scann_operations().scann_search(self._searcher(), query, candidates, candidates, probes).index
         return tf.ensure_shape(found, [None])
 
+    def prepare(self) -> None:
+        """Has the searcher made: two functions that ask at the same time, each for the first, would both make it."""
+        self._searcher()
+
     def release(self) -> None:
         """Gives the searcher up; who asks after that has it made anew."""
         tf.raw_ops.DestroyResourceOp(resource=self._searcher())

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  (registers the operations of the text tower)
 
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.cleaning import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
+from tfllmrec.serving.loading import let_go_with, load
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -34,7 +33,7 @@ TERMS = {
 class SavedModel:
     """A SavedModel that :func:`tfllmrec.serving.export.export` wrote, loaded as TF Serving would.
 
-    Use :meth:`open`.
+    Use :meth:`open`. Threads may share one. What it holds is given up with the last reference to it.
     """
 
     def __init__(self, folder: Path, loaded: Any, manifest: dict[str, Any], items: pd.DataFrame) -> None:
@@ -73,13 +72,15 @@ class SavedModel:
             items = pd.read_parquet(folder / EXTRA / ITEMS)
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error
-        if has_scann(manifest):
-            scann_operations()
         try:
-            loaded = tf.saved_model.load(str(folder))
+            loaded = load(folder, has_scann(manifest))
+        except ModelError:
+            raise
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise ModelError(f"The SavedModel in {folder} cannot be loaded: {error}") from error
-        return cls(folder, loaded, manifest, items)
+        opened = cls(folder, loaded, manifest, items)
+        let_go_with(opened, loaded, has_scann(manifest))
+        return opened
 
     def known(self, ids: Sequence[str]) -> list[bool]:
         """Whether the catalogue has each id."""

@@ -98,7 +98,7 @@ class ServingModel(tf.Module):
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
         if not self._scann:
-            self.release = None
+            self.prepare = self.release = None
         if labels is None:
             self.interests = None
         else:
@@ -293,8 +293,14 @@ class ServingModel(tf.Module):
         return {"scores": self._score_items(self.item_vectors, known, marks)}
 
     @tf.function(input_signature=[])
+    def prepare(self):
+        """Has ScaNN make of the variables what it needs, for who loads the model; not there without ScaNN."""
+        for searcher in self._scann:
+            searcher.prepare()
+
+    @tf.function(input_signature=[])
     def release(self):
-        """Gives up what ScaNN made of the variables, for who unloads the model; not there without ScaNN."""
+        """Gives up what :meth:`prepare` made, for who unloads the model; not there without ScaNN."""
         for searcher in self._scann:
             searcher.release()
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  (registers the operations of text towers)
 from google.protobuf import json_format
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.serving.embedded.batching import Joining
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
+from tfllmrec.serving.loading import let_go_with, load
 
 #: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
 MAX_TENSOR_BYTES = 256 << 20
@@ -62,12 +60,10 @@ class Servable:
         ours = (folder / EXTRA / MANIFEST).is_file()
         try:
             scann = ours and has_scann(read_manifest(folder))
-            if scann:
-                scann_operations()
-            self._loaded = tf.saved_model.load(str(folder), tags=["serve"])
+            self._loaded = load(folder, scann)
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
-        weakref.finalize(self, _let_go, self._loaded, scann).atexit = False
+        let_go_with(self, self._loaded, scann)
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         self.joining = {name: Joining(signature, ours) for name, signature in self.signatures.items()}
@@ -116,19 +112,6 @@ class Servable:
                 self.call(name, signature.checked(inputs))
             except RequestError as error:
                 raise RequestError(error.code, f"warm-up request {number} of {path} fails: {error.message}") from error
-
-
-def _let_go(loaded: Any, scann: bool) -> None:
-    """Gives up what TensorFlow keeps for as long as the process lives; variables go by themselves.
-
-    While the model is still there: at its own end its functions may have lost their variables.
-    """
-    with tf.init_scope():  # whoever collects garbage may be about to build a graph
-        if scann:
-            loaded.release()
-        for one in tf.train.TrackableView(loaded).descendants():
-            if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
-                tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)
 
 
 def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
