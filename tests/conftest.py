@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 
 import tfllmrec  # noqa: F401  (legacy Keras, before any test file touches tf.keras)
 
-#: The same examples for everyone, however slow the machine.
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+#: The same examples for everyone, however slow the machine.
 settings.register_profile("everywhere", derandomize=True, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile("everywhere")
 

@@ -18,6 +18,7 @@ def served(monkeypatch):
         grpc_port=8500,
         local=True,
         loading=False,
+        interrupted=False,
         loaded=lambda: {"shop": [2]},
         example=lambda: ("shop", '{"inputs": {"k": [5]}}'),
     )
@@ -26,6 +27,8 @@ def served(monkeypatch):
         asked.append(settings)
         server.settings = settings
         started(server)
+        if server.interrupted:
+            raise KeyboardInterrupt
         return server.loading
 
     fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
@@ -62,6 +65,9 @@ def test_a_load_that_still_runs_is_not_waited_for(program, served, tmp_path, mon
     served.server.loading = True
     program("serve", tmp_path)
     assert ended == [0]
+    served.server.interrupted = True  # for the second time
+    program("serve", tmp_path)
+    assert ended == [0, 130]
 
 
 def test_settings_reach_the_server(program, served, tmp_path):

@@ -40,7 +40,7 @@ def model(terms):
     "terms", [("meaning", "feedback", "behaviour"), ("meaning", "behaviour"), ("meaning",), ("behaviour",)]
 )
 def test_lists_and_scores_are_the_hybrids(terms, monkeypatch):
-    monkeypatch.setattr(folding, "AT_ONCE", 16)
+    monkeypatch.setattr(folding, "_ROWS_AT_ONCE", 16)
     hybrid = model(terms)
     items = hybrid.item_vectors()
     expected = hybrid.score_items(items, HISTORY, RATINGS).numpy()

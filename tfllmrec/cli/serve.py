@@ -83,9 +83,12 @@ def serve(
         token=token,
         limits=limits,
     )
-    if run(settings, _say_where):
-        # All is closed, and of a load nothing is to be saved. Waiting for it may take longer than who stops us waits.
-        os._exit(0)
+    # Of a load nothing is to be saved, and waiting for it may take longer than who stops us waits.
+    try:
+        if run(settings, _say_where):
+            os._exit(0)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def _token(file: Path | None) -> str | None:

@@ -9,6 +9,6 @@ def rows_of(table: tf.Variable | tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """The rows ``at`` int32 ``[...]`` of a table ``[N, *]``, by value: ``[..., *]``.
 
     A variable that ``tf.gather`` was once given as such is, for as long as it lives, copied as a whole by each that
-    reads it. Not for what is trained by sparse gradients: that makes it so anyway, and this one reads it.
+    reads it. Not for what is trained by sparse gradients: their updates do the same, and this is then a copy.
     """
     return tf.gather(tf.convert_to_tensor(table), at)

@@ -17,7 +17,7 @@ from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.models.hybrid import Hybrid
 
-AT_ONCE = 65_536
+_ROWS_AT_ONCE = 65_536
 """Vectors whose products are summed up at once: in double precision all of them would take twice their memory."""
 
 
@@ -49,8 +49,8 @@ class FoldedHybrid(tf.Module):
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
         mean = self.vectors.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((len(mean), len(mean)))
-        for start in range(0, len(self.vectors), AT_ONCE):
-            centred = self.vectors[start : start + AT_ONCE] - mean
+        for start in range(0, len(self.vectors), _ROWS_AT_ONCE):
+            centred = self.vectors[start : start + _ROWS_AT_ONCE] - mean
             covariance += centred.T @ centred / len(self.vectors)
         self._mean = tf.Variable(mean.astype(np.float32), trainable=False, name="mean")
         self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")

@@ -228,6 +228,43 @@ def test_what_was_loaded_before_it_failed_is_gone_at_once(base, monkeypatch):
     assert (version.state, version.code, version.error) == (State.END, Code.INTERNAL, "a warm-up request fails")
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "what TensorFlow says is no text")
+
+
+@pytest.mark.parametrize("error", [SystemExit(), asyncio.CancelledError(), Unspeakable()])
+def test_whatever_ends_a_load_is_told(base, error):
+    def load(folder):
+        raise error
+
+    models = Models(load, settled_s=0)
+    put(base, 1)
+    asyncio.run(asyncio.wait_for(models.follow([ModelSource("shop", base)]), 10))
+    (version,) = models.status("shop")
+    assert (version.state, version.code) == (State.END, Code.UNKNOWN)
+    assert version.error in {"SystemExit", "CancelledError", "UnicodeDecodeError"}
+
+
+def test_a_load_for_which_there_is_no_thread_has_failed(models, base, monkeypatch):
+    begin = threading.Thread.start
+
+    def start(self):
+        if self.name == "load":
+            raise RuntimeError("can't start new thread")
+        begin(self)
+
+    put(base, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", start)
+        follow(models, ModelSource("shop", base))
+    (version,) = models.status("shop")
+    assert (version.state, version.code, version.error) == (
+        State.END, Code.RESOURCE_EXHAUSTED, "can't start new thread"
+    )  # fmt: skip
+    assert not models.loading
+
+
 def test_a_failed_one_is_retried_now_and_then(models, loader, base, monkeypatch):
     monkeypatch.setattr("tfllmrec.serving.embedded.versions.RETRY_S", 0)
     monkeypatch.setattr("tfllmrec.serving.embedded.versions.RETRIES", 2)

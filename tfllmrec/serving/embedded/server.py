@@ -233,11 +233,11 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> bool:
       started: called when the ports are open.
 
     Returns:
-      Whether a thread still loads a version that nobody waits for: then end the process by ``os._exit``. While
-      TensorFlow works in a thread the interpreter cannot take itself down, and would be aborted.
+      :attr:`tfllmrec.serving.embedded.versions.Models.loading`, by which the process must be ended then.
 
     Raises:
       ConfigError: as :meth:`Server.start`.
+      KeyboardInterrupt: a second Ctrl-C.
     """
     _allow_many_connections()
     sys.setswitchinterval(SWITCH_INTERVAL_S)

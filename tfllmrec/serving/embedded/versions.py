@@ -224,7 +224,11 @@ class Models(Generic[Servable]):
 
     @property
     def loading(self) -> bool:
-        """Whether a thread loads, waited for or not."""
+        """Whether a thread loads, waited for or not.
+
+        Then only ``os._exit`` ends the process: the interpreter cannot take itself down while TensorFlow works in a
+        thread, and would be aborted.
+        """
         return self._loading is not None and self._loading.is_alive()
 
     def stop_loading(self) -> None:
@@ -302,19 +306,26 @@ class Models(Generic[Servable]):
     async def _loaded(self, folder: Path) -> Servable | RequestError:
         """As :meth:`_tried`, in a thread that nobody waits for when loop or process end, unlike those of a pool."""
         loop = asyncio.get_running_loop()
-        waiting = self._waiting = loop.create_future()
+        waiting: asyncio.Future[Servable | RequestError] = loop.create_future()
 
         def finish(loaded: Servable | RequestError) -> None:
             if not waiting.done():  # nobody waits any more
                 waiting.set_result(loaded)
 
         def load() -> None:
-            loaded = self._tried(folder)
+            try:
+                loaded = self._tried(folder)
+            except BaseException as error:  # such as an error whose text cannot be had: whoever waits is to be told
+                loaded = RequestError(Code.UNKNOWN, type(error).__name__)
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(finish, loaded)
 
-        self._loading = threading.Thread(target=load, name="load", daemon=True)
-        self._loading.start()
+        thread = threading.Thread(target=load, name="load", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            return RequestError(Code.RESOURCE_EXHAUSTED, str(error))
+        self._loading, self._waiting = thread, waiting
         try:
             return await waiting
         finally:
