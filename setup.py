@@ -40,10 +40,12 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 CLIENT = ["urllib3>=2.2,<3", "grpcio>=1.66", "protobuf>=5.28"]
+SCANN = "scann==1.4.2"
 TEST = [
     *TUNE,
     *SERVE,
     *CLIENT,
+    f"{SCANN}; sys_platform == 'linux'",  # there are no wheels for others
     "httpx>=0.27",
     "ovmsclient==2023.1",
     "pytest>=8",
@@ -67,6 +69,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "client": CLIENT, "scann": ["scann==1.4.2"]},
+    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "client": CLIENT, "scann": [SCANN]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

@@ -20,7 +20,7 @@ from tfllmrec.serving import export as exporting
 from tfllmrec.serving.embedded.servable import Servable
 from tfllmrec.serving.embedded.status import RequestError
 from tfllmrec.serving.export import export
-from tfllmrec.serving.layout import version_folders
+from tfllmrec.serving.layout import EXTRA, WARM_UP, version_folders
 from tfllmrec.serving.saved_model import SavedModel
 
 pytestmark = pytest.mark.tf
@@ -65,6 +65,7 @@ def test_a_version_with_scann_is_loaded_where_scann_is(chain_run, chain_version,
     del served
     gc.collect()
     assert gone() is None
+    (version / EXTRA / WARM_UP).unlink()  # once is enough
     assert Servable(version).call("recommend", asked)["item_ids"].tolist() == first
 
     monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
