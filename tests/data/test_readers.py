@@ -333,6 +333,16 @@ def test_wrong_mappings(tmp_path):
         read(tmp_path, columns={"user_id": "persn"})
 
 
+@pytest.mark.parametrize("time", ["1400000000", "1400000000000", "2014-05-13T16:53:20Z"])
+def test_times_that_are_not_recognised_are_asked_about(tmp_path, time):
+    write(tmp_path, events_csv=f"user,item,page,moment of it\nu,a,3,{time}\nu,b,5,{time}\n")
+    (line,) = read(tmp_path).report.sources
+    assert "in no known order (are the times in 'moment of it'? --set 'data.columns.timestamp_s=moment of it'" in line
+    assert "are the times" not in read(tmp_path, columns={"timestamp_s": "moment of it"}).report.sources[0]
+    write(tmp_path, events_csv="user,item,page,grade\nu,a,3,good\nu,b,5,bad\n")
+    assert "are the times" not in read(tmp_path).report.sources[0]
+
+
 def test_a_table_folder(tmp_path):
     write(
         tmp_path / "shop",
@@ -433,9 +443,14 @@ def test_ambiguous_folder(tmp_path):
         (b"", "is empty"),
         (b" \n\n", "is empty"),
         (b"user,item\n", "has a header but no rows"),
-        (b"user,rating\nu,5\n", r"no column for item_id.*came 'user', 'rating'.*data\.columns: \{item_id: "),
-        (b"usr_id,item\nu,5\n", r"nearest: 'usr_id'\)\. Map it: data\.columns: \{user_id: usr_id\}"),
+        (
+            b"user,rating\nu,5\n",
+            r"no column for item_id.*came 'user', 'rating'\. Map it: --set data\.columns\.item_id=",
+        ),
+        (b"usr_id,item\nu,5\n", r"nearest: 'usr_id'\)\. Map it: --set data\.columns\.user_id=usr_id, or"),
         (b"user item\nu a\n", "no column for user_id"),
+        (b"who,stars,when\nu,5,9\n", r"no column for user_id nor for item_id\..*'stars', 'when'\. Map it: --set"),
+        (b"a,b,c,d\nu,a,5,9\n", r"came 'a', 'b', 'c', 'd'\. Map it"),
         (b"user,item\nu\0,a\n", "events.csv:2: a NUL character"),
         (b"\x1f\x8bbroken", "cannot be read"),
         (gzipped(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),

@@ -38,6 +38,12 @@ def test_small_catalogues_and_few_queries_may_well_agree():
         assert not alarms.collapse(DIFFERENT, exposure * 0, 10)  # everything was excluded
 
 
+def test_behind_speaks_only_where_the_difference_is_above_zero():
+    assert alarms.behind("ndcg@10", 0.1, "ease", 0.2, 0.0, 0.2) is None
+    message = alarms.behind("ndcg@10", 0.1, "ease", 0.2, 0.05, 0.15)
+    assert "ease is ahead of it: ndcg@10 0.2000 against 0.1000 (difference between +0.0500 and +0.1500" in message
+
+
 def test_not_better_speaks_unless_the_difference_is_above_zero():
     assert alarms.not_better("ndcg@10", 0.2, "popularity", 0.1, 0.01, 0.2) is None
     message = alarms.not_better("ndcg@10", 0.11, "popularity", 0.1, -0.01, 0.03)

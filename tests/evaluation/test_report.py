@@ -76,6 +76,22 @@ def test_nothing_to_report():
         scoreboard({})
 
 
+def test_who_is_ahead_of_the_hybrid_beyond_doubt_is_named():
+    hybrid, ahead = np.array([0.1, 0.2, 0.3, 0.2] * 10), np.array([0.3, 0.4, 0.4, 0.4] * 10)
+    results = {
+        "popularity": result(0.05, per_query=np.zeros(40)),
+        "item_knn": result(0.3, per_query=ahead - 0.05),
+        "ease": result(0.35, per_query=ahead),
+        "hybrid": result(0.2, per_query=hybrid),
+    }
+    (line,) = alarm_lines(results)
+    assert line.startswith("hybrid: ease is ahead of it: ndcg@10 0.3500 against 0.2000 (difference between +0.1")
+    noisy = result(0.35, per_query=hybrid + np.array([2.0, -1.9] * 20))
+    lines = alarm_lines(results | {"ease": noisy, "item_knn": results["hybrid"]})
+    assert [line for line in lines if line.startswith("hybrid")] == []
+    assert alarm_lines({name: results[name] for name in ("popularity", "ease")}) == []
+
+
 def test_alarms_name_who_they_are_about():
     poor, good = np.full(60, 0.1), np.full(60, 0.2)
     results = {
@@ -86,5 +102,6 @@ def test_alarms_name_who_they_are_about():
     lines = alarm_lines(results)
     assert lines[0] == "hybrid: alike"
     assert lines[1].startswith("hybrid: is not shown to beat popularity: ndcg@10 0.1000 against 0.1000")
-    assert len(lines) == 2  # popularity should give everybody the same, and ease is better
+    assert lines[2].startswith("hybrid: ease is ahead of it: ndcg@10 0.2000 against 0.1000")
+    assert len(lines) == 3  # popularity should give everybody the same
     assert alarm_lines({"hybrid": results["hybrid"]}) == ["hybrid: alike"]

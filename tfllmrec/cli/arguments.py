@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SavedModelPath = Annotated[
     Path, typer.Argument(metavar="SAVED_MODEL", help="saved_models/NAME (its newest version) or saved_models/NAME/1.")
 ]
-K = Annotated[int, typer.Option("--k", min=1, help="Length of the list.")]
+K = Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")]
 History = Annotated[
     str | None,
     typer.Option(

@@ -65,7 +65,7 @@ def print_description(dataset: Dataset) -> None:
 
     table = Table(title=Text(dataset.name), title_justify="left", show_header=False)
     for key, value in dataset.describe().items():
-        table.add_row(key.replace("_", " "), Text(_cell(value)))
+        table.add_row(key.replace("_", " "), Text(f"{value:.1%}" if key == "items_with_text" else _cell(value)))
     out = console()
     out.print(table)
     for line in dataset.report.lines():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, open_model, past_of, unknown_ids
+from tfllmrec.cli.arguments import History, Json, K, SavedModelPath, User, open_model, past_of, unknown_ids
 from tfllmrec.cli.output import console, note, print_json, working
 
 
@@ -15,7 +14,7 @@ def interests(
     saved_model: SavedModelPath,
     user: User = None,
     history: History = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
+    k: K = 10,
     json: Json = False,
 ) -> None:
     """Say what a known user, or somebody never seen (by history), is interested in."""

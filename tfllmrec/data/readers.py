@@ -13,6 +13,8 @@ import gzip
 import io
 import json
 import re
+import shlex
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -48,6 +50,7 @@ from tfllmrec.data.cleaning import (
     join_more_items,
     join_tags,
     require_file,
+    times,
 )
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.errors import ConfigError, DataError
@@ -97,6 +100,7 @@ _EVENT_STEMS = ("interactions", "events", "ratings", "reviews", "purchases", "cl
 _ITEM_STEMS = ("items", "movies", "books", "products", "articles", "catalogue", "catalog", "metadata", "meta")
 _USER_STEMS = ("users",)
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)*")
+_LONG_AGO = 788_918_400.0  # 1995: seconds since 1970 that are more are taken for times
 _UNIT = "\x1f"  # ASCII unit separator: stands in for "::", which is no single character
 
 
@@ -229,7 +233,7 @@ def _assemble(
     _check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
     events, ordered_by = clean_events(raw_events, config, report)
-    order = f"ordered by {ordered_by}" if ordered_by else "in no known order"
+    order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
     if ordered_by == ORDER and TIMESTAMP in raw_events.names:
         order += f", not by {TIMESTAMP}"
     report.sources = [
@@ -301,6 +305,20 @@ def _note_unlisted(
         )
     example = f"{raw_events.file}, column {ours!r}: {unlisted[0]!r}" if len(unlisted) else ""
     report.add("items", what, len(unlisted), "added", example)
+
+
+def _hint_of_time(raw: RawTable) -> str:
+    """What to do where a column that nothing was made of has times; for events in no known order."""
+    for name in raw.frame.columns:
+        if name in raw.names:
+            continue
+        seconds, _ = times(raw.frame[name])
+        # Milliseconds have three digits more.
+        seconds = np.where(seconds > 1e11, seconds / 1000, seconds)
+        if np.mean((seconds > _LONG_AGO) & (seconds < time.time() + 86_400)) > 0.9:
+            mapping = shlex.quote(f"data.columns.timestamp_s={name}")
+            return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"
+    return ""
 
 
 def _check_mapping(mapping: dict[str, str]) -> None:
@@ -437,8 +455,8 @@ def _plain(name: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    plain = {_plain(k): k for k in known}
-    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.5)
+    plain = {_plain(k): k for k in known if len(_plain(k)) > 2}
+    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.6)
     return f" (nearest: {plain[close[0]]!r})" if close else ""
 
 
@@ -458,15 +476,20 @@ def _name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str],
             names[column] = mapping[column]
         elif free:
             names[column] = free[0]
-    for column in required:
-        if column not in names:
+    if missing := [column for column in required if column not in names]:
+        left = [name for name in present if name not in names.values()]
+        expected, near, flags = [], "", []
+        for column in missing:
             sought = [mapping[column]] if column in mapping else _ALIASES[column]
-            near = next((n for n in (_nearest(name, present) for name in sought) if n), "")
-            guess = near.split("'")[1] if "'" in near else "NAME IN THE FILE"
-            raise DataError(
-                f"{raw.file}: no column for {column}. Expected one named {' or '.join(sought[:6])}; "
-                f"came {', '.join(map(repr, present[:20]))}{near}. Map it: data.columns: {{{column}: {guess}}}."
-            )
+            close = next((n for n in (_nearest(name, left) for name in sought) if n), "")
+            expected.append(f"one named {' or '.join(sought[:6])}")
+            near = near or close
+            guess = close.split("'")[1] if close else "NAME_IN_THE_FILE"
+            flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
+        raise DataError(
+            f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
+            f"came {', '.join(map(repr, present[:20]))}{near}. Map it: {' '.join(flags)}, or data.columns in a config."
+        )
     renamed = {name: column for column, name in names.items()}
     for name in present:
         if name not in renamed and name in names:

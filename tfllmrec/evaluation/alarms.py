@@ -44,6 +44,17 @@ def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
     return messages
 
 
+def behind(label: str, value: float, other: str, other_value: float, low: float, high: float) -> str | None:
+    """A message where ``other`` is ahead by what lies between ``low`` and ``high``, and so beyond doubt above 0."""
+    if low <= 0:
+        return None
+    return (
+        f"{other} is ahead of it: {label} {other_value:.4f} against {value:.4f} (difference between {low:+.4f} and "
+        f"{high:+.4f} with 95 % confidence). With few events that happens: bring more, look for settings (tfllmrec "
+        "tune), or serve the simpler model."
+    )
+
+
 def not_better(label: str, value: float, reference: str, reference_value: float, low: float, high: float) -> str | None:
     """A message where the difference, known to lie between ``low`` and ``high``, is not above 0 beyond doubt."""
     if low > 0:

@@ -54,10 +54,10 @@ def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]
 
 
 def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") -> list[str]:
-    """What a reader of the scoreboard must be told: collapse, and whoever does not beat ``reference``.
+    """What a reader of the scoreboard must be told: collapse, who does not beat ``reference``, who beats the hybrid.
 
     The reference itself is left out (it gives everybody the same list, and should); so is the second kind where the
-    reference was not measured.
+    reference was not measured. Of those that are ahead of the hybrid the best is named.
     """
     lines = []
     label = _columns(results)[0]
@@ -72,6 +72,13 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
             _, low, high = paired_difference(result, results[reference], label)
             message = alarms.not_better(label, value, reference, reference_value, low, high)
             lines += [f"{name}: {message}"] if message else []
+    hybrid = results.get("hybrid")
+    others = {name: value for name, one in results.items() if (value := one.metrics[label]) is not None}
+    best = max(others, key=others.__getitem__, default="hybrid")
+    if hybrid and best != "hybrid" and (value := others.get("hybrid")) is not None:
+        _, low, high = paired_difference(results[best], hybrid, label)
+        message = alarms.behind(label, value, best, others[best], low, high)
+        lines += [f"hybrid: {message}"] if message else []
     return lines
 
 

@@ -270,7 +270,8 @@ class RankingModel(tfrs.Model):
         logits, told = self.learned(item_vectors, **self.given(item_vectors, history, ratings, items))
         there = items < self.n_items
         told = tf.clip_by_value(told, self.low, self.high)
-        return tf.where(there, tf.nn.softmax(logits), 0.0), tf.where(there, told, 0.0)
+        # TensorFlow's optimizer loses the rank of what comes from a lookup table, and would warn at each load.
+        return tf.where(there, tf.nn.softmax(tf.ensure_shape(logits, items.shape)), 0.0), tf.where(there, told, 0.0)
 
 
 class Reranked:

@@ -38,6 +38,8 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
         saved = SavedModel.open(path)
         run = saved.run
         recommender = _OfTheRun(saved, run.dataset.n_items)
+        added = len(saved.item_ids) - run.dataset.n_items
+        to_stderr(f"measuring {saved.folder}" + (f", without the {added:,} items added to it" if added else ""))
         made_with, now = saved.manifest["config"], run.config.model_dump(mode="json")
         if (
             saved.manifest["data_sha256"] != run.dataset.fingerprint

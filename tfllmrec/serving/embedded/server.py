@@ -109,7 +109,7 @@ class Server:
                         continue
                     chosen = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else min(signatures)
                     body = {"signature_name": chosen} if chosen != DEFAULT_SIGNATURE else {}
-                    inputs = {key: _blank(spec) for key, spec in signatures[chosen].inputs.items()}
+                    inputs = {key: _blank(spec) for key, spec in sorted(signatures[chosen].inputs.items())}
                     return name, json.dumps({**body, "inputs": inputs})
         return None
 
