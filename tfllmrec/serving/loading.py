@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,17 @@ def _let_go(loaded: Any, scann: bool) -> None:
 
     While the model is still there: at its own end its functions may have lost their variables.
     """
-    with tf.init_scope():  # whoever collects garbage may be about to build a graph
-        if scann:
-            loaded.release()
-        for one in tf.train.TrackableView(loaded).descendants():
-            if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
-                tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)
+    # Whoever collects garbage may be building a function, which a scope leaves, or a graph, which only a thread does.
+    with tf.init_scope():
+        if tf.executing_eagerly():
+            _give_up(loaded, scann)
+        else:
+            threading.Thread(target=_give_up, args=(loaded, scann), name="give up").start()
+
+
+def _give_up(loaded: Any, scann: bool) -> None:
+    if scann:
+        loaded.release()
+    for one in tf.train.TrackableView(loaded).descendants():
+        if isinstance(one, tf.saved_model.experimental.TrackableResource):  # a lookup table
+            tf.raw_ops.DestroyResourceOp(resource=one.resource_handle, ignore_lookup_error=True)

@@ -1,4 +1,5 @@
 import gc
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -139,7 +140,8 @@ def test_warm_up_requests_are_replayed_and_must_be_answered(tmp_path):
     assert refused.value.code is Code.INVALID_ARGUMENT
 
 
-def test_tables_go_with_the_model(tmp_path):
+@pytest.mark.parametrize("building", ["a function", "a graph"])
+def test_tables_go_with_the_model(tmp_path, building):
     import tensorflow as tf
 
     from tfllmrec.serving.embedded.servable import Servable
@@ -162,7 +164,12 @@ def test_tables_go_with_the_model(tmp_path):
     table = servable._loaded.part.table.resource_handle
     assert tf.raw_ops.LookupTableSizeV2(table_handle=table).numpy() == 2
     del servable
-    with tf.__internal__.FuncGraph("being built").as_default():  # as it may be when another model is loaded
+    # As it may be when another model is loaded or saved.
+    graph = tf.__internal__.FuncGraph("being built") if building == "a function" else tf.Graph()
+    with graph.as_default():
         gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "give up":
+            thread.join(10)
     with pytest.raises(tf.errors.NotFoundError):
         tf.raw_ops.LookupTableSizeV2(table_handle=table)
