@@ -45,7 +45,7 @@ TEST = [
     *TUNE,
     *SERVE,
     *CLIENT,
-    f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # others have no wheels
+    f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
     "ovmsclient==2023.1",
     "pytest>=8",

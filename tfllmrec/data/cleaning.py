@@ -7,6 +7,7 @@ import html
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -427,7 +428,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rows.drop_unreadable(bad, "the time is neither a number nor a date", TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
 
-    seconds = _mend_clock(seconds, rows)
+    seconds = mend_clock(seconds, rows.note)
     key, ordered_by = _order_key(order, seconds, rows)
 
     user, _ = pd.factorize(ids[USER])
@@ -471,16 +472,21 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     return events, ordered_by
 
 
-def _mend_clock(seconds: np.ndarray, rows: _Rows) -> np.ndarray:
-    """Milli-, micro- and nanoseconds become seconds, negative times unknown; times to come are only counted."""
+def mend_clock(seconds: np.ndarray, note: Callable[[np.ndarray, str, Action, str], object]) -> np.ndarray:
+    """Milli-, micro- and nanoseconds become seconds, negative times unknown; times to come are only counted.
+
+    Args:
+      seconds: float64 ``[R]``, as :func:`times` returns them.
+      note: told which rows (bool ``[R]``) are so, what is with them, what was done, and the column.
+    """
     # 1e11 s is the year 5138, 1e11 ms is 1973: no event log reaches either.
     for unit, factor in (("nanoseconds", 1e9), ("microseconds", 1e6), ("milliseconds", 1e3)):
         wrong = seconds >= 1e8 * factor
-        rows.note(wrong, f"the time is in {unit}: divided by {factor:g}", "repaired", TIMESTAMP)
+        note(wrong, f"the time is in {unit}: divided by {factor:g}", "repaired", TIMESTAMP)
         seconds = np.where(wrong, seconds / factor, seconds)
-    rows.note(seconds < 0, "the time is negative: taken as unknown", "repaired", TIMESTAMP)
+    note(seconds < 0, "the time is negative: taken as unknown", "repaired", TIMESTAMP)
     seconds = np.where(seconds < 0, np.nan, seconds)
-    rows.note(seconds > time.time() + 86_400, "the time lies in the future", "kept", TIMESTAMP)
+    note(seconds > time.time() + 86_400, "the time lies in the future", "kept", TIMESTAMP)
     return seconds
 
 

@@ -49,6 +49,7 @@ from tfllmrec.data.cleaning import (
     clean_users,
     join_more_items,
     join_tags,
+    mend_clock,
     require_file,
     times,
 )
@@ -312,9 +313,7 @@ def _hint_of_time(raw: RawTable) -> str:
     for name in raw.frame.columns:
         if name in raw.names:
             continue
-        seconds, _ = times(raw.frame[name])
-        # Milliseconds have three digits more.
-        seconds = np.where(seconds > 1e11, seconds / 1000, seconds)
+        seconds = mend_clock(times(raw.frame[name])[0], lambda *told: None)
         if np.mean((seconds > _LONG_AGO) & (seconds < time.time() + 86_400)) > 0.9:
             mapping = shlex.quote(f"data.columns.timestamp_s={name}")
             return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"
@@ -327,7 +326,7 @@ def _check_mapping(mapping: dict[str, str]) -> None:
         if column not in known:
             raise ConfigError(
                 f"data.columns: {column!r} is no column that tfllmrec knows; expected one of {', '.join(known)}"
-                f"{_nearest(column, known)}. It goes on the left: data.columns: {{canonical: name in the file}}."
+                f"{_said(_nearest(column, known))}. It goes on the left: data.columns: {{canonical: name in the file}}."
             )
 
 
@@ -336,7 +335,8 @@ def _check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
         if not any(raw.names.get(column) == name for raw in tables):
             seen = [c for raw in tables for c in [*raw.frame.columns, *raw.names.values()]]
             raise DataError(
-                f"data.columns maps {column} to {name!r}, which no file that could hold it has{_nearest(name, seen)}."
+                f"data.columns maps {column} to {name!r}, which no file that could hold it has"
+                f"{_said(_nearest(name, seen))}."
             )
 
 
@@ -454,10 +454,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str | None:
     plain = {_plain(k): k for k in known if len(_plain(k)) > 2}
     close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.6)
-    return f" (nearest: {plain[close[0]]!r})" if close else ""
+    return plain[close[0]] if close else None
+
+
+def _said(nearest: str | None) -> str:
+    return f" (nearest: {nearest!r})" if nearest else ""
 
 
 def _name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:
@@ -478,17 +482,18 @@ def _name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str],
             names[column] = free[0]
     if missing := [column for column in required if column not in names]:
         left = [name for name in present if name not in names.values()]
-        expected, near, flags = [], "", []
+        expected, nearest, flags = [], None, []
         for column in missing:
             sought = [mapping[column]] if column in mapping else _ALIASES[column]
-            close = next((n for n in (_nearest(name, left) for name in sought) if n), "")
+            close = next((n for n in (_nearest(name, left) for name in sought) if n), None)
             expected.append(f"one named {' or '.join(sought[:6])}")
-            near = near or close
-            guess = close.split("'")[1] if close else "NAME_IN_THE_FILE"
+            nearest = nearest or close
+            guess = close or "NAME_IN_THE_FILE"
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"came {', '.join(map(repr, present[:20]))}{near}. Map it: {' '.join(flags)}, or data.columns in a config."
+            f"came {', '.join(map(repr, present[:20]))}{_said(nearest)}. "
+            f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}
     for name in present:

@@ -50,8 +50,8 @@ def behind(label: str, value: float, other: str, other_value: float, low: float,
         return None
     return (
         f"{other} is ahead of it: {label} {other_value:.4f} against {value:.4f} (difference between {low:+.4f} and "
-        f"{high:+.4f} with 95 % confidence). With few events that happens: bring more, look for settings (tfllmrec "
-        "tune), or serve the simpler model."
+        f"{high:+.4f} with 95 % confidence). Bring more events, look for settings (tfllmrec tune), or serve the "
+        "simpler model."
     )
 
 

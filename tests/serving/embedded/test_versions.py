@@ -68,6 +68,11 @@ def states(models, name="shop"):
     return {version.number: version.state.name for version in models.status(name)}
 
 
+async def begins_loading(models, number):
+    while states(models).get(number) != "LOADING":
+        await asyncio.sleep(0.005)
+
+
 def answer(models, *which):
     with models.hold("shop", *which) as version:
         return version.servable
@@ -115,8 +120,7 @@ def test_a_new_version_is_there_before_the_old_one_goes(models, loader, base):
         loader.go.clear()
         put(base, 2)
         following = asyncio.ensure_future(models.follow([source]))
-        while states(models).get(2) != "LOADING":
-            await asyncio.sleep(0.005)
+        await begins_loading(models, 2)
         assert answer(models) == "v1"
         assert refusal(answer, models, 2)[0] is Code.NOT_FOUND
         loader.go.set()
@@ -184,8 +188,7 @@ def test_nobody_waits_for_a_load_when_the_server_stops(models, loader, base, ask
         loader.go.clear()
         put(base, 2)
         following = [asyncio.ensure_future(models.follow([source])) for _ in range(asked)]
-        while states(models).get(2) != "LOADING":
-            await asyncio.sleep(0.005)
+        await begins_loading(models, 2)
         assert models.loading
         models.stop_loading()
         for one in following:
