@@ -1,7 +1,7 @@
 """Raw logs to a clean Dataset, to a leak-checked split, to batches of queries."""
 
-from tfllmrec.data.cleaning import CleaningReport, Finding
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.findings import CleaningReport, Finding
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames, read_dataset, read_items
 from tfllmrec.data.splits import Split, make_split

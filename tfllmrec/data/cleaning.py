@@ -2,171 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import html
-import json
 import re
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
 from tfllmrec.config import DataConfig
+from tfllmrec.data.findings import Action, CleaningReport
+from tfllmrec.data.item_text import category_text, strip_html
+from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 TAGS_PER_ITEM = 20
-
-# Spellings of "nothing" that exports leave behind. "NA" is one only where a number belongs: it can be an id or a title.
-_MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N"]
-_MISSING_NUMBER = [*_MISSING, "NA", "N/A"]
-_DATE_FORMATS = (
-    "ISO8601",
-    "%m %d, %Y",  # 02 26, 2014
-    "%d-%b-%Y",  # 01-Jan-1995
-    "%b %d, %Y",
-    "%B %d, %Y",
-    "%a %b %d %H:%M:%S %z %Y",  # Thu Mar 29 00:04:52 +0000 2012
-    "%m/%d/%Y",
-    "%d/%m/%Y",
-    "%m/%d/%Y %H:%M",
-    "%d/%m/%Y %H:%M",
-    "%m/%d/%Y %H:%M:%S",
-    "%d/%m/%Y %H:%M:%S",
-    "%d.%m.%Y",
-    "%d.%m.%Y %H:%M",
-    "%d.%m.%Y %H:%M:%S",
-)
-# Only tags that HTML knows: "<untitled>" and "5 < 6" are text.
-_HTML_NAMES = (
-    "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|dd|del|details|div|dl|dt|em|"
-    "figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|meta|nav|"
-    "noscript|object|ol|option|p|picture|pre|s|script|section|select|small|source|span|strike|strong|style|sub|summary|"
-    "sup|svg|table|tbody|td|textarea|tfoot|th|thead|tr|tt|u|ul|video|wbr"
-)
-_HTML_BLOCKS = [(re.compile(rf"<{name}\b", re.I), re.compile(rf"</{name}\s*>", re.I)) for name in ("script", "style")]
-_HTML_TAG = re.compile(rf"</?(?:{_HTML_NAMES})\b[^<>]*(?:>|$)|<!--.*?(?:-->|$)", re.I | re.S)
-_HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a tag in two
-# No code point has more digits, and Python refuses to read a number of thousands of them.
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
-_SPACES = re.compile(r"\s+")
 _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
-
-Action = Literal["dropped", "repaired", "added", "kept"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of thing that cleaning met.
-
-    Attributes:
-      table: ``events``, ``items``, ``users``, ``tags`` or ``more_items:FILE``.
-      what: the reason, in words.
-      count: rows (or values, where ``what`` says so) concerned.
-      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file.
-      example: ``FILE:ROW, column 'NAME': VALUE`` of the first one. Rows of text files are lines, the header being 1.
-    """
-
-    table: str
-    what: str
-    count: int
-    action: Action
-    example: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.table}: {self.count:,} {self.action}: {self.what}" + (
-            f" ({self.example})" if self.example else ""
-        )
-
-
-@dataclass
-class CleaningReport:
-    """What was read, kept, dropped and repaired. For every table ``rows_in == rows_kept + dropped(table)``.
-
-    Attributes:
-      rows_in: rows read, a table. A broken row that swallowed several lines counts as that many.
-      rows_kept: rows of the file that stand in the data set, a table.
-      findings: in the order they were met.
-      sources: what was recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
-        timestamp_s <- ts; ordered by timestamp_s; not used: page)``.
-    """
-
-    rows_in: dict[str, int] = field(default_factory=dict)
-    rows_kept: dict[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-
-    def add(self, table: str, what: str, count: int, action: Action, example: str = "") -> None:
-        """Notes a finding; a count of 0 is none."""
-        if count:
-            self.findings.append(Finding(table, what, int(count), action, example))
-
-    def dropped(self, table: str) -> int:
-        return sum(f.count for f in self.findings if f.table == table and f.action == "dropped")
-
-    def lines(self) -> list[str]:
-        """The report for people, a line an entry: the sources, the rows of each table, the findings."""
-        rows = [f"{table}: {n:,} rows read, {self.rows_kept[table]:,} kept" for table, n in self.rows_in.items()]
-        return [*self.sources, *rows, *(f"  {finding}" for finding in self.findings)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> CleaningReport:
-        """What :meth:`as_dict` gave; reports that were written before there were ``sources`` have none."""
-        findings = [Finding(**f) for f in plain["findings"]]
-        return cls(plain["rows_in"], plain["rows_kept"], findings, plain.get("sources", []))
-
-
-@dataclass(frozen=True)
-class RawTable:
-    """A file as read: columns of any type, and where each row stood.
-
-    Attributes:
-      table: its name in the report.
-      file: its name in messages.
-      frame: the rows that could be split into fields; columns already carry their canonical names.
-      rows: int64 ``[R]``, the line (or record) number in the file.
-      spans: int64 ``[R]``, the lines that each row takes up (more than 1 where a quoted field holds line breaks).
-      names: canonical column -> name in the file, for messages.
-      findings: rows that reading itself lost or mended.
-      unreadable: how many of the dropped ones in ``findings`` were broken (as opposed to blank).
-    """
-
-    table: str
-    file: str
-    frame: pd.DataFrame
-    rows: np.ndarray
-    spans: np.ndarray
-    names: dict[str, str] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
-    unreadable: int = 0
-
-    def example(self, row: int, column: str | None = None) -> str:
-        """Where the frame's row ``row`` stood, and what it held."""
-        place = f"{self.file}:{self.rows[row]}"
-        if column is None or column not in self.frame:
-            return place
-        value = str(self.frame[column].iloc[row])
-        value = value if len(value) <= 60 else value[:57] + "..."
-        return f"{place}, column {self.names.get(column, column)!r}: {value!r}"
-
-    def source(self, others: str, order: str = "") -> str:
-        """What was recognised in the file, in a line; ``others`` says what the columns are that were not."""
-        rest = [column or "''" for column in self.frame.columns if column not in self.names]
-        parts = [
-            ", ".join(f"{column} <- {name}" for column, name in self.names.items()),
-            order,
-            f"{others}: {', '.join(rest)}" if rest else "",
-        ]
-        return f"{self.table.partition(':')[0]}: {self.file} ({'; '.join(filter(None, parts))})"
 
 
 class _Rows:
@@ -185,7 +36,7 @@ class _Rows:
     def ids(self, column: str) -> pd.Series:
         """A column of ids as strings. Where a tool wrote every one as a float (``7.0``), it is an integer again."""
         ids = strings(self.raw.frame[column])
-        present = ~ids.isin(_MISSING)
+        present = ~ids.isin(MISSING)
         distinct = pd.Series(ids[present].unique(), dtype="str")
         if len(distinct) and distinct.str.fullmatch(_INTEGRAL_FLOAT).all():
             self.note(present.to_numpy(), f"{column} is an integer written as a float", "repaired", column)
@@ -230,174 +81,6 @@ class _Rows:
         self.report.rows_kept[self.raw.table] = int(self.keep.sum())
 
 
-def as_text(value: Any, separator: str = ", ") -> str:
-    """One value of any kind as a string; ``""`` for nothing, ``7`` for ``7.0``, lists joined, objects as JSON."""
-    if isinstance(value, str):
-        # A lone surrogate (JSON can spell one) has no UTF-8 form and could be neither hashed nor stored.
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if value is None or value is pd.NA or value is pd.NaT or value != value:
-        return ""
-    if isinstance(value, (list, tuple, set)):
-        return separator.join(filter(None, (as_text(v, separator).strip() for v in value)))
-    if isinstance(value, dict):
-        return as_text(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
-    if isinstance(value, (float, np.floating)) and value == np.floor(value) and np.isfinite(value):
-        return str(int(value))
-    return str(value)
-
-
-def strings(values: pd.Series, separator: str = ", ") -> pd.Series:
-    """Any column as strings, stripped, ``""`` where there is nothing."""
-    if isinstance(values.dtype, pd.StringDtype):
-        return values.fillna("").str.strip()
-    if pd.api.types.is_integer_dtype(values.dtype):
-        return values.astype("str").fillna("")
-    plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values.astype(object)]
-    return pd.Series([as_text(v, separator) for v in plain], index=values.index, dtype="str").str.strip()
-
-
-def numbers(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Any column as float64 ``[R]`` (NaN: nothing there), and bool ``[R]``: something is, but no finite number."""
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
-        plain = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        return plain, np.isinf(plain)
-    codes, distinct = _distinct(values)
-    parsed = pd.to_numeric(distinct, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    plain = _spread(parsed, codes)
-    return plain, (codes >= 0) & ~np.isfinite(plain)
-
-
-def _distinct(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
-    """Codes ``[R]`` (-1: nothing there) into the distinct strings: parsing each once is what makes it fast."""
-    codes, distinct = pd.factorize(strings(values))
-    texts = pd.Series(distinct, dtype="str")
-    missing = np.append(texts.isin(_MISSING_NUMBER).to_numpy(), True)
-    return np.where(missing[codes], -1, codes), texts
-
-
-def _spread(parsed: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    return np.append(parsed, np.nan)[codes]  # code -1 is the NaN at the end
-
-
-def times(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """A column of numbers, dates or date strings as float64 ``[R]`` seconds since 1970 (UTC), and where it is neither.
-
-    Date strings are read by the one format that explains most of the column, so that 03/04/2014 never means March in
-    one row and April in the next; where both fit, the month comes first.
-    """
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return _seconds(values), np.zeros(len(values), dtype=bool)
-    plain, bad = numbers(values)
-    present = bad | ~np.isnan(plain)
-    if bad.sum() * 2 <= present.sum():
-        return plain, bad
-    codes, distinct = _distinct(values)
-    used = np.zeros(len(distinct), dtype=bool)
-    used[codes[codes >= 0]] = True
-    best = np.full(len(distinct), np.nan)
-    for pattern in _DATE_FORMATS:
-        parsed = _seconds(pd.to_datetime(distinct, format=pattern, errors="coerce", utc=True))
-        if np.isfinite(parsed[used]).sum() > np.isfinite(best[used]).sum():
-            best = parsed
-        if np.isfinite(best[used]).all():
-            break
-    plain = _spread(best, codes)
-    return plain, (codes >= 0) & np.isnan(plain)
-
-
-def _seconds(dates: pd.Series) -> np.ndarray:
-    micros = pd.to_datetime(dates, utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
-    return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
-
-
-def category_text(value: Any) -> str:
-    """Categories in any shape as one readable string.
-
-    >>> category_text([["Beauty", "Makeup"], ["Beauty", "Face"]])
-    'Beauty, Makeup, Face'
-    >>> category_text("Action|Sci-Fi")
-    'Action, Sci-Fi'
-
-    Takes nested lists, JSON or Python literals of them, mappings (their keys), and strings separated by ``|``, ``;``,
-    `` > `` or commas. Repeated names are named once; MovieLens' "(no genres listed)" is no category.
-    """
-    names: dict[str, None] = {}
-
-    def collect(part: Any) -> None:
-        if isinstance(part, np.ndarray):
-            part = part.tolist()
-        if isinstance(part, (list, tuple, set, dict)):
-            for inner in part:
-                collect(inner)
-            return
-        text = strip_html(as_text(part)).strip()
-        if text[:1] in "[{" and text:
-            literal = _literal(text)
-            if literal is not None:
-                return collect(literal)
-        separator = next((s for s in ("|", ";", " > ") if s in text), None)
-        if separator:
-            return collect(text.split(separator))
-        if text and text not in _MISSING and text != "(no genres listed)":
-            names[text] = None
-
-    if isinstance(value, str) and value.strip()[:1] not in ("[", "{"):
-        value = strip_html(value)  # before splitting: an entity ends in ";"
-        if not re.search(r"\||;| > ", value):
-            value = value.split(",")
-    collect(value)
-    return ", ".join(names)
-
-
-def category_names(text: str) -> list[str]:
-    """The categories of a cleaned ``categories`` cell, as :func:`category_text` writes it.
-
-    >>> category_names("Action, Sci-Fi")
-    ['Action', 'Sci-Fi']
-
-    A name with a comma counts as its parts. Each is named once.
-    """
-    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
-
-
-def _literal(text: str) -> list | dict | None:
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return value if isinstance(value, (list, dict, tuple)) else None  # type: ignore[return-value]
-    return None
-
-
-def strip_html(text: str) -> str:
-    """``text`` without HTML tags (broken ones too) and with its entities resolved; other text comes back unchanged."""
-    if "<" not in text and "&" not in text and "/>" not in text:
-        return text
-    clean = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-    clean = _ENTITY.sub(lambda match: html.unescape(match.group()), clean)  # &amp;quot; is met in the wild
-    clean = _HTML_TAIL.sub(" ", _HTML_TAG.sub(" ", _without_blocks(clean)))
-    return text if clean == text else _SPACES.sub(" ", clean).strip()
-
-
-def _without_blocks(text: str) -> str:
-    """``text`` without scripts and style sheets; one that is not closed stays, for it may be a word in a title.
-
-    In linear time, which one regular expression for both ends is not where many open and none closes.
-    """
-    for opening, closing in _HTML_BLOCKS:
-        kept, end = [], 0
-        while (start := opening.search(text, end)) and (stop := closing.search(text, start.end())):
-            kept.append(text[end : start.start()])
-            end = stop.end()
-        text = " ".join([*kept, text[end:]])
-    return text
-
-
 def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:
     """The event rows that can be used, and the column that says in which order they happened.
 
@@ -417,7 +100,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     ids = {}
     for column in (USER, ITEM):
         ids[column] = rows.ids(column)
-        rows.drop_unreadable(ids[column].isin(_MISSING).to_numpy(), f"no {column}", column)
+        rows.drop_unreadable(ids[column].isin(MISSING).to_numpy(), f"no {column}", column)
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
     rating, bad = numbers(raw.frame.get(RATING, nothing))
@@ -472,24 +155,6 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     return events, ordered_by
 
 
-def mend_clock(seconds: np.ndarray, note: Callable[[np.ndarray, str, Action, str], object]) -> np.ndarray:
-    """Milli-, micro- and nanoseconds become seconds, negative times unknown; times to come are only counted.
-
-    Args:
-      seconds: float64 ``[R]``, as :func:`times` returns them.
-      note: told which rows (bool ``[R]``) are so, what is with them, what was done, and the column.
-    """
-    # 1e11 s is the year 5138, 1e11 ms is 1973: no event log reaches either.
-    for unit, factor in (("nanoseconds", 1e9), ("microseconds", 1e6), ("milliseconds", 1e3)):
-        wrong = seconds >= 1e8 * factor
-        note(wrong, f"the time is in {unit}: divided by {factor:g}", "repaired", TIMESTAMP)
-        seconds = np.where(wrong, seconds / factor, seconds)
-    note(seconds < 0, "the time is negative: taken as unknown", "repaired", TIMESTAMP)
-    seconds = np.where(seconds < 0, np.nan, seconds)
-    note(seconds > time.time() + 86_400, "the time lies in the future", "kept", TIMESTAMP)
-    return seconds
-
-
 def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.ndarray | None, str | None]:
     for key, column in ((order, ORDER), (seconds, TIMESTAMP)):
         present = ~np.isnan(key) & rows.keep
@@ -525,7 +190,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
 def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
     rows = _Rows(raw, report)
     ids = rows.ids(key)
-    rows.drop_unreadable(ids.isin(_MISSING).to_numpy(), f"no {key}", key)
+    rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
     rows.drop(ids.duplicated().to_numpy(), f"the {key} is there already (kept: the first)", key)
@@ -536,7 +201,7 @@ def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: Cleanin
     for column in text_columns:
         values = raw.frame[column]
         before = strings(values, separator=" ")
-        before = before.mask(before.isin(_MISSING), "")
+        before = before.mask(before.isin(MISSING), "")
         if column == CATEGORIES:
             after = pd.Series([category_text(v) for v in values.astype(object)], dtype="str")
         else:
@@ -584,8 +249,8 @@ def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: Cl
     """
     rows = _Rows(raw, report)
     tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
-    rows.drop_unreadable(tagged[ITEM].isin(_MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    rows.drop(tagged[TAG].isin(_MISSING).to_numpy(), "no tag", TAG)
+    rows.drop_unreadable(tagged[ITEM].isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
+    rows.drop(tagged[TAG].isin(MISSING).to_numpy(), "no tag", TAG)
     rows.check_unreadable(config.max_bad_rows)
     rows.drop(~tagged[ITEM].isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
     rows.finish()
@@ -597,14 +262,3 @@ def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: Cl
     joined = items.copy()
     joined[TAGS] = items[ITEM].map(best).fillna("").map(strip_html).astype("str")
     return joined
-
-
-def require_file(path: Path) -> None:
-    """Raises DataError with the names that are there instead, unless ``path`` is a file."""
-    if path.is_file():
-        return
-    if path.is_dir():
-        raise DataError(f"{path} is a folder where a file was expected: give it as data.source, or name a file in it.")
-    there = sorted(p.name for p in path.parent.iterdir())[:10] if path.parent.is_dir() else []
-    hint = f"{path.parent} holds: {', '.join(there) or 'nothing'}." if path.parent.is_dir() else "Nor is its folder."
-    raise DataError(f"{path} is not there. {hint}")

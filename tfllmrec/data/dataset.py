@@ -28,7 +28,7 @@ from tfllmrec.columns import (
     USER,
     USER_INDEX,
 )
-from tfllmrec.data.cleaning import CleaningReport
+from tfllmrec.data.findings import CleaningReport
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 

@@ -29,7 +29,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tfllmrec.columns import CATEGORIES, TAGS
-from tfllmrec.data.cleaning import category_names
+from tfllmrec.data.item_text import category_names
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.progress import Progress
 

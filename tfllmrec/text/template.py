@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, TAGS, TITLE
-from tfllmrec.data.cleaning import as_text, strip_html
+from tfllmrec.data.item_text import strip_html
+from tfllmrec.data.values import as_text
 from tfllmrec.errors import ConfigError
 
 # What the auto template is put together from, in this order; the first column of a line that is there is taken.

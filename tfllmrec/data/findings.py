@@ -1,0 +1,73 @@
+"""What reading and cleaning met: a finding for each kind of thing, and the report of a whole data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Action = Literal["dropped", "repaired", "added", "kept"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing that cleaning met.
+
+    Attributes:
+      table: ``events``, ``items``, ``users``, ``tags`` or ``more_items:FILE``.
+      what: the reason, in words.
+      count: rows (or values, where ``what`` says so) concerned.
+      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file.
+      example: ``FILE:ROW, column 'NAME': VALUE`` of the first one. Rows of text files are lines, the header being 1.
+    """
+
+    table: str
+    what: str
+    count: int
+    action: Action
+    example: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.count:,} {self.action}: {self.what}" + (
+            f" ({self.example})" if self.example else ""
+        )
+
+
+@dataclass
+class CleaningReport:
+    """What was read, kept, dropped and repaired. For every table ``rows_in == rows_kept + dropped(table)``.
+
+    Attributes:
+      rows_in: rows read, a table. A broken row that swallowed several lines counts as that many.
+      rows_kept: rows of the file that stand in the data set, a table.
+      findings: in the order they were met.
+      sources: what was recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
+        timestamp_s <- ts; ordered by timestamp_s; not used: page)``.
+    """
+
+    rows_in: dict[str, int] = field(default_factory=dict)
+    rows_kept: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    def add(self, table: str, what: str, count: int, action: Action, example: str = "") -> None:
+        """Notes a finding; a count of 0 is none."""
+        if count:
+            self.findings.append(Finding(table, what, int(count), action, example))
+
+    def dropped(self, table: str) -> int:
+        return sum(f.count for f in self.findings if f.table == table and f.action == "dropped")
+
+    def lines(self) -> list[str]:
+        """The report for people, a line an entry: the sources, the rows of each table, the findings."""
+        rows = [f"{table}: {n:,} rows read, {self.rows_kept[table]:,} kept" for table, n in self.rows_in.items()]
+        return [*self.sources, *rows, *(f"  {finding}" for finding in self.findings)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> CleaningReport:
+        """What :meth:`as_dict` gave; reports that were written before there were ``sources`` have none."""
+        findings = [Finding(**f) for f in plain["findings"]]
+        return cls(plain["rows_in"], plain["rows_kept"], findings, plain.get("sources", []))

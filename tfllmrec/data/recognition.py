@@ -1,0 +1,121 @@
+"""Recognises the columns of a table by their usual names, or by a mapping."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tfllmrec.columns import (
+    CATEGORIES,
+    DESCRIPTION,
+    ITEM,
+    ORDER,
+    RATING,
+    TAG,
+    TIMESTAMP,
+    TITLE,
+    USER,
+)
+from tfllmrec.data.raw_table import RawTable
+from tfllmrec.errors import ConfigError, DataError
+
+# Usual names, compared without case and punctuation; the earlier one wins where a file has several. What is an id for
+# certain goes before a bare word, which may be a name; "id" alone is whatever a table of items or of users lists.
+ALIASES: dict[str, list[str]] = {
+    column: names.split()
+    for column, names in {
+        USER: "user_id uid reviewer_id customer_id visitor_id member_id account_id person_id id "
+        "user customer visitor user_name reviewer session_id session",
+        ITEM: "item_id iid movie_id product_id parent_asin asin book_id isbn article_id news_id track_id song_id "
+        "game_id app_id anime_id recipe_id business_id video_id course_id job_id sku id "
+        "item product movie book article",
+        RATING: "rating ratings overall stars score user_rating review_score rate preference",
+        TIMESTAMP: "timestamp_s timestamp unix_review_time unix_time time ts event_time datetime date created_at "
+        "review_time review_date rated_at date_added",
+        ORDER: "order order_in_user sequence seq",
+        TITLE: "title item_title movie_title product_title book_title name item_name product_name headline "
+        "item product movie book article",
+        DESCRIPTION: "description item_description product_description plot overview synopsis summary abstract body "
+        "content text",
+        CATEGORIES: "categories category genres genre class item_category topics tags",
+        TAG: "tag",
+    }.items()
+}
+EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER)
+ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
+
+
+def check_mapping(mapping: dict[str, str]) -> None:
+    known = [*EVENT_COLUMNS, *ITEM_COLUMNS[1:]]
+    for column in mapping:
+        if column not in known:
+            raise ConfigError(
+                f"data.columns: {column!r} is no column that tfllmrec knows; expected one of {', '.join(known)}"
+                f"{nearest_hint(nearest_name(column, known))}. "
+                "It goes on the left: data.columns: {canonical: name in the file}."
+            )
+
+
+def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
+    for column, name in mapping.items():
+        if not any(raw.names.get(column) == name for raw in tables):
+            seen = [c for raw in tables for c in [*raw.frame.columns, *raw.names.values()]]
+            raise DataError(
+                f"data.columns maps {column} to {name!r}, which no file that could hold it has"
+                f"{nearest_hint(nearest_name(name, seen))}."
+            )
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    plain = {plain_name(k): k for k in known if len(plain_name(k)) > 2}
+    close = difflib.get_close_matches(plain_name(name), list(plain), n=1, cutoff=0.6)
+    return plain[close[0]] if close else None
+
+
+def nearest_hint(nearest: str | None) -> str:
+    return f" (nearest: {nearest!r})" if nearest else ""
+
+
+def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:
+    """Gives the wanted columns their canonical names: by ``mapping``, else by their usual names.
+
+    A column that would stand in the way of one that is mapped to its name becomes ``source_NAME``.
+    """
+    present = list(raw.frame.columns)
+    plain = {plain_name(name): name for name in reversed(present)}
+    names: dict[str, str] = {}
+    lists_one = len(required) == 1
+    for column in wanted:
+        usual = [plain[plain_name(a)] for a in ALIASES[column] if plain_name(a) in plain and (a != "id" or lists_one)]
+        free = [name for name in usual if name not in names.values() and name not in mapping.values()]
+        if mapping.get(column) in present:
+            names[column] = mapping[column]
+        elif free:
+            names[column] = free[0]
+    if missing := [column for column in required if column not in names]:
+        left = [name for name in present if name not in names.values()]
+        expected, nearest, flags = [], None, []
+        for column in missing:
+            sought = [mapping[column]] if column in mapping else ALIASES[column]
+            close = next((n for n in (nearest_name(name, left) for name in sought) if n), None)
+            expected.append(f"one named {' or '.join(sought[:6])}")
+            nearest = nearest or close
+            guess = close or "NAME_IN_THE_FILE"
+            flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
+        raise DataError(
+            f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
+            f"came {', '.join(map(repr, present[:20]))}{nearest_hint(nearest)}. "
+            f"Map it: {' '.join(flags)}, or data.columns in a config."
+        )
+    renamed = {name: column for column, name in names.items()}
+    for name in present:
+        if name not in renamed and name in names:
+            renamed[name] = f"source_{name}"
+    return replace(raw, frame=raw.frame.rename(columns=renamed), names=names)
