@@ -123,7 +123,9 @@ def test_intervals_are_those_of_a_bootstrap():
     error = 1.96 * np.sqrt(p * (1 - p) / 400)  # the normal approximation, good at n = 400
     assert (low, high) == pytest.approx((p - error, p + error), abs=0.005)
     assert result.intervals == run(scores, queries([[0]] * 400), bootstrap=2000, seed=7).intervals
-    assert result.intervals != run(scores, queries([[0]] * 400), bootstrap=2000, seed=8).intervals
+    # A few resamples, whose quantiles differ by whole queries: with many, two seeds give the same interval.
+    few = [run(scores, queries([[0]] * 400), bootstrap=5, seed=seed).intervals["recall@1"] for seed in (7, 8)]
+    assert abs(few[0][0] - few[1][0]) > 1e-3
     assert run(scores, queries([[0]] * 400), bootstrap=0).intervals == {}
 
 
