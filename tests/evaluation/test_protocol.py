@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
+from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_gain, selection_value
 
 
 @dataclass
@@ -77,6 +77,33 @@ def test_in_the_choice_of_settings_tail_targets_count_twice():
     wide = np.arange(12.0)[np.newaxis]  # item 11 first, item 1 in place 11
     missed = run(wide, queries([[1]]), ks=[10, 20], strata={}, train_counts=np.ones(12, int))
     assert selection_value(missed) == 0 < missed.metrics["ndcg@20"]
+
+
+def test_a_gain_in_what_settings_are_chosen_by_has_the_interval_of_a_bootstrap():
+    rng = np.random.default_rng(3)
+    targets = rng.integers(4, size=(500, 1))
+    scores = rng.normal(size=(500, 4)).astype(np.float32)
+    better = scores + 0.5 * np.eye(4, dtype=np.float32)[targets[:, 0]]
+    a, b = run(better, queries(targets)), run(scores, queries(targets))
+    gain, low, high = selection_gain(a, b, seed=1)
+    assert gain == pytest.approx(selection_value(a) - selection_value(b))
+    # The slow version: the same formula on each resample.
+    values = [[np.nan_to_num(r.per_query[label]) for label in ("ndcg@2", "ndcg@2/tail")] for r in (a, b)]
+    size = 1 + STRATA["tail"][targets[:, 0]]
+    slow = []
+    for _ in range(1000):
+        rows = rng.integers(500, size=500)
+        slow.append((np.sum(values[0], axis=0) - np.sum(values[1], axis=0))[rows].sum() / size[rows].sum())
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, (0.025, 0.975))), abs=0.004)
+    assert low < gain < high
+    same, low, high = selection_gain(b, b)
+    assert (same, low, high) == (0, 0, 0)
+
+
+def test_a_gain_needs_the_same_queries():
+    a, b = run(SCORES, queries([[0], [1], [2]])), run(SCORES, queries([[0], [1], []]))
+    with pytest.raises(ModelError, match="the same queries"):
+        selection_gain(a, b)
 
 
 def test_excluded_items_are_never_shown_and_count_as_misses():

@@ -19,9 +19,10 @@ def gates():
 
 def test_even_before_training(gates):
     assert gates.gate(COUNTS).numpy().tolist() == [0.5] * 4
-    dense, sparse = gates.factors(COUNTS)
+    dense, sparse, offset = gates.factors(COUNTS)
     assert dense.numpy() == pytest.approx(np.full(4, 1.0 * 0.5))
     assert sparse.numpy() == pytest.approx(np.full(4, 50.0 * (1 - 0.5)), rel=1e-5)
+    assert offset.numpy().tolist() == [0.0] * 4
 
 
 def test_by_hand(gates):
@@ -44,20 +45,37 @@ def test_strength_and_closing_0_leave_the_sparse_term_alone(gates):
     for strength, closing in ((0.25, 1.0), (1.0, 0.5), (2.0, 0.25)):
         gates.dense_strength.assign(strength)
         gates.closing.assign(closing)
-        dense, sparse = gates.factors(COUNTS)
+        dense, sparse, _ = gates.factors(COUNTS)
         np.testing.assert_allclose(dense, np.full(4, strength * 0.5))
         np.testing.assert_allclose(sparse, np.full(4, 50 * (1 - closing * 0.5)), rtol=1e-5)
 
 
-def test_training_does_not_see_the_chosen_strength(gates):
-    before = gates(DENSE, SPARSE, COUNTS, training=True).numpy()
+def test_the_discount_takes_popular_items_down_in_the_dense_term(gates):
     gates.dense_strength.assign(0.25)
-    gates.closing.assign(0.5)
+    before = gates(DENSE, SPARSE, COUNTS).numpy()
+    gates.discount.assign(0.3)
+    taken = before - gates(DENSE, SPARSE, COUNTS).numpy()
+    expected = 0.25 * 0.5 * 0.3 * np.log1p([0, 1, 20, 20])  # c a_i tau log(1 + n_i), with s_d = 1
+    np.testing.assert_allclose(taken, np.tile(expected, (3, 1)), atol=1e-4)
+
+
+def test_the_lift_is_added_to_items_without_events_alone(gates):
+    before = gates(DENSE, SPARSE, COUNTS).numpy()
+    gates.cold_lift.assign(1.5)
+    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS) - before, [[1.5, 0, 0, 0]] * 3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dense_strength", 0.25), ("closing", 0.5), ("discount", 0.4), ("cold_lift", 2.0)]
+)
+def test_training_does_not_see_the_chosen_settings(gates, name, value):
+    before = gates(DENSE, SPARSE, COUNTS, training=True).numpy()
+    getattr(gates, name).assign(value)
     assert np.array_equal(gates(DENSE, SPARSE, COUNTS, training=True), before)
     assert not np.array_equal(gates(DENSE, SPARSE, COUNTS), before)
 
 
-def test_the_strength_is_not_trained(gates):
+def test_the_chosen_settings_are_not_trained(gates):
     assert {v.name.split("/")[-1] for v in gates.trainable_variables} == {"kernel:0", "bias:0", "log_scales:0"}
 
 

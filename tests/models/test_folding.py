@@ -21,7 +21,7 @@ HISTORY = tf.where(np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]]), HIST
 RATINGS = tf.constant(RNG.integers(1, 6, (6, 7)), tf.float32)
 
 
-def model(terms):
+def model(terms, offsets=True):
     """Random weights and gates: every factor differs from item to item."""
     text = RNG.normal(size=(N, 5)).astype(np.float32)
     text[::7] = 0
@@ -31,20 +31,24 @@ def model(terms):
     made.gates.output_map.kernel.assign(RNG.normal(0, 0.05, (8, 1)))
     made.gates.dense_strength.assign(0.7)
     made.gates.closing.assign(0.6)
+    made.gates.discount.assign(0.3 * offsets)
+    made.gates.cold_lift.assign(1.5 * offsets)
     neighbours = np.array([RNG.permutation(N)[:P] for _ in range(N)], np.int32)
     made.set_item_weights(PrunedWeights(neighbours, RNG.normal(size=(N, P)).astype(np.float32)))
     return made
 
 
+@pytest.mark.parametrize("offsets", [True, False])
 @pytest.mark.parametrize(
     "terms", [("meaning", "feedback", "behaviour"), ("meaning", "behaviour"), ("meaning",), ("behaviour",)]
 )
-def test_lists_and_scores_are_the_hybrids(terms, monkeypatch):
+def test_lists_and_scores_are_the_hybrids(terms, offsets, monkeypatch):
     monkeypatch.setattr(folding, "_ROWS_AT_ONCE", 16)
-    hybrid = model(terms)
+    hybrid = model(terms, offsets)
     items = hybrid.item_vectors()
     expected = hybrid.score_items(items, HISTORY, RATINGS).numpy()
     folded = FoldedHybrid(hybrid)
+    assert folded.dim == 8 + (offsets and len(terms) > 1)  # a number more where there are offsets to add
     index = ItemIndex(folded.vectors, prior=folded.prior)
     found, scores = index.top_k(k=tf.constant([N]), **folded.requests(items, HISTORY, RATINGS))
     assert np.sort(found, axis=1).tolist() == [list(range(N))] * 6
@@ -63,9 +67,10 @@ def test_lists_and_scores_are_the_hybrids(terms, monkeypatch):
 
 def test_without_gates_the_sum_would_be_another():
     hybrid = model(("meaning", "behaviour"))
-    dense, sparse = hybrid.gates.factors(hybrid.train_counts)
-    assert len(np.unique(dense)) > 5 and len(np.unique(sparse)) > 5
+    dense, sparse, offset = hybrid.gates.factors(hybrid.train_counts)
+    assert all(len(np.unique(factor)) > 5 for factor in (dense, sparse, offset))
     folded = FoldedHybrid(hybrid)
-    lengths = np.linalg.norm(folded.vectors, axis=1)
+    lengths = np.linalg.norm(folded.vectors[:, :-1], axis=1)
     assert lengths[0] == 0  # neither text nor events: a vector of zeros
     np.testing.assert_allclose(lengths[1:], dense[1:], rtol=1e-5)
+    np.testing.assert_array_equal(folded.vectors[:, -1], offset)

@@ -27,6 +27,8 @@ def made_hybrid(**changes):
     model.set_item_weights(PrunedWeights(neighbours, generator.random((N, 5)).astype(np.float32)))
     for variable in model.gates.output_map.weights:
         variable.assign(generator.normal(0, 0.05, variable.shape))
+    model.gates.discount.assign(0.4)
+    model.gates.cold_lift.assign(0.8)
     return model
 
 
@@ -67,7 +69,9 @@ def asked(model, rows=range(4), length=6, items=ITEMS):
 # The hybrid's part ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("terms", [["meaning", "feedback", "behaviour"], ["meaning"], ["behaviour"]])
+@pytest.mark.parametrize(
+    "terms", [["meaning", "feedback", "behaviour"], ["feedback", "behaviour"], ["meaning"], ["behaviour"]]
+)
 def test_the_terms_of_a_few_items_are_those_that_explain_a_score(terms):
     hybrid = made_hybrid(terms=terms)
     model = made_ranking(hybrid)
@@ -81,6 +85,8 @@ def test_the_terms_of_a_few_items_are_those_that_explain_a_score(terms):
     expected = np.take_along_axis(scores, items, axis=1)[known]
     np.testing.assert_allclose(found.sum(axis=-1)[known], expected, atol=1e-4)
     assert np.abs(found[known]).max() > 0.01 and not found[2].any()
+    for at, name in enumerate(("meaning", "feedback", "behaviour")):
+        assert found[..., at].any() == (name in terms)
 
 
 # What is known before anything is learnt ------------------------------------------------------------------------------

@@ -260,6 +260,8 @@ def small_model(categories=None, alike=False, ranking=None, labels=None):
     hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config)
     hybrid.gates.output_map.kernel.assign(rng.normal(0, 0.05, (8, 1)))
     hybrid.gates.dense_strength.assign(1e-7 if alike else 0.7)
+    hybrid.gates.discount.assign(0.3)
+    hybrid.gates.cold_lift.assign(0.0 if alike else 1.0)
     neighbours = np.array([rng.permutation(40)[:6] for _ in range(40)], np.int32)
     weights = rng.normal(0, 0 if alike else 1, (40, 6))
     hybrid.set_item_weights(PrunedWeights(neighbours, weights.astype(np.float32)))

@@ -7,9 +7,11 @@ import tensorflow as tf
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.layers.term_gates import Factors
 from tfllmrec.models.item_weights import ItemWeightSettings, centred_unit, solve_item_weights
 from tfllmrec.training import fit
-from tfllmrec.training.fit import CLOSINGS, STRENGTHS, choose_gates, set_item_weights
+from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, set_item_weights
 
 pytestmark = pytest.mark.tf
 
@@ -39,28 +41,32 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
 
 
 class Gates:
-    """Two terms of four items; c and d as in TermGates, a gate of one half, no scales."""
+    """Four items, a gate of one half, no scales; the settings as in TermGates. Item 0 has many events, item 3 none."""
 
     trainable = True
 
     def __init__(self, strength=1.0, closing=1.0):
         self.dense_strength, self.closing = tf.Variable(strength), tf.Variable(closing)
-
-    def factors(self, counts):
-        return self.dense_strength * 0.5 * tf.ones(4), (1.0 - self.closing * 0.5) * tf.ones(4)
+        self.discount, self.cold_lift = tf.Variable(0.0), tf.Variable(0.0)
 
 
-def gated(gates, rows):
-    rng = np.random.default_rng(1)
-    terms = rng.normal(size=(2, rows, 4)).astype(np.float32)
-    return SimpleNamespace(gates=gates, train_counts=None, score_terms=lambda queries: terms), terms
+def gated(gates, terms):
+    def item_factors():
+        dense = gates.dense_strength * 0.5 * tf.ones(4)
+        offset = gates.cold_lift * [0.0, 0, 0, 1] - gates.discount * [3.0, 0, 0, 0] * dense
+        return Factors(dense, (1.0 - gates.closing * 0.5) * tf.ones(4), offset)
+
+    return SimpleNamespace(gates=gates, item_factors=item_factors, score_terms=lambda queries: terms)
+
+
+def random_terms(rows):
+    return np.random.default_rng(1).normal(size=(2, rows, 4)).astype(np.float32)
 
 
 def test_weighed_scores_are_those_of_the_gates_whatever_the_batches():
-    gates = Gates()
-    model, (dense, sparse) = gated(gates, 700)
+    gates, (dense, sparse) = Gates(), random_terms(700)
     queries = Queries.from_histories([[0]] * 700)
-    weighed = fit._Weighed(model, queries)
+    weighed = fit._Weighed(gated(gates, (dense, sparse)), queries)
     for c, d, size in ((1.0, 1.0, 512), (0.25, 0.5, 512), (2.0, 0.0, 300)):
         gates.dense_strength.assign(c)
         gates.closing.assign(d)
@@ -68,22 +74,123 @@ def test_weighed_scores_are_those_of_the_gates_whatever_the_batches():
         np.testing.assert_allclose(came, c * 0.5 * dense + (1 - d * 0.5) * sparse, rtol=1e-5)
 
 
+def test_the_quick_selection_value_is_that_of_a_full_evaluation():
+    rng = np.random.default_rng(2)
+    queries = Queries.from_histories([[i % 4] for i in range(700)], targets=[[(i + 1) % 4] for i in range(700)])
+    strata = {"tail": np.array([False, True, False, True])}
+    weighed = fit._Weighed(gated(Gates(), np.round(rng.normal(size=(2, 700, 4)), 1)), queries)  # with ties
+    full = evaluate(weighed, queries, train_counts=np.ones(4, int), strata=strata, ks=[5, 10, 20], bootstrap=0)
+    assert weighed.selection_value(strata) == pytest.approx(selection_value(full), abs=1e-12)
+    assert weighed.selection_value({}) != pytest.approx(weighed.selection_value(strata), abs=1e-4)
+
+
+class Surface:
+    """Stands in for :class:`fit._Weighed`: the value of settings is how near they are to the ``best``."""
+
+    def __init__(self, model, queries):
+        self.model = model
+
+    def selection_value(self, strata):
+        came = GateSettings.of(self.model)
+        TRIED.append(came)
+        return -sum(
+            abs(getattr(came, name) - getattr(BEST[0], name)) for name in ("dense_strength", "closing", "discount")
+        )
+
+
+TRIED: list[GateSettings] = []
+BEST: list[GateSettings] = []
+
+
 @pytest.mark.parametrize("best", [(0.0, 0.0), (0.25, 0.75), (2.0, 1.0)])
-def test_gates_are_chosen_on_a_planted_surface(best, monkeypatch):
-    gates, tried = Gates(0.5, 0.5), []
-    model, _ = gated(gates, 3)
-
-    def value(*_, **__):
-        tried.append((float(gates.dense_strength), float(gates.closing)))
-        return -abs(tried[-1][0] - best[0]) - abs(tried[-1][1] - best[1])
-
-    monkeypatch.setattr(fit, "evaluate", value)
-    monkeypatch.setattr(fit, "selection_value", lambda result: result)
+def test_strength_and_closing_are_chosen_on_a_planted_surface(best, monkeypatch):
+    monkeypatch.setattr(fit, "_Weighed", Surface)
+    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: "measured")
+    BEST[:] = [GateSettings(*best)]
     for climb in (True, False):
-        gates.dense_strength.assign(0.5)
-        gates.closing.assign(0.5)
-        tried.clear()
-        assert choose_gates(model, Queries.from_histories([[0]] * 3), None, {}, climb=climb) == 0
-        assert (float(gates.dense_strength), float(gates.closing)) == best
-        assert len(tried) == len(set(tried))
-        assert (len(tried) == len(STRENGTHS) * len(CLOSINGS)) != climb
+        model = gated(Gates(0.5, 0.5), None)
+        TRIED.clear()
+        assert choose_gates(model, Queries.from_histories([[0]] * 3), None, {}, climb=climb) == "measured"
+        assert GateSettings.of(model) == BEST[0]
+        assert len(TRIED) == len(set(TRIED))
+        undiscounted = [tried for tried in TRIED if not tried.discount]
+        assert (len(undiscounted) == len(STRENGTHS) * len(CLOSINGS)) != climb
+        assert (len(undiscounted) == len(TRIED)) == climb
+
+
+@pytest.mark.parametrize(("low", "taken"), [(1e-4, True), (-1e-4, False)])
+def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, monkeypatch):
+    monkeypatch.setattr(fit, "_Weighed", Surface)
+    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: GateSettings.of(model))
+    monkeypatch.setattr(fit, "selection_gain", lambda a, b: (0.01, low, 0.02))
+    BEST[:] = [GateSettings(0.75, 0.5, 0.4)]
+    model = gated(Gates(), None)
+    result = choose_gates(model, Queries.from_histories([[0]] * 3), None, {})
+    assert result == GateSettings.of(model)
+    # The discount of 0.4 is there, to the last bit of float32, or there is none.
+    assert result.discount == pytest.approx(0.4 if taken else 0.0)
+    assert (result.dense_strength, result.closing) == (0.75, 0.5)
+
+
+def test_a_discount_finds_the_tail_that_a_popular_item_hides():
+    """The popular item 0 beats each target by 1 in the dense term; its discount is 3 tau."""
+    targets = 1 + np.arange(600) % 3
+    dense = np.zeros((600, 4), np.float32)
+    dense[np.arange(600), targets] = 1.0
+    dense[:, 0] = 2.0
+    queries = Queries.from_histories([[]] * 600, targets=[[t] for t in targets])
+    strata = {"tail": np.array([False, True, True, True])}
+    for sparse, taken in ((np.zeros_like(dense), True), (dense * [0, 9, 9, 9], False)):
+        model = gated(Gates(), (dense, sparse.astype(np.float32)))
+        choose_gates(model, queries, np.ones(4, int), strata)
+        assert (GateSettings.of(model).discount > 1 / 3) == taken  # nothing is to be gained in the second case
+
+
+def cold_data(n_queries, readable=True):
+    """30 items; 20 to 29 have no event. Each query asks for one of them, whose text is that of its only event's item."""
+    n = 30
+    targets = 20 + np.arange(n_queries) % 10
+    queries = Queries.from_histories([[t - 20] for t in targets], targets=[[t] for t in targets])
+    text = np.eye(10, dtype=np.float32)[np.r_[:10, np.arange(10, 20) % 10, :10]]
+    text[10:20] = np.roll(np.eye(10, dtype=np.float32), 3, axis=0)
+    if not readable:
+        text[20:] *= -1  # further from the history's text than any other
+    counts = np.where(np.arange(n) < 20, 5, 0)
+    split = SimpleNamespace(
+        validation=queries, train_counts=counts, dataset=SimpleNamespace(n_items=n), train_queries=lambda: queries
+    )
+    # The items with events are 0.9 ahead of the target, which is ahead of the other cold items.
+    terms = np.where(np.arange(n) < 20, 1.0, 0.0) * np.ones((2, n_queries, 1))
+    terms[:, np.arange(n_queries), targets] = 0.1
+    return split, text, {"cold": counts == 0, "tail": np.ones(n, bool)}, terms.astype(np.float32)
+
+
+class AllGates(Gates):
+    """Gates without closing, for any number of items."""
+
+    def factors(self):
+        zeros = tf.zeros(30)
+        return Factors(zeros, zeros + 1.0, self.cold_lift * tf.cast(tf.range(30) >= 20, tf.float32))
+
+
+def lifted(n_queries=40, readable=True, text_is_there=True):
+    split, text, strata, terms = cold_data(n_queries, readable)
+    gates = AllGates()
+    model = SimpleNamespace(gates=gates, item_factors=gates.factors, score_terms=lambda queries: terms)
+    said = fit.choose_cold_lift(model, split, text * text_is_there, strata)
+    return float(gates.cold_lift), said
+
+
+def test_cold_items_are_lifted_until_they_rank_as_by_text_alone():
+    lift, said = lifted()
+    assert lift == 1.0  # the smallest that is above the lead of 0.9
+    assert said == "gates cold lift 1: recall@10/cold 1.0000 on 40 validation queries, text alone 1.0000"
+
+
+def test_cold_items_stay_where_text_alone_does_not_find_them():
+    assert lifted(readable=False)[0] == 0.0
+
+
+@pytest.mark.parametrize("changes", [{"n_queries": 19}, {"text_is_there": False}])
+def test_without_cold_targets_or_texts_there_is_no_lift(changes):
+    assert lifted(**changes) == (0.0, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -12,15 +14,34 @@ GAIN = 20.0
 whose learning rate they share (an equalised learning rate, Karras et al. 2018)."""
 
 
+class Factors(NamedTuple):
+    """What :class:`TermGates` does to the two scores of an item; each is float32, shaped as :meth:`TermGates.gate`.
+
+    ``score = dense * dense_score + sparse * sparse_score + offset``
+    """
+
+    dense: tf.Tensor
+    sparse: tf.Tensor
+    offset: tf.Tensor
+
+
 class TermGates(tf.keras.layers.Layer):
-    """``c s_d a_i dense + s_w (1 - d a_i) sparse``, with ``a_i = sigmoid(MLP(popularity, text quality))``.
+    """``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0]``.
 
-    ``c`` and ``d`` are 1 in training. What fits the gates is a softmax, not the ranking that is measured, so afterwards
-    both are chosen on validation: how strong the dense term is, and how far its gate closes the sparse one. With both
-    at 0 the sparse term stands alone.
+    ``a_i = sigmoid(MLP(popularity, text quality))``. Popularity enters as ``log(1 + n_i)``, with ``n_i`` the item's
+    training events, and as "no events"; text quality enters as "has a text". The scales ``s_d`` and ``s_w`` are learned
+    as logarithms, so they stay positive.
 
-    Popularity enters as ``log(1 + events)`` and as "never met"; text quality as "has a text". The two scales are
-    learned in logarithms, so that they stay positive.
+    Four scalars are not trained, because the gates are fitted with a softmax and measured as a ranking. They are chosen
+    on validation queries after training:
+
+    - ``dense_strength`` (c) scales the dense term.
+    - ``closing`` (d) sets how far the gate closes the sparse term. With c = d = 0 the sparse term stands alone.
+    - ``discount`` (tau) takes popular items down in the dense term, as logit adjustment does (Menon et al., "Long-Tail
+      Learning via Logit Adjustment", ICLR 2021): a softmax over events learns popularity along with the match.
+    - ``cold_lift`` (lift) is added to the score of items without training events.
+
+    In training c = d = 1 and tau = lift = 0.
 
     Args:
       has_text: bool ``[N]``.
@@ -48,32 +69,38 @@ class TermGates(tf.keras.layers.Layer):
             name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
         )
 
-        #: c
-        self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
-        #: d
-        self.closing = self.add_weight(name="closing", shape=(), initializer="ones", trainable=False)
+        for name, initializer in (
+            ("dense_strength", "ones"),
+            ("closing", "ones"),
+            ("discount", "zeros"),
+            ("cold_lift", "zeros"),
+        ):
+            setattr(self, name, self.add_weight(name=name, shape=(), initializer=initializer, trainable=False))
 
     def gate(self, counts: tf.Tensor, items: tf.Tensor | None = None) -> tf.Tensor:
-        """``a_i`` of items met ``counts`` times, float32 ``[N]`` -> float32 ``[N]`` in (0, 1).
+        """``a_i`` of items with ``counts`` training events, float32 ``[N]`` -> float32 ``[N]`` in (0, 1).
 
-        Of some ``items`` int32 ``[B, M]`` alone, with their counts ``[B, M]``: ``[B, M]``.
+        For a few ``items`` int32 ``[B, M]`` alone, with their counts ``[B, M]``: ``[B, M]``.
         """
         popularity = tf.math.log1p(counts)
-        never_met = tf.cast(counts == 0, tf.float32)
+        no_events = tf.cast(counts == 0, tf.float32)
         has_text = self.has_text if items is None else rows_of(self.has_text, items)
-        features = tf.stack([popularity / 3.0 - 1.0, never_met, has_text], axis=-1)
+        features = tf.stack([popularity / 3.0 - 1.0, no_events, has_text], axis=-1)
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[..., 0])
 
-    def factors(
-        self, counts: tf.Tensor, training: bool = False, items: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What multiplies each item's dense and sparse score, shaped as :meth:`gate`; in training c and d are 1."""
+    def factors(self, counts: tf.Tensor, training: bool = False, items: tf.Tensor | None = None) -> Factors:
+        """The factors and the offset of each item; arguments as in :meth:`gate`."""
         gate = self.gate(counts, items)
         dense_scale, sparse_scale = tf.unstack(tf.exp(GAIN * self.log_scales))
-        strength, closing = (1.0, 1.0) if training else (self.dense_strength, self.closing)
-        return strength * dense_scale * gate, sparse_scale * (1.0 - closing * gate)
+        if training:
+            return Factors(dense_scale * gate, sparse_scale * (1.0 - gate), tf.zeros_like(gate))
+        dense = self.dense_strength * dense_scale * gate
+        lift = self.cold_lift * tf.cast(counts == 0, tf.float32)
+        return Factors(
+            dense, sparse_scale * (1.0 - self.closing * gate), lift - self.discount * tf.math.log1p(counts) * dense
+        )
 
     def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""
-        dense_factor, sparse_factor = self.factors(counts, training)
-        return dense * dense_factor + sparse * sparse_factor
+        factors = self.factors(counts, training)
+        return dense * factors.dense + sparse * factors.sparse + factors.offset

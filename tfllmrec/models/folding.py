@@ -1,9 +1,10 @@
 """A hybrid's score as one inner product and a sparse sum, so that an item index can answer for it.
 
-    score(u, i) = <g_i e_i, q_u> + sum over history j of decay ** steps_back * (h_i W[j, i])
+    score(u, i) = <(g_i e_i, o_i), (q_u, 1)> + sum over history j of decay ** steps_back * (h_i W[j, i])
 
-``g_i`` and ``h_i`` are what the gates multiply an item's dense and sparse score by. They depend on the item alone, so
-``g_i`` is multiplied into the item's vector and ``h_i`` into the values paired with it, and nothing is left to weigh.
+The gates multiply an item's dense score by ``g_i`` and its sparse score by ``h_i``, and add ``o_i``. The three depend
+on the item alone, so ``g_i`` is multiplied into the item's vector, ``o_i`` is one more number of that vector, and
+``h_i`` is multiplied into the values paired with the item.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class FoldedHybrid(tf.Module):
         items, scores = index.top_k(k=k, exclude=history, **folded.requests(item_vectors, history, ratings))
 
     Attributes:
-      vectors: float32 ``[N, D]``, ``g_i e_i``.
+      vectors: float32 ``[N, D]``, ``g_i e_i``, and ``o_i`` behind it where any item has an offset.
       prior: float32 ``[N]``, the scores for an empty history.
       dim: D.
 
@@ -41,10 +42,10 @@ class FoldedHybrid(tf.Module):
 
     def __init__(self, model: Hybrid) -> None:
         super().__init__(name="folded_hybrid")
-        dense_factor, sparse_factor = (factor.numpy() for factor in model.gates.factors(model.train_counts))
-        if not (model.use_dense and model.use_behaviour):  # a term alone is not weighed
-            dense_factor, sparse_factor = np.ones_like(dense_factor), np.ones_like(sparse_factor)
-        self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis] * np.float32(model.use_dense)
+        dense_factor, sparse_factor, offset = (factor.numpy() for factor in model.item_factors())
+        self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis]
+        if np.any(offset):
+            self.vectors = np.hstack([self.vectors, offset[:, np.newaxis]])
         self.prior = np.log1p(model.train_counts.numpy())
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
         mean = self.vectors.mean(axis=0, dtype=np.float64)
@@ -56,8 +57,16 @@ class FoldedHybrid(tf.Module):
         self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")
         self.dim = self.vectors.shape[1]
         self.n_items, self.use_dense, self.use_behaviour = model.n_items, model.use_dense, model.use_behaviour
+        self._has_offset = bool(np.any(offset))
         # Methods: the Keras model stays out of a SavedModel.
         self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour.pairs
+
+    def queries(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
+        """What :attr:`vectors` are multiplied by, float32 ``[B, D]``; arguments as in :meth:`requests`."""
+        if not self.use_dense:
+            return tf.zeros((tf.shape(history)[0], self.dim))
+        query = tf.add_n(self._last_query_vectors(item_vectors, history, ratings))
+        return tf.pad(query, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0)
 
     def requests(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> dict[str, Any]:
         """``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``; arguments as in ``Hybrid.score_items``.
@@ -65,10 +74,7 @@ class FoldedHybrid(tf.Module):
         ``item_vectors`` are the model's own, not :attr:`vectors`: histories are read by them.
         """
         batch = tf.shape(history)[0]
-        if self.use_dense:
-            query = tf.add_n(self._last_query_vectors(item_vectors, history, ratings))
-        else:
-            query = tf.zeros((batch, self.dim))
+        query = self.queries(item_vectors, history, ratings)
         if self.use_behaviour:
             items, values = self._pairs(history)
             values *= rows_of(self.sparse_factor, items)

@@ -1,10 +1,12 @@
 """The sparse-dense hybrid: meaning, feedback and behaviour, weighed by learned gates.
 
-    score(u, i) = c s_d a_i <e_i, (1 - b_u) q_u + b_u r_u> + s_w (1 - d a_i) <m_u, W_i>
+    score(u, i) = c s_d a_i (<e_i, (1 - b_u) q_u + b_u r_u> - tau log(1 + n_i)) + s_w (1 - d a_i) <m_u, W_i>
+                  + lift [n_i = 0]
 
-``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` is a function of how often the item
-was met and of whether it has text; ``b_u`` of how much feedback a person gave; ``s_d`` and ``s_w`` bring the two kinds
-of score to one scale; ``c`` and ``d`` are 1 in training and chosen on validation afterwards.
+``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` depends on ``n_i``, the item's
+training events, and on whether the item has text; ``b_u`` depends on how much feedback the user gave. ``s_d`` and
+``s_w`` bring the two kinds of score to one scale. ``c``, ``d``, ``tau`` and ``lift`` are chosen on validation after
+training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
-from tfllmrec.layers.term_gates import TermGates
+from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
@@ -224,8 +226,8 @@ class Hybrid(tfrs.Model):
           ratings: float32 ``[B, L]``, NaN for none.
         """
         dense, sparse = self.terms(item_vectors, history, ratings)
-        both = self.use_dense and self.use_behaviour
-        scores = self.gates(dense, sparse, self.train_counts) if both else dense + sparse
+        factors = self.item_factors()
+        scores = dense * factors.dense + sparse * factors.sparse + factors.offset
         popularity = tf.math.log1p(self.train_counts)[tf.newaxis]
         nothing_known = tf.reduce_all(history >= self.n_items, axis=1, keepdims=True)
         return tf.where(nothing_known, popularity, scores)
@@ -259,7 +261,7 @@ class Hybrid(tfrs.Model):
     def explain_items(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """What each term adds to a score, and the history event that stands behind it.
+        """What each term adds to a score, and the history event behind it; the gates' offset counts as a dense term.
 
         Args:
           item_vectors, history, ratings: as in :meth:`score_items`. items: int32 ``[B, M]``; N for unknown.
@@ -271,15 +273,16 @@ class Hybrid(tfrs.Model):
           that were rated no lower than the person's mean.
         """
         known_items = tf.where(items < self.n_items, items, 0)
-        dense_factor, sparse_factor = self._factors_of(known_items)
+        factors = self._factors_of(known_items)
         vectors = rows_of(item_vectors, known_items)
         terms = {}
         for name, query in zip(
             ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
         ):
-            terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * dense_factor
+            terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * factors.dense
+        terms[self._offset_term] += factors.offset
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
-        terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * sparse_factor
+        terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
         events = rows_of(item_vectors, tf.where(present, history, 0))
         closeness = tf.einsum("bld,bmd->blm", events, vectors)
@@ -320,17 +323,31 @@ class Hybrid(tfrs.Model):
         self, item_vectors: tf.Tensor, queries: tf.Tensor, history: tf.Tensor, items: tf.Tensor
     ) -> tf.Tensor:
         """:meth:`terms_of_items`, where both :meth:`query_vectors` are known: ``queries`` float32 ``[B, D, 2]``."""
-        dense_factor, sparse_factor = self._factors_of(items)
-        dense = tf.matmul(rows_of(item_vectors, items), queries) * dense_factor[..., tf.newaxis]
-        sparse = tf.gather(self.behaviour(history), items, batch_dims=1) * sparse_factor
-        return tf.concat([dense, sparse[..., tf.newaxis]], axis=-1)
+        factors = self._factors_of(items)
+        dense = tf.matmul(rows_of(item_vectors, items), queries) * factors.dense[..., tf.newaxis]
+        terms = dict(zip(("meaning", "feedback"), tf.unstack(dense, axis=-1), strict=True))
+        terms[self._offset_term] += factors.offset
+        terms["behaviour"] = tf.gather(self.behaviour(history), items, batch_dims=1) * factors.sparse
+        return tf.stack(list(terms.values()), axis=-1)
 
-    def _factors_of(self, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """What multiplies the dense and the sparse score of int32 ``[B, M]``; a term alone is not weighed."""
-        dense, sparse = self.gates.factors(rows_of(self.train_counts, items), items=items)
-        if not (self.use_dense and self.use_behaviour):
-            dense, sparse = tf.ones_like(dense), tf.ones_like(sparse)
-        return dense * float(self.use_dense), sparse * float(self.use_behaviour)
+    def _factors_of(self, items: tf.Tensor) -> Factors:
+        """The gates' factors and offset of int32 ``[B, M]``; without gates, see :meth:`item_factors`."""
+        return self._without_missing_terms(self.gates.factors(rows_of(self.train_counts, items), items=items))
+
+    def item_factors(self) -> Factors:
+        """What the gates do to the scores of each item, ``[N]``. One term alone is taken as it is."""
+        return self._without_missing_terms(self.gates.factors(self.train_counts))
+
+    @property
+    def _offset_term(self) -> str:
+        """The term that the gates' offset is told with."""
+        return "meaning" if "meaning" in self.config.terms else "feedback"
+
+    def _without_missing_terms(self, factors: Factors) -> Factors:
+        if self.use_dense and self.use_behaviour:
+            return factors
+        ones = tf.ones_like(factors.dense)
+        return Factors(ones * float(self.use_dense), ones * float(self.use_behaviour), tf.zeros_like(ones))
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """``history`` and ``ratings`` as in :meth:`score_items` -> float32 ``[B, N]``."""

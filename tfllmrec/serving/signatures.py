@@ -140,12 +140,10 @@ class ServingModel(tf.Module):
         longest = max(int(some.history.lengths.max(initial=1)), 1)
         length = min(longest, model.history_encoder.max_length)
         asked = [
-            tf.add_n(
-                model.last_query_vectors(
-                    self.item_vectors,
-                    tf.constant(few.history.padded(length, self.n_items), tf.int32),
-                    tf.constant(few.ratings.padded(length, np.nan), tf.float32),
-                )
+            self.folded.queries(
+                self.item_vectors,
+                tf.constant(few.history.padded(length, self.n_items), tf.int32),
+                tf.constant(few.ratings.padded(length, np.nan), tf.float32),
             ).numpy()
             for few in list(some.batches(AT_ONCE)) or [some]
         ]
@@ -223,8 +221,9 @@ class ServingModel(tf.Module):
         query, items, values, mean = tf.cond(
             tf.reduce_any(known < self.n_items), lambda: self._leaning(known, marks), lambda: self._no_leaning(known)
         )
+        own = tf.zeros((tf.shape(vectors)[0], self.item_vectors.shape[1]))
         indices, scores = self.alike.top_k(
-            query=tf.concat([vectors, tf.zeros_like(query), query], axis=1),
+            query=tf.concat([vectors, own, query], axis=1),
             k=k,
             exclude=self.index_of.lookup(exclude),
             pairs=(items, values),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.evaluation.protocol import Result, evaluate, selection_value
+from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
+from tfllmrec.evaluation.protocol import Result, evaluate, selection_gain, selection_value_of_ranks
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
 from tfllmrec.progress import show_progress
@@ -27,9 +29,15 @@ from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.optimizer import adamw
 
-#: What the gates' strength and closing may be; the best on validation are taken.
+#: What the gates' strength, closing and discount may be; see :func:`choose_gates`.
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
+DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
+#: What the gates' lift of cold items may be, in units of the logit; see :func:`choose_cold_lift`.
+LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+#: Validation queries with a cold target that a choice needs.
+COLD_QUERIES = 20
+_ROWS = 512
 
 Tell = Callable[[str], None]
 
@@ -105,7 +113,7 @@ def fit_hybrid(
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            _train(model, sequences, split, config, kept, tell, callbacks)
+            _train(model, sequences, split, text, config, kept, tell, callbacks)
     return Fitted(model, config)
 
 
@@ -150,20 +158,47 @@ def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray, sett
     model.set_holdout(solve(kept), np.bincount(kept.values, minlength=sequences.n_items))
 
 
+@dataclass(frozen=True)
+class GateSettings:
+    """What is chosen on validation of :class:`~tfllmrec.layers.term_gates.TermGates`."""
+
+    dense_strength: float
+    closing: float
+    discount: float = 0.0
+    cold_lift: float = 0.0
+
+    @classmethod
+    def of(cls, model: Hybrid) -> GateSettings:
+        return cls(*(float(getattr(model.gates, name.name)) for name in fields(cls)))
+
+    def apply(self, model: Hybrid) -> None:
+        for name, value in asdict(self).items():
+            getattr(model.gates, name).assign(value)
+
+
 class _Weighed:
-    """The scores of some queries, put together anew for each choice of the gates' strength and closing."""
+    """The terms of some queries' scores, computed once and added up anew for each choice of the gates' settings."""
 
     def __init__(self, model: Hybrid, queries: Queries) -> None:
         self.dense, self.sparse = model.score_terms(queries)
-        self.gates, self.counts = model.gates, model.train_counts
+        self.model, self.queries = model, queries
         self.next_row = 0
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Those of the next rows: queries come in their order."""
+        """Scores of the next rows, float32 ``[B, N]``: queries come in their order."""
         rows = slice(self.next_row, self.next_row + len(queries))
         self.next_row = rows.stop % len(self.dense)
-        dense, sparse = (factor.numpy() for factor in self.gates.factors(self.counts))
-        return self.dense[rows] * dense + self.sparse[rows] * sparse
+        dense, sparse, offset = (factor.numpy() for factor in self.model.item_factors())
+        return self.dense[rows] * dense + self.sparse[rows] * sparse + offset
+
+    def selection_value(self, strata: Mapping[str, np.ndarray]) -> float:
+        """:func:`selection_value` of the present settings."""
+        parts, first_rows = [], []
+        for batch in self.queries.batches(_ROWS):
+            first_rows.append(self.next_row)
+            parts.append(rank_targets(masked(self.score(batch), batch.exclude), batch.targets))
+        ranks = TargetRanks.concatenate(parts, first_rows)
+        return selection_value_of_ranks(ranks, len(self.queries), strata)
 
 
 def choose_gates(
@@ -176,51 +211,113 @@ def choose_gates(
     *,
     climb: bool = False,
 ) -> Result:
-    """Sets the gates' dense strength and closing to those that are best on ``sample``; returns what was measured.
+    """Sets the gates' dense strength, closing and discount to the best on ``sample``.
+
+    Strength and closing are chosen together without a discount. Then each of :data:`DISCOUNTS` is tried, with strength
+    and closing moved from there as long as that helps. The best of them is taken only if its gain in
+    :func:`selection_value` is larger than chance: the paired 95 % bootstrap interval over users excludes zero.
 
     Args:
-      model: one that has gates, or nothing to choose.
+      model: one that has gates; otherwise there is nothing to choose.
       strengths, closings: to choose from, ascending; of equals the first pair is taken.
-      climb: not all pairs are tried, but from the model's own on one after the other is moved as long as that helps.
+      climb: a quick choice between epochs. Strength and closing are moved one after the other from their present
+        values as long as that helps, and no discount is tried.
+
+    Returns:
+      Figures of the model on ``sample`` with the settings chosen.
     """
-    scored: Recommender = model
-    if model.gates.trainable:
-        scored = _Weighed(model, sample)
-    else:
-        strengths, closings = (1.0,), (1.0,)
-    gates, results = model.gates, {}
 
-    def value(pair: tuple[float, float]) -> float:
-        if pair not in results:
-            gates.dense_strength.assign(pair[0])
-            gates.closing.assign(pair[1])
-            results[pair] = evaluate(
-                scored, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0
-            )
-        return selection_value(results[pair])
+    def measured(recommender: Recommender) -> Result:
+        return evaluate(recommender, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0)
 
-    best = (float(gates.dense_strength), float(gates.closing))
-    if climb:
-        for place, choices in enumerate((strengths, closings)):
-            at = choices.index(best[place])
+    if not model.gates.trainable:
+        return measured(model)
+    weighed = _Weighed(model, sample)
+    values: dict[GateSettings, float] = {}
+
+    def value(settings: GateSettings) -> float:
+        if settings not in values:
+            settings.apply(model)
+            values[settings] = weighed.selection_value(strata)
+        return values[settings]
+
+    def climbed(best: GateSettings) -> GateSettings:
+        for name, choices in (("dense_strength", strengths), ("closing", closings)):
+            at = choices.index(getattr(best, name))
             for further in (choices[at + 1 :], choices[:at][::-1]):
                 for choice in further:
-                    pair = (choice, best[1]) if place == 0 else (best[0], choice)
-                    if value(pair) <= value(best):
+                    there = replace(best, **{name: choice})
+                    if value(there) <= value(best):
                         break
-                    best = pair
-        value(best)
-    else:
-        best = max(product(strengths, closings), key=value)
-    gates.dense_strength.assign(best[0])
-    gates.closing.assign(best[1])
-    return results[best]
+                    best = there
+        return best
+
+    def result_of(settings: GateSettings) -> Result:
+        settings.apply(model)
+        return measured(weighed)
+
+    if climb:
+        return result_of(climbed(replace(GateSettings.of(model), discount=0.0)))
+    best = max((GateSettings(*pair) for pair in product(strengths, closings)), key=value)
+    result = result_of(best)
+    discounted = max((climbed(replace(best, discount=tau)) for tau in DISCOUNTS), key=value)
+    if value(discounted) > value(best):
+        other = result_of(discounted)
+        if selection_gain(other, result)[1] > 0:
+            return other
+    best.apply(model)
+    return result
+
+
+def choose_cold_lift(model: Hybrid, split: Split, text: np.ndarray, strata: Mapping[str, np.ndarray]) -> str | None:
+    """Sets the gates' lift of items without training events, so that they rank no worse than by text alone.
+
+    It is the smallest of :data:`LIFTS` with which recall among cold targets is at least that of
+    :class:`~tfllmrec.models.baselines.TextSimilarity` at 5, 10 and 20, on the validation queries with a cold target.
+    The best value on validation would be higher where a catalogue is made of the items in the events: each of its cold
+    items is then sure to have a held-out event, which no real catalogue promises.
+
+    Args:
+      model: its other gate settings are chosen.
+      text: float32 ``[N, Dt]``.
+      strata: as ``Split.strata`` gives them.
+
+    Returns:
+      A line on the choice; ``None``, with a lift of 0, where there are no gates, no texts or fewer than
+      :data:`COLD_QUERIES` such queries.
+    """
+    asked = split.validation
+    cold = np.bincount(asked.targets.row_of_value, strata["cold"][asked.targets.values], len(asked)) > 0
+    model.gates.cold_lift.assign(0.0)
+    if not model.gates.trainable or not np.any(text) or cold.sum() < COLD_QUERIES:
+        return None
+    queries = asked.take(np.flatnonzero(cold)[: defaults.SAMPLE])
+    recalls = [f"recall@{k}/cold" for k in (5, 10, 20)]
+
+    def measured(recommender: Recommender) -> list[float]:
+        result = evaluate(recommender, queries, train_counts=split.train_counts, strata=strata, bootstrap=0)
+        return [result.metrics[label] or 0.0 for label in recalls]
+
+    text_alone = fit_baselines(
+        ["text"], split.train_queries().history, split.dataset.n_items, asked, text_vectors=text, strata=strata
+    )["text"]
+    aim, weighed = measured(text_alone), _Weighed(model, queries)
+    for lift in LIFTS:
+        model.gates.cold_lift.assign(lift)
+        came = measured(weighed)
+        if all(value >= least for value, least in zip(came, aim, strict=True)):
+            break
+    return (
+        f"gates cold lift {lift:g}: recall@10/cold {came[1]:.4f} on {len(queries):,} validation queries, "
+        f"text alone {aim[1]:.4f}"
+    )
 
 
 def _train(
     model: Hybrid,
     sequences: Sequences,
     split: Split,
+    text: np.ndarray,
     config: ExperimentConfig,
     folder: Path,
     tell: Tell,
@@ -262,8 +359,12 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    choose_gates(model, sample, split.train_counts, strata)  # during training not all were tried
+    choose_gates(model, sample, split.train_counts, strata)  # between epochs not all settings are tried
+    lift = choose_cold_lift(model, split, text, strata)
+    gates = GateSettings.of(model)
     tell(
-        f"best epoch: {checkpoint.state.best_epoch + 1}, dense strength {float(model.gates.dense_strength)}, "
-        f"gate closing {float(model.gates.closing)}"
+        f"chosen: gates dense strength {gates.dense_strength:g}, closing {gates.closing:g}, popularity discount "
+        f"{gates.discount:.2g}: best on validation, with epoch {checkpoint.state.best_epoch + 1}"
     )
+    if lift is not None:
+        tell(f"chosen: {lift}")
