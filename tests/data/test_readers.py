@@ -79,7 +79,7 @@ def test_movielens_100k(tmp_path):
     assert data.items.title.tolist() == ["Toy Story (1995)", "Misérables, Les (1995)"]
     assert data.items.categories.tolist() == ["Animation, Children's, Comedy", ""]
     assert data.items.columns.tolist() == [
-        *("item_id", "title", "categories", "release_date", "video_release_date", "imdb_url")
+        *("item_id", "title", "categories", "imdb_url", "release_date", "video_release_date")
     ]
     assert events_of(data) == [("186", "1"), ("196", "2"), ("196", "1")]
     assert data.events[RATING].tolist() == [4, 3, 5]
@@ -104,7 +104,7 @@ def test_movielens_1m(tmp_path):
     data = read(tmp_path)
     assert data.items.title.tolist() == ["Toy Story (1995)", "Café: The End (1999)"]
     assert data.items.categories.tolist() == ["Animation, Comedy", "Drama"]
-    assert data.users.columns.tolist() == ["user_id", "gender", "age", "occupation", "zip_code"]
+    assert data.users.columns.tolist() == ["user_id", "age", "gender", "occupation", "zip_code"]
     assert events_of(data) == [("1", "2"), ("1", "1")]
     assert data.report.findings == []  # Latin-1 is what these files are documented to be: no repair
 
@@ -120,14 +120,14 @@ def test_movielens_csv_with_tags(tmp_path):
         ratings_csv="userId,movieId,rating,timestamp\n1,1,4.0,964982703\n1,2,0.5,964981247\n",
         movies_csv='movieId,title,genres\n1,"American President, The (1995)",Comedy|Drama\n2,Heat,(no genres listed)\n',
         tags_csv="userId,movieId,tag,timestamp\n"
-        + "1,1,slow,1\n1,1,Funny,1\n2,1,funny,2\n3,9,lost,3\n3,1,,4\n"
+        + "1,1,slow,1\n1,1,funny,1\n2,1,Funny,2\n3,9,lost,3\n3,1,,4\n"
         + "".join(f"4,2,t{i},5\n" for i in range(25)),
     )
     data = read(tmp_path)
     assert data.items.title[0] == "American President, The (1995)"
     assert data.items.categories.tolist() == ["Comedy, Drama", ""]
     assert data.items.tags[0] == "Funny, slow"
-    assert data.items.tags[1].split(", ") == [f"t{i}" for i in range(20)]
+    assert data.items.tags[1].split(", ") == sorted(f"t{i}" for i in range(25))[:20]
     assert example(data, "the tagged item is not in the catalogue") == (1, "tags.csv:5, column 'movieId': '9'")
     assert example(data, "no tag")[0] == 1
     assert data.report.rows_in["tags"] == 30 and data.report.rows_kept["tags"] == 28
@@ -208,8 +208,8 @@ def test_parquet_keeps_large_ids_and_reads_dates(tmp_path):
     parquet.write_table(pa.Table.from_pandas(frame).replace_schema_metadata(None), tmp_path / "events.parquet")
     pd.DataFrame({"item_id": [1, 3], "categories": [["A", "B"], None]}).to_parquet(tmp_path / "items.parquet")
     data = read(tmp_path, max_bad_rows=0.5)
-    assert events_of(data) == [("9007199254740993", "1"), ("7", "3")]
-    assert data.events[TIMESTAMP].tolist() == [1393372800, 1393372800 + 86400]
+    assert events_of(data) == [("7", "3"), ("9007199254740993", "1")]
+    assert data.events[TIMESTAMP].tolist() == [1393372800 + 86400, 1393372800]
     assert data.items.categories.tolist() == ["A, B", ""]
 
 
@@ -354,7 +354,7 @@ def test_a_table_folder(tmp_path):
     data = read(tmp_path, source="shop")
     assert data.name == "shop"
     assert events_of(data) == [("u", "b"), ("u", "a")]
-    assert data.items.to_dict("records")[0] == {"item_id": "b", "title": "Bee", "categories": "X, Y"}
+    assert data.items.to_dict("records")[1] == {"item_id": "b", "title": "Bee", "categories": "X, Y"}
     assert data.users.age.tolist() == ["9"]
     assert not data.has_ratings
     same = read(tmp_path, events="shop/interactions.tsv", items="shop/items.jsonl", users="shop/users.csv")
@@ -484,7 +484,7 @@ def test_json_lines_that_are_broken_are_counted(tmp_path):
     lines = ['{"user": "u", "item": 1}', "", '{"user": "u", "item"', "17", '{"user": "\\ud800", "item": 2.0}', ""]
     write(tmp_path, e_jsonl="\n".join(lines))
     data = read(tmp_path, events="e.jsonl", max_bad_rows=0.5)
-    assert events_of(data) == [("u", "1"), ("?", "2")]
+    assert events_of(data) == [("?", "2"), ("u", "1")]
     assert example(data, "no JSON object") == (2, """e.jsonl:3, '{"user": "u", "item"'""")
     assert example(data, "blank row") == (1, "e.jsonl:2")
     assert data.report.rows_in["events"] == 5
@@ -493,7 +493,7 @@ def test_json_lines_that_are_broken_are_counted(tmp_path):
 def test_rows_with_other_than_the_expected_fields(tmp_path):
     write(tmp_path, e_csv="user,item,rating\nu,a,5\n\nu,b\nu,c,4,extra\n  \nu,d,1\n")
     data = read(tmp_path, events="e.csv", max_bad_rows=0.5)
-    assert events_of(data) == [("u", "a"), ("u", "d")]
+    assert sorted(events_of(data)) == [("u", "a"), ("u", "d")]
     assert example(data, "fields came") == (2, "e.csv:4, 'u,b'")
     assert example(data, "blank row") == (2, "e.csv:3")
     assert data.report.rows_in["events"] == 6
