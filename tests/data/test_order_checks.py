@@ -207,20 +207,6 @@ def test_an_order_column_leaves_no_ties():
     assert data.report.tied_users == 0 and not any("ties" in text for text in data.report.doubts())
 
 
-def test_cold_targets_on_items_with_many_events():
-    # The last item of every user is one of those that are met last only: half of the targets on 30 of 120 items.
-    events = planted()
-    late = events["item"] >= 90
-    events = events.assign(late=late).sort_values(["user", "late", "order"])
-    found = [t for t in doubts(ordered(events.drop(columns="late")), catalogue()) if "have none left" in t]
-    # The oracle: item by item, whether every event of it is one of a user's last two.
-    events["from_end"] = events.groupby("user").cumcount(ascending=False)
-    last_only = events.groupby("item")["from_end"].max() <= 1
-    targets = events[events["from_end"] == 0]
-    cold = targets["item"].map(last_only).sum()
-    assert (f"{cold:,} of 300 last events" in found[0]) if found else cold <= 9
-
-
 def test_a_planted_block_of_late_items_is_cold():
     events = planted()
     # Each user's last event moves to one of 20 items that nobody meets earlier; each of those has 15 events.

@@ -238,11 +238,12 @@ def _ties_by_id(users: np.ndarray, event_items: np.ndarray, orders: Mapping[str,
         if excess >= MIN_EXCESS and excess >= MIN_Z * error:
             what = (
                 f"adjacent events {direction} by {name} in {near:.1%} of the cases, events two apart in {far:.1%} (z = "
-                f"{excess / error if error else np.inf:.0f}; without ties the two are alike): events of the same time, "
-                f"often of the same day, seem to be ordered by {name}, which then decides the last event of many "
-                "users. Published results on such files, among them the Amazon 2014 reviews, share this, so compare "
-                "with those only. If the file has times, map them to timestamp_s under data.columns and leave out "
-                "the order column: ties are then broken by a hash; else set split.kind to random"
+                f"{excess / error if error else np.inf:.0f}; without ties the two are alike): unless items follow each "
+                "other like episodes, events of the same time, often of the same day, seem to be ordered by "
+                f"{name}, which then decides the last event of many users. Published results on such files, among them "
+                "the Amazon 2014 reviews, share this, so compare with those only. If the file has times, map them to "
+                "timestamp_s under data.columns and leave out the order column: ties are then broken by a hash; else "
+                "set split.kind to random"
             )
             doubts.append((excess, _doubt(what, (pairs_1 > 0).sum())))
     return max(doubts, key=lambda doubt: doubt[0])[1] if doubts else None
