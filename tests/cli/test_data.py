@@ -50,3 +50,17 @@ def test_missing_data_exits_3(program, folder):
     answer = program("data", "describe", "--events", folder / "none.csv")
     assert (answer.code, answer.out) == (3, "")
     assert "none.csv" in answer.err
+
+
+def test_describe_and_prepare_warn_of_a_doubtful_order(program, tmp_path):
+    rows = [f"u{u},{i},{i}" for u in range(30) for i in range(1 + u % 3, 10)]  # sorted by item id within each user
+    (tmp_path / "e.csv").write_text("\n".join(["user,item,order", *rows]))
+    warning = "warning: the events of almost every user ascend by item id: 30 of 30 users"
+    for command in (["describe"], ["prepare", "--out", tmp_path / "clean"]):
+        printed = program("data", *command, "--events", tmp_path / "e.csv")
+        assert warning in printed.out and " doubts" not in printed.out
+        told = json.loads(program("data", *command, "--events", tmp_path / "e.csv", "--json").out)
+        assert told["doubts"][0].startswith(warning.removeprefix("warning: "))
+        assert "doubted" in [finding["action"] for finding in told["cleaning"]["findings"]]
+    # A data set that was prepared is still doubted.
+    assert warning in program("data", "describe", tmp_path / "clean").out

@@ -52,6 +52,8 @@ def test_describe():
     assert told["mean_text_characters"] == 3  # "Ant", "Bée", "Dog"; the price is no text
     assert told["cold_items"] == 1
     assert told["repeated_pairs"] == 1
+    assert (told["tied_users"], told["doubts"]) == (0, [])
+    assert dataset_from_frames(EVENTS.assign(timestamp=[9, 9, 1, 2, 3])).describe()["tied_users"] == 1
     assert told["time_span"] == ["1970-01-01T00:00:10", "1970-01-02T00:00:10"]
     assert told["events_per_user"] == {
         "min": 2,
@@ -169,6 +171,34 @@ def test_fingerprint_is_that_of_the_content():
         dataset_from_frames(EVENTS, ITEMS.rename(columns={"price": "cost"}), config=DataConfig(repeats="all")),
     ):
         assert changed.fingerprint != data.fingerprint
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_rows():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        events, items = (table.iloc[rng.permutation(len(table))] for table in (EVENTS, ITEMS))
+        for config in (DataConfig(repeats="all"), DataConfig(repeats="last"), DataConfig(repeats="first")):
+            expected = dataset_from_frames(EVENTS, ITEMS, config=config).fingerprint
+            assert dataset_from_frames(events, items, config=config).fingerprint == expected
+            untimed = [table.drop(columns="timestamp") for table in (EVENTS, events)]
+            one, other = (dataset_from_frames(table, items, config=config).fingerprint for table in untimed)
+            assert one == other
+
+
+@pytest.mark.parametrize("column", EVENTS.columns)
+def test_fingerprint_sees_any_two_values_that_change_places(column):
+    seen = {dataset().fingerprint}
+    for i, j in [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (1, 4)]:
+        changed = EVENTS.copy()
+        changed[column] = changed[column].to_numpy()[[{i: j, j: i}.get(row, row) for row in range(len(EVENTS))]]
+        rows = [frame.sort_values([*EVENTS]).to_numpy().tolist() for frame in (changed, EVENTS)]
+        fingerprint = dataset_from_frames(changed, ITEMS, config=DataConfig(repeats="all")).fingerprint
+        assert (fingerprint in seen) == (str(rows[0]) == str(rows[1]))
+
+
+def test_fingerprint_sees_two_users_who_change_events():
+    swapped = EVENTS.assign(user=EVENTS["user"].map({"u": "v", "v": "u"}))
+    assert dataset_from_frames(swapped, ITEMS, config=DataConfig(repeats="all")).fingerprint != dataset().fingerprint
 
 
 def test_fingerprint_knows_one_nan_only():

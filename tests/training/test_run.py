@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import SplitConfig, dump_config, load_config
+from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError, ModelError
@@ -17,7 +17,7 @@ from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.run import Run, fit_experiment
+from tfllmrec.training.run import Run, _record, fit_experiment, start_run
 
 pytestmark = pytest.mark.tf
 
@@ -240,6 +240,18 @@ def test_damaged_weights_are_named(chain_run, tmp_path):
         path.write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"copy/model cannot be read .*fit again"):
         Run.open(copy).load_model()
+
+
+def test_a_doubtful_order_is_told_before_the_training_and_recorded(chain_config, tmp_path):
+    rows = [f"u{u},{i},{i}" for u in range(30) for i in range(1 + u % 3, 10)]  # sorted by item id within each user
+    (tmp_path / "events.csv").write_text("\n".join(["user,item,order", *rows]))
+    config = chain_config.model_copy(update={"data": DataConfig(events="events.csv", name="sorted")})
+    told = []
+    run, _ = start_run(config, tmp_path / "run", base=tmp_path, tell=told.append)
+    doubt = "the events of almost every user ascend by item id: 30 of 30 users"
+    assert any(line.startswith(f"data: warning: {doubt}") for line in told)
+    recorded = _record(run, 42, [], 0.0, {})["cleaning"]["findings"]
+    assert any(f["action"] == "doubted" and f["what"].startswith(doubt) for f in recorded)
 
 
 def test_items_without_text_and_events_without_order(bare_run):

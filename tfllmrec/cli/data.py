@@ -59,17 +59,19 @@ def prepare(
 
 
 def print_description(dataset: Dataset) -> None:
-    """What :meth:`Dataset.describe` says, as a table, and the cleaning report."""
+    """Prints the figures of :meth:`Dataset.describe` as a table, then the cleaning report, whose doubts come last."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(dataset.name), title_justify="left", show_header=False)
-    for key, value in dataset.describe().items():
+    described = dataset.describe()
+    del described["doubts"]  # the report has them in full
+    for key, value in described.items():
         table.add_row(key.replace("_", " "), Text(f"{value:.1%}" if key == "items_with_text" else _cell(value)))
     out = console()
     out.print(table)
     for line in dataset.report.lines():
-        out.print(line)
+        out.print(line, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -11,12 +11,14 @@ from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, 
 from tfllmrec.config import DataConfig
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.data.item_text import category_text, strip_html
+from tfllmrec.data.order_checks import numbers_the_rows
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 TAGS_PER_ITEM = 20
+_HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwise, and so changes published figures
 _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
@@ -81,17 +83,21 @@ class _Rows:
         self.report.rows_kept[self.raw.table] = int(self.keep.sum())
 
 
-def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:
-    """The event rows that can be used, and the column that says in which order they happened.
+def clean_events(
+    raw: RawTable, config: DataConfig, report: CleaningReport
+) -> tuple[pd.DataFrame, str | None, np.ndarray]:
+    """Drops the event rows that cannot be used, and puts each user's events in order.
 
-    The order within a user is that of an order column, else of the timestamp; ties fall by timestamp, then by file
-    position. Rows that lack the key are dropped where most have it; where most lack it, or it is the same everywhere,
-    the key is ignored, file position fills ``order`` and the data counts as unordered. Ratings that are the same in
-    every event, as in logs of clicks, say nothing and become NaN.
+    The order column, else the timestamp, orders a user's events. Ties fall by timestamp, then by a hash of user and
+    item id, then by rating, lower first: the order never depends on the rows' places in the file. Rows that lack the
+    key are dropped where most rows have it. Where most lack it, or it is the same everywhere, the key is ignored, the
+    hash alone fills ``order`` and the data counts as unordered. Ratings that are the same in every event, as in logs of
+    clicks, say nothing and become NaN.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; and ``order``,
-      ``timestamp_s``, or None where no column orders them.
+      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; ``order``,
+      ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the rating
+      separates an event from the one before it (all False where no column orders events).
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
@@ -112,19 +118,23 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rows.check_unreadable(config.max_bad_rows)
 
     seconds = mend_clock(seconds, rows.note)
-    key, ordered_by = _order_key(order, seconds, rows)
+    ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
 
-    user, _ = pd.factorize(ids[USER])
+    user, user_ids = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
-    position = np.arange(len(user))
-    time_tie = np.nan_to_num(seconds, nan=-1.0)
-    by_user = np.lexsort((position, user) if key is None else (position, time_tie, key, user))
-    by_user = by_user[rows.keep[by_user]]
+    time = np.nan_to_num(seconds, nan=-1.0)
+    by_user = np.flatnonzero(rows.keep)
+    moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
+    ties = [np.nan_to_num(rating, nan=-np.inf), _hash(user, user_ids, item, item_ids)]
+    by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
     if config.repeats != "all":
         pair = pd.Series(user[by_user].astype(np.int64) * len(item_ids) + item[by_user])
         repeated = np.zeros(len(user), dtype=bool)
         repeated[by_user[pair.duplicated(keep=config.repeats).to_numpy()]] = True
-        rows.drop(repeated, f"the same user and item again (kept: the {config.repeats})")
+        kept = f"{'highest' if config.repeats == 'last' else 'lowest'} rating"
+        if ordered_by:
+            kept = f"{config.repeats}; among ties in time, the {kept}"
+        rows.drop(repeated, f"the same user and item again (kept: the {kept})")
     events_of_user = np.bincount(user[rows.keep], minlength=len(user) and user.max() + 1)
     few = events_of_user[user] < config.min_user_events
     rows.drop(few, f"the user has fewer than data.min_user_events = {config.min_user_events} events", USER)
@@ -137,6 +147,7 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     rank = np.zeros(len(user), dtype=np.int64)
     rank[by_user] = np.arange(len(by_user)) - np.repeat(starts, np.diff(starts, append=len(by_user)))
     keep = rows.keep
+    tied = _note_ties(by_user, [*moment, user], rows) if moment else np.zeros(len(user), dtype=bool)
     rated = keep & ~np.isnan(rating)
     given = rating[rated].astype(np.float32)
     if len(given) and np.ptp(given) == 0:
@@ -152,11 +163,12 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
             ORDER: rank[keep],
         }
     )
-    return events, ordered_by
+    return events, ordered_by, tied[keep]
 
 
-def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.ndarray | None, str | None]:
-    for key, column in ((order, ORDER), (seconds, TIMESTAMP)):
+def _order_column(keys: dict[str, np.ndarray], rows: _Rows) -> str | None:
+    """The first of the columns that can order events; rows without it are dropped."""
+    for column, key in keys.items():
         present = ~np.isnan(key) & rows.keep
         if not present.any():
             continue
@@ -164,17 +176,53 @@ def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.
         if missing.sum() > present.sum():
             rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
         elif np.ptp(key[present]) == 0 and present.sum() > 1:
-            rows.note(present, f"{column} is the same in every row: it is ignored as an order", "kept", column)
+            what = (
+                f"{column} is the same in every row: it is ignored as an order. If another column has the real time or "
+                "order, name it under data.columns"
+            )
+            rows.note(present, what, "doubted", column)
         else:
             rows.drop(missing, f"no {column}, though most rows have one", column)
-            return key, column
-    return None, None
+            if numbers_the_rows(key[rows.keep], np.flatnonzero(rows.keep)):
+                what = (
+                    f"{column} grows by the same step from row to row, as a row number does: events are ordered as the "
+                    "file lists them. If the file is not sorted by time, the last event of a user means nothing: name "
+                    "the column with the real time under data.columns, or set split.kind to random"
+                )
+                rows.note(rows.keep, what, "doubted", column)
+            return column
+    return None
+
+
+def _hash(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:
+    """uint64 ``[R]``: a number for a user and item that depends on their ids alone, the same on every machine."""
+    of_user, of_item = (
+        pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=_HASH_KEY, categorize=False)
+        for ids in (user_ids, item_ids)
+    )
+    return pd.util.hash_array(of_user[user] + of_item[item], categorize=False)
+
+
+def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], rows: _Rows) -> np.ndarray:
+    """Counts ties, and returns as bool ``[R]`` which rows have the user and moment of the row before in ``by_user``."""
+    same = np.ones(len(by_user) - 1, dtype=bool)
+    for key in moment:
+        same &= key[by_user[1:]] == key[by_user[:-1]]
+    tied, concerned = np.zeros(len(rows.keep), dtype=bool), np.zeros(len(rows.keep), dtype=bool)
+    tied[by_user[1:][same]] = True
+    concerned[by_user[1:][same]] = concerned[by_user[:-1][same]] = True
+    users = moment[-1]
+    rows.report.tied_users = len(np.unique(users[tied]))
+    what = f"tied in time with another event of the user ({rows.report.tied_users:,} users): ordered by a hash of ids"
+    rows.note(concerned, what, "kept", TIMESTAMP)
+    return tied
 
 
 def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
     """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
 
-    Of several rows with one id the first stays. HTML is stripped from text and counted.
+    Of several rows with one id the one with the most filled cells stays, then the one with the most text, so that the
+    order of the rows does not matter. HTML is stripped from text and counted.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
@@ -193,11 +241,9 @@ def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: Cleanin
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(ids.duplicated().to_numpy(), f"the {key} is there already (kept: the first)", key)
-    rows.finish()
-
     text_columns = [c for c in TEXT_COLUMNS if c in raw.frame and key == ITEM]
     columns = {key: ids}
+    html = {}
     for column in text_columns:
         values = raw.frame[column]
         before = strings(values, separator=" ")
@@ -211,7 +257,7 @@ def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: Cleanin
             stripped = np.array([strip_html(v) for v in before[marked]], dtype=object)
             changed = np.zeros(len(before), dtype=bool)
             changed[marked] = stripped != before[marked].to_numpy(dtype=object)
-            rows.note(changed, f"HTML in {column}", "repaired", column)
+            html[column] = changed
             if column != CATEGORIES:
                 after = after.astype(object)
                 after[marked] = stripped
@@ -219,8 +265,27 @@ def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: Cleanin
     for column in raw.frame.columns:
         if column not in columns:
             columns[column] = strings(raw.frame[column])
-    clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
-    return clean[rows.keep].reset_index(drop=True).astype("str")
+    clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()}).astype("str")
+    rows.drop(_lesser_copies(clean, key, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
+    for column, changed in html.items():
+        rows.note(changed, f"HTML in {column}", "repaired", column)
+    rows.finish()
+    return clean[rows.keep].reset_index(drop=True)
+
+
+def _lesser_copies(clean: pd.DataFrame, key: str, keep: np.ndarray) -> np.ndarray:
+    """bool ``[R]``: rows whose id another row has that is fuller, or equal and sorts first."""
+    lesser = np.zeros(len(clean), dtype=bool)
+    copies = clean[keep]
+    copies = copies[copies[key].duplicated(keep=False)]
+    if len(copies):
+        cells = copies.drop(columns=key)
+        lengths = np.array([cells[c].str.len() for c in cells]).reshape(-1, len(copies))
+        codes = [pd.factorize(cells[c], sort=True)[0] for c in cells]
+        fullest = np.lexsort([*codes, -lengths.sum(axis=0), -(lengths > 0).sum(axis=0)])
+        repeated = copies[key].iloc[fullest].duplicated()
+        lesser[repeated.index[repeated]] = True
+    return lesser
 
 
 def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, report: CleaningReport) -> pd.DataFrame:
@@ -243,9 +308,9 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
 
 
 def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """``items`` with a text column ``tags``: what people called the item, most frequent first, at most 20.
+    """``items`` with a text column ``tags``: the tags that users gave the item, most frequent first, at most 20.
 
-    Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
+    Tags that differ only in case are one tag, in its most frequent spelling. Ties are broken alphabetically.
     """
     rows = _Rows(raw, report)
     tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
@@ -256,8 +321,10 @@ def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: Cl
     rows.finish()
     tagged = tagged[rows.keep]
     tagged["key"] = tagged[TAG].str.lower()
-    counted = tagged.groupby([ITEM, "key"], sort=False)[TAG].agg(["first", "size"]).reset_index()
-    counted = counted.sort_values("size", ascending=False, kind="stable")
+    spellings = tagged.groupby([ITEM, "key", TAG], as_index=False).size()
+    spellings = spellings.sort_values(["size", TAG], ascending=[False, True])
+    counted = spellings.groupby([ITEM, "key"]).agg(first=(TAG, "first"), size=("size", "sum")).reset_index()
+    counted = counted.sort_values(["size", "key"], ascending=[False, True])
     best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(", ".join)
     joined = items.copy()
     joined[TAGS] = items[ITEM].map(best).fillna("").map(strip_html).astype("str")

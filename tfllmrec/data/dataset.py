@@ -48,7 +48,9 @@ _EVENT_TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Events, items and users, validated once; what everything else starts from.
+    """Events, items and users, validated once; the start of everything else.
+
+    The order of the rows in the source files does not matter: the same rows in another order give an equal Dataset.
 
     Made by :func:`tfllmrec.data.read_dataset` or :func:`tfllmrec.data.dataset_from_frames`.
 
@@ -58,9 +60,12 @@ class Dataset:
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
         UTC, NaN: none), order (int64, 0 to n - 1 within the user).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
-        other columns; all str, ``""`` for nothing. Items without events are there too.
-      users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
-      ordered: whether the source told in which order a person's events happened; if not, ``order`` is file position.
+        other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
+        character, so that 9 is before 10. Items without events are there too.
+      users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
+        user_id. Only users with events.
+      ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
+        are ordered by a hash of user and item id.
       report: what was recognised, and what cleaning did.
     """
 
@@ -86,7 +91,10 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the three tables and ``ordered``; neither the name nor the report counts."""
+        """sha256 (hex) of the content: the three tables and ``ordered``, without the name and the report.
+
+        It does not depend on the order of the rows in the source files, because the tables do not.
+        """
         digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
         numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
@@ -182,7 +190,9 @@ class Dataset:
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
         none), items_with_text (share), mean_text_characters (over items with text), cold_items (without events),
-        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before).
+        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
+        (users with events that no column separates in time), doubts (reasons why the order may be wrong; see
+        :mod:`tfllmrec.data.order_checks`).
         """
         events = self.events
         text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
@@ -209,6 +219,8 @@ class Dataset:
             "cold_items": int((per_item == 0).sum()),
             "time_span": span or None,
             "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),
+            "tied_users": self.report.tied_users,
+            "doubts": self.report.doubts(),
         }
 
 

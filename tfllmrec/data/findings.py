@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Action = Literal["dropped", "repaired", "added", "kept"]
+Action = Literal["dropped", "repaired", "added", "kept", "doubted"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Finding:
       table: ``events``, ``items``, ``users``, ``tags`` or ``more_items:FILE``.
       what: the reason, in words.
       count: rows (or values, where ``what`` says so) concerned.
-      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file.
+      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file;
+        ``doubted`` ones stay, but figures measured on them may be wrong: reports show these as warnings.
       example: ``FILE:ROW, column 'NAME': VALUE`` of the first one. Rows of text files are lines, the header being 1.
     """
 
@@ -42,12 +43,14 @@ class CleaningReport:
       findings: in the order they were met.
       sources: what was recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
         timestamp_s <- ts; ordered by timestamp_s; not used: page)``.
+      tied_users: users with events that no column separates in time, so that a hash of the ids orders them.
     """
 
     rows_in: dict[str, int] = field(default_factory=dict)
     rows_kept: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    tied_users: int = 0
 
     def add(self, table: str, what: str, count: int, action: Action, example: str = "") -> None:
         """Notes a finding; a count of 0 is none."""
@@ -57,10 +60,16 @@ class CleaningReport:
     def dropped(self, table: str) -> int:
         return sum(f.count for f in self.findings if f.table == table and f.action == "dropped")
 
+    def doubts(self) -> list[str]:
+        """The reasons why figures measured on this data may be wrong, and what to do about each."""
+        doubted = [f for f in self.findings if f.action == "doubted"]
+        return [f"{f.what} ({f.example})" if f.example else f.what for f in doubted]
+
     def lines(self) -> list[str]:
-        """The report for people, a line an entry: the sources, the rows of each table, the findings."""
+        """The report as text: the sources, the rows of each table, the findings, and the doubts last as warnings."""
         rows = [f"{table}: {n:,} rows read, {self.rows_kept[table]:,} kept" for table, n in self.rows_in.items()]
-        return [*self.sources, *rows, *(f"  {finding}" for finding in self.findings)]
+        findings = [f"  {finding}" for finding in self.findings if finding.action != "doubted"]
+        return [*self.sources, *rows, *findings, *(f"warning: {doubt}" for doubt in self.doubts())]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -68,6 +77,7 @@ class CleaningReport:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> CleaningReport:
-        """What :meth:`as_dict` gave; reports that were written before there were ``sources`` have none."""
+        """The report that :meth:`as_dict` gave; reports of earlier versions lack ``sources`` and ``tied_users``."""
         findings = [Finding(**f) for f in plain["findings"]]
-        return cls(plain["rows_in"], plain["rows_kept"], findings, plain.get("sources", []))
+        sources, tied_users = plain.get("sources", []), plain.get("tied_users", 0)
+        return cls(plain["rows_in"], plain["rows_kept"], findings, sources, tied_users)

@@ -30,6 +30,7 @@ from tfllmrec.data.cleaning import clean_events, clean_items, clean_users, join_
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.order_checks import by_id, order_doubts
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import EVENT_COLUMNS, ITEM_COLUMNS, check_mapped, check_mapping, name_columns
 from tfllmrec.data.tables import read_table
@@ -156,7 +157,7 @@ def _assemble(
 ) -> Dataset:
     check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
-    events, ordered_by = clean_events(raw_events, config, report)
+    events, ordered_by, tied = clean_events(raw_events, config, report)
     order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
     if ordered_by == ORDER and TIMESTAMP in raw_events.names:
         order += f", not by {TIMESTAMP}"
@@ -176,7 +177,10 @@ def _assemble(
         items = join_more_items(items, clean_items(raw, config, report), raw, report)
     if raw_tags:
         items = join_tags(items, raw_tags, config, report)
-    items = items[[c for c in ITEM_COLUMNS if c in items] + [c for c in items if c not in ITEM_COLUMNS]]
+    # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
+    rows_by_id = by_id(items[ITEM])
+    items = items[[c for c in ITEM_COLUMNS if c in items] + list(items.columns.difference([*ITEM_COLUMNS]))]
+    items = items.iloc[rows_by_id].reset_index(drop=True)
     text = [c for c in ITEM_COLUMNS[1:] if c in items]
     if text:
         bare = (items[text] == "").all(axis=1).to_numpy()
@@ -194,10 +198,18 @@ def _assemble(
         report.add("users", "met in events only", len(strangers), "added", f"{strangers[:1].tolist()}")
     users = pd.concat([users, pd.DataFrame({USER: pd.Series(strangers, dtype="str")})], ignore_index=True)
     users = users.fillna("").astype("str")
+    users = users[[USER, *users.columns.drop(USER).sort_values()]].iloc[by_id(users[USER])].reset_index(drop=True)
 
     events[USER_INDEX] = pd.Index(users[USER]).get_indexer(user_ids)[user_codes].astype(np.int64)
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
-    events = events.iloc[np.lexsort((events[ORDER], events[USER_INDEX]))].reset_index(drop=True)
+    by_user = np.lexsort((events[ORDER], events[USER_INDEX]))
+    events = events.iloc[by_user].reset_index(drop=True)
+    if ordered_by:
+        item_orders = {"the row of the item in the catalogue": rows_by_id} if raw_items else {}
+        if np.count_nonzero(np.diff(item_codes)) + 1 == len(item_ids):
+            first_row = pd.Index(item_ids).get_indexer(items[ITEM])
+            item_orders["the row of the event in the file, which lists the events item by item"] = first_row
+        report.findings += order_doubts(events, tied[by_user], items, item_orders)
     events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER]]
     return Dataset(name=name, events=events, items=items, users=users, ordered=ordered_by is not None, report=report)
 
