@@ -44,7 +44,9 @@ class DataConfig(Section):
     )
     encoding: str = "utf-8"
     repeats: Literal["last", "first", "all"] = Field(
-        default="last", description="Which of several events of a pair to keep."
+        default="last",
+        description="Which of several events of a user and item to keep. Of events of different kinds the strongest "
+        "kind goes first: a view never replaces a purchase.",
     )
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, EVENT_KIND, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
 from tfllmrec.config import DataConfig
+from tfllmrec.data.event_kinds import count_kinds, event_kinds
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.data.item_text import category_text, strip_html
 from tfllmrec.data.raw_table import RawTable
@@ -87,11 +88,12 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     The order within a user is that of an order column, else of the timestamp; ties fall by timestamp, then by file
     position. Rows that lack the key are dropped where most have it; where most lack it, or it is the same everywhere,
     the key is ignored, file position fills ``order`` and the data counts as unordered. Ratings that are the same in
-    every event, as in logs of clicks, say nothing and become NaN.
+    every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item are merged,
+    the strongest kind of event stays, and among events of that strength the last or first one.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; and ``order``,
-      ``timestamp_s``, or None where no column orders them.
+      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), in file order; and
+      ``order``, ``timestamp_s``, or None where no column orders them.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
@@ -113,6 +115,9 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
 
     seconds = mend_clock(seconds, rows.note)
     key, ordered_by = _order_key(order, seconds, rows)
+    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
+    if EVENT_KIND in raw.names:
+        _note_weakest_kinds(kind, strength, rows)
 
     user, _ = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
@@ -121,6 +126,9 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     by_user = np.lexsort((position, user) if key is None else (position, time_tie, key, user))
     by_user = by_user[rows.keep[by_user]]
     if config.repeats != "all":
+        if strength.any():
+            _drop_weaker_events(user.astype(np.int64) * len(item_ids) + item, kind, strength, rows)
+            by_user = by_user[rows.keep[by_user]]
         pair = pd.Series(user[by_user].astype(np.int64) * len(item_ids) + item[by_user])
         repeated = np.zeros(len(user), dtype=bool)
         repeated[by_user[pair.duplicated(keep=config.repeats).to_numpy()]] = True
@@ -149,10 +157,31 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
             ITEM: ids[ITEM][keep].to_numpy(),
             RATING: rating[keep].astype(np.float32),
             TIMESTAMP: seconds[keep],
+            EVENT_KIND: kind[keep].to_numpy(),
             ORDER: rank[keep],
         }
     )
     return events, ordered_by
+
+
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: _Rows) -> None:
+    """Reports events whose kind is unknown or missing; both count as weaker than every known kind."""
+    missing = (kind == "").to_numpy()
+    unknown = (strength == 0) & ~missing
+    what = "the kind of event is not known: it counts as weaker than every known kind"
+    if unknown.any():
+        what += f" ({count_kinds(kind[unknown & rows.keep])})"
+    rows.note(unknown, what, "kept", EVENT_KIND)
+    rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
+
+
+def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray, rows: _Rows) -> None:
+    """Drops each event whose user and item (``pair``) have a stronger one: a view never replaces a purchase."""
+    strongest = pd.Series(np.where(rows.keep, strength, 0)).groupby(pair).transform("max").to_numpy()
+    weaker = rows.keep & (strength < strongest)
+    if weaker.any():
+        what = f"a weaker event than another one of the same user and item ({count_kinds(kind[weaker])})"
+        rows.drop(weaker, f"{what}: merged into the stronger one", EVENT_KIND)
 
 
 def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.ndarray | None, str | None]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from tfllmrec.columns import (
     CATEGORIES,
     DESCRIPTION,
+    EVENT_KIND,
     ITEM,
     ITEM_INDEX,
     ORDER,
@@ -33,7 +34,7 @@ from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TABLES = ("events", "items", "users")
 _EVENT_TYPES = {
     USER: "str",
@@ -43,6 +44,7 @@ _EVENT_TYPES = {
     RATING: "float32",
     TIMESTAMP: "float64",
     ORDER: "int64",
+    EVENT_KIND: "str",
 }
 
 
@@ -56,7 +58,8 @@ class Dataset:
       name: for reports and folders.
       events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
-        UTC, NaN: none), order (int64, 0 to n - 1 within the user).
+        UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase`` as the
+        source spells it; ``""``: none).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns; all str, ``""`` for nothing. Items without events are there too.
       users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
@@ -181,8 +184,9 @@ class Dataset:
 
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
-        none), items_with_text (share), mean_text_characters (over items with text), cold_items (without events),
-        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before).
+        none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
+        mean_text_characters (over items with text), cold_items (without events), time_span (ISO dates; None without
+        times), repeated_pairs (events whose user had that item before).
         """
         events = self.events
         text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
@@ -191,6 +195,7 @@ class Dataset:
         )
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
+        kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()
         known_times = events[TIMESTAMP].dropna()
         span = [pd.Timestamp(t, unit="s").isoformat() for t in (known_times.min(), known_times.max()) if t == t]
         return {
@@ -204,6 +209,7 @@ class Dataset:
             "events_per_user": _quantiles(np.bincount(events[USER_INDEX], minlength=self.n_users)),
             "events_per_item": _quantiles(per_item),
             "ratings": {f"{value:g}": int(n) for value, n in ratings.items()},
+            "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
             "cold_items": int((per_item == 0).sum()),

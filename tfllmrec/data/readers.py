@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
+    EVENT_KIND,
     ITEM,
     ITEM_INDEX,
     ORDER,
@@ -198,7 +199,7 @@ def _assemble(
     events[USER_INDEX] = pd.Index(users[USER]).get_indexer(user_ids)[user_codes].astype(np.int64)
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
     events = events.iloc[np.lexsort((events[ORDER], events[USER_INDEX]))].reset_index(drop=True)
-    events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER]]
+    events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]]
     return Dataset(name=name, events=events, items=items, users=users, ordered=ordered_by is not None, report=report)
 
 
