@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfllmrec.columns import (
     CATEGORIES,
@@ -225,13 +226,14 @@ def _quantiles(counts: np.ndarray) -> dict[str, float]:
 
 
 def _hash_column(digest: Any, column: pd.Series) -> None:
-    """Feeds values as little-endian numbers, or as UTF-8 with its lengths: the same whatever pandas stores inside."""
+    """Hashes numbers as little-endian bytes and strings as UTF-8 with their lengths, however pandas stores them."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         values = column.to_numpy()
         if values.dtype.kind == "f":
             values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)  # one bit pattern for NaN
         digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes())
     else:
-        encoded = [value.encode() for value in column]
-        digest.update(np.array([len(e) for e in encoded], dtype="<i8").tobytes())
-        digest.update(b"".join(encoded))
+        texts = pa.table({"": column})[""].cast(pa.large_string()).combine_chunks()
+        digest.update(pc.binary_length(texts).to_numpy().astype("<i8").tobytes())
+        all_of_them = pa.LargeListArray.from_arrays(pa.array([0, len(texts)], pa.int64()), texts)
+        digest.update(pc.binary_join(all_of_them, pa.scalar("", pa.large_string()))[0].as_buffer())
