@@ -29,7 +29,9 @@ class _Rows:
         self.keep = np.ones(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
         self.unreadable = raw.unreadable
-        self.first_unreadable = next((f"{f.example}: {f.what}" for f in raw.findings if f.action == "dropped"), "")
+        # Blank rows are dropped, too, but are not unreadable; they are counted after the broken rows.
+        dropped = [f for f in raw.findings if f.action == "dropped"]
+        self.first_unreadable = f"{dropped[0].example}: {dropped[0].what}" if raw.unreadable else ""
         for f in raw.findings:
             report.add(f.table, f.what, f.count, f.action, f.example)
             self.rows_in += f.count if f.action == "dropped" else 0

@@ -32,7 +32,14 @@ from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.recognition import EVENT_COLUMNS, ITEM_COLUMNS, check_mapped, check_mapping, name_columns
+from tfllmrec.data.recognition import (
+    EVENT_COLUMNS,
+    ITEM_COLUMNS,
+    check_mapped,
+    check_mapping,
+    is_known_name,
+    name_columns,
+)
 from tfllmrec.data.tables import read_table
 from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
@@ -113,6 +120,35 @@ def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningRe
     raw = name_columns(read_table(path, "items", config), ITEM_COLUMNS, (ITEM,), config.columns)
     report = CleaningReport(sources=[raw.source("other columns")])
     return clean_items(raw, config, report), report
+
+
+def read_ids(path: Path, config: DataConfig) -> tuple[list[str], CleaningReport]:
+    """Reads the user ids of a file, each once and in its order, in any format that :func:`read_dataset` reads.
+
+    The column is found by its usual names. A file of one column needs no header; in formats that always name their
+    columns, such as Parquet, the only column may have any name but that of another known column.
+
+    Args:
+      path: the file.
+      config: for its ``columns``, ``encoding`` and ``max_bad_rows``.
+
+    Returns:
+      The ids, and the report of the cleaning.
+
+    Raises:
+      ConfigError: an unknown encoding or canonical column.
+      DataError: the file is missing, empty, unreadable, lacks the ids or has too many broken rows.
+    """
+    check_mapping(config.columns)
+    raw = read_table(path, "users", config, only=USER)
+    names = list(raw.frame.columns)
+    only_column = len(names) == 1 and not is_known_name(names[0], config.columns)
+    raw = name_columns(raw, (USER,), (USER,), {USER: names[0]} if only_column else config.columns)
+    report = CleaningReport(sources=[raw.source("not used")])
+    ids = clean_users(replace(raw, frame=raw.frame[[USER]]), config, report)[USER].tolist()
+    if not ids:
+        raise DataError(f"{raw.file}: no user id is left of {len(raw.frame):,} rows. " + " ".join(report.lines()))
+    return ids, report
 
 
 def dataset_from_frames(

@@ -75,8 +75,16 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
             )
 
 
+def is_known_name(name: str, mapping: dict[str, str]) -> bool:
+    """Whether a column has a usual name, or one that ``mapping`` maps."""
+    return name in mapping.values() or plain_name(name) in _PLAIN_ALIASES
+
+
 def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_PLAIN_ALIASES = {plain_name(alias) for names in ALIASES.values() for alias in names}
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:

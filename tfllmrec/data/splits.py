@@ -125,7 +125,7 @@ class Split:
         """History and then target must be the person's events, all but the last ``left_out``."""
         events = self.dataset.events
         counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
-        own = _ragged(events, ITEM_INDEX, users)
+        own = ragged_column(events, ITEM_INDEX, users)
         told = np.concatenate([queries.history.values, queries.targets.values])
         row = np.concatenate([queries.history.row_of_value, queries.targets.row_of_value])
         told = told[np.argsort(row, kind="stable")]
@@ -318,23 +318,23 @@ def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
-def _ragged(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
-    """A row for each of ``users``: their values of ``column``. ``events`` are sorted by user."""
+def ragged_column(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
+    """The values of ``column`` in a row for each of ``users`` (user indices); ``events`` are sorted by user."""
     own = events[USER_INDEX].to_numpy()
     starts, stops = np.searchsorted(own, users, "left"), np.searchsorted(own, users, "right")
     offsets = np.concatenate([[0], np.cumsum(stops - starts)])
     flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    return Ragged(events[column].to_numpy()[flat], offsets)
+    return Ragged(events[column].iloc[flat].to_numpy(), offsets)
 
 
 def _queries(dataset: Dataset, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray) -> Queries:
-    items = _ragged(history, ITEM_INDEX, users)
+    items = ragged_column(history, ITEM_INDEX, users)
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
         history=items,
-        ratings=_ragged(history, RATING, users),
+        ratings=ragged_column(history, RATING, users),
         exclude=items,
-        targets=_ragged(targets, ITEM_INDEX, users),
+        targets=ragged_column(targets, ITEM_INDEX, users),
     )
 
 
