@@ -194,4 +194,6 @@ def test_fingerprint_by_hand():
         digest.update(f"\n{name} 1\n".encode() + values.tobytes())
     digest.update(b"\nitems.item_id 1\n" + np.array([2], "<i8").tobytes() + "é".encode())
     digest.update(b"\nusers.user_id 1\n" + np.array([1], "<i8").tobytes() + b"u")
+    for column in ("user_id", "item_id", "tag", "timestamp_s"):
+        digest.update(f"\ntags.{column} 0\n".encode())
     assert dataset_from_frames(pd.DataFrame({"user": ["u"], "item": ["é"]})).fingerprint == digest.hexdigest()

@@ -126,8 +126,9 @@ def test_movielens_csv_with_tags(tmp_path):
     data = read(tmp_path)
     assert data.items.title[0] == "American President, The (1995)"
     assert data.items.categories.tolist() == ["Comedy, Drama", ""]
-    assert data.items.tags[0] == "Funny, slow"
-    assert data.items.tags[1].split(", ") == [f"t{i}" for i in range(20)]
+    assert "tags" not in data.items
+    assert data.tags.user_id.tolist() == ["1", "1", "2", *["4"] * 25]
+    assert data.tags.tag.tolist()[:3] == ["slow", "Funny", "funny"] and data.tags.timestamp_s.tolist()[:3] == [1, 1, 2]
     assert example(data, "the tagged item is not in the catalogue") == (1, "tags.csv:5, column 'movieId': '9'")
     assert example(data, "no tag")[0] == 1
     assert data.report.rows_in["tags"] == 30 and data.report.rows_kept["tags"] == 28
@@ -296,10 +297,10 @@ def test_what_was_recognised_is_told_and_saved(tmp_path):
         "items: movies.csv (item_id <- movieId, title <- name; other columns: price)",
         "more_items: more.csv (item_id <- movieId, categories <- genres)",
         "users: users.csv (user_id <- id; other columns: '')",
-        "tags: tags.csv (item_id <- movieId, tag <- tag; not used: userId)",
+        "tags: tags.csv (user_id <- userId, item_id <- movieId, tag <- tag)",
     ]
     assert data.report.lines()[:5] == data.report.sources
-    assert data.items.tags.tolist() == ["slow", ""]
+    assert data.tags.iloc[0].tolist()[:3] == ["1", "1", "slow"]
     assert example(data, "an integer written as a float") == (1, "tags.csv:2, column 'movieId': '1.0'")
     data.save(tmp_path / "saved")
     assert read(tmp_path, source="saved").report.sources == data.report.sources
@@ -623,7 +624,7 @@ MAGAZINES = {
 @pytest.mark.parametrize(
     ("config", "users", "items", "events", "text"),
     [
-        ({"source": "movielens-small"}, 610, 9742, 100836, ["title", "categories", "tags"]),
+        ({"source": "movielens-small"}, 610, 9742, 100836, ["title", "categories"]),
         ({"source": "movielens-100k"}, 943, 1682, 100000, ["title", "categories"]),
         ({"source": "movielens-1m"}, 6040, 3883, 1000209 - 598, ["title", "description", "categories"]),
         ({"source": "amazon-2014/beauty"}, 22363, 12101, 198502, ["title", "categories"]),

@@ -13,11 +13,12 @@ from tfllmrec.data.event_kinds import count_kinds, event_kinds
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.data.item_text import category_text, strip_html
 from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.recognition import plain_name
+from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
 from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
-TAGS_PER_ITEM = 20
 _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
@@ -205,12 +206,18 @@ def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.
 def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
     """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
 
-    Of several rows with one id the first stays. HTML is stripped from text and counted.
+    Of several rows with one id the first stays. HTML is stripped from text and counted. Tags in the catalogue have no
+    times, which is reported.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
-    return _clean_entities(raw, ITEM, config, report)
+    items = _clean_entities(raw, ITEM, config, report)
+    for column in (CATEGORIES, TAGS):
+        if column in items and plain_name(raw.names.get(column, column)) == TAGS:
+            tagged = int((items[column] != "").sum())
+            report.add(raw.table, f"tags without a time: {MAY_LEAK}", tagged, "kept")
+    return items
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
@@ -273,23 +280,29 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
     return joined
 
 
-def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """``items`` with a text column ``tags``: what people called the item, most frequent first, at most 20.
+def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+    """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
 
-    Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
+    HTML is stripped and counted. Tags without an item of the catalogue are dropped.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
     """
     rows = _Rows(raw, report)
-    tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
-    rows.drop_unreadable(tagged[ITEM].isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    rows.drop(tagged[TAG].isin(MISSING).to_numpy(), "no tag", TAG)
+    nothing = pd.Series("", index=raw.frame.index, dtype="str")
+    user = rows.ids(USER) if USER in raw.frame else nothing
+    item, tag = rows.ids(ITEM), strings(raw.frame[TAG])
+    rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
+    stripped = tag.map(strip_html).astype("str")
+    rows.drop(stripped.isin(MISSING).to_numpy(), "no tag", TAG)
+    seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(~tagged[ITEM].isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    rows.note((stripped != tag).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
+    rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
+    seconds = mend_clock(np.where(bad, np.nan, seconds), rows.note)
+    if not np.isfinite(seconds[rows.keep]).any():
+        rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
     rows.finish()
-    tagged = tagged[rows.keep]
-    tagged["key"] = tagged[TAG].str.lower()
-    counted = tagged.groupby([ITEM, "key"], sort=False)[TAG].agg(["first", "size"]).reset_index()
-    counted = counted.sort_values("size", ascending=False, kind="stable")
-    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(", ".join)
-    joined = items.copy()
-    joined[TAGS] = items[ITEM].map(best).fillna("").map(strip_html).astype("str")
-    return joined
+    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: stripped, TIMESTAMP: seconds})
+    return tags[rows.keep].reset_index(drop=True).astype(TAG_TYPES)

@@ -1,4 +1,4 @@
-"""The Dataset: three clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
+"""The Dataset: four clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
-_TABLES = ("events", "items", "users")
+_TABLES = ("events", "items", "users", "tags")
 _EVENT_TYPES = {
     USER: "str",
     ITEM: "str",
@@ -51,7 +52,7 @@ _EVENT_TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Events, items and users, validated once; what everything else starts from.
+    """Events, items, users and tags, validated once; everything else starts from here.
 
     Made by :func:`tfllmrec.data.read_dataset` or :func:`tfllmrec.data.dataset_from_frames`.
 
@@ -64,14 +65,19 @@ class Dataset:
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns; all str, ``""`` for nothing. Items without events are there too.
       users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
-      ordered: whether the source told in which order a person's events happened; if not, ``order`` is file position.
-      report: what was recognised, and what cleaning did.
+      tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
+        here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty where the source has none. Not part of
+        ``items``, because a user may write a tag after the event that the model is tested on: see
+        :attr:`tfllmrec.data.Split.items`.
+      ordered: whether the source tells the order of a user's events; if not, ``order`` is file position.
+      report: the recognised columns, and the findings of the cleaning.
     """
 
     name: str
     events: pd.DataFrame
     items: pd.DataFrame
     users: pd.DataFrame
+    tags: pd.DataFrame = field(default_factory=no_tags)
     ordered: bool = True
     report: CleaningReport = field(default_factory=CleaningReport)
 
@@ -90,18 +96,19 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the three tables and ``ordered``; neither the name nor the report counts."""
+        """sha256 (hex) of the content: the four tables and ``ordered``; neither the name nor the report counts."""
         digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
         numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
-        for table, frame in (("events", numeric), ("items", self.items), ("users", self.users)):
+        tables = {"events": numeric, "items": self.items, "users": self.users, "tags": self.tags}
+        for table, frame in tables.items():
             for column in frame.columns:
                 digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
                 _hash_column(digest, frame[column])
         return digest.hexdigest()
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``folder``: events, items, users as Parquet, and ``manifest.json``; wholly or not at all.
+        """Writes ``folder``: events, items, users, tags as Parquet, and ``manifest.json``; wholly or not at all.
 
         A data set saved there before is replaced.
 
@@ -168,6 +175,7 @@ class Dataset:
                 events=tables["events"].astype(_EVENT_TYPES),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
+                tags=tables["tags"].astype(TAG_TYPES),
                 ordered=manifest["ordered"],
                 report=CleaningReport.from_dict(manifest["report"]),
             )
@@ -186,14 +194,13 @@ class Dataset:
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
         none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
-        mean_text_characters (over items with text), cold_items (without events), time_span (ISO dates; None without
-        times), repeated_pairs (events whose user had that item before).
+        mean_text_characters (over items with text; all tags count), tags, tags_with_time, cold_items (without events),
+        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before).
         """
         events = self.events
-        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
-        lengths = sum(
-            (self.items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64)
-        )
+        items = with_tags(self.items, self.tags)
+        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in items]
+        lengths = sum((items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64))
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
         kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()
@@ -213,6 +220,8 @@ class Dataset:
             "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
+            "tags": len(self.tags),
+            "tags_with_time": int(self.tags[TIMESTAMP].notna().sum()),
             "cold_items": int((per_item == 0).sum()),
             "time_span": span or None,
             "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),

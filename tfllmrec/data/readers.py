@@ -27,7 +27,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning import clean_events, clean_items, clean_users, join_more_items, join_tags
+from tfllmrec.data.cleaning import clean_events, clean_items, clean_tags, clean_users, join_more_items
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
 from tfllmrec.data.findings import CleaningReport
@@ -35,12 +35,14 @@ from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
+    TAG_COLUMNS,
     check_mapped,
     check_mapping,
     is_known_name,
     name_columns,
 )
 from tfllmrec.data.tables import read_table
+from tfllmrec.data.tags import no_tags
 from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
 
@@ -97,7 +99,7 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
-    tags = read(files.tags, "tags", (ITEM, TAG), (ITEM, TAG)) if files.tags else None
+    tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None
     return _assemble(events, items, users, more, tags, config, config.name or name_of(config.source, files.events))
 
 
@@ -156,8 +158,9 @@ def dataset_from_frames(
     items: pd.DataFrame | None = None,
     users: pd.DataFrame | None = None,
     config: DataConfig | None = None,
+    tags: pd.DataFrame | None = None,
 ) -> Dataset:
-    """The Dataset of tables that are in memory already; columns and values are treated as :func:`read_dataset` does.
+    """Makes a Dataset of tables in memory, whose columns and values are treated as :func:`read_dataset` treats files.
 
     Raises:
       DataError: a column is missing, no event is left, or too many rows are broken.
@@ -176,7 +179,7 @@ def dataset_from_frames(
         None if items is None else raw(items, "items", ITEM_COLUMNS, (ITEM,)),
         None if users is None else raw(users, "users", (USER,), (USER,)),
         [],
-        None,
+        None if tags is None else raw(tags, "tags", TAG_COLUMNS, (ITEM, TAG)),
         config,
         config.name or "frames",
     )
@@ -211,8 +214,7 @@ def _assemble(
     items = items.fillna("").astype("str")
     for raw in more_items:
         items = join_more_items(items, clean_items(raw, config, report), raw, report)
-    if raw_tags:
-        items = join_tags(items, raw_tags, config, report)
+    tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
     items = items[[c for c in ITEM_COLUMNS if c in items] + [c for c in items if c not in ITEM_COLUMNS]]
     text = [c for c in ITEM_COLUMNS[1:] if c in items]
     if text:
@@ -236,7 +238,7 @@ def _assemble(
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
     events = events.iloc[np.lexsort((events[ORDER], events[USER_INDEX]))].reset_index(drop=True)
     events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]]
-    return Dataset(name=name, events=events, items=items, users=users, ordered=ordered_by is not None, report=report)
+    return Dataset(name, events, items, users, tags, ordered=ordered_by is not None, report=report)
 
 
 def _note_unlisted(
