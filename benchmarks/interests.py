@@ -109,7 +109,7 @@ def named_only(found: Interests) -> Interests:
 
 def section(run: Run, command: str) -> str:
     started = time.process_time()
-    found = labels_of_run(run, run.dataset.items, lambda line: None)
+    found = labels_of_run(run, run.split.items, lambda line: None)
     seconds = time.process_time() - started
     if found is None:
         return f"{command}\n\nThe catalogue's words make no label."

@@ -75,7 +75,7 @@ def of_folder(folder: Path, settings: ItemWeightSettings) -> Task:
 
     dataset = read_dataset(DataConfig(source=str(folder)))
     split = make_split(dataset, SplitConfig(), seed=42)
-    texts = ItemTemplate.from_items(dataset.items).texts(dataset.items)
+    texts = ItemTemplate.from_items(split.items).texts(split.items)
     vectors = encode_items(texts, TextEncoder.from_config(TextConfig()), VectorStore(cache_folder() / "vectors"))
     return Task(
         split.train_queries().history,

@@ -211,7 +211,7 @@ def stopwatch(seconds: dict[str, list[float]], name: str) -> Iterator[None]:
 
 def encoded(split: Split, config: ExperimentConfig) -> tuple[np.ndarray, int]:
     """The items' text vectors, and how many texts had to be encoded for it: none the second time."""
-    template = ItemTemplate.from_items(split.dataset.items, config.text.template)
+    template = ItemTemplate.from_items(split.items, config.text.template)
     encoder = TextEncoder.from_config(config.text)
     fresh = 0
 
@@ -220,7 +220,7 @@ def encoded(split: Split, config: ExperimentConfig) -> tuple[np.ndarray, int]:
         fresh = done
 
     store = VectorStore(cache_folder() / "vectors")
-    return encode_items(template.texts(split.dataset.items), encoder, store, progress), fresh
+    return encode_items(template.texts(split.items), encoder, store, progress), fresh
 
 
 def measure(options: argparse.Namespace) -> dict:

@@ -11,6 +11,7 @@ ITEM_INDEX = "item_index"
 RATING = "rating"
 TIMESTAMP = "timestamp_s"
 ORDER = "order"
+EVENT_KIND = "kind"
 
 TITLE = "title"
 DESCRIPTION = "description"

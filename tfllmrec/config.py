@@ -45,8 +45,9 @@ class DataConfig(Section):
     encoding: str = "utf-8"
     repeats: Literal["last", "first", "all"] = Field(
         default="last",
-        description="Which of several events of a user and item to keep. Where their times are equal or unknown, "
-        "'last' keeps the one rated highest and 'first' the one rated lowest.",
+        description="Which of several events of a user and item to keep. The strongest kind of event goes first: a "
+        "view never replaces a purchase. Where times are equal or unknown, 'last' keeps the event with the highest "
+        "rating and 'first' the one with the lowest.",
     )
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(

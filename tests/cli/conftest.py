@@ -72,6 +72,7 @@ class FakeModel:
     manifest: dict = field(default_factory=dict)
     calls: list = field(default_factory=list)
     filters: list = field(default_factory=list)
+    searched: list = field(default_factory=list)
     categories: ClassVar = {"Comedy", "Drama"}
     rating: ClassVar = 4.25
     people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0])}
@@ -80,9 +81,13 @@ class FakeModel:
         return [i in "abcde" for i in ids]
 
     def history_of(self, user):
+        self.searched.append(user)
         if user not in self.people:
             raise DataError(f"No user {user!r}. Near: u1")
         return self.people[user]
+
+    def histories_of(self, users):
+        return {user: self.people[user] for user in users if user in self.people}
 
     def _best(self, hidden, k):
         left = [i for i in "abcde" if i not in hidden][:k]

@@ -3,9 +3,6 @@ import json
 import pytest
 from pyarrow import parquet
 
-from tfllmrec.cli.recommend import read_user_ids
-from tfllmrec.errors import DataError
-
 
 def test_a_known_user(program, libraries, saved_model):
     answer = program("recommend", saved_model, "--user", "u1", "--k", "2", "--json")
@@ -122,44 +119,35 @@ def test_an_output_folder_that_is_not_there_exits_2(program, libraries, saved_mo
     assert program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out).code == 2
 
 
+def test_unknown_users_are_not_compared_with_all_known_ones(program, libraries, saved_model, tmp_path):
+    # Looking for near ids compares the unknown one with every known one: once for an error, never for each id.
+    (tmp_path / "people.txt").write_text("\n".join(["u1", *(f"x{n}" for n in range(50))]))
+    asked = ["--users", tmp_path / "people.txt", "--out", tmp_path / "x.jsonl"]
+    answer = program("recommend", saved_model, *asked)
+    assert answer.code == 0 and "50 users: x0, x1" in answer.err and "and 30 more" in answer.err
+    assert libraries.models[0].searched == []
+    (tmp_path / "people.txt").write_text("\n".join(f"x{n}" for n in range(50)))
+    assert program("recommend", saved_model, *asked).code == 3
+    assert libraries.models[1].searched == ["x0"]
+
+
+def test_a_file_of_users_is_read_like_any_table(program, libraries, saved_model, tmp_path):
+    (tmp_path / "people.csv").write_text("Kunde;age\nu2;3\nu1;4\nu2;5\n")
+    asked = ["--users", tmp_path / "people.csv", "--out", tmp_path / "x.jsonl"]
+    refused = program("recommend", saved_model, *asked)
+    assert refused.code == 3 and "Map it: --set data.columns.user_id=" in refused.err
+    answer = program("recommend", saved_model, *asked, "--set", "data.columns.user_id=Kunde", "--json")
+    assert json.loads(answer.out)["users"] == 2
+    assert "users: people.csv (user_id <- Kunde; not used: age)" in answer.err
+    assert "users: 1 dropped: the user_id is there already" in answer.err
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("p.txt", "\ufeffu 1\n\nu2\n"),
-        ("p.csv", 'age,user_id\n\n3,"u 1"\n4,u2\n'),
-        ("p.tsv", "user\tage\nu 1\t3\nu2\t4\n"),
-        ("p.jsonl", '{"user": "u 1"}\n{"user": "u2"}\n'),
-    ],
+    "arguments", ["--user u1 --set data.encoding=latin-1", "--users p.txt --out x.jsonl --set seed=1"]
 )
-def test_user_files(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    assert read_user_ids(tmp_path / name) == ["u 1", "u2"]
-
-
-def test_numbers_are_ids_and_repeats_are_told(tmp_path, capsys):
-    (tmp_path / "p.jsonl").write_text('{"user": 7}\n{"user": "7"}\n')
-    assert read_user_ids(tmp_path / "p.jsonl") == ["7"]
-    assert "1 repeated" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("p.txt", "\n", "no user ids"),
-        ("p.csv", "", "no user ids"),
-        ("p.csv", "age\n3\n", "expected a column user_id or user, got age"),
-        ("p.csv", "age,user\n3,u1\n\n4\n", "row 4: expected a user id, got None"),
-        ("p.jsonl", '{"user": "u1"}\nnonsense\n', "row 2"),
-        ("p.jsonl", '["u1"]\n', "row 1: expected a JSON object"),
-        ("p.jsonl", '{"user": null}\n', "row 1: expected a user id, got None"),
-        ("none.txt", None, "cannot be read"),
-    ],
-)
-def test_broken_user_files(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_user_ids(tmp_path / name)
+def test_settings_that_would_do_nothing(program, libraries, saved_model, arguments):
+    answer = program("recommend", saved_model, *arguments.split())
+    assert answer.code == 2 and "--set goes with --users FILE" in " ".join(answer.err.split())
 
 
 def test_filters(program, libraries, saved_model):

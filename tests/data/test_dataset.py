@@ -38,6 +38,7 @@ def test_types_and_sizes():
         "rating": "float32",
         "timestamp_s": "float64",
         "order": "int64",
+        "kind": "str",
     }
     assert data.has_ratings
     assert not dataset_from_frames(EVENTS.assign(rating=1)).has_ratings
@@ -154,7 +155,7 @@ def test_load_refuses_what_is_not_whole(tmp_path):
         Dataset.load(saved)
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(DataError, match="format_version is 99, expected 1"):
+    with pytest.raises(DataError, match="format_version is 99, expected 2"):
         Dataset.load(saved)
     (saved / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as a saved data set"):
@@ -211,15 +212,18 @@ def test_fingerprint_knows_one_nan_only():
 
 def test_fingerprint_by_hand():
     """The bytes, spelt out: whoever changes them must raise FORMAT_VERSION."""
-    digest = hashlib.sha256(b"tfllmrec-dataset-1 ordered=False")
+    digest = hashlib.sha256(b"tfllmrec-dataset-2 ordered=False")
     for name, values in (
         ("events.user_index", np.array([0], "<i8")),
         ("events.item_index", np.array([0], "<i8")),
         ("events.rating", np.array([np.nan], "<f4")),
         ("events.timestamp_s", np.array([np.nan], "<f8")),
         ("events.order", np.array([0], "<i8")),
+        ("events.kind", np.array([0], "<i8")),
     ):
         digest.update(f"\n{name} 1\n".encode() + values.tobytes())
     digest.update(b"\nitems.item_id 1\n" + np.array([2], "<i8").tobytes() + "é".encode())
     digest.update(b"\nusers.user_id 1\n" + np.array([1], "<i8").tobytes() + b"u")
+    for column in ("user_id", "item_id", "tag", "timestamp_s"):
+        digest.update(f"\ntags.{column} 0\n".encode())
     assert dataset_from_frames(pd.DataFrame({"user": ["u"], "item": ["é"]})).fingerprint == digest.hexdigest()

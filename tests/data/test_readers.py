@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from tfllmrec.columns import ITEM_INDEX, RATING, TIMESTAMP
 from tfllmrec.config import DataConfig, SplitConfig
-from tfllmrec.data import dataset_from_frames, make_split, read_dataset, read_items
+from tfllmrec.data import dataset_from_frames, make_split, read_dataset, read_ids, read_items
 from tfllmrec.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -126,8 +126,9 @@ def test_movielens_csv_with_tags(tmp_path):
     data = read(tmp_path)
     assert data.items.title[0] == "American President, The (1995)"
     assert data.items.categories.tolist() == ["Comedy, Drama", ""]
-    assert data.items.tags[0] == "Funny, slow"
-    assert data.items.tags[1].split(", ") == sorted(f"t{i}" for i in range(25))[:20]
+    assert "tags" not in data.items
+    assert data.tags.user_id.tolist() == ["1", "1", "2", *["4"] * 25]
+    assert data.tags.tag.tolist()[:3] == ["funny", "slow", "Funny"] and data.tags.timestamp_s.tolist()[:3] == [1, 1, 2]
     assert example(data, "the tagged item is not in the catalogue") == (1, "tags.csv:5, column 'movieId': '9'")
     assert example(data, "no tag")[0] == 1
     assert data.report.rows_in["tags"] == 30 and data.report.rows_kept["tags"] == 28
@@ -296,10 +297,10 @@ def test_what_was_recognised_is_told_and_saved(tmp_path):
         "items: movies.csv (item_id <- movieId, title <- name; other columns: price)",
         "more_items: more.csv (item_id <- movieId, categories <- genres)",
         "users: users.csv (user_id <- id; other columns: '')",
-        "tags: tags.csv (item_id <- movieId, tag <- tag; not used: userId)",
+        "tags: tags.csv (user_id <- userId, item_id <- movieId, tag <- tag)",
     ]
     assert data.report.lines()[:5] == data.report.sources
-    assert data.items.tags.tolist() == ["slow", ""]
+    assert data.tags.iloc[0].tolist()[:3] == ["1", "1", "slow"]
     assert example(data, "an integer written as a float") == (1, "tags.csv:2, column 'movieId': '1.0'")
     data.save(tmp_path / "saved")
     assert read(tmp_path, source="saved").report.sources == data.report.sources
@@ -679,7 +680,7 @@ MAGAZINES = {
 @pytest.mark.parametrize(
     ("config", "users", "items", "events", "text"),
     [
-        ({"source": "movielens-small"}, 610, 9742, 100836, ["title", "categories", "tags"]),
+        ({"source": "movielens-small"}, 610, 9742, 100836, ["title", "categories"]),
         ({"source": "movielens-100k"}, 943, 1682, 100000, ["title", "categories"]),
         ({"source": "movielens-1m"}, 6040, 3883, 1000209 - 598, ["title", "description", "categories"]),
         ({"source": "amazon-2014/beauty"}, 22363, 12101, 198502, ["title", "categories"]),
@@ -741,3 +742,95 @@ def test_a_catalogue_alone(tmp_path):
         read_items(folder / "new.tsv", DataConfig(columns={"nom": "title"}))
     with pytest.raises(DataError, match=r"gone.tsv is not there. .* holds: new.tsv"):
         read_items(folder / "gone.tsv", config)
+
+
+def ids_of(tmp_path, name, content, **config):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_ids(tmp_path / name, DataConfig(**config))
+
+
+def parquet_of(**columns):
+    return pd.DataFrame(columns).to_parquet(index=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "userId\n7\n8\n"),
+        ("p.csv", "userId\n7.0\n8.0\n"),
+        ("p.csv", 'age,user_id\n\n3,"7"\n4,8\n'),
+        ("p.csv", "Customer ID;age\n7;3\n8;4\n"),
+        ("p.csv", ",user_id\n0,7\n1,8\n"),  # pandas' index column
+        ("p.tsv", "reviewerID\tage\r\n7\t3\r\n8\t4\r\n"),
+        ("p.txt", "user\n7\n8\n"),
+        ("p.txt", "\ufeff7\n\n8\n"),
+        ("p.txt", "\n7.0\n8.0"),
+        ("p.txt", "7\r8\r"),
+        ("p", "visitor_id|x\n7|1\n8|2\n"),
+        ("p.csv", "7\n8\n"),
+        ("p.txt", "userId\n7\n8\n".encode("utf-16")),
+        ("p.csv.gz", gzipped(b"userId,x\n7,1\n8,2\n")),
+        ("p.txt.gz", gzipped(b"7\n8\n")),
+        ("p.gz", gzipped(b"uid\n7\n8\n")),
+        ("p.jsonl", '{"user": 7}\n{"user": "8"}\n'),
+        ("p.jsonl", '{"userId": 7.0}\n{"userId": 8.0}\n'),
+        ("p.jsonl", '7\n"8"\n'),
+        ("p.json", '["7", "8"]'),
+        ("p.json", '[{"customer_id": 7}, {"customer_id": 8}]'),
+        ("p.parquet", parquet_of(userId=[7, 8])),
+        ("p.parquet", parquet_of(user=[7.0, 8.0], age=[1, 2])),
+        ("p.parquet", parquet_of(Kunde=["7", "8"])),  # the only column
+        ("no-ending", parquet_of(user_id=["7", "8"])),
+        ("ratings.dat", "7::1::5::9\n8::1::5::9\n"),  # an event log is a file of users, too
+        ("u.user", "7|24|M|writer|1\n8|53|F|other|2\n"),
+    ],
+)
+def test_a_file_of_user_ids(tmp_path, name, content):
+    assert ids_of(tmp_path, name, content)[0] == ["7", "8"]
+
+
+def test_a_first_line_that_is_an_id_is_told(tmp_path):
+    ids, report = ids_of(tmp_path, "p.txt", "\nu 1\n\nu2\nu 1\n")
+    assert ids == ["u 1", "u2"]
+    assert report.lines() == [
+        "users: p.txt (user_id <- user_id)",
+        "users: 5 rows read, 2 kept",
+        "  users: 2 dropped: blank row (p.txt:1)",
+        "  users: 1 kept: the first line is no known column name, so it is read as a user_id (p.txt:2, 'u 1')",
+        "  users: 1 dropped: the user_id is there already (kept: the fullest row) (p.txt:5, column 'user_id': 'u 1')",
+    ]
+    assert ids_of(tmp_path, "p.txt", "only")[0] == ["only"]
+
+
+def test_user_ids_by_mapping_and_encoding(tmp_path):
+    content = "Käufer\nJosé\n".encode("latin-1")
+    assert ids_of(tmp_path, "p.txt", content, encoding="latin-1", columns={"user_id": "Käufer"})[0] == ["José"]
+    assert ids_of(tmp_path, "p.txt", content, encoding="latin-1")[0] == ["Käufer", "José"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "\n", "is empty"),
+        ("p.csv", "", "is empty"),
+        ("p.csv", "user_id\n", "has a header but no rows"),
+        ("p.csv", "age,x\n3,4\n", r"no column for user_id\. Expected one named .*; came 'age', 'x'"),
+        ("p.txt", "movieId\n3\n", r"no column for user_id\..*came 'movieId'"),
+        ("p.parquet", parquet_of(movieId=[3]), r"no column for user_id\..*came 'movieId'"),
+        ("p.csv", "age,user\n3,u1\n\n4,\n", r"p\.csv:4, column 'user': '': no user_id\. 1 of 3 rows"),
+        ("p.jsonl", '{"user": "u1"}\nnonsense\n', r"p\.jsonl:2, 'nonsense'"),
+        ("p.jsonl", '["u1"]\n["u2"]\n', "begins as a JSON array"),
+        ("p.jsonl", '{"user": "u1"}\n{"user": null}\n', r"p\.jsonl:2, column 'user': 'None': no user_id"),
+        ("p.txt", gzipped(b"u1\n" * 99)[:-9], "cannot be read"),
+    ],
+)
+def test_unusable_files_of_user_ids(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        ids_of(tmp_path, name, content)
+
+
+def test_user_ids_of_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none\.txt is not there"):
+        read_ids(tmp_path / "none.txt", DataConfig())
+    with pytest.raises(DataError, match="no user id is left of 2 rows"):
+        ids_of(tmp_path, "p.csv", "user,x\n,1\n,2\n", max_bad_rows=1)

@@ -190,7 +190,7 @@ def shop(chain_config, monkeypatch, tmp_path):
     return SimpleNamespace(
         folder="shop",
         config=config,
-        dataset=SimpleNamespace(items=pd.DataFrame(items, dtype="str")),
+        split=SimpleNamespace(items=pd.DataFrame(items, dtype="str")),
         text=np.eye(2, 4, dtype=np.float32),
         record={"source": {"events": "e.csv", "columns": {"title": "nom", "user_id": "who"}, "max_bad_rows": 0.5}},
     )
@@ -212,7 +212,7 @@ def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     grown = read_new_items(shop, tmp_path / "more.csv", encoder, lambda line: None)
     assert grown.items.item_id.tolist() == ["1", "2", "3"]
     assert grown.counts == Counts("more.csv", added=1, replaced=0, unchanged=0, dropped=0)
-    assert shop.dataset.items.description.tolist() == ["c", "d"]  # the run's own table stays as it is
+    assert shop.split.items.description.tolist() == ["c", "d"]  # the run's own table stays as it is
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_discount_finds_the_tail_that_a_popular_item_hides():
 
 
 def cold_data(n_queries, readable=True):
-    """30 items; 20 to 29 have no event. Each query asks for one of them, whose text is that of its only event's item."""
+    """30 items, 20 to 29 without events. Each query asks for one of these, which reads like its only event's item."""
     n = 30
     targets = 20 + np.arange(n_queries) % 10
     queries = Queries.from_histories([[t - 20] for t in targets], targets=[[t] for t in targets])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.run import Run, _record, fit_experiment, start_run
+from tfllmrec.training.run import Run, _record, encode, fit_experiment, start_run
 
 pytestmark = pytest.mark.tf
 
@@ -284,3 +285,29 @@ def test_a_fit_that_diverges_says_so(chain_split, chain_config):
     text = np.random.default_rng(0).normal(size=(chain_split.dataset.n_items, 5)).astype(np.float32)
     with pytest.raises(ModelError, match=r"diverged: lower training\.learning_rate"):
         fit_hybrid(chain_split, text, config)
+
+
+def test_tags_that_give_a_target_away_are_not_encoded(chain_config, chain_files, cache, tmp_path):
+    events, items = map(pd.read_csv, chain_files)
+    last, early = events[events.user == "u0"].iloc[-1], events[events.user == "u1"].iloc[0]
+
+    def encoded(name, *tags):
+        folder = tmp_path / name
+        folder.mkdir()
+        events.to_csv(folder / "ratings.csv", index=False)
+        items.to_csv(folder / "movies.csv", index=False)
+        columns = ["user", "item", "tag", "timestamp"]
+        pd.DataFrame([(early.user, early["item"], "toy", early.timestamp), *tags], columns=columns).to_csv(
+            folder / "tags.csv", index=False
+        )
+        config = chain_config.model_copy(deep=True)
+        config.data = DataConfig(source=str(folder))
+        run, config = start_run(config, folder / "run", base=folder, tell=lambda line: None)
+        return np.array(encode(run, config, lambda line: None)), run.split.tag_findings, config.text.template
+
+    plain, findings, template = encoded("plain")
+    assert template == "{title} [{tags}]" and not findings
+    told, findings, _ = encoded("told", (last.user, last["item"], "car", last.timestamp))
+    assert np.array_equal(told, plain) and [f.count for f in findings] == [1]
+    allowed, findings, _ = encoded("allowed", (early.user, early["item"], "car", early.timestamp))
+    assert not np.array_equal(allowed, plain) and not findings

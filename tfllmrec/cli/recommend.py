@@ -1,8 +1,7 @@
-"""``tfllmrec recommend``: items for somebody, or for a whole file of people."""
+"""``tfllmrec recommend``: items for one user, or for a file of users."""
 
 from __future__ import annotations
 
-import csv
 import json as json_format
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from tfllmrec.cli.arguments import (
     K,
     SavedModelPath,
     User,
+    config_of_files,
     filters,
     ids,
     open_model,
@@ -44,25 +44,35 @@ def recommend(
     history: History = None,
     users: Annotated[
         Path | None,
-        typer.Option("--users", help="For many: user ids, one a line, or CSV, TSV or JSONL with a user column."),
+        typer.Option("--users", help="A file of user ids: one a line, or a table in the formats of --events of fit."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="With --users: FILE.parquet or FILE.jsonl.")] = None,
     exclude: Exclude = "",
     allow: Allow = None,
     category: Category = None,
     k: K = 10,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Recommend items to a known user, to somebody never seen (by history), or to a file of users."""
+    """Recommend items to a known user, to an unknown user by history, or to each user of a file."""
     if sum(given is not None for given in (user, history, users)) != 1:
         raise typer.BadParameter("expected one of --user ID, --history ID,ID and --users FILE.")
     if (users is None) != (out is None):
         raise typer.BadParameter("--users FILE and --out FILE go together.")
+    if overrides and (users is None or not all(setting.startswith("data.") for setting in overrides)):
+        raise typer.BadParameter("--set goes with --users FILE and takes settings of the section data.")
     excluded = ids(exclude)
     if users is not None and out is not None:
         if out.suffix not in (".parquet", ".jsonl"):
             raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
-        people = read_user_ids(users)
+        from tfllmrec.data.readers import read_ids
+
+        people, report = read_ids(users, config_of_files(None, None, None, overrides).config.data)
+        for line in report.lines():
+            note(line)
         with working():
             model = open_model(saved_model)
             summary = recommend_to_file(model, people, out, excluded, k, **filters(model, allow, category))
@@ -80,62 +90,6 @@ def recommend(
         print_list(items)
 
 
-def read_user_ids(path: Path) -> list[str]:
-    """The ids of a file, in its order, each once.
-
-    ``.csv``, ``.tsv`` and ``.jsonl`` need a column ``user`` or ``user_id``; any other file has an id a line.
-
-    Raises:
-      DataError: the file cannot be read, a row has no id, or there are no ids at all.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    found = []
-    for row, value in _user_cells(path, lines):
-        if isinstance(value, bool | float | list | dict | None) or not str(value).strip():
-            raise DataError(f"{path}, row {row}: expected a user id, got {value!r}.")
-        found.append(str(value).strip())
-    if not found:
-        raise DataError(f"{path} holds no user ids.")
-    unique = list(dict.fromkeys(found))
-    if len(unique) < len(found):
-        note(f"{path}: {len(found) - len(unique):,} repeated user ids are answered once")
-    return unique
-
-
-def _user_cells(path: Path, lines: list[str]) -> Iterator[tuple[int, Any]]:
-    """Row number, from 1, and what stands where the user id should."""
-    ending = path.suffix.lower()
-    filled = [(row, line) for row, line in enumerate(lines, start=1) if line.strip()]
-    if ending in (".csv", ".tsv"):
-        rows = csv.reader([line for _, line in filled], delimiter="," if ending == ".csv" else "\t")
-        header = [name.strip() for name in next(rows, [])]
-        if filled:
-            column = header.index(_user_column(path, header))
-            for (row, _), cells in zip(filled[1:], rows, strict=False):
-                yield row, cells[column] if column < len(cells) else None
-    elif ending in (".jsonl", ".ndjson"):
-        for row, line in filled:
-            try:
-                record = json_format.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, row {row}: expected a JSON object, got {line[:60]!r} ({error}).") from None
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, row {row}: expected a JSON object, got {line[:60]!r}.")
-            yield row, record[_user_column(path, list(record))]
-    else:
-        yield from filled
-
-
-def _user_column(path: Path, names: list[str]) -> str:
-    for name in (USER, "user"):
-        if name in names:
-            return name
-    raise DataError(f"{path}: expected a column {USER} or user, got {', '.join(names) or 'none'}.")
-
-
 def recommend_to_file(
     model: SavedModel,
     people: Sequence[str],
@@ -148,23 +102,21 @@ def recommend_to_file(
     """Writes a row for each recommendation: user_id, rank (from 1), item_id, score; wholly or not at all.
 
     Returns:
-      ``file``, ``users`` (answered), ``rows``, ``without_data`` (the ids of those the training data does not have) and
-      ``unknown`` (excluded ids that are not in the catalogue).
+      ``file``, ``users`` (number of answered users), ``rows``, ``without_data`` (ids of users that the training data
+      does not have) and ``unknown`` (excluded ids that are not in the catalogue).
 
     Raises:
-      DataError: nobody has data.
+      DataError: none of the users is in the training data.
       ConfigError: the file cannot be written.
     """
     unknown = unknown_ids(model, exclude)
-    histories: dict[str, tuple[list[str], list[float] | None]] = {}
-    refusals: dict[str, DataError] = {}
-    for person in people:
-        try:
-            histories[person] = model.history_of(person)
-        except DataError as error:
-            refusals[person] = error
+    histories = model.histories_of(people)
+    without_data = [person for person in people if person not in histories]
     if not histories:
-        raise DataError(f"none of the {len(people):,} users can be answered; the first one: {refusals[people[0]]}")
+        try:
+            model.history_of(people[0])
+        except DataError as error:  # which names the ids that are near
+            raise DataError(f"none of the {len(people):,} users can be answered; the first one: {error}") from None
 
     answered = list(histories)
     rows = 0
@@ -174,7 +126,7 @@ def recommend_to_file(
             for start in range(0, len(answered), BATCH):
                 some = answered[start : start + BATCH]
                 past, ratings = zip(*(histories[person] for person in some), strict=True)
-                # Either the data has ratings, and everybody has a list of them, or nobody has.
+                # Either the data has ratings, and every user has a list of them, or no user has.
                 rated = None if ratings[0] is None else ratings
                 n = len(some)
                 lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
@@ -187,14 +139,14 @@ def recommend_to_file(
     finally:
         partial.unlink(missing_ok=True)
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
-    if refusals:
-        more = f" and {len(refusals) - SHOWN:,} more (--json lists all)" if len(refusals) > SHOWN else ""
-        note(f"without data, not answered: {len(refusals):,} users: {', '.join(list(refusals)[:SHOWN])}{more}")
+    if without_data:
+        more = f" and {len(without_data) - SHOWN:,} more (--json lists all)" if len(without_data) > SHOWN else ""
+        note(f"without data, not answered: {len(without_data):,} users: {', '.join(without_data[:SHOWN])}{more}")
     return {
         "file": str(out),
         "users": len(answered),
         "rows": rows,
-        "without_data": list(refusals),
+        "without_data": without_data,
         "unknown": unknown,
     }
 

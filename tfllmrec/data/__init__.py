@@ -3,7 +3,7 @@
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport, Finding
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.readers import dataset_from_frames, read_dataset, read_items
+from tfllmrec.data.readers import dataset_from_frames, read_dataset, read_ids, read_items
 from tfllmrec.data.splits import Split, make_split
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "dataset_from_frames",
     "make_split",
     "read_dataset",
+    "read_ids",
     "read_items",
 ]

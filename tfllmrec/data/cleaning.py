@@ -7,17 +7,19 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, EVENT_KIND, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
 from tfllmrec.config import DataConfig
+from tfllmrec.data.event_kinds import count_kinds, event_kinds
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.data.item_text import category_text, strip_html
 from tfllmrec.data.order_checks import numbers_the_rows
 from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.recognition import plain_name
+from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
 from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
-TAGS_PER_ITEM = 20
 _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwise, and so changes published figures
 _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
@@ -30,7 +32,9 @@ class _Rows:
         self.keep = np.ones(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
         self.unreadable = raw.unreadable
-        self.first_unreadable = next((f"{f.example}: {f.what}" for f in raw.findings if f.action == "dropped"), "")
+        # Blank rows are dropped, too, but are not unreadable; they are counted after the broken rows.
+        dropped = [f for f in raw.findings if f.action == "dropped"]
+        self.first_unreadable = f"{dropped[0].example}: {dropped[0].what}" if raw.unreadable else ""
         for f in raw.findings:
             report.add(f.table, f.what, f.count, f.action, f.example)
             self.rows_in += f.count if f.action == "dropped" else 0
@@ -92,12 +96,13 @@ def clean_events(
     item id, then by rating, lower first: the order never depends on the rows' places in the file. Rows that lack the
     key are dropped where most rows have it. Where most lack it, or it is the same everywhere, the key is ignored, the
     hash alone fills ``order`` and the data counts as unordered. Ratings that are the same in every event, as in logs of
-    clicks, say nothing and become NaN.
+    clicks, say nothing and become NaN. Where repeated events of a user and item are merged, the strongest kind of event
+    stays, and among events of that strength the last or first one.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), order (int64), in file order; ``order``,
-      ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the rating
-      separates an event from the one before it (all False where no column orders events).
+      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), in file order;
+      ``order``, ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the
+      rating separates an event from the one before it (all False where no column orders events).
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
@@ -119,6 +124,9 @@ def clean_events(
 
     seconds = mend_clock(seconds, rows.note)
     ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
+    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
+    if EVENT_KIND in raw.names:
+        _note_weakest_kinds(kind, strength, rows)
 
     user, user_ids = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
@@ -128,6 +136,9 @@ def clean_events(
     ties = [np.nan_to_num(rating, nan=-np.inf), _hash(user, user_ids, item, item_ids)]
     by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
     if config.repeats != "all":
+        if strength.any():
+            _drop_weaker_events(user.astype(np.int64) * len(item_ids) + item, kind, strength, rows)
+            by_user = by_user[rows.keep[by_user]]
         pair = pd.Series(user[by_user].astype(np.int64) * len(item_ids) + item[by_user])
         repeated = np.zeros(len(user), dtype=bool)
         repeated[by_user[pair.duplicated(keep=config.repeats).to_numpy()]] = True
@@ -160,10 +171,31 @@ def clean_events(
             ITEM: ids[ITEM][keep].to_numpy(),
             RATING: rating[keep].astype(np.float32),
             TIMESTAMP: seconds[keep],
+            EVENT_KIND: kind[keep].to_numpy(),
             ORDER: rank[keep],
         }
     )
     return events, ordered_by, tied[keep]
+
+
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: _Rows) -> None:
+    """Reports events whose kind is unknown or missing; both count as weaker than every known kind."""
+    missing = (kind == "").to_numpy()
+    unknown = (strength == 0) & ~missing
+    what = "the kind of event is not known: it counts as weaker than every known kind"
+    if unknown.any():
+        what += f" ({count_kinds(kind[unknown & rows.keep])})"
+    rows.note(unknown, what, "kept", EVENT_KIND)
+    rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
+
+
+def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray, rows: _Rows) -> None:
+    """Drops each event whose user and item (``pair``) have a stronger one: a view never replaces a purchase."""
+    strongest = pd.Series(np.where(rows.keep, strength, 0)).groupby(pair).transform("max").to_numpy()
+    weaker = rows.keep & (strength < strongest)
+    if weaker.any():
+        what = f"a weaker event than another one of the same user and item ({count_kinds(kind[weaker])})"
+        rows.drop(weaker, f"{what}: merged into the stronger one", EVENT_KIND)
 
 
 def _order_column(keys: dict[str, np.ndarray], rows: _Rows) -> str | None:
@@ -222,12 +254,18 @@ def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
     """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
 
     Of several rows with one id the one with the most filled cells stays, then the one with the most text, so that the
-    order of the rows does not matter. HTML is stripped from text and counted.
+    order of the rows does not matter. HTML is stripped from text and counted. Tags in the catalogue have no times,
+    which is reported.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
-    return _clean_entities(raw, ITEM, config, report)
+    items = _clean_entities(raw, ITEM, config, report)
+    for column in (CATEGORIES, TAGS):
+        if column in items and plain_name(raw.names.get(column, column)) == TAGS:
+            tagged = int((items[column] != "").sum())
+            report.add(raw.table, f"tags without a time: {MAY_LEAK}", tagged, "kept")
+    return items
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
@@ -307,25 +345,32 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
     return joined
 
 
-def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """``items`` with a text column ``tags``: the tags that users gave the item, most frequent first, at most 20.
+def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+    """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
 
-    Tags that differ only in case are one tag, in its most frequent spelling. Ties are broken alphabetically.
+    HTML is stripped and counted. Tags without an item of the catalogue are dropped.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
     """
     rows = _Rows(raw, report)
-    tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
-    rows.drop_unreadable(tagged[ITEM].isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    rows.drop(tagged[TAG].isin(MISSING).to_numpy(), "no tag", TAG)
+    nothing = pd.Series("", index=raw.frame.index, dtype="str")
+    user = rows.ids(USER) if USER in raw.frame else nothing
+    item, tag = rows.ids(ITEM), strings(raw.frame[TAG])
+    rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
+    stripped = tag.map(strip_html).astype("str")
+    rows.drop(stripped.isin(MISSING).to_numpy(), "no tag", TAG)
+    seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(~tagged[ITEM].isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    rows.note((stripped != tag).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
+    rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
+    seconds = mend_clock(np.where(bad, np.nan, seconds), rows.note)
+    if not np.isfinite(seconds[rows.keep]).any():
+        rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
     rows.finish()
-    tagged = tagged[rows.keep]
-    tagged["key"] = tagged[TAG].str.lower()
-    spellings = tagged.groupby([ITEM, "key", TAG], as_index=False).size()
-    spellings = spellings.sort_values(["size", TAG], ascending=[False, True])
-    counted = spellings.groupby([ITEM, "key"]).agg(first=(TAG, "first"), size=("size", "sum")).reset_index()
-    counted = counted.sort_values(["size", "key"], ascending=[False, True])
-    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(", ".join)
-    joined = items.copy()
-    joined[TAGS] = items[ITEM].map(best).fillna("").map(strip_html).astype("str")
-    return joined
+    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: stripped, TIMESTAMP: seconds})
+    tags = tags[rows.keep].astype(TAG_TYPES)
+    return tags.sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(
+        drop=True
+    )  # in any order of the rows the same table

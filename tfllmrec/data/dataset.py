@@ -1,4 +1,4 @@
-"""The Dataset: three clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
+"""The Dataset: four clean tables, dense indices, one fingerprint; saved as Parquet with a JSON manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfllmrec.columns import (
     CATEGORIES,
     DESCRIPTION,
+    EVENT_KIND,
     ITEM,
     ITEM_INDEX,
     ORDER,
@@ -29,12 +31,13 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-_TABLES = ("events", "items", "users")
+FORMAT_VERSION = 2
+_TABLES = ("events", "items", "users", "tags")
 _EVENT_TYPES = {
     USER: "str",
     ITEM: "str",
@@ -43,12 +46,13 @@ _EVENT_TYPES = {
     RATING: "float32",
     TIMESTAMP: "float64",
     ORDER: "int64",
+    EVENT_KIND: "str",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Events, items and users, validated once; the start of everything else.
+    """Events, items, users and tags, validated once; the start of everything else.
 
     The order of the rows in the source files does not matter: the same rows in another order give an equal Dataset.
 
@@ -58,21 +62,27 @@ class Dataset:
       name: for reports and folders.
       events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
-        UTC, NaN: none), order (int64, 0 to n - 1 within the user).
+        UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase`` as the
+        source spells it; ``""``: none).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
         character, so that 9 is before 10. Items without events are there too.
       users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
         user_id. Only users with events.
+      tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
+        here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty where the source has none. Not part of
+        ``items``, because a user may write a tag after the event that the model is tested on: see
+        :attr:`tfllmrec.data.Split.items`.
       ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
         are ordered by a hash of user and item id.
-      report: what was recognised, and what cleaning did.
+      report: the recognised columns, and the findings of the cleaning.
     """
 
     name: str
     events: pd.DataFrame
     items: pd.DataFrame
     users: pd.DataFrame
+    tags: pd.DataFrame = field(default_factory=no_tags)
     ordered: bool = True
     report: CleaningReport = field(default_factory=CleaningReport)
 
@@ -91,21 +101,22 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the three tables and ``ordered``, without the name and the report.
+        """sha256 (hex) of the content: the four tables and ``ordered``, without the name and the report.
 
         It does not depend on the order of the rows in the source files, because the tables do not.
         """
         digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
         numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
-        for table, frame in (("events", numeric), ("items", self.items), ("users", self.users)):
+        tables = {"events": numeric, "items": self.items, "users": self.users, "tags": self.tags}
+        for table, frame in tables.items():
             for column in frame.columns:
                 digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
                 _hash_column(digest, frame[column])
         return digest.hexdigest()
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``folder``: events, items, users as Parquet, and ``manifest.json``; wholly or not at all.
+        """Writes ``folder``: events, items, users, tags as Parquet, and ``manifest.json``; wholly or not at all.
 
         A data set saved there before is replaced.
 
@@ -172,6 +183,7 @@ class Dataset:
                 events=tables["events"].astype(_EVENT_TYPES),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
+                tags=tables["tags"].astype(TAG_TYPES),
                 ordered=manifest["ordered"],
                 report=CleaningReport.from_dict(manifest["report"]),
             )
@@ -189,18 +201,19 @@ class Dataset:
 
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
-        none), items_with_text (share), mean_text_characters (over items with text), cold_items (without events),
+        none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
+        mean_text_characters (over items with text; all tags count), tags, tags_with_time, cold_items (without events),
         time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
         (users with events that no column separates in time), doubts (reasons why the order may be wrong; see
         :mod:`tfllmrec.data.order_checks`).
         """
         events = self.events
-        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
-        lengths = sum(
-            (self.items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64)
-        )
+        items = with_tags(self.items, self.tags)
+        text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in items]
+        lengths = sum((items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64))
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
+        kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()
         known_times = events[TIMESTAMP].dropna()
         span = [pd.Timestamp(t, unit="s").isoformat() for t in (known_times.min(), known_times.max()) if t == t]
         return {
@@ -214,8 +227,11 @@ class Dataset:
             "events_per_user": _quantiles(np.bincount(events[USER_INDEX], minlength=self.n_users)),
             "events_per_item": _quantiles(per_item),
             "ratings": {f"{value:g}": int(n) for value, n in ratings.items()},
+            "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
+            "tags": len(self.tags),
+            "tags_with_time": int(self.tags[TIMESTAMP].notna().sum()),
             "cold_items": int((per_item == 0).sum()),
             "time_span": span or None,
             "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),
@@ -231,13 +247,14 @@ def _quantiles(counts: np.ndarray) -> dict[str, float]:
 
 
 def _hash_column(digest: Any, column: pd.Series) -> None:
-    """Feeds values as little-endian numbers, or as UTF-8 with its lengths: the same whatever pandas stores inside."""
+    """Hashes numbers as little-endian bytes and strings as UTF-8 with their lengths, however pandas stores them."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         values = column.to_numpy()
         if values.dtype.kind == "f":
             values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)  # one bit pattern for NaN
         digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes())
     else:
-        encoded = [value.encode() for value in column]
-        digest.update(np.array([len(e) for e in encoded], dtype="<i8").tobytes())
-        digest.update(b"".join(encoded))
+        texts = pa.table({"": column})[""].cast(pa.large_string()).combine_chunks()
+        digest.update(pc.binary_length(texts).to_numpy().astype("<i8").tobytes())
+        all_of_them = pa.LargeListArray.from_arrays(pa.array([0, len(texts)], pa.int64()), texts)
+        digest.update(pc.binary_join(all_of_them, pa.scalar("", pa.large_string()))[0].as_buffer())

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
+    EVENT_KIND,
     ITEM,
     ITEM_INDEX,
     ORDER,
@@ -26,14 +27,23 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning import clean_events, clean_items, clean_users, join_more_items, join_tags
+from tfllmrec.data.cleaning import clean_events, clean_items, clean_tags, clean_users, join_more_items
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.order_checks import by_id, order_doubts
 from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.recognition import EVENT_COLUMNS, ITEM_COLUMNS, check_mapped, check_mapping, name_columns
+from tfllmrec.data.recognition import (
+    EVENT_COLUMNS,
+    ITEM_COLUMNS,
+    TAG_COLUMNS,
+    check_mapped,
+    check_mapping,
+    is_known_name,
+    name_columns,
+)
 from tfllmrec.data.tables import read_table
+from tfllmrec.data.tags import no_tags
 from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
 
@@ -90,7 +100,7 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
-    tags = read(files.tags, "tags", (ITEM, TAG), (ITEM, TAG)) if files.tags else None
+    tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None
     return _assemble(events, items, users, more, tags, config, config.name or name_of(config.source, files.events))
 
 
@@ -115,13 +125,43 @@ def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningRe
     return clean_items(raw, config, report), report
 
 
+def read_ids(path: Path, config: DataConfig) -> tuple[list[str], CleaningReport]:
+    """Reads the user ids of a file, each once and in its order, in any format that :func:`read_dataset` reads.
+
+    The column is found by its usual names. A file of one column needs no header; in formats that always name their
+    columns, such as Parquet, the only column may have any name but that of another known column.
+
+    Args:
+      path: the file.
+      config: for its ``columns``, ``encoding`` and ``max_bad_rows``.
+
+    Returns:
+      The ids, and the report of the cleaning.
+
+    Raises:
+      ConfigError: an unknown encoding or canonical column.
+      DataError: the file is missing, empty, unreadable, lacks the ids or has too many broken rows.
+    """
+    check_mapping(config.columns)
+    raw = read_table(path, "users", config, only=USER)
+    names = list(raw.frame.columns)
+    only_column = len(names) == 1 and not is_known_name(names[0], config.columns)
+    raw = name_columns(raw, (USER,), (USER,), {USER: names[0]} if only_column else config.columns)
+    report = CleaningReport(sources=[raw.source("not used")])
+    ids = clean_users(replace(raw, frame=raw.frame[[USER]]), config, report)[USER].tolist()
+    if not ids:
+        raise DataError(f"{raw.file}: no user id is left of {len(raw.frame):,} rows. " + " ".join(report.lines()))
+    return ids, report
+
+
 def dataset_from_frames(
     events: pd.DataFrame,
     items: pd.DataFrame | None = None,
     users: pd.DataFrame | None = None,
     config: DataConfig | None = None,
+    tags: pd.DataFrame | None = None,
 ) -> Dataset:
-    """The Dataset of tables that are in memory already; columns and values are treated as :func:`read_dataset` does.
+    """Makes a Dataset of tables in memory, whose columns and values are treated as :func:`read_dataset` treats files.
 
     Raises:
       DataError: a column is missing, no event is left, or too many rows are broken.
@@ -140,7 +180,7 @@ def dataset_from_frames(
         None if items is None else raw(items, "items", ITEM_COLUMNS, (ITEM,)),
         None if users is None else raw(users, "users", (USER,), (USER,)),
         [],
-        None,
+        None if tags is None else raw(tags, "tags", TAG_COLUMNS, (ITEM, TAG)),
         config,
         config.name or "frames",
     )
@@ -175,8 +215,7 @@ def _assemble(
     items = items.fillna("").astype("str")
     for raw in more_items:
         items = join_more_items(items, clean_items(raw, config, report), raw, report)
-    if raw_tags:
-        items = join_tags(items, raw_tags, config, report)
+    tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
     # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
     rows_by_id = by_id(items[ITEM])
     items = items[[c for c in ITEM_COLUMNS if c in items] + list(items.columns.difference([*ITEM_COLUMNS]))]
@@ -210,8 +249,8 @@ def _assemble(
             first_row = pd.Index(item_ids).get_indexer(items[ITEM])
             item_orders["the row of the event in the file, which lists the events item by item"] = first_row
         report.findings += order_doubts(events, tied[by_user], items, item_orders)
-    events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER]]
-    return Dataset(name=name, events=events, items=items, users=users, ordered=ordered_by is not None, report=report)
+    events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]]
+    return Dataset(name, events, items, users, tags, ordered=ordered_by is not None, report=report)
 
 
 def _note_unlisted(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from tfllmrec.columns import (
     CATEGORIES,
     DESCRIPTION,
+    EVENT_KIND,
     ITEM,
     ORDER,
     RATING,
@@ -19,6 +20,8 @@ from tfllmrec.columns import (
     TITLE,
     USER,
 )
+from tfllmrec.data.event_kinds import are_event_kinds, count_kinds, event_kinds, has_few_kinds
+from tfllmrec.data.findings import Finding
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.errors import ConfigError, DataError
 
@@ -36,6 +39,9 @@ ALIASES: dict[str, list[str]] = {
         TIMESTAMP: "timestamp_s timestamp unix_review_time unix_time time ts event_time datetime date created_at "
         "review_time review_date rated_at date_added",
         ORDER: "order order_in_user sequence seq",
+        EVENT_KIND: "kind event_kind event_type event_name interaction_type interaction action_type behavior_type "
+        "behaviour_type feedback_type activity_type user_action product_action event action behavior behaviour "
+        "activity type",
         TITLE: "title item_title movie_title product_title book_title name item_name product_name headline "
         "item product movie book article",
         DESCRIPTION: "description item_description product_description plot overview synopsis summary abstract body "
@@ -44,7 +50,8 @@ ALIASES: dict[str, list[str]] = {
         TAG: "tag",
     }.items()
 }
-EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER)
+EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
+TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
 
 
@@ -69,8 +76,16 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
             )
 
 
+def is_known_name(name: str, mapping: dict[str, str]) -> bool:
+    """Whether a column has a usual name, or one that ``mapping`` maps."""
+    return name in mapping.values() or plain_name(name) in _PLAIN_ALIASES
+
+
 def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_PLAIN_ALIASES = {plain_name(alias) for names in ALIASES.values() for alias in names}
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
@@ -86,15 +101,25 @@ def nearest_hint(nearest: str | None) -> str:
 def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:
     """Gives the wanted columns their canonical names: by ``mapping``, else by their usual names.
 
-    A column that would stand in the way of one that is mapped to its name becomes ``source_NAME``.
+    A column is recognised as kinds of events only where its values are such kinds, too: "type" may be the type of an
+    item. A column that has a canonical name, but is not the one that gets it, becomes ``source_NAME``.
+
+    Raises:
+      DataError: a required column is missing.
     """
     present = list(raw.frame.columns)
     plain = {plain_name(name): name for name in reversed(present)}
     names: dict[str, str] = {}
+    findings = list(raw.findings)
     lists_one = len(required) == 1
     for column in wanted:
         usual = [plain[plain_name(a)] for a in ALIASES[column] if plain_name(a) in plain and (a != "id" or lists_one)]
         free = [name for name in usual if name not in names.values() and name not in mapping.values()]
+        if column == EVENT_KIND:
+            kinds = [name for name in free if are_event_kinds(raw.frame[name])]
+            if not kinds and mapping.get(column) not in present:
+                findings += _no_kinds(raw, [name for name in free if has_few_kinds(raw.frame[name])])
+            free = kinds
         if mapping.get(column) in present:
             names[column] = mapping[column]
         elif free:
@@ -116,6 +141,21 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
         )
     renamed = {name: column for column, name in names.items()}
     for name in present:
-        if name not in renamed and name in names:
+        if name not in renamed and name in wanted:
             renamed[name] = f"source_{name}"
-    return replace(raw, frame=raw.frame.rename(columns=renamed), names=names)
+    return replace(raw, frame=raw.frame.rename(columns=renamed), names=names, findings=tuple(findings))
+
+
+def _no_kinds(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
+    """Findings on columns that are named like kinds of events, but mostly hold other values, such as codes."""
+    return [
+        Finding(
+            raw.table,
+            f"column {name!r} is not used as the kind of event: most of its values are not known kinds "
+            f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same",
+            len(raw.frame),
+            "kept",
+            raw.example(0, name),
+        )
+        for name in columns
+    ]

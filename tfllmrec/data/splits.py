@@ -9,10 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, RATING, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, RATING, TAG, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.tags import MAY_LEAK, with_tags
 from tfllmrec.errors import ConfigError, DataError
 
 # What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
@@ -36,6 +38,62 @@ class Split:
     train: pd.DataFrame
     validation: Queries
     test: Queries
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """The catalogue as it may be known in training: ``dataset.items``, and a text column ``tags`` of allowed tags.
+
+        In per-user splits (leave_last_out, random, cold_users) a tag is allowed if it is not later than its user's
+        last training event; a tag of a user without any event, if it is older than all held-out events. In
+        global_time a tag must be older than the validation period. In no split is a tag allowed whose user and item
+        are those of a held-out event. Where tags or events have no times, times are not compared, and
+        :attr:`tag_findings` says so. Without tags this is ``dataset.items`` itself.
+        """
+        tags = self.dataset.tags
+        return self.dataset.items if tags.empty else with_tags(self.dataset.items, tags[self._tag_use[0]])
+
+    @property
+    def tag_findings(self) -> list[Finding]:
+        """How many tags are left out of :attr:`items` and why, and how many may have been written too late."""
+        return self._tag_use[1]
+
+    @cached_property
+    def _tag_use(self) -> tuple[np.ndarray, list[Finding]]:
+        """Bool ``[number of tags]``, whether training may read the tag; and the findings on it."""
+        tags, dataset = self.dataset.tags, self.dataset
+        if tags.empty:
+            return np.ones(0, dtype=bool), []
+        width = int(dataset.events[ORDER].max()) + 1
+        event, trained = (t[USER_INDEX].to_numpy() * width + t[ORDER].to_numpy() for t in (dataset.events, self.train))
+        held_out = dataset.events[~np.isin(event, trained)]
+        user = pd.Index(dataset.users[USER]).get_indexer(tags[USER])  # -1: a user without events
+        item = pd.Index(dataset.items[ITEM]).get_indexer(tags[ITEM])
+        seconds = tags[TIMESTAMP].to_numpy()
+        timed = not np.isnan(seconds).all() and dataset.events[TIMESTAMP].nunique() > 1
+        per_user = self.kind in ("leave_last_out", "random", "cold_users")
+
+        on_target = (user >= 0) & np.isin(user * dataset.n_items + item, _pairs(held_out, dataset.n_items))
+        reasons = [("its user and item are those of a held-out event", on_target)]
+        if per_user:
+            untrained = (user >= 0) & ~np.isin(user, self.train[USER_INDEX])
+            reasons.append(("its user has events, but none in training", untrained))
+        late = ~(seconds < held_out[TIMESTAMP].min())
+        if timed and per_user:
+            last = self.train.groupby(USER_INDEX)[TIMESTAMP].max().reindex(np.arange(dataset.n_users)).to_numpy()
+            after_last = (user >= 0) & ~(seconds <= last[user])
+            reasons.append(("it is later than the last training event of its user, or has no time", after_last))
+            late_stranger = (user < 0) & late
+            reasons.append(("its user has no event, and it is not older than all held-out events", late_stranger))
+        elif timed and self.kind == "global_time":
+            reasons.append(("it is not older than the validation period", late))
+
+        allowed, findings = np.ones(len(tags), dtype=bool), []
+        for reason, left_out in reasons:
+            findings += _tag_finding(tags, left_out & allowed, f"left out of the items' text: {reason}", "dropped")
+            allowed &= ~left_out
+        if not timed:
+            findings += _tag_finding(tags, allowed, f"no times to compare with the split: {MAY_LEAK}", "kept")
+        return allowed, findings
 
     @cached_property
     def train_counts(self) -> np.ndarray:
@@ -125,7 +183,7 @@ class Split:
         """History and then target must be the person's events, all but the last ``left_out``."""
         events = self.dataset.events
         counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
-        own = _ragged(events, ITEM_INDEX, users)
+        own = ragged_column(events, ITEM_INDEX, users)
         told = np.concatenate([queries.history.values, queries.targets.values])
         row = np.concatenate([queries.history.row_of_value, queries.targets.row_of_value])
         told = told[np.argsort(row, kind="stable")]
@@ -297,6 +355,14 @@ _PARTS: dict[str, Callable[[Dataset, SplitConfig, np.random.Generator], np.ndarr
 }
 
 
+def _tag_finding(tags: pd.DataFrame, mask: np.ndarray, what: str, action: Action) -> list[Finding]:
+    """The finding on the tags in ``mask``; none where there are none."""
+    if not mask.any():
+        return []
+    user, item, tag = tags[[USER, ITEM, TAG]].iloc[int(mask.argmax())]
+    return [Finding("tags", what, int(mask.sum()), action, f"user {user!r}, item {item!r}, tag {tag!r}")]
+
+
 def _events_of_user(dataset: Dataset) -> np.ndarray:
     """int64 ``[E]``: how many events the event's user has."""
     users = dataset.events[USER_INDEX].to_numpy()
@@ -318,23 +384,23 @@ def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
-def _ragged(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
-    """A row for each of ``users``: their values of ``column``. ``events`` are sorted by user."""
+def ragged_column(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
+    """The values of ``column`` in a row for each of ``users`` (user indices); ``events`` are sorted by user."""
     own = events[USER_INDEX].to_numpy()
     starts, stops = np.searchsorted(own, users, "left"), np.searchsorted(own, users, "right")
     offsets = np.concatenate([[0], np.cumsum(stops - starts)])
     flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    return Ragged(events[column].to_numpy()[flat], offsets)
+    return Ragged(events[column].iloc[flat].to_numpy(), offsets)
 
 
 def _queries(dataset: Dataset, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray) -> Queries:
-    items = _ragged(history, ITEM_INDEX, users)
+    items = ragged_column(history, ITEM_INDEX, users)
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
         history=items,
-        ratings=_ragged(history, RATING, users),
+        ratings=ragged_column(history, RATING, users),
         exclude=items,
-        targets=_ragged(targets, ITEM_INDEX, users),
+        targets=ragged_column(targets, ITEM_INDEX, users),
     )
 
 

@@ -22,7 +22,7 @@ from tfllmrec.columns import CATEGORIES
 from tfllmrec.config import DataConfig
 from tfllmrec.data.findings import Finding
 from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.recognition import ALIASES, plain_name
+from tfllmrec.data.recognition import ALIASES, is_known_name, plain_name
 from tfllmrec.errors import ConfigError, DataError
 
 _GENRES_100K = (
@@ -55,7 +55,20 @@ def require_file(path: Path) -> None:
     raise DataError(f"{path} is not there. {hint}")
 
 
-def read_table(path: Path, table: str, config: DataConfig) -> RawTable:
+def read_table(path: Path, table: str, config: DataConfig, only: str | None = None) -> RawTable:
+    """Reads a file into rows and columns of any type.
+
+    Args:
+      path: of any format and name.
+      table: the table's name in the report.
+      config: for ``encoding`` and ``columns``.
+      only: the column that a file of one column holds. Such a file needs no header: its first line is a value unless
+        it is a known column name.
+
+    Raises:
+      ConfigError: an unknown encoding.
+      DataError: the file is missing, empty or cannot be read.
+    """
     require_file(path)
     try:
         content = path.read_bytes()
@@ -73,7 +86,10 @@ def read_table(path: Path, table: str, config: DataConfig) -> RawTable:
     is_json = name.lower().endswith((".jsonl", ".ndjson", ".json")) or (
         not name.lower().endswith((".csv", ".tsv", *ATOMIC)) and not known and content.lstrip()[:1] in (b"{", b"[")
     )
-    raw = _read_json(path, table, content) if is_json else _read_delimited(path, table, content)
+    if is_json:
+        raw = _read_json(path, table, content, only)
+    else:
+        raw = _read_delimited(path, table, content, only, config.columns)
     if raw.frame.empty and not raw.findings:
         raise DataError(f"{path} has a header but no rows.")
     return replace(raw, findings=(*findings, *raw.findings))
@@ -124,7 +140,8 @@ def _separator(path: Path, header: str) -> str:
     return max(("\t", ",", ";", "|", "::"), key=header.count)
 
 
-def _read_delimited(path: Path, table: str, content: bytes) -> RawTable:
+def _read_delimited(path: Path, table: str, content: bytes, only: str | None, mapping: dict[str, str]) -> RawTable:
+    """CSV, TSV and the like; ``only`` and ``mapping`` as :func:`read_table` takes them."""
     name = path.name.removesuffix(".gz")
     atomic = name.lower().endswith(ATOMIC) and name not in _HEADERLESS
     if b"\n" not in content:
@@ -143,6 +160,9 @@ def _read_delimited(path: Path, table: str, content: bytes) -> RawTable:
         plain_split = atomic or separator == "::"
         split = first.split(separator) if plain_split else next(csv.reader([first], delimiter=separator))
         fields = _distinct([name.strip() for name in split])
+    headless = only is not None and len(fields) == 1 and not is_known_name(fields[0], mapping)
+    if only is not None and headless:
+        fields, header_row = [only], -1
     quoted = not atomic and name not in _HEADERLESS and separator != "::"
     if separator == "::":
         content, separator = content.replace(b"::", _UNIT.encode()), _UNIT
@@ -156,6 +176,9 @@ def _read_delimited(path: Path, table: str, content: bytes) -> RawTable:
         if bare[4] <= unreadable:
             frame, rows, spans, findings, unreadable = bare
     frame.columns = pd.Index(fields)
+    if headless:
+        what = f"the first line is no known column name, so it is read as a {only}"
+        findings.append(Finding(table, what, 1, "kept", f"{path.name}:{rows[0]}, {first[:60]!r}"))
     if atomic:
         frame = _atomic_columns(frame)
     elif name == "u.item":
@@ -213,7 +236,7 @@ def _parse(
         unreadable = int(sum(spans[n - 1] for n, _, _ in wrong))
         example = f"{file}:{lines[number - 1]}, {text[:60]!r}"
         findings.append(Finding(table, f"{came} fields came, {width} expected", unreadable, "dropped", example))
-    blank = (frame == "").all(axis=1).to_numpy() if width > 1 else np.zeros(len(frame), bool)
+    blank = (frame == "").all(axis=1).to_numpy()
     good = numbers[~is_broken]
     is_row = ~blank & (good - 1 != header_row)
     gone = [*good[blank], *(n for n, _, text in broken if not text.strip())]
@@ -263,8 +286,12 @@ def _distinct(names: list[str]) -> list[str]:
     return out
 
 
-def _read_json(path: Path, table: str, content: bytes) -> RawTable:
-    """JSON lines, or one JSON array of objects; Python literals (the Amazon 2014 files) are read too, and counted."""
+def _read_json(path: Path, table: str, content: bytes, only: str | None) -> RawTable:
+    """Reads JSON lines or one JSON array of objects.
+
+    Python literals (the Amazon 2014 files) are read, too, and counted. Bare strings and integers in the place of
+    objects are values of the column ``only``.
+    """
     records: list[dict] = []
     rows: list[int] = []
     lost: list[tuple[int, str]] = []
@@ -272,6 +299,8 @@ def _read_json(path: Path, table: str, content: bytes) -> RawTable:
     blank: list[int] = []
 
     def take(row: int, value: object, shown: str) -> None:
+        if only is not None and isinstance(value, str | int) and not isinstance(value, bool):
+            value = {only: value}
         if isinstance(value, dict):
             records.append(value)
             rows.append(row)

@@ -326,7 +326,8 @@ class Hybrid(tfrs.Model):
         factors = self._factors_of(items)
         dense = tf.matmul(rows_of(item_vectors, items), queries) * factors.dense[..., tf.newaxis]
         terms = dict(zip(("meaning", "feedback"), tf.unstack(dense, axis=-1), strict=True))
-        terms[self._offset_term] += factors.offset
+        known = tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
+        terms[self._offset_term] += tf.where(known, factors.offset, 0.0)
         terms["behaviour"] = tf.gather(self.behaviour(history), items, batch_dims=1) * factors.sparse
         return tf.stack(list(terms.values()), axis=-1)
 

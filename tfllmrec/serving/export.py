@@ -67,7 +67,7 @@ def export(
     if index == "scann":
         scann_operations()  # missing, it is better said before everything is read
     run, target = Run.open(run_folder), Path(target)
-    items, text, counts, text_to_vector = run.dataset.items, np.asarray(run.text), None, None
+    items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
     if new_items is None:
         model = run.load_model()
@@ -116,14 +116,15 @@ def export(
 
 
 def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
-    """What ``items`` are about, in the words that the run reads of them and in their categories.
+    """Labels of interests for ``items``, from the columns that the run's template reads and from their categories.
 
     Args:
-      run: complete. items: its own, and new ones behind them.
+      run: a complete run.
+      items: ``run.split.items``, which may be followed by new items.
       tell: called with a line on how many labels there are.
 
     Returns:
-      ``None`` where their words make no label.
+      The labels; ``None`` where no word of the columns makes one.
     """
     template = run.config.text.template
     read = [] if template is None else ItemTemplate(template).columns

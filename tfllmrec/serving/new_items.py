@@ -59,7 +59,7 @@ class GrownCatalogue:
     """A run's items, in their order, and after them the new ones.
 
     Attributes:
-      items: as :attr:`Dataset.items`, with the run's columns.
+      items: as :attr:`Split.items`, with the run's columns.
       text: float32 ``[N', Dt]``.
       counts: what was added and replaced.
     """
@@ -86,7 +86,7 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
       DataError: the file cannot be read, has none of the columns of the template, or no row that can be used.
       ModelError: the run has no text, so nothing can be said about an item that nobody had.
     """
-    path, known = Path(path), run.dataset.items
+    path, known = Path(path), run.split.items
     if encoder is None:
         raise ModelError(
             f"{run.folder} was trained without text, so nothing can be said about items that nobody had: fit again "

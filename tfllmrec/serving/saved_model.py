@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.item_text import category_names
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
@@ -288,33 +289,39 @@ class SavedModel:
         return Run(folder)
 
     def history_of(self, user_id: str) -> tuple[list[str], list[float] | None]:
-        """All events of a person in the data the model was trained on: item ids, oldest first, and their ratings.
+        """All events of a user in the training data: item ids, oldest first, and their ratings.
 
         Raises:
-          DataError: the person is not in that data, or the data is not there any more.
+          DataError: the user is not in that data, or the data is not there any more.
         """
-        users = self._row_of_user
-        if user_id not in users:
-            near = difflib.get_close_matches(user_id, list(users), n=3)
+        histories = self.histories_of([user_id])
+        if not histories:
+            near = difflib.get_close_matches(user_id, list(self._row_of_user), n=3)
             raise DataError(
                 f"No user {user_id!r} in the data of {self.folder}."
                 + (f" Near: {', '.join(near)}." if near else "")
-                + " For somebody new give --history id1,id2."
+                + " For a new user give --history id1,id2."
             )
-        start, stop = self._event_bounds[users[user_id]], self._event_bounds[users[user_id] + 1]
-        events = self.run.dataset.events.iloc[start:stop]
-        ratings = events[RATING].tolist() if self.run.dataset.has_ratings else None
-        return events[ITEM].tolist(), ratings
+        return histories[user_id]
+
+    def histories_of(self, user_ids: Sequence[str]) -> dict[str, tuple[list[str], list[float] | None]]:
+        """What :meth:`history_of` returns, for each user of ``user_ids`` who is in the training data.
+
+        Raises:
+          DataError: the data is not there any more.
+        """
+        rows = {user: self._row_of_user[user] for user in user_ids if user in self._row_of_user}
+        dataset, users = self.run.dataset, np.array(list(rows.values()), dtype=np.int64)
+        items = ragged_column(dataset.events, ITEM, users)
+        ratings = ragged_column(dataset.events, RATING, users) if dataset.has_ratings else [None] * len(users)
+        return {
+            user: (had.tolist(), None if rated is None else rated.tolist())
+            for user, had, rated in zip(rows, items, ratings, strict=True)
+        }
 
     @cached_property
     def _row_of_user(self) -> dict[str, int]:
         return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
-
-    @cached_property
-    def _event_bounds(self) -> np.ndarray:
-        """Events are sorted by user: where each user's begin."""
-        dataset = self.run.dataset
-        return np.searchsorted(dataset.events["user_index"].to_numpy(), np.arange(dataset.n_users + 1))
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``."""

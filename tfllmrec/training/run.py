@@ -154,7 +154,7 @@ class Run:
             raise ModelError(
                 f"{self.folder}/text is missing what was trained of the text tower: copy it back, or fit again."
             )
-        template = ItemTemplate.from_items(self.dataset.items, config.text.template)
+        template = ItemTemplate.from_items(self.split.items, config.text.template)
         encoder = prepared_encoder(self.folder / "text", self.split, template, config, tell)
         if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
             then = self._json("vectors.json")["encoder"]
@@ -181,7 +181,7 @@ class Run:
         from tfllmrec.text.store import VectorStore
         from tfllmrec.training.query_encoder import prepared_query_encoder
 
-        config, items = self.config, self.dataset.items
+        config, items = self.config, self.split.items
         if self._query_encoder_folder is None:
             return encoder
         return prepared_query_encoder(
@@ -303,6 +303,8 @@ def fit_experiment(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
+    for finding in split.tag_findings:
+        tell(f"split: {finding}")
 
     text = encode(run, config, tell)
     if run._query_encoder_folder:
@@ -511,7 +513,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
     path = run.folder / "vectors.npy"
     try:
-        template = ItemTemplate.from_items(run.dataset.items, config.text.template)
+        template = ItemTemplate.from_items(run.split.items, config.text.template)
     except ConfigError as error:
         if config.text.template is not None:
             raise
@@ -529,7 +531,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
-        return encode_items(template.texts(run.dataset.items), encoder, store, progress, out=path)
+        return encode_items(template.texts(run.split.items), encoder, store, progress, out=path)
 
 
 def _save_model(model: Hybrid, folder: Path) -> None:
@@ -569,6 +571,7 @@ def _record(
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": None if ranking is None else asdict(ranking),
         "cleaning": asdict(run.dataset.report),
+        "tags": [asdict(finding) for finding in run.split.tag_findings],
     }
 
 

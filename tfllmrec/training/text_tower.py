@@ -336,7 +336,7 @@ def prepared_encoder(
         if not pretrained.is_dir():
             pretrain(
                 *encoder.folders,
-                template.texts(split.dataset.items),
+                template.texts(split.items),
                 pretrained,
                 epochs=text.pretrain_epochs,
                 max_tokens=text.max_tokens,
@@ -359,7 +359,7 @@ def prepared_encoder(
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint, text.pooling))
         return encoder
     n_items = split.dataset.n_items
-    wordings = template.wordings(split.dataset.items)
+    wordings = template.wordings(split.items)
     texts = [each[0] for each in wordings]
     readable = np.array([bool(text) for text in texts])
     histories = split.train_queries().history

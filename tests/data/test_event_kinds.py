@@ -1,0 +1,150 @@
+import pandas as pd
+import pytest
+
+from tfllmrec.config import DataConfig
+from tfllmrec.data import Dataset, dataset_from_frames
+from tfllmrec.data.event_kinds import kind_strength
+from tfllmrec.errors import ConfigError, DataError
+
+
+def made(rows, names="user item event_type timestamp", **config):
+    return dataset_from_frames(pd.DataFrame(rows, columns=names.split()), config=DataConfig(**config))
+
+
+def kept(dataset):
+    return list(zip(dataset.events.item_id, dataset.events.kind, dataset.events.timestamp_s, strict=True))
+
+
+def finding(dataset, text):
+    found = [f for f in dataset.report.findings if text in f.what]
+    assert len(found) == 1, dataset.report.lines()
+    return found[0]
+
+
+LOG = [
+    ("u", "a", "purchase", 10),
+    ("u", "a", "view", 20),
+    ("u", "b", "cart", 5),
+    ("u", "b", "view", 6),
+    ("u", "b", "cart", 7),
+    ("u", "c", "view", 8),
+]
+
+
+@pytest.mark.parametrize(("repeats", "cart"), [("last", 7), ("first", 5)])
+def test_a_weaker_event_never_replaces_a_stronger_one(repeats, cart):
+    data = made(LOG, repeats=repeats)
+    assert sorted(kept(data)) == [("a", "purchase", 10), ("b", "cart", cart), ("c", "view", 8)]
+    weaker = finding(data, "a weaker event than another one of the same user and item ('view': 2)")
+    assert (weaker.count, weaker.action, weaker.example) == (
+        2,
+        "dropped",
+        "events table:1, column 'event_type': 'view'",
+    )
+    assert finding(data, "the same user and item again").count == 1
+    assert data.report.rows_in["events"] == 6 == data.report.rows_kept["events"] + 3
+    assert "kind <- event_type" in data.report.sources[0]
+
+
+def test_all_events_are_kept_where_repeats_are():
+    assert len(kept(made(LOG, repeats="all"))) == 6
+
+
+def test_without_kinds_the_later_event_stays():
+    data = made([row[:2] + row[3:] for row in LOG], "user item timestamp")
+    assert kept(data) == [("b", "", 7), ("c", "", 8), ("a", "", 20)]
+    assert data.describe()["kinds"] == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "weak", "strong"),
+    [
+        ("event_type", "view", "purchase"),  # REES46
+        ("event", "addtocart", "transaction"),  # RetailRocket
+        ("behavior", "pv", "fav"),  # Taobao
+        ("behavior_type", "cart", "buy"),
+        ("type", "clicks", "orders"),  # OTTO
+        ("eventType", "VIEW", "BOOKMARK"),  # DeskDrop
+        ("event_name", "view_item", "add_to_cart"),  # Google Analytics 4
+        ("event_name", "view_item_list", "select_item"),
+        ("Event Name", "Product Viewed", "Product Added To Wishlist"),  # Segment
+        ("event", "Product Added", "Order Completed"),
+        ("event_name", "product_viewed", "checkout_completed"),  # Shopify
+        ("EVENT_TYPE", "Watch", "Like"),  # Amazon Personalize
+        ("product_action", "detail", "purchase"),  # Coveo
+        ("action", "impression", "click"),
+        ("interaction_type", "skip", "play"),
+        ("action_type", "viewProduct", "productPurchased"),
+        ("kind", "page view", "in-cart"),
+    ],
+)
+def test_kinds_of_other_tools(column, weak, strong):
+    frame = pd.DataFrame({"user": ["u", "u"], "item": ["a", "a"], column: [strong, weak], "timestamp": [1, 2]})
+    assert dataset_from_frames(frame).events.kind.tolist() == [strong]
+    assert dataset_from_frames(frame, config=DataConfig(repeats="first")).events.kind.tolist() == [strong]
+
+
+@pytest.mark.parametrize(("one", "other"), [("like", "dislike"), ("cart", "remove_from_cart"), ("share", "favourite")])
+def test_of_equal_kinds_the_later_one_stays(one, other):
+    for kinds in ([one, other], [other, one]):
+        assert made([("u", "a", kind, n) for n, kind in enumerate(kinds)]).events.kind.tolist() == kinds[1:]
+
+
+def test_strengths():
+    assert 0 == kind_strength("") == kind_strength("refund") == kind_strength("1") == kind_strength("order cancelled")
+    ranks = [kind_strength(kind) for kind in ("Impressions", "page-view", "WishList", "bought")]
+    assert ranks == [1, 2, 3, 4]
+
+
+def test_unknown_and_missing_kinds_are_counted_and_are_the_weakest():
+    rows = [("u", "a", "view", 1), ("u", "a", "refund", 2), ("u", "b", "view", 3), ("u", "b", None, 4)]
+    data = made([*rows, ("u", "c", "refund", 5), ("u", "d", "view", 6)])
+    assert kept(data) == [("a", "view", 1), ("b", "view", 3), ("c", "refund", 5), ("d", "view", 6)]
+    unknown = finding(data, "the kind of event is not known: it counts as weaker than every known kind ('refund': 2)")
+    assert (unknown.count, unknown.action) == (2, "kept")
+    assert unknown.example == "events table:1, column 'event_type': 'refund'"
+    assert finding(data, "no kind of event").count == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("type", ["book", "dvd", "book"], "'book': 2, 'dvd': 1"),
+        ("behavior_type", [1, 4, 1], "'1': 2, '4': 1"),
+        ("kind", ["film", "series", "film"], "'film': 2, 'series': 1"),
+    ],
+)
+def test_values_that_are_no_known_kinds_are_not_used_and_told(column, values, told):
+    frame = pd.DataFrame({"user": ["u", "u", "u"], "item": ["a", "b", "a"], column: values, "timestamp": [1, 2, 3]})
+    data = dataset_from_frames(frame)
+    assert kept(data) == [("b", "", 2), ("a", "", 3)]
+    found = finding(data, f"column {column!r} is not used as the kind of event")
+    assert told in found.what and found.action == "kept" and found.count == 3
+
+
+def test_ids_of_events_are_no_kinds():
+    frame = pd.DataFrame({"user": "u", "item": [f"i{n}" for n in range(99)], "event": [f"e{n}" for n in range(99)]})
+    data = dataset_from_frames(frame)
+    assert set(data.events.kind) == {""} and not data.report.findings
+    assert "not used: event" in data.report.sources[0]
+
+
+def test_a_mapped_column_is_taken_as_it_is():
+    rows = [("u", "a", "zakaz", "view", 1), ("u", "a", "prosmotr", "view", 2), ("v", "a", "view", "view", 3)]
+    data = made(rows, "user item what event_type timestamp", columns={"kind": "what"}, repeats="all")
+    assert data.events.kind.tolist() == ["zakaz", "prosmotr", "view"]
+    assert finding(data, "the kind of event is not known").count == 2
+    with pytest.raises(ConfigError, match=r"expected one of .*kind"):
+        made(rows, "user item what event_type timestamp", columns={"kinds": "what"})
+    with pytest.raises(DataError, match="maps kind to 'nothing'"):
+        made(rows, "user item what event_type timestamp", columns={"kind": "nothing"})
+
+
+def test_kinds_are_saved_fingerprinted_and_described(tmp_path):
+    data = made(LOG)
+    data.save(tmp_path / "saved")
+    back = Dataset.load(tmp_path / "saved")
+    assert kept(back) == kept(data) and back.fingerprint == data.fingerprint
+    assert data.describe()["kinds"] == {"cart": 1, "view": 1, "purchase": 1}
+    other = made([(*row[:2], row[2].replace("purchase", "order"), row[3]) for row in LOG])
+    assert other.fingerprint != data.fingerprint

@@ -1,0 +1,89 @@
+"""The kinds of events that logs tell apart, and how strong each is as a sign of what a user wants."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.data.values import MISSING, strings
+
+# Kinds of equal strength share a line, the weakest come first. Of like and dislike, or cart and removal, neither is
+# stronger: the later one is the user's newer opinion.
+_BY_STRENGTH = (
+    # The system acted, or the user passed the item by.
+    "impression impressed imp exposure exposed shown displayed served delivered view_list view_search_results skip "
+    "skipped ignore ignored no_click non_click",
+    # The user looked.
+    "view viewed viewing pv page_view pageview visit visited browse browsed click clicked click_out clickout "
+    "click_through clickthrough tap tapped detail details detail_view detail_page see seen open opened read reading "
+    "watch watched play played playing stream streamed listen listened hover hovered select selected preview "
+    "previewed prod_view",
+    # The user put the item aside, or said something about it.
+    "cart carted in_cart add added add_cart added_cart add_to_cart addtocart addcart atc sc_add basket add_to_basket "
+    "addtobasket add_to_bag addtobag bag remove removed remove_from_cart removefromcart removed_from_cart "
+    "remove_cart removed_cart remove_basket remove_bag "
+    "fav favor favorite favorited favourite favourited add_to_favorites add_to_favourites collect collected wish "
+    "wishlist wish_list wishlisted add_to_wishlist addtowishlist added_wishlist save saved bookmark bookmarked like "
+    "liked thumbs_up thumb_up upvote upvoted heart love loved dislike disliked unlike unliked thumbs_down thumb_down "
+    "downvote downvoted hide hidden not_interested share shared repost reposted retweet retweeted forward forwarded "
+    "follow followed unfollow comment commented comment_created reply replied rate rated rating review reviewed "
+    "checkout begin_checkout start_checkout initiate_checkout checkout_started add_payment_info add_shipping_info",
+    # The user took the item.
+    "purchase purchased buy bought buying transaction transact order ordered order_completed order_placed place_order "
+    "purchase_completed checkout_completed complete_checkout payment pay paid sale sold conversion convert converted "
+    "subscribe subscribed subscription booking booked reserve reserved reservation rent rented rental borrow borrowed "
+    "install installed download downloaded apply applied",
+)
+_NOISE = {"product", "products", "item", "items", "event", "user", "to", "from", "the"}
+_MOST_KINDS = 50  # a column of more distinct values holds something else, such as ids
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
+def _plain(kind: str) -> str:
+    """``kind`` in the form that spellings are compared in: ``"Product Added To Cart"`` -> ``"addedcart"``."""
+    words = _BETWEEN_WORDS.split(_CAMEL_CASE.sub(" ", kind).lower())
+    return "".join(word for word in words if word not in _NOISE)
+
+
+_STRENGTHS = {_plain(kind): level for level, kinds in enumerate(_BY_STRENGTH, start=1) for kind in kinds.split()}
+
+
+def kind_strength(kind: str) -> int:
+    """The strength of one kind of event, from 1; 0 for an unknown kind and for none.
+
+    Case, punctuation, a plural "s" and words such as "product" do not matter.
+
+    >>> kind_strength("AddToCart") == kind_strength("carts") > kind_strength("Product Viewed") > 0
+    True
+    """
+    plain = _plain(kind)
+    return _STRENGTHS.get(plain) or _STRENGTHS.get(plain.removesuffix("s"), 0)
+
+
+def event_kinds(values: pd.Series) -> tuple[pd.Series, np.ndarray]:
+    """The kinds of a column as str ``[R]``, ``""`` for none, and their strengths as int64 ``[R]``."""
+    kinds = strings(values)
+    kinds = kinds.mask(kinds.isin(MISSING), "")
+    codes, distinct = pd.factorize(kinds)
+    return kinds, np.array([kind_strength(kind) for kind in distinct], dtype=np.int64)[codes]
+
+
+def has_few_kinds(values: pd.Series) -> bool:
+    """Whether a column has so few distinct values, and more than one, that they may be kinds of events."""
+    return 1 < strings(values).nunique() <= _MOST_KINDS
+
+
+def are_event_kinds(values: pd.Series) -> bool:
+    """Whether a column has few distinct values, and at least half of its values are known kinds of events."""
+    kinds, strengths = event_kinds(values)
+    return kinds.nunique() <= _MOST_KINDS and 0 < (kinds != "").sum() <= 2 * (strengths > 0).sum()
+
+
+def count_kinds(kinds: pd.Series, most: int = 10) -> str:
+    """The kinds with their numbers of events, most frequent first, such as ``"'view': 12, 'cart': 3"``."""
+    counts = kinds.value_counts()
+    more = ", ..." if len(counts) > most else ""
+    return ", ".join(f"{kind!r}: {count:,}" for kind, count in counts.head(most).items()) + more
