@@ -7,10 +7,23 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
+from tfllmrec.columns import (
+    CATEGORIES,
+    DESCRIPTION,
+    ITEM,
+    NAME_COLUMNS,
+    ORDER,
+    RATING,
+    TAG,
+    TAGS,
+    TIMESTAMP,
+    TITLE,
+    USER,
+)
 from tfllmrec.config import DataConfig
 from tfllmrec.data.findings import Action, CleaningReport
-from tfllmrec.data.item_text import category_text, strip_html
+from tfllmrec.data.item_text import strip_html, words_for_nothing
+from tfllmrec.data.names import category_names, join_names, names_in, read_name_column, structured_text
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
 from tfllmrec.errors import DataError
@@ -171,23 +184,53 @@ def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.
     return None, None
 
 
-def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+def clean_items(
+    raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
 
-    Of several rows with one id the first stays. HTML is stripped from text and counted.
+    Of several rows with one id the first stays. HTML is stripped from text and counted. Cells of categories, tags and
+    authors (:data:`tfllmrec.columns.NAME_COLUMNS`) hold names, separated as :mod:`tfllmrec.data.names` says.
+
+    Args:
+      raw: the file.
+      config: for ``max_bad_rows``.
+      report: takes the findings.
+      known: clean items from elsewhere, whose names help to tell commas inside of names from commas between them.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
-    return _clean_entities(raw, ITEM, config, report)
+    rows, columns = _clean_entities(raw, ITEM, config, report)
+    for column in [c for c in TEXT_COLUMNS if c in raw.frame] + [c for c in raw.frame if c not in TEXT_COLUMNS]:
+        values = raw.frame[column]
+        if column == ITEM:
+            continue
+        if column in NAME_COLUMNS:
+            names_known = set() if known is None or column not in known else _names_of(known[column])
+            columns[column] = _name_cells(values, column, rows, names_known)
+        elif column in TEXT_COLUMNS:
+            columns[column] = _running_text(values, column, rows)
+        else:
+            columns[column] = strings(_structures(values, ", "))
+    return _finished(rows, columns)
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """The users table: ``user_id``, then its other columns, all str; as :func:`clean_items`."""
-    return _clean_entities(raw, USER, config, report)
+    """The users table: ``user_id``, then its other columns, all str. Of several rows with one id the first stays.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+    """
+    rows, columns = _clean_entities(raw, USER, config, report)
+    columns |= {column: strings(raw.frame[column]) for column in raw.frame if column != USER}
+    return _finished(rows, columns)
 
 
-def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+def _clean_entities(
+    raw: RawTable, key: str, config: DataConfig, report: CleaningReport
+) -> tuple[_Rows, dict[str, pd.Series]]:
+    """The rows of a table of items or users with a readable id of their own, and the column of ids."""
     rows = _Rows(raw, report)
     ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
@@ -195,32 +238,76 @@ def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: Cleanin
     rows.check_unreadable(config.max_bad_rows)
     rows.drop(ids.duplicated().to_numpy(), f"the {key} is there already (kept: the first)", key)
     rows.finish()
+    return rows, {key: ids}
 
-    text_columns = [c for c in TEXT_COLUMNS if c in raw.frame and key == ITEM]
-    columns = {key: ids}
-    for column in text_columns:
-        values = raw.frame[column]
-        before = strings(values, separator=" ")
-        before = before.mask(before.isin(MISSING), "")
-        if column == CATEGORIES:
-            after = pd.Series([category_text(v) for v in values.astype(object)], dtype="str")
-        else:
-            after = before.copy()
-        marked = before.str.contains(r"[<&]|/>").to_numpy(dtype=bool)
-        if marked.any():
-            stripped = np.array([strip_html(v) for v in before[marked]], dtype=object)
-            changed = np.zeros(len(before), dtype=bool)
-            changed[marked] = stripped != before[marked].to_numpy(dtype=object)
-            rows.note(changed, f"HTML in {column}", "repaired", column)
-            if column != CATEGORIES:
-                after = after.astype(object)
-                after[marked] = stripped
-        columns[column] = after.astype("str")
-    for column in raw.frame.columns:
-        if column not in columns:
-            columns[column] = strings(raw.frame[column])
+
+def _finished(rows: _Rows, columns: dict[str, pd.Series]) -> pd.DataFrame:
     clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
     return clean[rows.keep].reset_index(drop=True).astype("str")
+
+
+def _running_text(values: pd.Series, column: str, rows: _Rows) -> pd.Series:
+    """A column of titles or descriptions, without HTML and without words that stand for "nothing"."""
+    text = strings(_structures(values, " "), separator=" ")
+    text = text.mask(text == r"\N", "")  # how MySQL exports its null
+    nothing = words_for_nothing(text)
+    rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)
+    text = text.mask(nothing, "").astype(object)
+    marked = _has_markup(text)
+    stripped = np.array([strip_html(v) for v in text[marked]], dtype=object)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = stripped != text[marked].to_numpy(dtype=object)
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    text[marked] = stripped
+    return text.astype("str")
+
+
+def _name_cells(values: pd.Series, column: str, rows: _Rows, known: set[str]) -> pd.Series:
+    """A column of names as clean cells; what had to be decided or was left out is noted."""
+    read = read_name_column(values, known)
+    text = strings(values)
+    marked = _has_markup(text)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = [strip_html(v) != v for v in text[marked]]
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    rows.note(read.nameless, f"{column}: records without a name, or words such as 'null', are no names", "repaired", column)
+    rows.note(
+        read.commas & read.split_at_commas,
+        f"{column}: commas are taken to separate names; if they belong to the names, write '|' between names",
+        "kept",
+        column,
+    )
+    rows.note(
+        read.commas & ~np.bool_(read.split_at_commas),
+        f"{column}: commas are taken to belong to the names; if they separate names, write '|' instead",
+        "kept",
+        column,
+    )
+    rows.note(read.slashes, f"{column}: slashes are taken to separate the names of a path", "kept", column)
+    return read.cells
+
+
+def _structures(values: pd.Series, separator: str) -> pd.Series:
+    """The column with lists and named records as text, whether they are written in strings or are objects."""
+    if isinstance(values.dtype, pd.StringDtype):
+        written = values.str.contains(r"^\s*[\[{(]").fillna(False).to_numpy(dtype=bool)
+    elif values.dtype == object:
+        written = np.array([not isinstance(v, (float, int)) for v in values], dtype=bool)
+    else:
+        return values
+    if not written.any():
+        return values
+    text = values.astype(object)
+    text[written] = [structured_text(value, separator) for value in text[written]]
+    return text
+
+
+def _has_markup(text: pd.Series) -> np.ndarray:
+    return text.str.contains(r"[<&]|/>").to_numpy(dtype=bool)
+
+
+def _names_of(cells: pd.Series) -> set[str]:
+    return {name for cell in cells.unique() for name in category_names(cell)}
 
 
 def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, report: CleaningReport) -> pd.DataFrame:
@@ -232,7 +319,13 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
     unknown = ~more[ITEM].isin(items[ITEM]).to_numpy()
     if unknown.any():
         example = f"{raw.file}, column {raw.names.get(ITEM, ITEM)!r}: {more[ITEM].iloc[int(unknown.argmax())]!r}"
-        report.add(raw.table, "the item is not in the catalogue", int(unknown.sum()), "dropped", example)
+        what = "the item is not in the catalogue"
+        if 2 * unknown.sum() > len(more):
+            what += (
+                f"; only {len(more) - int(unknown.sum()):,} of {len(more):,} rows name one: if the column is the wrong "
+                f"one, map another: data.columns: {{{ITEM}: NAME IN THE FILE}}"
+            )
+        report.add(raw.table, what, int(unknown.sum()), "dropped", example)
         report.rows_kept[raw.table] -= int(unknown.sum())
     joined = items.copy()
     for column in more.columns.drop(ITEM):
@@ -243,22 +336,24 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
 
 
 def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """``items`` with a text column ``tags``: what people called the item, most frequent first, at most 20.
+    """``items`` with a column ``tags``: the names that users gave to the item, most frequent first, at most 20.
 
-    Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
+    A cell may hold several tags in any shape that :func:`tfllmrec.data.names.names_in` reads; its commas belong to the
+    tag. Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
     """
     rows = _Rows(raw, report)
-    tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
-    rows.drop_unreadable(tagged[ITEM].isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    rows.drop(tagged[TAG].isin(MISSING).to_numpy(), "no tag", TAG)
+    ids = rows.ids(ITEM)
+    tags = pd.Series([names_in(value, commas=False) for value in raw.frame[TAG].astype(object)], dtype=object)
+    rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
+    rows.drop(~tags.astype(bool).to_numpy(), "no tag", TAG)
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(~tagged[ITEM].isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    rows.drop(~ids.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
     rows.finish()
-    tagged = tagged[rows.keep]
+    tagged = pd.DataFrame({ITEM: ids.to_numpy(), TAG: tags.to_numpy()})[rows.keep].explode(TAG)
     tagged["key"] = tagged[TAG].str.lower()
     counted = tagged.groupby([ITEM, "key"], sort=False)[TAG].agg(["first", "size"]).reset_index()
     counted = counted.sort_values("size", ascending=False, kind="stable")
-    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(", ".join)
+    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(join_names)
     joined = items.copy()
-    joined[TAGS] = items[ITEM].map(best).fillna("").map(strip_html).astype("str")
+    joined[TAGS] = items[ITEM].map(best).fillna("").astype("str")
     return joined

@@ -93,13 +93,16 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     return _assemble(events, items, users, more, tags, config, config.name or name_of(config.source, files.events))
 
 
-def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningReport]:
+def read_items(
+    path: Path, config: DataConfig, known: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, CleaningReport]:
     """Reads and cleans a catalogue alone, in any format that :func:`read_dataset` takes one in.
 
     Args:
       path: the file.
       config: for its ``columns``, ``encoding`` and ``max_bad_rows``. A column that is mapped to a name which the file
         does not have is recognised by its usual names.
+      known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.clean_items`.
 
     Returns:
       The items as in :attr:`Dataset.items`, and what cleaning did.
@@ -111,7 +114,7 @@ def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningRe
     check_mapping(config.columns)
     raw = name_columns(read_table(path, "items", config), ITEM_COLUMNS, (ITEM,), config.columns)
     report = CleaningReport(sources=[raw.source("other columns")])
-    return clean_items(raw, config, report), report
+    return clean_items(raw, config, report, known), report
 
 
 def dataset_from_frames(
@@ -173,7 +176,7 @@ def _assemble(
     items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True)
     items = items.fillna("").astype("str")
     for raw in more_items:
-        items = join_more_items(items, clean_items(raw, config, report), raw, report)
+        items = join_more_items(items, clean_items(raw, config, report, known=items), raw, report)
     if raw_tags:
         items = join_tags(items, raw_tags, config, report)
     items = items[[c for c in ITEM_COLUMNS if c in items] + [c for c in items if c not in ITEM_COLUMNS]]

@@ -13,7 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
-from tfllmrec.data.item_text import category_names
+from tfllmrec.data.names import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked

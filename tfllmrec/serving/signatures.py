@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.data.item_text import category_names
+from tfllmrec.data.names import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
