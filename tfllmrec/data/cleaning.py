@@ -202,10 +202,9 @@ def clean_items(
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
     rows, columns = _clean_entities(raw, ITEM, config, report)
-    for column in [c for c in TEXT_COLUMNS if c in raw.frame] + [c for c in raw.frame if c not in TEXT_COLUMNS]:
+    others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
+    for column in [*(c for c in TEXT_COLUMNS if c in raw.frame), *others]:
         values = raw.frame[column]
-        if column == ITEM:
-            continue
         if column in NAME_COLUMNS:
             names_known = set() if known is None or column not in known else _names_of(known[column])
             columns[column] = _name_cells(values, column, rows, names_known)
@@ -223,7 +222,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
     rows, columns = _clean_entities(raw, USER, config, report)
-    columns |= {column: strings(raw.frame[column]) for column in raw.frame if column != USER}
+    columns |= {column: strings(raw.frame[column]) for column in map(str, raw.frame) if column != USER}
     return _finished(rows, columns)
 
 
@@ -270,7 +269,7 @@ def _name_cells(values: pd.Series, column: str, rows: _Rows, known: set[str]) ->
     changed = np.zeros(len(text), dtype=bool)
     changed[marked] = [strip_html(v) != v for v in text[marked]]
     rows.note(changed, f"HTML in {column}", "repaired", column)
-    rows.note(read.nameless, f"{column}: records without a name, or words such as 'null', are no names", "repaired", column)
+    rows.note(read.nameless, f"{column}: records without a name or words such as 'null' left out", "repaired", column)
     rows.note(
         read.commas & read.split_at_commas,
         f"{column}: commas are taken to separate names; if they belong to the names, write '|' between names",

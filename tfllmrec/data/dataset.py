@@ -20,6 +20,7 @@ from tfllmrec.columns import (
     DESCRIPTION,
     ITEM,
     ITEM_INDEX,
+    NAME_COLUMNS,
     ORDER,
     RATING,
     TAGS,
@@ -29,11 +30,13 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.names import SEPARATOR, names_as_text
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+#: Version 2 separates names in cells by "|", version 1 by ", ".
+FORMAT_VERSION = 2
 _TABLES = ("events", "items", "users")
 _EVENT_TYPES = {
     USER: "str",
@@ -58,7 +61,8 @@ class Dataset:
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
         UTC, NaN: none), order (int64, 0 to n - 1 within the user).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
-        other columns; all str, ``""`` for nothing. Items without events are there too.
+        other columns; all str, ``""`` for nothing. Items without events are there too. Cells of
+        :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.names.category_names`.
       users: row number = user_index; user_id and the source's other columns, all str. Only users with events.
       ordered: whether the source told in which order a person's events happened; if not, ``order`` is file position.
       report: what was recognised, and what cleaning did.
@@ -86,14 +90,18 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the three tables and ``ordered``; neither the name nor the report counts."""
-        digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
+        """sha256 (hex) of the content: the three tables and ``ordered``; neither the name nor the report counts.
+
+        Names count as encoders read them, so that a data set which was saved in version 1 keeps its fingerprint.
+        """
+        digest = hashlib.sha256(f"tfllmrec-dataset-1 ordered={self.ordered}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
         numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
         for table, frame in (("events", numeric), ("items", self.items), ("users", self.users)):
             for column in frame.columns:
                 digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
-                _hash_column(digest, frame[column])
+                as_read = table == "items" and column in NAME_COLUMNS
+                _hash_column(digest, frame[column].map(names_as_text) if as_read else frame[column])
         return digest.hexdigest()
 
     def save(self, folder: Path | str) -> None:
@@ -154,15 +162,19 @@ class Dataset:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             version = manifest["format_version"]
-            if version != FORMAT_VERSION:
+            if version not in (1, FORMAT_VERSION):
                 raise DataError(
                     f"{path}: format_version is {version}, expected {FORMAT_VERSION}; prepare the data again."
                 )
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
+            items = tables["items"].astype("str")
+            if version == 1:
+                for column in items.columns.intersection(list(NAME_COLUMNS)):
+                    items[column] = items[column].str.replace(", ", SEPARATOR, regex=False)
             dataset = cls(
                 name=manifest["name"],
                 events=tables["events"].astype(_EVENT_TYPES),
-                items=tables["items"].astype("str"),
+                items=items,
                 users=tables["users"].astype("str"),
                 ordered=manifest["ordered"],
                 report=CleaningReport.from_dict(manifest["report"]),
@@ -186,9 +198,8 @@ class Dataset:
         """
         events = self.events
         text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in self.items]
-        lengths = sum(
-            (self.items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64)
-        )
+        shown = [self.items[c].map(names_as_text) if c in NAME_COLUMNS else self.items[c] for c in text]
+        lengths = sum((texts.str.len().to_numpy(dtype=np.int64) for texts in shown), np.zeros(self.n_items, np.int64))
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
         known_times = events[TIMESTAMP].dropna()

@@ -22,9 +22,9 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]
 _SPACES = re.compile(r"\s+")
 # Spellings of "nothing" that are also titles of films, songs and books; compared without case.
 _NOTHING = (
-    "none null nan nil na n/a #n/a n.a. undefined unknown untitled - -- ? tbd tba".split()
-    + ["no title", "no description", "not available", "not found"]
-)
+    "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
+    "tbd", "tba", "no title", "no description", "not available", "not found",
+)  # fmt: skip
 # So many equal ones are no titles: at least 3 items, and 1 % of the items or 100 items.
 _NOTHING_LEAST, _NOTHING_SHARE, _NOTHING_MOST = 3, 0.01, 100
 

@@ -10,8 +10,9 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,16 @@ _ENUMERATION = re.compile(r"[^,]+(?:, [^,]+)*,? (?:&|and) [^,]+")  # "Arts, Craf
 
 # Fields of a record that hold its name, best first; compared without case and punctuation.
 _NAME_FIELDS = (
-    "name title label displayname fullname value text genre category tag author artist brand keyword topic term "
-    "element item string s description key slug"
-).split()
+    "name", "title", "label", "displayname", "fullname", "value", "text", "genre", "category", "tag", "author",
+    "artist", "brand", "keyword", "topic", "term", "element", "item", "string", "s", "description", "key", "slug",
+)  # fmt: skip
 _GIVEN_NAME, _FAMILY_NAME = ("firstname", "givenname", "given", "first"), ("lastname", "familyname", "family", "last")
 # Keys that wrap names and are no names themselves: of XML, GraphQL, Spark, Avro, DynamoDB and the like.
-_WRAPPERS = set(
-    "genres categories tags names authors artists keywords topics items data list bag array values results elements "
-    "nodes node edges children l m ss".split()
-)
-_ID_FIELD = re.compile(r"(?:^|[_\W])(?:id|uuid|guid|ur[il]|href|link|image|icon|type|code)$|I[dD]$", re.I)
+_WRAPPERS = {
+    "genres", "categories", "tags", "names", "authors", "artists", "keywords", "topics", "items", "data", "list", "bag",
+    "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss",
+}  # fmt: skip
+_ID_FIELD = re.compile(r"(?:^|[_\W])(?i:id|uuid|guid|ur[il]|href|link|image|icon|type|code)$|[a-z]I[dD]$")
 _ID_VALUE = re.compile(r"-?\d+(?:\.\d+)?|(?:https?:/)?/\S+/\S+|[0-9a-f]{24}|[0-9a-f]{8}-[0-9a-f-]{27}", re.I)
 _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2})?")
 
@@ -57,6 +58,7 @@ _CALL = re.compile(
     re.S,
 )
 _PAIRS = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
+_CLOSING = set(_PAIRS.values())
 _SIDE_BY_SIDE = re.compile(r"""["']\s+["']""")
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _KEY = re.compile(rf"""\s*(?:({_QUOTED})\s*(?:=>|=|:)|:?([^\[\]{{}},"'=:]+?)\s*=>?|:?([A-Za-z_]\w*)\s*:(?!//))""", re.S)
@@ -65,7 +67,15 @@ _TOKEN = re.compile(
     rf"""|(?P<quoted>{_QUOTED})(?=\s*[,\]}}"'.])|(?P<bare>[^\[\]{{}},]+))""",
     re.S,
 )
-_CONSTANTS = {"null": None, "None": None, "nan": None, "NaN": None, "NULL": None, "nil": None, "undefined": None}
+_CONSTANTS: dict[str, bool | None] = {
+    "null": None,
+    "None": None,
+    "nan": None,
+    "NaN": None,
+    "NULL": None,
+    "nil": None,
+    "undefined": None,
+}
 _CONSTANTS |= {"true": True, "True": True, "false": False, "False": False}
 _DEEPEST = 50
 
@@ -120,12 +130,28 @@ def _names_and_loss(value: Any, commas: bool, slashes: bool) -> tuple[list[str],
     names: dict[str, None] = {}
     lost = False
     for leaf in _leaves(value):
-        text = "" if leaf is None else strip_html(leaf).strip()
-        lost |= leaf is None or (text in NO_NAME and text not in ("", "\\N"))
-        for name in _split(text, commas, slashes) if leaf is value else _split_element(text):
-            if name not in NO_NAME:
-                names[name] = None
-    return list(names), lost
+        if leaf is None:
+            lost = True
+        elif leaf is value:
+            text = strip_html(leaf).strip()
+            lost = _says_nothing(text)
+            names |= dict.fromkeys(_split(text, commas, slashes))
+        else:
+            found, no_name = _names_of_element(leaf)
+            lost |= no_name
+            names |= dict.fromkeys(found)
+    return [name for name in names if name not in NO_NAME], lost
+
+
+@lru_cache(maxsize=1 << 16)
+def _names_of_element(text: str) -> tuple[list[str], bool]:
+    """The names in an element of a list, and whether it is a word for "no name"; catalogues repeat their names."""
+    text = strip_html(text).strip()
+    return _split_element(text), _says_nothing(text)
+
+
+def _says_nothing(text: str) -> bool:
+    return text in NO_NAME and text not in ("", "\\N")
 
 
 def _split(text: str, commas: bool, slashes: bool) -> list[str]:
@@ -154,32 +180,38 @@ def _paths(text: str) -> list[str]:
     return paths if len(paths) > 1 and all(map(_PATH.search, paths)) else [text]
 
 
-def _leaves(value: Any, bare_words: bool = True) -> Iterator[str | None]:
+def _leaves(value: Any, bare_words: bool = True) -> list[str | None]:
     """The strings in a value of any shape, lists flattened, separators untouched; ``None`` for a nameless record.
 
     Args:
       value: the cell; a string that is no literal is its own and only leaf.
       bare_words: whether ``[a, b]`` without quotes is a list, too.
     """
+    leaves: list[str | None] = []
 
-    def leaves(part: Any, depth: int) -> Iterator[str | None]:
+    def collect(part: Any, depth: int) -> None:
+        if isinstance(part, str):
+            literal = _literal(part, bare_words)
+            if literal is None:
+                leaves.append(part)
+                return
+            part = literal
         if isinstance(part, np.ndarray):
             part = part.tolist()
-        if isinstance(part, str) and (literal := _literal(part, bare_words)) is not None:
-            part = literal
         if isinstance(part, Mapping) and part:
             part = _of_mapping(part)
             if not part:
-                yield None
+                leaves.append(None)
         if isinstance(part, (set, frozenset)):
             part = sorted(part, key=str)  # the order of a set differs from process to process
         if isinstance(part, (list, tuple, Mapping)) and depth < _DEEPEST:
-            for inner in _without_number(part) if depth else part:
-                yield from leaves(inner, depth + 1)
+            for inner in _without_number(part) if depth and len(part) == 2 else part:
+                collect(inner, depth + 1)
         else:
-            yield part if isinstance(part, str) else as_text(part)
+            leaves.append(as_text(part))
 
-    return leaves(value, 0)
+    collect(value, 0)
+    return leaves
 
 
 def _of_mapping(record: Mapping) -> list:
@@ -201,7 +233,7 @@ def _of_mapping(record: Mapping) -> list:
             names += [] if _ID_FIELD.search(key) or _ID_VALUE.fullmatch(value) else [value]
         elif isinstance(value, (Mapping, list, tuple, np.ndarray)):
             # A tree of names has names for keys, too.
-            names += [value] if plain_name(key) in _WRAPPERS or not len(value) and not key else [key, value]
+            names += [value] if plain_name(key) in _WRAPPERS else [key, value]
     return names
 
 
@@ -224,16 +256,16 @@ def _named(record: Mapping) -> Any:
     return None
 
 
-def _without_number(part: Any) -> Any:
-    """The name alone of a pair of name and count, or of id and name, as entries of a map arrive."""
-    if len(part) == 2 and not isinstance(part, Mapping):
-        first, second = part
+def _without_number(pair: Any) -> Any:
+    """The name alone of a pair of name and count, or of id and name, as entries of a map arrive; other pairs as is."""
+    if not isinstance(pair, Mapping):
+        first, second = pair
         if isinstance(first, str) != isinstance(second, str) and (_is_number(first) or _is_number(second)):
             return [first if isinstance(first, str) else second]
-        if isinstance(part, tuple) and isinstance(first, str) and isinstance(second, str):
-            if _ID_VALUE.fullmatch(first) and not _ID_VALUE.fullmatch(second):
-                return [second]
-    return part
+        both = isinstance(pair, tuple) and isinstance(first, str) and isinstance(second, str)
+        if both and _ID_VALUE.fullmatch(first) and not _ID_VALUE.fullmatch(second):
+            return [second]
+    return pair
 
 
 def _is_number(value: Any) -> bool:
@@ -249,7 +281,9 @@ def _is_null(value: Any) -> bool:
 def _literal(text: str, bare_words: bool = True) -> Any:
     """The list, mapping or set that is written in ``text``; ``None`` where it is plain text."""
     text = text.strip()
-    if (call := _CALL.fullmatch(text)) is not None:
+    if not text or text[-1] not in _CLOSING:
+        return None
+    if text[-1] == ")" and (call := _CALL.fullmatch(text)) is not None:
         inner = call.group(1).strip()
         text = inner if inner[:1] in ("[", "{", "(") else f"[{inner}]"
     if len(text) < 2 or _PAIRS.get(text[0]) != text[-1]:
@@ -350,7 +384,9 @@ def structured_text(value: Any, separator: str) -> Any:
     Unlike names, the parts are neither split nor made unique. Mappings without a name are attributes, which stay.
     """
     literal = _literal(value, bare_words=False) if isinstance(value, str) else value
-    if isinstance(literal, (list, tuple, set, frozenset, np.ndarray)):
+    if isinstance(literal, np.ndarray):
+        literal = literal.tolist()
+    if isinstance(literal, (list, tuple, set, frozenset)):
         is_text = not all(map(_is_number, literal))
     else:
         is_text = isinstance(literal, Mapping) and _named(literal) is not None

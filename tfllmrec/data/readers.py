@@ -26,6 +26,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
+from tfllmrec.data.catalogue_match import doubts_of_match
 from tfllmrec.data.cleaning import clean_events, clean_items, clean_users, join_more_items, join_tags
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
@@ -33,6 +34,7 @@ from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import EVENT_COLUMNS, ITEM_COLUMNS, check_mapped, check_mapping, name_columns
 from tfllmrec.data.tables import read_table
+from tfllmrec.data.titles import usable_titles
 from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
 
@@ -184,6 +186,15 @@ def _assemble(
     if text:
         bare = (items[text] == "").all(axis=1).to_numpy()
         report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
+        untitled = ~usable_titles(items)
+        report.add(
+            "items",
+            "no usable title (empty, a fragment of HTML, code or JSON, an address, a price, the id, or shared by many "
+            "items): lists show the beginning of the description, else brand and category, else the id",
+            int(untitled.sum()),
+            "kept",
+            _first_id(items[ITEM], untitled),
+        )
 
     user_codes, user_ids = pd.factorize(events[USER])
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
@@ -213,7 +224,11 @@ def _note_unlisted(
     unlisted: pd.Index,
     report: CleaningReport,
 ) -> None:
-    """Counts the ids of events that the catalogue lacks; where it lacks all ``met`` ones, the two do not belong."""
+    """Counts the item ids of events that the catalogue lacks, and tells reasons to doubt that the two belong together.
+
+    Raises:
+      DataError: the catalogue has none of them.
+    """
     ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
     if len(unlisted) == len(met):
@@ -232,6 +247,15 @@ def _note_unlisted(
         )
     example = f"{raw_events.file}, column {ours!r}: {unlisted[0]!r}" if len(unlisted) else ""
     report.add("items", what, len(unlisted), "added", example)
+    if doubts := doubts_of_match(met, pd.Index(items[ITEM])):
+        report.add(
+            "items",
+            f"{raw_items.file} may be the catalogue of other events, although these items match: {'; '.join(doubts)}. "
+            f"Check a few titles of items with events; if a column is the wrong one, map it: {remedy}",
+            len(met) - len(unlisted),
+            "kept",
+            f"{raw_events.file}, column {ours!r}, and {raw_items.file}, column {theirs!r}",
+        )
 
 
 def _hint_of_time(raw: RawTable) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +79,7 @@ def _is_fragment(text: str) -> bool:
     return _FRAGMENT.search(text[:500]) is not None
 
 
-def _replacement(item: dict[str, str]) -> str:
+def _replacement(item: Mapping[Any, str]) -> str:
     description = _SPACES.sub(" ", item.get(DESCRIPTION, "")).strip()
     if description and not _is_fragment(description):
         return _beginning(description)

@@ -138,8 +138,8 @@ def fit_interests(
 
     Args:
       items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``people`` never had may follow.
-      columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names, others are
-        read for phrases.
+      columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names,
+        others are read for phrases.
       people: their training histories and ratings.
       ordered: whether the order of a history says something.
       progress: called with how many candidates were looked at.

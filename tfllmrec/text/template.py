@@ -48,8 +48,8 @@ class ItemTemplate:
     Braces name columns: ``"{title} ({categories}) {description}"``. Where a value is missing, the literal before its
     field goes with it, and so does a bracket that is left without any value: no ``()``, no dangling ``by``. HTML and
     what nobody sees (control characters, soft hyphens, byte order marks, broken UTF-8) are taken out, emoji set apart,
-    white space made single; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``, and commas separate the
-    names in categories, tags and authors. All in linear time.
+    white space made single; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``, and commas separate
+    the names in categories, tags and authors. All in linear time.
 
     Attributes:
       template: the template, resolved.
