@@ -152,11 +152,28 @@ def test_load_refuses_what_is_not_whole(tmp_path):
         Dataset.load(saved)
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(DataError, match="format_version is 99, expected 1"):
+    with pytest.raises(DataError, match="format_version is 99, expected 2"):
         Dataset.load(saved)
     (saved / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as a saved data set"):
         Dataset.load(saved)
+
+
+def test_a_data_set_of_version_1_is_read_with_its_names_apart(tmp_path):
+    items = pd.DataFrame(
+        {"item_id": ["a", "b"], "title": ["A, a", "B"], "categories": ["X|Y|Z", ""], "brand": ["V|W", ""]}
+    )
+    data = dataset_from_frames(pd.DataFrame({"user": ["u"], "item": ["a"]}), items)
+    data.save(tmp_path / "saved")
+    assert Dataset.load(tmp_path / "saved").items.categories.tolist() == ["X|Y|Z", ""]
+    # Version 1 had commas between names.
+    old = data.items.assign(categories=["X, Y, Z", ""], brand=["V, W", ""])
+    old.to_parquet(tmp_path / "saved" / "items.parquet", index=False)
+    manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text())
+    (tmp_path / "saved" / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    loaded = Dataset.load(tmp_path / "saved")
+    assert loaded.items.equals(data.items)
+    assert loaded.fingerprint == manifest["fingerprint"]  # so that a run of version 1 knows its data
 
 
 def test_fingerprint_is_that_of_the_content():

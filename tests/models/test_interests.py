@@ -116,7 +116,7 @@ def test_what_people_do_not_choose_by_is_no_label():
 
 def test_too_rare_and_too_common_names_are_none():
     items, people = planted()
-    items["categories"] = "Shop, " + items.categories
+    items["categories"] = "Shop|" + items.categories
     labels = fit_interests(items, ["categories"], people).labels
     assert "Shop" not in labels and "Rare" not in labels and set(labels) == {"Beauty", "Garden", "Wear"}
 
@@ -131,10 +131,17 @@ def test_without_words_there_is_nothing(columns):
 
 def test_authors_are_names_and_plurals_are_one_label():
     items, people = planted()
-    items["authors"] = [("Ann Lee, Bo Roe" if i % 8 == 0 else "Ann Lees" if i % 8 == 1 else "") for i in range(N)]
+    items["authors"] = [("Ann Lee|Bo Roe" if i % 8 == 0 else "Ann Lees" if i % 8 == 1 else "") for i in range(N)]
     found = fit_interests(items, ["authors"], people)
     assert found.labels.tolist() == ["Ann Lee", "Bo Roe"]
     assert labels_of(found, 1).keys() == {"Ann Lee"} and labels_of(found, 8).keys() == {"Ann Lee", "Bo Roe"}
+
+
+def test_a_category_with_commas_is_one_label():
+    items, people = planted()
+    items["categories"] = items.categories.where(items.categories != "Wear", "Clothing, Shoes & Jewelry")
+    labels = set(fit_interests(items, ["categories"], people).labels)
+    assert "Clothing, Shoes & Jewelry" in labels and not {"Clothing", "Shoes & Jewelry"} & labels
 
 
 def test_only_the_most_specific_labels_of_an_item_are_kept(monkeypatch):

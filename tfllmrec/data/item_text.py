@@ -20,8 +20,8 @@ _HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a 
 # No code point has more digits, and Python refuses to read a number of thousands of them.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
-# Spellings of "nothing" that are also titles of films, songs and books; compared without case.
-_NOTHING = (
+#: Spellings of "nothing" that are also titles of films, songs and books; compared without case.
+WORDS_FOR_NOTHING = (
     "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
     "tbd", "tba", "no title", "no description", "not available", "not found",
 )  # fmt: skip
@@ -38,7 +38,7 @@ def words_for_nothing(texts: pd.Series) -> np.ndarray:
     Args:
       texts: str ``[R]``, stripped.
     """
-    words = texts[texts.str.lower().isin(_NOTHING)]
+    words = texts[texts.str.lower().isin(WORDS_FOR_NOTHING)]
     counts = words.value_counts()
     fewest = max(_NOTHING_LEAST, min(_NOTHING_SHARE * len(texts), _NOTHING_MOST))
     return texts.isin(counts.index[counts >= fewest]).to_numpy(dtype=bool)

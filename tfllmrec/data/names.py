@@ -478,5 +478,5 @@ def _separates(separator: str, plain: Counter[str], known: Collection[str], othe
         elif plain[text] > 1 or text in known:
             belongs += 1
     if separates or belongs:
-        return separates > belongs
+        return separates >= belongs
     return separator == "," and not all(map(_ENUMERATION.fullmatch, parted))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, TITLE
+from tfllmrec.data.item_text import WORDS_FOR_NOTHING
 from tfllmrec.data.names import category_names
 
 #: Longest text that is made of a description, in characters.
@@ -17,14 +18,14 @@ LONGEST = 80
 #: A title that so many items have, and this share of them, says nothing of any.
 SHARED_BY, SHARED_SHARE = 3, 0.2
 
-_CURRENCY = r"(?:USD|EUR|GBP|CHF|INR|Rs\.?|[$€£¥₹])"
+_CURRENCY = r"(?:USD|EUR|GBP|CHF|INR|Rs\.?|[A-Z]{0,2}[$€£¥₹])"
 _AMOUNT = r"\d[\d.,]*"
 _FRAGMENTS = (
     r"</?[a-z][\w-]*\s+[\w:-]+\s*=",  # a tag
     r"""\b(?:class|style|href|src|id|alt|data-[\w-]+)\s*=\s*["']""",  # what a cut leaves of a tag
     r"""^[^<>]*["']\s*/>""",
     r"<!--|-->|<!\[CDATA\[|\]\]>",
-    r"\bfunction\s*\w*\s*\(|=>\s*\{|\b(?:var|let|const)\s+[\w$]+\s*=|\b(?:window|document)\.[a-z]|\breturn\b.*;$",
+    r"\bfunction\b[^()]*\([^()]*\)\s*\{|=>\s*\{|\b(?:var|let|const)\s+[\w$]+\s*=|\b(?:window|document)\.[a-z]|\breturn\b.*;$",
     r"[\w-]\s*\{[^{}]*:[^{}]*[;}]",  # a style sheet
     r"""[{,]\s*["'][^"']*["']\s*:|^[\[{]\s*["'{\[].*["'}\]]\s*[\]}]$""",  # JSON
     r"^(?:https?:|ftp:|file:|www\.|//|/[\w.-]+/)\S*$|^data:\w+/",
@@ -83,9 +84,13 @@ def _replacement(item: Mapping[Any, str]) -> str:
     description = _SPACES.sub(" ", item.get(DESCRIPTION, "")).strip()
     if description and not _is_fragment(description):
         return _beginning(description)
-    brand = ", ".join(category_names(next(filter(None, (item.get(c, "") for c in _BRANDS)), "")))
-    category = (category_names(item.get(CATEGORIES, "")) or [""])[-1]
+    brand = next(filter(None, (", ".join(_names(item, column)) for column in _BRANDS)), "")
+    category = next(reversed(_names(item, CATEGORIES)), "")
     return f"{brand} ({category})" if brand and category else brand or category or item[ITEM]
+
+
+def _names(item: Mapping[Any, str], column: str) -> list[str]:
+    return [name for name in category_names(item.get(column, "")) if name.lower() not in WORDS_FOR_NOTHING]
 
 
 def _beginning(text: str) -> str:
