@@ -12,7 +12,7 @@ from tfllmrec.models.interests import fit_interests, lift
 AREA, N = 30, 90  # items of each of three areas, and of all
 COLD = [0, 1, N - 2, N - 1]
 AREAS = [
-    ("Glossy", "Nail Polish", "Beauty, Nails"),
+    ("Glossy", "Nail Polish", "Beauty|Nails"),
     ("O'Flow", "garden hose", "Garden"),
     ("Warmly", "wool sock", "Wear"),
 ]
@@ -31,7 +31,7 @@ def planted():
         colour = ["red", "blue", "green", "black"][item % 4]
         deluxe = ", deluxe" if item % 7 == 0 else ""
         titles.append(f"{name} with brush, {colour}{deluxe} (pack of 2), {10 + item % 3} ml")
-        categories.append(category + (", Rare" if item > N - 4 else ""))
+        categories.append(category + ("|Rare" if item > N - 4 else ""))
     frame = pd.DataFrame({"item_id": [f"i{i}" for i in range(N)], "title": titles, "categories": categories})
     warm = np.setdiff1d(np.arange(N), COLD)
     histories = [rng.choice(warm[warm // AREA == user % 3], 6, replace=False) for user in range(120)]
