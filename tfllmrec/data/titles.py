@@ -34,6 +34,8 @@ _FRAGMENTS = (
     r"\{\{.*\}\}|\$\{.*\}|<%.*%>|\[object Object\]",  # a template that was not filled in
 )
 _FRAGMENT = re.compile("|".join(f"(?:{pattern})" for pattern in _FRAGMENTS), re.I)
+# Without one of these no pattern above matches; a whole column is searched fast for them.
+_SUSPICIOUS = r"(?i)[<>{}\[\]=;/$€£¥₹]|\w\.\w|^data:|(?:\b|\d)(?:USD|EUR|GBP|CHF|INR|Rs)"
 # Columns that name the maker of an item, best first.
 _BRANDS = ("brand", "author", "authors", "artist", "publisher", "developer", "manufacturer")
 _SENTENCE = re.compile(r"(.{15,}?[.!?。！？])(?:\s|$)", re.S)
@@ -70,7 +72,9 @@ def usable_titles(items: pd.DataFrame) -> np.ndarray:
     if TITLE not in items:
         return np.zeros(len(items), bool)
     titles = items[TITLE]
-    usable = (titles != "") & (titles != items[ITEM]) & ~titles.map(_is_fragment).astype(bool)
+    usable = (titles != "") & (titles != items[ITEM])
+    suspicious = titles.str.contains(_SUSPICIOUS)
+    usable[suspicious] &= ~titles[suspicious].map(_is_fragment).astype(bool)
     counts = titles[usable].value_counts()
     shared = counts.index[counts >= max(SHARED_BY, SHARED_SHARE * len(items))]
     return (usable & ~titles.isin(shared)).to_numpy(dtype=bool)
