@@ -18,6 +18,8 @@ DESCRIPTION = "description"
 CATEGORIES = "categories"
 TAG = "tag"
 TAGS = "tags"
+#: Columns of items that hold names: categories, and what catalogues file items under besides.
+NAME_COLUMNS = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
 
 SCORE = "score"
 RANK = "rank"

@@ -1,49 +1,11 @@
 import time
 
-import numpy as np
+import pandas as pd
 import pytest
 
-from tfllmrec.data.item_text import category_names, category_text, strip_html
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ([["Beauty", "Makeup"]], "Beauty, Makeup"),
-        ([["Beauty", "Makeup"], ["Beauty", "Face"]], "Beauty, Makeup, Face"),
-        (np.array(["Action", "War"], dtype=object), "Action, War"),
-        ({"fantasy": 12, "young adult": 3}, "fantasy, young adult"),
-        ("Action|Sci-Fi", "Action, Sci-Fi"),
-        ("Action;Drama", "Action, Drama"),
-        ("Toys > Puzzles > Wood", "Toys, Puzzles, Wood"),
-        ("contemporary,ya-lit, contemporary", "contemporary, ya-lit"),
-        ('[["Beauty", "Hair Care"]]', "Beauty, Hair Care"),
-        ("['Beauty', \"Women's\"]", "Beauty, Women's"),
-        ("[not a list", "[not a list"),
-        ("Science Fiction", "Science Fiction"),
-        (["Arts, Crafts & Sewing", "Kits"], "Arts, Crafts & Sewing, Kits"),
-        ("Music &amp; Film|Books", "Music & Film, Books"),
-        ("Film &amp; TV, Film & TV", "Film & TV"),
-        (["A", "", None, "</span>"], "A"),
-        ("(no genres listed)", ""),
-        ("nan", ""),
-        (None, ""),
-        (float("nan"), ""),
-        ([], ""),
-        (7, "7"),
-    ],
-)
-def test_category_text(value, text):
-    assert category_text(value) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [("Action, Sci-Fi", ["Action", "Sci-Fi"]), ("", []), (" A,B ,, A", ["A", "B"]),
-     (category_text([["Toys, Games"], ["Games"]]), ["Toys", "Games"])],
-)  # fmt: skip
-def test_category_names(text, names):
-    assert category_names(text) == names
+from tfllmrec.data.item_text import strip_html, words_for_nothing
+from tfllmrec.data.names import names_in
+from tfllmrec.data.titles import display_titles
 
 
 @pytest.mark.parametrize(
@@ -98,8 +60,25 @@ def test_a_hundred_kilobytes_of_anything_take_linear_time(unit):
     def seconds(size):
         text = unit * (size // len(unit))
         start = time.process_time()
-        strip_html(text), category_text(text)
+        strip_html(text), names_in(text), names_in(f"[{text}]"), names_in(f"{{{text}}}")
+        display_titles(pd.DataFrame({"item_id": ["a"], "title": [text]}))
         return time.process_time() - start
 
     # Ten times as long takes ten times as long; quadratic would be a hundred.
     assert seconds(100_000) < 30 * max(seconds(10_000), 0.01)
+
+
+WORDS = ["None", "null", "NaN", "nan", "N/A", "NA", "Untitled", "unknown", "-", "undefined"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize(("items", "so_often", "is_nothing"), [
+    (5, 1, False), (5, 3, True), (400, 3, False), (400, 4, True), (20_000, 99, False), (20_000, 100, True),
+])  # fmt: skip
+def test_a_word_for_nothing_is_a_title_until_it_recurs(word, items, so_often, is_nothing):
+    texts = pd.Series([word] * so_often + [f"Title {i}" for i in range(items - so_often)], dtype="str")
+    assert words_for_nothing(texts).tolist() == [is_nothing] * so_often + [False] * (items - so_often)
+
+
+def test_titles_that_recur_are_no_words_for_nothing():
+    assert not words_for_nothing(pd.Series(["Greatest Hits"] * 50 + WORDS, dtype="str")).any()

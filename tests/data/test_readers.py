@@ -77,7 +77,7 @@ def test_movielens_100k(tmp_path):
         "zip_code": ["00000", "55105"],
     }
     assert data.items.title.tolist() == ["Toy Story (1995)", "Misérables, Les (1995)"]
-    assert data.items.categories.tolist() == ["Animation, Children's, Comedy", ""]
+    assert data.items.categories.tolist() == ["Animation|Children's|Comedy", ""]
     assert data.items.columns.tolist() == [
         *("item_id", "title", "categories", "imdb_url", "release_date", "video_release_date")
     ]
@@ -91,7 +91,7 @@ def test_movielens_in_the_only_subfolder_and_without_genre_file(tmp_path):
     (tmp_path / "ml-100k" / "u.genre").unlink()
     (tmp_path / "archive.zip").write_bytes(b"PK")
     data = read(tmp_path, format="movielens")
-    assert data.items.categories[0] == "Animation, Children's, Comedy"
+    assert data.items.categories[0] == "Animation|Children's|Comedy"
 
 
 def test_movielens_1m(tmp_path):
@@ -103,7 +103,7 @@ def test_movielens_1m(tmp_path):
     )
     data = read(tmp_path)
     assert data.items.title.tolist() == ["Toy Story (1995)", "Café: The End (1999)"]
-    assert data.items.categories.tolist() == ["Animation, Comedy", "Drama"]
+    assert data.items.categories.tolist() == ["Animation|Comedy", "Drama"]
     assert data.users.columns.tolist() == ["user_id", "age", "gender", "occupation", "zip_code"]
     assert events_of(data) == [("1", "2"), ("1", "1")]
     assert data.report.findings == []  # Latin-1 is what these files are documented to be: no repair
@@ -125,7 +125,7 @@ def test_movielens_csv_with_tags(tmp_path):
     )
     data = read(tmp_path)
     assert data.items.title[0] == "American President, The (1995)"
-    assert data.items.categories.tolist() == ["Comedy, Drama", ""]
+    assert data.items.categories.tolist() == ["Comedy|Drama", ""]
     assert "tags" not in data.items
     assert data.tags.user_id.tolist() == ["1", "1", "2", *["4"] * 25]
     assert data.tags.tag.tolist()[:3] == ["funny", "slow", "Funny"] and data.tags.timestamp_s.tolist()[:3] == [1, 1, 2]
@@ -148,7 +148,7 @@ def test_recbole_atomic_files(tmp_path):
     assert data.items.iloc[0].to_dict() == {
         "item_id": "a",
         "title": '"Ant" Man',
-        "categories": "Sci-Fi, War",
+        "categories": "Sci-Fi|War",
         "release_year": "1999",
     }
     assert data.users.age.tolist() == ["7"]
@@ -157,7 +157,7 @@ def test_recbole_atomic_files(tmp_path):
 def test_recbole_quoted_token_sequences(tmp_path):
     write(tmp_path, a_inter="user_id:token\titem_id:token\nu\ta\n")
     write(tmp_path, a_item="item_id:token\tcategories:token_seq\na\t'Beauty', 'Hair Care'\n")
-    assert read(tmp_path, format="recbole").items.categories.tolist() == ["Beauty, Hair Care"]
+    assert read(tmp_path, format="recbole").items.categories.tolist() == ["Beauty|Hair Care"]
 
 
 TABLE = pd.DataFrame({"user": ["u", "u", "v"], "item": ["1", "2", "1"], "stars": [5, 4, 3], "time": [3, 1, 2]})
@@ -211,7 +211,7 @@ def test_parquet_keeps_large_ids_and_reads_dates(tmp_path):
     data = read(tmp_path, max_bad_rows=0.5)
     assert events_of(data) == [("7", "3"), ("9007199254740993", "1")]
     assert data.events[TIMESTAMP].tolist() == [1393372800 + 86400, 1393372800]
-    assert data.items.categories.tolist() == ["A, B", ""]
+    assert data.items.categories.tolist() == ["A|B", ""]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_table_folder(tmp_path):
     data = read(tmp_path, source="shop")
     assert data.name == "shop"
     assert events_of(data) == [("u", "b"), ("u", "a")]
-    assert data.items.to_dict("records")[1] == {"item_id": "b", "title": "Bee", "categories": "X, Y"}
+    assert data.items.to_dict("records")[1] == {"item_id": "b", "title": "Bee", "categories": "X|Y"}
     assert data.users.age.tolist() == ["9"]
     assert not data.has_ratings
     same = read(tmp_path, events="shop/interactions.tsv", items="shop/items.jsonl", users="shop/users.csv")
@@ -373,7 +373,7 @@ def test_more_items(tmp_path):
     assert not data.ordered
     assert data.items.to_dict("records") == [
         {"item_id": "1", "title": "One", "categories": "", "year": "1999"},
-        {"item_id": "2", "title": "Two", "categories": "war, love", "year": "2000"},
+        {"item_id": "2", "title": "Two", "categories": "war|love", "year": "2000"},
     ]
     assert example(data, "not in the catalogue") == (1, "genres.csv, column 'book_id': '7'")
     assert data.report.rows_kept["more_items:genres.csv"] == 2
@@ -734,7 +734,7 @@ def test_a_catalogue_alone(tmp_path):
     config = DataConfig(columns={"title": "nom", "user_id": "who"})  # of a mapping for several files, what concerns it
     items, report = read_items(folder / "new.tsv", config)
     assert items.to_dict("list") == {
-        "item_id": ["7", "8"], "title": ["a", "b"], "categories": ["x, y", ""], "size": ["3", ""],
+        "item_id": ["7", "8"], "title": ["a", "b"], "categories": ["x|y", ""], "size": ["3", ""],
     }  # fmt: skip
     assert report.sources == ["items: new.tsv (item_id <- sku, title <- nom, categories <- genre; other columns: size)"]
     assert (report.rows_in, report.rows_kept, report.dropped("items")) == ({"items": 3}, {"items": 2}, 1)

@@ -105,7 +105,7 @@ def test_global_time_takes_tags_before_the_validation_period():
     assert len(start) and held_out == 40
     tags = [("u", "f", "before", 39), ("x", "f", "also", 39), ("u", "f", "late", 40), ("", "f", "gone", None)]
     split = make_split(dataset([*tags, ("u", "e", GIVEAWAY, 1)]), config, 0)
-    assert text(split)["f"] == "also, before" and text(split)["e"] == ""
+    assert text(split)["f"] == "also|before" and text(split)["e"] == ""
     assert left_out(split) == {
         "its user and item are those of a held-out event": 1,
         "it is not older than the validation period": 2,
@@ -159,7 +159,7 @@ def test_tags_in_the_catalogue_are_kept_and_reported():
     items = ITEMS.assign(genres="Drama", tags=["own", *[""] * 5])
     data = dataset([("u", "a", "t", 9), ("u", "b", "t", 9)], items=items)
     split = make_split(data, SplitConfig(kind="leave_last_out"), 0)
-    assert list(text(split).values())[:3] == ["own, t", "t", ""]
+    assert list(text(split).values())[:3] == ["own|t", "t", ""]
     [said] = [f for f in data.report.findings if "tags without a time" in f.what]
     assert (said.table, said.count, said.action) == ("items", 1, "kept")
     # As categories, too, they are tags.
@@ -212,5 +212,5 @@ def test_the_text_of_tags():
     items = pd.DataFrame({"item_id": ["a", "b", "c"]}, dtype="str")
     tags = pd.DataFrame({"item_id": list("aaa") + ["b"] * 25, "tag": ["slow", "Funny", "funny", *map(str, range(25))]})
     found = with_tags(items, tags).tags.tolist()
-    assert found == ["Funny, slow", ", ".join(sorted(map(str, range(25)))[:20]), ""]
+    assert found == ["Funny|slow", "|".join(sorted(map(str, range(25)))[:20]), ""]
     assert with_tags(items, no_tags()).tags.tolist() == ["", "", ""]

@@ -12,7 +12,7 @@ from tfllmrec.models.interests import fit_interests, lift
 AREA, N = 30, 90  # items of each of three areas, and of all
 COLD = [0, 1, N - 2, N - 1]
 AREAS = [
-    ("Glossy", "Nail Polish", "Beauty, Nails"),
+    ("Glossy", "Nail Polish", "Beauty|Nails"),
     ("O'Flow", "garden hose", "Garden"),
     ("Warmly", "wool sock", "Wear"),
 ]
@@ -31,7 +31,7 @@ def planted():
         colour = ["red", "blue", "green", "black"][item % 4]
         deluxe = ", deluxe" if item % 7 == 0 else ""
         titles.append(f"{name} with brush, {colour}{deluxe} (pack of 2), {10 + item % 3} ml")
-        categories.append(category + (", Rare" if item > N - 4 else ""))
+        categories.append(category + ("|Rare" if item > N - 4 else ""))
     frame = pd.DataFrame({"item_id": [f"i{i}" for i in range(N)], "title": titles, "categories": categories})
     warm = np.setdiff1d(np.arange(N), COLD)
     histories = [rng.choice(warm[warm // AREA == user % 3], 6, replace=False) for user in range(120)]
@@ -116,7 +116,7 @@ def test_what_people_do_not_choose_by_is_no_label():
 
 def test_too_rare_and_too_common_names_are_none():
     items, people = planted()
-    items["categories"] = "Shop, " + items.categories
+    items["categories"] = "Shop|" + items.categories
     labels = fit_interests(items, ["categories"], people).labels
     assert "Shop" not in labels and "Rare" not in labels and set(labels) == {"Beauty", "Garden", "Wear"}
 
@@ -131,10 +131,17 @@ def test_without_words_there_is_nothing(columns):
 
 def test_authors_are_names_and_plurals_are_one_label():
     items, people = planted()
-    items["authors"] = [("Ann Lee, Bo Roe" if i % 8 == 0 else "Ann Lees" if i % 8 == 1 else "") for i in range(N)]
+    items["authors"] = [("Ann Lee|Bo Roe" if i % 8 == 0 else "Ann Lees" if i % 8 == 1 else "") for i in range(N)]
     found = fit_interests(items, ["authors"], people)
     assert found.labels.tolist() == ["Ann Lee", "Bo Roe"]
     assert labels_of(found, 1).keys() == {"Ann Lee"} and labels_of(found, 8).keys() == {"Ann Lee", "Bo Roe"}
+
+
+def test_a_category_with_commas_is_one_label():
+    items, people = planted()
+    items["categories"] = items.categories.where(items.categories != "Wear", "Clothing, Shoes & Jewelry")
+    labels = set(fit_interests(items, ["categories"], people).labels)
+    assert "Clothing, Shoes & Jewelry" in labels and not {"Clothing", "Shoes & Jewelry"} & labels
 
 
 def test_only_the_most_specific_labels_of_an_item_are_kept(monkeypatch):

@@ -177,8 +177,10 @@ def test_filters(saved):
     lists = saved.recommend_many([["i3"], ["i4"]], 2, allow=[few, None], categories=[[], ["Comedy"]])
     assert [len(found) for found in lists] == [2, 0]  # the ring has no categories
     assert saved.categories == frozenset()
-    items = pd.DataFrame({"item_id": ["a", "b", "c"], "categories": ["Comedy, Sci-Fi", "", "Comedy"]})
-    assert SavedModel(saved.folder, saved._loaded, {}, items).categories == {"Comedy", "Sci-Fi"}
+    items = pd.DataFrame({"item_id": ["a", "b"], "categories": [["Arts, Music & Photography", "Sci-Fi"], []]})
+    assert SavedModel(saved.folder, saved._loaded, {}, items).categories == {"Arts, Music & Photography", "Sci-Fi"}
+    of_version_0_1 = pd.DataFrame({"item_id": ["a", "b", "c"], "categories": ["Comedy, Sci-Fi", "", "Comedy"]})
+    assert SavedModel(saved.folder, saved._loaded, {}, of_version_0_1).categories == {"Comedy", "Sci-Fi"}
 
 
 def test_history_of(saved, chain_run):

@@ -287,7 +287,7 @@ def small(categories=None, alike=False):
 
 @pytest.fixture(scope="module")
 def filtered():
-    return small([", ".join(KINDS[i % 4]) for i in range(40)])
+    return small(["|".join(KINDS[i % 4]) for i in range(40)])
 
 
 ASKED = {
@@ -335,6 +335,15 @@ def test_nothing_is_similar_to_an_unknown_item_whatever_passes(filtered):
     assert [items for items, _ in rows] == [["", ""], ["i1", ""], ["", ""]]
 
 
+def test_a_category_with_commas_is_one_name():
+    arts = "Arts, Music & Photography"
+    served = small([arts if i % 4 == 0 else f"Books|{arts}" if i == 5 else "Arts" if i == 7 else "" for i in range(40)])
+    inputs = {"history": [["i3"]], "ratings": [[5.0]], "exclude": [[""]], "allow": [[""]], "k": [20]}
+    found = served("recommend_filtered", **inputs, categories=[[arts]])[0][0]
+    assert sorted(item for item in found if item) == sorted([*(f"i{i}" for i in range(0, 40, 4)), "i5"])
+    assert [item for item in served("recommend_filtered", **inputs, categories=[["Arts"]])[0][0] if item] == ["i7"]
+
+
 def test_a_catalogue_without_categories_has_none_to_ask_for():
     bare = small()
     asked = ASKED["recommend"] | {"allow": [[""]], "k": [3]}
@@ -344,7 +353,7 @@ def test_a_catalogue_without_categories_has_none_to_ask_for():
 
 def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", 10)
-    cells = small([", ".join(KINDS[i % 4]) for i in range(40)])
+    cells = small(["|".join(KINDS[i % 4]) for i in range(40)])
     for signature, inputs in ASKED.items():
         # So many that all cells are looked into.
         for (items, scores), exact in zip(
@@ -466,7 +475,7 @@ def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
         ranking.append(RankingModel(hybrid, RankingConfig(), scale))
         return ranking[0]
 
-    served = small_model([", ".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=labels)
+    served = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=labels)
     functions = served.signatures()
     assert {"recommend_filtered", "search", "similar", "explain", "score", "interests", "rank"} <= set(functions)
     for name, function in functions.items():

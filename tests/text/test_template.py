@@ -64,6 +64,11 @@ def test_a_missing_value_leaves_nothing_behind(template, expected):
 
 def test_values_of_any_kind():
     assert texts("{title} ({categories})", title="T", categories=["Beauty", "Make-up"]) == "T (Beauty, Make-up)"
+    names = {"categories": "Arts, Music & Photography|Books", "authors": "Ann Lee|Bo Roe", "tags": "slow|old"}
+    assert (
+        texts("{title} by {authors} ({categories}) [{tags}]", title="A | B", **names)
+        == "A | B by Ann Lee, Bo Roe (Arts, Music & Photography, Books) [slow, old]"
+    )
     assert texts("{title} {year}", title="T", year=1999.0) == "T 1999"
     assert texts("{title}", title="a literal (bracket) and {brace}") == "a literal (bracket) and {brace}"
 

@@ -124,16 +124,15 @@ def _show(model: SavedModel, dataset: Dataset) -> None:
     """Three people with what they had and what they get, a search, and the neighbours of the best known item."""
     import numpy as np
 
-    from tfllmrec.columns import ITEM, ITEM_INDEX, TITLE, USER, USER_INDEX
+    from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
 
     out = console()
-    titles = dict(zip(dataset.items[ITEM], dataset.items[TITLE], strict=True))
     events_of_user = np.bincount(dataset.events[USER_INDEX], minlength=dataset.n_users)
     people = np.argsort(np.abs(events_of_user - USUAL_HISTORY), kind="stable")[:3]
     for person in dataset.users[USER].iloc[people]:
         history, ratings = model.history_of(person)
         stars = [f" ({rating:g})" for rating in ratings] if ratings else [""] * len(history)
-        latest = [titles[item] + star for item, star in zip(history, stars, strict=True)][-EXCERPT:]
+        latest = [model.title(item) + star for item, star in zip(history, stars, strict=True)][-EXCERPT:]
         out.print(f"\nUser {person}: {len(history)} events, the last ones (with ratings): {'; '.join(latest)}")
         with working():
             found = model.recommend(history, ratings, [], 5)
@@ -141,5 +140,5 @@ def _show(model: SavedModel, dataset: Dataset) -> None:
     out.print(f"\nSearch: {SEARCH}")
     print_list(model.search(SEARCH, [], [], 5))
     best_known = dataset.items[ITEM].iloc[int(np.bincount(dataset.events[ITEM_INDEX]).argmax())]
-    out.print(f"\nSimilar to {titles[best_known]}")
+    out.print(f"\nSimilar to {model.title(best_known)}")
     print_list(model.similar(best_known, 5))

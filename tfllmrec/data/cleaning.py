@@ -7,11 +7,25 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, EVENT_KIND, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
+from tfllmrec.columns import (
+    CATEGORIES,
+    DESCRIPTION,
+    EVENT_KIND,
+    ITEM,
+    NAME_COLUMNS,
+    ORDER,
+    RATING,
+    TAG,
+    TAGS,
+    TIMESTAMP,
+    TITLE,
+    USER,
+)
 from tfllmrec.config import DataConfig
 from tfllmrec.data.event_kinds import count_kinds, event_kinds
 from tfllmrec.data.findings import Action, CleaningReport
-from tfllmrec.data.item_text import category_text, strip_html
+from tfllmrec.data.item_text import strip_html, words_for_nothing
+from tfllmrec.data.names import category_names, names_in, read_name_column, structured_text
 from tfllmrec.data.order_checks import numbers_the_rows
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import plain_name
@@ -250,17 +264,37 @@ def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], rows: _Rows) -> np
     return tied
 
 
-def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+def clean_items(
+    raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
 
     Of several rows with one id the one with the most filled cells stays, then the one with the most text, so that the
     order of the rows does not matter. HTML is stripped from text and counted. Tags in the catalogue have no times,
-    which is reported.
+    which is reported. Cells of categories, tags and authors (:data:`tfllmrec.columns.NAME_COLUMNS`) hold names,
+    separated as :mod:`tfllmrec.data.names` says.
+
+    Args:
+      raw: the file.
+      config: for ``max_bad_rows``.
+      report: takes the findings.
+      known: clean items from elsewhere, whose names help to tell commas inside of names from commas between them.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
     """
-    items = _clean_entities(raw, ITEM, config, report)
+    rows, columns = _clean_entities(raw, ITEM, config, report)
+    others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
+    for column in [*(c for c in TEXT_COLUMNS if c in raw.frame), *others]:
+        values = raw.frame[column]
+        if column in NAME_COLUMNS:
+            names_known = set() if known is None or column not in known else _names_of(known[column])
+            columns[column] = _name_cells(values, column, rows, names_known)
+        elif column in TEXT_COLUMNS:
+            columns[column] = _running_text(values, column, rows)
+        else:
+            columns[column] = strings(_structures(values, ", "))
+    items = _finished(rows, columns)
     for column in (CATEGORIES, TAGS):
         if column in items and plain_name(raw.names.get(column, column)) == TAGS:
             tagged = int((items[column] != "").sum())
@@ -269,61 +303,110 @@ def clean_items(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """The users table: ``user_id``, then its other columns, all str; as :func:`clean_items`."""
-    return _clean_entities(raw, USER, config, report)
+    """The users table: ``user_id``, then its other columns, all str. Of several rows with one id the first stays.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+    """
+    rows, columns = _clean_entities(raw, USER, config, report)
+    columns |= {column: strings(raw.frame[column]) for column in map(str, raw.frame) if column != USER}
+    return _finished(rows, columns)
 
 
-def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+def _clean_entities(
+    raw: RawTable, key: str, config: DataConfig, report: CleaningReport
+) -> tuple[_Rows, dict[str, pd.Series]]:
+    """The rows of a table of items or users with a readable id of their own, and the column of ids."""
     rows = _Rows(raw, report)
     ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
-    text_columns = [c for c in TEXT_COLUMNS if c in raw.frame and key == ITEM]
-    columns = {key: ids}
-    html = {}
-    for column in text_columns:
-        values = raw.frame[column]
-        before = strings(values, separator=" ")
-        before = before.mask(before.isin(MISSING), "")
-        if column == CATEGORIES:
-            after = pd.Series([category_text(v) for v in values.astype(object)], dtype="str")
-        else:
-            after = before.copy()
-        marked = before.str.contains(r"[<&]|/>").to_numpy(dtype=bool)
-        if marked.any():
-            stripped = np.array([strip_html(v) for v in before[marked]], dtype=object)
-            changed = np.zeros(len(before), dtype=bool)
-            changed[marked] = stripped != before[marked].to_numpy(dtype=object)
-            html[column] = changed
-            if column != CATEGORIES:
-                after = after.astype(object)
-                after[marked] = stripped
-        columns[column] = after.astype("str")
-    for column in raw.frame.columns:
-        if column not in columns:
-            columns[column] = strings(raw.frame[column])
-    clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()}).astype("str")
-    rows.drop(_lesser_copies(clean, key, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
-    for column, changed in html.items():
-        rows.note(changed, f"HTML in {column}", "repaired", column)
+    rows.drop(_lesser_copies(raw.frame, ids, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
     rows.finish()
-    return clean[rows.keep].reset_index(drop=True)
+    return rows, {key: ids}
 
 
-def _lesser_copies(clean: pd.DataFrame, key: str, keep: np.ndarray) -> np.ndarray:
-    """bool ``[R]``: rows whose id another row has that is fuller, or equal and sorts first."""
-    lesser = np.zeros(len(clean), dtype=bool)
-    copies = clean[keep]
-    copies = copies[copies[key].duplicated(keep=False)]
+def _lesser_copies(frame: pd.DataFrame, ids: pd.Series, keep: np.ndarray) -> np.ndarray:
+    """bool ``[R]``: rows whose id another row has that is fuller, or as full and sorts first."""
+    lesser = np.zeros(len(ids), dtype=bool)
+    copies = np.flatnonzero(keep & (ids[keep].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy())
     if len(copies):
-        cells = copies.drop(columns=key)
-        lengths = np.array([cells[c].str.len() for c in cells]).reshape(-1, len(copies))
-        codes = [pd.factorize(cells[c], sort=True)[0] for c in cells]
-        fullest = np.lexsort([*codes, -lengths.sum(axis=0), -(lengths > 0).sum(axis=0)])
-        repeated = copies[key].iloc[fullest].duplicated()
-        lesser[repeated.index[repeated]] = True
+        cells = [strings(frame[column].iloc[copies]) for column in frame]
+        lengths = np.array([cell.str.len() for cell in cells])
+        codes = [pd.factorize(cell, sort=True)[0] for cell in cells]
+        fullest = copies[np.lexsort([*codes, -lengths.sum(axis=0), -(lengths > 0).sum(axis=0)])]
+        lesser[fullest[ids.iloc[fullest].duplicated().to_numpy()]] = True
     return lesser
+
+
+def _finished(rows: _Rows, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
+    return clean[rows.keep].reset_index(drop=True).astype("str")
+
+
+def _running_text(values: pd.Series, column: str, rows: _Rows) -> pd.Series:
+    """A column of titles or descriptions, without HTML and without words that stand for "nothing"."""
+    text = strings(_structures(values, " "), separator=" ")
+    text = text.mask(text == r"\N", "")  # how MySQL exports its null
+    nothing = words_for_nothing(text)
+    rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)
+    text = text.mask(nothing, "").astype(object)
+    marked = _has_markup(text)
+    stripped = np.array([strip_html(v) for v in text[marked]], dtype=object)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = stripped != text[marked].to_numpy(dtype=object)
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    text[marked] = stripped
+    return text.astype("str")
+
+
+def _name_cells(values: pd.Series, column: str, rows: _Rows, known: set[str]) -> pd.Series:
+    """A column of names as clean cells; what had to be decided or was left out is noted."""
+    read = read_name_column(values, known)
+    text = strings(values)
+    marked = _has_markup(text)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = [strip_html(v) != v for v in text[marked]]
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    rows.note(read.nameless, f"{column}: records without a name or words such as 'null' left out", "repaired", column)
+    rows.note(
+        read.commas & read.split_at_commas,
+        f"{column}: commas are taken to separate names; if they belong to the names, write '|' between names",
+        "kept",
+        column,
+    )
+    rows.note(
+        read.commas & ~np.bool_(read.split_at_commas),
+        f"{column}: commas are taken to belong to the names; if they separate names, write '|' instead",
+        "kept",
+        column,
+    )
+    rows.note(read.slashes, f"{column}: slashes are taken to separate the names of a path", "kept", column)
+    return read.cells
+
+
+def _structures(values: pd.Series, separator: str) -> pd.Series:
+    """The column with lists and named records as text, whether they are written in strings or are objects."""
+    if isinstance(values.dtype, pd.StringDtype):
+        written = values.str.contains(r"^\s*[\[{(]").fillna(False).to_numpy(dtype=bool)
+    elif values.dtype == object:
+        written = np.array([not isinstance(v, (float, int)) for v in values], dtype=bool)
+    else:
+        return values
+    if not written.any():
+        return values
+    text = values.astype(object)
+    text[written] = [structured_text(value, separator) for value in text[written]]
+    return text
+
+
+def _has_markup(text: pd.Series) -> np.ndarray:
+    return text.str.contains(r"[<&]|/>").to_numpy(dtype=bool)
+
+
+def _names_of(cells: pd.Series) -> set[str]:
+    return {name for cell in cells.unique() for name in category_names(cell)}
 
 
 def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, report: CleaningReport) -> pd.DataFrame:
@@ -335,7 +418,13 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
     unknown = ~more[ITEM].isin(items[ITEM]).to_numpy()
     if unknown.any():
         example = f"{raw.file}, column {raw.names.get(ITEM, ITEM)!r}: {more[ITEM].iloc[int(unknown.argmax())]!r}"
-        report.add(raw.table, "the item is not in the catalogue", int(unknown.sum()), "dropped", example)
+        what = "the item is not in the catalogue"
+        if 2 * unknown.sum() > len(more):
+            what += (
+                f"; only {len(more) - int(unknown.sum()):,} of {len(more):,} rows name one: if the column is the wrong "
+                f"one, map another: data.columns: {{{ITEM}: NAME IN THE FILE}}"
+            )
+        report.add(raw.table, what, int(unknown.sum()), "dropped", example)
         report.rows_kept[raw.table] -= int(unknown.sum())
     joined = items.copy()
     for column in more.columns.drop(ITEM):
@@ -348,7 +437,9 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
 def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
     """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
 
-    HTML is stripped and counted. Tags without an item of the catalogue are dropped.
+    A cell may hold several tags in any shape that :func:`tfllmrec.data.names.names_in` reads; its commas belong to the
+    tag. HTML is stripped and counted. Tags without an item of the catalogue are dropped. The rows are sorted, so that
+    their order in the file does not matter.
 
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
@@ -356,21 +447,20 @@ def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: C
     rows = _Rows(raw, report)
     nothing = pd.Series("", index=raw.frame.index, dtype="str")
     user = rows.ids(USER) if USER in raw.frame else nothing
-    item, tag = rows.ids(ITEM), strings(raw.frame[TAG])
+    item = rows.ids(ITEM)
+    names = pd.Series([names_in(value, commas=False) for value in raw.frame[TAG].astype(object)], dtype=object)
     rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    stripped = tag.map(strip_html).astype("str")
-    rows.drop(stripped.isin(MISSING).to_numpy(), "no tag", TAG)
+    rows.drop(~names.astype(bool).to_numpy(), "no tag", TAG)
     seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
     rows.check_unreadable(config.max_bad_rows)
     rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
-    rows.note((stripped != tag).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
+    text = strings(raw.frame[TAG])
+    rows.note((text.map(strip_html) != text).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
     rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
     seconds = mend_clock(np.where(bad, np.nan, seconds), rows.note)
     if not np.isfinite(seconds[rows.keep]).any():
         rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
     rows.finish()
-    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: stripped, TIMESTAMP: seconds})
-    tags = tags[rows.keep].astype(TAG_TYPES)
-    return tags.sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(
-        drop=True
-    )  # in any order of the rows the same table
+    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: names, TIMESTAMP: seconds})
+    tags = tags[rows.keep].explode(TAG).astype(TAG_TYPES)
+    return tags.sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(drop=True)

@@ -22,6 +22,7 @@ from tfllmrec.columns import (
     EVENT_KIND,
     ITEM,
     ITEM_INDEX,
+    NAME_COLUMNS,
     ORDER,
     RATING,
     TAGS,
@@ -31,6 +32,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.names import names_as_text
 from tfllmrec.data.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
@@ -66,7 +68,8 @@ class Dataset:
         source spells it; ``""``: none).
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
-        character, so that 9 is before 10. Items without events are there too.
+        character, so that 9 is before 10. Items without events are there too. Cells of
+        :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.names.category_names`.
       users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
         user_id. Only users with events.
       tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
@@ -210,7 +213,8 @@ class Dataset:
         events = self.events
         items = with_tags(self.items, self.tags)
         text = [c for c in (TITLE, DESCRIPTION, CATEGORIES, TAGS) if c in items]
-        lengths = sum((items[c].str.len().to_numpy(dtype=np.int64) for c in text), np.zeros(self.n_items, np.int64))
+        shown = [items[c].map(names_as_text) if c in NAME_COLUMNS else items[c] for c in text]
+        lengths = sum((texts.str.len().to_numpy(dtype=np.int64) for texts in shown), np.zeros(self.n_items, np.int64))
         per_item = np.bincount(events[ITEM_INDEX], minlength=self.n_items)
         ratings = events[RATING].dropna().value_counts().sort_index()
         kinds = events[EVENT_KIND][events[EVENT_KIND] != ""].value_counts()

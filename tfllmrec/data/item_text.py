@@ -1,16 +1,12 @@
-"""Text of items as it is shown and encoded: categories in any shape as names, HTML stripped."""
+"""Text of items: HTML stripped, and words such as "null" told from titles such as "Null"."""
 
 from __future__ import annotations
 
-import ast
 import html
-import json
 import re
-from typing import Any
 
 import numpy as np
-
-from tfllmrec.data.values import MISSING, as_text
+import pandas as pd
 
 _HTML_NAMES = (
     "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|dd|del|details|div|dl|dt|em|"
@@ -24,66 +20,28 @@ _HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a 
 # No code point has more digits, and Python refuses to read a number of thousands of them.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
+#: Spellings of "nothing" that are also titles of films, songs and books; compared without case.
+WORDS_FOR_NOTHING = (
+    "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
+    "tbd", "tba", "no title", "no description", "not available", "not found",
+)  # fmt: skip
+# So many equal ones are no titles: at least 3 items, and 1 % of the items or 100 items.
+_NOTHING_LEAST, _NOTHING_SHARE, _NOTHING_MOST = 3, 0.01, 100
 
 
-def category_text(value: Any) -> str:
-    """Categories in any shape as one readable string.
+def words_for_nothing(texts: pd.Series) -> np.ndarray:
+    """Where a text column holds a word such as "null" that stands for "nothing": bool ``[R]``.
 
-    >>> category_text([["Beauty", "Makeup"], ["Beauty", "Face"]])
-    'Beauty, Makeup, Face'
-    >>> category_text("Action|Sci-Fi")
-    'Action, Sci-Fi'
+    "None", "Null" and "NaN" are titles, too. A spelling counts as nothing if at least three items have it, and at least
+    1 % of them or 100 of them: no title recurs like that.
 
-    Takes nested lists, JSON or Python literals of them, mappings (their keys), and strings separated by ``|``, ``;``,
-    `` > `` or commas. Repeated names are named once; MovieLens' "(no genres listed)" is no category.
+    Args:
+      texts: str ``[R]``, stripped.
     """
-    names: dict[str, None] = {}
-
-    def collect(part: Any) -> None:
-        if isinstance(part, np.ndarray):
-            part = part.tolist()
-        if isinstance(part, (list, tuple, set, dict)):
-            for inner in part:
-                collect(inner)
-            return
-        text = strip_html(as_text(part)).strip()
-        if text[:1] in "[{" and text:
-            literal = _literal(text)
-            if literal is not None:
-                return collect(literal)
-        separator = next((s for s in ("|", ";", " > ") if s in text), None)
-        if separator:
-            return collect(text.split(separator))
-        if text and text not in MISSING and text != "(no genres listed)":
-            names[text] = None
-
-    if isinstance(value, str) and value.strip()[:1] not in ("[", "{"):
-        value = strip_html(value)  # before splitting: an entity ends in ";"
-        if not re.search(r"\||;| > ", value):
-            value = value.split(",")
-    collect(value)
-    return ", ".join(names)
-
-
-def category_names(text: str) -> list[str]:
-    """The categories of a cleaned ``categories`` cell, as :func:`category_text` writes it.
-
-    >>> category_names("Action, Sci-Fi")
-    ['Action', 'Sci-Fi']
-
-    A name with a comma counts as its parts. Each is named once.
-    """
-    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
-
-
-def _literal(text: str) -> list | dict | None:
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return value if isinstance(value, (list, dict, tuple)) else None  # type: ignore[return-value]
-    return None
+    words = texts[texts.str.lower().isin(WORDS_FOR_NOTHING)]
+    counts = words.value_counts()
+    fewest = max(_NOTHING_LEAST, min(_NOTHING_SHARE * len(texts), _NOTHING_MOST))
+    return texts.isin(counts.index[counts >= fewest]).to_numpy(dtype=bool)
 
 
 def strip_html(text: str) -> str:

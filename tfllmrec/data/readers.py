@@ -27,6 +27,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
+from tfllmrec.data.catalogue_match import doubts_of_match
 from tfllmrec.data.cleaning import clean_events, clean_items, clean_tags, clean_users, join_more_items
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files import Files, find_files, name_of, source_folder
@@ -44,6 +45,7 @@ from tfllmrec.data.recognition import (
 )
 from tfllmrec.data.tables import read_table
 from tfllmrec.data.tags import no_tags
+from tfllmrec.data.titles import usable_titles
 from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
 
@@ -104,13 +106,16 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     return _assemble(events, items, users, more, tags, config, config.name or name_of(config.source, files.events))
 
 
-def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningReport]:
+def read_items(
+    path: Path, config: DataConfig, known: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, CleaningReport]:
     """Reads and cleans a catalogue alone, in any format that :func:`read_dataset` takes one in.
 
     Args:
       path: the file.
       config: for its ``columns``, ``encoding`` and ``max_bad_rows``. A column that is mapped to a name which the file
         does not have is recognised by its usual names.
+      known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.clean_items`.
 
     Returns:
       The items as in :attr:`Dataset.items`, and what cleaning did.
@@ -122,7 +127,7 @@ def read_items(path: Path, config: DataConfig) -> tuple[pd.DataFrame, CleaningRe
     check_mapping(config.columns)
     raw = name_columns(read_table(path, "items", config), ITEM_COLUMNS, (ITEM,), config.columns)
     report = CleaningReport(sources=[raw.source("other columns")])
-    return clean_items(raw, config, report), report
+    return clean_items(raw, config, report, known), report
 
 
 def read_ids(path: Path, config: DataConfig) -> tuple[list[str], CleaningReport]:
@@ -214,7 +219,7 @@ def _assemble(
     items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True)
     items = items.fillna("").astype("str")
     for raw in more_items:
-        items = join_more_items(items, clean_items(raw, config, report), raw, report)
+        items = join_more_items(items, clean_items(raw, config, report, known=items), raw, report)
     tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
     # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
     rows_by_id = by_id(items[ITEM])
@@ -224,6 +229,15 @@ def _assemble(
     if text:
         bare = (items[text] == "").all(axis=1).to_numpy()
         report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
+        untitled = ~usable_titles(items)
+        report.add(
+            "items",
+            "no usable title (empty, a fragment of HTML, code or JSON, an address, a price, the id, or shared by many "
+            "items): lists show the beginning of the description, else brand and category, else the id",
+            int(untitled.sum()),
+            "kept",
+            _first_id(items[ITEM], untitled),
+        )
 
     user_codes, user_ids = pd.factorize(events[USER])
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
@@ -261,7 +275,11 @@ def _note_unlisted(
     unlisted: pd.Index,
     report: CleaningReport,
 ) -> None:
-    """Counts the ids of events that the catalogue lacks; where it lacks all ``met`` ones, the two do not belong."""
+    """Counts the item ids of events that the catalogue lacks, and tells reasons to doubt that the two belong together.
+
+    Raises:
+      DataError: the catalogue has none of them.
+    """
     ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
     if len(unlisted) == len(met):
@@ -280,6 +298,15 @@ def _note_unlisted(
         )
     example = f"{raw_events.file}, column {ours!r}: {unlisted[0]!r}" if len(unlisted) else ""
     report.add("items", what, len(unlisted), "added", example)
+    if doubts := doubts_of_match(met, pd.Index(items[ITEM])):
+        report.add(
+            "items",
+            f"{raw_items.file} may be the catalogue of other events, although these items match: {'; '.join(doubts)}. "
+            f"Check a few titles of items with events; if a column is the wrong one, map it: {remedy}",
+            len(met) - len(unlisted),
+            "kept",
+            f"{raw_events.file}, column {ours!r}, and {raw_items.file}, column {theirs!r}",
+        )
 
 
 def _hint_of_time(raw: RawTable) -> str:

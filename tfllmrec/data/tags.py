@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, TAG, TAGS, TIMESTAMP, USER
+from tfllmrec.data.names import SEPARATOR, join_names
 
 TAGS_PER_ITEM = 20
 #: What is told about tags that cannot be compared with the split, because they or the events have no times.
@@ -28,9 +29,9 @@ def with_tags(items: pd.DataFrame, tags: pd.DataFrame) -> pd.DataFrame:
     spellings = spellings.sort_values(["size", TAG], ascending=[False, True])
     counted = spellings.groupby([ITEM, "key"]).agg(first=(TAG, "first"), size=("size", "sum")).reset_index()
     counted = counted.sort_values(["size", "key"], ascending=[False, True])
-    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(", ".join)
+    best = counted.groupby(ITEM, sort=False).head(TAGS_PER_ITEM).groupby(ITEM, sort=False)["first"].agg(join_names)
     text = items[ITEM].map(best).fillna("").astype("str")
     if TAGS in items:
-        separator = np.where((items[TAGS] != "") & (text != ""), ", ", "")
+        separator = np.where((items[TAGS] != "") & (text != ""), SEPARATOR, "")
         text = items[TAGS] + pd.Series(separator, index=items.index, dtype="str") + text
     return items.assign(**{TAGS: text})

@@ -28,13 +28,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tfllmrec.columns import CATEGORIES, TAGS
-from tfllmrec.data.item_text import category_names
+from tfllmrec.columns import NAME_COLUMNS
+from tfllmrec.data.names import category_names
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.progress import Progress
 
-#: Columns of names with commas between them; what stands in others is read for phrases.
-NAMES = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
 #: Items that share a label: so many at least, and this part of the catalogue at most.
 MIN_ITEMS, MAX_SHARE = 5, 0.5
 #: Normalised pointwise mutual information that a phrase of several words has at least.
@@ -140,7 +138,8 @@ def fit_interests(
 
     Args:
       items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``people`` never had may follow.
-      columns: of ``items``, what labels are made of; those in :data:`NAMES` hold names, others are read for phrases.
+      columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names,
+        others are read for phrases.
       people: their training histories and ratings.
       ordered: whether the order of a history says something.
       progress: called with how many candidates were looked at.
@@ -149,8 +148,8 @@ def fit_interests(
       ``None`` where nothing is said of the items that would make a label.
     """
     had = _had(people.history, len(items))
-    found = [_names(items, [column for column in columns if column in NAMES])]
-    prose = [column for column in columns if column not in NAMES]
+    found = [_names(items, [column for column in columns if column in NAME_COLUMNS])]
+    prose = [column for column in columns if column not in NAME_COLUMNS]
     if prose:
         found += _phrases(_read(items, prose), had, progress)
     labels = _merged(found)

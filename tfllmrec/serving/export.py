@@ -12,6 +12,8 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
+from tfllmrec.data.names import category_names
+from tfllmrec.data.titles import display_titles
 from tfllmrec.durable import sync, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
@@ -55,8 +57,8 @@ def export(
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
       data hash, the run's metrics unless there are new items, versions, what reads the queries, how many items are
-      new, what its indexes are), ``items.parquet`` (ids, titles, categories, in the order of the ``score`` signature:
-      new items last), and warm-up requests.
+      new, what its indexes are), ``items.parquet`` (ids, titles to show, lists of categories, in the order of the
+      ``score`` signature: new items last), and warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
@@ -96,10 +98,12 @@ def export(
             tf.saved_model.save(serving, str(temporary), signatures=signatures)
             extra = temporary / EXTRA
             extra.mkdir()
-            told = [column for column in (ITEM, TITLE, CATEGORIES) if column in items]
-            items[told].to_parquet(extra / ITEMS, index=False)
+            told = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)})
+            if CATEGORIES in items:
+                told[CATEGORIES] = items[CATEGORIES].map(category_names)
+            told.to_parquet(extra / ITEMS, index=False)
             (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts, serving), indent=1))
-            ids, titles = (items[name].head(SAMPLE).tolist() for name in (ITEM, TITLE if TITLE in items else ITEM))
+            ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
             write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)

@@ -6,7 +6,7 @@ VERSION/
   saved_model.pb, variables/, assets/    what TensorFlow wrote
   assets.extra/                          what TensorFlow keeps with a model and does not read
     tfllmrec.json                        the manifest
-    items.parquet                        ids and titles, in the order of the ``score`` signature
+    items.parquet                        ids, titles to show and categories, in the order of the ``score`` signature
     tf_serving_warmup_requests           what TF Serving asks a version before it serves it
 """
 

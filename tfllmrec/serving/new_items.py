@@ -98,7 +98,7 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
     # are bad, the file is something else.
     told = {name: source[name] for name in ("columns", "encoding") if name in source}
     config = DataConfig(max_bad_rows=0.5, **told)
-    came, report = read_items(path, config)
+    came, report = read_items(path, config, known)
     for line in report.lines():
         tell(f"new items: {line}")
     if not set(template.columns) & set(came.columns):

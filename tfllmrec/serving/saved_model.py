@@ -13,7 +13,6 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
-from tfllmrec.data.item_text import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
@@ -41,6 +40,7 @@ class SavedModel:
         self.folder = folder
         self.manifest = manifest
         self.item_ids = items[ITEM].to_numpy(object)
+        # Exports of version 0.1 have the titles of the catalogue, some of them empty.
         titles = items[TITLE] if TITLE in items else items[ITEM]
         self._title = {i: t or i for i, t in zip(items[ITEM], titles, strict=True)}
         self._items = items
@@ -89,9 +89,11 @@ class SavedModel:
 
     @cached_property
     def categories(self) -> frozenset[str]:
-        """What the items of the catalogue are filed under; none where it does not say."""
-        cells = self._items[CATEGORIES].unique() if CATEGORIES in self._items else ()
-        return frozenset(name for cell in cells for name in category_names(cell))
+        """The names of the categories of all items, as filters take them; none if the catalogue has no categories."""
+        cells = self._items.get(CATEGORIES, ())
+        # Exports of version 0.1 have strings of names with commas between them.
+        lists = (map(str.strip, cell.split(",")) if isinstance(cell, str) else cell for cell in cells)
+        return frozenset(name for names in lists for name in names if name)
 
     def title(self, item_id: str) -> str:
         return self._title.get(item_id, item_id)

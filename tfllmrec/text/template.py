@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, TAGS, TITLE
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, NAME_COLUMNS, TAGS, TITLE
 from tfllmrec.data.item_text import strip_html
+from tfllmrec.data.names import names_as_text
 from tfllmrec.data.values import as_text
 from tfllmrec.errors import ConfigError
 
@@ -47,7 +48,8 @@ class ItemTemplate:
     Braces name columns: ``"{title} ({categories}) {description}"``. Where a value is missing, the literal before its
     field goes with it, and so does a bracket that is left without any value: no ``()``, no dangling ``by``. HTML and
     what nobody sees (control characters, soft hyphens, byte order marks, broken UTF-8) are taken out, emoji set apart,
-    white space made single; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``. All in linear time.
+    white space made single; ``"Matrix, The (1999)"`` in the title becomes ``"The Matrix (1999)"``, and commas separate
+    the names in categories, tags and authors. All in linear time.
 
     Attributes:
       template: the template, resolved.
@@ -154,7 +156,10 @@ def _filled(column: pd.Series) -> bool:
 
 
 def _clean(name: str, value: object) -> str:
-    text = _APART.sub(r" \1 ", _UNSEEN.sub("", strip_html(as_text(value))))
+    text = as_text(value)
+    if name in NAME_COLUMNS:
+        text = names_as_text(text)
+    text = _APART.sub(r" \1 ", _UNSEEN.sub("", strip_html(text)))
     text = _SPACES.sub(" ", text).strip()
     if name == TITLE and (match := _ARTICLE.match(text)):
         rest, article, tail = match.groups(default="")

@@ -1,0 +1,73 @@
+"""Whether a catalogue belongs to the events, as far as the item ids tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+#: Shares of the items with events, and of the catalogue, below which a match is too small to trust.
+FEW_LISTED, FEW_WITH_EVENTS = 0.5, 0.05
+#: Ids beside an id that are looked at, on either side, for how many of them a catalogue has.
+WINDOW = 50
+#: Where a catalogue has this share of all integers in the range of the events, it would match any small integers.
+DENSE = 0.9
+_MOST_ARE_NUMBERS = 0.95
+
+
+def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
+    """Reasons to doubt that a catalogue belongs to the events; empty if there is none.
+
+    The reasons are: few of the items with events are in the catalogue; few items of the catalogue have events; the ids
+    are integers and match no more often than by chance; or they are integers without gaps, which match always. Chance
+    is the share of the catalogue among the integers near each id: related ids match far more often. Integers without
+    gaps are trusted only if both sides end at about the same number.
+
+    Args:
+      met: the distinct item ids of the events.
+      listed: the ids of the catalogue, of which at least one is in ``met``.
+    """
+    shared = int(met.isin(listed).sum())
+    reasons = []
+    if shared < FEW_LISTED * len(met):
+        reasons.append(
+            f"the catalogue has only {shared:,} of the {len(met):,} items with events ({shared / len(met):.1%})"
+        )
+    if shared < FEW_WITH_EVENTS * len(listed):
+        reasons.append(
+            f"only {shared:,} of the {len(listed):,} items of the catalogue have events ({shared / len(listed):.1%})"
+        )
+    numbers_met, numbers_listed = _numbers(met), _numbers(listed)
+    if numbers_met is None or numbers_listed is None:
+        return reasons
+    matches = np.isin(numbers_met, numbers_listed).mean()
+    chance = _matches_by_chance(numbers_met, numbers_listed)
+    largest_met, largest_listed = numbers_met[-1], numbers_listed[-1]
+    if chance >= DENSE:
+        if matches < 1 or abs(largest_met - largest_listed) > max(1, 0.01 * largest_listed):
+            reasons.append(
+                "the ids of both are integers with hardly a gap, so those of any two sources match, and this match "
+                f"cannot be verified; they go from {numbers_met[0]:,} to {largest_met:,} in the events and from "
+                f"{numbers_listed[0]:,} to {largest_listed:,} in the catalogue"
+            )
+    elif matches <= chance + 3 * np.sqrt(chance * (1 - chance) / len(numbers_met)):
+        reasons.append(
+            f"the ids match no more often than by chance: the catalogue has {matches:.1%} of those of the events, and "
+            f"it has {chance:.1%} of all integers near them"
+        )
+    return reasons
+
+
+def _numbers(ids: pd.Index) -> np.ndarray | None:
+    """The distinct integers among ``ids``, ascending; ``None`` if many are no integers."""
+    texts = pd.Series(ids, dtype="str")
+    texts = texts[texts.str.fullmatch("[0-9]{1,15}")]
+    return np.unique(texts.astype(np.int64)) if len(texts) >= max(1, _MOST_ARE_NUMBERS * len(ids)) else None
+
+
+def _matches_by_chance(met: np.ndarray, listed: np.ndarray) -> float:
+    """The mean share of integers near each of ``met``, itself left out, that are in ``listed``; both ascending."""
+    start = np.maximum(met - WINDOW, min(met[0], listed[0]))
+    stop = np.minimum(met + WINDOW, max(met[-1], listed[-1]))
+    near = np.searchsorted(listed, stop, side="right") - np.searchsorted(listed, start)
+    near = near - np.isin(met, listed)
+    return float(np.mean(near / np.maximum(stop - start, 1)))
