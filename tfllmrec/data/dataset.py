@@ -66,7 +66,7 @@ class Dataset:
         user_id. Only users with events.
       ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
         are ordered by a hash of user and item id.
-      report: what was recognised, and what cleaning did.
+      report: the columns recognised and the findings of reading and cleaning.
     """
 
     name: str
