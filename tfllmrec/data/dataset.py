@@ -78,7 +78,7 @@ class Dataset:
         :attr:`tfllmrec.data.Split.items`.
       ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
         are ordered by a hash of user and item id.
-      report: the recognised columns, and the findings of the cleaning.
+      report: the columns recognised and the findings of reading and cleaning.
     """
 
     name: str

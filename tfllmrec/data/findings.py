@@ -1,4 +1,4 @@
-"""What reading and cleaning met: a finding for each kind of thing, and the report of a whole data set."""
+"""The findings of reading and cleaning, one for each kind of fault, and the report of a whole data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Action = Literal["dropped", "repaired", "added", "kept", "doubted"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that cleaning met.
+    """One kind of fault or peculiarity that reading or cleaning found.
 
     Attributes:
       table: ``events``, ``items``, ``users``, ``tags`` or ``more_items:FILE``.
@@ -35,13 +35,13 @@ class Finding:
 
 @dataclass
 class CleaningReport:
-    """What was read, kept, dropped and repaired. For every table ``rows_in == rows_kept + dropped(table)``.
+    """The rows read and kept, and the findings. For every table ``rows_in == rows_kept + dropped(table)``.
 
     Attributes:
       rows_in: rows read, a table. A broken row that swallowed several lines counts as that many.
       rows_kept: rows of the file that stand in the data set, a table.
       findings: in the order they were met.
-      sources: what was recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
+      sources: the columns recognised, a line a file, such as ``events: log.csv (user_id <- user, item_id <- sku,
         timestamp_s <- ts; ordered by timestamp_s; not used: page)``.
       tied_users: users with events that no column separates in time, so that a hash of the ids orders them.
     """

@@ -61,7 +61,7 @@ def numbers_the_rows(key: np.ndarray, rows: np.ndarray) -> bool:
 def order_doubts(
     events: pd.DataFrame, tied: np.ndarray, items: pd.DataFrame, item_orders: Mapping[str, np.ndarray]
 ) -> list[Finding]:
-    """What makes the order of ordered events doubtful.
+    """Finds reasons to doubt that ordered events are in the order in which they happened.
 
     Args:
       events: as in :attr:`Dataset.events`, sorted by user and order.
@@ -170,8 +170,11 @@ def _ascents(users: np.ndarray, rank: np.ndarray, lag: int) -> tuple[np.ndarray,
 
 
 def _sortedness(users: np.ndarray, rank: np.ndarray) -> tuple[float, int, int]:
-    """How much the events ascend by ``rank``: the share of ascending pairs averaged over users, and how many users
-    have all pairs in the commoner direction, of how many. A share of 0.5 where there is too little to judge by.
+    """How far the events ascend by ``rank``, in pairs of adjacent events that differ in it.
+
+    Returns:
+      The share of ascending pairs, averaged over users, 0.5 where there is too little to judge by; the number of users
+      whose pairs all go in the commoner direction; the number of users with such pairs.
     """
     pairs, ascending = _ascents(users, rank, 1)
     judged = pairs > 0
