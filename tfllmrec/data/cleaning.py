@@ -23,7 +23,7 @@ _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
 class _Rows:
-    """Which rows of a raw table still stand; a row that falls is counted once, under its first reason."""
+    """The rows of a raw table that are still kept; a dropped row is counted once, under its first reason."""
 
     def __init__(self, raw: RawTable, report: CleaningReport):
         self.raw, self.report = raw, report
@@ -86,7 +86,7 @@ class _Rows:
 
 
 def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:
-    """The event rows that can be used, and the column that says in which order they happened.
+    """The event rows that can be used, and the column that orders them.
 
     The order within a user is that of an order column, else of the timestamp; ties fall by timestamp, then by file
     position. Rows that lack the key are dropped where most have it; where most lack it, or it is the same everywhere,
