@@ -193,6 +193,15 @@ def test_history_of(saved, chain_run):
         saved.history_of("u333")
 
 
+def test_histories_of_many_users(saved, monkeypatch):
+    # Comparing an unknown id with all known ones is for the message of history_of alone.
+    monkeypatch.setattr("difflib.get_close_matches", None)
+    asked = ["u33", "u333", "u0", *(f"x{n}" for n in range(1000))]
+    histories = saved.histories_of(asked)
+    assert histories == {user: saved.history_of(user) for user in ("u33", "u0")}
+    assert saved.histories_of(["u333"]) == {} == saved.histories_of([])
+
+
 def moved(saved, **manifest):
     items = pd.DataFrame({"item_id": saved.item_ids})
     return SavedModel(saved.folder, saved._loaded, saved.manifest | manifest, items)

@@ -70,12 +70,12 @@ def recommend(
             raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
         from tfllmrec.data.readers import read_ids
 
-        people, report = read_ids(users, config_of_files(None, None, None, overrides).config.data)
+        user_ids, report = read_ids(users, config_of_files(None, None, None, overrides).config.data)
         for line in report.lines():
             note(line)
         with working():
             model = open_model(saved_model)
-            summary = recommend_to_file(model, people, out, excluded, k, **filters(model, allow, category))
+            summary = recommend_to_file(model, user_ids, out, excluded, k, **filters(model, allow, category))
         if json:
             print_json(summary)
         return
@@ -92,7 +92,7 @@ def recommend(
 
 def recommend_to_file(
     model: SavedModel,
-    people: Sequence[str],
+    user_ids: Sequence[str],
     out: Path,
     exclude: list[str],
     k: int,
@@ -110,13 +110,13 @@ def recommend_to_file(
       ConfigError: the file cannot be written.
     """
     unknown = unknown_ids(model, exclude)
-    histories = model.histories_of(people)
-    without_data = [person for person in people if person not in histories]
+    histories = model.histories_of(user_ids)
+    without_data = [user for user in user_ids if user not in histories]
     if not histories:
         try:
-            model.history_of(people[0])
+            model.history_of(user_ids[0])
         except DataError as error:  # which names the ids that are near
-            raise DataError(f"none of the {len(people):,} users can be answered; the first one: {error}") from None
+            raise DataError(f"none of the {len(user_ids):,} users can be answered; the first one: {error}") from None
 
     answered = list(histories)
     rows = 0
@@ -125,7 +125,7 @@ def recommend_to_file(
         with _writer(partial, parquet=out.suffix == ".parquet") as write:
             for start in range(0, len(answered), BATCH):
                 some = answered[start : start + BATCH]
-                past, ratings = zip(*(histories[person] for person in some), strict=True)
+                past, ratings = zip(*(histories[user] for user in some), strict=True)
                 # Either the data has ratings, and every user has a list of them, or no user has.
                 rated = None if ratings[0] is None else ratings
                 n = len(some)
@@ -161,8 +161,8 @@ def _writer(path: Path, parquet: bool) -> Iterator[Callable[[list[str], list[lis
         schema = pa.schema([(USER, pa.string()), (RANK, pa.int32()), (ITEM, pa.string()), (SCORE, pa.float32())])
         with ParquetWriter(path, schema) as file:
 
-            def write(people: list[str], lists: list[list[Recommendation]]) -> int:
-                rows = _rows(people, lists)
+            def write(user_ids: list[str], lists: list[list[Recommendation]]) -> int:
+                rows = _rows(user_ids, lists)
                 file.write_table(pa.Table.from_pylist(rows, schema))
                 return len(rows)
 
@@ -170,17 +170,17 @@ def _writer(path: Path, parquet: bool) -> Iterator[Callable[[list[str], list[lis
     else:
         with path.open("w", encoding="utf-8") as lines:
 
-            def write(people: list[str], lists: list[list[Recommendation]]) -> int:
-                rows = _rows(people, lists)
+            def write(user_ids: list[str], lists: list[list[Recommendation]]) -> int:
+                rows = _rows(user_ids, lists)
                 lines.writelines(json_format.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
                 return len(rows)
 
             yield write
 
 
-def _rows(people: list[str], lists: list[list[Recommendation]]) -> list[dict[str, Any]]:
+def _rows(user_ids: list[str], lists: list[list[Recommendation]]) -> list[dict[str, Any]]:
     return [
-        {USER: person, RANK: rank, ITEM: item.item_id, SCORE: float(item.score)}
-        for person, items in zip(people, lists, strict=True)
+        {USER: user, RANK: rank, ITEM: item.item_id, SCORE: float(item.score)}
+        for user, items in zip(user_ids, lists, strict=True)
         for rank, item in enumerate(items, start=1)
     ]

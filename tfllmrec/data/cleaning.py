@@ -39,7 +39,7 @@ _INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
 class _Rows:
-    """Which rows of a raw table still stand; a row that falls is counted once, under its first reason."""
+    """The rows of a raw table that are still kept; a dropped row is counted once, under its first reason."""
 
     def __init__(self, raw: RawTable, report: CleaningReport):
         self.raw, self.report = raw, report

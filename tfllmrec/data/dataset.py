@@ -200,7 +200,7 @@ class Dataset:
         return dataset
 
     def describe(self) -> dict[str, Any]:
-        """Figures to know the data by, as plain JSON types.
+        """Figures that describe the data, as plain JSON types.
 
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are

@@ -23,14 +23,14 @@ _TRAIN, _VALIDATION, _TEST, _HISTORY, _UNUSED = range(5)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Events to learn from, and queries to be measured by.
+    """Training events, and the validation and test queries.
 
     Attributes:
-      dataset: what was divided.
+      dataset: the divided data set.
       kind: ``leave_last_out``, ``global_time``, ``cold_items``, ``cold_users`` or ``random``; never ``auto``.
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
-      validation: queries to choose settings by.
-      test: queries to report.
+      validation: queries on which settings are chosen.
+      test: queries of the reported figures.
     """
 
     dataset: Dataset

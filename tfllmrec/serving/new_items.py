@@ -70,11 +70,11 @@ class GrownCatalogue:
 
 
 def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell: Tell) -> GrownCatalogue:
-    """Reads new items, and encodes those that are new or whose text is.
+    """Reads a file of items, and encodes the new items and the items with a new text.
 
-    The file is read as the training catalogue was: its columns are mapped and cleaned alike, and put into the template
-    of the run; columns that the run does not have are left out. Of an item that the run knows, each value that the file
-    has takes the place of the old one; what it leaves empty stays. Its training events and its learned id stay too.
+    The file is read like the training catalogue: its columns are mapped and cleaned in the same way and inserted into
+    the run's template; columns that the run does not have are left out. For an item that the run knows, each value in
+    the file replaces the old one; an empty value replaces nothing. The item keeps its training events and learned id.
 
     Args:
       run: complete.

@@ -141,10 +141,11 @@ class Run:
             raise ModelError(f"{self.folder}/vectors.npy cannot be read ({error}): fit again.") from error
 
     def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
-        """What reads texts as the run's items were read; made now where the run has not come so far.
+        """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
 
         Raises:
-          ConfigError, DataError, ModelError: it cannot be had, is missing from a complete run, or is another by now.
+          ConfigError, DataError, ModelError: the encoder cannot be loaded or trained, is missing from a complete run,
+            or is not the one that encoded the items.
         """
         from tfllmrec.training.text_tower import prepared_encoder
 
@@ -167,16 +168,16 @@ class Run:
         return encoder
 
     def query_encoder(self, encoder: TextEncoder, tell: Tell = to_stderr) -> TextEncoder | Student:
-        """What reads queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
+        """The encoder of queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
 
-        The tower is made now where the run has none yet.
+        The tower is trained now if the run has none yet.
 
         Args:
           encoder: the run's own, see :meth:`text_encoder`.
           tell: called with a line for each step.
 
         Raises:
-          DataError, ModelError: it cannot be made, or is not of this encoder.
+          DataError, ModelError: the tower cannot be trained, or belongs to another encoder.
         """
         from tfllmrec.text.store import VectorStore
         from tfllmrec.training.query_encoder import prepared_query_encoder
@@ -505,9 +506,9 @@ def _intervals(result: Result) -> dict[str, list[float]]:
 
 
 def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
-    """The items' text vectors, float32 ``[N, Dt]``; from the run folder, else from the vector store, else encoded now.
+    """The items' text vectors, float32 ``[N, Dt]``: read from the run folder or the vector store, or encoded now.
 
-    The template that is used is filled into ``config``.
+    The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
     """
     from tfllmrec.text.store import VectorStore, encode_items
 
@@ -549,7 +550,7 @@ def _record(
     earlier: dict[str, Any],
     ranking: RankingRecord | None = None,
 ) -> dict[str, Any]:
-    """What ``run.json`` holds; time and memory count those of an ``earlier`` process that ended after the training."""
+    """The content of ``run.json``; time and memory include an ``earlier`` process that ended after the training."""
 
     def installed(package: str) -> str | None:
         try:

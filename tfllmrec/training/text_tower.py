@@ -316,14 +316,13 @@ def tune_tower(
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:
-    """The encoder of a config as it is to read the catalogue: pretrained and tuned where the config says so.
+    """The encoder that a config asks for, pretrained and tuned where the config says so.
 
-    What has been done is in ``folder``, and is done only once.
+    Each step is done once; its result is stored in ``folder``.
 
     Args:
-      folder: of the tower; ``encoder/``, a Hub SavedModel, is what pretraining has made, ``tuned.safetensors`` what
-        tuning has trained.
-      split: only its training events and its validation queries are looked at.
+      folder: of the tower; pretraining writes ``encoder/``, a Hub SavedModel, and tuning ``tuned.safetensors``.
+      split: only its training events, its validation queries and its ``items`` are used.
       template: of the items' texts.
 
     Raises:
