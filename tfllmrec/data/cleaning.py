@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,21 +10,23 @@ import pandas as pd
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ORDER, RATING, TAG, TAGS, TIMESTAMP, TITLE, USER
 from tfllmrec.config import DataConfig
 from tfllmrec.data.findings import Action, CleaningReport
+from tfllmrec.data.ids import lists, one_event_per_item, read_ids
 from tfllmrec.data.item_text import category_text, strip_html
+from tfllmrec.data.ratings import unrated_values
 from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
+from tfllmrec.data.times import times
+from tfllmrec.data.values import MISSING, numbers, strings
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 TAGS_PER_ITEM = 20
-_INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
 class _Rows:
     """Which rows of a raw table still stand; a row that falls is counted once, under its first reason."""
 
-    def __init__(self, raw: RawTable, report: CleaningReport):
-        self.raw, self.report = raw, report
+    def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
+        self.raw, self.config, self.report = raw, config, report
         self.keep = np.ones(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
         self.unreadable = raw.unreadable
@@ -34,14 +36,35 @@ class _Rows:
             self.rows_in += f.count if f.action == "dropped" else 0
 
     def ids(self, column: str) -> pd.Series:
-        """A column of ids as strings. Where a tool wrote every one as a float (``7.0``), it is an integer again."""
-        ids = strings(self.raw.frame[column])
-        present = ~ids.isin(MISSING)
-        distinct = pd.Series(ids[present].unique(), dtype="str")
-        if len(distinct) and distinct.str.fullmatch(_INTEGRAL_FLOAT).all():
-            self.note(present.to_numpy(), f"{column} is an integer written as a float", "repaired", column)
-            ids = ids.mask(present, ids.str.partition(".")[0])
-        return ids
+        """A column of ids as strings; integers that a program wrote as floats (``7.0``) are integers again.
+
+        Raises:
+          DataError: a cell is a list, or an id is too large a float to be exact and ``data.inexact_ids`` is refuse.
+        """
+        values = self.raw.frame[column]
+        if (cells := lists(values)) is not None:
+            row = next(i for i, cell in enumerate(cells) if cell is not None)
+            raise DataError(
+                f"{self.raw.example(row, column)}: expected one {column}, found a list. Write one in each row."
+            )
+        ids = read_ids(values)
+        if ids.inexact.any() and self.config.inexact_ids == "refuse":
+            raise DataError(
+                f"{self.raw.example(int(ids.inexact.argmax()), column)}: the {column} is a rounded number, as "
+                f"{int(ids.inexact.sum()):,} of {len(values):,} are. A float is exact only below 2**53 and to the "
+                "digits shown, so different ids may have become one when the file was written. Export the ids as text "
+                "or as integers, or set data.inexact_ids to accept to read them as they are."
+            )
+        findings: tuple[tuple[np.ndarray, str, Action], ...] = (
+            (ids.inexact, "is a rounded number: different ids may have become one", "kept"),
+            (ids.written_as_float, "is an integer written as a float", "repaired"),
+            (ids.fractional, "is a number with a fraction; if ids are no numbers, export them as text", "kept"),
+            (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
+            (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
+        )
+        for mask, what, action in findings:
+            self.note(mask, f"{column} {what}", action, column)
+        return ids.text
 
     def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
         mask = mask & self.keep
@@ -96,22 +119,26 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
     """
-    rows = _Rows(raw, report)
+    raw = one_event_per_item(raw)
+    rows = _Rows(raw, config, report)
     ids = {}
     for column in (USER, ITEM):
         ids[column] = rows.ids(column)
         rows.drop_unreadable(ids[column].isin(MISSING).to_numpy(), f"no {column}", column)
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
-    rating, bad = numbers(raw.frame.get(RATING, nothing))
+    rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
     rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is no number", RATING)
-    order, bad = numbers(raw.frame.get(ORDER, nothing))
+    order, bad = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
     rows.drop_unreadable(bad, "the order is no number", ORDER)
-    seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
-    rows.drop_unreadable(bad, "the time is neither a number nor a date", TIMESTAMP)
+    at = raw.frame.get(TIMESTAMP, nothing)
+    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
+    what = f"the time does not fit data.time_format = {config.time_format}"
+    what = "the time is neither a number nor a date" if config.time_format == "auto" else what
+    rows.drop_unreadable(bad, what, TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
 
-    seconds = mend_clock(seconds, rows.note)
+    rating = _without_unrated(rating, config, rows)
     key, ordered_by = _order_key(order, seconds, rows)
 
     user, _ = pd.factorize(ids[USER])
@@ -155,6 +182,17 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
     return events, ordered_by
 
 
+def _without_unrated(rating: np.ndarray, config: DataConfig, rows: _Rows) -> np.ndarray:
+    """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
+    kept = np.where(rows.keep, rating, np.nan)
+    for value in unrated_values(kept) if config.unrated is None else config.unrated:
+        what = f"the rating {value:g} means 'not rated'"
+        what += " by data.unrated" if config.unrated is not None else ": it is not on the scale of all others"
+        rows.note(kept == value, f"{what} (data.unrated: [] keeps it)", "repaired", RATING)
+        rating = np.where(rating == value, np.nan, rating)
+    return rating
+
+
 def _order_key(order: np.ndarray, seconds: np.ndarray, rows: _Rows) -> tuple[np.ndarray | None, str | None]:
     for key, column in ((order, ORDER), (seconds, TIMESTAMP)):
         present = ~np.isnan(key) & rows.keep
@@ -188,7 +226,7 @@ def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd
 
 
 def _clean_entities(raw: RawTable, key: str, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    rows = _Rows(raw, report)
+    rows = _Rows(raw, config, report)
     ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
@@ -247,7 +285,7 @@ def join_tags(items: pd.DataFrame, raw: RawTable, config: DataConfig, report: Cl
 
     Tags that differ only in case are one, in the spelling that came first; ties stay in file order.
     """
-    rows = _Rows(raw, report)
+    rows = _Rows(raw, config, report)
     tagged = pd.DataFrame({ITEM: rows.ids(ITEM).to_numpy(), TAG: strings(raw.frame[TAG]).to_numpy()})
     rows.drop_unreadable(tagged[ITEM].isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
     rows.drop(tagged[TAG].isin(MISSING).to_numpy(), "no tag", TAG)

@@ -33,7 +33,7 @@ from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import EVENT_COLUMNS, ITEM_COLUMNS, check_mapped, check_mapping, name_columns
 from tfllmrec.data.tables import read_table
-from tfllmrec.data.values import mend_clock, times
+from tfllmrec.data.times import times
 from tfllmrec.errors import ConfigError, DataError
 
 _LONG_AGO = 788_918_400.0  # 1995: seconds since 1970 that are more are taken for times
@@ -236,7 +236,7 @@ def _hint_of_time(raw: RawTable) -> str:
     for name in raw.frame.columns:
         if name in raw.names:
             continue
-        seconds = mend_clock(times(raw.frame[name])[0], lambda *told: None)
+        seconds = times(raw.frame[name])[0]
         if np.mean((seconds > _LONG_AGO) & (seconds < time.time() + 86_400)) > 0.9:
             mapping = shlex.quote(f"data.columns.timestamp_s={name}")
             return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"
