@@ -72,11 +72,15 @@ def read_ids(values: pd.Series) -> Ids:
     elif whole.any():
         text = text.mask(whole, pd.Series(np.append(integers, "")[codes], index=text.index, dtype="str"))
     inexact = (typed & (np.abs(floats) >= limit)) | (~typed & rows(is_inexact))
-    unpadded = texts.str.replace(r"^0+([0-9])", r"\1", regex=True)
-    padded = texts.str.fullmatch("0[0-9]+") & unpadded.isin(texts)
-    of_two_types = is_text & text.isin(text[~is_text]).to_numpy() & (codes >= 0)
+    padded = texts.str.fullmatch("0[0-9]+").to_numpy(bool, copy=True)
+    if padded.any():
+        known = set(texts)
+        padded[padded] = [(t.lstrip("0") or "0") in known for t in texts[padded]]
+    of_two_types = is_text & (codes >= 0)
+    if of_two_types.any():
+        of_two_types &= np.isin(codes, codes[~is_text])
     written_as_float = (whole | (typed & (floats == np.floor(floats)))) & ~inexact
-    return Ids(text, written_as_float, inexact, fractional, rows(padded.to_numpy(bool)), of_two_types)
+    return Ids(text, written_as_float, inexact, fractional, rows(padded), of_two_types)
 
 
 def _floats(values: pd.Series) -> tuple[np.ndarray, float, np.ndarray]:
@@ -125,7 +129,7 @@ def lists(values: pd.Series) -> np.ndarray | None:
     """
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
-        possible = values.str.match(r"\s*[\[(]").fillna(False).to_numpy(bool)
+        possible = values.fillna("").str.strip().str.startswith(_OPEN).to_numpy(bool)
     elif values.dtype == object:
         possible = np.array([isinstance(v, _LISTS) or (isinstance(v, str) and v.lstrip()[:1] in _OPEN) for v in values])
     else:
