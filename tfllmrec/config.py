@@ -43,6 +43,20 @@ class DataConfig(Section):
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
     )
     encoding: str = "utf-8"
+    time_format: str = Field(
+        default="auto",
+        description="How the times of events are written: a strptime pattern (%d/%m/%Y), a unit (epoch_s, epoch_ms, "
+        "epoch_us, epoch_ns, epoch_d, excel, dotnet, filetime, webkit), or auto: recognised.",
+    )
+    inexact_ids: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="What happens to ids that are floats beyond 2**53 or rounded (7.65612E+16): several ids may have "
+        "become one when the file was written.",
+    )
+    unrated: list[float] | None = Field(
+        default=None,
+        description="Ratings that mean 'not rated'; auto: 0 or -1 outside of a scale such as 1 to 5; []: none.",
+    )
     repeats: Literal["last", "first", "all"] = Field(
         default="last",
         description="Which of several events of a user and item to keep. The strongest kind of event goes first: a "

@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
@@ -172,22 +173,124 @@ def test_min_user_events_counts_what_is_left():
 
 @pytest.mark.parametrize(("unit", "factor"), [("milli", 10**3), ("micro", 10**6), ("nano", 10**9)])
 def test_times_in_other_units_are_repaired(unit, factor):
-    data = made([("u", "a", 1, 1393372800), ("u", "b", 1, 1393372801 * factor)])
+    data = made([("u", "a", 1, 1393372800 * factor), ("u", "b", 1, 1393372801 * factor)])
     assert data.events[TIMESTAMP].tolist() == [1393372800, 1393372801]
-    assert finding(data, f"{unit}seconds").count == 1
+    assert finding(data, f"{unit}seconds").count == 2
 
 
 def test_milliseconds_are_told_from_seconds_as_far_back_as_1973():
     # 1e11 s would be the year 5138; 1e11 ms is March 1973.
-    assert made([("u", "a", 1, 1e11), ("u", "b", 1, 1e11 - 1)]).events[TIMESTAMP].tolist() == [1e8, 1e11 - 1]
+    assert made([("u", "a", 1, 1e11), ("u", "b", 1, 1e11 + 1)]).events[TIMESTAMP].tolist() == [1e8, 1e8 + 0.001]
+    assert made([("u", "a", 1, 1e11 - 2), ("u", "b", 1, 1e11 - 1)]).events[TIMESTAMP].tolist() == [1e11 - 2, 1e11 - 1]
 
 
-def test_negative_times_are_unknown_and_times_to_come_are_kept():
-    data = made([("u", "a", 1, -1), ("u", "b", 1, 10), ("u", "c", 1, 9_000_000_000)])
+def test_times_that_are_unknown_and_times_to_come():
+    data = made([("u", "a", 1, -1), ("u", "b", 1, 1393372800), ("u", "c", 1, 9_000_000_000)])
     assert data.events.item_id.tolist() == ["b", "c"]
-    assert finding(data, "negative").action == "repaired"
+    assert finding(data, "the time is -1").action == "repaired"
     assert finding(data, "future").action == "kept"
     assert data.report.rows_in["events"] == data.report.rows_kept["events"] + data.report.dropped("events")
+
+
+def test_times_before_1970_keep_their_order():
+    data = made([("u", "a", 1, "1969-07-20"), ("u", "b", 1, "1912-04-15"), ("u", "c", 1, "2014-05-26")])
+    assert data.events.item_id.tolist() == ["b", "a", "c"]
+
+
+def test_a_time_format_that_does_not_fit():
+    rows = [("u", "a", 1, "03/04/2014"), ("u", "b", 1, "05/06/2014"), ("u", "c", 1, "13/06/2014")]
+    data = made(rows, time_format="%d/%m/%Y")
+    assert data.events.item_id.tolist() == ["a", "b", "c"]
+    with pytest.raises(DataError, match=r"table:2, .*'13/06/2014': the time does not fit data.time_format = %m/%d/%Y"):
+        made(rows, time_format="%m/%d/%Y", max_bad_rows=0.1)
+
+
+def test_numbers_in_other_locales_are_read_and_told():
+    data = made([("u", "a", "4,5", 1), ("u", "b", "3", 2)])
+    assert data.events[RATING].tolist() == [4.5, 3]
+    assert finding(data, "a decimal comma").example == "events table:0, column 'rating': '4,5'"
+
+
+@pytest.mark.parametrize("unrated", [0, -1])
+def test_ratings_outside_the_scale_are_none(unrated):
+    rows = [("u", str(i), rating, i) for i, rating in enumerate([1, 2, unrated, 3, 4, unrated, 5])]
+    data = made(rows)
+    assert np.isnan(data.events[RATING]).tolist() == [False, False, True, False, False, True, False]
+    assert finding(data, f"the rating {unrated} means 'not rated'").count == 2
+    assert made(rows, unrated=[]).events[RATING].tolist()[2] == unrated
+    assert np.isnan(made(rows, unrated=[5]).events[RATING]).tolist()[-1]
+
+
+def test_real_scales_stay():
+    for scale in ([0, *np.arange(0.5, 5.5, 0.5)], [-1, 0, 1], [0, 1], [-1, 1]):
+        data = made([("u", str(i), rating, i) for i, rating in enumerate(scale)])
+        assert data.events[RATING].tolist() == [*scale]
+        assert not [f for f in data.report.findings if "not rated" in f.what]
+
+
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_large_ids_stay_different_next_to_a_missing_one(column):
+    ids = pa.array([76561197970982401, 76561197970982402, 76561197970982403, None], pa.uint64())
+    for cells in (
+        pd.array(ids, dtype=pd.ArrowDtype(pa.uint64())),
+        pd.array(ids.to_pylist(), dtype="UInt64"),
+        ids.to_pylist(),
+    ):
+        other = "item" if column == "user" else "user"
+        frame = pd.DataFrame({column: pd.Series(cells, dtype=getattr(cells, "dtype", object)), other: list("abcd")})
+        data = dataset_from_frames(frame, config=DataConfig(max_bad_rows=1))
+        assert data.events[f"{column}_id"].tolist() == [f"7656119797098240{i}" for i in (1, 2, 3)]
+
+
+def test_ids_beyond_the_precision_of_floats_are_refused():
+    rows = [("u", 5.0, 1, 1), ("u", 7.65611979709824e16, 1, 2), ("u", 7.65611979709825e16, 1, 3)]
+    expected = r"table:1, column 'item': .*the item_id is a rounded number, as 2 of 3 are.*Export.*data\.inexact_ids"
+    with pytest.raises(DataError, match=expected):
+        made(rows)
+    data = made(rows, inexact_ids="accept")
+    assert data.events.item_id.tolist() == ["5", "76561197970982400", "76561197970982496"]
+    assert finding(data, "item_id is a rounded number").count == 2
+    assert finding(data, "item_id is an integer written as a float").count == 1
+    with pytest.raises(DataError, match=r"items table:0, .*the item_id is a rounded number"):
+        made([("u", "a", 1, 1)], items=pd.DataFrame({"item_id": ["7.65612E+16"], "title": ["x"]}))
+
+
+def test_a_float_and_an_integer_are_one_item():
+    data = made([("u", "16", 1, 1), ("v", "16.0", 2, 2), ("v", "007", 3, 3), ("v", "7", 4, 4)])
+    assert data.events.item_id.tolist() == ["16", "16", "007", "7"]
+    assert finding(data, "item_id is an integer written as a float").count == 1
+    assert finding(data, "leading zeros").count == 1
+
+
+def test_ids_with_fractions_are_told():
+    data = made([("u", 1.25, 1, 1), ("u", 2.5, 2, 2)])
+    assert data.events.item_id.tolist() == ["1.25", "2.5"]
+    assert finding(data, "item_id is a number with a fraction").count == 2
+
+
+@pytest.mark.parametrize("cell", [["c", "a", "b"], '["c","a","b"]'])
+def test_lists_of_items_are_events_in_their_order(cell):
+    data = made([("u", cell, 5, 10), ("u", "d", 4, 10), ("u", "e", 4, 5)])
+    assert data.events.item_id.tolist() == ["e", "c", "a", "b", "d"]
+    assert data.events[TIMESTAMP].tolist() == [5, 10, 10, 10, 10]
+    assert finding(data, "read as one event for each of its items, 3 together").count == 1
+    assert data.report.rows_in["events"] == data.report.rows_kept["events"] == 5
+
+
+def test_a_missing_item_in_a_list_is_dropped_and_counted():
+    data = made([("u", ["a", None, "b"], 5, 10), ("u", [], 5, 11)])
+    assert data.events.item_id.tolist() == ["a", "b"]
+    assert finding(data, "no item_id").count == 2
+    assert data.report.rows_in["events"] == 4
+
+
+@pytest.mark.parametrize("cell", [["a", "b"], '["a"]', ("a",)])
+def test_lists_elsewhere_are_refused(cell):
+    with pytest.raises(DataError, match=r"events table:1, column 'user': .*expected one user_id, found a list"):
+        made([("u", "a", 1, 1), (cell, "b", 1, 2)])
+    items = pd.DataFrame({"item_id": ["a", cell], "title": ["A", "B"]})
+    with pytest.raises(DataError, match=r"items table:1, .*expected one item_id, found a list"):
+        made([("u", "a", 1, 1)], items=items)
 
 
 def test_unreadable_values_are_dropped_with_an_example():
@@ -292,7 +395,7 @@ def test_users_without_events_are_dropped_and_strangers_added():
 
 
 def test_report_round_trip_and_lines():
-    report = made([("u", "a", "x", 1), ("u", "b", 1, 2), ("u", "c", 2, 3)]).report
+    report = made([("u", "a", "x", 1e9), ("u", "b", 1, 1e9 + 1), ("u", "c", 2, 1e9 + 2)]).report
     assert CleaningReport.from_dict(report.as_dict()) == report
     plain = report.as_dict()
     del plain["sources"], plain["tied_users"]  # reports saved before there were any

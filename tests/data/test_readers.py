@@ -214,6 +214,58 @@ def test_parquet_keeps_large_ids_and_reads_dates(tmp_path):
     assert data.items.categories.tolist() == ["A|B", ""]
 
 
+BIG_IDS = [76561197970982401, 76561197970982402, 76561197970982403, None]  # equal as float64
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.uint64(), pa.int64(), pa.decimal128(20, 0), pa.string(), pa.large_string()),
+        *(pa.dictionary(pa.int32(), pa.int64()), pa.dictionary(pa.int8(), pa.string())),
+    ],
+    ids=str,
+)
+def test_parquet_keeps_every_digit_of_ids(tmp_path, kind):
+    values = getattr(kind, "value_type", kind)
+    ids = pa.array([str(i) if i and "string" in str(values) else i for i in BIG_IDS], values)
+    ids = ids.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else ids
+    table = pa.table({"user_id": ids, "item_id": ids.take(pa.array([2, 1, 0, 0])), "time": [1e9, 1e9, 1e9, 1e9]})
+    parquet.write_table(table, tmp_path / "events.parquet")
+    data = read(tmp_path, max_bad_rows=1)
+    assert data.events.user_id.tolist() == [str(i) for i in BIG_IDS[:3]]
+    assert data.events.item_id.tolist() == [str(i) for i in BIG_IDS[2::-1]]
+
+
+def test_parquet_lists_of_items(tmp_path):
+    lists = pa.array([[BIG_IDS[1], BIG_IDS[0]], [7]], pa.list_(pa.int64()))
+    parquet.write_table(pa.table({"user_id": ["u", "u"], "item_id": lists, "rating": [5, 3]}), tmp_path / "e.parquet")
+    data = read(tmp_path, events="e.parquet")
+    assert data.events.item_id.tolist() == [str(BIG_IDS[1]), str(BIG_IDS[0]), "7"]
+    assert data.events[RATING].tolist() == [5, 5, 3]
+
+
+def test_json_keeps_every_digit_of_ids(tmp_path):
+    write(tmp_path, events_jsonl="\n".join(json.dumps({"user_id": i, "item_id": f"{i}"}) for i in BIG_IDS))
+    data = read(tmp_path, events="events.jsonl", max_bad_rows=1)
+    assert data.events.user_id.tolist() == data.events.item_id.tolist() == [str(i) for i in BIG_IDS[:3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [
+        ("e.jsonl", '{"user_id": 7.65619797e16, "item_id": "a"}\n', 1),
+        ("e.csv", "user_id,item_id\n1,a\n7.65611979709824e+16,a\n", 3),
+        ("e.csv", "user_id,item_id\n7.65612E+16,a\n", 2),
+        ("e.csv", "user_id,item_id\n76561197970982400.0,a\n", 2),
+    ],
+)
+def test_ids_that_are_rounded_floats_are_refused(tmp_path, name, content, row):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}:{row}, column 'user_id': .*is a rounded number.*data\.inexact_ids"):
+        read(tmp_path, events=name)
+    assert read(tmp_path, events=name, inexact_ids="accept").n_items == 1
+
+
 @pytest.mark.parametrize(
     ("columns", "found"),
     [

@@ -1,8 +1,11 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from tfllmrec.data.values import as_text, numbers, strings, times
+from tfllmrec.data.values import as_text, numbers, strings
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,11 @@ from tfllmrec.data.values import as_text, numbers, strings, times
         (np.array(["a", "b"], dtype=object), "a, b"),
         ([np.array([1, 2]), b"caf\xe9 \xe2\x9c\x93"], "1, 2, caf\ufffd ✓"),
         ({"\ud800": 1}, '{"?": 1}'),
+        (Decimal("76561197970982401"), "76561197970982401"),
+        (Decimal("7E+16"), "70000000000000000"),
+        (Decimal("16.00"), "16"),
+        (Decimal("1.50"), "1.50"),
+        (Decimal("NaN"), ""),
     ],
 )
 def test_as_text(value, text):
@@ -46,36 +54,69 @@ def test_numbers():
     assert bad.all()
 
 
+def arrow(values, kind):
+    plain = pa.array(values, kind.value_type).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values)
+    return pd.Series(pd.array(plain.cast(kind), dtype=pd.ArrowDtype(kind)))
+
+
+BIG = [76561197970982401, 76561197970982402]  # one apart: equal as float64
+
+
 @pytest.mark.parametrize(
-    "texts",
+    "column",
     [
-        ["2014-02-26", "2014-02-27"],
-        ["2014-02-26T00:00:00Z", "2014-02-27T01:00:00+01:00"],
-        ["02 26, 2014", "02 27, 2014"],
-        ["26-Feb-2014", "27-Feb-2014"],
-        ["Feb 26, 2014", "Feb 27, 2014"],
-        ["Wed Feb 26 00:00:00 +0000 2014", "Thu Feb 27 00:00:00 +0000 2014"],
-        ["02/26/2014", "02/27/2014"],
-        ["26/02/2014", "27/02/2014"],
-        ["26.02.2014", "27.02.2014"],
+        pd.Series([*BIG, None], dtype="Int64"),
+        pd.Series([*BIG, None], dtype="UInt64"),
+        pd.Series([*BIG, None], dtype=object),
+        pd.Series([Decimal(BIG[0]), Decimal(BIG[1]), None]),
+        pd.Series(pd.Categorical([*BIG, None])),
+        pd.Series(pd.Categorical(pd.array([*BIG, None], dtype="UInt64"))),
+        arrow([*BIG, None], pa.int64()),
+        arrow([*BIG, None], pa.uint64()),
+        arrow([*BIG, None], pa.decimal128(20, 0)),
+        arrow([*BIG, None], pa.dictionary(pa.int32(), pa.int64())),
+    ],
+    ids=lambda column: str(column.dtype)[:40],
+)
+def test_integers_of_every_type_keep_their_digits(column):
+    assert strings(column).tolist() == [*map(str, BIG), ""]
+
+
+def test_integers_beyond_int64_and_in_lists_keep_their_digits():
+    more = [2**64 + 1, 2**64 - 1]
+    assert strings(pd.Series([*more, None], dtype=object)).tolist() == [*map(str, more), ""]
+    assert strings(pd.Series(more[1:], dtype="uint64")).tolist() == [str(more[1])]
+    assert strings(arrow([[BIG[0], None], None], pa.list_(pa.int64()))).tolist() == [str(BIG[0]), ""]
+    assert strings(arrow(["a ", None], pa.string())).tolist() == ["a", ""]
+
+
+def read_numbers(*texts):
+    notes = []
+    values, bad = numbers(pd.Series(texts, dtype="str"), lambda rows, what, action: notes.append((rows.sum(), what)))
+    return values.tolist(), bad.any(), [note for note in notes if note[0]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["4,5", "3", "2,25"], [4.5, 3, 2.25]),
+        (["1.234,5", "1.234"], [1234.5, 1234]),
+        (["1 234,5", "0,5"], [1234.5, 0.5]),
+        (["1\u202f234,5", "-3,5"], [1234.5, -3.5]),
+        (["0,125", "1,234"], [0.125, 1.234]),
+        (["1,234.5", "3.5"], [1234.5, 3.5]),
+        (["1,234,567", "12"], [1234567, 12]),
+        (["12,34,567.5", "7"], [1234567.5, 7]),
+        (["1'234.5", "2"], [1234.5, 2]),
+        (["1,234", "2,345"], [1234, 2345]),
     ],
 )
-def test_times_of_date_strings(texts):
-    seconds, bad = times(pd.Series([*texts, "", "soon"], dtype="str"))
-    assert seconds[:2].tolist() == [1393372800, 1393372800 + 86400]
-    assert bad.tolist() == [False, False, False, True]
+def test_numbers_of_other_locales_are_read_by_the_whole_column(texts, values):
+    read, bad, notes = read_numbers(*texts)
+    assert read == values and not bad
+    assert len(notes) == 1 and ("decimal comma" in notes[0][1]) != ("separated by commas" in notes[0][1])
 
 
-def test_times_reads_the_whole_column_in_one_format():
-    # 03/04 could be March or April; 25/12 settles it for the column.
-    seconds, bad = times(pd.Series(["03/04/2014", "25/12/2014"], dtype="str"))
-    assert [pd.Timestamp(s, unit="s").month for s in seconds] == [4, 12]
-    assert not bad.any()
-
-
-def test_times_of_numbers_and_datetimes():
-    assert times(pd.Series(["881250949", "x", "881250950"], dtype="str"))[0][[0, 2]].tolist() == [881250949, 881250950]
-    seconds, bad = times(pd.Series(pd.to_datetime(["2014-02-26", None])))
-    assert seconds[0] == 1393372800 and np.isnan(seconds[1]) and not bad.any()
-    zoned = pd.Series(pd.to_datetime(["2014-02-26T01:00:00+01:00"]))
-    assert times(zoned)[0].tolist() == [1393372800]
+def test_plain_numbers_are_no_finding():
+    assert read_numbers("4.5", "1234.567", "1e3") == ([4.5, 1234.567, 1000], False, [])
+    assert read_numbers("4.5", "3.5", "4,5")[1]  # most cells have a dot: the one with a comma is unreadable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,25 +24,27 @@ from tfllmrec.columns import (
 from tfllmrec.config import DataConfig
 from tfllmrec.data.event_kinds import count_kinds, event_kinds
 from tfllmrec.data.findings import Action, CleaningReport
+from tfllmrec.data.ids import lists, one_event_per_item, read_ids
 from tfllmrec.data.item_text import strip_html, words_for_nothing
 from tfllmrec.data.names import category_names, names_in, read_name_column, structured_text
 from tfllmrec.data.order_checks import numbers_the_rows
+from tfllmrec.data.ratings import unrated_values
 from tfllmrec.data.raw_table import RawTable
 from tfllmrec.data.recognition import plain_name
 from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
-from tfllmrec.data.values import MISSING, mend_clock, numbers, strings, times
+from tfllmrec.data.times import times
+from tfllmrec.data.values import MISSING, numbers, strings
 from tfllmrec.errors import DataError
 
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwise, and so changes published figures
-_INTEGRAL_FLOAT = re.compile(r"-?[0-9]+\.0+")
 
 
 class _Rows:
     """The rows of a raw table that are still kept; a dropped row is counted once, under its first reason."""
 
-    def __init__(self, raw: RawTable, report: CleaningReport):
-        self.raw, self.report = raw, report
+    def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
+        self.raw, self.config, self.report = raw, config, report
         self.keep = np.ones(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
         self.unreadable = raw.unreadable
@@ -54,14 +56,35 @@ class _Rows:
             self.rows_in += f.count if f.action == "dropped" else 0
 
     def ids(self, column: str) -> pd.Series:
-        """A column of ids as strings. Where a tool wrote every one as a float (``7.0``), it is an integer again."""
-        ids = strings(self.raw.frame[column])
-        present = ~ids.isin(MISSING)
-        distinct = pd.Series(ids[present].unique(), dtype="str")
-        if len(distinct) and distinct.str.fullmatch(_INTEGRAL_FLOAT).all():
-            self.note(present.to_numpy(), f"{column} is an integer written as a float", "repaired", column)
-            ids = ids.mask(present, ids.str.partition(".")[0])
-        return ids
+        """A column of ids as strings; integers that a program wrote as floats (``7.0``) are integers again.
+
+        Raises:
+          DataError: a cell is a list, or an id is too large a float to be exact and ``data.inexact_ids`` is refuse.
+        """
+        values = self.raw.frame[column]
+        if (cells := lists(values)) is not None:
+            row = next(i for i, cell in enumerate(cells) if cell is not None)
+            raise DataError(
+                f"{self.raw.example(row, column)}: expected one {column}, found a list. Write one in each row."
+            )
+        ids = read_ids(values)
+        if ids.inexact.any() and self.config.inexact_ids == "refuse":
+            raise DataError(
+                f"{self.raw.example(int(ids.inexact.argmax()), column)}: the {column} is a rounded number, as "
+                f"{int(ids.inexact.sum()):,} of {len(values):,} are. A float is exact only below 2**53 and to the "
+                "digits shown, so different ids may have become one when the file was written. Export the ids as text "
+                "or as integers, or set data.inexact_ids to accept to read them as they are."
+            )
+        findings: tuple[tuple[np.ndarray, str, Action], ...] = (
+            (ids.inexact, "is a rounded number: different ids may have become one", "kept"),
+            (ids.written_as_float, "is an integer written as a float", "repaired"),
+            (ids.fractional, "is a number with a fraction; if ids are no numbers, export them as text", "kept"),
+            (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
+            (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
+        )
+        for mask, what, action in findings:
+            self.note(mask, f"{column} {what}", action, column)
+        return ids.text
 
     def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
         mask = mask & self.keep
@@ -121,22 +144,26 @@ def clean_events(
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
     """
-    rows = _Rows(raw, report)
+    raw = one_event_per_item(raw)
+    rows = _Rows(raw, config, report)
     ids = {}
     for column in (USER, ITEM):
         ids[column] = rows.ids(column)
         rows.drop_unreadable(ids[column].isin(MISSING).to_numpy(), f"no {column}", column)
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
-    rating, bad = numbers(raw.frame.get(RATING, nothing))
+    rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
     rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is no number", RATING)
-    order, bad = numbers(raw.frame.get(ORDER, nothing))
+    order, bad = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
     rows.drop_unreadable(bad, "the order is no number", ORDER)
-    seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
-    rows.drop_unreadable(bad, "the time is neither a number nor a date", TIMESTAMP)
+    at = raw.frame.get(TIMESTAMP, nothing)
+    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
+    what = f"the time does not fit data.time_format = {config.time_format}"
+    what = "the time is neither a number nor a date" if config.time_format == "auto" else what
+    rows.drop_unreadable(bad, what, TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
 
-    seconds = mend_clock(seconds, rows.note)
+    rating = _without_unrated(rating, config, rows)
     ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
     kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
     if EVENT_KIND in raw.names:
@@ -190,6 +217,17 @@ def clean_events(
         }
     )
     return events, ordered_by, tied[keep]
+
+
+def _without_unrated(rating: np.ndarray, config: DataConfig, rows: _Rows) -> np.ndarray:
+    """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
+    kept = np.where(rows.keep, rating, np.nan)
+    for value in unrated_values(kept) if config.unrated is None else config.unrated:
+        what = f"the rating {value:g} means 'not rated'"
+        what += " by data.unrated" if config.unrated is not None else ": it is not on the scale of all others"
+        rows.note(kept == value, f"{what} (data.unrated: [] keeps it)", "repaired", RATING)
+        rating = np.where(rating == value, np.nan, rating)
+    return rating
 
 
 def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: _Rows) -> None:
@@ -317,7 +355,7 @@ def _clean_entities(
     raw: RawTable, key: str, config: DataConfig, report: CleaningReport
 ) -> tuple[_Rows, dict[str, pd.Series]]:
     """The rows of a table of items or users with a readable id of their own, and the column of ids."""
-    rows = _Rows(raw, report)
+    rows = _Rows(raw, config, report)
     ids = rows.ids(key)
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
@@ -444,20 +482,20 @@ def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: C
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
     """
-    rows = _Rows(raw, report)
+    rows = _Rows(raw, config, report)
     nothing = pd.Series("", index=raw.frame.index, dtype="str")
     user = rows.ids(USER) if USER in raw.frame else nothing
     item = rows.ids(ITEM)
     names = pd.Series([names_in(value, commas=False) for value in raw.frame[TAG].astype(object)], dtype=object)
     rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
     rows.drop(~names.astype(bool).to_numpy(), "no tag", TAG)
-    seconds, bad = times(raw.frame.get(TIMESTAMP, nothing))
+    at = raw.frame.get(TIMESTAMP, nothing)
+    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
     rows.check_unreadable(config.max_bad_rows)
     rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
     text = strings(raw.frame[TAG])
     rows.note((text.map(strip_html) != text).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
     rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
-    seconds = mend_clock(np.where(bad, np.nan, seconds), rows.note)
     if not np.isfinite(seconds[rows.keep]).any():
         rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
     rows.finish()

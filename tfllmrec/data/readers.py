@@ -45,8 +45,8 @@ from tfllmrec.data.recognition import (
 )
 from tfllmrec.data.tables import read_table
 from tfllmrec.data.tags import no_tags
+from tfllmrec.data.times import times
 from tfllmrec.data.titles import usable_titles
-from tfllmrec.data.values import mend_clock, times
 from tfllmrec.errors import ConfigError, DataError
 
 _LONG_AGO = 788_918_400.0  # 1995: seconds since 1970 that are more are taken for times
@@ -314,7 +314,7 @@ def _hint_of_time(raw: RawTable) -> str:
     for name in raw.frame.columns:
         if name in raw.names:
             continue
-        seconds = mend_clock(times(raw.frame[name])[0], lambda *told: None)
+        seconds = times(raw.frame[name])[0]
         if np.mean((seconds > _LONG_AGO) & (seconds < time.time() + 86_400)) > 0.9:
             mapping = shlex.quote(f"data.columns.timestamp_s={name}")
             return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"

@@ -11,6 +11,7 @@ import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -350,15 +351,13 @@ def _read_json(path: Path, table: str, content: bytes, only: str | None) -> RawT
 
 
 def _read_parquet(path: Path, table: str, content: bytes) -> RawTable:
-    # Nullable integers: an id above 2**53 must not pass through a float because its neighbour is missing.
-    mapper = {
-        pa.string(): pd.StringDtype(na_value=np.nan),
-        pa.large_string(): pd.StringDtype(na_value=np.nan),
-        pa.int64(): pd.Int64Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-    }
+    def dtype(kind: pa.DataType) -> Any:
+        # Arrow's own values: an integer must not pass through a float because its neighbour is missing.
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return pd.StringDtype(na_value=np.nan) if is_text else pd.ArrowDtype(kind)
+
     try:
-        frame = pa.parquet.read_table(io.BytesIO(content)).to_pandas(types_mapper=mapper.get)
+        frame = pa.parquet.read_table(io.BytesIO(content)).to_pandas(types_mapper=dtype)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
     if frame.empty:

@@ -1,0 +1,175 @@
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tfllmrec.columns import ITEM, RATING, TIMESTAMP
+from tfllmrec.data.ids import lists, one_event_per_item, read_ids
+from tfllmrec.data.raw_table import RawTable
+from tfllmrec.errors import DataError
+
+
+def ids_of(*cells, dtype=None):
+    """The ids, and the names of the masks with their rows."""
+    ids = read_ids(pd.Series(cells, dtype=dtype))
+    masks = {name: np.flatnonzero(mask).tolist() for name, mask in vars(ids).items() if name != "text"}
+    return ids.text.tolist(), {name: rows for name, rows in masks.items() if rows}
+
+
+@pytest.mark.parametrize(
+    ("cells", "dtype", "texts", "written_as_float"),
+    [
+        (["16.0", "16", ""], "str", ["16", "16", ""], [0]),
+        (["16.", "17.00", "-3.0"], "str", ["16", "17", "-3"], [0, 1, 2]),
+        (["16.0", "B00X", "16"], "str", ["16", "B00X", "16"], [0]),
+        ([16.0, np.nan, 17.0], None, ["16", "", "17"], [0, 2]),
+        ([16.0, None, 17.0], "Float64", ["16", "", "17"], [0, 2]),
+        ([16.0, 16, "16.0", None], object, ["16", "16", "16", ""], [0, 2]),
+        ([2.0**53 - 1], None, ["9007199254740991"], [0]),
+        (["9007199254740991.0"], "str", ["9007199254740991"], [0]),
+        (["1.234567e+6", "7"], "str", ["1234567", "7"], [0]),
+        (["7.6561197E7"], "str", ["76561197"], [0]),  # Java
+        (["1e+05", "99999", "100001"], "str", ["100000", "99999", "100001"], [0]),  # R
+        (["1,5E+1", "16"], "str", ["15", "16"], [0]),  # a decimal comma
+    ],
+)
+def test_integers_written_as_floats(cells, dtype, texts, written_as_float):
+    found, masks = ids_of(*cells, dtype=dtype)
+    assert found == texts
+    assert masks.pop("written_as_float") == written_as_float
+    assert not masks or list(masks) == ["of_two_types"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "dtype", "inexact"),
+    [
+        ([7.65619797e16, 1], object, [0]),  # JSON
+        ([1e17 + 16, 1e17 + 32, np.nan], None, [0, 1]),  # Parquet
+        ([1e17, None], "Float64", [0]),
+        ([16777216.0, 5.0], "float32", [0]),
+        ([2048.0, 5.0], "float16", [0]),
+        ([np.inf, 5.0], None, [0]),
+        (["7.65611979709824e+16", "7.6561197970982403e+16"], "str", [0, 1]),
+        (["76561197970982400.0", "5"], "str", [0]),
+        (["7.65612E+16", "5"], "str", [0]),  # Excel
+        (["7,65612E+16", "5"], "str", [0]),
+        (["1.23457E+11", "12345"], "str", [0]),  # below 2**53, but with six of twelve digits
+        (["1.23457e+06", "999999"], "str", [0]),
+        (["1e+17", "5"], "str", [0]),
+    ],
+)
+def test_floats_that_may_have_been_several_ids(cells, dtype, inexact):
+    _, masks = ids_of(*cells, dtype=dtype)
+    assert masks["inexact"] == inexact
+
+
+def test_integers_are_exact_however_large():
+    big = [2**53 + 1, 2**64 + 1, -(2**60) - 1]
+    assert ids_of(*big, None, dtype=object) == ([*map(str, big), ""], {})
+    assert ids_of(*map(str, big), dtype="str") == ([*map(str, big)], {})
+    assert ids_of(Decimal(2**64 + 1), None, dtype=object) == ([str(2**64 + 1), ""], {})
+    arrow = pd.array(pa.array([2**53 + 1, None], pa.uint64()), dtype=pd.ArrowDtype(pa.uint64()))
+    assert read_ids(pd.Series(arrow)).text.tolist() == [str(2**53 + 1), ""]
+
+
+@pytest.mark.parametrize("name", ["12E4", "1e5", "2e-7", "1.2.3", "0x1F", "e+5", "1.5e"])
+def test_names_that_only_look_like_numbers(name):
+    assert ids_of(name, "x", dtype="str") == ([name, "x"], {})
+
+
+def test_fractions_are_told_and_keep_text_as_it_is():
+    assert ids_of("7.0", "7.5", dtype="str") == (["7.0", "7.5"], {"fractional": [1]})
+    assert ids_of(7.0, 7.5) == (["7", "7.5"], {"written_as_float": [0], "fractional": [1]})
+    assert ids_of(7, 7.5, dtype=object) == (["7", "7.5"], {"fractional": [1]})
+
+
+def test_leading_zeros_are_told_where_they_make_a_difference():
+    assert ids_of("007", "7", "08", dtype="str") == (["007", "7", "08"], {"zero_padded": [0]})
+
+
+def test_text_and_number_of_the_same_digits():
+    assert ids_of(16, "16", "17", dtype=object) == (["16", "16", "17"], {"of_two_types": [1]})
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        ["a", "b"],
+        ("a", "b"),
+        np.array(["a", "b"], dtype=object),
+        '["a","b"]',
+        " ['a', 'b'] ",
+        "('a', 'b')",
+        "['a' 'b']",  # NumPy as text
+        "['a'\n 'b']",
+        "[a, b]",
+    ],
+)
+def test_lists(cell):
+    assert lists(pd.Series([cell, None], dtype=object)).tolist() == [["a", "b"], None]
+
+
+@pytest.mark.parametrize("cell", ["a", "[REC]", "(500) Days", "[a, b] c", '{"a": 1}', "(a)", "[", "", 7, None, 1.5])
+def test_cells_that_are_no_lists(cell):
+    assert lists(pd.Series([cell, "x"], dtype=object)) is None
+
+
+def test_lists_keep_large_integers():
+    arrow = pa.array([[2**53 + 1, None]], pa.list_(pa.uint64()))
+    assert lists(pd.Series(pd.array(arrow, dtype=pd.ArrowDtype(arrow.type)))).tolist() == [[2**53 + 1, None]]
+    assert lists(pd.Series([f"[{2**53 + 1} 7]"], dtype="str")).tolist() == [[str(2**53 + 1), "7"]]
+
+
+def raw_of(**columns):
+    frame = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
+    rows = np.arange(1, len(frame) + 1)
+    return RawTable("events", "e.jsonl", frame, rows, np.ones_like(rows))
+
+
+def test_one_event_per_item():
+    raw = one_event_per_item(
+        raw_of(
+            user_id=["u", "v", "w"],
+            item_id=[["b", "a", "c"], "a", []],
+            rating=[[5, 4, 3], 2, None],
+            timestamp_s=[7, 8, 9],
+            page=["x", "y", "z"],
+        )
+    )
+    assert raw.frame[ITEM].tolist() == ["b", "a", "c", "a", None]
+    assert raw.frame["user_id"].tolist() == ["u", "u", "u", "v", "w"]
+    assert raw.frame[RATING].tolist() == [5, 4, 3, 2, None]
+    assert raw.frame[TIMESTAMP].tolist() == [7, 7, 7, 8, 9]
+    assert raw.frame["page"].tolist() == ["x", "x", "x", "y", "z"]
+    assert raw.rows.tolist() == [1, 1, 1, 2, 3] and len(raw.spans) == 5
+    (found,) = raw.findings
+    assert (found.count, found.action) == (2, "repaired")
+    assert "one event for each of its items" in found.what and found.example.startswith("e.jsonl:1, column 'item_id'")
+
+
+def test_a_table_without_lists_stays_as_it_is():
+    raw = raw_of(user_id=["u"], item_id=["a"], rating=[[1, 2]])
+    assert one_event_per_item(raw) is raw
+
+
+def test_other_lists_are_repeated():
+    raw = one_event_per_item(raw_of(user_id=["u"], item_id=[["a", "b"]], tags=[["x", "y", "z"]]))
+    assert raw.frame["tags"].tolist() == [["x", "y", "z"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_id": ["x", [["a"], ["b"]]]}, r"e\.jsonl:2, column 'item_id': .*found \['a'\]"),
+        ({"item_id": [[{"id": 7}]]}, r"expected an id or a list of ids, found \{'id': 7\}"),
+        ({"item_id": [{"a", "b"}]}, "found a set, which has no order"),
+        ({"item_id": ["['a' 'b' ... 'c']"]}, "found '...'"),
+        ({"item_id": [["a", "b"]], "rating": [[1, 2, 3]]}, r"column 'rating': .*expected 2 values, .*found 3"),
+        ({"item_id": ["a", ["a", "b"]], "timestamp_s": [[1, 2], 5]}, "e.jsonl:1, .*expected 1 values, .*found 2"),
+    ],
+)
+def test_lists_that_cannot_be_taken_apart(columns, message):
+    with pytest.raises(DataError, match=message):
+        one_event_per_item(raw_of(**columns))

@@ -1,0 +1,216 @@
+"""From cells of any type to ids: integers that a program wrote as floats, and cells that hold a list of ids."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
+from tfllmrec.data.findings import Finding
+from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.values import MISSING, as_text, decoded, spread, strings
+from tfllmrec.errors import DataError
+
+_EXACT = 2.0**53  # every integer below it has a float64 of its own
+_DECIMAL = r"-?[0-9]+\.[0-9]*"
+# A fraction or a plus sign is how programs print floats; 12E4 may be a name.
+_SCIENTIFIC = r"-?[0-9](?:[.,]([0-9]+)[eE]\+?|[eE]\+)([0-9]{1,3})"
+_LISTS, _OPEN = (list, tuple, set, np.ndarray), ("[", "(")
+# NumPy prints an array without commas, and a long one with an ellipsis.
+_NUMPY_ITEM = r"'[^']*'|\"[^\"]*\"|-?[0-9]+|\.\.\."
+_NUMPY_LIST = re.compile(rf"\[\s*(?:(?:{_NUMPY_ITEM})\s*)+\]")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """A column of ids, and the rows with ids that were changed or may be wrong; the masks are bool ``[R]``.
+
+    Attributes:
+      text: str ``[R]``, ``""`` where there is none.
+      written_as_float: an integer that a program wrote as a float (``16.0``, ``1e+05``); ``text`` is the integer.
+      inexact: a float so large, or printed with so few digits, that several ids may have become one.
+      fractional: a number with a fraction.
+      zero_padded: the column has the same digits without the leading zeros, too.
+      of_two_types: text that the column has as a number, too.
+    """
+
+    text: pd.Series
+    written_as_float: np.ndarray
+    inexact: np.ndarray
+    fractional: np.ndarray
+    zero_padded: np.ndarray
+    of_two_types: np.ndarray
+
+
+def read_ids(values: pd.Series) -> Ids:
+    """A column of any type as ids.
+
+    Integers keep all their digits. A float that is an integer becomes that integer. So does text such as ``16.0``,
+    unless text with a fraction (``7.5``) in the same column shows that the part after the dot means something.
+    """
+    values = decoded(values)
+    floats, limit, is_text = _floats(values)
+    typed = ~np.isnan(floats)
+    text = strings(values)
+    codes, distinct = pd.factorize(text.mask(text.isin(MISSING)))
+    texts = pd.Series(distinct, dtype="str")
+    integers, is_whole, is_inexact, is_fractional = _float_texts(texts)
+
+    def rows(of_texts: np.ndarray) -> np.ndarray:
+        return spread(of_texts.astype(np.float64), codes) == 1
+
+    whole = ~typed & rows(is_whole)
+    fractional = rows(is_fractional)
+    if (fractional & ~typed).any():
+        whole[:] = False
+    elif whole.any():
+        text = text.mask(whole, pd.Series(np.append(integers, "")[codes], index=text.index, dtype="str"))
+    inexact = (typed & (np.abs(floats) >= limit)) | (~typed & rows(is_inexact))
+    padded = texts.str.fullmatch("0[0-9]+").to_numpy(bool, copy=True)
+    if padded.any():
+        known = set(texts)
+        padded[padded] = [(t.lstrip("0") or "0") in known for t in texts[padded]]
+    of_two_types = is_text & (codes >= 0)
+    if of_two_types.any():
+        of_two_types &= np.isin(codes, codes[~is_text])
+    written_as_float = (whole | (typed & (floats == np.floor(floats)))) & ~inexact
+    return Ids(text, written_as_float, inexact, fractional, rows(padded), of_two_types)
+
+
+def _floats(values: pd.Series) -> tuple[np.ndarray, float, np.ndarray]:
+    """The cells that are floats (float64 ``[R]``, else NaN), the size from which they are inexact, and text cells."""
+    nowhere = np.zeros(len(values), dtype=bool)
+    if values.dtype == object:
+        floats = [v if isinstance(v, (float, np.floating)) else np.nan for v in values]
+        is_text = np.array([isinstance(v, str) for v in values], dtype=bool)
+        return np.array(floats, dtype=np.float64), _EXACT, nowhere if is_text.all() else is_text
+    if values.dtype.kind == "f":
+        exponent = np.finfo(getattr(values.dtype, "numpy_dtype", values.dtype)).nmant + 1
+        return values.to_numpy(dtype=np.float64, na_value=np.nan), 2.0**exponent, nowhere
+    return np.full(len(values), np.nan), _EXACT, nowhere
+
+
+def _float_texts(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct texts as integers (object), and which are floats that are whole, inexact or fractional (bool)."""
+    scientific = texts.str.fullmatch(_SCIENTIFIC).to_numpy(bool)
+    is_float = scientific | texts.str.fullmatch(_DECIMAL).to_numpy(bool)
+    size = np.zeros(len(texts))
+    size[is_float] = pd.to_numeric(texts[is_float].str.replace(",", ".", regex=False)).abs()
+    whole = is_float & (size == np.floor(size))
+    inexact = whole & (size >= _EXACT)
+    integers = texts.str.replace(r"\..*", "", regex=True).to_numpy(dtype=object)
+    if scientific.any():
+        parts = texts[scientific].str.extract(_SCIENTIFIC)
+        shown = parts[0].fillna("").str.len().to_numpy()
+        exponent = pd.to_numeric(parts[1]).to_numpy()
+        # Where the program prints more digits elsewhere, missing ones are zeros that it left out (R: 1e+05).
+        most = max(texts[texts.str.fullmatch("-?[0-9]+")].str.lstrip("-").str.len().max(), 1 + shown.max())
+        inexact[scientific] |= (exponent > shown) & ~((1 + shown < most) & (exponent <= most))
+        inexact &= whole
+        signed = pd.to_numeric(texts[scientific].str.replace(",", ".", regex=False))
+        integers[scientific] = [as_text(value) for value in signed]
+    return integers, whole, inexact, is_float & ~whole
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+def lists(values: pd.Series) -> np.ndarray | None:
+    """The lists in a column (object ``[R]``, None where the cell is none); None where the column has no list.
+
+    Text counts where it is a JSON or Python list, or a NumPy array as NumPy prints it. ``[a, b]``, without quotation
+    marks, counts where every cell of the column has such brackets.
+    """
+    values = decoded(values)
+    if isinstance(values.dtype, pd.StringDtype):
+        possible = values.fillna("").str.strip().str.startswith(_OPEN).to_numpy(bool)
+    elif values.dtype == object:
+        possible = np.array([isinstance(v, _LISTS) or (isinstance(v, str) and v.lstrip()[:1] in _OPEN) for v in values])
+    else:
+        return None
+    if not possible.any():
+        return None
+    cells, found = values.to_numpy(dtype=object), np.full(len(values), None, dtype=object)
+    bare: dict[int, list] = {}
+    for row in np.flatnonzero(possible).tolist():
+        found[row] = _as_list(cells[row])
+        if found[row] is None and cells[row].strip()[-1:] == "]" and cells[row].strip()[0] == "[":
+            bare[row] = [part.strip() for part in cells[row].strip()[1:-1].split(",")]
+    n_lists = sum(cell is not None for cell in found)
+    if bare and len(bare) + n_lists == (~strings(values).isin(MISSING)).sum():
+        for row, parts in bare.items():
+            found[row] = parts
+        n_lists += len(bare)
+    return found if n_lists else None
+
+
+def _as_list(cell: Any) -> list | None:
+    if isinstance(cell, np.ndarray):
+        return cell.tolist()
+    if not isinstance(cell, str):
+        return list(cell)
+    if _NUMPY_LIST.fullmatch(cell.strip()):
+        return [part.strip("'\"") for part in re.findall(_NUMPY_ITEM, cell)]
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return list(value) if isinstance(value, (list, tuple)) else None
+    return None
+
+
+def one_event_per_item(raw: RawTable) -> RawTable:
+    """``raw`` with a row for each item of rows whose item is a list, in the order of the list.
+
+    Lists of the same length in other columns of such a row (ratings, times) are taken apart together with it; all
+    other cells are repeated. An empty list leaves a row without an item.
+
+    Raises:
+      DataError: an item of a list is no id, or the list of a rating or time has another length.
+    """
+    found = lists(raw.frame[ITEM])
+    if found is None:
+        return raw
+    is_list = np.array([cell is not None for cell in found])
+    for row in np.flatnonzero(is_list).tolist():
+        wrong = next((repr(v) for v in found[row] if isinstance(v, (*_LISTS, dict)) or v == "..."), None)
+        wrong = "a set, which has no order" if isinstance(raw.frame[ITEM].iloc[row], set) else wrong
+        if wrong:
+            raise DataError(
+                f"{raw.example(row, ITEM)}: expected an id or a list of ids, found {wrong}. Write the ids alone, as a "
+                "list or one in each row."
+            )
+    sizes = np.array([max(len(cell), 1) if cell is not None else 1 for cell in found])
+    source = np.repeat(np.arange(len(found)), sizes)
+    frame = raw.frame.iloc[source].reset_index(drop=True)
+    for column in raw.frame.columns:
+        cells = found if column == ITEM else lists(raw.frame[column])
+        if cells is None:
+            continue
+        differs = np.array([c is not None and max(len(c), 1) != size for c, size in zip(cells, sizes, strict=True)])
+        if differs.any() and column in (RATING, TIMESTAMP, ORDER):
+            row = int(differs.argmax())
+            raise DataError(
+                f"{raw.example(row, column)}: expected {sizes[row]} values, one for each item of the row's list, "
+                f"found {len(cells[row])}. Give each item its own value, or the row a single one."
+            )
+        if not differs.any():
+            values = zip(cells, raw.frame[column], sizes, strict=True)
+            flat = [v for cell, value, size in values for v in ([value] * size if cell is None else cell or [None])]
+            frame[column] = pd.Series(flat, dtype=object)
+    what = f"{ITEM} is a list: read as one event for each of its items, {sizes[is_list].sum():,} together"
+    example = raw.example(int(is_list.argmax()), ITEM)
+    return replace(
+        raw,
+        frame=frame,
+        rows=raw.rows[source],
+        spans=np.ones_like(source),
+        findings=(*raw.findings, Finding(raw.table, what, int(is_list.sum()), "repaired", example)),
+    )
