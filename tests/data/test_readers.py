@@ -468,8 +468,9 @@ def test_missing_files(tmp_path):
     write(tmp_path, events_csv="user,item\nu,a\n")
     with pytest.raises(DataError, match=r"item\.csv is not there\. .* holds: events\.csv"):
         read(tmp_path, events="events.csv", items="item.csv")
-    with pytest.raises(DataError, match="is a folder where a file was expected"):
-        read(tmp_path, events=".")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="none holds no file to read"):
+        read(tmp_path, events="none")
 
 
 def test_json_that_is_none(tmp_path):
