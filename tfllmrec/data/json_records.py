@@ -122,7 +122,7 @@ def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tu
     """Yields number, value and the beginning of each element of an array, one at a time to limit the memory."""
     text = content.decode()
     decode = json.JSONDecoder().raw_decode
-    start = _after_space(text, text.index("[") + 1)
+    start = end = _after_space(text, text.index("[") + 1)
     row = 0
     try:
         closed = text.startswith("]", start)
@@ -138,8 +138,8 @@ def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tu
             if not closed and not text.startswith(",", end):
                 raise ValueError(f"expected ',' or ']', found {text[end : end + 20]!r}")
             start = _after_space(text, end + 1)
-        if text[start:].strip():
-            raise ValueError(f"expected the end of the file after ']', found {text[start : start + 20]!r}")
+        if rest := text[text.index("]", end) + 1 :].strip():
+            raise ValueError(f"expected the end of the file after ']', found {rest[:20]!r}")
     except RecursionError as error:
         raise _too_deep(meter, path, row) from error
     except ValueError as error:

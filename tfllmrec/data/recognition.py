@@ -79,6 +79,10 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     return plain[close[0]] if close else None
 
 
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
+
+
 def nearest_hint(nearest: str | None) -> str:
     return f" (nearest: {nearest!r})" if nearest else ""
 
@@ -111,7 +115,7 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"came {', '.join(map(repr, present[:20]))}{nearest_hint(nearest)}. "
+            f"came {', '.join(_shown(name) for name in present[:20])}{nearest_hint(nearest)}. "
             f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}

@@ -37,8 +37,13 @@ class SizeMeter:
         self.rows += count
         self.check("max_rows", self.rows, path)
 
+    def add_cells(self, rows: int, columns: int, path: Path) -> None:
+        """Counts cells that no file holds: those of columns that only other parts have."""
+        self.check("max_columns", columns, path)
+        self.add_bytes(rows * columns * _CELL, path)
+
     def check_cells(self, rows: int, columns: int, path: Path) -> None:
-        """Refuses a table whose empty cells alone exceed ``max_bytes``, as with a new column in each row."""
+        """Refuses a table whose cells exceed ``max_bytes`` though most are empty, as with a new column in each row."""
         self.check("max_columns", columns, path)
         self.check("max_bytes", rows * columns * _CELL, path, f"bytes for {rows:,} rows of {columns:,} columns")
 

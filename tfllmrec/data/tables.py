@@ -66,7 +66,9 @@ def read_table(path: Path, table: str, config: DataConfig) -> RawTable:
         parts = [(file, add_folder_columns(_read_file(file, table, config, meter), file, path)) for file in files]
         # An empty part has no columns to compare; Spark writes one for each empty partition.
         parts = [(file, raw) for file, raw in parts if len(raw.frame) or raw.findings] or parts[:1]
-        meter.check_cells(meter.rows, len({name for _, raw in parts for name in raw.frame}), path)
+        names = {name for _, raw in parts for name in raw.frame}
+        for _, raw in parts:
+            meter.add_cells(len(raw.frame), len(names) - len(raw.frame.columns), path)
         raw = join_parts(parts, path, table)
         raw = replace(raw, findings=(*findings, *raw.findings))
     else:
@@ -176,7 +178,7 @@ def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> R
     """Reads a Parquet file; sizes are checked in its metadata first, then batch by batch.
 
     A named pandas index becomes a column, like any other column. Nested values become dicts and lists, as from JSON.
-    Dates, times of day and decimals beyond the precision of a number become strings, durations become seconds.
+    Dates, and decimals beyond the precision of a number, become strings; durations become seconds.
     """
     # Nullable integers: an id above 2**53 must not pass through a float because its neighbour is missing.
     mapper = {
@@ -294,9 +296,9 @@ def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type to which values are cast: strings for text, bytes, dates and times of day, the same otherwise."""
+    """The type to which values are cast: strings for text, bytes and dates, the same otherwise."""
     types = pa.types
-    is_text = (types.is_string, types.is_large_string, types.is_string_view, types.is_date, types.is_time)
+    is_text = (types.is_string, types.is_large_string, types.is_string_view, types.is_date)
     return pa.string() if _is_binary(kind) or any(test(kind) for test in is_text) else kind
 
 
