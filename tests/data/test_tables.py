@@ -297,6 +297,12 @@ def test_escaped_quotation_marks_are_reported(tmp_path):
     assert found(raw, "a backslash escapes quotation marks") == (2, "e.csv:3")
 
 
+def test_separators_after_escaped_quotation_marks(tmp_path):
+    content = "user,item,note\n" + r'u,a,"some \"text\", so long, as it is"' + "\n"
+    raw = table(tmp_path / "e.csv", content + r'u,b,"more \"text\", and more"' + "\n")
+    assert cells(raw) == [("u", "a", 'some "text", so long, as it is'), ("u", "b", 'more "text", and more')]
+
+
 def test_json_in_unquoted_cells_keeps_its_backslashes(tmp_path):
     content = 'user\tdata\nu\t{"title": "a \\"b\\" c"}\n'
     assert cells(table(tmp_path / "e.tsv", content)) == [("u", r'{"title": "a \"b\" c"}')]

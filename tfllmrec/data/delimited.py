@@ -179,29 +179,33 @@ def _sniff(
 
 
 def _split_sample(text: bytes, first_line: bytes, separator: str, quoted: bool) -> _Sample:
-    """Splits the first part of a file by one separator."""
+    """Splits the first part of a file by one separator, with backslashes as text or as escapes: the better of both."""
     by_single = re.fullmatch(rb"'[^']*'(?:%b'[^']*')*" % re.escape(separator.encode()), first_line)
-    quote = ("'" if by_single else '"') if quoted and separator != "::" else None
-    dialect = _Dialect(separator, quote)
-    if separator == "::":
-        text, dialect = _single_character(text, dialect)
-    widths: Counter[int] = Counter()
-
-    def count_broken(row: pa.csv.InvalidRow) -> str:
-        if row.text.strip():
-            widths[row.actual_columns] += 1
-        return "skip"
-
+    plain = _Dialect(separator, ("'" if by_single else '"') if quoted and separator != "::" else None)
     names = [f"f{i}" for i in range(first_line.count(separator.encode()) + 1)]
-    parsed = pa.csv.read_csv(
-        pa.BufferReader(text + b"\n"),
-        pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(text) + 2),
-        _parse_options(dialect, count_broken),
-        pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-    )
-    rows = list(zip(*(column.to_pylist() for column in parsed.columns), strict=True))
-    widths[parsed.num_columns] += sum(any(cell not in ("", None) for cell in row) for row in rows[1:])
-    return _Sample(_Dialect(separator, quote), ["" if name is None else str(name) for name in rows[0]], +widths)
+
+    def split(dialect: _Dialect) -> _Sample:
+        widths: Counter[int] = Counter()
+
+        def count_broken(row: pa.csv.InvalidRow) -> str:
+            if row.text.strip():
+                widths[row.actual_columns] += 1
+            return "skip"
+
+        single, used = _single_character(text, dialect) if separator == "::" else (text, dialect)
+        parsed = pa.csv.read_csv(
+            pa.BufferReader(single + b"\n"),
+            pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(single) + 2),
+            _parse_options(used, count_broken),
+            pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+        )
+        below = parsed.slice(1)
+        widths[parsed.num_columns] += below.num_rows - int(_blank_rows(below).sum())
+        header = ["" if column[0].as_py() is None else str(column[0].as_py()) for column in parsed.columns]
+        return _Sample(plain, header, +widths)
+
+    with_escapes = plain.quote is not None and b"\\" in text
+    return max((split(d) for d in (plain, *([replace(plain, escaped=True)] * with_escapes))), key=lambda s: s.agreement)
 
 
 def _refuse_preamble(samples: list[_Sample], first: bytes, text: bytes, path: Path, line: int) -> None:
@@ -366,24 +370,34 @@ def _parse(
         unreadable = int(sum(spans[n - 1] for n, _, _ in wrong))
         example = f"{path.name}:{lines[number - 1]}, {row[:60]!r}"
         findings.append(Finding(table, f"{came} fields came, {width} expected", unreadable, "dropped", example))
-    frame = parsed.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=np.nan)}.get, self_destruct=True)
-    del parsed
-    frame.columns = pd.Index(fields)
-    blank = (frame == "").all(axis=1).to_numpy() if width > 1 else np.zeros(len(frame), bool)
-    good = numbers[~is_broken]
-    gone = [*good[blank & ~header[~is_broken]], *(n for n, _, row in broken if not row.strip())]
+    good = ~is_broken
+    blank = _blank_rows(parsed) & ~header[good] if width > 1 else np.zeros(parsed.num_rows, dtype=bool)
+    gone = [*numbers[good][blank], *(n for n, _, row in broken if not row.strip())]
     if gone:
         findings.append(Finding(table, "blank row", len(gone), "dropped", f"{path.name}:{lines[min(gone) - 1]}"))
-    keep = ~blank & ~header[~is_broken]
+    keep = ~blank & ~header[good]
+    # Slicing is free, filtering copies the table.
+    kept = parsed.filter(pa.array(keep)) if blank.any() else parsed.slice(int((~keep).sum()))
+    del parsed
+    frame = kept.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=np.nan)}.get, self_destruct=True)
     return RawTable(
         table,
         path.name,
-        frame[keep].reset_index(drop=True),
-        lines[~is_broken][keep],
-        spans[~is_broken][keep],
+        frame.set_axis(fields, axis=1),
+        lines[good][keep],
+        spans[good][keep],
         findings=tuple(findings),
         unreadable=unreadable,
     )
+
+
+def _blank_rows(table: pa.Table) -> np.ndarray:
+    blank = np.ones(table.num_rows, dtype=bool)
+    for column in table.columns:
+        if not blank.any():
+            break
+        blank &= pc.equal(column.cast(pa.string()), "").fill_null(True).to_numpy()
+    return blank
 
 
 def _count_breaks(column: pa.ChunkedArray, with_cr: bool) -> np.ndarray:

@@ -35,7 +35,8 @@ class _Columns:
             if column is None:
                 self._check(len(self.columns) + 1)
                 column = self.columns[name] = []
-            column.extend([None] * (len(self.rows) - len(column)))
+            if len(column) < len(self.rows):
+                column.extend([None] * (len(self.rows) - len(column)))
             column.append(value)
         self.rows.append(row)
         if len(self.rows) % _ROWS_BETWEEN_CHECKS == 0:
@@ -132,7 +133,7 @@ def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tu
             meter.add_rows(1, path)
             if text.count("[", start, end) + text.count("{", start, end) > meter.config.max_depth:
                 _check_depth(value, meter, path, row)
-            yield row, value, text[start:end][:60]
+            yield row, value, text[start : min(end, start + 60)]
             end = _after_space(text, end)
             closed = text.startswith("]", end)
             if not closed and not text.startswith(",", end):

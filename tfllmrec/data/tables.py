@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -244,8 +245,7 @@ def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple
     columns: list[pd.Series] = []
     for label, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_nested(column.type):
-            values = _plain_nested(column).to_pylist(maps_as_pydicts="strict")
-            columns.append(pd.Series(values, dtype=object))
+            columns.append(pd.Series(_python_values(_plain_nested(column).combine_chunks()), dtype=object))
             continue
         plain = _plain(column)
         if _is_binary(column.type) and not pa.types.is_string(plain.type):
@@ -320,3 +320,12 @@ def _plain_nested(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(plain(column.type))
     except pa.ArrowException:
         return column
+
+
+def _python_values(array: pa.Array) -> list:
+    """The values as Python objects: dicts for structs and maps, lists for lists."""
+    if not pa.types.is_large_list(array.type):
+        return array.to_pylist(maps_as_pydicts="strict")
+    # Converting all elements at once is several times faster than list by list.
+    elements = iter(_python_values(array.flatten()))
+    return [None if n is None else list(islice(elements, n)) for n in pc.list_value_length(array).to_pylist()]
