@@ -331,12 +331,21 @@ def test_lines_above_the_header_are_refused(tmp_path, above, line):
         table(tmp_path / "e.csv", content)
     assert f"e.csv:{line}: expected a header of 3 columns" in str(error.value)
     assert f"found {above.strip().splitlines()[0][:50]!r}"[:-1] in str(error.value)
-    assert f"Is the header line {at}, 'user,item,rating'? Delete the lines above it" in str(error.value)
+    assert f"Is the header line {at}, 'user,item,rating'? Then delete the lines above it" in str(error.value)
 
 
 def test_a_header_that_lacks_a_column_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected a header of 3 columns.*found 'user,item'\."):
         table(tmp_path / "e.csv", "user,item\n1,u,a\n2,v,b\n")  # as R writes row names
+
+
+def test_a_header_that_cannot_be_split_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"e\.csv:1: expected a header, found '\"'"):
+        table(tmp_path / "e.csv", '"')
+    with pytest.raises(
+        DataError, match=r"expected a header of 4 columns.*separated by ','; found 'user,item,rating'\. If"
+    ):
+        table(tmp_path / "e.csv", "user,item,rating\n1,2,3,\n1,3,3,\n")  # each row ends in a separator
 
 
 def test_repeated_names_of_columns_stay_apart(tmp_path):

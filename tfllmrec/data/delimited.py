@@ -158,7 +158,13 @@ def _sniff(
     present = [s for s in separators if s.encode() in sample_text] or [separators[0] if len(separators) == 1 else ","]
     # Before the parser runs, which takes minutes for a million columns.
     meter.check("max_columns", max(first.count(s.encode()) + 1 for s in present), path)
-    samples = [_split_sample(sample_text, first, separator, quoted) for separator in present]
+    try:
+        samples = [_split_sample(sample_text, first, separator, quoted) for separator in present]
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{path}:{line}: expected a header, found {_shown(first)}, which cannot be split: {error}. Check the "
+            "quotation marks."
+        ) from error
     fitting = [s for s in samples if len(s.header) > 1]
 
     def fit(sample: _Sample) -> tuple[float, int, int]:
@@ -215,15 +221,16 @@ def _refuse_preamble(samples: list[_Sample], first: bytes, text: bytes, path: Pa
     if width < 2 or count < 2 or 2 * count < below.widths.total():
         return
     separator = below.dialect.separator.encode()
-    lines = _LINE_END.split(text)
-    header = next((i for i, row in enumerate(lines) if row.count(separator) + 1 == width), 0)
-    below_it = (
-        f" Is the header line {line + header}, {_shown(lines[header])}? Delete the lines above it." if header else ""
-    )
+    named = [
+        f" Is the header line {line + i}, {_shown(row)}? Then delete the lines above it."
+        for i, row in enumerate(_LINE_END.split(text))
+        if row.count(separator) + 1 == width
+        and any(plain_name(name) in _KNOWN_NAMES for name in row.decode().split(below.dialect.separator))
+    ]
     raise DataError(
         f"{path}:{line}: expected a header of {width} columns, as the rows below it have {width} fields separated by "
-        f"{below.dialect.separator!r}; found {_shown(first)}.{below_it} If the line is the header, give each column a "
-        "name."
+        f"{below.dialect.separator!r}; found {_shown(first)}.{''.join(named[:1])} If line {line} is the header, give "
+        "each column a name; if it is a comment or a title, delete it."
     )
 
 

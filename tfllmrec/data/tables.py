@@ -324,6 +324,8 @@ def _plain_nested(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _python_values(array: pa.Array) -> list:
     """The values as Python objects: dicts for structs and maps, lists for lists."""
+    if pa.types.is_string(array.type) or (pa.types.is_integer(array.type) and not array.null_count):
+        return array.to_numpy(zero_copy_only=False).tolist()
     if not pa.types.is_large_list(array.type):
         return array.to_pylist(maps_as_pydicts="strict")
     # Converting all elements at once is several times faster than list by list.
