@@ -665,6 +665,16 @@ def test_indexes_of_other_kinds(tmp_path):
     assert sorted(table(tmp_path / "e.parquet").frame.iloc[0]) == ["u", "v"]
 
 
+def test_nullable_integers_of_pandas_keep_their_type(tmp_path):
+    ids = [76561197970982401, 76561197970982402, None]
+    frame = pd.DataFrame({"user": pd.array(ids, "UInt64"), "n": pd.array([1, 2, None], "Int16"), 7: ["a", "b", "c"]})
+    frame.columns = frame.columns.astype(str)
+    frame.to_parquet(tmp_path / "e.parquet")
+    raw = table(tmp_path / "e.parquet")
+    assert [str(t) for t in raw.frame.dtypes[:2]] == ["UInt64", "Int16"]
+    assert raw.frame["user"].nunique() == 2
+
+
 def test_nested_values_are_those_of_json(tmp_path):
     record = pa.struct([("id", pa.int64()), ("name", pa.string()), ("kinds", pa.list_(pa.string()))])
     columns = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -236,8 +237,10 @@ def _index_as_columns(table: pa.Table) -> pa.Table:
             values = np.arange(level["start"], level["stop"], level["step"])
             if len(values) == table.num_rows:
                 table = table.append_column(str(level["name"]), pa.array(values))
-    # Without their field names in the metadata, unnamed levels keep the names under which they are stored.
-    return table.replace_schema_metadata(None)
+    # Nullable integers of pandas keep their type, as floats would lose digits; no other entry is needed.
+    nullable = [c for c in metadata.get("columns", []) if re.fullmatch(r"U?Int\d+", str(c.get("numpy_type")))]
+    kept = {"index_columns": [], "column_indexes": [], "columns": nullable}
+    return table.replace_schema_metadata({b"pandas": json.dumps(kept)})
 
 
 def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
@@ -252,7 +255,8 @@ def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple
             plain = pa.chunked_array([[v if v is None else v.hex() for v in column.to_pylist()]], pa.string())
             what = f"bytes in {label!r} that are no text: written in hexadecimal"
             findings.append(Finding(name, what, len(column) - column.null_count, "repaired", path.name))
-        columns.append(pa.table({"": plain}).to_pandas(types_mapper=mapper)[""])
+        one = pa.table({label: plain}).replace_schema_metadata(table.schema.metadata)
+        columns.append(one.to_pandas(types_mapper=mapper).iloc[:, 0])
     names = distinct_names([str(label) for label in table.column_names])
     return pd.DataFrame(dict(zip(names, columns, strict=True))), tuple(findings)
 
