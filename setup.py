@@ -20,7 +20,7 @@ REQUIRES = [
     "setuptools<81",
     "numpy>=2.0",
     "pandas>=3.0,<4",
-    "pyarrow>=18",
+    "pyarrow>=20",
     "scipy>=1.14",
     "safetensors>=0.4",
     "pydantic>=2.9,<3",

@@ -32,10 +32,11 @@ class DataConfig(Section):
     )
     format: Literal["auto", "movielens", "recbole", "table", "tfllmrec"] = "auto"
     events: Path | None = Field(
-        default=None, description="Event file (CSV, TSV, JSONL, Parquet; .gz too), instead of source."
+        default=None,
+        description="Event file (CSV, TSV, JSONL, Parquet; compressed too) or folder of its parts, instead of source.",
     )
     items: Path | None = Field(
-        default=None, description="Catalogue file; auto: found in source, else the items of the events."
+        default=None, description="Catalogue file or folder; auto: found in source, else the items of the events."
     )
     more_items: list[Path] = Field(default_factory=list, description="Further files, joined to the items by item id.")
     users: Path | None = None
@@ -66,6 +67,16 @@ class DataConfig(Section):
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(
         default=0.01, ge=0, le=1, description="Share of unreadable rows that is still tolerated."
+    )
+    max_bytes: int = Field(
+        default=4_000_000_000, ge=1, description="Size of a table after decompression; a larger one is refused."
+    )
+    max_rows: int = Field(
+        default=50_000_000, ge=1, description="Rows of a table (of a text file: lines); a longer one is refused."
+    )
+    max_columns: int = Field(default=10_000, ge=1, description="Columns of a table; a wider one is refused.")
+    max_depth: int = Field(
+        default=32, ge=1, description="Levels of nested values in a row of JSON or Parquet; deeper ones are refused."
     )
 
 

@@ -521,8 +521,9 @@ def test_missing_files(tmp_path):
     write(tmp_path, events_csv="user,item\nu,a\n")
     with pytest.raises(DataError, match=r"item\.csv is not there\. .* holds: events\.csv"):
         read(tmp_path, events="events.csv", items="item.csv")
-    with pytest.raises(DataError, match="is a folder where a file was expected"):
-        read(tmp_path, events=".")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="none holds no file to read"):
+        read(tmp_path, events="none")
 
 
 def test_json_that_is_none(tmp_path):
@@ -846,8 +847,8 @@ def test_a_first_line_that_is_an_id_is_told(tmp_path):
     assert ids == ["u 1", "u2"]
     assert report.lines() == [
         "users: p.txt (user_id <- user_id)",
-        "users: 5 rows read, 2 kept",
-        "  users: 2 dropped: blank row (p.txt:1)",
+        "users: 4 rows read, 2 kept",
+        "  users: 1 dropped: blank row (p.txt:3)",
         "  users: 1 kept: the first line is no known column name, so it is read as a user_id (p.txt:2, 'u 1')",
         "  users: 1 dropped: the user_id is there already (kept: the fullest row) (p.txt:5, column 'user_id': 'u 1')",
     ]

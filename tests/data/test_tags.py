@@ -164,7 +164,7 @@ def test_tags_in_the_catalogue_are_kept_and_reported():
     assert (said.table, said.count, said.action) == ("items", 1, "kept")
     # As categories, too, they are tags.
     data = dataset(None, items=ITEMS.assign(tags="x|y"))
-    assert data.items.categories[0] == "x, y"
+    assert data.items.categories[0] == "x|y"
     assert [f.count for f in data.report.findings if "tags without a time" in f.what] == [6]
 
 
@@ -191,6 +191,7 @@ def test_cleaning_of_tags():
         "the tagged item is not in the catalogue": (1, "dropped"),
         "HTML in tag": (1, "repaired"),
         "the time is neither a number nor a date: taken as unknown": (1, "repaired"),
+        "the time lies before 1995 if it is in seconds since 1970; set data.time_format if it is not": (3, "kept"),
     }
     assert data.report.rows_in["tags"] == 5 == data.report.rows_kept["tags"] + 2
 

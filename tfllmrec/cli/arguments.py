@@ -43,7 +43,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; C is YAML. May be repeated.")
 ]
-Events = Annotated[Path | None, typer.Option("--events", help="Event log: CSV, TSV, JSONL or Parquet; .gz too.")]
+Events = Annotated[
+    Path | None,
+    typer.Option("--events", help="Event log: CSV, TSV, JSONL or Parquet, compressed too, or a folder of its parts."),
+]
 Items = Annotated[Path | None, typer.Option("--items", help="Catalogue, in the same formats.")]
 Users = Annotated[Path | None, typer.Option("--users", help="Users table, in the same formats.")]
 

@@ -171,10 +171,17 @@ def clean_events(
 
     user, user_ids = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
-    time = np.nan_to_num(seconds, nan=-1.0)
+    time = np.nan_to_num(seconds, nan=-np.inf)
     by_user = np.flatnonzero(rows.keep)
     moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
-    ties = [np.nan_to_num(rating, nan=-np.inf), _hash(user, user_ids, item, item_ids)]
+    # The items of a list are rows that follow each other: they stay together, in their order.
+    rows_so_far = np.arange(len(user))
+    first_of_list = np.maximum.accumulate(np.where(np.diff(raw.rows, prepend=-1) != 0, rows_so_far, 0))
+    ties = [
+        np.nan_to_num(rating, nan=-np.inf),
+        rows_so_far - first_of_list,
+        _hash(user, user_ids, item, item_ids)[first_of_list],
+    ]
     by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
     if config.repeats != "all":
         if strength.any():
@@ -199,7 +206,9 @@ def clean_events(
     rank = np.zeros(len(user), dtype=np.int64)
     rank[by_user] = np.arange(len(by_user)) - np.repeat(starts, np.diff(starts, append=len(by_user)))
     keep = rows.keep
-    tied = _note_ties(by_user, [*moment, user], rows) if moment else np.zeros(len(user), dtype=bool)
+    tied = np.zeros(len(user), dtype=bool)
+    if moment:
+        tied = _note_ties(by_user, [*moment, user], first_of_list, rows)
     rated = keep & ~np.isnan(rating)
     given = rating[rated].astype(np.float32)
     if len(given) and np.ptp(given) == 0:
@@ -287,9 +296,12 @@ def _hash(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.I
     return pd.util.hash_array(of_user[user] + of_item[item], categorize=False)
 
 
-def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], rows: _Rows) -> np.ndarray:
-    """Counts ties, and returns as bool ``[R]`` which rows have the user and moment of the row before in ``by_user``."""
-    same = np.ones(len(by_user) - 1, dtype=bool)
+def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], first_of_list: np.ndarray, rows: _Rows) -> np.ndarray:
+    """Counts ties, and returns as bool ``[R]`` which rows have the user and moment of the row before in ``by_user``.
+
+    Items of one list are no tie: the list orders them.
+    """
+    same = first_of_list[by_user[1:]] != first_of_list[by_user[:-1]]
     for key in moment:
         same &= key[by_user[1:]] == key[by_user[:-1]]
     tied, concerned = np.zeros(len(rows.keep), dtype=bool), np.zeros(len(rows.keep), dtype=bool)

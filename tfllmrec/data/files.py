@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfllmrec.data.tables import ATOMIC
+from tfllmrec.data.file_names import is_partition, is_table, stem, without_compression
+from tfllmrec.data.parts import holds_parts
 from tfllmrec.errors import ConfigError, DataError
 
-_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 _EVENT_STEMS = ("interactions", "events", "ratings", "reviews", "purchases", "clicks")
 _ITEM_STEMS = ("items", "movies", "books", "products", "articles", "catalogue", "catalog", "metadata", "meta")
 _USER_STEMS = ("users",)
+_PART = re.compile(r"part[-_.]|\d{6}_\d|_SUCCESS$", re.I)
 
 
 @dataclass
@@ -42,14 +43,8 @@ def source_folder(source: str, base: Path) -> Path:
 def name_of(source: str | None, events: Path) -> str:
     if source is not None:
         return Path(source).resolve().name
-    stem = _stem(events)
-    return (events.resolve().parent.name or stem) if stem.lower() in _EVENT_STEMS else stem
-
-
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    ending = next((e for e in (*_TABLE_ENDINGS, *ATOMIC) if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
+    own = stem(events.name)
+    return (events.resolve().parent.name or own) if own.lower() in _EVENT_STEMS else own
 
 
 def find_files(folder: Path, kind: str) -> Files:
@@ -82,38 +77,37 @@ def _find_movielens(folder: Path) -> Files | None:
         ("ratings.csv", "movies.csv", None, "tags.csv"),
     )
 
-    def there(name: str | None) -> Path | None:
-        paths = [] if name is None else [folder / name, folder / f"{name}.gz"]
-        return next((p for p in paths if p.is_file()), None)
-
+    present = _by_plain_name(folder)
     for names in layouts:
-        events, items, users, tags = map(there, names)
+        events, items, users, tags = (present.get(name) if name else None for name in names)
         if events and items:
             return Files(events, items, users, tags)
     return None
 
 
+def _by_plain_name(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their names without compression; one that is not compressed goes first."""
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: len(p.name), reverse=True)
+    return {without_compression(p.name): p for p in files}
+
+
 def _find_recbole(folder: Path) -> Files | None:
-    inters = [p for p in sorted(folder.iterdir()) if p.name.removesuffix(".gz").endswith(".inter")]
+    present = _by_plain_name(folder)
+    inters = [name for name in present if name.endswith(".inter")]
     if len(inters) != 1:
         return None
-    found: list[Path | None] = [
-        next((p for p in (folder / f"{_stem(inters[0])}{e}{z}" for z in ("", ".gz")) if p.is_file()), None)
-        for e in (".item", ".user")
-    ]
-    return Files(inters[0], items=found[0], users=found[1])
+    name = inters[0].removesuffix(".inter")
+    return Files(present[inters[0]], items=present.get(f"{name}.item"), users=present.get(f"{name}.user"))
 
 
 def _find_tables(folder: Path) -> Files | None:
-    tables = [
-        p
-        for p in sorted(folder.iterdir())
-        if p.is_file() and p.name.removesuffix(".gz").lower().endswith(_TABLE_ENDINGS)
-    ]
+    """Files and folders of parts by their usual names; or the folder itself, if it holds the parts of the events."""
+    paths = [p for p in sorted(folder.iterdir()) if not p.name.startswith((".", "_"))]
+    tables = [p for p in paths if (is_table(p) if p.is_file() else holds_parts(p) and not is_partition(p))]
 
     def pick(stems: tuple[str, ...]) -> Path | None:
-        exact = [p for p in tables if _stem(p).lower() in stems]
-        found = exact or [p for p in tables if set(re.split(r"[^a-z0-9]+", _stem(p).lower())) & set(stems)]
+        exact = [p for p in tables if stem(p.name).lower() in stems]
+        found = exact or [p for p in tables if set(re.split(r"[^a-z0-9]+", stem(p.name).lower())) & set(stems)]
         if len(found) > 1:
             names = ", ".join(p.name for p in found)
             raise DataError(f"{folder}: which of {names} is it? Name the files: data.events, data.items, data.users.")
@@ -121,6 +115,7 @@ def _find_tables(folder: Path) -> Files | None:
 
     events = pick(_EVENT_STEMS)
     if events is None:
-        return None
-    users = pick(_USER_STEMS) or next((p for p in [folder / "users.dat"] if p.is_file()), None)
+        parts = any(is_partition(p) for p in paths) or any(_PART.match(p.name) for p in paths if p.is_file())
+        return Files(folder) if parts and holds_parts(folder) else None
+    users = pick(_USER_STEMS) or _by_plain_name(folder).get("users.dat")
     return Files(events, pick(_ITEM_STEMS), users)

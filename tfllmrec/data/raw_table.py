@@ -1,7 +1,9 @@
-"""A file as it was read: columns of any type, and where each row stood."""
+"""A table as read from a file or a folder of parts: columns of any type, and the place of each row."""
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,17 +14,18 @@ from tfllmrec.data.findings import Finding
 
 @dataclass(frozen=True)
 class RawTable:
-    """A file as read: columns of any type, and where each row stood.
+    """A table as read: columns of any type, and the place of each row.
 
     Attributes:
       table: its name in the report.
-      file: its name in messages.
+      file: the name of the file, or of the folder of parts, in messages.
       frame: the rows that could be split into fields; columns already carry their canonical names.
       rows: int64 ``[R]``, the line (or record) number in the file.
       spans: int64 ``[R]``, the lines that each row takes up (more than 1 where a quoted field holds line breaks).
       names: canonical column -> name in the file, for messages.
-      findings: rows that reading itself lost or mended.
-      unreadable: how many of the dropped ones in ``findings`` were broken (as opposed to blank).
+      findings: rows that reading dropped or repaired.
+      unreadable: how many of the dropped rows in ``findings`` were broken (as opposed to blank).
+      parts: of a folder, the first row of each part in ``frame`` and the name of the part, in order.
     """
 
     table: str
@@ -33,10 +36,12 @@ class RawTable:
     names: dict[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     unreadable: int = 0
+    parts: tuple[tuple[int, str], ...] = ()
 
     def example(self, row: int, column: str | None = None) -> str:
-        """Where the frame's row ``row`` stood, and what it held."""
-        place = f"{self.file}:{self.rows[row]}"
+        """The place of the frame's row ``row``, and its value in ``column``."""
+        part = bisect.bisect_right(self.parts, row, key=lambda part: part[0]) - 1
+        place = f"{self.parts[part][1] if self.parts else self.file}:{self.rows[row]}"
         if column is None or column not in self.frame:
             return place
         value = str(self.frame[column].iloc[row])
@@ -52,3 +57,17 @@ class RawTable:
             f"{others}: {', '.join(rest)}" if rest else "",
         ]
         return f"{self.table.partition(':')[0]}: {self.file} ({'; '.join(filter(None, parts))})"
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Numbers repeated column names: the first keeps its name, the next one becomes ``NAME.2``."""
+    seen: set[str] = set()
+    out = []
+    for name in names:
+        distinct, number = name, 1
+        while distinct in seen or (number > 1 and distinct in names):
+            number += 1
+            distinct = f"{name}.{number}"
+        seen.add(distinct)
+        out.append(distinct)
+    return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tfllmrec.columns import (
@@ -76,7 +76,7 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
             )
 
 
-def is_known_name(name: str, mapping: dict[str, str]) -> bool:
+def is_known_name(name: str, mapping: Mapping[str, str]) -> bool:
     """Whether a column has a usual name, or one that ``mapping`` maps."""
     return name in mapping.values() or plain_name(name) in _PLAIN_ALIASES
 
@@ -92,6 +92,10 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     plain = {plain_name(k): k for k in known if len(plain_name(k)) > 2}
     close = difflib.get_close_matches(plain_name(name), list(plain), n=1, cutoff=0.6)
     return plain[close[0]] if close else None
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
 def nearest_hint(nearest: str | None) -> str:
@@ -136,7 +140,7 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"came {', '.join(map(repr, present[:20]))}{nearest_hint(nearest)}. "
+            f"came {', '.join(_shown(name) for name in present[:20])}{nearest_hint(nearest)}. "
             f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}

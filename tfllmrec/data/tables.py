@@ -1,52 +1,44 @@
-"""Splits a file into rows and fields: CSV, TSV, JSON, Parquet, MovieLens, RecBole. No row is lost uncounted."""
+"""Reads a table: a file of any supported format, or a folder of parts. No row is lost without being counted."""
 
 from __future__ import annotations
 
-import ast
-import csv
-import gzip
-import io
 import json
 import re
-import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet
 
-from tfllmrec.columns import CATEGORIES
 from tfllmrec.config import DataConfig
+from tfllmrec.data.decompression import read_content
+from tfllmrec.data.delimited import HEADERLESS, read_delimited
+from tfllmrec.data.file_names import ATOMIC, JSON_ENDINGS, without_compression
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.recognition import ALIASES, is_known_name, plain_name
+from tfllmrec.data.json_records import read_json
+from tfllmrec.data.parts import add_folder_columns, find_parts, join_parts
+from tfllmrec.data.raw_table import RawTable, distinct_names
+from tfllmrec.data.size_limits import SizeMeter
 from tfllmrec.errors import ConfigError, DataError
 
-_GENRES_100K = (
-    "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|"
-    "Mystery|Romance|Sci-Fi|Thriller|War|Western"
+_BYTE_ORDER_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
 )
-# MovieLens files without a header: separator and columns.
-_HEADERLESS: dict[str, tuple[str, list[str]]] = {
-    "u.data": ("\t", ["user_id", "item_id", "rating", "timestamp"]),
-    "u.item": ("|", ["movie_id", "title", "release_date", "video_release_date", "imdb_url"]),  # then genre flags
-    "u.user": ("|", ["user_id", "age", "gender", "occupation", "zip_code"]),
-    "ratings.dat": ("::", ["user_id", "movie_id", "rating", "timestamp"]),
-    "movies.dat": ("::", ["movie_id", "title", "genres"]),
-    "users.dat": ("::", ["user_id", "gender", "age", "occupation", "zip_code"]),
-    "tags.dat": ("::", ["user_id", "movie_id", "tag", "timestamp"]),
-}
-ATOMIC = (".inter", ".item", ".user")  # RecBole
-_BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)*")
-_UNIT = "\x1f"  # ASCII unit separator: stands in for "::", which is no single character
+_CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 
 def require_file(path: Path) -> None:
-    """Raises DataError with the names that are there instead, unless ``path`` is a file."""
+    """Raises DataError, with the names of the files that are there, unless ``path`` is a file."""
     if path.is_file():
         return
     if path.is_dir():
@@ -57,59 +49,77 @@ def require_file(path: Path) -> None:
 
 
 def read_table(path: Path, table: str, config: DataConfig, only: str | None = None) -> RawTable:
-    """Reads a file into rows and columns of any type.
+    """Reads a file, or a folder of files that are parts of one table.
+
+    Formats are CSV and its relatives, JSON lines, a JSON array, Parquet, MovieLens and RecBole; each may be
+    compressed. Names of folders such as ``day=2024-01-01`` become columns.
 
     Args:
-      path: of any format and name.
-      table: the table's name in the report.
-      config: for ``encoding`` and ``columns``.
+      path: the file or folder.
+      table: its name in the report.
+      config: for ``encoding``, ``columns``, and the limits ``max_bytes``, ``max_rows``, ``max_columns`` and
+        ``max_depth``, which hold for all parts together.
       only: the column that a file of one column holds. Such a file needs no header: its first line is a value unless
         it is a known column name.
 
     Raises:
-      ConfigError: an unknown encoding.
-      DataError: the file is missing, empty or cannot be read.
+      DataError: the table is missing, empty, unreadable or larger than a limit, or the folder holds several tables.
     """
-    require_file(path)
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}. Is the download complete?") from error
-    if not content.strip():
-        raise DataError(f"{path} is empty: expected a table with a header and rows.")
+    meter = SizeMeter(config)
+    if path.is_dir():
+        files, findings = find_parts(path, table)
+        parts = [(file, add_folder_columns(_read_file(file, table, config, meter, only), file, path)) for file in files]
+        # An empty part has no columns to compare; Spark writes one for each empty partition.
+        parts = [(file, raw) for file, raw in parts if len(raw.frame) or raw.findings] or parts[:1]
+        names = {name for _, raw in parts for name in raw.frame}
+        for _, raw in parts:
+            meter.add_cells(len(raw.frame), len(names) - len(raw.frame.columns), path)
+        raw = join_parts(parts, path, table)
+        raw = replace(raw, findings=(*findings, *raw.findings))
+    else:
+        require_file(path)
+        raw = add_folder_columns(_read_file(path, table, config, meter, only), path)
+    if raw.frame.empty and not any(finding.action == "dropped" for finding in raw.findings):
+        if not len(raw.frame.columns):
+            raise DataError(f"{path} is empty: expected a table with a header and rows.")
+        raise DataError(f"{path} has a header but no rows.")
+    return raw
+
+
+def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, only: str | None) -> RawTable:
+    name, content = read_content(path, meter)
     if content[:4] == b"PAR1":
-        return _read_parquet(path, table, content)
-    name = path.name.removesuffix(".gz")
-    known = name in _HEADERLESS
+        return _read_parquet(path, table, content, meter)
+    name = without_compression(name)
+    known = name in HEADERLESS
     content, findings = _to_utf8(content, path.name, table, config.encoding, latin_1=known)
-    is_json = name.lower().endswith((".jsonl", ".ndjson", ".json")) or (
+    if not content.strip():
+        none = np.array([], dtype=np.int64)
+        return RawTable(table, path.name, pd.DataFrame(), none, none)
+    is_json = name.lower().endswith(JSON_ENDINGS) or (
         not name.lower().endswith((".csv", ".tsv", *ATOMIC)) and not known and content.lstrip()[:1] in (b"{", b"[")
     )
     if is_json:
-        raw = _read_json(path, table, content, only)
+        raw = read_json(path, name, table, content, meter, only)
     else:
-        raw = _read_delimited(path, table, content, only, config.columns)
-    if raw.frame.empty and not raw.findings:
-        raise DataError(f"{path} has a header but no rows.")
+        raw = read_delimited(path, name, table, content, meter, only, config.columns)
     return replace(raw, findings=(*findings, *raw.findings))
 
 
 def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool) -> tuple[bytes, tuple[Finding, ...]]:
-    """``content`` in UTF-8. Lines that are none are taken for Windows-1252 and counted; another encoding must fit."""
-    for mark, marked in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if content.startswith(mark):
-            encoding = marked
+    """Converts text to UTF-8. Lines that are not UTF-8 are read as Windows-1252 and counted.
+
+    An ``encoding`` other than UTF-8 must fit the whole text; a byte order mark goes before the setting.
+    """
+    encoding = next((marked for mark, marked in _BYTE_ORDER_MARKS if content.startswith(mark)), encoding)
+    is_utf8 = encoding.lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig")
+    if is_utf8:
+        content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        text = content.decode(encoding)
-        if "\0" in text:
-            row = text[: text.index("\0")].count("\n") + 1
-            raise DataError(
-                f"{file}:{row}: a NUL character; expected text in {encoding}. "
-                "If it is UTF-16 or the like, set data.encoding."
-            )
-        return (content if encoding.lower() in ("utf-8", "utf8") else text.encode("utf-8", "replace")), ()
+        if not is_utf8:
+            content = content.decode(encoding).encode("utf-8", "replace")
+        elif not _is_utf8(content):
+            content.decode("utf-8")  # says where
     except LookupError as error:
         raise ConfigError(
             f"data.encoding: {encoding!r} is no encoding; expected utf-8, latin-1, cp1252 or the like."
@@ -117,12 +127,45 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
     except UnicodeDecodeError as error:
         if latin_1:  # the MovieLens files are documented as Latin-1
             return content.decode("latin-1").encode(), ()
-        row = content[: error.start].count(b"\n") + 1
-        if encoding.lower().replace("-", "").removesuffix("sig") != "utf8":
+        row = _line_of(content, error.start)
+        if not is_utf8:
             byte = content[error.start]
             raise DataError(
-                f"{file}:{row}: byte 0x{byte:02x} is not {encoding}. Set data.encoding to what it is."
+                f"{file}:{row}: byte 0x{byte:02x} is not {encoding}. Set data.encoding to the encoding of the file."
             ) from error
+        if _CONTROL_CHARACTERS.search(content[:4096]):
+            raise DataError(
+                f"{file}: expected text, or Parquet, or a file compressed by gzip, bzip2, xz, zip, zstd or lz4; found "
+                f"other data, which begins with {content[:12]!r}."
+            ) from error
+        _refuse_nul(content, file, encoding)
+        content, count = _repaired(content)
+        what = "not UTF-8: read as Windows-1252 (set data.encoding if that is wrong)"
+        return content, (Finding(table, what, count, "repaired", f"{file}:{row}"),)
+    _refuse_nul(content, file, encoding)
+    return content, ()
+
+
+def _is_utf8(content: bytes) -> bool:
+    """Whether the text is UTF-8; decoding it would take up to four times its memory."""
+    try:
+        pa.array([content], pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _refuse_nul(content: bytes, file: str, encoding: str) -> None:
+    if b"\0" in content:
+        row = _line_of(content, content.index(b"\0"))
+        raise DataError(
+            f"{file}:{row}: a NUL character; expected text in {encoding}. If it is UTF-16 or the like, set "
+            "data.encoding. If it is no text, export the table as CSV, JSON or Parquet."
+        )
+
+
+def _repaired(content: bytes) -> tuple[bytes, int]:
+    """The text with its lines that are not UTF-8 read as Windows-1252, and the number of these lines."""
     lines = content.split(b"\n")
     count = 0
     for i, line in enumerate(lines):
@@ -131,237 +174,168 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
         except UnicodeDecodeError:
             lines[i] = line.decode("cp1252", "replace").encode()
             count += 1
-    what = "not UTF-8: read as Windows-1252 (set data.encoding if that is wrong)"
-    return b"\n".join(lines).removeprefix(b"\xef\xbb\xbf"), (Finding(table, what, count, "repaired", f"{file}:{row}"),)
+    return b"\n".join(lines), count
 
 
-def _separator(path: Path, header: str) -> str:
-    if path.name.removesuffix(".gz").lower().endswith((".tsv", *ATOMIC)):
-        return "\t"
-    return max(("\t", ",", ";", "|", "::"), key=header.count)
+def _line_of(content: bytes, at: int) -> int:
+    return content.count(b"\n", 0, at) + 1
 
 
-def _read_delimited(path: Path, table: str, content: bytes, only: str | None, mapping: dict[str, str]) -> RawTable:
-    """CSV, TSV and the like; ``only`` and ``mapping`` as :func:`read_table` takes them."""
-    name = path.name.removesuffix(".gz")
-    atomic = name.lower().endswith(ATOMIC) and name not in _HEADERLESS
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
-    # Leading blank lines are rows to the parser, and so keep the numbering right.
-    start = len(_BLANK_LINES.match(content).group())  # type: ignore[union-attr]
-    header_row = content[:start].count(b"\n")
-    first = content[start:].split(b"\n", 1)[0].decode("utf-8").rstrip("\r")
-    if name in _HEADERLESS:
-        separator, fields = _HEADERLESS[name]
-        genres = _genres_100k(path) if name == "u.item" else []
-        fields = fields + genres
-        header_row = -1
-    else:
-        separator = _separator(path, first)
-        plain_split = atomic or separator == "::"
-        split = first.split(separator) if plain_split else next(csv.reader([first], delimiter=separator))
-        fields = _distinct([name.strip() for name in split])
-    headless = only is not None and len(fields) == 1 and not is_known_name(fields[0], mapping)
-    if only is not None and headless:
-        fields, header_row = [only], -1
-    quoted = not atomic and name not in _HEADERLESS and separator != "::"
-    if separator == "::":
-        content, separator = content.replace(b"::", _UNIT.encode()), _UNIT
+def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> RawTable:
+    """Reads a Parquet file; sizes are checked in its metadata first, then batch by batch.
 
-    frame, rows, spans, findings, unreadable = _parse(
-        content, separator, quoted, len(fields), header_row, path.name, table
-    )
-    if quoted and separator == "\t" and (unreadable or (spans > 1).any()):
-        # Many tools write TSV without quoting, and then a title may begin with a quotation mark.
-        bare = _parse(content, separator, False, len(fields), header_row, path.name, table)
-        if bare[4] <= unreadable:
-            frame, rows, spans, findings, unreadable = bare
-    frame.columns = pd.Index(fields)
-    if headless:
-        what = f"the first line is no known column name, so it is read as a {only}"
-        findings.append(Finding(table, what, 1, "kept", f"{path.name}:{rows[0]}, {first[:60]!r}"))
-    if atomic:
-        frame = _atomic_columns(frame)
-    elif name == "u.item":
-        flags = frame[genres].to_numpy(dtype=object) == "1"
-        frame = frame.drop(columns=genres)
-        frame[CATEGORIES] = [[g for g, on in zip(genres, row, strict=True) if on and g != "unknown"] for row in flags]
-    return RawTable(table, path.name, frame, rows, spans, findings=tuple(findings), unreadable=unreadable)
-
-
-def _parse(
-    content: bytes, separator: str, quoted: bool, width: int, header_row: int, file: str, table: str
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[Finding], int]:
-    """Splits text into ``width`` columns: the frame (str), row numbers, spans, findings, how many were unreadable."""
-    broken: list[tuple[int, int, str]] = []
-
-    def note_broken(row: pa.csv.InvalidRow) -> str:
-        broken.append((row.number, row.actual_columns, row.text))
-        return "skip"
-
-    columns = [str(i) for i in range(width)]
-    try:
-        parsed = pa.csv.read_csv(
-            io.BytesIO(content),
-            pa.csv.ReadOptions(use_threads=False, column_names=columns, block_size=min(len(content) + 1, 1 << 30)),
-            pa.csv.ParseOptions(
-                delimiter=separator,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
-                ignore_empty_lines=False,
-                invalid_row_handler=note_broken,
-            ),
-            pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} cannot be split into {width} columns by {separator!r}: {error}") from error
-    frame = parsed.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=np.nan)}.get)
-
-    # The parser counts records from 1; where quoted fields hold line breaks, lines run ahead of records.
-    numbers = np.arange(1, len(frame) + len(broken) + 1)
-    is_broken = np.zeros(len(numbers), dtype=bool)
-    is_broken[[n - 1 for n, _, _ in broken]] = True
-    spans = np.ones(len(numbers), dtype=np.int64)
-    if quoted and b'"' in content:
-        breaks = sum(
-            (frame[c].str.count("\n").to_numpy(dtype=np.int64) for c in columns), np.zeros(len(frame), np.int64)
-        )
-        spans[~is_broken] += breaks
-        spans[is_broken] += np.array([text.count("\n") for _, _, text in broken], dtype=np.int64)
-    lines = np.cumsum(spans) - spans + 1
-
-    findings, unreadable = [], 0
-    wrong = [(n, fields, text) for n, fields, text in broken if text.strip() and n - 1 != header_row]
-    if wrong:
-        number, came, text = wrong[0]
-        unreadable = int(sum(spans[n - 1] for n, _, _ in wrong))
-        example = f"{file}:{lines[number - 1]}, {text[:60]!r}"
-        findings.append(Finding(table, f"{came} fields came, {width} expected", unreadable, "dropped", example))
-    blank = (frame == "").all(axis=1).to_numpy()
-    good = numbers[~is_broken]
-    is_row = ~blank & (good - 1 != header_row)
-    gone = [*good[blank], *(n for n, _, text in broken if not text.strip())]
-    if gone:
-        findings.append(Finding(table, "blank row", len(gone), "dropped", f"{file}:{lines[min(gone) - 1]}"))
-    return (
-        frame[is_row].reset_index(drop=True),
-        lines[~is_broken][is_row],
-        spans[~is_broken][is_row],
-        findings,
-        unreadable,
-    )
-
-
-def _genres_100k(item_file: Path) -> list[str]:
-    path = item_file.with_name("u.genre")
-    if not path.is_file():
-        return _GENRES_100K.split("|")
-    lines = path.read_text(encoding="latin-1").splitlines()
-    return [line.split("|")[0] for line in lines if line.strip()]
-
-
-def _atomic_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Takes ``field:type`` apart; a ``token_seq`` that names categories is a list, any other one is running text."""
-    category_names = {plain_name(a) for a in ALIASES[CATEGORIES]}
-    columns = {}
-    for header in frame.columns:
-        name, _, kind = header.partition(":")
-        values = frame[header]
-        if kind == "token_seq" and plain_name(name) in category_names:
-            values = pd.Series([_tokens(v) for v in values], dtype=object)
-        columns[name] = values
-    return pd.DataFrame(columns)
-
-
-def _tokens(text: str) -> list[str]:
-    return [t.strip(" '\"") for t in (text.split(",") if "," in text else text.split())]
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """A header that names a column twice keeps the first; later ones get a number."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-    return out
-
-
-def _read_json(path: Path, table: str, content: bytes, only: str | None) -> RawTable:
-    """Reads JSON lines or one JSON array of objects.
-
-    Python literals (the Amazon 2014 files) are read, too, and counted. Bare strings and integers in the place of
-    objects are values of the column ``only``.
+    A named pandas index becomes a column, like any other column. Nested values become dicts and lists, as from JSON.
+    Dates, and decimals beyond the precision of a number, become strings; durations become seconds.
     """
-    records: list[dict] = []
-    rows: list[int] = []
-    lost: list[tuple[int, str]] = []
-    literals: list[int] = []
-    blank: list[int] = []
 
-    def take(row: int, value: object, shown: str) -> None:
-        if only is not None and isinstance(value, str | int) and not isinstance(value, bool):
-            value = {only: value}
-        if isinstance(value, dict):
-            records.append(value)
-            rows.append(row)
-        else:
-            lost.append((row, shown))
-
-    if content.lstrip()[:1] == b"[":
-        try:
-            values = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{path} begins as a JSON array but is none: {error}.") from error
-        for row, element in enumerate(values, start=1):
-            take(row, element, str(element)[:60])
-    else:
-        lines = content.split(b"\n")
-        for row, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
-            if not line.strip():
-                blank.append(row)
-                continue
-            value: object = None
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                try:
-                    value = ast.literal_eval(line.decode("utf-8").strip())
-                    literals.append(row)
-                except (ValueError, SyntaxError, RecursionError, MemoryError):
-                    pass
-            take(row, value, line[:60].decode("utf-8", "replace"))
-    findings = []
-    if lost:
-        example = f"{path.name}:{lost[0][0]}, {lost[0][1]!r}"
-        findings.append(Finding(table, "no JSON object", len(lost), "dropped", example))
-    if blank:
-        findings.append(Finding(table, "blank row", len(blank), "dropped", f"{path.name}:{blank[0]}"))
-    if literals:
-        what = "not JSON but a Python literal: read as one"
-        findings.append(Finding(table, what, len(literals), "repaired", f"{path.name}:{literals[0]}"))
-    if not records:
-        raise DataError(f"{path} holds no JSON object: expected one a line. {findings[0] if findings else ''}")
-    names = dict.fromkeys(key for record in records for key in record)
-    frame = pd.DataFrame({str(n): pd.Series([r.get(n) for r in records], dtype=object) for n in names})
-    numbers = np.array(rows, dtype=np.int64)
-    return RawTable(
-        table, path.name, frame, numbers, np.ones_like(numbers), findings=tuple(findings), unreadable=len(lost)
-    )
-
-
-def _read_parquet(path: Path, table: str, content: bytes) -> RawTable:
     def dtype(kind: pa.DataType) -> Any:
         # Arrow's own values: an integer must not pass through a float because its neighbour is missing.
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         return pd.StringDtype(na_value=np.nan) if is_text else pd.ArrowDtype(kind)
 
     try:
-        frame = pa.parquet.read_table(io.BytesIO(content)).to_pandas(types_mapper=dtype)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        # In nanoseconds, the unit of INT96 by default, years after 2262 would overflow.
+        file = pa.parquet.ParquetFile(pa.BufferReader(content), coerce_int96_timestamp_unit="us")
+        meter.add_rows(file.metadata.num_rows, path)
+        meter.check("max_columns", file.metadata.num_columns, path)
+        meter.check("max_depth", 1 + max((_depth(field.type) for field in file.schema_arrow), default=0), path)
+        arrow = _index_as_columns(_batches(file, meter, path))
+        frame, findings = _to_frame(arrow, table, path, dtype)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
-    if frame.empty:
-        raise DataError(f"{path} has columns but no rows.")
-    frame = frame.set_axis(_distinct([str(c) for c in frame.columns]), axis=1).reset_index(drop=True)
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
-    return RawTable(table, path.name, frame, rows, np.ones_like(rows))
+    return RawTable(table, path.name, frame, rows, np.ones_like(rows), findings=findings)
+
+
+def _depth(kind: pa.DataType) -> int:
+    """The number of levels of a nested type; 0 for numbers and strings."""
+    if not pa.types.is_nested(kind):
+        return 0
+    return 1 + max((_depth(kind.field(i).type) for i in range(kind.num_fields)), default=0)
+
+
+def _batches(file: pa.parquet.ParquetFile, meter: SizeMeter, path: Path) -> pa.Table:
+    """Reads in batches: a value that is stored once for many rows takes its full size in memory."""
+    batches = []
+    for batch in file.iter_batches():
+        # A batch holds dictionaries in full, whether it uses their values or not.
+        columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+        batch = pa.record_batch(columns, batch.schema.names)
+        meter.add_bytes(batch.nbytes, path)
+        batches.append(batch)
+    if not batches:
+        return file.schema_arrow.empty_table()
+    return pa.Table.from_batches(batches).replace_schema_metadata(file.schema_arrow.metadata)
+
+
+def _index_as_columns(table: pa.Table) -> pa.Table:
+    """Adds a pandas index that is stored as metadata alone, and makes every other one a plain column.
+
+    An unnamed range, which pandas gives to each table, says nothing and is left out.
+    """
+    metadata = table.schema.pandas_metadata
+    if not metadata:
+        return table
+    for level in metadata.get("index_columns", []):
+        if isinstance(level, dict) and level.get("name") is not None:
+            values = np.arange(level["start"], level["stop"], level["step"])
+            if len(values) == table.num_rows:
+                table = table.append_column(str(level["name"]), pa.array(values))
+    # Nullable integers of pandas keep their type, as floats would lose digits; no other entry is needed.
+    nullable = [c for c in metadata.get("columns", []) if re.fullmatch(r"U?Int\d+", str(c.get("numpy_type")))]
+    kept = {"index_columns": [], "column_indexes": [], "columns": nullable}
+    return table.replace_schema_metadata({b"pandas": json.dumps(kept)})
+
+
+def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
+    findings: list[Finding] = []
+    columns: list[pd.Series] = []
+    for label, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            columns.append(pd.Series(_python_values(_plain_nested(column).combine_chunks()), dtype=object))
+            continue
+        plain = _plain(column)
+        if _is_binary(column.type) and not pa.types.is_string(plain.type):
+            plain = pa.chunked_array([[v if v is None else v.hex() for v in column.to_pylist()]], pa.string())
+            what = f"bytes in {label!r} that are no text: written in hexadecimal"
+            findings.append(Finding(name, what, len(column) - column.null_count, "repaired", path.name))
+        one = pa.table({label: plain}).replace_schema_metadata(table.schema.metadata)
+        columns.append(one.to_pandas(types_mapper=mapper).iloc[:, 0])
+    names = distinct_names([str(label) for label in table.column_names])
+    return pd.DataFrame(dict(zip(names, columns, strict=True))), tuple(findings)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    return any(test(kind) for test in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)) or (
+        types.is_binary_view(kind)
+    )
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose type pandas has, without loss of precision; bytes that are no text come back unchanged."""
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        return pa.chunked_array([[None if v is None else str(v) for v in column.to_pylist()]], pa.string())
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(column.cast(kind.storage_type))
+    if pa.types.is_duration(kind):
+        per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), per_second)
+    if pa.types.is_decimal(kind):
+        return _plain_decimal(column)
+    try:
+        return column.cast(_plain_type(kind))
+    except pa.ArrowInvalid:
+        return column
+
+
+def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals as integers or floats where these are exact, otherwise as strings without an exponent."""
+    kind = column.type
+    if kind.scale == 0:
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    elif kind.precision <= 15:
+        return column.cast(pa.float64())
+    return pa.chunked_array([[None if v is None else format(v, "f") for v in column.to_pylist()]], pa.string())
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type to which values are cast: strings for text, bytes and dates, the same otherwise."""
+    types = pa.types
+    is_text = (types.is_string, types.is_large_string, types.is_string_view, types.is_date)
+    return pa.string() if _is_binary(kind) or any(test(kind) for test in is_text) else kind
+
+
+def _plain_nested(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Nested values with plain ones at every level, where Arrow can cast them."""
+
+    def plain(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_struct(kind):
+            return pa.struct([field.with_type(plain(field.type)) for field in kind])
+        if pa.types.is_map(kind):
+            return pa.map_(plain(kind.key_type), plain(kind.item_type))
+        if pa.types.is_nested(kind):
+            return pa.large_list(plain(kind.value_type))
+        if pa.types.is_dictionary(kind):
+            return plain(kind.value_type)
+        return pa.float64() if pa.types.is_decimal(kind) else _plain_type(kind)
+
+    try:
+        return column.cast(plain(column.type))
+    except pa.ArrowException:
+        return column
+
+
+def _python_values(array: pa.Array) -> list:
+    """The values as Python objects: dicts for structs and maps, lists for lists."""
+    if pa.types.is_string(array.type) or (pa.types.is_integer(array.type) and not array.null_count):
+        return array.to_numpy(zero_copy_only=False).tolist()
+    if not pa.types.is_large_list(array.type):
+        return array.to_pylist(maps_as_pydicts="strict")
+    # Converting all elements at once is several times faster than list by list.
+    elements = iter(_python_values(array.flatten()))
+    return [None if n is None else list(islice(elements, n)) for n in pc.list_value_length(array).to_pylist()]

@@ -1,0 +1,174 @@
+"""Splits JSON into rows and fields: one object per line, or one array of objects."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.data.findings import Finding
+from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.size_limits import SizeMeter
+from tfllmrec.errors import DataError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_ROWS_BETWEEN_CHECKS = 1 << 16
+
+
+class _Columns:
+    """Columns that grow row by row; a field that a row lacks becomes None."""
+
+    def __init__(self, meter: SizeMeter, path: Path):
+        self.meter, self.path = meter, path
+        self.columns: dict[str, list] = {}
+        self.rows: list[int] = []
+
+    def append(self, row: int, record: dict) -> None:
+        for name, value in record.items():
+            column = self.columns.get(name)
+            if column is None:
+                self._check(len(self.columns) + 1)
+                column = self.columns[name] = []
+            if len(column) < len(self.rows):
+                column.extend([None] * (len(self.rows) - len(column)))
+            column.append(value)
+        self.rows.append(row)
+        if len(self.rows) % _ROWS_BETWEEN_CHECKS == 0:
+            self._check(len(self.columns))
+
+    def frame(self) -> pd.DataFrame:
+        self._check(len(self.columns))
+        for column in self.columns.values():
+            column.extend([None] * (len(self.rows) - len(column)))
+        return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in self.columns.items()})
+
+    def _check(self, columns: int) -> None:
+        self.meter.check_cells(len(self.rows), columns, self.path)
+
+
+def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMeter, only: str | None = None) -> RawTable:
+    """Reads JSON lines, or one JSON array of objects.
+
+    Lines that are Python literals (as in the Amazon 2014 files) are read, too, and counted. Lines without an object
+    are dropped and counted. Bare strings and integers in the place of objects are values of the column ``only``.
+
+    Raises:
+      DataError: there is no object, the array is broken, or a limit of the ``data`` section is exceeded.
+    """
+    columns = _Columns(meter, path)
+    lost: list[tuple[int, str]] = []
+    literals: list[int] = []
+    blank: list[int] = []
+    is_array = content.lstrip()[:1] == b"["
+    rows = _array_elements(content, meter, path) if is_array else _lines(content, meter, path, blank, literals)
+    for row, value, shown in rows:
+        if only is not None and isinstance(value, str | int) and not isinstance(value, bool):
+            value = {only: value}
+        if isinstance(value, dict):
+            columns.append(row, value)
+        else:
+            lost.append((row, shown))
+    findings = []
+    if lost:
+        example = f"{file}:{lost[0][0]}, {lost[0][1]!r}"
+        findings.append(Finding(table, "no JSON object", len(lost), "dropped", example))
+    if blank:
+        findings.append(Finding(table, "blank row", len(blank), "dropped", f"{file}:{blank[0]}"))
+    if literals:
+        what = "not JSON but a Python literal: read as one"
+        findings.append(Finding(table, what, len(literals), "repaired", f"{file}:{literals[0]}"))
+    if not columns.rows:
+        raise DataError(
+            f"{path} holds no JSON object: expected one per line, or an array of them. "
+            f"{findings[0] if findings else 'The array is empty.'}"
+        )
+    numbers = np.array(columns.rows, dtype=np.int64)
+    return RawTable(
+        table, file, columns.frame(), numbers, np.ones_like(numbers), findings=tuple(findings), unreadable=len(lost)
+    )
+
+
+def _lines(
+    content: bytes, meter: SizeMeter, path: Path, blank: list[int], literals: list[int]
+) -> Iterator[tuple[int, object, str]]:
+    """Yields line number, value and the beginning of each line that is not blank; a broken line has the value None."""
+    for row, line in enumerate(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=None), start=1):
+        meter.add_rows(1, path)
+        if not line.strip():
+            blank.append(row)
+            continue
+        value: object = None
+        try:
+            value = json.loads(line)
+        except RecursionError as error:
+            raise _too_deep(meter, path, row) from error
+        except ValueError:
+            try:
+                value = ast.literal_eval(line.strip())
+                if isinstance(value, dict):
+                    value = {str(name): inner for name, inner in value.items()}
+                literals.append(row)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                pass
+        if line.count("[") + line.count("{") + line.count("(") > meter.config.max_depth:
+            _check_depth(value, meter, path, row)
+        yield row, value, line.rstrip("\n")[:60]
+
+
+def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tuple[int, object, str]]:
+    """Yields number, value and the beginning of each element of an array, one at a time to limit the memory."""
+    text = content.decode()
+    decode = json.JSONDecoder().raw_decode
+    start = end = _after_space(text, text.index("[") + 1)
+    row = 0
+    try:
+        closed = text.startswith("]", start)
+        while not closed:
+            row += 1
+            value, end = decode(text, start)
+            meter.add_rows(1, path)
+            if text.count("[", start, end) + text.count("{", start, end) > meter.config.max_depth:
+                _check_depth(value, meter, path, row)
+            yield row, value, text[start : min(end, start + 60)]
+            end = _after_space(text, end)
+            closed = text.startswith("]", end)
+            if not closed and not text.startswith(",", end):
+                raise ValueError(f"expected ',' or ']', found {text[end : end + 20]!r}")
+            start = _after_space(text, end + 1)
+        if rest := text[text.index("]", end) + 1 :].strip():
+            raise ValueError(f"expected the end of the file after ']', found {rest[:20]!r}")
+    except RecursionError as error:
+        raise _too_deep(meter, path, row) from error
+    except ValueError as error:
+        raise DataError(f"{path} begins as a JSON array but is none: element {row}: {error}.") from error
+
+
+def _after_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+
+
+def _check_depth(value: object, meter: SizeMeter, path: Path, row: int) -> None:
+    level = [value]
+    for _ in range(meter.config.max_depth + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list, tuple))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise _too_deep(meter, path, row)
+
+
+def _too_deep(meter: SizeMeter, path: Path, row: int) -> DataError:
+    return DataError(
+        f"{path}:{row}: expected at most data.max_depth = {meter.config.max_depth} levels of nested values, found "
+        "more. Remove the row, or raise data.max_depth if the row is right (Python reads at most about 900 levels)."
+    )
