@@ -23,7 +23,7 @@ TAGS_PER_ITEM = 20
 
 
 class _Rows:
-    """Which rows of a raw table still stand; a row that falls is counted once, under its first reason."""
+    """The rows of a raw table that are kept so far; each dropped row is counted once, under its first reason."""
 
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
         self.raw, self.config, self.report = raw, config, report
@@ -74,7 +74,7 @@ class _Rows:
             self.keep &= ~mask
 
     def drop_unreadable(self, mask: np.ndarray, what: str, column: str) -> None:
-        """Drops rows that no reader could make sense of; they count with all the lines that they swallowed."""
+        """Drops rows that cannot be read; a row that takes up several lines of the file counts as that many."""
         mask = mask & self.keep
         if mask.any():
             example = self.raw.example(int(mask.argmax()), column)
@@ -107,6 +107,7 @@ class _Rows:
 def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> tuple[pd.DataFrame, str | None]:
     """The event rows that can be used, and the column that says in which order they happened.
 
+    A row whose item is a list counts as one event for each item of the list. Ratings that mean "not rated" become NaN.
     The order within a user is that of an order column, else of the timestamp; ties fall by timestamp, then by file
     position. Rows that lack the key are dropped where most have it; where most lack it, or it is the same everywhere,
     the key is ignored, file position fills ``order`` and the data counts as unordered. Ratings that are the same in
@@ -185,10 +186,10 @@ def clean_events(raw: RawTable, config: DataConfig, report: CleaningReport) -> t
 def _without_unrated(rating: np.ndarray, config: DataConfig, rows: _Rows) -> np.ndarray:
     """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
     kept = np.where(rows.keep, rating, np.nan)
+    recognised = config.unrated is None
+    why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
     for value in unrated_values(kept) if config.unrated is None else config.unrated:
-        what = f"the rating {value:g} means 'not rated'"
-        what += " by data.unrated" if config.unrated is not None else ": it is not on the scale of all others"
-        rows.note(kept == value, f"{what} (data.unrated: [] keeps it)", "repaired", RATING)
+        rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
         rating = np.where(rating == value, np.nan, rating)
     return rating
 
