@@ -116,6 +116,12 @@ def test_cells_that_are_no_lists(cell):
     assert lists(pd.Series([cell, "x"], dtype=object)) is None
 
 
+def test_brackets_alone_are_no_lists():
+    assert lists(pd.Series(["[REC]", "[REC 2]"], dtype="str")) is None
+    assert lists(pd.Series(["[a, b]", "[c]"], dtype="str")).tolist() == [["a", "b"], ["c"]]
+    assert lists(pd.Series([f"[{'1' * 5000}x]", "[" * 5000], dtype="str")) is None
+
+
 def test_lists_keep_large_integers():
     arrow = pa.array([[2**53 + 1, None]], pa.list_(pa.uint64()))
     assert lists(pd.Series(pd.array(arrow, dtype=pd.ArrowDtype(arrow.type)))).tolist() == [[2**53 + 1, None]]

@@ -848,8 +848,8 @@ def test_a_first_line_that_is_an_id_is_told(tmp_path):
     assert report.lines() == [
         "users: p.txt (user_id <- user_id)",
         "users: 4 rows read, 2 kept",
-        "  users: 1 dropped: blank row (p.txt:3)",
         "  users: 1 kept: the first line is no known column name, so it is read as a user_id (p.txt:2, 'u 1')",
+        "  users: 1 dropped: blank row (p.txt:3)",
         "  users: 1 dropped: the user_id is there already (kept: the fullest row) (p.txt:5, column 'user_id': 'u 1')",
     ]
     assert ids_of(tmp_path, "p.txt", "only")[0] == ["only"]

@@ -41,7 +41,7 @@ _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwi
 
 
 class _Rows:
-    """The rows of a raw table that are still kept; a dropped row is counted once, under its first reason."""
+    """The rows of a raw table that are kept so far; each dropped row is counted once, under its first reason."""
 
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
         self.raw, self.config, self.report = raw, config, report
@@ -94,7 +94,7 @@ class _Rows:
             self.keep &= ~mask
 
     def drop_unreadable(self, mask: np.ndarray, what: str, column: str) -> None:
-        """Drops rows that no reader could make sense of; they count with all the lines that they swallowed."""
+        """Drops rows that cannot be read; a row that takes up several lines of the file counts as that many."""
         mask = mask & self.keep
         if mask.any():
             example = self.raw.example(int(mask.argmax()), column)
@@ -129,12 +129,13 @@ def clean_events(
 ) -> tuple[pd.DataFrame, str | None, np.ndarray]:
     """Drops the event rows that cannot be used, and puts each user's events in order.
 
+    A row whose item is a list counts as one event for each item of the list. Ratings that mean "not rated" become NaN.
     The order column, else the timestamp, orders a user's events. Ties fall by timestamp, then by a hash of user and
-    item id, then by rating, lower first: the order never depends on the rows' places in the file. Rows that lack the
-    key are dropped where most rows have it. Where most lack it, or it is the same everywhere, the key is ignored, the
-    hash alone fills ``order`` and the data counts as unordered. Ratings that are the same in every event, as in logs of
-    clicks, say nothing and become NaN. Where repeated events of a user and item are merged, the strongest kind of event
-    stays, and among events of that strength the last or first one.
+    item id, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
+    in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
+    everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
+    the same in every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item
+    are merged, the strongest kind of event stays, and among events of that strength the last or first one.
 
     Returns:
       user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), in file order;
@@ -231,10 +232,10 @@ def clean_events(
 def _without_unrated(rating: np.ndarray, config: DataConfig, rows: _Rows) -> np.ndarray:
     """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
     kept = np.where(rows.keep, rating, np.nan)
+    recognised = config.unrated is None
+    why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
     for value in unrated_values(kept) if config.unrated is None else config.unrated:
-        what = f"the rating {value:g} means 'not rated'"
-        what += " by data.unrated" if config.unrated is not None else ": it is not on the scale of all others"
-        rows.note(kept == value, f"{what} (data.unrated: [] keeps it)", "repaired", RATING)
+        rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
         rating = np.where(rating == value, np.nan, rating)
     return rating
 

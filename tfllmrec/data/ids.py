@@ -14,7 +14,7 @@ import pandas as pd
 from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
 from tfllmrec.data.findings import Finding
 from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.values import MISSING, as_text, decoded, spread, strings
+from tfllmrec.data.values import MISSING, decoded, spread, strings
 from tfllmrec.errors import DataError
 
 _EXACT = 2.0**53  # every integer below it has a float64 of its own
@@ -24,7 +24,7 @@ _SCIENTIFIC = r"-?[0-9](?:[.,]([0-9]+)[eE]\+?|[eE]\+)([0-9]{1,3})"
 _LISTS, _OPEN = (list, tuple, set, np.ndarray), ("[", "(")
 # NumPy prints an array without commas, and a long one with an ellipsis.
 _NUMPY_ITEM = r"'[^']*'|\"[^\"]*\"|-?[0-9]+|\.\.\."
-_NUMPY_LIST = re.compile(rf"\[\s*(?:(?:{_NUMPY_ITEM})\s*)+\]")
+_NUMPY_LIST = re.compile(rf"\[\s*(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*\s*\]")
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ def _float_texts(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         most = max(texts[texts.str.fullmatch("-?[0-9]+")].str.lstrip("-").str.len().max(), 1 + shown.max())
         inexact[scientific] |= (exponent > shown) & ~((1 + shown < most) & (exponent <= most))
         inexact &= whole
-        signed = pd.to_numeric(texts[scientific].str.replace(",", ".", regex=False))
-        integers[scientific] = [as_text(value) for value in signed]
+        integers[scientific] = strings(pd.to_numeric(texts[scientific].str.replace(",", ".", regex=False)))
     return integers, whole, inexact, is_float & ~whole
 
 
@@ -125,7 +124,7 @@ def lists(values: pd.Series) -> np.ndarray | None:
     """The lists in a column (object ``[R]``, None where the cell is none); None where the column has no list.
 
     Text counts where it is a JSON or Python list, or a NumPy array as NumPy prints it. ``[a, b]``, without quotation
-    marks, counts where every cell of the column has such brackets.
+    marks, counts where every cell of the column has such brackets and at least one has a comma.
     """
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
@@ -140,10 +139,11 @@ def lists(values: pd.Series) -> np.ndarray | None:
     bare: dict[int, list] = {}
     for row in np.flatnonzero(possible).tolist():
         found[row] = _as_list(cells[row])
-        if found[row] is None and cells[row].strip()[-1:] == "]" and cells[row].strip()[0] == "[":
-            bare[row] = [part.strip() for part in cells[row].strip()[1:-1].split(",")]
+        if found[row] is None and (inner := re.fullmatch(r"\s*\[(.*)\]\s*", cells[row], re.DOTALL)):
+            bare[row] = [part.strip() for part in inner.group(1).split(",")]
     n_lists = sum(cell is not None for cell in found)
-    if bare and len(bare) + n_lists == (~strings(values).isin(MISSING)).sum():
+    every_cell = len(bare) + n_lists == (~strings(values).isin(MISSING)).sum()
+    if every_cell and any(len(parts) > 1 for parts in bare.values()):
         for row, parts in bare.items():
             found[row] = parts
         n_lists += len(bare)
