@@ -84,9 +84,10 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
 
 
 def validation_sample(split: Split, seed: int) -> Queries:
-    """At most :data:`SAMPLE` of the validation queries, in their order: what every choice in a fit is made by.
+    """At most :data:`SAMPLE` of the validation queries, drawn by seed, in their order.
 
-    Fewer where there are so many items that their scores would not stay in memory.
+    Every choice in a fit is made on these queries: the hybrid's settings, gates and epoch, the text tower, and the
+    settings of every baseline. There are fewer where the scores of so many items would not fit into memory.
     """
     size = min(SAMPLE, max(1, SCORES // (2 * split.dataset.n_items)))
     rows = np.random.default_rng(seed).permutation(len(split.validation))[:size]
