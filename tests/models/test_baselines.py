@@ -126,6 +126,8 @@ def test_planted_checkerboard(name, checkerboard):
         assert result.metrics["recall@11"] < 0.5  # does not know who asks: about 11 of the 31 left
     elif name == "markov":
         assert result.metrics["recall@11"] > 0.5  # sees one item only, and few successions of it
+    elif name == "ials":
+        assert result.metrics["recall@11"] > 0.98  # a factorization is an approximation
     else:
         assert result.metrics["recall@11"] == 1.0
 

@@ -22,6 +22,7 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.ials import Ials
 from tfllmrec.models.item_weights import (
     PrunedWeights,
     centred_unit,
@@ -205,6 +206,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "popularity": Popularity,
     "markov": Markov,
     "item_knn": ItemKNN,
+    "ials": Ials,
     "ease": Ease,
     "text": TextSimilarity,
     "ease_text": EaseText,

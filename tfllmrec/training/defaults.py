@@ -32,6 +32,8 @@ SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
 FULL_SOFTMAX_ITEMS = 60_000
 #: Numbers in a block of scores, at most: 0.8 GB. A validation sample has two such blocks, of half the rows.
 SCORES = 200_000_000
+#: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
+MAX_IALS_EVENTS = 5_000_000
 #: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
 
@@ -80,6 +82,9 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if wide and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
         said.append(f"evaluation.baselines without {', '.join(wide)}: {n_items:,} items are too many for EASE")
+    if "ials" in config.evaluation.baselines and n_events > MAX_IALS_EVENTS:
+        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ials"]
+        said.append(f"evaluation.baselines without ials: {n_events:,} training events take too long for its grid")
     return said
 
 
