@@ -159,7 +159,7 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
 
     Returns:
       The means. ``counts`` has the smallest count of each kind, ``alarms`` every alarm once. A single result comes
-      back without a spread.
+      back as it is.
 
     Raises:
       ModelError: No result, or results with other metrics or another number of queries.
@@ -167,6 +167,8 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
     if not results:
         raise ModelError("Expected at least one result to average, got none.")
     first = results[0]
+    if len(results) == 1:
+        return first
     for other in results[1:]:
         if other.metrics.keys() != first.metrics.keys() or other.per_query.keys() != first.per_query.keys():
             raise ModelError("Expected results with the same metrics and strata; measure every seed in the same way.")
@@ -186,7 +188,7 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
         counts={name: min(result.counts[name] for result in results) for name in first.counts},
         per_query=per_query,
         alarms=list(dict.fromkeys(alarm for result in results for alarm in result.alarms)),
-        spread={label: (min(known), max(known)) for label, known in values.items() if known and len(results) > 1},
+        spread={label: (min(known), max(known)) for label, known in values.items() if known},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -61,7 +61,7 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
       quoted: Further rows, such as published figures: name -> label -> value. Cells without a value stay empty.
     """
     columns = shown_columns(results)
-    rows = [["", *columns], ["---", *["---:"] * len(columns)]]
+    rows = []
     for name, cells in _rows(results, columns):
         spread = results[name].spread
         seeds = [f" ({spread[x][0]:.4f} to {spread[x][1]:.4f})" if x in spread else "" for x in columns]
@@ -70,11 +70,14 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
     for name, figures in (quoted or {}).items():
         rows.append([name, *(f"{figures[label]:.4f}" if label in figures else "" for label in columns)])
     rows.append(["targets", *_target_cells(results, columns)])
-    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|" for cells in rows]
-    lines[1] = lines[1].replace(" ", "")
-    if hidden := hidden_columns(results):
-        lines += ["", hidden]
-    return "\n".join(lines) + "\n"
+    hidden = hidden_columns(results)
+    return "\n".join([*markdown_table(["", *columns], rows), *(["", hidden] if hidden else []), ""])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; its first column is aligned left, the others right."""
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|" for cells in [header, *rows]]
+    return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
 
 
 def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:

@@ -22,19 +22,20 @@ _SWEEPS = 8
 _CELLS = 8_000_000
 """Numbers in the largest array of a block of rows."""
 
-_EVENTS_AT_ONCE = 64
-"""Of a row, in a product. OpenBLAS uses several threads for longer ones, whose start costs more than the product."""
+_PRODUCTS = 2**18
+"""Multiplications in one product. OpenBLAS starts threads for more, which costs more than a product of this size."""
 
 
 @dataclass
 class Ials:
     """Matrix factorization for implicit feedback (Hu, Koren and Volinsky, ICDM 2008).
 
-    The loss is that of Rendle et al., "Revisiting the Performance of iALS on Item Recommendation Benchmarks" (RecSys
-    2022), with frequency-scaled regularization of exponent 1. With U users, N items, and S the pairs that have an event:
+    The loss is that of Rendle et al., "Revisiting the Performance of iALS on Item Recommendation Benchmarks"
+    (arXiv:2110.14037, RecSys 2022), with frequency-scaled regularization of exponent 1. With U users, N items, S the
+    pairs of user and item that have an event, and a the unobserved weight:
 
-        sum over (u, i) in S of (<w_u, h_i> - 1)^2 + unobserved_weight * sum over all u, i of <w_u, h_i>^2
-        + l2 * (sum over u of (n_u + unobserved_weight * N) |w_u|^2 + sum over i of (n_i + unobserved_weight * U) |h_i|^2)
+        sum over (u, i) in S of (<w_u, h_i> - 1)^2  +  a * sum over all u, i of <w_u, h_i>^2
+        +  l2 * sum over u of (n_u + a N) |w_u|^2  +  l2 * sum over i of (n_i + a U) |h_i|^2
 
     ``n_u`` and ``n_i`` count the pairs of a user and of an item. User and item vectors are solved for in turn, exactly.
 
@@ -43,8 +44,8 @@ class Ials:
     """
 
     fit_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "dim": (16, 64),
-        "unobserved_weight": (0.003, 0.03, 0.3),
+        "dim": (16, 128),
+        "unobserved_weight": (0.005, 0.2),
         "l2": (0.003, 0.01),
     }
     score_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"decay": (1.0, 0.75, 0.5)}
@@ -108,8 +109,9 @@ def _ridge(events: np.ndarray, target: np.ndarray, diagonal: np.ndarray) -> np.n
         inner = events @ scaled + np.eye(n, dtype=np.float32)
         return (scaled @ np.linalg.solve(inner, target[..., np.newaxis]))[..., 0]
     inner = diagonal[..., np.newaxis] * np.eye(dim, dtype=np.float32)
-    for start in range(0, n, _EVENTS_AT_ONCE):
-        inner += across[..., start : start + _EVENTS_AT_ONCE] @ events[:, start : start + _EVENTS_AT_ONCE]
+    at_once = max(1, _PRODUCTS // dim**2)
+    for start in range(0, n, at_once):
+        inner += across[..., start : start + at_once] @ events[:, start : start + at_once]
     return np.linalg.solve(inner, across @ target[..., np.newaxis])[..., 0]
 
 

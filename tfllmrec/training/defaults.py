@@ -119,25 +119,15 @@ class _Weights:
         return score_history(queries.history, self.weights, self.decay)
 
 
-def choose_item_weights(
-    split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
-) -> tuple[ItemWeightSettings, list[str]]:
-    """The views' strengths for :func:`solve_item_weights`: what the config sets, the rest by search on validation.
-
-    A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
-    as long as that helps, and as long as :data:`SEARCH_WORK` is not used up.
+def starting_item_weights(split: Split, text: np.ndarray, config: ExperimentConfig) -> ItemWeightSettings:
+    """Where the search of :func:`choose_item_weights` starts: what the config sets, the rest by the kind of data.
 
     Args:
-      text: float32 ``[N, Dt]``, as the encoder gives it.
-
-    Returns:
-      The settings, and what was chosen and why.
+      split: Its training histories say whether they are long; whether events have an order is known from its data.
+      text: float32 ``[N, Dt]``; zeros where no item has text.
+      config: Its ``model.item_weights_*`` are taken over.
     """
-    queries = split.train_queries()
-    n_items = split.dataset.n_items
-    long = queries.history.lengths.mean() > 30
-    model = config.model
-    given = model.item_weight_settings
+    long = split.train_queries().history.lengths.mean() > 30
     if split.dataset.ordered:
         start = ItemWeightSettings(
             decay=0.9 if long else 0.6,
@@ -147,31 +137,31 @@ def choose_item_weights(
             next_item=1.0,
             popularity=0.25,
         )
-        fixed = {"next_item"}
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-        fixed = {"next_item", "decay", "co_occurrence"}
     if not np.any(text):
         start = replace(start, text=0.0)
-        fixed |= {"text"}
-    start = replace(start, **given)
-    moves = {name: step for name, step in MOVES.items() if name not in fixed | given.keys()}
-    if not moves:
-        return start, []
-    form = resolved(model.item_weights, n_items)
-    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
-    if tries < 2:
-        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
+    return replace(start, **config.model.item_weight_settings)
 
-    unit = centred_unit(text)
+
+def item_weights_value(
+    split: Split, text: np.ndarray, config: ExperimentConfig
+) -> Callable[[ItemWeightSettings], float]:
+    """A function that solves the item-item weights for given settings and returns their selection value on validation.
+
+    Args:
+      split: Weights are solved from its training histories, and measured on :func:`validation_sample`.
+      text: float32 ``[N, Dt]``, as the encoder gives it.
+      config: Form, rank and number of neighbours of the weights, share of head items, seed of the sample.
+    """
+    histories, n_items = split.train_queries().history, split.dataset.n_items
+    unit, model = centred_unit(text), config.model
     sample = validation_sample(split, config.seed)
     strata = split.strata(config.evaluation.head_share)
 
     def value_of(settings: ItemWeightSettings) -> float:
-        if progress is not None:
-            progress(f"item-item weights: {_said(settings)}")
         weights = solve_item_weights(
-            queries.history,
+            histories,
             n_items,
             settings,
             unit,
@@ -182,6 +172,46 @@ def choose_item_weights(
         recommender = _Weights(weights, settings.decay)
         result = evaluate(recommender, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
         return selection_value(result)
+
+    return value_of
+
+
+def choose_item_weights(
+    split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
+) -> tuple[ItemWeightSettings, list[str]]:
+    """The settings for :func:`solve_item_weights`: those that the config sets, the others by search on validation.
+
+    A coordinate search from :func:`starting_item_weights`: each open setting in turn is moved as long as that helps
+    and :data:`SEARCH_WORK` is not used up.
+
+    Args:
+      split: Training histories and validation queries are used.
+      text: float32 ``[N, Dt]``, as the encoder gives it.
+      config: It is not changed.
+      progress: Called with a line before each try.
+
+    Returns:
+      The settings, and lines that say which were chosen and why.
+    """
+    n_items, model = split.dataset.n_items, config.model
+    start = starting_item_weights(split, text, config)
+    fixed = {"next_item", *model.item_weight_settings}
+    fixed |= set() if split.dataset.ordered else {"decay", "co_occurrence"}
+    fixed |= set() if np.any(text) else {"text"}
+    moves = {name: step for name, step in MOVES.items() if name not in fixed}
+    if not moves:
+        return start, []
+    form = resolved(model.item_weights, n_items)
+    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
+    if tries < 2:
+        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
+
+    measured = item_weights_value(split, text, config)
+
+    def value_of(settings: ItemWeightSettings) -> float:
+        if progress is not None:
+            progress(f"item-item weights: {_said(settings)}")
+        return measured(settings)
 
     best, best_value = start, value_of(start)
     tried = 1
