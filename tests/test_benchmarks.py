@@ -235,6 +235,48 @@ def test_every_published_row_says_what_it_reads():
     ))  # fmt: skip
 
 
+def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatch, chain_split):
+    from types import SimpleNamespace
+
+    import starting_values
+
+    from tfllmrec.config import ExperimentConfig
+
+    settings = {"decay": 0.6, "l2": 50.0, "co_occurrence": 0.1, "text": 0.0, "next_item": 1.0, "popularity": 0.25}
+    config = ExperimentConfig(model={f"item_weights_{name}": value for name, value in settings.items()})
+    run = SimpleNamespace(
+        folder=tmp_path, split=chain_split, config=config, text=np.zeros((chain_split.dataset.n_items, 1), np.float32),
+        metrics={"data": {"name": "chain"}},
+    )  # fmt: skip
+    solved = []
+
+    def value_of(tried):
+        if len(solved) == 5:
+            raise KeyboardInterrupt
+        solved.append(tried)
+        return tried.decay - abs(np.log10(tried.l2 / 100)) / 10
+
+    monkeypatch.setattr(starting_values, "item_weights_value", lambda *_: value_of)
+    with pytest.raises(KeyboardInterrupt):
+        starting_values.curves(run)
+    before, solved[:] = list(solved), []
+    for _ in range(9):  # five points each time
+        try:
+            start, chosen, made = starting_values.curves(run)
+            break
+        except KeyboardInterrupt:
+            solved.clear()
+    assert chosen.l2 == 50 and start.l2 == 100 and "text" not in made  # items without text
+    assert not {tried.decay for tried in before} & {tried.decay for tried in solved if tried.decay != 0.6}
+    assert list(made["l2"]) == [10, 30, 50, 100, 300, 1000, 3000]
+    assert made["l2"][50] == pytest.approx(0.6 - np.log10(2) / 10) and made["decay"][1.0] == pytest.approx(
+        0.97, abs=0.01
+    )
+    rows = [line for line in starting_values.curve_tables([run]) if line.startswith("| chain")]
+    assert len(rows) == 4 and rows[1].startswith("| chain | 0.5000 | 0.5477 | **0.6000**† | 0.5523 |")
+    assert "| 100: 0.6000 | 50: 0.5699 | +0.0000 (+0.0%) |" in rows[1]
+
+
 def test_the_run_folder_of_a_seed():
     import quality
 

@@ -34,12 +34,14 @@ FULL_SOFTMAX_ITEMS = 60_000
 SCORES = 200_000_000
 #: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
 MAX_IALS_EVENTS = 5_000_000
-#: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
+#: With this many events per item on average, ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
+#: ``model.dropout`` and ``model.id_dropout`` from :data:`OFTEN` events per item on, and below.
+DROPOUTS = ((0.2, 0.1), (0.4, 0.3))
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
-    """Fills in *auto* sizes of the training, in place; returns what was chosen and why."""
+    """Fills in *auto* sizes of the training, in place; returns lines that say which were chosen and why."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
     training, model, said = config.training, config.model, []
@@ -47,12 +49,13 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
         model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
         said.append(f"model.history_length {model.history_length}: nine in ten histories have up to {long:.0f} events")
-    per_item = n_events / max(1, int(np.count_nonzero(split.train_counts)))
+    per_item = events_per_item(split)
+    dropout, id_dropout = DROPOUTS[0] if per_item >= OFTEN else DROPOUTS[1]
     if model.dropout is None:
-        model.dropout = 0.2 if per_item >= OFTEN else 0.4
+        model.dropout = dropout
         said.append(f"model.dropout {model.dropout}: {per_item:.0f} events of an item on average")
     if model.id_dropout is None:
-        model.id_dropout = 0.1 if per_item >= OFTEN else 0.3
+        model.id_dropout = id_dropout
         said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events of an item on average")
     if training.batch_size is None:
         # About 1000 targets in a step, whatever the histories' length.
@@ -88,6 +91,11 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     return said
 
 
+def events_per_item(split: Split) -> float:
+    """Mean number of training events of the items that have any."""
+    return len(split.train) / max(1, int(np.count_nonzero(split.train_counts)))
+
+
 def validation_sample(split: Split, seed: int) -> Queries:
     """At most :data:`SAMPLE` of the validation queries, drawn by seed, in their order.
 
@@ -119,13 +127,14 @@ class _Weights:
         return score_history(queries.history, self.weights, self.decay)
 
 
-def starting_item_weights(split: Split, text: np.ndarray, config: ExperimentConfig) -> ItemWeightSettings:
-    """Where the search of :func:`choose_item_weights` starts: what the config sets, the rest by the kind of data.
+def starting_item_weights(split: Split, text: np.ndarray) -> ItemWeightSettings:
+    """The settings that the search of :func:`choose_item_weights` starts from.
+
+    They depend on whether events have an order, whether training histories are long, and whether items have text.
 
     Args:
-      split: Its training histories say whether they are long; whether events have an order is known from its data.
+      split: Its training histories are looked at.
       text: float32 ``[N, Dt]``; zeros where no item has text.
-      config: Its ``model.item_weights_*`` are taken over.
     """
     long = split.train_queries().history.lengths.mean() > 30
     if split.dataset.ordered:
@@ -139,9 +148,14 @@ def starting_item_weights(split: Split, text: np.ndarray, config: ExperimentConf
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-    if not np.any(text):
-        start = replace(start, text=0.0)
-    return replace(start, **config.model.item_weight_settings)
+    return start if np.any(text) else replace(start, text=0.0)
+
+
+def searched_settings(split: Split, text: np.ndarray) -> set[str]:
+    """The settings that a search moves: those of recency need events with an order, that of the text needs texts."""
+    unordered = set() if split.dataset.ordered else {"decay", "co_occurrence"}
+    unread = set() if np.any(text) else {"text"}
+    return MOVES.keys() - unordered - unread
 
 
 def item_weights_value(
@@ -194,11 +208,9 @@ def choose_item_weights(
       The settings, and lines that say which were chosen and why.
     """
     n_items, model = split.dataset.n_items, config.model
-    start = starting_item_weights(split, text, config)
-    fixed = {"next_item", *model.item_weight_settings}
-    fixed |= set() if split.dataset.ordered else {"decay", "co_occurrence"}
-    fixed |= set() if np.any(text) else {"text"}
-    moves = {name: step for name, step in MOVES.items() if name not in fixed}
+    given = model.item_weight_settings
+    start = replace(starting_item_weights(split, text), **given)
+    moves = {name: step for name, step in MOVES.items() if name in searched_settings(split, text) - given.keys()}
     if not moves:
         return start, []
     form = resolved(model.item_weights, n_items)
