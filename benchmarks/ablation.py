@@ -1,33 +1,34 @@
 """What each part of a fitted hybrid is worth: head, tail and cold items, with and without it, on the test queries.
 
-    python benchmarks/ablation.py runs/quality/toys
+    python benchmarks/ablation.py runs/quality/toys runs/quality/toys-seed1 runs/quality/toys-seed2
 
-Terms and gates are switched off in the fitted model, with the gates' strength and closing chosen again on validation.
-Text, ids, attention and feedback are left out of the training, which is done again for each with the run's own
-settings: that takes as long as the run's training did, each (``--switches-only`` leaves it out). Writes a section of
-benchmarks/RESULTS.md.
+Each folder is a run with a seed of its own; figures are averaged over the seeds. Terms and gates are switched off in
+the fitted model, with the gates' strength and closing chosen again on validation. Text, ids, attention and feedback are
+left out of the training, which is repeated for each part and seed with the run's own settings: each takes as long as
+the run's training did (``--switches-only`` omits them). Writes a section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
+from seeds import ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.data.batches import Sequences
-from tfllmrec.evaluation.protocol import Result, evaluate, paired_difference
+from tfllmrec.evaluation.protocol import Result, averaged, evaluate
 from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.training.defaults import validation_sample
 from tfllmrec.training.fit import STRENGTHS, choose_gates, fit_hybrid, set_item_weights
 from tfllmrec.training.run import Run, to_stderr
-
-COLUMNS = ("ndcg@10", "recall@10", "recall@10/head", "recall@10/tail", "recall@10/cold")
 
 
 def dense_off(model: Hybrid, run: Run) -> None:
@@ -49,7 +50,7 @@ def gate_a_off(model: Hybrid, run: Run) -> None:
 
 
 def gate_b_off(model: Hybrid, run: Run) -> None:
-    """The same for everybody with feedback: the gate as it is before it looks at the person."""
+    """The same for every user with feedback: the gate as it is before it looks at the user."""
     kernel = model.feedback.gate.kernel
     kernel.assign(tf.zeros_like(kernel))
 
@@ -66,7 +67,7 @@ SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
     "without meaning and feedback": dense_off,
     "without behaviour": behaviour_off,
     "gate a_i the same for all items": gate_a_off,
-    "gate b_u the same for all people": gate_b_off,
+    "gate b_u the same for all users": gate_b_off,
     "behaviour without text": text_of_behaviour_off,
 }
 
@@ -78,12 +79,12 @@ RETRAINED: dict[str, dict[str, object]] = {
 }
 
 
-def variants(run: Run, switches_only: bool) -> dict[str, Hybrid]:
-    """Every variant by name, fitted; the whole model first."""
+def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
+    """Name and fitted model of every variant of a run; the whole model first."""
     split, sample = run.split, validation_sample(run.split, run.config.seed)
     strata = split.strata(run.config.evaluation.head_share)
     rated = np.isfinite(split.train_queries().ratings.values).any()
-    fitted = {"all of it": run.load_model()}
+    yield "whole model", run.load_model()
     for name, switch in SWITCHES.items():
         if (switch is gate_b_off and not rated) or (switch is text_of_behaviour_off and not np.any(run.text)):
             continue
@@ -92,18 +93,27 @@ def variants(run: Run, switches_only: bool) -> dict[str, Hybrid]:
         switch(model, run)
         if switch is not dense_off:
             choose_gates(model, sample, split.train_counts, strata, STRENGTHS[1:])
-        fitted[name] = model
+        yield name, model
     if switches_only:
-        return fitted
+        return
     for name, settings in RETRAINED.items():
         if name == "without feedback" and not rated:
             continue
         to_stderr(f"variant: {name}, trained again")
-        fitted[name] = retrained(run, settings, np.asarray(run.text))
+        yield name, retrained(run, settings, np.asarray(run.text))
     if np.any(run.text):
         to_stderr("variant: without text, trained again")
-        fitted["without text"] = retrained(run, {"item_weights_text": 0.0}, np.zeros_like(run.text))
-    return fitted
+        yield "without text", retrained(run, {"item_weights_text": 0.0}, np.zeros_like(run.text))
+
+
+def measured(run: Run, switches_only: bool) -> dict[str, Result]:
+    """The results of all variants of a run on its test queries."""
+    split = run.split
+    strata = split.strata(run.config.evaluation.head_share)
+    return {
+        name: evaluate(model, split.test, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        for name, model in variants(run, switches_only)
+    }
 
 
 def retrained(run: Run, settings: dict[str, object], text: np.ndarray) -> Hybrid:
@@ -111,55 +121,27 @@ def retrained(run: Run, settings: dict[str, object], text: np.ndarray) -> Hybrid
     return fit_hybrid(run.split, text, config, tell=to_stderr).model
 
 
-def line(name: str, result: Result, whole: Result) -> str:
-    cells = []
-    for label in COLUMNS:
-        value = result.metrics.get(label)
-        if value is None:
-            cells.append("-")
-        elif result is whole:
-            cells.append(f"{value:.4f}")
-        else:
-            difference, low, high = paired_difference(result, whole, label)
-            mark = "" if low <= 0 <= high else "*"
-            cells.append(f"{value:.4f} ({difference:+.4f}{mark})")
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="A complete run folder.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="Complete run folders, one for each seed.")
     parser.add_argument("--switches-only", action="store_true", help="Nothing is trained again.")
     options = parser.parse_args()
-    run = Run.open(options.run)
-    split = run.split
-    if "behaviour" not in run.config.model.terms or run.config.model.terms == ["behaviour"]:
-        parser.error(f"{options.run} has only {run.config.model.terms}: there is nothing to weigh against each other.")
-    models = variants(run, options.switches_only)
-    results = {
-        name: evaluate(
-            model,
-            split.test,
-            train_counts=split.train_counts,
-            strata=split.strata(run.config.evaluation.head_share),
-            ks=[10],
-            bootstrap=0,
-        )
-        for name, model in models.items()
-    }
-    whole = results["all of it"]
-    title = f"{run.metrics['data']['name']}: what each part is worth"
-    command = f"python benchmarks/ablation.py {options.run}" + (" --switches-only" if options.switches_only else "")
+    runs = [Run.open(folder) for folder in options.runs]
+    terms = runs[0].config.model.terms
+    if "behaviour" not in terms or terms == ["behaviour"]:
+        parser.error(f"{options.runs[0]} has only {terms}: there is nothing to weigh against each other.")
+    check_seeds(runs)
+    seeds = [measured(run, options.switches_only) for run in runs]
+    results = {name: averaged([results[name] for results in seeds], bootstrap=0) for name in seeds[0]}
+    title = f"{runs[0].metrics['data']['name']}: what each part is worth"
     body = "\n".join(
         [
-            made_by(command, run.config.seed),
+            made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in runs]),
             "",
             "Test queries. In brackets the difference to the whole model; * where its 95 % interval (paired bootstrap) "
-            "leaves out 0.",
+            f"excludes 0. {SEEDS if len(runs) > 1 else ONE_SEED}",
             "",
-            "| | " + " | ".join(COLUMNS) + " |",
-            "|---|" + "---:|" * len(COLUMNS),
-            *(line(name, result, whole) for name, result in results.items()),
+            *differences(results),
         ]
     )
     replace_section(title, body)

@@ -1,9 +1,10 @@
 """Fits a data set with no other setting than its files, and writes its figures beside the published ones.
 
-    python benchmarks/quality.py beauty
+    python benchmarks/quality.py beauty --seeds 1 2 42
 
-is ``tfllmrec fit --events .../interactions.tsv.gz --items .../items.jsonl.gz --out runs/quality/beauty`` followed by a
-section of benchmarks/RESULTS.md. An interrupted fit is gone on with; a complete one is only written down.
+is ``tfllmrec fit --events .../interactions.tsv.gz --items .../items.jsonl.gz --out runs/quality/beauty`` for each seed
+(seed 42 in runs/quality/beauty, others in runs/quality/beauty-seed1, ...), followed by a section of
+benchmarks/RESULTS.md. An interrupted fit is resumed; a complete one is only read.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sections import made_by, replace_section
+from seeds import ONE_SEED, SEEDS, averaged_runs
 
 from tfllmrec.config import contradictions, parse_config
-from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import as_markdown
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.ranking import ranking_lines
@@ -32,76 +35,94 @@ SETS = {
     "goodbooks-10k": ("goodbooks-10k/ratings_random.csv", "goodbooks-10k/books.csv"),
 }
 
-#: Leave-last-out, whole catalogue, known items masked, as here: ndcg@10, recall@10, and where they were read.
+
+class Published(NamedTuple):
+    """A figure that others published: leave-last-out, whole catalogue, known items masked, as here."""
+
+    ndcg: float
+    recall: float
+    source: str
+    reads: str = "id-only"
+    differs: str = ""
+
+
+HSTU_TIES = "preprocessing of HSTU: ties in time are broken otherwise"
+
+#: By set and model, at 10.
 PUBLISHED = {
     "beauty": {
-        "LightGCN": (0.0242, 0.0480, "MTandHJ/RecBoard"),
-        "SASRec (BCE)": (0.0354, 0.0668, "MTandHJ/RecBoard"),
-        "TIGER": (0.0388, 0.0704, "MTandHJ/RecBoard"),
-        "BERT4Rec": (0.0406, 0.0730, "MTandHJ/RecBoard"),
-        "eSASRec": (0.0523, 0.0928, "blondered/transformer_benchmark"),
-        "SASRec (sampled softmax)": (0.0531, 0.0921, "blondered/transformer_benchmark"),
-        "HSTU": (0.0543, 0.0945, "MTandHJ/RecBoard"),
-        "BSARec": (0.0610, 0.1002, "MTandHJ/RecBoard"),
+        "LightGCN": Published(0.0242, 0.0480, "MTandHJ/RecBoard"),
+        "SASRec (BCE)": Published(0.0354, 0.0668, "MTandHJ/RecBoard"),
+        "TIGER": Published(0.0388, 0.0704, "MTandHJ/RecBoard", "semantic ids from text"),
+        "BERT4Rec": Published(0.0406, 0.0730, "MTandHJ/RecBoard"),
+        "eSASRec": Published(0.0523, 0.0928, "blondered/transformer_benchmark"),
+        "SASRec (sampled softmax)": Published(0.0531, 0.0921, "blondered/transformer_benchmark"),
+        "HSTU": Published(0.0543, 0.0945, "MTandHJ/RecBoard"),
+        "BSARec": Published(0.0610, 0.1002, "MTandHJ/RecBoard"),
     },
     "toys": {
-        "LightGCN": (0.0247, 0.0469, "MTandHJ/RecBoard"),
-        "TIGER": (0.0387, 0.0703, "MTandHJ/RecBoard"),
-        "SASRec": (0.0432, 0.0766, "MTandHJ/RecBoard"),
-        "HSTU": (0.0598, 0.0997, "MTandHJ/RecBoard"),
-        "BSARec": (0.0663, 0.1078, "MTandHJ/RecBoard"),
+        "LightGCN": Published(0.0247, 0.0469, "MTandHJ/RecBoard"),
+        "TIGER": Published(0.0387, 0.0703, "MTandHJ/RecBoard", "semantic ids from text"),
+        "SASRec": Published(0.0432, 0.0766, "MTandHJ/RecBoard"),
+        "HSTU": Published(0.0598, 0.0997, "MTandHJ/RecBoard"),
+        "BSARec": Published(0.0663, 0.1078, "MTandHJ/RecBoard"),
     },
     "movielens-1m": {
-        "MF-BPR": (0.0377, 0.0740, "asash/bert4rec_repro"),
-        "SASRec (original)": (0.1078, 0.1993, "asash/bert4rec_repro"),
-        "gSASRec": (0.1726, 0.3003, "asash/gSASRec-pytorch"),
-        "eSASRec": (0.1772, 0.3133, "blondered/transformer_benchmark"),
-        "SASRec+ (3000 negatives)": (0.1857, 0.3159, "antklen/sasrec-bert4rec-recsys23"),
-        "HSTU-large": (0.1893, 0.3294, "facebookresearch/generative-recommenders"),
+        "MF-BPR": Published(0.0377, 0.0740, "asash/bert4rec_repro"),
+        "SASRec (original)": Published(0.1078, 0.1993, "asash/bert4rec_repro"),
+        "gSASRec": Published(0.1726, 0.3003, "asash/gSASRec-pytorch"),
+        "eSASRec": Published(0.1772, 0.3133, "blondered/transformer_benchmark"),
+        "SASRec+ (3000 negatives)": Published(0.1857, 0.3159, "antklen/sasrec-bert4rec-recsys23"),
+        "RecTools HSTU": Published(0.1880, 0.3226, "RecTools benchmark", differs="preprocessing not compared"),
+        "HSTU-large": Published(0.1893, 0.3294, "facebookresearch/generative-recommenders", differs=HSTU_TIES),
+        "HSTU in TensorFlow, full softmax": Published(
+            0.1944, 0.3419, "NetEase-Media/HSTU-Tensorflow", differs=HSTU_TIES
+        ),
+        "HSTU-large + MoL": Published(0.1979, 0.3412, "bailuding/rails", differs=HSTU_TIES),
+        "RecTools HSTU-large": Published(0.2164, 0.3642, "RecTools benchmark", differs="preprocessing not compared"),
     },
 }
 
 
-def section(name: str, run: Run, command: str) -> str:
-    """How the run was made, its table with the published rows, what was chosen."""
-    metrics, record = run.metrics, run.record
-    data, split = metrics["data"], metrics["split"]
-    results = {
-        model: Result(figures, metrics["intervals"][model], {}, {}, []) for model, figures in metrics["results"].items()
+def section(name: str, runs: Sequence[Run], command: str) -> str:
+    """How the runs were made, their table with the published rows, what was chosen from the data."""
+    first = runs[0]
+    data, split = first.metrics["data"], first.metrics["split"]
+    published = {
+        f"*{model}*, {'; '.join(filter(None, [row.reads, row.differs]))} ({row.source})": {
+            "ndcg@10": row.ndcg,
+            "recall@10": row.recall,
+        }
+        for model, row in PUBLISHED.get(name, {}).items()
     }
-    table = as_markdown(results).rstrip()
-    unknown = " |" * (table.splitlines()[0].count("|") - 4)
-    rows = [
-        f"| *{model}* ({source}) | {ndcg:.4f} | {recall:.4f} |{unknown}"
-        for model, (ndcg, recall, source) in PUBLISHED.get(name, {}).items()
-    ]
-    trained = FitState.load(run.folder / "checkpoints")
-    took = f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB"
-    order = metrics.get("ranking")
-    ranking = (
-        []
-        if order is None
-        else ["", f"Ranking model: {'; '.join(ranking_lines(order, metrics['results']['hybrid']))}."]
-    )
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items() if version)
+    versions = ", ".join(f"{package} {version}" for package, version in first.record["versions"].items() if version)
     return "\n".join(
         [
-            made_by(command, record["seed"], record["date"]),
+            made_by(command, [run.config.seed for run in runs], max(run.record["date"] for run in runs)),
             "",
             f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "
-            f"{split['queries']:,} test queries, of whose targets {split['targets/tail']:,} are tail and "
-            f"{split['targets/cold']:,} cold items. {took}; {trained.epochs_done} epochs, the best one is "
-            f"number {trained.best_epoch + 1}.",
+            f"{split['queries']:,} test queries. {SEEDS if len(runs) > 1 else ONE_SEED}",
             "",
-            table,
-            *rows,
-            *ranking,
+            as_markdown(averaged_runs(runs), published).rstrip(),
             "",
-            f"Chosen from the data: {'; '.join(record['chosen'])}.",
+            *(line for run in runs for line in _course(run)),
             "",
             f"Versions: {versions}.",
         ]
     )
+
+
+def _course(run: Run) -> list[str]:
+    """How the fit of a run went, a line each."""
+    record, trained, order = run.record, FitState.load(run.folder / "checkpoints"), run.metrics.get("ranking")
+    lines = [
+        f"{record['seconds']:.0f} s in all, peak memory {record['peak_memory_mb'] / 1000:.1f} GB; "
+        f"{trained.epochs_done} epochs, the best one is number {trained.best_epoch + 1}.",
+        f"Chosen from the data: {'; '.join(record['chosen'])}.",
+    ]
+    if order is not None:
+        lines.append(f"Ranking model: {'; '.join(ranking_lines(order, run.metrics['results']['hybrid']))}.")
+    return [f"- Seed {run.config.seed}: {line}" for line in lines]
 
 
 def files_of(name: str, folder: Path) -> dict[str, str]:
@@ -110,20 +131,30 @@ def files_of(name: str, folder: Path) -> dict[str, str]:
     return {"name": name, **files} if files else {"source": name}
 
 
+def folder_of(base: Path, seed: int) -> Path:
+    """The run folder of a seed: that of seed 42 has no suffix."""
+    return base if seed == 42 else base.with_name(f"{base.name}-seed{seed}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Folder of all data sets.")
-    parser.add_argument("--out", type=Path, help="Run folder; by default runs/quality/SET.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="One run is fitted for each.")
+    parser.add_argument("--out", type=Path, help="Run folder of seed 42; by default runs/quality/SET.")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="A setting.")
     options = parser.parse_args()
-    out = options.out or Path("runs/quality") / options.set
-    config = parse_config({"data": files_of(options.set, options.data)}, options.overrides, origin="command line")
-    begun = (out / "config.yaml").is_file()
-    if begun and (lines := contradictions(config, Run(out).config)):
-        parser.error(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
-    run = fit_experiment(config, out, resume=begun)
-    body = section(options.set, run, shlex.join(["python", *sys.argv]))
+    base = options.out or Path("runs/quality") / options.set
+    runs = []
+    for seed in dict.fromkeys(options.seeds):
+        out = folder_of(base, seed)
+        raw = {"data": files_of(options.set, options.data), "seed": seed}
+        config = parse_config(raw, options.overrides, origin="command line")
+        begun = (out / "config.yaml").is_file()
+        if begun and (lines := contradictions(config, Run(out).config)):
+            parser.error(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
+        runs.append(fit_experiment(config, out, resume=begun))
+    body = section(options.set, runs, shlex.join(["python", *sys.argv]))
     replace_section(options.set, body)
     print(body)
 

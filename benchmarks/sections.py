@@ -6,35 +6,87 @@ import datetime
 import os
 import platform
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tfllmrec.durable import write_text
+from tfllmrec.evaluation.report import markdown_table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
 OPENING = """# Results
 
-Written by the commands of this folder. Quality (`python benchmarks/quality.py`): every figure is a run's own
-`metrics.json`; whole catalogue, known items masked, ties at their expected value; ± is half the 95 % bootstrap interval
-over people. Settings of the model and of every baseline are chosen on validation; test is looked at once. Speed
-(`python benchmarks/speed.py`) and serving (`python benchmarks/serving.py`): contenders take turns in one run, because
-machines differ and are seldom quiet.
+The commands of this folder write this file: a section each, and this overview, whose figures are read from the
+sections. [CONTRIBUTING.md](../CONTRIBUTING.md#measuring) lists the commands.
+
+**What is measured.** Quality: ndcg@10 and recall@10 on test queries. The whole catalogue is ranked, known items are
+masked, ties count at their expected rank. Settings of the hybrid and of every baseline are chosen on the same
+validation queries; the test queries are used once. Head is the 20 % of items with the most training events, tail is
+every other item, cold items have no training event. Speed and serving: the contenders take turns in one process,
+because machines differ and are seldom idle.
+
+**How to reproduce.** Each section begins with its command, seeds, date and machine. `python benchmarks/quality.py SET
+--seeds 1 2 42` fits a data set with no other setting than its files and writes its section.
+
+**What the marks mean.** ± is half the 95 % bootstrap interval over users. `*` marks a difference whose paired 95 %
+interval excludes zero. `(.. to ..)` is the lowest and the highest figure of a seed. Bold is the best of its column.
+*Italic* rows are published figures of others: "id-only" models do not read text, and other differences are named. A
+column with fewer than 20 targets is not shown.
 """
 
 
 def replace_section(title: str, body: str) -> None:
-    """Writes the section ``title`` into RESULTS.md, in the place of an older one; all others are kept."""
+    """Writes the section ``title`` into RESULTS.md in place of the older one, keeps all others, renews the overview."""
     old = RESULTS.read_text() if RESULTS.exists() else ""
     parts = {part.splitlines()[0]: part.strip() for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
     parts[title] = f"{title}\n\n{body.strip()}"
-    write_text(RESULTS, "\n".join([OPENING, *(f"## {part}\n" for _, part in sorted(parts.items()))]))
+    write_text(RESULTS, "\n".join([opening(parts), *(f"## {part}\n" for _, part in sorted(parts.items()))]))
 
 
-def made_by(command: str, seed: int | None = None, date: str | None = None) -> str:
-    """A line on how figures came about: command, seed, date (today), machine."""
-    # Where things lie on this machine says nothing to others.
+def opening(parts: Mapping[str, str]) -> str:
+    """The text above all sections, with a table that has one row for each section of quality.py.
+
+    Args:
+      parts: The text of each section by its title.
+    """
+    rows = [
+        _overview_row(title, part) for title, part in sorted(parts.items()) if "`python benchmarks/quality.py " in part
+    ]
+    if not rows:
+        return OPENING
+    header = ["data set", "seeds", *MEASURED, "best baseline, ndcg@10", "best published, ndcg@10"]
+    return "\n".join([OPENING, *markdown_table(header, rows), ""])
+
+
+def _overview_row(title: str, part: str) -> list[str]:
+    seeds = re.search(r"\(seeds? ([\d, ]+?), \d{4}-", part)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    labels, figures = rows[0], {row[0]: row[1:] for row in rows[2:]}
+
+    def best(names: Iterable[str]) -> str:
+        ndcg = {name: float(figures[name][0].strip("*").split()[0]) for name in names}
+        name = max(ndcg, key=ndcg.__getitem__, default="")
+        return f"{name} {ndcg[name]:.4f}" if name else "-"
+
+    hybrid = dict(zip(labels[1:], figures["hybrid"], strict=True))
+    published = [name for name in figures if name.startswith("*")]
+    link = f"[{title}](#{title.lower().replace(' ', '-')})"
+    return [
+        link,
+        seeds.group(1) if seeds else "-",
+        *(hybrid.get(label, "-").replace("*", "") for label in MEASURED),
+        best(name for name in figures if name not in ("hybrid", "targets", *published)),
+        best(published),
+    ]
+
+
+def made_by(command: str, seeds: int | Sequence[int] | None = None, date: str | None = None) -> str:
+    """A line on how figures were made: command, seeds, date (today), machine."""
+    # Folders of this machine mean nothing to others.
     command = re.sub(r"(?<![^\s=])/\S*/(?=[^/\s]+/[^/\s]+)", "", command)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}"
-    drawn = "" if seed is None else f"seed {seed}, "
+    numbers = [seeds] if isinstance(seeds, int) else list(seeds or ())
+    drawn = f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}, " if numbers else ""
     return f"`{command}` ({drawn}{date or datetime.date.today().isoformat()}, {machine})"
 
 

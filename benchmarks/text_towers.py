@@ -1,9 +1,10 @@
-"""What reads the texts: one fit for each way to train the encoder, all other settings as the frozen one's were chosen.
+"""Ways to train the text encoder: a fit for each, with all other settings as they were chosen for the frozen encoder.
 
     python benchmarks/text_towers.py beauty
 
-fits runs/text/SET/ROW for each row (a complete one is only measured, an interrupted one gone on with) and writes one
-table into benchmarks/RESULTS.md. ``--frozen runs/quality/beauty`` takes that run as the first row.
+fits runs/text/SET/ROW for each row (a complete fit is only measured, an interrupted one is resumed) and writes one
+table into benchmarks/RESULTS.md. ``--frozen runs/quality/beauty`` takes that run as the first row. With frozen runs of
+several seeds, the rows are fitted for each of their seeds (in runs/text/SET-seed1, ...) and averaged.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from ablation import COLUMNS, line
-from quality import SETS, files_of
+import numpy as np
+from quality import SETS, files_of, folder_of
 from sections import made_by, replace_section
+from seeds import ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.config import contradictions, parse_config
+from tfllmrec.evaluation.protocol import averaged
 from tfllmrec.text.bundled import hub_handles
 from tfllmrec.training.run import Run, fit_experiment, measure_one, to_stderr
 from tfllmrec.training.text_tower import TowerRecord
@@ -40,7 +43,7 @@ def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, p
     if name == "mlm-lora":
         text |= {"encoder": str((folder / "mlm" / "text" / "encoder").resolve()), "preprocessor": str(hub_handles()[0])}
         text["precision"] = "float32"  # a Hub encoder brings its own, here that of mlm
-    # The table is of what the hybrid recommends: no row needs the model that puts candidates into order.
+    # The table is about the hybrid: no row needs the ranking model.
     others = {"data": files, "evaluation": {"baselines": ["text"]}, "ranking": {"epochs": 0}}
     config = parse_config(settings | others | {"text": text})
     begun = (run / "config.yaml").is_file()
@@ -55,42 +58,46 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Folder of all data sets.")
     parser.add_argument("--out", type=Path, default=Path("runs/text"), help="Folder of the runs.")
-    parser.add_argument("--frozen", type=Path, help="A complete run, in place of fitting the first row.")
+    parser.add_argument(
+        "--frozen", type=Path, nargs="+", default=[], help="Complete runs, one for each seed, for the first row."
+    )
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="bfloat16", help="Of the towers that are trained."
     )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS)[1:], default=list(ROWS)[1:], help="Which others.")
     options = parser.parse_args()
     files = files_of(options.set, options.data)
-    folder = options.out / options.set
-    frozen = Run.open(options.frozen) if options.frozen else fitted("frozen", files, folder, None, options.precision)
-    runs = {"frozen": frozen} | {name: fitted(name, files, folder, frozen, options.precision) for name in options.rows}
-    results = {name: measure_one(run.load_model(), run.split.test, run.split, run.config) for name, run in runs.items()}
-    whole = results["frozen"]
-    lines = []
-    for name, run in runs.items():
-        tower = TowerRecord.load(run.folder / "text")
-        alone = run.metrics["results"]["text"]
-        cells = [
-            f"{alone['ndcg@10']:.4f}",
-            f"{tower.seconds:.0f}" if tower else "0",
-            f"{run.record['seconds']:.0f}",
-            f"{tower.trained:,}" if tower else "0",
-            f"{tower.bytes:,}" if tower else "0",
-        ]
-        lines.append(f"{line(name, results[name], whole)} {' | '.join(cells)} |")
-    header = [*COLUMNS, "ndcg@10 of the texts alone", "s for the tower", "s in all", "weights trained", "bytes shipped"]
+    base, precision = options.out / options.set, options.precision
+    frozen = [Run.open(path) for path in options.frozen] or [fitted("frozen", files, base, None, precision)]
+    check_seeds(frozen)
+    runs = {"frozen": frozen}
+    for name in options.rows:
+        runs[name] = [fitted(name, files, folder_of(base, run.config.seed), run, precision) for run in frozen]
+    results, more = {}, {}
+    for name, seeds in runs.items():
+        results[name] = averaged(
+            [measure_one(run.load_model(), run.split.test, run.split, run.config) for run in seeds]
+        )
+        towers = [TowerRecord.load(run.folder / "text") for run in seeds]
+        tower = towers[0]
+        alone = [run.metrics["results"]["text"]["ndcg@10"] for run in seeds]
+        more[name] = {
+            "ndcg@10 of the texts alone": f"{np.mean(alone):.4f}",
+            "s for the tower": f"{np.mean([each.seconds if each else 0 for each in towers]):.0f}",
+            "s in all": f"{np.mean([run.record['seconds'] for run in seeds]):.0f}",
+            "weights trained": f"{tower.trained:,}" if tower else "0",
+            "bytes shipped": f"{tower.bytes:,}" if tower else "0",
+        }
     body = "\n".join(
         [
-            made_by(shlex.join(["python", *sys.argv]), frozen.config.seed),
+            made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in frozen]),
             "",
-            "Test queries. In brackets the difference to frozen; * where its 95 % interval (paired bootstrap) leaves "
-            "out 0. All rows have the settings that were chosen for the frozen one. Seconds are those of a machine "
-            "that may have had other work; mlm-lora goes on from mlm's encoder, whose seconds and bytes it leaves out.",
+            "Test queries. In brackets the difference to frozen; * where its 95 % interval (paired bootstrap) excludes "
+            f"0. {SEEDS if len(frozen) > 1 else ONE_SEED} All rows have the settings that were chosen for the frozen "
+            "encoder. Seconds are those of a machine that may have had other work; mlm-lora continues from mlm's "
+            "encoder, and its seconds and bytes leave that out.",
             "",
-            "| | " + " | ".join(header) + " |",
-            "|---|" + "---:|" * len(header),
-            *lines,
+            *differences(results, more),
         ]
     )
     replace_section(f"{options.set}: what reads the texts", body)

@@ -98,20 +98,207 @@ def test_a_swap_of_a_soak_removes_the_old_version_when_it_has_ended(tmp_path):
     assert told.startswith("version 3 was not in the place of version 2 within 0 s: {1: 'END', 2: 'AVAILABLE'}")
 
 
+def quality_section(seeds, hybrid, ease, published=""):
+    return "\n".join(
+        [
+            f"`python benchmarks/quality.py x` ({seeds}, 2026-11-22, x86_64, 2 cores, some, CPU)\n\n7 users; text\n",
+            "| | ndcg@10 | recall@10 | recall@10/head | recall@10/tail | coverage@10 |",
+            "|---|---:|---:|---:|---:|---:|",
+            f"| hybrid | **{hybrid} ±0.003** (0.1 to 0.3) | **0.3000** | 0.1000 | 0.0900 | 0.5000 |",
+            "| popularity | 0.0100 ±0.001 | 0.0200 | 0.1000 | 0.0000 | 0.0100 |",
+            f"| ease | {ease} ±0.001 | 0.2000 | **0.2000** | 0.0500 | 0.1000 |",
+            *([published] if published else []),
+            "| targets | 1,000 | 1,000 | 600 | 400 | |",
+        ]
+    )
+
+
+def test_the_overview_is_read_from_the_sections(tmp_path, monkeypatch):
+    import sections
+
+    monkeypatch.setattr(sections, "RESULTS", tmp_path / "RESULTS.md")
+    sections.replace_section("speed: toys", "`python benchmarks/speed.py toys` (2026-11-22)\n\n| a | b |\n|---|---|")
+    sections.replace_section("toys", quality_section("seed 42", "0.2000", "0.1500"))
+    row = "| *BSARec*, id-only (somewhere) | 0.0610 | 0.1002 | | | |"
+    sections.replace_section("beauty", quality_section("seeds 1, 2, 42", "0.2000", "0.1500", row))
+    sections.replace_section("toys", quality_section("seed 42", "0.1000", "0.1600"))
+    text = (tmp_path / "RESULTS.md").read_text()
+    table = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert table[1:] == [
+        "| [beauty](#beauty) | 1, 2, 42 | 0.2000 ±0.003 (0.1 to 0.3) | 0.3000 | 0.0900 | ease 0.1500 "
+        "| *BSARec*, id-only (somewhere) 0.0610 |",
+        "| [toys](#toys) | 42 | 0.1000 ±0.003 (0.1 to 0.3) | 0.3000 | 0.0900 | ease 0.1600 | - |",
+    ]
+    assert text.count("| ease |") == 2 and "## speed: toys" in text  # the sections themselves are kept
+
+
+def test_an_overview_of_sections_from_before_the_targets_were_shown():
+    import sections
+
+    results = (Path(__file__).parents[1] / "benchmarks" / "RESULTS.md").read_text()
+    parts = {part.splitlines()[0]: part for part in results.split("\n## ")[1:]}
+    rows = [line for line in sections.opening(parts).splitlines() if line.startswith("| [")]
+    assert len(rows) == sum("`python benchmarks/quality.py " in part for part in parts.values()) > 3
+    assert all(line.count("|") == 8 for line in rows)
+
+
+def test_how_figures_were_made_names_the_seeds():
+    from sections import made_by
+
+    assert made_by("python x", [1, 2], "2026-01-01").startswith("`python x` (seeds 1, 2, 2026-01-01, ")
+    assert made_by("python x", [7], "2026-01-01") == made_by("python x", 7, "2026-01-01")
+    assert made_by("python x", date="2026-01-01").startswith("`python x` (2026-01-01, ")
+
+
+def test_differences_are_starred_beyond_chance_after_the_seeds_are_averaged():
+    """Two seeds: the first part helps with both, the second helps with one and hurts as much with the other."""
+    import seeds
+
+    from tfllmrec.evaluation.protocol import Result, averaged
+
+    def result(values):
+        per_query = {"ndcg@10": values, "recall@10": values, "recall@10/cold": np.where(np.arange(60) < 3, 0.5, np.nan)}
+        metrics = {label: float(np.nanmean(column)) for label, column in per_query.items()} | {"coverage@10": 0.5}
+        counts = {"queries": 60, "targets": 60, "targets/cold": 3}
+        return Result(metrics, {}, counts, per_query, [])
+
+    noise = np.random.default_rng(0).random(60)
+    whole, helps, varies = (
+        averaged([result(noise), result(noise / 2)]),
+        averaged([result(noise + 0.1), result(noise / 2 + 0.1)]),
+        averaged([result(noise + 0.1), result(noise / 2 - 0.1)]),
+    )
+    more = {name: {"s": name} for name in ("whole", "helps", "varies")}
+    lines = seeds.differences({"whole": whole, "helps": helps, "varies": varies}, more)
+    mean = 0.75 * noise.mean()
+    assert lines[0] == "| | ndcg@10 | recall@10 | s |"
+    spread = f"({noise.mean() / 2:.4f} to {noise.mean():.4f})"
+    assert lines[2] == f"| whole | {mean:.4f} {spread} | {mean:.4f} {spread} | whole |"
+    assert f"| helps | {mean + 0.1:.4f} (+0.1000*)" in lines[3]
+    assert f"| varies | {mean:.4f} (+0.0000) ({noise.mean() / 2 - 0.1:.4f} to {noise.mean() + 0.1:.4f})" in lines[
+        4
+    ] or (f"| varies | {mean:.4f} (-0.0000) " in lines[4])
+    assert lines[5] == "| targets | 60 | 60 | |" and lines[-1].endswith("recall@10/cold (3)")
+
+
+def stand_in_run(seed, values, users=("a", "b"), data="d"):
+    """What is read of a complete run."""
+    from types import SimpleNamespace
+
+    from tfllmrec.evaluation.protocol import Result
+
+    values = np.asarray(values, float)
+    metrics = {"ndcg@10": float(values.mean()), "recall@10": float(values.mean()), "coverage@10": 0.5}
+    made = Result(metrics, {}, {"queries": 2, "targets": 200}, {"ndcg@10": values, "recall@10": values}, [])
+    return SimpleNamespace(
+        folder=Path(f"run-{seed}"),
+        config=SimpleNamespace(seed=seed),
+        record={"data_sha256": data},
+        split=SimpleNamespace(kind="random", test=SimpleNamespace(user_ids=np.array(users))),
+        per_query={"user_ids": np.array(users)},
+        results={"hybrid": made, "ease": made},
+    )
+
+
+def test_runs_of_several_seeds_are_averaged_only_where_they_are_one_experiment():
+    import seeds
+
+    from tfllmrec.errors import ModelError
+
+    runs = [stand_in_run(1, [0.0, 0.2]), stand_in_run(2, [0.4, 0.2])]
+    mean = seeds.averaged_runs(runs)["hybrid"]
+    np.testing.assert_allclose(mean.per_query["ndcg@10"], [0.2, 0.2])
+    assert mean.spread["ndcg@10"] == pytest.approx((0.1, 0.3))
+    for wrong, message in (
+        (stand_in_run(1, [0.0, 0.2]), "a seed each"),
+        (stand_in_run(2, [0.0, 0.2], data="e"), "same data"),
+        (stand_in_run(2, [0.0, 0.2], users=("a", "c")), "same test users; .*random split"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            seeds.averaged_runs([runs[0], wrong])
+    runs[1].per_query = {}
+    with pytest.raises(ModelError, match="no values per query"):
+        seeds.averaged_runs(runs)
+    assert seeds.averaged_runs(runs[1:])["hybrid"] is runs[1].results["hybrid"]  # a single one needs none
+
+
+def test_every_published_row_says_what_it_reads():
+    import quality
+
+    rows = quality.PUBLISHED["movielens-1m"]
+    assert (rows["HSTU-large + MoL"].ndcg, rows["HSTU-large + MoL"].recall) == (0.1979, 0.3412)
+    assert {row.reads for rows in quality.PUBLISHED.values() for row in rows.values()} == {
+        "id-only", "semantic ids from text"
+    }  # fmt: skip
+    assert all("ties in time" in row.differs for name, row in rows.items() if row.source in (
+        "bailuding/rails", "NetEase-Media/HSTU-Tensorflow", "facebookresearch/generative-recommenders"
+    ))  # fmt: skip
+
+
+def test_curves_of_starting_values_go_on_where_they_stopped(tmp_path, monkeypatch, chain_split):
+    from types import SimpleNamespace
+
+    import starting_values
+
+    from tfllmrec.config import ExperimentConfig
+
+    settings = {"decay": 0.6, "l2": 50.0, "co_occurrence": 0.1, "text": 0.0, "next_item": 1.0, "popularity": 0.25}
+    config = ExperimentConfig(model={f"item_weights_{name}": value for name, value in settings.items()})
+    run = SimpleNamespace(
+        folder=tmp_path, split=chain_split, config=config, text=np.zeros((chain_split.dataset.n_items, 1), np.float32),
+        metrics={"data": {"name": "chain"}},
+    )  # fmt: skip
+    solved = []
+
+    def value_of(tried):
+        if len(solved) == 5:
+            raise KeyboardInterrupt
+        solved.append(tried)
+        return tried.decay - abs(np.log10(tried.l2 / 100)) / 10
+
+    monkeypatch.setattr(starting_values, "item_weights_value", lambda *_: value_of)
+    with pytest.raises(KeyboardInterrupt):
+        starting_values.curves(run)
+    before, solved[:] = list(solved), []
+    for _ in range(9):  # five points each time
+        try:
+            start, chosen, made = starting_values.curves(run)
+            break
+        except KeyboardInterrupt:
+            solved.clear()
+    assert chosen.l2 == 50 and start.l2 == 100 and "text" not in made  # items without text
+    assert not {tried.decay for tried in before} & {tried.decay for tried in solved if tried.decay != 0.6}
+    assert list(made["l2"]) == [10, 30, 50, 100, 300, 1000, 3000]
+    assert made["l2"][50] == pytest.approx(0.6 - np.log10(2) / 10) and made["decay"][1.0] == pytest.approx(
+        0.97, abs=0.01
+    )
+    rows = [line for line in starting_values.curve_tables([run]) if line.startswith("| chain")]
+    assert len(rows) == 4 and rows[1].startswith("| chain | 0.5000 | 0.5477 | **0.6000**† | 0.5523 |")
+    assert "| 100: 0.6000 | 50: 0.5699 | +0.0000 (+0.0%) |" in rows[1]
+
+
+def test_the_run_folder_of_a_seed():
+    import quality
+
+    assert quality.folder_of(Path("runs/quality/toys"), 42) == Path("runs/quality/toys")
+    assert quality.folder_of(Path("runs/quality/toys"), 1) == Path("runs/quality/toys-seed1")
+
+
 @pytest.mark.tf
 def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
     import quality
 
     run, _ = chain_run
-    text = quality.section("beauty", run, "the command")
+    text = quality.section("beauty", [run], "the command")
     assert text.startswith("`the command` (seed 42, " + run.record["date"])
     lines = text.splitlines()
     header = next(line for line in lines if line.startswith("| |"))
     rows = [line for line in lines if line.startswith("| ")]
     assert {line.count("|") for line in rows} == {header.count("|")}
     assert f"| hybrid | **{run.metrics['results']['hybrid']['ndcg@10']:.4f} " in text or "| hybrid | " in text
-    assert "| *BSARec* (MTandHJ/RecBoard) | 0.0610 | 0.1002 |" in text
-    assert "3 epochs, the best one is number" in text
+    assert "| *BSARec*, id-only (MTandHJ/RecBoard) | 0.0610 | 0.1002 |" in text
+    assert "3 epochs, the best one is number" in text and "One seed: " in text
+    assert rows[-1].startswith("| targets | 60 | 60 |")
 
 
 @pytest.mark.tf

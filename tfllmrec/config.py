@@ -267,10 +267,11 @@ class EvaluationConfig(Section):
     """What is measured."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
-    baselines: list[Literal["popularity", "markov", "item_knn", "ease", "text", "ease_text", "two_tower"]] = [
+    baselines: list[Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "two_tower"]] = [
         "popularity",
         "markov",
         "item_knn",
+        "ials",
         "ease",
         "text",
         "ease_text",

@@ -43,11 +43,17 @@ def test_the_widest_scoreboard_fits_80_characters(capsys):
     print_metrics(
         {
             "data": {"name": "movielens-100k"},
-            "split": {"kind": "leave_last_out", "queries": 943},
+            "split": {
+                "kind": "leave_last_out",
+                "queries": 99_943,
+                "targets": 99_943,
+                **{f"targets/{stratum}": 10_000 for stratum in ("head", "tail", "cold")},
+            },
             "results": dict.fromkeys(recommenders, figures),
             "intervals": {name: {"ndcg@10": [0.11, 0.14]} for name in recommenders},
         }
     )
     lines = capsys.readouterr().out.splitlines()
     assert sum("0.1234 ±0.015" in line for line in lines) == 3
+    assert lines[-1].split() == ["targets", "99,943", "99,943", "10,000", "10,000", "10,000"]
     assert max(map(len, lines)) <= 80

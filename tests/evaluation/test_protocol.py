@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_gain, selection_value
+from tfllmrec.evaluation.protocol import averaged, evaluate, paired_difference, selection_gain, selection_value
 
 
 @dataclass
@@ -184,6 +184,53 @@ def test_a_paired_difference_needs_the_same_queries_and_a_ranking_metric():
         paired_difference(a, a, "coverage@1")
     with pytest.raises(ModelError, match="with targets"):
         paired_difference(a, a, "recall@1/cold")
+
+
+def test_seeds_are_averaged_for_each_query_before_the_bootstrap():
+    """Two seeds that disagree on every query: each has a wide interval, their mean has none."""
+    qs = queries([[0], [2], []] * 40)
+    first = run(SCORES, queries([[0], [2], []]))
+    hits = np.tile([[2.0, 1, 0, 0], [2.0, 1, 0, 0]], (60, 1)).astype(np.float32)
+    misses = np.tile([[1.0, 2, 0, 0], [1.0, 2, 0, 0]], (60, 1)).astype(np.float32)
+    alternating = [np.where(np.arange(120)[:, None] % 2 == place, hits, misses) for place in (0, 1)]
+    all_zero = queries([[0]] * 120)
+    seeds = [run(scores, all_zero) for scores in alternating]
+    both = averaged(seeds, bootstrap=50)
+    assert both.metrics["recall@1"] == 1 / 2 and both.intervals["recall@1"] == (1 / 2, 1 / 2)
+    assert all(high - low > 0.1 for low, high in (seed.intervals["recall@1"] for seed in seeds))
+    assert both.spread["recall@1"] == (1 / 2, 1 / 2) and both.counts == seeds[0].counts
+    always = averaged([run(hits, all_zero)] * 2)
+    assert paired_difference(always, both, "recall@1") == (1 / 2, 1 / 2, 1 / 2)
+    assert averaged([first]).spread == {} and averaged([first]).metrics == first.metrics
+    assert np.isnan(averaged([run(np.tile(SCORES, (40, 1)), qs)] * 2).per_query["recall@1"][2])
+
+
+def test_the_spread_is_that_of_each_metric_over_the_seeds():
+    qs = queries([[0], [2], [1]])
+    seeds = [run(SCORES, qs), run(SCORES[::-1].copy(), qs), run(np.ones((3, 4)), qs)]
+    mean = averaged(seeds)
+    for label in ("ndcg@2", "recall@1/tail", "coverage@1", "novelty@2"):
+        values = [seed.metrics[label] for seed in seeds]
+        assert mean.metrics[label] == pytest.approx(sum(values) / 3)
+        assert mean.spread[label] == (min(values), max(values))
+    assert mean.metrics["recall@2/cold"] is None and "recall@2/cold" not in mean.spread
+    assert mean.alarms == seeds[2].alarms != []
+
+
+def test_targets_that_the_seed_draws_are_averaged_over_the_seeds_that_have_them():
+    mean = averaged([run(SCORES, queries([[0], [2], []])), run(SCORES, queries([[1], [], []]))])
+    assert mean.per_query["recall@1"][:2].tolist() == [1 / 2, 0] and np.isnan(mean.per_query["recall@1"][2])
+    assert mean.counts["targets"] == 1 and mean.counts["targets/head"] == 0
+
+
+def test_what_cannot_be_averaged_is_refused():
+    qs = queries([[0], [2], []])
+    with pytest.raises(ModelError, match="at least one result to average"):
+        averaged([])
+    with pytest.raises(ModelError, match="same metrics and strata"):
+        averaged([run(SCORES, qs), run(SCORES, qs, strata={})])
+    with pytest.raises(ModelError, match="same queries"):
+        averaged([run(SCORES, qs), run(SCORES, queries([[0], [2]]))])
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,22 @@ import pytest
 from rich.console import Console
 
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import Result
+from tfllmrec.evaluation.protocol import Result, averaged
 from tfllmrec.evaluation.report import alarm_lines, as_json, as_markdown, scoreboard, scoreboard_of
 
+COUNTS = {"queries": 2000, "targets": 1234, "targets/cold": 20}
 
-def result(ndcg, cold=None, coverage=0.5, k=10, alarms=(), per_query=None):
+
+def result(ndcg, cold=None, coverage=0.5, k=10, alarms=(), per_query=None, counts=COUNTS):
     values = {f"ndcg@{k}": ndcg, f"recall@{k}": 2 * ndcg, f"recall@{k}/cold": cold, f"coverage@{k}": coverage}
-    return Result(values, {f"ndcg@{k}": (ndcg - 0.01, ndcg + 0.01)}, {}, {f"ndcg@{k}": per_query}, list(alarms))
+    interval = {f"ndcg@{k}": (ndcg - 0.01, ndcg + 0.01)}
+    return Result(values, interval, dict(counts), {f"ndcg@{k}": per_query}, list(alarms))
+
+
+def shown(table):
+    out = io.StringIO()
+    Console(file=out, width=80).print(table)
+    return out.getvalue()
 
 
 def test_markdown_puts_the_hybrid_first_and_the_best_in_bold():
@@ -22,22 +31,59 @@ def test_markdown_puts_the_hybrid_first_and_the_best_in_bold():
         "|---|---:|---:|---:|---:|",
         "| hybrid | **0.2000 ±0.010** | **0.4000** | - | 0.2500 |",
         "| popularity | 0.1000 ±0.010 | 0.2000 | 0.0000 | **0.5000** |",
+        "| targets | 1,234 | 1,234 | 20 | |",
     ]
+
+
+@pytest.mark.parametrize("cold", [0, 3, 19])
+def test_a_column_of_fewer_than_20_targets_is_named_but_not_shown(cold):
+    results = {"hybrid": result(0.2, cold=0.0, counts=COUNTS | {"targets/cold": cold})}
+    table = as_markdown(results)
+    assert table.splitlines()[0] == "| | ndcg@10 | recall@10 | coverage@10 |"
+    assert "0.0000" not in table
+    note = f"Not shown, fewer than 20 targets: recall@10/cold ({cold})"
+    assert table.endswith(f"| targets | 1,234 | 1,234 | |\n\n{note}\n")
+    terminal = " ".join(shown(scoreboard(results)).split())
+    assert terminal.endswith(note) and terminal.count("/cold") == 1
+    assert as_json(results)["hybrid"]["recall@10/cold"] == 0.0  # the file keeps every figure
+
+
+def test_few_queries_leave_only_what_needs_no_targets():
+    table = as_markdown({"hybrid": result(0.2, counts={"queries": 9, "targets": 9, "targets/cold": 0})})
+    assert table.splitlines()[0] == "| | coverage@10 |"
+    assert "ndcg@10 (9), recall@10 (9), recall@10/cold (0)" in table
+
+
+def test_the_number_of_targets_stands_below_each_column_of_the_terminal():
+    last = shown(scoreboard({"a": result(0.1)})).splitlines()[-1]
+    assert last.split() == ["targets", "1,234", "1,234", "20"]
+
+
+def test_quoted_rows_have_only_the_figures_that_were_published():
+    table = as_markdown({"a": result(0.1)}, {"*BSARec*, id-only": {"ndcg@10": 0.061, "recall@10": 0.1002}})
+    assert table.splitlines()[3:5] == ["| *BSARec*, id-only | 0.0610 | 0.1002 | | |", table.splitlines()[-1]]
+
+
+def test_a_mean_over_seeds_shows_the_spread_of_the_seeds():
+    seeds = [result(value, coverage=value, per_query=np.full(9, value)) for value in (0.1, 0.2, 0.6)]
+    line = as_markdown({"hybrid": averaged(seeds, bootstrap=10)}).splitlines()[2]
+    assert line == (
+        "| hybrid | **0.3000 ±0.000** (0.1000 to 0.6000) | **0.6000** (0.2000 to 1.2000) | - "
+        "| **0.3000** (0.1000 to 0.6000) |"
+    )
 
 
 def test_the_record_of_a_run_shows_the_same_table():
     results = {"a": result(0.1), "hybrid": result(0.2)}
     record = {
         "data": {"name": "shop"},
-        "split": {"queries": 3, "kind": "random"},
+        "split": {"kind": "random", "seed": 1, "train_events": 7, **COUNTS, "queries": 3},
         "results": as_json(results),
         "intervals": {name: r.intervals for name, r in results.items()},
     }
-    shown, expected = io.StringIO(), io.StringIO()
-    Console(file=shown, width=80).print(scoreboard_of(record))
-    Console(file=expected, width=80).print(scoreboard(results, "shop: 3 test queries, random split"))
-    assert shown.getvalue() == expected.getvalue()
-    assert "recall@10" in shown.getvalue()
+    table = shown(scoreboard_of(json.loads(json.dumps(record))))
+    assert table == shown(scoreboard(results, "shop: 3 test queries, random split"))
+    assert "recall@10" in table and "1,234" in table
 
 
 def test_equals_are_both_best():
@@ -103,5 +149,18 @@ def test_alarms_name_who_they_are_about():
     assert lines[0] == "hybrid: alike"
     assert lines[1].startswith("hybrid: is not shown to beat popularity: ndcg@10 0.1000 against 0.1000")
     assert lines[2].startswith("hybrid: ease is ahead of it: ndcg@10 0.2000 against 0.1000")
-    assert len(lines) == 3  # popularity should give everybody the same
+    assert len(lines) == 3  # popularity should give every user the same list
     assert alarm_lines({"hybrid": results["hybrid"]}) == ["hybrid: alike"]
+
+
+def test_a_baseline_behind_a_noisy_one_is_named_if_it_is_ahead_beyond_chance():
+    hybrid = np.full(40, 0.2)
+    results = {
+        "hybrid": result(0.2, per_query=hybrid),
+        "popularity": result(0.1, per_query=hybrid - 0.1),
+        "ease": result(0.25, per_query=hybrid + np.array([2.0, -1.9] * 20)),  # the best, but by chance
+        "text": result(0.21, per_query=hybrid + 0.01),
+        "markov": result(0.2, per_query=hybrid, alarms=["alike"]),  # of no interest to the reader
+    }
+    (line,) = alarm_lines(results)
+    assert line.startswith("hybrid: text is ahead of it: ndcg@10 0.2100 against 0.2000")

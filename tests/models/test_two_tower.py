@@ -32,11 +32,11 @@ def test_fit_gives_back_the_best_epoch(chain_split):
     told = []
 
     def value(epochs):
-        model = fit_two_tower(chain_split, seed=1, max_epochs=epochs, progress=lambda done, of: told.append((done, of)))
-        sample = chain_split.validation
-        result = evaluate(
-            model, sample, train_counts=chain_split.train_counts, strata=chain_split.strata(), ks=[10], bootstrap=0
+        sample, strata = chain_split.validation, chain_split.strata()
+        model = fit_two_tower(
+            chain_split, sample, strata, 1, max_epochs=epochs, progress=lambda done, of: told.append((done, of))
         )
+        result = evaluate(model, sample, train_counts=chain_split.train_counts, strata=strata, ks=[10], bootstrap=0)
         return selection_value(result), model.score(sample)
 
     values = [value(epochs) for epochs in (1, 2, 2)]

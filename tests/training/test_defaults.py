@@ -85,8 +85,17 @@ def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     config = ExperimentConfig(model={"terms": ["behaviour"]})
     said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
-    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "text", "two_tower"]
+    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "ials", "text", "two_tower"]
     assert config.model.terms == ["behaviour"]
+
+
+def test_ials_is_left_out_where_its_grid_takes_too_long(monkeypatch):
+    monkeypatch.setattr(defaults, "MAX_IALS_EVENTS", 9)
+    for events, left_out in ((9, False), (10, True)):
+        config = ExperimentConfig()
+        said = "\n".join(defaults.sizes(stand_in([events], 7), config))
+        assert (f"without ials: {events} training events" in said) == left_out
+        assert ("ials" not in config.evaluation.baselines) == left_out
 
 
 def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():

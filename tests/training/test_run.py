@@ -14,11 +14,12 @@ from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError, ModelError
-from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
 from tfllmrec.models.ranking import Reranked
+from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.run import Run, _record, encode, fit_experiment, start_run
+from tfllmrec.training.run import Run, _record, baselines, encode, fit_experiment, measure_one, report, start_run
 
 pytestmark = pytest.mark.tf
 
@@ -38,6 +39,7 @@ def test_a_run_is_all_there(chain_run):
             "logs",
             "model",
             "ranking",
+            "per_query.npz",
             "metrics.json",
         )
     }
@@ -69,6 +71,64 @@ def test_its_figures(chain_run):
         assert {"ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold", "coverage@10"} <= set(figures)
     assert metrics["data"]["sha256"] == run.dataset.fingerprint
     assert metrics["results"]["hybrid"]["ndcg@10"] > 2 * metrics["results"]["popularity"]["ndcg@10"]
+
+
+def test_values_per_query_are_kept(chain_run, tmp_path):
+    run, _ = chain_run
+    assert list(run.per_query["user_ids"]) == list(run.split.test.user_ids)
+    assert list(run.results) == list(run.metrics["results"])
+    for name, result in run.results.items():
+        assert result.metrics == run.metrics["results"][name] and result.counts["targets"] == len(run.split.test)
+        assert set(result.intervals) <= set(result.per_query)
+        for label, values in result.per_query.items():
+            mean = result.metrics[label]
+            assert np.isnan(values).all() if mean is None else np.nanmean(values) == pytest.approx(mean)
+    difference, low, high = paired_difference(run.results["hybrid"], run.results["popularity"], "ndcg@10")
+    assert 0 < low < difference < high
+
+    copy = Run(shutil.copytree(run.folder, tmp_path / "copy"))
+    (copy.folder / "per_query.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ModelError, match=r"copy/per_query\.npz cannot be read .*fit again"):
+        _ = copy.results
+    earlier = Run(copy.folder)
+    (copy.folder / "per_query.npz").unlink()
+    assert earlier.results["hybrid"].metrics == run.metrics["results"]["hybrid"]
+    assert earlier.results["hybrid"].per_query == {}
+
+
+def test_baselines_are_chosen_on_the_queries_and_strata_of_the_hybrid(chain_split, chain_config, monkeypatch):
+    from tfllmrec.models import baselines as simple
+    from tfllmrec.models import two_tower
+
+    chosen_on = []
+
+    def noted(recommender, queries, **settings):
+        chosen_on.append((type(recommender).__name__, list(queries.user_ids), settings["strata"]["head"].sum()))
+        return evaluate(recommender, queries, **settings)
+
+    monkeypatch.setattr(defaults, "SAMPLE", 20)
+    monkeypatch.setattr(simple, "evaluate", noted)
+    monkeypatch.setattr(two_tower, "evaluate", noted)
+    config = chain_config.model_copy(deep=True)
+    config.evaluation.head_share = 0.3
+    baselines(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32), config, print)
+    users = list(defaults.validation_sample(chain_split, config.seed).user_ids)
+    assert len(users) == 20 and users != list(chain_split.validation.user_ids[:20])
+    assert {name for name, _, _ in chosen_on} == {"Popularity", "Markov", "TwoTower"}
+    assert all(asked == users and head == 12 for _, asked, head in chosen_on)
+
+
+def test_alarms_are_about_every_baseline(chain_split, chain_config):
+    """A Markov chain knows the ring; a model that is as good as popularity is behind it."""
+    config = chain_config.model_copy(deep=True)
+    config.evaluation.baselines = ["popularity", "markov"]
+    config.evaluation.ks = [10]
+    fitted = baselines(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32), config, print)
+    results = {name: measure_one(one, chain_split.test, chain_split, config) for name, one in fitted.items()}
+    results["hybrid"] = results["popularity"]
+    alarms = report(chain_split, config, results)["alarms"]
+    assert any(line.startswith("hybrid: markov is ahead of it") for line in alarms)
+    assert all(line.startswith("hybrid: ") for line in alarms)
 
 
 def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):

@@ -1,4 +1,4 @@
-"""Signs that a recommender is not working although its figures look like figures."""
+"""Warnings about a recommender that does not work, or is no better than a simpler one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 ALIKE_SHARE = 0.1
 CONCENTRATION = 0.9
 MIN_QUERIES = 50
-"""With fewer queries the same few items may well be right for everybody."""
+"""With fewer queries the same few items may well be right for every user."""
 
 
 def scores_alike(scores: np.ndarray) -> np.ndarray:
@@ -17,19 +17,20 @@ def scores_alike(scores: np.ndarray) -> np.ndarray:
 
 
 def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
-    """Messages on collapse: no order at all, or one list for everybody.
+    """Warnings about collapse: all items score alike, or every user gets the same list.
 
     Args:
       alike: bool ``[B]`` from :func:`scores_alike`.
-      exposure: int64 ``[N]``, how often each item was in a top-k list. One list for everybody shows as the k most
-        shown items taking nearly all places; that is only asked of catalogues of at least ten lists.
+      exposure: int64 ``[N]``, how often each item was in a top-k list. If every user gets the same list, the k most
+        shown items take nearly all places. Only catalogues of at least ``10 k`` items are checked for that.
+      k: Length of the lists.
     """
     messages = []
     share = float(alike.mean()) if len(alike) else 0.0
     if share >= ALIKE_SHARE:
         messages.append(
-            f"all items score alike for {share:.0%} of the queries: the model has collapsed, or these queries have "
-            "nothing it can read. Lower training.learning_rate, raise model.temperature, and check that the text "
+            f"all items score alike for {share:.0%} of the queries: the model has collapsed, or these queries hold no "
+            "input that it can use. Lower training.learning_rate, raise model.temperature, and check that the text "
             "vectors differ between items and that histories are not empty."
         )
     total = exposure.sum()
@@ -37,15 +38,15 @@ def collapse(alike: np.ndarray, exposure: np.ndarray, k: int) -> list[str]:
         share_of_top = float(np.partition(exposure, -k)[-k:].sum() / total)
         if share_of_top >= CONCENTRATION:
             messages.append(
-                f"nearly everybody gets the same list: {k} of {len(exposure)} items take {share_of_top:.0%} of all "
-                f"places in the top {k}. Right for popularity; any other model is not using the history: train longer, "
-                "or check that histories reach it."
+                f"nearly every user gets the same list: {k} of {len(exposure)} items take {share_of_top:.0%} of all "
+                f"places in the top {k}. The model does not use the history: train longer, or check that histories "
+                "reach it."
             )
     return messages
 
 
 def behind(label: str, value: float, other: str, other_value: float, low: float, high: float) -> str | None:
-    """A message where ``other`` is ahead by what lies between ``low`` and ``high``, and so beyond doubt above 0."""
+    """A warning if ``other`` is ahead beyond chance: the interval of its lead, ``low`` to ``high``, is above 0."""
     if low <= 0:
         return None
     return (
@@ -56,7 +57,7 @@ def behind(label: str, value: float, other: str, other_value: float, low: float,
 
 
 def not_better(label: str, value: float, reference: str, reference_value: float, low: float, high: float) -> str | None:
-    """A message where the difference, known to lie between ``low`` and ``high``, is not above 0 beyond doubt."""
+    """A warning if the lead over ``reference`` is within chance: its interval, ``low`` to ``high``, reaches 0."""
     if low > 0:
         return None
     return (

@@ -1,9 +1,9 @@
-"""The one way in which anything is measured here: whole catalogue, known items masked, strata, intervals."""
+"""How recommenders are measured: whole catalogue, known items masked, strata, intervals, several seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ RANKING_METRICS = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metric
 
 @dataclass(frozen=True)
 class Result:
-    """What one recommender reached on one set of queries.
+    """The figures of one recommender on one set of queries, of one seed or averaged over several.
 
     Attributes:
       metrics: By label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ... Ranking
@@ -28,6 +28,7 @@ class Result:
         ``targets/<stratum>``, ``targets_excluded`` (impossible to recommend, counted as misses).
       per_query: float64 ``[B]`` by the label of each ranking metric, NaN where the query has no such target.
       alarms: Signs of collapse, each with what to do.
+      spread: Lowest and highest value over the seeds, by label, of a result from :func:`averaged`; else empty.
     """
 
     metrics: dict[str, float | None]
@@ -35,6 +36,7 @@ class Result:
     counts: dict[str, int]
     per_query: dict[str, np.ndarray]
     alarms: list[str]
+    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -181,6 +183,53 @@ def _selection_values(result: Result) -> np.ndarray:
     return np.stack([result.per_query[label] for label in labels])
 
 
+def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42) -> Result:
+    """Joins the results of one recommender trained with several seeds, measured on the same queries.
+
+    Each query's values are averaged over the seeds first, so that intervals, and :func:`paired_difference` between two
+    averaged results, are those of a bootstrap over queries alone; ``spread`` tells how far the seeds lie apart.
+
+    Args:
+      results: One for each seed. Where the seed also draws the targets, a query counts for a stratum if it has a target
+        there with any of the seeds.
+      bootstrap: Resamples for the intervals; 0 leaves them out.
+      seed: Of the resamples.
+
+    Returns:
+      The means. ``counts`` has the smallest count of each kind, ``alarms`` every alarm once. A single result comes
+      back as it is.
+
+    Raises:
+      ModelError: No result, or results with other metrics or another number of queries.
+    """
+    if not results:
+        raise ModelError("Expected at least one result to average, got none.")
+    first = results[0]
+    if len(results) == 1:
+        return first
+    for other in results[1:]:
+        if other.metrics.keys() != first.metrics.keys() or other.per_query.keys() != first.per_query.keys():
+            raise ModelError("Expected results with the same metrics and strata; measure every seed in the same way.")
+        if any(len(other.per_query[label]) != len(values) for label, values in first.per_query.items()):
+            raise ModelError("Expected results on the same queries; the seeds have different numbers of them.")
+    per_query = {
+        label: _mean_over_seeds(np.stack([result.per_query[label] for result in results])) for label in first.per_query
+    }
+    values = {
+        label: [value for result in results if (value := result.metrics[label]) is not None] for label in first.metrics
+    }
+    means = {label: float(np.mean(known)) if known else None for label, known in values.items()}
+    means |= {label: None if np.isnan(mean := _mean(column)) else mean for label, column in per_query.items()}
+    return Result(
+        metrics=means,
+        intervals=_intervals(per_query, bootstrap, seed),
+        counts={name: min(result.counts[name] for result in results) for name in first.counts},
+        per_query=per_query,
+        alarms=list(dict.fromkeys(alarm for result in results for alarm in result.alarms)),
+        spread={label: (min(known), max(known)) for label, known in values.items() if known},
+    )
+
+
 def paired_difference(
     a: Result, b: Result, label: str, *, bootstrap: int = 1000, seed: int = 42
 ) -> tuple[float, float, float]:
@@ -206,6 +255,13 @@ def paired_difference(
     if interval is None:
         raise ModelError(f"Expected queries with targets for {label!r} and bootstrap >= 1 ({bootstrap} given).")
     return _mean(difference), *interval
+
+
+def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
+    """Mean of each column of ``[S, B]`` without its NaN; NaN where a column has nothing else."""
+    known = ~np.isnan(values)
+    sizes = known.sum(axis=0)
+    return np.where(sizes > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(sizes, 1), np.nan)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -11,41 +11,73 @@ from rich.text import Text
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms
-from tfllmrec.evaluation.protocol import Result, paired_difference
+from tfllmrec.evaluation.protocol import RANKING_METRICS, Result, paired_difference
+
+MIN_TARGETS = 20
+"""A ranking metric of fewer targets is not shown: a single hit would move it by 5 points or more."""
 
 
 def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table:
-    """One row a recommender (``hybrid`` first), the best of each column bold, half the 95 % interval behind ndcg.
+    """A table with one row for each recommender (``hybrid`` first) and the number of targets below each column.
 
-    Columns: ndcg, recall, recall of each stratum, coverage; at 10, or at the largest k measured where 10 is missing.
-    Fits 80 characters.
+    The best figure of each column is bold; half the 95 % interval stands behind ndcg. Columns are those of
+    :func:`shown_columns`; those with too few targets are named below the table. It fits 80 characters.
     """
-    columns = _columns(results)
+    columns = shown_columns(results)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for label in columns:
         table.add_column(label.replace("/", "\n/"), justify="right", no_wrap=True)
     for name, cells in _rows(results, columns):
         table.add_row(name, *(Text(text, style="bold" if best else "") for text, best in cells))
+    table.add_row("targets", *_target_cells(results, columns), style="dim")
+    table.caption, table.caption_justify = hidden_columns(results), "left"
     return table
 
 
 def scoreboard_of(record: Mapping[str, Any]) -> Table:
-    """The scoreboard of what a run's ``metrics.json`` holds."""
-    results = {
-        name: Result(figures, record["intervals"][name], {}, {}, []) for name, figures in record["results"].items()
-    }
+    """The scoreboard of a run's ``metrics.json``."""
     data, split = record["data"], record["split"]
-    return scoreboard(results, f"{data['name']}: {split['queries']:,} test queries, {split['kind']} split")
+    return scoreboard(results_of(record), f"{data['name']}: {split['queries']:,} test queries, {split['kind']} split")
 
 
-def as_markdown(results: Mapping[str, Result]) -> str:
-    """The same scoreboard as a Markdown table, ending in a newline."""
-    columns = _columns(results)
-    lines = ["| |" + "|".join(f" {label} " for label in columns) + "|", "|---|" + "---:|" * len(columns)]
+def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
+    """The results in a run's ``metrics.json``, without values per query."""
+    counts = {name: n for name, n in record["split"].items() if name.startswith(("queries", "targets"))}
+    return {
+        name: Result(
+            figures, {label: (low, high) for label, (low, high) in record["intervals"][name].items()}, counts, {}, []
+        )
+        for name, figures in record["results"].items()
+    }
+
+
+def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The same scoreboard as a Markdown table, ending in a newline.
+
+    Args:
+      results: As for :func:`scoreboard`. Behind a figure that was averaged over seeds, the lowest and the highest of
+        the seeds stand in brackets.
+      quoted: Further rows, such as published figures: name -> label -> value. Cells without a value stay empty.
+    """
+    columns = shown_columns(results)
+    rows = []
     for name, cells in _rows(results, columns):
-        lines.append(f"| {name} |" + "|".join(f" **{text}** " if best else f" {text} " for text, best in cells) + "|")
-    return "\n".join(lines) + "\n"
+        spread = results[name].spread
+        seeds = [f" ({spread[x][0]:.4f} to {spread[x][1]:.4f})" if x in spread else "" for x in columns]
+        marked = [f"**{text}**" if best else text for text, best in cells]
+        rows.append([name, *(text + between for text, between in zip(marked, seeds, strict=True))])
+    for name, figures in (quoted or {}).items():
+        rows.append([name, *(f"{figures[label]:.4f}" if label in figures else "" for label in columns)])
+    rows.append(["targets", *_target_cells(results, columns)])
+    hidden = hidden_columns(results)
+    return "\n".join([*markdown_table(["", *columns], rows), *(["", hidden] if hidden else []), ""])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; its first column is aligned left, the others right."""
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|" for cells in [header, *rows]]
+    return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
 
 
 def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
@@ -54,50 +86,86 @@ def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]
 
 
 def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") -> list[str]:
-    """What a reader of the scoreboard must be told: collapse, who does not beat ``reference``, who beats the hybrid.
+    """Warnings about the hybrid: it has collapsed, does not beat ``reference``, or a simpler recommender is ahead.
 
-    The reference itself is left out (it gives everybody the same list, and should); so is the second kind where the
-    reference was not measured. Of those that are ahead of the hybrid the best is named.
+    The hybrid is compared with every other result. Of those ahead beyond chance (paired 95 % interval above zero) the
+    best one is named. Other recommenders are not checked for collapse: popularity should give every user the same list.
+    Without a hybrid there is nothing to warn about.
     """
-    lines = []
-    label = _columns(results)[0]
-    for name in _ordered(results):
-        if name == reference:
-            continue
-        result = results[name]
-        lines += [f"{name}: {alarm}" for alarm in result.alarms]
-        value = result.metrics[label]
-        reference_value = results[reference].metrics[label] if reference in results else None
-        if value is not None and reference_value is not None:
-            _, low, high = paired_difference(result, results[reference], label)
-            message = alarms.not_better(label, value, reference, reference_value, low, high)
-            lines += [f"{name}: {message}"] if message else []
+    label = f"ndcg@{_list_length(results)}"
     hybrid = results.get("hybrid")
-    others = {name: value for name, one in results.items() if (value := one.metrics[label]) is not None}
-    best = max(others, key=others.__getitem__, default="hybrid")
-    if hybrid and best != "hybrid" and (value := others.get("hybrid")) is not None:
-        _, low, high = paired_difference(results[best], hybrid, label)
-        message = alarms.behind(label, value, best, others[best], low, high)
-        lines += [f"hybrid: {message}"] if message else []
-    return lines
+    if hybrid is None:
+        return []
+    messages: list[str | None] = [*hybrid.alarms]
+    value = hybrid.metrics[label]
+    others = {name: other for name, one in results.items() if (other := one.metrics[label]) is not None}
+    if value is not None:
+        if reference in others:
+            _, low, high = paired_difference(hybrid, results[reference], label)
+            messages.append(alarms.not_better(label, value, reference, others[reference], low, high))
+        higher = sorted((name for name in others if others[name] > value), key=others.__getitem__, reverse=True)
+        ahead = (
+            alarms.behind(label, value, name, others[name], *paired_difference(results[name], hybrid, label)[1:])
+            for name in higher
+        )
+        messages.append(next(filter(None, ahead), None))
+    return [f"hybrid: {message}" for message in messages if message]
+
+
+def shown_columns(results: Mapping[str, Result]) -> list[str]:
+    """Labels of the scoreboard: ndcg, recall, recall of each stratum, coverage.
+
+    At 10, or at the largest k measured where 10 is missing. Ranking metrics of fewer than :data:`MIN_TARGETS` targets
+    are left out; a count that is not known leaves nothing out.
+    """
+    return [label for label in _columns(results) if label not in _too_few(results)]
+
+
+def hidden_columns(results: Mapping[str, Result]) -> str | None:
+    """A line naming the columns that :func:`shown_columns` leaves out, with their targets; ``None`` if it shows all."""
+    too_few = _too_few(results)
+    named = ", ".join(f"{label} ({count})" for label, count in too_few.items())
+    return f"Not shown, fewer than {MIN_TARGETS} targets: {named}" if too_few else None
+
+
+def targets_of(results: Mapping[str, Result], label: str) -> int | None:
+    """Number of targets behind a ranking metric; ``None`` for other metrics, and where it is not known."""
+    name, _, stratum = label.partition("/")
+    if name.partition("@")[0] not in RANKING_METRICS:
+        return None
+    return next(iter(results.values())).counts.get(f"targets/{stratum}" if stratum else "targets")
+
+
+def _too_few(results: Mapping[str, Result]) -> dict[str, int]:
+    counts = {label: targets_of(results, label) for label in _columns(results)}
+    return {label: count for label, count in counts.items() if count is not None and count < MIN_TARGETS}
+
+
+def _target_cells(results: Mapping[str, Result], columns: list[str]) -> list[str]:
+    counts = [targets_of(results, label) for label in columns]
+    return ["" if count is None else f"{count:,}" for count in counts]
 
 
 def _ordered(results: Mapping[str, Result]) -> list[str]:
     return sorted(results, key=lambda name: name != "hybrid")
 
 
-def _columns(results: Mapping[str, Result]) -> list[str]:
+def _list_length(results: Mapping[str, Result]) -> int:
     if not results:
         raise ModelError("Expected at least one result to report, got none.")
     labels = next(iter(results.values())).metrics
     ks = {int(label.removeprefix("ndcg@")) for label in labels if label.startswith("ndcg@") and "/" not in label}
-    k = 10 if 10 in ks else max(ks)
-    strata = [label for label in labels if label.startswith(f"recall@{k}/")]
+    return 10 if 10 in ks else max(ks)
+
+
+def _columns(results: Mapping[str, Result]) -> list[str]:
+    k = _list_length(results)
+    strata = [label for label in next(iter(results.values())).metrics if label.startswith(f"recall@{k}/")]
     return [f"ndcg@{k}", f"recall@{k}", *strata, f"coverage@{k}"]
 
 
 def _rows(results: Mapping[str, Result], columns: list[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Name and, for each column, the cell's text and whether it is the best as printed."""
+    """Name and, for each column, the text of the cell and whether its figure is the best as printed."""
     printed = {
         name: {label: "-" if value is None else f"{value:.4f}" for label in columns for value in [r.metrics.get(label)]}
         for name, r in results.items()

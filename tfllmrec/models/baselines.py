@@ -1,10 +1,10 @@
-"""The baselines that every result is shown beside, in numpy alone.
+"""The baselines that every result is shown beside, in numpy and scipy alone.
 
 Each is a small class: settings in the constructor, ``fit`` on training histories, ``score`` for any query, known user
-or not. What can be tuned is declared as data beside the class (``fit_grid`` needs another fit for each value,
-``score_grid`` does not), and :func:`select` picks among the grid on validation queries in the same way for all of them,
-so that no baseline is a straw man. The one chosen stays as fitted: on training events only. Later events reach it
-through the history of a query, as they reach every model here.
+or not. Its grid of settings is declared beside the class (``fit_grid`` needs another fit for each value, ``score_grid``
+does not). :func:`select` picks among the grid on the same validation queries, by the same measure, as the hybrid's
+settings are chosen, so that no baseline is a straw man. The chosen baseline stays fitted on training events only. Later
+events reach it through the history of a query, as they reach every model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.ials import Ials
 from tfllmrec.models.item_weights import (
     PrunedWeights,
     centred_unit,
@@ -59,7 +60,7 @@ class Baseline(Recommender, Protocol):
 
 @dataclass
 class Popularity(Baseline):
-    """Everybody gets what most events were about: the score is the number of training events."""
+    """Every user gets the most popular items: the score is the number of training events."""
 
     fit_grid: ClassVar[Grid] = {}
     score_grid: ClassVar[Grid] = {}
@@ -205,6 +206,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "popularity": Popularity,
     "markov": Markov,
     "item_knn": ItemKNN,
+    "ials": Ials,
     "ease": Ease,
     "text": TextSimilarity,
     "ease_text": EaseText,
@@ -219,20 +221,18 @@ def fit_baselines(
     *,
     text_vectors: np.ndarray | None = None,
     strata: Mapping[str, np.ndarray] | None = None,
-    seed: int = 42,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Baseline]:
-    """Fits each named baseline with the settings of its grid that do best on validation.
+    """Fits each named baseline with the settings of its grid that are best on validation.
 
     Args:
       names: Of :data:`BASELINES`.
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      validation: Queries with targets.
+      validation: Queries with targets; :func:`tfllmrec.training.defaults.validation_sample` gives those that the
+        hybrid's settings are chosen on.
       text_vectors: float ``[N, D]`` for ``text``.
-      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which looks at
-        ``tail``.
-      seed: Of the sample of validation queries.
+      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which uses ``tail``.
       progress: Called with the name of each baseline before it starts.
 
     Raises:
@@ -252,7 +252,7 @@ def fit_baselines(
                 fitted: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))
             else:
                 fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
-            return select(fitted, validation, n_items, strata=strata, seed=seed)
+            return select(fitted, validation, n_items, strata=strata)
 
         chosen[name] = choose(name)
     return chosen
@@ -279,27 +279,20 @@ def select(
     n_items: int,
     *,
     strata: Mapping[str, np.ndarray] | None = None,
-    max_queries: int = 3000,
-    seed: int = 42,
 ) -> R:
-    """The candidate with the best :func:`selection_value` on validation, the first of equals; as for the hybrid.
+    """The candidate with the best :func:`selection_value` on validation, the first of equals.
 
-    Only the best one so far is kept, so an iterator of large models is fine. More than ``max_queries`` queries are
-    sampled down: the choice among a few settings needs no more.
+    Only the best one so far is kept, so an iterator of large models is fine.
 
     Raises:
       ModelError: No candidate, or no validation query with a target to choose by.
     """
-    with_target = np.flatnonzero(validation.targets.lengths > 0)
-    if not len(with_target):
+    if not validation.targets.lengths.any():
         raise ModelError("Expected validation queries with targets to choose settings by, got none: use another split.")
-    if len(with_target) > max_queries:
-        with_target = np.sort(np.random.default_rng(seed).choice(with_target, max_queries, replace=False))
-    sample = validation.take(with_target)
     best: tuple[float, R] | None = None
     for candidate in candidates:
         result = evaluate(
-            candidate, sample, train_counts=np.zeros(n_items, np.int64), strata=strata or {}, ks=[10], bootstrap=0
+            candidate, validation, train_counts=np.zeros(n_items, np.int64), strata=strata or {}, ks=[10], bootstrap=0
         )
         value = selection_value(result)
         if best is None or value > best[0]:

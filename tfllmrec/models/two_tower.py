@@ -1,6 +1,8 @@
-"""The plain TFRS two-tower, as its tutorial has it: the baseline that a TensorFlow team starts from."""
+"""The plain two-tower of the TFRS tutorial: the baseline that a TensorFlow team starts from."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +20,7 @@ BATCH = 1024
 class TwoTower(tfrs.Model):
     """A user embedding, an item embedding, in-batch softmax (TFRS "basic retrieval" tutorial: 32 wide, Adagrad 0.1).
 
-    It knows people by id alone: somebody unknown gets the mean of all users.
+    It knows users by id alone: an unknown user gets the mean of all users.
     """
 
     def __init__(self, user_ids: np.ndarray, n_items: int, dim: int = 32, seed: int = 42) -> None:
@@ -51,18 +53,33 @@ def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Da
     return model, tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(BATCH)
 
 
-def fit_two_tower(split: Split, seed: int, max_epochs: int = 20, progress: Progress | None = None) -> TwoTower:
-    """Trains until validation is no longer better (looked at after each epoch), and gives back the best epoch's."""
+def fit_two_tower(
+    split: Split,
+    validation: Queries,
+    strata: Mapping[str, np.ndarray],
+    seed: int,
+    max_epochs: int = 20,
+    progress: Progress | None = None,
+) -> TwoTower:
+    """Trains until three epochs in a row bring no gain on validation, and returns the model of the best epoch.
+
+    Args:
+      split: Its training events are used.
+      validation: Queries that epochs are compared on, by :func:`selection_value`: those that the other baselines and
+        the hybrid are chosen on.
+      strata: Name -> bool ``[N]``.
+      seed: Of the initial weights and the order of the events.
+      max_epochs: Training stops there at the latest.
+      progress: Called before each epoch.
+    """
     model, batches = two_tower_and_batches(split, seed)
-    strata = split.strata()
     best, best_weights, waited = -1.0, model.get_weights(), 0
     for epoch in range(max_epochs):
         if progress is not None:
             progress(epoch, max_epochs)
         model.fit(batches, verbose=0)
-        sample = split.validation.slice(0, 3000)
         value = selection_value(
-            evaluate(model, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+            evaluate(model, validation, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
         )
         waited = 0 if value > best else waited + 1
         if value > best:

@@ -32,12 +32,16 @@ SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
 FULL_SOFTMAX_ITEMS = 60_000
 #: Numbers in a block of scores, at most: 0.8 GB. A validation sample has two such blocks, of half the rows.
 SCORES = 200_000_000
-#: Where items have this many events on average, their ids are learnt well, and noise costs more than it brings.
+#: With more training events, fitting the grid of the baseline ials takes longer than training the hybrid.
+MAX_IALS_EVENTS = 5_000_000
+#: With this many events per item on average, ids are learnt well, and noise costs more than it brings.
 OFTEN = 100
+#: ``model.dropout`` and ``model.id_dropout`` from :data:`OFTEN` events per item on, and below.
+DROPOUTS = ((0.2, 0.1), (0.4, 0.3))
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
-    """Fills in *auto* sizes of the training, in place; returns what was chosen and why."""
+    """Fills in *auto* sizes of the training, in place; returns lines that say which were chosen and why."""
     lengths = split.train_queries().history.lengths
     mean, n_items, n_events = float(lengths.mean()), split.dataset.n_items, len(split.train)
     training, model, said = config.training, config.model, []
@@ -45,12 +49,13 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
         long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
         model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
         said.append(f"model.history_length {model.history_length}: nine in ten histories have up to {long:.0f} events")
-    per_item = n_events / max(1, int(np.count_nonzero(split.train_counts)))
+    per_item = events_per_item(split)
+    dropout, id_dropout = DROPOUTS[0] if per_item >= OFTEN else DROPOUTS[1]
     if model.dropout is None:
-        model.dropout = 0.2 if per_item >= OFTEN else 0.4
+        model.dropout = dropout
         said.append(f"model.dropout {model.dropout}: {per_item:.0f} events of an item on average")
     if model.id_dropout is None:
-        model.id_dropout = 0.1 if per_item >= OFTEN else 0.3
+        model.id_dropout = id_dropout
         said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events of an item on average")
     if training.batch_size is None:
         # About 1000 targets in a step, whatever the histories' length.
@@ -80,13 +85,22 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if wide and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
         said.append(f"evaluation.baselines without {', '.join(wide)}: {n_items:,} items are too many for EASE")
+    if "ials" in config.evaluation.baselines and n_events > MAX_IALS_EVENTS:
+        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ials"]
+        said.append(f"evaluation.baselines without ials: {n_events:,} training events take too long for its grid")
     return said
 
 
-def validation_sample(split: Split, seed: int) -> Queries:
-    """At most :data:`SAMPLE` of the validation queries, in their order: what every choice in a fit is made by.
+def events_per_item(split: Split) -> float:
+    """Mean number of training events of the items that have any."""
+    return len(split.train) / max(1, int(np.count_nonzero(split.train_counts)))
 
-    Fewer where there are so many items that their scores would not stay in memory.
+
+def validation_sample(split: Split, seed: int) -> Queries:
+    """At most :data:`SAMPLE` of the validation queries, drawn by seed, in their order.
+
+    Every choice in a fit is made on these queries: the hybrid's settings, gates and epoch, the text tower, and the
+    settings of every baseline. There are fewer where the scores of so many items would not fit into memory.
     """
     size = min(SAMPLE, max(1, SCORES // (2 * split.dataset.n_items)))
     rows = np.random.default_rng(seed).permutation(len(split.validation))[:size]
@@ -113,25 +127,16 @@ class _Weights:
         return score_history(queries.history, self.weights, self.decay)
 
 
-def choose_item_weights(
-    split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
-) -> tuple[ItemWeightSettings, list[str]]:
-    """The views' strengths for :func:`solve_item_weights`: what the config sets, the rest by search on validation.
+def starting_item_weights(split: Split, text: np.ndarray) -> ItemWeightSettings:
+    """The settings that the search of :func:`choose_item_weights` starts from.
 
-    A coordinate search from a starting point that depends on how long histories are: each open setting in turn is moved
-    as long as that helps, and as long as :data:`SEARCH_WORK` is not used up.
+    They depend on whether events have an order, whether training histories are long, and whether items have text.
 
     Args:
-      text: float32 ``[N, Dt]``, as the encoder gives it.
-
-    Returns:
-      The settings, and what was chosen and why.
+      split: Its training histories are looked at.
+      text: float32 ``[N, Dt]``; zeros where no item has text.
     """
-    queries = split.train_queries()
-    n_items = split.dataset.n_items
-    long = queries.history.lengths.mean() > 30
-    model = config.model
-    given = model.item_weight_settings
+    long = split.train_queries().history.lengths.mean() > 30
     if split.dataset.ordered:
         start = ItemWeightSettings(
             decay=0.9 if long else 0.6,
@@ -141,31 +146,36 @@ def choose_item_weights(
             next_item=1.0,
             popularity=0.25,
         )
-        fixed = {"next_item"}
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-        fixed = {"next_item", "decay", "co_occurrence"}
-    if not np.any(text):
-        start = replace(start, text=0.0)
-        fixed |= {"text"}
-    start = replace(start, **given)
-    moves = {name: step for name, step in MOVES.items() if name not in fixed | given.keys()}
-    if not moves:
-        return start, []
-    form = resolved(model.item_weights, n_items)
-    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
-    if tries < 2:
-        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
+    return start if np.any(text) else replace(start, text=0.0)
 
-    unit = centred_unit(text)
+
+def searched_settings(split: Split, text: np.ndarray) -> set[str]:
+    """The settings that a search moves: those of recency need events with an order, that of the text needs texts."""
+    unordered = set() if split.dataset.ordered else {"decay", "co_occurrence"}
+    unread = set() if np.any(text) else {"text"}
+    return MOVES.keys() - unordered - unread
+
+
+def item_weights_value(
+    split: Split, text: np.ndarray, config: ExperimentConfig
+) -> Callable[[ItemWeightSettings], float]:
+    """A function that solves the item-item weights for given settings and returns their selection value on validation.
+
+    Args:
+      split: Weights are solved from its training histories, and measured on :func:`validation_sample`.
+      text: float32 ``[N, Dt]``, as the encoder gives it.
+      config: Form, rank and number of neighbours of the weights, share of head items, seed of the sample.
+    """
+    histories, n_items = split.train_queries().history, split.dataset.n_items
+    unit, model = centred_unit(text), config.model
     sample = validation_sample(split, config.seed)
     strata = split.strata(config.evaluation.head_share)
 
     def value_of(settings: ItemWeightSettings) -> float:
-        if progress is not None:
-            progress(f"item-item weights: {_said(settings)}")
         weights = solve_item_weights(
-            queries.history,
+            histories,
             n_items,
             settings,
             unit,
@@ -176,6 +186,44 @@ def choose_item_weights(
         recommender = _Weights(weights, settings.decay)
         result = evaluate(recommender, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
         return selection_value(result)
+
+    return value_of
+
+
+def choose_item_weights(
+    split: Split, text: np.ndarray, config: ExperimentConfig, progress: Callable[[str], None] | None = None
+) -> tuple[ItemWeightSettings, list[str]]:
+    """The settings for :func:`solve_item_weights`: those that the config sets, the others by search on validation.
+
+    A coordinate search from :func:`starting_item_weights`: each open setting in turn is moved as long as that helps
+    and :data:`SEARCH_WORK` is not used up.
+
+    Args:
+      split: Training histories and validation queries are used.
+      text: float32 ``[N, Dt]``, as the encoder gives it.
+      config: It is not changed.
+      progress: Called with a line before each try.
+
+    Returns:
+      The settings, and lines that say which were chosen and why.
+    """
+    n_items, model = split.dataset.n_items, config.model
+    given = model.item_weight_settings
+    start = replace(starting_item_weights(split, text), **given)
+    moves = {name: step for name, step in MOVES.items() if name in searched_settings(split, text) - given.keys()}
+    if not moves:
+        return start, []
+    form = resolved(model.item_weights, n_items)
+    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
+    if tries < 2:
+        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
+
+    measured = item_weights_value(split, text, config)
+
+    def value_of(settings: ItemWeightSettings) -> float:
+        if progress is not None:
+            progress(f"item-item weights: {_said(settings)}")
+        return measured(settings)
 
     best, best_value = start, value_of(start)
     tried = 1

@@ -12,6 +12,7 @@ RUN/
   logs/           TensorBoard
   model/          the fitted weights
   ranking/        the model that puts candidates into order, where the config asks for one
+  per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
 
@@ -24,6 +25,8 @@ import resource
 import shutil
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -44,10 +47,11 @@ from tfllmrec.durable import replacing, write_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
-from tfllmrec.evaluation.report import alarm_lines, as_json
+from tfllmrec.evaluation.report import alarm_lines, as_json, results_of
 from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.progress import show_progress
 from tfllmrec.text.template import ItemTemplate
+from tfllmrec.training.defaults import validation_sample
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.query_encoder import QueryEncoderRecord
     from tfllmrec.training.ranking import RankingRecord
 
+PER_QUERY = "per_query.npz"
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
@@ -115,6 +120,31 @@ class Run:
     def record(self) -> dict[str, Any]:
         """``run.json``: seed, versions, data hash, time and memory, source, what was chosen."""
         return self._json("run.json")
+
+    @cached_property
+    def per_query(self) -> dict[str, np.ndarray]:
+        """``user_ids`` of the test queries, and by ``RECOMMENDER:LABEL`` the float64 ``[B]`` of each ranking metric.
+
+        Empty in a run of an earlier version, which kept the means alone.
+        """
+        path = self.folder / PER_QUERY
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path) as stored:
+                return dict(stored.items())
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ModelError(f"{path} cannot be read ({error}): fit again into another folder.") from error
+
+    @cached_property
+    def results(self) -> dict[str, Result]:
+        """The results on the test queries, the hybrid's and every baseline's, with values per query if it has them."""
+        results = results_of(self.metrics)
+        for column, values in self.per_query.items():
+            name, colon, label = column.partition(":")
+            if colon:
+                results[name].per_query[label] = values
+        return results
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -337,6 +367,7 @@ def fit_experiment(
     order = prepared_ranking(out / "ranking", hybrid, split, ranking, config.seed, tell) if ranking.epochs else None
     recommenders = baselines(split, text, fitted.config, tell)
     results = _measure_all({"hybrid": hybrid, **recommenders}, split, fitted.config)
+    _save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, fitted.config, results)
     if order is not None:
         measured["ranking"] = _measure_ranking(hybrid, order, split, fitted.config, results["hybrid"], tell)
@@ -387,7 +418,11 @@ def start_run(config: ExperimentConfig, out: Path | None, *, base: Path, tell: T
 
 
 def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
-    """Every baseline of the config, fitted on the training events, its settings chosen on validation."""
+    """Every baseline of the config, fitted on the training events.
+
+    Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
+    """
+    sample, strata = validation_sample(split, config.seed), split.strata(config.evaluation.head_share)
     names = [name for name in config.evaluation.baselines if name != "two_tower"]
     if not np.any(text) and (reading := [name for name in names if name in ("text", "ease_text")]):
         names = [name for name in names if name not in reading]
@@ -397,10 +432,9 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
             names,
             split.train_queries().history,
             split.dataset.n_items,
-            split.validation,
+            sample,
             text_vectors=text,
-            strata=split.strata(config.evaluation.head_share),
-            seed=config.seed,
+            strata=strata,
             progress=lambda name: tell(f"baseline: {name}"),
         )
     )
@@ -409,7 +443,7 @@ def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Te
 
         tell("baseline: two_tower")
         with show_progress("Training the two-tower", "epochs") as progress:
-            fitted["two_tower"] = fit_two_tower(split, config.seed, progress=progress)
+            fitted["two_tower"] = fit_two_tower(split, sample, strata, config.seed, progress=progress)
     return fitted
 
 
@@ -468,12 +502,21 @@ def measure_one(
 
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
-    """The run's report with the figures of ``recommenders`` computed now, all others as recorded."""
-    results = _measure_all(recommenders, run.split, run.config)
-    record = dict(run.metrics)
-    record["results"] = {**record["results"], **as_json(results)}
-    record["intervals"] = {**record["intervals"], **{name: _intervals(result) for name, result in results.items()}}
-    return record
+    """The run's report with the figures of ``recommenders`` computed now, and all others as recorded.
+
+    The alarms are about these figures too, except in a run without values per query (of an earlier version), which
+    keeps the recorded ones.
+    """
+    results = run.results | _measure_all(recommenders, run.split, run.config)
+    figures = {"results": as_json(results), "intervals": {name: _intervals(result) for name, result in results.items()}}
+    return run.metrics | figures | ({"alarms": alarm_lines(results)} if run.per_query else {})
+
+
+def _save_per_query(path: Path, queries: Queries, results: Mapping[str, Result]) -> None:
+    """Writes what :attr:`Run.per_query` reads."""
+    columns = {f"{name}:{label}": v for name, result in results.items() for label, v in result.per_query.items()}
+    with replacing(path) as fresh, fresh.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, user_ids=queries.user_ids.astype(str), **columns)
 
 
 def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -> dict[str, Any]:
@@ -496,8 +539,7 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
         },
         "results": as_json(results),
         "intervals": {name: _intervals(result) for name, result in results.items()},
-        # Of the model alone: what a baseline lacks is for the reader to see, not to mend.
-        "alarms": alarm_lines({name: results[name] for name in ("hybrid", "popularity") if name in results}),
+        "alarms": alarm_lines(results),
     }
 
 

@@ -1,0 +1,85 @@
+"""Runs of several seeds: their results averaged, and tables of differences beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
+from tfllmrec.evaluation.report import hidden_columns, markdown_table, shown_columns, targets_of
+from tfllmrec.training.run import Run
+
+#: How a figure of several seeds is to be read; stands above each table that has such figures.
+SEEDS = (
+    "Each user's values are averaged over the seeds first; intervals are those of a paired bootstrap over users. In "
+    "brackets the lowest and the highest figure of a seed."
+)
+ONE_SEED = "One seed: the intervals cover users only, not how far seeds lie apart."
+
+
+def check_seeds(runs: Sequence[Run]) -> None:
+    """Refuses runs that are not one experiment with several seeds.
+
+    Raises:
+      ModelError: Two runs have the same seed, other data or other test users.
+    """
+    seeds = [run.config.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ModelError(f"Expected runs with a seed each, got the seeds {seeds} in {_names(runs)}.")
+    first = runs[0]
+    for run in runs[1:]:
+        if run.record["data_sha256"] != first.record["data_sha256"]:
+            raise ModelError(f"Expected runs on the same data; {run.folder} has other data than {first.folder}.")
+        if not np.array_equal(run.split.test.user_ids, first.split.test.user_ids):
+            raise ModelError(
+                f"Expected runs with the same test users; those of {run.folder} and {first.folder} differ, because the "
+                f"seed draws them in a {run.split.kind} split."
+            )
+
+
+def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
+    """The results of each recommender, averaged over the seeds of the runs.
+
+    Raises:
+      ModelError: See :func:`check_seeds`; or a run of several keeps no values per query, or has other baselines.
+    """
+    check_seeds(runs)
+    for run in runs:
+        if len(runs) > 1 and not run.per_query:
+            raise ModelError(f"{run.folder} keeps no values per query (an earlier version made it): fit it again.")
+        if run.results.keys() != runs[0].results.keys():
+            raise ModelError(f"Expected runs with the same baselines; {run.folder} has {', '.join(run.results)}.")
+    return {name: averaged([run.results[name] for run in runs]) for name in runs[0].results}
+
+
+def differences(results: Mapping[str, Result], more: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
+    """A Markdown table of ranking metrics; the first result with its figures, the others with their difference to it.
+
+    A ``*`` marks a difference whose paired 95 % interval excludes zero. Figures of several seeds show their spread.
+
+    Args:
+      results: By the name of the row, all on the same queries.
+      more: Cells of further columns, by the name of the row and the label of the column.
+    """
+    name_of_whole, whole = next(iter(results.items()))
+    columns = [label for label in shown_columns(results) if targets_of(results, label) is not None]
+    further = list(next(iter(more.values()))) if more else []
+    rows = []
+    for name, result in results.items():
+        cells = []
+        for label in columns:
+            difference, low, high = paired_difference(result, whole, label)
+            change = "" if name == name_of_whole else f" ({difference:+.4f}{'' if low <= 0 <= high else '*'})"
+            spread = result.spread.get(label)
+            seeds = f" ({spread[0]:.4f} to {spread[1]:.4f})" if spread else ""
+            cells.append(f"{result.metrics[label]:.4f}{change}{seeds}")
+        rows.append([name, *cells, *(more[name][label] for label in further)] if more else [name, *cells])
+    rows.append(["targets", *(f"{targets_of(results, label):,}" for label in columns), *[""] * len(further)])
+    hidden = hidden_columns(results)
+    return [*markdown_table(["", *columns, *further], rows), *(["", hidden] if hidden else [])]
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(str(run.folder) for run in runs)

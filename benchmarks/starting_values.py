@@ -1,0 +1,192 @@
+"""How flat validation is around the starting values of a fit; a section of benchmarks/RESULTS.md for each part.
+
+    python benchmarks/starting_values.py runs/quality/beauty runs/quality/toys runs/quality/movielens-1m \\
+        runs/quality/movielens-small
+
+moves one setting of the item-item weights at a time, with all others at those that the run's search has chosen, and
+shows the selection value on validation. Nothing is trained. With ``--dropout`` the hybrid is fitted with the dropout
+for items of many events and with that for items of few, whichever the data would get.
+
+Finished points are kept in RUN/starting_values.json and fits in RUN/starting_values/, so that an interrupted command
+continues where it stopped; delete both to measure again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from sections import made_by, replace_section
+
+from tfllmrec.durable import write_text
+from tfllmrec.evaluation.protocol import paired_difference
+from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.models.item_weights import ItemWeightSettings
+from tfllmrec.training.defaults import (
+    DROPOUTS,
+    OFTEN,
+    events_per_item,
+    item_weights_value,
+    searched_settings,
+    starting_item_weights,
+    validation_sample,
+)
+from tfllmrec.training.run import Run, measure_one, to_stderr
+
+#: The values tried of each setting; those that a search may start from are among them.
+CURVES: dict[str, tuple[float, ...]] = {
+    "decay": (0.3, 0.45, 0.6, 0.75, 0.9, 0.95, 1.0),
+    "l2": (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0),
+    "co_occurrence": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "text": (0.0, 3.0, 10.0, 30.0, 50.0, 100.0, 300.0),
+    "popularity": (0.0, 0.25, 0.5, 0.75, 1.0),
+}
+
+
+class Points:
+    """Finished measurements of a run, by a text that names each; kept in a file beside the run.
+
+    Args:
+      path: The JSON file; made with the first point.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known = json.loads(path.read_text()) if path.is_file() else {}
+
+    def get(self, name: str, measure: Callable[[], object]) -> object:
+        """The value under ``name``: the one that is kept, else that of ``measure``, which is kept from then on."""
+        if name not in self.known:
+            to_stderr(f"{self.path.parent}: {name}")
+            self.known[name] = measure()
+            write_text(self.path, json.dumps(self.known, indent=1))
+        return self.known[name]
+
+
+def curves(run: Run) -> tuple[ItemWeightSettings, ItemWeightSettings, dict[str, dict[float, float]]]:
+    """The starting values of a run's search, the values it has chosen, and the selection values around the latter.
+
+    The curve of a setting has the values of :data:`CURVES` and the chosen one. A setting that the search does not move
+    on this data has no curve: the text of items without text, the decay of events without order.
+    """
+    split, text = run.split, np.asarray(run.text)
+    chosen = ItemWeightSettings(**run.config.model.item_weight_settings)
+    start = starting_item_weights(split, text)
+    value_of = item_weights_value(split, text, run.config)
+    points = Points(run.folder / "starting_values.json")
+    made: dict[str, dict[float, float]] = {}
+    for name, values in CURVES.items():
+        if name not in searched_settings(split, text):
+            continue
+        made[name] = {}
+        for value in sorted({*values, getattr(chosen, name), getattr(start, name)}):
+            settings = replace(chosen, **{name: value})
+            key = json.dumps(asdict(settings))
+            made[name][value] = float(points.get(key, lambda settings=settings: value_of(settings)))
+    return start, chosen, made
+
+
+def curve_tables(runs: Sequence[Run]) -> list[str]:
+    """A table for each setting: a row for each data set, a column for each value that all of them have tried."""
+    by_run = [(run, *curves(run)) for run in runs]
+    lines = []
+    for name, values in CURVES.items():
+        rows = []
+        for run, start, chosen, made in by_run:
+            if name not in made:
+                continue
+            curve = made[name]
+            best, begun, taken = max(curve.values()), getattr(start, name), getattr(chosen, name)
+            cells = [
+                f"{'**' if curve[value] == best else ''}{curve[value]:.4f}{'**' if curve[value] == best else ''}"
+                f"{'†' if value == begun else ''}"
+                for value in values
+            ]
+            lost = f"{curve[begun] - best:+.4f} ({curve[begun] / best - 1:+.1%})" if best else "-"
+            ends = [f"{value:g}: {curve[value]:.4f}" for value in (begun, taken)]
+            rows.append([run.metrics["data"]["name"], *cells, *ends, lost])
+        if rows:
+            header = [name, *(f"{value:g}" for value in values), "start", "chosen", "start against the best"]
+            lines += ["", *markdown_table(header, rows)]
+    return lines
+
+
+def dropout_row(run: Run) -> list[str]:
+    """The selection values of both settings of dropout on a data set, and the difference on validation users."""
+    often, seldom = (run.folder / "starting_values" / name for name in ("often", "seldom"))
+    points = Points(run.folder / "starting_values.json")
+
+    def measure() -> dict[str, object]:
+        from tfllmrec.evaluation.protocol import selection_value
+        from tfllmrec.training.fit import fit_hybrid
+
+        sample = validation_sample(run.split, run.config.seed)
+        results = []
+        for folder, (dropout, id_dropout) in zip((often, seldom), DROPOUTS, strict=True):
+            model = run.config.model.model_copy(update={"dropout": dropout, "id_dropout": id_dropout})
+            config = run.config.model_copy(update={"model": model})
+            fitted = fit_hybrid(run.split, np.asarray(run.text), config, folder, to_stderr)
+            results.append(measure_one(fitted.model, sample, run.split, config))
+        return {
+            "values": [selection_value(result) for result in results],
+            "ndcg@10": paired_difference(*results, "ndcg@10"),
+            "recall@10/tail": paired_difference(*results, "recall@10/tail"),
+        }
+
+    found = points.get("dropout", measure)
+    assert isinstance(found, dict)
+    differences = [
+        f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+        for difference, low, high in (found["ndcg@10"], found["recall@10/tail"])
+    ]
+    per_item = events_per_item(run.split)
+    taken = DROPOUTS[0] if per_item >= OFTEN else DROPOUTS[1]
+    return [
+        run.metrics["data"]["name"],
+        f"{per_item:.0f}",
+        *(f"{value:.4f}" for value in found["values"]),
+        *differences,
+        " / ".join(map(str, taken)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="Complete run folders, one for each data set."
+    )
+    parser.add_argument("--dropout", action="store_true", help="Fit with both settings of dropout instead.")
+    options = parser.parse_args()
+    runs = [Run.open(folder) for folder in options.runs]
+    made = made_by(shlex.join(["python", *sys.argv]), sorted({run.config.seed for run in runs}))
+    if options.dropout:
+        title = "starting values: dropout"
+        header = ["", "events per item", *(f"selection value, {a} / {b}" for a, b in DROPOUTS)]
+        header += ["ndcg@10, first against second", "recall@10/tail, first against second", "taken by default"]
+        lines = [
+            "Validation queries, one seed. model.dropout / model.id_dropout; in square brackets the paired 95 % "
+            f"interval over users. By default the first pair is taken from {OFTEN} events per item on.",
+            "",
+            *markdown_table(header, [dropout_row(run) for run in runs]),
+        ]
+    else:
+        title = "starting values: item-item weights"
+        lines = [
+            "Selection value (mean of ndcg@10, queries with tail targets counting twice) on validation queries. One "
+            "setting is moved, all others are those that the search of the fit has chosen. Bold is the best of the "
+            "row, † the value that the search starts from.",
+            *curve_tables(runs),
+        ]
+    body = "\n".join([made, "", *lines])
+    replace_section(title, body)
+    print(body)
+
+
+if __name__ == "__main__":
+    main()
