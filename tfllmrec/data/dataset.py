@@ -31,8 +31,8 @@ from tfllmrec.columns import (
     USER,
     USER_INDEX,
 )
+from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.findings import CleaningReport
-from tfllmrec.data.names import names_as_text
 from tfllmrec.data.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
@@ -69,7 +69,7 @@ class Dataset:
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
         character, so that 9 is before 10. Items without events are there too. Cells of
-        :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.names.category_names`.
+        :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.cleaning.names.category_names`.
       users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
         user_id. Only users with events.
       tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
@@ -208,7 +208,7 @@ class Dataset:
         mean_text_characters (over items with text; all tags count), tags, tags_with_time, cold_items (without events),
         time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
         (users with events that no column separates in time), doubts (reasons why the order may be wrong; see
-        :mod:`tfllmrec.data.order_checks`).
+        :mod:`tfllmrec.data.cleaning.order_checks`).
         """
         events = self.events
         items = with_tags(self.items, self.tags)

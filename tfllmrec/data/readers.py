@@ -27,14 +27,16 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.catalogue_match import doubts_of_match
-from tfllmrec.data.cleaning import clean_events, clean_items, clean_tags, clean_users, join_more_items
+from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
+from tfllmrec.data.cleaning.events import clean_events
+from tfllmrec.data.cleaning.items import clean_items, clean_tags, clean_users, join_more_items
+from tfllmrec.data.cleaning.order_checks import by_id, order_doubts
+from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
-from tfllmrec.data.files import Files, find_files, name_of, source_folder
-from tfllmrec.data.findings import CleaningReport
-from tfllmrec.data.order_checks import by_id, order_doubts
-from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.recognition import (
+from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
     TAG_COLUMNS,
@@ -43,10 +45,9 @@ from tfllmrec.data.recognition import (
     is_known_name,
     name_columns,
 )
-from tfllmrec.data.tables import read_table
+from tfllmrec.data.files.tables import read_table
+from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.tags import no_tags
-from tfllmrec.data.times import times
-from tfllmrec.data.titles import usable_titles
 from tfllmrec.errors import ConfigError, DataError
 
 _LONG_AGO = 788_918_400.0  # 1995: seconds since 1970 that are more are taken for times
@@ -115,7 +116,7 @@ def read_items(
       path: the file.
       config: for its ``columns``, ``encoding`` and ``max_bad_rows``. A column that is mapped to a name which the file
         does not have is recognised by its usual names.
-      known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.clean_items`.
+      known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.items.clean_items`.
 
     Returns:
       The items as in :attr:`Dataset.items`, and what cleaning did.

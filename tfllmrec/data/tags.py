@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, TAG, TAGS, TIMESTAMP, USER
-from tfllmrec.data.names import SEPARATOR, join_names
+from tfllmrec.data.cleaning.names import SEPARATOR, join_names
 
 TAGS_PER_ITEM = 20
 #: What is told about tags that cannot be compared with the split, because they or the events have no times.

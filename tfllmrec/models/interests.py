@@ -29,7 +29,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tfllmrec.columns import NAME_COLUMNS
-from tfllmrec.data.names import category_names
+from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.progress import Progress
 

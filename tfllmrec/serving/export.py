@@ -12,8 +12,8 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
-from tfllmrec.data.names import category_names
-from tfllmrec.data.titles import display_titles
+from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.durable import sync, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form

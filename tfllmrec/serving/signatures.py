@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.data.names import category_names
+from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
@@ -58,8 +58,8 @@ class ServingModel(tf.Module):
         Without ``vectors`` of its own, of token ids, as :class:`tfllmrec.text.encoder.TextToVector` has: no
         ``search_tokens``.
       histories: what people had: the lists of a larger catalogue are made to be right for such requests.
-      categories: the clean cell of each item, see :func:`tfllmrec.data.names.category_names`; ``None``: no item has
-        any.
+      categories: the clean cell of each item, see :func:`tfllmrec.data.cleaning.names.category_names`; ``None``: no
+        item has any.
       labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
       ranking: fitted on ``model``; ``None``: no ``rank``.
       index: the form of the indexes; *scann* has operations that are not in TensorFlow.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfllmrec.data.tables import require_file
+from tfllmrec.data.files.tables import require_file
 from tfllmrec.errors import ConfigError, DataError, ModelError
 
 # BERT reads these one by one: each is a word, with or without spaces between them.

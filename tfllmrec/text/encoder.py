@@ -16,7 +16,7 @@ import tensorflow_hub as hub
 import tensorflow_text  # noqa: F401  (registers the operations that preprocessors are made of)
 
 from tfllmrec.config import TextConfig
-from tfllmrec.data.values import as_text
+from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
 from tfllmrec.text.bundled import INPUTS, hub_handles

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, NAME_COLUMNS, TAGS, TITLE
-from tfllmrec.data.item_text import strip_html
-from tfllmrec.data.names import names_as_text
-from tfllmrec.data.values import as_text
+from tfllmrec.data.cleaning.item_text import strip_html
+from tfllmrec.data.cleaning.names import names_as_text
+from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.errors import ConfigError
 
 # What the auto template is put together from, in this order; the first column of a line that is there is taken.

@@ -17,10 +17,10 @@ from pyarrow import parquet
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import read_dataset
-from tfllmrec.data.tables import read_table
+from tfllmrec.data.files.tables import read_table
 from tfllmrec.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no shared data sets at {SHARED}")
 
 CSV = b"user,item,rating\nu,a,5\nu,b,4\nv,a,3\n"

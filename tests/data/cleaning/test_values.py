@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tfllmrec.data.values import as_text, numbers, strings
+from tfllmrec.data.cleaning.values import as_text, numbers, strings
 
 
 @pytest.mark.parametrize(

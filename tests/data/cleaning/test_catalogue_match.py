@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.data.catalogue_match import doubts_of_match
+from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
 
 
 def doubts(met, listed):

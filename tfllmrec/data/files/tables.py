@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from tfllmrec.config import DataConfig
-from tfllmrec.data.decompression import read_content
-from tfllmrec.data.delimited import HEADERLESS, read_delimited
-from tfllmrec.data.file_names import ATOMIC, JSON_ENDINGS, without_compression
+from tfllmrec.data.files.decompression import read_content
+from tfllmrec.data.files.delimited import HEADERLESS, read_delimited
+from tfllmrec.data.files.file_names import ATOMIC, JSON_ENDINGS, without_compression
+from tfllmrec.data.files.json_records import read_json
+from tfllmrec.data.files.parts import add_folder_columns, find_parts, join_parts
+from tfllmrec.data.files.raw_table import RawTable, distinct_names
+from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.json_records import read_json
-from tfllmrec.data.parts import add_folder_columns, find_parts, join_parts
-from tfllmrec.data.raw_table import RawTable, distinct_names
-from tfllmrec.data.size_limits import SizeMeter
 from tfllmrec.errors import ConfigError, DataError
 
 _BYTE_ORDER_MARKS = (

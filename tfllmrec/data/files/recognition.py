@@ -20,9 +20,9 @@ from tfllmrec.columns import (
     TITLE,
     USER,
 )
-from tfllmrec.data.event_kinds import are_event_kinds, count_kinds, event_kinds, has_few_kinds
+from tfllmrec.data.cleaning.event_kinds import are_event_kinds, count_kinds, event_kinds, has_few_kinds
+from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable
 from tfllmrec.errors import ConfigError, DataError
 
 # Usual names, compared without case and punctuation; the earlier one wins where a file has several. What is an id for

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfllmrec.data.values import Note, decoded, distinct_texts, ignore, numbers, spread
+from tfllmrec.data.cleaning.values import Note, decoded, distinct_texts, ignore, numbers, spread
 from tfllmrec.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 
-from tfllmrec.data.size_limits import SizeMeter
+from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.errors import DataError
 
 _CHUNK = 1 << 22

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tfllmrec.data.times import times
+from tfllmrec.data.cleaning.times import times
 from tfllmrec.errors import ConfigError
 
 UNREADABLE, NOTHING = "unreadable", "nothing"

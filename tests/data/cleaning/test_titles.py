@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 
 from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.titles import LONGEST, display_titles, usable_titles
 from tfllmrec.data.readers import read_items
-from tfllmrec.data.titles import LONGEST, display_titles, usable_titles
 
 MAGAZINES = (
-    Path(__file__).parents[3] / "shared" / "data" / "amazon-2018-magazine" / "meta_Magazine_Subscriptions.json.gz"
+    Path(__file__).parents[4] / "shared" / "data" / "amazon-2018-magazine" / "meta_Magazine_Subscriptions.json.gz"
 )
 
 

@@ -219,7 +219,7 @@ def test_a_planted_block_of_late_items_is_cold():
 
 
 def test_the_expected_number_of_cold_targets_is_that_of_random_orders(monkeypatch):
-    from tfllmrec.data import order_checks
+    from tfllmrec.data.cleaning import order_checks
 
     # Few events a user and an item, so that chance makes many targets cold: 3 events each, 2 of them held out.
     monkeypatch.setattr(order_checks, "MANY_EVENTS", 1)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, TITLE
-from tfllmrec.data.item_text import WORDS_FOR_NOTHING
-from tfllmrec.data.names import category_names
+from tfllmrec.data.cleaning.item_text import WORDS_FOR_NOTHING
+from tfllmrec.data.cleaning.names import category_names
 
 #: Longest text that is made of a description, in characters.
 LONGEST = 80

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from tfllmrec.columns import CATEGORIES
-from tfllmrec.data.file_names import ATOMIC
+from tfllmrec.data.files.file_names import ATOMIC
+from tfllmrec.data.files.raw_table import RawTable, distinct_names
+from tfllmrec.data.files.recognition import ALIASES, is_known_name, plain_name
+from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable, distinct_names
-from tfllmrec.data.recognition import ALIASES, is_known_name, plain_name
-from tfllmrec.data.size_limits import SizeMeter
 from tfllmrec.errors import DataError
 
 _GENRES_100K = (
@@ -102,7 +102,7 @@ def read_delimited(
       table: its name in the report.
       content: the text.
       meter: checks the number of rows and columns.
-      only: as :func:`tfllmrec.data.tables.read_table` takes it.
+      only: as :func:`tfllmrec.data.files.tables.read_table` takes it.
       mapping: ``data.columns``, whose names are known column names too.
 
     Raises:

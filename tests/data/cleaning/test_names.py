@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.data.names import category_names, join_names, names_as_text, names_in, read_name_column, structured_text
+from tfllmrec.data.cleaning.names import (
+    category_names,
+    join_names,
+    names_as_text,
+    names_in,
+    read_name_column,
+    structured_text,
+)
 
 ANIMATION = ["Animation", "Science Fiction"]
 

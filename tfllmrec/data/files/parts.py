@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfllmrec.data.file_names import (
+from tfllmrec.data.files.file_names import (
     DELIMITED_ENDINGS,
     JSON_ENDINGS,
     PARQUET_ENDINGS,
@@ -20,8 +20,8 @@ from tfllmrec.data.file_names import (
     stem,
     without_compression,
 )
+from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable
 from tfllmrec.errors import DataError
 
 #: The column of the folder that a part lies in, where the folders' names are not ``column=value``.

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.size_limits import SizeMeter
 from tfllmrec.errors import DataError
 
 _SPACE = re.compile(r"[ \t\r\n]*")

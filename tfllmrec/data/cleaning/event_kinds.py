@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfllmrec.data.values import MISSING, strings
+from tfllmrec.data.cleaning.values import MISSING, strings
 
 # Kinds of equal strength share a line, the weakest come first. Of like and dislike, or cart and removal, neither is
 # stronger: the later one is the user's newer opinion.

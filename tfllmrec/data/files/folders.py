@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfllmrec.data.file_names import is_partition, is_table, stem, without_compression
-from tfllmrec.data.parts import holds_parts
+from tfllmrec.data.files.file_names import is_partition, is_table, stem, without_compression
+from tfllmrec.data.files.parts import holds_parts
 from tfllmrec.errors import ConfigError, DataError
 
 _EVENT_STEMS = ("interactions", "events", "ratings", "reviews", "purchases", "clicks")

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
+from tfllmrec.data.cleaning.values import MISSING, decoded, spread, strings
+from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
-from tfllmrec.data.raw_table import RawTable
-from tfllmrec.data.values import MISSING, decoded, spread, strings
 from tfllmrec.errors import DataError
 
 _EXACT = 2.0**53  # every integer below it has a float64 of its own

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from tfllmrec.columns import ITEM, RATING, TIMESTAMP
-from tfllmrec.data.ids import lists, one_event_per_item, read_ids
-from tfllmrec.data.raw_table import RawTable
+from tfllmrec.data.cleaning.ids import lists, one_event_per_item, read_ids
+from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.errors import DataError
 
 

@@ -3,9 +3,9 @@ import time
 import pandas as pd
 import pytest
 
-from tfllmrec.data.item_text import strip_html, words_for_nothing
-from tfllmrec.data.names import names_in
-from tfllmrec.data.titles import display_titles
+from tfllmrec.data.cleaning.item_text import strip_html, words_for_nothing
+from tfllmrec.data.cleaning.names import names_in
+from tfllmrec.data.cleaning.titles import display_titles
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfllmrec.data.ratings import unrated_values
+from tfllmrec.data.cleaning.ratings import unrated_values
 
 HALVES = np.arange(0.5, 5.5, 0.5).tolist()
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tfllmrec.data.item_text import strip_html
-from tfllmrec.data.recognition import plain_name
-from tfllmrec.data.values import MISSING, as_text
+from tfllmrec.data.cleaning.item_text import strip_html
+from tfllmrec.data.cleaning.values import MISSING, as_text
+from tfllmrec.data.files.recognition import plain_name
 
 SEPARATOR = "|"
 #: Words that stand for "no name" in exports of names. MovieLens writes the last one.

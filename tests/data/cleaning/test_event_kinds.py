@@ -3,7 +3,7 @@ import pytest
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import Dataset, dataset_from_frames
-from tfllmrec.data.event_kinds import kind_strength
+from tfllmrec.data.cleaning.event_kinds import kind_strength
 from tfllmrec.errors import ConfigError, DataError
 
 

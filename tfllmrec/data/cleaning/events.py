@@ -1,0 +1,221 @@
+"""Cleans the events: ids, ratings, times and kinds, the order within a user, repeats."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import (
+    EVENT_KIND,
+    ITEM,
+    ORDER,
+    RATING,
+    TIMESTAMP,
+    USER,
+)
+from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds
+from tfllmrec.data.cleaning.ids import one_event_per_item
+from tfllmrec.data.cleaning.order_checks import numbers_the_rows
+from tfllmrec.data.cleaning.ratings import unrated_values
+from tfllmrec.data.cleaning.rows import Rows
+from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.values import MISSING, numbers
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.findings import CleaningReport
+from tfllmrec.errors import DataError
+
+_HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwise, and so changes published figures
+
+
+def clean_events(
+    raw: RawTable, config: DataConfig, report: CleaningReport
+) -> tuple[pd.DataFrame, str | None, np.ndarray]:
+    """Drops the event rows that cannot be used, and puts each user's events in order.
+
+    A row whose item is a list counts as one event for each item of the list. Ratings that mean "not rated" become NaN.
+    The order column, else the timestamp, orders a user's events. Ties fall by timestamp, then by a hash of user and
+    item id, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
+    in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
+    everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
+    the same in every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item
+    are merged, the strongest kind of event stays, and among events of that strength the last or first one.
+
+    Returns:
+      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), in file order;
+      ``order``, ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the
+      rating separates an event from the one before it (all False where no column orders events).
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
+    """
+    raw = one_event_per_item(raw)
+    rows = Rows(raw, config, report)
+    ids = {}
+    for column in (USER, ITEM):
+        ids[column] = rows.ids(column)
+        rows.drop_unreadable(ids[column].isin(MISSING).to_numpy(), f"no {column}", column)
+        rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
+    nothing = pd.Series(np.full(len(raw.frame), np.nan))
+    rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
+    rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is no number", RATING)
+    order, bad = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
+    rows.drop_unreadable(bad, "the order is no number", ORDER)
+    at = raw.frame.get(TIMESTAMP, nothing)
+    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
+    what = f"the time does not fit data.time_format = {config.time_format}"
+    what = "the time is neither a number nor a date" if config.time_format == "auto" else what
+    rows.drop_unreadable(bad, what, TIMESTAMP)
+    rows.check_unreadable(config.max_bad_rows)
+
+    rating = _without_unrated(rating, config, rows)
+    ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
+    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
+    if EVENT_KIND in raw.names:
+        _note_weakest_kinds(kind, strength, rows)
+
+    user, user_ids = pd.factorize(ids[USER])
+    item, item_ids = pd.factorize(ids[ITEM])
+    time = np.nan_to_num(seconds, nan=-np.inf)
+    by_user = np.flatnonzero(rows.keep)
+    moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
+    # The items of a list are rows that follow each other: they stay together, in their order.
+    rows_so_far = np.arange(len(user))
+    first_of_list = np.maximum.accumulate(np.where(np.diff(raw.rows, prepend=-1) != 0, rows_so_far, 0))
+    ties = [
+        np.nan_to_num(rating, nan=-np.inf),
+        rows_so_far - first_of_list,
+        _hash(user, user_ids, item, item_ids)[first_of_list],
+    ]
+    by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
+    if config.repeats != "all":
+        if strength.any():
+            _drop_weaker_events(user.astype(np.int64) * len(item_ids) + item, kind, strength, rows)
+            by_user = by_user[rows.keep[by_user]]
+        pair = pd.Series(user[by_user].astype(np.int64) * len(item_ids) + item[by_user])
+        repeated = np.zeros(len(user), dtype=bool)
+        repeated[by_user[pair.duplicated(keep=config.repeats).to_numpy()]] = True
+        kept = f"{'highest' if config.repeats == 'last' else 'lowest'} rating"
+        if ordered_by:
+            kept = f"{config.repeats}; among ties in time, the {kept}"
+        rows.drop(repeated, f"the same user and item again (kept: the {kept})")
+    events_of_user = np.bincount(user[rows.keep], minlength=len(user) and user.max() + 1)
+    few = events_of_user[user] < config.min_user_events
+    rows.drop(few, f"the user has fewer than data.min_user_events = {config.min_user_events} events", USER)
+    rows.finish()
+    if not rows.keep.any():
+        raise DataError(f"{raw.file}: no event is left of {rows.rows_in:,} rows. " + " ".join(report.lines()))
+
+    by_user = by_user[rows.keep[by_user]]
+    starts = np.flatnonzero(np.diff(user[by_user], prepend=-1))
+    rank = np.zeros(len(user), dtype=np.int64)
+    rank[by_user] = np.arange(len(by_user)) - np.repeat(starts, np.diff(starts, append=len(by_user)))
+    keep = rows.keep
+    tied = np.zeros(len(user), dtype=bool)
+    if moment:
+        tied = _note_ties(by_user, [*moment, user], first_of_list, rows)
+    rated = keep & ~np.isnan(rating)
+    given = rating[rated].astype(np.float32)
+    if len(given) and np.ptp(given) == 0:
+        what = f"the rating is {given[0]:g} wherever there is one: it says nothing and is taken as none"
+        rows.note(rated, what, "repaired", RATING)
+        rating = np.full_like(rating, np.nan)
+    events = pd.DataFrame(
+        {
+            USER: ids[USER][keep].to_numpy(),
+            ITEM: ids[ITEM][keep].to_numpy(),
+            RATING: rating[keep].astype(np.float32),
+            TIMESTAMP: seconds[keep],
+            EVENT_KIND: kind[keep].to_numpy(),
+            ORDER: rank[keep],
+        }
+    )
+    return events, ordered_by, tied[keep]
+
+
+def _without_unrated(rating: np.ndarray, config: DataConfig, rows: Rows) -> np.ndarray:
+    """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
+    kept = np.where(rows.keep, rating, np.nan)
+    recognised = config.unrated is None
+    why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
+    for value in unrated_values(kept) if config.unrated is None else config.unrated:
+        rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
+        rating = np.where(rating == value, np.nan, rating)
+    return rating
+
+
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
+    """Reports events whose kind is unknown or missing; both count as weaker than every known kind."""
+    missing = (kind == "").to_numpy()
+    unknown = (strength == 0) & ~missing
+    what = "the kind of event is not known: it counts as weaker than every known kind"
+    if unknown.any():
+        what += f" ({count_kinds(kind[unknown & rows.keep])})"
+    rows.note(unknown, what, "kept", EVENT_KIND)
+    rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
+
+
+def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
+    """Drops each event whose user and item (``pair``) have a stronger one: a view never replaces a purchase."""
+    strongest = pd.Series(np.where(rows.keep, strength, 0)).groupby(pair).transform("max").to_numpy()
+    weaker = rows.keep & (strength < strongest)
+    if weaker.any():
+        what = f"a weaker event than another one of the same user and item ({count_kinds(kind[weaker])})"
+        rows.drop(weaker, f"{what}: merged into the stronger one", EVENT_KIND)
+
+
+def _order_column(keys: dict[str, np.ndarray], rows: Rows) -> str | None:
+    """The first of the columns that can order events; rows without it are dropped."""
+    for column, key in keys.items():
+        present = ~np.isnan(key) & rows.keep
+        if not present.any():
+            continue
+        missing = ~present & rows.keep
+        if missing.sum() > present.sum():
+            rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
+        elif np.ptp(key[present]) == 0 and present.sum() > 1:
+            what = (
+                f"{column} is the same in every row: it is ignored as an order. If another column has the real time or "
+                "order, name it under data.columns"
+            )
+            rows.note(present, what, "doubted", column)
+        else:
+            rows.drop(missing, f"no {column}, though most rows have one", column)
+            if numbers_the_rows(key[rows.keep], np.flatnonzero(rows.keep)):
+                what = (
+                    f"{column} grows by the same step from row to row, as a row number does: events are ordered as the "
+                    "file lists them. If the file is not sorted by time, the last event of a user means nothing: name "
+                    "the column with the real time under data.columns, or set split.kind to random"
+                )
+                rows.note(rows.keep, what, "doubted", column)
+            return column
+    return None
+
+
+def _hash(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:
+    """uint64 ``[R]``: a number for a user and item that depends on their ids alone, the same on every machine."""
+    of_user, of_item = (
+        pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=_HASH_KEY, categorize=False)
+        for ids in (user_ids, item_ids)
+    )
+    return pd.util.hash_array(of_user[user] + of_item[item], categorize=False)
+
+
+def _note_ties(by_user: np.ndarray, moment: list[np.ndarray], first_of_list: np.ndarray, rows: Rows) -> np.ndarray:
+    """Counts ties, and returns as bool ``[R]`` which rows have the user and moment of the row before in ``by_user``.
+
+    Items of one list are no tie: the list orders them.
+    """
+    same = first_of_list[by_user[1:]] != first_of_list[by_user[:-1]]
+    for key in moment:
+        same &= key[by_user[1:]] == key[by_user[:-1]]
+    tied, concerned = np.zeros(len(rows.keep), dtype=bool), np.zeros(len(rows.keep), dtype=bool)
+    tied[by_user[1:][same]] = True
+    concerned[by_user[1:][same]] = concerned[by_user[:-1][same]] = True
+    users = moment[-1]
+    rows.report.tied_users = len(np.unique(users[tied]))
+    what = f"tied in time with another event of the user ({rows.report.tied_users:,} users): ordered by a hash of ids"
+    rows.note(concerned, what, "kept", TIMESTAMP)
+    return tied

@@ -1,0 +1,234 @@
+"""Cleans the catalogue, its further files, users and tags."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import (
+    CATEGORIES,
+    DESCRIPTION,
+    ITEM,
+    NAME_COLUMNS,
+    TAG,
+    TAGS,
+    TIMESTAMP,
+    TITLE,
+    USER,
+)
+from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.item_text import strip_html, words_for_nothing
+from tfllmrec.data.cleaning.names import category_names, names_in, read_name_column, structured_text
+from tfllmrec.data.cleaning.rows import Rows
+from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.values import MISSING, strings
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.recognition import plain_name
+from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
+
+TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
+
+
+def clean_items(
+    raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The catalogue: ``item_id``, then title, description, categories where present, then the other columns, all str.
+
+    Of several rows with one id the one with the most filled cells stays, then the one with the most text, so that the
+    order of the rows does not matter. HTML is stripped from text and counted. Tags in the catalogue have no times,
+    which is reported. Cells of categories, tags and authors (:data:`tfllmrec.columns.NAME_COLUMNS`) hold names,
+    separated as :mod:`tfllmrec.data.cleaning.names` says.
+
+    Args:
+      raw: the file.
+      config: for ``max_bad_rows``.
+      report: takes the findings.
+      known: clean items from elsewhere, whose names help to tell commas inside of names from commas between them.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+    """
+    rows, columns = _clean_entities(raw, ITEM, config, report)
+    others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
+    for column in [*(c for c in TEXT_COLUMNS if c in raw.frame), *others]:
+        values = raw.frame[column]
+        if column in NAME_COLUMNS:
+            names_known = set() if known is None or column not in known else _names_of(known[column])
+            columns[column] = _name_cells(values, column, rows, names_known)
+        elif column in TEXT_COLUMNS:
+            columns[column] = _running_text(values, column, rows)
+        else:
+            columns[column] = strings(_structures(values, ", "))
+    items = _finished(rows, columns)
+    for column in (CATEGORIES, TAGS):
+        if column in items and plain_name(raw.names.get(column, column)) == TAGS:
+            tagged = int((items[column] != "").sum())
+            report.add(raw.table, f"tags without a time: {MAY_LEAK}", tagged, "kept")
+    return items
+
+
+def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+    """The users table: ``user_id``, then its other columns, all str. Of several rows with one id the first stays.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no id or cannot be read.
+    """
+    rows, columns = _clean_entities(raw, USER, config, report)
+    columns |= {column: strings(raw.frame[column]) for column in map(str, raw.frame) if column != USER}
+    return _finished(rows, columns)
+
+
+def _clean_entities(
+    raw: RawTable, key: str, config: DataConfig, report: CleaningReport
+) -> tuple[Rows, dict[str, pd.Series]]:
+    """The rows of a table of items or users with a readable id of their own, and the column of ids."""
+    rows = Rows(raw, config, report)
+    ids = rows.ids(key)
+    rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
+    rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
+    rows.check_unreadable(config.max_bad_rows)
+    rows.drop(_lesser_copies(raw.frame, ids, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
+    rows.finish()
+    return rows, {key: ids}
+
+
+def _lesser_copies(frame: pd.DataFrame, ids: pd.Series, keep: np.ndarray) -> np.ndarray:
+    """bool ``[R]``: rows whose id another row has that is fuller, or as full and sorts first."""
+    lesser = np.zeros(len(ids), dtype=bool)
+    copies = np.flatnonzero(keep & (ids[keep].duplicated(keep=False).reindex(ids.index, fill_value=False)).to_numpy())
+    if len(copies):
+        cells = [strings(frame[column].iloc[copies]) for column in frame]
+        lengths = np.array([cell.str.len() for cell in cells])
+        codes = [pd.factorize(cell, sort=True)[0] for cell in cells]
+        fullest = copies[np.lexsort([*codes, -lengths.sum(axis=0), -(lengths > 0).sum(axis=0)])]
+        lesser[fullest[ids.iloc[fullest].duplicated().to_numpy()]] = True
+    return lesser
+
+
+def _finished(rows: Rows, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    clean = pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
+    return clean[rows.keep].reset_index(drop=True).astype("str")
+
+
+def _running_text(values: pd.Series, column: str, rows: Rows) -> pd.Series:
+    """A column of titles or descriptions, without HTML and without words that stand for "nothing"."""
+    text = strings(_structures(values, " "), separator=" ")
+    text = text.mask(text == r"\N", "")  # how MySQL exports its null
+    nothing = words_for_nothing(text)
+    rows.note(nothing, f"{column} is a word for nothing that recurs as no {column} does: blanked", "repaired", column)
+    text = text.mask(nothing, "").astype(object)
+    marked = _has_markup(text)
+    stripped = np.array([strip_html(v) for v in text[marked]], dtype=object)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = stripped != text[marked].to_numpy(dtype=object)
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    text[marked] = stripped
+    return text.astype("str")
+
+
+def _name_cells(values: pd.Series, column: str, rows: Rows, known: set[str]) -> pd.Series:
+    """A column of names as clean cells; what had to be decided or was left out is noted."""
+    read = read_name_column(values, known)
+    text = strings(values)
+    marked = _has_markup(text)
+    changed = np.zeros(len(text), dtype=bool)
+    changed[marked] = [strip_html(v) != v for v in text[marked]]
+    rows.note(changed, f"HTML in {column}", "repaired", column)
+    rows.note(read.nameless, f"{column}: records without a name or words such as 'null' left out", "repaired", column)
+    rows.note(
+        read.commas & read.split_at_commas,
+        f"{column}: commas are taken to separate names; if they belong to the names, write '|' between names",
+        "kept",
+        column,
+    )
+    rows.note(
+        read.commas & ~np.bool_(read.split_at_commas),
+        f"{column}: commas are taken to belong to the names; if they separate names, write '|' instead",
+        "kept",
+        column,
+    )
+    rows.note(read.slashes, f"{column}: slashes are taken to separate the names of a path", "kept", column)
+    return read.cells
+
+
+def _structures(values: pd.Series, separator: str) -> pd.Series:
+    """The column with lists and named records as text, whether they are written in strings or are objects."""
+    if isinstance(values.dtype, pd.StringDtype):
+        written = values.str.contains(r"^\s*[\[{(]").fillna(False).to_numpy(dtype=bool)
+    elif values.dtype == object:
+        written = np.array([not isinstance(v, (float, int)) for v in values], dtype=bool)
+    else:
+        return values
+    if not written.any():
+        return values
+    text = values.astype(object)
+    text[written] = [structured_text(value, separator) for value in text[written]]
+    return text
+
+
+def _has_markup(text: pd.Series) -> np.ndarray:
+    return text.str.contains(r"[<&]|/>").to_numpy(dtype=bool)
+
+
+def _names_of(cells: pd.Series) -> set[str]:
+    return {name for cell in cells.unique() for name in category_names(cell)}
+
+
+def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, report: CleaningReport) -> pd.DataFrame:
+    """``items`` with the columns of ``more`` added by id; of a column that both have, only the gaps are filled.
+
+    Rows of ``more`` that name no item of the catalogue are dropped and counted.
+    """
+    index = pd.Index(more[ITEM]).get_indexer(items[ITEM])
+    unknown = ~more[ITEM].isin(items[ITEM]).to_numpy()
+    if unknown.any():
+        example = f"{raw.file}, column {raw.names.get(ITEM, ITEM)!r}: {more[ITEM].iloc[int(unknown.argmax())]!r}"
+        what = "the item is not in the catalogue"
+        if 2 * unknown.sum() > len(more):
+            what += (
+                f"; only {len(more) - int(unknown.sum()):,} of {len(more):,} rows name one: if the column is the wrong "
+                f"one, map another: data.columns: {{{ITEM}: NAME IN THE FILE}}"
+            )
+        report.add(raw.table, what, int(unknown.sum()), "dropped", example)
+        report.rows_kept[raw.table] -= int(unknown.sum())
+    joined = items.copy()
+    for column in more.columns.drop(ITEM):
+        values = np.where(index >= 0, more[column].to_numpy(dtype=object)[index] if len(more) else "", "")
+        own = joined[column].to_numpy(dtype=object) if column in joined else ""
+        joined[column] = pd.Series(np.where(np.equal(own, ""), values, own), dtype="str")
+    return joined
+
+
+def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
+    """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
+
+    A cell may hold several tags in any shape that :func:`tfllmrec.data.cleaning.names.names_in` reads; its commas
+    belong to the tag. HTML is stripped and counted. Tags without an item of the catalogue are dropped. The rows are
+    sorted, so that their order in the file does not matter.
+
+    Raises:
+      DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
+    """
+    rows = Rows(raw, config, report)
+    nothing = pd.Series("", index=raw.frame.index, dtype="str")
+    user = rows.ids(USER) if USER in raw.frame else nothing
+    item = rows.ids(ITEM)
+    names = pd.Series([names_in(value, commas=False) for value in raw.frame[TAG].astype(object)], dtype=object)
+    rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
+    rows.drop(~names.astype(bool).to_numpy(), "no tag", TAG)
+    at = raw.frame.get(TIMESTAMP, nothing)
+    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
+    rows.check_unreadable(config.max_bad_rows)
+    rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
+    text = strings(raw.frame[TAG])
+    rows.note((text.map(strip_html) != text).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
+    rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
+    if not np.isfinite(seconds[rows.keep]).any():
+        rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
+    rows.finish()
+    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: names, TIMESTAMP: seconds})
+    tags = tags[rows.keep].explode(TAG).astype(TAG_TYPES)
+    return tags.sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(drop=True)

@@ -1,0 +1,96 @@
+"""The rows of a raw table while it is cleaned: which are kept, and the count of each reason for a drop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.ids import lists, read_ids
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.findings import Action, CleaningReport
+from tfllmrec.errors import DataError
+
+
+class Rows:
+    """The rows of a raw table that are kept so far; each dropped row is counted once, under its first reason."""
+
+    def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
+        self.raw, self.config, self.report = raw, config, report
+        self.keep = np.ones(len(raw.frame), dtype=bool)
+        self.rows_in = len(raw.frame)
+        self.unreadable = raw.unreadable
+        # Blank rows are dropped, too, but are not unreadable; they are counted after the broken rows.
+        dropped = [f for f in raw.findings if f.action == "dropped"]
+        self.first_unreadable = f"{dropped[0].example}: {dropped[0].what}" if raw.unreadable else ""
+        for f in raw.findings:
+            report.add(f.table, f.what, f.count, f.action, f.example)
+            self.rows_in += f.count if f.action == "dropped" else 0
+
+    def ids(self, column: str) -> pd.Series:
+        """A column of ids as strings; integers that a program wrote as floats (``7.0``) are integers again.
+
+        Raises:
+          DataError: a cell is a list, or an id is too large a float to be exact and ``data.inexact_ids`` is refuse.
+        """
+        values = self.raw.frame[column]
+        if (cells := lists(values)) is not None:
+            row = next(i for i, cell in enumerate(cells) if cell is not None)
+            raise DataError(
+                f"{self.raw.example(row, column)}: expected one {column}, found a list. Write one in each row."
+            )
+        ids = read_ids(values)
+        if ids.inexact.any() and self.config.inexact_ids == "refuse":
+            raise DataError(
+                f"{self.raw.example(int(ids.inexact.argmax()), column)}: the {column} is a rounded number, as "
+                f"{int(ids.inexact.sum()):,} of {len(values):,} are. A float is exact only below 2**53 and to the "
+                "digits shown, so different ids may have become one when the file was written. Export the ids as text "
+                "or as integers, or set data.inexact_ids to accept to read them as they are."
+            )
+        findings: tuple[tuple[np.ndarray, str, Action], ...] = (
+            (ids.inexact, "is a rounded number: different ids may have become one", "kept"),
+            (ids.written_as_float, "is an integer written as a float", "repaired"),
+            (ids.fractional, "is a number with a fraction; if ids are no numbers, export them as text", "kept"),
+            (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
+            (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
+        )
+        for mask, what, action in findings:
+            self.note(mask, f"{column} {what}", action, column)
+        return ids.text
+
+    def drop(self, mask: np.ndarray, what: str, column: str | None = None) -> None:
+        mask = mask & self.keep
+        if mask.any():
+            first = int(mask.argmax())
+            self.report.add(self.raw.table, what, int(mask.sum()), "dropped", self.raw.example(first, column))
+            self.keep &= ~mask
+
+    def drop_unreadable(self, mask: np.ndarray, what: str, column: str) -> None:
+        """Drops rows that cannot be read; a row that takes up several lines of the file counts as that many."""
+        mask = mask & self.keep
+        if mask.any():
+            example = self.raw.example(int(mask.argmax()), column)
+            count = int(self.raw.spans[mask].sum())
+            self.report.add(self.raw.table, what, count, "dropped", example)
+            self.first_unreadable = self.first_unreadable or f"{example}: {what}"
+            self.rows_in += count - int(mask.sum())
+            self.unreadable += count
+            self.keep &= ~mask
+
+    def note(self, mask: np.ndarray, what: str, action: Action, column: str | None = None) -> None:
+        mask = mask & self.keep
+        if mask.any():
+            example = self.raw.example(int(mask.argmax()), column)
+            self.report.add(self.raw.table, what, int(mask.sum()), action, example)
+
+    def check_unreadable(self, max_bad_rows: float) -> None:
+        if self.unreadable > max_bad_rows * self.rows_in:
+            raise DataError(
+                f"{self.first_unreadable}. {self.unreadable:,} of {self.rows_in:,} rows of {self.raw.file} cannot be "
+                f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Mend the file, name its columns under "
+                "data.columns, or raise data.max_bad_rows."
+            )
+
+    def finish(self) -> None:
+        self.report.rows_in[self.raw.table] = self.rows_in
+        self.report.rows_kept[self.raw.table] = int(self.keep.sum())

@@ -1,0 +1,1 @@
+"""From files to raw tables: finds the files, splits them into rows and fields, recognises the columns."""
