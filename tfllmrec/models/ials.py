@@ -50,7 +50,7 @@ class Ials:
     }
     score_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"decay": (1.0, 0.75, 0.5)}
     dim: int = 64
-    unobserved_weight: float = 0.3
+    unobserved_weight: float = 0.2
     l2: float = 0.003
     decay: float = 1.0
     items: np.ndarray = field(init=False, repr=False)
