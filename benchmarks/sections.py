@@ -22,7 +22,7 @@ sections. [CONTRIBUTING.md](../CONTRIBUTING.md#measuring) lists the commands.
 **What is measured.** Quality: ndcg@10 and recall@10 on test queries. The whole catalogue is ranked, known items are
 masked, ties count at their expected rank. Settings of the hybrid and of every baseline are chosen on the same
 validation queries; the test queries are used once. Head is the 20 % of items with the most training events, tail is
-every other item, cold items have no training event. Speed and serving: the contenders take turns in one process,
+every other item, cold items have no training event. Speed and serving: the contenders take turns in one run,
 because machines differ and are seldom idle.
 
 **How to reproduce.** Each section begins with its command, seeds, date and machine. `python benchmarks/quality.py SET

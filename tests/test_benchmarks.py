@@ -1,5 +1,6 @@
 """What the commands in ``benchmarks/`` put together around the runs that they measure."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -299,6 +300,26 @@ def test_the_section_of_a_run_has_its_figures_and_the_published_rows(chain_run):
     assert "| *BSARec*, id-only (MTandHJ/RecBoard) | 0.0610 | 0.1002 |" in text
     assert "3 epochs, the best one is number" in text and "One seed: " in text
     assert rows[-1].startswith("| targets | 60 | 60 |")
+
+
+@pytest.mark.tf
+def test_the_section_of_several_seeds_has_their_mean_and_spread(chain_run, tmp_path):
+    """A copy under another seed, whose hybrid found the target of every query in the first place."""
+    import quality
+
+    from tfllmrec.training.run import Run
+
+    run, _ = chain_run
+    copy = Run(shutil.copytree(run.folder, tmp_path / "seed1"))
+    config = copy.folder / "config.yaml"
+    config.write_text(config.read_text().replace("\nseed: 42", "\nseed: 1"))
+    perfect = np.ones_like(run.results["hybrid"].per_query["ndcg@10"])
+    copy.results["hybrid"].metrics["ndcg@10"], copy.results["hybrid"].per_query["ndcg@10"] = 1.0, perfect
+    value = run.metrics["results"]["hybrid"]["ndcg@10"]
+    text = quality.section("chain", [run, copy], "the command")
+    assert text.startswith("`the command` (seeds 42, 1, ") and "Each user's values are averaged" in text
+    assert f"({value:.4f} to 1.0000)" in text and f"| hybrid | **{(value + 1) / 2:.4f} ±" in text
+    assert "- Seed 42: Chosen from the data: " in text and "- Seed 1: Chosen from the data: " in text
 
 
 @pytest.mark.tf

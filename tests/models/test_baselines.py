@@ -127,7 +127,7 @@ def test_planted_checkerboard(name, checkerboard):
     elif name == "markov":
         assert result.metrics["recall@11"] > 0.5  # sees one item only, and few successions of it
     elif name == "ials":
-        assert result.metrics["recall@11"] > 0.98  # a factorization is an approximation
+        assert result.metrics["recall@11"] > 0.9  # with more dimensions than items it also fits the noise
     else:
         assert result.metrics["recall@11"] == 1.0
 

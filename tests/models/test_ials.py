@@ -31,7 +31,9 @@ def test_a_query_solves_the_normal_equations_of_its_history(dim, decay):
     model = Ials(dim=dim, unobserved_weight=0.2, l2=0.01, decay=decay)
     model.items = rng.normal(size=(30, dim)).astype(np.float32)
     histories = [[3], [], [7, 1, 2], [*range(5, 17)], [4, 9, 4], [*range(30)]]
-    scores = model.score(Queries.from_histories(histories))
+    queries = Queries.from_histories(histories)
+    scores = model.score(queries)
+    assert [list(row) for row in queries.history] == histories  # in their order still
     assert scores.dtype == np.float32 and not scores[1].any()
     for history, row in zip(histories, scores, strict=True):
         weights = {}

@@ -44,13 +44,13 @@ class Ials:
     """
 
     fit_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "dim": (16, 128),
+        "dim": (64, 128),
         "unobserved_weight": (0.005, 0.2),
         "l2": (0.003, 0.01),
     }
     score_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"decay": (1.0, 0.75, 0.5)}
     dim: int = 64
-    unobserved_weight: float = 0.3
+    unobserved_weight: float = 0.2
     l2: float = 0.003
     decay: float = 1.0
     items: np.ndarray = field(init=False, repr=False)
@@ -67,7 +67,8 @@ class Ials:
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        history = recency_matrix(queries.history, len(self.items), self.decay)
+        # A copy: sum_duplicates sorts in place, and the rows are the histories of the queries, oldest first.
+        history = recency_matrix(queries.history, len(self.items), self.decay).copy()
         history.sum_duplicates()
         return self._solved(history, self.items) @ self.items.T
 
