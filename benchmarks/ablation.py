@@ -3,7 +3,7 @@
     python benchmarks/ablation.py runs/quality/toys runs/quality/toys-seed1 runs/quality/toys-seed2
 
 Each folder is a run with a seed of its own; figures are averaged over the seeds. Terms and gates are switched off in
-the fitted model, with the gates' strength and closing chosen again on validation. Text, ids, attention and feedback are
+the fitted model, with the gates' settings chosen again on validation. Text, ids, attention and feedback are
 left out of the training, which is repeated for each part and seed with the run's own settings: each takes as long as
 the run's training did (``--switches-only`` omits them). Writes a section of benchmarks/RESULTS.md.
 """
@@ -27,13 +27,19 @@ from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.training.defaults import validation_sample
-from tfllmrec.training.fit import STRENGTHS, choose_gates, fit_hybrid, set_item_weights
+from tfllmrec.training.fit import (
+    STRENGTHS,
+    GateSettings,
+    choose_cold_lift,
+    choose_gates,
+    fit_hybrid,
+    set_item_weights,
+)
 from tfllmrec.training.run import Run, to_stderr
 
 
 def dense_off(model: Hybrid, run: Run) -> None:
-    model.gates.dense_strength.assign(0.0)
-    model.gates.closing.assign(0.0)
+    GateSettings(dense_strength=0.0, closing=0.0).apply(model)
 
 
 def behaviour_off(model: Hybrid, run: Run) -> None:
@@ -62,7 +68,7 @@ def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     set_item_weights(model, sequences, np.asarray(run.text), settings)
 
 
-#: In the fitted model. The gates' strength and closing are chosen again, but where nothing is left to weigh.
+#: In the fitted model. The gates' settings are chosen again, except where only the sparse term is left.
 SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
     "without meaning and feedback": dense_off,
     "without behaviour": behaviour_off,
@@ -93,6 +99,7 @@ def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
         switch(model, run)
         if switch is not dense_off:
             choose_gates(model, sample, split.train_counts, strata, STRENGTHS[1:])
+            choose_cold_lift(model, split, np.asarray(run.text), strata, run.config.seed)
         yield name, model
     if switches_only:
         return

@@ -59,10 +59,13 @@ def test_the_discount_takes_popular_items_down_in_the_dense_term(gates):
     np.testing.assert_allclose(taken, np.tile(expected, (3, 1)), atol=1e-4)
 
 
-def test_the_lift_is_added_to_items_without_events_alone(gates):
-    before = gates(DENSE, SPARSE, COUNTS).numpy()
+def test_the_lift_is_added_to_items_with_a_text_and_without_events_alone(gates):
+    counts = tf.constant([0.0, 1, 20, 0])  # the last item has no text
+    before = gates(DENSE, SPARSE, counts).numpy()
     gates.cold_lift.assign(1.5)
-    np.testing.assert_allclose(gates(DENSE, SPARSE, COUNTS) - before, [[1.5, 0, 0, 0]] * 3, atol=1e-4)
+    np.testing.assert_allclose(gates(DENSE, SPARSE, counts) - before, [[1.5, 0, 0, 0]] * 3, atol=1e-4)
+    some = tf.constant([[3, 0], [2, 0]])
+    np.testing.assert_allclose(gates.factors(tf.gather(counts, some), items=some).offset, [[0, 1.5], [0, 1.5]])
 
 
 @pytest.mark.parametrize(

@@ -73,4 +73,14 @@ def test_without_gates_the_sum_would_be_another():
     lengths = np.linalg.norm(folded.vectors[:, :-1], axis=1)
     assert lengths[0] == 0  # neither text nor events: a vector of zeros
     np.testing.assert_allclose(lengths[1:], dense[1:], rtol=1e-5)
-    np.testing.assert_array_equal(folded.vectors[:, -1], offset)
+    np.testing.assert_allclose(folded.vectors[:, -1], hybrid.config.temperature * offset.numpy(), rtol=1e-6)
+
+
+def test_queries_without_the_offset_of_the_items():
+    for offsets in (True, False):
+        hybrid = model(("meaning", "behaviour"), offsets)
+        folded = FoldedHybrid(hybrid)
+        queries = folded.queries(hybrid.item_vectors(), HISTORY, RATINGS).numpy()
+        kept = folded.without_offset(queries).numpy()
+        assert queries[1:, :8].any() and np.array_equal(kept[:, :8], queries[:, :8])
+        assert not kept[:, 8:].any() and queries.shape[1] == 8 + offsets

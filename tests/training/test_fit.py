@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.evaluation.protocol import evaluate, selection_value
-from tfllmrec.layers.term_gates import Factors
+from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.models.item_weights import ItemWeightSettings, centred_unit, solve_item_weights
 from tfllmrec.training import fit
 from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, set_item_weights
@@ -122,7 +123,7 @@ def test_strength_and_closing_are_chosen_on_a_planted_surface(best, monkeypatch)
 def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, monkeypatch):
     monkeypatch.setattr(fit, "_Weighed", Surface)
     monkeypatch.setattr(fit, "evaluate", lambda *_, **__: GateSettings.of(model))
-    monkeypatch.setattr(fit, "selection_gain", lambda a, b: (0.01, low, 0.02))
+    monkeypatch.setattr(fit, "selection_gain", lambda a, b, **_: (0.01, low, 0.02))
     BEST[:] = [GateSettings(0.75, 0.5, 0.4)]
     model = gated(Gates(), None)
     result = choose_gates(model, Queries.from_histories([[0]] * 3), None, {})
@@ -130,6 +131,17 @@ def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, mo
     # The discount of 0.4 is there, to the last bit of float32, or there is none.
     assert result.discount == pytest.approx(0.4 if taken else 0.0)
     assert (result.dense_strength, result.closing) == (0.75, 0.5)
+
+
+@pytest.mark.parametrize("climb", [True, False])
+def test_the_lift_of_cold_items_is_no_choice_of_the_gates(climb, monkeypatch):
+    monkeypatch.setattr(fit, "_Weighed", Surface)
+    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: "measured")
+    BEST[:] = [GateSettings(0.25, 0.5)]
+    model = gated(Gates(), None)
+    model.gates.cold_lift.assign(1.5)
+    choose_gates(model, Queries.from_histories([[0]] * 3), None, {}, climb=climb)
+    assert GateSettings.of(model) == GateSettings(0.25, 0.5, cold_lift=1.5)
 
 
 def test_a_discount_finds_the_tail_that_a_popular_item_hides():
@@ -146,11 +158,12 @@ def test_a_discount_finds_the_tail_that_a_popular_item_hides():
         assert (GateSettings.of(model).discount > 1 / 3) == taken  # nothing is to be gained in the second case
 
 
-def cold_data(n_queries, readable=True):
+def cold_data(n_queries, readable=True, lead=0.9):
     """30 items, 20 to 29 without events. Each query asks for one of these, which reads like its only event's item."""
     n = 30
     targets = 20 + np.arange(n_queries) % 10
-    queries = Queries.from_histories([[t - 20] for t in targets], targets=[[t] for t in targets])
+    users = [f"u{i}" for i in range(n_queries)]
+    queries = Queries.from_histories([[t - 20] for t in targets], targets=[[t] for t in targets], user_ids=users)
     text = np.eye(10, dtype=np.float32)[np.r_[:10, np.arange(10, 20) % 10, :10]]
     text[10:20] = np.roll(np.eye(10, dtype=np.float32), 3, axis=0)
     if not readable:
@@ -159,32 +172,44 @@ def cold_data(n_queries, readable=True):
     split = SimpleNamespace(
         validation=queries, train_counts=counts, dataset=SimpleNamespace(n_items=n), train_queries=lambda: queries
     )
-    # The items with events are 0.9 ahead of the target, which is ahead of the other cold items.
-    terms = np.where(np.arange(n) < 20, 1.0, 0.0) * np.ones((2, n_queries, 1))
+    # The items with events are ahead of the target by the lead, and the target is ahead of the other cold items.
+    terms = np.where(np.arange(n) < 20, 0.1 + lead, 0.0) * np.ones((2, n_queries, 1))
     terms[:, np.arange(n_queries), targets] = 0.1
     return split, text, {"cold": counts == 0, "tail": np.ones(n, bool)}, terms.astype(np.float32)
 
 
-class AllGates(Gates):
-    """Gates without closing, for any number of items."""
-
-    def factors(self):
-        zeros = tf.zeros(30)
-        return Factors(zeros, zeros + 1.0, self.cold_lift * tf.cast(tf.range(30) >= 20, tf.float32))
-
-
-def lifted(n_queries=40, readable=True, text_is_there=True):
-    split, text, strata, terms = cold_data(n_queries, readable)
-    gates = AllGates()
-    model = SimpleNamespace(gates=gates, item_factors=gates.factors, score_terms=lambda queries: terms)
-    said = fit.choose_cold_lift(model, split, text * text_is_there, strata)
+def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9):
+    """The lift chosen with the product's own gates, all of them closed to the dense term, and the line on it."""
+    split, text, strata, terms = cold_data(n_queries, readable, lead)
+    text = text * text_is_there
+    gates = TermGates(has_text=np.any(text != 0, axis=1), seed=1)
+    gates(*terms[:, :1], tf.constant(split.train_counts, tf.float32))
+    gates.dense_strength.assign(0.0)
+    gates.closing.assign(0.0)
+    gates.log_scales.assign([0.0, 0.0])
+    factors = lambda: gates.factors(tf.constant(split.train_counts, tf.float32))  # noqa: E731
+    rows = {user: row for row, user in enumerate(split.validation.user_ids)}
+    model = SimpleNamespace(
+        gates=gates, item_factors=factors, score_terms=lambda asked: terms[:, [rows[user] for user in asked.user_ids]]
+    )
+    said = fit.choose_cold_lift(model, split, text, strata, seed=3)
     return float(gates.cold_lift), said
 
 
 def test_cold_items_are_lifted_until_they_rank_as_by_text_alone():
     lift, said = lifted()
     assert lift == 1.0  # the smallest that is above the lead of 0.9
-    assert said == "gates cold lift 1: recall@10/cold 1.0000 on 40 validation queries, text alone 1.0000"
+    assert said.startswith("gates cold lift 1: recall@10/cold 1.0000 on 40 validation queries, text alone 1.0000; ")
+    assert re.search(r"selection value 0\.\d{4} without it, 1\.0000 with it$", said)
+
+
+def test_where_no_lift_is_enough_the_smallest_of_the_best_is_taken():
+    lift, said = lifted(lead=50.0)
+    assert lift == 0.0 and "recall@10/cold 0.0000" in said
+    # The targets of half of the queries are within reach.
+    lead = np.where(np.arange(40) % 2 == 0, 0.9, 50.0)[:, np.newaxis]
+    lift, said = lifted(lead=lead)
+    assert lift == 1.0 and "recall@10/cold 0.5000" in said
 
 
 def test_cold_items_stay_where_text_alone_does_not_find_them():

@@ -156,11 +156,13 @@ def selection_value_of_ranks(ranks: metrics.TargetRanks, n_queries: int, strata:
     return float(known.mean()) if len(known) else 0.0
 
 
-def selection_gain(a: Result, b: Result, *, bootstrap: int = 1000, seed: int = 42) -> tuple[float, float, float]:
+def selection_gain(
+    a: Result, b: Result, *, confidence: float = 0.95, bootstrap: int = 1000, seed: int = 42
+) -> tuple[float, float, float]:
     """How much higher :func:`selection_value` is for ``a`` than for ``b`` on the same queries, by paired bootstrap.
 
     Returns:
-      The difference, and the low and high end of its 95 % percentile interval over users.
+      The difference, and the low and high end of its percentile interval over users.
 
     Raises:
       ModelError: other queries, or none with a target.
@@ -171,7 +173,7 @@ def selection_gain(a: Result, b: Result, *, bootstrap: int = 1000, seed: int = 4
     difference = np.nan_to_num(x - y).sum(axis=0)
     weight = (~np.isnan(x)).sum(axis=0).astype(np.float64)
     resampled = _resampled_ratios(difference[:, None], weight[:, None], bootstrap, seed)[:, 0]
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
+    low, high = np.nanquantile(resampled, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(difference.sum() / weight.sum()), float(low), float(high)
 
 

@@ -39,7 +39,7 @@ _ROUGHLY, _AT_LEAST = 4, 64  # a rough scan fetches 4 k + 64 to be scored again
 _FAINT = 1e-9
 
 
-class Rows(NamedTuple):
+class _Rows(NamedTuple):
     """A batch of requests, or one of them (without the first dimension), in slots."""
 
     query: tf.Tensor  # float32 [B, D]
@@ -169,13 +169,13 @@ class ItemIndex(tf.Module):
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
         return rows_of(self.slot_of, items) if isinstance(self.cells, Cells) else items
 
-    def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> Rows:
+    def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
         batch = tf.shape(query)[0]
         none = tf.zeros((batch, 0), tf.int32)
         surplus = tf.range(self.n_items, self.vectors.n_slots)[tf.newaxis]
         paired, values = (none, tf.cast(none, tf.float32)) if pairs is None else pairs
         allowed = none if allowed is None else allowed
-        return Rows(
+        return _Rows(
             query,
             tf.concat([self._slots_of(none if exclude is None else exclude), tf.tile(surplus, (batch, 1))], axis=1),
             self._slots_of(paired),
@@ -185,7 +185,7 @@ class ItemIndex(tf.Module):
             tf.zeros_like(query[:, 0], tf.bool) if unknown is None else unknown,
         )
 
-    def _best(self, rows: Rows, wanted: tf.Tensor) -> _Best:
+    def _best(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
         """The best of a batch that is not empty."""
 
         if self.cells is None:
@@ -195,7 +195,7 @@ class ItemIndex(tf.Module):
 
     # Exact ----------------------------------------------------------------------------------------------------------
 
-    def _scan(self, rows: Rows, wanted: tf.Tensor) -> _Best:
+    def _scan(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
         """All items in blocks."""
         batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
         fetched = wanted if self.vectors.scanned_exactly else tf.minimum(_ROUGHLY * wanted + _AT_LEAST, self.n_items)
@@ -221,7 +221,7 @@ class ItemIndex(tf.Module):
         best = _looped(of_block, n_slots, nothing)
         return best if self.vectors.scanned_exactly else self._scored_again(rows, best, wanted)
 
-    def _scored_again(self, rows: Rows, best: _Best, wanted: tf.Tensor) -> _Best:
+    def _scored_again(self, rows: _Rows, best: _Best, wanted: tf.Tensor) -> _Best:
         """What a rough scan brought, by vectors read one by one."""
         slots = tf.sort(best.slots, axis=1)
         width = tf.shape(slots)[1]
@@ -236,9 +236,9 @@ class ItemIndex(tf.Module):
 
     # Partitioned ----------------------------------------------------------------------------------------------------
 
-    def _probe(self, row: Rows, wanted: tf.Tensor) -> _Best:
+    def _probe(self, row: _Rows, wanted: tf.Tensor) -> _Best:
         """One request to a partition, or to ScaNN."""
-        may = self._may_come_back(Rows(*(x[tf.newaxis] for x in row)))[0]
+        may = self._may_come_back(_Rows(*(x[tf.newaxis] for x in row)))[0]
         filtered = _is_filtered(row)
         left = tf.cond(filtered, lambda: tf.math.count_nonzero(may, dtype=tf.int32), lambda: self.n_items)
         share = tf.maximum(tf.cast(left / self.n_items, tf.float32), _FAINT)
@@ -252,7 +252,7 @@ class ItemIndex(tf.Module):
 
         return tf.cond(row.unknown, by_prior, lambda: self._listed(row, slots, wanted))
 
-    def _near(self, row: Rows, may: tf.Tensor, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    def _near(self, row: _Rows, may: tf.Tensor, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """Slots int32 ``[M]`` of the paired items and those near by, as far as they ``may`` bool ``[n_slots]``."""
         paired, _ = tf.unique(tf.boolean_mask(row.paired, row.values != 0))
         paired = tf.boolean_mask(paired, tf.gather(may, paired))
@@ -260,13 +260,13 @@ class ItemIndex(tf.Module):
         near = self._by_scann(row, share, wanted) if isinstance(self.cells, Scann) else self._in_cells(row, share)
         return tf.concat([paired, tf.boolean_mask(near, tf.gather(once, near))], axis=0)
 
-    def _in_cells(self, row: Rows, share: tf.Tensor) -> tf.Tensor:
+    def _in_cells(self, row: _Rows, share: tf.Tensor) -> tf.Tensor:
         assert isinstance(self.cells, Cells)
         probes = _up_to(self.cells.probes / share, len(self.cells.centroids))
         cells = tf.math.top_k(tf.linalg.matvec(self.centroids, row.query), probes, sorted=False).indices
         return _ranges(self.cell_ends, cells)
 
-    def _by_scann(self, row: Rows, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    def _by_scann(self, row: _Rows, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """As many more as a filter leaves out, and as those are that must not come back."""
         assert isinstance(self.cells, Scann)
         each = self.cells.candidates / RECALL_AT * tf.cast(tf.maximum(wanted, RECALL_AT), tf.float32)
@@ -275,7 +275,7 @@ class ItemIndex(tf.Module):
         probes = _up_to(self.cells.probes / share, self.cells.cells)
         return self.cells.near(row.query, probes, _up_to(each / share + out, self.n_items))
 
-    def _listed(self, row: Rows, slots: tf.Tensor, wanted: tf.Tensor) -> _Best:
+    def _listed(self, row: _Rows, slots: tf.Tensor, wanted: tf.Tensor) -> _Best:
         """One request over the items in ``slots`` int32 ``[M]`` alone."""
         block = max(_NUMBERS_AT_ONCE // self.vectors.dim, 1)
         sparse = tf.tensor_scatter_nd_add(tf.zeros(self.vectors.n_slots), row.paired[:, tf.newaxis], row.values)
@@ -289,7 +289,7 @@ class ItemIndex(tf.Module):
 
     # Filters --------------------------------------------------------------------------------------------------------
 
-    def _may_come_back(self, rows: Rows) -> tf.Tensor:
+    def _may_come_back(self, rows: _Rows) -> tf.Tensor:
         """Which slots each request leaves: bool ``[B, n_slots]``."""
         batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
 
@@ -364,7 +364,7 @@ def build_index(
     return ItemIndex(vectors, cells, storage, prior, categories)
 
 
-def _is_filtered(rows: Rows) -> tf.Tensor:
+def _is_filtered(rows: _Rows) -> tf.Tensor:
     """Whether any of the ``rows``, or one row, has an allow-list or a category filter."""
     return tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
 

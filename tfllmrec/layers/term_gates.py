@@ -15,7 +15,7 @@ whose learning rate they share (an equalised learning rate, Karras et al. 2018).
 
 
 class Factors(NamedTuple):
-    """What :class:`TermGates` does to the two scores of an item; each is float32, shaped as :meth:`TermGates.gate`.
+    """Factors and offset that :class:`TermGates` applies to an item's two scores, shaped as :meth:`TermGates.gate`.
 
     ``score = dense * dense_score + sparse * sparse_score + offset``
     """
@@ -26,7 +26,7 @@ class Factors(NamedTuple):
 
 
 class TermGates(tf.keras.layers.Layer):
-    """``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0]``.
+    """``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0 and item i has text]``.
 
     ``a_i = sigmoid(MLP(popularity, text quality))``. Popularity enters as ``log(1 + n_i)``, with ``n_i`` the item's
     training events, and as "no events"; text quality enters as "has a text". The scales ``s_d`` and ``s_w`` are learned
@@ -37,9 +37,9 @@ class TermGates(tf.keras.layers.Layer):
 
     - ``dense_strength`` (c) scales the dense term.
     - ``closing`` (d) sets how far the gate closes the sparse term. With c = d = 0 the sparse term stands alone.
-    - ``discount`` (tau) takes popular items down in the dense term, as logit adjustment does (Menon et al., "Long-Tail
+    - ``discount`` (tau) lowers the dense score of popular items, as logit adjustment does (Menon et al., "Long-Tail
       Learning via Logit Adjustment", ICLR 2021): a softmax over events learns popularity along with the match.
-    - ``cold_lift`` (lift) is added to the score of items without training events.
+    - ``cold_lift`` (lift) is added to the score of items that have a text and no training events.
 
     In training c = d = 1 and tau = lift = 0.
 
@@ -69,13 +69,10 @@ class TermGates(tf.keras.layers.Layer):
             name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
         )
 
-        for name, initializer in (
-            ("dense_strength", "ones"),
-            ("closing", "ones"),
-            ("discount", "zeros"),
-            ("cold_lift", "zeros"),
-        ):
-            setattr(self, name, self.add_weight(name=name, shape=(), initializer=initializer, trainable=False))
+        self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
+        self.closing = self.add_weight(name="closing", shape=(), initializer="ones", trainable=False)
+        self.discount = self.add_weight(name="discount", shape=(), initializer="zeros", trainable=False)
+        self.cold_lift = self.add_weight(name="cold_lift", shape=(), initializer="zeros", trainable=False)
 
     def gate(self, counts: tf.Tensor, items: tf.Tensor | None = None) -> tf.Tensor:
         """``a_i`` of items with ``counts`` training events, float32 ``[N]`` -> float32 ``[N]`` in (0, 1).
@@ -84,9 +81,12 @@ class TermGates(tf.keras.layers.Layer):
         """
         popularity = tf.math.log1p(counts)
         no_events = tf.cast(counts == 0, tf.float32)
-        has_text = self.has_text if items is None else rows_of(self.has_text, items)
+        has_text = self._has_text(items)
         features = tf.stack([popularity / 3.0 - 1.0, no_events, has_text], axis=-1)
         return tf.sigmoid(GAIN * self.output_map(self.hidden(features))[..., 0])
+
+    def _has_text(self, items: tf.Tensor | None) -> tf.Tensor:
+        return self.has_text if items is None else rows_of(self.has_text, items)
 
     def factors(self, counts: tf.Tensor, training: bool = False, items: tf.Tensor | None = None) -> Factors:
         """The factors and the offset of each item; arguments as in :meth:`gate`."""
@@ -95,7 +95,7 @@ class TermGates(tf.keras.layers.Layer):
         if training:
             return Factors(dense_scale * gate, sparse_scale * (1.0 - gate), tf.zeros_like(gate))
         dense = self.dense_strength * dense_scale * gate
-        lift = self.cold_lift * tf.cast(counts == 0, tf.float32)
+        lift = self.cold_lift * tf.cast(counts == 0, tf.float32) * self._has_text(items)
         return Factors(
             dense, sparse_scale * (1.0 - self.closing * gate), lift - self.discount * tf.math.log1p(counts) * dense
         )

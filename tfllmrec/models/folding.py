@@ -1,10 +1,11 @@
 """A hybrid's score as one inner product and a sparse sum, so that an item index can answer for it.
 
-    score(u, i) = <(g_i e_i, o_i), (q_u, 1)> + sum over history j of decay ** steps_back * (h_i W[j, i])
+    score(u, i) = <(g_i e_i, T o_i), (q_u, 1 / T)> + sum over history j of decay ** steps_back * (h_i W[j, i])
 
 The gates multiply an item's dense score by ``g_i`` and its sparse score by ``h_i``, and add ``o_i``. The three depend
 on the item alone, so ``g_i`` is multiplied into the item's vector, ``o_i`` is one more number of that vector, and
-``h_i`` is multiplied into the values paired with the item.
+``h_i`` is multiplied into the values paired with the item. The temperature ``T`` brings that number to the scale of the
+others: ``q_u`` has the length ``1 / T``, and a partition compares vectors without regard to the query.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class FoldedHybrid(tf.Module):
         items, scores = index.top_k(k=k, exclude=history, **folded.requests(item_vectors, history, ratings))
 
     Attributes:
-      vectors: float32 ``[N, D]``, ``g_i e_i``, and ``o_i`` behind it where any item has an offset.
+      vectors: float32 ``[N, D]``, ``g_i e_i``, followed by ``T o_i`` where any item has an offset.
       prior: float32 ``[N]``, the scores for an empty history.
       dim: D.
 
@@ -44,8 +45,10 @@ class FoldedHybrid(tf.Module):
         super().__init__(name="folded_hybrid")
         dense_factor, sparse_factor, offset = (factor.numpy() for factor in model.item_factors())
         self.vectors = model.item_vectors().numpy() * dense_factor[:, np.newaxis]
-        if np.any(offset):
-            self.vectors = np.hstack([self.vectors, offset[:, np.newaxis]])
+        self._has_offset = bool(np.any(offset))
+        self._temperature = model.config.temperature
+        if self._has_offset:
+            self.vectors = np.hstack([self.vectors, self._temperature * offset[:, np.newaxis]])
         self.prior = np.log1p(model.train_counts.numpy())
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
         mean = self.vectors.mean(axis=0, dtype=np.float64)
@@ -57,16 +60,23 @@ class FoldedHybrid(tf.Module):
         self._covariance = tf.Variable(covariance.astype(np.float32), trainable=False, name="covariance")
         self.dim = self.vectors.shape[1]
         self.n_items, self.use_dense, self.use_behaviour = model.n_items, model.use_dense, model.use_behaviour
-        self._has_offset = bool(np.any(offset))
         # Methods: the Keras model stays out of a SavedModel.
         self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour.pairs
 
     def queries(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
-        """What :attr:`vectors` are multiplied by, float32 ``[B, D]``; arguments as in :meth:`requests`."""
+        """Query vectors for the inner product with :attr:`vectors`, float32 ``[B, D]``.
+
+        Arguments as in :meth:`requests`.
+        """
         if not self.use_dense:
             return tf.zeros((tf.shape(history)[0], self.dim))
         query = tf.add_n(self._last_query_vectors(item_vectors, history, ratings))
-        return tf.pad(query, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0)
+        return tf.pad(query, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0 / self._temperature)
+
+    def without_offset(self, query: tf.Tensor) -> tf.Tensor:
+        """The same query vectors for scores without the offset of the items."""
+        kept = tf.range(self.dim) < self.dim - int(self._has_offset)
+        return tf.where(kept, query, 0.0)
 
     def requests(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> dict[str, Any]:
         """``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``; arguments as in ``Hybrid.score_items``.

@@ -1,7 +1,7 @@
 """The sparse-dense hybrid: meaning, feedback and behaviour, weighed by learned gates.
 
     score(u, i) = c s_d a_i (<e_i, (1 - b_u) q_u + b_u r_u> - tau log(1 + n_i)) + s_w (1 - d a_i) <m_u, W_i>
-                  + lift [n_i = 0]
+                  + lift [n_i = 0 and item i has text]
 
 ``e_i`` and the two query vectors are compared as cosines at a temperature. ``a_i`` depends on ``n_i``, the item's
 training events, and on whether the item has text; ``b_u`` depends on how much feedback the user gave. ``s_d`` and
@@ -280,7 +280,6 @@ class Hybrid(tfrs.Model):
             ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
         ):
             terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * factors.dense
-        terms[self._offset_term] += factors.offset
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
@@ -301,6 +300,8 @@ class Hybrid(tfrs.Model):
                 tf.argmax(closeness + absent, axis=1, output_type=tf.int32),
             ),
         )
+        # Only now: the offset says nothing about the history.
+        terms[self._offset_term] += factors.offset
         valid = (items < self.n_items) & tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
         terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}
         return terms | {"because": tf.where(valid, because, -1)}
@@ -336,12 +337,12 @@ class Hybrid(tfrs.Model):
         return self._without_missing_terms(self.gates.factors(rows_of(self.train_counts, items), items=items))
 
     def item_factors(self) -> Factors:
-        """What the gates do to the scores of each item, ``[N]``. One term alone is taken as it is."""
+        """Each item's factors and offset, ``[N]``. A model with one kind of term has no gates: factors 1, offset 0."""
         return self._without_missing_terms(self.gates.factors(self.train_counts))
 
     @property
     def _offset_term(self) -> str:
-        """The term that the gates' offset is told with."""
+        """The term that includes the gates' offset in explanations."""
         return "meaning" if "meaning" in self.config.terms else "feedback"
 
     def _without_missing_terms(self, factors: Factors) -> Factors:

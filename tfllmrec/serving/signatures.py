@@ -329,12 +329,13 @@ class ServingModel(tf.Module):
           Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
         """
         request = self.folded.requests(self.item_vectors, known, marks)
-        mean, variance = self.folded.moments(self.best, request["query"], request["pairs"])
+        query = self.folded.without_offset(request["query"])  # what it adds is the same for every user
+        mean, variance = self.folded.moments(self.best, query, request["pairs"])
         spread = tf.sqrt(variance)
         moves = (spread > FAINT) & ~request["unknown"]
         weight = tf.where(moves, PERSONAL / tf.maximum(spread, FAINT), 0.0)
         items, values = request["pairs"]
-        return request["query"] * weight[:, tf.newaxis], items, values * weight[:, tf.newaxis], mean * weight
+        return query * weight[:, tf.newaxis], items, values * weight[:, tf.newaxis], mean * weight
 
     def _no_leaning(self, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         batch = tf.shape(known)[0]

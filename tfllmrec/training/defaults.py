@@ -96,15 +96,21 @@ def events_per_item(split: Split) -> float:
     return len(split.train) / max(1, int(np.count_nonzero(split.train_counts)))
 
 
-def validation_sample(split: Split, seed: int) -> Queries:
+def validation_sample(split: Split, seed: int, among: np.ndarray | None = None) -> Queries:
     """At most :data:`SAMPLE` of the validation queries, drawn by seed, in their order.
 
     Every choice in a fit is made on these queries: the hybrid's settings, gates and epoch, the text tower, and the
     settings of every baseline. There are fewer where the scores of so many items would not fit into memory.
+
+    Args:
+      split: for its validation queries.
+      seed: of the draw.
+      among: bool ``[B]``; only these queries are drawn, as for the lift of cold items.
     """
     size = min(SAMPLE, max(1, SCORES // (2 * split.dataset.n_items)))
-    rows = np.random.default_rng(seed).permutation(len(split.validation))[:size]
-    return split.validation.take(np.sort(rows))
+    rows = np.random.default_rng(seed).permutation(len(split.validation))
+    rows = rows if among is None else rows[among[rows]]
+    return split.validation.take(np.sort(rows[:size]))
 
 
 #: Where the search goes from a value, upwards and downwards; in the order in which it looks.
