@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
-from seeds import ONE_SEED, SEEDS, check_seeds, differences
+from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.data.batches import Sequences
 from tfllmrec.evaluation.protocol import Result, averaged, evaluate
@@ -145,10 +145,9 @@ def main() -> None:
         [
             made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in runs]),
             "",
-            "Test queries. In brackets the difference to the whole model; * where its 95 % interval (paired bootstrap) "
-            f"excludes 0. {SEEDS if len(runs) > 1 else ONE_SEED}",
+            f"Test queries. In brackets the difference to the whole model. {MARKS} {SEEDS if len(runs) > 1 else ONE_SEED}",
             "",
-            *differences(results),
+            *differences(results, len(runs)),
         ]
     )
     replace_section(title, body)

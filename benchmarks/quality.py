@@ -46,7 +46,7 @@ class Published(NamedTuple):
     differs: str = ""
 
 
-HSTU_TIES = "preprocessing of HSTU: ties in time are broken otherwise"
+HSTU_TIES = "preprocessing of HSTU: ties in time are broken differently"
 
 #: By set and model, at 10.
 PUBLISHED = {

@@ -19,6 +19,11 @@ SEEDS = (
 ONE_SEED = "One seed: the intervals cover users only, not how far seeds lie apart."
 
 
+MARKS = "* where its paired 95 % interval over users excludes 0; (*) where it does, but with fewer than 3 seeds or 500 targets."
+#: What a claim needs; a difference beyond chance with fewer is only a hint.
+CLAIM_SEEDS, CLAIM_TARGETS = 3, 500
+
+
 def check_seeds(runs: Sequence[Run]) -> None:
     """Refuses runs that are not one experiment with several seeds.
 
@@ -43,7 +48,7 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
     """The results of each recommender, averaged over the seeds of the runs.
 
     Raises:
-      ModelError: See :func:`check_seeds`; or a run of several keeps no values per query, or has other baselines.
+      ModelError: See :func:`check_seeds`; or one of several runs has no values per query, or other baselines.
     """
     check_seeds(runs)
     for run in runs:
@@ -54,13 +59,17 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
     return {name: averaged([run.results[name] for run in runs]) for name in runs[0].results}
 
 
-def differences(results: Mapping[str, Result], more: Mapping[str, Mapping[str, str]] | None = None) -> list[str]:
+def differences(
+    results: Mapping[str, Result], seeds: int, more: Mapping[str, Mapping[str, str]] | None = None
+) -> list[str]:
     """A Markdown table of ranking metrics; the first result with its figures, the others with their difference to it.
 
-    A ``*`` marks a difference whose paired 95 % interval excludes zero. Figures of several seeds show their spread.
+    A ``*`` marks a difference whose paired 95 % interval excludes zero, with at least :data:`CLAIM_SEEDS` seeds and
+    :data:`CLAIM_TARGETS` targets; ``(*)`` marks one with fewer. Figures of several seeds show their spread.
 
     Args:
       results: By the name of the row, all on the same queries.
+      seeds: How many seeds they are averaged over.
       more: Cells of further columns, by the name of the row and the label of the column.
     """
     name_of_whole, whole = next(iter(results.items()))
@@ -71,7 +80,9 @@ def differences(results: Mapping[str, Result], more: Mapping[str, Mapping[str, s
         cells = []
         for label in columns:
             difference, low, high = paired_difference(result, whole, label)
-            change = "" if name == name_of_whole else f" ({difference:+.4f}{'' if low <= 0 <= high else '*'})"
+            claim = seeds >= CLAIM_SEEDS and (targets_of(results, label) or 0) >= CLAIM_TARGETS
+            mark = "" if low <= 0 <= high else "*" if claim else "(*)"
+            change = "" if name == name_of_whole else f" ({difference:+.4f}{mark})"
             spread = result.spread.get(label)
             seeds = f" ({spread[0]:.4f} to {spread[1]:.4f})" if spread else ""
             cells.append(f"{result.metrics[label]:.4f}{change}{seeds}")

@@ -139,7 +139,7 @@ def dropout_row(run: Run) -> list[str]:
             "recall@10/tail": paired_difference(*results, "recall@10/tail"),
         }
 
-    found = points.get("dropout", measure)
+    found = points.get(f"dropout {json.dumps(DROPOUTS)}", measure)
     assert isinstance(found, dict)
     differences = [
         f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"

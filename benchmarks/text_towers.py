@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from quality import SETS, files_of, folder_of
 from sections import made_by, replace_section
-from seeds import ONE_SEED, SEEDS, check_seeds, differences
+from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.config import contradictions, parse_config
 from tfllmrec.evaluation.protocol import averaged
@@ -92,12 +92,11 @@ def main() -> None:
         [
             made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in frozen]),
             "",
-            "Test queries. In brackets the difference to frozen; * where its 95 % interval (paired bootstrap) excludes "
-            f"0. {SEEDS if len(frozen) > 1 else ONE_SEED} All rows have the settings that were chosen for the frozen "
+            f"Test queries. In brackets the difference to frozen. {MARKS} {SEEDS if len(frozen) > 1 else ONE_SEED} All rows have the settings that were chosen for the frozen "
             "encoder. Seconds are those of a machine that may have had other work; mlm-lora continues from mlm's "
             "encoder, and its seconds and bytes leave that out.",
             "",
-            *differences(results, more),
+            *differences(results, len(frozen), more),
         ]
     )
     replace_section(f"{options.set}: what reads the texts", body)

@@ -138,9 +138,7 @@ def selection_value(result: Result) -> float:
 
     Without tail figures it is the plain mean; without a figure at 10 the largest k is taken; without targets it is 0.
     """
-    values = _selection_values(result)
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else 0.0
+    return _mean_or_zero(_selection_values(result))
 
 
 def selection_value_of_ranks(ranks: metrics.TargetRanks, n_queries: int, strata: Mapping[str, np.ndarray]) -> float:
@@ -151,7 +149,10 @@ def selection_value_of_ranks(ranks: metrics.TargetRanks, n_queries: int, strata:
       strata: as in :func:`evaluate`; ``tail`` is looked at where it is there.
     """
     views = [ranks, *([ranks.within(strata["tail"])] if "tail" in strata else [])]
-    values = np.concatenate([metrics.ndcg(view, n_queries, 10) for view in views])
+    return _mean_or_zero(np.stack([metrics.ndcg(view, n_queries, 10) for view in views]))
+
+
+def _mean_or_zero(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0
 
