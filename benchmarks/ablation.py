@@ -145,7 +145,8 @@ def main() -> None:
         [
             made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in runs]),
             "",
-            f"Test queries. In brackets the difference to the whole model. {MARKS} {SEEDS if len(runs) > 1 else ONE_SEED}",
+            f"Test queries. In brackets the difference to the whole model. {MARKS} "
+            f"{SEEDS if len(runs) > 1 else ONE_SEED}",
             "",
             *differences(results, len(runs)),
         ]

@@ -19,7 +19,10 @@ SEEDS = (
 ONE_SEED = "One seed: the intervals cover users only, not how far seeds lie apart."
 
 
-MARKS = "* where its paired 95 % interval over users excludes 0; (*) where it does, but with fewer than 3 seeds or 500 targets."
+MARKS = (
+    "* where its paired 95 % interval over users excludes 0; (*) where it does so with fewer than 3 seeds or "
+    "500 targets."
+)
 #: What a claim needs; a difference beyond chance with fewer is only a hint.
 CLAIM_SEEDS, CLAIM_TARGETS = 3, 500
 
@@ -60,7 +63,7 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
 
 
 def differences(
-    results: Mapping[str, Result], seeds: int, more: Mapping[str, Mapping[str, str]] | None = None
+    results: Mapping[str, Result], n_seeds: int, more: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[str]:
     """A Markdown table of ranking metrics; the first result with its figures, the others with their difference to it.
 
@@ -69,7 +72,7 @@ def differences(
 
     Args:
       results: By the name of the row, all on the same queries.
-      seeds: How many seeds they are averaged over.
+      n_seeds: How many seeds they are averaged over.
       more: Cells of further columns, by the name of the row and the label of the column.
     """
     name_of_whole, whole = next(iter(results.items()))
@@ -80,7 +83,7 @@ def differences(
         cells = []
         for label in columns:
             difference, low, high = paired_difference(result, whole, label)
-            claim = seeds >= CLAIM_SEEDS and (targets_of(results, label) or 0) >= CLAIM_TARGETS
+            claim = n_seeds >= CLAIM_SEEDS and (targets_of(results, label) or 0) >= CLAIM_TARGETS
             mark = "" if low <= 0 <= high else "*" if claim else "(*)"
             change = "" if name == name_of_whole else f" ({difference:+.4f}{mark})"
             spread = result.spread.get(label)

@@ -92,7 +92,8 @@ def main() -> None:
         [
             made_by(shlex.join(["python", *sys.argv]), [run.config.seed for run in frozen]),
             "",
-            f"Test queries. In brackets the difference to frozen. {MARKS} {SEEDS if len(frozen) > 1 else ONE_SEED} All rows have the settings that were chosen for the frozen "
+            f"Test queries. In brackets the difference to frozen. {MARKS} "
+            f"{SEEDS if len(frozen) > 1 else ONE_SEED} All rows have the settings that were chosen for the frozen "
             "encoder. Seconds are those of a machine that may have had other work; mlm-lora continues from mlm's "
             "encoder, and its seconds and bytes leave that out.",
             "",
