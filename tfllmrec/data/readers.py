@@ -35,7 +35,7 @@ from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
-from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -176,7 +176,9 @@ def dataset_from_frames(
     check_mapping(config.columns)
 
     def raw(frame: pd.DataFrame, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
-        frame = frame.set_axis([str(c) for c in frame.columns], axis=1).reset_index(drop=True)
+        named = [level for level, name in enumerate(frame.index.names) if name is not None]
+        frame = frame.reset_index(level=named, allow_duplicates=True).reset_index(drop=True)  # as in Parquet files
+        frame = frame.set_axis(distinct_names([str(c) for c in frame.columns]), axis=1)
         rows = np.arange(len(frame), dtype=np.int64)
         table_of = RawTable(table, f"{table} table", frame, rows, np.ones_like(rows))
         return name_columns(table_of, wanted, required, config.columns)

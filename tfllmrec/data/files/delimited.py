@@ -130,7 +130,7 @@ def read_delimited(
             row = 1 + len(_LINE_END.findall(content, 0, start))
             findings += (Finding(table, what, 1, "kept", f"{file}:{row}, {fields[0][:60]!r}"),)
             fields, has_header = [only], False
-        if file.lower().endswith(".tsv") and dialect.separator != "\t":
+        if file.lower().endswith(".tsv") and len(fields) > 1 and dialect.separator != "\t":
             what = f"the file is named .tsv, but its separator is {dialect.separator!r}"
             findings += (Finding(table, what, 1, "kept", path.name),)
     first_line = 1 + len(_LINE_END.findall(content, 0, start))
@@ -188,6 +188,11 @@ def _sniff(
         return sample.agreement, known, len(sample.header)
 
     best = max(fitting, key=fit) if fitting else next((s for s in samples if s.dialect.separator == ","), samples[0])
+    if any(name.startswith(' "') for name in best.header):
+        raise DataError(
+            f"{path}:{line}: expected quotation marks right after the separator, found {_shown(first)}. Remove the "
+            "spaces before the quotation marks, or the quotation marks."
+        )
     if best.agreement == 0 or len(best.header) == 1:
         _refuse_preamble(samples, first, sample_text, path, line)
     if len(fitting) < 2:
@@ -276,15 +281,39 @@ def _best_split(
             # Many tools write TSV without quoting, and then a title may begin with a quotation mark.
             dialects.append(replace(dialect, quote=None))
     best: tuple[tuple[int, bool], RawTable, _Dialect] | None = None
+    lines_inside = 0
     for tried in dialects:
         raw = _parse(content, start, first_line, tried, fields, has_header, path, table)
-        doubt = (raw.unreadable, dialect.separator == "\t" and bool((raw.spans > 1).any()))
+        swallowed = _rows_in_cells(raw, tried)
+        doubt = (raw.unreadable + swallowed, dialect.separator == "\t" and bool((raw.spans > 1).any()))
         if best is None or doubt < best[0]:
-            best = (doubt, raw, tried)
+            best, lines_inside = (doubt, raw, tried), swallowed
         if best[0] == (0, False):
             break
+        if swallowed and replace(dialect, quote=None) not in dialects:
+            dialects.append(replace(dialect, quote=None))
     assert best is not None
-    return best[1], best[2]
+    raw = best[1]
+    if lines_inside:
+        what = "a quoted cell holds a line that looks like a row of the table: check that each quotation mark is closed"
+        row = int((raw.spans > 1).argmax())
+        raw = replace(raw, findings=(*raw.findings, Finding(table, what, lines_inside, "doubted", raw.example(row))))
+    return raw, best[2]
+
+
+def _rows_in_cells(raw: RawTable, dialect: _Dialect) -> int:
+    """The number of lines within quoted cells that have as many fields as the table, as after an unclosed quote."""
+    long = raw.spans > 1
+    separators = raw.frame.shape[1] - 1
+    if dialect.quote is None or not long.any() or not separators:
+        return 0
+    text = raw.frame[long]
+    count = 0
+    for column in text:
+        cells = text[column][text[column].str.contains(r"[\r\n]")]
+        for cell in cells:
+            count += sum(line.count(dialect.separator) == separators for line in re.split(r"\r\n|\r|\n", cell)[1:])
+    return count
 
 
 def _escapes_quotes(content: bytes, dialect: _Dialect) -> bool:

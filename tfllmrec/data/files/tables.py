@@ -34,6 +34,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"')  # no header begins like this
 _CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 
@@ -96,8 +97,11 @@ def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, onl
     if not content.strip():
         none = np.array([], dtype=np.int64)
         return RawTable(table, path.name, pd.DataFrame(), none, none)
-    is_json = name.lower().endswith(JSON_ENDINGS) or (
-        not name.lower().endswith((".csv", ".tsv", *ATOMIC)) and not known and content.lstrip()[:1] in (b"{", b"[")
+    is_delimited = known or name.lower().endswith((".csv", ".tsv", *ATOMIC))
+    is_json = (
+        name.lower().endswith(JSON_ENDINGS)
+        or (not is_delimited and content.lstrip()[:1] in (b"{", b"["))
+        or _JSON_START.match(content) is not None
     )
     if is_json:
         raw = read_json(path, name, table, content, meter, only)
