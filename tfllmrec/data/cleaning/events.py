@@ -17,7 +17,7 @@ from tfllmrec.columns import (
     USER,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds
+from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -165,13 +165,17 @@ def _order_of_lists(
 
 
 def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
-    """Reports events whose kind is unknown or missing; both count as weaker than every known kind."""
+    """Reports events whose kind is unknown or missing, which count as weaker than known ones, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: it counts as weaker than every known kind"
     if unknown.any():
         what += f" ({count_kinds(kind[unknown & rows.keep])})"
     rows.note(unknown, what, "kept", EVENT_KIND)
+    by_word = kind.isin([name for name in kind.unique() if not is_known_kind(name)]).to_numpy() & (strength > 0)
+    if by_word.any():
+        what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
+        rows.note(by_word, what, "kept", EVENT_KIND)
     rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
 
 

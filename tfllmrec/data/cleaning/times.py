@@ -91,7 +91,9 @@ _MONTH_NAMES = (
 )
 _MONTHS = {name[:n]: i for i, name in enumerate(_MONTH_NAMES, 1) for n in (3, len(name))} | {"sept": 9}
 
-_CLOCK = r"(?P<h>\d{1,2})(?::?(?P<mi>\d{2})(?::?(?P<s>\d{2})(?:[.,:](?P<f>\d+))?)?)?(?: ?(?P<half>[ap])\.? ?m\.?)?"
+_CLOCK = (
+    r"(?P<h>\d{1,2})(?:[:.]?(?P<mi>\d{2})(?:[:.]?(?P<s>\d{2})(?:[.,:](?P<f>\d+))?)?)?(?: ?(?P<half>[ap])\.? ?m\b\.?)?"
+)
 _ZONE = r" ?(?P<zone>(?:[a-z_]+(?:/[a-z_]+)*)?(?:[+-]\d{1,2}(?::?\d{2})?)?)"
 _REST = r"(?: ?\(.*\)|\[.*\]| [a-z]{3,5}(?: m=\S+)?)?"  # the zone's name once more: JavaScript, Java, Go
 _MONTH = r"(?P<mon>[a-z]{3,9})\.?"
