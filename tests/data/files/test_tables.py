@@ -466,7 +466,7 @@ def test_findings_of_parts_are_added_up(tmp_path):
         table(tmp_path / "log" / f"part-{i}.csv", f"user,item\nu,{i}\n\nbroken\n")
     raw = table(tmp_path / "log")
     assert found(raw, "blank row") == (3, "part-0.csv:3")
-    assert found(raw, "1 fields came, 2 expected") == (3, "part-0.csv:4, 'broken'")
+    assert found(raw, "found 1 fields, expected 2") == (3, "part-0.csv:4, 'broken'")
     assert raw.unreadable == 3
     assert raw.example(2, "item") == "part-2.csv:2, column 'item': '2'"
     data = read_dataset(DataConfig(events="log", max_bad_rows=0.5), tmp_path)

@@ -90,7 +90,11 @@ def _clean_entities(
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(_lesser_copies(raw.frame, ids, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
+    rows.drop(
+        _lesser_copies(raw.frame, ids, rows.keep),
+        f"the {key} occurs again (kept: the row with the most filled cells)",
+        key,
+    )
     rows.finish()
     return rows, {key: ids}
 

@@ -217,7 +217,7 @@ def _leaves(value: Any, bare_words: bool = True) -> list[str | None]:
 
 
 def _of_mapping(record: Mapping) -> list:
-    """What a mapping names: its name field, the keys of counts and flags, or the values that are no ids."""
+    """The names in a mapping: its name field, the keys of counts and flags, or the values that are no ids."""
     fields = {str(key): value for key, value in record.items() if not _is_null(value)}
     if not fields:
         return [""]

@@ -94,8 +94,8 @@ class Rows:
         if self.unreadable > max_bad_rows * self.rows_in:
             raise DataError(
                 f"{self.first_unreadable}. {self.unreadable:,} of {self.rows_in:,} rows of {self.raw.file} cannot be "
-                f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Mend the file, name its columns under "
-                "data.columns, or raise data.max_bad_rows."
+                f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Correct the file, name its columns "
+                "under data.columns, or raise data.max_bad_rows."
             )
 
     def finish(self) -> None:

@@ -220,12 +220,7 @@ def _split_sample(text: bytes, first_line: bytes, separator: str, quoted: bool) 
             return "skip"
 
         single, used = _single_character(text, dialect) if separator == "::" else (text, dialect)
-        parsed = pa.csv.read_csv(
-            pa.BufferReader(single + b"\n"),
-            pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(single) + 2),
-            _parse_options(used, count_broken),
-            pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-        )
+        parsed = _read_csv(single + b"\n", used, names, len(single) + 2, count_broken, autogenerate_column_names=True)
         below = parsed.slice(1)
         widths[parsed.num_columns] += below.num_rows - int(_blank_rows(below).sum())
         header = ["" if column[0].as_py() is None else str(column[0].as_py()) for column in parsed.columns]
@@ -348,14 +343,27 @@ def _dialect_findings(
     return (Finding(table, what, max(content.count(mark), 1), "repaired", f"{path.name}:{line}"),)
 
 
-def _parse_options(dialect: _Dialect, note_broken: Callable[[Any], str]) -> pa.csv.ParseOptions:
-    return pa.csv.ParseOptions(
-        delimiter=dialect.separator,
-        quote_char=dialect.quote or False,
-        escape_char="\\" if dialect.escaped else False,
-        newlines_in_values=dialect.quote is not None,
-        ignore_empty_lines=False,
-        invalid_row_handler=note_broken,
+def _read_csv(
+    text: bytes | pa.Buffer,
+    dialect: _Dialect,
+    columns: list[str],
+    block_size: int,
+    note_broken: Callable[[Any], str],
+    **reading: Any,
+) -> pa.Table:
+    """Splits text into columns of strings, in one thread; ``note_broken`` receives each row of another width."""
+    return pa.csv.read_csv(
+        pa.BufferReader(text),
+        pa.csv.ReadOptions(use_threads=False, block_size=block_size, **reading),
+        pa.csv.ParseOptions(
+            delimiter=dialect.separator,
+            quote_char=dialect.quote or False,
+            escape_char="\\" if dialect.escaped else False,
+            newlines_in_values=dialect.quote is not None,
+            ignore_empty_lines=False,
+            invalid_row_handler=note_broken,
+        ),
+        pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
     )
 
 
@@ -384,12 +392,8 @@ def _parse(
 
     def split(block_size: int) -> pa.Table:
         broken.clear()
-        return pa.csv.read_csv(
-            pa.BufferReader(text),
-            pa.csv.ReadOptions(use_threads=False, column_names=columns, block_size=min(text.size + 1, block_size)),
-            _parse_options(dialect, note_broken),
-            pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
-        )
+        block_size = min(text.size + 1, block_size)
+        return _read_csv(text, dialect, columns, block_size, note_broken, column_names=columns)
 
     try:
         try:
@@ -421,7 +425,7 @@ def _parse(
         number, came, row = wrong[0]
         unreadable = int(sum(spans[n - 1] for n, _, _ in wrong))
         example = f"{path.name}:{lines[number - 1]}, {row[:60]!r}"
-        findings.append(Finding(table, f"{came} fields came, {width} expected", unreadable, "dropped", example))
+        findings.append(Finding(table, f"found {came} fields, expected {width}", unreadable, "dropped", example))
     good = ~is_broken
     blank = _blank_rows(parsed) & ~header[good]
     gone = [*numbers[good][blank], *(n for n, _, row in broken if not row.strip())]

@@ -45,7 +45,11 @@ def require_file(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder where a file was expected: give it as data.source, or name a file in it.")
     there = sorted(p.name for p in path.parent.iterdir())[:10] if path.parent.is_dir() else []
-    hint = f"{path.parent} holds: {', '.join(there) or 'nothing'}." if path.parent.is_dir() else "Nor is its folder."
+    hint = (
+        f"{path.parent} holds: {', '.join(there) or 'nothing'}."
+        if path.parent.is_dir()
+        else "Its folder does not exist either."
+    )
     raise DataError(f"{path} is not there. {hint}")
 
 
