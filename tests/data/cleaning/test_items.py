@@ -203,3 +203,13 @@ def test_encoders_read_what_they_read_when_commas_separated_names():
         "Concealer by Ann Lee, Bo Roe (Beauty, Makeup, Face)",
         "Mixed (a, b, c)",
     ]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_row_numbers_of_pandas_are_left_out(name):
+    items = pd.DataFrame({name: [7, 3], "item_id": ["a", "b"], "title": ["A", "B"]})
+    data = made([("u", "a", 1, 1)], items=items)
+    assert list(data.items) == ["item_id", "title"]
+    assert finding(data, "holds row numbers").count == 2
+    data = made([("u", "a", 1, 1)], items=items.assign(**{name: ["7", "x"]}))
+    assert list(data.items) == ["item_id", "title", name]
