@@ -167,6 +167,7 @@ def test_one_event_per_item():
         (["shop|1", "shop|2"], None),  # a composite id has as many parts everywhere
         (["shop|1|x", "shop|2"], None),  # and each part at its own place
         (["Toy Story", "The Toy", "Story"], None),
+        (["1,234", "234,567,100", "567,234"], None),  # thousands
         (["Smith, John", "John, Ann, Jr."], None),
     ],
 )

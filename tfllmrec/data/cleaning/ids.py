@@ -192,6 +192,8 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
             continue
         if joint != " " and distinct.str.contains(r"\s").any():
             continue
+        if joint == "," and distinct.str.fullmatch("[0-9]{1,3}(?:,[0-9]{3})*").all():  # thousands of a number
+            continue
         lengths = set()
         places: dict[str, set[int]] = {}
         cells_with: Counter[str] = Counter()
