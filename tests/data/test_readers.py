@@ -504,6 +504,10 @@ def test_ambiguous_folder(tmp_path):
         (b"user item\nu a\n", "no column for user_id"),
         (b"who,stars,when\nu,5,9\n", r"no column for user_id nor for item_id\..*'stars', 'when'\. Map it: --set"),
         (b"a,b,c,d\nu,a,5,9\n", r"found 'a', 'b', 'c', 'd'\. Map it"),
+        (
+            b"u,a,5,2019-10-01\nu,b,5,9\n",
+            r"'2019-10-01'\. '5' looks like a value: if the file has no header, add one\.",
+        ),
         (b"user,item\nu\0,a\n", "events.csv:2: a NUL character"),
         (b"\x1f\x8bbroken", "cannot be read"),
         (gzipped(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),
