@@ -313,6 +313,11 @@ def test_json_in_a_file_named_csv(tmp_path):
     assert cells(table(tmp_path / "e.csv", '{"user": "u", "item": "a"}\n')) == [("u", "a")]
 
 
+def test_sequences_of_ids_in_recbole_files_are_lists(tmp_path):
+    raw = table(tmp_path / "x.inter", "user_id:token\titem_id:token_seq\nu\ta b\nv\tc\n")
+    assert raw.frame["item_id"].tolist() == [["a", "b"], ["c"]]
+
+
 def test_values_of_mongodb_lose_their_types(tmp_path):
     records = [
         {"user": {"$oid": "5f"}, "item": {"$numberLong": "76561197970982401"}, "at": {"$date": "2014-05-26T01:02:03Z"}},

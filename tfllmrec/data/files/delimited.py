@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from tfllmrec.columns import CATEGORIES
+from tfllmrec.columns import CATEGORIES, ITEM
 from tfllmrec.data.files.file_names import ATOMIC
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.recognition import ALIASES, is_known_name, plain_name
@@ -472,13 +472,13 @@ def _genres_100k(item_file: Path) -> list[str]:
 
 
 def _atomic_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Takes ``field:type`` apart; a ``token_seq`` that names categories is a list, any other one is running text."""
-    category_names = {plain_name(a) for a in ALIASES[CATEGORIES]}
+    """Takes ``field:type`` apart; a ``token_seq`` of categories or ids is a list, any other one is running text."""
+    lists = {plain_name(a) for a in ALIASES[CATEGORIES]} | {plain_name(a) for a in ALIASES[ITEM] if a.endswith("id")}
     columns = {}
     for header in frame.columns:
         name, _, kind = header.partition(":")
         values = frame[header]
-        if kind == "token_seq" and plain_name(name) in category_names:
+        if kind == "token_seq" and plain_name(name) in lists:
             values = pd.Series([_tokens(v) for v in values], dtype=object)
         columns[name] = values
     return pd.DataFrame(columns)
