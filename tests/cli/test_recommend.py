@@ -139,7 +139,7 @@ def test_a_file_of_users_is_read_like_any_table(program, libraries, saved_model,
     answer = program("recommend", saved_model, *asked, "--set", "data.columns.user_id=Kunde", "--json")
     assert json.loads(answer.out)["users"] == 2
     assert "users: people.csv (user_id <- Kunde; not used: age)" in answer.err
-    assert "users: 1 dropped: the user_id is there already" in answer.err
+    assert "users: 1 dropped: the user_id occurs again" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_manifest_counts_and_the_items_follow_the_old_ones(grown, chain_run,
     assert [model.title(i) for i in ("twin", "own", "i5")] == [titles["i37"], "the red toy", "cafe toy"]
     assert model.title("i7") == titles["i7"]
     said = "\n".join(told)
-    assert "item_id <- sku" in said and "the item_id is there already" in said and "'wordless'" in said
+    assert "item_id <- sku" in said and "the item_id occurs again" in said and "'wordless'" in said
     assert "solving again, for 42 items" in said
 
 
@@ -220,7 +220,7 @@ def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     [
         ("new.csv", "", r"new.csv is empty"),
         ("new.csv", "item_id,nom\n", "has a header but no rows"),
-        ("new.csv", "label,nom\n1,a\n", r"new.csv: no column for item_id. .*came 'label', 'nom'"),
+        ("new.csv", "label,nom\n1,a\n", r"new.csv: no column for item_id. .*found 'label', 'nom'"),
         ("new.csv", "item_id,price\n1,2\n", r"new.csv: expected at least one of the columns title, description"),
         ("new.csv", "item_id,nom\n3,\n", "no row that can be used"),
         ("new.csv", "item_id,nom\n,a\n,b\n3,c\n", r"new.csv:2, .*2 of 3 rows of new.csv cannot be read"),

@@ -1,7 +1,7 @@
 """Reads event logs and catalogues: MovieLens, RecBole atomic files, any CSV, TSV, JSONL or Parquet, saved data sets.
 
 All formats go one way: find the files, split each into rows and fields (never losing one uncounted), recognise the
-columns, clean, number users and items. Formats differ in the first step and in who names the columns.
+columns, clean, number users and items. Formats differ in the first step, and in how columns get their names.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
 from tfllmrec.data.cleaning.events import clean_events
 from tfllmrec.data.cleaning.items import clean_items, clean_tags, clean_users, join_more_items
 from tfllmrec.data.cleaning.order_checks import by_id, order_doubts
-from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
-from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -50,11 +50,9 @@ from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.tags import no_tags
 from tfllmrec.errors import ConfigError, DataError
 
-_LONG_AGO = 788_918_400.0  # 1995: seconds since 1970 that are more are taken for times
-
 
 def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
-    """Reads, cleans and indexes what the ``data`` section of a config names.
+    """Reads, cleans and indexes the files that the ``data`` section of a config names.
 
     ``config.source`` is a folder (its format is recognised: MovieLens, RecBole, a folder with ``interactions``,
     ``events`` or ``ratings`` and ``items``, ``movies`` or ``books`` tables, or a saved data set) or the name of a
@@ -72,10 +70,10 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     """
     check_mapping(config.columns)
     if (config.source is None) == (config.events is None):
-        came = "neither" if config.source is None else "both"
+        found = "neither" if config.source is None else "both"
         raise ConfigError(
             "data: expected a folder or a registered data set as data.source, or else a file as data.events; "
-            f"came {came}."
+            f"found {found}."
         )
     files = Files()
     if config.source is not None:
@@ -119,7 +117,7 @@ def read_items(
       known: clean items that the file goes with, see :func:`tfllmrec.data.cleaning.items.clean_items`.
 
     Returns:
-      The items as in :attr:`Dataset.items`, and what cleaning did.
+      The items as in :attr:`Dataset.items`, and the report of the cleaning.
 
     Raises:
       ConfigError: an unknown encoding or canonical column.
@@ -176,7 +174,9 @@ def dataset_from_frames(
     check_mapping(config.columns)
 
     def raw(frame: pd.DataFrame, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
-        frame = frame.set_axis([str(c) for c in frame.columns], axis=1).reset_index(drop=True)
+        named = [level for level, name in enumerate(frame.index.names) if name is not None]
+        frame = frame.reset_index(level=named, allow_duplicates=True).reset_index(drop=True)  # as in Parquet files
+        frame = frame.set_axis(distinct_names([str(c) for c in frame.columns]), axis=1)
         rows = np.arange(len(frame), dtype=np.int64)
         table_of = RawTable(table, f"{table} table", frame, rows, np.ones_like(rows))
         return name_columns(table_of, wanted, required, config.columns)
@@ -244,12 +244,18 @@ def _assemble(
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
     idle = ~users[USER].isin(user_ids).to_numpy()
     if idle.any():
-        report.add("users", "no event is theirs", int(idle.sum()), "dropped", _first_id(users[USER], idle))
+        report.add("users", "the user has no events", int(idle.sum()), "dropped", _first_id(users[USER], idle))
         report.rows_kept["users"] -= int(idle.sum())
         users = users[~idle]
     strangers = pd.Index(user_ids)[~pd.Index(user_ids).isin(users[USER])]
     if raw_users:
-        report.add("users", "met in events only", len(strangers), "added", f"{strangers[:1].tolist()}")
+        report.add(
+            "users",
+            "only in the events, not in the file of users",
+            len(strangers),
+            "added",
+            f"{strangers[:1].tolist()}",
+        )
     users = pd.concat([users, pd.DataFrame({USER: pd.Series(strangers, dtype="str")})], ignore_index=True)
     users = users.fillna("").astype("str")
     users = users[[USER, *users.columns.drop(USER).sort_values()]].iloc[by_id(users[USER])].reset_index(drop=True)
@@ -291,7 +297,7 @@ def _note_unlisted(
             f"(column {theirs!r}, {listed}): the two must hold the same ids. Map the wrong one: {remedy}; "
             f"other columns of {raw_items.file}: {', '.join(map(repr, others)) or 'none'}."
         )
-    what = "met in events only, without text"
+    what = "only in the events, so without text"
     if 2 * len(unlisted) > len(met):
         what += (
             f"; {raw_items.file} has fewer than half of the {len(met):,} items of {raw_events.file}: if either column, "
@@ -311,12 +317,12 @@ def _note_unlisted(
 
 
 def _hint_of_time(raw: RawTable) -> str:
-    """What to do where a column that nothing was made of has times; for events in no known order."""
+    """Advice if an unused column has times, for events in no known order; else ``""``."""
     for name in raw.frame.columns:
         if name in raw.names:
             continue
         seconds = times(raw.frame[name])[0]
-        if np.mean((seconds > _LONG_AGO) & (seconds < time.time() + 86_400)) > 0.9:
+        if np.mean((seconds > EARLY_S) & (seconds < time.time() + 86_400)) > 0.9:
             mapping = shlex.quote(f"data.columns.timestamp_s={name}")
             return f" (are the times in {name!r}? --set {mapping}; without times the split is random)"
     return ""

@@ -9,7 +9,7 @@ from tfllmrec.columns import ITEM, TAG, TAGS, TIMESTAMP, USER
 from tfllmrec.data.cleaning.names import SEPARATOR, join_names
 
 TAGS_PER_ITEM = 20
-#: What is told about tags that cannot be compared with the split, because they or the events have no times.
+#: The finding on tags that cannot be compared with the split, because they or the events have no times.
 MAY_LEAK = "the tags are used, and some may have been written after the events that the model is tested on"
 TAG_TYPES = {USER: "str", ITEM: "str", TAG: "str", TIMESTAMP: "float64"}
 

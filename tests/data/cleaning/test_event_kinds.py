@@ -3,7 +3,7 @@ import pytest
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import Dataset, dataset_from_frames
-from tfllmrec.data.cleaning.event_kinds import kind_strength
+from tfllmrec.data.cleaning.event_kinds import are_event_kinds, kind_strength
 from tfllmrec.errors import ConfigError, DataError
 
 
@@ -148,3 +148,24 @@ def test_kinds_are_saved_fingerprinted_and_described(tmp_path):
     assert data.describe()["kinds"] == {"cart": 1, "view": 1, "purchase": 1}
     other = made([(*row[:2], row[2].replace("purchase", "order"), row[3]) for row in LOG])
     assert other.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "like"),
+    [
+        ("ecommerce_purchase", "purchase"),
+        ("PDP View", "view"),
+        ("ViewContent", "view"),
+        ("product_added_to_cart_success", "cart"),
+        ("order_cancelled", ""),
+        ("refund", ""),
+        ("purchaseFailed", ""),
+        ("activate", ""),
+    ],
+)
+def test_an_unknown_kind_is_as_strong_as_its_strongest_word(kind, like):
+    assert kind_strength(kind) == kind_strength(like)
+
+
+def test_single_words_do_not_make_a_column_kinds_of_events():
+    assert not are_event_kinds(pd.Series(["play set", "watch strap", "view finder"]))

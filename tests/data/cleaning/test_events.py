@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -5,7 +7,7 @@ import pytest
 
 from tfllmrec.columns import RATING, TIMESTAMP
 from tfllmrec.config import DataConfig
-from tfllmrec.data import dataset_from_frames
+from tfllmrec.data import dataset_from_frames, read_dataset
 from tfllmrec.errors import DataError
 
 
@@ -279,8 +281,52 @@ def test_lists_of_items_are_events_in_their_order(cell):
 def test_a_missing_item_in_a_list_is_dropped_and_counted():
     data = made([("u", ["a", None, "b"], 5, 10), ("u", [], 5, 11)])
     assert data.events.item_id.tolist() == ["a", "b"]
-    assert finding(data, "no item_id").count == 2
+    assert finding(data, "no item_id").count == 1
+    assert finding(data, "an empty list of items").count == 1
     assert data.report.rows_in["events"] == 4
+
+
+def test_empty_lists_are_not_unreadable():
+    data = made([("u", ["a"], 5, 1), *[("u", [], 5, 2)] * 99], max_bad_rows=0)
+    assert data.events.item_id.tolist() == ["a"]
+
+
+def test_one_list_for_each_user_gives_the_order():
+    rows = [("u", ["c", "a", "b"]), ("v", ["z", "y"]), ("w", "x")]
+    data = dataset_from_frames(pd.DataFrame(rows, columns=["user_id", "item_id"]))
+    assert data.ordered and data.events.item_id.tolist() == ["c", "a", "b", "z", "y", "x"]
+    assert finding(data, "ordered as the list is").count == 6
+    data = dataset_from_frames(pd.DataFrame([*rows, ("u", ["d"])], columns=["user_id", "item_id"]))
+    assert not data.ordered
+
+
+@pytest.mark.parametrize("columns", [["user_id", "item_id"], ["user_id", "item_id", "timestamp"]])
+def test_the_order_of_lists_in_the_file_does_not_matter(columns):
+    rows = [("u", ["a", "b", "c"], 1), ("u", ["a", "d", "e"], 1), ("u", ["f"], 2)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])[columns]
+    prints = {dataset_from_frames(frame.iloc[list(order)]).fingerprint for order in itertools.permutations(range(3))}
+    assert len(prints) == 1
+
+
+def test_equal_row_numbers_of_two_parts_are_no_list(tmp_path):
+    for part, item in enumerate("ab"):
+        frame = pd.DataFrame({"user_id": ["u"], "item_id": [item], "timestamp": [7]})  # a row each
+        frame.to_parquet(tmp_path / f"part-{part}.parquet")
+    pd.DataFrame({"user_id": ["v"], "item_id": ["c"], "timestamp": [8]}).to_parquet(tmp_path / "part-2.parquet")
+    data = read_dataset(DataConfig(events=tmp_path))
+    assert finding(data, "tied in time").count == 2
+
+
+def test_lists_count_as_rows():
+    with pytest.raises(DataError, match=r"found 3 rows or more; expected at most data.max_rows = 2"):
+        made([("u", ["a", "b", "c"], 5, 10)], max_rows=2)
+
+
+def test_records_and_pairs_of_lists_are_no_ids():
+    with pytest.raises(DataError, match="expected one item_id, found a record"):
+        made([("u", {"id": 5}, 5, 10)])
+    with pytest.raises(DataError, match="expected one user_id, found a list"):
+        made([(["u", "v"], ["a", "b"], 5, 10)])
 
 
 @pytest.mark.parametrize("cell", [["a", "b"], '["a"]', ("a",)])

@@ -1,3 +1,4 @@
+import dataclasses
 from decimal import Decimal
 
 import numpy as np
@@ -6,14 +7,14 @@ import pyarrow as pa
 import pytest
 
 from tfllmrec.columns import ITEM, RATING, TIMESTAMP
-from tfllmrec.data.cleaning.ids import lists, one_event_per_item, read_ids
+from tfllmrec.data.cleaning.ids import clean_ids, lists, one_event_per_item
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.errors import DataError
 
 
 def ids_of(*cells, dtype=None):
     """The ids, and the names of the masks with their rows."""
-    ids = read_ids(pd.Series(cells, dtype=dtype))
+    ids = clean_ids(pd.Series(cells, dtype=dtype))
     masks = {name: np.flatnonzero(mask).tolist() for name, mask in vars(ids).items() if name != "text"}
     return ids.text.tolist(), {name: rows for name, rows in masks.items() if rows}
 
@@ -71,7 +72,7 @@ def test_integers_are_exact_however_large():
     assert ids_of(*map(str, big), dtype="str") == ([*map(str, big)], {})
     assert ids_of(Decimal(2**64 + 1), None, dtype=object) == ([str(2**64 + 1), ""], {})
     arrow = pd.array(pa.array([2**53 + 1, None], pa.uint64()), dtype=pd.ArrowDtype(pa.uint64()))
-    assert read_ids(pd.Series(arrow)).text.tolist() == [str(2**53 + 1), ""]
+    assert clean_ids(pd.Series(arrow)).text.tolist() == [str(2**53 + 1), ""]
 
 
 @pytest.mark.parametrize("name", ["12E4", "1e5", "2e-7", "1.2.3", "0x1F", "e+5", "1.5e"])
@@ -135,7 +136,7 @@ def raw_of(**columns):
 
 
 def test_one_event_per_item():
-    raw = one_event_per_item(
+    raw, source = one_event_per_item(
         raw_of(
             user_id=["u", "v", "w"],
             item_id=[["b", "a", "c"], "a", []],
@@ -144,24 +145,51 @@ def test_one_event_per_item():
             page=["x", "y", "z"],
         )
     )
-    assert raw.frame[ITEM].tolist() == ["b", "a", "c", "a", None]
-    assert raw.frame["user_id"].tolist() == ["u", "u", "u", "v", "w"]
-    assert raw.frame[RATING].tolist() == [5, 4, 3, 2, None]
-    assert raw.frame[TIMESTAMP].tolist() == [7, 7, 7, 8, 9]
-    assert raw.frame["page"].tolist() == ["x", "x", "x", "y", "z"]
-    assert raw.rows.tolist() == [1, 1, 1, 2, 3] and len(raw.spans) == 5
-    (found,) = raw.findings
+    assert raw.frame[ITEM].tolist() == ["b", "a", "c", "a"]
+    assert raw.frame["user_id"].tolist() == ["u", "u", "u", "v"]
+    assert raw.frame[RATING].tolist() == [5, 4, 3, 2]
+    assert raw.frame[TIMESTAMP].tolist() == [7, 7, 7, 8]
+    assert raw.frame["page"].tolist() == ["x", "x", "x", "y"]
+    assert raw.rows.tolist() == [1, 1, 1, 2] and source.tolist() == [0, 0, 0, 1] and len(raw.spans) == 4
+    found, empty = raw.findings
     assert (found.count, found.action) == (2, "repaired")
     assert "one event for each of its items" in found.what and found.example.startswith("e.jsonl:1, column 'item_id'")
+    assert (empty.what, empty.count, empty.action) == ("an empty list of items", 1, "dropped")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["a|b|c", "d|a"], [["a", "b", "c"], ["d", "a"]]),
+        (["N5 N4", "N1 N5 N3", "N7"], [["N5", "N4"], ["N1", "N5", "N3"], ["N7"]]),  # MIND
+        (["1,2,3", "3,1"], [["1", "2", "3"], ["3", "1"]]),
+        (['{a,"b, c"}', "{d}"], [["a", "b, c"], ["d"]]),  # PostgreSQL
+        (["shop|1", "shop|2"], None),  # a composite id has as many parts everywhere
+        (["shop|1|x", "shop|2"], None),  # and each part at its own place
+        (["Toy Story", "The Toy", "Story"], None),
+        (["1,234", "234,567,100", "567,234"], None),  # thousands
+        (["Smith, John", "John, Ann, Jr."], None),
+    ],
+)
+def test_joined_lists(cells, expected):
+    raw, source = one_event_per_item(raw_of(item_id=cells))
+    found = raw.frame[ITEM].groupby(source).agg(list).tolist()
+    assert found == (expected or [[cell] for cell in cells])
+
+
+def test_parts_of_exploded_tables_keep_their_names():
+    raw = dataclasses.replace(raw_of(item_id=[["a", "b"], "c"]), parts=((0, "part-0"), (1, "part-1")))
+    raw, _ = one_event_per_item(raw)
+    assert [raw.example(row) for row in range(3)] == ["part-0:1", "part-0:1", "part-1:2"]
 
 
 def test_a_table_without_lists_stays_as_it_is():
     raw = raw_of(user_id=["u"], item_id=["a"], rating=[[1, 2]])
-    assert one_event_per_item(raw) is raw
+    assert one_event_per_item(raw)[0] is raw
 
 
 def test_other_lists_are_repeated():
-    raw = one_event_per_item(raw_of(user_id=["u"], item_id=[["a", "b"]], tags=[["x", "y", "z"]]))
+    raw, _ = one_event_per_item(raw_of(user_id=["u"], item_id=[["a", "b"]], tags=[["x", "y", "z"]]))
     assert raw.frame["tags"].tolist() == [["x", "y", "z"]] * 2
 
 
@@ -171,6 +199,7 @@ def test_other_lists_are_repeated():
         ({"item_id": ["x", [["a"], ["b"]]]}, r"e\.jsonl:2, column 'item_id': .*found \['a'\]"),
         ({"item_id": [[{"id": 7}]]}, r"expected an id or a list of ids, found \{'id': 7\}"),
         ({"item_id": [{"a", "b"}]}, "found a set, which has no order"),
+        ({"item_id": ["{'a', 'b'}"]}, "found a set, which has no order"),
         ({"item_id": ["['a' 'b' ... 'c']"]}, "found '...'"),
         ({"item_id": [["a", "b"]], "rating": [[1, 2, 3]]}, r"column 'rating': .*expected 2 values, .*found 3"),
         ({"item_id": ["a", ["a", "b"]], "timestamp_s": [[1, 2], 5]}, "e.jsonl:1, .*expected 1 values, .*found 2"),

@@ -41,10 +41,10 @@ def test_items_are_unique_clean_strings_in_order_of_id():
     assert data.items.iloc[1].tolist() == ["b", "B & co", "one two", "X|Y", "q, r", "1.5"]
     assert data.items.iloc[2].tolist() == ["new", "", "", "", "", ""]
     assert [str(t) for t in data.items.dtypes] == ["str"] * 6
-    assert finding(data, "the item_id is there already").count == 1
+    assert finding(data, "the item_id occurs again").count == 1
     assert finding(data, "HTML in title").count == 1
     assert finding(data, "no item_id").count == 1
-    assert finding(data, "met in events only").action == "added"
+    assert finding(data, "only in the events").action == "added"
     assert finding(data, "no text in").count == 1
     assert finding(data, "no usable title").count == 2
     assert data.report.rows_in["items"] == 4 and data.report.rows_kept["items"] == 2
@@ -73,7 +73,7 @@ def test_of_several_rows_with_one_id_the_fullest_stays(order):
         ["Ant", "long and full", ""],
         ["Bee", "", ""],
     ]
-    assert finding(data, "the item_id is there already (kept: the fullest row)").count == 3
+    assert finding(data, "the item_id occurs again (kept: the row with the most filled cells)").count == 3
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
@@ -203,3 +203,13 @@ def test_encoders_read_what_they_read_when_commas_separated_names():
         "Concealer by Ann Lee, Bo Roe (Beauty, Makeup, Face)",
         "Mixed (a, b, c)",
     ]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_row_numbers_of_pandas_are_left_out(name):
+    items = pd.DataFrame({name: [7, 3], "item_id": ["a", "b"], "title": ["A", "B"]})
+    data = made([("u", "a", 1, 1)], items=items)
+    assert list(data.items) == ["item_id", "title"]
+    assert finding(data, "holds row numbers").count == 2
+    data = made([("u", "a", 1, 1)], items=items.assign(**{name: ["7", "x"]}))
+    assert list(data.items) == ["item_id", "title", name]

@@ -29,6 +29,12 @@ ANIMATION = ["Animation", "Science Fiction"]
         "[{'id': 16, 'name': 'Animation'}, {'id': 878, 'name': 'Science Fiction'}]",
         "[{id=16, name=Animation}, {id=878, name=Science Fiction}]",
         '[{"id"=>16, "name"=>"Animation"}, {"id"=>878, "name"=>"Science Fiction"}]',
+        "[Row(id=16, name='Animation'), Row(id=878, name='Science Fiction')]",
+        "[Genre(name='Animation'), Genre(name='Science Fiction')]",
+        "[{16, Animation}, {878, Science Fiction}]",  # Spark, cast to a string
+        "WrappedArray([Animation], [Science Fiction])",
+        "Index(['Animation', 'Science Fiction'], dtype='object')",
+        "Animation\x02Science Fiction",
         "[{id: 16, name: 'Animation'}, {id: 878, name: 'Science Fiction'}]",
         [{"Id": "16", "Title": "Animation"}, {"Id": "878", "Title": "Science Fiction"}],
         [{"genre_id": 16, "genre": "Animation"}, {"genre_id": 878, "genre": "Science Fiction"}],

@@ -168,6 +168,15 @@ def test_ids_that_grow_with_time_are_not_taken_for_ties():
     assert not any("two apart" in text for text in doubts(events, catalogue()))
 
 
+def test_ids_that_grow_with_time_to_another_length_are_not_taken_for_ties():
+    rng = np.random.default_rng(1)
+    user = np.repeat(np.arange(USERS), 10)
+    day = rng.random(len(user)) * 350
+    item = day.astype(int) // 20 * 100 + rng.integers(0, 100, len(user))
+    events = pd.DataFrame({"user": [f"u{u}" for u in user], "item": item, "timestamp": 1.4e9 + day * 86_400})
+    assert not any("two apart" in text for text in doubts(events))
+
+
 def test_one_time_for_all_events_of_a_user():
     events = planted().drop(columns="order")
     events["timestamp"] = events["user"].str[1:].astype(int) * 86_400 + 1_400_000_000

@@ -120,3 +120,8 @@ def test_numbers_of_other_locales_are_read_by_the_whole_column(texts, values):
 def test_plain_numbers_are_no_finding():
     assert read_numbers("4.5", "1234.567", "1e3") == ([4.5, 1234.567, 1000], False, [])
     assert read_numbers("4.5", "3.5", "4,5")[1]  # most cells have a dot: the one with a comma is unreadable
+
+
+def test_numbers_too_long_for_an_integer():
+    values, bad = numbers(pd.Series(["1" * 5000, "4", "-", "1,5x"]))
+    assert bad.tolist() == [True, False, False, True] and values[1] == 4

@@ -293,6 +293,43 @@ def test_quotation_marks_in_a_cell(tmp_path, content, cell):
     )
 
 
+def test_a_quotation_mark_that_is_not_closed_swallows_no_row(tmp_path):
+    raw = table(tmp_path / "e.csv", 'user,item,review\nu,a,"open\nv,b,good\nw,c,bad\n')
+    assert cells(raw) == [("u", "a", '"open'), ("v", "b", "good"), ("w", "c", "bad")]
+    assert found(raw, "quotation marks do not enclose cells")[0] == 1
+    # Where other cells need the quotation marks, rows within a cell are reported.
+    raw = table(tmp_path / "e.csv", 'user,item,review\nu,a,"one, two"\nv,b,"open\nw,c,"bad"\n')
+    assert found(raw, "looks like a row of the table") == (1, "e.csv:3")
+    raw = table(tmp_path / "e.csv", 'user,item,review\nu,a,"one\ntwo, three"\n')
+    assert len(raw.frame) == 1 and not raw.findings
+
+
+def test_spaces_before_quotation_marks_are_refused(tmp_path):
+    with pytest.raises(DataError, match="Remove the spaces before the quotation marks"):
+        table(tmp_path / "e.csv", '"user", "item"\n"u", "a"\n')
+
+
+def test_json_in_a_file_named_csv(tmp_path):
+    assert cells(table(tmp_path / "e.csv", '{"user": "u", "item": "a"}\n')) == [("u", "a")]
+
+
+def test_sequences_of_ids_in_recbole_files_are_lists(tmp_path):
+    raw = table(tmp_path / "x.inter", "user_id:token\titem_id:token_seq\nu\ta b\nv\tc\n")
+    assert raw.frame["item_id"].tolist() == [["a", "b"], ["c"]]
+
+
+def test_values_of_mongodb_lose_their_types(tmp_path):
+    records = [
+        {"user": {"$oid": "5f"}, "item": {"$numberLong": "76561197970982401"}, "at": {"$date": "2014-05-26T01:02:03Z"}},
+        {"user": "v", "item": [{"$oid": "6a"}], "at": {"$date": {"$numberLong": "1401066123000"}}},
+    ]
+    raw = table(tmp_path / "e.jsonl", "\n".join(map(json.dumps, records)))
+    assert raw.frame.to_numpy().tolist() == [
+        ["5f", "76561197970982401", "2014-05-26T01:02:03Z"],
+        ["v", ["6a"], "2014-05-26T01:02:03.000"],
+    ]
+
+
 def test_escaped_quotation_marks_are_reported(tmp_path):
     raw = table(tmp_path / "e.csv", 'user,title\nu,x\nu,"He said \\"no\\""\n')
     assert found(raw, "a backslash escapes quotation marks") == (2, "e.csv:3")
@@ -434,7 +471,7 @@ def test_findings_of_parts_are_added_up(tmp_path):
         table(tmp_path / "log" / f"part-{i}.csv", f"user,item\nu,{i}\n\nbroken\n")
     raw = table(tmp_path / "log")
     assert found(raw, "blank row") == (3, "part-0.csv:3")
-    assert found(raw, "1 fields came, 2 expected") == (3, "part-0.csv:4, 'broken'")
+    assert found(raw, "found 1 fields, expected 2") == (3, "part-0.csv:4, 'broken'")
     assert raw.unreadable == 3
     assert raw.example(2, "item") == "part-2.csv:2, column 'item': '2'"
     data = read_dataset(DataConfig(events="log", max_bad_rows=0.5), tmp_path)

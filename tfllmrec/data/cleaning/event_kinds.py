@@ -38,28 +38,46 @@ _BY_STRENGTH = (
 )
 _NOISE = {"product", "products", "item", "items", "event", "user", "to", "from", "the"}
 _MOST_KINDS = 50  # a column of more distinct values holds something else, such as ids
+_TAKEN_BACK = {
+    *("cancel", "cancelled", "canceled", "cancellation", "refund", "refunded", "return", "returned"),
+    *("fail", "failed", "failure", "declined", "abandon", "abandoned", "error", "intent"),
+}
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
-def _plain(kind: str) -> str:
-    """``kind`` in the form that spellings are compared in: ``"Product Added To Cart"`` -> ``"addedcart"``."""
+def _words(kind: str) -> list[str]:
+    """The words by which spellings are compared: ``"Product Added To Cart"`` -> ``["added", "cart"]``."""
     words = _BETWEEN_WORDS.split(_CAMEL_CASE.sub(" ", kind).lower())
-    return "".join(word for word in words if word not in _NOISE)
+    return [word for word in words if word and word not in _NOISE]
 
 
-_STRENGTHS = {_plain(kind): level for level, kinds in enumerate(_BY_STRENGTH, start=1) for kind in kinds.split()}
+_STRENGTHS = {
+    "".join(_words(kind)): level for level, kinds in enumerate(_BY_STRENGTH, start=1) for kind in kinds.split()
+}
 
 
 def kind_strength(kind: str) -> int:
     """The strength of one kind of event, from 1; 0 for an unknown kind and for none.
 
-    Case, punctuation, a plural "s" and words such as "product" do not matter.
+    Case, punctuation, a plural "s" and words such as "product" do not matter. An unknown kind is as strong as its
+    strongest known word, unless a word such as "cancelled" takes the event back.
 
     >>> kind_strength("AddToCart") == kind_strength("carts") > kind_strength("Product Viewed") > 0
     True
     """
-    plain = _plain(kind)
+    words = _words(kind)
+    if is_known_kind(kind) or _TAKEN_BACK.intersection(words):
+        return _strength("".join(words))
+    return max(map(_strength, words), default=0)
+
+
+def is_known_kind(kind: str) -> bool:
+    """Whether the whole of ``kind`` is known, and not only one of its words."""
+    return _strength("".join(_words(kind))) > 0
+
+
+def _strength(plain: str) -> int:
     return _STRENGTHS.get(plain) or _STRENGTHS.get(plain.removesuffix("s"), 0)
 
 
@@ -78,8 +96,10 @@ def has_few_kinds(values: pd.Series) -> bool:
 
 def are_event_kinds(values: pd.Series) -> bool:
     """Whether a column has few distinct values, and at least half of its values are known kinds of events."""
-    kinds, strengths = event_kinds(values)
-    return kinds.nunique() <= _MOST_KINDS and 0 < (kinds != "").sum() <= 2 * (strengths > 0).sum()
+    kinds = event_kinds(values)[0]
+    counts = kinds[kinds != ""].value_counts()
+    known = sum(int(count) for kind, count in counts.items() if is_known_kind(str(kind)))
+    return kinds.nunique() <= _MOST_KINDS and 0 < counts.sum() <= 2 * known
 
 
 def count_kinds(kinds: pd.Series, most: int = 10) -> str:

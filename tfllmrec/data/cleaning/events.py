@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from tfllmrec.columns import (
     USER,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds
+from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -24,6 +25,7 @@ from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.values import MISSING, numbers
 from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import DataError
 
@@ -35,9 +37,10 @@ def clean_events(
 ) -> tuple[pd.DataFrame, str | None, np.ndarray]:
     """Drops the event rows that cannot be used, and puts each user's events in order.
 
-    A row whose item is a list counts as one event for each item of the list. Ratings that mean "not rated" become NaN.
+    A row whose item is a list counts as one event for each item of the list, whose order counts where nothing else
+    orders events and no user has a second row. Ratings that mean "not rated" become NaN.
     The order column, else the timestamp, orders a user's events. Ties fall by timestamp, then by a hash of user and
-    item id, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
+    item ids, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
     in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
     everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
     the same in every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item
@@ -51,7 +54,8 @@ def clean_events(
     Raises:
       DataError: more than ``config.max_bad_rows`` of the rows are unreadable, or none is left.
     """
-    raw = one_event_per_item(raw)
+    raw, source = one_event_per_item(raw)
+    SizeMeter(config).add_rows(len(source), Path(raw.file))
     rows = Rows(raw, config, report)
     ids = {}
     for column in (USER, ITEM):
@@ -70,6 +74,11 @@ def clean_events(
     rows.drop_unreadable(bad, what, TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
 
+    # The items of a list are rows that follow each other: they stay together, in their order.
+    first_of_list = np.searchsorted(source, source)
+    place_in_list = np.arange(len(source)) - first_of_list
+    if np.isnan(order).all() and np.isnan(seconds).all() and place_in_list.any():
+        order = _order_of_lists(ids[USER], first_of_list, place_in_list, rows, order)
     rating = _without_unrated(rating, config, rows)
     ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
     kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
@@ -81,14 +90,11 @@ def clean_events(
     time = np.nan_to_num(seconds, nan=-np.inf)
     by_user = np.flatnonzero(rows.keep)
     moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
-    # The items of a list are rows that follow each other: they stay together, in their order.
-    rows_so_far = np.arange(len(user))
-    first_of_list = np.maximum.accumulate(np.where(np.diff(raw.rows, prepend=-1) != 0, rows_so_far, 0))
-    ties = [
-        np.nan_to_num(rating, nan=-np.inf),
-        rows_so_far - first_of_list,
-        _hash(user, user_ids, item, item_ids)[first_of_list],
-    ]
+    of_pair = _hash(user, user_ids, item, item_ids)
+    of_list = np.zeros(len(source), dtype=np.uint64)
+    # Lists may begin with the same item: all of a list's items, in their order, tell it from others.
+    np.add.at(of_list, first_of_list, pd.util.hash_array(of_pair + place_in_list.astype(np.uint64), categorize=False))
+    ties = [np.nan_to_num(rating, nan=-np.inf), place_in_list, of_list[first_of_list], of_pair[first_of_list]]
     by_user = by_user[np.lexsort([key[by_user] for key in (*ties, *moment, user)])]
     if config.repeats != "all":
         if strength.any():
@@ -146,14 +152,30 @@ def _without_unrated(rating: np.ndarray, config: DataConfig, rows: Rows) -> np.n
     return rating
 
 
+def _order_of_lists(
+    user: pd.Series, first_of_list: np.ndarray, place_in_list: np.ndarray, rows: Rows, unknown: np.ndarray
+) -> np.ndarray:
+    """The place of each item in its list if no user has events from two rows; otherwise ``unknown``."""
+    lists_of_user = pd.Series(first_of_list[rows.keep]).groupby(user[rows.keep].to_numpy()).nunique()
+    if len(lists_of_user) and lists_of_user.max() > 1:
+        return unknown
+    what = "each user has one list of items and no times: events are ordered as the list is"
+    rows.note(place_in_list >= 0, what, "kept", ITEM)
+    return place_in_list.astype(np.float64)
+
+
 def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
-    """Reports events whose kind is unknown or missing; both count as weaker than every known kind."""
+    """Reports events whose kind is unknown or missing, which count as weaker than known ones, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: it counts as weaker than every known kind"
     if unknown.any():
         what += f" ({count_kinds(kind[unknown & rows.keep])})"
     rows.note(unknown, what, "kept", EVENT_KIND)
+    by_word = kind.isin([name for name in kind.unique() if not is_known_kind(name)]).to_numpy() & (strength > 0)
+    if by_word.any():
+        what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
+        rows.note(by_word, what, "kept", EVENT_KIND)
     rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP
+from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP, USER
 from tfllmrec.data.cleaning.values import MISSING, decoded, spread, strings
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
@@ -21,7 +22,10 @@ _EXACT = 2.0**53  # every integer below it has a float64 of its own
 _DECIMAL = r"-?[0-9]+\.[0-9]*"
 # A fraction or a plus sign is how programs print floats; 12E4 may be a name.
 _SCIENTIFIC = r"-?[0-9](?:[.,]([0-9]+)[eE]\+?|[eE]\+)([0-9]{1,3})"
-_LISTS, _OPEN = (list, tuple, set, np.ndarray), ("[", "(")
+_LISTS, _OPEN = (list, tuple, set, np.ndarray), ("[", "(", "{")
+_BARE = re.compile(r"\[(.*)\]|\{([^:=]*)\}", re.DOTALL)  # PostgreSQL writes the braces
+_BARE_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+')
+_JOINTS = ("|", ";", ",", " ")
 # NumPy prints an array without commas, and a long one with an ellipsis.
 _NUMPY_ITEM = r"'[^']*'|\"[^\"]*\"|-?[0-9]+|\.\.\."
 _NUMPY_LIST = re.compile(rf"\[\s*(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*\s*\]")
@@ -48,7 +52,7 @@ class Ids:
     of_two_types: np.ndarray
 
 
-def read_ids(values: pd.Series) -> Ids:
+def clean_ids(values: pd.Series) -> Ids:
     """A column of any type as ids.
 
     Integers keep all their digits. A float that is an integer becomes that integer. So does text such as ``16.0``,
@@ -124,7 +128,8 @@ def lists(values: pd.Series) -> np.ndarray | None:
     """The lists in a column (object ``[R]``, None where the cell is none); None where the column has no list.
 
     Text counts where it is a JSON or Python list, or a NumPy array as NumPy prints it. ``[a, b]``, without quotation
-    marks, counts where every cell of the column has such brackets and at least one has a comma.
+    marks, and PostgreSQL's ``{a,b}`` count where every cell of the column has such brackets and at least one has a
+    comma.
     """
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
@@ -139,8 +144,10 @@ def lists(values: pd.Series) -> np.ndarray | None:
     bare: dict[int, list] = {}
     for row in np.flatnonzero(possible).tolist():
         found[row] = _as_list(cells[row])
-        if found[row] is None and (inner := re.fullmatch(r"\s*\[(.*)\]\s*", cells[row], re.DOTALL)):
-            bare[row] = [part.strip() for part in inner.group(1).split(",")]
+        if found[row] is None and (inner := _BARE.fullmatch(cells[row].strip())):
+            bare[row] = [
+                part.strip(" \t\r\n'\"") for part in _BARE_ITEM.findall(inner.group(1) or inner.group(2) or "")
+            ]
     n_lists = sum(cell is not None for cell in found)
     every_cell = len(bare) + n_lists == (~strings(values).isin(MISSING)).sum()
     if every_cell and any(len(parts) > 1 for parts in bare.values()):
@@ -166,35 +173,85 @@ def _as_list(cell: Any) -> list | None:
     return None
 
 
-def one_event_per_item(raw: RawTable) -> RawTable:
-    """``raw`` with a row for each item of rows whose item is a list, in the order of the list.
+def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
+    """The lists in a column of text whose items are joined by a separator (``a|b|c``), and the separator.
+
+    A separator joins items if most cells have it, the number of items varies, and at least half of the items that
+    recur do so at another place of the list. The parts of a composite id such as ``shop|product`` do not. The items
+    must be free of spaces; where spaces join them, each must have a digit, as the words of a title have not.
+    """
+    values = decoded(values)
+    if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
+        return None
+    if not strings(values.head(1000)).str.contains(f"[{''.join(_JOINTS)}]").any():
+        return None
+    text = strings(values)
+    distinct = pd.Series(text[~text.isin(MISSING)].unique(), dtype="str")
+    for joint in _JOINTS:
+        if not len(distinct) or distinct.str.contains(joint, regex=False).mean() <= 0.5:
+            continue
+        if joint != " " and distinct.str.contains(r"\s").any():
+            continue
+        if joint == "," and distinct.str.fullmatch("[0-9]{1,3}(?:,[0-9]{3})*").all():  # thousands of a number
+            continue
+        lengths = set()
+        places: dict[str, set[int]] = {}
+        cells_with: Counter[str] = Counter()
+        for cell in distinct:
+            parts = cell.split() if joint == " " else cell.strip(joint).split(joint)
+            lengths.add(len(parts))
+            cells_with.update(set(parts))
+            for place, part in enumerate(parts):
+                places.setdefault(part, set()).add(place)
+        recurring = [part for part, count in cells_with.items() if count > 1]
+        moving = sum(len(places[part]) > 1 for part in recurring)
+        has_digit = joint != " " or all(any(c.isdigit() for c in part) for part in places)
+        if len(lengths) > 1 and recurring and 2 * moving >= len(recurring) and has_digit and "" not in places:
+            found = np.full(len(text), None, dtype=object)
+            for row, cell in enumerate(text):
+                if joint in cell:
+                    found[row] = cell.split() if joint == " " else cell.strip(joint).split(joint)
+            return found, joint
+    return None
+
+
+def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
+    """Gives each item of rows whose item is a list a row of its own, in the order of the list.
 
     Lists of the same length in other columns of such a row (ratings, times) are taken apart together with it; all
-    other cells are repeated. An empty list leaves a row without an item.
+    other cells are repeated. Rows with an empty list are dropped.
+
+    Returns:
+      The table, and for each of its rows the row of ``raw`` that it comes from (int64 ``[R]``).
 
     Raises:
       DataError: an item of a list is no id, or the list of a rating or time has another length.
     """
-    found = lists(raw.frame[ITEM])
+    found, how = lists(raw.frame[ITEM]), ""
+    if found is None and (joined := _joined(raw.frame[ITEM])) is not None:
+        found, joint = joined
+        how = f" (its items are joined by {joint!r}; if that belongs to the ids, replace it by another character)"
     if found is None:
-        return raw
+        return raw, np.arange(len(raw.frame))
     is_list = np.array([cell is not None for cell in found])
     for row in np.flatnonzero(is_list).tolist():
         wrong = next((repr(v) for v in found[row] if isinstance(v, (*_LISTS, dict)) or v == "..."), None)
-        wrong = "a set, which has no order" if isinstance(raw.frame[ITEM].iloc[row], set) else wrong
+        cell = raw.frame[ITEM].iloc[row]
+        is_set = isinstance(cell, set) or (isinstance(cell, str) and cell.lstrip().startswith("{'"))
+        wrong = "a set, which has no order" if is_set else wrong
         if wrong:
             raise DataError(
                 f"{raw.example(row, ITEM)}: expected an id or a list of ids, found {wrong}. Write the ids alone, as a "
                 "list or one in each row."
             )
-    sizes = np.array([max(len(cell), 1) if cell is not None else 1 for cell in found])
+    sizes = np.array([len(cell) if cell is not None else 1 for cell in found])
     source = np.repeat(np.arange(len(found)), sizes)
     frame = raw.frame.iloc[source].reset_index(drop=True)
-    for column in raw.frame.columns:
+    for column in raw.frame.columns.drop(USER, errors="ignore"):  # a list of users is refused later
         cells = found if column == ITEM else lists(raw.frame[column])
         if cells is None:
             continue
-        differs = np.array([c is not None and max(len(c), 1) != size for c, size in zip(cells, sizes, strict=True)])
+        differs = np.array([c is not None and len(c) != size for c, size in zip(cells, sizes, strict=True)])
         if differs.any() and column in (RATING, TIMESTAMP, ORDER):
             row = int(differs.argmax())
             raise DataError(
@@ -203,14 +260,20 @@ def one_event_per_item(raw: RawTable) -> RawTable:
             )
         if not differs.any():
             values = zip(cells, raw.frame[column], sizes, strict=True)
-            flat = [v for cell, value, size in values for v in ([value] * size if cell is None else cell or [None])]
+            flat = [v for cell, value, size in values for v in ([value] * size if cell is None else cell)]
             frame[column] = pd.Series(flat, dtype=object)
-    what = f"{ITEM} is a list: read as one event for each of its items, {sizes[is_list].sum():,} together"
-    example = raw.example(int(is_list.argmax()), ITEM)
-    return replace(
+    what = f"{ITEM} is a list: read as one event for each of its items, {sizes[is_list].sum():,} together{how}"
+    findings = [Finding(raw.table, what, int(is_list.sum()), "repaired", raw.example(int(is_list.argmax()), ITEM))]
+    if n_empty := int((sizes == 0).sum()):
+        example = raw.example(int((sizes == 0).argmax()), ITEM)
+        findings.append(Finding(raw.table, "an empty list of items", n_empty, "dropped", example))
+    starts = np.searchsorted(source, [start for start, _ in raw.parts])
+    exploded = replace(
         raw,
         frame=frame,
         rows=raw.rows[source],
         spans=np.ones_like(source),
-        findings=(*raw.findings, Finding(raw.table, what, int(is_list.sum()), "repaired", example)),
+        findings=(*raw.findings, *findings),
+        parts=tuple((int(start), name) for start, (_, name) in zip(starts, raw.parts, strict=True)),
     )
+    return exploded, source

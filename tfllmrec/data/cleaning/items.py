@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
@@ -29,6 +30,7 @@ from tfllmrec.data.files.recognition import plain_name
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
 
+_ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 
 
@@ -53,6 +55,9 @@ def clean_items(
     """
     rows, columns = _clean_entities(raw, ITEM, config, report)
     others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
+    for column in [c for c in others if _ROW_NUMBER.fullmatch(c) and _numbers_rows(raw.frame[c])]:
+        rows.note(rows.keep, f"column {column!r} holds row numbers, as pandas writes them: left out", "kept", column)
+        others.remove(column)
     for column in [*(c for c in TEXT_COLUMNS if c in raw.frame), *others]:
         values = raw.frame[column]
         if column in NAME_COLUMNS:
@@ -68,6 +73,12 @@ def clean_items(
             tagged = int((items[column] != "").sum())
             report.add(raw.table, f"tags without a time: {MAY_LEAK}", tagged, "kept")
     return items
+
+
+def _numbers_rows(values: pd.Series) -> bool:
+    """Whether the values are distinct integers."""
+    text = strings(values)
+    return bool(text.is_unique and text.str.fullmatch("[0-9]+").all())
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
@@ -90,7 +101,11 @@ def _clean_entities(
     rows.drop_unreadable(ids.isin(MISSING).to_numpy(), f"no {key}", key)
     rows.drop_unreadable(ids.str.contains("\n").to_numpy(dtype=bool), f"a line break in {key}", key)
     rows.check_unreadable(config.max_bad_rows)
-    rows.drop(_lesser_copies(raw.frame, ids, rows.keep), f"the {key} is there already (kept: the fullest row)", key)
+    rows.drop(
+        _lesser_copies(raw.frame, ids, rows.keep),
+        f"the {key} occurs again (kept: the row with the most filled cells)",
+        key,
+    )
     rows.finish()
     return rows, {key: ids}
 

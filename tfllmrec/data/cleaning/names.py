@@ -26,7 +26,7 @@ SEPARATOR = "|"
 #: Words that stand for "no name" in exports of names. MovieLens writes the last one.
 NO_NAME = {*MISSING, "N/A", "#N/A", "(no genres listed)"}
 
-_SEPARATORS = re.compile(r"[|;\n\t]|\s[•·]\s")
+_SEPARATORS = re.compile(r"[|;\n\t\x01-\x03]|\s[•·]\s")  # Hive separates by control characters
 _PATH = re.compile(r"\s*(?:(?<![-=<>])>+|»|›|→|::)\s*")  # not the head of an arrow such as "->"
 # A comma separates neither a company from its legal form, nor a name from its suffix, nor the digits of a number.
 _COMMA = re.compile(
@@ -54,7 +54,7 @@ _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2})?")
 
 _CALL = re.compile(
     r"(?:np\.)?(?:array|list|tuple|set|frozenset|deque|Counter|OrderedDict|dict_keys|dict_values|List|Set|Vector|"
-    r"WrappedArray|ArrayBuffer)\((.*?)(?:,\s*dtype=[^()]*)?\)",
+    r"WrappedArray|ArrayBuffer|Index)\((.*?)(?:,\s*dtype=[^()]*)?\)",
     re.S,
 )
 _PAIRS = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
@@ -62,6 +62,8 @@ _CLOSING = set(_PAIRS.values())
 _SIDE_BY_SIDE = re.compile(r"""["']\s+["']""")
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _KEY = re.compile(rf"""\s*(?:({_QUOTED})\s*(?:=>|=|:)|:?([^\[\]{{}},"'=:]+?)\s*=>?|:?([A-Za-z_]\w*)\s*:(?!//))""", re.S)
+_FIELD = rf"""\s*\w+\s*=\s*(?:{_QUOTED}|[^(){{}}\[\],'"=]*)"""
+_RECORD = re.compile(rf"\b[A-Za-z_]\w*\(({_FIELD}(?:,{_FIELD})*)\)")  # Row(id=16, name='Animation')
 _TOKEN = re.compile(
     rf"""\s*(?:(?P<open>[\[{{])|(?P<close>[\]}}])|(?P<comma>,)|(?P<more>\.\.\.)"""
     rf"""|(?P<quoted>{_QUOTED})(?=\s*[,\]}}"'.])|(?P<bare>[^\[\]{{}},]+))""",
@@ -215,7 +217,7 @@ def _leaves(value: Any, bare_words: bool = True) -> list[str | None]:
 
 
 def _of_mapping(record: Mapping) -> list:
-    """What a mapping names: its name field, the keys of counts and flags, or the values that are no ids."""
+    """The names in a mapping: its name field, the keys of counts and flags, or the values that are no ids."""
     fields = {str(key): value for key, value in record.items() if not _is_null(value)}
     if not fields:
         return [""]
@@ -283,9 +285,10 @@ def _literal(text: str, bare_words: bool = True) -> Any:
     text = text.strip()
     if not text or text[-1] not in _CLOSING:
         return None
+    if text[0] in "[{(" or _RECORD.fullmatch(text):
+        text = _RECORD.sub(r"{\1}", text)
     if text[-1] == ")" and (call := _CALL.fullmatch(text)) is not None:
-        inner = call.group(1).strip()
-        text = inner if inner[:1] in ("[", "{", "(") else f"[{inner}]"
+        text = f"[{call.group(1).strip()}]"
     if len(text) < 2 or _PAIRS.get(text[0]) != text[-1]:
         return None
     parsers: list[Callable[[str], Any]] = [json.loads]
@@ -366,7 +369,9 @@ class _Bracket:
             return dict(zip(self.keys, self.values, strict=True))
         # A brace without keys is PostgreSQL's list, and a colon in it belongs to the element.
         pairs = zip(self.keys, self.values, strict=True)
-        return [value if key is None else f"{key}: {value}" for key, value in pairs]
+        values = [value if key is None else f"{key}: {value}" for key, value in pairs]
+        # In a list it is Spark's record without its keys, such as {16, Animation}: a tuple, as of database rows.
+        return tuple(values) if self.opening == "{" and len(values) == 2 else values
 
 
 def _unquoted(token: str) -> str:

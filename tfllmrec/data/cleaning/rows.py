@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.ids import lists, read_ids
+from tfllmrec.data.cleaning.ids import clean_ids, lists
+from tfllmrec.data.cleaning.values import decoded
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
@@ -33,13 +34,19 @@ class Rows:
         Raises:
           DataError: a cell is a list, or an id is too large a float to be exact and ``data.inexact_ids`` is refuse.
         """
-        values = self.raw.frame[column]
+        values = decoded(self.raw.frame[column])
         if (cells := lists(values)) is not None:
             row = next(i for i, cell in enumerate(cells) if cell is not None)
             raise DataError(
                 f"{self.raw.example(row, column)}: expected one {column}, found a list. Write one in each row."
             )
-        ids = read_ids(values)
+        records = [isinstance(cell, dict) for cell in values] if values.dtype == object else []
+        if any(records):
+            raise DataError(
+                f"{self.raw.example(records.index(True), column)}: expected one {column}, found a record. Write the "
+                "id alone."
+            )
+        ids = clean_ids(values)
         if ids.inexact.any() and self.config.inexact_ids == "refuse":
             raise DataError(
                 f"{self.raw.example(int(ids.inexact.argmax()), column)}: the {column} is a rounded number, as "
@@ -87,8 +94,8 @@ class Rows:
         if self.unreadable > max_bad_rows * self.rows_in:
             raise DataError(
                 f"{self.first_unreadable}. {self.unreadable:,} of {self.rows_in:,} rows of {self.raw.file} cannot be "
-                f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Mend the file, name its columns under "
-                "data.columns, or raise data.max_bad_rows."
+                f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Correct the file, name its columns "
+                "under data.columns, or raise data.max_bad_rows."
             )
 
     def finish(self) -> None:

@@ -39,7 +39,7 @@ TIME_UNITS = {
 }
 _DAY_S, _YEAR_S = 86_400.0, 366 * 86_400.0
 _FIRST_S, _LAST_S = -2_208_988_800.0, 4_133_980_800.0  # 1900 and 2101: between them lies a number that spells a date
-_EARLY_S = 788_918_400.0  # 1995: event logs are younger
+EARLY_S = 788_918_400.0  # 1995: event logs are younger
 _MOST = 0.9  # share of a column's numbers that a reading must fit
 #: Digits of a number that spells a date -> how many of them are the year, month, day, hour, minute, second, fraction.
 _SPELT = {
@@ -91,7 +91,9 @@ _MONTH_NAMES = (
 )
 _MONTHS = {name[:n]: i for i, name in enumerate(_MONTH_NAMES, 1) for n in (3, len(name))} | {"sept": 9}
 
-_CLOCK = r"(?P<h>\d{1,2})(?::?(?P<mi>\d{2})(?::?(?P<s>\d{2})(?:[.,:](?P<f>\d+))?)?)?(?: ?(?P<half>[ap])\.? ?m\.?)?"
+_CLOCK = (
+    r"(?P<h>\d{1,2})(?:[:.]?(?P<mi>\d{2})(?:[:.]?(?P<s>\d{2})(?:[.,:](?P<f>\d+))?)?)?(?: ?(?P<half>[ap])\.? ?m\b\.?)?"
+)
 _ZONE = r" ?(?P<zone>(?:[a-z_]+(?:/[a-z_]+)*)?(?:[+-]\d{1,2}(?::?\d{2})?)?)"
 _REST = r"(?: ?\(.*\)|\[.*\]| [a-z]{3,5}(?: m=\S+)?)?"  # the zone's name once more: JavaScript, Java, Go
 _MONTH = r"(?P<mon>[a-z]{3,9})\.?"
@@ -123,7 +125,7 @@ def times(values: pd.Series, time_format: str = "auto", note: Note = ignore) -> 
     Args:
       values: the column.
       time_format: ``data.time_format``.
-      note: receives what was recognised, repaired or found strange.
+      note: receives the findings: values that were recognised, repaired or doubted.
 
     Raises:
       ConfigError: ``time_format`` is neither a unit nor a pattern that strptime reads.
@@ -186,7 +188,7 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
 
     def fits(unit: str) -> bool:
         seconds = _of_unit(plain[given], unit)
-        return bool(np.mean((seconds >= _EARLY_S) & (seconds < time.time() + _YEAR_S)) >= _MOST)
+        return bool(np.mean((seconds >= EARLY_S) & (seconds < time.time() + _YEAR_S)) >= _MOST)
 
     # 1e11 s is the year 5138, 1e11 ms is 1973: no event log reaches either.
     by_size = next(
@@ -200,7 +202,7 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
         note(given, f"the time is in {name}: {how}", "repaired")
     elif among_dates:
         note(given, f"the time is a number among dates: read as {name}", "kept")
-    early = given & (seconds < _EARLY_S)
+    early = given & (seconds < EARLY_S)
     note(early, f"the time lies before 1995 if it is in {name}; set data.time_format if it is not", "kept")
     return seconds, np.zeros(len(plain), dtype=bool)
 

@@ -15,7 +15,7 @@ from tfllmrec.data.findings import Action
 
 # Spellings of "nothing" that exports leave behind. "NA" is one only where a number belongs: it can be an id or a title.
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N"]
-MISSING_NUMBER = [*MISSING, "NA", "N/A"]
+MISSING_NUMBER = [*MISSING, "NA", "N/A", "-", "--", "?"]
 _GROUP_MARKS = "'’ \u00a0\u202f"  # between thousands, beside the comma and the dot
 # How locales write numbers: name, an example, pattern, the marks between thousands, the decimal mark.
 _LOCALES = (
@@ -118,7 +118,8 @@ def numbers(values: pd.Series, note: Note = ignore) -> tuple[np.ndarray, np.ndar
         fits = distinct.str.fullmatch(pattern)
         if fits.sum() > np.isfinite(best).sum():
             texts = distinct.where(fits).str.replace(group_mark, "", regex=True)
-            best = pd.to_numeric(texts.str.replace(decimal_mark, ".", regex=False)).to_numpy(dtype=np.float64)
+            texts = texts.str.replace(decimal_mark, ".", regex=False)
+            best = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
             written = f"a number with {name} (as in {example})"
     note(spread(np.where(np.isfinite(best) & (best != parsed), 1.0, 0.0), codes) == 1, written, "repaired")
     plain = spread(best, codes)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from tfllmrec.columns import CATEGORIES
+from tfllmrec.columns import CATEGORIES, ITEM
 from tfllmrec.data.files.file_names import ATOMIC
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.recognition import ALIASES, is_known_name, plain_name
@@ -130,7 +130,7 @@ def read_delimited(
             row = 1 + len(_LINE_END.findall(content, 0, start))
             findings += (Finding(table, what, 1, "kept", f"{file}:{row}, {fields[0][:60]!r}"),)
             fields, has_header = [only], False
-        if file.lower().endswith(".tsv") and dialect.separator != "\t":
+        if file.lower().endswith(".tsv") and len(fields) > 1 and dialect.separator != "\t":
             what = f"the file is named .tsv, but its separator is {dialect.separator!r}"
             findings += (Finding(table, what, 1, "kept", path.name),)
     first_line = 1 + len(_LINE_END.findall(content, 0, start))
@@ -188,6 +188,11 @@ def _sniff(
         return sample.agreement, known, len(sample.header)
 
     best = max(fitting, key=fit) if fitting else next((s for s in samples if s.dialect.separator == ","), samples[0])
+    if any(name.startswith(' "') for name in best.header):
+        raise DataError(
+            f"{path}:{line}: expected quotation marks right after the separator, found {_shown(first)}. Remove the "
+            "spaces before the quotation marks, or the quotation marks."
+        )
     if best.agreement == 0 or len(best.header) == 1:
         _refuse_preamble(samples, first, sample_text, path, line)
     if len(fitting) < 2:
@@ -215,12 +220,7 @@ def _split_sample(text: bytes, first_line: bytes, separator: str, quoted: bool) 
             return "skip"
 
         single, used = _single_character(text, dialect) if separator == "::" else (text, dialect)
-        parsed = pa.csv.read_csv(
-            pa.BufferReader(single + b"\n"),
-            pa.csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=len(single) + 2),
-            _parse_options(used, count_broken),
-            pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-        )
+        parsed = _read_csv(single + b"\n", used, names, len(single) + 2, count_broken, autogenerate_column_names=True)
         below = parsed.slice(1)
         widths[parsed.num_columns] += below.num_rows - int(_blank_rows(below).sum())
         header = ["" if column[0].as_py() is None else str(column[0].as_py()) for column in parsed.columns]
@@ -276,15 +276,39 @@ def _best_split(
             # Many tools write TSV without quoting, and then a title may begin with a quotation mark.
             dialects.append(replace(dialect, quote=None))
     best: tuple[tuple[int, bool], RawTable, _Dialect] | None = None
+    lines_inside = 0
     for tried in dialects:
         raw = _parse(content, start, first_line, tried, fields, has_header, path, table)
-        doubt = (raw.unreadable, dialect.separator == "\t" and bool((raw.spans > 1).any()))
+        swallowed = _rows_in_cells(raw, tried)
+        doubt = (raw.unreadable + swallowed, dialect.separator == "\t" and bool((raw.spans > 1).any()))
         if best is None or doubt < best[0]:
-            best = (doubt, raw, tried)
+            best, lines_inside = (doubt, raw, tried), swallowed
         if best[0] == (0, False):
             break
+        if swallowed and replace(dialect, quote=None) not in dialects:
+            dialects.append(replace(dialect, quote=None))
     assert best is not None
-    return best[1], best[2]
+    raw = best[1]
+    if lines_inside:
+        what = "a quoted cell holds a line that looks like a row of the table: check that each quotation mark is closed"
+        row = int((raw.spans > 1).argmax())
+        raw = replace(raw, findings=(*raw.findings, Finding(table, what, lines_inside, "doubted", raw.example(row))))
+    return raw, best[2]
+
+
+def _rows_in_cells(raw: RawTable, dialect: _Dialect) -> int:
+    """The number of lines within quoted cells that have as many fields as the table, as after an unclosed quote."""
+    long = raw.spans > 1
+    separators = raw.frame.shape[1] - 1
+    if dialect.quote is None or not long.any() or not separators:
+        return 0
+    text = raw.frame[long]
+    count = 0
+    for column in text:
+        cells = text[column][text[column].str.contains(r"[\r\n]")]
+        for cell in cells:
+            count += sum(line.count(dialect.separator) == separators for line in re.split(r"\r\n|\r|\n", cell)[1:])
+    return count
 
 
 def _escapes_quotes(content: bytes, dialect: _Dialect) -> bool:
@@ -319,14 +343,27 @@ def _dialect_findings(
     return (Finding(table, what, max(content.count(mark), 1), "repaired", f"{path.name}:{line}"),)
 
 
-def _parse_options(dialect: _Dialect, note_broken: Callable[[Any], str]) -> pa.csv.ParseOptions:
-    return pa.csv.ParseOptions(
-        delimiter=dialect.separator,
-        quote_char=dialect.quote or False,
-        escape_char="\\" if dialect.escaped else False,
-        newlines_in_values=dialect.quote is not None,
-        ignore_empty_lines=False,
-        invalid_row_handler=note_broken,
+def _read_csv(
+    text: bytes | pa.Buffer,
+    dialect: _Dialect,
+    columns: list[str],
+    block_size: int,
+    note_broken: Callable[[Any], str],
+    **reading: Any,
+) -> pa.Table:
+    """Splits text into columns of strings, in one thread; ``note_broken`` receives each row of another width."""
+    return pa.csv.read_csv(
+        pa.BufferReader(text),
+        pa.csv.ReadOptions(use_threads=False, block_size=block_size, **reading),
+        pa.csv.ParseOptions(
+            delimiter=dialect.separator,
+            quote_char=dialect.quote or False,
+            escape_char="\\" if dialect.escaped else False,
+            newlines_in_values=dialect.quote is not None,
+            ignore_empty_lines=False,
+            invalid_row_handler=note_broken,
+        ),
+        pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
     )
 
 
@@ -355,12 +392,8 @@ def _parse(
 
     def split(block_size: int) -> pa.Table:
         broken.clear()
-        return pa.csv.read_csv(
-            pa.BufferReader(text),
-            pa.csv.ReadOptions(use_threads=False, column_names=columns, block_size=min(text.size + 1, block_size)),
-            _parse_options(dialect, note_broken),
-            pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
-        )
+        block_size = min(text.size + 1, block_size)
+        return _read_csv(text, dialect, columns, block_size, note_broken, column_names=columns)
 
     try:
         try:
@@ -392,7 +425,7 @@ def _parse(
         number, came, row = wrong[0]
         unreadable = int(sum(spans[n - 1] for n, _, _ in wrong))
         example = f"{path.name}:{lines[number - 1]}, {row[:60]!r}"
-        findings.append(Finding(table, f"{came} fields came, {width} expected", unreadable, "dropped", example))
+        findings.append(Finding(table, f"found {came} fields, expected {width}", unreadable, "dropped", example))
     good = ~is_broken
     blank = _blank_rows(parsed) & ~header[good]
     gone = [*numbers[good][blank], *(n for n, _, row in broken if not row.strip())]
@@ -439,13 +472,13 @@ def _genres_100k(item_file: Path) -> list[str]:
 
 
 def _atomic_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Takes ``field:type`` apart; a ``token_seq`` that names categories is a list, any other one is running text."""
-    category_names = {plain_name(a) for a in ALIASES[CATEGORIES]}
+    """Takes ``field:type`` apart; a ``token_seq`` of categories or ids is a list, any other one is running text."""
+    lists = {plain_name(a) for a in ALIASES[CATEGORIES]} | {plain_name(a) for a in ALIASES[ITEM] if a.endswith("id")}
     columns = {}
     for header in frame.columns:
         name, _, kind = header.partition(":")
         values = frame[header]
-        if kind == "token_seq" and plain_name(name) in category_names:
+        if kind == "token_seq" and plain_name(name) in lists:
             values = pd.Series([_tokens(v) for v in values], dtype=object)
         columns[name] = values
     return pd.DataFrame(columns)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,8 +56,9 @@ class _Columns:
 def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMeter, only: str | None = None) -> RawTable:
     """Reads JSON lines, or one JSON array of objects.
 
-    Lines that are Python literals (as in the Amazon 2014 files) are read, too, and counted. Lines without an object
-    are dropped and counted. Bare strings and integers in the place of objects are values of the column ``only``.
+    MongoDB's ``{"$oid": "5f"}``, ``{"$date": ...}`` and the like become their values. Lines that are Python literals
+    (as in the Amazon 2014 files) are read, too, and counted. Lines without an object are dropped and counted. Bare
+    strings and numbers in the place of objects are values of the column ``only``.
 
     Raises:
       DataError: there is no object, the array is broken, or a limit of the ``data`` section is exceeded.
@@ -66,12 +68,13 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
     literals: list[int] = []
     blank: list[int] = []
     is_array = content.lstrip()[:1] == b"["
+    is_extended = b'"$' in content
     rows = _array_elements(content, meter, path) if is_array else _lines(content, meter, path, blank, literals)
     for row, value, shown in rows:
-        if only is not None and isinstance(value, str | int) and not isinstance(value, bool):
+        if only is not None and isinstance(value, str | int | float) and not isinstance(value, bool):
             value = {only: value}
         if isinstance(value, dict):
-            columns.append(row, value)
+            columns.append(row, {name: _untyped(inner) for name, inner in value.items()} if is_extended else value)
         else:
             lost.append((row, shown))
     findings = []
@@ -92,6 +95,20 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
     return RawTable(
         table, file, columns.frame(), numbers, np.ones_like(numbers), findings=tuple(findings), unreadable=len(lost)
     )
+
+
+def _untyped(value: Any) -> Any:
+    """Values of MongoDB's Extended JSON without their types; dates as text, since their numbers are milliseconds."""
+    if isinstance(value, list):
+        return [_untyped(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1 or not next(iter(value)).startswith("$"):
+        return {name: _untyped(inner) for name, inner in value.items()}
+    ((name, inner),) = value.items()
+    inner = _untyped(inner)
+    is_number = isinstance(inner, int) or (isinstance(inner, str) and re.fullmatch("-?[0-9]{1,15}", inner))
+    return str(np.datetime64(int(inner), "ms")) if name == "$date" and is_number else inner
 
 
 def _lines(

@@ -49,7 +49,7 @@ class RawTable:
         return f"{place}, column {self.names.get(column, column)!r}: {value!r}"
 
     def source(self, others: str, order: str = "") -> str:
-        """What was recognised in the file, in a line; ``others`` says what the columns are that were not."""
+        """A line on the recognised columns, the ``order`` of events, and the rest, which ``others`` introduces."""
         rest = [column or "''" for column in self.frame.columns if column not in self.names]
         parts = [
             ", ".join(f"{column} <- {name}" for column, name in self.names.items()),

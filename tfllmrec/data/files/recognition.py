@@ -25,8 +25,8 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
 
-# Usual names, compared without case and punctuation; the earlier one wins where a file has several. What is an id for
-# certain goes before a bare word, which may be a name; "id" alone is whatever a table of items or of users lists.
+# Usual names, compared without case and punctuation; the earlier one wins where a file has several. Names that are
+# certainly ids go before bare words, which may be names; "id" alone is the id of the items or users that a table lists.
 ALIASES: dict[str, list[str]] = {
     column: names.split()
     for column, names in {
@@ -138,9 +138,11 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             nearest = nearest or close
             guess = close or "NAME_IN_THE_FILE"
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
+        values = [name for name in present if re.fullmatch(r"[0-9][0-9.,:/T+ -]*", name)]
+        no_header = f" {_shown(values[0])} looks like a value: if the file has no header, add one." if values else ""
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"came {', '.join(_shown(name) for name in present[:20])}{nearest_hint(nearest)}. "
+            f"found {', '.join(_shown(name) for name in present[:20])}{nearest_hint(nearest)}.{no_header} "
             f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}

@@ -34,6 +34,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"')  # no header begins like this
 _CONTROL_CHARACTERS = re.compile(rb"[\x02-\x08\x0e-\x1a]")
 
 
@@ -44,7 +45,11 @@ def require_file(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder where a file was expected: give it as data.source, or name a file in it.")
     there = sorted(p.name for p in path.parent.iterdir())[:10] if path.parent.is_dir() else []
-    hint = f"{path.parent} holds: {', '.join(there) or 'nothing'}." if path.parent.is_dir() else "Nor is its folder."
+    hint = (
+        f"{path.parent} holds: {', '.join(there) or 'nothing'}."
+        if path.parent.is_dir()
+        else "Its folder does not exist either."
+    )
     raise DataError(f"{path} is not there. {hint}")
 
 
@@ -96,8 +101,11 @@ def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, onl
     if not content.strip():
         none = np.array([], dtype=np.int64)
         return RawTable(table, path.name, pd.DataFrame(), none, none)
-    is_json = name.lower().endswith(JSON_ENDINGS) or (
-        not name.lower().endswith((".csv", ".tsv", *ATOMIC)) and not known and content.lstrip()[:1] in (b"{", b"[")
+    is_delimited = known or name.lower().endswith((".csv", ".tsv", *ATOMIC))
+    is_json = (
+        name.lower().endswith(JSON_ENDINGS)
+        or (not is_delimited and content.lstrip()[:1] in (b"{", b"["))
+        or _JSON_START.match(content) is not None
     )
     if is_json:
         raw = read_json(path, name, table, content, meter, only)
