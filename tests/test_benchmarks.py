@@ -168,10 +168,12 @@ def test_differences_are_starred_beyond_chance_after_the_seeds_are_averaged(monk
         return Result(metrics, {}, counts, per_query, [])
 
     noise = np.random.default_rng(0).random(600)
+    other = np.random.default_rng(1).normal(0, 0.1, 600)
+    other -= other.mean()
     whole, helps, varies = (
         averaged([result(noise), result(noise / 2)]),
         averaged([result(noise + 0.1), result(noise / 2 + 0.1)]),
-        averaged([result(noise + 0.1), result(noise / 2 - 0.1)]),
+        averaged([result(noise + 0.1), result(noise / 2 - 0.1 + other)]),
     )
     more = {name: {"s": name} for name in ("whole", "helps", "varies")}
     results = {"whole": whole, "helps": helps, "varies": varies}
@@ -365,7 +367,7 @@ def test_switches_switch_off_what_they_say(chain_run):
         return model, model.score(queries)
 
     model, behaviour_alone = scores(ablation.dense_off)
-    _, factor = model.gates.factors(model.train_counts)
+    _, factor, _ = model.gates.factors(model.train_counts)
     padded = queries.history.padded(int(queries.history.lengths.max()), model.n_items).astype(np.int32)
     np.testing.assert_allclose(behaviour_alone, model.behaviour(padded) * factor, rtol=1e-5)
 
