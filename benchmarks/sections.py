@@ -30,8 +30,8 @@ because machines differ and are seldom idle.
 
 **What the marks mean.** ± is half the 95 % bootstrap interval over users. `*` marks a difference whose paired 95 %
 interval excludes zero with three seeds and 500 targets, `(*)` one with fewer. `(.. to ..)` is the lowest and the
-highest figure of a seed. Bold is the best of its column. *Italic* rows are published figures of others: "id-only" models do not read text, and other differences are named. A
-column with fewer than 20 targets is not shown.
+highest figure of a seed. Bold is the best of its column. *Italic* rows are published figures of others: "id-only"
+models do not read text, and other differences are named. A column with fewer than 20 targets is not shown.
 """
 
 
