@@ -51,12 +51,10 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
     """The results of each recommender, averaged over the seeds of the runs.
 
     Raises:
-      ModelError: See :func:`check_seeds`; or one of several runs has no values per query, or other baselines.
+      ModelError: See :func:`check_seeds`; or one of several runs has other baselines.
     """
     check_seeds(runs)
     for run in runs:
-        if len(runs) > 1 and not run.per_query:
-            raise ModelError(f"{run.folder} keeps no values per query (an earlier version made it): fit it again.")
         if run.results.keys() != runs[0].results.keys():
             raise ModelError(f"Expected runs with the same baselines; {run.folder} has {', '.join(run.results)}.")
     return {name: averaged([run.results[name] for run in runs]) for name in runs[0].results}

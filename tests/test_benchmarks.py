@@ -208,7 +208,6 @@ def stand_in_run(seed, values, users=("a", "b"), data="d"):
         config=SimpleNamespace(seed=seed),
         record={"data_sha256": data},
         split=SimpleNamespace(kind="random", test=SimpleNamespace(user_ids=np.array(users))),
-        per_query={"user_ids": np.array(users)},
         results={"hybrid": made, "ease": made},
     )
 
@@ -229,10 +228,7 @@ def test_runs_of_several_seeds_are_averaged_only_where_they_are_one_experiment()
     ):
         with pytest.raises(ModelError, match=message):
             seeds.averaged_runs([runs[0], wrong])
-    runs[1].per_query = {}
-    with pytest.raises(ModelError, match="no values per query"):
-        seeds.averaged_runs(runs)
-    assert seeds.averaged_runs(runs[1:])["hybrid"] is runs[1].results["hybrid"]  # a single one needs none
+    assert seeds.averaged_runs(runs[1:])["hybrid"] is runs[1].results["hybrid"]
 
 
 def test_every_published_row_says_what_it_reads():

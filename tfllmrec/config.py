@@ -209,7 +209,10 @@ class ModelConfig(Section):
     item_weights_rank: int = Field(384, ge=1, description="Of the low-rank form; more is slower and nearer to exact.")
     item_weights_neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
-        ["meaning", "feedback", "behaviour"], min_length=1, description="What a score is the sum of."
+        ["meaning", "feedback", "behaviour"],
+        min_length=1,
+        description="The terms of a score. Without behaviour, or with it alone, there are no gates to weigh the terms, "
+        "nor their popularity discount and lift of cold items.",
     )
 
     @property

@@ -125,11 +125,10 @@ class Run:
     def per_query(self) -> dict[str, np.ndarray]:
         """``user_ids`` of the test queries, and by ``RECOMMENDER:LABEL`` the float64 ``[B]`` of each ranking metric.
 
-        Empty in a run of an earlier version, which kept the means alone.
+        Raises:
+          ModelError: the file is missing or damaged.
         """
         path = self.folder / PER_QUERY
-        if not path.is_file():
-            return {}
         try:
             with np.load(path) as stored:
                 return dict(stored.items())
@@ -138,7 +137,7 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, Result]:
-        """The results on the test queries, the hybrid's and every baseline's, with values per query if it has them."""
+        """The results on the test queries, the hybrid's and every baseline's, with their values per query."""
         results = results_of(self.metrics)
         for column, values in self.per_query.items():
             name, colon, label = column.partition(":")
@@ -502,14 +501,10 @@ def measure_one(
 
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
-    """The run's report with the figures of ``recommenders`` computed now, and all others as recorded.
-
-    The alarms are about these figures too, except in a run without values per query (of an earlier version), which
-    keeps the recorded ones.
-    """
+    """The run's report and alarms with the figures of ``recommenders`` computed now, and all others as recorded."""
     results = run.results | _measure_all(recommenders, run.split, run.config)
     figures = {"results": as_json(results), "intervals": {name: _intervals(result) for name, result in results.items()}}
-    return run.metrics | figures | ({"alarms": alarm_lines(results)} if run.per_query else {})
+    return run.metrics | figures | {"alarms": alarm_lines(results)}
 
 
 def _save_per_query(path: Path, queries: Queries, results: Mapping[str, Result]) -> None:
