@@ -32,8 +32,8 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.data.cleaning.names import names_as_text
+from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
-from tfllmrec.data.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.durable import sync
 from tfllmrec.errors import DataError
 

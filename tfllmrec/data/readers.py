@@ -29,25 +29,25 @@ from tfllmrec.columns import (
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
 from tfllmrec.data.cleaning.events import clean_events
-from tfllmrec.data.cleaning.items import clean_items, clean_tags, clean_users, join_more_items
+from tfllmrec.data.cleaning.items import clean_items, clean_users, join_more_items
 from tfllmrec.data.cleaning.order_checks import by_id, order_doubts
-from tfllmrec.data.cleaning.times import EARLY_S, times
-from tfllmrec.data.cleaning.titles import usable_titles
-from tfllmrec.data.dataset import MANIFEST, Dataset
-from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
-from tfllmrec.data.files.raw_table import RawTable, distinct_names
-from tfllmrec.data.files.recognition import (
+from tfllmrec.data.cleaning.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
     TAG_COLUMNS,
     check_mapped,
     check_mapping,
-    is_known_name,
     name_columns,
 )
+from tfllmrec.data.cleaning.tags import clean_tags, no_tags
+from tfllmrec.data.cleaning.times import EARLY_S, times
+from tfllmrec.data.cleaning.titles import usable_titles
+from tfllmrec.data.dataset import MANIFEST, Dataset
+from tfllmrec.data.files.column_names import is_known_name
+from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
+from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.findings import CleaningReport
-from tfllmrec.data.tags import no_tags
 from tfllmrec.errors import ConfigError, DataError
 
 

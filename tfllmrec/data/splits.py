@@ -11,10 +11,10 @@ import pandas as pd
 
 from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, RATING, TAG, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import SplitConfig
+from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.tags import MAY_LEAK, with_tags
 from tfllmrec.errors import ConfigError, DataError
 
 # What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.

@@ -1,9 +1,8 @@
-"""Cleans the catalogue, its further files, users and tags."""
+"""Cleans the catalogue, its further files and the users."""
 
 from __future__ import annotations
 
 import re
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,22 +12,19 @@ from tfllmrec.columns import (
     DESCRIPTION,
     ITEM,
     NAME_COLUMNS,
-    TAG,
     TAGS,
-    TIMESTAMP,
     TITLE,
     USER,
 )
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.item_text import strip_html, words_for_nothing
-from tfllmrec.data.cleaning.names import category_names, names_in, read_name_column, structured_text
+from tfllmrec.data.cleaning.names import category_names, read_name_column, structured_text
 from tfllmrec.data.cleaning.rows import Rows
-from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.tags import MAY_LEAK
 from tfllmrec.data.cleaning.values import MISSING, strings
+from tfllmrec.data.files.column_names import plain_name
 from tfllmrec.data.files.raw_table import RawTable
-from tfllmrec.data.files.recognition import plain_name
 from tfllmrec.data.findings import CleaningReport
-from tfllmrec.data.tags import MAY_LEAK, TAG_TYPES
 
 _ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
@@ -215,35 +211,3 @@ def join_more_items(items: pd.DataFrame, more: pd.DataFrame, raw: RawTable, repo
         own = joined[column].to_numpy(dtype=object) if column in joined else ""
         joined[column] = pd.Series(np.where(np.equal(own, ""), values, own), dtype="str")
     return joined
-
-
-def clean_tags(raw: RawTable, items: pd.DataFrame, config: DataConfig, report: CleaningReport) -> pd.DataFrame:
-    """The tags that can be used: user_id (``""``: none), item_id, tag (str), timestamp_s (float64, NaN: none).
-
-    A cell may hold several tags in any shape that :func:`tfllmrec.data.cleaning.names.names_in` reads; its commas
-    belong to the tag. HTML is stripped and counted. Tags without an item of the catalogue are dropped. The rows are
-    sorted, so that their order in the file does not matter.
-
-    Raises:
-      DataError: more than ``config.max_bad_rows`` of the rows have no item or cannot be read.
-    """
-    rows = Rows(raw, config, report)
-    nothing = pd.Series("", index=raw.frame.index, dtype="str")
-    user = rows.ids(USER) if USER in raw.frame else nothing
-    item = rows.ids(ITEM)
-    names = pd.Series([names_in(value, commas=False) for value in raw.frame[TAG].astype(object)], dtype=object)
-    rows.drop_unreadable(item.isin(MISSING).to_numpy(), f"no {ITEM}", ITEM)
-    rows.drop(~names.astype(bool).to_numpy(), "no tag", TAG)
-    at = raw.frame.get(TIMESTAMP, nothing)
-    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
-    rows.check_unreadable(config.max_bad_rows)
-    rows.drop(~item.isin(items[ITEM]).to_numpy(), "the tagged item is not in the catalogue", ITEM)
-    text = strings(raw.frame[TAG])
-    rows.note((text.map(strip_html) != text).to_numpy(), f"HTML in {TAG}", "repaired", TAG)
-    rows.note(bad, "the time is neither a number nor a date: taken as unknown", "repaired", TIMESTAMP)
-    if not np.isfinite(seconds[rows.keep]).any():
-        rows.note(rows.keep, f"no tag has a time: {MAY_LEAK}", "kept")
-    rows.finish()
-    tags = pd.DataFrame({USER: user.mask(user.isin(MISSING), ""), ITEM: item, TAG: names, TIMESTAMP: seconds})
-    tags = tags[rows.keep].explode(TAG).astype(TAG_TYPES)
-    return tags.sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(drop=True)

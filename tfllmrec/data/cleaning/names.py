@@ -20,7 +20,7 @@ import pandas as pd
 
 from tfllmrec.data.cleaning.item_text import strip_html
 from tfllmrec.data.cleaning.values import MISSING, as_text
-from tfllmrec.data.files.recognition import plain_name
+from tfllmrec.data.files.column_names import plain_name
 
 SEPARATOR = "|"
 #: Words that stand for "no name" in exports of names. MovieLens writes the last one.

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.data.files.column_names import ALIASES, is_known_name, plain_name
 from tfllmrec.data.files.file_names import ATOMIC
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
-from tfllmrec.data.files.recognition import ALIASES, is_known_name, plain_name
 from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import DataError

@@ -1,11 +1,11 @@
-"""Recognises the columns of a table by their usual names, or by a mapping."""
+"""Recognises the columns of a table by their usual names and by their values, or by a mapping."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tfllmrec.columns import (
@@ -21,35 +21,11 @@ from tfllmrec.columns import (
     USER,
 )
 from tfllmrec.data.cleaning.event_kinds import are_event_kinds, count_kinds, event_kinds, has_few_kinds
+from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
 
-# Usual names, compared without case and punctuation; the earlier one wins where a file has several. Names that are
-# certainly ids go before bare words, which may be names; "id" alone is the id of the items or users that a table lists.
-ALIASES: dict[str, list[str]] = {
-    column: names.split()
-    for column, names in {
-        USER: "user_id uid reviewer_id customer_id visitor_id member_id account_id person_id id "
-        "user customer visitor user_name reviewer session_id session",
-        ITEM: "item_id iid movie_id product_id parent_asin asin book_id isbn article_id news_id track_id song_id "
-        "game_id app_id anime_id recipe_id business_id video_id course_id job_id sku id "
-        "item product movie book article",
-        RATING: "rating ratings overall stars score user_rating review_score rate preference",
-        TIMESTAMP: "timestamp_s timestamp unix_review_time unix_time time ts event_time datetime date created_at "
-        "review_time review_date rated_at date_added",
-        ORDER: "order order_in_user sequence seq",
-        EVENT_KIND: "kind event_kind event_type event_name interaction_type interaction action_type behavior_type "
-        "behaviour_type feedback_type activity_type user_action product_action event action behavior behaviour "
-        "activity type",
-        TITLE: "title item_title movie_title product_title book_title name item_name product_name headline "
-        "item product movie book article",
-        DESCRIPTION: "description item_description product_description plot overview synopsis summary abstract body "
-        "content text",
-        CATEGORIES: "categories category genres genre class item_category topics tags",
-        TAG: "tag",
-    }.items()
-}
 EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
 TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
@@ -74,18 +50,6 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
                 f"data.columns maps {column} to {name!r}, which no file that could hold it has"
                 f"{nearest_hint(nearest_name(name, seen))}."
             )
-
-
-def is_known_name(name: str, mapping: Mapping[str, str]) -> bool:
-    """Whether a column has a usual name, or one that ``mapping`` maps."""
-    return name in mapping.values() or plain_name(name) in _PLAIN_ALIASES
-
-
-def plain_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_PLAIN_ALIASES = {plain_name(alias) for names in ALIASES.values() for alias in names}
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:

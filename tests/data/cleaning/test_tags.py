@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Dataset, dataset_from_frames, make_split
-from tfllmrec.data.tags import no_tags, with_tags
+from tfllmrec.data.cleaning.tags import no_tags, with_tags
 from tfllmrec.text.template import ItemTemplate
 
 # Three users with five events each, one an hour; items a to e, tagged f. In leave-last-out, e is u's test item.
