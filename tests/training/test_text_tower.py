@@ -136,7 +136,7 @@ def test_texts_of_other_lengths_change_neither_vectors_nor_gradients(still, coun
             loss = tf.reduce_sum(vectors * tf.range(1.0, 1.0 + vectors.shape[-1]))
         found[name] = [vectors, *map(tf.convert_to_tensor, tape.gradient(loss, tuning.watched))]
     for in_groups, each in zip(found["in groups"], found["each"], strict=True):
-        np.testing.assert_allclose(in_groups, each, atol=1e-5)
+        np.testing.assert_allclose(in_groups, each, rtol=1e-5, atol=1e-5)
 
 
 def test_batches_follow_seed_and_epoch(still):
