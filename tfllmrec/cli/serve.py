@@ -39,6 +39,10 @@ def serve(
     ] = 0.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")] = 1000,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Of a request; more is refused (413).")] = 8.0,
+    max_bodies_mb: Annotated[
+        float, typer.Option(min=0.001, help="Of all requests that are read or answered; more are refused (503).")
+    ] = 64.0,
+    max_rows: Annotated[int, typer.Option(min=1, help="Of a request; more are refused (400).")] = 10_000,
     timeout_seconds: Annotated[float, typer.Option(min=0.001, help="For a request that brings no deadline.")] = 30.0,
     grace_seconds: Annotated[float, typer.Option(min=0, help="To finish what runs when told to stop.")] = 30.0,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): both protocols speak TLS.")] = None,
@@ -65,6 +69,8 @@ def serve(
         raise ConfigError(f"serving needs {error.name}: pip install 'tfllmrec[serve]'.") from None
     limits = Limits(
         body_bytes=int(max_body_mb * 2**20),
+        bodies_bytes=int(max_bodies_mb * 2**20),
+        rows=max_rows,
         batch_rows=max_batch,
         batch_wait_s=batch_wait_ms / 1000,
         queue=max_queue,

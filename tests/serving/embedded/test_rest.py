@@ -1,6 +1,7 @@
 """The REST API around a model of a few lines, without sockets and TensorFlow."""
 
 import asyncio
+import gzip
 import json
 import threading
 import time
@@ -10,12 +11,14 @@ import httpx
 import numpy as np
 import pytest
 
+from tfllmrec.serving.embedded import engine as engine_module
+from tfllmrec.serving.embedded import json_tensors
 from tfllmrec.serving.embedded.batching import Joining
 from tfllmrec.serving.embedded.engine import Engine, Limits
 from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.rest import rest_app
 from tfllmrec.serving.embedded.status import Code, RequestError
-from tfllmrec.serving.embedded.tensors import Signature, TensorSpec
+from tfllmrec.serving.embedded.tensors import STRING, Signature, TensorSpec
 
 FLOAT = TensorSpec(np.dtype(np.float32), (None,))
 DOUBLE = Signature({"x": FLOAT}, {"y": FLOAT})
@@ -109,6 +112,10 @@ def test_status_and_metadata(tmp_path):
     [
         (predict("{"), 400, "JSON Parse error"),
         (predict(b"\xff"), 400, "JSON Parse error"),
+        (predict('{"inputs": [1, 1e400]}'), 400, "JSON Parse error: Number too big to be stored in double: 1e400"),
+        (predict('{"inputs": [-1' + "0" * 400 + ".0]}"), 400, "Number too big to be stored in double: -1000"),
+        (predict('{"inputs": [[1e39]]}'), 400, "Cannot convert JSON value: 1e+39 to float32 without loss of precision"),
+        (predict({"inputs": [1] * 5000}), 400, "The request has 5000 rows; expected 4000 at most"),
         (predict({"inputs": ["a"]}), 400, 'JSON Value: "a" Type: String is not of expected type: float32'),
         (predict({"inputs": [[1]]}), 400, "Input x has shape [1,1], but the signature expects [?]"),
         (predict({"inputs": [1], "signature_name": "no"}), 400, 'Serving signature name: "no" not found in signature'),
@@ -133,7 +140,7 @@ def test_status_and_metadata(tmp_path):
     ],
 )
 def test_errors_say_what_was_wrong_with_tf_servings_status(tmp_path, request_, status, what):
-    ((got, body),) = ask(tmp_path, request_)
+    ((got, body),) = ask(tmp_path, request_, rows=4000)
     assert got == status
     assert list(body) == ["error"] and what in body["error"]
 
@@ -142,6 +149,168 @@ def test_a_body_that_is_too_large(tmp_path):
     small, large = ask(tmp_path, predict({"inputs": [1]}), predict({"inputs": [1] * 1000}), body_bytes=100)
     assert small[0] == 200
     assert large == (413, {"error": "the body has more than 100 bytes: send fewer rows, or raise --max-body-mb"})
+
+
+def test_gzip_bodies(tmp_path):
+    body = json.dumps({"inputs": [1, 2]}).encode()
+    double = gzip.compress(body[:5]) + gzip.compress(body[5:])
+    for encoding, sent in (("gzip", gzip.compress(body)), ("X-Gzip", double), ("identity", body)):
+        (answer,) = ask(tmp_path, predict(sent), headers={"content-encoding": encoding})
+        assert answer == (200, {"outputs": [2, 4]})
+    for encoding, sent, status, said in (
+        ("gzip", gzip.compress(b" " * 300_000), 413, "the body has more than 200000 bytes"),
+        ("gzip", gzip.compress(body)[:-3], 400, "the body is no valid gzip data"),
+        ("gzip", b"no gzip", 400, "the body is no valid gzip data"),
+        ("gzip", b"", 400, "The document is empty"),
+        ("br", body, 415, "Content-Encoding is 'br'; expected gzip"),
+        ("gzip, gzip", gzip.compress(gzip.compress(body)), 415, "expected gzip"),
+    ):
+        ((got, told),) = ask(tmp_path, predict(sent), headers={"content-encoding": encoding}, body_bytes=200_000)
+        assert got == status and said in told["error"], encoding
+
+
+def test_bodies_share_a_budget(tmp_path):
+    """A large body beside another one is refused until that one is answered; small ones are always taken."""
+    large = json.dumps({"inputs": [1] * 50_000}).encode()
+
+    async def main():
+        engine = await engine_of(tmp_path, Doubles, bodies_bytes=100_000, rows=10**6)
+        more = asyncio.Event()
+
+        async def half():
+            yield large[:100_000]
+            await more.wait()
+            yield large[100_000:]
+
+        async def filled():
+            async with asyncio.timeout(60):
+                while not engine._bodies_bytes:
+                    await asyncio.sleep(0)
+
+        transport = httpx.ASGITransport(rest_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            first = asyncio.ensure_future(client.post("/v1/models/m:predict", content=half()))
+            await filled()
+            refused = await client.post("/v1/models/m:predict", content=large)
+            small = await client.post("/v1/models/m:predict", content='{"inputs": [1]}')
+            bomb = gzip.compress(b" " * 200_000)
+            zipped = await client.post("/v1/models/m:predict", content=bomb, headers={"content-encoding": "gzip"})
+            more.set()
+            answers = [await first, small, await client.post("/v1/models/m:predict", content=large), refused, zipped]
+        assert engine._bodies_bytes == 0
+        engine.close()
+        return answers
+
+    *answered, refused, zipped = asyncio.run(main())
+    assert [answer.status_code for answer in answered] == [200, 200, 200]
+    for answer in (refused, zipped):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "expected 100000 at most with this one: try again later" in answer.json()["error"]
+
+
+def test_bodies_are_decoded_and_answers_encoded_beside_the_loop(tmp_path, monkeypatch):
+    """Large ones: the loop's own thread answers others meanwhile."""
+    threads = {}
+
+    def watched(name, function):
+        def call(*arguments):
+            threads.setdefault(name, []).append(threading.current_thread() is threading.main_thread())
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(json_tensors, "decode", watched("decode", json_tensors.decode))
+    monkeypatch.setattr(json_tensors, "encode", watched("encode", json_tensors.encode))
+    answers = ask(tmp_path, predict({"inputs": [1] * 6000}))
+    assert answers[0][0] == 200 and threads == {"decode": [False], "encode": [False]}
+    threads.clear()
+    assert ask(tmp_path, predict({"inputs": [1]}))[0][0] == 200
+    assert threads == {"decode": [True], "encode": [True]}
+
+
+def test_memory_is_given_back_once_after_large_requests(tmp_path, monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(engine_module, "_trim", lambda: trimmed.append(1))
+    monkeypatch.setattr(engine_module, "GIVE_BACK_AFTER_S", 0)
+    small, large = predict({"inputs": [1]}), predict({"inputs": [1] * 400_000})
+    assert ask(tmp_path, small, small)[0][0] == 200 and not trimmed
+
+    async def main():
+        engine = await engine_of(tmp_path, Doubles, rows=10**6)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(rest_app(engine)), base_url="http://here") as client:
+            assert (await client.request(large[0], large[1], content=large[2])).status_code == 200
+            async with asyncio.timeout(60):
+                while not trimmed:
+                    await asyncio.sleep(0)
+        engine.close()
+
+    asyncio.run(main())
+
+
+class Lists(Doubles):
+    """A model of ours of 1,000 items: the first ``k`` of them."""
+
+    def __init__(self, folder):
+        strings = TensorSpec(STRING, (None, None))
+        signature = Signature({"k": TensorSpec(np.dtype(np.int32), (None,))}, {"item_ids": strings, "scores": strings})
+        self.signatures = {"serving_default": signature}
+        self.joining = {"serving_default": Joining(signature, True, catalogue=100_000)}
+        self.calls = {"serving_default": self._list}
+        self.rows = []
+
+    def _list(self, inputs):
+        self.rows.append(len(inputs["k"]))
+        shown = np.arange(inputs["k"].max()) < inputs["k"][:, np.newaxis]
+        return {"item_ids": np.where(shown, b"i", b"").astype(object), "scores": shown.astype(np.float32)}
+
+
+def test_a_large_request_is_answered_in_parts_and_others_in_between(tmp_path):
+    """Each part is as wide as its own k; the answer is the one that a single call would give."""
+
+    async def main():
+        engine = await engine_of(tmp_path, Lists, workers=1)
+        k = np.arange(500, dtype=np.int32) % 400 + 1
+        with engine.models.hold("m") as version:
+            order = []
+
+            async def ask(name, k):
+                answer = await engine.predict(version, "serving_default", {"k": k})
+                order.append(name)
+                return answer
+
+            large, small = await asyncio.gather(ask("large", k), ask("small", k[:1]))
+            rows = version.servable.rows
+            whole = version.servable._list({"k": k})
+        engine.close()
+        return large, small, whole, rows, order
+
+    large, small, whole, rows, order = asyncio.run(main())
+    assert order == ["small", "large"] and max(rows[:-1]) <= (1 << 24) // 100_000
+    assert small["item_ids"].tolist() == [[b"i"]]
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(large[name], tensor)
+
+
+def test_no_part_is_computed_after_the_deadline(tmp_path):
+    async def main():
+        engine = await engine_of(tmp_path, Lists, workers=1)
+        with engine.models.hold("m") as version:
+            servable, begun, go = version.servable, threading.Event(), threading.Event()
+
+            def hangs(inputs):
+                begun.set()
+                assert go.wait(60)
+                return servable._list(inputs)
+
+            servable.calls["serving_default"] = hangs
+            with pytest.raises(RequestError, match=r"no answer from m/2 within 0.05 s"):
+                async with engine.within(version, 0.05):
+                    await engine.predict(version, "serving_default", {"k": np.ones(1000, np.int32)})
+            go.set()
+        engine.close()
+        return servable.rows
+
+    assert len(asyncio.run(main())) == 1
 
 
 def test_a_client_that_sends_its_body_forever(tmp_path):
@@ -167,7 +336,8 @@ def test_a_deadline_that_was_over_before(tmp_path):
     async def main():
         engine = await engine_of(tmp_path, Doubles)
         with engine.models.hold("m") as version, pytest.raises(RequestError) as refused:
-            await engine.predict(version, "bug", {"x": np.ones(1, np.float32)}, 0.0)
+            async with engine.within(version, 0.0):
+                await engine.predict(version, "bug", {"x": np.ones(1, np.float32)})
         engine.close()
         return refused.value.code, engine.metrics.page().decode()
 

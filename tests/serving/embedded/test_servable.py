@@ -61,8 +61,13 @@ def test_a_few_bytes_that_declare_much_are_refused():
     asked = declared("x", proto, 8_000_000)
     assert (asked.dtype, asked.shape, asked.strides) == (np.int64, (1000, 1000), (0, 0))
     assert from_proto("x", proto, 8_000_000).sum() == 7_000_000
-    with pytest.raises(RequestError, match=r"Input x declares 1000000 elements of int64: more than 7.63 MB are not"):
+    said = r"Input x declares 1000000 elements of int64 \(a dimension of 0 counts as 1\): expected 7.63 MB at most"
+    with pytest.raises(RequestError, match=said):
         from_proto("x", proto, 7_999_999)
+    proto.tensor_shape.dim.add(size=0)  # no elements, and a million rows of a thousand
+    with pytest.raises(RequestError, match=said):
+        declared("x", proto, 7_999_999)
+    del proto.tensor_shape.dim[-1]
     for _ in range(70):
         proto.tensor_shape.dim.add(size=1)
     with pytest.raises(RequestError, match="Input x: ") as refused:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from tfllmrec.serving.embedded.status import Code, RequestError
-from tfllmrec.serving.embedded.tensors import Signature, Tensors
+from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors
+from tfllmrec.serving.embedded.work import CALL_CELLS, Work, check_rows, work_of
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "allow": b"", "categories": b"", "ratings": np.nan}
@@ -37,10 +38,29 @@ class Joining:
     - whose outputs have fixed widths, or
     - that are ours (``ours``): there the width follows from ``k`` and from the items to explain or rank, so the same of
       these go together. Ids and ratings may have any width: they are filled up with what those models ignore.
+
+    Attributes:
+      catalogue: items of a model of ours, by which the work of a request is measured.
     """
 
     signature: Signature
     ours: bool
+    catalogue: int = 0
+
+    def work(self, inputs: Tensors, max_rows: int) -> Work:
+        """The work that a request asks for; only shapes are read, and the values of ``k``.
+
+        Args:
+          inputs: as :meth:`Signature.checked` returns them.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT where it is too much, or inputs of ours do not fit together.
+        """
+        work = work_of(self.signature, inputs, self.catalogue if self.ours else None)
+        work.check(max_rows)
+        if self.ours:
+            check_rows(inputs)
+        return work
 
     def key(self, inputs: Tensors) -> Hashable | None:
         """Requests with the same key may be joined; ``None``: with nobody.
@@ -105,6 +125,24 @@ def split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
     ]
 
 
+def put_together(parts: Sequence[Tensors]) -> Tensors:
+    """The outputs of one request of ours that was answered in parts, rows in order.
+
+    A part is as wide as its largest ``k``; narrower ones are filled up as the model does it: with ``""`` or 0.
+    """
+    joined = {}
+    for name in parts[0]:
+        tensors = [part[name] for part in parts]
+        width = max(tensor.shape[1] if tensor.ndim > 1 else 0 for tensor in tensors)
+        for position, tensor in enumerate(tensors):
+            if tensor.ndim > 1 and tensor.shape[1] < width:
+                filled = np.full((len(tensor), width), b"" if tensor.dtype == STRING else 0, tensor.dtype)
+                filled[:, : tensor.shape[1]] = tensor
+                tensors[position] = filled
+        joined[name] = np.concatenate(tensors)
+    return joined
+
+
 @dataclass(eq=False)
 class _Waiting:
     inputs: Tensors
@@ -120,6 +158,12 @@ class _Batch:
     due: float
     requests: list[_Waiting] = field(default_factory=list)
     rows: int = 0
+    row_cells: int = 0
+
+    def takes(self, rows: int, row_cells: int, max_rows: int) -> bool:
+        """Whether a request more leaves it small enough; each row is as wide as the widest."""
+        rows += self.rows
+        return rows <= max_rows and rows * max(self.row_cells, row_cells) <= CALL_CELLS
 
 
 class Batcher:
@@ -154,13 +198,19 @@ class Batcher:
         self.waiting = 0
 
     async def __call__(
-        self, model: Hashable, call: Callable[[Tensors], Tensors], joining: Joining, inputs: Tensors
+        self,
+        model: Hashable,
+        call: Callable[[Tensors], Tensors],
+        joining: Joining,
+        inputs: Tensors,
+        row_cells: int = 0,
     ) -> Tensors:
         """The model's answer to one request.
 
         Args:
           model: version and signature: only requests that have the same are joined.
           call: batch to outputs, in a thread.
+          row_cells: of the request, see :class:`tfllmrec.serving.embedded.work.Work`.
 
         Raises:
           RequestError: UNAVAILABLE, as TF Serving has it, where too many wait; what ``call`` raises.
@@ -176,7 +226,7 @@ class Batcher:
         rows = len(next(iter(inputs.values()))) if key is not None else 0
         request = _Waiting(inputs, rows, loop.create_future())
         batch = None if key is None else self._open.get((model, key))
-        if batch is not None and batch.rows + rows > self._max_rows:
+        if batch is not None and not batch.takes(rows, row_cells, self._max_rows):
             self._closed.append(self._open.pop(batch.key))
             batch = None
         if batch is None:
@@ -187,6 +237,7 @@ class Batcher:
                 self._open[batch.key] = batch
         batch.requests.append(request)
         batch.rows += rows
+        batch.row_cells = max(batch.row_cells, row_cells)
         self.waiting += 1
         if key is not None and batch.rows >= self._max_rows:
             self._closed.append(self._open.pop(batch.key))

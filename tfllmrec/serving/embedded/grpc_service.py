@@ -25,7 +25,7 @@ from tfllmrec.serving.embedded.engine import Engine
 from tfllmrec.serving.embedded.models_config import ModelSource, sources_of
 from tfllmrec.serving.embedded.servable import EXPANSION, declared, from_proto, to_proto
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
-from tfllmrec.serving.embedded.tensors import signature_of
+from tfllmrec.serving.embedded.tensors import Tensors, signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +52,27 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, timeout_s: float | None
     ) -> predict_pb2.PredictResponse:
         spec, models = request.model_spec, self._engine.models
-        with self._engine.counted(spec.name, "Predict", "GRPC"), models.hold(*_asked(request)) as version:
+        engine, limit = self._engine, EXPANSION * self._engine.limits.body_bytes
+        with (
+            engine.counted(spec.name, "Predict", "GRPC"),
+            engine.body() as body,
+            models.hold(*_asked(request)) as version,
+        ):
+            body.add(request.ByteSize())
             assert version.servable is not None
             name, signature = signature_of(version.servable.signatures, spec.signature_name, Code.FAILED_PRECONDITION)
             names = list(request.output_filter)
             signature.check_filter(names)
-            limit = EXPANSION * self._engine.limits.body_bytes
             # Before anything is expanded: a few bytes may declare a tensor of any size.
-            signature.checked({key: declared(key, proto, limit) for key, proto in request.inputs.items()})
-            inputs = {key: from_proto(key, proto, limit) for key, proto in request.inputs.items()}
-            outputs = await self._engine.predict(version, name, inputs, timeout_s)
-            response = predict_pb2.PredictResponse()
-            for key, array in signature.filtered(outputs, names).items():
-                response.outputs[key].CopyFrom(to_proto(array))
-            response.model_spec.CopyFrom(_spec(spec.name, version.number, name))
-            return response
+            shapes = {key: declared(key, proto, limit) for key, proto in request.inputs.items()}
+            engine.check(version, name, shapes)
+            size = max(body.bytes, sum(shape.nbytes for shape in shapes.values()))
+            async with engine.within(version, timeout_s):
+                inputs = await engine.aside(size, _tensors, request, limit)
+                outputs = signature.filtered(await engine.predict(version, name, inputs), names)
+                model_spec = _spec(spec.name, version.number, name)
+                size = sum(output.nbytes for output in outputs.values())
+                return await engine.aside(size, _response, outputs, model_spec)
 
     async def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Any
@@ -165,6 +171,17 @@ class Guard(grpc.aio.ServerInterceptor):
             )
 
         return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _tensors(request: predict_pb2.PredictRequest, limit: int) -> Tensors:
+    return {key: from_proto(key, proto, limit) for key, proto in request.inputs.items()}
+
+
+def _response(outputs: Tensors, model_spec: model_pb2.ModelSpec) -> predict_pb2.PredictResponse:
+    response = predict_pb2.PredictResponse(model_spec=model_spec)
+    for key, array in outputs.items():
+        response.outputs[key].CopyFrom(to_proto(array))
+    return response
 
 
 async def _answered(context: Any, answer: Awaitable[Any]) -> Any:

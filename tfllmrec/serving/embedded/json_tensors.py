@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -30,6 +31,8 @@ FLOATS = {
 }
 SHOWN_CHARACTERS = 80
 MAX_RANK = 64  # numpy's
+#: Values that are written without a break: a few milliseconds, in which no other thread has its turn.
+VALUES_AT_ONCE = 1 << 14
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body.decode())
+        document = json.loads(body.decode(), parse_float=_float)
     except json.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except RecursionError:
@@ -51,6 +54,19 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {_shown(document)} Is not object")
     return document
+
+
+def _float(text: str) -> float:
+    """A number with a point or an exponent; ``Infinity``, which is a word of its own, does not come here.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT where no float64 is as large.
+    """
+    number = float(text)
+    if math.isinf(number):
+        shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+        raise invalid(f"JSON Parse error: Number too big to be stored in double: {shown}")
+    return number
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -93,9 +109,10 @@ def encode(outputs: Tensors, rows: bool) -> bytes:
     Raises:
       RequestError: INVALID_ARGUMENT where rows are asked for and the outputs do not have one size of batch.
     """
-    lists = {name: _plain(name, tensor) for name, tensor in outputs.items()}
     if not rows:
-        return _dump({"outputs": lists if len(lists) > 1 else next(iter(lists.values()))})
+        texts = {name: _text_of(name, tensor) for name, tensor in outputs.items()}
+        outer = _object(texts) if len(texts) > 1 else next(iter(texts.values()))
+        return _object({"outputs": outer}).encode()
     sizes = {}
     for name, tensor in outputs.items():
         if not tensor.ndim:
@@ -104,9 +121,43 @@ def encode(outputs: Tensors, rows: bool) -> bytes:
         expected = next(iter(sizes.values()))
         if len(tensor) != expected:
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(tensor)} expecting: {expected}")
-    if len(lists) == 1:
-        return _dump({"predictions": next(iter(lists.values()))})
-    return _dump({"predictions": [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]})
+    if len(outputs) == 1:
+        ((name, tensor),) = outputs.items()
+        predictions = _text_of(name, tensor)
+    else:
+        predictions = f"[{','.join(_text_of_rows(outputs))}]"
+    return _object({"predictions": predictions}).encode()
+
+
+def _text_of(name: str, tensor: np.ndarray) -> str:
+    """A tensor as JSON, written in steps of :data:`VALUES_AT_ONCE`: other threads have their turn in between."""
+    if tensor.size <= VALUES_AT_ONCE:
+        return _dump(_plain(name, tensor))
+    each = tensor.size // len(tensor)
+    if each > VALUES_AT_ONCE:
+        return f"[{','.join(_text_of(name, row) for row in tensor)}]"
+    count = VALUES_AT_ONCE // each
+    steps = (tensor[start : start + count] for start in range(0, len(tensor), count))
+    return f"[{','.join(_dump(_plain(name, step))[1:-1] for step in steps)}]"
+
+
+def _text_of_rows(outputs: Tensors) -> Iterator[str]:
+    """The rows of several outputs as JSON objects, several in a text."""
+    rows = len(next(iter(outputs.values())))
+    each = sum(tensor.size for tensor in outputs.values()) // max(rows, 1)
+    if each > VALUES_AT_ONCE:
+        for row in range(rows):
+            yield _object({name: _text_of(name, np.asarray(tensor[row])) for name, tensor in outputs.items()})
+        return
+    count = VALUES_AT_ONCE // max(each, 1)
+    for start in range(0, rows, count):
+        columns = [_plain(name, tensor[start : start + count]) for name, tensor in outputs.items()]
+        yield _dump([dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)])[1:-1]
+
+
+def _object(texts: Mapping[str, str]) -> str:
+    """A JSON object of values that are JSON already."""
+    return f"{{{','.join(f'{_dump(name)}:{text}' for name, text in texts.items())}}}"
 
 
 def _rows(instances: Any, specs: Mapping[str, TensorSpec]) -> Tensors:
@@ -287,8 +338,8 @@ def _text(value: bytes, as_bytes: bool) -> Any:
     return {"b64": base64.b64encode(value).decode()}
 
 
-def _dump(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+def _dump(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def _shown(value: Any) -> str:

@@ -9,12 +9,15 @@ GET  /monitoring/prometheus/metrics                     figures
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hmac
+import io
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -23,9 +26,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfllmrec.serving.embedded import json_tensors, metrics
-from tfllmrec.serving.embedded.engine import Engine
+from tfllmrec.serving.embedded.engine import LARGE_BYTES, Body, Busy, Engine, Limits
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
-from tfllmrec.serving.embedded.tensors import signature_of
+from tfllmrec.serving.embedded.tensors import Signature, Tensors, signature_of
+from tfllmrec.serving.embedded.versions import Version
+
+if TYPE_CHECKING:
+    from tfllmrec.serving.embedded.servable import Servable
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +44,7 @@ _STATUS = re.compile(rf"(?i:{_MODEL}(?P<metadata>/metadata)?)", re.ASCII)
 LARGEST_VERSION = 2**63 - 1
 #: Of a body that is too large so much is still read, so that the client finishes sending and sees the answer.
 DRAINED_BODIES = 16
+JSON_BYTES = 10  # about so many for a value
 
 
 def rest_app(engine: Engine, token: str | None = None) -> ASGIApp:
@@ -79,21 +87,33 @@ class _Api:
 
     async def _predict(self, request: Request, match: re.Match[str]) -> Response:
         engine, model, api = self._engine, match["model"], match["method"].lower()
-        body = await _body(request, engine.limits.body_bytes, engine.limits.timeout_s)
-        with engine.counted(model, api.capitalize(), "REST"):
-            if api != "predict":
-                raise RequestError(
-                    Code.UNIMPLEMENTED, f":{api} is not answered here, only :predict: call the signature by its name"
-                )
-            with engine.models.hold(model, _number(match), match["label"]) as version:
-                document = json_tensors.parse(body)
-                assert version.servable is not None
-                name, signature = signature_of(
-                    version.servable.signatures, json_tensors.signature_name(document), Code.INVALID_ARGUMENT
-                )
-                inputs, rows = json_tensors.decode(document, signature.inputs)
-                outputs = await _while_connected(request, engine.predict(version, name, inputs))
-            return _json(json_tensors.encode(outputs, rows))
+        compressed = _is_compressed(request)
+        with engine.body() as body:
+            content = await _read(request, body, engine.limits)
+            with engine.counted(model, api.capitalize(), "REST"):
+                if api != "predict":
+                    raise RequestError(
+                        Code.UNIMPLEMENTED,
+                        f":{api} is not answered here, only :predict: call the signature by its name",
+                    )
+                with engine.models.hold(model, _number(match), match["label"]) as version:
+                    answer = self._answer(version, content, compressed, body)
+                    return _json(await _while_connected(request, answer))
+
+    async def _answer(self, version: Version[Servable], content: bytes, compressed: bool, body: Body) -> bytes:
+        engine = self._engine
+        assert version.servable is not None
+        signatures = version.servable.signatures
+        async with engine.within(version):
+            if compressed:
+                # However small it is, it may become large.
+                content = await engine.aside(LARGE_BYTES, _decompressed, content, engine.limits.body_bytes)
+                body.drop()
+                body.add(len(content))
+            name, inputs, rows = await engine.aside(len(content), _decoded, content, signatures)
+            outputs = await engine.predict(version, name, inputs)
+            size = JSON_BYTES * sum(output.size for output in outputs.values())
+            return await engine.aside(size, json_tensors.encode, outputs, rows)
 
     async def _status(self, match: re.Match[str]) -> Response:
         models, name, number = self._engine.models, match["model"], _number(match)
@@ -122,8 +142,12 @@ class _Api:
 async def _answered(answer: Callable[[], Awaitable[Response]]) -> Response:
     try:
         return await answer()
+    except _Unsupported as error:
+        return _error(415, str(error), {"accept-encoding": "gzip", "connection": "close"})
     except _TooLarge as error:
         return _error(413, str(error), {"connection": "close"})
+    except Busy as error:
+        return _error(error.http_status, str(error), {"retry-after": str(error.retry_after_s), "connection": "close"})
     except _TooSlow as error:
         return _error(408, str(error), {"connection": "close"})
     except RequestError as error:
@@ -135,6 +159,10 @@ async def _answered(answer: Callable[[], Awaitable[Response]]) -> Response:
         return _error(500, f"{type(error).__name__}: {error}")
 
 
+class _Unsupported(RequestError):
+    """The body is compressed in a way that is not read here: 415."""
+
+
 class _TooLarge(RequestError):
     """TF Serving has no such limit and so no status for it: 413."""
 
@@ -143,29 +171,87 @@ class _TooSlow(RequestError):
     """The body did not arrive: 408."""
 
 
-async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
-    """The body of a request, no more of it in memory than ``limit``."""
+def _is_compressed(request: Request) -> bool:
+    """Whether the body is gzip, which TF Serving takes too.
+
+    Raises:
+      _Unsupported: it is compressed in another way.
+    """
+    encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise _Unsupported(
+            Code.INVALID_ARGUMENT, f"Content-Encoding is {encoding[:40]!r}; expected gzip or a body without compression"
+        )
+    return encoding.endswith("gzip")
+
+
+async def _read(request: Request, body: Body, limits: Limits) -> bytes:
+    """The body of a request, no more of it in memory than the limits allow.
+
+    What is too much is still read, up to :data:`DRAINED_BODIES` bodies, and dropped.
+
+    Args:
+      body: counts the bytes that are kept.
+
+    Raises:
+      _TooLarge, _TooSlow, Busy: the body exceeds ``limits``.
+    """
     parts: list[bytes] = []
-    size = 0
+    size, refusal = 0, None
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(limits.timeout_s):
             async for part in request.stream():
                 size += len(part)
-                if size <= limit:
-                    parts.append(part)
-                else:
-                    parts.clear()
-                if size > DRAINED_BODIES * limit:
+                if refusal is None:
+                    try:
+                        if size > limits.body_bytes:
+                            raise _too_large(limits.body_bytes)
+                        body.add(len(part))
+                        parts.append(part)
+                    except RequestError as error:
+                        refusal = error
+                        parts.clear()
+                        body.drop()
+                if size > DRAINED_BODIES * limits.body_bytes:
                     break
     except TimeoutError:
         raise _TooSlow(
-            Code.DEADLINE_EXCEEDED, f"the body did not arrive within {timeout_s:.3g} s ({size} bytes did)"
+            Code.DEADLINE_EXCEEDED, f"the body did not arrive within {limits.timeout_s:.3g} s ({size} bytes did)"
         ) from None
-    if size > limit:
-        raise _TooLarge(
-            Code.RESOURCE_EXHAUSTED, f"the body has more than {limit} bytes: send fewer rows, or raise --max-body-mb"
-        )
+    if refusal is not None:
+        raise refusal
     return b"".join(parts)
+
+
+def _too_large(limit: int) -> _TooLarge:
+    return _TooLarge(
+        Code.RESOURCE_EXHAUSTED, f"the body has more than {limit} bytes: send fewer rows, or raise --max-body-mb"
+    )
+
+
+def _decompressed(content: bytes, limit: int) -> bytes:
+    """The content of a gzip file.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT where it is damaged.
+      _TooLarge: it holds more than ``limit`` bytes.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            decompressed = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise invalid(f"the body is no valid gzip data: {error}") from None
+    if len(decompressed) > limit:
+        raise _too_large(limit)
+    return decompressed
+
+
+def _decoded(content: bytes, signatures: Mapping[str, Signature]) -> tuple[str, Tensors, bool]:
+    """The name of the signature that a body asks, its inputs, and whether these come by rows."""
+    document = json_tensors.parse(content)
+    name, signature = signature_of(signatures, json_tensors.signature_name(document), Code.INVALID_ARGUMENT)
+    inputs, rows = json_tensors.decode(document, signature.inputs)
+    return name, inputs, rows
 
 
 async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

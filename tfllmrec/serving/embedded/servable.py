@@ -59,14 +59,17 @@ class Servable:
         self.definitions = _signature_definitions(folder / "saved_model.pb")
         ours = (folder / EXTRA / MANIFEST).is_file()
         try:
-            scann = ours and has_scann(read_manifest(folder))
+            manifest = read_manifest(folder) if ours else {}
+            scann = has_scann(manifest)
             self._loaded = load(folder, scann)
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
         let_go_with(self, self._loaded, scann)
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
-        self.joining = {name: Joining(signature, ours) for name, signature in self.signatures.items()}
+        self.joining = {
+            name: Joining(signature, ours, manifest.get("items", 0)) for name, signature in self.signatures.items()
+        }
         self.calls = {name: partial(self.call, name) for name in self._functions}
         self._warm_up(folder / EXTRA / WARM_UP)
 
@@ -115,10 +118,12 @@ class Servable:
 
 
 def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """An array of the type and shape that a tensor off the wire has, itself of no size: to be checked before expanding.
+    """An array of zeros with the type and shape of a tensor off the wire, to be checked before that is expanded.
+
+    It takes no memory: one zero stands for all.
 
     Raises:
-      RequestError: INVALID_ARGUMENT where type or shape are none, or it would have more than ``max_bytes``.
+      RequestError: INVALID_ARGUMENT where type or shape are none, or the tensor would have more than ``max_bytes``.
     """
     if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
         raise invalid(f"Input {name}: a tensor needs a known shape, got {_one_line(proto.tensor_shape)}")
@@ -126,13 +131,15 @@ def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENS
     try:
         dtype = tf.as_dtype(proto.dtype)
         item_bytes = 16 if dtype == tf.string else dtype.size
-        item = np.empty((), dtype.as_numpy_dtype)
+        item = np.zeros((), dtype.as_numpy_dtype)
     except (TypeError, KeyError):
         raise invalid(f"Input {name}: {proto.dtype} is no type of tensor") from None
-    if math.prod(shape) * item_bytes > max_bytes:
+    # A dimension of 0 leaves no elements, and the others may still be of any size.
+    elements = math.prod(max(size, 1) for size in shape)
+    if elements * item_bytes > max_bytes:
         raise invalid(
-            f"Input {name} declares {math.prod(shape)} elements of {dtype.name}: more than {max_bytes / 2**20:.3g} MB "
-            "are not read"
+            f"Input {name} declares {elements} elements of {dtype.name} (a dimension of 0 counts as 1): expected "
+            f"{max_bytes / 2**20:.3g} MB at most"
         )
     try:
         return np.broadcast_to(item, shape)

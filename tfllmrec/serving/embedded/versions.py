@@ -143,6 +143,8 @@ class Models(Generic[Servable]):
     def _find(self, name: str, number: int | None) -> Version[Servable]:
         model = self._models.get(name)
         available = model.available() if model else []
+        if number == 0 and 0 not in available:
+            number = None  # ovmsclient, like OpenVINO's server, means the newest one
         chosen = (available[-1] if available else None) if number is None else number
         if model is None or chosen not in available:
             asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
@@ -159,6 +161,8 @@ class Models(Generic[Servable]):
           RequestError: NOT_FOUND in TF Serving's words.
         """
         model = self._models.get(name)
+        if number == 0 and model is not None and 0 not in model.versions:
+            number = None
         if number is None:
             if model is None or not model.versions:
                 raise RequestError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
