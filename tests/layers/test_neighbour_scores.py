@@ -64,6 +64,17 @@ def test_by_event_sums_to_the_score(decay):
     np.testing.assert_allclose(by_event[2, 1], decay**2 * table[history[1]], atol=1e-6)
 
 
+def test_by_event_takes_memory_for_one_item_at_a_time(monkeypatch):
+    made, sizes, where = layer(0.8), [], tf.where
+    monkeypatch.setattr(tf, "where", lambda *given: sizes.append(tf.size(made_ := where(*given))) or made_)
+    history, items = padded()[-1:], tf.zeros((1, 200), tf.int32)
+    assert made.by_event(history, items).shape == (1, 30, 200)
+    assert max(map(int, sizes)) <= max(30 * 5, 200)  # a history of 30 with 5 neighbours each
+    for empty in (tf.zeros((1, 0), tf.int32), tf.zeros((2, 0), tf.int32)):
+        rows = tf.repeat(history, len(empty), axis=0)
+        assert tf.function(made.by_event)(rows, empty).shape == (len(empty), 30, 0)
+
+
 def test_a_small_catalogue_has_fewer_neighbours():
     weights = prune(RNG.normal(size=(N, N)).astype(np.float32), 512)
     made = NeighbourScores(N, neighbours=512, decay=0.8)

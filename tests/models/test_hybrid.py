@@ -6,6 +6,7 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
@@ -170,6 +171,21 @@ def test_the_event_behind_a_recommendation(trained):
         expected = np.argmax(by_event[:, i]) if behaviour[i] >= dense[i] else closest
         assert position[str(item)] == expected
     assert position["unknown"] == -1 and behaviour[2] == dense[2] == 0
+
+
+def test_the_event_behind_a_recommendation_is_among_the_newest(trained):
+    """Those that explanations look at; terms are of the whole history, as the score is."""
+    model, _, _ = trained
+    recent = [10, 3, 4] * (LONGEST // 3) + [10] * (LONGEST % 3)
+    marks = [1.0, 5, 2] * (LONGEST // 3) + [4.0] * (LONGEST % 3)
+    history, ratings = tensors([5, 11] * 50 + recent, recent, ratings=[[3.0, 3] * 50 + marks, marks])
+    items = tf.constant([[5, 11, N]] * 2)
+    explained = {k: v.numpy() for k, v in model.explain_items(model.item_vectors(), history, ratings, items).items()}
+    assert (explained["because"][0, :2] >= 100).all() and explained["because"][0, 2] == -1
+    np.testing.assert_array_equal(explained["because"][0, :2], explained["because"][1, :2] + 100)
+    total = explained["meaning"] + explained["feedback"] + explained["behaviour"]
+    scores = model.score_items(model.item_vectors(), history, ratings).numpy()
+    np.testing.assert_allclose(total[:, :2], scores[:, [5, 11]], atol=1e-4)
 
 
 def test_nothing_stands_behind_an_empty_history(trained):

@@ -1,5 +1,6 @@
 """The client against small real servers that answer as TF Serving does, over REST and over gRPC, without TensorFlow."""
 
+import gzip
 import json
 import math
 import os
@@ -97,7 +98,7 @@ class Served:
 
     def __init__(self):
         self.calls, self.targets, self.tokens, self.peers, self.failures = [], [], [], [], []
-        self.model = made_model
+        self.model, self.tensor_proto = made_model, tensor_proto
 
     def took(self, kind, target, token, peer, signature="", inputs=None):
         self.calls.append((kind, signature, inputs))
@@ -251,7 +252,7 @@ class Services:
         self.took("predict", request, context, inputs)
         response = MESSAGES["PredictResponse"](model_spec=request.model_spec)
         for name, values in self.served.model(request.model_spec.signature_name, inputs).items():
-            response.outputs[name].CopyFrom(tensor_proto(name, values))
+            response.outputs[name].CopyFrom(self.served.tensor_proto(name, values))
         return response
 
     def GetModelMetadata(self, request, context):
@@ -288,8 +289,8 @@ METHODS = {
 
 
 @contextmanager
-def grpc_server(served, port=0, certificate=None):
-    server = grpc.server(ThreadPoolExecutor(16))
+def grpc_server(served, port=0, certificate=None, compression=None):
+    server = grpc.server(ThreadPoolExecutor(16), compression=compression)
     services = Services(served)
     for service, methods in METHODS.items():
         handlers = {
@@ -659,6 +660,7 @@ def test_a_server_that_comes_back(kind, served):
         (200, b'{"outputs": [[0.5]]}', "the model one of tfllmrec's"),
         (200, b"[]", "another form than expected"),
         (200, b"", "another form than expected"),
+        (200, b"[" * 100_000, "another form than expected"),
     ],
 )  # fmt: skip
 def test_answers_that_are_not_tf_servings(rest, served, status, body, message):
@@ -678,6 +680,69 @@ def test_a_request_that_is_too_large_for_grpc_is_not_tried_again(served, pauses)
         with pytest.raises(ServingError, match=r"INVALID_ARGUMENT: .*larger than max .*\(1 attempt"):
             client.recommend([too_large])
         assert len(client.recommend([])) == 5
+
+
+TOO_LARGE = (
+    r"INVALID_ARGUMENT: the answer has more than 65536 bytes.*: ask for less, or raise max_answer_mb \(1 attempt"
+)
+
+
+def test_an_answer_that_is_too_large_is_refused_once(client, address, served, pauses):
+    served.model = lambda signature, inputs: {"scores": [[0.5] * 50_000]}
+    with Client(address, "made", max_answer_mb=1 / 16) as small:
+        with pytest.raises(ServingError, match=TOO_LARGE):
+            small.score(["a"])
+        assert len(small.status()) == 2 and len(client.score(["a"])) == 50_000
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_compressed_answer_is_measured_decompressed(rest, served, chunked):
+    zipped = gzip.compress(b" " * (1 << 20))
+    assert len(zipped) < 1 << 16
+
+    def send(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        if chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        else:
+            handler.send_header("Content-Length", str(len(zipped)))
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(zipped), zipped) if chunked else zipped)
+
+    with Client(rest, "made", max_answer_mb=1 / 16) as client:
+        served.failures = [send]
+        with pytest.raises(ServingError, match=TOO_LARGE):
+            client.score(["a"])
+
+
+def test_a_compressed_answer_is_measured_decompressed_over_grpc(served):
+    served.model = lambda signature, inputs: {"scores": [[0.5] * 50_000]}
+    with (
+        grpc_server(served, compression=grpc.Compression.Gzip) as address,
+        Client(address, "made", max_answer_mb=1 / 16) as client,
+        pytest.raises(ServingError, match=TOO_LARGE),
+    ):
+        client.score(["a"])
+
+
+@pytest.mark.parametrize("sizes", [[1, 1 << 40], [1 << 40, 0], [0, 1 << 40, 3]])
+def test_a_few_bytes_that_declare_a_large_answer_are_refused(served, sizes):
+    """Over gRPC one value may stand for all, and a tensor without values may have any number of rows."""
+
+    def declare(name, values):
+        tensor = tensor_proto(name, values)
+        if name == "scores":
+            del tensor.tensor_shape.dim[:]
+            for size in sizes:
+                tensor.tensor_shape.dim.add(size=size)
+        return tensor
+
+    served.tensor_proto = declare
+    with grpc_server(served) as address, Client(address, "made") as client:
+        with pytest.raises(ServingError, match=r"declares \d+ values; expected 33554432 at most: ask for less"):
+            client.score(["a"])
+        assert len(client.status()) == 2
 
 
 def test_another_model_over_grpc(served):
@@ -828,6 +893,8 @@ def test_inputs_that_are_no_tensor(served, inputs, message):
         ("grpc://localhost", {"deadline_s": 0}, "a deadline above 0"),
         ("grpc://localhost", {"retries": -1}, "at least 0 retries"),
         ("http://localhost", {"connections": 0}, "at least 1 connection"),
+        ("http://localhost", {"max_answer_mb": 0}, "an answer of more than 0 and at most 2047 MB"),
+        ("grpc://localhost", {"max_answer_mb": 2048}, "an answer of more than 0 and at most 2047 MB"),
         ("http://localhost", {"ca_file": "ca.pem"}, "without TLS: expected https://"),
         ("https://localhost", {"cert_file": "x.pem"}, "cert_file and key_file belong together"),
         ("https://localhost", {"ca_file": "/none/ca.pem"}, r"cannot be read \(/none/ca.pem\)"),

@@ -72,8 +72,13 @@ class NeighbourScores(tf.keras.layers.Layer):
 
         def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             columns, weights = rows_of(self.neighbours, row[0]), rows_of(self.weights_, row[0])  # [L, P]
-            hit = columns[:, tf.newaxis, :] == row[1][tf.newaxis, :, tf.newaxis]
-            return tf.reduce_sum(tf.where(hit, weights[:, tf.newaxis, :], 0.0), axis=-1)
+
+            def of_item(item: tf.Tensor) -> tf.Tensor:  # one by one: all items at once would take [L, M, P]
+                return tf.reduce_sum(tf.where(columns == item, weights, 0.0), axis=-1)
+
+            # One more, left out again: of no items at all, map_fn would not know the shape.
+            items = tf.pad(row[1], [[0, 1]])
+            return tf.transpose(tf.map_fn(of_item, items, fn_output_signature=tf.float32)[:-1])
 
         weights = tf.map_fn(of_row, (history, items), fn_output_signature=tf.float32)
         return weights * self._strength(history)[..., tf.newaxis]

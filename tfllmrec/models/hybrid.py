@@ -24,7 +24,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.item_fusion import ItemFusion
-from tfllmrec.layers.neighbour_scores import NeighbourScores
+from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import Factors, TermGates
@@ -270,7 +270,8 @@ class Hybrid(tfrs.Model):
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
           ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
           event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
-          that were rated no lower than the person's mean.
+          that were rated no lower than the person's mean. Only the newest :data:`LONGEST` events are looked at, which
+          bounds the memory: ``[B, LONGEST, M]``.
         """
         known_items = tf.where(items < self.n_items, items, 0)
         factors = self._factors_of(known_items)
@@ -280,6 +281,13 @@ class Hybrid(tfrs.Model):
             ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
         ):
             terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * factors.dense
+        known = tf.math.is_finite(ratings)
+        marks = tf.where(known, ratings, 0.0)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
+        lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
+        first = tf.maximum(lengths - LONGEST, 0)[:, tf.newaxis]
+        history = newest_events(history, lengths, LONGEST, self.n_items)
+        ratings = newest_events(ratings, lengths, LONGEST, float("nan"))
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
@@ -287,10 +295,8 @@ class Hybrid(tfrs.Model):
         closeness = tf.einsum("bld,bmd->blm", events, vectors)
         absent = tf.where(present, 0.0, -1e9)[..., tf.newaxis]
         behaves = terms["behaviour"] >= terms["meaning"] + terms["feedback"]
-        known = tf.math.is_finite(ratings)
-        marks = tf.where(known, ratings, 0.0)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
-        disliked = tf.where(known & (ratings >= mean[:, tf.newaxis]), 0.0, -1e6)[..., tf.newaxis]
+        liked = tf.math.is_finite(ratings) & (ratings >= mean[:, tf.newaxis])
+        disliked = tf.where(liked, 0.0, -1e6)[..., tf.newaxis]
         because = tf.where(
             behaves,
             tf.argmax(by_event + absent, axis=1, output_type=tf.int32),
@@ -304,7 +310,7 @@ class Hybrid(tfrs.Model):
         terms[self._offset_term] += factors.offset
         valid = (items < self.n_items) & tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
         terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}
-        return terms | {"because": tf.where(valid, because, -1)}
+        return terms | {"because": tf.where(valid, first + because, -1)}
 
     def terms_of_items(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor

@@ -31,6 +31,7 @@ from tfllmrec.serving.answers import (
     ranked,
 )
 from tfllmrec.serving.filters import Allow, filter_inputs
+from tfllmrec.serving.ratings import rating_rows
 from tfllmrec.serving.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ T = TypeVar("T")
 # here only reads, so asking twice does no harm.
 RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
+
+MAX_ANSWER_MB = 2047  # gRPC counts the bytes of a message in an int32
 
 PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
 
@@ -82,6 +85,7 @@ class Client:
         deadline_s: float = 5.0,
         retries: int = 3,
         connections: int = 8,
+        max_answer_mb: float = 128.0,
         token: str | None = None,
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
@@ -91,10 +95,11 @@ class Client:
             raise ConfigError(f"A version ({version}) and a label ({label!r}) were given: expected one, or neither.")
         if not model:
             raise ConfigError("No model: expected the name that the server's configuration gives it.")
-        if deadline_s <= 0 or retries < 0 or connections < 1:
+        if deadline_s <= 0 or retries < 0 or connections < 1 or not 0 < max_answer_mb <= MAX_ANSWER_MB:
             raise ConfigError(
-                f"deadline_s={deadline_s}, retries={retries}, connections={connections}: expected a deadline above 0, "
-                "at least 0 retries and at least 1 connection."
+                f"deadline_s={deadline_s}, retries={retries}, connections={connections}, "
+                f"max_answer_mb={max_answer_mb}: expected a deadline above 0, at least 0 retries, at least 1 "
+                f"connection, and an answer of more than 0 and at most {MAX_ANSWER_MB} MB."
             )
         if (cert_file is None) != (key_file is None):
             raise ConfigError("cert_file and key_file belong together: expected both, or neither.")
@@ -115,6 +120,7 @@ class Client:
         security = Security(tls, token, *files)
         target = Target(model, version, label)
         port = port or PORTS[scheme]
+        max_answer_bytes = int(max_answer_mb * 2**20)
         self.address = address
         self.model = model
         self.deadline_s = deadline_s
@@ -122,11 +128,11 @@ class Client:
         self._closed = False
         self._transport: Transport
         if scheme.startswith("http"):
-            self._transport = Rest(host, port, parts.path.rstrip("/"), target, security, connections)
+            self._transport = Rest(host, port, parts.path.rstrip("/"), target, security, connections, max_answer_bytes)
         else:
             if parts.path.strip("/"):
                 raise ConfigError(f"The address {address!r} has a path, which gRPC has not: expected {scheme}://HOST.")
-            self._transport = Grpc(host, port, target, security)
+            self._transport = Grpc(host, port, target, security, max_answer_bytes)
 
     def recommend(
         self,
@@ -389,17 +395,9 @@ def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> d
 def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]] | None) -> list[list[float]]:
     if ratings is None:
         return [[math.nan]] * len(histories)
-    lengths, expected = [len(row) for row in ratings], [len(row) for row in histories]
-    if lengths != expected:
-        raise DataError(
-            f"Expected a rating for each item of the history, None where there is none: got {lengths} ratings for "
-            f"{expected} items."
-        )
-    try:
-        rows = [[math.nan if mark is None else float(mark) for mark in row] for row in ratings]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"Expected ratings as numbers: {error}.") from error
-    return [[math.nan, *row, *[math.nan] * (max(expected) - len(row))] for row in rows]
+    rows = rating_rows(histories, ratings)
+    width = max(map(len, rows))
+    return [[math.nan, *row, *[math.nan] * (width - len(row))] for row in rows]
 
 
 def _answers(out: dict[str, Any]) -> list[Answer]:

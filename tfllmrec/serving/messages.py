@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -133,6 +133,11 @@ def tensor_proto(name: str, values: Any) -> Any:
     except ValueError as error:  # an integer beyond int32
         raise DataError(f"Input {name!r}: {error}.") from error
     return tensor
+
+
+def value_count(tensors: Iterable[Any]) -> int:
+    """How many values the shapes of ``TensorProto`` messages declare, whatever they hold; a size of 0 counts as 1."""
+    return sum(math.prod(max(dim.size, 1) for dim in tensor.tensor_shape.dim) for tensor in tensors)
 
 
 def values_of(name: str, tensor: Any) -> Any:

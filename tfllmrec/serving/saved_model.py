@@ -20,6 +20,7 @@ from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
+from tfllmrec.serving.ratings import rating_rows
 from tfllmrec.training.run import Run
 
 SCORE_BATCH = 64
@@ -101,7 +102,7 @@ class SavedModel:
     def recommend(
         self,
         history: Sequence[str],
-        ratings: Sequence[float] | None = None,
+        ratings: Sequence[float | None] | None = None,
         exclude: Sequence[str] = (),
         k: int = 10,
         allow: Allow = None,
@@ -110,7 +111,8 @@ class SavedModel:
         """The best ``k`` items for one person, with reasons; unknown ids count as absent.
 
         Args:
-          history: item ids, oldest first. ratings: one for each. exclude: what must not come back, beside the history.
+          history: item ids, oldest first. ratings: one for each, None or NaN where there is none.
+          exclude: what must not come back, beside the history.
           k: length of the list.
           allow: the only ids that may come back; ``None`` for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
@@ -142,11 +144,18 @@ class SavedModel:
         histories: Sequence[Sequence[str]],
         k: int = 10,
         exclude: Sequence[Sequence[str]] | None = None,
-        ratings: Sequence[Sequence[float]] | None = None,
+        ratings: Sequence[Sequence[float | None]] | None = None,
         allow: Sequence[Allow] | None = None,
         categories: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Recommendation]]:
-        """As :meth:`recommend` for many people at once, without reasons; every list has a row for each of them."""
+        """As :meth:`recommend` for many people at once, without reasons; every list has a row for each of them.
+
+        Raises:
+          DataError: one of the lists has more or fewer rows, or ``ratings`` a row that is not as long as its history.
+        """
+        if exclude is not None and len(exclude) != len(histories):
+            raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
+        marks = None if ratings is None else rating_rows(histories, ratings)
         answers: list[list[Recommendation]] = []
         for start in range(0, len(histories), SCORE_BATCH):
             rows = slice(start, start + SCORE_BATCH)
@@ -156,7 +165,7 @@ class SavedModel:
                 None if allow is None else allow[rows],
                 None if categories is None else categories[rows],
                 history=_strings(batch),
-                ratings=_ratings(batch, None if ratings is None else ratings[rows]),
+                ratings=_ratings(batch, None if marks is None else marks[rows]),
                 exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
                 k=np.full(len(batch), k, np.int32),
             )
@@ -238,7 +247,9 @@ class SavedModel:
         asked = {"item_id": np.asarray([item_id], object), "k": np.asarray([k], np.int32)}
         return self._list("similar", [allow], [categories], **asked)[0]
 
-    def interests(self, history: Sequence[str], ratings: Sequence[float] | None = None, k: int = 10) -> list[Interest]:
+    def interests(
+        self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
+    ) -> list[Interest]:
         """What somebody is interested in, at most ``k`` labels, strongest first; unknown ids count as absent.
 
         Args:
@@ -256,7 +267,7 @@ class SavedModel:
         return [Interest(label.decode(), float(weight), because.decode()) for label, weight, because in rows if label]
 
     def rank(
-        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float] | None = None
+        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float | None] | None = None
     ) -> list[Ranked]:
         """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0.
 
@@ -398,14 +409,15 @@ def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
     return np.asarray([[*row, *[""] * (width - len(row))] for row in rows], object).reshape(len(rows), width)
 
 
-def _person(history: Sequence[str], ratings: Sequence[float] | None) -> dict[str, np.ndarray]:
+def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, np.ndarray]:
     """What a signature is told of one person."""
     return {"history": _strings([history]), "ratings": _ratings([history], None if ratings is None else [ratings])}
 
 
-def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float]] | None) -> np.ndarray:
+def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]] | None) -> np.ndarray:
     """float32 ``[B, L]``, NaN for none."""
     if ratings is None:
         return np.zeros((len(histories), 0), np.float32)
-    width = max([len(row) for row in histories] + [1])
-    return np.asarray([[*row, *[np.nan] * (width - len(row))] for row in ratings], np.float32)
+    rows = rating_rows(histories, ratings)
+    width = max([len(row) for row in rows] + [1])
+    return np.asarray([[*row, *[np.nan] * (width - len(row))] for row in rows], np.float32)

@@ -26,6 +26,10 @@ CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
 }
 
 
+#: Of a value in a tensor; over gRPC one value that is sent may stand for any number of them.
+VALUE_BYTES = 4
+
+
 class ServingError(ModelError):
     """The server answered with an error, or not at all.
 
@@ -74,12 +78,22 @@ class Transport(Protocol):
 class Rest:
     """TF Serving's REST API, in its column format."""
 
-    def __init__(self, host: str, port: int, prefix: str, target: Target, security: Security, connections: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        target: Target,
+        security: Security,
+        connections: int,
+        max_answer_bytes: int,
+    ) -> None:
         import urllib3
 
         self._errors = urllib3.exceptions
         self._timeout = urllib3.Timeout
         self._slots = threading.BoundedSemaphore(connections)
+        self._max_answer_bytes = max_answer_bytes
         headers = {"Authorization": f"Bearer {security.token}"} if security.token else {}
         options: dict[str, Any] = {"port": port, "maxsize": connections, "headers": headers}
         self._pool: urllib3.HTTPConnectionPool
@@ -145,7 +159,7 @@ class Rest:
             self._slots.release()
         try:
             told = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = content[:80].decode(errors="replace")
         if response.status != 200:
             message = told.get("error") if isinstance(told, dict) else None
@@ -170,7 +184,10 @@ class Rest:
         content = bytearray()
         # The timeout is one of silence; a server that drips is held to the deadline here.
         while chunk := response.read1(1 << 16):
-            content += chunk
+            content += chunk  # decompressed, where a server compresses without being asked
+            if len(content) > self._max_answer_bytes:
+                response.close()
+                raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes")
             if time.monotonic() > ends:
                 response.close()
                 raise ServingError("the answer had begun but not ended", "DEADLINE_EXCEEDED")
@@ -180,7 +197,7 @@ class Rest:
 class Grpc:
     """TF Serving's ``PredictionService`` and ``ModelService``."""
 
-    def __init__(self, host: str, port: int, target: Target, security: Security) -> None:
+    def __init__(self, host: str, port: int, target: Target, security: Security, max_answer_bytes: int) -> None:
         import grpc
 
         from tfllmrec.serving import messages
@@ -188,7 +205,7 @@ class Grpc:
         self._rpc_error = grpc.RpcError
         self._messages = messages
         options = [
-            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_receive_message_length", max_answer_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.lb_policy_name", "round_robin"),
             # After a lost connection gRPC refuses calls for a second unless told otherwise: longer than most deadlines.
@@ -206,6 +223,7 @@ class Grpc:
             self._channel = grpc.insecure_channel(where, options)
         self._call_metadata = (("authorization", f"Bearer {security.token}"),) if security.token else ()
         self._target = target
+        self._max_answer_bytes = max_answer_bytes
         self._predict = self._method("PredictionService/Predict", "PredictRequest", "PredictResponse")
         self._metadata = self._method(
             "PredictionService/GetModelMetadata", "GetModelMetadataRequest", "GetModelMetadataResponse"
@@ -217,6 +235,10 @@ class Grpc:
         for name, values in inputs.items():
             request.inputs[name].CopyFrom(self._messages.tensor_proto(name, values))
         response = self._call(self._predict, request, timeout)
+        values = self._messages.value_count(response.outputs.values())
+        if values * VALUE_BYTES > self._max_answer_bytes:
+            most = self._max_answer_bytes // VALUE_BYTES
+            raise _too_large(f"the answer declares {values} values; expected {most} at most")
         return {name: self._messages.values_of(name, tensor) for name, tensor in response.outputs.items()}
 
     def status(self, timeout: float) -> list[ModelVersion]:
@@ -268,11 +290,20 @@ class Grpc:
             return method(request, timeout=timeout, metadata=self._call_metadata)
         except self._rpc_error as error:
             details, code = error.details() or "no details", error.code().name
-            # gRPC says the same of a server that is busy, where another attempt may pass; over REST this is a 413.
-            too_large = code == "RESOURCE_EXHAUSTED" and "larger than max" in details
-            raise ServingError(details, CODES[413] if too_large else code) from error
+            # gRPC has the same code for a server that is busy, where another attempt may pass.
+            if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+                # Requests are not compressed here, so what was decompressed was the answer.
+                if f"vs. {self._max_answer_bytes})" in details or "Decompressed" in details:
+                    raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes ({details})") from error
+                raise ServingError(details, CODES[413]) from error
+            raise ServingError(details, code) from error
         except ValueError as error:  # the channel was closed by another thread
             raise ServingError(str(error), "CANCELLED") from error
+
+
+def _too_large(found: str) -> ServingError:
+    """Another attempt would bring the same answer."""
+    return ServingError(f"{found}: ask for less, or raise max_answer_mb", "INVALID_ARGUMENT")
 
 
 def _ssl_context(security: Security) -> ssl.SSLContext:

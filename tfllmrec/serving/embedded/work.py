@@ -27,7 +27,7 @@ ANSWER_VALUES = 1 << 22
 # Cells of an id; of an event, which is read with its neighbours, up to the longest history that the model reads; of a
 # candidate; of a text, which the tokenizer cuts; of a token by itself and with each other token.
 _ID, _EVENT, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 1024, 1 << 17, 2048, 8
-LONGEST_HISTORY = 1000
+LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""The ratings of histories, as :class:`tfllmrec.serving.client.Client` and ``SavedModel`` take them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tfllmrec.errors import DataError
+
+
+def rating_rows(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]]) -> list[list[float]]:
+    """A rating for each item of each history, NaN for none.
+
+    Args:
+      histories: item ids. ratings: as many rows, each as long as its history; None or NaN where there is no rating.
+
+    Raises:
+      DataError: a row has more or fewer ratings than its history has items, so that it is not clear which item a rating
+        belongs to; or a rating is no number.
+    """
+    lengths, expected = [len(row) for row in ratings], [len(row) for row in histories]
+    if lengths != expected:
+        raise DataError(
+            f"Expected a rating for each item of the history, None where there is none: got {_shown(lengths)} ratings "
+            f"for {_shown(expected)} items."
+        )
+    try:
+        return [[math.nan if mark is None else float(mark) for mark in row] for row in ratings]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"Expected ratings as numbers: {error}.") from error
+
+
+def _shown(lengths: list[int]) -> str:
+    return f"[{', '.join(map(str, lengths[:8]))}{', ...' if len(lengths) > 8 else ''}]"
