@@ -178,7 +178,9 @@ def test_the_event_behind_a_recommendation_is_among_the_newest(trained):
     model, _, _ = trained
     recent = [10, 3, 4] * (LONGEST // 3) + [10] * (LONGEST % 3)
     marks = [1.0, 5, 2] * (LONGEST // 3) + [4.0] * (LONGEST % 3)
-    history, ratings = tensors([5, 11] * 50 + recent, recent, ratings=[[3.0, 3] * 50 + marks, marks])
+    history, ratings = tensors(
+        [5, 11] * 50 + recent, recent, ratings=[[3.0, 3] * 50 + marks, marks], length=LONGEST + 100
+    )
     items = tf.constant([[5, 11, N]] * 2)
     explained = {k: v.numpy() for k, v in model.explain_items(model.item_vectors(), history, ratings, items).items()}
     assert (explained["because"][0, :2] >= 100).all() and explained["because"][0, 2] == -1

@@ -102,6 +102,15 @@ def test_ovmsclient_recommends_by_the_default_signature(client, saved):
     assert outputs["unknown"].tolist() == [0, 1]
 
 
+def test_ovmsclient_needs_no_version(client, saved):
+    """It then sends version 0, by which OpenVINO's server means the newest one."""
+    assert lists(client.predict(RECOMMEND, "chain", timeout=60)) == expected_recommendations(saved)
+    assert client.get_model_status("chain") == client.get_model_status("chain", 1)
+    assert client.get_model_metadata("chain") == client.get_model_metadata("chain", 1)
+    with pytest.raises(ovmsclient.ModelNotFoundError):
+        client.predict(RECOMMEND, "nope")
+
+
 def test_ovmsclient_searches(client, saved):
     assert lists(client.ask("search", SEARCH)) == expected_findings(saved)
 

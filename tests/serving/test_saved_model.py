@@ -13,7 +13,7 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.serving import loading
-from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.serving.saved_model import SCORE_BATCH, SavedModel
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.student import Student
 from tfllmrec.training.run import Run
@@ -75,6 +75,24 @@ def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(cha
         assert done == wanted[:1]
         del opened
         assert done == wanted
+
+
+def test_ratings_belong_to_the_items_of_their_history_or_are_refused(saved):
+    """As over the wire: nobody guesses which items a shorter row of ratings is about."""
+    rated = saved.recommend(["i3", "i4"], [None, 5.0])
+    assert rated == saved.recommend(["i3", "i4"], [float("nan"), 5.0]) != saved.recommend(["i3", "i4"], [5.0, None])
+    for ask in (saved.recommend, saved.interests, lambda history, ratings: saved.rank(history, ["i5"], ratings)):
+        for ratings in ([5.0], [5.0, 4.0, 3.0]):
+            with pytest.raises(DataError, match=rf"rating for each item .* got \[{len(ratings)}\] ratings for \[2\]"):
+                ask(["i3", "i4"], ratings)
+        with pytest.raises(DataError, match="Expected ratings as numbers"):
+            ask(["i3"], ["good"])
+    two = [["i3"], ["i4"]] * SCORE_BATCH
+    for ratings in ([[5.0]], [[5.0]] * (len(two) + 1)):
+        with pytest.raises(DataError, match="Expected a rating for each item of the history"):
+            saved.recommend_many(two, ratings=ratings)
+    with pytest.raises(DataError, match="Expected one list to exclude for each of 128 people, got 129"):
+        saved.recommend_many(two, exclude=[[]] * 129)
 
 
 def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypatch):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tfllmrec.serving.embedded.batching import Batcher, Joining, split
 from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import STRING, Signature, TensorSpec
+from tfllmrec.serving.embedded.work import CALL_CELLS
 
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 RECOMMEND = Signature(
@@ -190,6 +191,24 @@ def test_a_batch_has_no_more_rows_than_allowed_but_a_request_may():
 
     run(test)
     assert model.batches == [1, 6, 3, 20]
+
+
+def test_a_batch_takes_no_more_cells_than_a_call_may():
+    """Each row is as wide as the widest, so the widest of both counts for all."""
+    model = Model()
+
+    async def test(batcher):
+        def ask(rows, cells):
+            return batcher("m", model, PLAIN, {"x": np.zeros((rows, 2), np.float32)}, CALL_CELLS // cells)
+
+        model.go.clear()
+        asked = [asyncio.ensure_future(ask(*one)) for one in ((1, 9), (1, 9), (2, 9), (1, 3), (1, 3), (2, 3))]
+        await ticks()
+        model.go.set()
+        await asyncio.gather(*asked)
+
+    run(test)
+    assert model.batches == [1, 3, 2, 2]
 
 
 def test_an_idle_worker_waits_for_company_no_longer_than_told():

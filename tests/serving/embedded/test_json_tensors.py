@@ -61,6 +61,15 @@ def test_numbers_that_are_none_elsewhere():
     assert x[3] == np.float32(1e30)
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5"])
+@pytest.mark.parametrize("body", ['{"inputs": [1, %s]}', '{"instances": [{"x": %s}]}', '{"signature_name": %s}'])
+def test_a_number_that_no_float_holds_is_refused_wherever_it_stands(body, number):
+    for spec in (FLOAT, INT, TEXT, BOOL):
+        assert refusal(body % number, x=spec).startswith(
+            f"JSON Parse error: Number too big to be stored in double: {number[:70]}"
+        )
+
+
 def test_inputs_that_the_signature_lacks_are_ignored_in_columns_as_by_tf_serving():
     assert decode('{"inputs": {"x": [1], "more": "y"}}', x=FLOAT)[0] == {"x": [1.0]}
 
@@ -174,6 +183,23 @@ def test_numbers_and_bytes_in_answers():
     assert json.loads(json_tensors.encode({"x": strings(b"\xff", b"a")}, False)) == {"outputs": [{"b64": coded}, "a"]}
     with pytest.raises(RequestError, match="tensor type: complex64 of output x"):
         json_tensors.encode({"x": np.zeros(1, np.complex64)}, rows=False)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5, 100])
+@pytest.mark.parametrize("shapes", [[(7,)], [(5, 3)], [(1, 9)], [(3, 2, 2), (3,)], [(1, 50), (1, 2)], [(0, 3), (0,)]])
+def test_a_large_answer_is_written_in_steps(monkeypatch, at_once, shapes):
+    """Between which other threads have their turn; the text is the same."""
+    outputs = {f"y{n}": np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for n, shape in enumerate(shapes)}
+    outputs["ids"] = np.full(shapes[0], b"a", STRING)
+    whole = [json_tensors.encode(outputs, rows) for rows in (False, True)]
+    one = json_tensors.encode({"y": outputs["y0"]}, True)
+    dumped, dump = [], json_tensors._dump
+    monkeypatch.setattr(json_tensors, "VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(json_tensors, "_dump", lambda document: dumped.append(str(document)) or dump(document))
+    assert [json_tensors.encode(outputs, rows) for rows in (False, True)] == whole
+    assert json_tensors.encode({"y": outputs["y0"]}, True) == one
+    if at_once == 4:
+        assert max(text.count(".0") for text in dumped) <= 4
 
 
 def test_rows_need_one_size_of_batch():

@@ -203,7 +203,7 @@ def test_answers_of_joined_requests_are_those_of_single_ones(rest, server):
         width, rows = n % 7, n % 3 + 1
         bodies.append({
             "history": [[f"{n}-{row}-{i}" for i in range(width)] for row in range(rows)],
-            "ratings": [[float(n)] * (n % 4)] * rows,
+            "ratings": [[float(n)] * min(n % 4, width)] * rows,
             "exclude": [[""] * (n % 2)] * rows,
             "k": [n % 5] * rows,
         })  # fmt: skip
@@ -257,6 +257,76 @@ def test_errors_over_grpc(raw):
     assert refusal(raw.model.GetModelStatus, status) == ("NOT_FOUND", "Could not find any versions of model nope")
     assert refusal(predict, request(signature="slow", steps=[20_000]), timeout=0.2)[0] == "DEADLINE_EXCEEDED"
     assert list(predict(our_request(), timeout=60).outputs["tag"].string_val) == [b"one"]
+
+
+def test_defaults_fill_in_over_grpc_and_not_over_rest(made, serving, tmp_path):
+    """As in TF Serving, whose REST API asks for every input."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    from tfllmrec.serving.client import Client
+
+    shutil.copytree(made / "one", tmp_path / "shop" / "1")
+    file = tmp_path / "shop" / "1" / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    defaults = model.meta_graphs[0].signature_def["serving_default"].defaults
+    defaults["k"].CopyFrom(tf.make_tensor_proto([2]))
+    defaults["exclude"].CopyFrom(tf.make_tensor_proto([[""]]))
+    file.write_bytes(model.SerializeToString())
+    asked = our_request()
+    for name in ("k", "exclude"):
+        del asked.inputs[name]
+    row = {name: value[0] for name, value in HISTORY.items() if name != "k"}
+    with serving(tmp_path) as server:
+        where = f"127.0.0.1:{server.rest_port}"
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            outputs = stubs(channel).prediction.Predict(asked, timeout=60).outputs
+            assert list(outputs["item_ids"].string_val) == [b"b", b"a"]
+        with httpx.Client(base_url=f"http://{where}", timeout=60) as client:
+            status, answer = post(client, {"inputs": {name: [value] for name, value in row.items()}})
+            assert (status, answer["error"][:24]) == (400, "Missing named input: k i")
+            status, answer = post(client, {"instances": [row]})
+            assert status == 400 and "keys must be equal to: exclude,history,k,ratings" in answer["error"]
+        for address in (f"http://{where}", f"grpc://127.0.0.1:{server.grpc_port}"):
+            with Client(address, "shop", deadline_s=60) as ours:
+                answer = ours.predict("", HISTORY | {"exclude": [[""]], "ratings": [[1.5, 2.0]]})
+                assert answer["item_ids"] == [["b", "a", ""]]
+
+
+def test_what_asks_for_too_much_is_refused_before_it_is_expanded(rest, raw, server):
+    """Over gRPC a few bytes may declare any number of rows, with elements or without, to any model."""
+    predict = raw.prediction.Predict
+    rows = our_request()
+    for name, sizes in (("history", [5_000_000, 0]), ("ratings", [5_000_000, 0])):
+        del rows.inputs[name].tensor_shape.dim[:]
+        for size in sizes:
+            rows.inputs[name].tensor_shape.dim.add(size=size)
+    code, text = refusal(predict, rows)
+    assert code == "INVALID_ARGUMENT" and "declares 5000000 elements of" in text
+    few = our_request(history=np.zeros((20_000, 0), str).astype(object), k=np.ones(20_000, np.int32))
+    assert refusal(predict, few) == (
+        "INVALID_ARGUMENT",
+        "The request has 20000 rows; expected 10000 at most: send several requests",
+    )
+    (name,) = server.engine.models.status("plain")[0].servable.signatures["serving_default"].inputs
+    foreign = request("plain", **{name: np.zeros((20_000, 2), np.float32)})
+    assert "has 20000 rows; expected 10000 at most" in refusal(predict, foreign)[1]
+    assert "k has 2 rows, history 1" in refusal(predict, our_request(k=[3, 3]))[1]
+    status, answer = post(rest, {"inputs": HISTORY | {"ratings": [[1, 2, 3]]}})
+    assert (status, answer["error"][:38]) == (400, "ratings has 3 columns, history 2: expe")
+    status, answer = post(rest, {"inputs": {name: value * 20_000 for name, value in HISTORY.items()}})
+    assert status == 400 and "has 20000 rows; expected 10000 at most" in answer["error"]
+
+
+def test_bodies_share_a_budget_over_grpc_too(models, serving):
+    with (
+        serving(models, limits={"bodies_bytes": 100_000}) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        predict = stubs(channel).prediction.Predict
+        code, text = refusal(predict, our_request(history=[["x" * 200_000]]), timeout=60)
+        assert code == "UNAVAILABLE" and "expected 100000 at most with this one: try again later" in text
+        assert predict(our_request(), timeout=60).outputs["tag"].string_val[0] == b"one"
 
 
 def test_metadata_and_status_over_grpc(raw):

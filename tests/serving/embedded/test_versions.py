@@ -111,6 +111,19 @@ def test_policies(models, base):
     assert models.available("shop") == [1]  # nothing to put in its place
 
 
+def test_version_0_is_the_newest_one_where_there_is_no_such_version(models, loader, base):
+    for number in (1, 2):
+        put(base, number)
+    follow(models, ModelSource("shop", base, "all"))
+    assert answer(models, 0) == "v2"
+    assert [version.number for version in models.status("shop", 0)] == [2, 1]
+    put(base, 0)
+    follow(models, ModelSource("shop", base, "all"))
+    assert answer(models, 0) == "v0"
+    assert [version.number for version in models.status("shop", 0)] == [0]
+    assert refusal(models.status, "other", 0)[0] is Code.NOT_FOUND
+
+
 def test_a_new_version_is_there_before_the_old_one_goes(models, loader, base):
     put(base, 1)
     source = ModelSource("shop", base)

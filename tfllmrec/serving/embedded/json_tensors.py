@@ -147,7 +147,9 @@ def _text_of_rows(outputs: Tensors) -> Iterator[str]:
     each = sum(tensor.size for tensor in outputs.values()) // max(rows, 1)
     if each > VALUES_AT_ONCE:
         for row in range(rows):
-            yield _object({name: _text_of(name, np.asarray(tensor[row])) for name, tensor in outputs.items()})
+            yield _object(
+                {name: _text_of(name, np.asarray(tensor[row], tensor.dtype)) for name, tensor in outputs.items()}
+            )
         return
     count = VALUES_AT_ONCE // max(each, 1)
     for start in range(0, rows, count):
