@@ -1,4 +1,5 @@
 import base64
+import gc
 import json
 import math
 import struct
@@ -68,6 +69,23 @@ def test_a_number_that_no_float_holds_is_refused_wherever_it_stands(body, number
         assert refusal(body % number, x=spec).startswith(
             f"JSON Parse error: Number too big to be stored in double: {number[:70]}"
         )
+
+
+def test_nothing_is_collected_while_a_document_is_parsed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(json_tensors, "_float", lambda text: seen.append(gc.isenabled()) or float(text))
+    assert gc.isenabled()
+    json_tensors.parse(b'{"inputs": [1.5]}')
+    assert (seen, gc.isenabled()) == ([False], True)
+    with pytest.raises(RequestError):
+        json_tensors.parse(b'{"inputs": [1.5')
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        json_tensors.parse(b"{}")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_inputs_that_the_signature_lacks_are_ignored_in_columns_as_by_tf_serving():
