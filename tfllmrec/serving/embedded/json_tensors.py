@@ -44,8 +44,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
-    # A document has no circles to collect. Looking for them while millions of lists are made takes several times as long
-    # as making the lists, and no other thread runs meanwhile.
+    # A document has no circles to collect. Looking for them while millions of lists are made takes several times as
+    # long as making the lists, and no other thread runs meanwhile.
     collects = gc.isenabled()
     gc.disable()
     try:
