@@ -73,11 +73,12 @@ def test_a_load_that_still_runs_is_not_waited_for(program, served, tmp_path, mon
 def test_settings_reach_the_server(program, served, tmp_path):
     (tmp_path / "token").write_text("secret\n")
     options = "--host 0.0.0.0 --rest-port 0 --max-body-mb 0.5 --batch-wait-ms 2 --workers 3 --max-queue 7 --max-batch 9"
+    options += " --max-bodies-mb 4 --max-rows 50"
     answer = program("serve", tmp_path, *options.split(), "--token-file", tmp_path / "token", "--tls-cert", "c.pem")
     (settings,) = served.asked
     assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
     assert settings.limits.__dict__ == {
-        "body_bytes": 1 << 19, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7, "workers": 3, "timeout_s": 30.0,
+        "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7, "workers": 3, "timeout_s": 30.0,
     }  # fmt: skip
     assert settings.certificate == Path("c.pem")
     assert '-H "authorization: Bearer $TFLLMREC_TOKEN" --cacert c.pem https://' in answer.out

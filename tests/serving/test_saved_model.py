@@ -79,8 +79,9 @@ def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(cha
 
 def test_ratings_belong_to_the_items_of_their_history_or_are_refused(saved):
     """As over the wire: nobody guesses which items a shorter row of ratings is about."""
-    rated = saved.recommend(["i3", "i4"], [None, 5.0])
-    assert rated == saved.recommend(["i3", "i4"], [float("nan"), 5.0]) != saved.recommend(["i3", "i4"], [5.0, None])
+    history = ["i3", "i4", "i5"]
+    rated = saved.recommend(history, [None, 5.0, 1.0])
+    assert rated == saved.recommend(history, [float("nan"), 5.0, 1.0]) != saved.recommend(history, [5.0, 1.0, None])
     for ask in (saved.recommend, saved.interests, lambda history, ratings: saved.rank(history, ["i5"], ratings)):
         for ratings in ([5.0], [5.0, 4.0, 3.0]):
             with pytest.raises(DataError, match=rf"rating for each item .* got \[{len(ratings)}\] ratings for \[2\]"):
