@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tfllmrec.serving.embedded.models_config import ModelSource, version_folders
+from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.layout import version_folders
 
 Servable = TypeVar("Servable")
 
@@ -72,15 +74,31 @@ Content = tuple[tuple[str, int, int], ...]
 
 @dataclass
 class _Model(Generic[Servable]):
-    """``successor``: the same model from another base, of which nothing could be loaded so far."""
+    """A model that is served.
+
+    Attributes:
+      successor: the same model from another base, from which nothing could be loaded so far.
+      seen: the content of each version's folder, and when it was seen first.
+      said: the last warning about each folder.
+    """
 
     source: ModelSource
     labels: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Version[Servable]] = field(default_factory=dict)
     successor: _Model[Servable] | None = None
+    seen: dict[Path, tuple[Content, float]] = field(default_factory=dict)
+    said: dict[Path, str] = field(default_factory=dict)
 
     def available(self) -> list[int]:
         return sorted(number for number, version in self.versions.items() if version.state is State.AVAILABLE)
+
+
+@dataclass
+class _Unloaded(Generic[Servable]):
+    """A servable that was unloaded, and the calls of :meth:`Models.follow` since that found it in memory."""
+
+    servable: weakref.ref[Servable]
+    found: int = 0
 
 
 class Models(Generic[Servable]):
@@ -102,8 +120,7 @@ class Models(Generic[Servable]):
         self._settled_s = settled_s
         self._on_load = on_load
         self._models: dict[str, _Model[Servable]] = {}
-        self._seen: dict[Path, tuple[Content, float]] = {}
-        self._said: dict[Path, str] = {}
+        self._unloaded: list[_Unloaded[Servable]] = []
         self._polling = asyncio.Lock()
         self._loading: threading.Thread | None = None
         self._waiting: asyncio.Future[Servable | RequestError] | None = None
@@ -211,15 +228,17 @@ class Models(Generic[Servable]):
                         self._retire(version)
                     model = new
                 self._relabel(model)
+        self._collect()
 
     def unmoved_labels(self, sources: Iterable[ModelSource]) -> list[str]:
-        """What is to be said of labels whose version is not available, in TF Serving's words."""
+        """A message in TF Serving's words for each label whose version is not available."""
         return [
             f"Request to assign label to version {number} of model {source.name}, which is not currently available for "
             f"inference (label {label!r} stays where it was)"
             for source in sources
+            for available in [self._models[source.name].available() if source.name in self._models else []]
             for label, number in source.labels.items()
-            if source.name not in self._models or number not in self._models[source.name].available()
+            if number not in available
         ]
 
     @property
@@ -246,10 +265,9 @@ class Models(Generic[Servable]):
         try:
             folders = await asyncio.to_thread(version_folders, source.base)
         except OSError as error:
-            self._say(source.base, f"{source.name}: {source.base} cannot be read: {error}; nothing is unloaded")
+            _say(model, source.base, f"{source.name}: {source.base} cannot be read: {error}; nothing is unloaded")
             return
-        self._said.pop(source.base, None)
-        self._forget(model, folders)
+        _forget(model, folders)
         if source.policy == "specific":
             candidates = [number for number in source.versions if number in folders]
         else:
@@ -273,7 +291,7 @@ class Models(Generic[Servable]):
         if version is not None and version.state is State.AVAILABLE:
             return True
         content = await asyncio.to_thread(content_of, folder)
-        if not self._whole(folder, content):
+        if not self._whole(model, folder, content):
             return False
         now = time.monotonic()
         if version is not None and version.tried_content == content and version.code is not Code.OK:
@@ -286,6 +304,7 @@ class Models(Generic[Servable]):
             raise _stopping()
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
         version.failures, version.tried_at, version.tried_content = failures, now, content
+        logger.info("%s is being loaded", version)
         loaded = await self._loaded(folder)
         if isinstance(loaded, RequestError):
             version.state, version.error, version.code = State.END, loaded.message, loaded.code
@@ -342,18 +361,18 @@ class Models(Generic[Servable]):
         _give_back_memory()
         return failure
 
-    def _whole(self, folder: Path, content: Content) -> bool:
+    def _whole(self, model: _Model[Servable], folder: Path, content: Content) -> bool:
         """Whether a folder has a SavedModel and has not changed for a while, by the disk's clock or by ours."""
-        first = self._seen.get(folder)
+        first = model.seen.get(folder)
         if first is None or first[0] != content:
-            first = self._seen[folder] = content, time.monotonic()
+            first = model.seen[folder] = content, time.monotonic()
         if not any(name == "saved_model.pb" and size for name, size, _ in content):
-            self._say(folder, f"{folder} has no saved_model.pb yet: left alone")
+            _say(model, folder, f"{folder} has no saved_model.pb yet: it is not loaded")
             return False
         newest = max(changed for _, _, changed in content) / 1e9
         if time.monotonic() - first[1] < self._settled_s and not newest < time.time() - self._settled_s:
             return False
-        self._said.pop(folder, None)
+        model.said.pop(folder, None)
         return True
 
     def _retire(self, version: Version[Servable]) -> None:
@@ -363,9 +382,23 @@ class Models(Generic[Servable]):
 
     def _release(self, version: Version[Servable]) -> None:
         if version.state is State.UNLOADING and not version.in_flight:
+            assert version.servable is not None
+            self._unloaded.append(_Unloaded(weakref.ref(version.servable)))
             version.state, version.servable = State.END, None
-            _give_back_memory()
             logger.info("%s unloaded", version)
+
+    def _collect(self) -> None:
+        """Frees the memory of unloaded servables.
+
+        A call that nobody waits for, or the traceback of an error, may hold a servable for longer than its requests do.
+        It is collected later then: at the 1st, 2nd, 4th, 8th, ... call that finds it, because each collection holds up
+        all requests.
+        """
+        self._unloaded = [one for one in self._unloaded if one.servable() is not None]
+        for one in self._unloaded:
+            one.found += 1
+        if any(one.found & (one.found - 1) == 0 for one in self._unloaded):
+            _give_back_memory()
 
     def _relabel(self, model: _Model[Servable]) -> None:
         available = model.available()
@@ -374,22 +407,23 @@ class Models(Generic[Servable]):
             for label, number in model.source.labels.items()
         }
 
-    def _forget(self, model: _Model[Servable], folders: dict[int, Path]) -> None:
-        """What need not be remembered of versions that are gone."""
-        ended = sorted(number for number, version in model.versions.items() if version.state is State.END)
-        for number in [number for number in ended if number not in folders][:-ENDED_SHOWN]:
-            del model.versions[number]
-        self._seen = {
-            folder: seen
-            for folder, seen in self._seen.items()
-            if folder.parent != model.source.base or folder in folders.values()
-        }
 
-    def _say(self, path: Path, what: str) -> None:
-        """Logs what stays as it is from poll to poll, once."""
-        if self._said.get(path) != what:
-            self._said[path] = what
-            logger.warning("%s", what)
+def _forget(model: _Model[Servable], folders: dict[int, Path]) -> None:
+    """Drops what need not be remembered of versions that are gone."""
+    ended = sorted(number for number, version in model.versions.items() if version.state is State.END)
+    for number in [number for number in ended if number not in folders][:-ENDED_SHOWN]:
+        del model.versions[number]
+    kept = set(folders.values())
+    for remembered in (model.seen, model.said):
+        for folder in remembered.keys() - kept:
+            del remembered[folder]
+
+
+def _say(model: _Model[Servable], path: Path, what: str) -> None:
+    """Logs a warning that stays the same from poll to poll, once."""
+    if model.said.get(path) != what:
+        model.said[path] = what
+        logger.warning("%s", what)
 
 
 def _stopping() -> RequestError:
