@@ -143,8 +143,8 @@ def require_below(sources: Iterable[ModelSource], folders: Sequence[Path]) -> No
 def _source(model: Any, relative_to: Path) -> ModelSource:
     if not NAME.fullmatch(model.name):
         raise ConfigError(
-            "expected a name of up to 128 letters (a to z, A to Z), digits, '_', '.' and '-'; the first one is a letter, "
-            "a digit or '_'."
+            "expected a name of up to 128 letters, digits, '_', '.' and '-' (ASCII) that begins with a letter, a digit "
+            "or '_'."
         )
     _require_tensorflow(model)
     if _logs_requests(model.logging_config):
