@@ -15,7 +15,7 @@ STEP_BYTES = 4 << 10
 
 
 class Connection(HttpToolsProtocol):
-    """A connection with limits for the size and the time of headers, and for the time in which a client takes no answer.
+    """A connection that limits the size and the time of headers, and the time in which a client takes no answer.
 
     Uvicorn has none of these limits; the application, which limits the body, is called when the headers are complete.
 
