@@ -33,9 +33,9 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A name by which clients reach this server besides localhost and --host, such as that of a proxy on this "
-            "machine (repeatable). If --host is a loopback address or a name is given, REST requests with another Host "
-            "or Origin are refused (403), because web pages of other sites can cause them.",
+            help="A name by which clients reach this server besides localhost and --host, such as that of a proxy on "
+            "this machine (repeatable). If --host is a loopback address or a name is given, REST requests with another "
+            "Host or Origin are refused (403), because web pages of other sites can cause them.",
         ),
     ] = None,
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8501,

@@ -471,6 +471,7 @@ def test_tls_tokens_labels_and_reload(models, made, serving, tmp_path, caplog):
     file.write_text(text)
     secret = [("authorization", "Bearer secret")]
     with serving(file, token="secret", certificate=certificate, key=key) as server:
+        wait_for(lambda: server.loaded() == {"shop": [1, 2]})
         base = f"https://127.0.0.1:{server.rest_port}"
         trust = ssl.create_default_context(cafile=str(certificate))
         with httpx.Client(base_url=base, verify=trust, headers=dict(secret), timeout=60) as client:
