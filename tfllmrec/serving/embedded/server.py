@@ -249,8 +249,8 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second server on the same port would get some of the requests.
                 ("grpc.so_reuseport", 0),
-                # Of TLS and HTTP/2.
-                ("grpc.server_handshake_timeout_ms", int(settings.limits.timeout_s * 1000)),
+                # Of TLS and HTTP/2; gRPC's numbers are int32.
+                ("grpc.server_handshake_timeout_ms", int(min(settings.limits.timeout_s * 1000, 2**31 - 1))),
                 ("grpc.max_connection_idle_ms", int(GRPC_IDLE_S * 1000)),
             ],
         )

@@ -1,8 +1,8 @@
-"""Which versions of which models are loaded, while folders change and requests run.
+"""Loads and unloads versions of models while folders change and requests run.
 
-A version is loaded before the one it replaces is let go, so there is always one that answers; one that cannot be loaded
-changes nothing. A request holds its version: it is unloaded when the last one that holds it is done. All of this runs
-on one event loop, only reading the disk and loading run in a thread.
+A version is loaded before the version that it replaces is unloaded, so that one always answers; a version that cannot
+be loaded changes nothing. A request holds its version, which is unloaded when the last request that holds it is done.
+All of this runs on one event loop, except reading the disk and loading, which run in threads.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Servable = TypeVar("Servable")
 
 logger = logging.getLogger(__name__)
 
-#: Nothing in a folder may have changed for so long before it is loaded: it may still be on its way.
+#: A folder is loaded when nothing in it has changed for so long: before, somebody may still be copying it.
 SETTLED_S = 2.0
-#: A version that failed is tried again when its folder changes, and so often and so many times when it does not.
+#: A version that failed is loaded again when its folder changes; otherwise after so long, and only so many times.
 RETRY_S, RETRIES = 60.0, 5
-#: How many versions that are gone a model's status still lists.
+#: The most versions without a folder that a model's status lists.
 ENDED_SHOWN = 10
 
 
@@ -50,7 +50,7 @@ class State(IntEnum):
 
 @dataclass(eq=False)
 class Version(Generic[Servable]):
-    """One version of a model; ``servable`` is there while it is AVAILABLE or UNLOADING."""
+    """One version of a model; it has a ``servable`` while it is AVAILABLE or UNLOADING."""
 
     model: str
     number: int
@@ -68,7 +68,7 @@ class Version(Generic[Servable]):
         return f"{self.model}/{self.number}"
 
 
-#: What tells a folder from itself at another time: names, sizes, times of change.
+#: Names, sizes and times of change in a folder: they differ when the folder has changed.
 Content = tuple[tuple[str, int, int], ...]
 
 
@@ -137,7 +137,7 @@ class Models(Generic[Servable]):
 
     @contextmanager
     def hold(self, name: str, number: int | None = None, label: str | None = None) -> Iterator[Version[Servable]]:
-        """The version that a request means (the newest, where it names none); it stays loaded inside the block.
+        """The version that a request names, or the newest; it stays loaded inside the block.
 
         Raises:
           RequestError: NOT_FOUND, INVALID_ARGUMENT for a label that is not there; both in TF Serving's words.
@@ -170,7 +170,7 @@ class Models(Generic[Servable]):
         return model.versions[chosen]
 
     def status(self, name: str, number: int | None = None) -> list[Version[Servable]]:
-        """What is known of a model's versions, or of one, newest first.
+        """All versions of a model, or one of them, newest first.
 
         Raises:
           RequestError: NOT_FOUND in TF Serving's words.
@@ -185,7 +185,7 @@ class Models(Generic[Servable]):
         return [model.versions[number]]
 
     def undecided(self) -> bool:
-        """Whether a model has neither a version that answers nor one that failed: it may still be on its way."""
+        """Whether a model has neither a version that answers nor one that failed; it may be complete later."""
         return any(
             not any(version.servable is not None or version.error for version in model.versions.values())
             for model in self._models.values()
@@ -194,7 +194,7 @@ class Models(Generic[Servable]):
     # --- Following the disk ---------------------------------------------------------------------------------------
 
     async def follow(self, sources: Sequence[ModelSource]) -> None:
-        """Serves these models from now on, loading and letting go what that takes; returns when it is done.
+        """Serves these models from now on: loads and unloads versions, and returns when that is done.
 
         Called again with the same sources it looks for new versions. A label moves when its version is available.
 
@@ -204,7 +204,7 @@ class Models(Generic[Servable]):
         async with self._polling:
             wanted = {source.name: source for source in sources}
             for name in self._models.keys() - wanted.keys():
-                # Requests that run keep theirs; nobody finds the model any more.
+                # Running requests keep their version; new requests do not find the model.
                 for version in self._models.pop(name).versions.values():
                     self._retire(version)
             for name, source in wanted.items():
@@ -213,7 +213,7 @@ class Models(Generic[Servable]):
                     model.source, model.successor = source, None
                     await self._update(model)
                 else:
-                    # The same numbers in another folder are other versions. What failed is remembered between calls.
+                    # The same numbers in another folder are other versions. Failures are remembered between calls.
                     known = new = model.successor
                     if new is None or new.source.base != source.base:
                         new = model.successor = _Model(source)
@@ -243,7 +243,7 @@ class Models(Generic[Servable]):
 
     @property
     def loading(self) -> bool:
-        """Whether a thread loads, waited for or not.
+        """Whether a thread loads a version, even if nothing waits for it any more.
 
         Then only ``os._exit`` ends the process: the interpreter cannot take itself down while TensorFlow works in a
         thread, and would be aborted.
@@ -251,13 +251,13 @@ class Models(Generic[Servable]):
         return self._loading is not None and self._loading.is_alive()
 
     def stop_loading(self) -> None:
-        """From now on nobody waits for a load, and none begins. One that runs is left alone: it cannot be stopped."""
+        """Starts no more loads and waits for none. A running load goes on: it cannot be stopped."""
         self._stopped = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(_stopping())
 
     async def close(self) -> None:
-        """Lets everything go; requests that still run keep theirs."""
+        """Unloads everything; running requests keep their version."""
         await self.follow([])
 
     async def _update(self, model: _Model[Servable]) -> None:
@@ -279,7 +279,7 @@ class Models(Generic[Servable]):
                 break
             if await self._ensure(model, number, folders[number]):
                 kept.add(number)
-        # With nothing to put in its place, what answers goes on answering, whatever happened to its folder.
+        # Without a replacement, a version goes on answering, whatever happened to its folder.
         if kept:
             for number in model.available():
                 if number not in kept:
@@ -334,7 +334,7 @@ class Models(Generic[Servable]):
         def load() -> None:
             try:
                 loaded = self._tried(folder)
-            except BaseException as error:  # such as an error whose text cannot be had: whoever waits is to be told
+            except BaseException as error:  # such as an error whose text cannot be read: the waiter must get an answer
                 loaded = RequestError(Code.UNKNOWN, type(error).__name__)
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(finish, loaded)
@@ -351,7 +351,7 @@ class Models(Generic[Servable]):
             self._waiting = None  # it holds what was loaded
 
     def _tried(self, folder: Path) -> Servable | RequestError:
-        """What answers, or why nothing does; blocks."""
+        """The servable of a folder, or the reason why it cannot be loaded; blocks."""
         try:
             return self._load(folder)
         except Exception as error:  # whatever a damaged model makes TensorFlow raise, the server goes on
