@@ -296,11 +296,11 @@ class Server:
         self._rest_task = asyncio.create_task(rest.serve([listening]))
         while not rest.started:
             if self._rest_task.done():
-                error = self._rest_task.exception()
+                reason = self._rest_task.exception()
                 raise ConfigError(
-                    f"The REST server has ended: {type(error).__name__}: {error}. Expected the packages of "
+                    f"The REST server has ended: {type(reason).__name__}: {reason}. Expected the packages of "
                     "tfllmrec[serve]: pip install --upgrade 'tfllmrec[serve]'."
-                ) from error
+                ) from reason
             await asyncio.sleep(0.005)
 
 
@@ -366,7 +366,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         config, loop = self.config, asyncio.get_running_loop()
-        connection = partial(
+        connection = partial(  # type: ignore[call-arg]
             config.http_protocol_class,
             config=config,
             server_state=self.server_state,
