@@ -55,6 +55,7 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.path, settings.host, settings.rest_port, settings.grpc_port) == (tmp_path, "127.0.0.1", 8501, 8500)
     assert (settings.token, settings.certificate, settings.limits.body_bytes) == (None, None, 8 << 20)
+    assert (settings.allow_reload, settings.allow_hosts) == (False, ())
 
 
 def test_a_load_that_still_runs_is_not_waited_for(program, served, tmp_path, monkeypatch):
@@ -74,12 +75,14 @@ def test_settings_reach_the_server(program, served, tmp_path):
     (tmp_path / "token").write_text("secret\n")
     options = "--host 0.0.0.0 --rest-port 0 --max-body-mb 0.5 --batch-wait-ms 2 --workers 3 --max-queue 7 --max-batch 9"
     options += " --max-bodies-mb 4 --max-rows 50"
+    options += " --allow-reload --allow-host shop.example --allow-host 10.0.0.7"
     answer = program("serve", tmp_path, *options.split(), "--token-file", tmp_path / "token", "--tls-cert", "c.pem")
     (settings,) = served.asked
     assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
     assert settings.limits.__dict__ == {
         "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7, "workers": 3, "timeout_s": 30.0,
     }  # fmt: skip
+    assert (settings.allow_reload, settings.allow_hosts) == (True, ("shop.example", "10.0.0.7"))
     assert settings.certificate == Path("c.pem")
     assert '-H "authorization: Bearer $TFLLMREC_TOKEN" --cacert c.pem https://' in answer.out
 
@@ -102,7 +105,7 @@ def test_addresses_are_flushed_also_while_no_model_answers(served, monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
     monkeypatch.setattr("tfllmrec.cli.serve.note", lambda what: None)
-    served.server.example = lambda: None
+    served.server.loaded, served.server.example = dict, lambda: None
     served.server.settings = types.SimpleNamespace(host="127.0.0.1", certificate=None, token=None, path=Path("m"))
     _say_where(served.server)
     assert written.getvalue().startswith(b"REST  http://127.0.0.1:8501/v1/models/NAME:predict\ngRPC  127.0.0.1:8500\n")
@@ -110,10 +113,17 @@ def test_addresses_are_flushed_also_while_no_model_answers(served, monkeypatch):
 
 def test_an_open_door_and_an_empty_house_are_said(program, served, tmp_path):
     served.server.local = False
+    served.server.loaded, served.server.example = lambda: {"shop": []}, lambda: None
+    answer = program("serve", tmp_path)
+    assert "other machines are served without a token" in answer.err
+    assert "no model answers yet" in answer.err
+    assert "model shop, version none yet" in answer.out
+
+
+def test_a_model_without_signatures_answers_too(program, served, tmp_path):
     served.server.example = lambda: None
     answer = program("serve", tmp_path)
-    assert "other machines are let in, and asked for no token" in answer.err
-    assert "no model answers yet" in answer.err
+    assert "model shop, version 2" in answer.out and "no model answers" not in answer.err
 
 
 def test_what_is_wrong_is_said_before_anything_starts(program, served, tmp_path, monkeypatch):
@@ -126,3 +136,7 @@ def test_what_is_wrong_is_said_before_anything_starts(program, served, tmp_path,
     answer = program("serve", tmp_path)
     assert answer.code == ConfigError.exit_code and "pip install 'tfllmrec[serve]'" in answer.err
     assert served.asked == []
+
+
+def test_help_says_that_models_are_code(program):
+    assert "Loading a SavedModel runs the code in it" in program("serve", "--help").out

@@ -20,7 +20,7 @@ from tfllmrec.serving import export as exporting
 from tfllmrec.serving.embedded.servable import Servable
 from tfllmrec.serving.embedded.status import RequestError
 from tfllmrec.serving.export import export
-from tfllmrec.serving.layout import EXTRA, WARM_UP, version_folders
+from tfllmrec.serving.layout import EXTRA, LARGEST_VERSION, WARM_UP, version_folders
 from tfllmrec.serving.saved_model import SavedModel
 
 pytestmark = pytest.mark.tf
@@ -107,6 +107,16 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
         assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])
     assert not list(target.glob(".*"))
     assert (target / "2" / "assets.extra" / "tfllmrec.json").is_file()
+
+
+def test_no_version_has_a_number_that_servers_ignore(bare_run, quickly, tmp_path):
+    target = tmp_path / "made"
+    (target / str(LARGEST_VERSION + 1)).mkdir(parents=True)
+    assert export(bare_run[0].folder, target) == target / "1"
+    (target / str(LARGEST_VERSION)).mkdir()
+    with pytest.raises(ModelError, match=f"{LARGEST_VERSION} is the largest version that servers load"):
+        export(bare_run[0].folder, target)
+    assert not list(target.glob(".*"))
 
 
 def test_what_a_killed_export_left_goes_and_what_another_one_writes_stays(bare_run, quickly, tmp_path):

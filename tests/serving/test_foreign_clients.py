@@ -33,7 +33,7 @@ def saved(chain_version):
 
 @pytest.fixture(scope="module")
 def server(chain_version, serving):
-    with serving(chain_version.parent.parent) as server:
+    with serving(chain_version.parent.parent, allow_reload=True) as server:
         yield server
 
 
@@ -190,7 +190,7 @@ def test_raw_stubs_are_told_every_signature_of_an_export(stub, chain_version):
 
 
 def test_raw_stubs_move_a_label(stub, chain_version, saved):
-    """As a canary is let in, while the version goes on answering; from this machine no token is needed."""
+    """As for a canary; the version goes on answering."""
     from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
     def reload(**labels):

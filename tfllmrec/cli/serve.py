@@ -26,38 +26,68 @@ def serve(
             metavar="MODELS", help="saved_models/ (all in it), saved_models/NAME, or TF Serving's models.config."
         ),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts requests of other machines.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which clients reach this server besides localhost and --host, such as that of a proxy on "
+            "this machine (repeatable). If --host is a loopback address or a name is given, REST requests with another "
+            "Host or Origin are refused (403), because web pages of other sites can cause them.",
+        ),
+    ] = None,
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8501,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8500,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Between looks for new versions.")] = 1.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Between two searches for new versions.")] = 1.0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Calls of models at the same time; as many as cores.")
+        int | None, typer.Option(min=1, help="Calls of models at the same time; by default one for each core.")
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Rows that are joined into one call of a model.")] = 64,
     batch_wait_ms: Annotated[
-        float, typer.Option(min=0, help="A request waits so long for others to be joined with; 0: while all are busy.")
+        float,
+        typer.Option(min=0, help="A request waits so long for others to be joined with; 0: only while all are busy."),
     ] = 0.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")] = 1000,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Of a request; more is refused (413).")] = 8.0,
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, help="Size of a request's body; a larger one is refused (413).")
+    ] = 8.0,
     max_bodies_mb: Annotated[
-        float, typer.Option(min=0.001, help="Of all requests that are read or answered; more are refused (503).")
+        float, typer.Option(min=0.001, help="Size of all bodies that are read or answered; more are refused (503).")
     ] = 64.0,
-    max_rows: Annotated[int, typer.Option(min=1, help="Of a request; more are refused (400).")] = 10_000,
-    timeout_seconds: Annotated[float, typer.Option(min=0.001, help="For a request that brings no deadline.")] = 30.0,
-    grace_seconds: Annotated[float, typer.Option(min=0, help="To finish what runs when told to stop.")] = 30.0,
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of a request; more are refused (400).")] = 10_000,
+    timeout_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="For a request without a deadline; also for its headers, its body and a TLS handshake to arrive.",
+        ),
+    ] = 30.0,
+    grace_seconds: Annotated[float, typer.Option(min=0, help="For running requests to finish at the end.")] = 30.0,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): both protocols speak TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"Holds the token that each request must bring (Authorization: Bearer TOKEN); or ${TOKEN_VARIABLE}."
+            help=f"Holds the token that each request must have (Authorization: Bearer TOKEN); or ${TOKEN_VARIABLE}."
         ),
     ] = None,
+    allow_reload: Annotated[
+        bool,
+        typer.Option(
+            "--allow-reload",
+            help="Clients may choose the models below MODELS (gRPC: HandleReloadConfigRequest); with a token they "
+            "always may.",
+        ),
+    ] = False,
 ) -> None:
     """Serve exported models as TF Serving does: REST and gRPC, new versions as they appear, until Ctrl-C or SIGTERM.
 
-    Nobody from other machines is let in unless --host says so. For a laptop and a small box: TF Serving serves the same
-    folders to many, and clients need no change.
+    Loading a SavedModel runs the code in it: serve only models, and folders, that you trust.
+
+    The ports open when a model is loaded. Other machines are not served unless --host says so. This server is for a
+    laptop or a small server; TF Serving serves the same folders to many clients, which need no change.
     """
     require(models)
     token = _token(token_file)
@@ -80,6 +110,7 @@ def serve(
     settings = Settings(
         models,
         host=host,
+        allow_hosts=tuple(allow_host or ()),
         rest_port=rest_port,
         grpc_port=grpc_port,
         poll_s=poll_seconds,
@@ -87,9 +118,10 @@ def serve(
         certificate=tls_cert,
         key=tls_key,
         token=token,
+        allow_reload=allow_reload,
         limits=limits,
     )
-    # Of a load nothing is to be saved, and waiting for it may take longer than who stops us waits.
+    # A load leaves nothing to save, and it may take longer than the sender of the signal waits.
     try:
         if run(settings, _say_where):
             os._exit(0)
@@ -108,7 +140,7 @@ def _token(file: Path | None) -> str | None:
             token = file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where} cannot be read: {error}.") from None
-    # An empty one is a secret that was not filled in, not an open door.
+    # An empty token is a secret that was not filled in; it must not switch the check off.
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: expected one word of ASCII characters.")
     return token
@@ -129,9 +161,11 @@ def _say_where(server: Server) -> None:
         options = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if settings.token else ""
         options += f" --cacert {settings.certificate}" if settings.certificate else ""
         print(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'")
-    else:
-        note(f"no model answers yet: expected version folders such as {settings.path}/NAME/1; they are looked for")
     # A pipe or a log file would keep them until the server ends.
     sys.stdout.flush()
+    if not any(server.loaded().values()):
+        note(
+            "no model answers yet: all versions failed to load, or there are none; later ones are served as they appear"
+        )
     if not server.local and not settings.token:
-        note("other machines are let in, and asked for no token: see --token-file, --tls-cert")
+        note("other machines are served without a token: see --token-file, --tls-cert")

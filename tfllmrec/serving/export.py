@@ -20,7 +20,7 @@ from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.interests import Interests, fit_interests
 from tfllmrec.progress import show_progress
-from tfllmrec.serving.layout import EXTRA, ITEMS, MANIFEST, WARM_UP, version_folders
+from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
@@ -148,6 +148,11 @@ def _publish(temporary: Path, target: Path) -> Path:
     number = max(version_folders(target), default=0)
     while True:
         number += 1
+        if number > LARGEST_VERSION:
+            raise ModelError(
+                f"{target / str(LARGEST_VERSION)} is the largest version that servers load, so there is no next one: "
+                "expected a smaller number. Rename that folder."
+            )
         final = target / str(number)
         if not final.exists():
             try:

@@ -1,4 +1,4 @@
-"""What the files of an exported version are called.
+"""The names of the files of an exported version.
 
 Apart from :mod:`tfllmrec.serving.export`, which loads what trained the model: a server only needs the names.
 
@@ -12,14 +12,21 @@ VERSION/
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 EXTRA = "assets.extra"
 MANIFEST = "tfllmrec.json"
 ITEMS = "items.parquet"
 WARM_UP = "tf_serving_warmup_requests"  # TF Serving looks for this name
+#: Version numbers are int64 in TF Serving's messages.
+LARGEST_VERSION = 2**63 - 1
 
 
 def read_manifest(version: Path) -> dict[str, Any]:
@@ -37,13 +44,33 @@ def has_scann(manifest: dict[str, Any]) -> bool:
 
 
 def version_folders(base: Path) -> dict[int, Path]:
-    """The folders in ``base`` whose name is a number.
+    """The version folders in ``base`` by number, ascending.
+
+    The name of a version folder is a number from 0 to ``LARGEST_VERSION`` in ASCII digits. Zeros in front are allowed;
+    if several folders have the same number (``1`` and ``01``), the shortest name counts. Whatever else looks like a
+    version (a file ``3``, a folder ``-1``) is ignored, with a warning the first time.
 
     Raises:
       OSError: ``base`` cannot be read.
     """
-    return {
-        int(folder.name): folder
-        for folder in base.iterdir()
-        if folder.name.isascii() and folder.name.isdigit() and folder.is_dir()
-    }
+    folders: dict[int, Path] = {}
+    for entry in sorted(base.iterdir(), key=lambda entry: (len(entry.name), entry.name)):
+        if not re.fullmatch(r"[+-]?\d+", entry.name):
+            continue
+        if not (entry.name.isascii() and entry.name.isdigit()):
+            ignore(entry, "expected a version number in the digits 0 to 9, without a sign")
+        elif (number := int(entry.name)) > LARGEST_VERSION:
+            ignore(entry, f"expected a version number of at most {LARGEST_VERSION} (int64)")
+        elif not entry.is_dir():
+            ignore(entry, "expected a version folder, found a file")
+        elif number in folders:
+            ignore(entry, f"{folders[number].name} beside it is version {number} too")
+        else:
+            folders[number] = entry
+    return dict(sorted(folders.items()))
+
+
+@functools.cache  # one warning, although servers read their folders every second
+def ignore(path: Path, why: str) -> None:
+    """Warns that a file or folder is ignored; a second call with the same arguments does nothing."""
+    logger.warning("%s is ignored: %s", path, why)

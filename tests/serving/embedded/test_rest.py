@@ -368,10 +368,11 @@ def test_a_token_is_asked_for_everything(tmp_path):
 
 def test_a_client_that_goes_away_is_not_computed_for(tmp_path):
     """One behind one that takes long; a body in two parts, and a server that says more than once that there is more."""
-    computed, go = [], threading.Event()
+    computed, begun, go = [], threading.Event(), threading.Event()
 
     class Counts(Doubles):
         def _slow(self, inputs):
+            begun.set()
             assert go.wait(60)
             return self._double(inputs)
 
@@ -395,7 +396,6 @@ def test_a_client_that_goes_away_is_not_computed_for(tmp_path):
 
     async def waiting(engine, count):
         async with asyncio.timeout(60):
-            await asyncio.sleep(0.01)
             while f"tfllmrec_queue_requests {count}.0" not in engine.metrics.page().decode():
                 await asyncio.sleep(0.01)
 
@@ -404,7 +404,7 @@ def test_a_client_that_goes_away_is_not_computed_for(tmp_path):
         app = rest_app(engine)
         events = [asyncio.Queue() for _ in range(3)]
         slow = asyncio.ensure_future(post(app, events[0], 0, signature="slow"))
-        await waiting(engine, 0)
+        assert await asyncio.to_thread(begun.wait, 60)
         gone, stays = (asyncio.ensure_future(post(app, events[n], n)) for n in (1, 2))
         await waiting(engine, 2)
         events[1].put_nowait({"type": "http.disconnect"})

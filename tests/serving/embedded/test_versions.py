@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -16,8 +17,12 @@ from tfllmrec.serving.embedded.versions import ENDED_SHOWN, Models, State, Versi
 COLLECT = gc.collect
 
 
+class Says(str):
+    """A text that weak references may point to, as to any servable."""
+
+
 class Loader:
-    """What a version's file says is what it answers; ``broken`` raises; may be held up."""
+    """Loads the text of a version's file; ``broken`` raises. ``go`` holds up a load."""
 
     def __init__(self):
         self.loaded = []
@@ -30,7 +35,7 @@ class Loader:
         says = (folder / "saved_model.pb").read_text()
         if says == "broken":
             raise ValueError("bits are missing")
-        return says
+        return Says(says)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,15 @@ def models(loader):
 @pytest.fixture
 def base(tmp_path):
     return tmp_path / "shop"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clocks of ``versions``: they stand still until a test moves them."""
+    clock = types.SimpleNamespace(of_day=time.time(), running=0.0)
+    clock.time, clock.monotonic = lambda: clock.of_day, lambda: clock.running
+    monkeypatch.setattr("tfllmrec.serving.embedded.versions.time", clock)
+    return clock
 
 
 def put(base, number, says=None):
@@ -322,35 +336,34 @@ def test_a_folder_that_vanishes_while_it_is_listed(base, monkeypatch):
     assert {name for name, _, _ in content_of(folder)} == {".", "saved_model.pb"}
 
 
-def test_half_a_folder_is_left_alone(loader, base, caplog):
-    models = Models(loader, settled_s=0.2)
+def test_half_a_folder_is_left_alone(loader, base, caplog, clock):
+    models = Models(loader, settled_s=20)
     source = ModelSource("shop", base)
     folder = base / "1"
     (folder / "variables").mkdir(parents=True)
     follow(models, source)
     follow(models, source)
-    assert caplog.text.count("has no saved_model.pb yet: left alone") == 1
+    assert caplog.text.count("has no saved_model.pb yet: it is not loaded") == 1
     put(base, 1)
     for part in range(3):  # still growing
         (folder / "variables" / str(part)).write_text("x")
         follow(models, source)
-        time.sleep(0.1)
+        clock.running += 15
     assert loader.loaded == []
     assert models.undecided()
-    time.sleep(0.25)
+    clock.running += 6
     follow(models, source)
     assert loader.loaded == ["1"]
     assert not models.undecided()
 
 
-def test_a_disk_whose_clock_is_ahead_settles_by_ours(loader, base, monkeypatch):
-    models = Models(loader, settled_s=0.1)
+def test_a_disk_whose_clock_is_ahead_settles_by_ours(loader, base, clock):
+    models = Models(loader, settled_s=20)
     put(base, 1)
-    now = time.time
-    monkeypatch.setattr("tfllmrec.serving.embedded.versions.time.time", lambda: now() - 3600)
+    clock.of_day -= 3600
     follow(models, ModelSource("shop", base))
     assert loader.loaded == []
-    time.sleep(0.15)
+    clock.running += 21
     follow(models, ModelSource("shop", base))
     assert loader.loaded == ["1"]
 
@@ -446,3 +459,79 @@ def test_closing_lets_everything_go(models, base):
     (version,) = models.status("shop")
     asyncio.run(models.close())
     assert (version.state, version.servable, models.names()) == (State.END, None, [])
+
+
+class Circular:
+    """A servable whose parts refer to each other, as those of TensorFlow do: only a collection frees it."""
+
+    def __init__(self, folder):
+        self.itself = self
+
+
+@pytest.fixture
+def collecting(monkeypatch):
+    """Collections happen only where ``versions`` asks for them; they are counted."""
+    collections = []
+    monkeypatch.setattr(versions.gc, "collect", lambda: collections.append(1) or COLLECT())
+    gc.freeze()  # or each collection would look through all that other tests made
+    gc.disable()
+    yield collections
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_an_unloaded_version_is_freed_when_an_error_held_it(base, collecting):
+    """The last request of a version fails, so that the error's traceback holds the servable while it is unloaded."""
+    models = Models(Circular, settled_s=0)
+    source = ModelSource("shop", base)
+    put(base, 1)
+    follow(models, source)
+
+    def fails(version):
+        servable = version.servable  # noqa: F841  (what the traceback holds)
+        raise RequestError(Code.INTERNAL, "the model says no")
+
+    def ask():
+        with pytest.raises(RequestError), models.hold("shop") as version:
+            put(base, 2)
+            follow(models, source)
+            fails(version)
+        return version
+
+    first = weakref.ref(models.status("shop", 1)[0].servable)
+    assert ask().state is State.END
+    follow(models, source)
+    assert first() is None
+
+
+def test_an_unloaded_version_is_freed_when_the_call_that_nobody_waits_for_ends(base, collecting):
+    models = Models(Circular, settled_s=0)
+    source = ModelSource("shop", base)
+    put(base, 1)
+    follow(models, source)
+    with models.hold("shop") as version:
+        running = version.servable  # in a worker's thread, after its request's deadline
+    first = weakref.ref(running)
+    put(base, 2)
+    collecting.clear()
+    for _ in range(16):
+        follow(models, source)
+    assert first() is running
+    assert 5 <= len(collecting) <= 3 * 5  # up to three rounds at the calls 1, 2, 4, 8 and 16
+    del running
+    for _ in range(16):
+        follow(models, source)
+    assert first() is None
+    collecting.clear()
+    follow(models, source)
+    assert not collecting  # nothing is left to collect
+
+
+def test_nothing_is_remembered_of_models_that_are_no_longer_served(models, base, tmp_path):
+    """Clients may ask for any number of models, one after the other."""
+    for number in range(5):
+        elsewhere = tmp_path / f"elsewhere{number}"
+        (elsewhere / "1").mkdir(parents=True)
+        follow(models, ModelSource("shop", tmp_path / f"missing{number}"), ModelSource(f"m{number}", elsewhere))
+    follow(models)
+    assert str(tmp_path) not in repr(vars(models))

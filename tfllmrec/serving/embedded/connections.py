@@ -1,4 +1,4 @@
-"""What a connection may take before a request is one: before its path and its token are known."""
+"""Limits of a connection that hold before its request is complete: before its path and its token are known."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-#: Of a request's first line and headers, or of what follows its body; as much as one read more may be in memory.
+#: The most bytes of a request's line and headers, and of the trailers behind its body.
 HEAD_BYTES = 64 << 10
+# The parser does not say where in its input a head begins. A head that begins where a read of the socket begins is
+# measured exactly; one that follows another request in the same read may be longer by this much.
+STEP_BYTES = 4 << 10
 
 
 class Connection(HttpToolsProtocol):
-    """A connection whose headers may neither grow nor take for ever.
+    """A connection that limits the size and the time of headers, and the time in which a client takes no answer.
 
-    Uvicorn bounds neither; the application, which bounds the body, is asked only when the headers are complete.
+    Uvicorn has none of these limits; the application, which limits the body, is called when the headers are complete.
 
     Args:
-      timeout_s: for the headers to arrive, and for the rest of a request that was answered before it was complete.
-      given: what uvicorn gives.
+      timeout_s: for the headers to arrive; for the rest of a request that was answered before it was complete; for the
+        client to take any byte of an answer.
+      given: arguments of uvicorn.
     """
 
     def __init__(self, *, timeout_s: float, **given: Any) -> None:
         super().__init__(**given)
         self._timeout_s = timeout_s
         self._in_head = True
-        # Bytes since the last that were the end of something.
+        # Bytes since the last end of a head or a message, or the last byte of a body.
         self._unused = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -35,16 +40,22 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_timer()
+        if self._writing is not None:
+            self._writing.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unused += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if self._unused > HEAD_BYTES:
-            self._refuse(f"The headers have more than {HEAD_BYTES} bytes.")
-        elif self._in_head and self._unused:
+        begin = 0
+        while begin < len(data) and not self.transport.is_closing():
+            end = begin + min(STEP_BYTES, HEAD_BYTES - self._unused)
+            if end == begin:
+                self._refuse(f"The headers have more than {HEAD_BYTES} bytes.")
+                return
+            part = data[begin:end]
+            begin = end
+            self._unused += len(part)
+            super().data_received(part)
+        if self._in_head and self._unused and not self.transport.is_closing():
             self._set_timer()
 
     def on_headers_complete(self) -> None:
@@ -64,7 +75,25 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if not self._in_head:
             self._set_timer()
+        self._watch_writing()
         super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """Ends the connection when the client has taken nothing of an answer for too long."""
+        if self._writing is None and (left := self.transport.get_write_buffer_size()):
+            self._writing = self.loop.call_later(self._timeout_s, self._look, left, self.cycle)
+
+    def _look(self, left: int, cycle: object) -> None:
+        self._writing = None
+        # With another answer behind it, the same number of bytes says nothing.
+        if self.transport.get_write_buffer_size() < left or self.cycle is not cycle:
+            self._watch_writing()
+        else:
+            self.transport.abort()
 
     def _set_timer(self) -> None:
         if self._timer is None:
@@ -77,7 +106,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, what: str) -> None:
-        # In the midst of an answer, or after one that was given early, nothing else may be said.
+        # During an answer, or after one that was given early, nothing else may be said.
         answered = self.cycle is None or self.cycle.response_complete
         if self._in_head and self._unused and answered:
             self.send_400_response(what)

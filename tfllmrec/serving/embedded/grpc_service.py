@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,7 +21,6 @@ from tensorflow_serving.apis import (
 
 from tfllmrec.errors import ConfigError
 from tfllmrec.serving.embedded.engine import Engine
-from tfllmrec.serving.embedded.models_config import ModelSource, sources_of
 from tfllmrec.serving.embedded.servable import EXPANSION, declared, from_proto, to_proto
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import Tensors, signature_of
@@ -31,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-#: Serves other models from now on; returns what is to be said of labels that could not be moved.
-Reload = Callable[[list[ModelSource]], Awaitable[list[str]]]
+#: Serves the models of a ``ModelServerConfig``; returns a message for each label that could not be moved.
+Reload = Callable[[Any], Awaitable[list[str]]]
 
 
 def add_services(server: grpc.aio.Server, engine: Engine, reload: Reload | None) -> None:
-    """Adds both services; ``reload`` is ``None`` where clients must not say what is served."""
+    """Adds both services; ``reload`` is ``None`` if clients may not choose the models."""
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(engine), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(engine, reload), server)
 
@@ -139,15 +137,14 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):
         if self._reload is None:
             raise RequestError(
                 Code.PERMISSION_DENIED,
-                "this server can be reached from elsewhere and asks for no token: what it serves is changed in its "
-                "models.config or folder alone",
+                "clients may not choose the models of this server: start it with a token or with --allow-reload, or "
+                "change its models.config or folder",
             )
         try:
-            sources = sources_of(request.config, Path())
+            # Shielded: a reload is done as a whole, even if the client does not wait for its end.
+            unmoved = await asyncio.shield(asyncio.ensure_future(self._reload(request.config)))
         except ConfigError as error:
             raise invalid(f"ReloadConfigRequest: {error}") from None
-        # Shielded: what is asked for is done as a whole, also where the client does not wait for the end.
-        unmoved = await asyncio.shield(asyncio.ensure_future(self._reload(sources)))
         if unmoved:
             raise RequestError(Code.FAILED_PRECONDITION, "; ".join(unmoved))
         return model_management_pb2.ReloadConfigResponse()

@@ -1,4 +1,4 @@
-"""What Prometheus reads, under TF Serving's names where TF Serving has one."""
+"""Prometheus metrics of the server, under TF Serving's names where TF Serving has such a metric."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS = [10 * 1.8**n for n in range(33)]
 BATCH_BUCKETS = [2**n for n in range(11)]
 
-disable_created_metrics()  # a second series for each that nobody reads
+disable_created_metrics()  # they would double the number of series
 
 
 class _RequestCount(Collector):
-    """A counter whose name does not end in ``_total``, as TF Serving has it and dashboards expect it."""
+    """A counter whose name does not end in ``_total``: TF Serving's name, which dashboards expect."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -67,7 +67,11 @@ class Metrics:
         queue.set_function(waiting)
 
     def request(self, model: str | None, api: str, entrypoint: str, code: Code, seconds: float) -> None:
-        """One request, however it ended; ``None``: of no model that is served, whose name is the client's invention."""
+        """Counts a request, however it ended.
+
+        Args:
+          model: ``None`` if no such model is served. Its name would be a client's invention, and take memory.
+        """
         self._requests.counts[model or "", code.name] += 1
         if code is Code.OK and model is not None:
             self._latency.labels(model, api, entrypoint).observe(seconds * 1e6)

@@ -1,23 +1,28 @@
-"""Which models to serve: a folder, or TF Serving's ``models.config``."""
+"""The models to serve: from a folder, or from TF Serving's ``models.config``."""
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.serving.layout import version_folders
+from tfllmrec.serving.layout import LARGEST_VERSION, ignore, version_folders
 
-logger = logging.getLogger(__name__)
+#: The most models that one server serves.
+MAX_MODELS = 1000
+#: The most versions, and the most labels, that a ``models.config`` names for one model.
+MAX_VERSIONS = 100
+#: The name of a model or a label in a ``models.config``; it is part of URLs, metrics and log lines.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One model: where its version folders are, and which of them to serve.
+    """One model: the folder of its versions, and the versions to serve.
 
     Attributes:
       base: the folder with ``1``, ``2``, ...
@@ -34,13 +39,14 @@ class ModelSource:
 
 
 def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSource]:
-    """What a path means: a ``models.config``, one model's folder, or a folder of models.
+    """The models of a ``models.config``, of a folder of models, or of one model's folder.
 
     Args:
-      known: what it meant before: such a folder stays a model while it has no versions, as between ``rm`` and export.
+      known: the models that were read before. The folder of a known model stays a model while it has no versions, for
+        example between ``rm`` and the next export.
 
     Raises:
-      ConfigError: nothing is there, or the file is wrong.
+      ConfigError: nothing is there, the file is wrong, or there are more than ``MAX_MODELS`` models.
       OSError: the folder cannot be read.
     """
     if path.is_file():
@@ -55,6 +61,8 @@ def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSou
     bases = {source.base for source in known}
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     sources = [ModelSource(folder.name, folder) for folder in folders if folder in bases or _has_versions(folder)]
+    if len(sources) > MAX_MODELS:
+        raise ConfigError(f"{path} has {len(sources)} models: expected at most {MAX_MODELS}. Serve a models.config.")
     return sources or ([ModelSource(path.resolve().name, path)] if path in bases else [])
 
 
@@ -62,13 +70,8 @@ def _has_versions(folder: Path) -> bool:
     try:
         return bool(version_folders(folder))
     except OSError as error:
-        _pass_over(folder, str(error))
+        ignore(folder, f"it cannot be read: {error}")
         return False
-
-
-@functools.cache  # said once, not with each look
-def _pass_over(folder: Path, why: str) -> None:
-    logger.warning("%s is passed over: it cannot be read: %s", folder, why)
 
 
 def read_models_config(path: Path) -> list[ModelSource]:
@@ -83,7 +86,7 @@ def read_models_config(path: Path) -> list[ModelSource]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         message = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
@@ -98,38 +101,107 @@ def read_models_config(path: Path) -> list[ModelSource]:
 def sources_of(message: Any, relative_to: Path) -> list[ModelSource]:
     """The models of a ``ModelServerConfig``.
 
+    Args:
+      relative_to: the folder from which a relative ``base_path`` starts.
+
     Raises:
-      ConfigError: it has no list of models, or one of them cannot be served here.
+      ConfigError: it has no list of models or too many, or one of them cannot be served here.
     """
     if message.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list { config { name: ... base_path: ... } }.")
-    sources: list[ModelSource] = []
-    for model in message.model_config_list.config:
-        if not model.name or not model.base_path:
-            raise ConfigError(f"model {model.name!r} with base_path {model.base_path!r}: expected both.")
-        if "/" in model.name or ":" in model.name:
-            raise ConfigError(f"model {model.name!r}: a name has no '/' or ':'.")
-        if any(source.name == model.name for source in sources):
-            raise ConfigError(f"model {model.name!r} is listed twice.")
-        if model.model_platform != "tensorflow":
+    models = message.model_config_list.config
+    if len(models) > MAX_MODELS:
+        raise ConfigError(f"expected at most {MAX_MODELS} models, found {len(models)}.")
+    sources: dict[str, ModelSource] = {}
+    for model in models:
+        try:
+            source = _source(model, relative_to)
+        except ConfigError as error:
+            raise ConfigError(f"model {_shown(model.name)}: {error}") from None
+        if source.name in sources:
+            raise ConfigError(f"model {source.name!r} is listed twice.")
+        sources[source.name] = source
+    return list(sources.values())
+
+
+def require_below(sources: Iterable[ModelSource], folders: Sequence[Path]) -> None:
+    """Checks that each model is in one of the folders, or below it; symbolic links are followed first.
+
+    Raises:
+      ConfigError: a model is elsewhere.
+    """
+    roots = [Path(os.path.realpath(folder)) for folder in folders]
+    for source in sources:
+        base = Path(os.path.realpath(source.base))
+        if not any(base.is_relative_to(root) for root in roots):
             raise ConfigError(
-                f"model {model.name!r}: expected model_platform: 'tensorflow', got {model.model_platform!r}."
+                f"model {source.name!r}: base_path {_shown(str(source.base))} is outside of the folder that is served: "
+                f"expected a folder below {' or '.join(map(str, roots))}."
             )
-        if "://" in model.base_path:
-            raise ConfigError(f"model {model.name!r}: base_path {model.base_path!r} is no folder of this machine.")
-        sources.append(_source(model, relative_to))
-    return sources
 
 
 def _source(model: Any, relative_to: Path) -> ModelSource:
-    base, labels = relative_to / model.base_path, dict(model.version_labels)
+    if not NAME.fullmatch(model.name):
+        raise ConfigError(
+            "expected a name of up to 128 letters, digits, '_', '.' and '-' (ASCII) that begins with a letter, a digit "
+            "or '_'."
+        )
+    _require_tensorflow(model)
+    if _logs_requests(model.logging_config):
+        raise ConfigError("logging_config asks for a log of requests, which is not written here: remove it.")
+    base = _base(model.base_path, relative_to)
+    labels = dict(model.version_labels)
+    if len(labels) > MAX_VERSIONS:
+        raise ConfigError(f"expected at most {MAX_VERSIONS} version_labels, found {len(labels)}.")
+    for label in labels:
+        if not NAME.fullmatch(label):
+            raise ConfigError(f"label {_shown(label)}: expected letters, digits, '_', '.' and '-'.")
     policy = model.model_version_policy
+    versions = tuple(dict.fromkeys(policy.specific.versions))
+    if len(versions) > MAX_VERSIONS:
+        raise ConfigError(f"expected at most {MAX_VERSIONS} specific versions, found {len(versions)}.")
+    if any(number < 0 for number in (*versions, *labels.values())):
+        raise ConfigError(f"expected version numbers from 0 to {LARGEST_VERSION}, found a negative one.")
     match policy.WhichOneof("policy_choice"):
         case "all":
             return ModelSource(model.name, base, "all", labels=labels)
         case "specific":
-            if not policy.specific.versions:
-                raise ConfigError(f"model {model.name!r}: specific {{ versions: ... }} names no version.")
-            return ModelSource(model.name, base, "specific", versions=tuple(policy.specific.versions), labels=labels)
+            if not versions:
+                raise ConfigError("specific { versions: ... } names no version.")
+            return ModelSource(model.name, base, "specific", versions=versions, labels=labels)
         case _:
             return ModelSource(model.name, base, "latest", max(policy.latest.num_versions, 1), labels=labels)
+
+
+def _require_tensorflow(model: Any) -> None:
+    """As TF Serving does: by ``model_platform``, or by the older ``model_type``, but not by both."""
+    older = model.DESCRIPTOR.fields_by_name["model_type"].enum_type.values_by_number.get(model.model_type)
+    if not model.model_type:
+        if model.model_platform != "tensorflow":
+            raise ConfigError(f"expected model_platform: 'tensorflow', found {_shown(model.model_platform)}.")
+    elif model.model_platform:
+        raise ConfigError("expected model_platform or the older model_type, found both: remove model_type.")
+    elif older is None or older.name != "TENSORFLOW":
+        raise ConfigError(f"expected model_type: TENSORFLOW, found {older.name if older else model.model_type}.")
+
+
+def _logs_requests(logging: Any) -> bool:
+    """Whether a ``LoggingConfig`` has an effect in TF Serving: by default it logs none of the requests."""
+    sampling = logging.sampling_config
+    return bool(
+        sampling.sampling_rate or sampling.per_task_sampling_configs or logging.HasField("custom_logging_config")
+    )
+
+
+def _base(path: str, relative_to: Path) -> Path:
+    if not path:
+        raise ConfigError("expected a base_path.")
+    local = path.removeprefix("file://") if path.startswith("file:///") else path
+    if "://" in local or "\0" in local:
+        raise ConfigError(f"base_path {_shown(path)} is no folder of this machine.")
+    return relative_to / local
+
+
+def _shown(text: str) -> str:
+    """Quoted, and short enough for a message."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")

@@ -1,4 +1,4 @@
-"""How a request may end: TF Serving's status codes, and the HTTP status that each has there."""
+"""TF Serving's status codes, and the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-# As tensorflow_serving/model_servers/http_server.cc has them; what is not named is a 500.
+# As in tensorflow_serving/model_servers/http_server.cc; all other codes are a 500.
 HTTP_STATUS = {
     Code.OK: 200,
     Code.CANCELLED: 499,
@@ -47,11 +47,11 @@ HTTP_STATUS = {
 
 
 class RequestError(Exception):
-    """A request that is not answered, and why; the server goes on.
+    """The reason why a request is not answered; the server goes on.
 
     Args:
-      code: what kind of reason.
-      message: what came, what was expected; shown to the client.
+      code: the kind of reason.
+      message: what was expected and what was found; shown to the client.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -65,5 +65,5 @@ class RequestError(Exception):
 
 
 def invalid(message: str) -> RequestError:
-    """What the client sent is wrong."""
+    """The error for a wrong request."""
     return RequestError(Code.INVALID_ARGUMENT, message)

@@ -1,8 +1,8 @@
-"""Which versions of which models are loaded, while folders change and requests run.
+"""Loads and unloads versions of models while folders change and requests run.
 
-A version is loaded before the one it replaces is let go, so there is always one that answers; one that cannot be loaded
-changes nothing. A request holds its version: it is unloaded when the last one that holds it is done. All of this runs
-on one event loop, only reading the disk and loading run in a thread.
+A version is loaded before the version that it replaces is unloaded, so that one always answers; a version that cannot
+be loaded changes nothing. A request holds its version, which is unloaded when the last request that holds it is done.
+All of this runs on one event loop, except reading the disk and loading, which run in threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,18 +22,19 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tfllmrec.serving.embedded.models_config import ModelSource, version_folders
+from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.layout import version_folders
 
 Servable = TypeVar("Servable")
 
 logger = logging.getLogger(__name__)
 
-#: Nothing in a folder may have changed for so long before it is loaded: it may still be on its way.
+#: A folder is loaded when nothing in it has changed for so long: before, somebody may still be copying it.
 SETTLED_S = 2.0
-#: A version that failed is tried again when its folder changes, and so often and so many times when it does not.
+#: A version that failed is loaded again when its folder changes; otherwise after so long, and only so many times.
 RETRY_S, RETRIES = 60.0, 5
-#: How many versions that are gone a model's status still lists.
+#: The most versions without a folder that a model's status lists.
 ENDED_SHOWN = 10
 
 
@@ -48,7 +50,7 @@ class State(IntEnum):
 
 @dataclass(eq=False)
 class Version(Generic[Servable]):
-    """One version of a model; ``servable`` is there while it is AVAILABLE or UNLOADING."""
+    """One version of a model; it has a ``servable`` while it is AVAILABLE or UNLOADING."""
 
     model: str
     number: int
@@ -66,21 +68,37 @@ class Version(Generic[Servable]):
         return f"{self.model}/{self.number}"
 
 
-#: What tells a folder from itself at another time: names, sizes, times of change.
+#: Names, sizes and times of change in a folder: they differ when the folder has changed.
 Content = tuple[tuple[str, int, int], ...]
 
 
 @dataclass
 class _Model(Generic[Servable]):
-    """``successor``: the same model from another base, of which nothing could be loaded so far."""
+    """A model that is served.
+
+    Attributes:
+      successor: the same model from another base, from which nothing could be loaded so far.
+      seen: the content of each version's folder, and when it was seen first.
+      said: the last warning about each folder.
+    """
 
     source: ModelSource
     labels: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Version[Servable]] = field(default_factory=dict)
     successor: _Model[Servable] | None = None
+    seen: dict[Path, tuple[Content, float]] = field(default_factory=dict)
+    said: dict[Path, str] = field(default_factory=dict)
 
     def available(self) -> list[int]:
         return sorted(number for number, version in self.versions.items() if version.state is State.AVAILABLE)
+
+
+@dataclass
+class _Unloaded(Generic[Servable]):
+    """A servable that was unloaded, and the calls of :meth:`Models.follow` since that found it in memory."""
+
+    servable: weakref.ref[Servable]
+    found: int = 0
 
 
 class Models(Generic[Servable]):
@@ -102,8 +120,7 @@ class Models(Generic[Servable]):
         self._settled_s = settled_s
         self._on_load = on_load
         self._models: dict[str, _Model[Servable]] = {}
-        self._seen: dict[Path, tuple[Content, float]] = {}
-        self._said: dict[Path, str] = {}
+        self._unloaded: list[_Unloaded[Servable]] = []
         self._polling = asyncio.Lock()
         self._loading: threading.Thread | None = None
         self._waiting: asyncio.Future[Servable | RequestError] | None = None
@@ -120,7 +137,7 @@ class Models(Generic[Servable]):
 
     @contextmanager
     def hold(self, name: str, number: int | None = None, label: str | None = None) -> Iterator[Version[Servable]]:
-        """The version that a request means (the newest, where it names none); it stays loaded inside the block.
+        """The version that a request names, or the newest; it stays loaded inside the block.
 
         Raises:
           RequestError: NOT_FOUND, INVALID_ARGUMENT for a label that is not there; both in TF Serving's words.
@@ -155,7 +172,7 @@ class Models(Generic[Servable]):
         return model.versions[chosen]
 
     def status(self, name: str, number: int | None = None) -> list[Version[Servable]]:
-        """What is known of a model's versions, or of one, newest first.
+        """All versions of a model, or one of them, newest first.
 
         Raises:
           RequestError: NOT_FOUND in TF Serving's words.
@@ -172,7 +189,7 @@ class Models(Generic[Servable]):
         return [model.versions[number]]
 
     def undecided(self) -> bool:
-        """Whether a model has neither a version that answers nor one that failed: it may still be on its way."""
+        """Whether a model has neither a version that answers nor one that failed; it may be complete later."""
         return any(
             not any(version.servable is not None or version.error for version in model.versions.values())
             for model in self._models.values()
@@ -181,7 +198,7 @@ class Models(Generic[Servable]):
     # --- Following the disk ---------------------------------------------------------------------------------------
 
     async def follow(self, sources: Sequence[ModelSource]) -> None:
-        """Serves these models from now on, loading and letting go what that takes; returns when it is done.
+        """Serves these models from now on: loads and unloads versions, and returns when that is done.
 
         Called again with the same sources it looks for new versions. A label moves when its version is available.
 
@@ -191,7 +208,7 @@ class Models(Generic[Servable]):
         async with self._polling:
             wanted = {source.name: source for source in sources}
             for name in self._models.keys() - wanted.keys():
-                # Requests that run keep theirs; nobody finds the model any more.
+                # Running requests keep their version; new requests do not find the model.
                 for version in self._models.pop(name).versions.values():
                     self._retire(version)
             for name, source in wanted.items():
@@ -200,7 +217,7 @@ class Models(Generic[Servable]):
                     model.source, model.successor = source, None
                     await self._update(model)
                 else:
-                    # The same numbers in another folder are other versions. What failed is remembered between calls.
+                    # The same numbers in another folder are other versions. Failures are remembered between calls.
                     known = new = model.successor
                     if new is None or new.source.base != source.base:
                         new = model.successor = _Model(source)
@@ -215,20 +232,22 @@ class Models(Generic[Servable]):
                         self._retire(version)
                     model = new
                 self._relabel(model)
+        self._collect()
 
     def unmoved_labels(self, sources: Iterable[ModelSource]) -> list[str]:
-        """What is to be said of labels whose version is not available, in TF Serving's words."""
+        """A message in TF Serving's words for each label whose version is not available."""
         return [
             f"Request to assign label to version {number} of model {source.name}, which is not currently available for "
             f"inference (label {label!r} stays where it was)"
             for source in sources
+            for available in [self._models[source.name].available() if source.name in self._models else []]
             for label, number in source.labels.items()
-            if source.name not in self._models or number not in self._models[source.name].available()
+            if number not in available
         ]
 
     @property
     def loading(self) -> bool:
-        """Whether a thread loads, waited for or not.
+        """Whether a thread loads a version, even if nothing waits for it any more.
 
         Then only ``os._exit`` ends the process: the interpreter cannot take itself down while TensorFlow works in a
         thread, and would be aborted.
@@ -236,13 +255,13 @@ class Models(Generic[Servable]):
         return self._loading is not None and self._loading.is_alive()
 
     def stop_loading(self) -> None:
-        """From now on nobody waits for a load, and none begins. One that runs is left alone: it cannot be stopped."""
+        """Starts no more loads and waits for none. A running load goes on: it cannot be stopped."""
         self._stopped = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(_stopping())
 
     async def close(self) -> None:
-        """Lets everything go; requests that still run keep theirs."""
+        """Unloads everything; running requests keep their version."""
         await self.follow([])
 
     async def _update(self, model: _Model[Servable]) -> None:
@@ -250,10 +269,9 @@ class Models(Generic[Servable]):
         try:
             folders = await asyncio.to_thread(version_folders, source.base)
         except OSError as error:
-            self._say(source.base, f"{source.name}: {source.base} cannot be read: {error}; nothing is unloaded")
+            _say(model, source.base, f"{source.name}: {source.base} cannot be read: {error}; nothing is unloaded")
             return
-        self._said.pop(source.base, None)
-        self._forget(model, folders)
+        _forget(model, folders)
         if source.policy == "specific":
             candidates = [number for number in source.versions if number in folders]
         else:
@@ -265,7 +283,7 @@ class Models(Generic[Servable]):
                 break
             if await self._ensure(model, number, folders[number]):
                 kept.add(number)
-        # With nothing to put in its place, what answers goes on answering, whatever happened to its folder.
+        # Without a replacement, a version goes on answering, whatever happened to its folder.
         if kept:
             for number in model.available():
                 if number not in kept:
@@ -277,7 +295,7 @@ class Models(Generic[Servable]):
         if version is not None and version.state is State.AVAILABLE:
             return True
         content = await asyncio.to_thread(content_of, folder)
-        if not self._whole(folder, content):
+        if not self._whole(model, folder, content):
             return False
         now = time.monotonic()
         if version is not None and version.tried_content == content and version.code is not Code.OK:
@@ -290,6 +308,7 @@ class Models(Generic[Servable]):
             raise _stopping()
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
         version.failures, version.tried_at, version.tried_content = failures, now, content
+        logger.info("%s is being loaded", version)
         loaded = await self._loaded(folder)
         if isinstance(loaded, RequestError):
             version.state, version.error, version.code = State.END, loaded.message, loaded.code
@@ -319,7 +338,7 @@ class Models(Generic[Servable]):
         def load() -> None:
             try:
                 loaded = self._tried(folder)
-            except BaseException as error:  # such as an error whose text cannot be had: whoever waits is to be told
+            except BaseException as error:  # such as an error whose text cannot be read: the waiter must get an answer
                 loaded = RequestError(Code.UNKNOWN, type(error).__name__)
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(finish, loaded)
@@ -336,7 +355,7 @@ class Models(Generic[Servable]):
             self._waiting = None  # it holds what was loaded
 
     def _tried(self, folder: Path) -> Servable | RequestError:
-        """What answers, or why nothing does; blocks."""
+        """The servable of a folder, or the reason why it cannot be loaded; blocks."""
         try:
             return self._load(folder)
         except Exception as error:  # whatever a damaged model makes TensorFlow raise, the server goes on
@@ -346,18 +365,18 @@ class Models(Generic[Servable]):
         _give_back_memory()
         return failure
 
-    def _whole(self, folder: Path, content: Content) -> bool:
+    def _whole(self, model: _Model[Servable], folder: Path, content: Content) -> bool:
         """Whether a folder has a SavedModel and has not changed for a while, by the disk's clock or by ours."""
-        first = self._seen.get(folder)
+        first = model.seen.get(folder)
         if first is None or first[0] != content:
-            first = self._seen[folder] = content, time.monotonic()
+            first = model.seen[folder] = content, time.monotonic()
         if not any(name == "saved_model.pb" and size for name, size, _ in content):
-            self._say(folder, f"{folder} has no saved_model.pb yet: left alone")
+            _say(model, folder, f"{folder} has no saved_model.pb yet: it is not loaded")
             return False
         newest = max(changed for _, _, changed in content) / 1e9
         if time.monotonic() - first[1] < self._settled_s and not newest < time.time() - self._settled_s:
             return False
-        self._said.pop(folder, None)
+        model.said.pop(folder, None)
         return True
 
     def _retire(self, version: Version[Servable]) -> None:
@@ -367,9 +386,23 @@ class Models(Generic[Servable]):
 
     def _release(self, version: Version[Servable]) -> None:
         if version.state is State.UNLOADING and not version.in_flight:
+            assert version.servable is not None
+            self._unloaded.append(_Unloaded(weakref.ref(version.servable)))
             version.state, version.servable = State.END, None
-            _give_back_memory()
             logger.info("%s unloaded", version)
+
+    def _collect(self) -> None:
+        """Frees the memory of unloaded servables.
+
+        A call that nobody waits for, or the traceback of an error, may hold a servable for longer than its requests do.
+        It is collected later then: at the 1st, 2nd, 4th, 8th, ... call that finds it, because each collection holds up
+        all requests.
+        """
+        self._unloaded = [one for one in self._unloaded if one.servable() is not None]
+        for one in self._unloaded:
+            one.found += 1
+        if any(one.found & (one.found - 1) == 0 for one in self._unloaded):
+            _give_back_memory()
 
     def _relabel(self, model: _Model[Servable]) -> None:
         available = model.available()
@@ -378,22 +411,23 @@ class Models(Generic[Servable]):
             for label, number in model.source.labels.items()
         }
 
-    def _forget(self, model: _Model[Servable], folders: dict[int, Path]) -> None:
-        """What need not be remembered of versions that are gone."""
-        ended = sorted(number for number, version in model.versions.items() if version.state is State.END)
-        for number in [number for number in ended if number not in folders][:-ENDED_SHOWN]:
-            del model.versions[number]
-        self._seen = {
-            folder: seen
-            for folder, seen in self._seen.items()
-            if folder.parent != model.source.base or folder in folders.values()
-        }
 
-    def _say(self, path: Path, what: str) -> None:
-        """Logs what stays as it is from poll to poll, once."""
-        if self._said.get(path) != what:
-            self._said[path] = what
-            logger.warning("%s", what)
+def _forget(model: _Model[Servable], folders: dict[int, Path]) -> None:
+    """Drops what need not be remembered of versions that are gone."""
+    ended = sorted(number for number, version in model.versions.items() if version.state is State.END)
+    for number in [number for number in ended if number not in folders][:-ENDED_SHOWN]:
+        del model.versions[number]
+    kept = set(folders.values())
+    for remembered in (model.seen, model.said):
+        for folder in remembered.keys() - kept:
+            del remembered[folder]
+
+
+def _say(model: _Model[Servable], path: Path, what: str) -> None:
+    """Logs a warning that stays the same from poll to poll, once."""
+    if model.said.get(path) != what:
+        model.said[path] = what
+        logger.warning("%s", what)
 
 
 def _stopping() -> RequestError:
