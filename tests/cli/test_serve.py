@@ -17,7 +17,6 @@ def served(monkeypatch):
         rest_port=8501,
         grpc_port=8500,
         local=True,
-        loading=False,
         interrupted=False,
         loaded=lambda: {"shop": [2]},
         example=lambda: ("shop", '{"inputs": {"k": [5]}}'),
@@ -29,7 +28,6 @@ def served(monkeypatch):
         started(server)
         if server.interrupted:
             raise KeyboardInterrupt
-        return server.loading
 
     fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
     engine = types.ModuleType("tfllmrec.serving.embedded.engine")
@@ -58,17 +56,14 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     assert (settings.allow_reload, settings.allow_hosts) == (False, ())
 
 
-def test_a_load_that_still_runs_is_not_waited_for(program, served, tmp_path, monkeypatch):
+def test_a_second_interrupt_ends_the_process_at_once(program, served, tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr("os._exit", ended.append)
     program("serve", tmp_path)
     assert ended == []
-    served.server.loading = True
+    served.server.interrupted = True
     program("serve", tmp_path)
-    assert ended == [0]
-    served.server.interrupted = True  # for the second time
-    program("serve", tmp_path)
-    assert ended == [0, 130]
+    assert ended == [130]
 
 
 def test_settings_reach_the_server(program, served, tmp_path):
@@ -80,7 +75,8 @@ def test_settings_reach_the_server(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
     assert settings.limits.__dict__ == {
-        "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7, "workers": 3, "timeout_s": 30.0,
+        "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002,
+        "queue": 7, "workers": 3, "timeout_s": 30.0,
     }  # fmt: skip
     assert (settings.allow_reload, settings.allow_hosts) == (True, ("shop.example", "10.0.0.7"))
     assert settings.certificate == Path("c.pem")

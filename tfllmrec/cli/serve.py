@@ -121,10 +121,8 @@ def serve(
         allow_reload=allow_reload,
         limits=limits,
     )
-    # A load leaves nothing to save, and it may take longer than the sender of the signal waits.
     try:
-        if run(settings, _say_where):
-            os._exit(0)
+        run(settings, _say_where)
     except KeyboardInterrupt:
         os._exit(130)
 

@@ -33,6 +33,11 @@ class Doubles:
         self.calls = {"serving_default": self._double, "slow": self._slow, "fails": self._fail, "bug": lambda i: 1 / 0}
         self.metadata = {"serving_default": {"method_name": "tensorflow/serving/predict"}}
 
+    alive = True
+
+    def close(self):
+        pass
+
     def _double(self, inputs):
         return {"y": 2 * inputs["x"]}
 
@@ -230,7 +235,7 @@ def test_bodies_are_decoded_and_answers_encoded_beside_the_loop(tmp_path, monkey
 
 def test_memory_is_given_back_once_after_large_requests(tmp_path, monkeypatch):
     trimmed = []
-    monkeypatch.setattr(engine_module, "_trim", lambda: trimmed.append(1))
+    monkeypatch.setattr(engine_module, "give_back_memory", lambda: trimmed.append(1))
     monkeypatch.setattr(engine_module, "GIVE_BACK_AFTER_S", 0)
     small, large = predict({"inputs": [1]}), predict({"inputs": [1] * 400_000})
     assert ask(tmp_path, small, small)[0][0] == 200 and not trimmed

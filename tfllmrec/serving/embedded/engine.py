@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from tfllmrec.serving.embedded.batching import Batcher, put_together
 from tfllmrec.serving.embedded.metrics import Metrics
+from tfllmrec.serving.embedded.model_process import LARGE_BYTES, ModelProcess, give_back_memory
 from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import Tensors
 from tfllmrec.serving.embedded.versions import SETTLED_S, Models, State, Version
 from tfllmrec.serving.embedded.work import CALL_CELLS, Work
-
-if TYPE_CHECKING:
-    from tfllmrec.serving.embedded.servable import Servable
 
 T = TypeVar("T")
 
@@ -28,8 +26,6 @@ T = TypeVar("T")
 UNCOUNTED_BYTES = 64 << 10
 #: Up to here bodies are decoded and answers encoded in the event loop: handing them to a thread would take longer.
 SMALL_BYTES = 16 << 10
-#: What a request may leave in memory before it is given back to the system.
-LARGE_BYTES = 1 << 20
 GIVE_BACK_AFTER_S = 1.0
 
 
@@ -92,10 +88,13 @@ class Engine:
     """Answers requests once they are tensors; belongs to one event loop.
 
     Args:
-      load: a version's folder to what answers, blocking; :class:`tfllmrec.serving.embedded.servable.Servable`.
+      load: a version's folder to the process that answers; by default :class:`ModelProcess`. Blocks.
+      settled_s: see :data:`tfllmrec.serving.embedded.versions.SETTLED_S`.
     """
 
-    def __init__(self, limits: Limits, load: Callable[[Path], Servable], settled_s: float = SETTLED_S) -> None:
+    def __init__(
+        self, limits: Limits, load: Callable[[Path], ModelProcess] | None = None, settled_s: float = SETTLED_S
+    ) -> None:
         self.limits = limits
         self.metrics = Metrics(lambda: self._batcher.waiting)
         self._batcher = Batcher(
@@ -104,9 +103,10 @@ class Engine:
         self._aside = ThreadPoolExecutor(limits.workers, thread_name_prefix="aside")
         self._bodies_bytes = 0
         self._giving_back: asyncio.TimerHandle | None = None
-        self.models: Models[Servable] = Models(load, settled_s, self._on_load)
+        load = load or partial(ModelProcess, calls=limits.workers)
+        self.models: Models[ModelProcess] = Models(load, settled_s, self._on_load)
 
-    def check(self, version: Version[Servable], signature: str, inputs: Tensors) -> tuple[Tensors, Work]:
+    def check(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> tuple[Tensors, Work]:
         """The inputs, defaults filled in, and the work that they ask for.
 
         Args:
@@ -120,7 +120,7 @@ class Engine:
         checked = servable.signatures[signature].checked(inputs)
         return checked, servable.joining[signature].work(checked, self.limits.rows)
 
-    async def predict(self, version: Version[Servable], signature: str, inputs: Tensors) -> Tensors:
+    async def predict(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> Tensors:
         """The outputs of a signature.
 
         A large request to a model of ours is answered in several calls, each of which waits for its turn like a request
@@ -151,7 +151,7 @@ class Engine:
         return parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
 
     @asynccontextmanager
-    async def within(self, version: Version[Servable], timeout_s: float | None = None) -> AsyncIterator[None]:
+    async def within(self, version: Version[ModelProcess], timeout_s: float | None = None) -> AsyncIterator[None]:
         """Ends what runs inside the block when the deadline is over: before its next wait at the latest.
 
         Args:
@@ -236,12 +236,7 @@ class Engine:
 
     def _give_back(self) -> None:
         self._giving_back = None
-        asyncio.get_running_loop().run_in_executor(self._aside, _trim)
+        asyncio.get_running_loop().run_in_executor(self._aside, give_back_memory)
 
-    def _on_load(self, version: Version[Servable], seconds: float) -> None:
+    def _on_load(self, version: Version[ModelProcess], seconds: float) -> None:
         self.metrics.load(version.model, version.state is State.AVAILABLE, seconds)
-
-
-def _trim() -> None:
-    with suppress(AttributeError):  # the C library is not glibc, and keeps nothing back
-        ctypes.CDLL(None).malloc_trim(0)

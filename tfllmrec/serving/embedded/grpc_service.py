@@ -89,7 +89,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             assert version.servable is not None
             signatures = get_model_metadata_pb2.SignatureDefMap()
             for name, definition in version.servable.definitions.items():
-                signatures.signature_def[name].CopyFrom(definition)
+                signatures.signature_def[name].ParseFromString(definition)
             response = get_model_metadata_pb2.GetModelMetadataResponse()
             response.model_spec.CopyFrom(_spec(request.model_spec.name, version.number))
             response.metadata["signature_def"].Pack(signatures)

@@ -32,7 +32,7 @@ from tfllmrec.serving.embedded.tensors import Signature, Tensors, signature_of
 from tfllmrec.serving.embedded.versions import Version
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.embedded.servable import Servable
+    from tfllmrec.serving.embedded.model_process import ModelProcess
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class _Api:
                     answer = self._answer(version, content, compressed, body)
                     return _json(await _while_connected(request, answer))
 
-    async def _answer(self, version: Version[Servable], content: bytes, compressed: bool, body: Body) -> bytes:
+    async def _answer(self, version: Version[ModelProcess], content: bytes, compressed: bool, body: Body) -> bytes:
         engine = self._engine
         assert version.servable is not None
         signatures = version.servable.signatures

@@ -1,14 +1,13 @@
-"""The embedded server: a folder of SavedModels behind TF Serving's two protocols, in one process.
+"""The embedded server: a folder of SavedModels behind TF Serving's two protocols.
 
-For a laptop and a small server. It is one Python process: one core reads requests and writes answers, and a few threads
-run the models. TF Serving itself serves the same folders to many more clients.
+For a laptop and a small server. One process reads requests and writes answers; each version of a model has a process of
+its own. TF Serving itself serves the same folders to many more clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import resource
@@ -33,14 +32,13 @@ from tfllmrec.serving.embedded.grpc_service import Guard, add_services
 from tfllmrec.serving.embedded.hosts import KnownHosts
 from tfllmrec.serving.embedded.models_config import ModelSource, read_sources, require_below, sources_of
 from tfllmrec.serving.embedded.rest import rest_app
-from tfllmrec.serving.embedded.servable import Servable
 from tfllmrec.serving.embedded.tensors import DEFAULT_SIGNATURE, STRING, TensorSpec
 from tfllmrec.serving.embedded.versions import SETTLED_S
 
 logger = logging.getLogger(__name__)
 
-# The interpreter lets a thread go on for so long before another gets its turn; with its 5 ms, the loop would often wait
-# longer for a thread that loads a model than for the model's answer.
+# How long the interpreter lets a thread run before another gets its turn: with its 5 ms, the event loop would often
+# wait longer for a thread that decodes a large body than for a model's answer.
 SWITCH_INTERVAL_S = 0.0005
 #: Connections that the system keeps until they are accepted.
 BACKLOG = 1024
@@ -145,7 +143,7 @@ class Server:
             rest_socket = until_started.enter_context(_reserve("REST", settings.host, settings.rest_port))
             with _reserve("gRPC", settings.host, settings.grpc_port) as grpc_socket:
                 self.rest_port, self.grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
-                self.engine = Engine(settings.limits, Servable, settings.settled_s)
+                self.engine = Engine(settings.limits, settled_s=settings.settled_s)
                 rest = self._rest_server()
                 await self._first_models()
             self._grpc = self._grpc_server(tls)
@@ -161,7 +159,7 @@ class Server:
     async def stop(self) -> None:
         """Accepts no more requests, finishes the running ones, and unloads the models.
 
-        A load that runs is not waited for: see ``engine.models.loading``.
+        The process of a load that runs is ended as soon as it is loaded, or with this one.
         """
         self._polling.cancel()
         self.engine.models.stop_loading()
@@ -304,14 +302,11 @@ class Server:
             await asyncio.sleep(0.005)
 
 
-def serve(settings: Settings, started: Callable[[Server], None]) -> bool:
+def serve(settings: Settings, started: Callable[[Server], None]) -> None:
     """Serves until SIGTERM or Ctrl-C; a second one ends the process at once.
 
     Args:
       started: called when the ports are open.
-
-    Returns:
-      :attr:`tfllmrec.serving.embedded.versions.Models.loading`, by which the process must be ended then.
 
     Raises:
       ConfigError: as :meth:`Server.start`.
@@ -319,12 +314,8 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> bool:
     """
     _allow_many_connections()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # What is imported stays, so what is left of an unloaded version need not be looked for in there: that would hold up
-    # all requests for a tenth of a second.
-    gc.collect()
-    gc.freeze()
 
-    async def main() -> bool:
+    async def main() -> None:
         server = Server(settings)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -345,12 +336,11 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> bool:
             with contextlib.suppress(asyncio.CancelledError):
                 starting.cancel()
                 await starting
-            return server.engine.models.loading
+                return
         logger.info("stopping: no new requests; those that run are finished")
         await server.stop()
-        return server.engine.models.loading
 
-    return uvloop.run(main())
+    uvloop.run(main())
 
 
 class _Uvicorn(uvicorn.Server):

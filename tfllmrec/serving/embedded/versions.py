@@ -8,25 +8,37 @@ All of this runs on one event loop, except reading the disk and loading, which r
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tfllmrec.serving.embedded.models_config import ModelSource
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.layout import version_folders
 
-Servable = TypeVar("Servable")
+
+class Loaded(Protocol):
+    """What a version's folder is loaded into.
+
+    Attributes:
+      alive: whether it can still answer; if not, the version is loaded again.
+    """
+
+    @property
+    def alive(self) -> bool: ...
+
+    def close(self) -> None:
+        """Frees what it takes; called once, in a thread."""
+
+
+Servable = TypeVar("Servable", bound=Loaded)
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +105,6 @@ class _Model(Generic[Servable]):
         return sorted(number for number, version in self.versions.items() if version.state is State.AVAILABLE)
 
 
-@dataclass
-class _Unloaded(Generic[Servable]):
-    """A servable that was unloaded, and the calls of :meth:`Models.follow` since that found it in memory."""
-
-    servable: weakref.ref[Servable]
-    found: int = 0
-
-
 class Models(Generic[Servable]):
     """The models that are served.
 
@@ -120,9 +124,7 @@ class Models(Generic[Servable]):
         self._settled_s = settled_s
         self._on_load = on_load
         self._models: dict[str, _Model[Servable]] = {}
-        self._unloaded: list[_Unloaded[Servable]] = []
         self._polling = asyncio.Lock()
-        self._loading: threading.Thread | None = None
         self._waiting: asyncio.Future[Servable | RequestError] | None = None
         self._stopped = False
 
@@ -232,7 +234,6 @@ class Models(Generic[Servable]):
                         self._retire(version)
                     model = new
                 self._relabel(model)
-        self._collect()
 
     def unmoved_labels(self, sources: Iterable[ModelSource]) -> list[str]:
         """A message in TF Serving's words for each label whose version is not available."""
@@ -245,17 +246,8 @@ class Models(Generic[Servable]):
             if number not in available
         ]
 
-    @property
-    def loading(self) -> bool:
-        """Whether a thread loads a version, even if nothing waits for it any more.
-
-        Then only ``os._exit`` ends the process: the interpreter cannot take itself down while TensorFlow works in a
-        thread, and would be aborted.
-        """
-        return self._loading is not None and self._loading.is_alive()
-
     def stop_loading(self) -> None:
-        """Starts no more loads and waits for none. A running load goes on: it cannot be stopped."""
+        """Starts no more loads and waits for none; what a running one loads is unloaded."""
         self._stopped = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(_stopping())
@@ -293,7 +285,11 @@ class Models(Generic[Servable]):
         """Whether the version is available, after loading it if need be."""
         version = model.versions.get(number)
         if version is not None and version.state is State.AVAILABLE:
-            return True
+            assert version.servable is not None
+            if version.servable.alive:
+                return True
+            logger.error("%s has ended: it is loaded again", version)
+            self._retire(version)
         content = await asyncio.to_thread(content_of, folder)
         if not self._whole(model, folder, content):
             return False
@@ -327,43 +323,41 @@ class Models(Generic[Servable]):
         return version.state is State.AVAILABLE
 
     async def _loaded(self, folder: Path) -> Servable | RequestError:
-        """As :meth:`_tried`, in a thread that nobody waits for when loop or process end, unlike those of a pool."""
+        """What a folder has, or the reason why it cannot be loaded; read in a thread that does not delay the end."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[Servable | RequestError] = loop.create_future()
 
         def finish(loaded: Servable | RequestError) -> None:
-            if not waiting.done():  # nobody waits any more
+            if not waiting.done():
                 waiting.set_result(loaded)
+            elif not isinstance(loaded, RequestError):  # nobody waits any more
+                threading.Thread(target=loaded.close, name="unload").start()
 
         def load() -> None:
             try:
-                loaded = self._tried(folder)
-            except BaseException as error:  # such as an error whose text cannot be read: the waiter must get an answer
+                loaded: Servable | RequestError = self._load(folder)
+            except RequestError as error:
+                loaded = error
+            except BaseException as error:  # whatever a damaged model raises, the server goes on
                 loaded = RequestError(Code.UNKNOWN, type(error).__name__)
-            with suppress(RuntimeError):  # the loop is closed
+                with suppress(Exception):  # an error whose text cannot be read
+                    loaded.message = str(error) or loaded.message
+            try:
                 loop.call_soon_threadsafe(finish, loaded)
+            except RuntimeError:  # the loop is closed
+                if not isinstance(loaded, RequestError):
+                    loaded.close()
 
         thread = threading.Thread(target=load, name="load", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             return RequestError(Code.RESOURCE_EXHAUSTED, str(error))
-        self._loading, self._waiting = thread, waiting
+        self._waiting = waiting
         try:
             return await waiting
         finally:
             self._waiting = None  # it holds what was loaded
-
-    def _tried(self, folder: Path) -> Servable | RequestError:
-        """The servable of a folder, or the reason why it cannot be loaded; blocks."""
-        try:
-            return self._load(folder)
-        except Exception as error:  # whatever a damaged model makes TensorFlow raise, the server goes on
-            code = error.code if isinstance(error, RequestError) else Code.UNKNOWN
-            failure = RequestError(code, str(error) or type(error).__name__)
-        # Of what was loaded before it failed: here, where the error is gone, whose frames held it.
-        _give_back_memory()
-        return failure
 
     def _whole(self, model: _Model[Servable], folder: Path, content: Content) -> bool:
         """Whether a folder has a SavedModel and has not changed for a while, by the disk's clock or by ours."""
@@ -387,22 +381,9 @@ class Models(Generic[Servable]):
     def _release(self, version: Version[Servable]) -> None:
         if version.state is State.UNLOADING and not version.in_flight:
             assert version.servable is not None
-            self._unloaded.append(_Unloaded(weakref.ref(version.servable)))
+            threading.Thread(target=version.servable.close, name="unload").start()
             version.state, version.servable = State.END, None
             logger.info("%s unloaded", version)
-
-    def _collect(self) -> None:
-        """Frees the memory of unloaded servables.
-
-        A call that nobody waits for, or the traceback of an error, may hold a servable for longer than its requests do.
-        It is collected later then: at the 1st, 2nd, 4th, 8th, ... call that finds it, because each collection holds up
-        all requests.
-        """
-        self._unloaded = [one for one in self._unloaded if one.servable() is not None]
-        for one in self._unloaded:
-            one.found += 1
-        if any(one.found & (one.found - 1) == 0 for one in self._unloaded):
-            _give_back_memory()
 
     def _relabel(self, model: _Model[Servable]) -> None:
         available = model.available()
@@ -432,17 +413,6 @@ def _say(model: _Model[Servable], path: Path, what: str) -> None:
 
 def _stopping() -> RequestError:
     return RequestError(Code.UNAVAILABLE, "the server is stopping: nothing is loaded any more")
-
-
-def _give_back_memory() -> None:
-    """To the system, what nothing refers to any more."""
-    # Functions of TensorFlow refer to each other in circles and hold the weights until these are found. What lets one
-    # circle go may be in another: two rounds find all of a model.
-    for _ in range(3):
-        if not gc.collect():
-            break
-    with suppress(AttributeError):  # the C library is not glibc, and needs no telling
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def content_of(folder: Path) -> Content:
