@@ -123,11 +123,13 @@ class Client(asyncio.Transport):
 
 
 def talk(*parts):
-    """The client after it has sent these parts."""
+    """The client after it has sent these parts and waited for a moment."""
+    from tfllmrec.serving.embedded.connections import DRAIN_S
 
     async def main():
         client = Client()
         await client.send(*parts)
+        await client.wait(DRAIN_S)
         return client
 
     return asyncio.run(main())
@@ -194,6 +196,22 @@ def test_the_size_of_headers_is_limited_to_the_byte(headers, step, before):
     assert b"The headers have more than 65536 bytes." in client.told
 
 
+def test_too_large_headers_are_read_for_a_moment_before_the_answer():
+    """Or the client might find the connection reset while it sends, and never see the answer."""
+    from tfllmrec.serving.embedded.connections import DRAIN_S
+
+    async def main():
+        client = Client()
+        await client.send(*cut(head_of(1 << 20, 10), 50_000), GET)
+        assert (client.statuses, client.ended) == ([], None)
+        await client.wait(DRAIN_S / 2)
+        await client.send(b"y" * 50_000)
+        await client.wait(DRAIN_S / 2)
+        assert (client.statuses, client.ended) == ([400], "closed")
+
+    asyncio.run(main())
+
+
 def test_long_lines_and_padding_count_too():
     padding, line = b" " * 70_000, b"y" * 70_000
     for head in (b"GET /" + line + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nx:" + padding + b"y\r\n\r\n"):
@@ -204,7 +222,7 @@ def test_headers_behind_another_request_in_one_read_are_limited():
     assert talk(GET + POST + GET).statuses == [200, 200, 200]
     assert talk(POST + head_of(65_000, 1)).statuses == [200, 200]
     client = talk(POST + head_of(65_537 + 4096, 1))
-    assert (client.statuses, client.ended) == ([200], "closed")
+    assert (client.statuses, client.ended) == ([200, 400], "closed")
 
 
 @pytest.mark.parametrize(

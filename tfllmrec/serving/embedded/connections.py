@@ -12,6 +12,9 @@ HEAD_BYTES = 64 << 10
 # The parser does not say where in its input a head begins. A head that begins where a read of the socket begins is
 # measured exactly; one that follows another request in the same read may be longer by this much.
 STEP_BYTES = 4 << 10
+#: The time in which the rest of too large headers is read and dropped. A client whose data is not read before the
+#: connection is closed may lose the answer.
+DRAIN_S = 0.5
 
 
 class Connection(HttpToolsProtocol):
@@ -31,6 +34,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         # Bytes since the last end of a head or a message, or the last byte of a body.
         self._unused = 0
+        self._too_large = False
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -46,10 +50,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         begin = 0
-        while begin < len(data) and not self.transport.is_closing():
+        while begin < len(data) and not self._too_large and not self.transport.is_closing():
             end = begin + min(STEP_BYTES, HEAD_BYTES - self._unused)
             if end == begin:
-                self._refuse(f"The headers have more than {HEAD_BYTES} bytes.")
+                self._too_large = True
+                self._unset_timer()
+                what = f"The headers have more than {HEAD_BYTES} bytes."
+                self._timer = self.loop.call_later(DRAIN_S, self._refuse, what)
                 return
             part = data[begin:end]
             begin = end

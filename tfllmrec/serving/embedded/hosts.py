@@ -29,7 +29,7 @@ class KnownHosts:
       hosts: names and addresses of this server beside ``LOOPBACK``, without a port.
 
     Raises:
-      ConfigError: a host is none.
+      ConfigError: one of ``hosts`` is neither a name nor an address.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:

@@ -390,7 +390,7 @@ def _reserve(protocol: str, host: str, port: int) -> socket.socket:
     """A socket that is bound to the address and does not listen: connections are refused until it does.
 
     Raises:
-      ConfigError: the address is taken, or is none.
+      ConfigError: the address is taken or does not exist.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
