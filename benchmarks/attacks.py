@@ -1,4 +1,4 @@
-"""Attacks the embedded server with requests that ask for too much, and looks what becomes of it and of another client.
+"""Attacks the embedded server with requests that ask for too much, and shows its memory and another client's waits.
 
     python benchmarks/attacks.py saved_models/movielens
     python benchmarks/attacks.py saved_models/movielens --only score explain
