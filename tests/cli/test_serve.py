@@ -75,8 +75,8 @@ def test_settings_reach_the_server(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
     assert settings.limits.__dict__ == {
-        "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002,
-        "queue": 7, "workers": 3, "timeout_s": 30.0,
+        "body_bytes": 1 << 19, "bodies_bytes": 1 << 22, "rows": 50, "batch_rows": 9, "batch_wait_s": 0.002, "queue": 7,
+        "workers": 3, "timeout_s": 30.0,
     }  # fmt: skip
     assert (settings.allow_reload, settings.allow_hosts) == (True, ("shop.example", "10.0.0.7"))
     assert settings.certificate == Path("c.pem")

@@ -854,6 +854,8 @@ def test_tls(kind, served, certificate, pauses):
         (lambda c: c.search(["a"]), r"as one str, got \['a'\]"),
         (lambda c: c.search("half a pair: \ud83d"), "is no valid Unicode text"),
         (lambda c: c.similar(5), "as one str, got 5"),
+        (lambda c: c.score(["a"], [1e39]), r"Expected ratings of at most 3.403e\+38 \(float32\), got 1e\+39"),
+        (lambda c: c.score(["a"], [10**400]), "Expected ratings as numbers"),
     ],
 )  # fmt: skip
 def test_bad_requests(client, served, ask, message):
@@ -871,6 +873,7 @@ def test_bad_requests(client, served, ask, message):
         ({"x": []}, "got no value"),
         ({"x": [None]}, "got NoneType"),
         ({"x": [2**31]}, "Input 'x': .*2147483648"),
+        ({"x": [[1.0, -1e39]]}, r"Input 'x': expected values of at most 3.403e\+38 \(float32\), got -1e\+39"),
     ],
 )
 def test_inputs_that_are_no_tensor(served, inputs, message):

@@ -17,6 +17,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.serving.ratings import LARGEST_FLOAT32
 
 # message -> field -> (number, type); "repeated T" and "map T" (from string to T) as in a .proto file.
 FIELDS: dict[str, dict[str, tuple[int, str]]] = {
@@ -111,8 +112,8 @@ def tensor_proto(name: str, values: Any) -> Any:
     """A ``TensorProto`` of nested lists of ``str``, ``float``, ``int`` (int32) or ``bool``.
 
     Raises:
-      DataError: rows of one level differ in length, the values differ in type, there is none (and so no type), or a
-        text is no valid Unicode; ``name`` is the input that the message names.
+      DataError: rows of one level differ in length, the values differ in type, there is none (and so no type), a text
+        is no valid Unicode, or float32 does not hold a number; ``name`` is the input that the message names.
     """
     flat = list(_leaves(values))
     kinds = {type(value) for value in flat}
@@ -123,6 +124,8 @@ def tensor_proto(name: str, values: Any) -> Any:
     if not _fits(values, shape):
         raise DataError(f"Input {name!r}: expected rows of one length, as in {shape}; pad the shorter ones.")
     dtype = _DTYPE_OF[kinds.pop()]
+    if dtype == 1 and (large := [value for value in flat if LARGEST_FLOAT32 < abs(value) < math.inf]):
+        raise DataError(f"Input {name!r}: expected values of at most {LARGEST_FLOAT32:.4g} (float32), got {large[0]}.")
     tensor = MESSAGES["TensorProto"](dtype=dtype)
     for size in shape:
         tensor.tensor_shape.dim.add(size=size)

@@ -48,13 +48,14 @@ class Joining:
     catalogue: int = 0
 
     def work(self, inputs: Tensors, max_rows: int) -> Work:
-        """The work that a request asks for; only shapes are read, and the values of ``k``.
+        """The work that a request asks for.
 
         Args:
-          inputs: as :meth:`Signature.checked` returns them.
+          inputs: as :meth:`Signature.checked` returns them; only their shapes and the values of ``k`` are read.
+          max_rows: of a request.
 
         Raises:
-          RequestError: INVALID_ARGUMENT where it is too much, or inputs of ours do not fit together.
+          RequestError: INVALID_ARGUMENT where it is too much, or where inputs of a model of ours do not fit together.
         """
         work = work_of(self.signature, inputs, self.catalogue if self.ours else None)
         work.check(max_rows)
@@ -128,7 +129,7 @@ def split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:
 def put_together(parts: Sequence[Tensors]) -> Tensors:
     """The outputs of one request of ours that was answered in parts, rows in order.
 
-    A part is as wide as its largest ``k``; narrower ones are filled up as the model does it: with ``""`` or 0.
+    A part is as wide as its largest ``k``; narrower parts are filled up as the model does it, with ``""`` or 0.
     """
     joined = {}
     for name in parts[0]:
@@ -161,7 +162,7 @@ class _Batch:
     row_cells: int = 0
 
     def takes(self, rows: int, row_cells: int, max_rows: int) -> bool:
-        """Whether a request more leaves it small enough; each row is as wide as the widest."""
+        """Whether the batch stays within the limits with another request; every row becomes as wide as the widest."""
         rows += self.rows
         return rows <= max_rows and rows * max(self.row_cells, row_cells) <= CALL_CELLS
 

@@ -106,7 +106,7 @@ class _Api:
         signatures = version.servable.signatures
         async with engine.within(version):
             if compressed:
-                # However small it is, it may become large.
+                # In a thread whatever its size: a small one may become large.
                 content = await engine.aside(LARGE_BYTES, _decompressed, content, engine.limits.body_bytes)
                 body.drop()
                 body.add(len(content))

@@ -24,9 +24,10 @@ REQUEST_CELLS = 1 << 28
 #: Values of the largest output of a request.
 ANSWER_VALUES = 1 << 22
 
-# Cells of an id; of an event, which is read with its neighbours, up to the longest history that the model reads; of a
-# candidate; of a text, which the tokenizer cuts; of a token by itself and with each other token.
+# Cells of an id; of an event of the history, which is read with its neighbours; of a candidate; of a text, which the
+# tokenizer truncates; of a token; and of a pair of tokens, as attention compares them.
 _ID, _EVENT, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 1024, 1 << 17, 2048, 8
+#: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
 
@@ -35,9 +36,9 @@ class Work:
     """What a request asks for.
 
     Attributes:
-      rows: in the first dimension of its inputs.
-      row_cells: of each row; 0 for a model that is not ours, of which nothing is known.
-      row_values: of each row, in the largest output; likewise.
+      rows: size of the first dimension of its inputs.
+      row_cells: cells that each row takes; 0 for a model that is not ours, because nothing is known of it.
+      row_values: values in each row of the largest output; 0 for a model that is not ours.
     """
 
     rows: int
