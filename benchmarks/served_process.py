@@ -1,4 +1,4 @@
-"""``tfllmrec serve`` in a process of its own, and what that process takes; Linux only, it is read in /proc."""
+"""``tfllmrec serve`` as a program, and the memory and time of its processes; Linux only, they are read in /proc."""
 
 from __future__ import annotations
 
@@ -26,17 +26,37 @@ class Served:
     addresses: dict[str, str]
     seconds: float
 
+    def processes(self) -> list[int]:
+        """The server and the processes of its models."""
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
     def megabytes(self) -> float:
-        """Resident memory, in millions of bytes; 0 once it has ended."""
-        with suppress(OSError):
-            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024 / 1e6
-        return 0.0
+        """Resident memory of all processes, in millions of bytes; 0 once they have ended.
+
+        A page that several processes share counts once (PSS): the libraries are such pages.
+        """
+        kilobytes = 0
+        for pid in self.processes():
+            with suppress(OSError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        kilobytes += int(line.split()[1])
+        return kilobytes * 1024 / 1e6
 
     def cpu_seconds(self) -> float:
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """Processor time of all processes that run now."""
+        ticks = 0
+        for pid in self.processes():
+            with suppress(OSError):
+                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

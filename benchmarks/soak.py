@@ -38,11 +38,11 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
 K = 10
 MINUTES = 10.0
 SWAPPED_S = 120.0  # in which a version has to be in the place of the one before
-SETTLES_S = 2.0  # until what an unloaded version held is given back
+SETTLES_S = 2.0  # until the process of an unloaded version has ended
 DURING = "during a swap"
 DEADLINE_S = 30.0
 #: Of the server, from after the first swap, when libraries and two versions at once have been in memory, to the end.
-GROWTH_MB = 200
+GROWTH_MB = 100
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Figures:
       seconds: of each answer, by what was asked, such as ``recommend, REST``.
       versions: answers by the version that was the newest one both before and after, or ``during a swap``.
       failures: what failed requests said. troubles: what went wrong with swaps or the server.
-      rss_mb: of the server, once a second. settled_mb: after each swap, when the old version's memory is given back.
+      memory_mb: of the server, once a second. settled_mb: after each swap, when the old version's process has ended.
     """
 
     minutes: float
@@ -67,7 +67,7 @@ class Figures:
     swaps: int = 0
     failures: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
-    rss_mb: list[float] = field(default_factory=list)
+    memory_mb: list[float] = field(default_factory=list)
     settled_mb: list[float] = field(default_factory=list)
     load: float = 0.0
 
@@ -152,11 +152,11 @@ class Asker(threading.Thread):
 
 
 class Memory(threading.Thread):
-    """What the server holds in memory, once a second."""
+    """The memory of the server, once a second."""
 
     def __init__(self, server: Served, stop: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.rss_mb = [server.megabytes()]
+        self.memory_mb = [server.megabytes()]
         self._server, self._stop_asked = server, stop
 
     def run(self) -> None:
@@ -165,7 +165,7 @@ class Memory(threading.Thread):
 
     def look(self) -> None:
         if megabytes := self._server.megabytes():  # or it has ended, which others tell
-            self.rss_mb.append(megabytes)
+            self.memory_mb.append(megabytes)
 
 
 def put(version: Path, base: Path, number: int) -> None:
@@ -247,7 +247,7 @@ def soak(
                     figures.seconds.setdefault(kind, []).extend(seconds)
             memory.join()
             memory.look()
-            figures.rss_mb = memory.rss_mb
+            figures.memory_mb = memory.memory_mb
             if (code := stop(server.process)) != 0:
                 ended = "had to be killed" if code is None else f"ended with exit code {code}"
                 figures.troubles.append(f"the server {ended}")
@@ -260,7 +260,7 @@ def section(figures: Figures, made: str) -> str:
     for kind, seconds in sorted(figures.seconds.items()):
         p50, p99 = 1000 * np.percentile(seconds, [50, 99])
         rows.append(f"| {kind} | {len(seconds):,} | {p50:.1f} | {p99:.1f} | {1000 * max(seconds):.0f} |")
-    problems, rss = figures.problems(), figures.rss_mb
+    problems, memory = figures.problems(), figures.memory_mb
     settled = [f"{megabytes:,.0f}" for megabytes in figures.settled_mb]
     return "\n".join(
         [
@@ -277,7 +277,7 @@ def section(figures: Figures, made: str) -> str:
             "|---|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Memory of the server (RSS): {rss[0]:,.0f} MB at the start, at most {max(rss):,.0f} MB; {SETTLES_S:g} s "
+            f"Memory of the server and of its models' processes (PSS): {memory[0]:,.0f} MB at the start, at most {max(memory):,.0f} MB; {SETTLES_S:g} s "
             f"after each swap {', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one "
             "than after the first.",
             "",

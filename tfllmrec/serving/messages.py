@@ -31,8 +31,13 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
         "double_val": (6, "repeated double"),
         "int_val": (7, "repeated int32"),
         "string_val": (8, "repeated bytes"),
+        "scomplex_val": (9, "repeated float"),
         "int64_val": (10, "repeated int64"),
         "bool_val": (11, "repeated bool"),
+        "dcomplex_val": (12, "repeated double"),
+        "half_val": (13, "repeated int32"),
+        "uint32_val": (16, "repeated uint32"),
+        "uint64_val": (17, "repeated uint64"),
     },
     "Int64Value": {"value": (1, "int64")},
     "Any": {"type_url": (1, "string"), "value": (2, "bytes")},
@@ -42,7 +47,11 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
         "signature_name": (3, "string"),
         "version_label": (4, "string"),
     },
-    "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "map TensorProto")},
+    "PredictRequest": {
+        "model_spec": (1, "ModelSpec"),
+        "inputs": (2, "map TensorProto"),
+        "output_filter": (3, "repeated string"),
+    },
     "PredictResponse": {"outputs": (1, "map TensorProto"), "model_spec": (2, "ModelSpec")},
     "PredictLog": {"request": (1, "PredictRequest"), "response": (2, "PredictResponse")},
     "PredictionLog": {"predict_log": (6, "PredictLog")},
@@ -55,6 +64,9 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "StatusProto": {"error_code": (1, "int32"), "error_message": (2, "string")},
     "ModelVersionStatus": {"version": (1, "int64"), "state": (2, "int32"), "status": (3, "StatusProto")},
     "GetModelStatusResponse": {"model_version_status": (1, "repeated ModelVersionStatus")},
+    # The config is a ModelServerConfig, serialized.
+    "ReloadConfigRequest": {"config": (1, "bytes")},
+    "ReloadConfigResponse": {"status": (1, "StatusProto")},
 }
 #: ``ModelVersionStatus.State``.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}

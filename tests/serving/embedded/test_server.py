@@ -479,7 +479,7 @@ def test_a_rest_server_that_ends_at_once_is_no_start(tmp_path, monkeypatch):
 
 def test_versions_change_under_load_without_a_failed_request(rest, server, models, made):
     """New versions are copied bit by bit, one of them is broken, old ones are removed; nobody notices."""
-    first = weakref.ref(server.engine.models.status("shop")[0].servable)
+    first = server.engine.models.status("shop")[0].servable.process
     answers, stop = [], threading.Event()
 
     def client():
@@ -518,7 +518,7 @@ def test_versions_change_under_load_without_a_failed_request(rest, server, model
     assert tags[0] == "one" and tags[-1] == "two" and tags.count("one") > 0 and tags.count("two") > 0
     states = {v.number: v.state.name for v in server.engine.models.status("shop")}
     assert states[5] == "AVAILABLE" and states[2] == states[4] == "END"
-    wait_for(lambda: first() is None)  # what was unloaded is gone, weights and all
+    wait_for(lambda: not first.is_alive())
 
 
 def test_tls_tokens_labels_and_reload(models, made, serving, tmp_path, caplog):

@@ -9,21 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_management_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from google.protobuf.message import DecodeError
 
 from tfllmrec.errors import ConfigError
 from tfllmrec.serving.embedded.engine import Engine
-from tfllmrec.serving.embedded.servable import EXPANSION, declared, from_proto, to_proto
+from tfllmrec.serving.embedded.protos import EXPANSION, declared, from_proto, to_proto
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import Tensors, signature_of
+from tfllmrec.serving.messages import MESSAGES
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +28,62 @@ Reload = Callable[[Any], Awaitable[list[str]]]
 
 def add_services(server: grpc.aio.Server, engine: Engine, reload: Reload | None) -> None:
     """Adds both services; ``reload`` is ``None`` if clients may not choose the models."""
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(engine), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(engine, reload), server)
+    prediction, model = _Prediction(engine), _Model(engine, reload)
+    services = {
+        "PredictionService": {
+            "Predict": _handler(prediction.predict, "PredictRequest"),
+            "GetModelMetadata": _handler(prediction.metadata, "GetModelMetadataRequest"),
+            **{api: _unimplemented(api) for api in ("Classify", "Regress", "MultiInference")},
+        },
+        "ModelService": {
+            "GetModelStatus": _handler(model.status, "GetModelStatusRequest"),
+            "HandleReloadConfigRequest": _handler(model.reload, "ReloadConfigRequest"),
+        },
+    }
+    server.add_generic_rpc_handlers(
+        tuple(
+            grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
+            for service, methods in services.items()
+        )
+    )
 
 
-class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
+def _handler(answer: Callable[[Any, float | None], Awaitable[Any]], request: str) -> grpc.RpcMethodHandler:
+    """Answers requests of one message type.
+
+    Args:
+      answer: a request and the seconds that its client still waits, or ``None``, to the response.
+    """
+
+    async def handle(message: Any, context: Any) -> Any:
+        try:
+            return await answer(message, context.time_remaining())
+        except RequestError as error:
+            code, text = GRPC_CODES[error.code.value], error.message
+        except Exception as error:
+            logger.exception("a request ended in a bug of the server")
+            code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+        await context.abort(code, text)
+
+    return grpc.unary_unary_rpc_method_handler(
+        handle, MESSAGES[request].FromString, lambda response: response.SerializeToString()
+    )
+
+
+def _unimplemented(api: str) -> grpc.RpcMethodHandler:
+    async def refuse(message: bytes, context: Any) -> None:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, f"{api} is not answered here, only Predict: call the signature by its name"
+        )
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+class _Prediction:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def Predict(self, request: predict_pb2.PredictRequest, context: Any) -> predict_pb2.PredictResponse:
-        return await _answered(context, self._predict(request, context.time_remaining()))
-
-    async def _predict(
-        self, request: predict_pb2.PredictRequest, timeout_s: float | None
-    ) -> predict_pb2.PredictResponse:
+    async def predict(self, request: Any, timeout_s: float | None) -> Any:
         spec, models = request.model_spec, self._engine.models
         engine, limit = self._engine, EXPANSION * self._engine.limits.body_bytes
         with (
@@ -72,14 +107,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
                 size = sum(output.nbytes for output in outputs.values())
                 return await engine.aside(size, _response, outputs, model_spec)
 
-    async def GetModelMetadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Any
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        return await _answered(context, self._metadata(request))
-
-    async def _metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    async def metadata(self, request: Any, timeout_s: float | None) -> Any:
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
@@ -87,53 +115,32 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise invalid(f"Metadata field {field} is not supported; expected signature_def")
         with self._engine.models.hold(*_asked(request)) as version:
             assert version.servable is not None
-            signatures = get_model_metadata_pb2.SignatureDefMap()
+            signatures = MESSAGES["SignatureDefMap"]()
             for name, definition in version.servable.definitions.items():
                 signatures.signature_def[name].ParseFromString(definition)
-            response = get_model_metadata_pb2.GetModelMetadataResponse()
-            response.model_spec.CopyFrom(_spec(request.model_spec.name, version.number))
-            response.metadata["signature_def"].Pack(signatures)
+            response = MESSAGES["GetModelMetadataResponse"](model_spec=_spec(request.model_spec.name, version.number))
+            response.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+            response.metadata["signature_def"].value = signatures.SerializeToString()
             return response
 
-    async def Classify(self, request: Any, context: Any) -> None:
-        await _unimplemented(context, "Classify")
 
-    async def Regress(self, request: Any, context: Any) -> None:
-        await _unimplemented(context, "Regress")
-
-    async def MultiInference(self, request: Any, context: Any) -> None:
-        await _unimplemented(context, "MultiInference")
-
-
-class _Model(model_service_pb2_grpc.ModelServiceServicer):
+class _Model:
     def __init__(self, engine: Engine, reload: Reload | None) -> None:
         self._engine, self._reload = engine, reload
 
-    async def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Any
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        return await _answered(context, self._status(request))
-
-    async def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
-    ) -> get_model_status_pb2.GetModelStatusResponse:
+    async def status(self, request: Any, timeout_s: float | None) -> Any:
         name, number, label = _asked(request)
         models = self._engine.models
-        response = get_model_status_pb2.GetModelStatusResponse()
+        response = MESSAGES["GetModelStatusResponse"]()
         for version in models.status(name, models.labelled(name, label) if label else number):
             status = response.model_version_status.add(version=version.number, state=version.state.value)
             status.status.error_code = version.code.value
             status.status.error_message = version.error
         return response
 
-    async def HandleReloadConfigRequest(
-        self, request: model_management_pb2.ReloadConfigRequest, context: Any
-    ) -> model_management_pb2.ReloadConfigResponse:
-        return await _answered(context, self._handle_reload(request))
+    async def reload(self, request: Any, timeout_s: float | None) -> Any:
+        from tensorflow_serving.config import model_server_config_pb2
 
-    async def _handle_reload(
-        self, request: model_management_pb2.ReloadConfigRequest
-    ) -> model_management_pb2.ReloadConfigResponse:
         if self._reload is None:
             raise RequestError(
                 Code.PERMISSION_DENIED,
@@ -142,12 +149,13 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):
             )
         try:
             # Shielded: a reload is done as a whole, even if the client does not wait for its end.
-            unmoved = await asyncio.shield(asyncio.ensure_future(self._reload(request.config)))
-        except ConfigError as error:
+            config = model_server_config_pb2.ModelServerConfig.FromString(request.config)
+            unmoved = await asyncio.shield(asyncio.ensure_future(self._reload(config)))
+        except (ConfigError, DecodeError) as error:
             raise invalid(f"ReloadConfigRequest: {error}") from None
         if unmoved:
             raise RequestError(Code.FAILED_PRECONDITION, "; ".join(unmoved))
-        return model_management_pb2.ReloadConfigResponse()
+        return MESSAGES["ReloadConfigResponse"]()
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -170,34 +178,15 @@ class Guard(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _tensors(request: predict_pb2.PredictRequest, limit: int) -> Tensors:
+def _tensors(request: Any, limit: int) -> Tensors:
     return {key: from_proto(key, proto, limit) for key, proto in request.inputs.items()}
 
 
-def _response(outputs: Tensors, model_spec: model_pb2.ModelSpec) -> predict_pb2.PredictResponse:
-    response = predict_pb2.PredictResponse(model_spec=model_spec)
+def _response(outputs: Tensors, model_spec: Any) -> Any:
+    response = MESSAGES["PredictResponse"](model_spec=model_spec)
     for key, array in outputs.items():
         response.outputs[key].CopyFrom(to_proto(array))
     return response
-
-
-async def _answered(context: Any, answer: Awaitable[Any]) -> Any:
-    try:
-        return await answer
-    except RequestError as error:
-        code, message = GRPC_CODES[error.code.value], error.message
-    except Exception as error:
-        logger.exception("a request ended in a bug of the server")
-        code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-    # Not where the error is at hand: gRPC keeps the last call that was aborted, and with it the error's frames, which
-    # hold a version that may be unloaded next.
-    await context.abort(code, message)
-
-
-async def _unimplemented(context: Any, api: str) -> None:
-    await context.abort(
-        grpc.StatusCode.UNIMPLEMENTED, f"{api} is not answered here, only Predict: call the signature by its name"
-    )
 
 
 def _asked(request: Any) -> tuple[str, int | None, str | None]:
@@ -207,12 +196,10 @@ def _asked(request: Any) -> tuple[str, int | None, str | None]:
     spec = request.model_spec
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    number = spec.version.value if choice == "version" else None
-    return spec.name, number, spec.version_label if choice == "version_label" else None
+    return spec.name, spec.version.value if spec.HasField("version") else None, spec.version_label or None
 
 
-def _spec(name: str, version: int, signature: str = "") -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=name, signature_name=signature)
+def _spec(name: str, version: int, signature: str = "") -> Any:
+    spec = MESSAGES["ModelSpec"](name=name, signature_name=signature)
     spec.version.value = version
     return spec

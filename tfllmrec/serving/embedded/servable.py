@@ -1,8 +1,10 @@
-"""Any SavedModel, loaded to be asked by name of signature, as TF Serving does it."""
+"""Any SavedModel, loaded with TensorFlow to be asked by name of signature, as TF Serving does it.
+
+The server does so in a process of its own: :mod:`tfllmrec.serving.embedded.model_process`.
+"""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,35 +12,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
-from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfllmrec.serving.embedded.batching import Joining
-from tfllmrec.serving.embedded.status import Code, RequestError, invalid
+from tfllmrec.serving.embedded.protos import from_proto
+from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
-from tfllmrec.serving.loading import let_go_with, load
-
-#: A few bytes may declare a tensor of any size (a single value stands for all): where expanding stops.
-MAX_TENSOR_BYTES = 256 << 20
-#: A tensor whose every value was sent takes at most so many times the bytes of the message: a small int64 is one byte.
-EXPANSION = 8
-
-# Where a TensorProto keeps values that are not raw bytes. TF Serving answers in these fields; C++ clients read them.
-_FIELDS = {
-    "float32": "float_val",
-    "float64": "double_val",
-    "int8": "int_val",
-    "int16": "int_val",
-    "int32": "int_val",
-    "uint8": "int_val",
-    "uint16": "int_val",
-    "int64": "int64_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
-    "bool": "bool_val",
-}
+from tfllmrec.serving.loading import load
 
 
 class Servable:
@@ -64,7 +46,6 @@ class Servable:
             self._loaded = load(folder, scann)
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
-        let_go_with(self, self._loaded, scann)
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         self.joining = {
@@ -117,64 +98,6 @@ class Servable:
                 raise RequestError(error.code, f"warm-up request {number} of {path} fails: {error.message}") from error
 
 
-def declared(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """An array of zeros with the type and shape of a tensor off the wire, to be checked before that is expanded.
-
-    It takes no memory: one zero stands for all.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT where type or shape are none, or the tensor would have more than ``max_bytes``.
-    """
-    if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
-        raise invalid(f"Input {name}: a tensor needs a known shape, got {_one_line(proto.tensor_shape)}")
-    shape = [dim.size for dim in proto.tensor_shape.dim]
-    try:
-        dtype = tf.as_dtype(proto.dtype)
-        item_bytes = 16 if dtype == tf.string else dtype.size
-        item = np.zeros((), dtype.as_numpy_dtype)
-    except (TypeError, KeyError):
-        raise invalid(f"Input {name}: {proto.dtype} is no type of tensor") from None
-    # A dimension of 0 leaves no elements, and the others may still be of any size.
-    elements = math.prod(max(size, 1) for size in shape)
-    if elements * item_bytes > max_bytes:
-        raise invalid(
-            f"Input {name} declares {elements} elements of {dtype.name} (a dimension of 0 counts as 1): expected "
-            f"{max_bytes / 2**20:.3g} MB at most"
-        )
-    try:
-        return np.broadcast_to(item, shape)
-    except ValueError as error:
-        raise invalid(f"Input {name}: {error}") from None
-
-
-def from_proto(name: str, proto: tensor_pb2.TensorProto, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """A tensor off the wire; strings as ``bytes`` in an object array.
-
-    Raises:
-      RequestError: as :func:`declared`; INVALID_ARGUMENT where type, shape and content do not go together.
-    """
-    shape = declared(name, proto, max_bytes).shape
-    try:
-        array = tf.make_ndarray(proto)
-    except (ValueError, TypeError, OverflowError, AttributeError) as error:
-        raise invalid(f"Input {name}: type, shape and content do not go together: {error}") from None
-    return array.reshape(shape)
-
-
-def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
-    """A tensor for the wire."""
-    if array.dtype == STRING:
-        proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=array.ravel().tolist())
-    elif array.dtype.name in _FIELDS:
-        proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
-        getattr(proto, _FIELDS[array.dtype.name]).extend(array.ravel().tolist())
-    else:
-        return tf.make_tensor_proto(array)
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
-    return proto
-
-
 def _signature_definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     """The signatures of the graph that is for serving, the ones that TensorFlow uses itself included."""
     try:
@@ -209,7 +132,3 @@ def _spec(info: meta_graph_pb2.TensorInfo) -> TensorSpec:
 def _array(value: Any) -> np.ndarray:
     # TensorFlow gives a string without dimensions as it is, in no array.
     return np.asarray(value, object if isinstance(value, bytes) else None)
-
-
-def _one_line(message: Any) -> str:
-    return " ".join(str(message).split())
