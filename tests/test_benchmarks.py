@@ -46,7 +46,7 @@ def test_a_soak_is_passed_only_when_nothing_failed():
 
     def figures(**changes):
         made = soak.Figures(
-            minutes=1, clients=2, pause_s=0, swap_s=30, bound_mb=50, items=7, swaps=1, rss_mb=[500, 900, 740]
+            minutes=1, clients=2, pause_s=0, swap_s=30, bound_mb=50, items=7, swaps=1, memory_mb=[500, 900, 740]
         )
         made.settled_mb = [700, 740]
         made.seconds = {"recommend, REST": [0.001] * 98 + [0.003, 0.1], "search, gRPC": [0.002]}
