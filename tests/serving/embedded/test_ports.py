@@ -25,7 +25,7 @@ class Loads:
         self.begun, self.go = threading.Event(), threading.Event()
         self.go.set()
 
-    def __call__(self, folder):
+    def __call__(self, folder, calls):
         self.begun.set()
         assert self.go.wait(60)
         if (folder / "saved_model.pb").read_text() == "broken":
@@ -36,14 +36,19 @@ class Loads:
 class Answers:
     """A servable without signatures."""
 
+    alive = True
+
     def __init__(self):
         self.signatures, self.metadata = {}, {}
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
 def loads(monkeypatch):
     loads = Loads()
-    monkeypatch.setattr("tfllmrec.serving.embedded.server.Servable", loads)
+    monkeypatch.setattr("tfllmrec.serving.embedded.engine.ModelProcess", loads)
     return loads
 
 

@@ -336,6 +336,7 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 starting.cancel()
                 await starting
+            return
                 return
         logger.info("stopping: no new requests; those that run are finished")
         await server.stop()
