@@ -108,6 +108,9 @@ class TermGates(tf.keras.layers.Layer):
         training: bool = False,
         items: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``; of ``items`` ``[M]`` alone, M."""
+        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``.
+
+        With ``items`` int32 ``[M]``, scores and counts are those of these items: M in the place of N.
+        """
         factors = self.factors(counts, training, items)
         return dense * factors.dense + sparse * factors.sparse + factors.offset

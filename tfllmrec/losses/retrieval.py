@@ -123,7 +123,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         return tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
 
     def draw_evenly(self) -> tf.Tensor:
-        """As many of all items, each as likely as any other, int32 ``[n_negatives]``; the same ones in a step."""
+        """A uniform sample of all items, int32 ``[n_negatives]``; the same one until the next :meth:`draw`."""
         seed = tf.stack([tf.constant(self.seed + 1, tf.int64), tf.convert_to_tensor(self.steps)])
         return tf.random.stateless_uniform(
             (self.n_negatives,), seed, maxval=tf.shape(self.cumulative)[0], dtype=tf.int32

@@ -47,7 +47,7 @@ class Catalogue:
     """What the model knows of the items before training.
 
     Attributes:
-      item_ids: object ``[N]``, all different, in the order of the items table: row i is item index i everywhere.
+      item_ids: object ``[N]``, all different, in the order of the items table.
       text: float32 ``[N, Dt]``, unit rows; a row of zeros is an item without text.
 
     Raises:
@@ -254,9 +254,9 @@ class Hybrid(tfrs.Model):
     def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
-        Over the items that are new to the person, as in every list that is shown: W finds what was there already. With
-        sampled negatives it is over the target and items drawn evenly, each of which counts as many times as it takes
-        to stand for the catalogue (importance sampling: Bengio and Senecal 2003).
+        It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. With
+        sampled negatives it is over the target and a uniform sample of the catalogue, whose n items count N / n times
+        each (importance sampling, Bengio and Senecal 2003).
         """
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
@@ -276,7 +276,12 @@ class Hybrid(tfrs.Model):
     def _sampled_gate_loss(
         self, history: tf.Tensor, ratings: tf.Tensor, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor
     ) -> tf.Tensor:
-        """:meth:`_gate_loss` at places ``at`` int32 ``[R, 2]``, known events ``[R, L]`` before targets ``[R]``."""
+        """:meth:`_gate_loss` with sampled items.
+
+        Args:
+          at: int32 ``[R, 2]``, row and position of the event before each target. known: int32 ``[R, L]``, the events up
+            to there, padded with N. target: int32 ``[R]``.
+        """
         drawn = self.retrieval.draw_evenly()
         items, history, places_of = self._among_themselves(history, tf.concat([target, drawn], axis=0))
         vectors = self.item_vectors(self.counts_without_holdout, items=items)

@@ -162,7 +162,7 @@ class RankingModel(tfrs.Model):
         # A method: the hybrid's own variables stay out of this model's.
         self._terms_of_items = hybrid.terms_of_items
         self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
-        # Under tf.distribute Keras refuses losses that take a mean over the batch; the second one's mean is its own.
+        # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         )
