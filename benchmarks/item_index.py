@@ -71,11 +71,8 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
     )
     pairs = rng.integers(0, items, (1, PAIRS)).astype(np.int32), rng.normal(0, 0.1, (1, PAIRS)).astype(np.float32)
     indexes = {
-        "exact, float32": ItemIndex(vectors),
-        "exact, bfloat16": ItemIndex(vectors, storage="bfloat16"),
-        "exact, int8": ItemIndex(vectors, storage="int8"),
-        "partitioned, float32": ItemIndex(vectors, cells),
-        "partitioned, int8": ItemIndex(vectors, cells, storage="int8"),
+        "exact": ItemIndex(vectors),
+        "partitioned": ItemIndex(vectors, cells),
     }
     try:
         start = time.process_time()
@@ -83,23 +80,23 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
     except ModelError:
         told += "; no row for ScaNN, which is not installed (pip install tfllmrec[scann])"
     else:
-        indexes["scann, float32"] = ItemIndex(vectors, scann)
+        indexes["scann"] = ItemIndex(vectors, scann)
         told += (
             f"; ScaNN: {scann.cells:,} cells in {time.process_time() - start:.0f} CPU seconds, {scann.probes} probed, "
             f"{scann.candidates} candidates, recall@{RECALL_AT} {scann.recall:.3f}"
         )
-    whole = indexes["exact, float32"].vectors
+    whole = indexes["exact"].vectors
     ask = {LIMIT: reader(whole)}
     for name, index in indexes.items():
         ask[name] = _asker(index)
-        if name in ("exact, float32", "partitioned, float32"):
+        if name in ("exact", "partitioned"):
             ask[f"{name}, sparse part of {PAIRS:,}"] = _asker(index, pairs)
-    wanted = [set(np.asarray(ask["exact, float32"](query[np.newaxis])).ravel().tolist()) for query in asked]
+    wanted = [set(np.asarray(ask["exact"](query[np.newaxis])).ravel().tolist()) for query in asked]
     taken: dict[str, list[float]] = {name: [] for name in ask}
     hits: dict[str, list[float]] = {name: [] for name in indexes}
     for name, function in ask.items():
         function(asked[:1])  # the first call plans the graph
-        if name in hits and name != "exact, float32":
+        if name in hits and name != "exact":
             for query, best in zip(asked, wanted, strict=True):
                 hits[name].append(len(best & set(np.asarray(function(query[np.newaxis])).ravel().tolist())) / RECALL_AT)
     for turn in range(turns):
@@ -107,7 +104,7 @@ def measure(items: int, dim: int, turns: int, seed: int) -> tuple[list[Contender
             begun = time.perf_counter()
             function(asked[turn % QUERIES][np.newaxis])
             taken[name].append(1000 * (time.perf_counter() - begun))
-    recalls = {name: float(np.mean(found)) for name, found in hits.items() if found} | {"exact, float32": 1.0}
+    recalls = {name: float(np.mean(found)) for name, found in hits.items() if found} | {"exact": 1.0}
     return [Contender(name, np.array(times), recalls.get(name)) for name, times in taken.items()], told
 
 

@@ -92,10 +92,10 @@ def test_a_swap_of_a_soak_removes_the_old_version_when_it_has_ended(tmp_path):
     (version / "file").write_text("x")
     soak.put(version, tmp_path, 1)
     states = [("AVAILABLE", "LOADING"), ("UNLOADING", "AVAILABLE"), ("END", "AVAILABLE")]
-    assert soak.swap(tmp_path, version, Served(*states), course, 10) == ""
+    assert soak.swap(tmp_path, version, Served(*states), course, 600) == ""
     assert course.newest == 2 and there == [True] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "made"]
-    told = soak.swap(tmp_path, version, Served(("END", "AVAILABLE")), course, 0.1)
+    told = soak.swap(tmp_path, version, Served(("END", "AVAILABLE")), course, 0)
     assert told.startswith("version 3 was not in the place of version 2 within 0 s: {1: 'END', 2: 'AVAILABLE'}")
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from small_datasets import finding
 
 from tfllmrec.columns import ITEM_INDEX, RATING, TIMESTAMP
 from tfllmrec.config import DataConfig, SplitConfig
@@ -45,9 +46,8 @@ def events_of(data):
 
 
 def example(data, text):
-    found = [f for f in data.report.findings if text in f.what]
-    assert len(found) == 1, data.report.lines()
-    return found[0].count, found[0].example
+    found = finding(data, text)
+    return found.count, found.example
 
 
 # --- Formats ---------------------------------------------------------------------------------------------------------

@@ -82,3 +82,8 @@ def test_a_small_catalogue_has_fewer_neighbours():
     np.testing.assert_allclose(
         made(padded(4)), score_history(Ragged.from_rows([h[-4:] for h in HISTORIES], np.int64), weights, 0.8), atol=1e-5
     )
+
+
+def test_scores_of_some_items_are_those_among_all():
+    made, items = layer(0.8), tf.constant([7, 0, 11, 3])
+    np.testing.assert_allclose(made.of_items(padded(), items), tf.gather(made(padded()), items, axis=1), atol=1e-6)

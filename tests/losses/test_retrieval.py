@@ -65,14 +65,19 @@ def test_masked_candidates_are_no_negatives():
 
 
 def test_no_query_costs_nothing():
-    none = tf.zeros((0, D)), tf.constant(ITEMS), tf.zeros((0,), tf.int32)
-    assert CatalogueRetrieval()(*none).numpy() == 0
-    assert SampledRetrieval(SHARES, 4, 1.0, seed=1)(*none).numpy() == 0
+    assert CatalogueRetrieval()(tf.zeros((0, D)), tf.constant(ITEMS), tf.zeros((0,), tf.int32)).numpy() == 0
+    assert asked(SampledRetrieval(SHARES, 4, 1.0, seed=1), QUERIES[:0], TARGETS[:0]) == 0
+
+
+def asked(task, queries=QUERIES, targets=TARGETS):
+    """The loss of one step."""
+    ids = tf.concat([tf.cast(targets, tf.int32), task.draw()], axis=0)
+    return task(tf.constant(queries), tf.gather(ITEMS, ids), ids).numpy()
 
 
 def sampled(n_negatives, log_q, seed=1, shares=SHARES):
     task = SampledRetrieval(tf.constant(shares), n_negatives, log_q, seed)
-    return task, task(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
+    return task, asked(task)
 
 
 def drawn(n_negatives, seed, step):
@@ -96,7 +101,7 @@ def test_sampled_against_the_formula(log_q, n_negatives):
 
 def test_each_step_draws_anew_and_again_the_same():
     tasks = [SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed) for seed in (1, 1, 2)]
-    losses = [[task(QUERIES, ITEMS, TARGETS).numpy() for _ in range(2)] for task in tasks]
+    losses = [[asked(task) for _ in range(2)] for task in tasks]
     assert losses[0] == losses[1] != losses[2]
     assert losses[0][0] != losses[0][1]
     assert tasks[0].steps.numpy() == 2
@@ -105,10 +110,10 @@ def test_each_step_draws_anew_and_again_the_same():
 def test_the_step_count_is_saved(tmp_path):
     task, _ = sampled(5, 1.0)
     path = tf.train.Checkpoint(task=task).write(str(tmp_path / "task"))
-    following = task(QUERIES, ITEMS, TARGETS).numpy()
+    following = asked(task)
     resumed = SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed=1)
     tf.train.Checkpoint(task=resumed).read(path)
-    assert resumed(QUERIES, ITEMS, TARGETS).numpy() == following
+    assert asked(resumed) == following
 
 
 def test_a_large_sample_with_full_correction_is_the_softmax():
@@ -116,7 +121,7 @@ def test_a_large_sample_with_full_correction_is_the_softmax():
     query, target = QUERIES[:1], np.array([4])
     n_negatives = 200_000
     task = SampledRetrieval(tf.constant(SHARES), n_negatives, 1.0, seed=1)
-    loss = task(tf.constant(query), tf.constant(ITEMS), tf.constant(target)).numpy()
+    loss = asked(task, query, target)
     logits = (query @ ITEMS.T)[0]
     others = np.exp(np.delete(logits, 4)).sum() * n_negatives
     own = logits[4] - np.log(SHARES[4])
@@ -124,6 +129,14 @@ def test_a_large_sample_with_full_correction_is_the_softmax():
     # Without correction popular items count as often as they are drawn.
     biased = SampledRetrieval(tf.constant(SHARES), n_negatives, 0.0, seed=1)
     others = np.delete(SHARES * np.exp(logits), 4).sum() * n_negatives
-    assert biased(query, ITEMS, target).numpy() == pytest.approx(
-        np.log(np.exp(logits[4]) + others) - logits[4], rel=1e-3
-    )
+    assert asked(biased, query, target) == pytest.approx(np.log(np.exp(logits[4]) + others) - logits[4], rel=1e-3)
+
+
+def test_an_even_draw_is_that_of_the_step_and_knows_no_shares():
+    task = SampledRetrieval(tf.constant(SHARES), 4500, 1.0, seed=1)
+    task.draw()
+    first = task.draw_evenly().numpy()
+    assert np.array_equal(first, task.draw_evenly())
+    assert np.all(np.abs(np.bincount(first, minlength=N) - 500) < 4 * 500**0.5)
+    task.draw()
+    assert not np.array_equal(first, task.draw_evenly())

@@ -6,7 +6,11 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
+<<<<<<< HEAD
 from tfllmrec.layers.neighbour_scores import LONGEST
+=======
+from tfllmrec.errors import ModelError
+>>>>>>> library
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
@@ -382,6 +386,87 @@ def test_cold_items_are_no_negatives():
     text[[TWIN, ALONE]] *= -1
     model.items.blocks["text"].assign(text)
     assert loss_of(model, batch) == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "text", "message"),
+    [
+        (["a", "b", "c"], np.ones((2, 4)), r"a row of text for each of 3 item ids, \[3, Dt\], found shape \[2, 4\]"),
+        (["a", "b"], np.ones(2), r"found shape \[2\]"),
+        (["a", "b", "b"], np.ones((3, 4)), "expected each item id once, found 'b' 2 times"),
+    ],
+)
+def test_a_catalogue_is_checked(ids, text, message):
+    with pytest.raises(ModelError, match=message):
+        Catalogue(np.array(ids, object), text)
+
+
+def test_counts_of_another_catalogue_are_refused():
+    with pytest.raises(ModelError, match="for each of 2 items, found 3"):
+        Hybrid(Catalogue(np.array(["a", "b"], object), np.ones((2, 4))), np.ones(3, int), ModelConfig())
+
+
+def some_batch():
+    return {name: tf.constant(values) for name, values in next(epoch_batches(SEQUENCES, 4, 6, 1, 0)).items()}
+
+
+def test_a_step_with_sampled_negatives_looks_at_these_alone(monkeypatch):
+    """The first 4 histories, and 3 drawn items: far from all 30."""
+    model = hybrid(Negatives(3))
+    looked_at = []
+    of_items, gates = model.items.call, model.gates.call
+    monkeypatch.setattr(
+        model.items, "call", lambda at, *args, **kw: looked_at.append(len(at)) or of_items(at, *args, **kw)
+    )
+    monkeypatch.setattr(
+        model.gates, "call", lambda dense, *args, **kw: looked_at.append(dense.shape[1]) or gates(dense, *args, **kw)
+    )
+    batch = some_batch()
+    assert tf.reduce_any(batch["held_out"])
+    model.compute_loss(batch, training=True)
+    assert len(looked_at) == 3 and max(looked_at) < N
+
+
+def test_a_step_with_sampled_negatives_against_the_whole_catalogue():
+    """The losses at the drawn items, out of vectors and gated scores of all items."""
+    model = hybrid(Negatives(9))
+    model.gates.log_scales.assign([0.0, 0.0])
+    batch = some_batch()
+    history, ratings, targets, held_out = (batch[name] for name in ("history", "ratings", "targets", "held_out"))
+    model.compute_loss(batch)
+    even = model.retrieval.draw_evenly().numpy()
+    model.retrieval.steps.assign(0)
+    by_share = model.retrieval.draw()
+
+    items = model.item_vectors(model.counts_without_holdout)
+    queries = tf.add_n(model.query_vectors(items, history, ratings))
+    learnt = (targets < N) & ~held_out
+    ids = tf.concat([targets[learnt], by_share], axis=0)
+    expected = model.retrieval(queries[learnt], tf.gather(items, ids), ids)
+    assert float(model.retrieval_loss.result()) == pytest.approx(float(expected), rel=1e-5)
+
+    losses = []
+    for row, at in np.argwhere(held_out & (targets < N)):
+        known = history.numpy()[row : row + 1, : at + 1]
+        dense = tf.linalg.matvec(items, queries[row, at])[tf.newaxis]
+        gated = model.gates(
+            dense, model.behaviour_without_holdout(tf.constant(known)), model.counts_without_holdout, training=True
+        )
+        gated, target = gated.numpy()[0], int(targets[row, at])
+        others = [item for item in even if item != target and item not in known]
+        total = np.exp(gated[target]) + np.exp(gated[others]).sum() * N / 9
+        losses.append(np.log(total) - gated[target])
+    assert losses and float(model.gate_loss.result()) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("terms", [["meaning", "behaviour"], ["feedback", "behaviour"], ["meaning"]])
+def test_every_trained_variable_has_a_gradient(terms):
+    model = hybrid(terms=terms)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(some_batch(), training=True)
+    variables = model.trainable_variables
+    found = [x is not None for x in tape.gradient(loss, variables)]
+    assert [v.name for v, there in zip(variables, found, strict=True) if not there] == []
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,8 @@ def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_
     monkeypatch.setattr(new_items, "solve_item_weights", solve)
     monkeypatch.setattr(new_items, "MAX_ITEMS", N + items - 2)
     text = np.vstack([run.text, run.text[:1]])
-    catalogue = new_items.GrownCatalogue(run.dataset.items.iloc[[*range(N), 0]], text, Counts("f", 1, 0, 0, 0))
+    grown = pd.concat([run.dataset.items, run.dataset.items.iloc[:1].assign(item_id="new")], ignore_index=True)
+    catalogue = new_items.GrownCatalogue(grown, text, Counts("f", 1, 0, 0, 0))
     with pytest.raises(Stop):
         grown_model(run, catalogue, lambda line: None)
     assert asked["form"] == form and asked["n_items"] == N + 1

@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,9 +148,11 @@ def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
     values = []
     real = defaults.selection_value
     monkeypatch.setattr(defaults, "selection_value", lambda result: values.append(real(result)) or values[-1])
-    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
+    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
     assert f"best of {len(values)} on validation (selection value {max(values):.4f})" in said[0]
-    assert max(values) >= values[0]
+    start = defaults.starting_item_weights(chain_split, text_of(chain_split))
+    assert settings != start and max(values) > values[0]
+    assert defaults.item_weights_value(chain_split, text_of(chain_split), ExperimentConfig())(settings) == max(values)
 
 
 def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
@@ -196,6 +199,8 @@ def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
     tried = []
     _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig(), tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
+    start = r"item-item weights, try {} of at most 3: decay 0\.6, .*; selection value 0\.\d{{4}}"
+    assert all(re.fullmatch(start.format(i), line) for i, line in enumerate(tried, start=1))
     monkeypatch.setitem(defaults.SEARCH_WORK, "low_rank", 5 * 40)
     config = ExperimentConfig(model={"item_weights": "low_rank", "item_weights_rank": 8})
     _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
@@ -207,4 +212,4 @@ def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     monkeypatch.setattr(defaults, "solve_item_weights", None)
     settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), with_model(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
-    assert "not searched: 40 items" in said[0]
+    assert said[0].startswith("model.item_weights decay ") and "not searched: 40 items" in said[0]

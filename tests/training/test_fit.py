@@ -1,18 +1,22 @@
+import random
 import re
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import ModelConfig
+from tfllmrec.config import ModelConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.models.item_weights import ItemWeightSettings, centred_unit, solve_item_weights
 from tfllmrec.training import fit
-from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, set_item_weights
+from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, fit_hybrid, set_item_weights
 
 pytestmark = pytest.mark.tf
 
@@ -27,7 +31,9 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
     settings = ItemWeightSettings(0.8, 1.0, 0.5, 2.0)
     said = {}
     model = SimpleNamespace(
-        config=ModelConfig(item_weights=form, item_weights_rank=rank, item_weights_neighbours=5),
+        config=ModelConfig(
+            item_weights=form, item_weights_rank=rank, item_weights_neighbours=5, item_weights_decay=0.8
+        ),
         set_item_weights=lambda weights: said.update(all=weights),
         set_holdout=lambda weights, counts: said.update(kept=weights, counts=counts),
     )
@@ -39,6 +45,12 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
         assert np.array_equal(said[name].neighbours, expected.neighbours)
         assert np.array_equal(said[name].weights, expected.weights)
     assert said["counts"].tolist() == np.bincount(kept.values, minlength=6).tolist()
+
+
+def test_a_decay_other_than_the_models_is_refused():
+    model = SimpleNamespace(config=ModelConfig(item_weights_decay=0.9))
+    with pytest.raises(ModelError, match=r"reads histories with, 0\.9, found 0\.8\. .*item_weights_decay=0\.8"):
+        set_item_weights(model, None, np.ones((2, 2)), ItemWeightSettings(0.8, 1.0, 0.5, 2.0))
 
 
 class Gates:
@@ -219,3 +231,137 @@ def test_cold_items_stay_where_text_alone_does_not_find_them():
 @pytest.mark.parametrize("changes", [{"n_queries": 19}, {"text_is_there": False}])
 def test_without_cold_targets_or_texts_there_is_no_lift(changes):
     assert lifted(**changes) == (0.0, None)
+
+
+# A fit as a whole -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(chain_split, chain_config):
+    """(config, text): an epoch of the smallest model on the ring."""
+    config = chain_config.model_copy(deep=True)
+    config.training = TrainingConfig(epochs=1, batch_size=64)
+    config.model = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=6, dropout=0.1, **WEIGHTS)
+    text = np.random.default_rng(0).normal(size=(chain_split.dataset.n_items, 6)).astype(np.float32)
+    return config, text
+
+
+WEIGHTS = {
+    f"item_weights_{name}": value
+    for name, value in {
+        "decay": 0.8, "l2": 5.0, "co_occurrence": 0.1, "text": 1.0, "next_item": 1.0, "popularity": 0.0
+    }.items()
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def interrupted(chain_split, small, tmp_path_factory):
+    """A folder with a finished epoch of :func:`small`, and what the fit left of the global state set before it."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    config, text = small
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    random.seed(5)
+    np.random.seed(6)  # noqa: NPY002
+    wanted = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    try:
+        fitted = fit_hybrid(chain_split, text, config, folder)
+        policy = tf.keras.mixed_precision.global_policy().name
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    came = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    return SimpleNamespace(folder=folder, fitted=fitted, policy=policy, random_state_kept=came == wanted)
+
+
+def test_a_fit_leaves_the_global_state_of_a_script_alone(interrupted):
+    assert interrupted.policy == "mixed_bfloat16" and interrupted.random_state_kept
+
+
+def test_a_fit_trains_in_the_scripts_policy_unless_the_config_says_otherwise(interrupted, chain_split, small):
+    assert interrupted.fitted.model.history_encoder.compute_dtype == "bfloat16"
+    assert interrupted.fitted.config.training.precision == "mixed_bfloat16"
+    config, text = small
+    config = config.model_copy(deep=True)
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        assert fit.build_hybrid(chain_split, text, config.model_copy()).history_encoder.compute_dtype == "float32"
+        config.training.precision = "float32"
+        fit._settle_precision(config)
+        assert config.training.precision == "float32"
+        tf.keras.mixed_precision.set_global_policy("mixed_float16")
+        with pytest.raises(ConfigError, match="expected float32 or mixed_bfloat16, found mixed_float16"):
+            fit_hybrid(chain_split, text, small[0])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def other_events(split, config, text):
+    train = split.train.assign(item_index=split.train.item_index.to_numpy()[::-1])
+    return replace(split, train=train), config, text
+
+
+def other_setting(split, config, text):
+    config.training.learning_rate = 0.5
+    return split, config, text
+
+
+def other_text(split, config, text):
+    return split, config, text[::-1].copy()
+
+
+def other_targets(split, config, text):
+    rows = np.arange(len(split.validation))[::-1]
+    return replace(split, validation=split.validation.take(rows)), config, text
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_events, "training events"),
+        (other_setting, r"training\.learning_rate"),
+        (other_text, "text vectors"),
+        (other_targets, "validation queries"),
+    ],
+)
+def test_checkpoints_of_another_fit_are_refused(change, named, interrupted, chain_split, small):
+    config, text = small
+    config = config.model_copy(deep=True)
+    config.training.precision = "mixed_bfloat16"
+    split, config, text = change(chain_split, config, text)
+    with pytest.raises(ModelError, match=f"checkpoints belongs to a run with other {named}: name another folder"):
+        fit_hybrid(split, text, config, interrupted.folder)
+
+
+def test_checkpoints_go_on_where_nothing_differs(interrupted, chain_split, small):
+    config, text = small
+    config, told = config.model_copy(deep=True), []
+    config.training.precision = "mixed_bfloat16"
+    fitted = fit_hybrid(chain_split, text, config, interrupted.folder, told.append)
+    assert "resumed after epoch 1" in told
+    for again, before in zip(fitted.model.get_weights(), interrupted.fitted.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(again, before)
+
+
+def test_checkpoints_of_unknown_origin_are_refused(interrupted, chain_split, small, tmp_path):
+    shutil.copytree(interrupted.folder / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "made_from.json").unlink()
+    config, text = small
+    with pytest.raises(ModelError, match=r"made_from\.json is missing, .*fit into another folder"):
+        fit_hybrid(chain_split, text, config, tmp_path)
+
+
+def test_user_columns_are_not_accepted_in_silence(chain_split, small, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "choose", stop)
+    for columns, told in (({}, []), ({"age": "7", "city": "x"}, ["user columns age, city: read and kept"])):
+        dataset = replace(chain_split.dataset, users=chain_split.dataset.users.assign(**columns))
+        said: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            fit_hybrid(replace(chain_split, dataset=dataset), small[1], small[0], tell=said.append)
+        assert [line.partition(" with")[0] for line in said] == told
+
+
+def test_a_strength_of_zero_is_explained():
+    assert GateSettings(0.5, 0.25, 0.3).line() == "gates dense strength 0.5, closing 0.25, popularity discount 0.3"
+    assert GateSettings(0.0, 0.25).line().startswith("gates dense strength 0 (items are ranked by behaviour alone: ")

@@ -46,7 +46,9 @@ def test_it_is_made_once_and_measured(made, teacher, monkeypatch):
     record = QueryEncoderRecord.load(folder)
     assert record.name == "hashed_ngrams" and record.agreement["item"].texts == 4  # a fifth of 20
     assert 0 < record.agreement["all"].top <= 1 and record.milliseconds > 0 and record.seconds > 0
-    files = [path for path in folder.rglob("*") if path.name != "record.json" and path.is_file()]
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and path.name not in ("record.json", "made_from.json")
+    ]
     assert record.bytes == sum(path.stat().st_size for path in files)
     assert [path.name for path in folder.parent.iterdir()] == ["hashed_ngrams"]  # nothing half-written beside it
     lines = ["distilling hashed_ngrams from the items' encoder", *record.lines()]
@@ -83,6 +85,15 @@ def test_a_tower_of_another_teacher_is_refused(made, teacher, tiny_hub):
     shorter = TextEncoder(encoder, preprocessor, max_tokens=9)
     with pytest.raises(ModelError, match=f"{teacher.fingerprint[:12]}, .* {shorter.fingerprint[:12]}: .* Put back"):
         prepared(made[0], shorter)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"texts": TEXTS[::-1]}, "texts"), ({"config": SMALL.model_copy(update={"per_item": 3})}, "per_item")],
+)
+def test_a_tower_of_other_texts_or_settings_is_refused(change, named, made, teacher):
+    with pytest.raises(ModelError, match=rf"belongs to a run with other .*{named}: name another folder"):
+        prepared(made[0], teacher, **change)
 
 
 def test_a_damaged_record_is_named(tmp_path):

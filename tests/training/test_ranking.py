@@ -1,4 +1,6 @@
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -182,6 +184,27 @@ def test_lists_are_the_best_the_target_and_some_others(planted, whole_hybrid, mo
     assert not whole["log_times"].any()
 
 
+def test_a_large_catalogue_has_fewer_lists_and_rated_events(planted, hybrid, monkeypatch):
+    monkeypatch.setattr(making, "SCORED", 7 * N + 1)
+    model = RankingModel(hybrid, CONFIG, scale := RatingScale.of_split(planted))
+    assert len(rated_events(model, hybrid, planted, scale, 3)["rating"]) == 7
+    monkeypatch.setattr(making, "lists_of", lambda model, hybrid, queries, *_: pytest.fail(f"{len(queries)} lists"))
+    with pytest.raises(pytest.fail.Exception, match=r"^7 lists"):
+        fit_ranking(hybrid, planted, CONFIG, 7)
+
+
+def test_progress_is_told_while_lists_and_rated_events_are_scored(monkeypatch):
+    said = []
+
+    @contextmanager
+    def told(label, unit):
+        yield lambda done, total: said.append((label, done, total, unit))
+
+    monkeypatch.setattr(making, "show_progress", told)
+    assert list(making._starts("Scoring", "lists", 5, 2)) == [0, 2, 4]
+    assert said == [("Scoring", 2, 5, "lists"), ("Scoring", 4, 5, "lists"), ("Scoring", 5, 5, "lists")]
+
+
 def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybrid, monkeypatch):
     hybrid = whole_hybrid
     scale = RatingScale.of_split(planted)
@@ -277,6 +300,14 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     for one, two in zip(model.network.variables, again.network.variables, strict=True):
         np.testing.assert_array_equal(one, two)
     assert len(told) == 2
+    fewer = replace(planted, validation=planted.validation.take(np.arange(50)))
+    for split, seed, settings, named in (
+        (planted, 7, {"learning_rate": 0.5}, r"ranking\.learning_rate"),
+        (planted, 8, {}, "seed"),
+        (fewer, 7, {}, "validation queries"),
+    ):
+        with pytest.raises(ModelError, match=f"belongs to a run with other {named}: name another folder"):
+            prepared_ranking(tmp_path / "ranking", hybrid, split, config.model_copy(update=settings), seed, told.append)
     with pytest.raises(ModelError, match=r"ranking cannot be read .*: copy the folder back, or fit again"):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG.model_copy(update={"keys": 3}), 7)
     (tmp_path / "ranking" / "record.json").write_text("{}")
@@ -287,10 +318,13 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7)
 
 
-def test_no_ratings_no_rating_head(hybrid):
+def test_no_ratings_no_rating_head(hybrid, monkeypatch):
+    warned = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *args, **_: warned.append(text % args))
     split = split_of(events(rated=False))
     model, record = fit_ranking(untrained(split), split, CONFIG.model_copy(update={"epochs": 1}), 7)
     assert not model.rates and record.rated == 0 and record.rating_loss == 0
+    assert [text for text in warned if "Gradients do not exist" in text] == []
     assert "rating" not in record.line()
     after = measured(split, reranked := Reranked(hybrid, model, 20))
     told = measure_ranking(reranked, split, after, after, 3)

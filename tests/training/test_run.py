@@ -181,7 +181,8 @@ def test_the_best_epoch_on_validation_is_kept(chain_run):
         run.load_model(), run.split.validation, train_counts=run.split.train_counts, strata=run.split.strata(),
         bootstrap=0,
     )  # fmt: skip
-    assert selection_value(result) >= state.best_value  # all dense strengths were tried at the end
+    # All dense strengths were tried at the end; the whole model sums in another order than the search did.
+    assert selection_value(result) > state.best_value - 1e-3
 
 
 def test_tensorboard_has_the_labels_of_each_epoch(chain_run):

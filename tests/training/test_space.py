@@ -11,6 +11,7 @@ from tfllmrec.training.space import (
     Choice,
     Range,
     default_space,
+    distinct,
     parse_space,
     require_optuna,
     value_of,
@@ -91,6 +92,35 @@ def test_values_that_do_not_go_together(config):
 def test_a_setting_is_given_once(config):
     with pytest.raises(ConfigError, match=r"--over model\.blocks is given twice"):
         parse_space(["model.blocks=1,2", "model.dropout=0..0.5", "model.blocks=3,4"], config)
+
+
+def settle(config):
+    """As for a small catalogue."""
+    if config.model.item_weights == "auto":
+        config.model.item_weights = "exact"
+    if config.training.negatives is None:
+        config.training.negatives = 0
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("model.item_weights=auto,exact,low_rank", ("exact", "low_rank")),
+        ("training.negatives=0,null,5", (0, 5)),
+        ("training.negatives=null,5", (None, 5)),  # auto is another value here
+        ("model.terms=[meaning,behaviour],[behaviour,meaning],[meaning]", (["behaviour", "meaning"], ["meaning"])),
+        ("model.blocks=1,2", (1, 2)),
+    ],
+)
+def test_values_that_mean_the_same_are_one(config, line, left):
+    for before in (config, ExperimentConfig(model={"item_weights": "low_rank"}, training={"negatives": 7})):
+        both = distinct(parse_space([line, "model.dropout=0..0.5"], before), before, settle)
+        assert both == (Choice(line.partition("=")[0], left), Range("model.dropout", 0.0, 0.5))
+
+
+def test_a_setting_with_one_meaning_is_refused(config):
+    with pytest.raises(ConfigError, match=r"negatives=null, 0: expected two different values or more, found 0 alone"):
+        distinct(parse_space(["training.negatives=null,0"], config), config, settle)
 
 
 def test_the_usual_settings_hold_their_defaults_and_leave_out_what_is_set(config):

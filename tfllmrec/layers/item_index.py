@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_cells import RECALL_AT, Cells, partition
 from tfllmrec.layers.item_scann import Scann
-from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors, Storage
+from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors
 from tfllmrec.layers.rows_of import rows_of
 
 Form = Literal["auto", "exact", "partitioned", "scann"]
@@ -35,7 +35,6 @@ LISTED = 65_536
 _SCORES_AT_ONCE = 1 << 20
 _NUMBERS_AT_ONCE = 1 << 22
 _GROUP = 32
-_ROUGHLY, _AT_LEAST = 4, 64  # a rough scan fetches 4 k + 64 to be scored again
 _FAINT = 1e-9
 
 
@@ -61,10 +60,9 @@ class _Best(NamedTuple):
 class ItemIndex(tf.Module):
     """Top k over item vectors in core TensorFlow operations, for any batch size and any ``k``.
 
-    Exact without ``cells`` and with storage float32; then equal scores come in the order of the items. Storage
-    bfloat16 and int8 scan roughly and score the best of that again as exactly as they can. With ``cells``, only items
-    in the cells nearest to the query are looked at, and those of the sparse part. With ScaNN in their place, of the
-    items in the nearest cells only those are that come out best by their codes.
+    Exact without ``cells``; then equal scores come in the order of the items. With ``cells``, only items in the cells
+    nearest to the query are looked at, and those of the sparse part. With ScaNN in their place, of the items in the
+    nearest cells only those are that come out best by their codes.
 
     Whatever the form, an excluded item never comes back, and where filters leave few items these are all found: a
     filter that leaves up to :data:`LISTED` items, or cells that hold too few, lead to an exact answer. A weaker filter
@@ -73,7 +71,6 @@ class ItemIndex(tf.Module):
     Args:
       vectors: float32 ``[N, D]``.
       cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`, or ScaNN's; ``None`` to scan.
-      storage: of the vectors.
       prior: float32 ``[N]``, the scores for requests of which nothing is known; by default all 0.
       categories: for each category, the indices of its items, for category filters. An item may be in several.
     """
@@ -82,7 +79,6 @@ class ItemIndex(tf.Module):
         self,
         vectors: np.ndarray,
         cells: Cells | Scann | None = None,
-        storage: Storage = "float32",
         prior: np.ndarray | None = None,
         categories: Sequence[np.ndarray] = (),
     ) -> None:
@@ -91,7 +87,7 @@ class ItemIndex(tf.Module):
         self.cells = cells
         # Slots are the items in their order or, in a partition, cell after cell.
         order = np.argsort(cells.cell_of, kind="stable") if isinstance(cells, Cells) else np.arange(len(vectors))
-        self.vectors = ItemVectors(vectors[order], storage)
+        self.vectors = ItemVectors(vectors[order])
         self.n_items = len(vectors)
         slot_of = np.full(self.n_items + 1, self.n_items, np.int32)
         slot_of[order] = np.arange(self.n_items)
@@ -198,7 +194,6 @@ class ItemIndex(tf.Module):
     def _scan(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
         """All items in blocks."""
         batch, n_slots = tf.shape(rows.query)[0], self.vectors.n_slots
-        fetched = wanted if self.vectors.scanned_exactly else tf.minimum(_ROUGHLY * wanted + _AT_LEAST, self.n_items)
         block = tf.maximum(_SCORES_AT_ONCE // batch // ALIGNMENT, 1) * ALIGNMENT
         filtered = _is_filtered(rows)
         may = tf.cond(filtered, lambda: self._may_come_back(rows), lambda: tf.zeros((batch, 0), tf.bool))
@@ -215,24 +210,10 @@ class ItemIndex(tf.Module):
             scores = tf.cond(filtered, lambda: tf.where(may[:, start : start + size], scores, -np.inf), lambda: scores)
             cells = _cells_within(rows.exclude, start, size)
             scores = tf.tensor_scatter_nd_update(scores, cells, tf.fill(tf.shape(cells)[:1], -np.inf))
-            return start + size, *_merged(_Best(*best), _best_of_block(scores, start, fetched), fetched)
+            return start + size, *_merged(_Best(*best), _best_of_block(scores, start, wanted), wanted)
 
-        nothing = _Best(tf.fill((batch, fetched), -np.inf), tf.fill((batch, fetched), self.n_items))
-        best = _looped(of_block, n_slots, nothing)
-        return best if self.vectors.scanned_exactly else self._scored_again(rows, best, wanted)
-
-    def _scored_again(self, rows: _Rows, best: _Best, wanted: tf.Tensor) -> _Best:
-        """What a rough scan brought, by vectors read one by one."""
-        slots = tf.sort(best.slots, axis=1)
-        width = tf.shape(slots)[1]
-        scores = tf.linalg.matvec(self.vectors.read(slots), rows.query)
-        at = tf.minimum(tf.searchsorted(slots, rows.paired), width - 1)
-        hit = tf.gather(slots, at, batch_dims=1) == rows.paired
-        scores += _sums(tf.where(hit, at, width), 0, width, rows.values)
-        scores = tf.where(rows.unknown[:, tf.newaxis], rows_of(self.prior, slots), scores)
-        order = tf.argsort(best.slots, axis=1)
-        scores = tf.where(tf.math.is_finite(tf.gather(best.scores, order, batch_dims=1)), scores, -np.inf)
-        return _top(scores, slots, wanted)
+        nothing = _Best(tf.fill((batch, wanted), -np.inf), tf.fill((batch, wanted), self.n_items))
+        return _looped(of_block, n_slots, nothing)
 
     # Partitioned ----------------------------------------------------------------------------------------------------
 
@@ -328,7 +309,6 @@ def build_index(
     vectors: np.ndarray,
     queries: np.ndarray | None,
     form: Form = "auto",
-    storage: Storage = "float32",
     prior: np.ndarray | None = None,
     categories: Sequence[np.ndarray] = (),
     seed: int = 42,
@@ -339,7 +319,7 @@ def build_index(
     *scann* is for those who serve with its operations, and is exact too below :data:`SCANN_ITEMS`.
 
     Args:
-      vectors, storage, prior, categories: as in :class:`ItemIndex`.
+      vectors, prior, categories: as in :class:`ItemIndex`.
       queries: float32 ``[Q, D]``, a few thousand of what will be asked; a partition is measured on them. None are
         needed where it :func:`is_exact`.
       form: see above. seed: of the partition; ScaNN takes none.
@@ -351,7 +331,7 @@ def build_index(
     if form not in get_args(Form):
         raise ModelError(f"form of the item index: expected one of {', '.join(get_args(Form))}, got {form!r}")
     if is_exact(form, len(vectors)):
-        return ItemIndex(vectors, None, storage, prior, categories)
+        return ItemIndex(vectors, None, prior, categories)
     asked = np.asarray([] if queries is None else queries, np.float32)
     some = np.any(asked != 0, axis=-1) if asked.ndim == 2 else np.zeros(len(asked), bool)
     if not some.any() or asked.shape[-1] != vectors.shape[1]:
@@ -361,7 +341,7 @@ def build_index(
         )
     asked, exclude = asked[some], None if exclude is None else np.asarray(exclude)[some]
     cells = Scann(vectors, asked, exclude) if form == "scann" else partition(vectors, asked, seed, exclude=exclude)
-    return ItemIndex(vectors, cells, storage, prior, categories)
+    return ItemIndex(vectors, cells, prior, categories)
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:

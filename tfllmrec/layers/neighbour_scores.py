@@ -58,6 +58,15 @@ class NeighbourScores(tf.keras.layers.Layer):
         with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
             return tf.raw_ops.DenseBincount(input=columns, size=self.n_items, weights=values)
 
+    def of_items(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """:meth:`call` for some different ``items`` int32 ``[M]`` alone: float32 ``[B, M]``."""
+        columns, values = self.pairs(history)
+        with tf.device("CPU:0"):
+            sums = tf.raw_ops.DenseBincount(
+                input=rows_of(places(items, self.n_items), columns), size=tf.size(items) + 1, weights=values
+            )
+        return sums[:, :-1]
+
     def pairs(self, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
@@ -88,3 +97,12 @@ class NeighbourScores(tf.keras.layers.Layer):
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
         return tf.where(steps_back < self.reach, present * tf.pow(self.decay, steps_back), 0.0)
+
+
+def places(items: tf.Tensor, n_items: int) -> tf.Tensor:
+    """Where each item of the catalogue, and the padding, is among different ``items`` int32 ``[M]``: int32 ``[N + 1]``.
+
+    M for an item that is not among them.
+    """
+    size = tf.size(items)
+    return tf.tensor_scatter_nd_update(tf.fill([n_items + 1], size), items[:, tf.newaxis], tf.range(size))

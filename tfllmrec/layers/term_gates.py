@@ -100,7 +100,17 @@ class TermGates(tf.keras.layers.Layer):
             dense, sparse_scale * (1.0 - self.closing * gate), lift - self.discount * tf.math.log1p(counts) * dense
         )
 
-    def call(self, dense: tf.Tensor, sparse: tf.Tensor, counts: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``."""
-        factors = self.factors(counts, training)
+    def call(
+        self,
+        dense: tf.Tensor,
+        sparse: tf.Tensor,
+        counts: tf.Tensor,
+        training: bool = False,
+        items: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Dense and sparse scores float32 ``[B, N]``, counts ``[N]`` -> ``[B, N]``.
+
+        With ``items`` int32 ``[M]``, scores and counts are those of these items: M in the place of N.
+        """
+        factors = self.factors(counts, training, items)
         return dense * factors.dense + sparse * factors.sparse + factors.offset

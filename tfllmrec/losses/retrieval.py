@@ -93,6 +93,8 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
 class SampledRetrieval(tfrs.tasks.Retrieval):
     """TFRS ``Retrieval`` with in-batch positives plus shared sampled negatives, and log-q correction of set strength.
 
+    :meth:`draw` comes first: only the vectors of targets and drawn items are needed.
+
     Args:
       sampling_probabilities: float32 ``[N]``, the chance of an item to be drawn as a negative; sums to 1.
       n_negatives: drawn per step, with replacement.
@@ -111,22 +113,38 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         self.seed = seed
         self.steps = self.add_weight(name="steps", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
 
-    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """As :meth:`CatalogueRetrieval.call`; candidates equal to a query's own target are masked by TFRS."""
+    def draw(self) -> tf.Tensor:
+        """The negatives of the next step, int32 ``[n_negatives]``, by their probabilities."""
         step = self.steps.assign_add(1)
         uniform = tf.random.stateless_uniform(
             (self.n_negatives,), tf.stack([tf.constant(self.seed, tf.int64), step]), dtype=tf.float64
         )
         last = tf.shape(self.cumulative)[0] - 1
-        negatives = tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
-        ids = tf.concat([tf.cast(targets, tf.int32), negatives], axis=0)
+        return tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
+
+    def draw_evenly(self) -> tf.Tensor:
+        """A uniform sample of all items, int32 ``[n_negatives]``; the same one until the next :meth:`draw`."""
+        seed = tf.stack([tf.constant(self.seed + 1, tf.int64), tf.convert_to_tensor(self.steps)])
+        return tf.random.stateless_uniform(
+            (self.n_negatives,), seed, maxval=tf.shape(self.cumulative)[0], dtype=tf.int32
+        )
+
+    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, candidate_ids: tf.Tensor) -> tf.Tensor:
+        """Mean cross-entropy of ``[R, D]`` queries; candidates equal to a query's own target are masked by TFRS.
+
+        No query at all gives 0.
+
+        Args:
+          candidate_embeddings: ``[R + n_negatives, D]``, the target of each query, then what was drawn.
+          candidate_ids: int32 ``[R + n_negatives]``, the items that these are.
+        """
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
-        chance = tf.gather(self.probabilities, ids)
+        chance = tf.gather(self.probabilities, candidate_ids)
         total = super().call(
             tf.cast(query_embeddings, tf.float32),
-            tf.cast(tf.gather(candidate_embeddings, ids), tf.float32),
+            tf.cast(candidate_embeddings, tf.float32),
             candidate_sampling_probability=chance**self.log_q,
-            candidate_ids=ids,
+            candidate_ids=candidate_ids,
             compute_metrics=False,
         )
-        return tf.math.divide_no_nan(total, tf.cast(tf.size(targets), tf.float32))
+        return tf.math.divide_no_nan(total, tf.cast(tf.shape(query_embeddings)[0], tf.float32))

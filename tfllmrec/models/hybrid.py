@@ -11,6 +11,7 @@ training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +22,15 @@ import tensorflow_recommenders as tfrs
 
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.item_fusion import ItemFusion
-from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores
+from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import Factors, TermGates
+from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
@@ -44,14 +47,29 @@ class Catalogue:
     """What the model knows of the items before training.
 
     Attributes:
-      item_ids: object ``[N]``.
+      item_ids: object ``[N]``, all different, in the order of the items table.
       text: float32 ``[N, Dt]``, unit rows; a row of zeros is an item without text.
-      features: optional further blocks ``[N, F]`` by name.
+
+    Raises:
+      ModelError: an id is there twice, or there is not one row of text for each id.
     """
 
     item_ids: np.ndarray
     text: np.ndarray
-    features: dict[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        n_items = len(self.item_ids)
+        if np.ndim(self.text) != 2 or len(self.text) != n_items:
+            raise ModelError(
+                f"Catalogue: expected a row of text for each of {n_items:,} item ids, [{n_items}, Dt], found shape "
+                f"{list(np.shape(self.text))}. Encode the texts of the same items table."
+            )
+        if len(set(self.item_ids)) < n_items:
+            ids, times = np.unique(np.asarray(self.item_ids, str), return_counts=True)
+            raise ModelError(
+                f"Catalogue: expected each item id once, found '{ids[times.argmax()]}' {times.max()} times. Leave out "
+                "the other rows."
+            )
 
 
 @dataclass(frozen=True)
@@ -72,13 +90,16 @@ class Hybrid(tfrs.Model):
 
     Args:
       catalogue: items and their text vectors.
-      train_counts: int ``[N]``, training events of each item.
+      train_counts: int ``[N]``, training events of each item of the catalogue.
       config: sizes and terms; where it still says *auto*, :meth:`ModelConfig.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
 
     The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
     ``fit``.
+
+    Raises:
+      ModelError: ``train_counts`` are those of another catalogue.
     """
 
     def __init__(
@@ -95,12 +116,15 @@ class Hybrid(tfrs.Model):
         assert config.dropout is not None and config.id_dropout is not None
         assert config.history_length is not None and config.item_weights_decay is not None
         self.n_items = len(catalogue.item_ids)
+        if len(train_counts) != self.n_items:
+            raise ModelError(
+                f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "
+                f"{len(train_counts):,}. Take catalogue and counts from the same data set."
+            )
         self.use_dense = "meaning" in config.terms or "feedback" in config.terms
         self.use_feedback = "feedback" in config.terms
         self.use_behaviour = "behaviour" in config.terms
-        self.items = ItemFusion(
-            catalogue.text, config.embedding_dim, config.id_dropout, seed, catalogue.features, name="items"
-        )
+        self.items = ItemFusion(catalogue.text, config.embedding_dim, config.id_dropout, seed, name="items")
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
@@ -130,7 +154,9 @@ class Hybrid(tfrs.Model):
         scores = self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
         self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
         self.gates.trainable = self.use_dense and self.use_behaviour
+        # What no loss reaches is not trained.
         self.history_encoder.trainable = "meaning" in config.terms
+        self.feedback.trainable = self.use_feedback
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -143,10 +169,18 @@ class Hybrid(tfrs.Model):
 
     # The dense side -------------------------------------------------------------------------------------------------
 
-    def item_vectors(self, counts: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``; by default as known from all training events."""
+    def item_vectors(
+        self, counts: tf.Tensor | None = None, training: bool = False, items: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``, or of ``items`` int32 ``[M]`` alone, ``[M, D]``.
+
+        Args:
+          counts: float32 ``[N]``, events of each item; by default those of training.
+        """
         counts = self.train_counts if counts is None else counts
-        return _unit(self.items(tf.range(self.n_items), tf.convert_to_tensor(counts), training=training))
+        if items is None:
+            return _unit(self.items(tf.range(self.n_items), tf.convert_to_tensor(counts), training=training))
+        return _unit(self.items(items, rows_of(counts, items), training=training))
 
     def query_vectors(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, training: bool = False
@@ -154,7 +188,8 @@ class Hybrid(tfrs.Model):
         """``(1 - b_u) q_u`` and ``b_u r_u`` after each event, float32 ``[B, L, D]``, divided by the temperature.
 
         Args:
-          item_vectors: ``[N, D]``. history: int32 ``[B, L]`` padded with N. ratings: float32 ``[B, L]``, NaN for none.
+          item_vectors: ``[N, D]``, or some of them. history: int32 ``[B, L]``, rows of these, padded with N. ratings:
+            float32 ``[B, L]``, NaN for none.
         """
         present = history < self.n_items
         # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
@@ -183,10 +218,7 @@ class Hybrid(tfrs.Model):
         wanted = targets < self.n_items
         loss = tf.constant(0.0)
         if self.use_dense:
-            items = self.item_vectors(self.counts_without_holdout, training=training)
-            query = tf.add_n(self.query_vectors(items, history, ratings, training=training))
-            learnt = wanted & ~held_out
-            retrieval = self.retrieval(tf.boolean_mask(query, learnt), items, tf.boolean_mask(targets, learnt))
+            retrieval = self._retrieval_loss(history, ratings, targets, wanted & ~held_out, training)
             self.retrieval_loss.update_state(retrieval)
             loss += retrieval
         if self.use_dense and self.use_behaviour:
@@ -195,25 +227,80 @@ class Hybrid(tfrs.Model):
             gating = self._gate_loss(*held_rows)
             self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
             loss += gating
-        return loss
+        return share_of_replica(loss)
+
+    def _retrieval_loss(
+        self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, learnt: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``."""
+        if not isinstance(self.retrieval, SampledRetrieval):
+            items = self.item_vectors(self.counts_without_holdout, training=training)
+            query = tf.add_n(self.query_vectors(items, history, ratings, training=training))
+            return self.retrieval(tf.boolean_mask(query, learnt), items, tf.boolean_mask(targets, learnt))
+        candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
+        items, history, at = self._among_themselves(history, candidates)
+        vectors = self.item_vectors(self.counts_without_holdout, training, items)
+        query = tf.add_n(self.query_vectors(vectors, history, ratings, training=training))
+        return self.retrieval(tf.boolean_mask(query, learnt), tf.gather(vectors, at), candidates)
+
+    def _among_themselves(self, history: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The different items of both, int32 ``[M]``, and both as places among these; padding stays N."""
+        present = history < self.n_items
+        flat = tf.concat([tf.reshape(tf.where(present, history, 0), [-1]), candidates], axis=0)
+        items, at = tf.unique(flat)
+        of_history, of_candidates = tf.split(at, [tf.size(history), tf.size(candidates)])
+        return items, tf.where(present, tf.reshape(of_history, tf.shape(history)), self.n_items), of_candidates
 
     def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
-        Over the items that are new to the person, as in every list that is shown: W finds what was there already.
+        It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. With
+        sampled negatives it is over the target and a uniform sample of the catalogue, whose n items count N / n times
+        each (importance sampling, Bengio and Senecal 2003).
         """
-        items = self.item_vectors(self.counts_without_holdout)
-        query = tf.add_n(self.query_vectors(items, history, ratings))
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
+        target = tf.gather_nd(targets, at)
+        if isinstance(self.retrieval, SampledRetrieval):
+            return self._sampled_gate_loss(history, ratings, at, known, target)
+        items = self.item_vectors(self.counts_without_holdout)
+        query = tf.add_n(self.query_vectors(items, history, ratings))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
         logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
-        target = tf.gather_nd(targets, at)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis])
         return self.gate_task.of_logits(tf.where(masked, -1e9, logits), target)
+
+    def _sampled_gate_loss(
+        self, history: tf.Tensor, ratings: tf.Tensor, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor
+    ) -> tf.Tensor:
+        """:meth:`_gate_loss` with sampled items.
+
+        Args:
+          at: int32 ``[R, 2]``, row and position of the event before each target. known: int32 ``[R, L]``, the events up
+            to there, padded with N. target: int32 ``[R]``.
+        """
+        drawn = self.retrieval.draw_evenly()
+        items, history, places_of = self._among_themselves(history, tf.concat([target, drawn], axis=0))
+        vectors = self.item_vectors(self.counts_without_holdout, items=items)
+        query = tf.add_n(self.query_vectors(vectors, history, ratings))
+        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), vectors, transpose_b=True))
+        sparse = self.behaviour_without_holdout.of_items(known, items)
+        counts = rows_of(self.counts_without_holdout, items)
+        logits = self.gates(dense, sparse, counts, training=True, items=items)
+        with tf.device("CPU:0"):  # as in NeighbourScores
+            met = tf.raw_ops.DenseBincount(
+                input=rows_of(places(items, self.n_items), known), size=tf.size(items) + 1, weights=tf.zeros((0,)),
+                binary_output=True,
+            )[:, :-1]  # fmt: skip
+        own, others = tf.split(places_of, [tf.size(target), tf.size(drawn)])
+        masked = (tf.gather(met, others, axis=1) > 0) | (drawn == target[:, tf.newaxis])
+        times = math.log(self.n_items / self.retrieval.n_negatives)
+        drawn_logits = tf.where(masked, -1e9, tf.gather(logits, others, axis=1) + times)
+        own_logits = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
+        return self.gate_task.of_logits(tf.concat([own_logits, drawn_logits], axis=1), tf.zeros_like(target))
 
     # Inference ------------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,11 @@ from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
+from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 
 #: Ratings that an item and a person need for half of their bias to be believed.
@@ -149,6 +151,7 @@ class RankingModel(tfrs.Model):
       seed: of all initialisers.
     """
 
+    @keras_policy("float32")
     def __init__(self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42) -> None:
         super().__init__()
         self.n_items, self.length, self.rates = hybrid.n_items, config.history_length, scale is not None
@@ -159,16 +162,18 @@ class RankingModel(tfrs.Model):
         # A method: the hybrid's own variables stay out of this model's.
         self._terms_of_items = hybrid.terms_of_items
         self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
+        # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
-            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum_over_batch_size")
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         )
-        self.rating_task = tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError())
+        self.rating_task = tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction="sum"))
         self.click_loss = tf.keras.metrics.Mean("click_loss")
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
         self.item_vectors = hybrid.item_vectors()
         # Every variable exists from the start: weights are read before any call.
         nobody = tf.fill((1, 1), self.n_items)
         self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, tf.fill((1, 1), NAN), nobody))
+        self.network.heads["rating"].trainable = self.rates
 
     def given(
         self,
@@ -246,7 +251,8 @@ class RankingModel(tfrs.Model):
         lists = dict(inputs["lists"])
         label, log_times = lists.pop("label"), lists.pop("log_times")
         logits = self.learned(self.item_vectors, **lists)[0] + log_times
-        loss = self.click_task(labels=label, predictions=logits, compute_metrics=False)
+        total = self.click_task(labels=label, predictions=logits, compute_metrics=False)
+        loss = tf.math.divide_no_nan(total, tf.cast(tf.shape(label)[0], tf.float32))
         self.click_loss.update_state(loss, tf.shape(label)[0])
         if self.rates:
             rated = dict(inputs["rated"])
@@ -255,7 +261,7 @@ class RankingModel(tfrs.Model):
             squared = self.rating_task(labels=rating, predictions=told[:, 0], compute_metrics=False)
             self.rating_loss.update_state(squared, tf.shape(rating)[0])
             loss += squared
-        return loss
+        return share_of_replica(loss)
 
     def rank(
         self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor

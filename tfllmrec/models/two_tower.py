@@ -12,6 +12,7 @@ from tfllmrec.columns import ITEM_INDEX, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.progress import Progress
 
 BATCH = 1024
@@ -23,6 +24,7 @@ class TwoTower(tfrs.Model):
     It knows users by id alone: an unknown user gets the mean of all users.
     """
 
+    @keras_policy("float32")
     def __init__(self, user_ids: np.ndarray, n_items: int, dim: int = 32, seed: int = 42) -> None:
         super().__init__()
         self.row_of_user = {user: row for row, user in enumerate(user_ids)}
@@ -53,6 +55,7 @@ def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Da
     return model, tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(BATCH)
 
 
+@random_state_kept()
 def fit_two_tower(
     split: Split,
     validation: Queries,

@@ -29,6 +29,8 @@ SAMPLE = 6000
 #: form. Some minutes on two cores: 14 tries with 12,000 items, 4 with 18,000, 20 with 50,000 in low rank. Where
 #: there would be only one, the starting point is taken as it is.
 SEARCH_WORK = {"exact": 2.5e13, "low_rank": 1e6}
+#: A search never comes near a larger limit, which is not worth a word.
+SHOWN_TRIES = 100
 FULL_SOFTMAX_ITEMS = 60_000
 #: Numbers in a block of scores, at most: 0.8 GB. A validation sample has two such blocks, of half the rows.
 SCORES = 200_000_000
@@ -208,7 +210,7 @@ def choose_item_weights(
       split: Training histories and validation queries are used.
       text: float32 ``[N, Dt]``, as the encoder gives it.
       config: It is not changed.
-      progress: Called with a line before each try.
+      progress: Called with a line after each try: its number, settings and selection value.
 
     Returns:
       The settings, and lines that say which were chosen and why.
@@ -220,19 +222,20 @@ def choose_item_weights(
     if not moves:
         return start, []
     form = resolved(model.item_weights, n_items)
-    tries = SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items)
+    tries = int(SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items))
     if tries < 2:
-        return start, [f"model.item_weights: {start} (not searched: {n_items:,} items)"]
-
-    measured = item_weights_value(split, text, config)
+        return start, [f"model.item_weights {_said(start)} (not searched: {n_items:,} items)"]
+    limit = f" of at most {tries}" if tries <= SHOWN_TRIES else ""
+    measured, tried = item_weights_value(split, text, config), 0
 
     def value_of(settings: ItemWeightSettings) -> float:
+        nonlocal tried
+        tried, value = tried + 1, measured(settings)
         if progress is not None:
-            progress(f"item-item weights: {_said(settings)}")
-        return measured(settings)
+            progress(f"item-item weights, try {tried}{limit}: {_said(settings)}; selection value {value:.4f}")
+        return value
 
     best, best_value = start, value_of(start)
-    tried = 1
     for name, step in moves.items():
         for direction in range(2):
             moved = False
@@ -242,7 +245,6 @@ def choose_item_weights(
                     break
                 candidate = replace(best, **{name: round(there, 6)})
                 value = value_of(candidate)
-                tried += 1
                 if value <= best_value:
                     break
                 best, best_value, moved = candidate, value, True

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.progress import show_progress
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import VectorStore, encode_items
@@ -122,6 +123,7 @@ class _Tower(tf.keras.Model):
         return self.text_to_vector(texts)
 
 
+@random_state_kept()
 def distil(
     teacher: TextEncoder,
     text_to_vector: tf.Module,

@@ -8,25 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.columns import ITEM
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.columns import ITEM, USER
+from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
-from tfllmrec.errors import DataError, ModelError
+from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
 from tfllmrec.evaluation.protocol import Result, evaluate, selection_gain, selection_value_of_ranks
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
 from tfllmrec.progress import show_progress
 from tfllmrec.training import defaults
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
 from tfllmrec.training.optimizer import adamw
 
 #: What the gates' strength, closing and discount may be; see :func:`choose_gates`.
@@ -43,7 +46,7 @@ Tell = Callable[[str], None]
 
 
 def set_seeds(seed: int) -> None:
-    """Seeds Python, numpy and TensorFlow, and makes TensorFlow's operations deterministic."""
+    """Seeds Python, numpy and TensorFlow, and makes TensorFlow's operations deterministic from here on."""
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -56,18 +59,21 @@ class Fitted:
     config: ExperimentConfig
 
 
-def build_hybrid(split: Split, text: np.ndarray, config: ExperimentConfig) -> Hybrid:
+def build_hybrid(split: Split, text: np.ndarray, config: ExperimentConfig, precision: str = "float32") -> Hybrid:
     """An untrained model of a split's catalogue; item-item weights are still zero.
 
     Args:
       text: float32 ``[N, Dt]``, in the order of the items table.
       config: with every *auto* resolved.
+      precision: Keras' policy for the layers, whatever the global one is.
     """
     catalogue = Catalogue(split.dataset.items[ITEM].to_numpy(object), text)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
-    return Hybrid(catalogue, split.train_counts, config.model, negatives, config.seed)
+    with keras_policy(precision):
+        return Hybrid(catalogue, split.train_counts, config.model, negatives, config.seed)
 
 
+@random_state_kept()
 def fit_hybrid(
     split: Split,
     text: np.ndarray,
@@ -78,20 +84,26 @@ def fit_hybrid(
 ) -> Fitted:
     """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
+    Python's and numpy's global random state and Keras' global dtype policy are afterwards as they were before;
+    TensorFlow's global seed and deterministic operations stay set, see :func:`set_seeds`.
+
     Args:
       split: training events and validation queries; test queries are not looked at.
       text: float32 ``[N, Dt]``, in the order of the items table.
-      config: may say *auto*; it is not changed.
+      config: may say *auto*; it is not changed. Where it leaves out ``training.precision``, the model is trained in
+        Keras' global dtype policy.
       folder: for checkpoints and TensorBoard logs. A fit that finds its own state there goes on from it.
       tell: called with a line for each step.
       callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
         and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
 
     Raises:
+      ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
       DataError: no user has two training events.
-      ModelError: the loss is not a number, or the folder's checkpoints belong to another model.
+      ModelError: the loss is not a number, or the folder's checkpoints belong to other settings or other data.
     """
     config = config.model_copy(deep=True)
+    _settle_precision(config)
     tell = tell or (lambda line: None)
     set_seeds(config.seed)
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
@@ -100,13 +112,10 @@ def fit_hybrid(
             f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
             "use more data or another split.kind."
         )
+    if unused := [column for column in split.dataset.users.columns if column != USER]:
+        tell(f"user columns {', '.join(unused)}: read and kept with the data; no model uses them yet")
     settings = choose(split, text, config, tell)
-    if config.training.precision != "float32":
-        tf.keras.mixed_precision.set_global_policy(config.training.precision)
-    try:
-        model = build_hybrid(split, text, config)
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
+    model = build_hybrid(split, text, config, config.training.precision)
     if settings is not None:
         tell("item-item weights: solving")
         set_item_weights(model, sequences, text, settings)
@@ -115,6 +124,20 @@ def fit_hybrid(
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             _train(model, sequences, split, text, config, kept, tell, callbacks)
     return Fitted(model, config)
+
+
+def _settle_precision(config: ExperimentConfig) -> None:
+    """Sets ``training.precision``, where the config leaves it out, to Keras' global policy."""
+    if "precision" in config.training.model_fields_set:
+        return
+    own = tf.keras.mixed_precision.global_policy().name
+    known = get_args(TrainingConfig.model_fields["precision"].annotation)
+    if own not in known:
+        raise ConfigError(
+            f"Keras' global dtype policy: expected {' or '.join(known)}, found {own}. Set training.precision, or "
+            "another policy."
+        )
+    config.training.precision = own
 
 
 def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> ItemWeightSettings | None:
@@ -139,8 +162,16 @@ def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray, sett
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
     Exact or low-rank, and with as many neighbours, as ``model.config`` says.
+
+    Raises:
+      ModelError: ``settings.decay`` is not the decay that the model reads histories with.
     """
     unit, config = centred_unit(text), model.config
+    if settings.decay != config.item_weights_decay:
+        raise ModelError(
+            f"item-item weights: expected the decay that the model reads histories with, {config.item_weights_decay}, "
+            f"found {settings.decay}. Make the model with ModelConfig(item_weights_decay={settings.decay})."
+        )
 
     def solve(histories: Ragged) -> PrunedWeights:
         return solve_item_weights(
@@ -174,6 +205,14 @@ class GateSettings:
     def apply(self, model: Hybrid) -> None:
         for name, value in asdict(self).items():
             getattr(model.gates, name).assign(value)
+
+    def line(self) -> str:
+        """For people; the lift of cold items has a line of its own."""
+        alone = " (items are ranked by behaviour alone: meaning and feedback brought nothing on validation)"
+        return (
+            f"gates dense strength {self.dense_strength:g}{'' if self.dense_strength else alone}, closing "
+            f"{self.closing:g}, popularity discount {self.discount:.2g}"
+        )
 
 
 class _Weighed:
@@ -364,10 +403,20 @@ def _train(
         tf.keras.callbacks.TerminateOnNaN(),
     ]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
+    made_from, made_from_file = _made_from(sequences, split, text, config), folder / "checkpoints" / "made_from.json"
+    if checkpoint.state.epochs_done and not made_from_file.is_file():
+        raise ModelError(
+            f"{made_from_file} is missing, so it is not known which settings and data the checkpoints beside it belong "
+            "to: fit into another folder, or delete this one."
+        )
+    if made_from_file.is_file():
+        claim(made_from_file, made_from)
     checkpoint.restore_last(model)
     first_epoch = training.epochs if checkpoint.state.finished else checkpoint.state.epochs_done
     if first_epoch:
         tell(f"resumed after epoch {checkpoint.state.epochs_done}")
+    # With the first epoch, and not before it: a run that has learnt nothing may be started again with other settings.
+    callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
     callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
     if first_epoch < training.epochs:
         batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
@@ -384,10 +433,23 @@ def _train(
     checkpoint.restore_best(model)
     choose_gates(model, sample, split.train_counts, strata)  # between epochs not all settings are tried
     lift = choose_cold_lift(model, split, text, strata, config.seed)
-    gates = GateSettings.of(model)
-    tell(
-        f"chosen: gates dense strength {gates.dense_strength:g}, closing {gates.closing:g}, popularity discount "
-        f"{gates.discount:.2g}: best on validation, with epoch {checkpoint.state.best_epoch + 1}"
-    )
+    epoch = f"epoch {checkpoint.state.best_epoch + 1}"
+    if model.gates.trainable:
+        tell(f"chosen: {GateSettings.of(model).line()}: best on validation, with {epoch}")
+    else:
+        tell(f"chosen: {epoch}: best on validation")
     if lift is not None:
         tell(f"chosen: {lift}")
+
+
+def _made_from(sequences: Sequences, split: Split, text: np.ndarray, config: ExperimentConfig) -> dict[str, Any]:
+    """All that decides what the training comes to, as JSON has it."""
+    rows = (sequences.items, sequences.ratings, sequences.held_out)
+    return {
+        **settings_of(model=config.model, training=config.training),
+        "evaluation.head_share": config.evaluation.head_share,
+        "seed": config.seed,
+        "training events": fingerprint(split.train_counts, *(a for row in rows for a in (row.values, row.offsets))),
+        "validation queries": queries_fingerprint(split.validation),
+        "text vectors": fingerprint(text),
+    }

@@ -19,6 +19,7 @@ import tensorflow_hub as hub
 from tfllmrec.data.batches import like_lengths
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.progress import show_progress
 from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
 from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
@@ -57,6 +58,7 @@ class Pretrained:
     after: Guesses
 
 
+@random_state_kept()
 def pretrain(
     encoder: str | Path,
     preprocessor: str | Path,

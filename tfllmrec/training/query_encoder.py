@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
+from tfllmrec.training.callbacks import claim
 from tfllmrec.training.distil import ALL, Agreement, distil, short_queries
+from tfllmrec.training.fingerprint import settings_of
 
-RECORD = "record.json"
+RECORD, MADE_FROM = "record.json", "made_from.json"
 
 #: What suits each kind: tables start at nothing and move fast; layers know something already.
 EPOCHS = {"hashed_ngrams": 20, "layers": 2}
@@ -103,15 +106,22 @@ def prepared_query_encoder(
     vectors in ``store``, and the same seed learns the same again.
 
     Args:
-      folder: of the tower: a SavedModel, ``student.json``, and ``record.json``, a :class:`QueryEncoderRecord`.
+      folder: of the tower: a SavedModel, ``student.json``, ``record.json``, a :class:`QueryEncoderRecord`, and
+        ``made_from.json``.
       name: ``hashed_ngrams`` or ``layers``.
       teacher: what read the items.
       texts, titles: of the catalogue, see :func:`tfllmrec.training.distil.distil`.
 
     Raises:
-      ModelError: the tower is damaged, or of another teacher; ``layers`` of a teacher in a foreign format.
+      ModelError: the tower is damaged, or of another teacher, other texts or other settings; ``layers`` of a teacher in
+        a foreign format.
       DataError: there are fewer than two distinct texts.
     """
+    made_from = {
+        **settings_of(distillation=config),
+        "seed": seed,
+        "texts": sha256(json.dumps([list(texts), titles and list(titles)]).encode()).hexdigest(),
+    }
     if not folder.is_dir():
         tell(f"query encoder: distilling {name} from the items' encoder")
         start = time.monotonic()
@@ -142,10 +152,13 @@ def prepared_query_encoder(
             ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
             record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            claim(fresh / MADE_FROM, made_from)
 
         whole(folder, write)
         for line in QueryEncoderRecord.load(folder).lines():
             tell(f"query encoder: {line}")
+    elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
+        claim(folder / MADE_FROM, made_from)
     student = Student.load(folder)
     if student.teacher != teacher.fingerprint:
         raise ModelError(

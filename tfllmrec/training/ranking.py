@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.columns import ITEM_INDEX, RATING, USER
+from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
 from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
@@ -28,7 +28,8 @@ from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.progress import show_progress
 from tfllmrec.text.bundled import whole
-from tfllmrec.training.callbacks import StepProgress
+from tfllmrec.training.callbacks import StepProgress, claim
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
 from tfllmrec.training.optimizer import adamw
 
 #: What *auto* epochs are, and the validation queries below which it is 0: so few say nothing.
@@ -38,6 +39,10 @@ DRAWN = 50
 #: Lists, and rated events and their people, that are learnt from at most; also queries that probabilities are measured
 #: on. They are some seconds of work.
 LISTS, RATED, RATERS = 6_000, 20_000, 1_000
+#: Scores that the hybrid computes for the lists, and again for the rated events, at most: with more than 500,000 items
+#: there are fewer lists, and with more than 150,000 fewer rated events. It is a limit of work, not of time, so that the
+#: same seed gives the same model on each machine.
+SCORED = 3_000_000_000
 #: Rated events in a step, beside its lists; and lists in a step of measuring.
 RATED_BATCH, HELD_BATCH = 256, 64
 #: Numbers in a block of scores, at most.
@@ -46,7 +51,7 @@ SCORES = 50_000_000
 WEIGHTS = np.geomspace(0.02, 10, 28)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-RECORD, WEIGHTS_FILE = "record.json", "weights"
+RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 
 Examples = dict[str, np.ndarray]
 Tell = Callable[[str], None]
@@ -119,14 +124,16 @@ def prepared_ranking(
     The folder appears when the model is whole; a kill before loses what was learnt, and the same seed learns it again.
 
     Args:
-      folder: of the model: its weights and ``record.json``, a :class:`RankingRecord`; logs go beside it.
+      folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
+        beside it.
       hybrid: fitted.
       config: with epochs.
       tell: called with a line for each step.
 
     Raises:
-      ModelError: the folder is damaged or was made with other sizes.
+      ModelError: the folder is damaged, or belongs to other settings, other data or another hybrid.
     """
+    made_from = _made_from(hybrid, split, config, seed)
     if not folder.is_dir():
         tell("ranking: learning to order candidates from the validation queries")
         model, record = fit_ranking(hybrid, split, config, seed, folder.parent / "logs" / "ranking")
@@ -135,10 +142,27 @@ def prepared_ranking(
             fresh.mkdir()
             tf.train.Checkpoint(network=model.network).write(str(fresh / WEIGHTS_FILE))
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            claim(fresh / MADE_FROM, made_from)
 
         whole(folder, write)
         tell(f"ranking: {record.line()}")
+    elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
+        claim(folder / MADE_FROM, made_from)
     return load_ranking(folder, hybrid, split, config, seed)
+
+
+def _made_from(hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
+    """All that decides what is learnt, as JSON has it."""
+    train = split.train
+    return {
+        **settings_of(model=hybrid.config, ranking=config),
+        "seed": seed,
+        "training events": fingerprint(*(train[name].to_numpy() for name in (USER_INDEX, ITEM_INDEX, RATING))),
+        "validation queries": queries_fingerprint(split.validation),
+        "weights of the hybrid": fingerprint(
+            *hybrid.items.get_weights(), *hybrid.history_encoder.get_weights(), *hybrid.gates.get_weights()
+        ),
+    }
 
 
 def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> RankingModel:
@@ -179,7 +203,7 @@ def fit_ranking(
     scale = RatingScale.of_split(split)
     model = RankingModel(hybrid, config, scale, seed)
     asked = split.validation.take(split.validation.targets.lengths > 0)
-    asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+    asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[: min(LISTS, SCORED // hybrid.n_items)])
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
     n_held = int(np.clip(round(config.held_out * len(asked)), 1, max(len(asked) - 1, 1)))
     held, learnt = _rows(lists, np.arange(n_held)), _rows(lists, np.arange(n_held, len(asked)))
@@ -239,7 +263,9 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
     n_items, parts = hybrid.n_items, []
     given = tf.function(model.given, reduce_retracing=True)
     order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
-    for batch in queries.take(order).batches(max(1, min(SCORE_BATCH, SCORES // n_items))):
+    ordered, size = queries.take(order), max(1, min(SCORE_BATCH, SCORES // n_items))
+    for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
+        batch = ordered.slice(start, start + size)
         length = max(int(batch.history.lengths.max(initial=1)), 1)
         target = batch.targets.values[batch.targets.offsets[:-1]]
         scores = masked(hybrid.score(batch), batch.exclude)
@@ -272,7 +298,8 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
 def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: RatingScale, seed: int) -> Examples:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
-    At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at. The bias of an item
+    At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at; fewer where
+    :data:`SCORED` says so. The bias of an item
     is that without the rating that is to be foretold.
     """
     generator = np.random.default_rng(seed)
@@ -283,7 +310,7 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
     items = people.history.padded(width + 1, n_items).astype(np.int32)
     ratings = people.ratings.padded(width + 1, np.nan)
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
-    wanted = wanted[np.sort(generator.permutation(len(wanted))[:RATED])].astype(np.int32)
+    wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
     def after_events(history, marks, row, at, target):
         """Everything known after the events ``at`` of the rows of ``history``: one run of the encoder for each row."""
@@ -297,7 +324,7 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
     given = tf.function(after_events, reduce_retracing=True)
     size = max(1, min(16, SCORES // (n_items * width)))
     parts = []
-    for start in range(0, len(people), size):
+    for start in _starts("Scoring rated events", "users", len(people), size):
         here = wanted[slice(*np.searchsorted(wanted[:, 0], [start, start + size]))]
         if not len(here):
             continue
@@ -314,6 +341,14 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
         own = (scale.item_bias[target] - scale.bias_without(target, rating)).astype(np.float32)
         parts.append(known | {"rating": rating, "prior": known["prior"] - own[:, np.newaxis]})
     return _joined(parts, model)
+
+
+def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:
+    """Where each block of ``size`` begins, with a progress bar over ``total``."""
+    with show_progress(label, unit) as progress:
+        for start in range(0, total, size):
+            yield start
+            progress(min(start + size, total), total)
 
 
 def target_ratings(split: Split, queries: Queries) -> np.ndarray:

@@ -10,7 +10,7 @@ A line a setting, as ``tfllmrec tune --over`` takes it::
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from types import ModuleType
@@ -166,6 +166,41 @@ def parse_space(lines: Sequence[str], config: ExperimentConfig) -> tuple[Setting
         for x, y in product(a.ends(), b.ends()):
             _try(config, first | {a.key: x, b.key: y}, a, b)
     return tuple(read)
+
+
+def distinct(
+    space: Sequence[Setting], config: ExperimentConfig, settle: Callable[[ExperimentConfig], object]
+) -> tuple[Setting, ...]:
+    """The space without values that mean the same as another one of their setting, so that trials differ.
+
+    Such are *auto*, where it stands for another value, and the terms of a score in another order.
+
+    Args:
+      settle: fills in, in place, what a config leaves to *auto*.
+
+    Raises:
+      ConfigError: a setting has one value left.
+    """
+    first = {setting.key: setting.ends()[0] for setting in space}
+    kept: list[Setting] = []
+    for setting in space:
+        if isinstance(setting, Choice):
+            values: dict[Any, Any] = {}
+            for value in setting.values:
+                settled = with_settings(config, first | {setting.key: value})
+                settle(settled)
+                meant = value_of(settled, setting.key)
+                name = label(sorted(set(meant)) if isinstance(meant, list) else meant)
+                if name not in values or values[name] != meant:
+                    values[name] = value
+            if len(values) < 2:
+                raise ConfigError(
+                    f"--over {setting}: expected two different values or more, found {next(iter(values))} alone, which "
+                    "all of them stand for with this data. Leave the setting out, or name other values."
+                )
+            setting = Choice(setting.key, tuple(value for value in setting.values if value in values.values()))
+        kept.append(setting)
+    return tuple(kept)
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:

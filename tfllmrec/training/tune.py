@@ -47,6 +47,7 @@ from tfllmrec.training.space import (
     Range,
     Setting,
     default_space,
+    distinct,
     label,
     parse_space,
     require_optuna,
@@ -224,6 +225,7 @@ def _search(
 ) -> Search:
     write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
     split = run.split
+    space = distinct(space, config, lambda settled: sizes(split, settled))
     chosen = config.model_copy(deep=True)
     weights = [f"item_weights_{name}" for name in ITEM_WEIGHT_SETTINGS]
     if {setting.key for setting in space} & {f"model.{name}" for name in weights}:

@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+from small_datasets import finding
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import Dataset, dataset_from_frames
@@ -13,12 +14,6 @@ def made(rows, names="user item event_type timestamp", **config):
 
 def kept(dataset):
     return list(zip(dataset.events.item_id, dataset.events.kind, dataset.events.timestamp_s, strict=True))
-
-
-def finding(dataset, text):
-    found = [f for f in dataset.report.findings if text in f.what]
-    assert len(found) == 1, dataset.report.lines()
-    return found[0]
 
 
 LOG = [

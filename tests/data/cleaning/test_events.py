@@ -4,23 +4,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from small_datasets import finding, made
 
 from tfllmrec.columns import RATING, TIMESTAMP
 from tfllmrec.config import DataConfig
 from tfllmrec.data import dataset_from_frames, read_dataset
 from tfllmrec.errors import DataError
-
-
-def made(rows, columns="user item rating timestamp", items=None, **config):
-    frame = pd.DataFrame(rows, columns=columns.split())
-    config.setdefault("max_bad_rows", 1)
-    return dataset_from_frames(frame, items, config=DataConfig(**config))
-
-
-def finding(dataset, text):
-    found = [f for f in dataset.report.findings if text in f.what]
-    assert len(found) == 1, dataset.report.lines()
-    return found[0]
 
 
 def test_order_is_that_of_the_timestamp_with_ties_by_a_hash():

@@ -1,22 +1,10 @@
 import pandas as pd
 import pytest
+from small_datasets import finding, made
 
 from tfllmrec.columns import ITEM, ORDER
-from tfllmrec.config import DataConfig
 from tfllmrec.data import CleaningReport, dataset_from_frames
 from tfllmrec.text.template import ItemTemplate
-
-
-def made(rows, columns="user item rating timestamp", items=None, **config):
-    frame = pd.DataFrame(rows, columns=columns.split())
-    config.setdefault("max_bad_rows", 1)
-    return dataset_from_frames(frame, items, config=DataConfig(**config))
-
-
-def finding(dataset, text):
-    found = [f for f in dataset.report.findings if text in f.what]
-    assert len(found) == 1, dataset.report.lines()
-    return found[0]
 
 
 def catalogue(**columns):

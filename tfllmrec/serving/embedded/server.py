@@ -337,7 +337,6 @@ def serve(settings: Settings, started: Callable[[Server], None]) -> None:
                 starting.cancel()
                 await starting
             return
-                return
         logger.info("stopping: no new requests; those that run are finished")
         await server.stop()
 

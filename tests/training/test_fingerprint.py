@@ -1,0 +1,35 @@
+import numpy as np
+
+from tfllmrec.config import ModelConfig, TrainingConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
+
+
+def test_types_shapes_and_values_count(tmp_path):
+    numbers = np.arange(6, dtype=np.float32)
+    np.save(tmp_path / "numbers.npy", numbers)
+    same = [numbers, numbers.copy(), np.repeat(numbers, 2)[::2], np.load(tmp_path / "numbers.npy", mmap_mode="r")]
+    assert len({fingerprint(array) for array in same}) == 1
+    others = [numbers, numbers.astype(np.float64), numbers.reshape(2, 3), -numbers, numbers[:0], numbers[:0] > 0]
+    assert len({fingerprint(array) for array in others}) == len(others)
+    assert fingerprint(numbers[:2], numbers[2:]) != fingerprint(numbers[:3], numbers[3:])
+    assert fingerprint(np.array([np.nan, 1.0])) == fingerprint(np.array([np.nan, 1.0]))
+
+
+def test_every_part_of_queries_counts():
+    asked = {"histories": [[1, 2], [3]], "ratings": [[1, 2], [3]], "exclude": [[1], []], "targets": [[4], []]}
+    found = {queries_fingerprint(Queries.from_histories(**asked))}
+    for name, value in (
+        ("histories", [[1], [2, 3]]), ("ratings", [[1, 2], [4]]), ("exclude", [[1], [1]]), ("targets", [[], [4]])
+    ):  # fmt: skip
+        changed = asked | {name: value}
+        if name == "histories":
+            changed["ratings"] = [[1], [2, 3]]
+        found.add(queries_fingerprint(Queries.from_histories(**changed)))
+    assert len(found) == 5
+
+
+def test_settings_are_named_as_in_a_config():
+    said = settings_of(model=ModelConfig(blocks=7), training=TrainingConfig())
+    assert said["model.blocks"] == 7 and said["training.precision"] == "float32" and said["model.dropout"] is None
+    assert len(said) == len(ModelConfig.model_fields) + len(TrainingConfig.model_fields)

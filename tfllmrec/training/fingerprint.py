@@ -1,0 +1,35 @@
+"""What a fitted thing was made from, so that a folder of another experiment is not gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from tfllmrec.config import Section
+from tfllmrec.data.queries import Queries
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """sha256 (hex) of numeric arrays: their types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def queries_fingerprint(queries: Queries) -> str:
+    """:func:`fingerprint` of histories, ratings, exclusions and targets."""
+    parts = (queries.history, queries.ratings, queries.exclude, queries.targets)
+    return fingerprint(*(array for part in parts for array in (part.values, part.offsets)))
+
+
+def settings_of(**sections: Section) -> dict[str, Any]:
+    """The settings of some sections of a config, named as the config names them, as JSON has them."""
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump(mode="json").items()
+    }
