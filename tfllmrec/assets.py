@@ -264,11 +264,11 @@ def fetch(asset: Asset) -> Path:
             return folder
         except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
             _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
-            failures.append(f"  {source}: {error}\n    would have given {', '.join(f.name for f in source.files)}")
+            failures += [f"  {source}: {error}", f"    would have given {', '.join(f.name for f in source.files)}"]
     raise DataError(
-        f"{asset.kind} {asset.name!r} could not be fetched from any source:\n"
-        + "\n".join(failures)
-        + f"\nConnect to the network, or put the files of one of these sources into {folder} by hand."
+        f"{asset.kind} {asset.name!r} could not be fetched from any source:",
+        *failures,
+        f"Connect to the network, or put the files of one of these sources into {folder} by hand.",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,8 @@ from tfllmrec.cli.arguments import (
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
 from tfllmrec.columns import ITEM, RANK, SCORE, USER
-from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.durable import replacing
+from tfllmrec.errors import DataError
 
 if TYPE_CHECKING:
     from tfllmrec.serving.saved_model import Recommendation, SavedModel
@@ -107,37 +107,31 @@ def recommend_to_file(
 
     Raises:
       DataError: none of the users is in the training data.
-      ConfigError: the file cannot be written.
+      WriteError: the file cannot be written.
     """
     unknown = unknown_ids(model, exclude)
     histories = model.histories_of(user_ids)
     without_data = [user for user in user_ids if user not in histories]
     if not histories:
-        try:
-            model.history_of(user_ids[0])
-        except DataError as error:  # which names the ids that are near
-            raise DataError(f"none of the {len(user_ids):,} users can be answered; the first one: {error}") from None
+        some = ", ".join(without_data[:SHOWN]) + (", ..." if len(without_data) > SHOWN else "")
+        raise DataError(
+            f"none of the {len(user_ids):,} users is in the data that the model was trained on: {some}. Expected user ids "
+            "as in its events; for other users give the items they had, one user at a time: --history id1,id2."
+        )
 
     answered = list(histories)
     rows = 0
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with _writer(partial, parquet=out.suffix == ".parquet") as write:
-            for start in range(0, len(answered), BATCH):
-                some = answered[start : start + BATCH]
-                past, ratings = zip(*(histories[user] for user in some), strict=True)
-                # Either the data has ratings, and every user has a list of them, or no user has.
-                rated = None if ratings[0] is None else ratings
-                n = len(some)
-                lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
-                rows += write(some, lists)
-                if len(answered) > BATCH:
-                    note(f"{start + n:,} of {len(answered):,} users")
-        partial.replace(out)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as fresh, _writer(fresh, parquet=out.suffix == ".parquet") as write:
+        for start in range(0, len(answered), BATCH):
+            some = answered[start : start + BATCH]
+            past, ratings = zip(*(histories[user] for user in some), strict=True)
+            # Either the data has ratings, and every user has a list of them, or no user has.
+            rated = None if ratings[0] is None else ratings
+            n = len(some)
+            lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
+            rows += write(some, lists)
+            if len(answered) > BATCH:
+                note(f"{start + n:,} of {len(answered):,} users")
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
     if without_data:
         more = f" and {len(without_data) - SHOWN:,} more (--json lists all)" if len(without_data) > SHOWN else ""

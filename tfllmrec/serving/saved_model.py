@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from tfllmrec.serving.filters import Allow, filter_inputs
 from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
 from tfllmrec.training.run import Run
+from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64
 TERMS = {
@@ -231,7 +231,7 @@ class SavedModel:
           DataError: the catalogue does not have it.
         """
         if item_id not in self._title:
-            near = difflib.get_close_matches(item_id, list(self._title), n=3)
+            near = nearest(item_id, self._title, n=3)
             raise DataError(
                 f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
             )
@@ -298,7 +298,7 @@ class SavedModel:
         """
         histories = self.histories_of([user_id])
         if not histories:
-            near = difflib.get_close_matches(user_id, list(self._row_of_user), n=3)
+            near = nearest(user_id, self._row_of_user, n=3)
             raise DataError(
                 f"No user {user_id!r} in the data of {self.folder}."
                 + (f" Near: {', '.join(near)}." if near else "")
