@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from tfllmrec.errors import DataError
+from tfllmrec.errors import WriteError
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
@@ -127,7 +127,7 @@ def test_refuses_what_would_poison_it(tmp_path):
     with pytest.raises(ValueError, match="finite"):
         store.add(PRINT, ["a"], np.array([[np.nan]]))
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written: Not a directory"):
         VectorStore(tmp_path / "file").add(PRINT, ["a"], np.zeros((1, 2)))
 
 
@@ -269,7 +269,7 @@ def test_an_encoder_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(ArithmeticError):
         encode_items(["b", "c"], Failing(), out=out)
     assert np.load(out).tolist() == [[1, 1]] and list(tmp_path.iterdir()) == [out]
-    with pytest.raises(DataError, match=r"cannot be written to .*no\.npy"):
+    with pytest.raises(WriteError, match=r"no\.npy cannot be written: File exists"):
         encode_items(["a"], Lengths(), out=out / "no.npy")
 
 

@@ -68,6 +68,8 @@ def recommend(
     if users is not None and out is not None:
         if out.suffix not in (".parquet", ".jsonl"):
             raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
+        if not out.parent.is_dir():
+            raise typer.BadParameter(f"--out {out}: the folder {out.parent} does not exist; make it first.")
         from tfllmrec.data.readers import read_ids
 
         user_ids, report = read_ids(users, config_of_files(None, None, None, overrides).config.data)
@@ -113,10 +115,9 @@ def recommend_to_file(
     histories = model.histories_of(user_ids)
     without_data = [user for user in user_ids if user not in histories]
     if not histories:
-        some = ", ".join(without_data[:SHOWN]) + (", ..." if len(without_data) > SHOWN else "")
         raise DataError(
-            f"none of the {len(user_ids):,} users is in the data that the model was trained on: {some}. Expected user ids "
-            "as in its events; for other users give the items they had, one user at a time: --history id1,id2."
+            f"none of the {len(user_ids):,} users is in the data that the model was trained on: {_first(user_ids)}. "
+            "Expected user ids as in its events; for other users give their items, one user at a time: --history ID,ID."
         )
 
     answered = list(histories)
@@ -134,8 +135,7 @@ def recommend_to_file(
                 note(f"{start + n:,} of {len(answered):,} users")
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
     if without_data:
-        more = f" and {len(without_data) - SHOWN:,} more (--json lists all)" if len(without_data) > SHOWN else ""
-        note(f"without data, not answered: {len(without_data):,} users: {', '.join(without_data[:SHOWN])}{more}")
+        note(f"without data, not answered: {len(without_data):,} users: {_first(without_data)}")
     return {
         "file": str(out),
         "users": len(answered),
@@ -143,6 +143,11 @@ def recommend_to_file(
         "without_data": without_data,
         "unknown": unknown,
     }
+
+
+def _first(user_ids: Sequence[str]) -> str:
+    more = f" and {len(user_ids) - SHOWN:,} more (--json lists all)" if len(user_ids) > SHOWN else ""
+    return f"{', '.join(user_ids[:SHOWN])}{more}"
 
 
 @contextmanager

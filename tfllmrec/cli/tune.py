@@ -77,7 +77,8 @@ def tune(
     try:
         with working():
             if resume is not None:
-                search = go_on(resume, trials, paraphrase=asked and asked.config.tuning.paraphrase)
+                allowed = {} if asked is None else {"paraphrase": asked.config.tuning.paraphrase}
+                search = go_on(resume, trials, **allowed)
             else:
                 assert asked is not None
                 search = begin(asked.config, out, base=asked.base, space=space, trials=trials or TRIALS)

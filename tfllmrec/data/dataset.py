@@ -214,7 +214,7 @@ class Dataset:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
             raise DataError(f"{folder} cannot be read as a saved data set: {error!r}; {_REMEDY}.") from error
         if fingerprint != manifest.fingerprint:
-            raise DataError(f"{folder}: the tables do not have the fingerprint of {path.name}; {_REMEDY}.")
+            raise DataError(f"{folder}: the tables do not fit the manifest's fingerprint; {_REMEDY}.")
         return dataset
 
     def describe(self) -> dict[str, Any]:

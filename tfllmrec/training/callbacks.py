@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
+from pydantic import ConfigDict
 
 from tfllmrec.durable import read_json, sync, write_text, writing
 from tfllmrec.errors import ModelError
@@ -81,7 +82,7 @@ class StepProgress(tf.keras.callbacks.Callback):
 class FitState:
     """How far a fit has come: all that it needs to continue as if it had not been interrupted."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # of the file; a missing key means its default
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # in a file; a key that is missing has its default
 
     epochs_done: int = 0
     best_epoch: int = -1
@@ -107,8 +108,8 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
     """Saves after each epoch, keeps the best, stops when ``patience`` epochs brought nothing better.
 
     An epoch's weights, optimizer and noise counters are written to a folder of their own; only then does one renamed
-    JSON file point to it. A run that is killed in between, or finds the disk full, continues from the epoch before, and,
-    since batches and noise are functions of seed and step, gives the result of an undisturbed run.
+    JSON file point to it. A run that is killed in between, or finds the disk full, continues from the epoch before. It
+    gives the result of an undisturbed run, since batches and noise are functions of seed and step.
 
     Args:
       folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of :class:`Scoreboard`.

@@ -254,8 +254,8 @@ class Run:
         tunes = config.text.mode != "frozen" and not is_tuned(self.folder / "text")
         if tunes and function not in (None, self.paraphrase):
             raise ConfigError(
-                f"{self.folder} was begun with {PARAPHRASE}={function}, a function that would be called now. A run does "
-                f"not do that on its own account: allow it with --set {PARAPHRASE}={function}."
+                f"{self.folder} records {PARAPHRASE}={function}, a function that would be called now. A stored config "
+                f"may not do that: allow the call with --set {PARAPHRASE}={function}."
             )
         trained = config.text.mode != "frozen" or config.text.pretrain_epochs
         if self.complete and trained and not (self.folder / "text" / "tower.json").is_file():

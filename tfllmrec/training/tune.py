@@ -156,7 +156,7 @@ def tune(
       tell: called with a line for each step.
 
     Raises:
-      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or there is nothing to search.
+      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or nothing is to be searched.
       WriteError: the disk is full, read-only or broken. The finished trials stay, and :func:`resume` continues.
       DataError: see :func:`fit_experiment`.
       ModelError: all trials failed.
