@@ -96,11 +96,13 @@ def _refusal(error: Exception, path: Path) -> str | None:
 
 def _room(path: Path) -> str:
     """`` (1.5 MB of 2.0 GB are free there)``, or nothing where that cannot be found out."""
+    from rich.filesize import decimal
+
     try:
         usage = shutil.disk_usage(next(p for p in (path.absolute(), *path.absolute().parents) if p.exists()))
     except OSError:
         return ""
-    return f" ({usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free there)"
+    return f" ({decimal(usage.free)} of {decimal(usage.total)} are free there)"
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -161,9 +161,7 @@ def test_tensorflow_has_errors_of_its_own_for_a_full_disk(bare_run, quickly, tmp
         raise exporting.tf.errors.ResourceExhaustedError(None, None, "variables; No space left on device")
 
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
-    with pytest.raises(
-        WriteError, match=r"(?s)made cannot be written: No space left on device .*Nothing was changed"
-    ):
+    with pytest.raises(WriteError, match=r"(?s)made cannot be written: No space left on device .*Nothing was changed"):
         export(bare_run[0].folder, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 

@@ -199,7 +199,8 @@ class Run:
                 if values.shape != (queries,) or (column != "user_ids" and values.dtype != np.float64):
                     raise ValueError(f"{column}: expected float64 [{queries}], found {values.dtype} {values.shape}")
         except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
-            raise ModelError(f"{path} is damaged ({error}): {_REMEDY}.") from error
+            reason = str(error).partition(".")[0]  # numpy adds how to load pickled objects, which nobody should
+            raise ModelError(f"{path} cannot be read ({reason}): {_REMEDY}.") from error
         return columns
 
     @cached_property
@@ -406,7 +407,7 @@ def fit_experiment(
 
 def _fit(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     """All steps of a fit in a locked folder, from any of them on."""
-    with writing(run.folder, f"Then continue with: tfllmrec fit --resume {run.folder}"):
+    with writing(run.folder, f"Make room, then continue with: tfllmrec fit --resume {run.folder}"):
         return _fit_and_measure(run, config, tell)
 
 

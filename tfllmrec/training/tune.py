@@ -221,7 +221,7 @@ def _continued(out: Path) -> Iterator[None]:
             yield
     except WriteError as error:
         if (out / PLAN).is_file():
-            error.args += (f"Then continue with: tfllmrec tune --resume {out}",)
+            error.args += (f"Make room, then continue with: tfllmrec tune --resume {out}",)
         raise
 
 
