@@ -77,9 +77,10 @@ def disk_failure(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno is not None:
             if cause.errno in _OF_DISKS:
                 return os.strerror(cause.errno)
-        # numpy's error for a file that takes no more has neither the number nor the words.
-        elif isinstance(cause, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(cause)):
-            return os.strerror(errno.ENOSPC)
+        # numpy's error for a full disk has neither the number nor the words.
+        elif isinstance(cause, OSError):
+            if re.fullmatch(r"\d+ requested and \d+ written", str(cause)):
+                return os.strerror(errno.ENOSPC)
         elif found := _WORDS.search(str(cause)):
             return found.group()
         cause = cause.__cause__

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_invisible_characters_of_arguments_are_shown(program, arguments):
     assert answer.code in (2, 4) and r"\x1b[2J" in answer.err and "\x1b" not in answer.err
 
 
+def test_a_warning_of_python_is_a_line_with_its_invisible_characters_shown(program, libraries, tmp_path, monkeypatch):
+    def warn(*_, **__):
+        warnings.warn("column a\x1b[2J\n is odd", stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["tfllmrec.training.run"], "fit_experiment", warn)
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert r"UserWarning: column a\x1b[2J\n is odd" in answer.err
+
+
 def test_invisible_characters_of_log_lines_and_of_tracebacks_are_shown(program, libraries, tmp_path):
     libraries.raises = ZeroDivisionError("\x1b[2J")
     answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
@@ -128,13 +139,11 @@ def test_a_disk_that_nobody_expected_to_fail_is_no_bug(program, libraries, tmp_p
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_standard_output_that_takes_no_more_is_no_bug(tmp_path):
-    (tmp_path / "events.csv").write_text("user,item\n1,2\n1,3\n")
-    command = [sys.executable, "-m", "tfllmrec", "data", "describe", "--events", str(tmp_path / "events.csv"), "--json"]
+def test_standard_output_that_takes_no_more_is_no_bug():
+    command = [sys.executable, "-m", "tfllmrec", "--version"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "error: a file cannot be written: No space left on device. Make room, or write to another disk.\n"
+    assert done.stderr == (
+        "error: a file cannot be written: No space left on device. Make room, or write to another disk.\n"
     )

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -93,7 +94,9 @@ _UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ 
 def main() -> None:
     """Runs the program on ``sys.argv`` and exits."""
     try:
-        code = app(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(standalone_mode=False)
         sys.stdout.flush()  # Python's own flush at the end could only say that it failed
     except TfllmrecError as error:
         _say(f"error: {error}")
@@ -118,6 +121,10 @@ def main() -> None:
                 "doctor' prints."
             )
     sys.exit(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    note(f"{filename}:{lineno}: {category.__name__}: {message}")
 
 
 def _say(lines: str) -> None:

@@ -17,7 +17,7 @@ from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
-from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
+from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
 from tfllmrec.training.run import Run
 from tfllmrec.wording import nearest
@@ -69,16 +69,16 @@ class SavedModel:
                 )
             folder = whole[max(whole)]
         try:
-            manifest = read_manifest(folder)
-            items = pd.read_parquet(folder / EXTRA / ITEMS)
-        except (OSError, ValueError) as error:
+            manifest, items = read_manifest(folder), read_catalogue(folder)
+        except ModelError as error:
             raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error
         try:
             loaded = load(folder, has_scann(manifest))
         except ModelError:
             raise
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-            raise ModelError(f"The SavedModel in {folder} cannot be loaded: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"The SavedModel in {folder} cannot be loaded ({reason}): export it again.") from error
         opened = cls(folder, loaded, manifest, items)
         let_go_with(opened, loaded, has_scann(manifest))
         return opened
@@ -281,7 +281,12 @@ class SavedModel:
 
         Raises:
           DataError: it is no longer where it was.
+          ModelError: the manifest does not name it.
         """
+        if missing := [key for key in ("run", "data_sha256", "config") if not self.manifest.get(key)]:
+            raise ModelError(
+                f"{self.folder / EXTRA / MANIFEST} is damaged (it lacks {', '.join(missing)}): export the run again."
+            )
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
             raise DataError(

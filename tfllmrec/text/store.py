@@ -139,7 +139,7 @@ class VectorStore:
         }
         checksum = zlib.crc32(arrays["vectors"].data, zlib.crc32(arrays["keys"].data))
         with (
-            writing(self.folder, "The vectors that are stored already stay; TFLLMREC_CACHE names another cache."),
+            writing(self.folder, "The stored vectors are kept. TFLLMREC_CACHE names another cache."),
             replacing(self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors") as fresh,
         ):
             save_file(arrays, fresh, {"crc32": str(checksum)})
