@@ -416,6 +416,7 @@ def contradictions(
     ]
 
 
+_TOO_DEEP = f"expected at most {MAX_DEPTH} levels of values; a setting has two or three"
 _TOO_MANY = f"expected at most {MAX_VALUES:,} values, each alias counted in full; write only the settings you change"
 
 
@@ -436,14 +437,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) and id(self.anchors.get(event.anchor, self)) not in self.values:
-            if event.anchor in self.anchors:
-                raise _Refused(problem=f"*{event.anchor} contains itself", problem_mark=event.start_mark)
-        elif self.depth > MAX_DEPTH:
-            raise _Refused(
-                problem=f"expected at most {MAX_DEPTH} levels of values; a setting has two or three",
-                problem_mark=event.start_mark,
-            )
+        mark: Any = event.start_mark  # of another type where PyYAML is compiled
+        if isinstance(event, yaml.AliasEvent):
+            meant = self.anchors.get(event.anchor)
+            if meant is not None and id(meant) not in self.values:
+                raise _Refused(problem=f"*{event.anchor} contains itself", problem_mark=mark)
+        if self.depth > MAX_DEPTH:
+            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -452,7 +452,7 @@ class _Loader(yaml.SafeLoader):
             inner = [n for child in children for n in (child if isinstance(child, tuple) else (child,))]
             self.values[id(node)] = 1 + sum(self.values[id(n)] for n in inner)
             if max(self.values[id(node)], len(self.values)) > MAX_VALUES:
-                raise _Refused(problem=_TOO_MANY, problem_mark=event.start_mark)
+                raise _Refused(problem=_TOO_MANY, problem_mark=mark)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

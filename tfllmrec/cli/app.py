@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -123,7 +123,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     note(f"{filename}:{lineno}: {category.__name__}: {message}")
 
 

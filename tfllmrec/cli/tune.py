@@ -66,9 +66,7 @@ def tune(
 
     require_optuna()
     space = None
-    if (
-        resume is None and asked is not None
-    ):  # what is wrong with it is said before TensorFlow takes its seconds to start
+    if resume is None and asked is not None:  # its errors are told before TensorFlow takes its seconds to start
         space = parse_space(over, asked.config) if over else default_space(asked.config)
     from tfllmrec.training.tune import TRIALS
     from tfllmrec.training.tune import resume as go_on
@@ -77,18 +75,17 @@ def tune(
     try:
         with working():
             if resume is not None:
-                allowed = {} if asked is None else {"paraphrase": asked.config.tuning.paraphrase}
-                search = go_on(resume, trials, **allowed)
+                named = None if asked is None else asked.config.tuning.paraphrase
+                search = go_on(resume, trials, paraphrase=named) if named else go_on(resume, trials)
             else:
                 assert asked is not None
                 search = begin(asked.config, out, base=asked.base, space=space, trials=trials or TRIALS)
     except KeyboardInterrupt:
         folder = resume or out
+        note("")
         if folder is None or (folder / "search.json").is_file():
-            note("")
             note(f"interrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}")
         else:
-            note("")
             note("interrupted before the first trial; the same command starts again")
         raise typer.Exit(130) from None
     if json:
