@@ -478,7 +478,7 @@ def test_a_table_that_was_cut_short_is_named(chain_run, tmp_path, name):
         copy.split  # noqa: B018
 
 
-@pytest.mark.parametrize("content", [*HALF, b'{"encoder": 3}'])
+@pytest.mark.parametrize("content", [b"[1]", b'{"encoder": 3}'])
 def test_damaged_notes_on_the_encoder_are_named(chain_run, tmp_path, content):
     copy = damaged(chain_run[0], tmp_path, "vectors.json", content)
     with pytest.raises(ModelError, match=r"copy/vectors\.json is damaged"):
