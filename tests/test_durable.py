@@ -205,9 +205,13 @@ def test_room_is_set_aside_where_the_system_cannot_do_it(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(durable.os, "posix_fallocate", unsupported)
     path = sparse(tmp_path / "file", b"head", 3_000_000)
+    with path.open("r+b") as file:
+        file.seek(2_000_000)
+        file.write(b"middle")
+    content = path.read_bytes()
     durable.reserve(path)
     assert path.stat().st_blocks * 512 >= 3_000_000
-    assert path.read_bytes() == b"head".ljust(3_000_000, b"\0")
+    assert path.read_bytes() == content
 
 
 def test_no_room_is_an_error_and_no_signal(tmp_path, monkeypatch):

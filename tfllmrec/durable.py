@@ -33,9 +33,9 @@ LOCK = ".lock"
 
 # What an operating system answers when a disk takes no more, is not writable or does not work.
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# TensorFlow and safetensors pass on its words without the number.
-_WORDS = re.compile("|".join(map(re.escape, map(os.strerror, (*_OF_DISKS, errno.EACCES, errno.EPERM)))), re.IGNORECASE)
-_HEADER_BYTES, _BLOCK_BYTES = 4096, 1 << 20
+# TensorFlow and safetensors pass on its words without the number; "permission denied" as well.
+_WORDS = re.compile("|".join(map(re.escape, map(os.strerror, (*_OF_DISKS, errno.EACCES)))), re.IGNORECASE)
+_BLOCK_BYTES = 1 << 20
 
 
 # --- Errors of disks --------------------------------------------------------------------------------------------------
@@ -139,11 +139,10 @@ def reserve(path: Path) -> None:
         except (AttributeError, OSError) as error:  # macOS lacks the function, some file systems the operation
             if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
-            content = file.read(_HEADER_BYTES)
-            file.seek(0)
-            file.write(content)
-            for start in range(len(content), size, _BLOCK_BYTES):
-                file.write(bytes(min(_BLOCK_BYTES, size - start)))
+            for start in range(0, size, _BLOCK_BYTES):
+                content = file.read(_BLOCK_BYTES)
+                file.seek(start)
+                file.write(content)
 
 
 @contextlib.contextmanager
