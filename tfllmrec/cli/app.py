@@ -73,7 +73,7 @@ def _setup(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    # What the library logs (downloads, repairs) is for the eyes: stdout belongs to the result.
+    # The library logs downloads and repairs for people: stdout belongs to the result.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_VisibleLine("%(message)s"))
     logger = logging.getLogger("tfllmrec")
@@ -97,11 +97,11 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = app(standalone_mode=False)
-        sys.stdout.flush()  # Python's own flush at the end could only say that it failed
+        sys.stdout.flush()  # at its end Python would print a traceback of a flush that fails
     except TfllmrecError as error:
         _say(f"error: {error}")
         code = error.exit_code
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
         code = 1
@@ -140,6 +140,6 @@ def _say(lines: str) -> None:
 
 
 def _close_stdout() -> None:
-    """Drops what standard output could not take, which Python would write again at the end."""
+    """Discards the output that could not be written, which Python would try to write again at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

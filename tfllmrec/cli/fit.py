@@ -57,12 +57,15 @@ def fit(
 
 
 def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConfig:
-    """The run's own config; ``named``: the data asked for is that of the command line.
+    """The run's own config, but with the ``tuning.paraphrase`` of this call: a stored one may not call code.
 
-    Of ``tuning.paraphrase`` the answer has only what was asked for now: a run does not decide that it may call code.
+    Args:
+      folder: the run's.
+      asked: what this call asks for beside ``--resume``.
+      named: whether its data comes from the command line, and not from a CONFIG.
 
     Raises:
-      ConfigError: a setting that was asked for, or a file, is not the run's, and would be ignored.
+      ConfigError: there is no run; or this call asks for a setting or a file that is not the run's.
     """
     from tfllmrec.config import contradictions, load_config
     from tfllmrec.durable import read_json

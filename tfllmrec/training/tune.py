@@ -191,8 +191,8 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
       paraphrase: the function of ``tuning.paraphrase``, if the search was begun with one and has a text tower to tune.
 
     Raises:
-      ConfigError: optuna is not installed, there is no search in ``out``, another process is at it, or it would call a
-        function that is not ``paraphrase``.
+      ConfigError: optuna is not installed, there is no search in ``out``, another process writes to it, or it would
+        call a function that is not ``paraphrase``.
       WriteError: as for :func:`tune`.
       ModelError: the folder is damaged, or all trials failed.
     """
@@ -215,7 +215,7 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
 
 @contextmanager
 def _continued(out: Path) -> Iterator[None]:
-    """Tells how a search continues that a full disk ends."""
+    """Adds to an error of a full disk how the search continues."""
     try:
         with writing(out):
             yield
@@ -309,7 +309,7 @@ def _open_study(path: Path) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1),
             load_if_exists=True,
         )
-    except OSError:  # the journal is written as well
+    except OSError:  # optuna writes the journal, too
         raise
     except Exception as error:  # optuna raises nearly anything on a damaged journal
         raise ModelError(f"{path} is damaged ({error!r}): {_REMEDY}.") from error
