@@ -301,6 +301,9 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
             pytest.fail("held twice")
     assert list(tmp_path.iterdir()) == []  # the empty folder was made for the lock
     with pytest.raises(ArithmeticError), durable.locked(tmp_path / "new"):
+        raise ArithmeticError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ArithmeticError), durable.locked(tmp_path / "new"):
         (tmp_path / "new" / "config.yaml").write_text("")
         raise ArithmeticError
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.yaml"]
@@ -330,6 +333,28 @@ def test_without_locks_a_warning_says_that_nobody_is_kept_out(tmp_path, monkeypa
         pass
     assert "file system without locks (No locks available)" in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_finds_no_room_is_not_held(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, "pwrite", full)
+        with pytest.raises(WriteError, match="No space left on device"), durable.locked(tmp_path):
+            pytest.fail("not held")
+    assert list(tmp_path.iterdir()) == []
+    with durable.locked(tmp_path):
+        pass
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / durable.LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(WriteError, match="run cannot be written"), durable.locked(tmp_path / "run"):
+        pytest.fail("not held")
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_a_folder_that_cannot_be_written_cannot_be_locked(tmp_path, monkeypatch):

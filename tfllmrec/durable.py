@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -228,45 +228,51 @@ def locked(folder: Path) -> Iterator[None]:
       ConfigError: another process, or another block of this one, holds the folder.
       WriteError: the folder cannot be written to.
     """
-    path, ours = folder / LOCK, not folder.exists()
-    with writing(folder):
-        descriptor = _take(path, folder)
-        os.ftruncate(descriptor, 0)
-        since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        if not folder.exists():
+            at_the_end.callback(_try, folder.rmdir)  # which fails if something is in it
+        with writing(folder):
+            at_the_end.enter_context(_take(folder / LOCK))
         yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()  # before the lock goes: whoever waited for this very file finds it gone, and makes another
-        os.close(descriptor)
-        if ours:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
-def _take(path: Path, folder: Path) -> int:
-    """The descriptor of a lock file that this process holds."""
+def _take(path: Path) -> contextlib.ExitStack:
+    """Makes and locks a file that names this process; the stack removes it and releases the lock."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise ConfigError(
-                f"{folder} is in use by {holder}: wait until it has ended, or name another folder."
-            ) from None
-        except OSError as error:
-            _log.warning(
-                "%s is on a file system without locks (%s): no second process may write to it.", folder, error.strerror
-            )
-            return descriptor
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)  # its holder removed it between our opening it and our locking it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
+                raise ConfigError(
+                    f"{path.parent} is in use by {holder}: wait until it has ended, or name another folder."
+                ) from None
+            except OSError as error:
+                no_locks = "%s is on a file system without locks (%s): run no second process that writes to it."
+                _log.warning(no_locks, path.parent, error.strerror)
+            if not _is_named(descriptor, path):
+                continue  # its holder removed it after it was opened here, and before it was locked
+            held.callback(_try, path.unlink)  # before the lock is released, or it could be another process's
+            os.ftruncate(descriptor, 0)
+            since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+            return held.pop_all()
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that ``path`` names now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _try(remove: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):
+        remove()
 
 
 @contextlib.contextmanager
