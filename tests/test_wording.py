@@ -1,4 +1,6 @@
 import difflib
+import re
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,9 @@ def test_very_many_or_long_names_are_not_all_compared(monkeypatch):
     assert nearest("xuser1", users) == ["user1"]  # none begins like it: some are compared
     assert max(compared) <= wording.MOST_NAMES
     assert nearest("u" * 1000, ["u" * 1000]) == nearest("u", ["u" * 1000]) == []
+
+
+def test_no_other_module_compares_names():
+    package = Path(wording.__file__).parent
+    found = [path.name for path in package.rglob("*.py") if re.search(r"\bdifflib\b", path.read_text(encoding="utf-8"))]
+    assert found == ["wording.py"]
