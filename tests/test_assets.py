@@ -1,7 +1,9 @@
+import errno
 import hashlib
 import http.server
 import io
 import json
+import os
 import socket
 import threading
 import zipfile
@@ -13,7 +15,7 @@ import pytest
 
 from tfllmrec import assets
 from tfllmrec.assets import Asset, File, UrlFolder, UrlZip, Wheel
-from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.errors import ConfigError, DataError, WriteError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -348,3 +350,19 @@ def test_both_forms_of_movielens_say_the_same(monkeypatch):
     flags = theirs.iloc[:, 5:].to_numpy() == "1"
     genres = [" ".join(name for name, flag in zip(names, row, strict=True) if flag) for row in flags]
     assert items["class:token_seq"].tolist() == genres
+
+
+def test_a_full_disk_is_told_and_no_other_source_is_tried(tmp_path, monkeypatch):
+    tried = []
+
+    class Full:
+        files = FILES
+
+        def fetch(self, folder):
+            tried.append(self)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path))
+    with pytest.raises(WriteError, match=r"cannot be written: No space left on device (?s:.)*TFLLMREC_CACHE"):
+        assets.fetch(Asset("data", "toy", (Full(), Full())))
+    assert len(tried) == 1

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tfllmrec import config as configs
 from tfllmrec.config import ExperimentConfig, contradictions, dump_config, load_config, parse_config
 from tfllmrec.errors import ConfigError
 
@@ -186,3 +188,81 @@ def test_every_setting_is_written(tmp_path):
 )
 def test_contradictions(asked, resolved, expected):
     assert contradictions(parse_config(asked), parse_config(resolved)) == expected
+
+
+# --- Files that are made to exhaust the memory, and code --------------------------------------------------------------
+
+STEPS = range(1, 12)
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in STEPS)
+MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in STEPS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, r"line 6, column 5: expected at most 20,000 values"),
+        (f"{BOMB}evaluation: {{ks: *a11}}", "expected at most 20,000 values"),
+        (MERGED, "expected at most 20,000 values"),
+        ("data: &a {columns: *a}", r"\*a contains itself"),
+        ("[" * 1000, "expected at most 16 levels of values"),
+        ("\n".join(" " * depth + "a:" for depth in range(100)), "expected at most 16 levels of values"),
+        ("? " * 100 + "a", "expected at most 16 levels of values"),
+        ("seed: 1 #" + "x" * 1_000_000, "expected at most 1,000,000 bytes of YAML"),
+    ],
+)
+def test_a_file_that_stands_for_far_more_than_a_config_is_refused(tmp_path, text, said):
+    assert re.search(said, refusal(tmp_path, text))
+
+
+def test_very_many_values_without_any_alias_are_refused(tmp_path, monkeypatch):
+    assert len(config(tmp_path, "evaluation: {ks: [" + "1," * 200 + "]}").evaluation.ks) == 200
+    monkeypatch.setattr(configs, "MAX_VALUES", 100)
+    assert "expected at most" in refusal(tmp_path, "evaluation: {ks: [" + "1," * 200 + "]}")
+
+
+def test_a_setting_that_is_too_large_is_refused_as_well():
+    with pytest.raises(ConfigError, match=r"--set evaluation\.ks=.* levels"):
+        parse_config({}, ["evaluation.ks=" + "[" * 100])
+
+
+def test_aliases_of_ordinary_size_are_read(tmp_path):
+    read = config(tmp_path, "evaluation: {ks: &ks [5, 10]}\ndata: &d {source: x}\ntext: {max_tokens: 32}\n")
+    assert (read.evaluation.ks, read.data.source) == ([5, 10], "x")
+
+
+def test_a_wrong_value_of_any_size_is_shown_in_part():
+    bomb: list = ["x"]
+    for _ in range(60):
+        bomb = [bomb] * 9
+    with pytest.raises(ConfigError) as raised:
+        parse_config({"seed": bomb, "split": {"kind": bomb}, "data": bomb})
+    assert len(str(raised.value)) < 1000
+
+
+PARAPHRASE = "tuning: {paraphrase: 'words:back_and_forth'}"
+
+
+def test_no_file_may_name_a_function_to_call(tmp_path):
+    said = refusal(tmp_path, PARAPHRASE)
+    assert "a.yaml sets tuning.paraphrase to 'words:back_and_forth'" in said
+    assert "--set tuning.paraphrase=words:back_and_forth" in said
+    for named in ("words:back_and_forth", "null", "other:function"):
+        value = config(tmp_path, PARAPHRASE, f"tuning.paraphrase={named}").tuning.paraphrase
+        assert value == (None if named == "null" else named)
+    assert config(tmp_path, "", "tuning.paraphrase=a:b").tuning.paraphrase == "a:b"
+    assert "may not do that" in refusal(tmp_path, PARAPHRASE, "tuning.rank=4")
+
+
+def test_the_config_of_a_run_records_it(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(PARAPHRASE)
+    assert load_config(path, of_run=True).config.tuning.paraphrase == "words:back_and_forth"
+
+
+def test_the_data_that_a_run_was_begun_with_is_compared():
+    asked = parse_config({"data": {"events": "other.csv", "columns": {"user_id": "who"}}})
+    own = parse_config({"data": {"source": "data"}})
+    assert contradictions(asked, own) == []
+    source = {"events": "log.csv", "columns": {"user_id": "who"}}
+    assert contradictions(asked, own, source) == ["data.events: asked for 'other.csv', there is 'log.csv'"]
+    assert contradictions(parse_config({"data": {"source": "data"}}), own, source) == []

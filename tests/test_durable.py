@@ -1,12 +1,17 @@
+import contextlib
+import errno
 import os
+import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tfllmrec import durable
+from tfllmrec.errors import ConfigError, ModelError, WriteError
 
 
 def test_the_text_is_written_and_nothing_is_left_beside_it(tmp_path):
@@ -106,3 +111,256 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
     monkeypatch.undo()
     with durable.writing_folder(tmp_path):
         assert not left.exists()
+
+
+# --- Full, read-only and broken disks ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size):
+    """The system refuses to let files grow: the nearest thing to a full disk that needs no rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class SafetensorError(Exception):
+    """Like safetensors' and TensorFlow's: words, and no number."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/other"), "Read-only file system"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), os.strerror(errno.EDQUOT)),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OSError("4000 requested and 1024 written"), "No space left on device"),
+        (SafetensorError('IoError(Os { code: 28, message: "No space left on device" })'), "No space left on device"),
+        (SafetensorError("weights.tempstate; Read-only file system [Op:SaveV2]"), "Read-only file system"),
+        (SafetensorError("events.out; Permission denied"), "Permission denied"),
+    ],
+)
+def test_every_library_s_error_of_a_disk_becomes_one(tmp_path, error, reason):
+    with pytest.raises(WriteError) as raised, durable.writing(tmp_path / "run" / "model", "Name another disk."):
+        raise error
+    first, advice = str(raised.value).split("\n")
+    assert first.startswith(f"{tmp_path}/run/model cannot be written: {reason} (")
+    assert first.endswith(" are free there).") and advice == "Name another disk."
+    assert raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModelError("damaged"), OSError(errno.ENOENT, "x", "/etc/y")])
+def test_other_errors_pass(tmp_path, error):
+    with pytest.raises(type(error)) as raised, durable.writing(tmp_path):
+        raise error
+    assert raised.value is error
+
+
+def test_the_innermost_block_names_the_path_and_each_adds_its_advice(tmp_path):
+    with pytest.raises(WriteError) as raised, durable.writing(tmp_path, "Continue."), durable.writing(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "full")
+    lines = str(raised.value).split("\n")
+    assert lines[0].startswith(f"{tmp_path}/a cannot") and lines[1:] == [
+        "Make room, or name another folder.",
+        "Continue.",
+    ]
+
+
+def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    durable.write_text(path, "old")
+    with no_file_larger_than(1000), pytest.raises(WriteError, match=r"file\.json cannot be written: File too large"):
+        durable.write_text(path, "new" * 1000)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"file/a cannot be written: (File exists|Not a directory)"):
+        durable.write_text(tmp_path / "file" / "a", "text")
+
+
+def sparse(path, content, size):
+    path.write_bytes(content)
+    os.truncate(path, size)
+    return path
+
+
+def test_room_is_set_aside_for_a_sparse_file(tmp_path):
+    path = sparse(tmp_path / "file", b"head", 3_000_000)
+    before = path.stat().st_blocks
+    durable.reserve(path)
+    assert before < 100 and path.stat().st_blocks * 512 >= 3_000_000
+    assert path.read_bytes() == b"head".ljust(3_000_000, b"\0")
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, None])
+def test_room_is_set_aside_where_the_system_cannot_do_it(tmp_path, monkeypatch, number):
+    def unsupported(*_):
+        raise AttributeError if number is None else OSError(number, "no")
+
+    monkeypatch.setattr(durable.os, "posix_fallocate", unsupported)
+    path = sparse(tmp_path / "file", b"head", 3_000_000)
+    with path.open("r+b") as file:
+        file.seek(2_000_000)
+        file.write(b"middle")
+    content = path.read_bytes()
+    durable.reserve(path)
+    assert path.stat().st_blocks * 512 >= 3_000_000
+    assert path.read_bytes() == content
+
+
+def test_no_room_is_an_error_and_no_signal(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(durable.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="full"):
+        durable.reserve(sparse(tmp_path / "file", b"", 10))
+
+
+# --- JSON that is read back -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    epochs: int
+    figures: dict[str, float | None]
+    name: str = "made"
+
+
+def test_a_record_is_read_with_its_types(tmp_path):
+    (tmp_path / "a.json").write_text('{"epochs": 3, "figures": {"ndcg@10": 0.5, "none": null, "whole": 1}}')
+    assert durable.read_json(tmp_path / "a.json", Record, "") == Record(3, {"ndcg@10": 0.5, "none": None, "whole": 1})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "{", "null", "[1]", '{"epochs": 3}', '{"epochs": "3", "figures": {}}', '{"epochs": 3, "figures": [1]}',
+     '{"epochs": 3, "figures": {"a": "b"}}', "[" * 100_000, '{"a":' * 100_000, "\x00",
+     '{"epochs": 3, "figures": \xff}'],
+)  # fmt: skip
+def test_a_damaged_record_is_named_with_the_remedy(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ModelError, match=r"a\.json is damaged \(.+\): fit again\."):
+        durable.read_json(tmp_path / "a.json", Record, "fit again")
+
+
+@pytest.mark.parametrize("name", ["missing.json", "."])
+def test_a_record_that_cannot_be_opened_is_named(tmp_path, name):
+    with pytest.raises(ModelError, match=r"cannot be read \(.+\): fit again\."):
+        durable.read_json(tmp_path / name, Record, "fit again")
+
+
+# --- Locks ------------------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tfllmrec.durable import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_one_ends_however_it_does(tmp_path):
+    run = tmp_path / "runs" / "shop"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(
+                ConfigError, match=rf"shop is in use by process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d "
+            ),
+            durable.locked(run),
+        ):
+            pytest.fail("two hold it")
+        assert run.is_dir()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert (run / durable.LOCK).exists()
+    with durable.locked(run):  # the killed one's file is taken over
+        assert (run / durable.LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert list(run.iterdir()) == []
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    with durable.locked(tmp_path / "new"):
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [durable.LOCK]
+        with pytest.raises(ConfigError, match="is in use by process"), durable.locked(tmp_path / "new"):
+            pytest.fail("held twice")
+    assert list(tmp_path.iterdir()) == []  # the empty folder was made for the lock
+    with pytest.raises(ArithmeticError), durable.locked(tmp_path / "new"):
+        raise ArithmeticError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ArithmeticError), durable.locked(tmp_path / "new"):
+        (tmp_path / "new" / "config.yaml").write_text("")
+        raise ArithmeticError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.yaml"]
+
+
+def test_a_lock_file_that_its_holder_removed_in_between_is_made_anew(tmp_path, monkeypatch):
+    flock, removed = durable.fcntl.flock, []
+
+    def slow(descriptor, operation):
+        if not removed:  # the holder ends after the file was opened, before it is locked
+            removed.append((tmp_path / durable.LOCK).unlink())
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(durable.fcntl, "flock", slow)
+    with durable.locked(tmp_path):
+        assert removed and (tmp_path / durable.LOCK).exists()
+        with pytest.raises(ConfigError, match="in use"), durable.locked(tmp_path):
+            pytest.fail("held twice")
+
+
+def test_without_locks_a_warning_says_that_nobody_is_kept_out(tmp_path, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(durable.fcntl, "flock", flock)
+    with durable.locked(tmp_path / "run"), durable.locked(tmp_path / "run"):
+        pass
+    assert "file system without locks (No locks available)" in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_finds_no_room_is_not_held(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, "pwrite", full)
+        with pytest.raises(WriteError, match="No space left on device"), durable.locked(tmp_path):
+            pytest.fail("not held")
+    assert list(tmp_path.iterdir()) == []
+    with durable.locked(tmp_path):
+        pass
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / durable.LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(WriteError, match="run cannot be written"), durable.locked(tmp_path / "run"):
+        pytest.fail("not held")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_written_cannot_be_locked(tmp_path, monkeypatch):
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "x")
+
+    monkeypatch.setattr(durable.os, "open", read_only)
+    with pytest.raises(WriteError, match="cannot be written: Read-only file system"), durable.locked(tmp_path):
+        pytest.fail("not held")

@@ -15,11 +15,13 @@ PACKAGE = ROOT / "tfllmrec"
 # A module may import from its own room and from earlier ones. Evaluation knows data alone; it comes before training,
 # which measures itself.
 ROOMS = [
-    "columns", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "text", "layers", "losses",
-    "models", "training", "serving", "explain", "feedback", "cli",
+    "columns", "wording", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "text", "layers",
+    "losses", "models", "training", "serving", "explain", "feedback", "cli",
 ]  # fmt: skip
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
-WITHOUT_TENSORFLOW = ["columns", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "cli"]
+WITHOUT_TENSORFLOW = [
+    "columns", "wording", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "cli",
+]  # fmt: skip
 NEEDS_TENSORFLOW = ["data/batches.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",

@@ -69,3 +69,14 @@ def test_a_bar_inside_a_bar_shares_its_display_and_goes_when_it_is_done(monkeypa
         assert not any("Training" in line for line in lines[end:])
         with pytest.raises(KeyboardInterrupt), show_progress("Searching", "trials"):
             raise KeyboardInterrupt
+
+
+def test_a_label_is_text_with_its_invisible_characters_shown(monkeypatch, capsys):
+    label, shown = "[/red]a\x1b[2J\u202e.csv", r"[/red]a\x1b[2J\u202e.csv"
+    with show_progress(label, "bytes") as progress:
+        progress(5, 5)
+    assert capsys.readouterr().err.startswith(f"{shown}: ")
+    terminal = terminal_instead(monkeypatch)
+    with show_progress(label, "bytes") as progress:
+        progress(5, 5)
+    assert shown in terminal.getvalue()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfllmrec.durable import publish
+from tfllmrec.durable import disk_failure, publish, writing
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.progress import show_progress
 
@@ -246,29 +246,33 @@ def fetch(asset: Asset) -> Path:
 
     Raises:
       DataError: each source failed; says why, and where to put the files by hand.
+      WriteError: the disk of the cache is full, read-only or broken.
     """
     folder = cache_folder() / asset.kind / asset.name
     if any(_complete(folder, source.files) for source in asset.sources):
         return folder
     failures = []
-    for source in asset.sources:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=folder.parent) as scratch:
-                source.fetch(Path(scratch))
-                for file in source.files:
-                    _check(Path(scratch) / file.name, file)
-                folder.mkdir(exist_ok=True)
-                for file in source.files:
-                    publish(Path(scratch) / file.name, folder / file.name)
-            return folder
-        except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
-            _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
-            failures.append(f"  {source}: {error}\n    would have given {', '.join(f.name for f in source.files)}")
+    with writing(folder, "Make room there, or name another cache with TFLLMREC_CACHE."):
+        for source in asset.sources:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix=f".{asset.name}-", dir=folder.parent) as scratch:
+                    source.fetch(Path(scratch))
+                    for file in source.files:
+                        _check(Path(scratch) / file.name, file)
+                    folder.mkdir(exist_ok=True)
+                    for file in source.files:
+                        publish(Path(scratch) / file.name, folder / file.name)
+                return folder
+            except (_Unusable, OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error) as error:
+                if isinstance(error, OSError) and disk_failure(error):  # the next source would find the same disk
+                    raise
+                _log.warning("%s %s: %s failed: %s", asset.kind, asset.name, source, error)
+                failures += [f"  {source}: {error}", f"    would have given {', '.join(f.name for f in source.files)}"]
     raise DataError(
-        f"{asset.kind} {asset.name!r} could not be fetched from any source:\n"
-        + "\n".join(failures)
-        + f"\nConnect to the network, or put the files of one of these sources into {folder} by hand."
+        f"{asset.kind} {asset.name!r} could not be fetched from any source:",
+        *failures,
+        f"Connect to the network, or put the files of one of these sources into {folder} by hand.",
     )
 
 

@@ -6,7 +6,6 @@ chosen from the data when the run starts, printed, and written into the resolved
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfllmrec.errors import ConfigError
+from tfllmrec.wording import nearest, shown
 
 
 class Section(BaseModel):
@@ -145,7 +145,7 @@ class TuningConfig(Section):
         None,
         pattern=r"^\w+(\.\w+)*:\w+$",
         description="module:function that takes a list of strings and gives as many, such as a translation there and "
-        "back; asked for half of the wordings.",
+        "back; asked for half of the wordings. Not in a file: --set or Python.",
     )
     rank: int = Field(8, ge=1, description="Of lora.")
     alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
@@ -303,6 +303,12 @@ class ExperimentConfig(Section):
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
+#: A config has a few kilobytes: larger or deeper ones are another file, or made to exhaust the memory.
+MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 16
+#: The setting that names a function of the user's.
+PARAPHRASE = "tuning.paraphrase"
+
+
 @dataclass(frozen=True)
 class LoadedConfig:
     """A config, and the folder that its relative data paths start from: the one of its file."""
@@ -311,21 +317,26 @@ class LoadedConfig:
     base: Path
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Reads a YAML file and lays overrides over it.
+def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool = False) -> LoadedConfig:
+    """Reads a YAML file and applies overrides to it.
 
     Args:
       path: the file. Empty, or with empty sections, it stands for the defaults.
       overrides: ``a.b=c`` each, ``c`` read as YAML (``model.terms=[meaning]``, ``training.epochs=null``). They count as
         written in the file: paths in them start from its folder too.
+      of_run: the file is the config of a run folder. It records ``tuning.paraphrase``, which other files may not set,
+        because the function is code; :class:`tfllmrec.training.run.Run` calls it only if its caller names it too.
 
     Raises:
-      ConfigError: the file cannot be read or is no YAML; a key is unknown or stands there twice; a value does not fit.
-        Every wrong key is named, with what was expected, what came, and the nearest real key.
+      ConfigError: the file cannot be read, is no YAML, is too large or nested too deeply; a key is unknown or stands
+        there twice; a value does not fit; or the file names a function to call. Every wrong key is named, with the
+        expected and the found value, and the nearest real key.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode()
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; expected a YAML file (a run folder has one: config.yaml).") from None
     except FileNotFoundError:
@@ -333,7 +344,23 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
         raise ConfigError(f"{path} is not there{_nearest(path.as_posix(), there)}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
-    return LoadedConfig(parse_config(_parse_yaml(text, str(path)), overrides, origin=str(path)), path.parent)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path} is no config: expected at most {MAX_BYTES:,} bytes of YAML, and it has more.")
+    raw = _parse_yaml(text, str(path))
+    if not of_run:
+        _refuse_code(raw, overrides, path)
+    return LoadedConfig(parse_config(raw, overrides, origin=str(path)), path.parent)
+
+
+def _refuse_code(raw: Any, overrides: Sequence[str], path: Path) -> None:
+    """Raises if a file names the function of ``tuning.paraphrase``, and the overrides do not decide on it."""
+    tuning = raw.get("tuning") if isinstance(raw, dict) else None
+    function = tuning.get("paraphrase") if isinstance(tuning, dict) else None
+    if function is not None and not any(override.partition("=")[0].strip() == PARAPHRASE for override in overrides):
+        raise ConfigError(
+            f"{path} sets {PARAPHRASE} to {shown(function)}, a function that would be called. A file may not do that: "
+            f"remove the line, or allow the call with --set {PARAPHRASE}={function}."
+        )
 
 
 def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config") -> ExperimentConfig:
@@ -343,7 +370,7 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
       ConfigError: as :func:`load_config`.
     """
     if not isinstance(raw, dict | None):
-        raise ConfigError(f"{origin}: expected sections such as 'data:', got {_shown(raw)}.")
+        raise ConfigError(f"{origin}: expected sections such as 'data:', got {shown(raw)}.")
     # A section whose every line is commented out reads as null.
     tree = {key: {} if value is None and key in _sections() else value for key, value in (raw or {}).items()}
     for override in overrides:
@@ -357,7 +384,7 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
             key = ".".join(str(part) for part in problem["loc"])
             given = any(key == k or key.startswith(f"{k}.") or k.startswith(f"{key}.") for k in keys)
             lines.append(f"{'--set' if given else origin}: {_explain(key, problem)}")
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(*lines) from None
 
 
 def dump_config(config: ExperimentConfig) -> str:
@@ -366,21 +393,67 @@ def dump_config(config: ExperimentConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def contradictions(asked: ExperimentConfig, resolved: ExperimentConfig) -> list[str]:
-    """What ``asked`` says in so many words and the config of a run has otherwise, a line each.
+def contradictions(
+    asked: ExperimentConfig, resolved: ExperimentConfig, source: dict[str, Any] | None = None
+) -> list[str]:
+    """The settings that ``asked`` sets and the config of a run has otherwise, a line each.
 
-    Settings that were left out, or say *auto*, contradict nothing; nor does ``data``: a run keeps a copy of its own.
+    Settings that were left out, or say *auto*, contradict nothing.
+
+    Args:
+      asked: as a file or the command line sets it.
+      resolved: the run's, whose data section names the run's own copy.
+      source: the data section that the run was begun with, its ``source.json``; ``None``: it is not known, and no data
+        is compared.
     """
     there = dict(_leaves(resolved.model_dump(mode="json")))
+    begun = there | dict(_leaves({"data": DataConfig().model_dump(mode="json") | (source or {})}))
+    left_out = {"data"} if source is None else set()
     return [
-        f"{key}: asked for {_shown(value)}, there is {_shown(there[key])}"
-        for key, value in _leaves(asked.model_dump(mode="json", exclude_unset=True, exclude={"data"}))
-        if value not in (None, "auto") and there[key] != value
+        f"{key}: asked for {shown(value)}, there is {shown(begun[key])}"
+        for key, value in _leaves(asked.model_dump(mode="json", exclude_unset=True, exclude=left_out))
+        if value not in (None, "auto") and value not in (there[key], begun[key])
     ]
 
 
+_TOO_DEEP = f"expected at most {MAX_DEPTH} levels of values; a setting has two or three"
+_TOO_MANY = f"expected at most {MAX_VALUES:,} values, each alias counted in full; write only the settings you change"
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that no config needs."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe, and a key that stands twice in one section is an error instead of the last one winning in silence."""
+    """A safe loader for which two equal keys in a section, very many values and deep nesting are errors.
+
+    A few lines with aliases can stand for billions of values, so each alias counts as all that it stands for.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.values: dict[int, int] = {}  # by the id of a finished node, how many it stands for
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        mark: Any = event.start_mark  # of another type where PyYAML is compiled
+        if isinstance(event, yaml.AliasEvent):
+            meant = self.anchors.get(event.anchor)
+            if meant is not None and id(meant) not in self.values:
+                raise _Refused(problem=f"*{event.anchor} contains itself", problem_mark=mark)
+        if self.depth > MAX_DEPTH:
+            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if node is not None and id(node) not in self.values:
+            children = [] if isinstance(node, yaml.ScalarNode) else node.value
+            inner = [n for child in children for n in (child if isinstance(child, tuple) else (child,))]
+            self.values[id(node)] = 1 + sum(self.values[id(n)] for n in inner)
+            if max(self.values[id(node)], len(self.values)) > MAX_VALUES:
+                raise _Refused(problem=_TOO_MANY, problem_mark=mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -398,7 +471,10 @@ def _parse_yaml(text: str, origin: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{origin}{where}: this is no YAML: {error.problem or error.context}.") from None
+        said = error.problem or error.context
+        raise ConfigError(
+            f"{origin}{where}: {'' if isinstance(error, _Refused) else 'this is no YAML: '}{said}."
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{origin}: this is no YAML: {error}.") from None
 
@@ -414,7 +490,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
             raise ConfigError(
-                f"--set {key.strip()}: {'.'.join(parts[: depth + 1])} is a single value ({_shown(place)}) and has no "
+                f"--set {key.strip()}: {'.'.join(parts[: depth + 1])} is a single value ({shown(place)}) and has no "
                 f"keys{_nearest(key.strip(), _keys())}."
             )
     place[parts[-1]] = value
@@ -434,20 +510,13 @@ def _explain(key: str, problem: Any) -> str:
     expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"
-    choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" else []
-    return f"{key}: expected {expected}, got {_shown(came)}{_nearest(str(came), choices)}."
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" and isinstance(came, str) else []
+    return f"{key}: expected {expected}, got {shown(came)}{_nearest(came, choices) if choices else ''}."
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, str]) -> str:
     """`` (nearest: X)``, or nothing; a dictionary's values are what to suggest for its keys."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+    found = nearest(word, known)
     return f" (nearest: {known[found[0]] if isinstance(known, dict) else found[0]})" if found else ""
 
 

@@ -1,14 +1,26 @@
-"""What can go wrong, and the exit code that each kind maps to.
+"""The errors that a user can correct, and the exit code of each kind.
 
-Every message says what was expected, what came, and what to do about it. The command line prints the message without a
-traceback and exits with the class's ``exit_code``; anything that is not a :class:`TfllmrecError` is a bug and exits 1.
+Every message says what was expected, what was found and what to do. The command line prints the message without a
+traceback and exits with the class's ``exit_code``; an error of any other class is a bug and exits 1.
 """
+
+from tfllmrec.wording import visible
 
 
 class TfllmrecError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can correct.
+
+    Args:
+      lines: the message. Each is one line: characters of a file that would break or hide it are written as escapes.
+    """
 
     exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(visible(line) for line in self.args)
 
 
 class ConfigError(TfllmrecError):
@@ -24,6 +36,12 @@ class DataError(TfllmrecError):
 
 
 class ModelError(TfllmrecError):
-    """A model, run folder or SavedModel cannot be used, or training went wrong."""
+    """A model, run folder or SavedModel cannot be used, or training failed."""
 
     exit_code = 4
+
+
+class WriteError(TfllmrecError):
+    """A file cannot be written: the disk is full, read-only or broken, or the folder is not ours."""
+
+    exit_code = 1

@@ -1,4 +1,4 @@
-"""How far something that takes seconds has come."""
+"""Progress of work that takes seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from tfllmrec.wording import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
@@ -27,7 +29,7 @@ def show_progress(label: str, unit: str) -> Iterator[Progress]:
     Args:
       label: what is being done. unit: of what is counted, such as ``texts``; ``bytes`` are shown as MB.
     """
-    start, last = time.monotonic(), 0
+    start, last, label = time.monotonic(), 0, visible(label)
     if sys.stderr.isatty():
         inside = _display is not None
         with _shared_display() as display:
@@ -66,7 +68,7 @@ def _shared_display() -> Iterator[Display]:
     from rich.console import Console
 
     with columns.Progress(
-        columns.TextColumn("{task.description}"),
+        columns.TextColumn("{task.description}", markup=False),
         columns.BarColumn(),
         columns.TextColumn("{task.fields[count]}"),
         columns.TextColumn("{task.fields[rate]}"),

@@ -214,8 +214,8 @@ def libraries(monkeypatch):
             out.mkdir(parents=True)
         return search(out)
 
-    def go_on(out, trials=None):
-        log.tuned.append((out, trials))
+    def go_on(out, trials=None, **allowed):
+        log.tuned.append((out, trials, *allowed.values()))
         return search(out)
 
     def measure(path, refit_baselines=False):

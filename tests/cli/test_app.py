@@ -1,7 +1,10 @@
+import errno
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,63 @@ def test_log_lines_go_to_stderr(program, tmp_path, monkeypatch):
     answer = program("data", "describe", "--events", tmp_path / "events.csv", "--json")
     assert answer.code == 0
     assert json.loads(answer.out)["events"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (
+            DataError("e.csv: column 'a\x1b[2J\u202e\n' is unknown"),
+            3,
+            r"error: e.csv: column 'a\x1b[2J\u202e\n' is unknown",
+        ),
+        (ConfigError("one:", "  two\r"), 2, "error: one:\n  two\\r"),
+    ],
+)
+def test_invisible_characters_of_an_error_are_shown(program, libraries, tmp_path, error, code, last):
+    libraries.raises = error
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert answer.code == code and answer.err.endswith(f"{last}\n")
+
+
+@pytest.mark.parametrize("arguments", [["similar", "a", "b", "\x1b[2Jc"], ["--\x1b[2J"], ["evaluate", "\x1b[2J"]])
+def test_invisible_characters_of_arguments_are_shown(program, arguments):
+    answer = program(*arguments)
+    assert answer.code in (2, 4) and r"\x1b[2J" in answer.err and "\x1b" not in answer.err
+
+
+def test_a_warning_of_python_is_a_line_with_its_invisible_characters_shown(program, libraries, tmp_path, monkeypatch):
+    def warn(*_, **__):
+        warnings.warn("column a\x1b[2J\n is odd", stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["tfllmrec.training.run"], "fit_experiment", warn)
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert r"UserWarning: column a\x1b[2J\n is odd" in answer.err
+
+
+def test_invisible_characters_of_log_lines_and_of_tracebacks_are_shown(program, libraries, tmp_path):
+    libraries.raises = ZeroDivisionError("\x1b[2J")
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert answer.code == 1 and r"ZeroDivisionError: \x1b[2J" in answer.err and "\x1b" not in answer.err
+    logging.getLogger("tfllmrec.made").warning("%s is damaged", "\x1b[2J\n\u202e.csv")
+    assert program("--version").err == r"\x1b[2J\n\u202e.csv is damaged" + "\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
+def test_a_disk_that_nobody_expected_to_fail_is_no_bug(program, libraries, tmp_path, number):
+    libraries.raises = OSError(number, os.strerror(number))
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert answer.code == 1 and f"cannot be written: {os.strerror(number)}" in answer.err
+    assert "Traceback" not in answer.err and "bug" not in answer.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_standard_output_that_takes_no_more_is_no_bug():
+    command = [sys.executable, "-m", "tfllmrec", "--version"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: a file cannot be written: No space left on device. Make room, or write to another disk.\n"
+    )

@@ -64,3 +64,9 @@ def test_describe_and_prepare_warn_of_a_doubtful_order(program, tmp_path):
         assert "doubted" in [finding["action"] for finding in told["cleaning"]["findings"]]
     # A data set that was prepared is still doubted.
     assert warning in program("data", "describe", tmp_path / "clean").out
+
+
+@pytest.mark.parametrize("role", ["--items", "--users"])
+def test_files_beside_a_source_are_refused(program, tmp_path, role):
+    answer = program("data", "describe", tmp_path, role, "other.csv")
+    assert answer.code == 2 and "leave out --items and --users" in " ".join(answer.err.split())

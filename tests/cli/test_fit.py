@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tfllmrec.errors import WriteError
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -110,3 +112,49 @@ def test_ctrl_c_says_how_to_go_on(program, libraries, config, tmp_path, monkeypa
     answer = program("fit", config, *(["--out", "runs/mine"] if named else []))
     assert (answer.code, answer.out) == (130, "")
     assert answer.err.endswith(f"tfllmrec fit --resume {'runs/mine' if named else '<that run folder>'}\n")
+
+
+def test_a_full_disk_is_told_in_one_message(program, libraries, config, tmp_path):
+    libraries.raises = WriteError("runs/mine cannot be written: No space left on device.", "Make room.")
+    answer = program("fit", config, "--out", tmp_path / "run")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.endswith("error: runs/mine cannot be written: No space left on device.\nMake room.\n")
+    assert "Traceback" not in answer.err and "bug" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--events", "other.csv"], ["--events", "e.csv", "--items", "other.csv"], ["--set", "data.encoding=latin-1"]],
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_resume_refuses_other_data(program, libraries, tmp_path, given, recorded):
+    run = begun(tmp_path / "run")
+    if recorded:
+        (run / "source.json").write_text('{"events": "e.csv", "items": "i.csv"}')
+    answer = program("fit", "--resume", run, *given)
+    assert answer.code == 2 and "data." in answer.err and "Leave them out" in answer.err
+    assert libraries.fitted == []
+
+
+def test_resume_accepts_the_files_that_the_run_was_begun_with(program, libraries, tmp_path):
+    run = begun(tmp_path / "run")
+    (run / "source.json").write_text('{"events": "e.csv", "items": "i.csv"}')
+    assert program("fit", "--resume", run, "--events", "e.csv", "--items", "i.csv").code == 0
+    assert libraries.fitted[0][0].data.source == "data"
+
+
+def test_a_damaged_source_of_a_run_is_named(program, libraries, tmp_path):
+    run = begun(tmp_path / "run")
+    (run / "source.json").write_text("[1]")
+    answer = program("fit", "--resume", run, "--events", "e.csv")
+    assert answer.code == 4 and "source.json is damaged" in answer.err
+
+
+def test_resume_calls_a_function_only_if_it_is_named_again(program, libraries, tmp_path):
+    run = begun(tmp_path / "run", "tuning: {paraphrase: 'words:again'}\n")
+    assert program("fit", "--resume", run).code == 0
+    assert program("fit", "--resume", run, "--set", "tuning.paraphrase=words:again").code == 0
+    assert [asked.tuning.paraphrase for asked, *_ in libraries.fitted] == [None, "words:again"]
+    assert program("fit", "--resume", run, "--set", "tuning.paraphrase=other:one").code == 2
+    answer = program("fit", run / "config.yaml", "--out", tmp_path / "again")
+    assert answer.code == 2 and "--set tuning.paraphrase=words:again" in answer.err

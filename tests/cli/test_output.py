@@ -1,8 +1,12 @@
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
-from tfllmrec.cli.output import print_json, print_list, print_metrics, working
+from tfllmrec.cli import output
+from tfllmrec.cli.output import note, print_json, print_list, print_metrics, say, working
 
 
 def test_json_refuses_nan():
@@ -57,3 +61,43 @@ def test_the_widest_scoreboard_fits_80_characters(capsys):
     assert sum("0.1234 ±0.015" in line for line in lines) == 3
     assert lines[-1].split() == ["targets", "99,943", "99,943", "10,000", "10,000", "10,000"]
     assert max(map(len, lines)) <= 80
+
+
+ODD = "evil\x1b[2J\u202e\r\n\u200b"
+SHOWN = r"evil\x1b[2J\u202e\r\n\u200b"
+
+
+def test_invisible_characters_are_shown_in_tables_and_lines(capsys, item):
+    print_list([item(f"id{ODD}", f"title{ODD}", 0.25, f"because{ODD}")])
+    say(ODD)
+    note(ODD)
+    printed = capsys.readouterr()
+    assert printed.out.count(SHOWN) == 4 and printed.err == f"{SHOWN}\n"
+    assert not set(ODD) - set("evil[2J\n") & set(printed.out + printed.err)
+
+
+def test_invisible_characters_of_a_data_set_s_name_and_of_alarms_are_shown(capsys):
+    print_metrics(
+        {
+            "data": {"name": ODD},
+            "split": {"kind": "random", "queries": 1},
+            "results": {"hybrid": {"ndcg@10": 0.5}},
+            "intervals": {"hybrid": {}},
+            "alarms": [ODD],
+        }
+    )
+    assert capsys.readouterr().out.count(SHOWN) == 2
+
+
+def test_json_has_its_own_escapes(capsys):
+    print_json({"title": ODD})
+    assert json.loads(capsys.readouterr().out) == {"title": ODD}
+
+
+def test_no_command_prints_by_another_way():
+    """Text of files goes through say, note and cell alone, which show its invisible characters."""
+    commands = (Path(output.__file__).parent).glob("*.py")
+    others = {path.name: path.read_text() for path in commands if path.name != "output.py"}
+    printing = re.compile(r"^(?!def tell).*(?<![\w.])print\(|rich\.text|sys\.(stdout|stderr)\.write", re.MULTILINE)
+    found = {name: printing.findall(text) for name, text in others.items()}
+    assert [name for name, lines in found.items() if lines and name != "app.py"] == []

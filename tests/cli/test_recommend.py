@@ -120,15 +120,16 @@ def test_an_output_folder_that_is_not_there_exits_2(program, libraries, saved_mo
 
 
 def test_unknown_users_are_not_compared_with_all_known_ones(program, libraries, saved_model, tmp_path):
-    # Looking for near ids compares the unknown one with every known one: once for an error, never for each id.
+    # Looking for near ids compares the unknown one with every known one, which is for one --user alone.
     (tmp_path / "people.txt").write_text("\n".join(["u1", *(f"x{n}" for n in range(50))]))
     asked = ["--users", tmp_path / "people.txt", "--out", tmp_path / "x.jsonl"]
     answer = program("recommend", saved_model, *asked)
     assert answer.code == 0 and "50 users: x0, x1" in answer.err and "and 30 more" in answer.err
     assert libraries.models[0].searched == []
     (tmp_path / "people.txt").write_text("\n".join(f"x{n}" for n in range(50)))
-    assert program("recommend", saved_model, *asked).code == 3
-    assert libraries.models[1].searched == ["x0"]
+    refused = program("recommend", saved_model, *asked)
+    assert refused.code == 3 and "none of the 50 users" in refused.err and ": x0, x1" in refused.err
+    assert libraries.models[1].searched == []
 
 
 def test_a_file_of_users_is_read_like_any_table(program, libraries, saved_model, tmp_path):

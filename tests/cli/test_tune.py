@@ -120,3 +120,10 @@ def test_ctrl_c_says_how_to_go_on(program, libraries, config, tmp_path, monkeypa
     answer = program("tune", *[config if a == "CONFIG" else a for a in arguments])
     assert (answer.code, answer.out) == (130, "")
     assert answer.err.endswith(said)
+
+
+def test_resume_passes_the_function_that_may_be_called(program, libraries, tmp_path):
+    assert program("tune", "--resume", tmp_path, "--set", "tuning.paraphrase=words:again").code == 0
+    assert libraries.tuned == [(tmp_path, None, "words:again")]
+    both = ["--set", "tuning.paraphrase=words:again", "--set", "seed=1"]
+    assert program("tune", "--resume", tmp_path, *both).code == 2

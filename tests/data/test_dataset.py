@@ -9,7 +9,7 @@ import pytest
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import Dataset, dataset_from_frames
-from tfllmrec.errors import DataError
+from tfllmrec.errors import DataError, WriteError
 
 EVENTS = pd.DataFrame(
     {
@@ -104,7 +104,7 @@ def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(WriteError, match=r"saved cannot be written: No space left .* are free there"):
         dataset(name="new").save(tmp_path / "saved")
     assert Dataset.load(tmp_path / "saved").name == "made"
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
@@ -120,7 +120,7 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path, monkeypatch):
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", stuck)
-    with pytest.raises(DataError, match="Input/output error"):
+    with pytest.raises(WriteError, match="Input/output error"):
         dataset(name="new").save(tmp_path / "saved")
     assert Dataset.load(tmp_path / "saved").name == "made"
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]

@@ -318,3 +318,38 @@ def test_a_small_tower_of_another_encoder_is_not_exported(small_tower, tmp_path)
     with pytest.raises(ModelError, match=r"query_encoder/hashed_ngrams was distilled from .*somebody els"):
         export(run, tmp_path / "served")
     assert not (tmp_path / "served").exists()
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", "[" * 100_000, '{"indexes": []}', '{"indexes": {"recommend": {}}}', '{"run": 3}', '{"config": {}}'],
+)
+def test_a_damaged_manifest_is_named(chain_version, tmp_path, manifest):
+    version = tmp_path / "1"
+    shutil.copytree(chain_version / "assets.extra", version / "assets.extra")
+    (version / "saved_model.pb").touch()
+    (version / "assets.extra" / "tfllmrec.json").write_text(manifest)
+    with pytest.raises(ModelError, match=r"tfllmrec\.json is damaged .*: export the run again"):
+        SavedModel.open(version)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "no ids", "numbers"])
+def test_a_damaged_table_of_items_is_named(chain_version, tmp_path, damage):
+    version = tmp_path / "1"
+    shutil.copytree(chain_version / "assets.extra", version / "assets.extra")
+    (version / "saved_model.pb").touch()
+    path = version / "assets.extra" / "items.parquet"
+    content = path.read_bytes()
+    if damage == "no ids":
+        pd.DataFrame({"title": ["a"]}).to_parquet(path)
+    elif damage == "numbers":
+        pd.DataFrame({"item_id": [1]}).to_parquet(path)
+    else:
+        path.write_bytes(b"" if damage == "empty" else content[:-9])
+    with pytest.raises(ModelError, match=r"items\.parquet (cannot be read|is damaged) .*: export the run again"):
+        SavedModel.open(version)
+
+
+def test_a_manifest_that_names_no_run_is_told_where_the_run_is_needed(saved):
+    with pytest.raises(ModelError, match=r"tfllmrec\.json is damaged \(it lacks config\): export the run again"):
+        moved(saved, config=None).histories_of(["u1"])

@@ -1,3 +1,4 @@
+import importlib
 import re
 import sys
 
@@ -167,17 +168,24 @@ def test_a_missing_file_of_synonyms_says_what_is_there(tmp_path):
         read_synonyms(tmp_path / "synonym.tsv")
 
 
-def test_a_paraphrase_is_found_by_its_name_in_the_working_folder(tmp_path, monkeypatch):
+def test_a_paraphrase_is_found_on_the_path_and_not_in_the_working_folder(tmp_path, monkeypatch):
     (tmp_path / "back_and_forth.py").write_text(
         "def there_and_back(texts):\n    return [text[::-1] for text in texts]\n"
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    path = list(sys.path)
+    with pytest.raises(ConfigError, match=r"cannot be imported .*PYTHONPATH"):
+        load_paraphrase("back_and_forth:there_and_back")
+    assert sys.path == path
+    sys.path.append(str(tmp_path))
+    importlib.invalidate_caches()
     path = list(sys.path)
     assert load_paraphrase("back_and_forth:there_and_back")(["ab", "cd"]) == ["ba", "dc"]
     assert sys.path == path
-    with pytest.raises(ConfigError, match=r"'back_and_forth:nobody' cannot be had.*no attribute 'nobody'"):
+    with pytest.raises(ConfigError, match=r"'back_and_forth:nobody' cannot be imported.*no attribute 'nobody'"):
         load_paraphrase("back_and_forth:nobody")
-    with pytest.raises(ConfigError, match=r"'nowhere_to_be:found' cannot be had.*No module"):
+    with pytest.raises(ConfigError, match=r"'nowhere_to_be:found' cannot be imported.*No module"):
         load_paraphrase("nowhere_to_be:found")
     with pytest.raises(ConfigError, match="expected a function, got '/'"):
         load_paraphrase("posixpath:sep")

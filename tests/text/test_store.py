@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import logging
 import os
+import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +16,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from tfllmrec.errors import DataError
-from tfllmrec.text.store import VectorStore, encode_items
+from tfllmrec import durable
+from tfllmrec.errors import ModelError, WriteError
+from tfllmrec.text.store import VectorStore, encode_items, read_vectors
 from tfllmrec.text.template import ItemTemplate
 
 PRINT = "ab12"
@@ -127,7 +131,7 @@ def test_refuses_what_would_poison_it(tmp_path):
     with pytest.raises(ValueError, match="finite"):
         store.add(PRINT, ["a"], np.array([[np.nan]]))
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written: Not a directory"):
         VectorStore(tmp_path / "file").add(PRINT, ["a"], np.zeros((1, 2)))
 
 
@@ -164,7 +168,7 @@ def test_a_kill_loses_at_most_a_chunk(tmp_path):
         """
         import os, signal, sys
         import numpy as np
-        from tfllmrec.text.store import VectorStore, encode_items
+        from tfllmrec.text.store import VectorStore, encode_items, read_vectors
 
         class Dying:
             fingerprint, dim, chunks = "ab12", 2, 0
@@ -269,14 +273,14 @@ def test_an_encoder_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(ArithmeticError):
         encode_items(["b", "c"], Failing(), out=out)
     assert np.load(out).tolist() == [[1, 1]] and list(tmp_path.iterdir()) == [out]
-    with pytest.raises(DataError, match=r"cannot be written to .*no\.npy"):
+    with pytest.raises(WriteError, match=r"no\.npy cannot be written: File exists"):
         encode_items(["a"], Lengths(), out=out / "no.npy")
 
 
 WRITER = """
     import sys
     import numpy as np
-    from tfllmrec.text.store import VectorStore, encode_items
+    from tfllmrec.text.store import VectorStore, encode_items, read_vectors
 
     class Numbers:
         fingerprint, dim = "ab12", 3
@@ -341,3 +345,69 @@ def test_many_items_are_never_in_memory_as_a_whole(tmp_path):
     assert [step.encoded for step in measured] == [20_000, 0, 1]
     whole_mb = 20_000 * 256 * 4 / 1e6
     assert max(step.anonymous_mb for step in measured) < whole_mb
+
+
+# --- Full disks and damaged files -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 2,000 bytes: the nearest thing to a full disk that needs no rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_store_that_takes_no_more_keeps_what_it_has(tmp_path, small_files):
+    store = VectorStore(tmp_path / "vectors")
+    store.add(PRINT, ["a"], np.ones((1, 2)))
+    with pytest.raises(WriteError, match=r"safetensors cannot be written: File too large (?s:.)*TFLLMREC_CACHE"):
+        store.add(PRINT, ["b"], np.ones((1, 1000)))
+    assert len(list((tmp_path / "vectors" / PRINT).iterdir())) == 1
+    assert VectorStore(tmp_path / "vectors").lookup(PRINT, ["a", "b"])[1].tolist() == [False, True]
+
+
+def test_vectors_that_find_no_room_leave_the_old_file(tmp_path, small_files):
+    out = tmp_path / "vectors.npy"
+    encode_items(["a"], Lengths(), out=out)
+    with pytest.raises(WriteError, match=r"vectors\.npy cannot be written: File too large"):
+        encode_items([str(number) for number in range(1000)], Lengths(), out=out)
+    assert np.load(out).tolist() == [[1, 1]] and list(tmp_path.iterdir()) == [out]
+
+
+def test_room_is_set_aside_before_anything_is_written_to_the_map(tmp_path, monkeypatch):
+    """On a full disk a write to a map of a sparse file kills the process."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Watched(Lengths):
+        def encode(self, texts, progress=None):
+            pytest.fail("the map was written to")
+
+    monkeypatch.setattr(durable.os, "posix_fallocate", full)
+    with pytest.raises(WriteError, match="No space left on device"):
+        encode_items(["a"], Watched(), out=tmp_path / "vectors.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut short", "pickle", "zip", "rows", "dtype", "shape", "huge"])
+def test_damaged_vectors_are_named(tmp_path, damage):
+    path = tmp_path / "vectors.npy"
+    arrays = {"rows": np.zeros((2, 4), "f4"), "dtype": np.zeros((3, 4)), "shape": np.zeros(3, "f4")}
+    np.save(path, arrays.get(damage, np.zeros((3, 4), "f4")))
+    content = path.read_bytes()
+    huge = content.replace(b"(3, 4), ", b"(3, 9" + b"9" * 15 + b"), ")
+    contents = {
+        "empty": b"",
+        "cut short": content[:-5],
+        "pickle": pickle.dumps([1]),
+        "zip": b"PK\x03\x04",
+        "huge": huge,
+    }
+    path.write_bytes(contents.get(damage, content))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(ModelError, match=r"vectors\.npy (cannot be read|is damaged).*: fit again\.|; fit again\."):
+        read_vectors(path, 3, "fit again")

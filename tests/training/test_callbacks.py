@@ -1,12 +1,13 @@
 import json
+import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard, claim
+from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard, claim, read_weights, write_weights
 
 pytestmark = pytest.mark.tf
 
@@ -156,5 +157,48 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, damage):
             path.write_bytes(path.read_bytes()[:20])
     other = model(units=3 if damage == "other model" else 1)
     for restore in (EpochCheckpoint(tmp_path, 5).restore_last, EpochCheckpoint(tmp_path, 5).restore_best):
-        with pytest.raises(ModelError, match=r"epoch-0/weights does not fit this model.*another folder"):
+        with pytest.raises(ModelError, match=r"epoch-0/weights cannot be read; it is damaged, or .*another folder"):
             restore(other)
+
+
+# --- Full disks and damaged files -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_finds_the_disk_full_leaves_the_one_before(tmp_path):
+    checkpoint = EpochCheckpoint(tmp_path / "checkpoints", 5)
+    made = model()
+    fit(made, [planted([0.1]), checkpoint], epochs=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"epoch-1 cannot be written: File too large"):
+            fit(made, [planted([0.2]), checkpoint], epochs=2, initial_epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0", "state.json"]
+    again = EpochCheckpoint(tmp_path / "checkpoints", 5)
+    assert again.state.epochs_done == 1
+    again.restore_last(model())
+
+
+def test_weights_that_were_cut_short_anywhere_are_named(tmp_path):
+    """Also by a few bytes, and with bytes that were changed."""
+    made = model()
+    write_weights(tmp_path / "model" / "weights", model=made)
+    read_weights(tmp_path / "model" / "weights", "fit again", model=model())
+    for path in sorted((tmp_path / "model").iterdir()):
+        content = path.read_bytes()
+        flipped = bytes(255 - byte for byte in content)
+        for damaged in (b"", content[:1], content[: len(content) // 2], content[:-1], flipped, b"{}" * len(content)):
+            path.write_bytes(damaged)
+            with pytest.raises(ModelError, match=r"weights cannot be read; it is damaged.*: fit again\."):
+                read_weights(tmp_path / "model" / "weights", "fit again", model=model())
+        path.write_bytes(content)
+    read_weights(tmp_path / "model" / "weights", "fit again", model=model())
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 100_000, "null"])
+def test_damaged_settings_are_named(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ModelError, match=r"settings\.json is damaged .*: delete .* and start again"):
+        claim(tmp_path / "settings.json", {"seed": 1})

@@ -100,7 +100,7 @@ def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "tower").mkdir()
     for content in ("{", "[]", "{}", '{"agreement": {"all": {"texts": 1}}}'):
         (tmp_path / "tower" / "record.json").write_text(content)
-        with pytest.raises(ModelError, match=r"record\.json cannot be read .*: delete .*tower, it is made again"):
+        with pytest.raises(ModelError, match=r"record\.json is damaged .*: delete .*tower, it is made again"):
             QueryEncoderRecord.load(tmp_path / "tower")
 
 

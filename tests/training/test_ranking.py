@@ -311,7 +311,7 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"ranking cannot be read .*: copy the folder back, or fit again"):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG.model_copy(update={"keys": 3}), 7)
     (tmp_path / "ranking" / "record.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"record\.json cannot be read"):
+    with pytest.raises(ModelError, match=r"record\.json is damaged"):
         RankingRecord.load(tmp_path / "ranking")
     (tmp_path / "ranking" / "weights.index").unlink()
     with pytest.raises(ModelError, match="cannot be read"):

@@ -1,9 +1,12 @@
+import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +16,11 @@ import tensorflow as tf
 from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.errors import ConfigError, DataError, ModelError
+from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.training import defaults
+from tfllmrec.training import fit as fitting
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.run import Run, _record, baselines, encode, fit_experiment, measure_one, report, start_run
@@ -299,7 +303,7 @@ def test_damaged_weights_are_named(chain_run, tmp_path):
     copy = shutil.copytree(chain_run[0].folder, tmp_path / "copy")
     for path in (copy / "model").glob("weights.index"):
         path.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"copy/model cannot be read .*fit again"):
+    with pytest.raises(ModelError, match=r"copy/model/weights cannot be read; .*fit again"):
         Run.open(copy).load_model()
 
 
@@ -308,7 +312,8 @@ def test_a_doubtful_order_is_told_before_the_training_and_recorded(chain_config,
     (tmp_path / "events.csv").write_text("\n".join(["user,item,order", *rows]))
     config = chain_config.model_copy(update={"data": DataConfig(events="events.csv", name="sorted")})
     told = []
-    run, _ = start_run(config, tmp_path / "run", base=tmp_path, tell=told.append)
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, _):
+        pass
     doubt = "the events of almost every user ascend by item id: 30 of 30 users"
     assert any(line.startswith(f"data: warning: {doubt}") for line in told)
     recorded = _record(run, 42, [], 0.0, {})["cleaning"]["findings"]
@@ -362,7 +367,8 @@ def test_tags_that_give_a_target_away_are_not_encoded(chain_config, chain_files,
         )
         config = chain_config.model_copy(deep=True)
         config.data = DataConfig(source=str(folder))
-        run, config = start_run(config, folder / "run", base=folder, tell=lambda line: None)
+        with start_run(config, folder / "run", base=folder, tell=lambda line: None) as (run, config):
+            pass
         return np.array(encode(run, config, lambda line: None)), run.split.tag_findings, config.text.template
 
     plain, findings, template = encoded("plain")
@@ -371,3 +377,166 @@ def test_tags_that_give_a_target_away_are_not_encoded(chain_config, chain_files,
     assert np.array_equal(told, plain) and [f.count for f in findings] == [1]
     allowed, findings, _ = encoded("allowed", (early.user, early["item"], "car", early.timestamp))
     assert not np.array_equal(allowed, plain) and not findings
+
+
+# --- Full disks, damaged files, a second process ----------------------------------------------------------------------
+
+
+def damaged(run, tmp_path, name, content):
+    copy = Run(Path(shutil.copytree(run.folder, tmp_path / "copy")))
+    path = copy.folder / name
+    path.write_bytes(content(path.read_bytes()) if callable(content) else content)
+    return copy
+
+
+DEEP = b'{"data":' * 100_000
+HALF = (b"", b"{}", b"[1]", b"null", b"{", DEEP)
+
+
+@pytest.mark.parametrize("content", HALF)
+def test_damaged_metrics_are_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "metrics.json", content)
+    with pytest.raises(ModelError, match=r"copy/metrics\.json is damaged \(.*: copy it back, or fit again"):
+        copy.results  # noqa: B018 (reads)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data", {}), ("split", {"kind": "random", "queries": "3"}), ("results", {"hybrid": {}}), ("intervals", {}),
+     ("results", {"hybrid": {"ndcg@10": "high"}}), ("results", {}), ("alarms", [1])],
+)  # fmt: skip
+def test_metrics_without_a_key_or_of_another_type_are_named(chain_run, tmp_path, key, value):
+    content = json.dumps(chain_run[0].metrics | {key: value}).encode()
+    with pytest.raises(ModelError, match=r"copy/metrics\.json is damaged \(.*: copy it back, or fit again"):
+        damaged(chain_run[0], tmp_path, "metrics.json", content).metrics  # noqa: B018
+
+
+@pytest.mark.parametrize("content", [*HALF, b'{"seed": 42}', b'{"seed": "42"}'])
+def test_a_damaged_record_is_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "run.json", content)
+    with pytest.raises(ModelError, match=r"copy/run\.json is damaged \(.*: copy it back, or fit again"):
+        copy.record  # noqa: B018
+    (copy.folder / "metrics.json").unlink()  # a resumed run reads it, too
+    if content in (b"", DEEP):
+        with pytest.raises(ModelError, match=r"copy/run\.json is damaged"):
+            fit_experiment(copy.config, copy.folder, resume=True, tell=lambda line: None)
+        assert not (copy.folder / ".lock").exists()
+
+
+def other_lengths(content):
+    stored = dict(np.load(io.BytesIO(content)))
+    stored["user_ids"] = stored["user_ids"][:-1]
+    written = io.BytesIO()
+    np.savez(written, **stored)
+    return written.getvalue()
+
+
+def another_name(content):
+    stored = dict(np.load(io.BytesIO(content)))
+    written = io.BytesIO()
+    np.savez(written, **{"strange:ndcg@10": np.zeros(len(stored["user_ids"])), **stored})
+    return written.getvalue()
+
+
+def an_array(content):
+    written = io.BytesIO()
+    np.save(written, np.zeros(3))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK nothing", pickle.dumps({"user_ids": []}), lambda content: content[: len(content) // 2],
+     lambda content: content[:-30], other_lengths, another_name, an_array],
+)  # fmt: skip
+def test_damaged_values_per_query_are_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "per_query.npz", content)
+    with pytest.raises(ModelError, match=r"per_query\.npz (cannot be read|is damaged) \(.*copy it back, or fit again"):
+        copy.results  # noqa: B018
+
+
+@pytest.mark.parametrize("content", [b"", lambda content: content[:-1], b"\x93NUMPY", an_array])
+def test_damaged_vectors_are_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "vectors.npy", content)
+    with pytest.raises(ModelError, match=r"copy/vectors\.npy (cannot be read|is damaged).*fit again"):
+        copy.load_model()
+    (copy.folder / "metrics.json").unlink()
+    with pytest.raises(ModelError, match=r"copy/vectors\.npy .*delete it, and continue with 'tfllmrec fit --resume"):
+        fit_experiment(copy.config, copy.folder, resume=True, tell=lambda line: None)
+
+
+@pytest.mark.parametrize("content", [b"- 1", b"seed: {", b"[" * 10_000, b"\xff"])
+def test_a_damaged_config_is_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "config.yaml", content)
+    with pytest.raises(ConfigError, match=r"copy/config\.yaml"):
+        copy.load_model()
+
+
+@pytest.mark.parametrize("name", ["events", "items", "users", "tags"])
+def test_a_table_that_was_cut_short_is_named(chain_run, tmp_path, name):
+    copy = damaged(chain_run[0], tmp_path, f"data/{name}.parquet", lambda content: content[:-20])
+    with pytest.raises(DataError, match=r"copy/data cannot be read as a saved data set: .*prepare the data again"):
+        copy.split  # noqa: B018
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"encoder": 3}'])
+def test_damaged_notes_on_the_encoder_are_named(chain_run, tmp_path, content):
+    copy = damaged(chain_run[0], tmp_path, "vectors.json", content)
+    with pytest.raises(ModelError, match=r"copy/vectors\.json is damaged"):
+        copy.text_encoder()
+
+
+def test_a_second_fit_does_not_touch_the_folder_of_the_first(chain_config, tmp_path):
+    out, told = tmp_path / "run", []
+
+    def second(line):
+        told.append(line)
+        if line.startswith("run folder"):
+            before = sorted(out.rglob("*"))
+            for resume in (False, True):
+                with pytest.raises(ConfigError, match=rf"run is in use by process {os.getpid()} on .* since "):
+                    fit_experiment(chain_config, out, resume=resume, tell=print)
+            assert sorted(out.rglob("*")) == before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_experiment(chain_config, out, tell=second)
+    assert told[-1] == f"run folder: {out}" and (out / "data").is_dir() and not (out / ".lock").exists()
+
+
+def test_two_fits_without_a_name_get_folders_of_their_own(chain_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        start_run(chain_config, None, base=tmp_path, tell=print) as (first, _),
+        start_run(chain_config, None, base=tmp_path, tell=print) as (second, _),
+    ):
+        assert (first.folder, second.folder) == (Path("runs/chain"), Path("runs/chain-2"))
+
+
+def test_a_full_disk_says_how_to_continue(chain_config, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "weights.tempstate; No space left on device")
+
+    monkeypatch.setattr(fitting, "fit_hybrid", full)
+    with pytest.raises(WriteError) as raised:
+        fit_experiment(chain_config, tmp_path / "run", tell=lambda line: None)
+    first, advice = str(raised.value).split("\n")
+    assert first.startswith(f"{tmp_path}/run cannot be written: No space left on device (")
+    assert advice == f"Make room, then continue with: tfllmrec fit --resume {tmp_path}/run"
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_run_calls_no_function_that_its_caller_does_not_name(chain_run, tmp_path, monkeypatch):
+    """A run folder of somebody else must not run code, in whatever state it is."""
+    copy = Run(Path(shutil.copytree(chain_run[0].folder, tmp_path / "copy")))
+    config = copy.config
+    config.text.mode, config.tuning.paraphrase = "adapter", "posixpath:basename"
+    (copy.folder / "config.yaml").write_text(dump_config(config))
+    (copy.folder / "metrics.json").unlink()
+    refused = r"copy records tuning\.paraphrase=posixpath:basename, .*--set tuning\.paraphrase=posixpath:basename"
+    for named in (None, "posixpath:dirname"):
+        with pytest.raises(ConfigError, match=refused):
+            Run(copy.folder, named).text_encoder()
+    monkeypatch.setattr("tfllmrec.training.text_tower.prepared_encoder", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # it would be trained now
+        Run(copy.folder, "posixpath:basename").text_encoder()

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.tf
 from tfllmrec.config import TextConfig, TuningConfig  # noqa: E402
 from tfllmrec.data.pairs import item_pairs  # noqa: E402
 from tfllmrec.data.queries import Ragged  # noqa: E402
-from tfllmrec.errors import ModelError  # noqa: E402
+from tfllmrec.durable import locked  # noqa: E402
+from tfllmrec.errors import ConfigError, ModelError  # noqa: E402
 from tfllmrec.serving.export import export  # noqa: E402
 from tfllmrec.text.augment import Augmenter  # noqa: E402
 from tfllmrec.text.bundled import INPUTS  # noqa: E402
@@ -277,3 +278,20 @@ def test_what_is_only_pretrained_is_shipped_whole(tower_run, tmp_path):
     record = TowerRecord.load(folder)
     assert record.bytes == sum(path.stat().st_size for path in files) and record.best_epoch is None
     assert {path.name for path in folder.iterdir()} == {"encoder", "tower.json"}
+
+
+def test_a_second_process_does_not_train_the_tower_in_the_same_folder(tower_run, tmp_path):
+    run, _ = tower_run
+    config = run.config.model_copy(deep=True)
+    with locked(tmp_path / "text"), pytest.raises(ConfigError, match="text is in use by process"):
+        prepared_encoder(tmp_path / "text", run.split, template_of(run), config, print)
+    shutil.copytree(run.folder / "text", tmp_path / "done")
+    with locked(tmp_path / "done"):  # there is nothing to train
+        assert prepared_encoder(tmp_path / "done", run.split, template_of(run), config, print).tuning is not None
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"trained": "1", "bytes": 1, "seconds": 1}', "[" * 100_000])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "tower.json").write_text(content)
+    with pytest.raises(ModelError, match=r"tower\.json is damaged .*: copy .* back, or fit again"):
+        TowerRecord.load(tmp_path)

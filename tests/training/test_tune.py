@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from tfllmrec.config import dump_config, load_config
 from tfllmrec.data.splits import make_split
-from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.errors import ConfigError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.training import text_tower
 from tfllmrec.training import tune as library
@@ -453,3 +454,62 @@ def test_without_optuna(small, space, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'tfllmrec\[tune\]'"):
         tune(small, tmp_path / "s", space=space)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_second_search_does_not_touch_the_folder_of_the_first(planted, small, space, tmp_path):
+    refused = []
+
+    def second(line):
+        if line.startswith("trial 1: ") and not refused:
+            for begin in (
+                lambda: tune(small, tmp_path / "s", space=space, trials=1, tell=quietly),
+                lambda: resume(tmp_path / "s", tell=quietly),
+                lambda: fit_experiment(small, tmp_path / "s" / "base", resume=True, tell=quietly),
+            ):
+                with pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on ") as raised:
+                    begin()
+                refused.append(str(raised.value))
+
+    search = tune(small, tmp_path / "s", space=space, trials=1, tell=second)
+    assert len(refused) == 3 and len(search.trials) == 1
+    assert not list((tmp_path / "s").rglob(".lock"))
+
+
+def test_a_full_disk_says_how_to_continue(planted, small, space, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(library, "fit_hybrid", full)
+    with pytest.raises(WriteError) as raised:
+        tune(small, tmp_path / "s", space=space, trials=1, tell=quietly)
+    lines = str(raised.value).split("\n")
+    assert lines[0].startswith(f"{tmp_path}/s cannot be written: No space left on device (")
+    assert lines[-1] == f"Make room, then continue with: tfllmrec tune --resume {tmp_path}/s"
+
+
+def test_a_resumed_search_calls_no_function_that_its_caller_does_not_name(planted, small, space, tmp_path, monkeypatch):
+    named = []
+
+    def interrupted(run, config, tell):
+        named.append(run.paraphrase)
+        raise KeyboardInterrupt
+
+    config = small.model_copy(deep=True)
+    config.text.mode, config.tuning.paraphrase = "adapter", "posixpath:basename"
+    monkeypatch.setattr(library, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, tmp_path / "s", space=space, trials=1, tell=quietly)
+    for allowed in (None, "posixpath:basename"):
+        with pytest.raises(KeyboardInterrupt):
+            resume(tmp_path / "s", paraphrase=allowed, tell=quietly)
+    assert named == ["posixpath:basename", None, "posixpath:basename"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("search.json", "[" * 100_000), ("study.log", "[1]\n"), ("study.log", "\xff\n")]
+)
+def test_damaged_files_of_a_search_are_named(planted, small, space, tmp_path, name, content):
+    tune(small, tmp_path / "s", space=space, trials=1, tell=quietly)
+    (tmp_path / "s" / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ModelError, match=rf"{name} is damaged .*search again into another folder"):
+        resume(tmp_path / "s", trials=2, tell=quietly)

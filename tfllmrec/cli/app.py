@@ -1,14 +1,18 @@
 """The ``tfllmrec`` program: its commands, and how it ends.
 
-Exit codes: 0 done, 2 usage or config, 3 data, 4 model, 1 a bug, 130 Ctrl-C. Results go to stdout, all else to stderr.
+Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 130 Ctrl-C. Results
+go to stdout, all else to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -28,7 +32,10 @@ from tfllmrec.cli import (
     similar,
     tune,
 )
+from tfllmrec.cli.output import note
+from tfllmrec.durable import disk_failure
 from tfllmrec.errors import TfllmrecError
+from tfllmrec.wording import visible
 
 app = typer.Typer(
     name="tfllmrec",
@@ -66,29 +73,73 @@ def _setup(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    # What the library logs (downloads, repairs) is for the eyes: stdout belongs to the result.
+    # The library logs downloads and repairs for people: stdout belongs to the result.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_VisibleLine("%(message)s"))
     logger = logging.getLogger("tfllmrec")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
+class _VisibleLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+# Typer has a copy of click or depends on it, by its version.
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
 def main() -> None:
     """Runs the program on ``sys.argv`` and exits."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(standalone_mode=False)
+        sys.stdout.flush()  # at its end Python would print a traceback of a flush that fails
     except TfllmrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception:
-        traceback.print_exc()
-        print(
-            "This is a bug in tfllmrec. Please report it with the lines above, the command, and what 'tfllmrec doctor' "
-            "prints.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _say(f"error: {error}")
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        code = 1
+        if isinstance(error, _UsageError):
+            error.message = visible(error.message)  # type: ignore[attr-defined]
+            error.show()  # type: ignore[attr-defined]
+            code = error.exit_code  # type: ignore[attr-defined]
+        elif isinstance(error, BrokenPipeError):  # the reader of the output, such as 'head', has ended
+            _close_stdout()
+        elif reason := disk_failure(error):
+            _say(f"error: a file cannot be written: {reason}. Make room, or write to another disk.")
+            _close_stdout()
+        else:
+            _say(traceback.format_exc().rstrip())
+            note(
+                "This is a bug in tfllmrec. Please report it with the lines above, the command, and what 'tfllmrec "
+                "doctor' prints."
+            )
+    sys.exit(code)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    note(f"{filename}:{lineno}: {category.__name__}: {message}")
+
+
+def _say(lines: str) -> None:
+    for line in lines.split("\n"):
+        note(line)
+
+
+def _close_stdout() -> None:
+    """Discards the output that could not be written, which Python would try to write again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

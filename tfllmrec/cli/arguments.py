@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from tfllmrec.cli.output import note
 from tfllmrec.errors import ModelError
+from tfllmrec.wording import nearest
 
 if TYPE_CHECKING:
     from tfllmrec.config import LoadedConfig
@@ -121,6 +121,6 @@ def filters(model: SavedModel, allow: str | None, category: list[str] | None) ->
     unknown_ids(model, allowed or [])
     for name in category or ():
         if name not in model.categories:
-            near = difflib.get_close_matches(name, model.categories, n=3, cutoff=0.4)
+            near = nearest(name, model.categories, n=3, cutoff=0.4)
             note(f"no item is of category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
     return {"allow": allowed, "categories": category or []}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
-from tfllmrec.cli.output import console, note, print_json, working
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.data import Dataset
@@ -61,22 +61,20 @@ def prepare(
 def print_description(dataset: Dataset) -> None:
     """Prints the figures of :meth:`Dataset.describe` as a table, then the cleaning report, whose doubts come last."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(dataset.name), title_justify="left", show_header=False)
+    table = Table(title=cell(dataset.name), title_justify="left", show_header=False)
     described = dataset.describe()
     del described["doubts"]  # the report has them in full
     for key, value in described.items():
-        table.add_row(key.replace("_", " "), Text(f"{value:.1%}" if key == "items_with_text" else _cell(value)))
-    out = console()
-    out.print(table)
+        table.add_row(key.replace("_", " "), cell(f"{value:.1%}" if key == "items_with_text" else _worded(value)))
+    console().print(table)
     for line in dataset.report.lines():
-        out.print(line, soft_wrap=True)
+        say(line)
 
 
-def _cell(value: Any) -> str:
+def _worded(value: Any) -> str:
     if isinstance(value, dict):
-        return "  ".join(f"{key} {_cell(inner)}" for key, inner in value.items()) or "-"
+        return "  ".join(f"{key} {_worded(inner)}" for key, inner in value.items()) or "-"
     if isinstance(value, list):
         return " to ".join(map(str, value))
     if isinstance(value, bool) or value is None:
@@ -89,6 +87,8 @@ def _read(
 ) -> Dataset:
     if (source is None) == (events is None):
         raise typer.BadParameter("expected SOURCE, or else --events FILE.")
+    if source is not None and (items or users):
+        raise typer.BadParameter("SOURCE names its files: leave out --items and --users, or use --set data.items=FILE.")
     from tfllmrec.config import LoadedConfig, load_config, parse_config
 
     if source is not None and Path(source).suffix in (".yaml", ".yml"):

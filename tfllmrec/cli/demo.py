@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.data import print_description
-from tfllmrec.cli.output import console, note, print_list, print_metrics, working
+from tfllmrec.cli.output import console, note, print_list, print_metrics, say, working
 from tfllmrec.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def demo(
         with working():
             fitted = fit_experiment(config, run, base=Path(), resume=resume)
     except KeyboardInterrupt:
-        note("\ninterrupted; the same command goes on from here")
+        note("")
+        note("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
     print_metrics(fitted.metrics)
 
@@ -62,7 +63,7 @@ def demo(
 
     with working():
         model = _exported(fitted, out) or SavedModel.open(export(run, out))
-    out_console.print(f"SavedModel: {model.folder}")
+    say(f"SavedModel: {model.folder}")
 
     out_console.rule("4. Ask it", align="left")
     _show(model, dataset)
@@ -75,7 +76,7 @@ def demo(
         f"tensorboard --logdir {run / 'logs'}",
         "tfllmrec fit --events YOUR_EVENTS.csv --items YOUR_ITEMS.csv",
     ):
-        out_console.print(f"  {line}", soft_wrap=True)
+        say(f"  {line}")
 
 
 def demo_config() -> ExperimentConfig:
@@ -97,14 +98,14 @@ def check_run(run: Path, config: ExperimentConfig, dataset: Dataset) -> None:
     from tfllmrec.config import contradictions, load_config
     from tfllmrec.data import Dataset
 
-    differences = contradictions(config, load_config(run / "config.yaml").config)
+    differences = contradictions(config, load_config(run / "config.yaml", of_run=True).config)
     if Dataset.load(run / "data").fingerprint != dataset.fingerprint:
         differences.append("its data is another, or was cleaned otherwise")
     if differences:
         raise ConfigError(
-            f"{run} is not what the demo would make now:\n  "
-            + "\n  ".join(differences)
-            + "\nDelete that folder, or name another one with --run."
+            f"{run} is not what the demo would make now:",
+            *(f"  {line}" for line in differences),
+            "Delete that folder, or name another one with --run.",
         )
 
 
@@ -126,19 +127,21 @@ def _show(model: SavedModel, dataset: Dataset) -> None:
 
     from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
 
-    out = console()
     events_of_user = np.bincount(dataset.events[USER_INDEX], minlength=dataset.n_users)
     people = np.argsort(np.abs(events_of_user - USUAL_HISTORY), kind="stable")[:3]
     for person in dataset.users[USER].iloc[people]:
         history, ratings = model.history_of(person)
         stars = [f" ({rating:g})" for rating in ratings] if ratings else [""] * len(history)
         latest = [model.title(item) + star for item, star in zip(history, stars, strict=True)][-EXCERPT:]
-        out.print(f"\nUser {person}: {len(history)} events, the last ones (with ratings): {'; '.join(latest)}")
+        say()
+        say(f"User {person}: {len(history)} events, the last ones (with ratings): {'; '.join(latest)}")
         with working():
             found = model.recommend(history, ratings, [], 5)
         print_list(found)
-    out.print(f"\nSearch: {SEARCH}")
+    say()
+    say(f"Search: {SEARCH}")
     print_list(model.search(SEARCH, [], [], 5))
     best_known = dataset.items[ITEM].iloc[int(np.bincount(dataset.events[ITEM_INDEX]).argmax())]
-    out.print(f"\nSimilar to {model.title(best_known)}")
+    say()
+    say(f"Similar to {model.title(best_known)}")
     print_list(model.similar(best_known, 5))

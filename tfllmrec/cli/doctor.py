@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import console, print_json
+from tfllmrec.cli.output import print_json, say
 from tfllmrec.errors import ModelError
 
 # Of TensorFlow's own minor version, whatever else changes: they are compiled against it, or copies of a part of it.
@@ -239,22 +239,23 @@ def _cache() -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    out = console()
-    out.print(f"python                   {diagnosis.python}  {sys.executable}")
+    say(f"python                   {diagnosis.python}  {sys.executable}")
     for name, version in diagnosis.versions.items():
         absent = "not installed (optional)" if name in OPTIONAL else "MISSING"
-        out.print(f"{name:<24} {version or absent}")
-    out.print(f"{'tf.keras':<24} {diagnosis.keras or 'unknown'}")
-    out.print(f"{'devices':<24} {', '.join(diagnosis.devices) or 'unknown'}")
+        say(f"{name:<24} {version or absent}")
+    say(f"{'tf.keras':<24} {diagnosis.keras or 'unknown'}")
+    say(f"{'devices':<24} {', '.join(diagnosis.devices) or 'unknown'}")
     entries = diagnosis.cache["entries"]
     size = sum(entry["size_bytes"] for entry in entries)
-    out.print(f"{'cache':<24} {diagnosis.cache['folder']}  {size / 1e6:,.1f} MB", soft_wrap=True)
+    say(f"{'cache':<24} {diagnosis.cache['folder']}  {size / 1e6:,.1f} MB")
     for entry in entries:
-        out.print(f"  {entry['name']:<40} {entry['size_bytes'] / 1e6:>10,.1f} MB")
+        say(f"  {entry['name']:<40} {entry['size_bytes'] / 1e6:>10,.1f} MB")
     if not diagnosis.problems:
-        out.print("everything is in order")
+        say("everything is in order")
     for problem in diagnosis.problems:
-        out.print(f"\nproblem: {problem.what}\n  mend:  {problem.mend}", soft_wrap=True)
+        say()
+        say(f"problem: {problem.what}")
+        say(f"  mend:  {problem.mend}")
 
 
 def _requirements() -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import note, print_json, working
+from tfllmrec.cli.output import note, print_json, say, working
 
 
 def export(
@@ -44,5 +44,5 @@ def export(
     if json:
         print_json({"folder": str(folder), "new_items": new})
     else:
-        print(folder)
+        say(str(folder))
     note(f"next: tfllmrec recommend {target} --history ID,ID")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,8 +34,8 @@ def fit(
     asked = asked_config(config, events, items, users, overrides)
     if resume is not None:
         if out not in (None, resume):
-            raise typer.BadParameter("a run is continued where it is: leave out --out.")
-        asked = _of_run(resume, asked)
+            raise typer.BadParameter("a run is continued in its own folder: leave out --out.")
+        asked = _of_run(resume, asked, named=config is None)
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
     from tfllmrec.training.run import fit_experiment
@@ -44,31 +44,45 @@ def fit(
         with working():
             run = fit_experiment(asked.config, resume or out, base=asked.base, resume=resume is not None)
     except KeyboardInterrupt:
-        note(f"\ninterrupted; continue with: tfllmrec fit --resume {resume or out or '<that run folder>'}")
+        note("")
+        note(f"interrupted; continue with: tfllmrec fit --resume {resume or out or '<that run folder>'}")
         raise typer.Exit(130) from None
     if json:
         print_json(run.metrics)
     else:
         print_metrics(run.metrics)
-    note(
-        f"run: {run.folder}\n"
-        f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}\n"
-        f"      tensorboard --logdir {run.folder / 'logs'}"
-    )
+    note(f"run: {run.folder}")
+    note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
+    note(f"      tensorboard --logdir {run.folder / 'logs'}")
 
 
-def _of_run(folder: Path, asked: LoadedConfig | None) -> LoadedConfig:
-    """The run's own config; what was asked for besides must not contradict it, or it would be ignored in silence."""
+def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConfig:
+    """The run's own config, but with the ``tuning.paraphrase`` of this call: a stored one may not call code.
+
+    Args:
+      folder: the run's.
+      asked: what this call asks for beside ``--resume``.
+      named: whether its data comes from the command line, and not from a CONFIG.
+
+    Raises:
+      ConfigError: there is no run; or this call asks for a setting or a file that is not the run's.
+    """
     from tfllmrec.config import contradictions, load_config
+    from tfllmrec.durable import read_json
 
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"nothing to resume: {folder} is no run folder (it has no config.yaml).")
-    own = load_config(path)
-    if asked is not None and (lines := contradictions(asked.config, own.config)):
+    own = load_config(path, of_run=True)
+    begun = folder / "source.json"
+    source = read_json(begun, dict[str, Any], "start a new run with --out") if begun.is_file() else None
+    if source is None and named:
+        source = {}
+    if asked is not None and (lines := contradictions(asked.config, own.config, source)):
         raise ConfigError(
-            f"{folder} was begun with other settings, which a resumed run keeps:\n  "
-            + "\n  ".join(lines)
-            + "\nLeave them out, or start a new run with --out."
+            f"{folder} was begun with other settings, which a resumed run keeps:",
+            *(f"  {line}" for line in lines),
+            "Leave them out, or start a new run with --out.",
         )
+    own.config.tuning.paraphrase = None if asked is None else asked.config.tuning.paraphrase
     return own

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from tfllmrec.cli.arguments import History, Json, K, SavedModelPath, User, open_model, past_of, unknown_ids
-from tfllmrec.cli.output import console, note, print_json, working
+from tfllmrec.cli.output import cell, console, note, print_json, working
 
 
 def interests(
@@ -33,11 +33,10 @@ def interests(
         note("the items of this history say nothing of interests")
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     for name in ("interest", "weight", "because"):
         table.add_column(name, justify="right" if name == "weight" else "left")
     for interest in found:
-        table.add_row(Text(interest.label), f"{interest.weight:.3f}", Text(model.title(interest.because)))
+        table.add_row(cell(interest.label), f"{interest.weight:.3f}", cell(model.title(interest.because)))
     console().print(table)

@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from tfllmrec.wording import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from tfllmrec.serving.saved_model import Recommendation
 
@@ -18,15 +21,27 @@ WIDTH_ELSEWHERE = 160
 
 
 def console() -> Console:
-    """A rich console on stdout."""
+    """A rich console on stdout; for tables of :func:`cell`, and rules."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE, highlight=False, markup=False)
 
 
+def cell(text: str) -> Text:
+    """Text of files in a table: no markup, and with its invisible characters shown."""
+    from rich.text import Text
+
+    return Text(visible(text))
+
+
+def say(line: str = "") -> None:
+    """A line of the result."""
+    print(visible(line), flush=True)
+
+
 def note(line: str) -> None:
-    """Something to know beside the result."""
-    print(line, file=sys.stderr, flush=True)
+    """A line beside the result."""
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -52,7 +67,6 @@ def as_rows(items: Sequence[Recommendation]) -> list[dict[str, Any]]:
 def print_list(items: Sequence[Recommendation]) -> None:
     """A table of items, best first; columns that say nothing are left out."""
     from rich.table import Table
-    from rich.text import Text
 
     if not items:
         note("nothing is left to recommend")
@@ -65,8 +79,8 @@ def print_list(items: Sequence[Recommendation]) -> None:
     for name in shown:
         table.add_column(name)
     for rank, item in enumerate(items, start=1):
-        cells = [Text(getattr(item, name)) for name in shown]
-        table.add_row(str(rank), Text(item.item_id), f"{item.score:.4f}", *cells)
+        cells = [cell(getattr(item, name)) for name in shown]
+        table.add_row(str(rank), cell(item.item_id), f"{item.score:.4f}", *cells)
     console().print(table)
 
 
@@ -74,7 +88,6 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     """The scoreboard and its alarms."""
     from tfllmrec.evaluation.report import scoreboard_of
 
-    out = console()
-    out.print(scoreboard_of(metrics))
+    console().print(scoreboard_of(metrics))
     for alarm in metrics.get("alarms", []):
-        out.print(f"alarm: {alarm}", soft_wrap=True)
+        say(f"alarm: {alarm}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
-from tfllmrec.cli.output import console, print_json, working
+from tfllmrec.cli.output import cell, console, print_json, working
 
 if TYPE_CHECKING:
     from tfllmrec.serving.answers import Ranked
@@ -40,7 +40,6 @@ def rank(
 
 def _print(found: list[Ranked]) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     rated = any(item.rating is not None for item in found)
     table = Table()
@@ -49,5 +48,5 @@ def _print(found: list[Ranked]) -> None:
     table.add_column("title")
     for place, item in enumerate(found, start=1):
         rating = [] if not rated else ["" if item.rating is None else f"{item.rating:.2f}"]
-        table.add_row(str(place), Text(item.item_id), f"{item.click_probability:.4f}", *rating, Text(item.title))
+        table.add_row(str(place), cell(item.item_id), f"{item.click_probability:.4f}", *rating, cell(item.title))
     console().print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,8 @@ from tfllmrec.cli.arguments import (
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
 from tfllmrec.columns import ITEM, RANK, SCORE, USER
-from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.durable import replacing
+from tfllmrec.errors import DataError
 
 if TYPE_CHECKING:
     from tfllmrec.serving.saved_model import Recommendation, SavedModel
@@ -68,6 +68,8 @@ def recommend(
     if users is not None and out is not None:
         if out.suffix not in (".parquet", ".jsonl"):
             raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
+        if not out.parent.is_dir():
+            raise typer.BadParameter(f"--out {out}: the folder {out.parent} does not exist; make it first.")
         from tfllmrec.data.readers import read_ids
 
         user_ids, report = read_ids(users, config_of_files(None, None, None, overrides).config.data)
@@ -107,41 +109,33 @@ def recommend_to_file(
 
     Raises:
       DataError: none of the users is in the training data.
-      ConfigError: the file cannot be written.
+      WriteError: the file cannot be written.
     """
     unknown = unknown_ids(model, exclude)
     histories = model.histories_of(user_ids)
     without_data = [user for user in user_ids if user not in histories]
     if not histories:
-        try:
-            model.history_of(user_ids[0])
-        except DataError as error:  # which names the ids that are near
-            raise DataError(f"none of the {len(user_ids):,} users can be answered; the first one: {error}") from None
+        raise DataError(
+            f"none of the {len(user_ids):,} users is in the data that the model was trained on: {_first(user_ids)}. "
+            "Expected user ids as in its events; for other users give their items, one user at a time: --history ID,ID."
+        )
 
     answered = list(histories)
     rows = 0
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with _writer(partial, parquet=out.suffix == ".parquet") as write:
-            for start in range(0, len(answered), BATCH):
-                some = answered[start : start + BATCH]
-                past, ratings = zip(*(histories[user] for user in some), strict=True)
-                # Either the data has ratings, and every user has a list of them, or no user has.
-                rated = None if ratings[0] is None else ratings
-                n = len(some)
-                lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
-                rows += write(some, lists)
-                if len(answered) > BATCH:
-                    note(f"{start + n:,} of {len(answered):,} users")
-        partial.replace(out)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as fresh, _writer(fresh, parquet=out.suffix == ".parquet") as write:
+        for start in range(0, len(answered), BATCH):
+            some = answered[start : start + BATCH]
+            past, ratings = zip(*(histories[user] for user in some), strict=True)
+            # Either the data has ratings, and every user has a list of them, or no user has.
+            rated = None if ratings[0] is None else ratings
+            n = len(some)
+            lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
+            rows += write(some, lists)
+            if len(answered) > BATCH:
+                note(f"{start + n:,} of {len(answered):,} users")
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
     if without_data:
-        more = f" and {len(without_data) - SHOWN:,} more (--json lists all)" if len(without_data) > SHOWN else ""
-        note(f"without data, not answered: {len(without_data):,} users: {', '.join(without_data[:SHOWN])}{more}")
+        note(f"without data, not answered: {len(without_data):,} users: {_first(without_data)}")
     return {
         "file": str(out),
         "users": len(answered),
@@ -149,6 +143,11 @@ def recommend_to_file(
         "without_data": without_data,
         "unknown": unknown,
     }
+
+
+def _first(user_ids: Sequence[str]) -> str:
+    more = f" and {len(user_ids) - SHOWN:,} more (--json lists all)" if len(user_ids) > SHOWN else ""
+    return f"{', '.join(user_ids[:SHOWN])}{more}"
 
 
 @contextmanager

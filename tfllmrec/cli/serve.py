@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfllmrec.cli.arguments import require
-from tfllmrec.cli.output import note
+from tfllmrec.cli.output import note, say
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,16 +148,16 @@ def _say_where(server: Server) -> None:
     settings = server.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     rest = f"{'https' if settings.certificate else 'http'}://{host}:{server.rest_port}"
-    print(f"REST  {rest}/v1/models/NAME:predict")
-    print(f"gRPC  {host}:{server.grpc_port}")
+    say(f"REST  {rest}/v1/models/NAME:predict")
+    say(f"gRPC  {host}:{server.grpc_port}")
     for name, numbers in server.loaded().items():
-        print(f"model {name}, version {', '.join(map(str, numbers)) or 'none yet'}")
+        say(f"model {name}, version {', '.join(map(str, numbers)) or 'none yet'}")
     example = server.example()
     if example:
         name, body = example
         options = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if settings.token else ""
         options += f" --cacert {settings.certificate}" if settings.certificate else ""
-        print(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'")
+        say(f"try   curl{options} {rest}/v1/models/{name}:predict -d '{body}'")
     # A pipe or a log file would keep them until the server ends.
     sys.stdout.flush()
     if not any(server.loaded().values()):

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
-from tfllmrec.cli.output import console, note, print_json, working
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.training.tune import Search
 
 #: Rows of the table.
 SHOWN = 10
+PARAPHRASE = "tuning.paraphrase"
 
 
 def tune(
@@ -53,15 +54,19 @@ def tune(
     'tfllmrec[tune]'.
     """
     asked = asked_config(config, events, items, users, overrides)
-    if resume is not None and (asked is not None or over or out not in (None, resume)):
-        raise typer.BadParameter("a search goes on where and as it was begun: with --resume only --trials and --json.")
-    if resume is None and (asked is None or (config is None and events is None)):
+    if resume is not None:
+        others = [config, events, items, users, over, None if out == resume else out]
+        if any(others) or not all(each.partition("=")[0].strip() == PARAPHRASE for each in overrides or []):
+            raise typer.BadParameter(
+                f"a search continues as it was begun: beside --resume only --trials, --json and --set {PARAPHRASE}=..."
+            )
+    elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume FOLDER.")
     from tfllmrec.training.space import default_space, parse_space, require_optuna
 
     require_optuna()
     space = None
-    if asked is not None:  # what is wrong with it is said before TensorFlow takes its seconds to start
+    if resume is None and asked is not None:  # its errors are told before TensorFlow takes its seconds to start
         space = parse_space(over, asked.config) if over else default_space(asked.config)
     from tfllmrec.training.tune import TRIALS
     from tfllmrec.training.tune import resume as go_on
@@ -69,28 +74,28 @@ def tune(
 
     try:
         with working():
-            if asked is None:
-                assert resume is not None
-                search = go_on(resume, trials)
+            if resume is not None:
+                named = None if asked is None else asked.config.tuning.paraphrase
+                search = go_on(resume, trials, paraphrase=named) if named else go_on(resume, trials)
             else:
+                assert asked is not None
                 search = begin(asked.config, out, base=asked.base, space=space, trials=trials or TRIALS)
     except KeyboardInterrupt:
         folder = resume or out
+        note("")
         if folder is None or (folder / "search.json").is_file():
-            note(f"\ninterrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}")
+            note(f"interrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}")
         else:
-            note("\ninterrupted before the first trial; the same command starts again")
+            note("interrupted before the first trial; the same command starts again")
         raise typer.Exit(130) from None
     if json:
         print_json(search.as_json())
     else:
         print_search(search)
     best = search.folder / "best.yaml"
-    note(
-        f"best settings: {best}\n"
-        f"next: tfllmrec fit {best} --out {search.folder}-best\n"
-        f"      tensorboard --logdir {search.folder / 'logs'}"
-    )
+    note(f"best settings: {best}")
+    note(f"next: tfllmrec fit {best} --out {search.folder}-best")
+    note(f"      tensorboard --logdir {search.folder / 'logs'}")
 
 
 def print_search(search: Search) -> None:
@@ -106,12 +111,11 @@ def print_search(search: Search) -> None:
         figures = [trial.selection, *(trial.metrics[name] for name in metrics)]
         cells = ["-" if value is None else f"{value:.4f}" for value in figures]
         settings = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.settings.values()]
-        table.add_row(str(trial.number), *cells, *settings)
-    out = console()
-    out.print(table)
+        table.add_row(str(trial.number), *cells, *map(cell, settings))
+    console().print(table)
     states = [trial.state for trial in search.trials]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed") if state in states}
-    out.print(f"{len(states)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    say(f"{len(states)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     if search.importance:
         shares = ", ".join(f"{key.partition('.')[2]} {share:.0%}" for key, share in search.importance.items())
-        out.print(f"what matters: {shares}", soft_wrap=True)
+        say(f"what matters: {shares}")

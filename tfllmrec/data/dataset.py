@@ -34,8 +34,8 @@ from tfllmrec.columns import (
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
-from tfllmrec.durable import sync
-from tfllmrec.errors import DataError
+from tfllmrec.durable import read_json, sync, writing
+from tfllmrec.errors import DataError, ModelError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
@@ -50,6 +50,24 @@ _EVENT_TYPES = {
     ORDER: "int64",
     EVENT_KIND: "str",
 }
+
+
+_REMEDY = "copy the folder back, or prepare the data again"
+
+
+@dataclass(frozen=True)
+class _Version:
+    format_version: int
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The content of :data:`MANIFEST` that is read."""
+
+    name: str
+    ordered: bool
+    fingerprint: str
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +142,8 @@ class Dataset:
         A data set saved there before is replaced.
 
         Raises:
-          DataError: the folder holds something else, or cannot be written.
+          DataError: the folder holds something else.
+          WriteError: the disk is full, read-only or broken; a data set that was there stays.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -143,20 +162,21 @@ class Dataset:
         unique = f".{folder.name}.{uuid.uuid4().hex}"
         fresh, stale = folder.with_name(f"{unique}.new.tmp"), folder.with_name(f"{unique}.old.tmp")
         try:
-            fresh.mkdir(parents=True)
-            for table in _TABLES:
-                getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
-            (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-            for path in [*fresh.iterdir(), fresh]:
-                sync(path)
-            if folder.exists():
-                folder.rename(stale)  # a folder that holds files cannot be renamed over
-            fresh.rename(folder)
-            sync(folder.parent)
-        except OSError as error:
+            with writing(folder):
+                fresh.mkdir(parents=True)
+                for table in _TABLES:
+                    getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
+                (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+                for path in [*fresh.iterdir(), fresh]:
+                    sync(path)
+                if folder.exists():
+                    folder.rename(stale)  # a folder that holds files cannot be renamed over
+                fresh.rename(folder)
+                sync(folder.parent)
+        except BaseException:
             if stale.exists() and not folder.exists():
                 stale.rename(folder)
-            raise DataError(f"{folder} cannot be written: {error.strerror or error}.") from error
+            raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             if folder.exists():
@@ -174,29 +194,27 @@ class Dataset:
         if not path.is_file():
             raise DataError(f"{folder} is no saved data set: it has no {MANIFEST}.")
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            version = manifest["format_version"]
+            version = read_json(path, _Version, _REMEDY).format_version
             if version != FORMAT_VERSION:
-                raise DataError(
-                    f"{path}: format_version is {version}, expected {FORMAT_VERSION}; prepare the data again."
-                )
+                raise DataError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; {_REMEDY}.")
+            manifest = read_json(path, _Manifest, _REMEDY)
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
             dataset = cls(
-                name=manifest["name"],
+                name=manifest.name,
                 events=tables["events"].astype(_EVENT_TYPES),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
                 tags=tables["tags"].astype(TAG_TYPES),
-                ordered=manifest["ordered"],
-                report=CleaningReport.from_dict(manifest["report"]),
+                ordered=manifest.ordered,
+                report=CleaningReport.from_dict(manifest.report),
             )
-            expected = manifest["fingerprint"]
+            fingerprint = dataset.fingerprint
+        except ModelError as error:
+            raise DataError(f"{folder} cannot be read as a saved data set: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-            raise DataError(
-                f"{folder} cannot be read as a saved data set: {error!r}. Prepare the data again."
-            ) from error
-        if dataset.fingerprint != expected:
-            raise DataError(f"{folder}: the tables do not fit the manifest's fingerprint. Prepare the data again.")
+            raise DataError(f"{folder} cannot be read as a saved data set: {error!r}; {_REMEDY}.") from error
+        if fingerprint != manifest.fingerprint:
+            raise DataError(f"{folder}: the tables do not fit the manifest's fingerprint; {_REMEDY}.")
         return dataset
 
     def describe(self) -> dict[str, Any]:

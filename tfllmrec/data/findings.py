@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 Action = Literal["dropped", "repaired", "added", "kept", "doubted"]
 
 
@@ -77,7 +79,9 @@ class CleaningReport:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> CleaningReport:
-        """The report that :meth:`as_dict` gave; reports of earlier versions lack ``sources`` and ``tied_users``."""
-        findings = [Finding(**f) for f in plain["findings"]]
-        sources, tied_users = plain.get("sources", []), plain.get("tied_users", 0)
-        return cls(plain["rows_in"], plain["rows_kept"], findings, sources, tied_users)
+        """The report that :meth:`as_dict` gave; reports of earlier versions lack ``sources`` and ``tied_users``.
+
+        Raises:
+          ValueError: a value has another type.
+        """
+        return TypeAdapter(cls).validate_python(plain)

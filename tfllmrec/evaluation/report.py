@@ -12,6 +12,7 @@ from rich.text import Text
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms
 from tfllmrec.evaluation.protocol import RANKING_METRICS, Result, paired_difference
+from tfllmrec.wording import visible
 
 MIN_TARGETS = 20
 """A ranking metric of fewer targets is not shown: a single hit would move it by 5 points or more."""
@@ -29,7 +30,7 @@ def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table
     for label in columns:
         table.add_column(label.replace("/", "\n/"), justify="right", no_wrap=True)
     for name, cells in _rows(results, columns):
-        table.add_row(name, *(Text(text, style="bold" if best else "") for text, best in cells))
+        table.add_row(visible(name), *(Text(text, style="bold" if best else "") for text, best in cells))
     table.add_row("targets", *_target_cells(results, columns), style="dim")
     table.caption, table.caption_justify = hidden_columns(results), "left"
     return table
@@ -38,7 +39,9 @@ def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table
 def scoreboard_of(record: Mapping[str, Any]) -> Table:
     """The scoreboard of a run's ``metrics.json``."""
     data, split = record["data"], record["split"]
-    return scoreboard(results_of(record), f"{data['name']}: {split['queries']:,} test queries, {split['kind']} split")
+    return scoreboard(
+        results_of(record), f"{visible(data['name'])}: {split['queries']:,} test queries, {split['kind']} split"
+    )
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:

@@ -14,8 +14,7 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
-from tfllmrec.durable import sync, writing_folder
-from tfllmrec.errors import ModelError
+from tfllmrec.durable import sync, writing, writing_folder
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.interests import Interests, fit_interests
@@ -63,8 +62,8 @@ def export(
     Raises:
       DataError: the new items cannot be read or used.
       ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
-        of its text encoder; its ranking model is damaged; scann is asked for and missing; or the target cannot be
-        written.
+        of its text encoder; its ranking model is damaged; or scann is asked for and missing.
+      WriteError: the target cannot be written.
     """
     if index == "scann":
         scann_operations()  # missing, it is better said before everything is read
@@ -93,7 +92,10 @@ def export(
 
     ours = not target.exists()
     try:
-        with writing_folder(target) as temporary:
+        with (
+            writing(target, "Nothing was changed there. Make room, or name another folder."),
+            writing_folder(target) as temporary,
+        ):
             signatures = serving.signatures()
             tf.saved_model.save(serving, str(temporary), signatures=signatures)
             extra = temporary / EXTRA
@@ -110,13 +112,11 @@ def export(
             version = _publish(temporary, target)
             sync(target)
             return version
-    # TensorFlow's own writers have their own errors for a full disk.
-    except (OSError, tf.errors.OpError) as error:
+    except BaseException:
         if ours:
             with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
                 target.rmdir()
-        reason = error.message if isinstance(error, tf.errors.OpError) else error
-        raise ModelError(f"The model cannot be written to {target}: {reason}. Nothing was changed there.") from error
+        raise
 
 
 def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:

@@ -13,11 +13,19 @@ VERSION/
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from tfllmrec.columns import ITEM
+from tfllmrec.durable import read_json
+from tfllmrec.errors import ModelError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +37,56 @@ WARM_UP = "tf_serving_warmup_requests"  # TF Serving looks for this name
 LARGEST_VERSION = 2**63 - 1
 
 
+_REMEDY = "export the run again"
+
+
+class _Manifest(BaseModel):
+    """The keys of a manifest that are read. A server needs only the indexes, which older exports lack."""
+
+    class Index(BaseModel):
+        form: str
+
+    class Config(BaseModel):
+        class Evaluation(BaseModel):
+            head_share: float
+
+        split: dict[str, Any]
+        seed: int
+        evaluation: Evaluation
+
+    indexes: dict[str, Index] = {}
+    run: str = ""
+    data_sha256: str = ""
+    config: Config | None = None
+
+
 def read_manifest(version: Path) -> dict[str, Any]:
-    """What an export says of itself.
+    """The manifest of an export.
 
     Raises:
-      OSError, ValueError: there is none, or it is damaged.
+      ModelError: it is missing or damaged.
     """
-    return json.loads((version / EXTRA / MANIFEST).read_text())
+    path = version / EXTRA / MANIFEST
+    read_json(path, _Manifest, _REMEDY)
+    return read_json(path, dict[str, Any], _REMEDY)
+
+
+def read_catalogue(version: Path) -> pd.DataFrame:
+    """The ids, titles and categories of an export's items.
+
+    Raises:
+      ModelError: the table is missing or damaged.
+    """
+    import pandas as pd  # the server, which does not read it, starts faster without
+
+    path = version / EXTRA / ITEMS
+    try:
+        items = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
+        raise ModelError(f"{path} cannot be read ({error}): {_REMEDY}.") from error
+    if ITEM not in items or not items[ITEM].map(lambda item: isinstance(item, str)).all():
+        raise ModelError(f"{path} is damaged (expected strings in the column {ITEM!r}): {_REMEDY}.")
+    return items
 
 
 def has_scann(manifest: dict[str, Any]) -> bool:

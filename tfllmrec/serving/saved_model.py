@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +17,11 @@ from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
 from tfllmrec.serving.filters import Allow, filter_inputs
-from tfllmrec.serving.layout import EXTRA, ITEMS, has_scann, read_manifest, version_folders
+from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
 from tfllmrec.serving.ratings import rating_rows
 from tfllmrec.training.run import Run
+from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64
 TERMS = {
@@ -70,16 +70,16 @@ class SavedModel:
                 )
             folder = whole[max(whole)]
         try:
-            manifest = read_manifest(folder)
-            items = pd.read_parquet(folder / EXTRA / ITEMS)
-        except (OSError, ValueError) as error:
+            manifest, items = read_manifest(folder), read_catalogue(folder)
+        except ModelError as error:
             raise ModelError(f"{folder} was not exported by tfllmrec, or is damaged: {error}") from error
         try:
             loaded = load(folder, has_scann(manifest))
         except ModelError:
             raise
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-            raise ModelError(f"The SavedModel in {folder} cannot be loaded: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"The SavedModel in {folder} cannot be loaded ({reason}): export it again.") from error
         opened = cls(folder, loaded, manifest, items)
         let_go_with(opened, loaded, has_scann(manifest))
         return opened
@@ -240,7 +240,7 @@ class SavedModel:
           DataError: the catalogue does not have it.
         """
         if item_id not in self._title:
-            near = difflib.get_close_matches(item_id, list(self._title), n=3)
+            near = nearest(item_id, self._title, n=3)
             raise DataError(
                 f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
             )
@@ -292,7 +292,12 @@ class SavedModel:
 
         Raises:
           DataError: it is no longer where it was.
+          ModelError: the manifest does not name it.
         """
+        if missing := [key for key in ("run", "data_sha256", "config") if not self.manifest.get(key)]:
+            raise ModelError(
+                f"{self.folder / EXTRA / MANIFEST} is damaged (it lacks {', '.join(missing)}): export the run again."
+            )
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
             raise DataError(
@@ -309,7 +314,7 @@ class SavedModel:
         """
         histories = self.histories_of([user_id])
         if not histories:
-            near = difflib.get_close_matches(user_id, list(self._row_of_user), n=3)
+            near = nearest(user_id, self._row_of_user, n=3)
             raise DataError(
                 f"No user {user_id!r} in the data of {self.folder}."
                 + (f" Near: {', '.join(near)}." if near else "")

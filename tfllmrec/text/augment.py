@@ -6,7 +6,6 @@ import importlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,22 +145,19 @@ class Augmenter:
 
 
 def load_paraphrase(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
-    """The function that ``module:function`` names; the module is found as ``python -m`` finds it.
+    """The function that ``module:function`` names.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: Python does not find the module, or the module has no such function.
     """
     module, _, function = name.partition(":")
-    sys.path.insert(0, "")  # the folder where the command was given, which an installed one does not look into
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"tuning.paraphrase {name!r} cannot be had ({error}): expected module:function, the module in this folder "
-            "or installed"
+            f"tuning.paraphrase {name!r} cannot be imported ({error}): expected module:function of a module that is "
+            "installed or in a folder of PYTHONPATH."
         ) from error
-    finally:
-        sys.path.remove("")
     if not callable(found):
         raise ConfigError(f"tuning.paraphrase {name!r}: expected a function, got {found!r}")
     return found
@@ -193,6 +189,8 @@ def _from_json(path: Path, text: str) -> dict[str, list[str]]:
         read = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: {form}, got what is no JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: {form}, got values that are nested too deeply") from None
     if not isinstance(read, dict):
         raise DataError(f"{path}: {form}, got a {type(read).__name__}")
     found = {}

@@ -12,7 +12,7 @@ import tensorflow_text as tf_text
 from safetensors.numpy import load_file
 
 from tfllmrec import assets
-from tfllmrec.durable import publish, sync
+from tfllmrec.durable import publish, sync, writing
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 
@@ -55,19 +55,23 @@ def whole(folder: Path, write: Callable[[Path], None]) -> None:
     Args:
       folder: its name; the folder that it is to be in is made where it is missing.
       write: fills the folder that it is given.
+
+    Raises:
+      WriteError: the disk is full, read-only or broken.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "saved_model"
-        write(fresh)
-        for part in fresh.rglob("*"):
-            sync(part)
-        try:
-            publish(fresh, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    sync(folder.parent)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            fresh = Path(scratch) / "saved_model"
+            write(fresh)
+            for part in fresh.rglob("*"):
+                sync(part)
+            try:
+                publish(fresh, folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        sync(folder.parent)
 
 
 def save_encoder(bert: BertEncoder, folder: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from safetensors.numpy import save_file
 
-from tfllmrec.durable import replacing
-from tfllmrec.errors import DataError
+from tfllmrec.durable import replacing, reserve, writing
+from tfllmrec.errors import ModelError
 from tfllmrec.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class VectorStore:
 
         Raises:
           ValueError: the two do not belong together, or a vector is not finite.
-          DataError: the folder cannot be written.
+          WriteError: the folder cannot be written.
         """
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(f"expected vectors [{len(texts)}, D], got {list(vectors.shape)}")
@@ -138,11 +138,11 @@ class VectorStore:
             "vectors": np.ascontiguousarray(vectors[rows], np.float32),
         }
         checksum = zlib.crc32(arrays["vectors"].data, zlib.crc32(arrays["keys"].data))
-        try:
-            with replacing(self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors") as fresh:
-                save_file(arrays, fresh, {"crc32": str(checksum)})
-        except OSError as error:
-            raise DataError(f"the vector store {self.folder} cannot be written: {error.strerror or error}") from error
+        with (
+            writing(self.folder, "The stored vectors are kept. TFLLMREC_CACHE names another cache."),
+            replacing(self._folder_of(fingerprint) / f"{uuid.uuid4().hex}.safetensors") as fresh,
+        ):
+            save_file(arrays, fresh, {"crc32": str(checksum)})
 
     def _folder_of(self, fingerprint: str) -> Path:
         if not fingerprint.isalnum():
@@ -183,26 +183,48 @@ def encode_items(
       float32 ``[N, D]``; with ``out`` that file, memory-mapped and read-only.
 
     Raises:
-      DataError: the store or ``out`` cannot be written.
+      WriteError: the store or ``out`` cannot be written.
     """
     if out is None:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
         _encode_into(vectors, texts, encoder, store, progress, chunk)
         return vectors
+    with replacing(out) as fresh:
+        shape = (len(texts), encoder.dim)
+        if all(shape):
+            mapped = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
+            reserve(fresh)
+            _encode_into(mapped, texts, encoder, store, progress, chunk)
+            mapped.flush()
+        else:  # nothing could be mapped
+            with fresh.open("wb") as stream:
+                np.save(stream, np.zeros(shape, np.float32))
+    return read_vectors(out, len(texts), "encode the texts again")
+
+
+def read_vectors(path: Path, rows: int, remedy: str) -> np.ndarray:
+    """Opens a ``.npy`` file of vectors.
+
+    Args:
+      path: the file.
+      rows: N, how many vectors it must hold.
+      remedy: what to do where it is damaged.
+
+    Returns:
+      float32 ``[N, D]``, memory-mapped and read-only.
+
+    Raises:
+      ModelError: the file is missing or damaged, or holds another number of vectors.
+    """
     try:
-        with replacing(out) as fresh:
-            # A memory-map cannot be empty.
-            shape = (len(texts), encoder.dim)
-            if all(shape):
-                mapped = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
-                _encode_into(mapped, texts, encoder, store, progress, chunk)
-                mapped.flush()
-            else:
-                with fresh.open("wb") as stream:
-                    np.save(stream, np.zeros(shape, np.float32))
-        return np.load(out, mmap_mode="r" if all(shape) else None)
-    except OSError as error:
-        raise DataError(f"the vectors cannot be written to {out}: {error.strerror or error}") from error
+        vectors = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): {remedy}.") from error
+    if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
+        raise ModelError(
+            f"{path} is damaged: expected float32 [{rows}, D], found {vectors.dtype} {list(vectors.shape)}; {remedy}."
+        )
+    return vectors
 
 
 def _encode_into(

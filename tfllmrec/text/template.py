@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tfllmrec.data.cleaning.item_text import strip_html
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.errors import ConfigError
+from tfllmrec.wording import nearest
 
 # What the auto template is put together from, in this order; the first column of a line that is there is taken.
 _AUTO = (
@@ -143,7 +143,7 @@ class ItemTemplate:
     def _require(self, items: pd.DataFrame) -> None:
         for name in self.columns:
             if name not in items:
-                near = difflib.get_close_matches(name, map(str, items.columns), n=1, cutoff=0.0)
+                near = nearest(name, map(str, items.columns), cutoff=0.0)
                 raise ConfigError(
                     f"text.template {self.template!r} names the column {name!r}, which the items table does not have. "
                     + (f"The nearest is {near[0]!r}; it has " if near else "It has ")

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
+from pydantic import ConfigDict
 
-from tfllmrec.durable import write_text
+from tfllmrec.durable import read_json, sync, write_text, writing
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.models.hybrid import Hybrid
@@ -79,7 +80,9 @@ class StepProgress(tf.keras.callbacks.Callback):
 
 @dataclass
 class FitState:
-    """How far a fit has come: all that is needed to go on as if nothing had happened."""
+    """How far a fit has come: all that it needs to continue as if it had not been interrupted."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # in a file; a key that is missing has its default
 
     epochs_done: int = 0
     best_epoch: int = -1
@@ -89,13 +92,13 @@ class FitState:
 
     @classmethod
     def load(cls, folder: Path) -> FitState:
+        """The state in a folder of checkpoints; the initial one where there is none.
+
+        Raises:
+          ModelError: it is damaged.
+        """
         path = folder / "state.json"
-        if not path.exists():
-            return cls()
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{path} is damaged ({error}): delete {folder} and fit again.") from error
+        return read_json(path, cls, f"delete {folder} and fit again") if path.exists() else cls()
 
     def save(self, folder: Path) -> None:
         write_text(folder / "state.json", json.dumps(asdict(self), indent=1))
@@ -105,8 +108,8 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
     """Saves after each epoch, keeps the best, stops when ``patience`` epochs brought nothing better.
 
     An epoch's weights, optimizer and noise counters are written to a folder of their own; only then does one renamed
-    JSON file point to it. A run that is killed in between goes on from the epoch before, and, since batches and noise
-    are functions of seed and step, ends where an undisturbed run does.
+    JSON file point to it. A run that is killed in between, or finds the disk full, continues from the epoch before. It
+    gives the result of an undisturbed run, since batches and noise are functions of seed and step.
 
     Args:
       folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of :class:`Scoreboard`.
@@ -132,9 +135,7 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         value = (logs or {})["selection"]
         target = self._path(epoch)
-        shutil.rmtree(target.parent, ignore_errors=True)
-        target.parent.mkdir(parents=True)
-        self._checkpoint(self.model).write(str(target))
+        write_weights(target, model=self.model, optimizer=self.model.optimizer)
         state = self.state
         state.epochs_done = epoch + 1
         state.values.append(value)
@@ -152,17 +153,47 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
         return self.folder / f"epoch-{epoch}" / "weights"
 
     def _read(self, model: tf.keras.Model, epoch: int) -> None:
-        try:
-            self._checkpoint(model).read(str(self._path(epoch))).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise ModelError(
-                f"The checkpoint {self._path(epoch)} does not fit this model: it was made with other settings or is "
-                f"damaged. Fit into another folder. ({str(error).splitlines()[0]})"
-            ) from error
+        remedy = f"delete {self.folder} and fit again, or fit into another folder"
+        read_weights(self._path(epoch), remedy, model=model, optimizer=model.optimizer)
 
-    @staticmethod
-    def _checkpoint(model: tf.keras.Model) -> tf.train.Checkpoint:
-        return tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+def write_weights(prefix: Path, **objects: Any) -> None:
+    """Writes a checkpoint of ``objects`` into the folder of ``prefix``, in place of anything there.
+
+    Raises:
+      WriteError: the disk is full, read-only or broken; the folder is gone then.
+    """
+    folder = prefix.parent
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            tf.train.Checkpoint(**objects).write(str(prefix))
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # half of a checkpoint is of no use, and takes room
+            raise
+
+
+def read_weights(prefix: Path, remedy: str, **objects: Any) -> None:
+    """Restores ``objects`` from a checkpoint that :func:`write_weights` wrote with the same names.
+
+    Args:
+      prefix: as it was written.
+      remedy: what to do where it is damaged.
+
+    Raises:
+      ModelError: it is missing, damaged, or of a model with other settings.
+    """
+    try:
+        status = tf.train.Checkpoint(**objects).read(str(prefix))
+        status.assert_existing_objects_matched().expect_partial()
+    except Exception as error:  # TensorFlow raises nearly anything on a damaged checkpoint
+        raise ModelError(
+            f"{prefix} cannot be read; it is damaged, or was written with other settings "
+            f"({str(error).partition(chr(10))[0]}): {remedy}."
+        ) from error
 
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
@@ -178,10 +209,7 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         write_text(path, json.dumps(settings, indent=1))
         return
-    try:
-        there = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}): delete {path.parent} and start again") from error
+    there = read_json(path, dict[str, Any], f"delete {path.parent} and start again")
     if other := [name for name in settings if there.get(name) != settings[name]]:
         raise ModelError(
             f"{path.parent} belongs to a run with other {', '.join(other)}: name another folder, or delete this one"

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.config import DistillationConfig
+from tfllmrec.durable import read_json
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder
@@ -62,14 +63,7 @@ class QueryEncoderRecord:
         Raises:
           ModelError: it is damaged.
         """
-        try:
-            fields = json.loads((folder / RECORD).read_text())
-            fields["agreement"] = {kind: Agreement(**values) for kind, values in fields["agreement"].items()}
-            return cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelError(
-                f"{folder / RECORD} cannot be read ({error}): delete {folder}, it is made again."
-            ) from error
+        return read_json(folder / RECORD, cls, f"delete {folder}, it is made again")
 
     def lines(self) -> list[str]:
         """For people: what is lost, and what is gained."""

@@ -21,6 +21,7 @@ from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
 from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
+from tfllmrec.durable import read_json
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.protocol import Result, paired_difference
@@ -90,12 +91,7 @@ class RankingRecord:
         Raises:
           ModelError: it is damaged.
         """
-        try:
-            return cls(**json.loads((folder / RECORD).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"{folder / RECORD} cannot be read ({error}): copy {folder} back, or fit again."
-            ) from error
+        return read_json(folder / RECORD, cls, f"copy {folder} back, or fit again")
 
     def line(self) -> str:
         """For people."""
@@ -178,8 +174,8 @@ def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConf
     checkpoint = tf.train.Checkpoint(network=model.network)
     try:
         checkpoint.read(str(folder / WEIGHTS_FILE)).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # TensorFlow raises nearly anything on a damaged checkpoint
+        reason = str(error).partition("\n")[0]
         raise ModelError(
             f"The ranking model in {folder} cannot be read ({reason}): copy the folder back, or fit again."
         ) from error

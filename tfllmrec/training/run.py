@@ -18,6 +18,7 @@ RUN/
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
@@ -25,25 +26,24 @@ import resource
 import shutil
 import sys
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import BaseModel, Field, model_validator
 
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
-from tfllmrec.config import ExperimentConfig, dump_config, load_config
+from tfllmrec.config import PARAPHRASE, ExperimentConfig, dump_config, load_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import replacing, write_text
+from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
@@ -52,6 +52,7 @@ from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.progress import show_progress
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.defaults import validation_sample
+from tfllmrec.wording import visible
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.ranking import RankingRecord
 
 PER_QUERY = "per_query.npz"
+_REMEDY = "copy it back, or fit again into another folder"
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
@@ -78,15 +80,67 @@ Tell = Callable[[str], None]
 
 
 def to_stderr(line: str) -> None:
-    """Where progress goes: standard output belongs to results."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line of progress; standard output belongs to results."""
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+class _Measured(BaseModel):
+    """The keys of ``metrics.json`` that are read."""
+
+    class Data(BaseModel):
+        name: str
+
+    class Split(BaseModel, extra="allow"):
+        __pydantic_extra__: dict[str, int | float]
+
+        kind: str
+        queries: int
+
+    data: Data
+    split: Split
+    results: dict[str, dict[str, float | None]] = Field(min_length=1)
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    alarms: list[str] = []
+    ranking: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _each_has_figures(self) -> Self:
+        for name, figures in self.results.items():
+            if name not in self.intervals or not any(label.startswith("ndcg@") for label in figures):
+                raise ValueError(f"{name} lacks ndcg or intervals")
+        return self
+
+
+class _Recorded(BaseModel):
+    """The keys of ``run.json`` that are read."""
+
+    seed: int
+    data_sha256: str
+    seconds: float
+    peak_memory_mb: float
+    versions: dict[str, str | None]
+    source: dict[str, Any]
+    chosen: list[str]
+
+
+class _ReadBy(BaseModel):
+    """``vectors.json``."""
+
+    encoder: str
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder that exists; see the module's text for what is in it."""
+    """A run folder that exists; see the module's text for its content.
+
+    Attributes:
+      folder: the run's.
+      paraphrase: the ``tuning.paraphrase`` that the caller allows to be called. A run that records another one trains
+        no text tower.
+    """
 
     folder: Path
+    paraphrase: str | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Run:
@@ -109,17 +163,25 @@ class Run:
     @property
     def config(self) -> ExperimentConfig:
         """The config as it is in the folder now: resolved once the model is fitted."""
-        return load_config(self.folder / "config.yaml", []).config
+        return load_config(self.folder / "config.yaml", of_run=True).config
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What ``evaluate --json`` prints."""
-        return self._json("metrics.json")
+        """The content of ``metrics.json``, which ``evaluate --json`` prints.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        return self._json("metrics.json", _Measured)
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """``run.json``: seed, versions, data hash, time and memory, source, what was chosen."""
-        return self._json("run.json")
+        """``run.json``: seed, versions, data hash, time and memory, source, choices.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        return self._json("run.json", _Recorded)
 
     @cached_property
     def per_query(self) -> dict[str, np.ndarray]:
@@ -130,10 +192,16 @@ class Run:
         """
         path = self.folder / PER_QUERY
         try:
-            with np.load(path) as stored:
-                return dict(stored.items())
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise ModelError(f"{path} cannot be read ({error}): fit again into another folder.") from error
+            with np.load(path, allow_pickle=False) as stored:
+                columns = dict(stored.items())
+            queries = len(columns["user_ids"])
+            for column, values in columns.items():
+                if values.shape != (queries,) or (column != "user_ids" and values.dtype != np.float64):
+                    raise ValueError(f"{column}: expected float64 [{queries}], found {values.dtype} {values.shape}")
+        except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
+            reason = str(error).partition(".")[0]  # numpy adds how to load pickled objects, which nobody should
+            raise ModelError(f"{path} cannot be read ({reason}): {_REMEDY}.") from error
+        return columns
 
     @cached_property
     def results(self) -> dict[str, Result]:
@@ -142,16 +210,16 @@ class Run:
         for column, values in self.per_query.items():
             name, colon, label = column.partition(":")
             if colon:
+                if name not in results:
+                    raise ModelError(f"{self.folder / PER_QUERY} is damaged (metrics.json has no {name!r}): {_REMEDY}.")
                 results[name].per_query[label] = values
         return results
 
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / name).read_text())
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"{self.folder / name} cannot be read ({error}): fit again into another folder."
-            ) from error
+    def _json(self, name: str, keys: type[BaseModel] | None = None) -> dict[str, Any]:
+        """A JSON file with all that it holds, after a check of the ``keys`` that are read."""
+        if keys is not None:
+            read_json(self.folder / name, keys, _REMEDY)
+        return read_json(self.folder / name, dict[str, Any], _REMEDY)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -163,22 +231,33 @@ class Run:
 
     @cached_property
     def text(self) -> np.ndarray:
-        """float32 ``[N, Dt]``."""
-        try:
-            return np.load(self.folder / "vectors.npy", mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{self.folder}/vectors.npy cannot be read ({error}): fit again.") from error
+        """float32 ``[N, Dt]``.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        from tfllmrec.text.store import read_vectors
+
+        again = "fit again" if self.complete else f"delete it, and continue with 'tfllmrec fit --resume {self.folder}'"
+        return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
     def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
         """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
 
         Raises:
           ConfigError, DataError, ModelError: the encoder cannot be loaded or trained, is missing from a complete run,
-            or is not the one that encoded the items.
+            is not the one that encoded the items, or would be trained with a function that nobody allowed.
         """
-        from tfllmrec.training.text_tower import prepared_encoder
+        from tfllmrec.training.text_tower import is_tuned, prepared_encoder
 
         config = self.config
+        function = config.tuning.paraphrase
+        tunes = config.text.mode != "frozen" and not is_tuned(self.folder / "text")
+        if tunes and function not in (None, self.paraphrase):
+            raise ConfigError(
+                f"{self.folder} records {PARAPHRASE}={function}, a function that would be called now. A stored config "
+                f"may not do that: allow the call with --set {PARAPHRASE}={function}."
+            )
         trained = config.text.mode != "frozen" or config.text.pretrain_epochs
         if self.complete and trained and not (self.folder / "text" / "tower.json").is_file():
             raise ModelError(
@@ -187,7 +266,7 @@ class Run:
         template = ItemTemplate.from_items(self.split.items, config.text.template)
         encoder = prepared_encoder(self.folder / "text", self.split, template, config, tell)
         if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
-            then = self._json("vectors.json")["encoder"]
+            then = self._json("vectors.json", _ReadBy)["encoder"]
             if then != encoder.fingerprint:
                 raise ModelError(
                     f"{self.folder}: the items' texts were read by another encoder (fingerprint {then[:12]}) than text."
@@ -249,17 +328,11 @@ class Run:
         Raises:
           ModelError: the saved weights are damaged or not of this data.
         """
-        import tensorflow as tf
-
+        from tfllmrec.training.callbacks import read_weights
         from tfllmrec.training.fit import build_hybrid
 
         model = build_hybrid(self.split, np.asarray(self.text), self.config)
-        checkpoint = tf.train.Checkpoint(model=model)
-        try:
-            checkpoint.read(str(self.folder / "model" / "weights")).assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"The weights in {self.folder}/model cannot be read ({reason}): fit again.") from error
+        read_weights(self.folder / "model" / "weights", "fit again", model=model)
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
@@ -299,35 +372,47 @@ def fit_experiment(
 ) -> Run:
     """Reads, splits, encodes, fits, measures; writes a run folder.
 
+    The folder is locked meanwhile: a second process that would write to it ends with an error.
+
     Args:
       config: may say *auto*.
       out: the run folder; by default ``runs/NAME``, with a number where that is taken.
       base: where relative data paths start.
-      resume: go on with the interrupted run in ``out``; its config and its data are used.
+      resume: continue the interrupted run in ``out``. It keeps its own config and data; of ``config`` only
+        ``tuning.paraphrase`` counts, which is called only where both name the same function.
       tell: called with a line for each step.
 
     Returns:
       The complete run.
 
     Raises:
-      ConfigError: ``out`` is taken (without resume) or not there (with it).
+      ConfigError: ``out`` is taken (without resume), not there (with it), or in use by another process; or the run
+        would call a function that ``config`` does not name.
+      WriteError: the disk is full, read-only or broken. All that was finished before stays, and resume continues there.
       DataError, ModelError: see the steps.
     """
-    start = time.monotonic()
-    if resume:
-        if out is None or not (out / "config.yaml").is_file():
-            raise ConfigError(
-                f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'."
-            )
-        run = Run(out)
-        if run.complete:
-            tell(f"{out} is complete already.")
-            return run
-        config = load_config(out / "config.yaml", []).config
-    else:
-        run, config = start_run(config, out, base=base, tell=tell)
-        out = run.folder
-        tell(f"run folder: {out}")
+    if not resume:
+        with start_run(config, out, base=base, tell=tell) as (run, config):
+            tell(f"run folder: {run.folder}")
+            return _fit(run, config, tell)
+    if out is None or not (out / "config.yaml").is_file():
+        raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
+    run = Run(out, config.tuning.paraphrase)
+    if run.complete:
+        tell(f"{out} is complete already.")
+        return run
+    with locked(out):
+        return _fit(run, run.config, tell)
+
+
+def _fit(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
+    """All steps of a fit in a locked folder, from any of them on."""
+    with writing(run.folder, f"Make room, then continue with: tfllmrec fit --resume {run.folder}"):
+        return _fit_and_measure(run, config, tell)
+
+
+def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
+    start, out = time.monotonic(), run.folder
     dataset, split = run.dataset, run.split
     tell(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
@@ -340,12 +425,14 @@ def fit_experiment(
     if run._query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
     record = out / "run.json"
-    chosen: list[str] = json.loads(record.read_text())["chosen"] if record.is_file() else []
+    earlier = run._json("run.json", _Recorded) if record.is_file() else {}
+    chosen: list[str] = earlier.get("chosen", [])
 
     def remember(line: str) -> None:
         if line.startswith("chosen: ") and (said := line.removeprefix("chosen: ")) not in chosen:
@@ -353,10 +440,9 @@ def fit_experiment(
         tell(line)
 
     fitted = fit_hybrid(split, text, config, out, remember)
-    _save_model(fitted.model, out / "model")
+    write_weights(out / "model" / "weights", model=fitted.model)
     if said := settle_epochs(fitted.config.ranking, split):
         remember(f"chosen: {said}")
-    earlier = run._json("run.json") if record.is_file() else {}
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(fitted.config))
 
@@ -377,25 +463,38 @@ def fit_experiment(
     return run
 
 
-def start_run(config: ExperimentConfig, out: Path | None, *, base: Path, tell: Tell) -> tuple[Run, ExperimentConfig]:
+@contextlib.contextmanager
+def start_run(
+    config: ExperimentConfig, out: Path | None, *, base: Path, tell: Tell
+) -> Iterator[tuple[Run, ExperimentConfig]]:
     """Reads the data, and makes a run folder that stands alone: its config reads the data beside it.
+
+    The folder is locked until the block ends.
 
     Args:
       config: may say *auto*; it is not changed.
       out: the folder; by default ``runs/NAME``, with a number where that is taken.
       base: where relative data paths start.
 
-    Returns:
+    Yields:
       The run, and its config, whose data paths start in its folder.
 
     Raises:
-      ConfigError: ``out`` is taken.
+      ConfigError: ``out`` is taken, or in use by another process.
       DataError: the data cannot be read or split.
+      WriteError: the disk is full, read-only or broken.
     """
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
     dataset = read_dataset(config.data, base)
-    out = _free_folder(out, dataset.name)
+    with _free_folder(out, dataset.name) as out:
+        yield _begun(config, source, dataset, out, base, tell)
+
+
+def _begun(
+    config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, out: Path, base: Path, tell: Tell
+) -> tuple[Run, ExperimentConfig]:
+    """Writes what a run starts from into its folder, which is free."""
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
     for line in dataset.report.lines():
         tell(f"data: {line}")
@@ -413,7 +512,7 @@ def start_run(config: ExperimentConfig, out: Path | None, *, base: Path, tell: T
             setattr(config.text, role, str((base / handle).resolve()))
     config.split = config.split.model_copy(update={"kind": make_split(dataset, config.split, config.seed).kind})
     write_text(out / "config.yaml", dump_config(config))
-    return Run(out), config
+    return Run(out, config.tuning.paraphrase), config
 
 
 def baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
@@ -562,7 +661,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         return nothing
     config.text.template = template.template
     if path.is_file():
-        return np.load(path, mmap_mode="r")
+        return run.text
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
     # Before the vectors, which so are never without it.
@@ -570,13 +669,6 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
         return encode_items(template.texts(run.split.items), encoder, store, progress, out=path)
-
-
-def _save_model(model: Hybrid, folder: Path) -> None:
-    import tensorflow as tf
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tf.train.Checkpoint(model=model).write(str(folder / "weights"))
 
 
 def _record(
@@ -613,24 +705,28 @@ def _record(
     }
 
 
-def _free_folder(out: Path | None, name: str) -> Path:
-    """``out`` if it is free, else the next free ``runs/NAME``."""
-    if out is not None:
-        held = [path for path in out.iterdir() if not _unfinished(path)] if out.is_dir() else []
+@contextlib.contextmanager
+def _free_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """Locks ``out`` if it is free, else the next free ``runs/NAME``, and empties it of a run that learnt nothing."""
+    if out is None:
+        out, number = Path("runs") / name, 1
+        while out.exists():
+            number += 1
+            out = Path("runs") / f"{name}-{number}"
+    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    if out.is_file():
+        raise ConfigError(taken)
+    with locked(out):
+        held = [path for path in out.iterdir() if not unfinished(path)]
         ours = (out / "source.json").is_file() and all(path.name in BEFORE_TRAINING for path in held)
-        if out.is_file() or (held and not ours):
-            raise ConfigError(f"{out} is not empty: name another folder with --out, or continue with --resume {out}.")
+        if held and not ours:
+            raise ConfigError(taken)
         # A run that ended before it had learnt anything is started again: its settings may have been the mistake.
         for path in held:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return out
-    out, number = Path("runs") / name, 1
-    while out.exists():
-        number += 1
-        out = Path("runs") / f"{name}-{number}"
-    return out
+        yield out
 
 
-def _unfinished(path: Path) -> bool:
-    """Whether a killed process left it half-written."""
+def unfinished(path: Path) -> bool:
+    """Whether a file of a run folder is its lock, or was left half-written by a killed process."""
     return path.name.startswith(".") or path.name.endswith(".tmp")

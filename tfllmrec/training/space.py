@@ -278,4 +278,4 @@ def _try(config: ExperimentConfig, settings: dict[str, Any], *tried: Setting) ->
     try:
         return with_settings(config, settings)
     except ConfigError as error:
-        raise ConfigError(f"{error}\n(of {' and '.join(f'--over {setting}' for setting in tried)})") from None
+        raise ConfigError(*error.args, f"(of {' and '.join(f'--over {setting}' for setting in tried)})") from None

@@ -18,7 +18,7 @@ from tfllmrec.config import ExperimentConfig, TextConfig, TuningConfig
 from tfllmrec.data.pairs import ItemPairs, item_pairs
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
-from tfllmrec.durable import write_text
+from tfllmrec.durable import locked, read_json, write_text
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.models.baselines import TextSimilarity
@@ -40,6 +40,8 @@ LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-
 
 #: Parts of a batch, each as wide as its own longest text: with so many, two fifths of the padding's work is saved.
 LENGTH_GROUPS = 4
+
+TUNED = "tuned.safetensors"
 
 Tell = Callable[[str], None]
 
@@ -63,9 +65,13 @@ class TowerRecord:
 
     @classmethod
     def load(cls, folder: Path) -> TowerRecord | None:
-        """That of a run's ``text`` folder; ``None`` where its encoder is as it came."""
+        """That of a run's ``text`` folder; ``None`` where its encoder is as it came.
+
+        Raises:
+          ModelError: it is damaged.
+        """
         path = folder / "tower.json"
-        return cls(**json.loads(path.read_text())) if path.is_file() else None
+        return read_json(path, cls, f"copy {folder} back, or fit again") if path.is_file() else None
 
     def save(self, folder: Path) -> None:
         write_text(folder / "tower.json", json.dumps(asdict(self), indent=1))
@@ -313,12 +319,17 @@ def tune_tower(
     return tuning, best_epoch
 
 
+def is_tuned(folder: Path) -> bool:
+    """Whether a tower's folder has a complete tuning, so that :func:`prepared_encoder` has nothing to tune."""
+    return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # which is written last
+
+
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:
     """The encoder that a config asks for, pretrained and tuned where the config says so.
 
-    Each step is done once; its result is stored in ``folder``.
+    Each step is done once; its result is stored in ``folder``, which is locked meanwhile.
 
     Args:
       folder: of the tower; pretraining writes ``encoder/``, a Hub SavedModel, and tuning ``tuned.safetensors``.
@@ -328,8 +339,19 @@ def prepared_encoder(
     Raises:
       ConfigError, DataError, ModelError: see the steps.
     """
+    encoder = TextEncoder.from_config(config.text)
+    if config.text.mode == "frozen" and not config.text.pretrain_epochs:
+        return encoder
+    if TowerRecord.load(folder) is not None:  # a complete run's may be on a disk that cannot be written
+        return _prepared(encoder, folder, split, template, config, tell)
+    with locked(folder):
+        return _prepared(encoder, folder, split, template, config, tell)
+
+
+def _prepared(
+    encoder: TextEncoder, folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
+) -> TextEncoder:
     start, text = time.monotonic(), config.text
-    encoder = TextEncoder.from_config(text)
     pretrained = folder / "encoder"
     if text.pretrain_epochs:
         if not pretrained.is_dir():
@@ -347,13 +369,12 @@ def prepared_encoder(
             pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size, pooling=text.pooling
         )
     if text.mode == "frozen":
-        if text.pretrain_epochs:
-            if TowerRecord.load(folder) is None:
-                _record(encoder.text_to_vector.encoder.trainable_variables, [pretrained], start).save(folder)
-            _tidy(folder)
+        if TowerRecord.load(folder) is None:
+            _record(encoder.text_to_vector.encoder.trainable_variables, [pretrained], start).save(folder)
+        _tidy(folder)
         return encoder
-    tuned = folder / "tuned.safetensors"
-    if tuned.is_file() and TowerRecord.load(folder) is not None:  # which is written last
+    tuned = folder / TUNED
+    if is_tuned(folder):
         _tidy(folder)
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint, text.pooling))
         return encoder

@@ -34,14 +34,14 @@ from tensorboard.plugins.hparams import api as hp
 
 from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config
 from tfllmrec.data.splits import Split
-from tfllmrec.durable import write_text
-from tfllmrec.errors import ConfigError, ModelError, TfllmrecError
+from tfllmrec.durable import locked, read_json, replacing, write_text, writing
+from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.progress import show_progress
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.defaults import sizes
 from tfllmrec.training.fit import choose, fit_hybrid
-from tfllmrec.training.run import Run, Tell, encode, start_run, to_stderr
+from tfllmrec.training.run import Run, Tell, encode, start_run, to_stderr, unfinished
 from tfllmrec.training.space import (
     Choice,
     Range,
@@ -61,12 +61,23 @@ if TYPE_CHECKING:
 #: Figures on validation that are kept of a trial, beside ``selection``.
 METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
+#: What is searched; a folder with it is a search.
+PLAN = "search.json"
+_REMEDY = "search again into another folder"
 #: Drawn at random before the sampler draws by what it has seen.
 RANDOM_TRIALS = 10
 #: No trial is given up before so many are complete, nor in its first epoch.
 UNPRUNED_TRIALS = 5
 #: With fewer complete trials than these, how much each setting matters is not said.
 IMPORTANCE_TRIALS = 8
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The content of :data:`PLAN`."""
+
+    trials: int
+    space: list[str]
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,8 @@ def tune(
     The first trial has the config's own values, or what a fit would choose for *auto*, as far as the space holds them:
     the best trial is no worse than that. Item-item weights that no trial changes are chosen once, for all.
 
+    The folder is locked meanwhile: a second process that would write to it ends with an error.
+
     Args:
       config: what trials vary; may say *auto*.
       out: folder to write; by default ``runs/tune``, with a number where that is taken.
@@ -144,53 +157,73 @@ def tune(
       tell: called with a line for each step.
 
     Raises:
-      ConfigError: optuna is not installed, ``out`` is taken, or there is nothing to search.
+      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or nothing is to be searched.
+      WriteError: the disk is full, read-only or broken. The finished trials stay, and :func:`resume` continues.
       DataError: see :func:`fit_experiment`.
       ModelError: all trials failed.
     """
     require_optuna()
     if space is None:
         space = default_space(config)
-    out = _free_folder(out)
-    tell(f"search folder: {out}")
-    run, config = start_run(config, out / "base", base=base, tell=tell)
-    # Before the texts are encoded, since a text tower may be trained for that: from here on it is gone on with.
-    plan = {"trials": trials, "space": [str(setting) for setting in space]}
-    write_text(out / "search.json", json.dumps(plan, indent=1))
-    try:
-        text = encode(run, config, tell)
-    except TfllmrecError:
-        if not (run.folder / "text").exists():  # nothing is learnt yet, and its settings may have been the mistake
-            (out / "search.json").unlink()
-        raise
-    return _search(run, config, text, space, trials, out, tell)
+    with (
+        _free_folder(out) as out,
+        _continued(out),
+        start_run(config, out / "base", base=base, tell=tell) as (run, config),
+    ):
+        tell(f"search folder: {out}")
+        # Before the texts are encoded, since a text tower may be trained for that: from here on resume continues it.
+        plan = {"trials": trials, "space": [str(setting) for setting in space]}
+        write_text(out / PLAN, json.dumps(plan, indent=1))
+        try:
+            text = encode(run, config, tell)
+        except TfllmrecError:
+            if not (run.folder / "text").exists():  # nothing is learnt yet, and its settings may have been the mistake
+                (out / PLAN).unlink()
+            raise
+        return _search(run, config, text, space, trials, out, tell)
 
 
-def resume(out: Path, trials: int | None = None, *, tell: Tell = to_stderr) -> Search:
-    """Goes on with an interrupted search, or with a complete one for more trials.
+def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = None, tell: Tell = to_stderr) -> Search:
+    """Continues an interrupted search, or a complete one for more trials.
 
     Args:
       out: its folder.
       trials: how many there should be in the end; by default as many as the search was begun with.
+      paraphrase: the function of ``tuning.paraphrase``, if the search was begun with one and has a text tower to tune.
 
     Raises:
-      ConfigError: optuna is not installed, or there is no search in ``out``.
+      ConfigError: optuna is not installed, there is no search in ``out``, another process writes to it, or it would
+        call a function that is not ``paraphrase``.
+      WriteError: as for :func:`tune`.
       ModelError: the folder is damaged, or all trials failed.
     """
     require_optuna()
-    plan = out / "search.json"
+    plan = out / PLAN
     if not plan.is_file():
         raise ConfigError(
             f"Nothing to resume: {out} has no search.json. Start a search with 'tfllmrec tune CONFIG --out'."
         )
-    run = Run(out / "base")
-    config = run.config
+    with locked(out), locked(out / "base"), _continued(out):
+        run = Run(out / "base", paraphrase)
+        config = run.config
+        begun = read_json(plan, _Plan, _REMEDY)
+        try:
+            space = parse_space(begun.space, config)
+        except ConfigError as error:
+            raise ModelError(f"{plan} is damaged ({'; '.join(error.args)}): {_REMEDY}.") from error
+        return _search(run, config, encode(run, config, tell), space, trials or begun.trials, out, tell)
+
+
+@contextmanager
+def _continued(out: Path) -> Iterator[None]:
+    """Adds to an error of a full disk how the search continues."""
     try:
-        begun = json.loads(plan.read_text())
-        space, trials = parse_space(begun["space"], config), trials or int(begun["trials"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{plan} is damaged ({error}): search again into another folder.") from error
-    return _search(run, config, encode(run, config, tell), space, trials, out, tell)
+        with writing(out):
+            yield
+    except WriteError as error:
+        if (out / PLAN).is_file():
+            error.args += (f"Make room, then continue with: tfllmrec tune --resume {out}",)
+        raise
 
 
 class Pruning(tf.keras.callbacks.Callback):
@@ -267,7 +300,8 @@ def _open_study(path: Path) -> optuna.Study:
     optuna = require_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if path.is_file() and not (kept := path.read_bytes()).endswith(b"\n"):
-        path.write_bytes(kept[: kept.rfind(b"\n") + 1])  # a line that was cut off while it was written
+        with replacing(path) as fresh:
+            fresh.write_bytes(kept[: kept.rfind(b"\n") + 1])  # a line that was cut off while it was written
     try:
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -277,8 +311,10 @@ def _open_study(path: Path) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1),
             load_if_exists=True,
         )
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{path} is damaged ({error}): search again into another folder.") from error
+    except OSError:  # optuna writes the journal, too
+        raise
+    except Exception as error:  # optuna raises nearly anything on a damaged journal
+        raise ModelError(f"{path} is damaged ({error!r}): {_REMEDY}.") from error
     for left in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(left.number, state=optuna.trial.TrialState.FAIL)
     return study
@@ -301,7 +337,7 @@ def _run_trial(
     tell(f"trial {number}: {', '.join(f'{key} {_short(value)}' for key, value in settings.items())}")
     folder = out / f"trial-{number}"
     marker = folder / "settings.json"
-    if folder.exists() and not (marker.is_file() and marker.read_text() == said):
+    if folder.exists() and not (marker.is_file() and marker.read_bytes() == said.encode()):
         shutil.rmtree(folder)
     write_text(marker, said)
 
@@ -363,7 +399,10 @@ def _publish(study: optuna.Study, space: Sequence[Setting], out: Path) -> Search
     optuna = require_optuna()
     states = optuna.trial.TrialState
     finished = study.get_trials(states=[states.COMPLETE, states.PRUNED])
-    trials = [_trial_of(number, trial) for number, trial in enumerate(finished, start=1)]
+    try:
+        trials = [_trial_of(number, trial) for number, trial in enumerate(finished, start=1)]
+    except KeyError as error:
+        raise ModelError(f"{out / 'study.log'} is damaged (a trial lacks {error}): {_REMEDY}.") from error
     complete = sum(trial.state == "complete" for trial in trials)
     search = Search(out, trials, _importance(study) if complete >= IMPORTANCE_TRIALS else {})
     _write_hparams(out, space, trials)
@@ -457,16 +496,21 @@ def _plain(setting: Setting, value: Any) -> bool | int | float | str:
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
-def _free_folder(out: Path | None) -> Path:
-    """``out`` if it is free, else the next free ``runs/tune``."""
+@contextmanager
+def _free_folder(out: Path | None) -> Iterator[Path]:
+    """Locks ``out`` if it is free, else the next free ``runs/tune``."""
     if out is None:
         out, number = Path("runs/tune"), 1
         while out.exists():
             number += 1
             out = Path(f"runs/tune-{number}")
-    elif out.is_file() or (out.is_dir() and {path.name for path in out.iterdir()} - {"base"}):
-        raise ConfigError(f"{out} is not empty: name another folder with --out, or continue with --resume {out}.")
-    return out
+    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    if out.is_file():
+        raise ConfigError(taken)
+    with locked(out):
+        if any(path.name != "base" for path in out.iterdir() if not unfinished(path)):
+            raise ConfigError(taken)
+        yield out
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.wording import nearest
 
 EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
 TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
@@ -54,7 +54,7 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
     plain = {plain_name(k): k for k in known if len(plain_name(k)) > 2}
-    close = difflib.get_close_matches(plain_name(name), list(plain), n=1, cutoff=0.6)
+    close = nearest(plain_name(name), plain)
     return plain[close[0]] if close else None
 
 
@@ -62,8 +62,8 @@ def _shown(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
-def nearest_hint(nearest: str | None) -> str:
-    return f" (nearest: {nearest!r})" if nearest else ""
+def nearest_hint(name: str | None) -> str:
+    return f" (nearest: {name!r})" if name else ""
 
 
 def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:

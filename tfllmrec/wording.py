@@ -1,0 +1,72 @@
+"""What messages are made of: text from files with its invisible characters shown, short values, and nearest names."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+# Signs that Unicode counts as format characters, although they are written: those before Arabic, Syriac and Kaithi
+# numbers, and those that arrange Egyptian hieroglyphs.
+_WRITTEN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
+# Letters and marks that have no width, or look like a space.
+_BLANK = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0}
+# Joiners shape the letters of scripts from Hebrew onwards, and emoji; among Latin, Greek and Cyrillic they only hide.
+_JOINERS, _FIRST_JOINED = "\u200c\u200d", "\u0590"
+
+#: Longer words are compared with nothing, and of more names only the first are: a comparison takes time.
+LONGEST_WORD, MOST_NAMES = 100, 5000
+
+_VALUES = reprlib.Repr()
+_VALUES.maxlevel, _VALUES.maxstring, _VALUES.maxother, _VALUES.maxlong = 2, 78, 78, 40
+
+
+def visible(text: str) -> str:
+    r"""One line as a terminal may show it: control and bidirectional characters and the like as their escapes.
+
+    ``\x1b``, ``\n``, ``\u202e``, ``\u200b`` and lone surrogates are written as Python writes them in a string. Letters,
+    marks and signs of every script stay as they are, and so do joiners between letters that they shape and in emoji.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if _hidden(char, text[place - 1 : place], text[place + 1 : place + 2])
+        else char
+        for place, char in enumerate(text)
+    )  # fmt: skip
+
+
+def _hidden(char: str, before: str, after: str) -> bool:
+    category = unicodedata.category(char)
+    if char in _JOINERS:
+        return not all(other >= _FIRST_JOINED and unicodedata.category(other) != "Cf" for other in (before, after))
+    if category == "Cf":
+        return ord(char) not in _WRITTEN
+    return category in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _BLANK
+
+
+def shown(value: Any) -> str:
+    """A value as YAML and Python write it, at most 80 characters, however large or deeply nested it is."""
+    if value is None:
+        return "null"
+    text = _VALUES.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def nearest(word: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The ``n`` names most like a word, best first, in a time that does not grow with very many or very long names.
+
+    Args:
+      names: of more than :data:`MOST_NAMES`, those that begin like the word are compared.
+      cutoff: of the similarity, 0 to 1, see :func:`difflib.get_close_matches`.
+    """
+    if len(word) > LONGEST_WORD:
+        return []
+    alike = [name for name in names if len(name) <= LONGEST_WORD]
+    for end in range(1, len(word) + 1):
+        if len(alike) <= MOST_NAMES:
+            break
+        alike = [name for name in alike if name.startswith(word[:end])] or alike[:MOST_NAMES]
+    return difflib.get_close_matches(word, alike[:MOST_NAMES], n, cutoff)
