@@ -6,11 +6,8 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
-<<<<<<< HEAD
-from tfllmrec.layers.neighbour_scores import LONGEST
-=======
 from tfllmrec.errors import ModelError
->>>>>>> library
+from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,

@@ -15,6 +15,7 @@ from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.durable import sync, writing, writing_folder
+from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.interests import Interests, fit_interests

@@ -18,11 +18,14 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfllmrec.serving.embedded.batching import Joining
 from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import Signature, Tensors
+
+if TYPE_CHECKING:
+    from tfllmrec.serving.embedded.servable import Servable
 
 #: How long a process may take to end when it is told to.
 ENDS_WITHIN_S = 5.0
@@ -164,7 +167,7 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
     os._exit(0)  # or TensorFlow would be taken down in order, which takes seconds
 
 
-def _answer(servable: Any, pipe: Connection) -> None:
+def _answer(servable: Servable, pipe: Connection) -> None:
     """Answers the calls of one pipe until it is closed."""
     with suppress(EOFError, OSError):
         while True:
@@ -172,12 +175,12 @@ def _answer(servable: Any, pipe: Connection) -> None:
             size = sum(tensor.nbytes for tensor in inputs.values())
             answer: Tensors | _Failure
             try:
-                answer = servable.call(signature, inputs)
-                size += sum(tensor.nbytes for tensor in answer.values())
+                answer = outputs = servable.call(signature, inputs)
+                size += sum(tensor.nbytes for tensor in outputs.values())
             except Exception as error:
                 answer = _Failure(_as_request_error(error))
             pipe.send(answer)
-            del inputs, answer
+            inputs = answer = outputs = {}  # or they would be kept until the next call
             if size > LARGE_BYTES:
                 give_back_memory()
 
