@@ -27,14 +27,13 @@ SIZES = {
     "max_position_embeddings": 40,
 }
 
+#: Tracing it takes half the time.
+THIN = SIZES | {"num_hidden_layers": 1}
+
 
 def pytest_make_parametrize_id(config, val, argname):
     """Bytes are no part of a test's name: archives hold the second at which they were made."""
     return argname if isinstance(val, bytes) else None
-
-
-#: Tracing it takes half the time.
-THIN = SIZES | {"num_hidden_layers": 1}
 
 
 def random_state(seed: int = 7) -> dict[str, np.ndarray]:
