@@ -8,13 +8,13 @@ import numpy as np
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
-from tfllmrec.evaluation.report import hidden_columns, markdown_table, shown_columns, targets_of
+from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_table, shown_columns, targets_of
 from tfllmrec.training.run import Run
 
 #: How a figure of several seeds is to be read; stands above each table that has such figures.
 SEEDS = (
     "Each user's values are averaged over the seeds first; intervals are those of a paired bootstrap over users. In "
-    "brackets the lowest and the highest figure of a seed."
+    "brackets the lowest and the highest figure of a seed, where seeds differ."
 )
 ONE_SEED = "One seed: the intervals cover users only, not how far seeds lie apart."
 
@@ -84,9 +84,7 @@ def differences(
             claim = n_seeds >= CLAIM_SEEDS and (targets_of(results, label) or 0) >= CLAIM_TARGETS
             mark = "" if low <= 0 <= high else "*" if claim else "(*)"
             change = "" if name == name_of_whole else f" ({difference:+.4f}{mark})"
-            spread = result.spread.get(label)
-            seeds = f" ({spread[0]:.4f} to {spread[1]:.4f})" if spread else ""
-            cells.append(f"{result.metrics[label]:.4f}{change}{seeds}")
+            cells.append(f"{result.metrics[label]:.4f}{change}{between_seeds(result, label)}")
         rows.append([name, *cells, *(more[name][label] for label in further)] if more else [name, *cells])
     rows.append(["targets", *(f"{targets_of(results, label):,}" for label in columns), *[""] * len(further)])
     hidden = hidden_columns(results)

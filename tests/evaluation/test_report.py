@@ -71,6 +71,8 @@ def test_a_mean_over_seeds_shows_the_spread_of_the_seeds():
         "| hybrid | **0.3000 ±0.000** (0.1000 to 0.6000) | **0.6000** (0.2000 to 1.2000) | - "
         "| **0.3000** (0.1000 to 0.6000) |"
     )
+    alike = averaged([result(0.1, per_query=np.full(9, 0.1))] * 2, bootstrap=10)  # a baseline without a seed
+    assert " to " not in as_markdown({"ease": alike})
 
 
 def test_the_record_of_a_run_shows_the_same_table():

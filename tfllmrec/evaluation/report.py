@@ -59,15 +59,13 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
     """The same scoreboard as a Markdown table, ending in a newline.
 
     Args:
-      results: As for :func:`scoreboard`. Behind a figure that was averaged over seeds, the lowest and the highest of
-        the seeds stand in brackets.
+      results: As for :func:`scoreboard`. Behind a figure that was averaged over seeds, :func:`between_seeds`.
       quoted: Further rows, such as published figures: name -> label -> value. Cells without a value stay empty.
     """
     columns = shown_columns(results)
     rows = []
     for name, cells in _rows(results, columns):
-        spread = results[name].spread
-        seeds = [f" ({spread[x][0]:.4f} to {spread[x][1]:.4f})" if x in spread else "" for x in columns]
+        seeds = [between_seeds(results[name], label) for label in columns]
         marked = [f"**{text}**" if best else text for text, best in cells]
         rows.append([name, *(text + between for text, between in zip(marked, seeds, strict=True))])
     for name, figures in (quoted or {}).items():
@@ -75,6 +73,12 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
     rows.append(["targets", *_target_cells(results, columns)])
     hidden = hidden_columns(results)
     return "\n".join([*markdown_table(["", *columns], rows), *(["", hidden] if hidden else []), ""])
+
+
+def between_seeds(result: Result, label: str) -> str:
+    """`` (LOWEST to HIGHEST)`` of the seeds that a figure was averaged over; empty where all seeds have the same one."""
+    lowest, highest = (f"{figure:.4f}" for figure in result.spread.get(label, (0.0, 0.0)))
+    return "" if lowest == highest else f" ({lowest} to {highest})"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
