@@ -76,7 +76,7 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
 
 
 def between_seeds(result: Result, label: str) -> str:
-    """`` (LOWEST to HIGHEST)`` of the seeds that a figure was averaged over; empty where all seeds have the same one."""
+    """`` (LOWEST to HIGHEST)`` of the seeds that a figure was averaged over; empty where all have the same figure."""
     lowest, highest = (f"{figure:.4f}" for figure in result.spread.get(label, (0.0, 0.0)))
     return "" if lowest == highest else f" ({lowest} to {highest})"
 
