@@ -4,7 +4,7 @@
     python benchmarks/attacks.py saved_models/movielens --only score explain
 
 starts ``tfllmrec serve`` on the model as a process of its own, reachable from this machine only, and prints a line for
-each attack: the answer, the seconds until it came, how far the server's memory (RSS) rose above what it holds at rest,
+each attack: the answer, the seconds until it came, how far the server's memory rose above what it holds at rest,
 and how long another client, which asks for recommendations all the while, waited for one. An attack ends after
 ``--seconds``. A server whose memory passes ``--megabytes`` above rest is killed, which the line says, and a new one is
 started. The exit code is 1 where a server was killed or ended, or the other client failed. Linux only: memory is read
@@ -17,7 +17,9 @@ import argparse
 import asyncio
 import gzip
 import json
+import os
 import random
+import signal
 import statistics
 import sys
 import threading
@@ -26,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -40,7 +43,7 @@ from tfllmrec.serving.layout import version_folders
 from tfllmrec.serving.messages import MESSAGES, tensor_proto
 
 SECONDS, MEGABYTES = 30.0, 3000.0
-LOOK_S, PAUSE_S = 0.02, 0.05
+LOOK_S, PAUSE_S = 0.1, 0.05
 SETTLES_S = 2.0  # until the memory of one attack is given back, before the next
 STRING, FLOAT, INT = 7, 1, 3
 SHOWN = 90
@@ -363,7 +366,7 @@ def main() -> None:
                     options.seconds,
                     options.megabytes,
                     rest_mb,
-                    server.process.kill,
+                    partial(os.killpg, server.process.pid, signal.SIGKILL),
                 )
                 passed &= outcome.passed
                 print(outcome.row(), flush=True)

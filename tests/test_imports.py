@@ -22,7 +22,9 @@ ROOMS = [
 WITHOUT_TENSORFLOW = [
     "columns", "wording", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "cli",
 ]  # fmt: skip
-NEEDS_TENSORFLOW = ["data/batches.py"]
+# The server's process leaves TensorFlow to those of the models.
+SERVER = "serving/embedded"
+NEEDS_TENSORFLOW = ["data/batches.py", f"{SERVER}/servable.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
 }  # fmt: skip
@@ -92,7 +94,9 @@ def test_imports_point_to_earlier_rooms():
 def test_what_needs_no_tensorflow_does_not_load_it():
     wrong = []
     for path in MODULES:
-        if room_of(path) in WITHOUT_TENSORFLOW and path.relative_to(PACKAGE).as_posix() not in NEEDS_TENSORFLOW:
+        name = path.relative_to(PACKAGE).as_posix()
+        light = room_of(path) in WITHOUT_TENSORFLOW or name.startswith(SERVER)
+        if light and name not in NEEDS_TENSORFLOW:
             wrong += at_top_level(
                 path, path.read_text(encoding="utf-8"), HEAVY if room_of(path) == "cli" else TENSORFLOW
             )
@@ -101,7 +105,7 @@ def test_what_needs_no_tensorflow_does_not_load_it():
 
 def test_importing_the_package_and_its_light_rooms_loads_no_tensorflow():
     """The same for real, with what those modules import in turn."""
-    light = [f"tfllmrec.{room}" for room in WITHOUT_TENSORFLOW]
+    light = [f"tfllmrec.{room}" for room in (*WITHOUT_TENSORFLOW, "serving.client", "serving.embedded.server")]
     script = (
         f"import sys, tfllmrec\nprint(len(sys.modules))\nimport {', '.join(light)}, tfllmrec.evaluation.report\n"
         f"print([name for name in {sorted(TENSORFLOW)!r} if name in sys.modules])"

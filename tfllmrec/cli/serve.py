@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tfllmrec.serving.embedded.server import Server
 
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
+#: Each needs a pipe to the process of each version; the system passes at most 253 to a process.
+MOST_WORKERS = 64
 
 
 def serve(
@@ -42,7 +44,8 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8500,
     poll_seconds: Annotated[float, typer.Option(min=0.05, help="Between two searches for new versions.")] = 1.0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Calls of models at the same time; by default one for each core.")
+        int | None,
+        typer.Option(min=1, max=MOST_WORKERS, help="Calls of a model at the same time; by default one for each core."),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Rows that are joined into one call of a model.")] = 64,
     batch_wait_ms: Annotated[
@@ -104,7 +107,7 @@ def serve(
         batch_rows=max_batch,
         batch_wait_s=batch_wait_ms / 1000,
         queue=max_queue,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or min(os.cpu_count() or 1, MOST_WORKERS),
         timeout_s=timeout_seconds,
     )
     settings = Settings(

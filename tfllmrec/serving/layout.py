@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, NonNegativeInt
 
 from tfllmrec.columns import ITEM
 from tfllmrec.durable import read_json
@@ -41,7 +41,7 @@ _REMEDY = "export the run again"
 
 
 class _Manifest(BaseModel):
-    """The keys of a manifest that are read. A server needs only the indexes, which older exports lack."""
+    """The keys of a manifest that are read. A server needs only the number of items and the indexes."""
 
     class Index(BaseModel):
         form: str
@@ -54,6 +54,7 @@ class _Manifest(BaseModel):
         seed: int
         evaluation: Evaluation
 
+    items: NonNegativeInt = 0
     indexes: dict[str, Index] = {}
     run: str = ""
     data_sha256: str = ""

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from tfllmrec.serving.embedded.model_process import ModelProcess
 from tfllmrec.serving.embedded.status import Code, RequestError
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.tf
 
 
@@ -79,14 +82,19 @@ def test_a_call_does_not_wait_for_another_one(process):
 
     thread = threading.Thread(target=endless, daemon=True)
     thread.start()
-    for _ in range(5):
-        assert process.call("double", one)["y"].tolist() == [2]
+    while process._idle.qsize() == 2:  # until the call has a pipe
+        assert thread.is_alive()
+    beside = ThreadPoolExecutor(1).submit(process.call, "double", one)
+    assert beside.result(30)["y"].tolist() == [2]
     assert thread.is_alive()
     process.close()
     thread.join(30)
     assert not process.alive
     (error,) = ended
-    assert (error.code, error.message) == (Code.UNAVAILABLE, "the process of shop/3 has ended by SIGTERM")
+    assert (error.code, error.message) == (
+        Code.UNAVAILABLE,
+        "the process of shop/3 has ended by SIGKILL, perhaps for lack of memory",
+    )
 
 
 def test_a_process_that_is_killed_is_named_and_stays_ended(process):
@@ -107,19 +115,31 @@ def test_a_folder_that_cannot_be_loaded_leaves_no_process(tmp_path):
     assert set(multiprocessing.active_children()) <= before
 
 
+STARTS = """
+import sys, threading, time
+from pathlib import Path
+from tfllmrec.serving.embedded.model_process import ModelProcess
+
+if __name__ == "__main__":
+    process = ModelProcess(Path(sys.argv[1]), calls=1)
+    import numpy as np
+    threading.Thread(target=process.call, args=("endless", {"x": np.ones(1, np.float32)}), daemon=True).start()
+    while process._idle.qsize():
+        time.sleep(0.01)
+    print(process.process.pid, "tensorflow" in sys.modules, flush=True)
+    time.sleep(1000)
+"""
+
+
 def test_the_process_ends_with_the_one_that_started_it(folder, tmp_path):
-    """Even where that one is killed."""
-    (tmp_path / "starts.py").write_text(
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from tfllmrec.serving.embedded.model_process import ModelProcess\n"
-        "if __name__ == '__main__':\n"
-        "    process = ModelProcess(Path(sys.argv[1]), calls=1)\n"
-        "    print(process.process.pid, 'tensorflow' in sys.modules, flush=True)\n"
-        "    time.sleep(1000)\n"
-    )
+    """Even in the middle of a call, where that one is killed. Nothing is imported from the working directory."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "starts.py").write_text(STARTS)
+    for name in ("numpy", "random", "decimal", "tensorflow"):
+        (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
     command = [sys.executable, str(tmp_path / "starts.py"), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starts:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path / "here", env=environment) as starts:
         pid, tensorflow = starts.stdout.readline().split()
         starts.kill()
     assert tensorflow == "False"  # in the process that asks
@@ -127,3 +147,23 @@ def test_the_process_ends_with_the_one_that_started_it(folder, tmp_path):
         watched = os.pidfd_open(int(pid))
         assert select.select([watched], [], [], 30)[0], "the process goes on"
         os.close(watched)
+
+
+def test_the_end_of_the_program_does_not_wait_for_a_call(folder, tmp_path):
+    (tmp_path / "starts.py").write_text(STARTS.replace("    time.sleep(1000)\n", ""))
+    command = [sys.executable, str(tmp_path / "starts.py"), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment, timeout=100, capture_output=True).returncode == 0
+
+
+def test_memory_is_given_back_once_a_process_has_gained_much(monkeypatch):
+    from tfllmrec.serving.embedded import model_process
+
+    resident, given_back = [100 << 20], []
+    monkeypatch.setattr(model_process, "resident_bytes", lambda: resident[0])
+    monkeypatch.setattr(model_process, "give_back_memory", lambda: given_back.append(resident[0]))
+    memory = model_process._Memory()
+    for megabytes in (100, 163, 164, 165, 227, 228):
+        resident[0] = megabytes << 20
+        memory.give_back()
+    assert given_back == [164 << 20, 228 << 20]

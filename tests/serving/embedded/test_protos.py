@@ -100,12 +100,19 @@ def test_types_are_those_of_tensorflow():
         assert tf.as_dtype(number).as_numpy_dtype == dtype
 
 
+def test_outputs_of_other_types_are_refused():
+    with pytest.raises(RequestError, match="type float8_e5m2 cannot be sent") as refused:
+        to_proto(np.zeros(1, ml_dtypes.float8_e5m2))
+    assert refused.value.code is Code.UNIMPLEMENTED
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"dtype": 1, "float_val": [1, 2, 3]}, "3 values for 2 elements"),
         ({"dtype": 1, "tensor_content": b"12345"}, "do not go together"),
         ({"dtype": 6, "int_val": [1, 300]}, "do not go together"),
+        ({"dtype": 7, "tensor_content": b"ab"}, "strings are expected in string_val"),
         ({"dtype": 20}, "20 is no type of tensor"),
         ({"dtype": 0}, "0 is no type of tensor"),
     ],

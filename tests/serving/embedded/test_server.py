@@ -521,6 +521,44 @@ def test_versions_change_under_load_without_a_failed_request(rest, server, model
     wait_for(lambda: not first.is_alive())
 
 
+def test_a_model_that_crashes_is_loaded_again_and_disturbs_no_other(made, serving, tmp_path):
+    shutil.copytree(made / "one", tmp_path / "shop" / "1")
+    shutil.copytree(made / "brute_force", tmp_path / "plain" / "7")
+    with serving(tmp_path) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        wait_for(lambda: server.loaded() == {"plain": [7], "shop": [1]})
+        with server.engine.models.hold("shop") as version:
+            process = version.servable.process
+        loading = threading.Event()  # held up, or it might be over before it is seen
+        load = server.engine.models._load
+        server.engine.models._load = lambda folder: loading.wait(60) and load(folder)
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=60) as rest:
+            other = {"instances": [[2.0, 1.0]]}
+            assert post(rest, {"inputs": HISTORY})[0] == 200
+            os.kill(process.pid, signal.SIGKILL)
+            wait_for(lambda: "LOADING" in rest.get("/v1/models/shop").text)
+            status, answer = post(rest, {"inputs": HISTORY})
+            assert (status, answer) == (503, {"error": "shop/1 is being loaded; try again later"})
+            assert refusal(stubs(channel).prediction.Predict, our_request())[0] == "UNAVAILABLE"
+            assert post(rest, other, "/v1/models/plain:predict")[0] == 200
+            loading.set()
+            wait_for(lambda: post(rest, {"inputs": HISTORY})[0] == 200)
+
+
+def test_a_stop_does_not_wait_for_a_call_that_hangs(made, tmp_path):
+    shutil.copytree(made / "one", tmp_path / "shop" / "1")
+    program, url = started(tmp_path, "--grace-seconds", "1")
+    try:
+        asking, answers = asked_slowly(url, calls_before=0, steps=2_000_000_000)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(30) == 0
+        asking.join(60)
+        assert not asking.is_alive()
+    finally:
+        program.kill()
+        program.wait(30)
+        program.stdout.close()
+
+
 def test_tls_tokens_labels_and_reload(models, made, serving, tmp_path, caplog):
     from tensorflow_serving.apis import model_management_pb2
 
@@ -580,26 +618,32 @@ def test_tls_tokens_labels_and_reload(models, made, serving, tmp_path, caplog):
             assert refusal(call.model.HandleReloadConfigRequest, asked, metadata=secret)[0] == "INVALID_ARGUMENT"
 
 
-def program_of(models):
+def program_of(models, *options):
     """The program; its messages are in ``models/messages``."""
-    command = [sys.executable, "-m", "tfllmrec", "serve", models, "--rest-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "tfllmrec", "serve", models, "--rest-port", "0", "--grpc-port", "0", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": "1"}
     with (models / "messages").open("w") as messages:
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=messages, text=True, env=environment, cwd=models
+            command,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+            env=environment,
+            cwd=models,
+            start_new_session=True,
         )
 
 
-def started(models):
+def started(models, *options):
     """The program, and where it answers for the model shop."""
-    program = program_of(models)
+    program = program_of(models, *options)
     url = next(line for line in program.stdout if line.startswith("REST")).split()[1]
     return program, url.replace("NAME", "shop")
 
 
-def asked_slowly(url, calls_before):
+def asked_slowly(url, calls_before, steps=20_000):
     """A thread that asks for what takes its time, when the model has begun with it; the answer comes into the list."""
-    body, answers = json.dumps({"signature_name": "slow", "inputs": [20_000]}), []
+    body, answers = json.dumps({"signature_name": "slow", "inputs": [steps]}), []
     asking = threading.Thread(target=lambda: answers.append(httpx.post(url, content=body, timeout=60)))
     asking.start()
     metrics = url.partition("/v1/")[0] + "/monitoring/prometheus/metrics"
@@ -639,7 +683,7 @@ def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
         program, url = started(tmp_path)
         assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["two"]
         asking, answers = asked_slowly(url, calls_before=1)
-        program.send_signal(signal.SIGTERM)
+        os.killpg(program.pid, signal.SIGTERM)  # as systemd does: the processes of the models get it too
         asking.join(60)
         assert [answer.status_code for answer in answers] == [200]
         assert program.wait(60) == 0

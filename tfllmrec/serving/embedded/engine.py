@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from tfllmrec.serving.embedded.batching import Batcher, put_together
 from tfllmrec.serving.embedded.metrics import Metrics
-from tfllmrec.serving.embedded.model_process import LARGE_BYTES, ModelProcess, give_back_memory
+from tfllmrec.serving.embedded.model_process import ModelProcess, give_back_memory
 from tfllmrec.serving.embedded.status import Code, RequestError
 from tfllmrec.serving.embedded.tensors import Tensors
 from tfllmrec.serving.embedded.versions import SETTLED_S, Models, State, Version
-from tfllmrec.serving.embedded.work import CALL_CELLS, Work
+from tfllmrec.serving.embedded.work import Work
 
 T = TypeVar("T")
 
@@ -27,6 +27,8 @@ UNCOUNTED_BYTES = 64 << 10
 #: Up to here bodies are decoded and answers encoded in the event loop: that takes less than handing them to a thread
 #: (measured: .1 ms for 2 KB of JSON, .15 ms more in a thread).
 SMALL_BYTES = 4 << 10
+#: What a request may leave in memory before it is given back to the system.
+LARGE_BYTES = 1 << 20
 GIVE_BACK_AFTER_S = 1.0
 
 
@@ -115,7 +117,7 @@ class Engine:
         """The inputs, defaults filled in, and the work that they ask for.
 
         Args:
-          inputs: may be without values, as :func:`tfllmrec.serving.embedded.servable.declared` makes them.
+          inputs: may be without values, as :func:`tfllmrec.serving.embedded.protos.declared` makes them.
 
         Raises:
           RequestError: what is wrong, or the limit that the request exceeds.
@@ -144,15 +146,11 @@ class Engine:
         inputs, work = self.check(version, signature, inputs)
         joining, call = servable.joining[signature], servable.calls[signature]
         parts = []
-        try:
-            for start in range(0, max(work.rows, 1), work.call_rows):
-                some = inputs
-                if work.rows > work.call_rows:
-                    some = {name: tensor[start : start + work.call_rows] for name, tensor in inputs.items()}
-                parts.append(await self._batcher((version, signature), call, joining, some, work.row_cells))
-        finally:
-            if work.cells > CALL_CELLS:
-                self._give_back_soon()
+        for start in range(0, max(work.rows, 1), work.call_rows):
+            some = inputs
+            if work.rows > work.call_rows:
+                some = {name: tensor[start : start + work.call_rows] for name, tensor in inputs.items()}
+            parts.append(await self._batcher((version, signature), call, joining, some, work.row_cells))
         return parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
 
     @asynccontextmanager

@@ -7,6 +7,7 @@ memory, takes neither the server nor other versions along.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -14,9 +15,10 @@ import queue
 import signal
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,14 @@ from tfllmrec.serving.embedded.tensors import Signature, Tensors
 if TYPE_CHECKING:
     from tfllmrec.serving.embedded.servable import Servable
 
-#: How long a process may take to end when it is told to.
+#: How long a killed process may take to end.
 ENDS_WITHIN_S = 5.0
-#: An answer of more bytes leaves memory behind that is given back to the system.
-LARGE_BYTES = 1 << 20
+#: Memory that a process gains before it gives back what it does not use.
+GAIN_BYTES = 64 << 20
+
+#: The module ``multiprocessing`` starts processes and reads their exit codes in one thread at a time.
+_processes = threading.Lock()
+_running: weakref.WeakSet[ModelProcess] = weakref.WeakSet()
 
 
 class ModelProcess:
@@ -38,8 +44,8 @@ class ModelProcess:
 
     Attributes:
       signatures: by name; joining: how requests to each are joined; calls: the function that answers each.
-      definitions: the SignatureDefs, serialized; metadata: the same as TF Serving prints them.
-      process: where the version is.
+      definitions: the SignatureDefs, serialized; metadata: the same SignatureDefs as JSON.
+      process: the operating system's process that has the version.
 
     Args:
       folder: the version's, with ``saved_model.pb``.
@@ -52,23 +58,23 @@ class ModelProcess:
     def __init__(self, folder: Path, calls: int) -> None:
         context = _context()
         pipes = [context.Pipe() for _ in range(calls)]
-        self._pipes = [ours for ours, _ in pipes]
         theirs = [pipe for _, pipe in pipes]
         self.process = context.Process(
             target=_run, args=(folder, theirs), name=f"{folder.parent.name}/{folder.name}", daemon=True
         )
-        self.process.start()
+        _start(self.process)
+        _running.add(self)
         for pipe in theirs:  # the process has its own copies; with these open, its end would not be seen
             pipe.close()
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._idle.put(self._pipes[0])
+        self._idle.put(pipes[0][0])
         try:
             described = self._ask()
         except RequestError:
             self.close()
             raise
-        for pipe in self._pipes[1:]:
-            self._idle.put(pipe)
+        for ours, _ in pipes[1:]:
+            self._idle.put(ours)
         self.signatures: dict[str, Signature] = described["signatures"]
         self.joining: dict[str, Joining] = described["joining"]
         self.definitions: dict[str, bytes] = described["definitions"]
@@ -77,7 +83,7 @@ class ModelProcess:
 
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        return not wait([self.process.sentinel], 0)
 
     def call(self, signature: str, inputs: Tensors) -> Tensors:
         """Runs a signature on checked inputs; blocks.
@@ -90,14 +96,16 @@ class ModelProcess:
 
     def close(self) -> None:
         """Ends the process, in the middle of a call if need be; a second time it does nothing."""
-        for pipe in self._pipes:
-            pipe.close()
-        self.process.terminate()
-        self.process.join(ENDS_WITHIN_S)
         self.process.kill()
+        wait([self.process.sentinel], ENDS_WITHIN_S)
+        with _processes:
+            self.process.join(0)
 
     def _ask(self, *question: object) -> Any:
-        """The answer to a question; to none, the process' first word."""
+        """Sends a question and returns the answer.
+
+        Without a question: returns the first message of the process, which describes the version.
+        """
         pipe = self._idle.get()
         try:
             if question:
@@ -105,6 +113,9 @@ class ModelProcess:
             answer = pipe.recv()
         except (EOFError, OSError):
             raise RequestError(Code.UNAVAILABLE, f"the process of {self.process.name} has ended{self._how()}") from None
+        except BaseException:
+            self.process.kill()  # question and answer no longer belong together
+            raise
         finally:
             self._idle.put(pipe)
         if isinstance(answer, _Failure):
@@ -112,8 +123,9 @@ class ModelProcess:
         return answer
 
     def _how(self) -> str:
-        self.process.join(1.0)
-        code = self.process.exitcode
+        wait([self.process.sentinel], ENDS_WITHIN_S)
+        with _processes:
+            code = self.process.exitcode
         if code is None or code >= 0:
             return "" if code is None else f" with exit code {code}"
         with suppress(ValueError):
@@ -123,10 +135,17 @@ class ModelProcess:
 
 
 class _Failure:
-    """What is sent in the place of an answer: an error, without what it holds."""
+    """Code and message of a :class:`RequestError`, which cannot be pickled itself; sent instead of an answer."""
 
     def __init__(self, error: RequestError) -> None:
         self.code, self.message = error.code, error.message
+
+
+@atexit.register
+def _kill_running() -> None:
+    """Before ``multiprocessing`` waits at the end of the program, which it does without a limit."""
+    for one in list(_running):
+        one.process.kill()
 
 
 def _context() -> Any:
@@ -141,9 +160,28 @@ def _context() -> Any:
     return context
 
 
+def _start(process: Any) -> None:
+    """Starts a process that imports nothing from the working directory and that Ctrl-C does not reach."""
+    with _processes:
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, from the first moment on
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+            if before is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = before
+
+
 def _run(folder: Path, pipes: list[Connection]) -> None:
-    """The process: loads the folder, describes it, and answers until the server has closed the pipes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the server decides what it means
+    """The process: loads the folder, describes it, and answers until the server has ended."""
+    # Ctrl-C and a stop of the whole service reach all processes; the server decides what they mean.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
     from tfllmrec.serving.embedded.servable import Servable
 
     try:
@@ -159,7 +197,8 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
             "metadata": servable.metadata,
         }
     )
-    threads = [threading.Thread(target=_answer, args=(servable, pipe), daemon=True) for pipe in pipes]
+    memory = _Memory()
+    threads = [threading.Thread(target=_answer, args=(servable, pipe, memory), daemon=True) for pipe in pipes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -167,28 +206,60 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
     os._exit(0)  # or TensorFlow would be taken down in order, which takes seconds
 
 
-def _answer(servable: Servable, pipe: Connection) -> None:
+def _end_with_the_server() -> None:
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    os._exit(1)
+
+
+def _answer(servable: Servable, pipe: Connection, memory: _Memory) -> None:
     """Answers the calls of one pipe until it is closed."""
-    with suppress(EOFError, OSError):
+    try:
         while True:
             signature, inputs = pipe.recv()
-            size = sum(tensor.nbytes for tensor in inputs.values())
             answer: Tensors | _Failure
             try:
-                answer = outputs = servable.call(signature, inputs)
-                size += sum(tensor.nbytes for tensor in outputs.values())
+                answer = servable.call(signature, inputs)
             except Exception as error:
                 answer = _Failure(_as_request_error(error))
             pipe.send(answer)
-            inputs = answer = outputs = {}  # or they would be kept until the next call
-            if size > LARGE_BYTES:
-                give_back_memory()
+            inputs = answer = {}  # or they would be kept until the next call
+            memory.give_back()
+    except (EOFError, OSError):
+        return
+    except BaseException:  # no memory for a message, say: the server would wait for ever
+        os._exit(1)
+
+
+class _Memory:
+    """Gives memory back to the system after calls that took much."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._least = resident_bytes()
+
+    def give_back(self) -> None:
+        if resident_bytes() < self._least + GAIN_BYTES or not self._lock.acquire(blocking=False):
+            return
+        try:
+            give_back_memory()
+            self._least = resident_bytes()
+        finally:
+            self._lock.release()
 
 
 def _as_request_error(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
     return RequestError(Code.UNKNOWN, str(error) or type(error).__name__)
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say (``/proc`` is Linux's)."""
+    with suppress(OSError), open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return 0
 
 
 def give_back_memory() -> None:

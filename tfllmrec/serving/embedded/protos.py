@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tfllmrec.serving.embedded.status import invalid
+from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import STRING
 from tfllmrec.serving.messages import MESSAGES
 
@@ -44,7 +44,7 @@ _NUMBERS = {dtype: number for number, (dtype, _) in TYPES.items()}
 
 
 def declared(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
-    """An array of zeros with the type and shape of a tensor off the wire, to be checked before that is expanded.
+    """An array of zeros with the type and shape of a tensor off the wire, to be checked before the tensor is expanded.
 
     It takes no memory: one zero stands for all.
 
@@ -83,7 +83,9 @@ def from_proto(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.n
     dtype, field = TYPES[proto.dtype]
     size = math.prod(shape)
     try:
-        if proto.tensor_content and dtype != STRING:
+        if proto.tensor_content:
+            if dtype == STRING:
+                raise ValueError("strings are expected in string_val, found tensor_content")
             return np.frombuffer(proto.tensor_content, dtype).reshape(shape).copy()
         sent = getattr(proto, field)
         if dtype == STRING:
@@ -106,7 +108,13 @@ def from_proto(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.n
 
 
 def to_proto(array: np.ndarray) -> Any:
-    """A ``TensorProto`` of :mod:`tfllmrec.serving.messages`."""
+    """A ``TensorProto`` of :mod:`tfllmrec.serving.messages`.
+
+    Raises:
+      RequestError: UNIMPLEMENTED where :data:`TYPES` does not have the array's type.
+    """
+    if array.dtype not in _NUMBERS:
+        raise RequestError(Code.UNIMPLEMENTED, f"outputs of the type {array.dtype} cannot be sent over gRPC here")
     number = _NUMBERS[array.dtype]
     proto = MESSAGES["TensorProto"](dtype=number)
     field = TYPES[number][1]

@@ -5,7 +5,6 @@ The server does so in a process of its own: :mod:`tfllmrec.serving.embedded.mode
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ class Servable:
         self.joining = {
             name: Joining(signature, ours, manifest.get("items", 0)) for name, signature in self.signatures.items()
         }
-        self.calls = {name: partial(self.call, name) for name in self._functions}
         self._warm_up(folder / EXTRA / WARM_UP)
 
     def call(self, signature: str, inputs: Tensors) -> Tensors:

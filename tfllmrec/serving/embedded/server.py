@@ -139,36 +139,38 @@ class Server:
         tls = _tls(settings)
         if settings.rest_port == settings.grpc_port != 0:
             raise ConfigError(f"--rest-port and --grpc-port are both {settings.rest_port}: expected two ports.")
-        with contextlib.ExitStack() as until_started:
+        async with contextlib.AsyncExitStack() as until_started:
             rest_socket = until_started.enter_context(_reserve("REST", settings.host, settings.rest_port))
             with _reserve("gRPC", settings.host, settings.grpc_port) as grpc_socket:
                 self.rest_port, self.grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
                 self.engine = Engine(settings.limits, settled_s=settings.settled_s)
+                until_started.push_async_callback(self._unload)
                 rest = self._rest_server()
                 await self._first_models()
             self._grpc = self._grpc_server(tls)
             await self._grpc.start()
-            try:
-                await self._start_rest(rest, rest_socket)
-            except BaseException:
-                await self._grpc.stop(None)
-                raise
+            until_started.push_async_callback(self._grpc.stop, None)
+            await self._start_rest(rest, rest_socket)
             until_started.pop_all()  # uvicorn closes the socket
         self._polling = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
         """Accepts no more requests, finishes the running ones, and unloads the models.
 
-        The process of a load that runs is ended as soon as it is loaded, or with this one.
+        A version that is being loaded is discarded: its process ends once it is loaded, or when this process exits.
         """
         self._polling.cancel()
-        self.engine.models.stop_loading()
         self._rest.should_exit = True
+        self.engine.models.stop_loading()
         await asyncio.gather(self._grpc.stop(self.settings.grace_s), self._rest_task)
         with contextlib.suppress(asyncio.CancelledError):
             await self._polling
+        await self._unload()
+
+    async def _unload(self) -> None:
+        self.engine.models.stop_loading()
+        await self.engine.models.close()  # ends calls that hang, for which the engine would wait
         self.engine.close()
-        await self.engine.models.close()
 
     async def reload(self, config: Any) -> list[str]:
         """Serves other models until the next reload.

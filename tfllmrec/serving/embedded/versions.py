@@ -165,6 +165,9 @@ class Models(Generic[Servable]):
         if number == 0 and 0 not in available:
             number = None  # ovmsclient, like OpenVINO's server, means the newest one
         chosen = (available[-1] if available else None) if number is None else number
+        loading = [version for version in model.versions.values() if version.state is State.LOADING] if model else []
+        if loading and (chosen is None or chosen in [version.number for version in loading]):
+            raise RequestError(Code.UNAVAILABLE, f"{loading[-1]} is being loaded; try again later")
         if model is None or chosen not in available:
             asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
             there = f"available versions: {', '.join(map(str, available)) or 'none'}"
@@ -275,6 +278,9 @@ class Models(Generic[Servable]):
                 break
             if await self._ensure(model, number, folders[number]):
                 kept.add(number)
+        for version in list(model.versions.values()):
+            if version.servable is not None and not version.servable.alive:
+                self._retire(version)
         # Without a replacement, a version goes on answering, whatever happened to its folder.
         if kept:
             for number in model.available():
@@ -323,7 +329,7 @@ class Models(Generic[Servable]):
         return version.state is State.AVAILABLE
 
     async def _loaded(self, folder: Path) -> Servable | RequestError:
-        """What a folder has, or the reason why it cannot be loaded; read in a thread that does not delay the end."""
+        """Loads a folder in a daemon thread, so that a stop of the server does not wait for it."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[Servable | RequestError] = loop.create_future()
 
@@ -331,7 +337,7 @@ class Models(Generic[Servable]):
             if not waiting.done():
                 waiting.set_result(loaded)
             elif not isinstance(loaded, RequestError):  # nobody waits any more
-                threading.Thread(target=loaded.close, name="unload").start()
+                _close(loaded)
 
         def load() -> None:
             try:
@@ -381,7 +387,7 @@ class Models(Generic[Servable]):
     def _release(self, version: Version[Servable]) -> None:
         if version.state is State.UNLOADING and not version.in_flight:
             assert version.servable is not None
-            threading.Thread(target=version.servable.close, name="unload").start()
+            _close(version.servable)
             version.state, version.servable = State.END, None
             logger.info("%s unloaded", version)
 
@@ -409,6 +415,13 @@ def _say(model: _Model[Servable], path: Path, what: str) -> None:
     if model.said.get(path) != what:
         model.said[path] = what
         logger.warning("%s", what)
+
+
+def _close(servable: Loaded) -> None:
+    try:
+        threading.Thread(target=servable.close, name="unload").start()
+    except RuntimeError:  # the system has no thread left
+        servable.close()
 
 
 def _stopping() -> RequestError:
