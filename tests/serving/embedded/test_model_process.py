@@ -18,6 +18,8 @@ from tfllmrec.serving.embedded.status import Code, RequestError
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.tf
 
+KILLED = "the process of shop/3 has ended by SIGKILL, perhaps for lack of memory"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -91,10 +93,7 @@ def test_a_call_does_not_wait_for_another_one(process):
     thread.join(30)
     assert not process.alive
     (error,) = ended
-    assert (error.code, error.message) == (
-        Code.UNAVAILABLE,
-        "the process of shop/3 has ended by SIGKILL, perhaps for lack of memory",
-    )
+    assert (error.code, error.message) == (Code.UNAVAILABLE, KILLED)
 
 
 def test_a_process_that_is_killed_is_named_and_stays_ended(process):
@@ -103,7 +102,7 @@ def test_a_process_that_is_killed_is_named_and_stays_ended(process):
         with pytest.raises(RequestError) as refused:
             process.call("double", {"x": np.ones(1, np.float32)})
         assert refused.value.code is Code.UNAVAILABLE
-        assert refused.value.message == ("the process of shop/3 has ended by SIGKILL, perhaps for lack of memory")
+        assert refused.value.message == KILLED
     assert not process.alive
 
 

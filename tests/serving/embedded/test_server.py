@@ -548,7 +548,7 @@ def test_a_stop_does_not_wait_for_a_call_that_hangs(made, tmp_path):
     shutil.copytree(made / "one", tmp_path / "shop" / "1")
     program, url = started(tmp_path, "--grace-seconds", "1")
     try:
-        asking, answers = asked_slowly(url, calls_before=0, steps=2_000_000_000)
+        asking, _ = asked_slowly(url, calls_before=0, steps=2_000_000_000)
         program.send_signal(signal.SIGTERM)
         assert program.wait(30) == 0
         asking.join(60)

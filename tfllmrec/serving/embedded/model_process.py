@@ -257,8 +257,8 @@ def _as_request_error(error: Exception) -> RequestError:
 
 def resident_bytes() -> int:
     """Memory of this process; 0 where the system does not say (``/proc`` is Linux's)."""
-    with suppress(OSError), open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     return 0
 
 

@@ -165,9 +165,10 @@ class Models(Generic[Servable]):
         if number == 0 and 0 not in available:
             number = None  # ovmsclient, like OpenVINO's server, means the newest one
         chosen = (available[-1] if available else None) if number is None else number
-        loading = [version for version in model.versions.values() if version.state is State.LOADING] if model else []
-        if loading and (chosen is None or chosen in [version.number for version in loading]):
-            raise RequestError(Code.UNAVAILABLE, f"{loading[-1]} is being loaded; try again later")
+        if model is not None and not available:
+            for version in model.versions.values():
+                if version.state is State.LOADING:
+                    raise RequestError(Code.UNAVAILABLE, f"{version} is being loaded; try again later")
         if model is None or chosen not in available:
             asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
             there = f"available versions: {', '.join(map(str, available)) or 'none'}"
