@@ -149,7 +149,7 @@ def run(test, **settings):
         try:
             return await asyncio.wait_for(test(batcher), 10)
         finally:
-            batcher.close()
+            await batcher.close()
 
     return asyncio.run(main())
 

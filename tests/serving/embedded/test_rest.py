@@ -68,7 +68,7 @@ def ask(tmp_path, *requests, token=None, headers=None, **limits):
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             sent = [client.request(method, path, content=body, headers=headers) for method, path, body in requests]
             answers = await asyncio.gather(*sent)
-        engine.close()
+        await engine.close()
         return answers
 
     def read(answer):
@@ -203,7 +203,7 @@ def test_bodies_share_a_budget(tmp_path):
             more.set()
             answers = [await first, small, await client.post("/v1/models/m:predict", content=large), refused, zipped]
         assert engine._bodies_bytes == 0
-        engine.close()
+        await engine.close()
         return answers
 
     *answered, refused, zipped = asyncio.run(main())
@@ -247,7 +247,7 @@ def test_memory_is_given_back_once_after_large_requests(tmp_path, monkeypatch):
             async with asyncio.timeout(60):
                 while not trimmed:
                     await asyncio.sleep(0)
-        engine.close()
+        await engine.close()
 
     asyncio.run(main())
 
@@ -286,7 +286,7 @@ def test_a_large_request_is_answered_in_parts_and_others_in_between(tmp_path):
             large, small = await asyncio.gather(ask("large", k), ask("small", k[:1]))
             rows = version.servable.rows
             whole = version.servable._list({"k": k})
-        engine.close()
+        await engine.close()
         return large, small, whole, rows, order
 
     large, small, whole, rows, order = asyncio.run(main())
@@ -318,7 +318,7 @@ def test_no_further_part_is_computed_once_a_request_is_given_up(tmp_path):
             go.set()
             # The only worker answers this one last.
             await engine.predict(version, "serving_default", {"k": np.ones(1, np.int32)})
-        engine.close()
+        await engine.close()
         return asked.cancelled(), servable.rows
 
     assert asyncio.run(main()) == (True, [(1 << 24) // 100_000, 1])
@@ -349,7 +349,7 @@ def test_a_deadline_that_was_over_before(tmp_path):
         with engine.models.hold("m") as version, pytest.raises(RequestError) as refused:
             async with engine.within(version, 0.0):
                 await engine.predict(version, "bug", {"x": np.ones(1, np.float32)})
-        engine.close()
+        await engine.close()
         return refused.value.code, engine.metrics.page().decode()
 
     code, page = asyncio.run(main())
@@ -424,7 +424,7 @@ def test_a_client_that_goes_away_is_not_computed_for(tmp_path):
         go.set()
         assert (await slow, await stays) == (200, 200)
         page = engine.metrics.page().decode()
-        engine.close()
+        await engine.close()
         return page
 
     page = asyncio.run(main())
@@ -441,7 +441,7 @@ def test_metrics_have_tf_servings_names(tmp_path):
                 await client.post("/v1/models/m:predict", content=body)
             await client.post("/v1/models/made-up-by-a-client:predict", content="{}")
             answer = await client.get("/monitoring/prometheus/metrics")
-        engine.close()
+        await engine.close()
         return answer
 
     page = asyncio.run(main()).text

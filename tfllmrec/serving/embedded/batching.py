@@ -255,11 +255,11 @@ class Batcher:
                     self._drop(batch)
             raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Waits for the calls that run; call it when nothing waits any more."""
         if self._timer:
             self._timer.cancel()
-        self._pool.shutdown()
+        await asyncio.to_thread(self._pool.shutdown)
 
     def _drop(self, batch: _Batch) -> None:
         if self._open.get(batch.key) is batch:

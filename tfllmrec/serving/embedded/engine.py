@@ -214,12 +214,12 @@ class Engine:
             known = model if model in self.models.names() else None
             self.metrics.request(known, api, entrypoint, code, time.perf_counter() - start)
 
-    def close(self) -> None:
-        """Waits for the calls that run."""
+    async def close(self) -> None:
+        """Waits for the calls that run, beside the loop, in which requests let go of their versions."""
         if self._giving_back:
             self._giving_back.cancel()
-        self._batcher.close()
-        self._aside.shutdown()
+        await self._batcher.close()
+        await asyncio.to_thread(self._aside.shutdown)
 
     def _count(self, size: int) -> None:
         """Adds to the bytes of bodies, or takes off where ``size`` is negative."""

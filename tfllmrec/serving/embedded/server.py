@@ -170,7 +170,7 @@ class Server:
     async def _unload(self) -> None:
         self.engine.models.stop_loading()
         await self.engine.models.close()  # ends calls that hang, for which the engine would wait
-        self.engine.close()
+        await self.engine.close()
 
     async def reload(self, config: Any) -> list[str]:
         """Serves other models until the next reload.
