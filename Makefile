@@ -1,4 +1,4 @@
-# make demo | test | lint | clean: each sets up what it needs in .venv, the first time only.
+# make demo | test | test-slow | lint | clean: each sets up what it needs in .venv, the first time only.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-slow lint clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -15,7 +15,11 @@ demo: $(STAMP)
 	$(BIN)/tfllmrec demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+
+# Whole programs, killed processes, whole fits: minutes.
+test-slow: $(STAMP)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
