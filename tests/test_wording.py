@@ -59,6 +59,7 @@ def test_a_value_is_shown_in_80_characters_and_without_walking_through_all_of_it
     endless.append(endless)
     for value in (bomb, endless, "x" * 10_000, dict.fromkeys(range(1000), bomb)):
         assert len(shown(value)) <= 80
+    assert (shown(1 << 80_000), shown([-1 << 80_000])) == ("<int>", "<list>")  # more digits than Python writes
 
 
 def test_the_nearest_names_best_first():

@@ -252,7 +252,7 @@ def fetch(asset: Asset) -> Path:
     if any(_complete(folder, source.files) for source in asset.sources):
         return folder
     failures = []
-    with writing(folder, "Make room there, or name another cache with TFLLMREC_CACHE."):
+    with writing(folder, "TFLLMREC_CACHE names another cache."):
         for source in asset.sources:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Every setting of an experiment, with its default; one class a section of the YAML file.
 
-The resolved config that a run writes is itself a valid input. ``null`` (``None``) on a setting that says *auto* means:
-chosen from the data when the run starts, printed, and written into the resolved config.
+The resolved config that a run writes is itself a valid input; if it records a function in ``tuning.paraphrase``, the
+command line has to name the function again. ``null`` (``None``) on a setting that says *auto* means: chosen from the
+data when the run starts, printed, and written into the resolved config.
 """
 
 from __future__ import annotations
@@ -303,8 +304,10 @@ class ExperimentConfig(Section):
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
-#: A config has a few kilobytes: larger or deeper ones are another file, or made to exhaust the memory.
+#: A config has a few kilobytes: larger or deeper ones are another file, or made to exhaust memory or time.
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 16
+#: Characters of a number. PyYAML takes quadratic time for a long one in base 60 (``1:30:00``).
+MAX_DIGITS = 1_000
 #: The setting that names a function of the user's.
 PARAPHRASE = "tuning.paraphrase"
 
@@ -346,21 +349,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path} is no config: expected at most {MAX_BYTES:,} bytes of YAML, and it has more.")
-    raw = _parse_yaml(text, str(path))
+    config = parse_config(_parse_yaml(text, str(path)), overrides, origin=str(path))
     if not of_run:
-        _refuse_code(raw, overrides, path)
-    return LoadedConfig(parse_config(raw, overrides, origin=str(path)), path.parent)
+        _refuse_code(config, overrides, path)
+    return LoadedConfig(config, path.parent)
 
 
-def _refuse_code(raw: Any, overrides: Sequence[str], path: Path) -> None:
-    """Raises if a file names the function of ``tuning.paraphrase``, and the overrides do not decide on it."""
-    tuning = raw.get("tuning") if isinstance(raw, dict) else None
-    function = tuning.get("paraphrase") if isinstance(tuning, dict) else None
-    if function is not None and not any(override.partition("=")[0].strip() == PARAPHRASE for override in overrides):
+def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:
+    """Raises if the config has a ``tuning.paraphrase`` that comes from its file, and not from the overrides."""
+    function = config.tuning.paraphrase  # valid, so the message may contain it in a command
+    overridden = {override.partition("=")[0].strip() for override in overrides}
+    if function is not None and not overridden & {PARAPHRASE, PARAPHRASE.partition(".")[0]}:
         raise ConfigError(
-            f"{path} sets {PARAPHRASE} to {shown(function)}, a function that would be called. A file may not do that: "
-            f"remove the line, or allow the call with --set {PARAPHRASE}={function}."
+            f"{path} sets {PARAPHRASE} to {function}, a function that would be called. A file may not do that: remove "
+            f"the line, or allow the call with{paraphrase_option(function)}."
         )
+
+
+def paraphrase_option(function: str | None) -> str:
+    """The end of a command that allows a call of ``function``, with a space before it; empty for ``None``."""
+    return "" if function is None else f" --set {PARAPHRASE}={function}"
 
 
 def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config") -> ExperimentConfig:
@@ -388,7 +396,7 @@ def parse_config(raw: Any, overrides: Sequence[str] = (), origin: str = "config"
 
 
 def dump_config(config: ExperimentConfig) -> str:
-    """The config as YAML, every setting written out: an input for :func:`load_config` that gives the same config."""
+    """The config as YAML, every setting written out: :func:`load_config` with ``of_run=True`` gives the same config."""
     # ASCII: written otherwise, PyYAML does not read every character (U+0085) back.
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
@@ -418,6 +426,7 @@ def contradictions(
 
 _TOO_DEEP = f"expected at most {MAX_DEPTH} levels of values; a setting has two or three"
 _TOO_MANY = f"expected at most {MAX_VALUES:,} values, each alias counted in full; write only the settings you change"
+_TOO_LONG = f"expected a number of at most {MAX_DIGITS:,} characters; put a text that looks like a number in quotes"
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -425,7 +434,7 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader for which two equal keys in a section, very many values and deep nesting are errors.
+    """A safe loader for which two equal keys in a section, very many values, deep nesting and long numbers are errors.
 
     A few lines with aliases can stand for billions of values, so each alias counts as all that it stands for.
     """
@@ -449,6 +458,9 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         if node is not None and id(node) not in self.values:
             children = [] if isinstance(node, yaml.ScalarNode) else node.value
+            is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            if is_number and not children and len(node.value) > MAX_DIGITS:
+                raise _Refused(problem=_TOO_LONG, problem_mark=mark)
             inner = [n for child in children for n in (child if isinstance(child, tuple) else (child,))]
             self.values[id(node)] = 1 + sum(self.values[id(n)] for n in inner)
             if max(self.values[id(node)], len(self.values)) > MAX_VALUES:

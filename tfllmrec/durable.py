@@ -31,8 +31,9 @@ _WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
 #: In a folder that a process writes to: which process, and since when.
 LOCK = ".lock"
 
-# What an operating system answers when a disk takes no more, is not writable or does not work.
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# What an operating system answers when a disk takes no more, and when it is not writable or does not work.
+_OF_FULL_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_DISKS = (*_OF_FULL_DISKS, errno.EROFS, errno.EIO)
 # TensorFlow and safetensors pass on its words without the number; "permission denied" as well.
 _WORDS = re.compile("|".join(map(re.escape, map(os.strerror, (*_OF_DISKS, errno.EACCES)))), re.IGNORECASE)
 _BLOCK_BYTES = 1 << 20
@@ -42,15 +43,15 @@ _BLOCK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = "Make room, or name another folder.") -> Iterator[None]:
+def writing(path: Path, advice: str | None = None) -> Iterator[None]:
     """Turns any error of a disk in the block into one :class:`WriteError`, which names the path, the room and a remedy.
 
     Errors of TensorFlow, numpy and safetensors count too. Blocks may be nested: the innermost one names the path, and
-    each adds its advice.
+    each adds its advice. If no block has any, the error has that of :func:`usual_advice`.
 
     Args:
       path: the file or folder that is written in the block.
-      advice: a sentence on what to do.
+      advice: a sentence on what to do, whatever the reason is.
 
     Raises:
       WriteError: the disk is full, read-only or broken, or ``path`` may not be written.
@@ -58,8 +59,8 @@ def writing(path: Path, advice: str = "Make room, or name another folder.") -> I
     try:
         yield
     except WriteError as error:
-        if advice not in error.args:
-            error.args += (advice,)
+        if advice is not None:
+            add_advice(error, advice)
         raise
     except TfllmrecError:
         raise
@@ -67,7 +68,22 @@ def writing(path: Path, advice: str = "Make room, or name another folder.") -> I
         reason = disk_failure(error) or _refusal(error, path)
         if reason is None:
             raise
-        raise WriteError(f"{path} cannot be written: {reason}{_room(path)}.", advice) from error
+        raise WriteError(f"{path} cannot be written: {reason}{_room(path)}.", advice or usual_advice(reason)) from error
+
+
+_USUAL_ADVICE = ("Make room, or name another folder.", "Name another folder, or make this one writable.")
+
+
+def usual_advice(reason: str) -> str:
+    """A sentence on what to do about a reason of :func:`disk_failure` if nothing is known about the files."""
+    full = {os.strerror(number).lower() for number in _OF_FULL_DISKS}
+    return _USUAL_ADVICE[0 if reason.lower() in full else 1]
+
+
+def add_advice(error: WriteError, advice: str) -> None:
+    """Adds a line to an error, in place of the usual advice."""
+    if advice not in error.args:
+        error.args = (*(line for line in error.args if line not in _USUAL_ADVICE), advice)
 
 
 def disk_failure(error: BaseException) -> str | None:
@@ -147,10 +163,10 @@ def reserve(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` when the block ends well, and goes when it does not.
+    """A new file to write to, which replaces ``path`` if the block succeeds and is deleted if it fails.
 
-    For what is written by several processes at once: each has a name of its own. What killed writers left in that
-    folder is removed once it is a day old. The folder is made where it is missing.
+    Several processes may write the same ``path`` at once: each has a file of its own. Files that killed writers left in
+    the folder are deleted once they are a day old. A missing folder is made.
 
         with replacing(path) as fresh:
             fresh.write_bytes(content)
@@ -277,11 +293,11 @@ def _try(remove: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def writing_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in ``parent`` to write to, which goes when the block ends unless it was renamed before.
+    """An empty folder in ``parent`` to write to, which is deleted at the end of the block unless the block renamed it.
 
-    What killed writers left in ``parent`` is removed first: a writer holds a lock on its folder, and the system lets go
-    of it with the process, however that ended. Where the file system has no locks, such folders stay. ``parent`` is
-    made where it is missing.
+    Folders that killed writers left in ``parent`` are deleted first: a writer holds a lock on its folder, and the
+    system releases the lock when the process ends, however that happens. On a file system without locks such folders
+    stay. A missing ``parent`` is made.
 
         with writing_folder(models) as fresh:
             (fresh / "model").write_bytes(content)

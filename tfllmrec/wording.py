@@ -51,15 +51,19 @@ def shown(value: Any) -> str:
     """A value as YAML and Python write it, at most 80 characters, however large or deeply nested it is."""
     if value is None:
         return "null"
-    text = _VALUES.repr(value)
+    try:
+        text = _VALUES.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(word: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The ``n`` names most like a word, best first, in a time that does not grow with very many or very long names.
+    """The ``n`` names most like a word, best first; compares at most :data:`MOST_NAMES` names.
 
     Args:
-      names: of more than :data:`MOST_NAMES`, those that begin like the word are compared.
+      names: if there are more, the names that begin like the word are compared. Names longer than
+        :data:`LONGEST_WORD` are left out.
       cutoff: of the similarity, 0 to 1, see :func:`difflib.get_close_matches`.
     """
     if len(word) > LONGEST_WORD:

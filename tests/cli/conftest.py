@@ -152,6 +152,14 @@ class FakeSearch:
     importance: dict
 
     @property
+    def best_config(self):
+        return self.folder / "best.yaml"
+
+    @property
+    def fit_command(self):
+        return f"tfllmrec fit {self.best_config} --out {self.folder}-best"
+
+    @property
     def ranking(self):
         return sorted((t for t in self.trials if t.state == "complete"), key=lambda t: -t.selection)
 

@@ -145,5 +145,35 @@ def test_standard_output_that_takes_no_more_is_no_bug():
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: a file cannot be written: No space left on device. Make room, or write to another disk.\n"
+        "error: a file cannot be written: No space left on device. Make room, or name another folder.\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_of_the_output_that_has_ended_is_no_bug(closed):
+    script = f"""
+import sys
+from tfllmrec.cli.app import app, main
+
+@app.command()
+def much():
+    print("x" * 1_000_000, file=sys.{closed})
+
+sys.argv = ["tfllmrec", "much"]
+main()
+"""
+    command = [sys.executable, "-c", script]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+        done = subprocess.run(command, **streams, text=True, cwd=ROOT)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stdout or "", done.stderr or "") == (1, "", "")
+
+
+def test_another_broken_pipe_is_a_bug(program, libraries, tmp_path):
+    libraries.raises = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
+    assert answer.code == 1 and "BrokenPipeError: [Errno 32] Broken pipe" in answer.err and "is a bug" in answer.err

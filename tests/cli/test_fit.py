@@ -112,6 +112,9 @@ def test_ctrl_c_says_how_to_go_on(program, libraries, config, tmp_path, monkeypa
     answer = program("fit", config, *(["--out", "runs/mine"] if named else []))
     assert (answer.code, answer.out) == (130, "")
     assert answer.err.endswith(f"tfllmrec fit --resume {'runs/mine' if named else '<that run folder>'}\n")
+    allowed = "--set tuning.paraphrase=words:again"
+    answer = program("fit", config, "--out", "runs/other", *allowed.split())
+    assert answer.err.endswith(f"tfllmrec fit --resume runs/other {allowed}\n")
 
 
 def test_a_full_disk_is_told_in_one_message(program, libraries, config, tmp_path):

@@ -124,11 +124,12 @@ def test_unknown_users_are_not_compared_with_all_known_ones(program, libraries, 
     (tmp_path / "people.txt").write_text("\n".join(["u1", *(f"x{n}" for n in range(50))]))
     asked = ["--users", tmp_path / "people.txt", "--out", tmp_path / "x.jsonl"]
     answer = program("recommend", saved_model, *asked)
-    assert answer.code == 0 and "50 users: x0, x1" in answer.err and "and 30 more" in answer.err
+    assert answer.code == 0 and "50 users: x0, x1" in answer.err and "and 30 more (--json lists all)" in answer.err
     assert libraries.models[0].searched == []
     (tmp_path / "people.txt").write_text("\n".join(f"x{n}" for n in range(50)))
     refused = program("recommend", saved_model, *asked)
     assert refused.code == 3 and "none of the 50 users" in refused.err and ": x0, x1" in refused.err
+    assert "and 30 more. " in refused.err and "--json" not in refused.err  # an error lists nothing more
     assert libraries.models[1].searched == []
 
 

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+ALLOWED = ["--set", "tuning.paraphrase=words:again"]
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -65,7 +67,7 @@ def test_json_is_the_only_thing_on_stdout(program, libraries, config):
 def test_resume(program, libraries, tmp_path):
     assert program("tune", "--resume", tmp_path).code == 0
     assert program("tune", "--resume", tmp_path, "--trials", 40, "--json").code == 0
-    assert libraries.tuned == [(tmp_path, None), (tmp_path, 40)]
+    assert libraries.tuned == [(tmp_path, None, None), (tmp_path, 40, None)]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,8 @@ def test_without_optuna_it_says_what_to_install(program, libraries, config, monk
         (["CONFIG", "--out", "s"], "before the first trial; the same command starts again\n"),
         (["CONFIG"], "continue with: tfllmrec tune --resume <that search folder>\n"),
         (["--resume", "begun"], "continue with: tfllmrec tune --resume begun\n"),
+        (["CONFIG", *ALLOWED], f"continue with: tfllmrec tune --resume <that search folder> {' '.join(ALLOWED)}\n"),
+        (["--resume", "begun", *ALLOWED], f"continue with: tfllmrec tune --resume begun {' '.join(ALLOWED)}\n"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on(program, libraries, config, tmp_path, monkeypatch, arguments, said):

@@ -155,7 +155,7 @@ def test_load_refuses_what_is_not_whole(tmp_path):
         Dataset.load(saved)
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(DataError, match="format_version is 99, expected 2"):
+    with pytest.raises(DataError, match=r"format_version is 99, expected 2; prepare the data again\.$"):
         Dataset.load(saved)
     (saved / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as a saved data set"):

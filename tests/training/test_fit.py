@@ -349,19 +349,6 @@ def test_checkpoints_of_unknown_origin_are_refused(interrupted, chain_split, sma
         fit_hybrid(chain_split, text, config, tmp_path)
 
 
-def test_user_columns_are_not_accepted_in_silence(chain_split, small, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit, "choose", stop)
-    for columns, told in (({}, []), ({"age": "7", "city": "x"}, ["user columns age, city: read and kept"])):
-        dataset = replace(chain_split.dataset, users=chain_split.dataset.users.assign(**columns))
-        said: list[str] = []
-        with pytest.raises(KeyboardInterrupt):
-            fit_hybrid(replace(chain_split, dataset=dataset), small[1], small[0], tell=said.append)
-        assert [line.partition(" with")[0] for line in said] == told
-
-
 def test_a_strength_of_zero_is_explained():
     assert GateSettings(0.5, 0.25, 0.3).line() == "gates dense strength 0.5, closing 0.25, popularity discount 0.3"
     assert GateSettings(0.0, 0.25).line().startswith("gates dense strength 0 (items are ranked by behaviour alone: ")

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -13,17 +14,19 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config
+from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config, paraphrase_option
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
+from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.training import defaults
-from tfllmrec.training import fit as fitting
+from tfllmrec.training import run as runs
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.run import Run, _record, baselines, encode, fit_experiment, measure_one, report, start_run
+from tfllmrec.training.text_tower import TowerRecord
 
 pytestmark = pytest.mark.tf
 
@@ -320,6 +323,16 @@ def test_a_doubtful_order_is_told_before_the_training_and_recorded(chain_config,
     assert any(f["action"] == "doubted" and f["what"].startswith(doubt) for f in recorded)
 
 
+def test_user_columns_are_told_once_when_a_run_starts(chain_config, tmp_path):
+    (tmp_path / "users.csv").write_text("user,age,city\nu0,7,x\n")
+    config = chain_config.model_copy(deep=True)
+    for users, columns in ((None, []), (tmp_path / "users.csv", ["user columns age, city"])):
+        config.data.users, told = users, []
+        with start_run(config, tmp_path / f"run-{len(columns)}", base=tmp_path, tell=told.append):
+            pass
+        assert [line.partition(": ")[0] for line in told if "no model uses them yet" in line] == columns
+
+
 def test_items_without_text_and_events_without_order(bare_run):
     run, told = bare_run
     assert any("no item has text" in line for line in told)
@@ -455,6 +468,15 @@ def test_damaged_values_per_query_are_named(chain_run, tmp_path, content):
         copy.results  # noqa: B018
 
 
+def test_missing_values_per_query_are_named_with_the_reason(tmp_path):
+    with pytest.raises(ModelError) as raised:
+        Run(tmp_path / "shop.v2").per_query  # noqa: B018
+    assert str(raised.value) == (
+        f"{tmp_path}/shop.v2/per_query.npz cannot be read (No such file or directory): copy it back, or fit again into "
+        "another folder."
+    )
+
+
 @pytest.mark.parametrize("content", [b"", lambda content: content[:-1], b"\x93NUMPY", an_array])
 def test_damaged_vectors_are_named(chain_run, tmp_path, content):
     copy = damaged(chain_run[0], tmp_path, "vectors.npy", content)
@@ -513,17 +535,27 @@ def test_two_fits_without_a_name_get_folders_of_their_own(chain_config, tmp_path
         assert (first.folder, second.folder) == (Path("runs/chain"), Path("runs/chain-2"))
 
 
-def test_a_full_disk_says_how_to_continue(chain_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("function", [None, "posixpath:basename"])
+def test_a_full_disk_says_how_to_continue(chain_config, tmp_path, monkeypatch, function):
     def full(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "weights.tempstate; No space left on device")
+        with replacing(tmp_path / "run" / "model"):
+            raise tf.errors.ResourceExhaustedError(None, None, "weights.tempstate; No space left on device")
 
-    monkeypatch.setattr(fitting, "fit_hybrid", full)
+    monkeypatch.setattr(runs, "encode", full)
+    config = chain_config.model_copy(deep=True)
+    config.tuning.paraphrase = function
     with pytest.raises(WriteError) as raised:
-        fit_experiment(chain_config, tmp_path / "run", tell=lambda line: None)
+        fit_experiment(config, tmp_path / "run", tell=lambda line: None)
     first, advice = str(raised.value).split("\n")
-    assert first.startswith(f"{tmp_path}/run cannot be written: No space left on device (")
-    assert advice == f"Make room, then continue with: tfllmrec fit --resume {tmp_path}/run"
+    assert first.startswith(f"{tmp_path}/run/model cannot be written: No space left on device (")
+    command = f"tfllmrec fit --resume {tmp_path}/run{paraphrase_option(function)}"
+    assert advice == f"Once it can be written, continue with: {command}"
     assert not (tmp_path / "run" / ".lock").exists()
+    with pytest.raises(ModelError, match=re.escape(f"continue it with '{command}'")):
+        Run.open(tmp_path / "run")
+    np.save(tmp_path / "run" / "vectors.npy", np.zeros(3))
+    with pytest.raises(ModelError, match=re.escape(f"continue with '{command}'")):
+        Run(tmp_path / "run").text  # noqa: B018
 
 
 def test_a_run_calls_no_function_that_its_caller_does_not_name(chain_run, tmp_path, monkeypatch):
@@ -532,6 +564,14 @@ def test_a_run_calls_no_function_that_its_caller_does_not_name(chain_run, tmp_pa
     config = copy.config
     config.text.mode, config.tuning.paraphrase = "adapter", "posixpath:basename"
     (copy.folder / "config.yaml").write_text(dump_config(config))
+    for record in (None, TowerRecord(1, 1, 1.0)):  # a complete run is not trained again: nothing has to be allowed
+        if record is not None:
+            record.save(copy.folder / "text")  # tuned.safetensors is lost
+        for named in (None, "posixpath:basename"):
+            with pytest.raises(
+                ModelError, match=r"copy/text lacks trained parts .*: copy the folder back, or fit again"
+            ):
+                Run(copy.folder, named).text_encoder()
     (copy.folder / "metrics.json").unlink()
     refused = r"copy records tuning\.paraphrase=posixpath:basename, .*--set tuning\.paraphrase=posixpath:basename"
     for named in (None, "posixpath:dirname"):

@@ -21,7 +21,14 @@ from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.template import ItemTemplate  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
 from tfllmrec.training.run import Run, fit_experiment  # noqa: E402
-from tfllmrec.training.text_tower import ContrastiveTower, TowerRecord, pair_batches, prepared_encoder, tune_tower  # noqa: E402
+from tfllmrec.training.text_tower import (  # noqa: E402
+    ContrastiveTower,
+    TowerRecord,
+    is_trained,
+    pair_batches,
+    prepared_encoder,
+    tune_tower,
+)
 
 # Those in a row are read together, and share no word.
 TEXTS = ["red car", "blue", "toys", "the cafe", "car toys", "cafe blue"]
@@ -288,6 +295,26 @@ def test_a_second_process_does_not_train_the_tower_in_the_same_folder(tower_run,
     shutil.copytree(run.folder / "text", tmp_path / "done")
     with locked(tmp_path / "done"):  # there is nothing to train
         assert prepared_encoder(tmp_path / "done", run.split, template_of(run), config, print).tuning is not None
+        (tmp_path / "done" / "tuned.safetensors").unlink()
+        with pytest.raises(ConfigError, match="done is in use by process"):
+            prepared_encoder(tmp_path / "done", run.split, template_of(run), config, print)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "lora"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_tower_is_trained_when_it_has_all_its_parts(tmp_path, mode, pretrained):
+    text = TextConfig(mode=mode, pretrain_epochs=int(pretrained))
+    if mode == "frozen" and not pretrained:
+        assert is_trained(tmp_path, text)  # nothing is asked for
+        return
+    parts = ["encoder"] * pretrained + ["tuned.safetensors"] * (mode == "lora")
+    TowerRecord(1, 1, 1.0).save(tmp_path)
+    for part in parts:
+        assert not is_trained(tmp_path, text)
+        (tmp_path / part).mkdir() if part == "encoder" else (tmp_path / part).touch()
+    assert is_trained(tmp_path, text)
+    (tmp_path / "tower.json").unlink()
+    assert not is_trained(tmp_path, text)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"trained": "1", "bytes": 1, "seconds": 1}', "[" * 100_000])

@@ -20,7 +20,7 @@ from tfllmrec.training import text_tower
 from tfllmrec.training import tune as library
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.run import Run, fit_experiment
+from tfllmrec.training.run import Run, encode, fit_experiment
 from tfllmrec.training.space import parse_space
 from tfllmrec.training.tune import Pruning, _open_study, resume, tune
 
@@ -449,6 +449,30 @@ def test_a_mistake_before_the_first_trial_leaves_the_folder_free(small, space, t
             tune(config, tmp_path / "s", space=space, tell=quietly)
 
 
+def test_a_setting_with_one_meaning_is_refused_before_anything_is_learnt(planted, small, tmp_path, monkeypatch):
+    config = small.model_copy(deep=True)
+    config.model.history_length = None
+    same = parse_space(["model.history_length=null,50"], config)  # the ring: auto is 50
+    encoded = []
+    monkeypatch.setattr(library, "encode", lambda *arguments: encoded.append(None) or encode(*arguments))
+    with pytest.raises(ConfigError, match=r"model\.history_length=.*expected two different values or more"):
+        tune(config, tmp_path / "s", space=same, trials=1, tell=quietly)
+    assert encoded == [] and not (tmp_path / "s" / "search.json").exists()
+    corrected = parse_space(["model.history_length=null,50,20"], config)
+    tune(config, tmp_path / "s", space=corrected, trials=1, tell=quietly)
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["space"] == ["model.history_length=50, 20"]
+
+
+def test_a_search_that_was_begun_with_equal_values_keeps_them(planted, small, tmp_path, monkeypatch):
+    config = small.model_copy(deep=True)
+    config.model.history_length = None
+    space = parse_space(["model.history_length=null,50,20"], config)
+    with monkeypatch.context() as patch:  # as earlier versions did
+        patch.setattr(library, "distinct", lambda space, *_: space)
+        tune(config, tmp_path / "s", space=space, trials=1, tell=quietly)
+    assert len(resume(tmp_path / "s", 3, tell=quietly).trials) == 3
+
+
 def test_without_optuna(small, space, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'tfllmrec\[tune\]'"):
@@ -482,9 +506,25 @@ def test_a_full_disk_says_how_to_continue(planted, small, space, tmp_path, monke
     monkeypatch.setattr(library, "fit_hybrid", full)
     with pytest.raises(WriteError) as raised:
         tune(small, tmp_path / "s", space=space, trials=1, tell=quietly)
-    lines = str(raised.value).split("\n")
-    assert lines[0].startswith(f"{tmp_path}/s cannot be written: No space left on device (")
-    assert lines[-1] == f"Make room, then continue with: tfllmrec tune --resume {tmp_path}/s"
+    first, advice = str(raised.value).split("\n")
+    assert first.startswith(f"{tmp_path}/s cannot be written: No space left on device (")
+    assert advice == f"Once it can be written, continue with: tfllmrec tune --resume {tmp_path}/s"
+    monkeypatch.setattr(library, "encode", full)
+    with pytest.raises(WriteError) as raised:
+        resume(tmp_path / "s", paraphrase="words:again", tell=quietly)
+    assert str(raised.value).endswith(f" tune --resume {tmp_path}/s --set tuning.paraphrase=words:again")
+
+
+def test_the_best_config_is_fitted_by_the_command_for_it(planted, small, space, tmp_path):
+    search = tune(small, tmp_path / "s", space=space, trials=1, tell=quietly)
+    command = f"tfllmrec fit {tmp_path}/s/best.yaml --out {tmp_path}/s-best"
+    assert search.fit_command == command
+    config = small.model_copy(deep=True)
+    config.tuning.paraphrase = "words:again"  # which a frozen encoder does not call
+    search = tune(config, tmp_path / "with", space=space, trials=1, tell=quietly)
+    *_, path, _, _, option, override = search.fit_command.split()
+    assert option == "--set" and override == "tuning.paraphrase=words:again"
+    assert load_config(path, [override]).config.tuning.paraphrase == "words:again"
 
 
 def test_a_resumed_search_calls_no_function_that_its_caller_does_not_name(planted, small, space, tmp_path, monkeypatch):

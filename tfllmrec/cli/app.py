@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -33,7 +34,7 @@ from tfllmrec.cli import (
     tune,
 )
 from tfllmrec.cli.output import note
-from tfllmrec.durable import disk_failure
+from tfllmrec.durable import disk_failure, usual_advice
 from tfllmrec.errors import TfllmrecError
 from tfllmrec.wording import visible
 
@@ -96,7 +97,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = app(standalone_mode=False)
+            code = _run()
         sys.stdout.flush()  # at its end Python would print a traceback of a flush that fails
     except TfllmrecError as error:
         _say(f"error: {error}")
@@ -109,11 +110,12 @@ def main() -> None:
             error.message = visible(error.message)  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
             code = error.exit_code  # type: ignore[attr-defined]
-        elif isinstance(error, BrokenPipeError):  # the reader of the output, such as 'head', has ended
-            _close_stdout()
+        elif isinstance(error, BrokenPipeError) and (closed := [s for s in (sys.stdout, sys.stderr) if _is_closed(s)]):
+            for stream in closed:
+                _discard(stream)
         elif reason := disk_failure(error):
-            _say(f"error: a file cannot be written: {reason}. Make room, or write to another disk.")
-            _close_stdout()
+            _say(f"error: a file cannot be written: {reason}. {usual_advice(reason)}")
+            _discard(sys.stdout)
         else:
             _say(traceback.format_exc().rstrip())
             note(
@@ -121,6 +123,16 @@ def main() -> None:
                 "doctor' prints."
             )
     sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return app(standalone_mode=False)
+    except SystemExit as ended:
+        # Click exits without a message at any broken pipe, not only at that of the output.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
 
 
 def _show_warning(
@@ -139,7 +151,17 @@ def _say(lines: str) -> None:
         note(line)
 
 
-def _close_stdout() -> None:
+def _is_closed(stream: TextIO) -> bool:
+    """Whether a stream is a pipe whose reader, such as ``head``, has ended."""
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)  # errors are reported without being asked for
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _discard(stream: TextIO) -> None:
     """Discards the output that could not be written, which Python would try to write again at its end."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -48,7 +48,10 @@ Events = Annotated[
     typer.Option("--events", help="Event log: CSV, TSV, JSONL or Parquet, compressed too, or a folder of its parts."),
 ]
 Items = Annotated[Path | None, typer.Option("--items", help="Catalogue, in the same formats.")]
-Users = Annotated[Path | None, typer.Option("--users", help="Users table, in the same formats.")]
+Users = Annotated[
+    Path | None,
+    typer.Option("--users", help="Users table, in the same formats. Its columns are kept, but have no effect yet."),
+]
 
 
 def ids(text: str | None) -> list[str]:

@@ -38,6 +38,7 @@ def fit(
         asked = _of_run(resume, asked, named=config is None)
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
+    from tfllmrec.config import paraphrase_option
     from tfllmrec.training.run import fit_experiment
 
     try:
@@ -45,7 +46,9 @@ def fit(
             run = fit_experiment(asked.config, resume or out, base=asked.base, resume=resume is not None)
     except KeyboardInterrupt:
         note("")
-        note(f"interrupted; continue with: tfllmrec fit --resume {resume or out or '<that run folder>'}")
+        folder = resume or out or "<that run folder>"
+        allowed = paraphrase_option(asked.config.tuning.paraphrase)
+        note(f"interrupted; continue with: tfllmrec fit --resume {folder}{allowed}")
         raise typer.Exit(130) from None
     if json:
         print_json(run.metrics)

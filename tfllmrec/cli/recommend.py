@@ -135,7 +135,7 @@ def recommend_to_file(
                 note(f"{start + n:,} of {len(answered):,} users")
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
     if without_data:
-        note(f"without data, not answered: {len(without_data):,} users: {_first(without_data)}")
+        note(f"without data, not answered: {len(without_data):,} users: {_first(without_data, '--json lists all')}")
     return {
         "file": str(out),
         "users": len(answered),
@@ -145,8 +145,9 @@ def recommend_to_file(
     }
 
 
-def _first(user_ids: Sequence[str]) -> str:
-    more = f" and {len(user_ids) - SHOWN:,} more (--json lists all)" if len(user_ids) > SHOWN else ""
+def _first(user_ids: Sequence[str], hint: str = "") -> str:
+    """The first ids, and the number of the others with a hint where to find them."""
+    more = f" and {len(user_ids) - SHOWN:,} more{f' ({hint})' if hint else ''}" if len(user_ids) > SHOWN else ""
     return f"{', '.join(user_ids[:SHOWN])}{more}"
 
 

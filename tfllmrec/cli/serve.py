@@ -67,7 +67,9 @@ def serve(
             help="For a request without a deadline; also for its headers, its body and a TLS handshake to arrive.",
         ),
     ] = 30.0,
-    grace_seconds: Annotated[float, typer.Option(min=0, help="For running requests to finish at the end.")] = 30.0,
+    grace_seconds: Annotated[
+        float, typer.Option(min=0, help="How long running requests may take to finish when the server stops.")
+    ] = 30.0,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): both protocols speak TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     token_file: Annotated[

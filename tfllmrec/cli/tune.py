@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 #: Rows of the table.
 SHOWN = 10
-PARAPHRASE = "tuning.paraphrase"
 
 
 def tune(
@@ -53,6 +52,8 @@ def tune(
     but for those that the config or --set sets. Writes FOLDER/best.yaml, which fit takes. Needs: pip install
     'tfllmrec[tune]'.
     """
+    from tfllmrec.config import PARAPHRASE, paraphrase_option
+
     asked = asked_config(config, events, items, users, overrides)
     if resume is not None:
         others = [config, events, items, users, over, None if out == resume else out]
@@ -72,11 +73,11 @@ def tune(
     from tfllmrec.training.tune import resume as go_on
     from tfllmrec.training.tune import tune as begin
 
+    paraphrase = None if asked is None else asked.config.tuning.paraphrase
     try:
         with working():
             if resume is not None:
-                named = None if asked is None else asked.config.tuning.paraphrase
-                search = go_on(resume, trials, paraphrase=named) if named else go_on(resume, trials)
+                search = go_on(resume, trials, paraphrase=paraphrase)
             else:
                 assert asked is not None
                 search = begin(asked.config, out, base=asked.base, space=space, trials=trials or TRIALS)
@@ -84,7 +85,8 @@ def tune(
         folder = resume or out
         note("")
         if folder is None or (folder / "search.json").is_file():
-            note(f"interrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}")
+            allowed = paraphrase_option(paraphrase)
+            note(f"interrupted; continue with: tfllmrec tune --resume {folder or '<that search folder>'}{allowed}")
         else:
             note("interrupted before the first trial; the same command starts again")
         raise typer.Exit(130) from None
@@ -92,9 +94,8 @@ def tune(
         print_json(search.as_json())
     else:
         print_search(search)
-    best = search.folder / "best.yaml"
-    note(f"best settings: {best}")
-    note(f"next: tfllmrec fit {best} --out {search.folder}-best")
+    note(f"best settings: {search.best_config}")
+    note(f"next: {search.fit_command}")
     note(f"      tensorboard --logdir {search.folder / 'logs'}")
 
 

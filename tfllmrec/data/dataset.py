@@ -52,7 +52,8 @@ _EVENT_TYPES = {
 }
 
 
-_REMEDY = "copy the folder back, or prepare the data again"
+_AGAIN = "prepare the data again"
+_REMEDY = f"copy the folder back, or {_AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Dataset:
         try:
             version = read_json(path, _Version, _REMEDY).format_version
             if version != FORMAT_VERSION:
-                raise DataError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; {_REMEDY}.")
+                raise DataError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; {_AGAIN}.")
             manifest = read_json(path, _Manifest, _REMEDY)
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
             dataset = cls(

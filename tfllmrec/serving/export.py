@@ -94,7 +94,7 @@ def export(
     ours = not target.exists()
     try:
         with (
-            writing(target, "Nothing was changed there. Make room, or name another folder."),
+            writing(target, "Nothing was changed there. Once it can be written, export again; or name another folder."),
             writing_folder(target) as temporary,
         ):
             signatures = serving.signatures()

@@ -1,4 +1,4 @@
-"""What a fitted thing was made from, so that a folder of another experiment is not gone on with."""
+"""Fingerprints of settings and data, so that a fit never continues from another experiment's files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def queries_fingerprint(queries: Queries) -> str:
 
 
 def settings_of(**sections: Section) -> dict[str, Any]:
-    """The settings of some sections of a config, named as the config names them, as JSON has them."""
+    """The settings of some sections of a config, named as the config names them, as JSON values."""
     return {
         f"{name}.{key}": value
         for name, section in sections.items()

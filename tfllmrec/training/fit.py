@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.columns import ITEM, USER
+from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
@@ -112,8 +112,6 @@ def fit_hybrid(
             f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
             "use more data or another split.kind."
         )
-    if unused := [column for column in split.dataset.users.columns if column != USER]:
-        tell(f"user columns {', '.join(unused)}: read and kept with the data; no model uses them yet")
     settings = choose(split, text, config, tell)
     model = build_hybrid(split, text, config, config.training.precision)
     if settings is not None:
@@ -443,7 +441,7 @@ def _train(
 
 
 def _made_from(sequences: Sequences, split: Split, text: np.ndarray, config: ExperimentConfig) -> dict[str, Any]:
-    """All that decides what the training comes to, as JSON has it."""
+    """All settings and data on which the trained model depends, as JSON values."""
     rows = (sequences.items, sequences.ratings, sequences.held_out)
     return {
         **settings_of(model=config.model, training=config.training),

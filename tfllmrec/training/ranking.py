@@ -148,7 +148,7 @@ def prepared_ranking(
 
 
 def _made_from(hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
-    """All that decides what is learnt, as JSON has it."""
+    """All settings and data on which the trained model depends, as JSON values."""
     train = split.train
     return {
         **settings_of(model=hybrid.config, ranking=config),

@@ -37,8 +37,8 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import TITLE
-from tfllmrec.config import PARAPHRASE, ExperimentConfig, dump_config, load_config
+from tfllmrec.columns import TITLE, USER
+from tfllmrec.config import PARAPHRASE, ExperimentConfig, dump_config, load_config, paraphrase_option
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
@@ -84,10 +84,10 @@ def to_stderr(line: str) -> None:
     print(visible(line), file=sys.stderr, flush=True)
 
 
-class _Measured(BaseModel):
-    """The keys of ``metrics.json`` that are read."""
+class _Measured(BaseModel, extra="allow"):
+    """``metrics.json``. Only the keys that are read are checked."""
 
-    class Data(BaseModel):
+    class Data(BaseModel, extra="allow"):
         name: str
 
     class Split(BaseModel, extra="allow"):
@@ -111,8 +111,8 @@ class _Measured(BaseModel):
         return self
 
 
-class _Recorded(BaseModel):
-    """The keys of ``run.json`` that are read."""
+class _Recorded(BaseModel, extra="allow"):
+    """``run.json``. Only the keys that are read are checked."""
 
     seed: int
     data_sha256: str
@@ -148,12 +148,13 @@ class Run:
 
         Raises:
           ModelError: there is none, or it was interrupted.
+          ConfigError: it was interrupted, and its config is damaged.
         """
         run = cls(Path(folder))
         if not (run.folder / "config.yaml").is_file():
             raise ModelError(f"{folder} is no run folder: expected a config.yaml there, as 'tfllmrec fit' writes it.")
         if not run.complete:
-            raise ModelError(f"{folder} was not finished: continue it with 'tfllmrec fit --resume {folder}'.")
+            raise ModelError(f"{folder} was not finished: continue it with '{run._resume_command}'.")
         return run
 
     @property
@@ -164,6 +165,10 @@ class Run:
     def config(self) -> ExperimentConfig:
         """The config as it is in the folder now: resolved once the model is fitted."""
         return load_config(self.folder / "config.yaml", of_run=True).config
+
+    @property
+    def _resume_command(self) -> str:
+        return f"tfllmrec fit --resume {self.folder}{paraphrase_option(self.config.tuning.paraphrase)}"
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -199,7 +204,8 @@ class Run:
                 if values.shape != (queries,) or (column != "user_ids" and values.dtype != np.float64):
                     raise ValueError(f"{column}: expected float64 [{queries}], found {values.dtype} {values.shape}")
         except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
-            reason = str(error).partition(".")[0]  # numpy adds how to load pickled objects, which nobody should
+            reason = error.strerror if isinstance(error, OSError) else None
+            reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
             raise ModelError(f"{path} cannot be read ({reason}): {_REMEDY}.") from error
         return columns
 
@@ -215,11 +221,9 @@ class Run:
                 results[name].per_query[label] = values
         return results
 
-    def _json(self, name: str, keys: type[BaseModel] | None = None) -> dict[str, Any]:
-        """A JSON file with all that it holds, after a check of the ``keys`` that are read."""
-        if keys is not None:
-            read_json(self.folder / name, keys, _REMEDY)
-        return read_json(self.folder / name, dict[str, Any], _REMEDY)
+    def _json(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
+        """The content of a JSON file, checked as ``kind``."""
+        return read_json(self.folder / name, kind, _REMEDY).model_dump(mode="json", exclude_unset=True)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -238,7 +242,7 @@ class Run:
         """
         from tfllmrec.text.store import read_vectors
 
-        again = "fit again" if self.complete else f"delete it, and continue with 'tfllmrec fit --resume {self.folder}'"
+        again = "fit again" if self.complete else f"delete it, and continue with '{self._resume_command}'"
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
     def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
@@ -248,23 +252,23 @@ class Run:
           ConfigError, DataError, ModelError: the encoder cannot be loaded or trained, is missing from a complete run,
             is not the one that encoded the items, or would be trained with a function that nobody allowed.
         """
-        from tfllmrec.training.text_tower import is_tuned, prepared_encoder
+        from tfllmrec.training.text_tower import is_trained, is_tuned, prepared_encoder
 
-        config = self.config
+        config, folder = self.config, self.folder / "text"
+        if self.complete and not is_trained(folder, config.text):
+            raise ModelError(
+                f"{folder} lacks trained parts of the text tower, and a complete run is not trained again: copy the "
+                "folder back, or fit again."
+            )
         function = config.tuning.paraphrase
-        tunes = config.text.mode != "frozen" and not is_tuned(self.folder / "text")
+        tunes = config.text.mode != "frozen" and not is_tuned(folder)
         if tunes and function not in (None, self.paraphrase):
             raise ConfigError(
                 f"{self.folder} records {PARAPHRASE}={function}, a function that would be called now. A stored config "
-                f"may not do that: allow the call with --set {PARAPHRASE}={function}."
-            )
-        trained = config.text.mode != "frozen" or config.text.pretrain_epochs
-        if self.complete and trained and not (self.folder / "text" / "tower.json").is_file():
-            raise ModelError(
-                f"{self.folder}/text is missing what was trained of the text tower: copy it back, or fit again."
+                f"may not do that: allow the call with{paraphrase_option(function)}."
             )
         template = ItemTemplate.from_items(self.split.items, config.text.template)
-        encoder = prepared_encoder(self.folder / "text", self.split, template, config, tell)
+        encoder = prepared_encoder(folder, self.split, template, config, tell)
         if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
             then = self._json("vectors.json", _ReadBy)["encoder"]
             if then != encoder.fingerprint:
@@ -406,8 +410,8 @@ def fit_experiment(
 
 
 def _fit(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
-    """All steps of a fit in a locked folder, from any of them on."""
-    with writing(run.folder, f"Make room, then continue with: tfllmrec fit --resume {run.folder}"):
+    """Runs the steps of a fit that are not done yet; the caller holds the lock."""
+    with writing(run.folder, f"Once it can be written, continue with: {run._resume_command}"):
         return _fit_and_measure(run, config, tell)
 
 
@@ -498,6 +502,8 @@ def _begun(
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
     for line in dataset.report.lines():
         tell(f"data: {line}")
+    if unused := [column for column in dataset.users.columns if column != USER]:
+        tell(f"user columns {', '.join(unused)}: kept with the data; no model uses them yet")
     dataset.save(out / "data")
     config = config.model_copy(deep=True)
     config.data = config.data.model_copy(
@@ -696,7 +702,7 @@ def _record(
             round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
         ),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
-        "source": run._json("source.json"),
+        "source": read_json(run.folder / "source.json", dict[str, Any], _REMEDY),
         "chosen": chosen,
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": None if ranking is None else asdict(ranking),

@@ -41,6 +41,7 @@ LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-
 #: Parts of a batch, each as wide as its own longest text: with so many, two fifths of the padding's work is saved.
 LENGTH_GROUPS = 4
 
+PRETRAINED = "encoder"
 TUNED = "tuned.safetensors"
 
 Tell = Callable[[str], None]
@@ -324,6 +325,15 @@ def is_tuned(folder: Path) -> bool:
     return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # which is written last
 
 
+def is_trained(folder: Path, text: TextConfig) -> bool:
+    """Whether a tower's folder has all that ``text`` asks for, so that :func:`prepared_encoder` trains nothing."""
+    if text.pretrain_epochs and not (folder / PRETRAINED).is_dir():
+        return False
+    if text.mode != "frozen":
+        return is_tuned(folder)
+    return not text.pretrain_epochs or TowerRecord.load(folder) is not None
+
+
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:
@@ -342,7 +352,7 @@ def prepared_encoder(
     encoder = TextEncoder.from_config(config.text)
     if config.text.mode == "frozen" and not config.text.pretrain_epochs:
         return encoder
-    if TowerRecord.load(folder) is not None:  # a complete run's may be on a disk that cannot be written
+    if is_trained(folder, config.text):  # a complete run's folder may be on a disk that cannot be written
         return _prepared(encoder, folder, split, template, config, tell)
     with locked(folder):
         return _prepared(encoder, folder, split, template, config, tell)
@@ -352,7 +362,7 @@ def _prepared(
     encoder: TextEncoder, folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:
     start, text = time.monotonic(), config.text
-    pretrained = folder / "encoder"
+    pretrained = folder / PRETRAINED
     if text.pretrain_epochs:
         if not pretrained.is_dir():
             pretrain(

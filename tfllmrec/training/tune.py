@@ -1,7 +1,7 @@
 """Hyperparameter search: many fits on the same data, each judged on the validation queries; test is never looked at.
 
 OUT/
-  search.json   what is searched, and in how many trials
+  search.json   the settings that are searched, with their different values, and the number of trials
   base/         what every trial shares: data, text vectors, and the config that trials vary
   study.log     optuna's journal: every trial that was begun
   trial-N/      checkpoints of the running trial and of the best one so far
@@ -32,9 +32,9 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config
+from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config, load_config, paraphrase_option
 from tfllmrec.data.splits import Split
-from tfllmrec.durable import locked, read_json, replacing, write_text, writing
+from tfllmrec.durable import add_advice, locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.progress import show_progress
@@ -118,6 +118,17 @@ class Search:
     importance: dict[str, float]
 
     @property
+    def best_config(self) -> Path:
+        """The config of the best trial."""
+        return self.folder / "best.yaml"
+
+    @property
+    def fit_command(self) -> str:
+        """The command that fits the best config into a run folder beside the search."""
+        function = load_config(self.best_config, of_run=True).config.tuning.paraphrase
+        return f"tfllmrec fit {self.best_config} --out {self.folder}-best{paraphrase_option(function)}"
+
+    @property
     def ranking(self) -> list[Trial]:
         """The complete trials, best first."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
@@ -157,7 +168,8 @@ def tune(
       tell: called with a line for each step.
 
     Raises:
-      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or nothing is to be searched.
+      ConfigError: optuna is not installed, ``out`` is taken or in use by another process, or a setting of ``space`` has
+        no two different values with this data.
       WriteError: the disk is full, read-only or broken. The finished trials stay, and :func:`resume` continues.
       DataError: see :func:`fit_experiment`.
       ModelError: all trials failed.
@@ -167,10 +179,12 @@ def tune(
         space = default_space(config)
     with (
         _free_folder(out) as out,
-        _continued(out),
+        _continued(out, config.tuning.paraphrase),
         start_run(config, out / "base", base=base, tell=tell) as (run, config),
     ):
         tell(f"search folder: {out}")
+        split = run.split
+        space = distinct(space, config, lambda settled: sizes(split, settled))
         # Before the texts are encoded, since a text tower may be trained for that: from here on resume continues it.
         plan = {"trials": trials, "space": [str(setting) for setting in space]}
         write_text(out / PLAN, json.dumps(plan, indent=1))
@@ -203,7 +217,7 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
         raise ConfigError(
             f"Nothing to resume: {out} has no search.json. Start a search with 'tfllmrec tune CONFIG --out'."
         )
-    with locked(out), locked(out / "base"), _continued(out):
+    with locked(out), locked(out / "base"), _continued(out, paraphrase):
         run = Run(out / "base", paraphrase)
         config = run.config
         begun = read_json(plan, _Plan, _REMEDY)
@@ -215,14 +229,15 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
 
 
 @contextmanager
-def _continued(out: Path) -> Iterator[None]:
-    """Adds to an error of a full disk how the search continues."""
+def _continued(out: Path, paraphrase: str | None) -> Iterator[None]:
+    """Adds to an error of a disk the command that continues the search."""
     try:
         with writing(out):
             yield
     except WriteError as error:
         if (out / PLAN).is_file():
-            error.args += (f"Make room, then continue with: tfllmrec tune --resume {out}",)
+            command = f"tfllmrec tune --resume {out}{paraphrase_option(paraphrase)}"
+            add_advice(error, f"Once it can be written, continue with: {command}")
         raise
 
 
@@ -258,7 +273,6 @@ def _search(
 ) -> Search:
     write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
     split = run.split
-    space = distinct(space, config, lambda settled: sizes(split, settled))
     chosen = config.model_copy(deep=True)
     weights = [f"item_weights_{name}" for name in ITEM_WEIGHT_SETTINGS]
     if {setting.key for setting in space} & {f"model.{name}" for name in weights}:
@@ -410,7 +424,7 @@ def _publish(study: optuna.Study, space: Sequence[Setting], out: Path) -> Search
     best = search.ranking[0].number if search.ranking else None
     if best is not None:
         config = ExperimentConfig.model_validate(finished[best - 1].user_attrs["config"])
-        write_text(out / "best.yaml", dump_config(config))
+        write_text(search.best_config, dump_config(config))
     for trial in trials:
         if trial.number != best:
             shutil.rmtree(out / f"trial-{trial.number}", ignore_errors=True)
