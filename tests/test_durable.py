@@ -1,7 +1,6 @@
-import contextlib
 import errno
 import os
-import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from programs import killed_when_late
+from small_disks import LARGEST_FILE, small_files
 
 from tfllmrec import durable
 from tfllmrec.errors import ConfigError, ModelError, WriteError
@@ -83,7 +84,8 @@ def test_the_folder_of_a_killed_writer_goes_and_that_of_a_live_one_stays(tmp_pat
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     try:
-        killed, alive = (writer.stdout.readline().strip() for writer in writers)
+        with killed_when_late(*writers):
+            killed, alive = (writer.stdout.readline().strip() for writer in writers)
         writers[0].kill()
         writers[0].wait()
         assert (tmp_path / killed / "half").exists()
@@ -114,17 +116,6 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
 
 
 # --- Full, read-only and broken disks ---------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def no_file_larger_than(size):
-    """The system refuses to let files grow: the nearest thing to a full disk that needs no rights."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class SafetensorError(Exception):
@@ -194,8 +185,8 @@ def test_where_no_block_has_advice_it_fits_the_reason(tmp_path, number, advice):
 def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.json"
     durable.write_text(path, "old")
-    with no_file_larger_than(1000), pytest.raises(WriteError, match=r"file\.json cannot be written: File too large"):
-        durable.write_text(path, "new" * 1000)
+    with small_files(), pytest.raises(WriteError, match=r"file\.json cannot be written: File too large"):
+        durable.write_text(path, "a" * (LARGEST_FILE + 1))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -296,7 +287,8 @@ def test_a_second_process_is_refused_until_the_first_one_ends_however_it_does(tm
         [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True, env=environment
     )
     try:
-        assert holder.stdout.readline() == "held\n"
+        with killed_when_late(holder):
+            assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(
                 ConfigError, match=rf"shop is in use by process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\d "
@@ -343,6 +335,33 @@ def test_a_lock_file_that_its_holder_removed_in_between_is_made_anew(tmp_path, m
         assert removed and (tmp_path / durable.LOCK).exists()
         with pytest.raises(ConfigError, match="in use"), durable.locked(tmp_path):
             pytest.fail("held twice")
+
+
+def test_a_folder_that_its_holder_removed_in_between_is_made_again(tmp_path, monkeypatch):
+    folder, opening, removed = tmp_path / "run", os.open, []
+    folder.mkdir()
+
+    def slow(path, *arguments, **options):
+        if not removed and Path(path) == folder / durable.LOCK:  # the holder ends after its folder was seen
+            removed.append(folder.rmdir())
+        return opening(path, *arguments, **options)
+
+    monkeypatch.setattr(durable.os, "open", slow)
+    with durable.locked(folder):
+        assert removed and (folder / durable.LOCK).exists()
+
+
+def test_the_lock_of_a_process_that_made_the_folder_again_stays(tmp_path):
+    folder = tmp_path / "run"
+    with durable.locked(folder):
+        shutil.rmtree(folder)
+        second = durable.locked(folder)
+        second.__enter__()
+    assert (folder / durable.LOCK).exists()
+    with pytest.raises(ConfigError, match="in use"), durable.locked(folder):
+        pytest.fail("held twice")
+    second.__exit__(None, None, None)
+    assert not folder.exists()
 
 
 def test_without_locks_a_warning_says_that_nobody_is_kept_out(tmp_path, monkeypatch, caplog):

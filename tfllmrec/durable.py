@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -246,7 +246,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as at_the_end:
         if not folder.exists():
-            at_the_end.callback(_try, folder.rmdir)  # which fails if something is in it
+            at_the_end.callback(_remove_if_empty, folder)
         with writing(folder):
             at_the_end.enter_context(_take(folder / LOCK))
         yield
@@ -255,9 +255,12 @@ def locked(folder: Path) -> Iterator[None]:
 def _take(path: Path) -> contextlib.ExitStack:
     """Makes and locks a file that names this process; the stack removes it and releases the lock."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            except FileNotFoundError:  # the folder is new, or its last holder removed it a moment ago
+                path.parent.mkdir(parents=True, exist_ok=True)
+                continue
             held.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -271,7 +274,7 @@ def _take(path: Path) -> contextlib.ExitStack:
                 _log.warning(no_locks, path.parent, error.strerror)
             if not _is_named(descriptor, path):
                 continue  # its holder removed it after it was opened here, and before it was locked
-            held.callback(_try, path.unlink)  # before the lock is released, or it could be another process's
+            held.callback(_remove, path, descriptor)  # before the lock is released, or it could be another process's
             os.ftruncate(descriptor, 0)
             since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
@@ -286,9 +289,16 @@ def _is_named(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _try(remove: Callable[[], None]) -> None:
+def _remove(path: Path, descriptor: int) -> None:
+    """Removes an open file, unless ``path`` names another one now, as after its folder was deleted and made again."""
     with contextlib.suppress(OSError):
-        remove()
+        if _is_named(descriptor, path):
+            path.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # something is in it
+        folder.rmdir()
 
 
 @contextlib.contextmanager

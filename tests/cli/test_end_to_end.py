@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from programs import killed_when_late
 
 pytestmark = pytest.mark.tf
 
@@ -93,11 +94,12 @@ def test_serve(program, exported):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             told = {}
-            for line in server.stdout:
-                name, _, rest = line.strip().partition(" ")
-                told[name] = rest.strip()
-                if name == "model":
-                    break
+            with killed_when_late(server):
+                for line in server.stdout:
+                    name, _, rest = line.strip().partition(" ")
+                    told[name] = rest.strip()
+                    if name == "model":
+                        break
             assert told["model"] == "ring, version 1"
             rest, grpc = told["REST"].partition("/v1/")[0], f"grpc://{told['gRPC']}"
             for address in (rest, grpc):

@@ -1,6 +1,38 @@
+import json
 from pathlib import Path
 
-from tfllmrec.serving.layout import LARGEST_VERSION, version_folders
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tfllmrec.errors import ModelError
+from tfllmrec.serving.layout import EXTRA, LARGEST_VERSION, MANIFEST, read_catalogue, read_manifest, version_folders
+
+
+@pytest.mark.parametrize("name", [name for name in dir(pa.lib) if name.startswith("Arrow")])
+def test_every_error_of_pyarrow_on_a_table_of_items_is_named(tmp_path, monkeypatch, name):
+    def damaged(path):
+        raise getattr(pa.lib, name)("damaged")
+
+    monkeypatch.setattr(pd, "read_parquet", damaged)
+    with pytest.raises(ModelError, match=r"items\.parquet cannot be read \(.*damaged.*\): export the run again"):
+        read_catalogue(tmp_path)
+
+
+def test_a_manifest_is_returned_with_every_key_as_it_was_written(tmp_path, monkeypatch):
+    manifest = {
+        "indexes": {"recommend": {"form": "cells", "cells": 3}},
+        "run": "runs/shop",
+        "config": {"split": {"kind": "random"}, "seed": 1, "evaluation": {"head_share": 0.5, "ks": [10]}, "name": None},
+        "new_items": {"items": 2},
+    }
+    path = tmp_path / EXTRA / MANIFEST
+    path.parent.mkdir()
+    path.write_text(json.dumps(manifest))
+    reading, read = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or reading(path))
+    assert read_manifest(tmp_path) == manifest
+    assert read == [path]
 
 
 def make(base, *names):

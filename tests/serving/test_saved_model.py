@@ -13,6 +13,7 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.serving import loading
+from tfllmrec.serving.ratings import rating_rows
 from tfllmrec.serving.saved_model import SCORE_BATCH, SavedModel
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.student import Student
@@ -92,8 +93,34 @@ def test_ratings_belong_to_the_items_of_their_history_or_are_refused(saved):
     for ratings in ([[5.0]], [[5.0]] * (len(two) + 1)):
         with pytest.raises(DataError, match="Expected a rating for each item of the history"):
             saved.recommend_many(two, ratings=ratings)
-    with pytest.raises(DataError, match="Expected one list to exclude for each of 128 people, got 129"):
-        saved.recommend_many(two, exclude=[[]] * 129)
+
+
+def test_every_list_has_a_row_for_each_person(saved, monkeypatch):
+    """Also where the batches are long enough, or every batch but the last one is."""
+    monkeypatch.setattr(saved, "_call", lambda *_, **__: pytest.fail("a batch was computed"))
+    people = [["i3"]] * (SCORE_BATCH + 6)
+    for rows in (SCORE_BATCH, len(people) + 1):
+        with pytest.raises(
+            DataError, match=f"Expected one list to exclude for each of {len(people)} people, got {rows}"
+        ):
+            saved.recommend_many(people, exclude=[[]] * rows)
+        for name in ("allow", "categories"):
+            with pytest.raises(DataError, match=f"one list of {name} for each of {len(people)} people, got {rows}"):
+                saved.recommend_many(people, **{name: [["x"]] * rows})
+    tokens = {"input_mask": np.ones((2, 3), np.int32)}
+    for name in ("histories", "exclude"):
+        with pytest.raises(DataError, match=f"{name}: expected one list for each of 2 texts, got 3"):
+            saved.search_tokens(tokens, **{name: [["i3"]] * 3})
+
+
+def test_ratings_of_many_are_checked_once(saved, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        "tfllmrec.serving.saved_model.rating_rows", lambda *rows: checked.append(rows) or rating_rows(*rows)
+    )
+    people = [["i3"]] * (SCORE_BATCH + 6)
+    saved.recommend_many(people, ratings=[[5.0]] * len(people))
+    assert len(checked) == 1
 
 
 def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypatch):

@@ -167,6 +167,17 @@ def test_logits_are_those_of_the_published_head_tied_to_the_embedding(encoder):
     assert changed[absent] and changed.sum() == 1
 
 
+def test_the_head_computes_in_float32_whatever_the_policy_of_the_script(encoder):
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = MaskedLanguageModel(encoder, VOCABULARY)
+        model.compile(optimizer=tf.keras.optimizers.Adam(0.1))
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert {layer.compute_dtype for layer in (model, model.dense, model.norm)} == {"float32"}
+    assert isinstance(model.optimizer, tf.keras.optimizers.Adam)  # it does not scale the loss
+
+
 def test_head_begins_with_the_shares_of_the_tokens(encoder):
     counts = np.zeros(VOCABULARY.size, int)
     counts[[7, 9]] = 5, 10

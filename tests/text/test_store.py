@@ -3,7 +3,6 @@ import hashlib
 import logging
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from programs import killed_when_late
 from safetensors.numpy import load_file
+from small_disks import LARGEST_FILE, small_files
 
 from tfllmrec import durable
 from tfllmrec.errors import ModelError, WriteError
@@ -100,7 +101,7 @@ def test_reads_only_what_is_asked(tmp_path):
     assert base.filename and base.mode == "r"
 
 
-@pytest.mark.parametrize("how", ["flipped byte", "cut short", "empty", "other file", "huge header"])
+@pytest.mark.parametrize("how", ["flipped byte", "cut short", "empty", "other file", "huge header", "nested"])
 def test_a_damaged_segment_is_named_and_encoded_again(tmp_path, caplog, how):
     store = VectorStore(tmp_path)
     store.add(PRINT, ["good"], vectors_of(["good"]))
@@ -108,11 +109,18 @@ def test_a_damaged_segment_is_named_and_encoded_again(tmp_path, caplog, how):
     store.add(PRINT, ["bad"], vectors_of(["bad"]))
     (bad,) = set(tmp_path.rglob("*.safetensors")) - {good}
     content = bytearray(bad.read_bytes())
+    nested = b"[" * 100_000
     if how == "flipped byte":
         content[-2] ^= 1
     elif how == "huge header":
         content[7] = 255
-    bad.write_bytes({"cut short": content[:-4], "empty": b"", "other file": b"PK" * 40}.get(how, bytes(content)))
+    others = {
+        "cut short": content[:-4],
+        "empty": b"",
+        "other file": b"PK" * 40,
+        "nested": len(nested).to_bytes(8, "little") + nested,
+    }
+    bad.write_bytes(others.get(how, bytes(content)))
     fresh = VectorStore(tmp_path)
     with caplog.at_level(logging.WARNING):
         vectors, missing = fresh.lookup(PRINT, ["good", "bad"])
@@ -302,7 +310,8 @@ def writer(*arguments):
         stdout=-1,
         text=True,
     )
-    assert process.stdout.readline() == "ready\n"
+    with killed_when_late(process):
+        assert process.stdout.readline() == "ready\n"
     return process
 
 
@@ -350,29 +359,21 @@ def test_many_items_are_never_in_memory_as_a_whole(tmp_path):
 # --- Full disks and damaged files -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files():
-    """No file may have more than 2,000 bytes: the nearest thing to a full disk that needs no rights."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_store_that_takes_no_more_keeps_what_it_has(tmp_path, small_files):
+def test_a_store_that_takes_no_more_keeps_what_it_has(tmp_path):
     store = VectorStore(tmp_path / "vectors")
     store.add(PRINT, ["a"], np.ones((1, 2)))
-    with pytest.raises(WriteError, match=r"safetensors cannot be written: File too large (?s:.)*TFLLMREC_CACHE"):
-        store.add(PRINT, ["b"], np.ones((1, 1000)))
+    refused = pytest.raises(WriteError, match=r"safetensors cannot be written: File too large (?s:.)*TFLLMREC_CACHE")
+    with small_files(), refused:
+        store.add(PRINT, ["b"], np.ones((1, LARGEST_FILE // 4)))
     assert len(list((tmp_path / "vectors" / PRINT).iterdir())) == 1
     assert VectorStore(tmp_path / "vectors").lookup(PRINT, ["a", "b"])[1].tolist() == [False, True]
 
 
-def test_vectors_that_find_no_room_leave_the_old_file(tmp_path, small_files):
+def test_vectors_that_find_no_room_leave_the_old_file(tmp_path):
     out = tmp_path / "vectors.npy"
     encode_items(["a"], Lengths(), out=out)
-    with pytest.raises(WriteError, match=r"vectors\.npy cannot be written: File too large"):
-        encode_items([str(number) for number in range(1000)], Lengths(), out=out)
+    with small_files(), pytest.raises(WriteError, match=r"vectors\.npy cannot be written: File too large"):
+        encode_items(["same"] * (LARGEST_FILE // 8), Lengths(), out=out)
     assert np.load(out).tolist() == [[1, 1]] and list(tmp_path.iterdir()) == [out]
 
 

@@ -491,6 +491,14 @@ def test_refuses_what_does_not_belong_together(encoder, second, keras_like, tmp_
     save_file({"x": np.zeros(3)}, tmp_path / "other")
     with pytest.raises(ModelError, match="cannot be read"):
         load_tuning(tmp_path / "other", second, "0123")
+    headers = ["", "[1]", "{}", "[" * 100_000, '{"base": 1, "mode": "full", "settings": {}}',
+               '{"base": "0123", "mode": "full", "settings": []}',
+               '{"base": "0123", "mode": "full", "settings": {"depth": 1}}',
+               '{"base": "0123", "mode": "lora", "settings": {"rank": 0}}']  # fmt: skip
+    for header in headers:
+        save_file(arrays, tmp_path / "header", dict.fromkeys(metadata, header))
+        with pytest.raises(ModelError, match=r"header .* it cannot be read: .*\. Copy it again"):
+            load_tuning(tmp_path / "header", second, "0123")
     assert all((before[v.name] == v.numpy()).all() for v in second.variables)
 
 

@@ -1,9 +1,9 @@
 import json
-import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_disks import LARGEST_FILE, small_files
 
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.evaluation.protocol import Result
@@ -168,13 +168,9 @@ def test_a_checkpoint_that_finds_the_disk_full_leaves_the_one_before(tmp_path):
     checkpoint = EpochCheckpoint(tmp_path / "checkpoints", 5)
     made = model()
     fit(made, [planted([0.1]), checkpoint], epochs=1)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    try:
-        with pytest.raises(WriteError, match=r"epoch-1 cannot be written: File too large"):
-            fit(made, [planted([0.2]), checkpoint], epochs=2, initial_epoch=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    made.ballast = tf.Variable(tf.zeros([LARGEST_FILE // 4]), trainable=False)
+    with small_files(), pytest.raises(WriteError, match=r"epoch-1 cannot be written: File too large"):
+        fit(made, [planted([0.2]), checkpoint], epochs=2, initial_epoch=1)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0", "state.json"]
     again = EpochCheckpoint(tmp_path / "checkpoints", 5)
     assert again.state.epochs_done == 1

@@ -47,6 +47,15 @@ def test_the_loss_is_the_one_of_the_formula():
     np.testing.assert_allclose(MatchTeacher(items, 0.0).call(truth, got), 1 - (truth * got).sum(axis=1), rtol=1e-5)
 
 
+def test_the_student_computes_in_float32_whatever_the_policy_of_the_script():
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = distillation._Tower(tf.Module())
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert model.dtype_policy.name == "float32"  # with mixed_float16, compile would have the loss scaled
+
+
 def test_agreement_by_hand():
     items = np.eye(12, dtype=np.float32)
     # The teacher's list is 0 to 9. The student's: the first two swapped, and the last one replaced.

@@ -308,8 +308,17 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     ):
         with pytest.raises(ModelError, match=f"belongs to a run with other {named}: name another folder"):
             prepared_ranking(tmp_path / "ranking", hybrid, split, config.model_copy(update=settings), seed, told.append)
-    with pytest.raises(ModelError, match=r"ranking cannot be read .*: copy the folder back, or fit again"):
+    for layer in (hybrid.items, hybrid.history_encoder, hybrid.feedback, hybrid.gates):
+        weights = layer.get_weights()
+        layer.set_weights([array + 1 for array in weights])
+        with pytest.raises(ModelError, match="belongs to a run with other weights of the hybrid"):
+            prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+        layer.set_weights(weights)
+    with pytest.raises(ModelError, match=r"ranking/weights cannot be read; .*: copy .*ranking back, or fit again"):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG.model_copy(update={"keys": 3}), 7)
+    (tmp_path / "ranking" / "made_from.json").unlink()  # of an earlier version
+    monkeypatch.setattr(making, "fingerprint", lambda *_: pytest.fail("nothing to compare with"))
+    prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
     (tmp_path / "ranking" / "record.json").write_text("{}")
     with pytest.raises(ModelError, match=r"record\.json is damaged"):
         RankingRecord.load(tmp_path / "ranking")

@@ -160,7 +160,7 @@ def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
 def test_a_run_without_a_ranking_model(chain_run, tmp_path):
     copy = Run(shutil.copytree(chain_run[0].folder, tmp_path / "copy"))
     shutil.rmtree(copy.folder / "ranking")
-    with pytest.raises(ModelError, match="ranking cannot be read"):
+    with pytest.raises(ModelError, match="ranking/weights cannot be read"):
         copy.load_ranking(copy.load_model())
     # One from before there was any, or with none asked for.
     text = (copy.folder / "config.yaml").read_text()

@@ -1,3 +1,4 @@
+import random
 import shutil
 from types import SimpleNamespace
 
@@ -181,6 +182,15 @@ def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
     np.testing.assert_allclose(after(twice, 1), moved, atol=1e-5)
 
 
+def test_the_model_computes_in_float32_whatever_the_policy_of_the_script(still):
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = ContrastiveTower(tuning_of(still.text_to_vector.encoder, "top_layers", layers=1), 0.1)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert model.dtype_policy.name == "float32"  # with mixed_float16, compile would have the loss scaled
+
+
 def test_a_loss_that_is_not_a_number_is_said(encoder, tmp_path):
     with pytest.raises(ModelError, match="lower tuning"):
         tune(encoder, tmp_path, "full", [0.0] * 5, learning_rate=1e30, accumulate=2)
@@ -228,6 +238,25 @@ def test_a_run_reads_with_what_it_has_trained(tower_run, tmp_path):
     assert (folder / "tuned.safetensors").stat().st_size < 20_000
     parts = [folder / "tuned.safetensors", *(folder / "encoder").rglob("*")]
     assert record.bytes == sum(path.stat().st_size for path in parts if path.is_file())
+
+
+def test_training_a_tower_leaves_the_random_state_of_a_script_alone(tower_run, tmp_path, monkeypatch):
+    run, _ = tower_run
+    shutil.copytree(run.folder / "text" / "encoder", tmp_path / "encoder")  # what is left to do is the tuning
+    seen = []
+
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    def stopped(*_):
+        seen.append(state())
+        raise ArithmeticError
+
+    monkeypatch.setattr("tfllmrec.training.text_tower.tune_tower", stopped)
+    before = state()
+    with pytest.raises(ArithmeticError):
+        prepared_encoder(tmp_path, run.split, template_of(run), run.config, print)
+    assert state() == before != seen[0]
 
 
 def test_a_complete_tower_keeps_nothing_to_go_on_with_but_its_curves(tower_run):

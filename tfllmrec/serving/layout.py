@@ -40,14 +40,14 @@ LARGEST_VERSION = 2**63 - 1
 _REMEDY = "export the run again"
 
 
-class _Manifest(BaseModel):
-    """The keys of a manifest that are read. A server needs only the number of items and the indexes."""
+class _Manifest(BaseModel, extra="allow"):
+    """A manifest. Only the keys that are read are checked; a server needs the number of items and the indexes."""
 
-    class Index(BaseModel):
+    class Index(BaseModel, extra="allow"):
         form: str
 
-    class Config(BaseModel):
-        class Evaluation(BaseModel):
+    class RunConfig(BaseModel, extra="allow"):
+        class Evaluation(BaseModel, extra="allow"):
             head_share: float
 
         split: dict[str, Any]
@@ -58,7 +58,7 @@ class _Manifest(BaseModel):
     indexes: dict[str, Index] = {}
     run: str = ""
     data_sha256: str = ""
-    config: Config | None = None
+    config: RunConfig | None = None
 
 
 def read_manifest(version: Path) -> dict[str, Any]:
@@ -67,9 +67,7 @@ def read_manifest(version: Path) -> dict[str, Any]:
     Raises:
       ModelError: it is missing or damaged.
     """
-    path = version / EXTRA / MANIFEST
-    read_json(path, _Manifest, _REMEDY)
-    return read_json(path, dict[str, Any], _REMEDY)
+    return read_json(version / EXTRA / MANIFEST, _Manifest, _REMEDY).model_dump(exclude_unset=True)
 
 
 def read_catalogue(version: Path) -> pd.DataFrame:
@@ -83,7 +81,7 @@ def read_catalogue(version: Path) -> pd.DataFrame:
     path = version / EXTRA / ITEMS
     try:
         items = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
+    except Exception as error:  # pyarrow raises nearly anything on a damaged file
         raise ModelError(f"{path} cannot be read ({error}): {_REMEDY}.") from error
     if ITEM not in items or not items[ITEM].map(lambda item: isinstance(item, str)).all():
         raise ModelError(f"{path} is damaged (expected strings in the column {ITEM!r}): {_REMEDY}.")

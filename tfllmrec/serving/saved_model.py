@@ -155,6 +155,7 @@ class SavedModel:
         """
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
+        filters = filter_inputs(len(histories), allow, categories)
         marks = None if ratings is None else rating_rows(histories, ratings)
         answers: list[list[Recommendation]] = []
         for start in range(0, len(histories), SCORE_BATCH):
@@ -162,10 +163,9 @@ class SavedModel:
             batch = histories[rows]
             answers += self._list(
                 "recommend",
-                None if allow is None else allow[rows],
-                None if categories is None else categories[rows],
+                {name: lists[rows] for name, lists in filters.items()},
                 history=_strings(batch),
-                ratings=_ratings(batch, None if marks is None else marks[rows]),
+                ratings=_padded(marks[rows]) if marks else _no_ratings(len(batch)),
                 exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
                 k=np.full(len(batch), k, np.int32),
             )
@@ -187,8 +187,7 @@ class SavedModel:
         """
         return self._list(
             "search",
-            [allow],
-            [categories],
+            filter_inputs(1, [allow], [categories]),
             text=np.asarray([text], object),
             history=_strings([history]),
             exclude=_strings([exclude]),
@@ -210,9 +209,13 @@ class SavedModel:
           histories, exclude: of each; none by default.
 
         Raises:
-          ModelError: the model was trained without text, or what reads its queries knows no tokens.
+          DataError: there are more or fewer histories, or lists to exclude, than texts.
+          ModelError: the model was trained without text, or its encoder of queries takes no tokens.
         """
         batch = len(tokens["input_mask"])
+        for name, lists in (("histories", histories), ("exclude", exclude)):
+            if lists is not None and len(lists) != batch:
+                raise DataError(f"{name}: expected one list for each of {batch} texts, got {len(lists)}.")
         return self._answers(
             self._call(
                 "search_tokens",
@@ -245,7 +248,7 @@ class SavedModel:
                 f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
             )
         asked = {"item_id": np.asarray([item_id], object), "k": np.asarray([k], np.int32)}
-        return self._list("similar", [allow], [categories], **asked)[0]
+        return self._list("similar", filter_inputs(1, [allow], [categories]), **asked)[0]
 
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
@@ -354,14 +357,9 @@ class SavedModel:
         return scores
 
     def _list(
-        self,
-        signature: str,
-        allow: Sequence[Allow] | None,
-        categories: Sequence[Sequence[str]] | None,
-        **inputs: np.ndarray,
+        self, signature: str, filters: Mapping[str, Sequence[Sequence[str]]], **inputs: np.ndarray
     ) -> list[list[Recommendation]]:
-        """Asks the signature, or its twin with filters where there are any."""
-        filters = filter_inputs(len(inputs["k"]), allow, categories)
+        """Asks the signature, or its twin with filters if :func:`filter_inputs` gave any."""
         if filters:
             signature += "_filtered"
             inputs |= {name: _strings(rows) for name, rows in filters.items()}
@@ -416,13 +414,16 @@ def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, np.ndarray]:
     """What a signature is told of one person."""
-    return {"history": _strings([history]), "ratings": _ratings([history], None if ratings is None else [ratings])}
+    marks = _no_ratings(1) if ratings is None else _padded(rating_rows([history], [ratings]))
+    return {"history": _strings([history]), "ratings": marks}
 
 
-def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]] | None) -> np.ndarray:
-    """float32 ``[B, L]``, NaN for none."""
-    if ratings is None:
-        return np.zeros((len(histories), 0), np.float32)
-    rows = rating_rows(histories, ratings)
+def _no_ratings(people: int) -> np.ndarray:
+    """float32 ``[B, 0]``."""
+    return np.zeros((people, 0), np.float32)
+
+
+def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """The rows of :func:`rating_rows` as float32 ``[B, L]``, padded with NaN; L is at least 1."""
     width = max([len(row) for row in rows] + [1])
     return np.asarray([[*row, *[np.nan] * (width - len(row))] for row in rows], np.float32)

@@ -202,7 +202,7 @@ class MaskedLanguageModel(tf.keras.Model):
         seed: int = 0,
         counts: np.ndarray | None = None,
     ):
-        super().__init__(name="masked_language_model")
+        super().__init__(name="masked_language_model", dtype="float32")
         self._dropout = dropout
         embedding = word_embedding(encoder, vocabulary.size)
         probe = {name: tf.ones([1, 3], tf.int32) * (name != "input_type_ids") for name in INPUTS}
@@ -217,8 +217,9 @@ class MaskedLanguageModel(tf.keras.Model):
             partial(tf.nn.gelu, approximate=False),
             kernel_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.02, seed=seed),
             name="transform",
+            dtype="float32",
         )
-        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm")
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm", dtype="float32")
         seen = np.zeros(vocabulary.size) if counts is None else counts
         shares = (seen + 1) / (seen.sum() + vocabulary.size)  # one more of each: none is impossible
         self.bias = self.add_weight("bias", [vocabulary.size], initializer=tf.constant_initializer(np.log(shares)))

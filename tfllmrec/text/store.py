@@ -283,7 +283,7 @@ def _read(path: Path) -> _Segment:
             first, last = header[name]["data_offsets"]
             arrays[name] = content[start + first : start + last].view(dtype).reshape(header[name]["shape"])
         expected = int(header["__metadata__"]["crc32"])
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _Corrupt(f"its header cannot be read ({error!r})") from error
     came = zlib.crc32(arrays["vectors"].data, zlib.crc32(arrays["keys"].data))
     if came != expected:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import BaseModel, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -280,12 +281,12 @@ def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> T
       ModelError: the file cannot be read, is of another encoder, or does not fit this one.
     """
     header, arrays = _read(path)
-    if header["base"] != base:
+    if header.base != base:
         raise ModelError(
-            f"{path} was trained on another encoder or preprocessor: expected the fingerprint {header['base']}, got "
+            f"{path} was trained on another encoder or preprocessor: expected the fingerprint {header.base}, got "
             f"{base}. Set text.encoder and text.preprocessor to those of its training, or train anew."
         )
-    tuning = tuning_of(encoder, header["mode"], **header["settings"], pooling=pooling)
+    tuning = tuning_of(encoder, header.mode, **header.settings.model_dump(exclude_unset=True), pooling=pooling)
     keyed = _keyed(tuning.variables)
     expected = {key: tuple(variable.shape) for key, variable in keyed.items()}
     came = {key: array.shape for key, array in arrays.items()}
@@ -301,15 +302,33 @@ def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> T
     return tuning
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+class _Header(BaseModel):
+    """The header of a shipped file."""
+
+    class Settings(BaseModel, extra="forbid"):
+        """The arguments of :func:`tuning_of` that the mode has."""
+
+        rank: PositiveInt = 1
+        alpha: float = 1.0
+        targets: list[str] = []
+        layers: PositiveInt = 1
+        width: PositiveInt = 1
+
+    mode: str
+    settings: Settings
+    base: str
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, np.ndarray]]:
     try:
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
+            header = _Header.model_validate_json((file.metadata() or {})[_HEADER], strict=True)
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:  # ValidationError is a ValueError
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
         raise ModelError(
-            f"expected in {path} what text.mode {', '.join(MODES)} trained; it cannot be read: {error!r}. Copy it "
-            "again from its run, or train anew."
+            f"expected in {path} the variables of an encoder that text.mode {', '.join(MODES)} trained; it cannot be "
+            f"read: {reason}. Copy it again from its run, or train the encoder again."
         ) from error
 
 

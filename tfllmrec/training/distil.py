@@ -116,7 +116,7 @@ class _Tower(tf.keras.Model):
     """A student's graph as Keras trains it."""
 
     def __init__(self, text_to_vector: tf.Module):
-        super().__init__()
+        super().__init__(dtype="float32")
         self.text_to_vector = text_to_vector
 
     def call(self, texts: tf.Tensor) -> tf.Tensor:

@@ -22,14 +22,13 @@ from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import read_json
-from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.progress import show_progress
 from tfllmrec.text.bundled import whole
-from tfllmrec.training.callbacks import StepProgress, claim
+from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
 from tfllmrec.training.optimizer import adamw
 
@@ -129,35 +128,33 @@ def prepared_ranking(
     Raises:
       ModelError: the folder is damaged, or belongs to other settings, other data or another hybrid.
     """
-    made_from = _made_from(hybrid, split, config, seed)
     if not folder.is_dir():
         tell("ranking: learning to order candidates from the validation queries")
         model, record = fit_ranking(hybrid, split, config, seed, folder.parent / "logs" / "ranking")
 
         def write(fresh: Path) -> None:
-            fresh.mkdir()
-            tf.train.Checkpoint(network=model.network).write(str(fresh / WEIGHTS_FILE))
+            write_weights(fresh / WEIGHTS_FILE, network=model.network)
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
-            claim(fresh / MADE_FROM, made_from)
+            claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed))
 
         whole(folder, write)
         tell(f"ranking: {record.line()}")
     elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
-        claim(folder / MADE_FROM, made_from)
+        claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed))
     return load_ranking(folder, hybrid, split, config, seed)
 
 
 def _made_from(hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
     train = split.train
+    # W follows from settings and training events, and another machine may compute it with other last digits.
+    layers = (hybrid.items, hybrid.history_encoder, hybrid.feedback, hybrid.gates)
     return {
         **settings_of(model=hybrid.config, ranking=config),
         "seed": seed,
         "training events": fingerprint(*(train[name].to_numpy() for name in (USER_INDEX, ITEM_INDEX, RATING))),
         "validation queries": queries_fingerprint(split.validation),
-        "weights of the hybrid": fingerprint(
-            *hybrid.items.get_weights(), *hybrid.history_encoder.get_weights(), *hybrid.gates.get_weights()
-        ),
+        "weights of the hybrid": fingerprint(*(array for layer in layers for array in layer.get_weights())),
     }
 
 
@@ -171,14 +168,7 @@ def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConf
       ModelError: it is damaged, missing, or was made with other sizes.
     """
     model = RankingModel(hybrid, config, RatingScale.of_split(split, hybrid.n_items), seed)
-    checkpoint = tf.train.Checkpoint(network=model.network)
-    try:
-        checkpoint.read(str(folder / WEIGHTS_FILE)).assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # TensorFlow raises nearly anything on a damaged checkpoint
-        reason = str(error).partition("\n")[0]
-        raise ModelError(
-            f"The ranking model in {folder} cannot be read ({reason}): copy the folder back, or fit again."
-        ) from error
+    read_weights(folder / WEIGHTS_FILE, f"copy {folder} back, or fit again", network=model.network)
     return model
 
 

@@ -21,6 +21,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, write_text
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.progress import show_progress
 from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
@@ -93,7 +94,7 @@ class ContrastiveTower(tf.keras.Model):
     """
 
     def __init__(self, tuning: Tuning, temperature: float, accumulate: int = 1) -> None:
-        super().__init__(name="text_tower")
+        super().__init__(name="text_tower", dtype="float32")
         self.tuning = tuning
         self.tuned = list(tuning.variables)
         self.temperature, self.accumulate = temperature, accumulate
@@ -325,6 +326,7 @@ def is_tuned(folder: Path) -> bool:
     return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # which is written last
 
 
+<<<<<<< HEAD
 def is_trained(folder: Path, text: TextConfig) -> bool:
     """Whether a tower's folder has all that ``text`` asks for, so that :func:`prepared_encoder` trains nothing."""
     if text.pretrain_epochs and not (folder / PRETRAINED).is_dir():
@@ -334,6 +336,9 @@ def is_trained(folder: Path, text: TextConfig) -> bool:
     return not text.pretrain_epochs or TowerRecord.load(folder) is not None
 
 
+=======
+@random_state_kept()
+>>>>>>> mend-b
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:

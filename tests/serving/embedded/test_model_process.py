@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import killed_when_late
 
 from tfllmrec.serving.embedded.model_process import ModelProcess
 from tfllmrec.serving.embedded.status import Code, RequestError
@@ -139,7 +140,8 @@ def test_the_process_ends_with_the_one_that_started_it(folder, tmp_path):
     command = [sys.executable, str(tmp_path / "starts.py"), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path / "here", env=environment) as starts:
-        pid, tensorflow = starts.stdout.readline().split()
+        with killed_when_late(starts):
+            pid, tensorflow = starts.stdout.readline().split()
         starts.kill()
     assert tensorflow == "False"  # in the process that asks
     with suppress(ProcessLookupError):  # it has ended

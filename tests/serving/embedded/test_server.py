@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from programs import killed_when_late
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.tf
@@ -638,7 +639,8 @@ def program_of(models, *options):
 def started(models, *options):
     """The program, and where it answers for the model shop."""
     program = program_of(models, *options)
-    url = next(line for line in program.stdout if line.startswith("REST")).split()[1]
+    with killed_when_late(program):
+        url = next(line for line in program.stdout if line.startswith("REST")).split()[1]
     return program, url.replace("NAME", "shop")
 
 

@@ -1,0 +1,17 @@
+"""Programs that a test starts and waits for."""
+
+import contextlib
+import threading
+
+
+@contextlib.contextmanager
+def killed_when_late(*programs, seconds=120):
+    """Kills the programs if the block takes longer, so that a test whose program never answers fails and ends."""
+    timers = [threading.Timer(seconds, program.kill) for program in programs]
+    for timer in timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
