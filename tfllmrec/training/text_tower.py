@@ -326,7 +326,6 @@ def is_tuned(folder: Path) -> bool:
     return (folder / TUNED).is_file() and TowerRecord.load(folder) is not None  # which is written last
 
 
-<<<<<<< HEAD
 def is_trained(folder: Path, text: TextConfig) -> bool:
     """Whether a tower's folder has all that ``text`` asks for, so that :func:`prepared_encoder` trains nothing."""
     if text.pretrain_epochs and not (folder / PRETRAINED).is_dir():
@@ -336,9 +335,7 @@ def is_trained(folder: Path, text: TextConfig) -> bool:
     return not text.pretrain_epochs or TowerRecord.load(folder) is not None
 
 
-=======
 @random_state_kept()
->>>>>>> mend-b
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
 ) -> TextEncoder:
