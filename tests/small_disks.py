@@ -4,7 +4,7 @@ import contextlib
 import resource
 
 #: Bytes. It also holds for the files that pytest and TensorFlow write meanwhile, so it is far above their sizes.
-LARGEST_FILE = 2_000_000
+LARGEST_FILE = 1_200_000
 
 
 @contextlib.contextmanager

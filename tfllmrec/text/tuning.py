@@ -309,7 +309,7 @@ class _Header(BaseModel):
         """The arguments of :func:`tuning_of` that the mode has."""
 
         rank: PositiveInt = 1
-        alpha: float = 1.0
+        alpha: int | float = 1  # as it was written: digests tell 16 from 16.0
         targets: list[str] = []
         layers: PositiveInt = 1
         width: PositiveInt = 1
