@@ -684,6 +684,7 @@ def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
         program.stdout.close()
 
         program, url = started(tmp_path)
+        wait_for(lambda: "AVAILABLE" in httpx.get(url.replace(":predict", "/versions/2")).text)
         assert httpx.post(url, content=json.dumps({"inputs": HISTORY}), timeout=60).json()["outputs"]["tag"] == ["two"]
         asking, answers = asked_slowly(url, calls_before=1)
         os.killpg(program.pid, signal.SIGTERM)  # as systemd does: the processes of the models get it too
