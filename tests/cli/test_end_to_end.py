@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from programs import killed_when_late
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 HISTORY, NEXT = ["i3", "i4", "i5"], "i6"
 SMALL = (

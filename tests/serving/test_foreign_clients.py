@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 grpc = pytest.importorskip("grpc")
 ovmsclient = pytest.importorskip("ovmsclient")

@@ -8,7 +8,7 @@ from tfllmrec.serving.measure import measure
 from tfllmrec.serving.saved_model import SavedModel
 from tfllmrec.training.run import Run
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 
 def test_a_run_and_its_saved_model_give_the_same_figures(chain_run, chain_version):

@@ -153,6 +153,7 @@ def test_figures_are_those_of_the_items_that_people_had(grown, chain_run):
     assert figures["ndcg@10"] == pytest.approx(recorded["results"]["hybrid"]["ndcg@10"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_nothing_new_is_the_run_itself(chain_run, chain_version, titles, tmp_path):
     """A catalogue as it was trained on, in another format."""
     with gzip.open(tmp_path / "same.csv.gz", "wt") as out:

@@ -261,6 +261,7 @@ def test_without_its_run_it_still_recommends_and_says_what_it_cannot(saved):
             ask()
 
 
+@pytest.mark.slow
 def test_without_text_there_is_no_search(bare_run, tmp_path):
     from tfllmrec.serving.export import export
 

@@ -561,6 +561,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_answers_the_same(chain_version, served):
     requests = [
         ("recommend", {"history": [["i3", "i4", "nope"]], "ratings": [[5.0, 1.0]], "exclude": [["i6"]], "k": [5]}),

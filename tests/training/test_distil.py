@@ -136,6 +136,7 @@ def test_a_few_layers_learn_too(teacher, texts):
     assert done.report["item"].cosine > before_training(few_layers(teacher, 1), teacher, texts, done).cosine + 0.02
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_student_and_asks_its_teacher_once(teacher, texts, tmp_path, monkeypatch):
     def made():
         settings = {"epochs": 2, "batch_size": 16, "held_out": 0.0, "store": VectorStore(tmp_path)}

@@ -85,6 +85,7 @@ def test_learns_what_neighbours_tell(undisturbed, modules):
     assert trained.fingerprint != untrained.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_where_an_undisturbed_one_does(undisturbed, modules, tmp_path):
     texts, told = planted_texts(400), []
     again = {**SETTINGS, "folder": tmp_path / "run"}
@@ -110,6 +111,7 @@ def test_errors_come_before_work(modules, tmp_path, tiny_hub):
         pretrain(tiny_hub[1], tiny_hub[0], ["red toy"], tmp_path / "out", max_tokens=12)
 
 
+@pytest.mark.slow
 def test_ten_texts_do_and_a_loss_that_is_no_number_is_an_error(modules, tmp_path):
     told = []
     with pytest.raises(ModelError, match="not a number in epoch 1"):

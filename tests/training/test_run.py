@@ -208,6 +208,7 @@ def test_tensorboard_has_the_labels_of_each_epoch(chain_run):
         assert f"recall@10/tail {value:.4f}" in lines[step]
 
 
+@pytest.mark.slow
 def test_a_killed_fit_ends_where_an_undisturbed_one_does(chain_run, chain_config, tmp_path):
     """SIGKILL while the second epoch is measured, in a process of its own; then an interruption after training."""
     undisturbed, _ = chain_run

@@ -131,6 +131,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_the_one_that_started_it(folder, tmp_path):
     """Even in the middle of a call, where that one is killed. Nothing is imported from the working directory."""
     (tmp_path / "here").mkdir()
@@ -150,6 +151,7 @@ def test_the_process_ends_with_the_one_that_started_it(folder, tmp_path):
         os.close(watched)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_program_does_not_wait_for_a_call(folder, tmp_path):
     (tmp_path / "starts.py").write_text(STARTS.replace("    time.sleep(1000)\n", ""))
     command = [sys.executable, str(tmp_path / "starts.py"), str(folder)]

@@ -546,6 +546,7 @@ def test_a_model_that_crashes_is_loaded_again_and_disturbs_no_other(made, servin
             wait_for(lambda: post(rest, {"inputs": HISTORY})[0] == 200)
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_call_that_hangs(made, tmp_path):
     shutil.copytree(made / "one", tmp_path / "shop" / "1")
     program, url = started(tmp_path, "--grace-seconds", "1")
@@ -669,6 +670,7 @@ def put_slow(source, target):
     beside.rename(target)
 
 
+@pytest.mark.slow
 def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
     """The program itself: killed in the middle of a load it leaves nothing behind; SIGTERM finishes what runs."""
     shop = tmp_path / "shop"
@@ -697,6 +699,7 @@ def test_kill_while_loading_and_a_clean_stop(made, tmp_path):
         program.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_a_load(made, tmp_path):
     """Neither for that of a new version, beside which a request runs, nor for the first one of all."""
     shutil.copytree(made / "one", tmp_path / "shop" / "1")
