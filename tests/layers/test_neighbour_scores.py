@@ -87,3 +87,10 @@ def test_a_small_catalogue_has_fewer_neighbours():
 def test_scores_of_some_items_are_those_among_all():
     made, items = layer(0.8), tf.constant([7, 0, 11, 3])
     np.testing.assert_allclose(made.of_items(padded(), items), tf.gather(made(padded()), items, axis=1), atol=1e-6)
+
+
+def test_the_server_measures_work_by_the_same_longest_history():
+    from tfllmrec.layers.neighbour_scores import LONGEST
+    from tfllmrec.serving.embedded.work import LONGEST_HISTORY
+
+    assert LONGEST_HISTORY == LONGEST

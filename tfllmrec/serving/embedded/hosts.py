@@ -1,8 +1,8 @@
 """Refuses requests that web pages of other sites make a browser send.
 
-A browser on the machine of the server reaches a server that listens on the loopback address only, and so do the pages
-that it shows: by a request to ``localhost``, which has the page's ``Origin``, or by a name of their own that they let
-point to 127.0.0.1 (DNS rebinding), which is then the ``Host``. Programs such as curl send no ``Origin``.
+Even a server that listens only on the loopback address can be reached by a browser on the same machine, and so by the
+pages open in it: by a request to ``localhost``, whose ``Origin`` is the page's, or through a name of the page's own
+site that resolves to 127.0.0.1 (DNS rebinding), which is then the ``Host``. Programs such as curl send no ``Origin``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d*)?", re.IGNORECA
 
 
 class KnownHosts:
-    """Answers 403 unless ``Host`` and ``Origin``, where a request has them, are of this server; any port is right.
+    """Answers 403 unless the request's ``Host`` and ``Origin``, if present, name this server; any port is accepted.
 
     Args:
       app: called with all other requests.

@@ -21,13 +21,14 @@ import numpy as np
 
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import STRING, Tensors, TensorSpec, name_of
+from tfllmrec.serving.ratings import LARGEST_FLOAT32
 
 JSON_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
 # Bits of the mantissa, and the largest value: beyond either a number would be stored as another one.
 FLOATS = {
     "float16": (11, 65504.0),
     "bfloat16": (8, 3.3895314e38),
-    "float32": (24, 3.4028234663852886e38),
+    "float32": (24, LARGEST_FLOAT32),
     "float64": (53, 1.7976931348623157e308),
 }
 SHOWN_CHARACTERS = 80

@@ -43,8 +43,11 @@ class ModelProcess:
     """Loads a version in a new process, and asks it.
 
     Attributes:
-      signatures: by name; joining: how requests to each are joined; calls: the function that answers each.
-      definitions: the SignatureDefs, serialized; metadata: the same SignatureDefs as JSON.
+      signatures: the signatures, by name.
+      joining: how requests to each signature are joined.
+      calls: for each signature, the function that answers it.
+      definitions: the SignatureDefs, serialized.
+      metadata: the same SignatureDefs as JSON.
       process: the operating system's process that has the version.
 
     Args:

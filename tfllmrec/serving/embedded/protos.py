@@ -1,4 +1,4 @@
-"""Tensors as TF Serving's gRPC messages have them, to numpy arrays and back; without TensorFlow.
+"""Converts the tensors of TF Serving's gRPC messages to numpy arrays and back, without TensorFlow.
 
 The functions take ``TensorProto`` messages of :mod:`tfllmrec.serving.messages` and of TensorFlow alike.
 """

@@ -30,6 +30,7 @@ from tfllmrec.serving.embedded.engine import LARGE_BYTES, Body, Busy, Engine, Li
 from tfllmrec.serving.embedded.status import Code, RequestError, invalid
 from tfllmrec.serving.embedded.tensors import Signature, Tensors, signature_of
 from tfllmrec.serving.embedded.versions import Version
+from tfllmrec.serving.layout import LARGEST_VERSION
 
 if TYPE_CHECKING:
     from tfllmrec.serving.embedded.model_process import ModelProcess
@@ -41,7 +42,6 @@ T = TypeVar("T")
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"(?i:{_MODEL}:(?P<method>predict|classify|regress))", re.ASCII)
 _STATUS = re.compile(rf"(?i:{_MODEL}(?P<metadata>/metadata)?)", re.ASCII)
-LARGEST_VERSION = 2**63 - 1
 #: Of a body that is too large so much is still read, so that the client finishes sending and sees the answer.
 DRAINED_BODIES = 16
 JSON_BYTES = 10  # about so many for a value

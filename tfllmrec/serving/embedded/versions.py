@@ -109,7 +109,8 @@ class Models(Generic[Servable]):
     """The models that are served.
 
     Args:
-      load: a version's folder to what answers; runs in a thread; any exception means that it cannot be loaded.
+      load: turns a version's folder into the object that answers its requests; runs in a thread. Any exception means
+        that the version cannot be loaded.
       settled_s: see ``SETTLED_S``.
       on_load: told (version, seconds) after each try; the version's state says how it went.
     """
@@ -295,8 +296,6 @@ class Models(Generic[Servable]):
             assert version.servable is not None
             if version.servable.alive:
                 return True
-            logger.error("%s has ended: it is loaded again", version)
-            self._retire(version)
         content = await asyncio.to_thread(content_of, folder)
         if not self._whole(model, folder, content):
             return False
@@ -309,6 +308,10 @@ class Models(Generic[Servable]):
             failures = 0
         if self._stopped:
             raise _stopping()
+        if version is not None and version.state is State.AVAILABLE:
+            # Only now: until then requests are told that it has ended, and not that there is no such version.
+            logger.error("%s has ended: it is loaded again", version)
+            self._retire(version)
         version = model.versions[number] = Version(model.source.name, number, folder, State.LOADING)
         version.failures, version.tried_at, version.tried_content = failures, now, content
         logger.info("%s is being loaded", version)

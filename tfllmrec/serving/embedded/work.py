@@ -1,4 +1,4 @@
-"""How much work a request asks for, by the shapes of its inputs; numpy alone.
+"""Measures how much work a request asks for, from the shapes of its inputs; numpy alone.
 
 A small message may ask for much: a tensor without elements has rows, one value stands for a whole tensor, and one row
 may ask for the scores of a whole catalogue. So a request is measured before its tensors are expanded and before it is
