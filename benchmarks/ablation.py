@@ -26,6 +26,8 @@ from tfllmrec.evaluation.protocol import Result, averaged, evaluate
 from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.run import Run
 from tfllmrec.training.defaults import validation_sample
 from tfllmrec.training.fit import (
     STRENGTHS,
@@ -35,7 +37,6 @@ from tfllmrec.training.fit import (
     fit_hybrid,
     set_item_weights,
 )
-from tfllmrec.training.run import Run, to_stderr
 
 
 def dense_off(model: Hybrid, run: Run) -> None:

@@ -37,10 +37,10 @@ import grpc
 import urllib3
 from served_process import served
 
+from tfllmrec.client.client import Client
+from tfllmrec.client.messages import MESSAGES, tensor_proto
 from tfllmrec.errors import TfllmrecError
-from tfllmrec.serving.client import Client
 from tfllmrec.serving.layout import version_folders
-from tfllmrec.serving.messages import MESSAGES, tensor_proto
 
 SECONDS, MEGABYTES = 30.0, 3000.0
 LOOK_S, PAUSE_S = 0.1, 0.05

@@ -23,8 +23,8 @@ from sections import made_by, replace_section
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.models.interests import LIKING, Interests
+from tfllmrec.runs.run import Run
 from tfllmrec.serving.export import labels_of_run
-from tfllmrec.training.run import Run
 
 K, BATCH = 5, 256
 DECAYS, LIKINGS = (1.0, 0.95, 0.9, 0.8, 0.6), (0.0, 0.25, 0.5, 1.0)

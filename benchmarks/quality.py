@@ -21,9 +21,10 @@ from seeds import ONE_SEED, SEEDS, averaged_runs
 
 from tfllmrec.config import contradictions, parse_config
 from tfllmrec.evaluation.report import as_markdown
+from tfllmrec.runs.experiment import fit_experiment
+from tfllmrec.runs.run import Run
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.ranking import ranking_lines
-from tfllmrec.training.run import Run, fit_experiment
 
 #: Event log and catalogue of each set, below the folder of all data; without any: fetched by its name.
 SETS = {

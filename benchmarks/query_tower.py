@@ -35,7 +35,7 @@ from tfllmrec.text.encoder import TextEncoder, TextToVector
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.distil import Agreement, agreement, distil, short_queries
+from tfllmrec.training.text.distil import Agreement, agreement, distil, short_queries
 
 WARM_UP, BATCH, TURN = 10, 64, 10
 KINDS = ("title", "phrase")

@@ -22,8 +22,10 @@ from sections import made_by, replace_section
 from tfllmrec.config import RankingConfig
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.ranking import RankingModel, Reranked
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.training.ranking import measure_ranking, prepared_ranking, ranking_lines, settle_epochs
-from tfllmrec.training.run import Run, measure_one, to_stderr
 
 OFFERED = (100, 200)
 CALLS, UNMEASURED = 50, 5

@@ -18,7 +18,7 @@ from quality import SETS, files_of
 from sections import made_by, replace_section
 
 from tfllmrec.config import parse_config
-from tfllmrec.training.tune import Search, resume, tune
+from tfllmrec.runs.search import Search, resume, tune
 
 MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
 

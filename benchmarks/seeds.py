@@ -9,7 +9,7 @@ import numpy as np
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
 from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_table, shown_columns, targets_of
-from tfllmrec.training.run import Run
+from tfllmrec.runs.run import Run
 
 #: How a figure of several seeds is to be read; stands above each table that has such figures.
 SEEDS = (

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfllmrec.serving.client import Client
+from tfllmrec.client.client import Client
 
 ENDS_WITHIN_S = 60.0
 

@@ -37,9 +37,9 @@ from sections import made_by, replace_section
 from served_process import Served, answer, served, stop
 from serving_clients import Done, Order
 
+from tfllmrec.client.client import Client
 from tfllmrec.layers.item_cells import RECALL
 from tfllmrec.layers.item_index import ItemIndex, build_index
-from tfllmrec.serving.client import Client
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
 from tfllmrec.serving.saved_model import SavedModel
 from tfllmrec.serving.signatures import EXCLUDE, HISTORY, RATINGS, SAMPLED, K

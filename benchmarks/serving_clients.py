@@ -2,7 +2,7 @@
 
     python benchmarks/serving_clients.py REQUESTS.json
 
-REQUESTS.json holds for each model the method of :class:`tfllmrec.serving.client.Client` that asks it, and the arguments
+REQUESTS.json holds for each model the method of :class:`tfllmrec.client.client.Client` that asks it, and the arguments
 of its calls. A line of JSON on stdin, an :class:`Order`, is answered by a line on stdout, a :class:`Done`.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tfllmrec.serving.client import Client
+from tfllmrec.client.client import Client
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ import pandas as pd
 from sections import made_by, replace_section
 from served_process import Served, served, stop
 
+from tfllmrec.client.client import Client
 from tfllmrec.columns import ITEM, TITLE
 from tfllmrec.errors import ModelError, TfllmrecError
-from tfllmrec.serving.client import Client
 from tfllmrec.serving.layout import EXTRA, ITEMS, version_folders
 
 K = 10

@@ -38,13 +38,13 @@ from tfllmrec.data.splits import Split, make_split
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.models.two_tower import BATCH, two_tower_and_batches
+from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training import defaults
 from tfllmrec.training.fit import build_hybrid, set_item_weights, set_seeds
 from tfllmrec.training.optimizer import adamw
-from tfllmrec.training.run import measure_one
 
 WEIGHTS = ItemWeightSettings(decay=0.8, l2=100.0, co_occurrence=0.1, text=50.0, popularity=0.25)
 """Those that the search on beauty ends with: what is timed here is one solution, not the search."""

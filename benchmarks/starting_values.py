@@ -28,6 +28,9 @@ from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import paired_difference
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.item_weights import ItemWeightSettings
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.training.defaults import (
     DROPOUTS,
     OFTEN,
@@ -37,7 +40,6 @@ from tfllmrec.training.defaults import (
     starting_item_weights,
     validation_sample,
 )
-from tfllmrec.training.run import Run, measure_one, to_stderr
 
 #: The values tried of each setting; those that a search may start from are among them.
 CURVES: dict[str, tuple[float, ...]] = {

@@ -21,9 +21,12 @@ from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.config import contradictions, parse_config
 from tfllmrec.evaluation.protocol import averaged
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.experiment import fit_experiment
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.text.bundled import hub_handles
-from tfllmrec.training.run import Run, fit_experiment, measure_one, to_stderr
-from tfllmrec.training.text_tower import TowerRecord
+from tfllmrec.training.text.tower import TowerRecord
 
 #: Settings of the ``text`` section beside those of a plain fit; ``mlm-lora`` goes on from what ``mlm`` has made.
 ROWS: dict[str, dict[str, object]] = {

@@ -179,7 +179,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def chain_run(chain_config, cache, tmp_path_factory):
     """(run, what it told): the ring, fitted once by ``fit_experiment``."""
-    from tfllmrec.training.run import fit_experiment
+    from tfllmrec.runs.experiment import fit_experiment
 
     told: list[str] = []
     return fit_experiment(chain_config, tmp_path_factory.mktemp("runs") / "chain", tell=told.append), told
@@ -189,7 +189,7 @@ def chain_run(chain_config, cache, tmp_path_factory):
 def bare_run(cache, chain_config, tmp_path_factory):
     """The least that a team may have: who had what, in no known order, and not a word about the items."""
     from tfllmrec.config import DataConfig
-    from tfllmrec.training.run import fit_experiment
+    from tfllmrec.runs.experiment import fit_experiment
 
     folder = tmp_path_factory.mktemp("bare")
     chain_events()[["user", "item"]].to_csv(folder / "events.csv", index=False)

@@ -24,7 +24,7 @@ def test_a_section_is_replaced_and_all_others_are_kept(tmp_path, monkeypatch):
 def test_the_section_of_a_search_says_where_the_defaults_stand(tmp_path):
     import search
 
-    from tfllmrec.training.tune import Search, Trial
+    from tfllmrec.runs.search import Search, Trial
 
     def trial(number, state, value):
         metrics = {"ndcg@10": value, "recall@10": 2 * value, "recall@10/tail": None}
@@ -74,7 +74,7 @@ def test_a_soak_is_passed_only_when_nothing_failed():
 def test_a_swap_of_a_soak_removes_the_old_version_when_it_has_ended(tmp_path):
     import soak
 
-    from tfllmrec.serving.answers import ModelVersion
+    from tfllmrec.client.answers import ModelVersion
 
     class Served:
         """Tells these states of versions 1 and 2, the last of them for ever."""
@@ -320,7 +320,7 @@ def test_the_section_of_several_seeds_has_their_mean_and_spread(chain_run, tmp_p
     """A copy under another seed, whose hybrid found the target of every query in the first place."""
     import quality
 
-    from tfllmrec.training.run import Run
+    from tfllmrec.runs.run import Run
 
     run, _ = chain_run
     copy = Run(shutil.copytree(run.folder, tmp_path / "seed1"))

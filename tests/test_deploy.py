@@ -7,7 +7,7 @@ import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from tfllmrec.serving.client import PORTS
+from tfllmrec.client.client import PORTS
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

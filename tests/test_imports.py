@@ -15,16 +15,16 @@ PACKAGE = ROOT / "tfllmrec"
 # A module may import from its own room and from earlier ones. Evaluation knows data alone; it comes before training,
 # which measures itself.
 ROOMS = [
-    "columns", "wording", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "text", "layers",
-    "losses", "models", "training", "serving", "explain", "feedback", "cli",
+    "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data", "evaluation", "text",
+    "layers", "losses", "models", "training", "runs", "explain", "serving", "feedback", "server", "cli",
 ]  # fmt: skip
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
 WITHOUT_TENSORFLOW = [
-    "columns", "wording", "errors", "durable", "progress", "config", "assets", "data", "evaluation", "cli",
+    "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data", "evaluation",
+    "server", "cli",
 ]  # fmt: skip
 # The server's process leaves TensorFlow to those of the models.
-SERVER = "serving/embedded"
-NEEDS_TENSORFLOW = ["data/batches.py", f"{SERVER}/servable.py"]
+NEEDS_TENSORFLOW = ["data/batches.py", "server/servable.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
 }  # fmt: skip
@@ -95,8 +95,7 @@ def test_what_needs_no_tensorflow_does_not_load_it():
     wrong = []
     for path in MODULES:
         name = path.relative_to(PACKAGE).as_posix()
-        light = room_of(path) in WITHOUT_TENSORFLOW or name.startswith(SERVER)
-        if light and name not in NEEDS_TENSORFLOW:
+        if room_of(path) in WITHOUT_TENSORFLOW and name not in NEEDS_TENSORFLOW:
             wrong += at_top_level(
                 path, path.read_text(encoding="utf-8"), HEAVY if room_of(path) == "cli" else TENSORFLOW
             )
@@ -105,7 +104,7 @@ def test_what_needs_no_tensorflow_does_not_load_it():
 
 def test_importing_the_package_and_its_light_rooms_loads_no_tensorflow():
     """The same for real, with what those modules import in turn."""
-    light = [f"tfllmrec.{room}" for room in (*WITHOUT_TENSORFLOW, "serving.client", "serving.embedded.server")]
+    light = [f"tfllmrec.{room}" for room in (*WITHOUT_TENSORFLOW, "client.client", "server.server")]
     script = (
         f"import sys, tfllmrec\nprint(len(sys.modules))\nimport {', '.join(light)}, tfllmrec.evaluation.report\n"
         f"print([name for name in {sorted(TENSORFLOW)!r} if name in sys.modules])"

@@ -36,7 +36,7 @@ _HOME = {
     "Scoreboard": "tfllmrec.training.callbacks",
     "set_item_weights": "tfllmrec.training.fit",
     "fit_hybrid": "tfllmrec.training.fit",
-    "fit_experiment": "tfllmrec.training.run",
+    "fit_experiment": "tfllmrec.runs.run",
     "export": "tfllmrec.serving.export",
     "SavedModel": "tfllmrec.serving.saved_model",
 }

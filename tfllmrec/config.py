@@ -328,7 +328,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
       overrides: ``a.b=c`` each, ``c`` read as YAML (``model.terms=[meaning]``, ``training.epochs=null``). They count as
         written in the file: paths in them start from its folder too.
       of_run: the file is the config of a run folder. It records ``tuning.paraphrase``, which other files may not set,
-        because the function is code; :class:`tfllmrec.training.run.Run` calls it only if its caller names it too.
+        because the function is code; :class:`tfllmrec.runs.run.Run` calls it only if its caller names it too.
 
     Raises:
       ConfigError: the file cannot be read, is no YAML, is too large or nested too deeply; a key is unknown or stands

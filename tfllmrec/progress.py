@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 """Called with how much is done, and how much there is (``None``: not known)."""
 
+Tell = Callable[[str], None]
+"""Called with a line on what is done or chosen."""
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line on standard error; standard output belongs to results."""
+    print(visible(line), file=sys.stderr, flush=True)
+
+
 _display: Display | None = None
 """What is on the terminal now: a bar that is begun inside another one shares it."""
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
+from tfllmrec.client.answers import Interest
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.serving.answers import Interest
 
 METRICS = {
     "data": {"name": "made"},
@@ -255,8 +255,9 @@ def libraries(monkeypatch):
             log.models.append(FakeModel(folder, manifest))
             return log.models[-1]
 
-    module("tfllmrec.training.run", fit_experiment=fit_experiment, Run=FakeRun)
-    module("tfllmrec.training.tune", tune=tune, resume=go_on, TRIALS=20)
+    module("tfllmrec.runs.experiment", fit_experiment=fit_experiment)
+    module("tfllmrec.runs.run", Run=FakeRun)
+    module("tfllmrec.runs.search", tune=tune, resume=go_on, TRIALS=20)
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)
     module("tfllmrec.serving.saved_model", SavedModel=Opener)

@@ -117,7 +117,7 @@ def test_a_warning_of_python_is_a_line_with_its_invisible_characters_shown(progr
         warnings.warn("column a\x1b[2J\n is odd", stacklevel=1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["tfllmrec.training.run"], "fit_experiment", warn)
+    monkeypatch.setattr(sys.modules["tfllmrec.runs.experiment"], "fit_experiment", warn)
     answer = program("fit", "--events", tmp_path / "e.csv", "--out", tmp_path / "run")
     assert r"UserWarning: column a\x1b[2J\n is odd" in answer.err
 

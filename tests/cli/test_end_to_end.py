@@ -87,7 +87,7 @@ def test_recommend_from_a_folder_without_a_model(program, folder):
 
 def test_serve(program, exported):
     """A process of its own, asked over both protocols, until SIGTERM."""
-    from tfllmrec.serving.client import Client
+    from tfllmrec.client.client import Client
 
     command = [sys.executable, "-m", "tfllmrec", "serve", str(exported.parent), "--rest-port", "0", "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

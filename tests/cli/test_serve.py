@@ -30,13 +30,13 @@ def served(monkeypatch):
             raise KeyboardInterrupt
 
     fields = lambda **given: types.SimpleNamespace(**given)  # noqa: E731
-    engine = types.ModuleType("tfllmrec.serving.embedded.engine")
+    engine = types.ModuleType("tfllmrec.server.engine")
     engine.Limits = fields
-    module = types.ModuleType("tfllmrec.serving.embedded.server")
+    module = types.ModuleType("tfllmrec.server.server")
     module.Settings = lambda path, **given: fields(path=path, **given)
     module.serve = serve
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.engine", engine)
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.server", module)
+    monkeypatch.setitem(sys.modules, "tfllmrec.server.engine", engine)
+    monkeypatch.setitem(sys.modules, "tfllmrec.server.server", module)
     monkeypatch.delenv("TFLLMREC_TOKEN", raising=False)
     return types.SimpleNamespace(asked=asked, server=server)
 
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_before_anything_starts(program, served, tmp_path,
     answer = program("serve", tmp_path, "--token-file", tmp_path / "token")
     assert answer.code == ConfigError.exit_code and "expected one word of ASCII" in answer.err
     assert "cannot be read" in program("serve", tmp_path, "--token-file", tmp_path / "no").err
-    monkeypatch.setitem(sys.modules, "tfllmrec.serving.embedded.server", None)
+    monkeypatch.setitem(sys.modules, "tfllmrec.server.server", None)
     answer = program("serve", tmp_path)
     assert answer.code == ConfigError.exit_code and "pip install 'tfllmrec[serve]'" in answer.err
     assert served.asked == []

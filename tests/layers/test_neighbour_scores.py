@@ -91,6 +91,6 @@ def test_scores_of_some_items_are_those_among_all():
 
 def test_the_server_measures_work_by_the_same_longest_history():
     from tfllmrec.layers.neighbour_scores import LONGEST
-    from tfllmrec.serving.embedded.work import LONGEST_HISTORY
+    from tfllmrec.server.work import LONGEST_HISTORY
 
     assert LONGEST_HISTORY == LONGEST

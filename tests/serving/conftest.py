@@ -10,8 +10,8 @@ import pytest
 @contextlib.contextmanager
 def running(path, **given):
     """A server in a thread."""
-    from tfllmrec.serving.embedded.engine import Limits
-    from tfllmrec.serving.embedded.server import Server, Settings
+    from tfllmrec.server.engine import Limits
+    from tfllmrec.server.server import Server, Settings
 
     limits = Limits(**given.pop("limits", {}))
     server = Server(

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from small_disks import small_files
 
+from tfllmrec.client.status import RequestError
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.layers import item_index
+from tfllmrec.server.servable import Servable
 from tfllmrec.serving import export as exporting
-from tfllmrec.serving.embedded.servable import Servable
-from tfllmrec.serving.embedded.status import RequestError
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import EXTRA, LARGEST_VERSION, WARM_UP, version_folders
 from tfllmrec.serving.saved_model import SavedModel

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfllmrec.client.answers import Interest
+from tfllmrec.client.client import Client
 from tfllmrec.errors import ModelError
 from tfllmrec.models.interests import Interests
-from tfllmrec.serving.answers import Interest
-from tfllmrec.serving.client import Client
 from tfllmrec.serving.export import export, labels_of_run
 from tfllmrec.serving.layout import EXTRA, WARM_UP
 from tfllmrec.serving.saved_model import SavedModel

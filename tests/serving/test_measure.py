@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.runs.run import Run
 from tfllmrec.serving.measure import measure
 from tfllmrec.serving.saved_model import SavedModel
-from tfllmrec.training.run import Run
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 

@@ -10,12 +10,12 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.runs.run import Run
 from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
 from tfllmrec.serving.measure import measure
 from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.saved_model import SavedModel
-from tfllmrec.training.run import Run
 
 pytestmark = pytest.mark.tf
 

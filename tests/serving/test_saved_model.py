@@ -7,17 +7,17 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tfllmrec.client.ratings import rating_rows
 from tfllmrec.config import DistillationConfig, dump_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.ranking import Reranked
+from tfllmrec.runs.run import Run
 from tfllmrec.serving import loading
-from tfllmrec.serving.ratings import rating_rows
 from tfllmrec.serving.saved_model import SCORE_BATCH, SavedModel
 from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.student import Student
-from tfllmrec.training.run import Run
 
 pytestmark = pytest.mark.tf
 

@@ -40,7 +40,7 @@ def test_every_signature_is_asked_for_one_and_for_several(logs, chain_version):
 
 
 def test_the_embedded_server_replays_them_and_is_answered(logs, chain_version, monkeypatch):
-    from tfllmrec.serving.embedded.servable import Servable
+    from tfllmrec.server.servable import Servable
 
     answers = []
     call = Servable.call
@@ -62,7 +62,7 @@ def test_the_embedded_server_replays_them_and_is_answered(logs, chain_version, m
 def test_an_input_that_is_not_known_is_left_empty(tmp_path):
     import tensorflow as tf
 
-    from tfllmrec.serving.messages import MESSAGES, values_of
+    from tfllmrec.client.messages import MESSAGES, values_of
     from tfllmrec.serving.warm_up import write_warm_up
 
     @tf.function(

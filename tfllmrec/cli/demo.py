@@ -14,8 +14,8 @@ from tfllmrec.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from tfllmrec.config import ExperimentConfig
     from tfllmrec.data import Dataset
+    from tfllmrec.runs.run import Run
     from tfllmrec.serving.saved_model import SavedModel
-    from tfllmrec.training.run import Run
 
 SOURCE = "movielens-100k"
 SEARCH = "science fiction adventure in space"
@@ -45,7 +45,7 @@ def demo(
     out_console.rule("2. Fit and measure", align="left")
     check_run(run, config, dataset)
     note("starting TensorFlow")
-    from tfllmrec.training.run import fit_experiment
+    from tfllmrec.runs.experiment import fit_experiment
 
     resume = (run / "config.yaml").is_file()
     try:

@@ -39,7 +39,7 @@ def fit(
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
     from tfllmrec.config import paraphrase_option
-    from tfllmrec.training.run import fit_experiment
+    from tfllmrec.runs.experiment import fit_experiment
 
     try:
         with working():

@@ -10,7 +10,7 @@ from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, ope
 from tfllmrec.cli.output import cell, console, print_json, working
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.answers import Ranked
+    from tfllmrec.client.answers import Ranked
 
 
 def rank(

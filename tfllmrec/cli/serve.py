@@ -14,7 +14,7 @@ from tfllmrec.cli.output import note, say
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.embedded.server import Server
+    from tfllmrec.server.server import Server
 
 TOKEN_VARIABLE = "TFLLMREC_TOKEN"
 #: Each needs a pipe to the process of each version; the system passes at most 253 to a process.
@@ -97,9 +97,9 @@ def serve(
     require(models)
     token = _token(token_file)
     try:
-        from tfllmrec.serving.embedded.engine import Limits
-        from tfllmrec.serving.embedded.server import Settings
-        from tfllmrec.serving.embedded.server import serve as run
+        from tfllmrec.server.engine import Limits
+        from tfllmrec.server.server import Settings
+        from tfllmrec.server.server import serve as run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'tfllmrec[serve]'.") from None
     limits = Limits(

@@ -11,7 +11,7 @@ from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
 
 if TYPE_CHECKING:
-    from tfllmrec.training.tune import Search
+    from tfllmrec.runs.search import Search
 
 #: Rows of the table.
 SHOWN = 10
@@ -63,15 +63,15 @@ def tune(
             )
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume FOLDER.")
-    from tfllmrec.training.space import default_space, parse_space, require_optuna
+    from tfllmrec.runs.search_space import default_space, parse_space, require_optuna
 
     require_optuna()
     space = None
     if resume is None and asked is not None:  # its errors are told before TensorFlow takes its seconds to start
         space = parse_space(over, asked.config) if over else default_space(asked.config)
-    from tfllmrec.training.tune import TRIALS
-    from tfllmrec.training.tune import resume as go_on
-    from tfllmrec.training.tune import tune as begin
+    from tfllmrec.runs.search import TRIALS
+    from tfllmrec.runs.search import resume as go_on
+    from tfllmrec.runs.search import tune as begin
 
     paraphrase = None if asked is None else asked.config.tuning.paraphrase
     try:

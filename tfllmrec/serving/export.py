@@ -19,13 +19,13 @@ from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.interests import Interests, fit_interests
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.run import Run, Tell, to_stderr
 
 #: Items whose ids and titles become warm-up requests.
 SAMPLE = 64

@@ -11,8 +11,10 @@ import numpy as np
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.scoreboard import fit_all_baselines, measured_again
 from tfllmrec.serving.saved_model import SavedModel
-from tfllmrec.training.run import Run, baselines, measured_again, to_stderr
 
 
 def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
         raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
     recommenders: dict[str, Recommender] = {"hybrid": recommender}
     if refit_baselines:
-        recommenders |= baselines(run.split, run.text, run.config, to_stderr)
+        recommenders |= fit_all_baselines(run.split, run.text, run.config, to_stderr)
     return measured_again(run, recommenders)
 
 

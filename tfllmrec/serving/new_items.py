@@ -25,11 +25,11 @@ from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.item_fusion import centred
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, solve_item_weights
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.runs.run import Run
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.training.run import Run, Tell
 
 
 @dataclass(frozen=True)

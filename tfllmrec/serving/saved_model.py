@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from tfllmrec.client.answers import Interest, Ranked, Recommendation, ranked
+from tfllmrec.client.filters import Allow, filter_inputs
+from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.serving.answers import Interest, Ranked, Recommendation, ranked
-from tfllmrec.serving.filters import Allow, filter_inputs
+from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
-from tfllmrec.serving.ratings import rating_rows
-from tfllmrec.training.run import Run
 from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.serving.messages import MESSAGES
+from tfllmrec.client.messages import MESSAGES
 from tfllmrec.text.bundled import INPUTS
 
 #: Queries in a request: one person, and what a server makes of some that come together.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baselines
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
@@ -41,8 +41,6 @@ LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 #: Validation queries with a cold target that a choice needs.
 COLD_QUERIES = 20
 _ROWS = 512  # of queries that are weighed at once
-
-Tell = Callable[[str], None]
 
 
 def set_seeds(seed: int) -> None:

@@ -26,7 +26,7 @@ from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
-from tfllmrec.progress import show_progress
+from tfllmrec.progress import Tell, show_progress
 from tfllmrec.text.bundled import whole
 from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
@@ -54,7 +54,6 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 
 Examples = dict[str, np.ndarray]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

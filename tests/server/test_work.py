@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from tfllmrec.client.status import Code, RequestError
+from tfllmrec.server import work
+from tfllmrec.server.batching import Joining
+from tfllmrec.server.tensors import STRING, Signature, TensorSpec
+
+INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
+MATRIX = TensorSpec(STRING, (None, None))
+SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "items"), MATRIX)
+SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
+SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
+TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
+SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
+SIGNATURES = {
+    "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
+    "recommend_filtered": ("history ratings exclude allow categories k", {"item_ids": MATRIX}),
+    "search": ("text history exclude k", {"item_ids": MATRIX}),
+    "search_tokens": ("input_word_ids input_mask input_type_ids history exclude k", {"item_ids": MATRIX}),
+    "similar": ("item_id k", {"item_ids": MATRIX}),
+    "encode": ("text", {"vectors": TensorSpec(FLOAT, (None, 384))}),
+    "explain": ("history ratings items", {"meaning": TensorSpec(FLOAT, (None, None))}),
+    "interests": ("history ratings k", {"labels": MATRIX}),
+    "score": ("history ratings", {"scores": TensorSpec(FLOAT, (None, None))}),
+}
+CATALOGUE = 12_000
+
+
+def joining(name, ours=True):
+    inputs, outputs = SIGNATURES[name]
+    return Joining(Signature({i: SPECS[i] for i in inputs.split()}, outputs), ours, CATALOGUE)
+
+
+def asked(name, rows=1, k=10, **columns):
+    """Inputs without memory; ``columns`` of those that are not one wide."""
+    made = {}
+    for key in SIGNATURES[name][0].split():
+        shape = (rows, columns.get(key, 1))[: len(SPECS[key].shape)]
+        made[key] = np.broadcast_to(np.asarray(b"" if SPECS[key].dtype == STRING else k, SPECS[key].dtype), shape)
+    return made
+
+
+def refusal(name, inputs, ours=True, max_rows=10_000):
+    with pytest.raises(RequestError) as refused:
+        joining(name, ours).work(inputs, max_rows)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    return refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "said"),
+    [
+        ("score", asked("score", 5_000_000, history=0, ratings=0), "has 5000000 rows; expected 10000 at most"),
+        ("encode", asked("encode", 100_000), "has 100000 rows; expected 10000 at most"),
+        ("recommend", asked("recommend", 100_000), "has 100000 rows; expected 10000 at most"),
+        ("search_tokens", asked("search_tokens", 8000, **dict.fromkeys(TOKENS, 512)),
+         "expected 268435456 at most: send fewer rows or columns"),
+        ("explain", asked("explain", items=1_000_000), "A row of the request takes"),
+        ("explain", asked("explain", 200, history=1000, ratings=1000, items=1000), "The request takes"),
+        ("encode", asked("encode", 9000), "The request takes 1179648000 cells"),
+        ("score", asked("score", 400), "The answer would have 4800000 values in one output: 400 rows of 12000"),
+        ("recommend", asked("recommend", 400, k=10**9), "The answer would have 4800000 values"),
+        ("recommend_filtered", asked("recommend_filtered", categories=2000), "A row of the request takes 24"),
+        ("recommend", asked("recommend", exclude=5_000_000), "A row of the request takes 400"),
+    ],
+)  # fmt: skip
+def test_a_request_that_asks_for_too_much_is_told_the_limit(name, inputs, said):
+    assert said in refusal(name, inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        asked("recommend", 10_000, history=50, ratings=50),
+        asked("recommend_filtered", 64, history=1000, categories=20, allow=1000),
+        asked("score", 300, history=200),
+        asked("encode", 2000),
+        asked("search", 500),
+        asked("explain", history=1000, items=1000),
+        asked("search_tokens", 64, **dict.fromkeys(TOKENS, 512)),
+        asked("similar", 5000, k=100),
+    ],
+)
+def test_large_requests_of_use_are_allowed(inputs):
+    name = next(name for name, (keys, _) in SIGNATURES.items() if set(keys.split()) == inputs.keys())
+    made = joining(name).work(inputs, 10_000)
+    assert 1 <= made.call_rows <= work.CALL_ROWS
+    assert made.call_rows * made.row_cells <= work.CALL_CELLS
+
+
+def test_of_other_models_only_the_rows_are_limited():
+    inputs = asked("explain", items=1_000_000)
+    assert joining("explain", ours=False).work(inputs, 1) == work.Work(1)
+    assert joining("explain", ours=False).work(inputs, 1).call_rows == 1
+    assert "has 2 rows; expected 1 at most" in refusal("encode", asked("encode", 2), ours=False, max_rows=1)
+    x = {"x": np.zeros((500, 2))}
+    for shape, rows in (((None, 2), 500), (None, 500), ((500, 2), 1)):
+        assert work.work_of(Signature({"x": TensorSpec(FLOAT, shape)}, {}), x, None).rows == rows
+    assert work.work_of(Signature({"x": TensorSpec(FLOAT, ())}, {}), {"x": np.zeros(())}, None).rows == 1
+
+
+def test_inputs_that_do_not_fit_together_are_named():
+    uneven = asked("recommend", 2) | {"k": np.ones(1, np.int32)}
+    assert refusal("recommend", uneven).startswith("k has 1 rows, history 2: expected one row for each query")
+    similar = {"item_id": np.array([b"a", b"b"], object), "k": np.ones(3, np.int32)}
+    assert refusal("similar", similar).startswith("k has 3 rows, item_id 2")
+    assert refusal("recommend", asked("recommend", history=3, ratings=4)).startswith("ratings has 4 columns, history 3")
+    assert joining("recommend", ours=False).work(uneven, 2).rows == 2

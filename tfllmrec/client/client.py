@@ -1,0 +1,408 @@
+"""Asks a served model over the network: stock TF Serving or the embedded server, by REST or gRPC, without TensorFlow.
+
+    with Client("grpc://localhost:8500", "movielens") as client:
+        for item in client.recommend(["50", "172", "181"], ratings=[5, 5, 4], k=5, deadline_s=0.2):
+            print(item.item_id, item.score)
+
+REST needs urllib3, gRPC needs grpcio and protobuf (``pip install 'tfllmrec[client]'``); neither needs anything else of
+this package's requirements.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tfllmrec.client.answers import (
+    Answer,
+    Explanation,
+    Interest,
+    Metadata,
+    ModelVersion,
+    Ranked,
+    Recommendation,
+    ranked,
+)
+from tfllmrec.client.filters import Allow, filter_inputs
+from tfllmrec.client.ratings import rating_rows
+from tfllmrec.client.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
+from tfllmrec.errors import ConfigError, DataError, ModelError
+
+T = TypeVar("T")
+
+# A busy server, a server that is being replaced, a lost connection: another attempt may find it well. All that is asked
+# here only reads, so asking twice does no harm.
+RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
+
+MAX_ANSWER_MB = 2047  # gRPC counts the bytes of a message in an int32
+
+PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
+
+
+class Client:
+    """Asks one model. Safe to share between threads; make one and keep it, for it keeps its connections.
+
+    A call fails with :class:`ServingError` at the latest when its deadline is over. Within it, what another attempt
+    may mend (``UNAVAILABLE`` or 503, ``RESOURCE_EXHAUSTED`` or 429, a lost connection) is tried again after a random
+    part of a pause that doubles each time ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture
+    Blog, 2015), so that clients that failed together do not come back together. A server's ``Retry-After`` is added.
+
+    Every row that is sent begins with its padding: an empty id, a NaN rating. The model skips both wherever they stand,
+    and TF Serving's batching needs it: with ``pad_variable_length_inputs`` it fills up the shorter requests of a batch
+    with *their own first value*, which would repeat the first item of the history.
+
+    Args:
+      address: ``http://HOST[:8501]``, ``https://``, ``grpc://HOST[:8500]`` or ``grpcs://`` (with TLS). Over HTTP a path
+        is kept as a prefix. A gRPC name that stands for several machines is asked at all of them in turn.
+      model: as the server's configuration names it.
+      version, label: one of them, or none for the newest version.
+      deadline_s: of a call that names none.
+      retries: attempts after the first.
+      connections: over HTTP, how many are kept open, and how many calls run at once; others wait for one. gRPC sends
+        all calls through one connection to each machine.
+      token: sent as ``Authorization: Bearer``; without TLS anybody on the way can read it.
+      ca_file: PEM certificates to trust instead of the system's (gRPC: instead of those that come with grpcio).
+      cert_file, key_file: the client's own, where the server asks for one.
+
+    Raises:
+      ConfigError: an address that is none, a file that cannot be read, or settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        deadline_s: float = 5.0,
+        retries: int = 3,
+        connections: int = 8,
+        max_answer_mb: float = 128.0,
+        token: str | None = None,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+    ) -> None:
+        if version is not None and label is not None:
+            raise ConfigError(f"A version ({version}) and a label ({label!r}) were given: expected one, or neither.")
+        if not model:
+            raise ConfigError("No model: expected the name that the server's configuration gives it.")
+        if deadline_s <= 0 or retries < 0 or connections < 1 or not 0 < max_answer_mb <= MAX_ANSWER_MB:
+            raise ConfigError(
+                f"deadline_s={deadline_s}, retries={retries}, connections={connections}, "
+                f"max_answer_mb={max_answer_mb}: expected a deadline above 0, at least 0 retries, at least 1 "
+                f"connection, and an answer of more than 0 and at most {MAX_ANSWER_MB} MB."
+            )
+        if (cert_file is None) != (key_file is None):
+            raise ConfigError("cert_file and key_file belong together: expected both, or neither.")
+        try:
+            parts = urlsplit(address)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"The address {address!r} is none: {error}.") from error
+        if scheme not in PORTS or not host or parts.query or parts.fragment or parts.username is not None:
+            raise ConfigError(
+                f"The address {address!r} is none: expected http://HOST:8501, https://HOST, grpc://HOST:8500 or "
+                "grpcs://HOST."
+            )
+        tls = scheme in ("https", "grpcs")
+        files = [None if file is None else Path(file) for file in (ca_file, cert_file, key_file)]
+        if not tls and any(files):
+            raise ConfigError(f"Certificates were given, but {address} is without TLS: expected {scheme}s://.")
+        security = Security(tls, token, *files)
+        target = Target(model, version, label)
+        port = port or PORTS[scheme]
+        max_answer_bytes = int(max_answer_mb * 2**20)
+        self.address = address
+        self.model = model
+        self.deadline_s = deadline_s
+        self.retries = retries
+        self._closed = False
+        self._transport: Transport
+        if scheme.startswith("http"):
+            self._transport = Rest(host, port, parts.path.rstrip("/"), target, security, connections, max_answer_bytes)
+        else:
+            if parts.path.strip("/"):
+                raise ConfigError(f"The address {address!r} has a path, which gRPC has not: expected {scheme}://HOST.")
+            self._transport = Grpc(host, port, target, security, max_answer_bytes)
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """The best ``k`` items for one person.
+
+        Args:
+          history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
+          exclude: what must not come back, beside the history.
+          allow: the only ids that may come back; None for all, and of an empty list nothing does.
+          categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
+        """
+        ratings_of_all = None if ratings is None else [ratings]
+        return self.recommend_many(
+            [history], k, [exclude], ratings_of_all, allow=[allow], categories=[categories], deadline_s=deadline_s
+        )[0]
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude: Sequence[Sequence[str]] | None = None,
+        ratings: Sequence[Sequence[float | None]] | None = None,
+        *,
+        allow: Sequence[Allow] | None = None,
+        categories: Sequence[Sequence[str]] | None = None,
+        deadline_s: float | None = None,
+    ) -> list[Answer]:
+        """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
+        if not histories:
+            return []
+        exclude = [()] * len(histories) if exclude is None else exclude
+        if len(exclude) != len(histories):
+            raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
+        inputs = {
+            "history": _ids("history", histories),
+            "ratings": _ratings(histories, ratings),
+            "exclude": _ids("exclude", exclude),
+            "k": [_count(k)] * len(histories),
+        }
+        return self._list("recommend", inputs, allow, categories, deadline_s)
+
+    def search(
+        self,
+        text: str,
+        history: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Items whose text means what ``text`` says; a history moves those up that suit the person.
+
+        ``allow`` and ``categories`` as in :meth:`recommend`.
+        """
+        if not isinstance(text, str):
+            raise DataError(f"Expected the text of a search as one str, got {text!r}.")
+        inputs = {
+            "text": [text],
+            "history": _ids("history", [history]),
+            "exclude": _ids("exclude", [exclude]),
+            "k": [_count(k)],
+        }
+        return self._list("search", inputs, [allow], [categories], deadline_s)[0]
+
+    def similar(
+        self,
+        item_id: str,
+        k: int = 10,
+        *,
+        allow: Allow = None,
+        categories: Sequence[str] = (),
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
+
+        Raises:
+          DataError: the catalogue does not have it.
+        """
+        if not isinstance(item_id, str):
+            raise DataError(f"Expected an item id as one str, got {item_id!r}.")
+        inputs = {"item_id": [item_id], "k": [_count(k)]}
+        answer = self._list("similar", inputs, [allow], [categories], deadline_s)[0]
+        if answer.unknown:
+            raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
+        return answer
+
+    def explain(
+        self,
+        history: Sequence[str],
+        items: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Explanation]:
+        """What each term adds to the scores of ``items``, and the history item behind it."""
+        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
+        out = self.predict("explain", inputs, deadline_s=deadline_s)
+        terms = sorted(out.keys() - {"because", "unknown"})
+        # The first column is that of the padding.
+        with reading():
+            return [
+                Explanation(item, {term: out[term][0][column] for term in terms}, out["because"][0][column])
+                for column, item in enumerate(items, start=1)
+            ]
+
+    def interests(
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        k: int = 10,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Interest]:
+        """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
+        inputs = _person(history, ratings) | {"k": [_count(k)]}
+        out = self.predict("interests", inputs, deadline_s=deadline_s)
+        with reading():
+            rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
+            return [Interest(label, weight, because) for label, weight, because in rows if label]
+
+    def rank(
+        self,
+        history: Sequence[str],
+        items: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Ranked]:
+        """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0."""
+        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
+        out = self.predict("rank", inputs, deadline_s=deadline_s)
+        # The first column is that of the padding.
+        with reading():
+            marks = out["rating"][0][1:] if "rating" in out else None
+            return ranked(items, items, out["click_probability"][0][1:], marks)
+
+    def score(
+        self,
+        history: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[float]:
+        """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked."""
+        inputs = _person(history, ratings)
+        out = self.predict("score", inputs, deadline_s=deadline_s)
+        with reading():
+            (scores,) = out.values()
+            return scores[0]
+
+    def predict(self, signature: str, inputs: dict[str, Any], *, deadline_s: float | None = None) -> dict[str, Any]:
+        """Calls any signature by its own inputs and outputs, as nested lists.
+
+        Args:
+          inputs: ``str``, ``float``, ``int`` (int32) or ``bool`` in lists whose rows are equally long.
+
+        Returns:
+          The outputs by name. REST does not tell the name of an output that is the only one: it is ``outputs`` then.
+
+        Raises:
+          ServingError: the server says so, or does not answer within ``deadline_s``.
+          DataError: inputs that no tensor can be made of.
+        """
+        return self._ask(lambda timeout: self._transport.predict(signature, inputs, timeout), deadline_s)
+
+    def status(self, *, deadline_s: float | None = None) -> list[ModelVersion]:
+        """The versions that the server knows, or the chosen one, and whether they answer."""
+        return self._ask(self._transport.status, deadline_s)
+
+    def metadata(self, *, deadline_s: float | None = None) -> Metadata:
+        """Which version answers, and its signatures."""
+        return self._ask(self._transport.metadata, deadline_s)
+
+    def close(self) -> None:
+        """Closes the connections; calls that are under way fail."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _list(
+        self,
+        signature: str,
+        inputs: dict[str, Any],
+        allow: Sequence[Allow] | None,
+        categories: Sequence[Sequence[str]] | None,
+        deadline_s: float | None,
+    ) -> list[Answer]:
+        """Asks the signature, or its twin with filters where there are any."""
+        filters = filter_inputs(len(inputs["k"]), allow, categories)
+        if filters:
+            signature += "_filtered"
+            inputs |= {name: _ids(name, rows) for name, rows in filters.items()}
+        return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
+
+    def _ask(self, attempt: Callable[[float], T], deadline_s: float | None) -> T:
+        deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        ends = time.monotonic() + deadline_s
+        tried = 0
+        while True:
+            if self._closed:
+                raise ModelError(f"This client of {self.address} was closed: make another.")
+            try:
+                return attempt(max(ends - time.monotonic(), 0.001))
+            except ServingError as error:
+                pause = error.retry_after_s + random.uniform(0, min(LONGEST_BACKOFF_S, BACKOFF_S * 2**tried))
+                tried += 1
+                if error.code not in RETRYABLE or tried > self.retries or time.monotonic() + pause >= ends:
+                    error.args = (
+                        f"{self.model!r} at {self.address}: {error.code}: {error} "
+                        f"({tried} {'attempt' if tried == 1 else 'attempts'} within {deadline_s:g} s)",
+                    )
+                    raise
+            time.sleep(pause)
+
+
+def _count(k: int) -> int:
+    try:
+        count = operator.index(k)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise DataError(f"Expected k as a whole number above 0, got {k!r}.")
+    return count
+
+
+def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    for row in rows:
+        wrong = row if isinstance(row, str | bytes) else next((i for i in row if not isinstance(i, str)), None)
+        if wrong is not None:
+            what = "names" if name == "categories" else "item ids"
+            raise DataError(f"Expected {name} as a list of {what}, each a str; got {wrong!r}.")
+    width = max(map(len, rows))
+    return [["", *map(str, row), *[""] * (width - len(row))] for row in rows]
+
+
+def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:
+    """What a signature is told of one person."""
+    return {
+        "history": _ids("history", [history]),
+        "ratings": _ratings([history], None if ratings is None else [ratings]),
+    }
+
+
+def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[float | None]] | None) -> list[list[float]]:
+    if ratings is None:
+        return [[math.nan]] * len(histories)
+    rows = rating_rows(histories, ratings)
+    width = max(map(len, rows))
+    return [[math.nan, *row, *[math.nan] * (width - len(row))] for row in rows]
+
+
+def _answers(out: dict[str, Any]) -> list[Answer]:
+    with reading():
+        return [
+            Answer(tuple(Recommendation(i, i, score) for i, score in zip(ids, scores, strict=True) if i), unknown)
+            for ids, scores, unknown in zip(out["item_ids"], out["scores"], out["unknown"], strict=True)
+        ]

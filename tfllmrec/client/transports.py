@@ -1,0 +1,359 @@
+"""How a client's calls travel: TF Serving's REST API, and its gRPC services."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+from tfllmrec.client.answers import Metadata, ModelVersion, Signature, TensorSpec
+from tfllmrec.client.status import HTTP_STATUS
+from tfllmrec.errors import ConfigError, DataError, ModelError
+
+# Where TF Serving has one HTTP status for several codes, the likeliest; and what the embedded server and proxies add.
+CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
+    400: "INVALID_ARGUMENT",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    500: "INTERNAL",
+}
+
+
+#: Of a value in a tensor; over gRPC one value that is sent may stand for any number of them.
+VALUE_BYTES = 4
+
+
+class ServingError(ModelError):
+    """The server answered with an error, or not at all.
+
+    Attributes:
+      code: gRPC's name for it, also over REST: ``NOT_FOUND`` (no such model, version or label), ``INVALID_ARGUMENT``,
+        ``UNAVAILABLE``, ``DEADLINE_EXCEEDED``, ``UNAUTHENTICATED`` and so on.
+      retry_after_s: how long the server asked to be left alone.
+    """
+
+    def __init__(self, message: str, code: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class Target(NamedTuple):
+    """Which model is asked: of all its versions the newest, or one version, or the one that has a label."""
+
+    model: str
+    version: int | None
+    label: str | None
+
+
+class Security(NamedTuple):
+    """What proves either side to the other; paths of PEM files."""
+
+    tls: bool
+    token: str | None
+    ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
+
+
+class Transport(Protocol):
+    """REST or gRPC. Every call has ``timeout`` seconds and raises :class:`ServingError`."""
+
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]: ...
+
+    def status(self, timeout: float) -> list[ModelVersion]: ...
+
+    def metadata(self, timeout: float) -> Metadata: ...
+
+    def close(self) -> None: ...
+
+
+class Rest:
+    """TF Serving's REST API, in its column format."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        target: Target,
+        security: Security,
+        connections: int,
+        max_answer_bytes: int,
+    ) -> None:
+        import urllib3
+
+        self._errors = urllib3.exceptions
+        self._timeout = urllib3.Timeout
+        self._slots = threading.BoundedSemaphore(connections)
+        self._max_answer_bytes = max_answer_bytes
+        headers = {"Authorization": f"Bearer {security.token}"} if security.token else {}
+        options: dict[str, Any] = {"port": port, "maxsize": connections, "headers": headers}
+        self._pool: urllib3.HTTPConnectionPool
+        if security.tls:
+            context = _ssl_context(security)
+            self._pool = urllib3.HTTPSConnectionPool(host, ssl_context=context, **options)
+        else:
+            self._pool = urllib3.HTTPConnectionPool(host, **options)
+        self._path = f"{prefix}/v1/models/{quote(target.model, safe='')}"
+        if target.version is not None:
+            self._path += f"/versions/{target.version}"
+        if target.label is not None:
+            self._path += f"/labels/{quote(target.label, safe='')}"
+
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
+        try:
+            body = json.dumps({"signature_name": signature, "inputs": inputs}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{error.object[max(error.start - 20, 0) : error.end]!r} is no valid Unicode text."
+            ) from error
+        told = self._call("POST", self._path + ":predict", timeout, body)
+        with reading():
+            return told["outputs"] if isinstance(told["outputs"], dict) else {"outputs": told["outputs"]}
+
+    def status(self, timeout: float) -> list[ModelVersion]:
+        told = self._call("GET", self._path, timeout)
+        with reading():
+            return [
+                ModelVersion(int(found["version"]), found["state"], found["status"].get("error_message", ""))
+                for found in told["model_version_status"]
+            ]
+
+    def metadata(self, timeout: float) -> Metadata:
+        told = self._call("GET", self._path + "/metadata", timeout)
+        with reading():
+            signatures = {
+                name: Signature(_specs(given["inputs"]), _specs(given["outputs"]))
+                for name, given in told["metadata"]["signature_def"]["signature_def"].items()
+            }
+            return Metadata(told["model_spec"]["name"], int(told["model_spec"]["version"]), _offered(signatures))
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _call(self, method: str, path: str, timeout: float, body: bytes | None = None) -> Any:
+        ends = time.monotonic() + timeout
+        # A burst waits here, instead of opening a connection for each call and throwing it away.
+        if not self._slots.acquire(timeout=timeout):
+            raise ServingError("all connections were busy until the deadline", "DEADLINE_EXCEEDED")
+        try:
+            response, content = self._exchange(method, path, ends, body)
+        except (self._errors.HTTPError, OSError) as error:
+            # urllib3 counts a refused connection among the timeouts.
+            refused = isinstance(error, self._errors.NewConnectionError)
+            if isinstance(error, self._errors.TimeoutError) and not refused:
+                raise ServingError("no answer within the deadline", "DEADLINE_EXCEEDED") from error
+            # Another attempt meets the same certificate; any other failure may pass.
+            untrusted = isinstance(error.args and error.args[0], ssl.SSLCertVerificationError)
+            code = "UNAUTHENTICATED" if untrusted else "UNAVAILABLE"
+            raise ServingError(f"the connection failed: {error}", code) from error
+        finally:
+            self._slots.release()
+        try:
+            told = json.loads(content)
+        except (ValueError, RecursionError):
+            told = content[:80].decode(errors="replace")
+        if response.status != 200:
+            message = told.get("error") if isinstance(told, dict) else None
+            after = response.headers.get("Retry-After", "")
+            raise ServingError(
+                message or f"HTTP status {response.status} {response.reason}",
+                CODES.get(response.status, "UNKNOWN"),
+                float(after) if after.isdecimal() else 0.0,
+            )
+        return told
+
+    def _exchange(self, method: str, path: str, ends: float, body: bytes | None) -> tuple[Any, bytes]:
+        response = self._pool.urlopen(
+            method,
+            path,
+            body,
+            retries=False,
+            redirect=False,
+            timeout=self._timeout(total=max(ends - time.monotonic(), 0.001)),
+            preload_content=False,
+        )
+        content = bytearray()
+        # The timeout is one of silence; a server that drips is held to the deadline here.
+        while chunk := response.read1(1 << 16):
+            content += chunk  # decompressed, where a server compresses without being asked
+            if len(content) > self._max_answer_bytes:
+                response.close()
+                raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes")
+            if time.monotonic() > ends:
+                response.close()
+                raise ServingError("the answer had begun but not ended", "DEADLINE_EXCEEDED")
+        return response, bytes(content)
+
+
+class Grpc:
+    """TF Serving's ``PredictionService`` and ``ModelService``."""
+
+    def __init__(self, host: str, port: int, target: Target, security: Security, max_answer_bytes: int) -> None:
+        import grpc
+
+        from tfllmrec.client import messages
+
+        self._rpc_error = grpc.RpcError
+        self._messages = messages
+        options = [
+            ("grpc.max_receive_message_length", max_answer_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.lb_policy_name", "round_robin"),
+            # After a lost connection gRPC refuses calls for a second unless told otherwise: longer than most deadlines.
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            # Retries are the client's, for both transports alike.
+            ("grpc.enable_retries", 0),
+        ]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if security.tls:
+            ca, key, certificate = map(_content, (security.ca_file, security.key_file, security.cert_file))
+            credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+            self._channel = grpc.secure_channel(where, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(where, options)
+        self._call_metadata = (("authorization", f"Bearer {security.token}"),) if security.token else ()
+        self._target = target
+        self._max_answer_bytes = max_answer_bytes
+        self._predict = self._method("PredictionService/Predict", "PredictRequest", "PredictResponse")
+        self._metadata = self._method(
+            "PredictionService/GetModelMetadata", "GetModelMetadataRequest", "GetModelMetadataResponse"
+        )
+        self._status = self._method("ModelService/GetModelStatus", "GetModelStatusRequest", "GetModelStatusResponse")
+
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
+        request = self._messages.MESSAGES["PredictRequest"](model_spec=self._spec(signature))
+        for name, values in inputs.items():
+            request.inputs[name].CopyFrom(self._messages.tensor_proto(name, values))
+        response = self._call(self._predict, request, timeout)
+        values = self._messages.value_count(response.outputs.values())
+        if values * VALUE_BYTES > self._max_answer_bytes:
+            most = self._max_answer_bytes // VALUE_BYTES
+            raise _too_large(f"the answer declares {values} values; expected {most} at most")
+        return {name: self._messages.values_of(name, tensor) for name, tensor in response.outputs.items()}
+
+    def status(self, timeout: float) -> list[ModelVersion]:
+        request = self._messages.MESSAGES["GetModelStatusRequest"](model_spec=self._spec())
+        found = self._call(self._status, request, timeout).model_version_status
+        states = self._messages.STATES
+        return [ModelVersion(v.version, states.get(v.state, "UNKNOWN"), v.status.error_message) for v in found]
+
+    def metadata(self, timeout: float) -> Metadata:
+        request = self._messages.MESSAGES["GetModelMetadataRequest"](
+            model_spec=self._spec(), metadata_field=["signature_def"]
+        )
+        told = self._call(self._metadata, request, timeout)
+        found = self._messages.MESSAGES["SignatureDefMap"].FromString(told.metadata["signature_def"].value)
+        signatures = {
+            name: Signature(self._specs(given.inputs), self._specs(given.outputs))
+            for name, given in found.signature_def.items()
+        }
+        return Metadata(told.model_spec.name, told.model_spec.version.value, _offered(signatures))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _specs(self, tensors: Any) -> dict[str, TensorSpec]:
+        name_of = self._messages.dtype_name
+        return {
+            name: TensorSpec(
+                name_of(info.dtype),
+                _shape(info.tensor_shape.unknown_rank, [dim.size for dim in info.tensor_shape.dim]),
+            )
+            for name, info in tensors.items()
+        }
+
+    def _spec(self, signature: str = "") -> Any:
+        model, version, label = self._target
+        spec = self._messages.MESSAGES["ModelSpec"](name=model, signature_name=signature, version_label=label or "")
+        if version is not None:
+            spec.version.value = version
+        return spec
+
+    def _method(self, path: str, request: str, response: str) -> Any:
+        classes = self._messages.MESSAGES
+        return self._channel.unary_unary(
+            f"/tensorflow.serving.{path}", classes[request].SerializeToString, classes[response].FromString
+        )
+
+    def _call(self, method: Any, request: Any, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout, metadata=self._call_metadata)
+        except self._rpc_error as error:
+            details, code = error.details() or "no details", error.code().name
+            # gRPC has the same code for a server that is busy, where another attempt may pass.
+            if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+                # Requests are not compressed here, so what was decompressed was the answer.
+                if f"vs. {self._max_answer_bytes})" in details or "Decompressed" in details:
+                    raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes ({details})") from error
+                raise ServingError(details, CODES[413]) from error
+            raise ServingError(details, code) from error
+        except ValueError as error:  # the channel was closed by another thread
+            raise ServingError(str(error), "CANCELLED") from error
+
+
+def _too_large(found: str) -> ServingError:
+    """Another attempt would bring the same answer."""
+    return ServingError(f"{found}: ask for less, or raise max_answer_mb", "INVALID_ARGUMENT")
+
+
+def _ssl_context(security: Security) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=security.ca_file)
+        if security.cert_file:
+            context.load_cert_chain(security.cert_file, security.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(file) for file in security[2:] if file)
+        raise ConfigError(f"The certificates cannot be read ({files}): {error}.") from error
+    return context
+
+
+def _content(file: Path | None) -> bytes | None:
+    try:
+        return file.read_bytes() if file else None
+    except OSError as error:
+        raise ConfigError(f"The certificate {file} cannot be read: {error}.") from error
+
+
+def _offered(signatures: dict[str, Signature]) -> dict[str, Signature]:
+    # TensorFlow's own, such as __saved_model_init_op, nobody calls.
+    return {name: signatures[name] for name in sorted(signatures) if not name.startswith("__")}
+
+
+def _specs(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(
+            info["dtype"],
+            _shape(
+                info["tensor_shape"].get("unknown_rank", False),
+                [int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])],
+            ),
+        )
+        for name, info in tensors.items()
+    }
+
+
+def _shape(unknown_rank: bool, sizes: list[int]) -> tuple[int | None, ...] | None:
+    return None if unknown_rank else tuple(None if size < 0 else size for size in sizes)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Where an answer is taken apart: one of another form is the server's fault, and said so."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ServingError(
+            f"The answer has another form than expected ({type(error).__name__}: {error}): is this TF Serving, and the "
+            "model one of tfllmrec's?",
+            "UNKNOWN",
+        ) from error

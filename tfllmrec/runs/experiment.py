@@ -1,0 +1,289 @@
+"""An experiment from raw files to figures: each step of a run, in order; a run that was killed continues."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.columns import USER
+from tfllmrec.config import ExperimentConfig, dump_config
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.splits import make_split
+from tfllmrec.durable import locked, read_json, replacing, write_text, writing
+from tfllmrec.errors import ConfigError
+from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.runs.run import PER_QUERY, REMEDY, Recorded, Run, unfinished
+from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
+from tfllmrec.text.template import ItemTemplate
+
+if TYPE_CHECKING:
+    from tfllmrec.training.ranking import RankingRecord
+
+
+#: What a run folder may hold before its first epoch is done.
+BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
+PACKAGES = (
+    "tfllmrec",
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-text",
+    "tensorflow-hub",
+    "tensorflow-recommenders",
+    "numpy",
+    "pandas",
+)
+
+
+def fit_experiment(
+    config: ExperimentConfig,
+    out: Path | None = None,
+    *,
+    base: Path = Path(),
+    resume: bool = False,
+    tell: Tell = to_stderr,
+) -> Run:
+    """Reads, splits, encodes, fits, measures; writes a run folder.
+
+    The folder is locked meanwhile: a second process that would write to it ends with an error.
+
+    Args:
+      config: may say *auto*.
+      out: the run folder; by default ``runs/NAME``, with a number where that is taken.
+      base: where relative data paths start.
+      resume: continue the interrupted run in ``out``. It keeps its own config and data; of ``config`` only
+        ``tuning.paraphrase`` counts, which is called only where both name the same function.
+      tell: called with a line for each step.
+
+    Returns:
+      The complete run.
+
+    Raises:
+      ConfigError: ``out`` is taken (without resume), not there (with it), or in use by another process; or the run
+        would call a function that ``config`` does not name.
+      WriteError: the disk is full, read-only or broken. All that was finished before stays, and resume continues there.
+      DataError, ModelError: see the steps.
+    """
+    if not resume:
+        with start_run(config, out, base=base, tell=tell) as (run, config):
+            tell(f"run folder: {run.folder}")
+            return _fit(run, config, tell)
+    if out is None or not (out / "config.yaml").is_file():
+        raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
+    run = Run(out, config.tuning.paraphrase)
+    if run.complete:
+        tell(f"{out} is complete already.")
+        return run
+    with locked(out):
+        return _fit(run, run.config, tell)
+
+
+def _fit(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
+    """Runs the steps of a fit that are not done yet; the caller holds the lock."""
+    with writing(run.folder, f"Once it can be written, continue with: {run.resume_command}"):
+        return _fit_and_measure(run, config, tell)
+
+
+def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
+    start, out = time.monotonic(), run.folder
+    dataset, split = run.dataset, run.split
+    tell(
+        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
+        f"{split.kind} split, {len(split.test):,} test queries"
+    )
+    for finding in split.tag_findings:
+        tell(f"split: {finding}")
+
+    text = encode(run, config, tell)
+    if run.query_encoder_folder:
+        # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
+        run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.training.callbacks import write_weights
+    from tfllmrec.training.fit import fit_hybrid
+    from tfllmrec.training.ranking import prepared_ranking, settle_epochs
+
+    # A run that was interrupted after training has nothing left to choose, and knows why from before.
+    record = out / "run.json"
+    earlier = run.read("run.json", Recorded) if record.is_file() else {}
+    chosen: list[str] = earlier.get("chosen", [])
+
+    def remember(line: str) -> None:
+        if line.startswith("chosen: ") and (said := line.removeprefix("chosen: ")) not in chosen:
+            chosen.append(said)
+        tell(line)
+
+    fitted = fit_hybrid(split, text, config, out, remember)
+    write_weights(out / "model" / "weights", model=fitted.model)
+    if said := settle_epochs(fitted.config.ranking, split):
+        remember(f"chosen: {said}")
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
+    write_text(out / "config.yaml", dump_config(fitted.config))
+
+    # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
+    hybrid = run.load_model()
+    ranking = fitted.config.ranking
+    order = prepared_ranking(out / "ranking", hybrid, split, ranking, config.seed, tell) if ranking.epochs else None
+    recommenders = fit_all_baselines(split, text, fitted.config, tell)
+    results = measure_all({"hybrid": hybrid, **recommenders}, split, fitted.config)
+    save_per_query(out / PER_QUERY, split.test, results)
+    measured = report(split, fitted.config, results)
+    if order is not None:
+        measured["ranking"] = measure_with_ranking(hybrid, order, split, fitted.config, results["hybrid"], tell)
+    took = time.monotonic() - start
+    write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, run.ranking_record), indent=1))
+    write_text(out / "metrics.json", json.dumps(measured, indent=1))
+    tell(f"complete: {out}")
+    return run
+
+
+@contextlib.contextmanager
+def start_run(
+    config: ExperimentConfig, out: Path | None, *, base: Path, tell: Tell
+) -> Iterator[tuple[Run, ExperimentConfig]]:
+    """Reads the data, and makes a run folder that stands alone: its config reads the data beside it.
+
+    The folder is locked until the block ends.
+
+    Args:
+      config: may say *auto*; it is not changed.
+      out: the folder; by default ``runs/NAME``, with a number where that is taken.
+      base: where relative data paths start.
+
+    Yields:
+      The run, and its config, whose data paths start in its folder.
+
+    Raises:
+      ConfigError: ``out`` is taken, or in use by another process.
+      DataError: the data cannot be read or split.
+      WriteError: the disk is full, read-only or broken.
+    """
+    source = config.data.model_dump(mode="json", exclude_defaults=True)
+    tell("reading the data")
+    dataset = read_dataset(config.data, base)
+    with _free_folder(out, dataset.name) as out:
+        yield _begun(config, source, dataset, out, base, tell)
+
+
+def _begun(
+    config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, out: Path, base: Path, tell: Tell
+) -> tuple[Run, ExperimentConfig]:
+    """Writes what a run starts from into its folder, which is free."""
+    write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
+    for line in dataset.report.lines():
+        tell(f"data: {line}")
+    if unused := [column for column in dataset.users.columns if column != USER]:
+        tell(f"user columns {', '.join(unused)}: kept with the data; no model uses them yet")
+    dataset.save(out / "data")
+    config = config.model_copy(deep=True)
+    config.data = config.data.model_copy(
+        update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
+                "users": None, "more_items": [], "columns": {}}
+    )  # fmt: skip
+    if config.tuning.synonyms is not None:
+        config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
+    for role in ("encoder", "preprocessor"):
+        handle = getattr(config.text, role)
+        if handle and (base / handle / "saved_model.pb").is_file():
+            setattr(config.text, role, str((base / handle).resolve()))
+    config.split = config.split.model_copy(update={"kind": make_split(dataset, config.split, config.seed).kind})
+    write_text(out / "config.yaml", dump_config(config))
+    return Run(out, config.tuning.paraphrase), config
+
+
+def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
+    """The items' text vectors, float32 ``[N, Dt]``: read from the run folder or the vector store, or encoded now.
+
+    The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
+    """
+    from tfllmrec.text.store import VectorStore, encode_items
+
+    path = run.folder / "vectors.npy"
+    try:
+        template = ItemTemplate.from_items(run.split.items, config.text.template)
+    except ConfigError as error:
+        if config.text.template is not None:
+            raise
+        tell(f"no item has text, so nothing can be read: {error}")
+        nothing = np.zeros((run.dataset.n_items, 1), np.float32)
+        with replacing(path) as fresh, fresh.open("wb") as stream:
+            np.save(stream, nothing)
+        return nothing
+    config.text.template = template.template
+    if path.is_file():
+        return run.text
+    tell(f"text: {template.template!r}, encoder {config.text.encoder}")
+    encoder = run.text_encoder(tell)
+    # Before the vectors, which so are never without it.
+    write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))
+    with show_progress("Encoding item texts", "texts") as progress:
+        store = VectorStore(cache_folder() / "vectors")
+        return encode_items(template.texts(run.split.items), encoder, store, progress, out=path)
+
+
+def _record(
+    run: Run,
+    seed: int,
+    chosen: list[str],
+    seconds: float,
+    earlier: dict[str, Any],
+    ranking: RankingRecord | None = None,
+) -> dict[str, Any]:
+    """The content of ``run.json``; time and memory include an ``earlier`` process that ended after the training."""
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "seed": seed,
+        "data_sha256": run.dataset.fingerprint,
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds + earlier.get("seconds", 0.0), 1),
+        "peak_memory_mb": max(
+            round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
+        ),
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
+        "chosen": chosen,
+        "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
+        "ranking": None if ranking is None else asdict(ranking),
+        "cleaning": asdict(run.dataset.report),
+        "tags": [asdict(finding) for finding in run.split.tag_findings],
+    }
+
+
+@contextlib.contextmanager
+def _free_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """Locks ``out`` if it is free, else the next free ``runs/NAME``, and empties it of a run that learnt nothing."""
+    if out is None:
+        out, number = Path("runs") / name, 1
+        while out.exists():
+            number += 1
+            out = Path("runs") / f"{name}-{number}"
+    taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
+    if out.is_file():
+        raise ConfigError(taken)
+    with locked(out):
+        held = [path for path in out.iterdir() if not unfinished(path)]
+        ours = (out / "source.json").is_file() and all(path.name in BEFORE_TRAINING for path in held)
+        if held and not ours:
+            raise ConfigError(taken)
+        # A run that ended before it had learnt anything is started again: its settings may have been the mistake.
+        for path in held:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield out

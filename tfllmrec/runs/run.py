@@ -1,0 +1,337 @@
+"""A run folder: everything that one ``fit`` read, chose, learnt and measured.
+
+RUN/
+  config.yaml     the resolved config; itself a valid input
+  run.json        seed, versions, data hash, time and memory, what was chosen and why
+  source.json     the data section as it was asked for
+  data/           the data set as it was used (Parquet)
+  text/           what pretraining and tuning made of the text tower, where the config asks for it
+  vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
+  query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
+  checkpoints/    the newest epoch, the best one, and how far training is
+  logs/           TensorBoard
+  model/          the fitted weights
+  ranking/        the model that puts candidates into order, where the config asks for one
+  per_query.npz   the ranking metrics of each test query, of the model and of every baseline
+  metrics.json    figures of the model and of every baseline; written last: a run with it is complete
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.columns import TITLE
+from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphrase_option
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.splits import Split, make_split
+from tfllmrec.durable import read_json
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.protocol import Result
+from tfllmrec.evaluation.report import results_of
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.text.template import ItemTemplate
+
+if TYPE_CHECKING:
+    from tfllmrec.models.hybrid import Hybrid
+    from tfllmrec.models.ranking import RankingModel
+    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.student import Student
+    from tfllmrec.training.ranking import RankingRecord
+    from tfllmrec.training.text.query_encoder import QueryEncoderRecord
+
+PER_QUERY = "per_query.npz"
+REMEDY = "copy it back, or fit again into another folder"
+
+
+class _Measured(BaseModel, extra="allow"):
+    """``metrics.json``. Only the keys that are read are checked."""
+
+    class Data(BaseModel, extra="allow"):
+        name: str
+
+    class Split(BaseModel, extra="allow"):
+        __pydantic_extra__: dict[str, int | float]
+
+        kind: str
+        queries: int
+
+    data: Data
+    split: Split
+    results: dict[str, dict[str, float | None]] = Field(min_length=1)
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    alarms: list[str] = []
+    ranking: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _each_has_figures(self) -> Self:
+        for name, figures in self.results.items():
+            if name not in self.intervals or not any(label.startswith("ndcg@") for label in figures):
+                raise ValueError(f"{name} lacks ndcg or intervals")
+        return self
+
+
+class Recorded(BaseModel, extra="allow"):
+    """``run.json``. Only the keys that are read are checked."""
+
+    seed: int
+    data_sha256: str
+    seconds: float
+    peak_memory_mb: float
+    versions: dict[str, str | None]
+    source: dict[str, Any]
+    chosen: list[str]
+
+
+class _ReadBy(BaseModel):
+    """``vectors.json``."""
+
+    encoder: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder that exists; see the module's text for its content.
+
+    Attributes:
+      folder: the run's.
+      paraphrase: the ``tuning.paraphrase`` that the caller allows to be called. A run that records another one trains
+        no text tower.
+    """
+
+    folder: Path
+    paraphrase: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """A complete run.
+
+        Raises:
+          ModelError: there is none, or it was interrupted.
+          ConfigError: it was interrupted, and its config is damaged.
+        """
+        run = cls(Path(folder))
+        if not (run.folder / "config.yaml").is_file():
+            raise ModelError(f"{folder} is no run folder: expected a config.yaml there, as 'tfllmrec fit' writes it.")
+        if not run.complete:
+            raise ModelError(f"{folder} was not finished: continue it with '{run.resume_command}'.")
+        return run
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The config as it is in the folder now: resolved once the model is fitted."""
+        return load_config(self.folder / "config.yaml", of_run=True).config
+
+    @property
+    def resume_command(self) -> str:
+        return f"tfllmrec fit --resume {self.folder}{paraphrase_option(self.config.tuning.paraphrase)}"
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The content of ``metrics.json``, which ``evaluate --json`` prints.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        return self.read("metrics.json", _Measured)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: seed, versions, data hash, time and memory, source, choices.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        return self.read("run.json", Recorded)
+
+    @cached_property
+    def per_query(self) -> dict[str, np.ndarray]:
+        """``user_ids`` of the test queries, and by ``RECOMMENDER:LABEL`` the float64 ``[B]`` of each ranking metric.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        path = self.folder / PER_QUERY
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                columns = dict(stored.items())
+            queries = len(columns["user_ids"])
+            for column, values in columns.items():
+                if values.shape != (queries,) or (column != "user_ids" and values.dtype != np.float64):
+                    raise ValueError(f"{column}: expected float64 [{queries}], found {values.dtype} {values.shape}")
+        except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
+            reason = error.strerror if isinstance(error, OSError) else None
+            reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
+            raise ModelError(f"{path} cannot be read ({reason}): {REMEDY}.") from error
+        return columns
+
+    @cached_property
+    def results(self) -> dict[str, Result]:
+        """The results on the test queries, the hybrid's and every baseline's, with their values per query."""
+        results = results_of(self.metrics)
+        for column, values in self.per_query.items():
+            name, colon, label = column.partition(":")
+            if colon:
+                if name not in results:
+                    raise ModelError(f"{self.folder / PER_QUERY} is damaged (metrics.json has no {name!r}): {REMEDY}.")
+                results[name].per_query[label] = values
+        return results
+
+    def read(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
+        """The content of a JSON file, checked as ``kind``."""
+        return read_json(self.folder / name, kind, REMEDY).model_dump(mode="json", exclude_unset=True)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset.load(self.folder / "data")
+
+    @cached_property
+    def split(self) -> Split:
+        return make_split(self.dataset, self.config.split, self.config.seed)
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """float32 ``[N, Dt]``.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        from tfllmrec.text.store import read_vectors
+
+        again = "fit again" if self.complete else f"delete it, and continue with '{self.resume_command}'"
+        return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
+
+    def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
+        """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
+
+        Raises:
+          ConfigError, DataError, ModelError: the encoder cannot be loaded or trained, is missing from a complete run,
+            is not the one that encoded the items, or would be trained with a function that nobody allowed.
+        """
+        from tfllmrec.training.text.tower import is_trained, is_tuned, prepared_encoder
+
+        config, folder = self.config, self.folder / "text"
+        if self.complete and not is_trained(folder, config.text):
+            raise ModelError(
+                f"{folder} lacks trained parts of the text tower, and a complete run is not trained again: copy the "
+                "folder back, or fit again."
+            )
+        function = config.tuning.paraphrase
+        tunes = config.text.mode != "frozen" and not is_tuned(folder)
+        if tunes and function not in (None, self.paraphrase):
+            raise ConfigError(
+                f"{self.folder} records {PARAPHRASE}={function}, a function that would be called now. A stored config "
+                f"may not do that: allow the call with{paraphrase_option(function)}."
+            )
+        template = ItemTemplate.from_items(self.split.items, config.text.template)
+        encoder = prepared_encoder(folder, self.split, template, config, tell)
+        if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
+            then = self.read("vectors.json", _ReadBy)["encoder"]
+            if then != encoder.fingerprint:
+                raise ModelError(
+                    f"{self.folder}: the items' texts were read by another encoder (fingerprint {then[:12]}) than text."
+                    f"encoder {config.text.encoder} with these settings is now ({encoder.fingerprint[:12]}), and their "
+                    "vectors do not compare: put it and the section 'text' of config.yaml back, or fit again."
+                )
+        return encoder
+
+    def query_encoder(self, encoder: TextEncoder, tell: Tell = to_stderr) -> TextEncoder | Student:
+        """The encoder of queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
+
+        The tower is trained now if the run has none yet.
+
+        Args:
+          encoder: the run's own, see :meth:`text_encoder`.
+          tell: called with a line for each step.
+
+        Raises:
+          DataError, ModelError: the tower cannot be trained, or belongs to another encoder.
+        """
+        from tfllmrec.text.store import VectorStore
+        from tfllmrec.training.text.query_encoder import prepared_query_encoder
+
+        config, items = self.config, self.split.items
+        if self.query_encoder_folder is None:
+            return encoder
+        return prepared_query_encoder(
+            self.query_encoder_folder,
+            config.text.query_encoder,
+            encoder,
+            ItemTemplate.from_items(items, config.text.template).texts(items),
+            items[TITLE].fillna("").astype(str).tolist() if TITLE in items else None,
+            config.distillation,
+            config.seed,
+            VectorStore(cache_folder() / "vectors"),
+            tell,
+        )
+
+    @property
+    def query_encoder_record(self) -> QueryEncoderRecord | None:
+        """What the small tower loses and gains; ``None`` where queries are read as the items are.
+
+        Raises:
+          ModelError: there should be one, and it is damaged or not made yet.
+        """
+        from tfllmrec.training.text.query_encoder import QueryEncoderRecord
+
+        folder = self.query_encoder_folder
+        return QueryEncoderRecord.load(folder) if folder else None
+
+    @property
+    def query_encoder_folder(self) -> Path | None:
+        name = self.config.text.query_encoder
+        return None if name == "same" or not np.any(self.text) else self.folder / "query_encoder" / name
+
+    def load_model(self) -> Hybrid:
+        """The fitted model.
+
+        Raises:
+          ModelError: the saved weights are damaged or not of this data.
+        """
+        from tfllmrec.training.callbacks import read_weights
+        from tfllmrec.training.fit import build_hybrid
+
+        model = build_hybrid(self.split, np.asarray(self.text), self.config)
+        read_weights(self.folder / "model" / "weights", "fit again", model=model)
+        return model
+
+    def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
+        """What puts candidates into order; ``None`` where the run was made without.
+
+        Args:
+          hybrid: :meth:`load_model`, or one over a catalogue that has further items at its end.
+
+        Raises:
+          ModelError: it is damaged, or missing.
+        """
+        from tfllmrec.training.ranking import load_ranking
+
+        if not self.config.ranking.epochs:
+            return None
+        return load_ranking(self.folder / "ranking", hybrid, self.split, self.config.ranking, self.config.seed)
+
+    @property
+    def ranking_record(self) -> RankingRecord | None:
+        """How the ranking model was made; ``None`` where the run was made without.
+
+        Raises:
+          ModelError: there should be one, and it is damaged or not made yet.
+        """
+        from tfllmrec.training.ranking import RankingRecord
+
+        return RankingRecord.load(self.folder / "ranking") if self.config.ranking.epochs else None
+
+
+def unfinished(path: Path) -> bool:
+    """Whether a file of a run folder is its lock, or was left half-written by a killed process."""
+    return path.name.startswith(".") or path.name.endswith(".tmp")

@@ -1,0 +1,151 @@
+"""The model and every baseline on the test queries of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import Split
+from tfllmrec.durable import replacing
+from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import alarm_lines, as_json
+from tfllmrec.models.baselines import fit_baselines
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.runs.run import Run
+from tfllmrec.training.defaults import validation_sample
+
+if TYPE_CHECKING:
+    from tfllmrec.models.hybrid import Hybrid
+    from tfllmrec.models.ranking import RankingModel
+
+
+def fit_all_baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
+    """Every baseline of the config, fitted on the training events.
+
+    Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
+    """
+    sample, strata = validation_sample(split, config.seed), split.strata(config.evaluation.head_share)
+    names = [name for name in config.evaluation.baselines if name != "two_tower"]
+    if not np.any(text) and (reading := [name for name in names if name in ("text", "ease_text")]):
+        names = [name for name in names if name not in reading]
+        tell(f"no item has text, so there is no baseline {', '.join(reading)}")
+    fitted: dict[str, Recommender] = dict(
+        fit_baselines(
+            names,
+            split.train_queries().history,
+            split.dataset.n_items,
+            sample,
+            text_vectors=text,
+            strata=strata,
+            progress=lambda name: tell(f"baseline: {name}"),
+        )
+    )
+    if "two_tower" in config.evaluation.baselines:
+        from tfllmrec.models.two_tower import fit_two_tower
+
+        tell("baseline: two_tower")
+        with show_progress("Training the two-tower", "epochs") as progress:
+            fitted["two_tower"] = fit_two_tower(split, sample, strata, config.seed, progress=progress)
+    return fitted
+
+
+def measure_all(recommenders: Mapping[str, Recommender], split: Split, config: ExperimentConfig) -> dict[str, Result]:
+    """Each on the test queries, by name."""
+    results: dict[str, Result] = {}
+    total = len(split.test) * len(recommenders)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    with show_progress("Measuring on the test queries", "queries") as progress:
+        for name, recommender in recommenders.items():
+            results[name] = measure_one(recommender, split.test, split, config, advance)
+    return results
+
+
+def measure_with_ranking(
+    hybrid: Hybrid, model: RankingModel, split: Split, config: ExperimentConfig, hybrids: Result, tell: Tell
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds under ``ranking``."""
+    from tfllmrec.models.ranking import Reranked
+    from tfllmrec.training.ranking import measure_ranking, ranking_lines
+
+    reranked = Reranked(hybrid, model, config.ranking.candidates)
+    result = measure_one(reranked, split.test, split, config)
+    measured = measure_ranking(reranked, split, result, hybrids, config.seed)
+    for line in ranking_lines(measured, hybrids.metrics):
+        tell(f"ranking: {line}")
+    return measured
+
+
+def measure_one(
+    recommender: Recommender,
+    queries: Queries,
+    split: Split,
+    config: ExperimentConfig,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """One recommender on queries of a split, with all that the config asks to be measured."""
+    settings = config.evaluation
+    return evaluate(
+        recommender,
+        queries,
+        train_counts=split.train_counts,
+        strata=split.strata(settings.head_share),
+        ks=settings.ks,
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
+    """The run's report and alarms with the figures of ``recommenders`` computed now, and all others as recorded."""
+    results = run.results | measure_all(recommenders, run.split, run.config)
+    figures = {"results": as_json(results), "intervals": {name: _intervals(result) for name, result in results.items()}}
+    return run.metrics | figures | {"alarms": alarm_lines(results)}
+
+
+def save_per_query(path: Path, queries: Queries, results: Mapping[str, Result]) -> None:
+    """Writes what :attr:`Run.per_query` reads."""
+    columns = {f"{name}:{label}": v for name, result in results.items() for label, v in result.per_query.items()}
+    with replacing(path) as fresh, fresh.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, user_ids=queries.user_ids.astype(str), **columns)
+
+
+def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -> dict[str, Any]:
+    """What ``metrics.json`` holds and ``evaluate --json`` prints."""
+    dataset = split.dataset
+    return {
+        "data": {
+            "name": dataset.name,
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "events": len(dataset.events),
+            "sha256": dataset.fingerprint,
+        },
+        "split": {
+            "kind": split.kind,
+            "seed": config.seed,
+            "train_events": len(split.train),
+            "head_share": config.evaluation.head_share,
+            **next(iter(results.values())).counts,
+        },
+        "results": as_json(results),
+        "intervals": {name: _intervals(result) for name, result in results.items()},
+        "alarms": alarm_lines(results),
+    }
+
+
+def _intervals(result: Result) -> dict[str, list[float]]:
+    return {label: [low, high] for label, (low, high) in result.intervals.items()}

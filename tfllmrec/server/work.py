@@ -1,0 +1,148 @@
+"""Measures how much work a request asks for, from the shapes of its inputs; numpy alone.
+
+A small message may ask for much: a tensor without elements has rows, one value stands for a whole tensor, and one row
+may ask for the scores of a whole catalogue. So a request is measured before its tensors are expanded and before it is
+queued. The unit is the cell: about one number that the model keeps in memory while it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfllmrec.client.status import invalid
+from tfllmrec.server.tensors import Signature
+
+#: Cells of one call of a model, and so of a single row. A larger request is answered in several calls.
+CALL_CELLS = 1 << 24
+#: Rows of one call that answers a part of a request.
+CALL_ROWS = 256
+#: Cells of a request.
+REQUEST_CELLS = 1 << 28
+#: Values of the largest output of a request.
+ANSWER_VALUES = 1 << 22
+
+# Cells of an id; of an event of the history, which is read with its neighbours; of a candidate; of a text, which the
+# tokenizer truncates; of a token; and of a pair of tokens, as attention compares them.
+_ID, _EVENT, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 1024, 1 << 17, 2048, 8
+#: Events that a model reads at most.
+LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request asks for.
+
+    Attributes:
+      rows: size of the first dimension of its inputs.
+      row_cells: cells that each row takes; 0 for a model that is not ours, because nothing is known of it.
+      row_values: values in each row of the largest output; 0 for a model that is not ours.
+    """
+
+    rows: int
+    row_cells: int = 0
+    row_values: int = 0
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.row_cells
+
+    @property
+    def call_rows(self) -> int:
+        """Rows that one call of the model may have."""
+        return max(min(CALL_ROWS, CALL_CELLS // self.row_cells), 1) if self.row_cells else self.rows
+
+    def check(self, max_rows: int) -> None:
+        """Refuses a request that is too large.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT with the size that was asked for and the limit.
+        """
+        if self.rows > max_rows:
+            raise invalid(f"The request has {self.rows} rows; expected {max_rows} at most: send several requests")
+        if self.row_cells > CALL_CELLS:
+            raise invalid(
+                f"A row of the request takes {self.row_cells} cells (numbers kept while it is answered); expected "
+                f"{CALL_CELLS} at most: send fewer columns"
+            )
+        if self.cells > REQUEST_CELLS:
+            raise invalid(
+                f"The request takes {self.cells} cells (numbers kept while it is answered): {self.rows} rows of "
+                f"{self.row_cells}; expected {REQUEST_CELLS} at most: send fewer rows or columns"
+            )
+        if self.rows * self.row_values > ANSWER_VALUES:
+            raise invalid(
+                f"The answer would have {self.rows * self.row_values} values in one output: {self.rows} rows of "
+                f"{self.row_values}; expected {ANSWER_VALUES} at most: send fewer rows"
+            )
+
+
+def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int | None) -> Work:
+    """The work that a request asks for.
+
+    Args:
+      inputs: checked by :meth:`Signature.checked`; only their shapes and the values of ``k`` are read.
+      catalogue: items of a model of ours; ``None`` for any other model.
+    """
+    rows = 1
+    for name, tensor in inputs.items():
+        shape = signature.inputs[name].shape
+        if tensor.ndim and (shape is None or shape[0] is None):
+            rows = max(rows, len(tensor))
+    if catalogue is None:
+        return Work(rows)
+    width = {name: tensor.shape[1] if tensor.ndim > 1 else 1 for name, tensor in inputs.items()}
+    ids = sum(width.get(name, 0) for name in ("history", "exclude", "allow", "categories", "items"))
+    events = min(width.get("history", 0), LONGEST_HISTORY)
+    candidates, tokens = width.get("items", 0), width.get("input_word_ids", 0)
+    lists = "k" in inputs or "scores" in signature.outputs
+    cells = (
+        _ID * ids
+        + _EVENT * events
+        + (_CANDIDATE + events) * candidates
+        + _TEXT * ("text" in inputs)
+        + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
+        # The items of a category are looked up for each mention of it.
+        + catalogue * (lists + width.get("categories", 0))
+    )
+    return Work(rows, cells, max(candidates, _listed(signature, inputs, catalogue), _fixed(signature)))
+
+
+def check_rows(inputs: Mapping[str, np.ndarray]) -> None:
+    """Refuses inputs of our own signatures that do not fit together.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT naming two inputs that differ in rows, or ratings without an entry of the history.
+    """
+    rows = {name: len(tensor) for name, tensor in inputs.items() if tensor.ndim}
+    first = min(rows, key=lambda name: (name != "history", name), default="")
+    for name in sorted(rows):
+        if rows[name] != rows[first]:
+            raise invalid(
+                f"{name} has {rows[name]} rows, {first} {rows[first]}: expected one row for each query in every input"
+            )
+    columns = {name: tensor.shape[1] for name, tensor in inputs.items() if tensor.ndim > 1}
+    if columns.get("ratings", 0) > columns.get("history", 0):
+        raise invalid(
+            f"ratings has {columns['ratings']} columns, history {columns.get('history', 0)}: expected at most one "
+            "rating for each entry of the history"
+        )
+
+
+def _listed(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int) -> int:
+    """Items or labels in a row of the answer."""
+    if "k" not in inputs:
+        return catalogue if "scores" in signature.outputs else 0
+    k = inputs["k"]
+    return min(max(int(k.max()), 0), catalogue) if k.size else 0
+
+
+def _fixed(signature: Signature) -> int:
+    """Values in a row of the widest output whose width is fixed."""
+    widths = [1]
+    for spec in signature.outputs.values():
+        if spec.shape and None not in spec.shape[1:]:
+            widths.append(int(np.prod(spec.shape[1:], dtype=np.int64)))  # type: ignore[arg-type]
+    return max(widths)

@@ -1,0 +1,247 @@
+"""Teaching a TF Hub BERT the language of a catalogue before it is used: from texts to a new SavedModel."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_hub as hub
+
+from tfllmrec.data.batches import like_lengths
+from tfllmrec.data.queries import Ragged
+from tfllmrec.errors import DataError, ModelError
+from tfllmrec.layers.global_state import random_state_kept
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
+from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
+from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
+from tfllmrec.training.fit import set_seeds
+from tfllmrec.training.optimizer import adamw
+
+HELD_OUT_SHARE = 0.05
+"""Of the texts: never trained on, to see what was learned."""
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """How well hidden tokens of the held-out texts are guessed.
+
+    Attributes:
+      accuracy: the share that is guessed right at the first attempt.
+      perplexity: exp of the mean cross-entropy; as many equally likely tokens would be as hard.
+    """
+
+    accuracy: float
+    perplexity: float
+
+    def __str__(self) -> str:
+        return f"accuracy {self.accuracy:.4f}, perplexity {self.perplexity:.2f}"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What :func:`pretrain` made: the encoder's folder, and what it guessed before (with a fresh head) and after."""
+
+    encoder: Path
+    before: Guesses
+    after: Guesses
+
+
+@random_state_kept()
+def pretrain(
+    encoder: str | Path,
+    preprocessor: str | Path,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    epochs: int = 3,
+    batch_size: int = 64,
+    max_tokens: int = 64,
+    learning_rate: float = 1e-4,
+    warmup_share: float = 0.1,
+    weight_decay: float = 0.01,
+    dropout: bool = False,
+    seed: int = 42,
+    folder: Path | None = None,
+    tell: Tell | None = None,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+) -> Pretrained:
+    """Trains an encoder to guess hidden tokens of ``texts``, and writes it as a new SavedModel.
+
+    The masked-language-model objective of Devlin et al. 2019 (arXiv:1810.04805), continued on the texts of a domain
+    (Gururangan et al. 2020, arXiv:2004.10964), with other masks in each epoch (Liu et al. 2019, arXiv:1907.11692).
+    The epoch that guesses the held-out texts best is kept. The result is a function of texts, modules, settings and
+    seed, resumed or not, unless there is dropout.
+
+    Args:
+      encoder, preprocessor: handles of a TF Hub BERT, folder or URL.
+      texts: one an item. A text that is there twice counts twice; it is never both trained on and held out. Those
+        without a token of the vocabulary are left out.
+      out: where the encoder is written to; the folder appears when all is done, and must not be there yet.
+      epochs: passes over the texts. batch_size: texts in a step. max_tokens: longer texts are cut there.
+      learning_rate: at its highest, after ``warmup_share`` of the steps; it then falls to 0 along a half cosine.
+      weight_decay: of AdamW; norms and biases have none.
+      dropout: see :class:`MaskedLanguageModel`.
+      seed: of head, order, masks and held-out texts.
+      folder: for checkpoints and TensorBoard logs. A run that finds its own state there goes on from it.
+      tell: called with a line for each step. callbacks: further ones of Keras.
+
+    Raises:
+      DataError: there are not two different texts with tokens.
+      ModelError: the modules cannot be used for this, ``out`` is there, ``folder`` belongs to another run, or the loss
+        is not a number.
+    """
+    tell = tell or (lambda line: None)
+    out = Path(out)
+    if out.exists():
+        raise ModelError(f"{out} is there already: name another folder for the trained encoder, or delete this one.")
+    set_seeds(seed)
+    loaded = TextEncoder(encoder, preprocessor, max_tokens)
+    text_to_vector = loaded.text_to_vector
+    vocabulary = Vocabulary.of(text_to_vector.preprocessor, hub.resolve(str(preprocessor)))
+    settings = {
+        "modules": loaded.fingerprint,
+        "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_share": warmup_share,
+        "weight_decay": weight_decay,
+        "dropout": dropout,
+        "seed": seed,
+    }
+    trained, held_out = split_texts(texts, tokenise(text_to_vector, texts), vocabulary, seed)
+    tell(f"{len(trained)} texts to train on, {len(held_out)} held out")
+    counts = np.bincount(trained.values, minlength=vocabulary.size)
+    counts[list(vocabulary.special)] = 0  # never to be guessed
+    model = MaskedLanguageModel(text_to_vector.encoder, vocabulary, dropout, seed, counts)
+    steps = -(-len(trained) // batch_size)
+    # Names may say nothing in a foreign encoder: what is no matrix is a norm or a bias.
+    vectors = [variable for variable in model.trainable_variables if variable.shape.rank < 2]
+    optimizer = adamw(learning_rate, epochs * steps, warmup_share, weight_decay, undecayed=vectors)
+    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    model.compile(optimizer=optimizer)
+    # Epoch 0 again and again: the same masks each time.
+    measured_on = masked_batches(held_out, vocabulary, batch_size, seed, itertools.repeat(0))
+
+    with contextlib.ExitStack() as stack:
+        kept = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        claim(kept / "pretraining.json", settings)
+        before = _guesses(model, measured_on)
+        tell(f"before: {before}")
+        checkpoint = EpochCheckpoint(kept / "checkpoints", patience=epochs)
+        checkpoint.restore_last(model)
+        first_epoch = checkpoint.state.epochs_done
+        if first_epoch:
+            tell(f"resumed after epoch {first_epoch}")
+        if first_epoch < epochs:
+            batches = masked_batches(trained, vocabulary, batch_size, seed, itertools.count(first_epoch))
+            with show_progress("Pretraining", "steps") as progress:
+                model.fit(
+                    batches,
+                    epochs=epochs,
+                    initial_epoch=first_epoch,
+                    validation_data=measured_on,
+                    callbacks=[
+                        tf.keras.callbacks.TerminateOnNaN(),
+                        tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: _judge(epoch, logs, tell)),
+                        checkpoint,
+                        tf.keras.callbacks.TensorBoard(str(kept / "logs"), write_graph=False),
+                        StepProgress(progress, epochs * steps, first_epoch * steps),
+                        *callbacks,
+                    ],
+                    verbose=0,
+                )
+        checkpoint.restore_best(model)
+    after = _guesses(model, measured_on)
+    tell(f"after, best of {epochs} epochs: {after}")
+    save_encoder_again(text_to_vector.encoder, out)
+    return Pretrained(out, before, after)
+
+
+def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
+    """The token ids of each text, int32, special ones included and without padding."""
+    if not len(texts):
+        return Ragged.from_rows([], np.int32)
+    values, lengths = [], []
+    for window in token_windows(text_to_vector, texts):
+        inside = window["input_mask"].astype(bool)
+        values.append(window["input_word_ids"][inside])
+        lengths.append(inside.sum(axis=1))
+    return Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
+
+
+def split_texts(texts: Sequence[str], tokens: Ragged, vocabulary: Vocabulary, seed: int) -> tuple[Ragged, Ragged]:
+    """The tokens of the texts to train on, and of those to hold out: 5 % of the different ones, at least one.
+
+    Raises:
+      DataError: there are not two different texts with a token that may be hidden.
+    """
+    hidable = np.bincount(tokens.row_of_value, ~np.isin(tokens.values, vocabulary.special), len(tokens)) > 0
+    rows = np.flatnonzero(hidable)
+    different, group = np.unique(np.asarray(texts, object)[rows].astype(str), return_inverse=True)
+    if len(different) < 2:
+        raise DataError(
+            f"expected at least two different texts with tokens of the vocabulary, to train on and to measure on, got "
+            f"{len(different)} among {len(texts)}: see which columns the template takes, and whether the preprocessor "
+            "knows their language"
+        )
+    n_held_out = max(round(HELD_OUT_SHARE * len(different)), 1)
+    chosen = np.random.default_rng(seed).permutation(len(different))[:n_held_out]
+    held_out = np.isin(group, chosen)
+    # One is enough to measure on.
+    return tokens.take(rows[~held_out]), tokens.take(rows[np.unique(group, return_index=True)[1][chosen]])
+
+
+def masked_batches(
+    tokens: Ragged, vocabulary: Vocabulary, batch_size: int, seed: int, epochs: Iterable[int]
+) -> tf.data.Dataset:
+    """Batches of :func:`masked_batch`, texts of similar length together; each iteration is the next of ``epochs``.
+
+    A batch is a function of seed, epoch and its place in the epoch.
+    """
+    numbers = iter(epochs)
+    signature = (
+        tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1, row_splits_dtype=tf.int64),
+        tf.TensorSpec([2], tf.int64),
+    )
+
+    def epoch_batches() -> Iterator[tuple[tf.RaggedTensor, np.ndarray]]:
+        generator = np.random.default_rng([seed, next(numbers)])
+        order = generator.permutation(len(tokens))
+        for rows in like_lengths(order, tokens.lengths[order], batch_size, generator):
+            batch = tokens.take(rows)
+            yield tf.RaggedTensor.from_row_splits(batch.values, batch.offsets), generator.integers(0, 2**62, 2)
+
+    batches = tf.data.Dataset.from_generator(epoch_batches, output_signature=signature)
+
+    @tf.autograph.experimental.do_not_convert  # has nothing to convert, and looking for it takes seconds
+    def hide(ids: tf.RaggedTensor, mask_seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        return masked_batch(ids, vocabulary, mask_seed)
+
+    batches = batches.map(hide, num_parallel_calls=tf.data.AUTOTUNE)
+    # Keras finds out an unknown length by beginning one epoch too many.
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-len(tokens) // batch_size))).prefetch(4)
+
+
+def _guesses(model: MaskedLanguageModel, batches: tf.data.Dataset) -> Guesses:
+    measured = model.evaluate(batches, verbose=0, return_dict=True)
+    return Guesses(measured["accuracy"], float(np.exp(measured["loss"])))
+
+
+def _judge(epoch: int, logs: dict[str, Any], tell: Tell) -> None:
+    """Gives an epoch the value that it is compared by, 1 / perplexity, before it is kept."""
+    if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
+        raise ModelError(f"the loss is not a number in epoch {epoch + 1}: lower learning_rate")
+    held_out = Guesses(logs["val_accuracy"], float(np.exp(logs["val_loss"])))
+    logs["selection"] = 1 / held_out.perplexity
+    tell(f"epoch {epoch + 1}: loss {logs['loss']:.4f}; held out: {held_out}")

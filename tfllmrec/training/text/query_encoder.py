@@ -1,0 +1,183 @@
+"""The small tower that an exported model reads queries with: made once in a run, measured beside its teacher, kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.config import DistillationConfig
+from tfllmrec.durable import read_json
+from tfllmrec.errors import ModelError
+from tfllmrec.progress import Tell
+from tfllmrec.text.bundled import whole
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.store import VectorStore
+from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
+from tfllmrec.training.callbacks import claim
+from tfllmrec.training.fingerprint import settings_of
+from tfllmrec.training.text.distil import ALL, Agreement, distil, short_queries
+
+RECORD, MADE_FROM = "record.json", "made_from.json"
+
+#: What suits each kind: tables start at nothing and move fast; layers know something already.
+EPOCHS = {"hashed_ngrams": 20, "layers": 2}
+BATCH_SIZES = {"hashed_ngrams": 256, "layers": 64}
+LEARNING_RATES = {"hashed_ngrams": 2e-3, "layers": 3e-4}
+
+# Single queries that are timed, and rounds before that for what TensorFlow does only once.
+_TIMED, _WARM_UP = 50, 3
+
+
+@dataclass(frozen=True)
+class QueryEncoderRecord:
+    """What a small tower loses and gains against its teacher.
+
+    Attributes:
+      name: as ``text.query_encoder`` has it.
+      agreement: by kind of text that the tower was not trained on, see
+        :class:`tfllmrec.training.text.distil.Distilled`; empty where the catalogue is too small to hold any out.
+      milliseconds: of a single query, the median. teacher_milliseconds: the teacher's, of the same queries.
+      bytes: of the tower's SavedModel.
+      seconds: that making it took.
+    """
+
+    name: str
+    agreement: dict[str, Agreement]
+    milliseconds: float
+    teacher_milliseconds: float
+    bytes: int
+    seconds: float
+
+    @classmethod
+    def load(cls, folder: Path) -> QueryEncoderRecord:
+        """That of a folder that :func:`prepared_query_encoder` made.
+
+        Raises:
+          ModelError: it is damaged.
+        """
+        return read_json(folder / RECORD, cls, f"delete {folder}, it is made again")
+
+    def lines(self) -> list[str]:
+        """For people: what is lost, and what is gained."""
+        lost = [
+            f"{a.top:.3f} of the encoder's top 10 and ndcg@10 {a.ndcg:.3f} to its list by {a.texts:,} {_PLURAL[kind]}"
+            for kind, a in self.agreement.items()
+            if kind in ("phrase", ALL)
+        ]
+        gain = self.teacher_milliseconds / self.milliseconds
+        return [
+            *(f"{self.name} finds {line} that it was not trained on" for line in lost),
+            f"{self.name} takes {self.milliseconds:.2f} ms a query and the encoder {self.teacher_milliseconds:.2f} ms "
+            f"({gain:.1f} times as fast); {self.bytes / 1e6:.1f} MB",
+        ]
+
+
+_PLURAL = {"phrase": "phrases", ALL: "texts of all kinds"}
+
+
+def prepared_query_encoder(
+    folder: Path,
+    name: str,
+    teacher: TextEncoder,
+    texts: Sequence[str],
+    titles: Sequence[str] | None,
+    config: DistillationConfig,
+    seed: int,
+    store: VectorStore | None,
+    tell: Tell,
+) -> Student:
+    """The small tower in ``folder``, distilled from ``teacher`` where it is not there yet.
+
+    The folder appears when the tower is whole and measured; before, a kill loses what was learnt, but not the teacher's
+    vectors in ``store``, and the same seed learns the same again.
+
+    Args:
+      folder: of the tower: a SavedModel, ``student.json``, ``record.json``, a :class:`QueryEncoderRecord`, and
+        ``made_from.json``.
+      name: ``hashed_ngrams`` or ``layers``.
+      teacher: what read the items.
+      texts, titles: of the catalogue, see :func:`tfllmrec.training.text.distil.distil`.
+
+    Raises:
+      ModelError: the tower is damaged, or of another teacher, other texts or other settings; ``layers`` of a teacher in
+        a foreign format.
+      DataError: there are fewer than two distinct texts.
+    """
+    made_from = {
+        **settings_of(distillation=config),
+        "seed": seed,
+        "texts": sha256(json.dumps([list(texts), titles and list(titles)]).encode()).hexdigest(),
+    }
+    if not folder.is_dir():
+        tell(f"query encoder: distilling {name} from the items' encoder")
+        start = time.monotonic()
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[: config.items])
+        texts = [texts[row] for row in drawn]
+        titles = None if titles is None else [titles[row] for row in drawn]
+        done = distil(
+            teacher,
+            _untrained(name, teacher, config, seed),
+            texts,
+            titles,
+            per_item=config.per_item,
+            epochs=config.epochs or EPOCHS[name],
+            batch_size=config.batch_size or BATCH_SIZES[name],
+            learning_rate=config.learning_rate or LEARNING_RATES[name],
+            held_out=config.held_out,
+            seed=seed,
+            store=store,
+        )
+        # What has no word in it has no short query either.
+        queries = [query for _, query, _ in short_queries(texts, seed=seed)] or [text for text in texts if text]
+        asked = [queries[i] for i in np.random.default_rng(seed).permutation(len(queries))[:_TIMED]]
+
+        def write(fresh: Path) -> None:
+            done.student.save(fresh)
+            size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
+            # As it is served: out of its SavedModel.
+            ours, teachers = latencies([Student.load(fresh).text_to_vector, teacher.text_to_vector], asked)
+            record = QueryEncoderRecord(name, done.report, ours, teachers, size, time.monotonic() - start)
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            claim(fresh / MADE_FROM, made_from)
+
+        whole(folder, write)
+        for line in QueryEncoderRecord.load(folder).lines():
+            tell(f"query encoder: {line}")
+    elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
+        claim(folder / MADE_FROM, made_from)
+    student = Student.load(folder)
+    if student.teacher != teacher.fingerprint:
+        raise ModelError(
+            f"{folder} was distilled from the text encoder {student.teacher[:12]}, and the one that reads the items is "
+            f"{teacher.fingerprint[:12]}: their vectors do not compare. Put back text.encoder (and the run's text "
+            "folder) as it was when the run was made; or, if the tower is another run's, delete it: it is made again."
+        )
+    return student
+
+
+def _untrained(name: str, teacher: TextEncoder, config: DistillationConfig, seed: int) -> tf.Module:
+    if name == "layers":
+        return few_layers(teacher, config.layers)
+    return HashedNgrams(teacher.dim, NgramSizes(config.buckets, config.width, config.hidden), seed)
+
+
+def latencies(towers: Sequence[Callable[[tf.Tensor], tf.Tensor]], queries: Sequence[str]) -> list[float]:
+    """Median milliseconds of a single query for each tower; they take turns, so that what slows one slows all."""
+    asked = [tf.constant([query]) for query in queries]
+    took = np.zeros((len(asked), len(towers)))
+    for _ in range(_WARM_UP):
+        for tower in towers:
+            tower(asked[0])
+    for i, query in enumerate(asked):
+        for j, tower in enumerate(towers):
+            start = time.perf_counter()
+            tower(query).numpy()
+            took[i, j] = 1e3 * (time.perf_counter() - start)
+    return np.median(took, axis=0).tolist()
