@@ -21,6 +21,7 @@ import tensorflow as tf
 from sections import made_by, replace_section
 
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.models.interests import LIKING, Interests
 from tfllmrec.runs.run import Run
@@ -68,10 +69,8 @@ def lists_of(found: Interests, queries: Queries) -> np.ndarray:
     profile = InterestProfile(found.columns, found.weights, len(found.labels), found.decay, found.liking, found.spread)
     rows = []
     for batch in queries.batches(BATCH):
-        width = max(int(batch.history.lengths.max(initial=1)), 1)
-        history = tf.constant(batch.history.padded(width, profile.n_items), tf.int32)
-        ratings = tf.constant(batch.ratings.padded(width, np.nan), tf.float32)
-        rows.append(profile(history, ratings, tf.constant([K]))[0].numpy())
+        inputs = batch.inputs(profile.n_items, [RATING_KEY])
+        rows.append(profile(inputs["history"], inputs[RATING_KEY], tf.constant([K]))[0].numpy())
     return np.concatenate(rows)
 
 
@@ -94,7 +93,7 @@ def last_only(queries: Queries) -> Queries:
     last = np.array([row[-1:] for row in queries.history], object)
     history = Ragged.from_rows(last, np.int64)
     ratings = Ragged(np.full(len(history.values), np.nan, np.float32), history.offsets)
-    return replace(queries, history=history, ratings=ratings)
+    return replace(queries, history=history, fields={RATING_KEY: ratings})
 
 
 def named_only(found: Interests) -> Interests:

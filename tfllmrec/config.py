@@ -24,6 +24,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
+class FieldConfig(Section):
+    """What is known of one column, where the data does not tell it; see :mod:`tfllmrec.data.schema`."""
+
+    owner: Literal["event", "request"] | None = Field(
+        None,
+        description="Of a column of the events. request: known before the event happens (device, weather), so requests "
+        "may carry it. event: known afterwards (rating, dwell time). auto: request where the name says so, else event.",
+    )
+    kind: Literal["id", "category", "number", "text", "vector", "time"] | None = Field(
+        None, description="How values are encoded; auto: from the values."
+    )
+    default: str | None = Field(None, description="Stands for a value that is left out; auto: it is missing then.")
+    weights: dict[str, float] | None = Field(
+        None, description="Of kinds of events: how much an event of each kind counts; auto: by the kind's name."
+    )
+    use: bool = Field(True, description="Whether models may read the column.")
+
+
 class DataConfig(Section):
     """Where events and items come from, and how they are cleaned."""
 
@@ -43,6 +61,9 @@ class DataConfig(Section):
     users: Path | None = None
     columns: dict[str, str] = Field(
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
+    )
+    fields: dict[str, FieldConfig] = Field(
+        default_factory=dict, description="What is known of a column, by its name, where the data does not tell it."
     )
     encoding: str = "utf-8"
     time_format: str = Field(

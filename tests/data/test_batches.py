@@ -12,6 +12,7 @@ from tfllmrec.data.batches import (
     windows,
 )
 from tfllmrec.data.queries import Ragged
+from tfllmrec.data.schema import RATING_KEY
 
 pytestmark = pytest.mark.tf
 N = 50
@@ -24,7 +25,7 @@ def sequences():
     """Every event is told apart by its item: user u's t-th event is item 50 * u + t."""
     items = Ragged.from_rows([100 * u + np.arange(n) for u, n in enumerate(LENGTHS)], np.int64)
     ratings = Ragged(items.values.astype(np.float32) / 10, items.offsets)
-    return Sequences(items, ratings, hold_out(items, 0.5, seed=3), n_items=1000)
+    return Sequences(items, hold_out(items, 0.5, seed=3), 1000, {RATING_KEY: ratings})
 
 
 def test_windows_cover_every_target_and_fit(sequences):
@@ -86,11 +87,11 @@ def test_batches_against_loops(sequences):
     for batch in epoch_batches(sequences, 4, 8, seed=1, epoch=0):
         assert {k: (v.dtype, v.shape) for k, v in batch.items()} == {
             name: (np.dtype(dtype), batch["history"].shape)
-            for name, dtype in (("history", "i4"), ("ratings", "f4"), ("targets", "i4"), ("held_out", "?"))
+            for name, dtype in (("history", "i4"), ("targets", "i4"), ("held_out", "?"), (RATING_KEY, "f4"))
         }
         assert len(batch["history"]) <= 4 and batch["history"].shape[1] <= 8
         lengths = []
-        for history, ratings, targets, held in zip(*batch.values(), strict=True):
+        for history, targets, held, ratings in zip(*batch.values(), strict=True):
             n = int((history < 1000).sum())
             lengths.append(n)
             assert n >= 1
@@ -152,7 +153,7 @@ def test_from_split(chain_split):
     sequences = Sequences.from_split(chain_split, 0.2, seed=1)
     queries = chain_split.train_queries()
     assert np.array_equal(sequences.items.values, queries.history.values)
-    assert np.array_equal(sequences.ratings.values, queries.ratings.values)
+    assert np.array_equal(sequences.values_of(RATING_KEY), queries.ratings.values)
     assert np.array_equal(sequences.held_out.values, hold_out(queries.history, 0.2, 1).values)
     assert sequences.n_items == chain_split.dataset.n_items
 

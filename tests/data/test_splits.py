@@ -7,6 +7,7 @@ import pytest
 from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
 from tfllmrec.config import DataConfig, SplitConfig
 from tfllmrec.data import Ragged, Split, dataset_from_frames, make_split
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, DataError
 
 KINDS = ["leave_last_out", "global_time", "cold_items", "cold_users", "random"]
@@ -210,7 +211,7 @@ def with_target(queries, targets):
 def with_history(queries, rows):
     history = Ragged.from_rows(rows, np.int64)
     ratings = Ragged(np.full(len(history.values), np.nan, np.float32), history.offsets)
-    return replace(queries, history=history, exclude=history, ratings=ratings)
+    return replace(queries, history=history, exclude=history, fields={RATING_KEY: ratings})
 
 
 def leaking(kind, timed=True):

@@ -14,6 +14,7 @@ import numpy as np
 import tfllmrec
 import tensorflow as tf
 from tfllmrec.config import ModelConfig, RankingConfig
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.ranking import RankingModel, RatingScale
 
@@ -21,7 +22,7 @@ N, NAN = 12, float("nan")
 history, ratings = np.array([[0, 1, 2], [3, 4, N]], np.int32), np.full((2, 3), NAN, np.float32)
 batch = {
     "history": history,
-    "ratings": ratings,
+    RATING_KEY: ratings,
     "targets": np.array([[1, 2, 3], [4, 5, N]], np.int32),
     "held_out": np.array([[False, False, True], [False, True, False]]),
 }
@@ -34,7 +35,8 @@ def losses(strategy):
     with strategy.scope():
         full, sampled = (Hybrid(Catalogue(ids, text), np.ones(N, int), config, Negatives(n)) for n in (0, 5))
         ranking = RankingModel(full, RankingConfig(), RatingScale.of(np.arange(3), np.array([1.0, 5, 4]), N))
-    lists = ranking.given(ranking.item_vectors, history, ratings, np.array([[5, 6, 7], [8, 9, 1]], np.int32))
+    query = {key: batch[key] for key in ("history", RATING_KEY)}
+    lists = ranking.given(ranking.item_vectors, query, np.array([[5, 6, 7], [8, 9, 1]], np.int32))
     rated = {name: values[:, :1] if name in ("items", "terms", "scores", "prior") else values
              for name, values in lists.items()} | {"rating": np.array([2, 4], np.float32)}
     lists |= {"label": np.array([0, 1], np.int32), "log_times": np.zeros((2, 3), np.float32)}

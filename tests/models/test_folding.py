@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.config import ModelConfig
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.item_cells import Cells
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.models import folding
@@ -18,7 +19,7 @@ RNG = np.random.default_rng(3)
 SIZES = {"embedding_dim": 8, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 4, "item_weights_decay": 0.5}
 HISTORY = tf.constant(RNG.integers(0, N, (6, 7)) * (np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]])), tf.int32)
 HISTORY = tf.where(np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]]), HISTORY, N)
-RATINGS = tf.constant(RNG.integers(1, 6, (6, 7)), tf.float32)
+QUERY = {"history": HISTORY, RATING_KEY: tf.constant(RNG.integers(1, 6, (6, 7)), tf.float32)}
 
 
 def model(terms, offsets=True):
@@ -46,16 +47,16 @@ def test_lists_and_scores_are_the_hybrids(terms, offsets, monkeypatch):
     monkeypatch.setattr(folding, "_ROWS_AT_ONCE", 16)
     hybrid = model(terms, offsets)
     items = hybrid.item_vectors()
-    expected = hybrid.score_items(items, HISTORY, RATINGS).numpy()
+    expected = hybrid.score_items(items, QUERY).numpy()
     folded = FoldedHybrid(hybrid)
     assert folded.dim == 8 + (offsets and len(terms) > 1)  # a number more where there are offsets to add
     index = ItemIndex(folded.vectors, prior=folded.prior)
-    found, scores = index.top_k(k=tf.constant([N]), **folded.requests(items, HISTORY, RATINGS))
+    found, scores = index.top_k(k=tf.constant([N]), **folded.requests(items, QUERY))
     assert np.sort(found, axis=1).tolist() == [list(range(N))] * 6
     np.testing.assert_allclose(scores, np.take_along_axis(expected, found.numpy(), axis=1), rtol=1e-5, atol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
     # The first request is not scored like this.
-    request = folded.requests(items, HISTORY, RATINGS)
+    request = folded.requests(items, QUERY)
     cells = Cells(RNG.normal(size=(3, folded.dim)).astype(np.float32), np.arange(N) % 3, 3, 1.0)
     for made in (index, ItemIndex(folded.vectors, cells)):
         mean, variance = folded.moments(made, request["query"], request["pairs"])
@@ -80,7 +81,7 @@ def test_queries_without_the_offset_of_the_items():
     for offsets in (True, False):
         hybrid = model(("meaning", "behaviour"), offsets)
         folded = FoldedHybrid(hybrid)
-        queries = folded.queries(hybrid.item_vectors(), HISTORY, RATINGS).numpy()
+        queries = folded.queries(hybrid.item_vectors(), QUERY).numpy()
         kept = folded.without_offset(queries).numpy()
         assert queries[1:, :8].any() and np.array_equal(kept[:, :8], queries[:, :8])
         assert not kept[:, 8:].any() and queries.shape[1] == 8 + offsets

@@ -6,6 +6,7 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
@@ -36,7 +37,8 @@ def ring(n_users=80, seed=0):
     items = Ragged.from_rows([*walks, *ends], np.int64)
     ratings = Ragged(rng.integers(1, 6, len(items.values)).astype(np.float32), items.offsets)
     held_out = hold_out(items, 0.2, seed)
-    return Sequences(items, ratings, Ragged(held_out.values | (items.values >= RING), items.offsets), N)
+    held_out = Ragged(held_out.values | (items.values >= RING), items.offsets)
+    return Sequences(items, held_out, N, {RATING_KEY: ratings})
 
 
 def texts():
@@ -72,9 +74,8 @@ def ask(*histories, ratings=None):
 
 
 def tensors(*histories, ratings=None, length=9):
-    queries = ask(*histories, ratings=ratings)
-    history = tf.constant(queries.history.padded(length, N).astype(np.int32))
-    return history, tf.constant(queries.ratings.padded(length, NAN))
+    inputs = ask(*histories, ratings=ratings).inputs(N, Hybrid.reads, length)
+    return {key: tf.constant(values) for key, values in inputs.items()}
 
 
 WALKS = [[(start + step) % RING for step in range(3)] for start in range(RING)]
@@ -115,18 +116,18 @@ def test_it_is_a_keras_model_with_the_tfrs_task(trained):
 
 def test_each_side_finds_the_planted_successor(trained):
     model, _, _ = trained
-    history, ratings = tensors(*WALKS)
+    query = tensors(*WALKS)
     items = model.item_vectors()
-    dense = tf.matmul(tf.add_n(model.last_query_vectors(items, history, ratings)), items, transpose_b=True)
-    for scores in (dense, model.behaviour(history), model.score(ask(*WALKS))):
+    dense = tf.matmul(tf.add_n(model.last_query_vectors(items, query)), items, transpose_b=True)
+    for scores in (dense, model.behaviour(query["history"]), model.score(ask(*WALKS))):
         assert np.array_equal(READS_LIKE[first(scores, WALKS)], NEXT)
 
 
 def test_a_cold_item_is_recommended_for_its_text(trained):
     model, _, _ = trained
-    history, ratings = tensors([2, 3, 4])
+    query = tensors([2, 3, 4])
     items = model.item_vectors()
-    dense = tf.matmul(tf.add_n(model.last_query_vectors(items, history, ratings)), items, transpose_b=True)
+    dense = tf.matmul(tf.add_n(model.last_query_vectors(items, query)), items, transpose_b=True)
     for scores, places in ((dense, 2), (model.score(ask([2, 3, 4])), 3)):
         scores = np.array(scores)[0]
         scores[[2, 3, 4]] = -np.inf
@@ -145,12 +146,12 @@ def test_scores_during_fit_are_those_after_it(trained):
 def test_terms_sum_to_the_score(trained):
     model, _, _ = trained
     histories, marks = [[1, 2, 3], [4], list(range(9))], [[5, NAN, 1], [3], [5.0, 1, 2] * 3]
-    history, ratings = tensors(*histories, ratings=marks)
+    query = tensors(*histories, ratings=marks)
     items = tf.constant(np.tile(np.arange(N, dtype=np.int32), (3, 1)))
     vectors = model.item_vectors()
-    explained = {k: v.numpy() for k, v in model.explain_items(vectors, history, ratings, items).items()}
+    explained = {k: v.numpy() for k, v in model.explain_items(vectors, query, items).items()}
     total = explained["meaning"] + explained["feedback"] + explained["behaviour"]
-    np.testing.assert_allclose(total, model.score_items(vectors, history, ratings), atol=1e-4)
+    np.testing.assert_allclose(total, model.score_items(vectors, query), atol=1e-4)
     assert all(np.abs(explained[term]).max() > 1e-3 for term in ("meaning", "feedback", "behaviour"))
     because = explained["because"]
     lengths = np.array([[3], [1], [9]])
@@ -160,12 +161,12 @@ def test_terms_sum_to_the_score(trained):
 
 def test_the_event_behind_a_recommendation(trained):
     model, _, _ = trained
-    history, ratings = tensors([10, 3, 4])
-    explained = model.explain_items(model.item_vectors(), history, ratings, tf.constant([[5, 11, N]]))
+    query = tensors([10, 3, 4])
+    explained = model.explain_items(model.item_vectors(), query, tf.constant([[5, 11, N]]))
     position = dict(zip(("5", "11", "unknown"), explained["because"].numpy()[0], strict=True))
     behaviour = explained["behaviour"].numpy()[0]
     dense = (explained["meaning"] + explained["feedback"]).numpy()[0]
-    by_event = model.behaviour.by_event(history, tf.constant([[5, 11]])).numpy()[0, :3]
+    by_event = model.behaviour.by_event(query["history"], tf.constant([[5, 11]])).numpy()[0, :3]
     vectors = model.item_vectors().numpy()
     for i, item in enumerate((5, 11)):
         closest = np.argmax(vectors[[10, 3, 4]] @ vectors[item])
@@ -179,22 +180,20 @@ def test_the_event_behind_a_recommendation_is_among_the_newest(trained):
     model, _, _ = trained
     recent = [10, 3, 4] * (LONGEST // 3) + [10] * (LONGEST % 3)
     marks = [1.0, 5, 2] * (LONGEST // 3) + [4.0] * (LONGEST % 3)
-    history, ratings = tensors(
-        [5, 11] * 50 + recent, recent, ratings=[[3.0, 3] * 50 + marks, marks], length=LONGEST + 100
-    )
+    query = tensors([5, 11] * 50 + recent, recent, ratings=[[3.0, 3] * 50 + marks, marks], length=LONGEST + 100)
     items = tf.constant([[5, 11, N]] * 2)
-    explained = {k: v.numpy() for k, v in model.explain_items(model.item_vectors(), history, ratings, items).items()}
+    explained = {k: v.numpy() for k, v in model.explain_items(model.item_vectors(), query, items).items()}
     assert (explained["because"][0, :2] >= 100).all() and explained["because"][0, 2] == -1
     np.testing.assert_array_equal(explained["because"][0, :2], explained["because"][1, :2] + 100)
     total = explained["meaning"] + explained["feedback"] + explained["behaviour"]
-    scores = model.score_items(model.item_vectors(), history, ratings).numpy()
+    scores = model.score_items(model.item_vectors(), query).numpy()
     np.testing.assert_allclose(total[:, :2], scores[:, [5, 11]], atol=1e-4)
 
 
 def test_nothing_stands_behind_an_empty_history(trained):
     model, _, _ = trained
-    history, ratings = tensors([])
-    explained = model.explain_items(model.item_vectors(), history, ratings, tf.constant([[0, 5]]))
+    query = tensors([])
+    explained = model.explain_items(model.item_vectors(), query, tf.constant([[0, 5]]))
     assert explained["because"].numpy().tolist() == [[-1, -1]]
     assert not any(explained[term].numpy().any() for term in ("meaning", "feedback", "behaviour"))
 
@@ -208,22 +207,22 @@ def test_an_empty_history_gets_what_is_popular(trained):
 def test_padding_changes_nothing(trained):
     model, _, _ = trained
     vectors = model.item_vectors()
-    short = model.score_items(vectors, *tensors([1, 2, 3], ratings=[[1, 5, 2]], length=3)).numpy()
+    short = model.score_items(vectors, tensors([1, 2, 3], ratings=[[1, 5, 2]], length=3)).numpy()
     np.testing.assert_allclose(
-        model.score_items(vectors, *tensors([1, 2, 3], ratings=[[1, 5, 2]], length=30)), short, atol=1e-5
+        model.score_items(vectors, tensors([1, 2, 3], ratings=[[1, 5, 2]], length=30)), short, atol=1e-5
     )
 
 
 def test_the_encoder_sees_its_window_and_behaviour_all(trained):
     model, _, _ = trained
     vectors = model.item_vectors()
-    long, ratings = tensors([9, 8, 7, 1, 2, 3, 4, 5, 6], ratings=[[5, 1, 5, 3, 1, 2, 4, 4, 2]])
-    last_six, six = tensors([1, 2, 3, 4, 5, 6], ratings=[[3, 1, 2, 4, 4, 2]])
+    long = tensors([9, 8, 7, 1, 2, 3, 4, 5, 6], ratings=[[5, 1, 5, 3, 1, 2, 4, 4, 2]])
+    last_six = tensors([1, 2, 3, 4, 5, 6], ratings=[[3, 1, 2, 4, 4, 2]])
     for whole, window in zip(
-        model.last_query_vectors(vectors, long, ratings), model.last_query_vectors(vectors, last_six, six), strict=True
+        model.last_query_vectors(vectors, long), model.last_query_vectors(vectors, last_six), strict=True
     ):
         np.testing.assert_allclose(whole, window, atol=1e-4)
-    assert np.abs(model.behaviour(long) - model.behaviour(last_six)).max() > 1e-3
+    assert np.abs(model.behaviour(long["history"]) - model.behaviour(last_six["history"])).max() > 1e-3
 
 
 def test_a_batch_is_its_rows(trained, monkeypatch):
@@ -240,8 +239,8 @@ def test_feedback_points_at_what_was_liked():
     """Of a liked and a disliked event, the liked one stands behind what feedback speaks for."""
     model = hybrid(terms=["feedback"])
     candidates = tf.tile(tf.range(N)[tf.newaxis], (2, 1))
-    history, ratings = tensors([1, 2], [1, 2], ratings=[[5, 1], [1, 5]])
-    explained = model.explain_items(model.item_vectors(), history, ratings, candidates)
+    query = tensors([1, 2], [1, 2], ratings=[[5, 1], [1, 5]])
+    explained = model.explain_items(model.item_vectors(), query, candidates)
     because, positive = explained["because"].numpy(), explained["feedback"].numpy() > 0
     assert positive.any(axis=1).all()
     assert set(because[0][positive[0]]) == {0} and set(because[1][positive[1]]) == {1}
@@ -268,9 +267,9 @@ def without_behaviour(model):
 )  # fmt: skip
 def test_a_term_that_is_off_leaves_no_trace(terms):
     model = hybrid(terms=terms)
-    history, ratings = tensors([1, 2, 3], ratings=[[5, 1, NAN]], length=3)
+    query = tensors([1, 2, 3], ratings=[[5, 1, NAN]], length=3)
     items = tf.range(N)[tf.newaxis]
-    explained = model.explain_items(model.item_vectors(), history, ratings, items)
+    explained = model.explain_items(model.item_vectors(), query, items)
     for term in ("meaning", "feedback", "behaviour"):
         assert bool(np.any(explained[term])) == (term in terms), term
     total = tf.add_n([explained[term] for term in ("meaning", "feedback", "behaviour")])
@@ -361,7 +360,7 @@ def test_the_gates_are_fitted_where_w_has_not_seen_the_target():
 def test_gates_are_fitted_on_items_that_are_new_to_the_person():
     model = hybrid()
     row = {
-        "history": [[1, 2, 3, N]], "ratings": [[NAN] * 4], "targets": [[N, N, 4, N]],
+        "history": [[1, 2, 3, N]], RATING_KEY: [[NAN] * 4], "targets": [[N, N, 4, N]],
         "held_out": [[False, False, True, False]],
     }  # fmt: skip
     batch = {name: tf.constant(value) for name, value in row.items()}
@@ -429,14 +428,14 @@ def test_a_step_with_sampled_negatives_against_the_whole_catalogue():
     model = hybrid(Negatives(9))
     model.gates.log_scales.assign([0.0, 0.0])
     batch = some_batch()
-    history, ratings, targets, held_out = (batch[name] for name in ("history", "ratings", "targets", "held_out"))
+    history, targets, held_out = (batch[name] for name in ("history", "targets", "held_out"))
     model.compute_loss(batch)
     even = model.retrieval.draw_evenly().numpy()
     model.retrieval.steps.assign(0)
     by_share = model.retrieval.draw()
 
     items = model.item_vectors(model.counts_without_holdout)
-    queries = tf.add_n(model.query_vectors(items, history, ratings))
+    queries = tf.add_n(model.query_vectors(items, batch))
     learnt = (targets < N) & ~held_out
     ids = tf.concat([targets[learnt], by_share], axis=0)
     expected = model.retrieval(queries[learnt], tf.gather(items, ids), ids)

@@ -5,6 +5,7 @@ import tensorflow_recommenders as tfrs
 
 from tfllmrec.config import ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
@@ -60,8 +61,7 @@ def asked(model, rows=range(4), length=6, items=ITEMS):
     queries = Queries.from_histories([HISTORIES[i] for i in rows], [RATINGS[i] for i in rows])
     return (
         model.item_vectors,
-        tf.constant(queries.history.padded(length, N), tf.int32),
-        tf.constant(queries.ratings.padded(length, NAN), tf.float32),
+        {key: tf.constant(values) for key, values in queries.inputs(N, [RATING_KEY], length).items()},
         tf.constant(items[list(rows)]),
     )
 
@@ -80,7 +80,7 @@ def test_the_terms_of_a_few_items_are_those_that_explain_a_score(terms):
     explained = hybrid.explain_items(*asked(model, items=items))
     told = np.stack([explained[name] for name in ("meaning", "feedback", "behaviour")], axis=-1)
     np.testing.assert_allclose(found, told, atol=1e-4)
-    scores = hybrid.score_items(*asked(model)[:3]).numpy()
+    scores = hybrid.score_items(*asked(model)[:2]).numpy()
     known = [0, 1, 3]
     expected = np.take_along_axis(scores, items, axis=1)[known]
     np.testing.assert_allclose(found.sum(axis=-1)[known], expected, atol=1e-4)
@@ -104,7 +104,7 @@ def test_scale_by_hand():
 
 def test_given_against_loops(model, hybrid):
     given = {name: value.numpy() for name, value in model.given(*asked(model)).items()}
-    scores = hybrid.score_items(*asked(model)[:3]).numpy()
+    scores = hybrid.score_items(*asked(model)[:2]).numpy()
     for row, (history, ratings) in enumerate(zip(HISTORIES, RATINGS, strict=True)):
         rated = [(i, r) for i, r in zip(history, ratings, strict=True) if not np.isnan(r)]
         person = sum(r - 3.4 - SCALE.item_bias[i] for i, r in rated) / (10 + len(rated))
@@ -172,8 +172,9 @@ def test_padding_order_and_company_do_not_matter(model):
 
 
 def test_ratings_of_the_history_matter_where_the_data_has_any(hybrid, model):
-    liked = list(asked(model))
-    liked[2] = tf.where(tf.math.is_finite(liked[2]), 6.0 - liked[2], liked[2])
+    vectors, query, items = asked(model)
+    marks = query[RATING_KEY]
+    liked = vectors, {**query, RATING_KEY: tf.where(tf.math.is_finite(marks), 6.0 - marks, marks)}, items
     before, after = model.rank(*asked(model)), model.rank(*liked)
     assert np.abs(before[1][0] - after[1][0]).max() > 0.01
     assert np.abs(before[0][3] - after[0][3]).max() < 1e-6  # nothing rated

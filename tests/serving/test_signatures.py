@@ -371,9 +371,9 @@ def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
 def test_histories_are_encoded_only_where_an_index_is_made_for_them(monkeypatch):
     encoded, encode = [], Hybrid.last_query_vectors
 
-    def last_query_vectors(self, item_vectors, history, ratings):
-        encoded.append(len(history))
-        return encode(self, item_vectors, history, ratings)
+    def last_query_vectors(self, item_vectors, query):
+        encoded.append(len(query["history"]))
+        return encode(self, item_vectors, query)
 
     monkeypatch.setattr(Hybrid, "last_query_vectors", last_query_vectors)
     small_model()

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfllmrec.config import ModelConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.layers.term_gates import Factors, TermGates
@@ -27,7 +28,7 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
     items = Ragged.from_rows([rng.permutation(6)[:4] for _ in range(20)], np.int64)
     held_out = Ragged(np.arange(80) % 8 == 7, items.offsets)  # the last event of every other history
     ratings = Ragged(np.full(80, np.nan, np.float32), items.offsets)
-    sequences, text = Sequences(items, ratings, held_out, 6), rng.normal(size=(6, 3)).astype(np.float32)
+    sequences, text = Sequences(items, held_out, 6, {RATING_KEY: ratings}), rng.normal(size=(6, 3)).astype(np.float32)
     settings = ItemWeightSettings(0.8, 1.0, 0.5, 2.0)
     said = {}
     model = SimpleNamespace(

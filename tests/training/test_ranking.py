@@ -11,6 +11,7 @@ import tfllmrec.training.ranking as making
 from tfllmrec.config import DataConfig, ModelConfig, RankingConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -225,7 +226,9 @@ def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybr
         target, marks, rating = histories[past]
         assert (examples["items"][row, 0], examples["rating"][row]) == (target, rating)
         given = model.given(
-            model.item_vectors, tf.constant([past], tf.int32), tf.constant([marks]), tf.constant([[target]], tf.int32)
+            model.item_vectors,
+            {"history": tf.constant([past], tf.int32), RATING_KEY: tf.constant([marks])},
+            tf.constant([[target]], tf.int32),
         )
         for name in ("terms", "scores"):
             np.testing.assert_allclose(examples[name][row], given[name][0], atol=1e-4)

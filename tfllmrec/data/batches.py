@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
 
 from tfllmrec.data.queries import Ragged
+from tfllmrec.data.schema import padding_of
 from tfllmrec.data.splits import Split
 
 BUCKET = 16  # batches whose windows are sorted together by length: less padding, order still random
@@ -20,22 +21,43 @@ class Sequences:
     """What each training user did, and which of it is held back for the gates.
 
     Attributes:
-      items: int64 item indices, oldest first. ratings: float32, one per item, NaN where none.
+      items: int64 item indices, oldest first.
       held_out: bool, one per item: a target that only the gates may learn from.
       n_items: N, also the padding value.
+      fields: encoded values by key: ``event.NAME`` a Ragged, one value per item; ``user.NAME`` ``[U]`` or
+        ``[U, width]``.
+      requests: names of the event fields that belong to a request, whose values of the target are known.
     """
 
     items: Ragged
-    ratings: Ragged
     held_out: Ragged
     n_items: int
+    fields: Mapping[str, Ragged | np.ndarray] = field(default_factory=dict)
+    requests: Sequence[str] = ()
 
     @classmethod
     def from_split(cls, split: Split, gate_holdout: float, seed: int) -> Sequences:
         """The training histories of a split, with the last events of a share of users held out."""
         queries = split.train_queries()
         held_out = hold_out(queries.history, gate_holdout, seed)
-        return cls(queries.history, queries.ratings, held_out, split.dataset.n_items)
+        requests = [field.name for field in split.schema.of("request")]
+        fields = {key: values for key, values in queries.fields.items() if not key.startswith("request.")}
+        return cls(queries.history, held_out, split.dataset.n_items, fields, requests)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all fields that :func:`training_batches` gives."""
+        return [*self.fields, *(f"request.{name}" for name in self.requests)]
+
+    def values_of(self, key: str) -> np.ndarray:
+        """The flat values of a field: one per item for ``event.NAME`` and ``request.NAME``, one per row for users'.
+
+        Raises:
+          KeyError: there is no such field.
+        """
+        owner, _, name = key.partition(".")
+        values = self.fields[f"event.{name}" if owner == "request" and name in self.requests else key]
+        return values.values if isinstance(values, Ragged) else values
 
     def without_held_out(self) -> Ragged:
         """The item rows without the held-out events, which always are a user's last ones."""
@@ -78,7 +100,12 @@ def windows(lengths: np.ndarray, size: int, generator: np.random.Generator) -> n
 
 
 def training_batches(
-    sequences: Sequences, batch_size: int, length: int, seed: int, first_epoch: int = 0
+    sequences: Sequences,
+    batch_size: int,
+    length: int,
+    seed: int,
+    first_epoch: int = 0,
+    keys: Iterable[str] | None = None,
 ) -> tf.data.Dataset:
     """What ``Hybrid.fit`` takes: one pass over the data each time it is iterated, another order every time.
 
@@ -86,20 +113,26 @@ def training_batches(
       sequences: from :meth:`Sequences.from_split`.
       batch_size: windows in a step. length: longest window L.
       seed, first_epoch: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
+      keys: of the fields that the model reads; by default all.
 
     Yields:
-      ``history`` int32 ``[B, L]`` padded with N, ``ratings`` float32 ``[B, L]``, NaN for none, ``targets`` int32
-      ``[B, L]``, the event after each, and ``held_out`` bool ``[B, L]``, targets for the gates alone.
+      ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool
+      ``[B, L]``, targets for the gates alone; and the fields: ``event.NAME`` ``[B, L]`` of each event of the history,
+      ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``; with another dimension where a value has
+      several numbers.
     """
-    epochs = itertools.count(first_epoch)
+    epochs, keys = itertools.count(first_epoch), sequences.keys if keys is None else list(keys)
     signature = {
         "history": tf.TensorSpec((None, None), tf.int32),
-        "ratings": tf.TensorSpec((None, None), tf.float32),
         "targets": tf.TensorSpec((None, None), tf.int32),
         "held_out": tf.TensorSpec((None, None), tf.bool),
     }
+    for key in keys:
+        values = sequences.values_of(key)
+        shape = (None, *([] if key.startswith("user.") else [None]), *values.shape[1:])
+        signature[key] = tf.TensorSpec(shape, tf.string if values.dtype == object else values.dtype)
     batches = tf.data.Dataset.from_generator(
-        lambda: epoch_batches(sequences, batch_size, length, seed, next(epochs)), output_signature=signature
+        lambda: epoch_batches(sequences, batch_size, length, seed, next(epochs), keys), output_signature=signature
     )
     # Keras finds out an unknown length by one step too many, in which whatever needs no data still runs: the counts
     # that noise is drawn by would depend on how often a run was resumed.
@@ -117,14 +150,17 @@ def steps_per_epoch(sequences: Sequences, batch_size: int, length: int) -> int:
     return -(-n_windows(sequences.items.lengths, length) // batch_size)
 
 
-def epoch_batches(sequences: Sequences, batch_size: int, length: int, seed: int, epoch: int) -> Iterator[dict]:
+def epoch_batches(
+    sequences: Sequences, batch_size: int, length: int, seed: int, epoch: int, keys: Iterable[str] | None = None
+) -> Iterator[dict]:
     """The batches of one epoch as numpy; a function of (seed, epoch) alone, so a resumed run sees the same ones."""
+    keys = sequences.keys if keys is None else list(keys)
     generator = np.random.default_rng([seed, epoch])
     cuts = windows(sequences.items.lengths, length, generator)
     # Random offsets make some more windows in one epoch than in another; Keras wants the same number each time.
     order = generator.permutation(len(cuts))[: n_windows(sequences.items.lengths, length)]
     for rows in like_lengths(order, (cuts[:, 2] - cuts[:, 1])[order], batch_size, generator):
-        yield _batch(sequences, cuts[rows], length)
+        yield _batch(sequences, cuts[rows], keys)
 
 
 def like_lengths(
@@ -143,15 +179,23 @@ def like_lengths(
             yield pieces[piece]
 
 
-def _batch(sequences: Sequences, cuts: np.ndarray, length: int) -> dict:
+def _batch(sequences: Sequences, cuts: np.ndarray, keys: Iterable[str]) -> dict:
     width = int((cuts[:, 2] - cuts[:, 1]).max()) - 1
     position = cuts[:, 1:2] + np.arange(width)
     inside = position < cuts[:, 2:] - 1
     at = np.where(inside, sequences.items.offsets[cuts[:, 0]][:, None] + position, 0)
+    target = np.where(inside, at + 1, 0)
     pad = sequences.n_items
-    return {
+    batch = {
         "history": np.where(inside, sequences.items.values[at], pad).astype(np.int32),
-        "ratings": np.where(inside, sequences.ratings.values[at], np.nan).astype(np.float32),
-        "targets": np.where(inside, sequences.items.values[np.where(inside, at + 1, 0)], pad).astype(np.int32),
-        "held_out": inside & sequences.held_out.values[np.where(inside, at + 1, 0)],
+        "targets": np.where(inside, sequences.items.values[target], pad).astype(np.int32),
+        "held_out": inside & sequences.held_out.values[target],
     }
+    for key in keys:
+        values = sequences.values_of(key)
+        if key.startswith("user."):
+            batch[key] = values[cuts[:, 0]]
+        else:
+            batch[key] = values[target if key.startswith("request.") else at]
+            batch[key][~inside] = padding_of(values.dtype)
+    return batch

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +32,11 @@ from tfllmrec.columns import (
     USER,
     USER_INDEX,
 )
+from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.schema import Schema, infer_schema
 from tfllmrec.durable import read_json, sync, writing
 from tfllmrec.errors import DataError, ModelError
 
@@ -69,6 +72,7 @@ class _Manifest:
     ordered: bool
     fingerprint: str
     report: dict[str, Any]
+    fields: dict[str, FieldConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,7 @@ class Dataset:
       events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
         UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase`` as the
-        source spells it; ``""``: none).
+        source spells it; ``""``: none), then the source's other columns by name, all str.
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
         character, so that 9 is before 10. Items without events are there too. Cells of
@@ -97,6 +101,7 @@ class Dataset:
         :attr:`tfllmrec.data.Split.items`.
       ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
         are ordered by a hash of user and item id.
+      fields: ``data.fields``: what is known of columns beyond their values.
       report: the columns recognised and the findings of reading and cleaning.
     """
 
@@ -106,6 +111,7 @@ class Dataset:
     users: pd.DataFrame
     tags: pd.DataFrame = field(default_factory=no_tags)
     ordered: bool = True
+    fields: Mapping[str, FieldConfig] = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
 
     @property
@@ -122,6 +128,17 @@ class Dataset:
         return self.events[RATING].nunique() > 1
 
     @cached_property
+    def schema(self) -> Schema:
+        """The fields of all tables, with the vocabularies and statistics of all rows.
+
+        What is trained has those of its training events: :attr:`tfllmrec.data.Split.schema`.
+
+        Raises:
+          ConfigError: :attr:`fields` do not fit the tables.
+        """
+        return infer_schema(self.events, self.items, self.users, self.fields)
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the content: the four tables and ``ordered``, without the name and the report.
 
@@ -129,8 +146,8 @@ class Dataset:
         """
         digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
-        numeric = self.events[[c for c in _EVENT_TYPES if c not in (USER, ITEM)]]
-        tables = {"events": numeric, "items": self.items, "users": self.users, "tags": self.tags}
+        events = self.events[[c for c in self.events if c not in (USER, ITEM)]]
+        tables = {"events": events, "items": self.items, "users": self.users, "tags": self.tags}
         for table, frame in tables.items():
             for column in frame.columns:
                 digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
@@ -154,6 +171,7 @@ class Dataset:
             "name": self.name,
             "ordered": self.ordered,
             "fingerprint": self.fingerprint,
+            "fields": {name: known.model_dump(exclude_unset=True) for name, known in self.fields.items()},
             "users": self.n_users,
             "items": self.n_items,
             "events": len(self.events),
@@ -202,11 +220,12 @@ class Dataset:
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
             dataset = cls(
                 name=manifest.name,
-                events=tables["events"].astype(_EVENT_TYPES),
+                events=tables["events"].astype({c: _EVENT_TYPES.get(c, "str") for c in tables["events"]}),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
                 tags=tables["tags"].astype(TAG_TYPES),
                 ordered=manifest.ordered,
+                fields=manifest.fields,
                 report=CleaningReport.from_dict(manifest.report),
             )
             fingerprint = dataset.fingerprint
@@ -226,7 +245,8 @@ class Dataset:
         none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
         mean_text_characters (over items with text; all tags count), tags, tags_with_time, cold_items (without events),
         time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
-        (users with events that no column separates in time), doubts (reasons why the order may be wrong; see
+        (users with events that no column separates in time), schema (a line for each field), doubts (reasons why the
+        order may be wrong; see
         :mod:`tfllmrec.data.cleaning.order_checks`).
         """
         events = self.events
@@ -259,6 +279,7 @@ class Dataset:
             "time_span": span or None,
             "repeated_pairs": int(events.duplicated([USER_INDEX, ITEM_INDEX]).sum()),
             "tied_users": self.report.tied_users,
+            "schema": self.schema.lines(),
             "doubts": self.report.doubts(),
         }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from tfllmrec.data.schema import RATING_KEY, padding_of
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Ragged:
     """Rows of unequal length, stored flat.
 
     Attributes:
-      values: any dtype ``[V]``, the rows one after another.
+      values: any dtype ``[V]`` or ``[V, width]``, the rows one after another.
       offsets: int64 ``[B + 1]``; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
     """
 
@@ -61,9 +63,9 @@ class Ragged:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.values[flat], offsets)
 
-    def padded(self, length: int, fill: float) -> np.ndarray:
+    def padded(self, length: int, fill: float | str) -> np.ndarray:
         """``[B, length]``: the last ``length`` values of each row, left-aligned, then ``fill``."""
-        out = np.full((len(self), length), fill, dtype=self.values.dtype)
+        out = np.full((len(self), length, *self.values.shape[1:]), fill, dtype=self.values.dtype)
         from_end = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(self.values))  # 1 = the last one
         kept = from_end <= length
         column = np.minimum(np.repeat(self.lengths, self.lengths), length) - from_end
@@ -80,26 +82,32 @@ class Queries:
     """B queries against a catalogue of N items.
 
     Attributes:
-      user_ids: object ``[B]``; for reports only, no model needs to know the person.
+      user_ids: object ``[B]``; for reports only, no model needs to know the user.
       history: int64 item indices, oldest first.
-      ratings: float32, one per history entry, NaN where the event carried none.
       exclude: int64 item indices that must not come back (by default the history).
       targets: int64 item indices of what came next; empty rows when nothing is known (a live request).
+      fields: encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key: ``event.NAME`` a Ragged
+        with one value for each history entry; ``request.NAME`` and ``user.NAME`` arrays ``[B]`` or ``[B, width]``,
+        of the request whose first target came next. ``event.rating`` is always there, NaN where the event has none.
+
+    Raises:
+      ValueError: the parts do not have the same number of rows, or an event field not one value for each event.
     """
 
     user_ids: np.ndarray
     history: Ragged
-    ratings: Ragged
     exclude: Ragged
     targets: Ragged
+    fields: Mapping[str, Ragged | np.ndarray]
 
     def __post_init__(self) -> None:
-        parts = {"history": self.history, "ratings": self.ratings, "exclude": self.exclude, "targets": self.targets}
+        parts = {"history": self.history, "exclude": self.exclude, "targets": self.targets, **self.fields}
         for name, part in parts.items():
             if len(part) != len(self.user_ids):
                 raise ValueError(f"Queries: {len(self.user_ids)} user ids but {len(part)} rows of {name}.")
-        if not np.array_equal(self.ratings.offsets, self.history.offsets):
-            raise ValueError("Queries: ratings need one entry for each history entry.")
+        for key, field in self.fields.items():
+            if isinstance(field, Ragged) and not np.array_equal(field.offsets, self.history.offsets):
+                raise ValueError(f"Queries: {key} needs one entry for each history entry.")
 
     @classmethod
     def from_histories(
@@ -109,19 +117,49 @@ class Queries:
         exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
         targets: Sequence[Sequence[int] | np.ndarray] | None = None,
         user_ids: Sequence[str] | None = None,
+        fields: Mapping[str, Ragged | np.ndarray] | None = None,
     ) -> Queries:
         """Builds queries from lists; ``exclude=None`` excludes each history."""
         history = Ragged.from_rows(histories, np.int64)
         n = len(history)
+        marks = Ragged(np.full(len(history.values), np.nan, np.float32), history.offsets)
         return cls(
             user_ids=np.asarray(user_ids if user_ids is not None else [""] * n, dtype=object),
             history=history,
-            ratings=Ragged(np.full(len(history.values), np.nan, np.float32), history.offsets)
-            if ratings is None
-            else Ragged.from_rows(ratings, np.float32),
             exclude=history if exclude is None else Ragged.from_rows(exclude, np.int64),
             targets=Ragged.from_rows(targets if targets is not None else [[]] * n, np.int64),
+            fields={RATING_KEY: marks if ratings is None else Ragged.from_rows(ratings, np.float32), **(fields or {})},
         )
+
+    @property
+    def ratings(self) -> Ragged:
+        """The field ``event.rating``: float32, one for each history entry, NaN for none."""
+        ratings = self.fields[RATING_KEY]
+        assert isinstance(ratings, Ragged)
+        return ratings
+
+    def inputs(self, n_items: int, keys: Iterable[str], length: int | None = None) -> dict[str, np.ndarray]:
+        """What a model takes.
+
+        Args:
+          n_items: N, which pads histories.
+          keys: of the fields that the model reads.
+          length: L, of the newest events; by default the longest history's, at least 1.
+
+        Returns:
+          ``history`` int32 ``[B, L]``, left-aligned; the fields of ``keys``, those of events ``[B, L]``.
+
+        Raises:
+          KeyError: the queries lack a field.
+        """
+        if length is None:
+            length = max(int(self.history.lengths.max(initial=1)), 1)
+        inputs = {"history": self.history.padded(length, n_items).astype(np.int32)}
+        for key in keys:
+            field = self.fields[key]
+            ragged = isinstance(field, Ragged)
+            inputs[key] = field.padded(length, padding_of(field.values.dtype)) if ragged else field
+        return inputs
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -131,9 +169,9 @@ class Queries:
         return Queries(
             self.user_ids[start:stop],
             self.history.slice(start, stop),
-            self.ratings.slice(start, stop),
             self.exclude.slice(start, stop),
             self.targets.slice(start, stop),
+            {k: v.slice(start, stop) if isinstance(v, Ragged) else v[start:stop] for k, v in self.fields.items()},
         )
 
     def take(self, rows: np.ndarray) -> Queries:
@@ -142,9 +180,9 @@ class Queries:
         return Queries(
             self.user_ids[rows],
             self.history.take(rows),
-            self.ratings.take(rows),
             self.exclude.take(rows),
             self.targets.take(rows),
+            {k: v.take(rows) if isinstance(v, Ragged) else v[rows] for k, v in self.fields.items()},
         )
 
     def batches(self, size: int) -> Iterator[Queries]:

@@ -208,7 +208,7 @@ def _assemble(
     if ordered_by == ORDER and TIMESTAMP in raw_events.names:
         order += f", not by {TIMESTAMP}"
     report.sources = [
-        raw_events.source("not used", order),
+        raw_events.source("other columns", order),
         *(raw.source("other columns") for raw in (raw_items, *more_items, raw_users) if raw),
         *([raw_tags.source("not used")] if raw_tags else []),
     ]
@@ -260,6 +260,13 @@ def _assemble(
     users = users.fillna("").astype("str")
     users = users[[USER, *users.columns.drop(USER).sort_values()]].iloc[by_id(users[USER])].reset_index(drop=True)
 
+    # A request carries both the user's fields and those of the event.
+    shared = [column for column in users.columns.drop(USER) if column in events]
+    for column in shared:
+        what = f"column {column!r}, which the events have too: its name is 'user_{column}' here"
+        report.add("users", what, len(users), "repaired")
+    users = users.rename(columns={column: f"user_{column}" for column in shared})
+
     events[USER_INDEX] = pd.Index(users[USER]).get_indexer(user_ids)[user_codes].astype(np.int64)
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
     by_user = np.lexsort((events[ORDER], events[USER_INDEX]))
@@ -270,8 +277,12 @@ def _assemble(
             first_row = pd.Index(item_ids).get_indexer(items[ITEM])
             item_orders["the row of the event in the file, which lists the events item by item"] = first_row
         report.findings += order_doubts(events, tied[by_user], items, item_orders)
-    events = events[[USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]]
-    return Dataset(name, events, items, users, tags, ordered=ordered_by is not None, report=report)
+    named = [USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]
+    events = events[named + [column for column in events if column not in named]]
+    ordered = ordered_by is not None
+    dataset = Dataset(name, events, items, users, tags, ordered, dict(config.fields), report)
+    _ = dataset.schema  # a setting that does not fit is an error now
+    return dataset
 
 
 def _note_unlisted(

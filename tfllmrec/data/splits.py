@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, RATING, TAG, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, TAG, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import Schema, infer_schema
 from tfllmrec.errors import ConfigError, DataError
 
 # What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
@@ -28,6 +29,7 @@ class Split:
     Attributes:
       dataset: the divided data set.
       kind: ``leave_last_out``, ``global_time``, ``cold_items``, ``cold_users`` or ``random``; never ``auto``.
+      schema: the fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
       validation: queries on which settings are chosen.
       test: queries of the reported figures.
@@ -35,6 +37,7 @@ class Split:
 
     dataset: Dataset
     kind: str
+    schema: Schema
     train: pd.DataFrame
     validation: Queries
     test: Queries
@@ -116,7 +119,7 @@ class Split:
     def train_queries(self) -> Queries:
         """One query for each user in train, by user index: the training history, no targets."""
         users = np.unique(self.train[USER_INDEX])
-        return _queries(self.dataset, self.train, self.train.iloc[:0], users)
+        return _queries(self.dataset, self.schema, self.train, self.train.iloc[:0], users)
 
     def check(self) -> None:
         """Proves that the split leaks nothing.
@@ -263,11 +266,14 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int) -> Split:
         known = [part == _TRAIN, (part == _TRAIN) | (part == _VALIDATION)]
 
     events = dataset.events
+    train = events[part == _TRAIN].reset_index(drop=True)
+    users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
+    schema = infer_schema(train, dataset.items, users_of_train, dataset.fields)
     asked = []
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
         users = np.intersect1d(events[USER_INDEX][part == held_out], events[USER_INDEX][history])
-        asked.append(_queries(dataset, events[history], events[part == held_out], users))
-    split = Split(dataset, kind, events[part == _TRAIN].reset_index(drop=True), *asked)
+        asked.append(_queries(dataset, schema, events[history], events[part == held_out], users))
+    split = Split(dataset, kind, schema, train, *asked)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:
@@ -386,21 +392,40 @@ def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
 
 def ragged_column(events: pd.DataFrame, column: str, users: np.ndarray) -> Ragged:
     """The values of ``column`` in a row for each of ``users`` (user indices); ``events`` are sorted by user."""
+    return _by_user(events, events[column].to_numpy(), users)
+
+
+def _by_user(events: pd.DataFrame, values: np.ndarray, users: np.ndarray) -> Ragged:
     own = events[USER_INDEX].to_numpy()
     starts, stops = np.searchsorted(own, users, "left"), np.searchsorted(own, users, "right")
     offsets = np.concatenate([[0], np.cumsum(stops - starts)])
     flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    return Ragged(events[column].iloc[flat].to_numpy(), offsets)
+    return Ragged(values[flat], offsets)
 
 
-def _queries(dataset: Dataset, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray) -> Queries:
+def _queries(
+    dataset: Dataset, schema: Schema, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray
+) -> Queries:
     items = ragged_column(history, ITEM_INDEX, users)
+    fields: dict[str, Ragged | np.ndarray] = {
+        field.key: _by_user(history, field.encode(history[field.name]), users) for field in schema.of_history()
+    }
+    # Of several targets the first: the others are asked for in the same request.
+    own = targets[USER_INDEX].to_numpy()
+    first = np.searchsorted(own, users)
+    asked = np.isin(users, own)
+    for field in schema.of("request"):
+        values = field.encode(targets[field.name].iloc[first[asked]])
+        fields[field.key] = np.full((len(users), *values.shape[1:]), field.padding, field.dtype)
+        fields[field.key][asked] = values
+    for field in schema.of("user"):
+        fields[field.key] = field.encode(dataset.users[field.name].iloc[users])
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
         history=items,
-        ratings=ragged_column(history, RATING, users),
         exclude=items,
         targets=ragged_column(targets, ITEM_INDEX, users),
+        fields=fields,
     )
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.layers.rows_of import rows_of
-from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.models.hybrid import Hybrid, Query
 
 _ROWS_AT_ONCE = 65_536
 """Vectors whose products are summed up at once: in double precision all of them would take twice their memory."""
@@ -29,7 +29,7 @@ class FoldedHybrid(tf.Module):
     The index is made of :attr:`vectors` and :attr:`prior`; a request's arguments come from :meth:`requests`:
 
         index = build_index(folded.vectors, queries, prior=folded.prior)
-        items, scores = index.top_k(k=k, exclude=history, **folded.requests(item_vectors, history, ratings))
+        items, scores = index.top_k(k=k, exclude=query["history"], **folded.requests(item_vectors, query))
 
     Attributes:
       vectors: float32 ``[N, D]``, ``g_i e_i``, followed by ``T o_i`` where any item has an offset.
@@ -63,34 +63,38 @@ class FoldedHybrid(tf.Module):
         # Methods: the Keras model stays out of a SavedModel.
         self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour.pairs
 
-    def queries(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
+    def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
         """Query vectors for the inner product with :attr:`vectors`, float32 ``[B, D]``.
 
         Arguments as in :meth:`requests`.
         """
         if not self.use_dense:
-            return tf.zeros((tf.shape(history)[0], self.dim))
-        query = tf.add_n(self._last_query_vectors(item_vectors, history, ratings))
-        return tf.pad(query, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0 / self._temperature)
+            return tf.zeros((tf.shape(query["history"])[0], self.dim))
+        vectors = tf.add_n(self._last_query_vectors(item_vectors, query))
+        return tf.pad(vectors, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0 / self._temperature)
 
     def without_offset(self, query: tf.Tensor) -> tf.Tensor:
         """The same query vectors for scores without the offset of the items."""
         kept = tf.range(self.dim) < self.dim - int(self._has_offset)
         return tf.where(kept, query, 0.0)
 
-    def requests(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> dict[str, Any]:
+    def requests(self, item_vectors: tf.Tensor, query: Query) -> dict[str, Any]:
         """``query``, ``pairs`` and ``unknown`` of ``ItemIndex.top_k``; arguments as in ``Hybrid.score_items``.
 
         ``item_vectors`` are the model's own, not :attr:`vectors`: histories are read by them.
         """
+        history = query["history"]
         batch = tf.shape(history)[0]
-        query = self.queries(item_vectors, history, ratings)
         if self.use_behaviour:
             items, values = self._pairs(history)
             values *= rows_of(self.sparse_factor, items)
         else:
             items, values = tf.zeros((batch, 0), tf.int32), tf.zeros((batch, 0))
-        return {"query": query, "pairs": (items, values), "unknown": tf.reduce_all(history >= self.n_items, axis=1)}
+        return {
+            "query": self.queries(item_vectors, query),
+            "pairs": (items, values),
+            "unknown": tf.reduce_all(history >= self.n_items, axis=1),
+        }
 
     def moments(self, index: ItemIndex, query: tf.Tensor, pairs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         """Mean and variance, over the catalogue, of the scores that a request asks for; the scores are never made.

@@ -12,7 +12,7 @@ training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ import tensorflow_recommenders as tfrs
 
 from tfllmrec.config import ModelConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.history_encoder import HistoryEncoder
@@ -35,10 +36,12 @@ from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
 from tfllmrec.models.item_weights import PrunedWeights
 
 SCORE_BATCH = 128
-_SCORE_INPUTS = [
+Query = Mapping[str, tf.Tensor]
+"""What is known of B queries: ``history`` int32 ``[B, L]``, left-aligned, padded with N, and fields by their keys."""
+#: The arguments of :meth:`Hybrid.score_items`.
+SCORE_INPUTS = [
     tf.TensorSpec((None, None), tf.float32),
-    tf.TensorSpec((None, None), tf.int32),
-    tf.TensorSpec((None, None), tf.float32),
+    {"history": tf.TensorSpec((None, None), tf.int32), RATING_KEY: tf.TensorSpec((None, None), tf.float32)},
 ]
 
 
@@ -98,9 +101,14 @@ class Hybrid(tfrs.Model):
     The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
     ``fit``.
 
+    Attributes:
+      reads: keys of the fields that a query needs beside its ``history``.
+
     Raises:
       ModelError: ``train_counts`` are those of another catalogue.
     """
+
+    reads = (RATING_KEY,)
 
     def __init__(
         self,
@@ -151,7 +159,8 @@ class Hybrid(tfrs.Model):
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
         # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
-        scores = self.score_items(self.item_vectors(), tf.fill((1, 1), self.n_items), tf.fill((1, 1), float("nan")))
+        nobody = {"history": tf.fill((1, 1), self.n_items), RATING_KEY: tf.fill((1, 1), float("nan"))}
+        scores = self.score_items(self.item_vectors(), nobody)
         self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
         self.gates.trainable = self.use_dense and self.use_behaviour
         # What no loss reaches is not trained.
@@ -183,14 +192,15 @@ class Hybrid(tfrs.Model):
         return _unit(self.items(items, rows_of(counts, items), training=training))
 
     def query_vectors(
-        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, training: bool = False
+        self, item_vectors: tf.Tensor, query: Query, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """``(1 - b_u) q_u`` and ``b_u r_u`` after each event, float32 ``[B, L, D]``, divided by the temperature.
 
         Args:
-          item_vectors: ``[N, D]``, or some of them. history: int32 ``[B, L]``, rows of these, padded with N. ratings:
-            float32 ``[B, L]``, NaN for none.
+          item_vectors: ``[N, D]``, or some of them.
+          query: its history are rows of these.
         """
+        history = query["history"]
         present = history < self.n_items
         # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
         events = rows_of(item_vectors, tf.where(present, history, 0))
@@ -199,7 +209,7 @@ class Hybrid(tfrs.Model):
         if "meaning" in self.config.terms:
             meaning = _unit(self.history_encoder(events, present, training=training)) / self.config.temperature
         if self.use_feedback:
-            profile, gate = self.feedback(events, ratings, present, training=training)
+            profile, gate = self.feedback(events, query[RATING_KEY], present, training=training)
             meaning *= 1.0 - gate
             feedback = _unit(profile) * gate / self.config.temperature
         return meaning, feedback
@@ -210,38 +220,38 @@ class Hybrid(tfrs.Model):
         """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
 
         Args:
-          inputs: ``history`` int32 ``[B, L]`` padded with N; ``ratings`` float32 ``[B, L]``; ``targets`` int32
-            ``[B, L]``, the next event, N where there is none to learn; ``held_out`` bool ``[B, L]``, targets that only
-            the gates may learn from.
+          inputs: a query, and for each event of the history ``targets`` int32 ``[B, L]``, the next event, N where there
+            is none to learn; ``held_out`` bool ``[B, L]``, targets that only the gates may learn from.
         """
-        history, ratings, targets, held_out = (inputs[key] for key in ("history", "ratings", "targets", "held_out"))
+        targets, held_out = inputs["targets"], inputs["held_out"]
+        query = {key: inputs[key] for key in ("history", *self.reads)}
         wanted = targets < self.n_items
         loss = tf.constant(0.0)
         if self.use_dense:
-            retrieval = self._retrieval_loss(history, ratings, targets, wanted & ~held_out, training)
+            retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, training)
             self.retrieval_loss.update_state(retrieval)
             loss += retrieval
         if self.use_dense and self.use_behaviour:
             rows = tf.reduce_any(wanted & held_out, axis=1)
-            held_rows = [tf.boolean_mask(x, rows) for x in (history, ratings, targets, wanted & held_out)]
+            held_rows = tf.nest.map_structure(
+                lambda tensor: tf.boolean_mask(tensor, rows), (query, targets, wanted & held_out)
+            )
             gating = self._gate_loss(*held_rows)
             self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
             loss += gating
         return share_of_replica(loss)
 
-    def _retrieval_loss(
-        self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, learnt: tf.Tensor, training: bool
-    ) -> tf.Tensor:
+    def _retrieval_loss(self, query: Query, targets: tf.Tensor, learnt: tf.Tensor, training: bool) -> tf.Tensor:
         """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``."""
         if not isinstance(self.retrieval, SampledRetrieval):
             items = self.item_vectors(self.counts_without_holdout, training=training)
-            query = tf.add_n(self.query_vectors(items, history, ratings, training=training))
-            return self.retrieval(tf.boolean_mask(query, learnt), items, tf.boolean_mask(targets, learnt))
+            vectors = tf.add_n(self.query_vectors(items, query, training=training))
+            return self.retrieval(tf.boolean_mask(vectors, learnt), items, tf.boolean_mask(targets, learnt))
         candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
-        items, history, at = self._among_themselves(history, candidates)
+        items, history, at = self._among_themselves(query["history"], candidates)
         vectors = self.item_vectors(self.counts_without_holdout, training, items)
-        query = tf.add_n(self.query_vectors(vectors, history, ratings, training=training))
-        return self.retrieval(tf.boolean_mask(query, learnt), tf.gather(vectors, at), candidates)
+        asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}, training=training))
+        return self.retrieval(tf.boolean_mask(asked, learnt), tf.gather(vectors, at), candidates)
 
     def _among_themselves(self, history: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The different items of both, int32 ``[M]``, and both as places among these; padding stays N."""
@@ -251,31 +261,30 @@ class Hybrid(tfrs.Model):
         of_history, of_candidates = tf.split(at, [tf.size(history), tf.size(candidates)])
         return items, tf.where(present, tf.reshape(of_history, tf.shape(history)), self.n_items), of_candidates
 
-    def _gate_loss(self, history: tf.Tensor, ratings: tf.Tensor, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
+    def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
         It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. With
         sampled negatives it is over the target and a uniform sample of the catalogue, whose n items count N / n times
         each (importance sampling, Bengio and Senecal 2003).
         """
+        history = query["history"]
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
-            return self._sampled_gate_loss(history, ratings, at, known, target)
+            return self._sampled_gate_loss(query, at, known, target)
         items = self.item_vectors(self.counts_without_holdout)
-        query = tf.add_n(self.query_vectors(items, history, ratings))
-        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), items, transpose_b=True))
+        asked = tf.add_n(self.query_vectors(items, query))
+        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
         logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis])
         return self.gate_task.of_logits(tf.where(masked, -1e9, logits), target)
 
-    def _sampled_gate_loss(
-        self, history: tf.Tensor, ratings: tf.Tensor, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor
-    ) -> tf.Tensor:
+    def _sampled_gate_loss(self, query: Query, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """:meth:`_gate_loss` with sampled items.
 
         Args:
@@ -283,10 +292,10 @@ class Hybrid(tfrs.Model):
             to there, padded with N. target: int32 ``[R]``.
         """
         drawn = self.retrieval.draw_evenly()
-        items, history, places_of = self._among_themselves(history, tf.concat([target, drawn], axis=0))
+        items, history, places_of = self._among_themselves(query["history"], tf.concat([target, drawn], axis=0))
         vectors = self.item_vectors(self.counts_without_holdout, items=items)
-        query = tf.add_n(self.query_vectors(vectors, history, ratings))
-        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(query, at), vectors, transpose_b=True))
+        asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}))
+        dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), vectors, transpose_b=True))
         sparse = self.behaviour_without_holdout.of_items(known, items)
         counts = rows_of(self.counts_without_holdout, items)
         logits = self.gates(dense, sparse, counts, training=True, items=items)
@@ -304,54 +313,52 @@ class Hybrid(tfrs.Model):
 
     # Inference ------------------------------------------------------------------------------------------------------
 
-    def score_items(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tf.Tensor:
+    def score_items(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
         """The score of every item for each query, float32 ``[B, N]``; an empty history gets items by popularity.
 
         Args:
           item_vectors: :meth:`item_vectors`, or the same as a constant.
-          history: int32 ``[B, L]``, left-aligned, padded with N, of any length.
-          ratings: float32 ``[B, L]``, NaN for none.
+          query: its history may have any length.
         """
-        dense, sparse = self.terms(item_vectors, history, ratings)
+        dense, sparse = self.terms(item_vectors, query)
         factors = self.item_factors()
         scores = dense * factors.dense + sparse * factors.sparse + factors.offset
         popularity = tf.math.log1p(self.train_counts)[tf.newaxis]
-        nothing_known = tf.reduce_all(history >= self.n_items, axis=1, keepdims=True)
+        nothing_known = tf.reduce_all(query["history"] >= self.n_items, axis=1, keepdims=True)
         return tf.where(nothing_known, popularity, scores)
 
-    def terms(self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def terms(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """The dense and the sparse scores of every item before they are weighed, float32 ``[B, N]`` each.
 
         Zeros for a side that is off. Arguments as in :meth:`score_items`.
         """
-        dense = sparse = tf.zeros((tf.shape(history)[0], self.n_items))
+        dense = sparse = tf.zeros((tf.shape(query["history"])[0], self.n_items))
         if self.use_dense:
-            query = tf.add_n(self.last_query_vectors(item_vectors, history, ratings))
-            dense = tf.matmul(query, item_vectors, transpose_b=True)
+            vectors = tf.add_n(self.last_query_vectors(item_vectors, query))
+            dense = tf.matmul(vectors, item_vectors, transpose_b=True)
         if self.use_behaviour:
-            sparse = self.behaviour(history)
+            sparse = self.behaviour(query["history"])
         return dense, sparse
 
-    def last_query_vectors(
-        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each; zeros for an empty history."""
-        lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
+        lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         size = self.history_encoder.max_length
-        recent = newest_events(history, lengths, size, self.n_items)
-        marks = newest_events(ratings, lengths, size, float("nan"))
         last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
         known = tf.cast(lengths > 0, tf.float32)[:, tf.newaxis]
-        meaning, feedback = self.query_vectors(item_vectors, recent, marks)
+        meaning, feedback = self.query_vectors(item_vectors, self._newest(query, lengths, size))
         return tf.gather(meaning, last, batch_dims=1) * known, tf.gather(feedback, last, batch_dims=1) * known
 
-    def explain_items(
-        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def _newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
+        """The query with no more than the ``size`` newest of ``lengths`` int32 ``[B]`` events."""
+        padding = {"history": self.n_items, RATING_KEY: float("nan")}
+        return {key: newest_events(query[key], lengths, size, fill) for key, fill in padding.items()}
+
+    def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """What each term adds to a score, and the history event behind it; the gates' offset counts as a dense term.
 
         Args:
-          item_vectors, history, ratings: as in :meth:`score_items`. items: int32 ``[B, M]``; N for unknown.
+          item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``; N for unknown.
 
         Returns:
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
@@ -364,17 +371,17 @@ class Hybrid(tfrs.Model):
         factors = self._factors_of(known_items)
         vectors = rows_of(item_vectors, known_items)
         terms = {}
-        for name, query in zip(
-            ("meaning", "feedback"), self.last_query_vectors(item_vectors, history, ratings), strict=True
-        ):
-            terms[name] = tf.einsum("bmd,bd->bm", vectors, query) * factors.dense
+        asked = self.last_query_vectors(item_vectors, query)
+        for name, vector in zip(("meaning", "feedback"), asked, strict=True):
+            terms[name] = tf.einsum("bmd,bd->bm", vectors, vector) * factors.dense
+        history, ratings = query["history"], query[RATING_KEY]
         known = tf.math.is_finite(ratings)
         marks = tf.where(known, ratings, 0.0)
         mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         first = tf.maximum(lengths - LONGEST, 0)[:, tf.newaxis]
-        history = newest_events(history, lengths, LONGEST, self.n_items)
-        ratings = newest_events(ratings, lengths, LONGEST, float("nan"))
+        newest = self._newest(query, lengths, LONGEST)
+        history, ratings = newest["history"], newest[RATING_KEY]
         by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
@@ -399,19 +406,17 @@ class Hybrid(tfrs.Model):
         terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}
         return terms | {"because": tf.where(valid, first + because, -1)}
 
-    def terms_of_items(
-        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
-    ) -> tf.Tensor:
+    def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``: their sum is the score.
 
         As :meth:`explain_items` has them, without looking for what stands behind, and so many times as fast. Zeros for
         an empty history.
 
         Args:
-          item_vectors, history, ratings: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.
+          item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.
         """
-        queries = tf.stack(self.last_query_vectors(item_vectors, history, ratings), axis=-1)
-        return self.weighed_terms(item_vectors, queries, history, items)
+        queries = tf.stack(self.last_query_vectors(item_vectors, query), axis=-1)
+        return self.weighed_terms(item_vectors, queries, query["history"], items)
 
     def weighed_terms(
         self, item_vectors: tf.Tensor, queries: tf.Tensor, history: tf.Tensor, items: tf.Tensor
@@ -445,16 +450,16 @@ class Hybrid(tfrs.Model):
         return Factors(ones * float(self.use_dense), ones * float(self.use_behaviour), tf.zeros_like(ones))
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """``history`` and ``ratings`` as in :meth:`score_items` -> float32 ``[B, N]``."""
-        return self.score_items(self.item_vectors(training=training), inputs["history"], inputs["ratings"])
+        """A query as in :meth:`score_items` -> float32 ``[B, N]``."""
+        return self.score_items(self.item_vectors(training=training), inputs)
 
     @cached_property
     def _score_batch(self):
-        return tf.function(self.score_items, input_signature=_SCORE_INPUTS)
+        return tf.function(self.score_items, input_signature=SCORE_INPUTS)
 
     @cached_property
     def _terms_batch(self):
-        return tf.function(self.terms, input_signature=_SCORE_INPUTS)
+        return tf.function(self.terms, input_signature=SCORE_INPUTS)
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
@@ -470,17 +475,15 @@ class Hybrid(tfrs.Model):
             dense[rows], sparse[rows] = self._terms_batch(*inputs)
         return dense, sparse
 
-    def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+    def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, Query]]]:
         """Rows, and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
-            batch = queries.take(rows)
-            length = max(int(batch.history.lengths.max(initial=1)), 1)
-            history = batch.history.padded(length, self.n_items).astype(np.int32)
-            yield rows, (items, tf.constant(history), tf.constant(batch.ratings.padded(length, np.nan)))
+            inputs = queries.take(rows).inputs(self.n_items, self.reads)
+            yield rows, (items, {key: tf.constant(values) for key, values in inputs.items()})
 
 
 def _unit(vectors: tf.Tensor) -> tf.Tensor:

@@ -19,6 +19,7 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.columns import ITEM_INDEX, RATING
 from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.global_state import keras_policy
@@ -26,7 +27,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
-from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
+from tfllmrec.models.hybrid import SCORE_BATCH, SCORE_INPUTS, Hybrid, Query
 
 #: Ratings that an item and a person need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
@@ -172,14 +173,14 @@ class RankingModel(tfrs.Model):
         self.item_vectors = hybrid.item_vectors()
         # Every variable exists from the start: weights are read before any call.
         nobody = tf.fill((1, 1), self.n_items)
-        self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, tf.fill((1, 1), NAN), nobody))
+        query = {"history": nobody, RATING_KEY: tf.fill((1, 1), NAN)}
+        self.learned(self.item_vectors, **self.given(self.item_vectors, query, nobody))
         self.network.heads["rating"].trainable = self.rates
 
     def given(
         self,
         item_vectors: tf.Tensor,
-        history: tf.Tensor,
-        ratings: tf.Tensor,
+        query: Query,
         items: tf.Tensor,
         terms: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
@@ -187,8 +188,7 @@ class RankingModel(tfrs.Model):
 
         Args:
           item_vectors: ``Hybrid.item_vectors``, or the same as a constant.
-          history: int32 ``[B, L]``, left-aligned, padded with N, of any length. ratings: float32 ``[B, L]``, NaN for
-            none. items: int32 ``[B, M]``; N for none.
+          query: its history may have any length. items: int32 ``[B, M]``; N for none.
           terms: ``Hybrid.terms_of_items``, where they are known already.
 
         Returns:
@@ -197,10 +197,11 @@ class RankingModel(tfrs.Model):
           the hybrid and the log popularity; ``scores`` float32 ``[B, M]``, the hybrid's; ``prior`` float32 ``[B, M]``,
           the rating by biases alone.
         """
+        history, ratings = query["history"], query[RATING_KEY]
         present = history < self.n_items
         known_items = tf.where(items < self.n_items, items, 0)
         if terms is None:
-            terms = self._terms_of_items(item_vectors, history, ratings, known_items)
+            terms = self._terms_of_items(item_vectors, query, known_items)
         popularity = tf.math.log1p(rows_of(self.counts, known_items))
         nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
         rated = present & tf.math.is_finite(ratings)
@@ -263,9 +264,7 @@ class RankingModel(tfrs.Model):
             loss += squared
         return share_of_replica(loss)
 
-    def rank(
-        self, item_vectors: tf.Tensor, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
 
         The probability is that of the candidate being the person's next item, given that the next item is one of those
@@ -273,7 +272,7 @@ class RankingModel(tfrs.Model):
         offered twice counts as two. A rating is the expected one, within the range of those of the data. Both are 0
         where there is no item.
         """
-        logits, told = self.learned(item_vectors, **self.given(item_vectors, history, ratings, items))
+        logits, told = self.learned(item_vectors, **self.given(item_vectors, query, items))
         there = items < self.n_items
         told = tf.clip_by_value(told, self.low, self.high)
         # TensorFlow's optimizer loses the rank of what comes from a lookup table, and would warn at each load.
@@ -291,12 +290,7 @@ class Reranked:
         self.hybrid, self.model, self.candidates = hybrid, model, candidates
         self._rank = tf.function(
             model.rank,
-            input_signature=[
-                tf.TensorSpec((None, None), tf.float32),
-                tf.TensorSpec((None, None), tf.int32),
-                tf.TensorSpec((None, None), tf.float32),
-                tf.TensorSpec((None, None), tf.int32),
-            ],
+            input_signature=[*SCORE_INPUTS, tf.TensorSpec((None, None), tf.int32)],
         )
 
     def rank(self, queries: Queries, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -305,14 +299,8 @@ class Reranked:
         order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
-            batch = queries.take(rows)
-            length = max(int(batch.history.lengths.max(initial=1)), 1)
-            probability[rows], rating[rows] = self._rank(
-                self.model.item_vectors,
-                batch.history.padded(length, self.model.n_items).astype(np.int32),
-                batch.ratings.padded(length, np.nan),
-                items[rows].astype(np.int32),
-            )
+            query = queries.take(rows).inputs(self.model.n_items, self.hybrid.reads)
+            probability[rows], rating[rows] = self._rank(self.model.item_vectors, query, items[rows].astype(np.int32))
         return probability, rating
 
     def score(self, queries: Queries) -> np.ndarray:

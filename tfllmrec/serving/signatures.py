@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
@@ -143,8 +144,7 @@ class ServingModel(tf.Module):
         asked = [
             self.folded.queries(
                 self.item_vectors,
-                tf.constant(few.history.padded(length, self.n_items), tf.int32),
-                tf.constant(few.ratings.padded(length, np.nan), tf.float32),
+                {key: tf.constant(values) for key, values in few.inputs(self.n_items, model.reads, length).items()},
             ).numpy()
             for few in list(some.batches(AT_ONCE)) or [some]
         ]
@@ -178,12 +178,12 @@ class ServingModel(tf.Module):
     @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, *FILTERS, K])
     def recommend_filtered(self, history, ratings, exclude, allow, categories, k):
         """As :meth:`recommend`, of what passes the filters."""
-        known, marks, unknown = self._known(history, ratings)
+        query, unknown = self._known(history, ratings)
         found = self.best.top_k(
             k=k,
-            exclude=tf.concat([known, self.index_of.lookup(exclude)], axis=1),
+            exclude=tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1),
             **self._filters(allow, categories),
-            **self.folded.requests(self.item_vectors, known, marks),
+            **self.folded.requests(self.item_vectors, query),
         )
         return self._listed(*found) | {"unknown": unknown}
 
@@ -218,9 +218,11 @@ class ServingModel(tf.Module):
 
     def _found(self, vectors, history, exclude, allow, categories, k) -> dict[str, tf.Tensor]:
         """The answer to texts of these ``vectors``, float32 ``[B, Dt]``."""
-        known, marks, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
+        known, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
         query, items, values, mean = tf.cond(
-            tf.reduce_any(known < self.n_items), lambda: self._leaning(known, marks), lambda: self._no_leaning(known)
+            tf.reduce_any(known["history"] < self.n_items),
+            lambda: self._leaning(known),
+            lambda: self._no_leaning(known["history"]),
         )
         own = tf.zeros((tf.shape(vectors)[0], self.item_vectors.shape[1]))
         indices, scores = self.alike.top_k(
@@ -255,9 +257,9 @@ class ServingModel(tf.Module):
     @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
     def explain(self, history, ratings, items):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
-        known, marks, unknown = self._known(history, ratings)
-        terms = self._explain_items(self.item_vectors, known, marks, self.index_of.lookup(items))
-        return terms | {"because": self._event_ids(known, terms.pop("because")), "unknown": unknown}
+        query, unknown = self._known(history, ratings)
+        terms = self._explain_items(self.item_vectors, query, self.index_of.lookup(items))
+        return terms | {"because": self._event_ids(query["history"], terms.pop("because")), "unknown": unknown}
 
     @tf.function(input_signature=[HISTORY, RATINGS, K])
     def interests(self, history, ratings, k):
@@ -265,12 +267,12 @@ class ServingModel(tf.Module):
 
         Weights of a row sum to 1. Rows are filled up with ``""`` at weight 0 where the liked items have fewer labels.
         """
-        known, marks, unknown = self._known(history, ratings)
-        labels, weights, position = self.profile(known, marks, k)
+        query, unknown = self._known(history, ratings)
+        labels, weights, position = self.profile(query["history"], query[RATING_KEY], k)
         return {
             "labels": tf.gather(self.labels, labels),
             "weights": weights,
-            "because": self._event_ids(known, position),
+            "because": self._event_ids(query["history"], position),
             "unknown": unknown,
         }
 
@@ -281,16 +283,16 @@ class ServingModel(tf.Module):
         Both float32 ``[B, M]``, and 0 for ``""`` and unknown ids. What they mean:
         :meth:`tfllmrec.models.ranking.RankingModel.rank`.
         """
-        known, marks, unknown = self._known(history, ratings)
-        probability, rating = self._rank_items(self.item_vectors, known, marks, self.index_of.lookup(items))
+        query, unknown = self._known(history, ratings)
+        probability, rating = self._rank_items(self.item_vectors, query, self.index_of.lookup(items))
         told = {"click_probability": probability, "unknown": unknown}
         return told | {"rating": rating} if self._rates else told
 
     @tf.function(input_signature=[HISTORY, RATINGS])
     def score(self, history, ratings):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
-        known, marks, _ = self._known(history, ratings)
-        return {"scores": self._score_items(self.item_vectors, known, marks)}
+        query, _ = self._known(history, ratings)
+        return {"scores": self._score_items(self.item_vectors, query)}
 
     @tf.function(input_signature=[])
     def prepare(self):
@@ -304,8 +306,8 @@ class ServingModel(tf.Module):
         for searcher in self._scann:
             searcher.release()
 
-    def _known(self, history: tf.Tensor, ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Indices int32 ``[B, L']`` left-aligned and padded with N, their ratings, and the count of unknown ids."""
+    def _known(self, history: tf.Tensor, ratings: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The query as the model reads it, and the count of unknown ids, int32 ``[B]``."""
         index = self.index_of.lookup(history)
         present = index < self.n_items
         length = tf.shape(history)[1]
@@ -315,20 +317,20 @@ class ServingModel(tf.Module):
         marks = tf.ragged.boolean_mask(marks[:, :length], present).to_tensor(default_value=np.nan)
         # A batch of empty histories still needs a column.
         known = tf.pad(known, [[0, 0], [0, 1]], constant_values=self.n_items)
-        return known, tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan), unknown
+        return {"history": known, RATING_KEY: tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan)}, unknown
 
     def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""
         event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
         return tf.gather(self.item_ids, event)
 
-    def _leaning(self, known: tf.Tensor, marks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _leaning(self, known: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """How histories move a search, 0 for an empty one.
 
         Returns:
           Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
         """
-        request = self.folded.requests(self.item_vectors, known, marks)
+        request = self.folded.requests(self.item_vectors, known)
         query = self.folded.without_offset(request["query"])  # what it adds is the same for every user
         mean, variance = self.folded.moments(self.best, query, request["pairs"])
         spread = tf.sqrt(variance)

@@ -17,6 +17,7 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
@@ -415,7 +416,7 @@ def _train(
     callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
     callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
     if first_epoch < training.epochs:
-        batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch)
+        batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch, model.reads)
         with show_progress("Training", "steps") as progress:
             callbacks.append(StepProgress(progress, steps, done=steps * first_epoch // training.epochs))
             history = model.fit(
@@ -440,7 +441,7 @@ def _train(
 
 def _made_from(sequences: Sequences, split: Split, text: np.ndarray, config: ExperimentConfig) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
-    rows = (sequences.items, sequences.ratings, sequences.held_out)
+    rows = (sequences.items, sequences.fields[RATING_KEY], sequences.held_out)
     return {
         **settings_of(model=config.model, training=config.training),
         "evaluation.head_share": config.evaluation.head_share,

@@ -20,6 +20,7 @@ import tensorflow as tf
 from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
 from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import read_json
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -251,7 +252,6 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
     ordered, size = queries.take(order), max(1, min(SCORE_BATCH, SCORES // n_items))
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
         batch = ordered.slice(start, start + size)
-        length = max(int(batch.history.lengths.max(initial=1)), 1)
         target = batch.targets.values[batch.targets.offsets[:-1]]
         scores = masked(hybrid.score(batch), batch.exclude)
         best = top_items(scores, min(candidates, n_items))
@@ -270,8 +270,7 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
         items = np.where(items >= 0, items, n_items).astype(np.int32)
         known = given(
             model.item_vectors,
-            tf.constant(batch.history.padded(length, n_items), tf.int32),
-            tf.constant(batch.ratings.padded(length, np.nan), tf.float32),
+            {key: tf.constant(values) for key, values in batch.inputs(n_items, hybrid.reads).items()},
             tf.constant(items),
         )
         log_times = np.where(np.arange(items.shape[1]) < best.shape[1], 0, np.log(times)[:, np.newaxis])
@@ -292,19 +291,21 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
     people = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
     people = people.take(np.argsort(people.history.lengths, kind="stable"))
     n_items, width = hybrid.n_items, hybrid.history_encoder.max_length
-    items = people.history.padded(width + 1, n_items).astype(np.int32)
-    ratings = people.ratings.padded(width + 1, np.nan)
+    inputs = people.inputs(n_items, hybrid.reads, width + 1)
+    items, ratings = inputs["history"], inputs[RATING_KEY]
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
-    def after_events(history, marks, row, at, target):
-        """Everything known after the events ``at`` of the rows of ``history``: one run of the encoder for each row."""
-        queries = tf.stack(hybrid.query_vectors(model.item_vectors, history, marks), axis=-1)
+    def after_events(query, row, at, target):
+        """Everything known after the events ``at`` of the rows of ``query``: one run of the encoder for each row."""
+        queries = tf.stack(hybrid.query_vectors(model.item_vectors, query), axis=-1)
+        history = query["history"]
         until = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
-        past, past_marks = tf.where(until, tf.gather(history, row), n_items), tf.gather(marks, row)
+        past = tf.where(until, tf.gather(history, row), n_items)
         place = tf.stack([row, at], axis=1)
         terms = hybrid.weighed_terms(model.item_vectors, tf.gather_nd(queries, place), past, target)
-        return model.given(model.item_vectors, past, past_marks, target, terms)
+        before = {"history": past, RATING_KEY: tf.gather(query[RATING_KEY], row)}
+        return model.given(model.item_vectors, before, target, terms)
 
     given = tf.function(after_events, reduce_retracing=True)
     size = max(1, min(16, SCORES // (n_items * width)))
@@ -316,8 +317,7 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
         target = items[here[:, 0], here[:, 1] + 1]
         until = here[:, 1].max() + 1
         known = given(
-            tf.constant(items[start : start + size, :until]),
-            tf.constant(ratings[start : start + size, :until]),
+            {key: tf.constant(values[start : start + size, :until]) for key, values in inputs.items()},
             tf.constant(here[:, 0] - start),
             tf.constant(here[:, 1]),
             tf.constant(target[:, np.newaxis]),

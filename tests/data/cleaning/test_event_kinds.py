@@ -121,7 +121,7 @@ def test_ids_of_events_are_no_kinds():
     frame = pd.DataFrame({"user": "u", "item": [f"i{n}" for n in range(99)], "event": [f"e{n}" for n in range(99)]})
     data = dataset_from_frames(frame)
     assert set(data.events.kind) == {""} and not data.report.findings
-    assert "not used: event" in data.report.sources[0]
+    assert "other columns: event" in data.report.sources[0]
 
 
 def test_a_mapped_column_is_taken_as_it_is():

@@ -62,7 +62,8 @@ def test_the_report_says_which_column_orders():
     rows = [("u", "a", 2, 1, 7), ("u", "b", 1, 2, 7)]
     recognised = "events: events table (user_id <- user, item_id <- item, "
     assert made(rows, columns).report.sources == [
-        recognised + "timestamp_s <- time, order <- sequence; ordered by order, not by timestamp_s; not used: page)"
+        recognised
+        + "timestamp_s <- time, order <- sequence; ordered by order, not by timestamp_s; other columns: page)"
     ]
     [source] = made([("u", "a", 7, 1, 7), ("u", "b", 7, 2, 7)], columns).report.sources
     assert "; ordered by timestamp_s; " in source  # the sequence is the same everywhere
@@ -76,7 +77,7 @@ def test_the_report_says_which_column_orders():
 def test_a_place_in_a_list_is_no_order_of_events(column):
     data = made([("u", "a", 1, 20), ("u", "b", 2, 10)], f"user item {column} time")
     assert data.events.item_id.tolist() == ["b", "a"]
-    assert f"ordered by timestamp_s; not used: {column})" in data.report.sources[0]
+    assert f"ordered by timestamp_s; other columns: {column})" in data.report.sources[0]
 
 
 @pytest.mark.parametrize(("missing", "count"), [(False, 3), (True, 2)])

@@ -8,22 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import (
-    EVENT_KIND,
-    ITEM,
-    ORDER,
-    RATING,
-    TIMESTAMP,
-    USER,
-)
+from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
+from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
-from tfllmrec.data.cleaning.values import MISSING, numbers
+from tfllmrec.data.cleaning.values import MISSING, is_row_number, numbers, strings
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import CleaningReport
@@ -47,7 +41,8 @@ def clean_events(
     are merged, the strongest kind of event stays, and among events of that strength the last or first one.
 
     Returns:
-      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), in file order;
+      user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), and the file's other
+      columns (str) by name, in file order;
       ``order``, ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the
       rating separates an event from the one before it (all False where no column orders events).
 
@@ -136,9 +131,22 @@ def clean_events(
             TIMESTAMP: seconds[keep],
             EVENT_KIND: kind[keep].to_numpy(),
             ORDER: rank[keep],
+            **{name: values[keep].to_numpy() for name, values in _other_columns(raw, rows).items()},
         }
     )
     return events, ordered_by, tied[keep]
+
+
+def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
+    """The columns that are none of :data:`EVENT_COLUMNS`, as text, in the order of their names; no row numbers."""
+    others = {}
+    for column in sorted(map(str, raw.frame.columns.difference([*EVENT_COLUMNS]))):
+        if is_row_number(column, raw.frame[column]):
+            what = f"column {column!r} holds row numbers, as pandas writes them: left out"
+            rows.note(rows.keep, what, "kept", column)
+        else:
+            others[f"source_{column}" if column in (USER_INDEX, ITEM_INDEX) else column] = strings(raw.frame[column])
+    return others
 
 
 def _without_unrated(rating: np.ndarray, config: DataConfig, rows: Rows) -> np.ndarray:

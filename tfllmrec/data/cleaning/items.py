@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pandas as pd
 
@@ -21,12 +19,11 @@ from tfllmrec.data.cleaning.item_text import strip_html, words_for_nothing
 from tfllmrec.data.cleaning.names import category_names, read_name_column, structured_text
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.tags import MAY_LEAK
-from tfllmrec.data.cleaning.values import MISSING, strings
+from tfllmrec.data.cleaning.values import MISSING, is_row_number, strings
 from tfllmrec.data.files.column_names import plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import CleaningReport
 
-_ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
 TEXT_COLUMNS = (TITLE, DESCRIPTION, CATEGORIES, TAGS)
 
 
@@ -51,7 +48,7 @@ def clean_items(
     """
     rows, columns = _clean_entities(raw, ITEM, config, report)
     others = [column for column in map(str, raw.frame) if column not in (ITEM, *TEXT_COLUMNS)]
-    for column in [c for c in others if _ROW_NUMBER.fullmatch(c) and _numbers_rows(raw.frame[c])]:
+    for column in [c for c in others if is_row_number(c, raw.frame[c])]:
         rows.note(rows.keep, f"column {column!r} holds row numbers, as pandas writes them: left out", "kept", column)
         others.remove(column)
     for column in [*(c for c in TEXT_COLUMNS if c in raw.frame), *others]:
@@ -69,12 +66,6 @@ def clean_items(
             tagged = int((items[column] != "").sum())
             report.add(raw.table, f"tags without a time: {MAY_LEAK}", tagged, "kept")
     return items
-
-
-def _numbers_rows(values: pd.Series) -> bool:
-    """Whether the values are distinct integers."""
-    text = strings(values)
-    return bool(text.is_unique and text.str.fullmatch("[0-9]+").all())
 
 
 def clean_users(raw: RawTable, config: DataConfig, report: CleaningReport) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,7 @@ from tfllmrec.data.findings import Action
 # Spellings of "nothing" that exports leave behind. "NA" is one only where a number belongs: it can be an id or a title.
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N"]
 MISSING_NUMBER = [*MISSING, "NA", "N/A", "-", "--", "?"]
+_ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
 _GROUP_MARKS = "'’ \u00a0\u202f"  # between thousands, beside the comma and the dot
 # How locales write numbers: name, an example, pattern, the marks between thousands, the decimal mark.
 _LOCALES = (
@@ -136,3 +138,11 @@ def distinct_texts(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
 def spread(parsed: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The value of each row, from the values of the distinct strings; NaN where there is nothing."""
     return np.append(parsed, np.nan)[codes]  # code -1 is the NaN at the end
+
+
+def is_row_number(name: str, values: pd.Series) -> bool:
+    """Whether a column is an index that pandas wrote: it has no name of its own, and distinct integers."""
+    if not _ROW_NUMBER.fullmatch(name):
+        return False
+    text = strings(values)
+    return bool(text.is_unique and text.str.fullmatch("[0-9]+").all())

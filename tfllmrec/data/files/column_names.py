@@ -54,4 +54,10 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def words_of_name(name: str) -> list[str]:
+    """The words of a column's name, in lower case: ``"isWeekend_day"`` -> ``["is", "weekend", "day"]``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
+
+
 _PLAIN_ALIASES = {plain_name(alias) for names in ALIASES.values() for alias in names}

@@ -1,0 +1,209 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.config import DataConfig, FieldConfig, SplitConfig
+from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Ragged
+from tfllmrec.data.schema import Field, Schema, infer_schema
+from tfllmrec.errors import ConfigError
+
+
+def events(n=60, **columns):
+    """Six users with ten events each, one a day; ``columns`` are functions of the event's number."""
+    frame = {
+        "user": [f"u{i // 10}" for i in range(n)],
+        "item": [f"i{i % 10}" for i in range(n)],
+        "time": [1.6e9 + 86_400 * i for i in range(n)],
+    }
+    return pd.DataFrame({**frame, **{name: [of(i) for i in range(n)] for name, of in columns.items()}})
+
+
+def schema_of(frame, items=None, users=None, **fields):
+    config = DataConfig(fields={name: FieldConfig(**known) for name, known in fields.items()})
+    return dataset_from_frames(frame, items, users, config).schema
+
+
+KINDS = [
+    ("colour", lambda i: ["red", "green", "blue"][i % 3], "category"),
+    ("shelf", lambda i: i % 24, "category"),
+    ("length_cm", lambda i: i / 7, "number"),
+    ("weight_g", lambda i: 1000 + 17 * i, "number"),
+    ("parcel", lambda i: f"{i:05d}", "id"),
+    ("order_id", lambda i: 1000 + i, "id"),
+    ("city", lambda i: i, "category"),
+    ("note", lambda i: f"a note of several words, number {i}", "text"),
+    ("hash", lambda i: f"{i:032x}", "id"),
+    ("shipped", lambda i: f"2021-03-{1 + i % 28:02d}", "time"),
+    ("look", lambda i: [0.1 * i, 0.5, -1.0], "vector"),
+    ("written", lambda i: f"[{0.25 * i}, 1.5, 2]", "vector"),
+    ("sizes", lambda i: [1, 2, 3 + i], "text"),  # whole numbers may be ids
+]
+
+
+@pytest.mark.parametrize(("name", "of", "kind"), KINDS, ids=[name for name, _, _ in KINDS])
+def test_kinds_follow_from_the_values(name, of, kind):
+    assert {f.name: f.kind for f in schema_of(events(**{name: of}))}[name] == kind
+
+
+def test_a_field_belongs_to_its_table_and_a_context_to_the_request():
+    schema = schema_of(
+        events(device=lambda i: f"d{i % 2}", isWeekend=lambda i: i % 2, dwell=lambda i: i / 3, kind=lambda i: "view"),
+        pd.DataFrame({"item": [f"i{i}" for i in range(10)], "year": np.arange(1990, 2000), "title": "some words"}),
+        pd.DataFrame({"user": [f"u{i}" for i in range(6)], "age": np.arange(6) + 20.5}),
+    )
+    assert [field.key for field in schema] == [
+        "event.dwell", "event.kind", "event.rating", "request.device", "request.isWeekend", "request.timestamp_s",
+        "user.age", "item.title", "item.year",
+    ]  # fmt: skip
+    assert [f.key for f in schema.of_query()] == [
+        "request.device", "request.isWeekend", "request.timestamp_s", "user.age",
+    ]  # fmt: skip
+    assert schema["event.device"].vocabulary == schema["request.device"].vocabulary == ("d0", "d1")
+    with pytest.raises(KeyError, match=r"user\.size: expected one of event\.dwell"):
+        schema["user.size"]
+
+
+def test_settings_come_before_what_is_recognised():
+    frame = events(device=lambda i: f"d{i % 2}", dwell=lambda i: i % 5)
+    dwell = {"owner": "request", "kind": "number", "default": "3"}
+    schema = schema_of(frame, device={"owner": "event"}, dwell=dwell)
+    assert {f.key: f.kind for f in schema} == {
+        "event.device": "category", "event.rating": "number", "request.dwell": "number", "request.timestamp_s": "time",
+    }  # fmt: skip
+    assert schema["request.dwell"].encode(["", "4"]).tolist() == [3, 4]
+    assert "event.device" not in {f.key for f in schema_of(frame, device={"use": False})}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dwel": {}}, r"data.fields.dwel: no table has such a column \(nearest: dwell\)"),
+        ({"colour": {"kind": "number"}}, "data.fields.colour.kind: expected numbers, found 'red'"),
+        ({"colour": {"kind": "vector"}}, "data.fields.colour.kind: expected vectors of one length"),
+        ({"kind": {"weights": {"look": 1.0}}}, "data.fields.kind.weights: 'look' is no value; expected one of view"),
+        ({"age": {"owner": "request"}}, "data.fields.age.owner: the column is one of the users table"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, message):
+    frame = events(dwell=lambda i: i, colour=lambda i: "red", kind=lambda i: "view")
+    users = pd.DataFrame({"user": ["u1"], "age": [30]})
+    config = DataConfig(fields={name: FieldConfig(**known) for name, known in fields.items()})
+    with pytest.raises(ConfigError, match=message):
+        dataset_from_frames(frame, users=users, config=config)
+
+
+def test_values_are_encoded_and_missing_ones_are_the_padding():
+    category = Field("colour", "event", "category", vocabulary=("red", "blue"))
+    assert category.encode(["blue", "", "pink", "red"]).tolist() == [3, 0, 1, 2]
+    assert category.encode(["blue"]).dtype == np.int32 and category.padding == 0 and category.size == 4
+    several = Field("genres", "item", "category", vocabulary=("a", "b"), width=2)
+    assert several.encode(["b|a", "", "x", "a|b|x"]).tolist() == [[3, 2], [0, 0], [1, 0], [2, 3]]
+    number = Field("price", "event", "number")
+    np.testing.assert_array_equal(number.encode(["4.5", "", "1.5", "much"]), np.array([4.5, np.nan, 1.5, np.nan], "f4"))
+    moment = Field("at", "request", "time")
+    np.testing.assert_array_equal(moment.encode(["1970-01-02", ""]), [86_400, np.nan])
+    vector = Field("look", "item", "vector", width=2)
+    np.testing.assert_array_equal(
+        vector.encode(["[1, 2.5]", "", "3 4", "1"]), np.float32([[1, 2.5], [np.nan] * 2, [3, 4], [np.nan] * 2])
+    )
+    assert Field("note", "event", "text").encode(["a", None]).tolist() == ["a", ""]
+
+
+def test_statistics_and_vocabulary_are_those_of_the_given_rows():
+    frame = events(dwell=lambda i: 1.5 * i, colour=lambda i: "bbac"[i % 4])
+    schema = schema_of(frame)
+    colour, dwell = schema["event.colour"], schema["event.dwell"]
+    assert colour.vocabulary == ("b", "a", "c")
+    assert (dwell.mean, dwell.deviation) == (pytest.approx(1.5 * 29.5), pytest.approx(1.5 * np.arange(60).std()))
+    assert dwell.edges[0] == 0 and dwell.edges[-1] == 1.5 * 59 and len(dwell.edges) == 17
+
+
+def test_kinds_of_events_have_weights():
+    frame = events(kind=lambda i: ["view", "cart", "purchase", "zzz"][i % 4])
+    kind = schema_of(frame)["event.kind"]
+    assert kind.weights == {"cart": 0.75, "purchase": 1.0, "view": 0.5, "zzz": 0.25}
+    codes = kind.encode(["purchase", "", "nod", "view"])
+    assert kind.code_weights[codes].tolist() == [1.0, 0.0, 0.25, 0.5]
+    own = schema_of(frame, kind={"weights": {"view": 0.1}})["event.kind"]
+    assert own.weights == {**kind.weights, "view": 0.1}
+
+
+def test_a_schema_is_stored_and_read_back():
+    schema = schema_of(
+        events(dwell=lambda i: i / 3, kind=lambda i: "view", look=lambda i: [0.5, 0.1 * i]),
+        pd.DataFrame({"item": ["i1"], "categories": ["a|b"]}),
+    )
+    assert Schema.from_dict(json.loads(json.dumps(schema.as_dict()))) == schema
+
+
+def test_lines_say_what_is_read():
+    lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: "view")).lines()
+    assert "request.device: category, 7 values (a, b, c, d, e, ...)" in lines
+    assert "event.kind: category, 1 values (view); weights view 0.5" in lines
+    assert "event.rating: number, no value" in lines
+
+
+def test_other_columns_of_events_are_kept_counted_in_the_fingerprint_and_saved(tmp_path):
+    frame = events(dwell=lambda i: i, colour=lambda i: "red")
+    dataset = dataset_from_frames(frame, config=DataConfig(fields={"dwell": FieldConfig(owner="request")}))
+    assert list(dataset.events)[8:] == ["colour", "dwell"]
+    assert "other columns: dwell, colour" in dataset.report.sources[0]
+    other = dataset_from_frames(frame.assign(colour="blue"))
+    assert (
+        other.fingerprint
+        != dataset.fingerprint
+        == dataset_from_frames(frame.sample(frac=1, random_state=0)).fingerprint
+    )
+    dataset.save(tmp_path / "d")
+    again = Dataset.load(tmp_path / "d")
+    assert again.events.equals(dataset.events) and again.schema == dataset.schema
+    assert again.schema["request.dwell"]
+
+
+def test_a_users_column_that_events_have_too_is_renamed():
+    users = pd.DataFrame({"user": [f"u{i}" for i in range(6)], "country": list("ABABAB")})
+    dataset = dataset_from_frames(events(country=lambda i: "AB"[i % 2]), users=users)
+    assert {"request.country", "user.user_country"} <= {field.key for field in dataset.schema}
+    assert any("user_country" in line for line in dataset.report.lines())
+
+
+def test_queries_carry_the_fields():
+    """The request's fields are those of the target event, the history has its own; users' come along."""
+    frame = events(device=lambda i: f"d{i % 4}", dwell=lambda i: float(i) / 2, look=lambda i: [0.5 * i, 1.0])
+    users = pd.DataFrame({"user": [f"u{i}" for i in range(6)], "age": np.arange(6) + 20.5})
+    split = make_split(dataset_from_frames(frame, users=users), SplitConfig(), seed=1)
+    queries = split.test
+    row = queries.user_ids.tolist().index("u2")  # events 20 to 29; 29 is the target
+    device = split.schema["request.device"]
+    assert queries.fields["request.device"][row] == device.encode([f"d{29 % 4}"])[0]
+    history = queries.fields["event.device"]
+    assert isinstance(history, Ragged)
+    assert history[row].tolist() == device.encode([f"d{i % 4}" for i in range(20, 29)]).tolist()
+    assert queries.fields["event.dwell"][row].tolist() == [i / 2 for i in range(20, 29)]
+    assert queries.fields["event.look"][row].tolist() == [[0.5 * i, 1.0] for i in range(20, 29)]
+    assert queries.fields["request.timestamp_s"][row] == 1.6e9 + 86_400 * 29
+    assert queries.fields["user.age"][row] == 22.5
+    train = split.train_queries()
+    assert (train.fields["request.device"] == 0).all() and np.isnan(train.fields["request.timestamp_s"]).all()
+    inputs = queries.take(np.array([row])).inputs(10, ["event.look", "event.device", "request.device"], length=12)
+    assert inputs["event.look"].shape == (1, 12, 2) and np.isnan(inputs["event.look"][0, 9:]).all()
+    assert inputs["event.device"][0, 9:].tolist() == [0, 0, 0]
+
+
+def test_statistics_of_a_split_are_those_of_training():
+    """A value that only the test events have is unknown, and moves no mean."""
+    frame = events(device=lambda i: "last" if i % 10 == 9 else "d", dwell=lambda i: 1e9 if i % 10 == 9 else i / 3)
+    split = make_split(dataset_from_frames(frame), SplitConfig(), seed=1)
+    assert split.dataset.schema["request.device"].vocabulary == ("d", "last")
+    assert split.schema["request.device"].vocabulary == ("d",)
+    assert split.schema["event.dwell"].mean < 100
+    assert (split.test.fields["request.device"] == 1).all()
+
+
+def test_nothing_is_inferred_twice():
+    frame = dataset_from_frames(events(device=lambda i: "a"))
+    assert infer_schema(frame.events, frame.items, frame.users) == frame.schema

@@ -1,0 +1,420 @@
+"""One declaration of every field: its owner, its kind, and how its values become numbers.
+
+A field is a column of the events, the items or the users. Everything else reads the declaration: queries, batches,
+signatures, the client's calls, warm-up requests and the manifest of an export. So a new column of a known kind needs no
+code; a new kind needs a branch here and a layer in :mod:`tfllmrec.layers.field_encoder`.
+
+Fields are named ``OWNER.NAME`` in the inputs of models:
+
+- ``event.rating``: of each event of the history, ``[B, L]``. Every column of the events is one of these.
+- ``request.device``: of the request, ``[B]``: a column of the events that is known before the event happens.
+- ``user.age``: of the user, ``[B]``, sent with the request, because users do not need an account.
+- ``item.year``: of each item of the catalogue, ``[N]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import (
+    DESCRIPTION,
+    EVENT_KIND,
+    ITEM,
+    ITEM_INDEX,
+    NAME_COLUMNS,
+    ORDER,
+    RATING,
+    TIMESTAMP,
+    TITLE,
+    USER,
+    USER_INDEX,
+)
+from tfllmrec.config import FieldConfig
+from tfllmrec.data.cleaning.event_kinds import kind_strength
+from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.cleaning.times import EARLY_S, times
+from tfllmrec.data.cleaning.values import numbers, strings
+from tfllmrec.data.files.column_names import words_of_name
+from tfllmrec.errors import ConfigError
+from tfllmrec.wording import nearest
+
+Owner = Literal["event", "request", "user", "item"]
+Kind = Literal["id", "category", "number", "text", "vector", "time"]
+
+#: Codes of categories: nothing was given; a value that training did not have. Its own values follow.
+MISSING_CODE, UNKNOWN_CODE = 0, 1
+#: The most values of a category that are told apart, the most frequent ones; the others are unknown.
+MAX_VOCABULARY = 10_000
+#: The most names of one cell that are read, where cells hold several.
+MAX_NAMES = 32
+#: Whole numbers of at most so many distinct values are codes: hours, ratings of an age group, days of a month.
+MAX_CODES = 32
+#: Edges between the bins of a number: quantiles, evenly spaced.
+BINS = 16
+RATING_KEY = f"event.{RATING}"
+
+_KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
+#: Words in the names of columns that are known before an event happens.
+_CONTEXT_WORDS = frozenset(
+    word
+    for words in (
+        "hour daytime daypart time weekday weekend isweekend dow day month season holiday date",
+        "device platform os browser app client channel carrier network language locale",
+        "source referrer medium campaign surface page placement slot scene homework companion mood query",
+        "place location city region state country geo latitude longitude weather temperature",
+    )
+    for word in words.split()
+)
+_ID_WORDS = {
+    *("id", "uuid", "guid", "hash", "url", "uri", "link", "zip", "postcode", "postal"),
+    *("phone", "email", "session", "ip", "isbn", "asin", "sku"),
+}
+#: Words in the names of columns whose whole numbers are codes, however many there are.
+_CODE_WORDS = {
+    *("city", "region", "state", "country", "place", "location", "store", "device", "channel", "campaign"),
+    *("category", "type", "code", "group", "class", "gender", "sex", "occupation", "job", "brand", "genre"),
+}
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_VECTOR = re.compile(rf"\s*[\[(]?\s*{_NUMBER}(?:\s*[,;\s]\s*{_NUMBER})+\s*[\])]?\s*")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column that is known of events, requests, users or items.
+
+    Attributes:
+      name: the column's.
+      owner: *request* for a column of the events that is known before the event happens, such as the device; *event*
+        for one that is known afterwards, such as the rating, and so is only read of events of the history.
+      kind: how values are encoded, see :meth:`encode`.
+      vocabulary: of a category, its values, the most frequent first.
+      mean, deviation: of a number, over training.
+      edges: of a number, its quantiles, ascending and distinct: bins for piecewise-linear encoding.
+      width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
+      default: stands for a value that a request leaves out; ``None``: it is missing then.
+      weights: of a kind of event, how much an event of each value counts, in [0, 1].
+    """
+
+    name: str
+    owner: Owner
+    kind: Kind
+    vocabulary: tuple[str, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+    edges: tuple[float, ...] = ()
+    width: int = 0
+    default: str | None = None
+    weights: Mapping[str, float] | None = None
+
+    @property
+    def key(self) -> str:
+        """``OWNER.NAME``, the field's name among the inputs of a model."""
+        return f"{self.owner}.{self.name}"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of encoded values: int32 codes, float32 numbers, float64 seconds, or text."""
+        by_kind = {"category": np.int32, "number": np.float32, "vector": np.float32, "time": np.float64}
+        return np.dtype(by_kind.get(self.kind, object))
+
+    @property
+    def padding(self) -> Any:
+        """The encoded value of nothing: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
+        return padding_of(self.dtype)
+
+    @property
+    def size(self) -> int:
+        """Codes of a category: the missing one, the unknown one, and the vocabulary."""
+        return len(self.vocabulary) + 2
+
+    @cached_property
+    def code_weights(self) -> np.ndarray:
+        """float32 ``[size]``: the weight of each code of a kind of event; 1 without weights, 0 for nothing."""
+        weights = self.weights or {}
+        known = [weights.get(value, 1.0) for value in self.vocabulary]
+        return np.array([0.0, min([1.0, *weights.values()]), *known], np.float32)
+
+    def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
+        """Cells as the numbers that models read.
+
+        ===========  ===========================================================================================
+        category     int32 ``[R]``; 0: nothing there, 1: not in the vocabulary, then the vocabulary in order.
+                     ``[R, width]``, padded with 0, where a cell holds several names
+        number       float32 ``[R]``, as it is in the file; NaN: nothing there, or no number
+        time         float64 ``[R]``, seconds since 1970 UTC; NaN: nothing there, or no time
+        vector       float32 ``[R, width]``; NaN: nothing there, or another number of values
+        text, id     object ``[R]``; ``""``: nothing there
+        ===========  ===========================================================================================
+        """
+        cells = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
+        if self.default is not None:
+            written = strings(cells)
+            cells = written.mask(written == "", self.default)
+        clean = cells.dtype.kind == "f"  # ratings and times of the events table
+        match self.kind:
+            case "category":
+                return self._codes(strings(cells))
+            case "number":
+                return (cells.to_numpy() if clean else numbers(cells)[0]).astype(np.float32)
+            case "time":
+                return cells.to_numpy(np.float64) if clean else times(cells)[0]
+            case "vector":
+                return _vectors(cells, self.width)
+        return strings(cells).to_numpy(object)
+
+    def _codes(self, texts: pd.Series) -> np.ndarray:
+        if not self.width:
+            codes = pd.Index(self.vocabulary).get_indexer(texts).astype(np.int32) + 2
+            codes[codes == 1] = UNKNOWN_CODE
+            codes[(texts == "").to_numpy()] = MISSING_CODE
+            return codes
+        code_of = {value: code for code, value in enumerate(self.vocabulary, start=2)}
+        codes = np.full((len(texts), self.width), MISSING_CODE, np.int32)
+        for row, cell in enumerate(texts):
+            for column, name in enumerate(category_names(cell)[: self.width]):
+                codes[row, column] = code_of.get(name, UNKNOWN_CODE)
+        return codes
+
+    def line(self) -> str:
+        """For people: ``request.device: category, 3 values (phone, tablet, tv)``."""
+        match self.kind:
+            case "category":
+                some = ", ".join(self.vocabulary[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
+                about = f", {len(self.vocabulary):,} values" + (f" ({some})" if some else "")
+                if self.weights:
+                    about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
+            case "number":
+                spread = f", mean {self.mean:.4g}, standard deviation {self.deviation:.4g}"
+                about = spread if self.edges else ", no value"
+            case "vector":
+                about = f" of {self.width} numbers"
+            case _:
+                about = ""
+        default = "" if self.default is None else f"; {self.default!r} where none is given"
+        return f"{self.key}: {self.kind}{about}{default}"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All fields of a data set, in the order: event, request, user, item; within an owner by name."""
+
+    fields: tuple[Field, ...] = ()
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def of(self, *owners: Owner) -> list[Field]:
+        """The fields of some owners."""
+        return [field for field in self.fields if field.owner in owners]
+
+    def of_history(self) -> list[Field]:
+        """The fields of each event of a history: those of events and of earlier requests, all named ``event.NAME``."""
+        return [replace(field, owner="event") for field in self.of("event", "request")]
+
+    def of_query(self) -> list[Field]:
+        """The fields of a request: its own and its user's."""
+        return self.of("request", "user")
+
+    def __getitem__(self, key: str) -> Field:
+        """The field with a key such as ``user.age``, or ``event.device`` for that of a request in the history.
+
+        Raises:
+          KeyError: there is none.
+        """
+        for field in (*self.fields, *self.of_history()):
+            if field.key == key:
+                return field
+        raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
+
+    def lines(self) -> list[str]:
+        """For people, a line for each field."""
+        return [field.line() for field in self.fields]
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        """Plain JSON types, without what is as it is by default."""
+        plain = asdict(Field("", "event", "id")) | dict.fromkeys(("name", "owner", "kind"))
+        return [{k: v for k, v in asdict(field).items() if v != plain[k]} for field in self.fields]
+
+    @classmethod
+    def from_dict(cls, raw: Iterable[Mapping[str, Any]]) -> Schema:
+        """What :meth:`as_dict` gives."""
+        lists = ("vocabulary", "edges")
+        return cls(tuple(Field(**{k: tuple(v) if k in lists else v for k, v in one.items()}) for one in raw))
+
+
+def padding_of(dtype: np.dtype) -> Any:
+    """What fills up rows of encoded values: NaN for floats, 0 for codes, ``""`` for text."""
+    return {"f": np.nan, "i": 0}.get(dtype.kind, "")
+
+
+def infer_schema(
+    events: pd.DataFrame,
+    items: pd.DataFrame,
+    users: pd.DataFrame,
+    asked: Mapping[str, FieldConfig] | None = None,
+) -> Schema:
+    """Recognises the fields of clean tables.
+
+    The kind follows from a column's values: numbers, times, vectors of equal length, few distinct values (category),
+    long texts, and ids otherwise. A column of the events belongs to the request where its name is that of a usual
+    context (:data:`_CONTEXT_WORDS`: hour, device, city, weather, ...); any other column may only be known after the
+    event, and a model that read it before would see the future. ``data.fields`` decides otherwise.
+
+    Args:
+      events, items, users: as in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics are taken from
+        these rows: give those of training.
+      asked: ``data.fields``, by the name of a column.
+
+    Raises:
+      ConfigError: ``asked`` names a column that is not there, or asks for what its values are not.
+    """
+    asked = dict(asked or {})
+    tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
+    columns = [(owner, name) for owner, table in tables.items() for name in table if name not in _KEYS]
+    names = {name for _, name in columns}
+    for name in asked:
+        if name not in names:
+            close = nearest(name, names)
+            hint = f" (nearest: {close[0]})" if close else ""
+            raise ConfigError(
+                f"data.fields.{name}: no table has such a column{hint}; expected one of {', '.join(sorted(names))}."
+            )
+    fields: list[Field] = []
+    for owner, name in columns:
+        want = asked.get(name, FieldConfig())
+        if want.use and (found := _field(name, owner, tables[owner][name], want)):
+            fields.append(found)
+    order = {owner: place for place, owner in enumerate(get_args(Owner))}
+    return Schema(tuple(sorted(fields, key=lambda field: (order[field.owner], field.name))))
+
+
+def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Field | None:
+    """The field of one column; ``None`` where it has no value and nobody asked for it."""
+    texts = strings(values) if values.dtype.kind not in "fi" else values.dropna()
+    filled = texts[texts != ""] if values.dtype.kind not in "fi" else texts
+    if owner == "event":
+        owner = want.owner or _owner_of_event_column(name)
+    elif want.owner not in (None, owner):
+        raise ConfigError(f"data.fields.{name}.owner: the column is one of the {owner}s table, got {want.owner}.")
+    if filled.empty and name != RATING and want.kind is None:
+        return None
+    kind = want.kind or _kind_of(name, owner, filled)
+    field = Field(name, owner, kind, default=want.default)
+    match kind:
+        case "category":
+            field = _category(field, name, filled)
+            if name == EVENT_KIND or want.weights:
+                field = replace(field, weights=_event_weights(field.vocabulary, want.weights or {}, name))
+        case "number":
+            plain = numbers(filled)[0]
+            plain = plain[np.isfinite(plain)]
+            if len(plain):
+                edges = np.unique(np.quantile(plain, np.linspace(0, 1, BINS + 1)))
+                deviation = float(plain.std()) or 1.0
+                field = replace(field, mean=float(plain.mean()), deviation=deviation, edges=tuple(map(float, edges)))
+            elif len(filled):
+                raise ConfigError(f"data.fields.{name}.kind: expected numbers, found {filled.iloc[0]!r}.")
+        case "vector":
+            width = _vector_width(filled)
+            if not width:
+                raise ConfigError(
+                    f"data.fields.{name}.kind: expected vectors of one length, such as [0.1, 0.2], found "
+                    f"{filled.iloc[0]!r}."
+                )
+            field = replace(field, width=width)
+    return field
+
+
+def _owner_of_event_column(name: str) -> Owner:
+    if name in (RATING, EVENT_KIND):
+        return "event"
+    return "request" if name == TIMESTAMP or _CONTEXT_WORDS.intersection(words_of_name(name)) else "event"
+
+
+def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
+    known: dict[str, Kind] = {RATING: "number", TIMESTAMP: "time", EVENT_KIND: "category"}
+    if owner in ("event", "request") and name in known:
+        return known[name]
+    if owner == "item" and name in (TITLE, DESCRIPTION):
+        return "text"
+    if owner == "item" and name in NAME_COLUMNS:
+        return "category"
+    words = words_of_name(name)
+    if _ID_WORDS.intersection(words):
+        return "id"
+    if _vector_width(filled):
+        return "vector"
+    distinct = pd.Series(filled.unique())
+    plain, bad = numbers(distinct)
+    if not bad.any():
+        whole = bool((plain == np.floor(plain)).all())
+        if whole and (len(distinct) <= MAX_CODES or _CODE_WORDS.intersection(words)):
+            return "category"
+        if whole and filled.astype("str").str.match(r"0\d").any():
+            return "id"
+        return "time" if (plain > EARLY_S).mean() > 0.9 and "time" in _plural(words) else "number"
+    if not times(distinct)[1].any():
+        return "time"
+    texts = distinct.astype("str")
+    if len(distinct) <= max(MAX_CODES, len(filled) // 2) and texts.str.len().mean() <= 40:
+        return "category"
+    return "text" if (texts.str.count(r"\s") + 1).mean() >= 2 else "id"
+
+
+def _plural(words: Iterable[str]) -> set[str]:
+    """Words by which a number is a time: all spellings as ``time``."""
+    return {"time" if word in ("time", "timestamp", "date", "at", "ts") else word for word in words}
+
+
+def _category(field: Field, name: str, filled: pd.Series) -> Field:
+    texts = filled.astype("str") if filled.dtype.kind not in "fi" else strings(filled)
+    if field.owner == "item" and name in NAME_COLUMNS:
+        cells = [category_names(cell) for cell in texts]
+        width = min(max(map(len, cells), default=1), MAX_NAMES)
+        return replace(field, width=width, vocabulary=_most_frequent(pd.Series([n for c in cells for n in c])))
+    return replace(field, vocabulary=_most_frequent(texts))
+
+
+def _most_frequent(values: pd.Series) -> tuple[str, ...]:
+    """The values, the most frequent first, equally frequent ones in the order of their characters."""
+    counts = values.value_counts()
+    counts = counts.iloc[np.lexsort([counts.index.to_numpy(str), -counts.to_numpy()])]
+    return tuple(map(str, counts.index[:MAX_VOCABULARY]))
+
+
+def _event_weights(kinds: Sequence[str], asked: Mapping[str, float], name: str) -> dict[str, float]:
+    """By kind of event: .25, .5, .75 and 1 for impressions, views, carts or likes, and purchases; .25 for unknown."""
+    for kind in asked:
+        if kind not in kinds:
+            raise ConfigError(f"data.fields.{name}.weights: {kind!r} is no value; expected one of {', '.join(kinds)}.")
+    return {kind: asked.get(kind, max(kind_strength(kind), 1) / 4) for kind in kinds}
+
+
+def _vector_width(filled: pd.Series) -> int:
+    """The length of the vectors that all cells hold, at least 2; 0 where they hold something else.
+
+    A list of whole numbers alone may be ids, so half of the cells must have a decimal point.
+    """
+    if filled.dtype.kind in "fi" or filled.empty:
+        return 0
+    some = filled.iloc[np.unique(np.linspace(0, len(filled) - 1, min(len(filled), 1000)).astype(int))]
+    if not all(_VECTOR.fullmatch(cell) for cell in some) or some.str.contains(".", regex=False).mean() < 0.5:
+        return 0
+    widths = {len(re.findall(_NUMBER, cell)) for cell in some}
+    return widths.pop() if len(widths) == 1 else 0
+
+
+def _vectors(values: pd.Series, width: int) -> np.ndarray:
+    rows = np.full((len(values), width), np.nan, np.float32)
+    for row, cell in enumerate(values):
+        found = re.findall(_NUMBER, cell) if isinstance(cell, str) else np.ravel([] if cell is None else cell)
+        if len(found) == width:
+            rows[row] = np.asarray(found, np.float32)
+    return rows

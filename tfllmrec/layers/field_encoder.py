@@ -1,0 +1,129 @@
+"""Encoded values of a field to vectors, one way for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.data.schema import Field
+
+DAY_S = 86_400.0
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class FieldEncoder(tf.keras.layers.Layer):
+    """The values of one field as vectors of one width; a missing value is a vector of its own.
+
+    Values come as :meth:`tfllmrec.data.schema.Field.encode` gives them. By kind:
+
+    - category: an embedding of each code; the mean of them where a cell holds several names.
+    - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and the
+      value in standard deviations, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et al. 2022,
+      "On embeddings for numerical features in tabular deep learning").
+    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map.
+    - vector: a dense map.
+
+    Text has :class:`tfllmrec.layers.text_tower.TextTower`, and ids have none: they say nothing of other users.
+
+    Args:
+      field: with the vocabulary and statistics of training.
+      dim: D. seed: of the initial weights.
+
+    Raises:
+      ValueError: the kind has no encoder.
+    """
+
+    def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.field = field if isinstance(field, Field) else Field(**field)
+        if self.field.kind in ("text", "id"):
+            raise ValueError(f"{self.field.key}: expected a category, number, time or vector, found {self.field.kind}.")
+        self.dim, self.seed = dim, seed
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        glorot = tf.keras.initializers.GlorotUniform
+        if self.field.kind == "category":
+            normal = tf.keras.initializers.RandomNormal(stddev=0.05, seed=self.seed)
+            self.table = self.add_weight("table", (self.field.size, self.dim), initializer=normal)
+        else:
+            self.kernel = self.add_weight("kernel", (self._features, self.dim), initializer=glorot(self.seed))
+            self.missing = self.add_weight("missing", (self.dim,), initializer="zeros")
+        super().build(input_shape)
+
+    @property
+    def _features(self) -> int:
+        return {"number": max(len(self.field.edges) - 1, 0) + 1, "time": 4}.get(self.field.kind, self.field.width)
+
+    def call(self, values: tf.Tensor) -> tf.Tensor:
+        """Encoded values, ``[...]`` or ``[..., width]`` -> ``[..., D]``."""
+        if self.field.kind == "category":
+            vectors = tf.gather(self.table, values)
+            if not self.field.width:
+                return vectors
+            given = tf.cast(values != 0, vectors.dtype)[..., tf.newaxis]
+            mean = tf.math.divide_no_nan(tf.reduce_sum(vectors * given, -2), tf.reduce_sum(given, -2))
+            return tf.where(tf.reduce_any(values != 0, -1, keepdims=True), mean, self.table[0])
+        if self.field.kind != "vector":
+            values = values[..., tf.newaxis]
+        there = tf.reduce_all(tf.math.is_finite(values), -1, keepdims=True)
+        known = tf.where(there, values, tf.zeros_like(values))
+        vectors = tf.tensordot(tf.cast(self._numbers(known), self.compute_dtype), self.kernel, 1)
+        return tf.where(there, vectors, self.missing)
+
+    def _numbers(self, values: tf.Tensor) -> tf.Tensor:
+        """What is mapped: ``[..., 1]`` numbers or times, or ``[..., width]`` vectors -> ``[..., F]``."""
+        if self.field.kind == "vector":
+            return values
+        if self.field.kind == "time":
+            turns = tf.concat([values / DAY_S, values / (7 * DAY_S)], -1) % 1.0 * (2 * np.pi)
+            return tf.concat([tf.sin(turns), tf.cos(turns)], -1)
+        standard = tf.clip_by_value((values - self.field.mean) / self.field.deviation, -5.0, 5.0)
+        low, high = np.array(self.field.edges[:-1], np.float32), np.array(self.field.edges[1:], np.float32)
+        if not len(low):
+            return standard
+        return tf.concat([standard, tf.clip_by_value((values - low) / (high - low), 0.0, 1.0)], -1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "field": asdict(self.field), "dim": self.dim, "seed": self.seed}
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class FieldsEncoder(tf.keras.layers.Layer):
+    """The sum of the encoded fields of an input mapping, by their keys: ``[..., D]``.
+
+    Args:
+      fields: those to read, such as ``schema.of_query()``; texts and ids are left out.
+      dim: D. seed: of the initial weights.
+
+    Raises:
+      ValueError: no field can be encoded.
+    """
+
+    def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int = 42, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        self.fields = [field for field in every if field.kind not in ("text", "id")]
+        if not self.fields:
+            raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
+        self.dim, self.seed = dim, seed
+        self.encoders = {
+            field.key: FieldEncoder(field, dim, seed + place, name=field.key.replace(".", "_"))
+            for place, field in enumerate(self.fields)
+        }
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the fields that an input needs."""
+        return list(self.encoders)
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The mapping that holds every field of :attr:`keys`."""
+        return tf.add_n([encoder(inputs[key]) for key, encoder in self.encoders.items()])
+
+    def get_config(self) -> dict[str, Any]:
+        fields = [asdict(field) for field in self.fields]
+        return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
