@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import DataConfig, SplitConfig, dump_config, load_config, paraphrase_option
+from tfllmrec.config import DataConfig, FieldConfig, SplitConfig, dump_config, load_config, paraphrase_option
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import replacing
@@ -326,14 +326,24 @@ def test_a_doubtful_order_is_told_before_the_training_and_recorded(chain_config,
     assert any(f["action"] == "doubted" and f["what"].startswith(doubt) for f in recorded)
 
 
-def test_user_columns_are_told_once_when_a_run_starts(chain_config, tmp_path):
-    (tmp_path / "users.csv").write_text("user,age,city\nu0,7,x\n")
+def test_fields_are_told_and_stored_when_a_run_starts(chain_config, tmp_path):
+    (tmp_path / "users.csv").write_text("user,age,city\nu0,7.5,x\n")
     config = chain_config.model_copy(deep=True)
-    for users, columns in ((None, []), (tmp_path / "users.csv", ["user columns age, city"])):
-        config.data.users, told = users, []
-        with start_run(config, tmp_path / f"run-{len(columns)}", base=tmp_path, tell=told.append):
-            pass
-        assert [line.partition(": ")[0] for line in told if "no model uses them yet" in line] == columns
+    config.data.users, told = tmp_path / "users.csv", []
+    config.data.fields = {"city": FieldConfig(default="y")}
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, _):
+        pass
+    assert "field: user.city: category, 1 values (x); 'y' where none is given" in told
+    assert run.split.schema["user.city"].default == "y"
+    # What was stored counts, whatever is recognised later.
+    stored = json.loads((run.folder / "schema.json").read_text())
+    stored[-1]["kind"] = "id"
+    (run.folder / "schema.json").write_text(json.dumps(stored))
+    again = Run(run.folder).split.schema
+    assert [field.kind for field in again][-1] == "id" and len(list(again)) == len(stored)
+    (run.folder / "schema.json").write_text("[{}]")
+    with pytest.raises(ModelError, match="schema: expected fields with name, owner and kind"):
+        _ = Run(run.folder).split
 
 
 def test_items_without_text_and_events_without_order(bare_run):

@@ -42,8 +42,8 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.column_names import words_of_name
-from tfllmrec.errors import ConfigError
-from tfllmrec.wording import nearest
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.wording import nearest, shown
 
 Owner = Literal["event", "request", "user", "item"]
 Kind = Literal["id", "category", "number", "text", "vector", "time"]
@@ -244,9 +244,18 @@ class Schema:
 
     @classmethod
     def from_dict(cls, raw: Iterable[Mapping[str, Any]]) -> Schema:
-        """What :meth:`as_dict` gives."""
+        """What :meth:`as_dict` gives.
+
+        Raises:
+          ModelError: it is no such thing.
+        """
         lists = ("vocabulary", "edges")
-        return cls(tuple(Field(**{k: tuple(v) if k in lists else v for k, v in one.items()}) for one in raw))
+        try:
+            return cls(tuple(Field(**{k: tuple(v) if k in lists else v for k, v in one.items()}) for one in raw))
+        except (TypeError, AttributeError) as error:
+            raise ModelError(
+                f"schema: expected fields with name, owner and kind, found {shown(raw)}: {error}."
+            ) from error
 
 
 def padding_of(dtype: np.dtype) -> Any:

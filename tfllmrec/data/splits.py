@@ -222,7 +222,7 @@ class Split:
         return f"The {self.kind} split of {self.dataset.name} leaks: {what}."
 
 
-def make_split(dataset: Dataset, config: SplitConfig, seed: int) -> Split:
+def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema | None = None) -> Split:
     """Divides ``dataset`` and checks that nothing leaks.
 
     - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
@@ -244,6 +244,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int) -> Split:
       dataset: at least some users with the events that the kind asks for.
       config: kind and shares.
       seed: same seed, same data: same split.
+      schema: of an earlier split whose models go on to be used; by default that of the training events.
 
     Raises:
       ConfigError: validation and test take everything.
@@ -268,7 +269,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int) -> Split:
     events = dataset.events
     train = events[part == _TRAIN].reset_index(drop=True)
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
-    schema = infer_schema(train, dataset.items, users_of_train, dataset.fields)
+    schema = schema or infer_schema(train, dataset.items, users_of_train, dataset.fields)
     asked = []
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
         users = np.intersect1d(events[USER_INDEX][part == held_out], events[USER_INDEX][history])

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import USER
 from tfllmrec.config import ExperimentConfig, dump_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.readers import read_dataset
@@ -26,7 +25,7 @@ from tfllmrec.data.splits import make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.run import PER_QUERY, REMEDY, Recorded, Run, unfinished
+from tfllmrec.runs.run import PER_QUERY, REMEDY, SCHEMA, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", SCHEMA, "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -184,13 +183,11 @@ def _begun(
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
     for line in dataset.report.lines():
         tell(f"data: {line}")
-    if unused := [column for column in dataset.users.columns if column != USER]:
-        tell(f"user columns {', '.join(unused)}: kept with the data; no model uses them yet")
     dataset.save(out / "data")
     config = config.model_copy(deep=True)
     config.data = config.data.model_copy(
         update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
-                "users": None, "more_items": [], "columns": {}}
+                "users": None, "more_items": [], "columns": {}, "fields": {}}
     )  # fmt: skip
     if config.tuning.synonyms is not None:
         config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
@@ -198,7 +195,11 @@ def _begun(
         handle = getattr(config.text, role)
         if handle and (base / handle / "saved_model.pb").is_file():
             setattr(config.text, role, str((base / handle).resolve()))
-    config.split = config.split.model_copy(update={"kind": make_split(dataset, config.split, config.seed).kind})
+    split = make_split(dataset, config.split, config.seed)
+    for line in split.schema.lines():
+        tell(f"field: {line}")
+    write_text(out / SCHEMA, json.dumps(split.schema.as_dict(), indent=1, ensure_ascii=False))
+    config.split = config.split.model_copy(update={"kind": split.kind})
     write_text(out / "config.yaml", dump_config(config))
     return Run(out, config.tuning.paraphrase), config
 

@@ -5,6 +5,7 @@ RUN/
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
   data/           the data set as it was used (Parquet)
+  schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
   vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
   query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
@@ -30,6 +31,7 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
 from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphrase_option
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import read_json
 from tfllmrec.errors import ConfigError, ModelError
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.ranking import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
-PER_QUERY = "per_query.npz"
+PER_QUERY, SCHEMA = "per_query.npz", "schema.json"
 REMEDY = "copy it back, or fit again into another folder"
 
 
@@ -197,7 +199,14 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        return make_split(self.dataset, self.config.split, self.config.seed)
+        """The split, with the schema that the run began with.
+
+        Raises:
+          ModelError: the schema is damaged.
+        """
+        path = self.folder / SCHEMA
+        schema = Schema.from_dict(read_json(path, list[dict[str, Any]], REMEDY)) if path.is_file() else None
+        return make_split(self.dataset, self.config.split, self.config.seed, schema)
 
     @cached_property
     def text(self) -> np.ndarray:

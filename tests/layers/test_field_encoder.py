@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.data.schema import Field
+from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder
+
+pytestmark = pytest.mark.tf
+NAN = float("nan")
+COLOUR = Field("colour", "event", "category", vocabulary=("red", "blue"))
+GENRES = Field("genres", "item", "category", vocabulary=("a", "b"), width=2)
+PRICE = Field("price", "item", "number", mean=10.0, deviation=5.0, edges=(0.0, 10.0, 20.0))
+AT = Field("at", "request", "time")
+LOOK = Field("look", "item", "vector", width=2)
+FIELDS = [COLOUR, GENRES, PRICE, AT, LOOK]
+
+
+def encoded(field, cells, shape=None):
+    values = field.encode(cells)
+    return FieldEncoder(field, 4)(tf.constant(values.reshape(shape + values.shape[1:]) if shape else values)).numpy()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_kind_has_vectors_of_one_width_for_single_values_and_for_histories(field):
+    cells = {"category": ["a", "", "red"], "number": ["1", "", "7"], "time": ["1e9", "", "2e9"]}.get(
+        field.kind, ["0.5 1", "", "2 3"]
+    )
+    flat = encoded(field, cells)
+    assert flat.shape == (3, 4) and np.isfinite(flat).all()
+    np.testing.assert_array_equal(encoded(field, cells, (1, 3))[0], flat)
+    assert np.abs(flat[0] - flat[1]).max() > 1e-3 and np.abs(flat[0] - flat[2]).max() > 1e-3
+
+
+def test_a_number_is_how_far_it_has_come_through_each_bin():
+    encoder = FieldEncoder(PRICE, 4)
+    encoder.build(tf.TensorShape([None]))
+    numbers = encoder._numbers(tf.constant([[-5.0], [5.0], [15.0], [1e9]])).numpy()
+    np.testing.assert_allclose(numbers, [[-3, 0, 0], [-1, 0.5, 0], [1, 1, 0.5], [5, 1, 1]])
+
+
+def test_a_time_comes_round_each_day_and_each_week():
+    encoder = FieldEncoder(AT, 4)
+    day, week = 86_400.0, 7 * 86_400.0
+    numbers = encoder._numbers(
+        tf.constant([[1.6e9], [1.6e9 + day], [1.6e9 + week], [1.6e9 + day / 4]], tf.float64)
+    ).numpy()
+    np.testing.assert_allclose(numbers[0], numbers[2], atol=1e-6)
+    np.testing.assert_allclose(numbers[0][[0, 2]], numbers[1][[0, 2]], atol=1e-6)
+    assert np.abs(numbers[0] - numbers[1]).max() > 0.1 and np.abs(numbers[0] - numbers[3])[0] > 0.1
+
+
+def test_names_of_a_cell_are_averaged():
+    encoder = FieldEncoder(GENRES, 4)
+    one, other, both, none = encoder(tf.constant(GENRES.encode(["a", "b", "a|b", ""]))).numpy()
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-7)
+    np.testing.assert_array_equal(none, encoder.table[0])
+
+
+def test_a_missing_value_gives_no_gradient_but_its_own():
+    encoder = FieldEncoder(LOOK, 4)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(encoder(tf.constant([[NAN, NAN]])))
+    kernel, missing = tape.gradient(total, [encoder.kernel, encoder.missing])
+    assert not np.any(kernel) and np.all(missing.numpy() == 1)
+
+
+def test_texts_and_ids_have_no_encoder():
+    with pytest.raises(ValueError, match="expected a category, number, time or vector, found text"):
+        FieldEncoder(Field("note", "event", "text"), 4)
+    with pytest.raises(ValueError, match=r"among \['event.note'\]"):
+        FieldsEncoder([Field("note", "event", "text")], 4)
+
+
+def test_fields_are_summed_and_the_layer_survives_its_config():
+    fields = [COLOUR, Field("note", "event", "text"), PRICE]
+    layer = FieldsEncoder(fields, 4)
+    assert layer.keys == ["event.colour", "item.price"]
+    inputs = {"event.colour": tf.constant([2, 0]), "item.price": tf.constant([1.0, NAN])}
+    out = layer(inputs).numpy()
+    np.testing.assert_allclose(out, sum(layer.encoders[key](inputs[key]) for key in layer.keys))
+    again = FieldsEncoder.from_config(layer.get_config())
+    np.testing.assert_array_equal(again(inputs), out)  # the seed is in the config
+    assert np.abs(FieldsEncoder(fields, 4, seed=1)(inputs) - out).max() > 1e-3
