@@ -31,7 +31,7 @@ from sections import made_by, replace_section
 
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import ExperimentConfig, parse_config
-from tfllmrec.data.batches import Sequences, epoch_batches, training_batches
+from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
@@ -102,15 +102,11 @@ def hybrid_contender(model: Hybrid, sequences: Sequences, config: ExperimentConf
     model.compile(optimizer=adamw(training.learning_rate, 10_000, training.warmup_share, training.weight_decay))
 
     def train(turn: int) -> tuple[int, float]:
-        batches = (
-            batch
-            for epoch in itertools.count(turn)
-            for batch in epoch_batches(sequences, size, length, config.seed, epoch)
-        )
-        timed = itertools.islice(batches, WARM_UP, WARM_UP + steps)
-        examples = sum(int((batch["targets"] < sequences.n_items).sum()) for batch in timed)
-        data = training_batches(sequences, size, length, config.seed, turn).repeat()
-        return examples, timed_fit(model, data, steps)
+        epochs = turn + 1 + (WARM_UP + steps) // steps_per_epoch(sequences, size, length)
+        batches = training_batches(sequences, size, length, config.seed, epochs, turn, model.reads)
+        timed = batches.skip(WARM_UP).take(steps)
+        examples = sum(int((batch["targets"].numpy() < sequences.n_items).sum()) for batch in timed)
+        return examples, timed_fit(model, batches, steps)
 
     return Contender("tfllmrec hybrid, softmax over the catalogue", train, f"{size} windows of at most {length} events")
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfllmrec.data.batches import (
     Sequences,
-    epoch_batches,
+    epoch_windows,
     hold_out,
     n_windows,
     steps_per_epoch,
@@ -12,7 +14,7 @@ from tfllmrec.data.batches import (
     windows,
 )
 from tfllmrec.data.queries import Ragged
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.schema import RATING_KEY, padding_of
 
 pytestmark = pytest.mark.tf
 N = 50
@@ -26,6 +28,44 @@ def sequences():
     items = Ragged.from_rows([100 * u + np.arange(n) for u, n in enumerate(LENGTHS)], np.int64)
     ratings = Ragged(items.values.astype(np.float32) / 10, items.offsets)
     return Sequences(items, hold_out(items, 0.5, seed=3), 1000, {RATING_KEY: ratings})
+
+
+def epoch_batches(sequences, batch_size, length, seed, epoch):
+    """The batches of an epoch, row by row in numpy."""
+    for cuts in epoch_windows(sequences.items.lengths, batch_size, length, seed, epoch):
+        width = max(end - first for _, first, end in cuts) - 1
+        batch = {
+            "history": np.full((len(cuts), width), sequences.n_items, np.int32),
+            "targets": np.full((len(cuts), width), sequences.n_items, np.int32),
+            "held_out": np.zeros((len(cuts), width), bool),
+        }
+        for key in sequences.keys:
+            values = sequences.values_of(key)
+            shape = (len(cuts),) if key.startswith("user.") else (len(cuts), width)
+            batch[key] = np.full((*shape, *values.shape[1:]), padding_of(values.dtype), values.dtype)
+        for row, (user, first, end) in enumerate(cuts):
+            n, begin = end - first - 1, sequences.items.offsets[user] + first
+            now, then = slice(begin, begin + n), slice(begin + 1, begin + n + 1)
+            batch["history"][row, :n] = sequences.items.values[now]
+            batch["targets"][row, :n] = sequences.items.values[then]
+            batch["held_out"][row, :n] = sequences.held_out.values[then]
+            for key in sequences.keys:
+                values = sequences.values_of(key)
+                if key.startswith("user."):
+                    batch[key][row] = values[user]
+                else:
+                    batch[key][row, :n] = values[then if key.startswith("request.") else now]
+        yield batch
+
+
+def same(made, expected):
+    assert set(made) == set(expected)
+    for key, values in expected.items():
+        found = made[key].numpy()
+        if values.dtype == object:
+            found = np.vectorize(lambda v: v.decode(), otypes=[object])(found)
+        assert found.dtype == values.dtype, key
+        np.testing.assert_array_equal(found, values, key)
 
 
 def test_windows_cover_every_target_and_fit(sequences):
@@ -136,17 +176,54 @@ def test_the_number_of_batches_never_changes(sequences, size, length):
     assert counts == {steps_per_epoch(sequences, size, length)}
 
 
-def test_tf_data_counts_epochs_on_from_the_first(sequences):
-    def told(batches):
-        return [b["history"].numpy().tolist() for b in batches]
+@pytest.fixture
+def with_fields(sequences):
+    """Beside ratings: a vector and a text of each event, a code of each request, and a number of each user."""
+    n = len(sequences.items.values)
+    events = {
+        "look": RNG.normal(size=(n, 3)).astype(np.float32),
+        "note": np.array([f"note {i}" for i in range(n)], object),
+        "device": RNG.integers(1, 4, n).astype(np.int32),
+    }
+    fields = {f"event.{name}": Ragged(values, sequences.items.offsets) for name, values in events.items()}
+    users = {"user.age": RNG.normal(size=len(LENGTHS)).astype(np.float32)}
+    return replace(sequences, fields={**sequences.fields, **fields, **users}, requests=["device"])
 
-    def made(epoch):
-        return [b["history"].tolist() for b in epoch_batches(sequences, 4, 8, 1, epoch)]
 
-    batches = training_batches(sequences, 4, 8, seed=1)
-    assert told(batches) == made(0)
-    assert told(batches) == made(1)
-    assert told(training_batches(sequences, 4, 8, seed=1, first_epoch=7)) == made(7)
+def test_batches_of_all_epochs_are_gathered_in_the_graph(with_fields):
+    batches = training_batches(with_fields, 4, 8, seed=1, epochs=3)
+    steps = steps_per_epoch(with_fields, 4, 8)
+    assert len(batches) == 3 * steps
+    expected = [batch for epoch in range(3) for batch in epoch_batches(with_fields, 4, 8, 1, epoch)]
+    assert {"request.device", "event.device", "event.note", "user.age"} < set(expected[0])
+    for made, batch in zip(batches, expected, strict=True):
+        same(made, batch)
+
+
+def test_a_fit_that_goes_on_gets_the_batches_that_are_left(with_fields):
+    steps = steps_per_epoch(with_fields, 4, 8)
+    whole = list(training_batches(with_fields, 4, 8, seed=1, epochs=9))
+    rest = list(training_batches(with_fields, 4, 8, seed=1, epochs=9, first_epoch=7))
+    assert len(rest) == 2 * steps
+    for made, expected in zip(rest, whole[7 * steps :], strict=True):
+        same(made, {key: value.numpy() for key, value in expected.items()} | {"event.note": texts_of(expected)})
+    assert len(training_batches(with_fields, 4, 8, seed=1, epochs=9, first_epoch=9)) == 0
+
+
+def texts_of(batch):
+    return np.vectorize(lambda v: v.decode(), otypes=[object])(batch["event.note"].numpy())
+
+
+def test_only_what_the_model_reads_is_gathered(with_fields):
+    batch = next(iter(training_batches(with_fields, 4, 8, seed=1, epochs=1, keys=["user.age"])))
+    assert set(batch) == {"history", "targets", "held_out", "user.age"}
+
+
+def test_shards_are_the_batches_of_one_process(with_fields):
+    batches = training_batches(with_fields, 4, 8, seed=1, epochs=2)
+    whole = [b["history"].numpy().tolist() for b in batches]
+    parts = [[b["history"].numpy().tolist() for b in batches.shard(2, i)] for i in range(2)]
+    assert [parts[i % 2][i // 2] for i in range(len(whole))] == whole
 
 
 def test_from_split(chain_split):
@@ -171,5 +248,6 @@ def test_keras_takes_no_step_too_many_in_the_first_epoch_of_a_fit(sequences):
 
     model = Counter()
     model.compile()
-    model.fit(training_batches(sequences, batch_size=2, length=4, seed=1), epochs=3, verbose=0)
+    batches = training_batches(sequences, batch_size=2, length=4, seed=1, epochs=3)
+    model.fit(batches, epochs=3, steps_per_epoch=len(batches) // 3, verbose=0)
     assert int(model.steps) == 3 * steps_per_epoch(sequences, 2, 4)

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfllmrec.config import ModelConfig
-from tfllmrec.data.batches import Sequences, epoch_batches, hold_out, training_batches
+from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
@@ -99,8 +99,8 @@ def trained():
     scores = []
     watch = tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: scores.append(model.score(ask([1, 2]))))
     stop = tf.keras.callbacks.EarlyStopping("retrieval_loss", patience=100)
-    batches = training_batches(SEQUENCES, 16, 6, seed=1)
-    history = model.fit(batches, epochs=25, callbacks=[watch, stop], verbose=0)
+    batches = training_batches(SEQUENCES, 16, 6, seed=1, epochs=25)
+    history = model.fit(batches, epochs=25, steps_per_epoch=len(batches) // 25, callbacks=[watch, stop], verbose=0)
     return model, history.history, scores
 
 
@@ -311,7 +311,7 @@ def test_no_rating_is_no_feedback():
 
 
 def one_batch():
-    return {k: tf.constant(v) for k, v in next(epoch_batches(SEQUENCES, 200, 6, seed=1, epoch=0)).items()}
+    return next(iter(training_batches(SEQUENCES, 200, 6, seed=1, epochs=1)))
 
 
 def loss_of(model, batch, **kwargs):
@@ -403,7 +403,7 @@ def test_counts_of_another_catalogue_are_refused():
 
 
 def some_batch():
-    return {name: tf.constant(values) for name, values in next(epoch_batches(SEQUENCES, 4, 6, 1, 0)).items()}
+    return next(iter(training_batches(SEQUENCES, 4, 6, seed=1, epochs=1)))
 
 
 def test_a_step_with_sampled_negatives_looks_at_these_alone(monkeypatch):

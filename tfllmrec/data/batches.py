@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -104,15 +103,23 @@ def training_batches(
     batch_size: int,
     length: int,
     seed: int,
+    epochs: int,
     first_epoch: int = 0,
     keys: Iterable[str] | None = None,
 ) -> tf.data.Dataset:
-    """What ``Hybrid.fit`` takes: one pass over the data each time it is iterated, another order every time.
+    """What ``Hybrid.fit`` takes: the batches of all epochs one after another, each epoch in another order.
+
+        batches = training_batches(sequences, 128, 50, seed=42, epochs=20)
+        model.fit(batches, epochs=20, steps_per_epoch=len(batches) // 20)
+
+    The windows of every epoch are drawn now, 24 bytes each; a batch is gathered in the graph when it is needed. So the
+    data set can be sharded, and read by several processes.
 
     Args:
       sequences: from :meth:`Sequences.from_split`.
       batch_size: windows in a step. length: longest window L.
-      seed, first_epoch: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
+      seed: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
+      epochs: end of the last epoch. first_epoch: those that are done, which are left out.
       keys: of the fields that the model reads; by default all.
 
     Yields:
@@ -121,23 +128,39 @@ def training_batches(
       ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``; with another dimension where a value has
       several numbers.
     """
-    epochs, keys = itertools.count(first_epoch), sequences.keys if keys is None else list(keys)
-    signature = {
-        "history": tf.TensorSpec((None, None), tf.int32),
-        "targets": tf.TensorSpec((None, None), tf.int32),
-        "held_out": tf.TensorSpec((None, None), tf.bool),
-    }
-    for key in keys:
-        values = sequences.values_of(key)
-        shape = (None, *([] if key.startswith("user.") else [None]), *values.shape[1:])
-        signature[key] = tf.TensorSpec(shape, tf.string if values.dtype == object else values.dtype)
-    batches = tf.data.Dataset.from_generator(
-        lambda: epoch_batches(sequences, batch_size, length, seed, next(epochs), keys), output_signature=signature
+    drawn = [
+        cuts
+        for epoch in range(first_epoch, epochs)
+        for cuts in epoch_windows(sequences.items.lengths, batch_size, length, seed, epoch)
+    ]
+    windows_of_batch = tf.data.Dataset.from_tensor_slices(
+        tf.RaggedTensor.from_row_lengths(np.concatenate([np.empty((0, 3), np.int64), *drawn]), list(map(len, drawn)))
     )
-    # Keras finds out an unknown length by one step too many, in which whatever needs no data still runs: the counts
-    # that noise is drawn by would depend on how often a run was resumed.
-    steps = steps_per_epoch(sequences, batch_size, length)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
+    keys = sequences.keys if keys is None else list(keys)
+    items, offsets = tf.constant(sequences.items.values, tf.int32), tf.constant(sequences.items.offsets)
+    held_out, fields = tf.constant(sequences.held_out.values), {k: tf.constant(sequences.values_of(k)) for k in keys}
+    padding = {key: padding_of(sequences.values_of(key).dtype) for key in keys}
+
+    def gathered(cuts: tf.Tensor) -> dict[str, tf.Tensor]:
+        position = cuts[:, 1:2] + tf.range(tf.reduce_max(cuts[:, 2] - cuts[:, 1]) - 1)
+        inside = position < cuts[:, 2:] - 1
+        at = tf.where(inside, tf.gather(offsets, cuts[:, 0])[:, tf.newaxis] + position, 0)
+        target = tf.where(inside, at + 1, 0)
+        batch = {
+            "history": tf.where(inside, tf.gather(items, at), sequences.n_items),
+            "targets": tf.where(inside, tf.gather(items, target), sequences.n_items),
+            "held_out": inside & tf.gather(held_out, target),
+        }
+        for key, values in fields.items():
+            if key.startswith("user."):
+                batch[key] = tf.gather(values, cuts[:, 0])
+                continue
+            read = tf.gather(values, target if key.startswith("request.") else at)
+            there = tf.reshape(inside, tf.concat([tf.shape(inside), [1] * (values.shape.rank - 1)], 0))
+            batch[key] = tf.where(there, read, tf.constant(padding[key], read.dtype))
+        return batch
+
+    return windows_of_batch.map(gathered, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
 def n_windows(lengths: np.ndarray, size: int) -> int:
@@ -150,17 +173,17 @@ def steps_per_epoch(sequences: Sequences, batch_size: int, length: int) -> int:
     return -(-n_windows(sequences.items.lengths, length) // batch_size)
 
 
-def epoch_batches(
-    sequences: Sequences, batch_size: int, length: int, seed: int, epoch: int, keys: Iterable[str] | None = None
-) -> Iterator[dict]:
-    """The batches of one epoch as numpy; a function of (seed, epoch) alone, so a resumed run sees the same ones."""
-    keys = sequences.keys if keys is None else list(keys)
+def epoch_windows(lengths: np.ndarray, batch_size: int, length: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """The windows of each batch of one epoch, int64 ``[B, 3]`` as :func:`windows` cuts them.
+
+    They are a function of (seed, epoch) alone, so a resumed run sees the same ones.
+    """
     generator = np.random.default_rng([seed, epoch])
-    cuts = windows(sequences.items.lengths, length, generator)
+    cuts = windows(lengths, length, generator)
     # Random offsets make some more windows in one epoch than in another; Keras wants the same number each time.
-    order = generator.permutation(len(cuts))[: n_windows(sequences.items.lengths, length)]
+    order = generator.permutation(len(cuts))[: n_windows(lengths, length)]
     for rows in like_lengths(order, (cuts[:, 2] - cuts[:, 1])[order], batch_size, generator):
-        yield _batch(sequences, cuts[rows], keys)
+        yield cuts[rows]
 
 
 def like_lengths(
@@ -177,25 +200,3 @@ def like_lengths(
         pieces = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
         for piece in generator.permutation(len(pieces)):
             yield pieces[piece]
-
-
-def _batch(sequences: Sequences, cuts: np.ndarray, keys: Iterable[str]) -> dict:
-    width = int((cuts[:, 2] - cuts[:, 1]).max()) - 1
-    position = cuts[:, 1:2] + np.arange(width)
-    inside = position < cuts[:, 2:] - 1
-    at = np.where(inside, sequences.items.offsets[cuts[:, 0]][:, None] + position, 0)
-    target = np.where(inside, at + 1, 0)
-    pad = sequences.n_items
-    batch = {
-        "history": np.where(inside, sequences.items.values[at], pad).astype(np.int32),
-        "targets": np.where(inside, sequences.items.values[target], pad).astype(np.int32),
-        "held_out": inside & sequences.held_out.values[target],
-    }
-    for key in keys:
-        values = sequences.values_of(key)
-        if key.startswith("user."):
-            batch[key] = values[cuts[:, 0]]
-        else:
-            batch[key] = values[target if key.startswith("request.") else at]
-            batch[key][~inside] = padding_of(values.dtype)
-    return batch

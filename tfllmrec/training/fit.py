@@ -416,11 +416,18 @@ def _train(
     callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
     callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
     if first_epoch < training.epochs:
-        batches = training_batches(sequences, training.batch_size, length, config.seed, first_epoch, model.reads)
+        batches = training_batches(
+            sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads
+        )
         with show_progress("Training", "steps") as progress:
             callbacks.append(StepProgress(progress, steps, done=steps * first_epoch // training.epochs))
             history = model.fit(
-                batches, epochs=training.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0
+                batches,
+                epochs=training.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps // training.epochs,
+                callbacks=callbacks,
+                verbose=0,
             ).history
         if not np.all(np.isfinite(history["loss"])):
             raise ModelError(
