@@ -220,7 +220,7 @@ class Dataset:
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
             dataset = cls(
                 name=manifest.name,
-                events=tables["events"].astype({c: _EVENT_TYPES.get(c, "str") for c in tables["events"]}),
+                events=tables["events"].astype({c: _EVENT_TYPES.get(str(c), "str") for c in tables["events"]}),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
                 tags=tables["tags"].astype(TAG_TYPES),

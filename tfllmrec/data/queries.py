@@ -154,11 +154,12 @@ class Queries:
         """
         if length is None:
             length = max(int(self.history.lengths.max(initial=1)), 1)
-        inputs = {"history": self.history.padded(length, n_items).astype(np.int32)}
+        inputs: dict[str, np.ndarray] = {"history": self.history.padded(length, n_items).astype(np.int32)}
         for key in keys:
             field = self.fields[key]
-            ragged = isinstance(field, Ragged)
-            inputs[key] = field.padded(length, padding_of(field.values.dtype)) if ragged else field
+            if isinstance(field, Ragged):
+                field = field.padded(length, padding_of(field.values.dtype))
+            inputs[key] = field
         return inputs
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from tfllmrec.columns import (
     DESCRIPTION,
@@ -171,7 +172,7 @@ class Field:
 
     def _codes(self, texts: pd.Series) -> np.ndarray:
         if not self.width:
-            codes = pd.Index(self.vocabulary).get_indexer(texts).astype(np.int32) + 2
+            codes = pd.Index(self.vocabulary).get_indexer(pd.Index(texts)).astype(np.int32) + 2
             codes[codes == 1] = UNKNOWN_CODE
             codes[(texts == "").to_numpy()] = MISSING_CODE
             return codes
@@ -249,12 +250,11 @@ class Schema:
         Raises:
           ModelError: it is no such thing.
         """
-        lists = ("vocabulary", "edges")
         try:
-            return cls(tuple(Field(**{k: tuple(v) if k in lists else v for k, v in one.items()}) for one in raw))
-        except (TypeError, AttributeError) as error:
+            return cls(TypeAdapter(tuple[Field, ...]).validate_python(list(raw)))
+        except ValidationError as error:
             raise ModelError(
-                f"schema: expected fields with name, owner and kind, found {shown(raw)}: {error}."
+                f"schema: expected fields with name, owner and kind, found {shown(raw)}: {error}"
             ) from error
 
 
@@ -286,7 +286,7 @@ def infer_schema(
     """
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
-    columns = [(owner, name) for owner, table in tables.items() for name in table if name not in _KEYS]
+    columns = [(owner, str(name)) for owner, table in tables.items() for name in table if name not in _KEYS]
     names = {name for _, name in columns}
     for name in asked:
         if name not in names:

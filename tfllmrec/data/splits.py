@@ -416,9 +416,10 @@ def _queries(
     first = np.searchsorted(own, users)
     asked = np.isin(users, own)
     for field in schema.of("request"):
-        values = field.encode(targets[field.name].iloc[first[asked]])
-        fields[field.key] = np.full((len(users), *values.shape[1:]), field.padding, field.dtype)
-        fields[field.key][asked] = values
+        known = field.encode(targets[field.name].iloc[first[asked]])
+        values = np.full((len(users), *known.shape[1:]), field.padding, field.dtype)
+        values[asked] = known
+        fields[field.key] = values
     for field in schema.of("user"):
         fields[field.key] = field.encode(dataset.users[field.name].iloc[users])
     return Queries(

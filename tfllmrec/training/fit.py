@@ -17,7 +17,6 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
@@ -448,12 +447,13 @@ def _train(
 
 def _made_from(sequences: Sequences, split: Split, text: np.ndarray, config: ExperimentConfig) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
-    rows = (sequences.items, sequences.fields[RATING_KEY], sequences.held_out)
+    parts = (sequences.items, *(sequences.fields[key] for key in Hybrid.reads), sequences.held_out)
+    arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     return {
         **settings_of(model=config.model, training=config.training),
         "evaluation.head_share": config.evaluation.head_share,
         "seed": config.seed,
-        "training events": fingerprint(split.train_counts, *(a for row in rows for a in (row.values, row.offsets))),
+        "training events": fingerprint(split.train_counts, *arrays),
         "validation queries": queries_fingerprint(split.validation),
         "text vectors": fingerprint(text),
     }
