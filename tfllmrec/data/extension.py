@@ -5,6 +5,8 @@ Rows that are known keep their place, and with it their index; new ones follow.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 
@@ -65,7 +67,13 @@ def _known_rows(table: pd.DataFrame, is_new: np.ndarray) -> np.ndarray:
 
 
 def extended_events(
-    known: pd.DataFrame, came: pd.DataFrame, *, ordered: bool, came_ordered: bool, repeats: str, report: CleaningReport
+    known: pd.DataFrame,
+    came: pd.DataFrame,
+    *,
+    ordered: bool,
+    came_ordered: bool,
+    repeats: Literal["last", "first", "all"],
+    report: CleaningReport,
 ) -> pd.DataFrame:
     """Events with further ones, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
 

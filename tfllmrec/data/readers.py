@@ -109,7 +109,11 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
     tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None
-    name = known.name if known is not None else name_of(config.source, files.events)
+    if known is None:
+        assert files.events is not None  # given, or find_files would have raised
+        name = name_of(config.source, files.events)
+    else:
+        name = known.name
     return _assemble(events, items, users, more, tags, config, config.name or name, known)
 
 
@@ -265,7 +269,7 @@ def _assemble(
         report.add("users", "the user has no events", int(idle.sum()), "dropped", _first_id(users[USER], idle))
         report.rows_kept["users"] -= int(idle.sum())
         users = users[~idle]
-    strangers = active[~active.isin([*users[USER], *known.users[USER]])]
+    strangers = active[~active.isin(pd.concat([users[USER], known.users[USER]]))]
     if raw_users:
         report.add(
             "users",
@@ -295,8 +299,14 @@ def _assemble(
     note_extension("users", known.users, users, report)
     report = known.report.followed_by(report)
     if raw_events:
-        ways = {"ordered": known.ordered, "came_ordered": ordered_by is not None, "repeats": config.repeats}
-        events = extended_events(known.events, events, report=report, **ways)
+        events = extended_events(
+            known.events,
+            events,
+            ordered=known.ordered,
+            came_ordered=ordered_by is not None,
+            repeats=config.repeats,
+            report=report,
+        )
     else:
         events = known.events
     tags = extended_tags(known.tags, tags, report)

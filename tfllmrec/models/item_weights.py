@@ -379,8 +379,8 @@ class ItemWeightStatistics:
     ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
     those of ``b``. Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact:
     ``s + t - t`` is ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all
-    users at once and those of two halves differ by rounding (about 1e-6 of a value); with a decay of 1 they are counts,
-    and equal up to 2^24.
+    users at once and those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are
+    counts, and equal up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
 
     Attributes:
       co_occurrence: ``X^T X``, sparse ``[N, N]``: how many users have had both items.
