@@ -34,7 +34,7 @@ import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import sparse
@@ -471,10 +471,13 @@ class ItemWeightStatistics:
                 "subtracted. Take the same events of these users as before."
             )
         had = left.co_occurrence > 0
-        views = [(had * view).tocsr() for view in left._views]
-        for view in views:
+
+        def kept(view: sparse.csr_array) -> sparse.csr_array:
+            view = (had * view).tocsr()
             view.eliminate_zeros()
-        return ItemWeightStatistics(*views, self.decay)
+            return view
+
+        return left._each(kept)
 
     def extend(self, n_items: int) -> ItemWeightStatistics:
         """The same for a catalogue that has further items at its end.
@@ -484,10 +487,12 @@ class ItemWeightStatistics:
         """
         if n_items < self.n_items:
             raise ModelError(f"Expected at least {self.n_items} items, got {n_items}: items cannot be taken out.")
-        views = [view.copy() for view in self._views]
-        for view in views:
-            view.resize((n_items, n_items))
-        return ItemWeightStatistics(*views, self.decay)
+
+        def larger(view: sparse.csr_array) -> sparse.csr_array:
+            ends = np.pad(view.indptr, (0, n_items - self.n_items), mode="edge")
+            return sparse.csr_array((view.data, view.indices, ends), shape=(n_items, n_items))
+
+        return self._each(larger)
 
     def save(self, path: Path) -> None:
         """Writes a compressed ``.npz``, whole or not at all; of the two symmetric matrices, the upper triangles.
@@ -495,7 +500,7 @@ class ItemWeightStatistics:
         Raises:
           WriteError: The disk is full, read-only or broken; ``path`` is as it was.
         """
-        arrays = {"decay": np.array(np.nan if self.decay is None else self.decay)}
+        arrays: dict[str, Any] = {"decay": np.array(np.nan if self.decay is None else self.decay)}
         halves = (sparse.triu(self.co_occurrence, format="csr"), sparse.triu(self.known, format="csr"), self.target)
         for name, view in zip(_VIEWS, halves, strict=True):
             arrays |= {f"{name}_{part}": getattr(view, part) for part in _CSR}
@@ -524,9 +529,9 @@ class ItemWeightStatistics:
         co_occurrence, known = ((half + sparse.triu(half, 1).T).tocsr() for half in halves[:2])
         return cls(co_occurrence, known, halves[2], None if np.isnan(decay) else decay)
 
-    @property
-    def _views(self) -> tuple[sparse.csr_array, ...]:
-        return self.co_occurrence, self.known, self.target
+    def _each(self, change: Callable[[sparse.csr_array], sparse.csr_array]) -> ItemWeightStatistics:
+        views = change(self.co_occurrence), change(self.known), change(self.target)
+        return ItemWeightStatistics(*views, self.decay)
 
     def _with(
         self,
@@ -538,9 +543,16 @@ class ItemWeightStatistics:
                 f"Expected statistics of {self.n_items} items with decay {self.decay}, got {other.n_items} items with "
                 f"decay {other.decay}: extend the smaller ones, or make both with the same settings."
             )
-        pairs = zip(self._views, other._views, strict=True)
-        views = (operation(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs)
-        return ItemWeightStatistics(*views, self.decay)
+
+        def combined(ours: sparse.csr_array, theirs: sparse.csr_array) -> sparse.csr_array:
+            return operation(ours.astype(np.float64), theirs.astype(np.float64))
+
+        return ItemWeightStatistics(
+            combined(self.co_occurrence, other.co_occurrence),
+            combined(self.known, other.known),
+            combined(self.target, other.target),
+            self.decay,
+        )
 
 
 _VIEWS = ("co_occurrence", "known", "target")
@@ -548,7 +560,8 @@ _CSR = ("data", "indices", "indptr")
 
 
 def _nothing(n_items: int) -> sparse.csr_array:
-    return sparse.csr_array((n_items, n_items), dtype=np.float32)
+    none = np.empty(0, np.int32)
+    return sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
 
 
 def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> sparse.csr_array:
