@@ -111,15 +111,15 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
-    """W is solved over all items; an independent inverse of the same matrices is the oracle."""
-    from tfllmrec.models.item_weights import ItemWeightSettings, ItemWeightStatistics, centred_unit
+    """W is solved over all items; an independent inverse of the matrices that the run stored is the oracle."""
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightSettings, ItemWeightStatistics, centred_unit
 
     model, run = grown[0], chain_run[0]
     settings = ItemWeightSettings(**run.config.model.item_weight_settings)
     vectors = model.encode([model.title(i) for i in model.item_ids])
     text = centred_unit(vectors).astype(np.float64)
-    histories = run.split.train_queries().history
-    known, target = ItemWeightStatistics.of(histories, N + 2, settings).weighted(settings)
+    statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
+    known, target = statistics.extend(N + 2).weighted(settings)
     alike = settings.text * text @ text.T
     inverse = np.linalg.inv(known.toarray() + alike + settings.l2 * np.eye(N + 2))
     weights = inverse @ (target.toarray() + alike)
