@@ -422,6 +422,16 @@ def test_statistics_without_a_user_are_those_of_the_others(histories):
         left - ItemWeightStatistics.of(alone, 12, SETTINGS)
 
 
+def test_a_user_with_later_events_is_subtracted_and_added_again(histories):
+    others, before, after = ragged(*histories), ragged([2, 7]), ragged([2, 7, 11, 2])
+    statistics = ItemWeightStatistics.of(ragged(*others, *before), 12, SETTINGS)
+    old, new = (ItemWeightStatistics.of(history, 12, SETTINGS) for history in (before, after))
+    expected = every_prefix(ragged(*others, *after), 12, 0.8)
+    assert all(
+        got == pytest.approx(e, rel=1e-6) for got, e in zip(views(statistics - old + new), expected, strict=True)
+    )
+
+
 def test_what_is_added_and_subtracted_again_leaves_nothing(histories):
     first, second = (ItemWeightStatistics.of(part, 12, SETTINGS) for part in halves(histories))
     start = first + first

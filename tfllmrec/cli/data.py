@@ -96,7 +96,9 @@ def _read(
 ) -> Dataset:
     named = events or (extend and (items or users))
     if (source is None) == (named is None):
-        raise typer.BadParameter("expected SOURCE, or else --events FILE.")
+        raise typer.BadParameter(
+            "expected SOURCE, or else --events FILE; --extend FOLDER also goes with --items or --users alone."
+        )
     if source is not None and (items or users):
         raise typer.BadParameter("SOURCE names its files: leave out --items and --users, or use --set data.items=FILE.")
     from tfllmrec.config import LoadedConfig, load_config, parse_config

@@ -3,7 +3,7 @@
 Both are ridge regressions with a closed form, solved once; no gradient, no epochs. :func:`solve_item_weights` is the
 entry: exact by LAPACK (:func:`fit_item_weights`), or a low-rank form without any N x N matrix for larger catalogues
 (:func:`low_rank_weights`). All that the weights take from events is in :class:`ItemWeightStatistics`, which are sums
-over users: later events or users are added, a user is subtracted, and :func:`solve` gives the weights again.
+over users: users are added or subtracted, and :func:`solve` gives the weights again.
 
 The weights predict the next item from the recency-weighted history before it. Each *view* of the data
 adds a Gram matrix of what is known and a target matrix of what is asked for:
@@ -377,7 +377,7 @@ class ItemWeightStatistics:
     """All that the item-item weights take from events: sums over users, which can be added up, subtracted and stored.
 
     ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
-    those of ``b``. Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact:
+    those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added. Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact:
     ``s + t - t`` is ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all
     users at once and those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are
     counts, and equal up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
@@ -581,7 +581,7 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
 def store_statistics(
     path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, form: Form, tell: Tell
 ) -> None:
-    """Writes the statistics of training events, so that later events can be added without these ones.
+    """Writes the statistics of training histories, so that an update needs those of the users that changed alone.
 
     They are not stored, and ``tell`` says so, where there may be more than :data:`MAX_STORED_PAIRS` pairs of items: the
     smaller one of N^2 and the pairs of events within histories.
