@@ -377,10 +377,12 @@ class ItemWeightStatistics:
     """All that the item-item weights take from events: sums over users, which can be added up, subtracted and stored.
 
     ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
-    those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added. Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact:
-    ``s + t - t`` is ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all
-    users at once and those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are
-    counts, and equal up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
+    those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added.
+
+    Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact: ``s + t - t`` is
+    ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all users at once and
+    those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are counts, and equal
+    up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
 
     Attributes:
       co_occurrence: ``X^T X``, sparse ``[N, N]``: how many users have had both items.
