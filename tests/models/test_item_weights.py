@@ -494,21 +494,24 @@ def test_stored_statistics_give_the_same_weights(histories, form, next_item, tmp
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("part", "damage"),
     [
-        {"known_indices": np.full(3, 99, np.int32)},
-        {"known_indptr": np.zeros(4, np.int64)},
-        {"target_data": np.array([np.nan])},
-        {"target_data": np.array(["x"], object)},
-        {"co_occurrence_indptr": np.zeros((2, 2), np.int64)},
-        {"decay": np.array(7.0)},
+        ("known_indices", lambda part: part + 99),
+        ("known_indices", lambda part: part[1:]),
+        ("known_indptr", lambda part: part[::-1]),
+        ("target_data", lambda part: np.full_like(part, np.nan)),
+        ("target_data", lambda part: part.astype(object)),
+        ("target_data", lambda part: part.astype(int)),
+        ("target_indptr", lambda part: np.append(part, part[-1])),
+        ("co_occurrence_indptr", lambda part: np.zeros((2, 2), np.int64)),
+        ("decay", lambda part: part + 7),
     ],
 )
-def test_damaged_statistics_are_refused(histories, damage, tmp_path):
+def test_damaged_statistics_are_refused(histories, part, damage, tmp_path):
     path = tmp_path / "statistics.npz"
     ItemWeightStatistics.of(histories, 12, SETTINGS).save(path)
     with np.load(path) as stored:
-        np.savez(path, **{**stored, **damage})
+        np.savez(path, **{**stored, part: damage(stored[part])})
     with pytest.raises(ModelError, match=r"statistics.npz cannot be read .*make the statistics again"):
         ItemWeightStatistics.load(path)
 
