@@ -32,6 +32,7 @@ from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
     ItemWeightSettings,
+    ItemWeightStatistics,
     PrunedWeights,
     centred_unit,
     fit_item_weights,
@@ -123,7 +124,8 @@ def figures(task: Task, weights: np.ndarray | PrunedWeights) -> list[float | Non
 
 def exact(task: Task, neighbours: list[int]) -> list[Row]:
     clock = Clock()
-    weights = fit_item_weights(task.histories, len(task.text), task.settings, task.text)
+    statistics = ItemWeightStatistics.of(task.histories, len(task.text), task.settings)
+    weights = fit_item_weights(statistics, task.settings, task.text)
     solving = clock.cost()
     rows = [Row("exact", 0, figures(task, weights), *solving, peak_gb())]
     for kept in neighbours:

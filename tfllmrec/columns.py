@@ -13,6 +13,18 @@ TIMESTAMP = "timestamp_s"
 ORDER = "order"
 EVENT_KIND = "kind"
 
+#: The columns of events that are always there, in order, and their types; any other column is text.
+EVENT_TYPES = {
+    USER: "str",
+    ITEM: "str",
+    USER_INDEX: "int64",
+    ITEM_INDEX: "int64",
+    RATING: "float32",
+    TIMESTAMP: "float64",
+    ORDER: "int64",
+    EVENT_KIND: "str",
+}
+
 TITLE = "title"
 DESCRIPTION = "description"
 CATEGORIES = "categories"

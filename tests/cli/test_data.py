@@ -41,6 +41,21 @@ def test_prepare_writes_what_describe_reads(program, folder):
     assert {**read, "name": "raw"} == written
 
 
+def test_prepare_extends_a_saved_data_set(program, folder):
+    assert program("data", "prepare", folder / "raw", "--out", folder / "clean").code == 0
+    (folder / "more.csv").write_text("item,title\n10,Ten\n2,Zwei\n1,One\n")
+    extend = ["data", "prepare", "--extend", folder / "clean", "--out", folder / "clean"]
+    written = json.loads(program(*extend, "--items", folder / "more.csv", "--json").out)
+    assert (written["items"], written["events"], written["name"]) == (4, 3, "raw")
+    from tfllmrec.data import Dataset
+
+    assert Dataset.load(folder / "clean").items.values.tolist() == [
+        ["2", "Zwei"], ["3", "Three"], ["1", "One"], ["10", "Ten"],
+    ]  # fmt: skip
+    assert program(*extend).code == 2
+    assert program("data", "prepare", "--out", folder / "x", "--items", folder / "more.csv").code == 2
+
+
 def test_no_source_or_two_is_a_usage_error(program, folder):
     assert program("data", "describe").code == 2
     assert program("data", "describe", folder, "--events", folder / "raw" / "events.csv").code == 2

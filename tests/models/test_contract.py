@@ -37,13 +37,14 @@ def two_tower(split):
 
 def hybrid(split):
     from tfllmrec.models.hybrid import Catalogue, Hybrid
-    from tfllmrec.models.item_weights import ItemWeightSettings, fit_item_weights, prune
+    from tfllmrec.models.item_weights import ItemWeightSettings, ItemWeightStatistics, fit_item_weights, prune
 
     config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4, item_weights_decay=0.8)
     ids = split.dataset.items["item_id"].to_numpy(object)
     model = Hybrid(Catalogue(ids, text_of(split)), split.train_counts, config)
     settings = ItemWeightSettings(decay=0.8, l2=10.0, co_occurrence=0.1, text=0.0)
-    weights = fit_item_weights(split.train_queries().history, len(ids), settings)
+    statistics = ItemWeightStatistics.of(split.train_queries().history, len(ids), settings)
+    weights = fit_item_weights(statistics, settings)
     model.set_item_weights(prune(weights, config.item_weights_neighbours))
     return model
 

@@ -12,6 +12,7 @@ from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
+    ItemWeightStatistics,
     PrunedWeights,
     centred_unit,
     fit_item_weights,
@@ -52,7 +53,7 @@ SETTINGS = ItemWeightSettings(decay=0.5, l2=1.0, co_occurrence=0.0, text=0.1)
 
 
 def solved(histories):
-    return prune(fit_item_weights(histories, N, SETTINGS, centred_unit(TEXT)), 12)
+    return prune(fit_item_weights(ItemWeightStatistics.of(histories, N, SETTINGS), SETTINGS, centred_unit(TEXT)), 12)
 
 
 def hybrid(negatives=None, seed=42, **changes):

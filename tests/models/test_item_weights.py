@@ -1,5 +1,6 @@
 import tracemalloc
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,17 +11,17 @@ from tfllmrec.errors import ModelError
 from tfllmrec.models import item_weights
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
+    ItemWeightStatistics,
     PrunedWeights,
-    behaviour_statistics,
     centred_unit,
     co_occurrence,
     ease_weights,
-    fit_item_weights,
     interactions,
-    low_rank_weights,
     prune,
     score_history,
+    solve,
     solve_item_weights,
+    store_statistics,
     strongest,
 )
 
@@ -30,6 +31,15 @@ TEXT = centred_unit(np.array([[1.0, 0], [0, 1], [0, 1.1], [1, 0.1]]))
 
 def ragged(*rows):
     return Ragged.from_rows(rows, np.int64)
+
+
+def fit_item_weights(histories, n_items, settings, text=None):
+    return item_weights.fit_item_weights(ItemWeightStatistics.of(histories, n_items, settings), settings, text)
+
+
+def low_rank_weights(histories, n_items, settings, text=None, **how):
+    statistics = ItemWeightStatistics.of(histories, n_items, settings, "low_rank")
+    return item_weights.low_rank_weights(statistics, settings, text, **how)
 
 
 def ridge_by_column(x, l2):
@@ -133,7 +143,7 @@ def test_who_had_both_alone_is_ease(histories):
 @pytest.mark.parametrize("co_occurrence", [0.0, 0.5])
 def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histories, co_occurrence):
     settings = ItemWeightSettings(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
-    known, target = behaviour_statistics(histories, 12, settings)
+    known, target = ItemWeightStatistics.of(histories, 12, settings).weighted(settings)
     assert known is target
     x = interactions(histories, 12).toarray()
     assert known.toarray() == pytest.approx(co_occurrence * x.T @ x)
@@ -352,6 +362,178 @@ def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
     last = 4 if "got 4" in message else 3
     with pytest.raises(ModelError, match=message):
         low_rank_weights(ragged([0], [], [1, last]), 4, settings, text, rank=rank, neighbours=2)
+
+
+# Statistics -----------------------------------------------------------------------------------------------------------
+
+VIEWS = ("co_occurrence", "known", "target")
+
+
+def views(statistics):
+    return [getattr(statistics, name).toarray() for name in VIEWS]
+
+
+def halves(histories):
+    return histories.slice(0, 15), histories.slice(15, len(histories))
+
+
+def every_prefix(histories, n_items, decay):
+    """The three matrices, one event and one prefix after the other."""
+    both, known, target = np.zeros((3, n_items, n_items))
+    for items in histories:
+        had = np.isin(np.arange(n_items), items).astype(float)
+        both += np.outer(had, had)
+        m = np.zeros(n_items)
+        for item, following in pairwise(items):
+            m *= decay
+            m[item] += 1
+            known += np.outer(m, m)
+            target[:, following] += m
+    return both, known, target
+
+
+@pytest.mark.parametrize("decay", [0.8, 1.0])
+def test_statistics_of_two_halves_add_up_to_those_of_all(histories, decay):
+    users = ragged(*histories, [1, 2, 1, 1, 3])
+    settings = replace(SETTINGS, decay=decay)
+    first, second = (ItemWeightStatistics.of(part, 12, settings) for part in halves(users))
+    added = first + second
+    at_once, expected = ItemWeightStatistics.of(users, 12, settings), every_prefix(users, 12, decay)
+    for got, whole, oracle in zip(views(added), views(at_once), expected, strict=True):
+        assert got == pytest.approx(oracle, rel=1e-6) and whole == pytest.approx(oracle, rel=1e-6)
+        assert oracle.any()
+    assert np.array_equal(added.co_occurrence.toarray(), expected[0])  # users are counted, without any rounding
+    if decay == 1:
+        assert all(map(np.array_equal, views(added), expected))
+    text = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
+    for form in ("exact", "low_rank"):
+        got, whole = (as_dense(solve(s, settings, text, form=form, neighbours=12)) for s in (added, at_once))
+        assert got == pytest.approx(whole, abs=1e-5)
+
+
+def test_statistics_without_a_user_are_those_of_the_others(histories):
+    others, alone = ragged(*histories), ragged([2, 7, 11, 7, 11])  # nobody else has had item 11
+    statistics = ItemWeightStatistics.of(ragged(*histories, *alone), 12, SETTINGS)
+    left = statistics - ItemWeightStatistics.of(alone, 12, SETTINGS)
+    for got, expected in zip(views(left), every_prefix(others, 12, 0.8), strict=True):
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert np.array_equal(got != 0, expected != 0)  # no rounding is left where the user was the only one
+    with pytest.raises(ModelError, match="fewer users than are subtracted"):
+        left - ItemWeightStatistics.of(alone, 12, SETTINGS)
+
+
+def test_a_user_with_later_events_is_subtracted_and_added_again(histories):
+    others, before, after = ragged(*histories), ragged([2, 7]), ragged([2, 7, 11, 2])
+    statistics = ItemWeightStatistics.of(ragged(*others, *before), 12, SETTINGS)
+    old, new = (ItemWeightStatistics.of(history, 12, SETTINGS) for history in (before, after))
+    expected = every_prefix(ragged(*others, *after), 12, 0.8)
+    assert all(
+        got == pytest.approx(e, rel=1e-6) for got, e in zip(views(statistics - old + new), expected, strict=True)
+    )
+
+
+def test_what_is_added_and_subtracted_again_leaves_nothing(histories):
+    first, second = (ItemWeightStatistics.of(part, 12, SETTINGS) for part in halves(histories))
+    start = first + first
+    assert all(map(np.array_equal, views(start + second - second), views(start)))
+
+
+def test_rounding_is_no_trace(histories):
+    """A pair that only one user had is gone with the user, whatever rounding left of its value."""
+    statistics = ItemWeightStatistics.of(ragged([0, 1], [2, 3]), 4, SETTINGS)
+    rounded = replace(statistics, known=statistics.known * (1 + 1e-7))
+    left = rounded - ItemWeightStatistics.of(ragged([2, 3]), 4, SETTINGS)
+    assert all(set(view.indices) <= {0, 1} and view.nnz for view in (left.known, left.target))
+
+
+def test_statistics_grow_with_the_catalogue(histories):
+    grown = ItemWeightStatistics.of(histories, 12, SETTINGS).extend(15)
+    assert all(map(np.array_equal, views(grown), views(ItemWeightStatistics.of(histories, 15, SETTINGS))))
+    more = grown + ItemWeightStatistics.of(ragged([14, 3]), 15, SETTINGS)
+    assert more.target.toarray()[14, 3] == 1
+    with pytest.raises(ModelError, match="at least 15 items, got 12"):
+        grown.extend(12)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "changes"), [(3, {}), (12, {"decay": 0.5}), (12, {"next_item": 0.0})], ids=["items", "decay", "views"]
+)
+def test_statistics_that_do_not_fit_are_refused(histories, n_items, changes):
+    statistics = ItemWeightStatistics.of(histories, 12, SETTINGS)
+    other = ItemWeightStatistics.of(ragged([0]), n_items, replace(SETTINGS, **changes))
+    for operation in (statistics.__add__, statistics.__sub__):
+        with pytest.raises(ModelError, match=r"Expected statistics of 12 items with decay 0\.8, got"):
+            operation(other)
+
+
+def test_statistics_with_another_decay_are_not_solved(histories):
+    statistics = ItemWeightStatistics.of(histories, 12, SETTINGS)
+    with pytest.raises(ModelError, match=r"with decay 0\.5, got 0\.8: make them again"):
+        solve(statistics, replace(SETTINGS, decay=0.5, text=0.0))
+    # Without the next-item view, the decay is that of scoring alone.
+    solve(statistics, replace(SETTINGS, decay=0.5, text=0.0, next_item=0.0))
+    bare = ItemWeightStatistics.of(histories, 12, replace(SETTINGS, next_item=0.0))
+    assert bare.decay is None and not bare.known.nnz
+    with pytest.raises(ModelError, match=r"with decay 0\.8, got None"):
+        solve(bare, replace(SETTINGS, text=0.0))
+
+
+@pytest.mark.parametrize("next_item", [1.0, 0.0])
+@pytest.mark.parametrize("form", ["exact", "low_rank"])
+def test_stored_statistics_give_the_same_weights(histories, form, next_item, tmp_path):
+    settings = replace(SETTINGS, next_item=next_item, text=0.0)
+    statistics = ItemWeightStatistics.of(histories, 12, settings)
+    statistics.save(tmp_path / "deep" / "statistics.npz")
+    back = ItemWeightStatistics.load(tmp_path / "deep" / "statistics.npz")
+    assert (back.decay, back.n_items) == (statistics.decay, 12)
+    assert all(map(np.array_equal, views(back), views(statistics)))
+    assert [getattr(back, name).dtype for name in VIEWS] == [np.float32] * 3
+    one, other = (solve(s, settings, form=form, rank=5, neighbours=4) for s in (statistics, back))
+    assert np.array_equal(one.weights, other.weights) and np.array_equal(one.neighbours, other.neighbours)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["statistics.npz"]
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("known_indices", lambda part: part + 99),
+        ("known_indices", lambda part: part[1:]),
+        ("known_indptr", lambda part: part[::-1]),
+        ("target_data", lambda part: np.full_like(part, np.nan)),
+        ("target_data", lambda part: part.astype(object)),
+        ("target_data", lambda part: part.astype(int)),
+        ("target_indptr", lambda part: np.append(part, part[-1])),
+        ("co_occurrence_indptr", lambda part: np.zeros((2, 2), np.int64)),
+        ("decay", lambda part: part + 7),
+    ],
+)
+def test_damaged_statistics_are_refused(histories, part, damage, tmp_path):
+    path = tmp_path / "statistics.npz"
+    ItemWeightStatistics.of(histories, 12, SETTINGS).save(path)
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, part: damage(stored[part])})
+    with pytest.raises(ModelError, match=r"statistics.npz cannot be read .*make the statistics again"):
+        ItemWeightStatistics.load(path)
+
+
+def test_statistics_of_too_many_pairs_are_not_stored(histories, tmp_path, monkeypatch):
+    told = []
+    pairs = sum(len(row) ** 2 for row in histories)
+    assert pairs > 12**2 > sum(len(row) ** 2 for row in histories.slice(0, 5))
+    monkeypatch.setattr(item_weights, "MAX_STORED_PAIRS", 12**2 - 1)
+    store_statistics(tmp_path / "all.npz", histories, 12, SETTINGS, "exact", told.append)
+    store_statistics(tmp_path / "few.npz", histories.slice(0, 5), 12, SETTINGS, "exact", told.append)
+    assert len(told) == 1 and "not stored (144 pairs of items, more than 143)" in told[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["few.npz"]
+    expected = ItemWeightStatistics.of(histories.slice(0, 5), 12, SETTINGS)
+    assert all(map(np.array_equal, views(ItemWeightStatistics.load(tmp_path / "few.npz")), views(expected)))
+
+
+def test_missing_statistics_are_told(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
+    for name in ("none.npz", "cut.npz"):
+        with pytest.raises(ModelError, match=f"{name} cannot be read"):
+            ItemWeightStatistics.load(tmp_path / name)
 
 
 # Either form ----------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_manifest_counts_and_the_items_follow_the_old_ones(grown, chain_run,
     assert model.manifest["new_items"] == {
         "file": "new.jsonl", "added": 2, "replaced": 1, "unchanged": 2, "dropped": 2,
     }  # fmt: skip
-    assert model.item_ids.tolist() == [*chain_run[0].dataset.items.item_id, "twin", "own"]
+    assert model.item_ids.tolist() == [*chain_run[0].dataset.items.item_id, "own", "twin"]
     assert [model.title(i) for i in ("twin", "own", "i5")] == [titles["i37"], "the red toy", "cafe toy"]
     assert model.title("i7") == titles["i7"]
     said = "\n".join(told)
@@ -111,14 +111,15 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
-    """W is solved over all items; an independent inverse of the same matrices is the oracle."""
-    from tfllmrec.models.item_weights import ItemWeightSettings, behaviour_statistics, centred_unit
+    """W is solved over all items; an independent inverse of the matrices that the run stored is the oracle."""
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightSettings, ItemWeightStatistics, centred_unit
 
     model, run = grown[0], chain_run[0]
     settings = ItemWeightSettings(**run.config.model.item_weight_settings)
     vectors = model.encode([model.title(i) for i in model.item_ids])
     text = centred_unit(vectors).astype(np.float64)
-    known, target = behaviour_statistics(run.split.train_queries().history, N + 2, settings)
+    statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
+    known, target = statistics.extend(N + 2).weighted(settings)
     alike = settings.text * text @ text.T
     inverse = np.linalg.inv(known.toarray() + alike + settings.l2 * np.eye(N + 2))
     weights = inverse @ (target.toarray() + alike)
@@ -142,7 +143,7 @@ def test_old_items_keep_what_was_learnt(grown, chain_run):
     old, new = chain_run[0].load_model().item_vectors().numpy(), grown[2].item_vectors().numpy()
     moved = np.abs(old - new[:N]).max(axis=1) > 1e-6
     assert np.flatnonzero(moved).tolist() == [5]
-    np.testing.assert_allclose(new[N], new[37], atol=1e-6)
+    np.testing.assert_allclose(new[N + 1], new[37], atol=1e-6)
     assert grown[2].train_counts.numpy().tolist() == [*chain_run[0].split.train_counts, 0, 0]
 
 

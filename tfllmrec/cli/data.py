@@ -42,6 +42,10 @@ def describe(
 def prepare(
     out: Annotated[Path, typer.Option("--out", help="Folder to write: Parquet tables and a manifest.")],
     source: Source = None,
+    extend: Annotated[
+        Path | None,
+        typer.Option("--extend", metavar="FOLDER", help="A saved data set that the files extend; its indices stay."),
+    ] = None,
     events: Events = None,
     items: Items = None,
     users: Users = None,
@@ -49,7 +53,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Read and clean data, and save it; the folder is a data.source that loads at once."""
-    dataset = _read(source, events, items, users, overrides)
+    dataset = _read(source, events, items, users, overrides, extend)
     dataset.save(out)
     if json:
         print_json({"folder": str(out), **dataset.describe(), "cleaning": dataset.report.as_dict()})
@@ -83,10 +87,18 @@ def _worded(value: Any) -> str:
 
 
 def _read(
-    source: str | None, events: Path | None, items: Path | None, users: Path | None, overrides: list[str] | None
+    source: str | None,
+    events: Path | None,
+    items: Path | None,
+    users: Path | None,
+    overrides: list[str] | None,
+    extend: Path | None = None,
 ) -> Dataset:
-    if (source is None) == (events is None):
-        raise typer.BadParameter("expected SOURCE, or else --events FILE.")
+    named = events or (extend and (items or users))
+    if (source is None) == (named is None):
+        raise typer.BadParameter(
+            "expected SOURCE, or else --events FILE; --extend FOLDER also goes with --items or --users alone."
+        )
     if source is not None and (items or users):
         raise typer.BadParameter("SOURCE names its files: leave out --items and --users, or use --set data.items=FILE.")
     from tfllmrec.config import LoadedConfig, load_config, parse_config
@@ -98,7 +110,8 @@ def _read(
         loaded = LoadedConfig(parse_config(raw, overrides or [], origin="command line"), Path())
     else:
         loaded = config_of_files(events, items, users, overrides)
-    from tfllmrec.data import read_dataset
+    from tfllmrec.data import Dataset, read_dataset
 
     with working():
-        return read_dataset(loaded.config.data, loaded.base)
+        known = None if extend is None else Dataset.load(extend)
+        return read_dataset(loaded.config.data, loaded.base, known)

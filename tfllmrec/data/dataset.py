@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from tfllmrec.columns import (
     CATEGORIES,
     DESCRIPTION,
     EVENT_KIND,
+    EVENT_TYPES,
     ITEM,
     ITEM_INDEX,
     NAME_COLUMNS,
-    ORDER,
     RATING,
     TAGS,
     TIMESTAMP,
@@ -32,7 +32,7 @@ from tfllmrec.columns import (
     USER,
     USER_INDEX,
 )
-from tfllmrec.config import FieldConfig
+from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
@@ -43,18 +43,6 @@ from tfllmrec.errors import DataError, ModelError
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
 _TABLES = ("events", "items", "users", "tags")
-_EVENT_TYPES = {
-    USER: "str",
-    ITEM: "str",
-    USER_INDEX: "int64",
-    ITEM_INDEX: "int64",
-    RATING: "float32",
-    TIMESTAMP: "float64",
-    ORDER: "int64",
-    EVENT_KIND: "str",
-}
-
-
 _AGAIN = "prepare the data again"
 _REMEDY = f"copy the folder back, or {_AGAIN}"
 
@@ -91,10 +79,11 @@ class Dataset:
         source spells it; ``""``: none), then the source's other columns by name, all str.
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
-        character, so that 9 is before 10. Items without events are there too. Cells of
+        character, so that 9 is before 10; items that :meth:`extend` added follow, each time in natural order. Items
+        without events are there too. Cells of
         :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.cleaning.names.category_names`.
       users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
-        user_id. Only users with events.
+        user_id, users that :meth:`extend` added after the others. Only users with events.
       tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
         here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty where the source has none. Not part of
         ``items``, because a user may write a tag after the event that the model is tested on: see
@@ -113,6 +102,13 @@ class Dataset:
     ordered: bool = True
     fields: Mapping[str, FieldConfig] = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
+
+    @classmethod
+    def empty(cls, name: str) -> Dataset:
+        """Neither events nor items nor users."""
+        events = pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in EVENT_TYPES.items()})
+        items, users = (pd.DataFrame({key: pd.Series([], dtype="str")}) for key in (ITEM, USER))
+        return cls(name, events, items, users)
 
     @property
     def n_users(self) -> int:
@@ -153,6 +149,71 @@ class Dataset:
                 digest.update(f"\n{table}.{column} {len(frame)}\n".encode())
                 _hash_column(digest, frame[column])
         return digest.hexdigest()
+
+    def extend(
+        self,
+        events: pd.DataFrame | None = None,
+        items: pd.DataFrame | None = None,
+        users: pd.DataFrame | None = None,
+        tags: pd.DataFrame | None = None,
+        config: DataConfig | None = None,
+    ) -> Dataset:
+        """This data set and further tables; items and users that are known keep their indices.
+
+        New items and users follow the known ones, in natural order of their ids. Values of a known item or user replace
+        the old ones; an empty value replaces nothing. New events are cleaned as the first ones were and merged by the
+        same rules, and each user's ``order`` is renewed: see :func:`tfllmrec.data.extension.extended_events`. Tables
+        may repeat what is known: rows that are there already are dropped and counted. The order of the rows does not
+        matter. The report counts what was added, replaced and dropped after what the first reading found.
+
+        To extend twice gives the same events, users and items as to extend once with both tables, apart from the
+        indices of the new ones, if the tables do not describe the same item twice, a new user's row comes with or after
+        the user's events, no user is dropped for ``min_user_events``, and, where an order column orders events, they
+        come in that order.
+
+        Args:
+          events: may leave out users and items that are known; as in :func:`tfllmrec.data.dataset_from_frames`.
+          items: may leave out items that are known.
+          users: may leave out users that are known.
+          tags: of known or new items.
+          config: the ``data`` section that the data set was read with.
+
+        Raises:
+          ConfigError: ``data.repeats`` is another one than the data set was read with.
+          DataError: a column is missing, no event is left of a table of events, too many rows are broken, or no column
+            says where new events belong in the order of the known ones.
+        """
+        from tfllmrec.data.readers import dataset_from_frames
+
+        return dataset_from_frames(events, items, users, config, tags, known=self)
+
+    def without_users(self, user_ids: Iterable[str]) -> Dataset:
+        """This data set without some users: their events, tags and rows are gone, and the items keep their indices.
+
+        The report counts what was dropped. Examples in its findings are left out, because they may quote a user's rows.
+        Ids without events and tags are counted, too, and change nothing.
+
+        Raises:
+          DataError: no event is left.
+        """
+        asked = pd.Index(list(dict.fromkeys(user_ids)), dtype="str")
+        gone = {table: getattr(self, table)[USER].isin(asked).to_numpy() for table in ("events", "users", "tags")}
+        if gone["events"].all():
+            raise DataError(f"{self.name}: no event is left without {len(asked):,} users: delete the data set instead.")
+        report = replace(
+            self.report,
+            rows_kept=dict(self.report.rows_kept),
+            findings=[replace(finding, example="") for finding in self.report.findings],
+        )
+        for table, mask in gone.items():
+            if table in report.rows_kept:
+                report.rows_kept[table] -= int(mask.sum())
+            report.add(table, f"of {len(asked):,} users who are to be forgotten", int(mask.sum()), "dropped")
+        users = self.users[~gone["users"]].reset_index(drop=True)
+        events = self.events[~gone["events"]].reset_index(drop=True)
+        events[USER_INDEX] = pd.Index(users[USER]).get_indexer(events[USER]).astype(np.int64)
+        tags = self.tags[~gone["tags"]].reset_index(drop=True)
+        return replace(self, events=events, users=users, tags=tags, report=report)
 
     def save(self, folder: Path | str) -> None:
         """Writes ``folder``: events, items, users, tags as Parquet, and ``manifest.json``; wholly or not at all.
@@ -220,7 +281,7 @@ class Dataset:
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
             dataset = cls(
                 name=manifest.name,
-                events=tables["events"].astype({c: _EVENT_TYPES.get(str(c), "str") for c in tables["events"]}),
+                events=tables["events"].astype({c: EVENT_TYPES.get(str(c), "str") for c in tables["events"]}),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
                 tags=tables["tags"].astype(TAG_TYPES),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-Action = Literal["dropped", "repaired", "added", "kept", "doubted"]
+Action = Literal["dropped", "repaired", "added", "replaced", "kept", "doubted"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Finding:
       table: ``events``, ``items``, ``users``, ``tags`` or ``more_items:FILE``.
       what: the reason, in words.
       count: rows (or values, where ``what`` says so) concerned.
-      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file;
-        ``doubted`` ones stay, but figures measured on them may be wrong: reports show these as warnings.
+      action: ``dropped`` rows are gone; ``repaired`` and ``kept`` ones stay; ``added`` ones were in no file, or are new
+        in a data set that was extended; ``replaced`` rows of such a data set have other values now; ``doubted`` ones
+        stay, but figures measured on them may be wrong: reports show these as warnings.
       example: ``FILE:ROW, column 'NAME': VALUE`` of the first one. Rows of text files are lines, the header being 1.
     """
 
@@ -58,6 +59,20 @@ class CleaningReport:
         """Notes a finding; a count of 0 is none."""
         if count:
             self.findings.append(Finding(table, what, int(count), action, example))
+
+    def followed_by(self, later: CleaningReport) -> CleaningReport:
+        """The report of a data set that was read with this one, and extended with ``later``."""
+
+        def total(rows: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+            return {table: rows.get(table, 0) + more.get(table, 0) for table in {**rows, **more}}
+
+        return CleaningReport(
+            total(self.rows_in, later.rows_in),
+            total(self.rows_kept, later.rows_kept),
+            self.findings + later.findings,
+            self.sources + later.sources,
+            self.tied_users + later.tied_users,
+        )
 
     def dropped(self, table: str) -> int:
         return sum(f.count for f in self.findings if f.table == table and f.action == "dropped")

@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import (
-    EVENT_KIND,
+    EVENT_TYPES,
     ITEM,
     ITEM_INDEX,
     ORDER,
-    RATING,
     TAG,
     TIMESTAMP,
     USER,
@@ -30,7 +29,7 @@ from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
 from tfllmrec.data.cleaning.events import clean_events
 from tfllmrec.data.cleaning.items import clean_items, clean_users, join_more_items
-from tfllmrec.data.cleaning.order_checks import by_id, order_doubts
+from tfllmrec.data.cleaning.order_checks import order_doubts
 from tfllmrec.data.cleaning.recognition import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -43,6 +42,7 @@ from tfllmrec.data.cleaning.tags import clean_tags, no_tags
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.titles import usable_titles
 from tfllmrec.data.dataset import MANIFEST, Dataset
+from tfllmrec.data.extension import extended_entities, extended_events, extended_tags, note_extension
 from tfllmrec.data.files.column_names import is_known_name
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
@@ -51,7 +51,7 @@ from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import ConfigError, DataError
 
 
-def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
+def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None = None) -> Dataset:
     """Reads, cleans and indexes the files that the ``data`` section of a config names.
 
     ``config.source`` is a folder (its format is recognised: MovieLens, RecBole, a folder with ``interactions``,
@@ -62,15 +62,17 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
     Args:
       config: the ``data`` section.
       base: the folder that relative paths start from.
+      known: a data set that the files extend, see :meth:`Dataset.extend`; then any table may be missing.
 
     Raises:
-      ConfigError: neither source nor events or both, files beside a saved data set, an unknown registered name,
-        encoding or canonical column.
+      ConfigError: neither source nor events or both, files beside a saved data set, a saved data set that would extend
+        another one, an unknown registered name, encoding or canonical column.
       DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows.
     """
     check_mapping(config.columns)
-    if (config.source is None) == (config.events is None):
-        found = "neither" if config.source is None else "both"
+    found = "both" if config.source is not None and config.events is not None else "neither"
+    alone = known is None or not (config.items or config.users)
+    if found == "both" or (config.source is None and config.events is None and alone):
         raise ConfigError(
             "data: expected a folder or a registered data set as data.source, or else a file as data.events; "
             f"found {found}."
@@ -84,6 +86,11 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
                     f"data.source: {config.source} is a saved data set, which has its items and users already: leave "
                     "out data.items, data.users, data.more_items and data.columns."
                 )
+            if known is not None:
+                raise ConfigError(
+                    f"data.source: expected files that extend a data set, found a saved data set, {config.source}: "
+                    "name the files that it was made of."
+                )
             dataset = Dataset.load(folder)
             return replace(dataset, name=config.name) if config.name else dataset
         files = find_files(folder, config.format)
@@ -92,17 +99,21 @@ def read_dataset(config: DataConfig, base: Path = Path()) -> Dataset:
         if given is not None:
             setattr(files, role, base / given)
     files.more_items = [base / path for path in config.more_items]
-    assert files.events is not None  # given, or find_files would have raised
 
     def read(path: Path, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
         return name_columns(read_table(path, table, config), wanted, required, config.columns)
 
-    events = read(files.events, "events", EVENT_COLUMNS, (USER, ITEM))
+    events = read(files.events, "events", EVENT_COLUMNS, (USER, ITEM)) if files.events else None
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
     tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None
-    return _assemble(events, items, users, more, tags, config, config.name or name_of(config.source, files.events))
+    if known is None:
+        assert files.events is not None  # given, or find_files would have raised
+        name = name_of(config.source, files.events)
+    else:
+        name = known.name
+    return _assemble(events, items, users, more, tags, config, config.name or name, known)
 
 
 def read_items(
@@ -159,19 +170,30 @@ def read_ids(path: Path, config: DataConfig) -> tuple[list[str], CleaningReport]
 
 
 def dataset_from_frames(
-    events: pd.DataFrame,
+    events: pd.DataFrame | None,
     items: pd.DataFrame | None = None,
     users: pd.DataFrame | None = None,
     config: DataConfig | None = None,
     tags: pd.DataFrame | None = None,
+    known: Dataset | None = None,
 ) -> Dataset:
     """Makes a Dataset of tables in memory, whose columns and values are treated as :func:`read_dataset` treats files.
 
+    Args:
+      events: may be ``None`` with ``known`` only.
+      items: the catalogue.
+      users: the users.
+      config: the ``data`` section.
+      tags: tags that users gave to items.
+      known: a data set that the tables extend, see :meth:`Dataset.extend`.
+
     Raises:
-      DataError: a column is missing, no event is left, or too many rows are broken.
+      DataError: the events are missing, a column is missing, no event is left, or too many rows are broken.
     """
     config = config or DataConfig()
     check_mapping(config.columns)
+    if events is None and known is None:
+        raise DataError("Expected a table of events, found none: a catalogue alone can only extend a data set.")
 
     def raw(frame: pd.DataFrame, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
         named = [level for level, name in enumerate(frame.index.names) if name is not None]
@@ -182,72 +204,77 @@ def dataset_from_frames(
         return name_columns(table_of, wanted, required, config.columns)
 
     return _assemble(
-        raw(events, "events", EVENT_COLUMNS, (USER, ITEM)),
+        None if events is None else raw(events, "events", EVENT_COLUMNS, (USER, ITEM)),
         None if items is None else raw(items, "items", ITEM_COLUMNS, (ITEM,)),
         None if users is None else raw(users, "users", (USER,), (USER,)),
         [],
         None if tags is None else raw(tags, "tags", TAG_COLUMNS, (ITEM, TAG)),
         config,
-        config.name or "frames",
+        config.name or ("frames" if known is None else known.name),
+        known,
     )
 
 
 def _assemble(
-    raw_events: RawTable,
+    raw_events: RawTable | None,
     raw_items: RawTable | None,
     raw_users: RawTable | None,
     more_items: list[RawTable],
     raw_tags: RawTable | None,
     config: DataConfig,
     name: str,
+    known: Dataset | None,
 ) -> Dataset:
+    """The Dataset of the tables; a first reading extends an empty one."""
     check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
-    events, ordered_by, tied = clean_events(raw_events, config, report)
-    order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
-    if ordered_by == ORDER and TIMESTAMP in raw_events.names:
-        order += f", not by {TIMESTAMP}"
-    report.sources = [
-        raw_events.source("other columns", order),
+    known = known or Dataset.empty(name)
+    events, ordered_by, tied = known.events.iloc[:0], None, np.empty(0, dtype=bool)
+    if raw_events:
+        events, ordered_by, tied = clean_events(raw_events, config, report, known.events)
+        order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
+        if ordered_by == ORDER and TIMESTAMP in raw_events.names:
+            order += f", not by {TIMESTAMP}"
+        report.sources.append(raw_events.source("other columns", order))
+    report.sources += [
         *(raw.source("other columns") for raw in (raw_items, *more_items, raw_users) if raw),
         *([raw_tags.source("not used")] if raw_tags else []),
     ]
-    items = clean_items(raw_items, config, report) if raw_items else pd.DataFrame({ITEM: pd.Series([], dtype="str")})
+
+    no_items = pd.DataFrame({ITEM: pd.Series([], dtype="str")})
+    items = clean_items(raw_items, config, report, known.items) if raw_items else no_items
     item_codes, item_ids = pd.factorize(events[ITEM])
-    unlisted = pd.Index(item_ids)[~pd.Index(item_ids).isin(items[ITEM])]
-    if raw_items:
-        _note_unlisted(raw_events, raw_items, items, item_ids, unlisted, report)
-    items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True)
-    items = items.fillna("").astype("str")
+    listed = pd.concat([items[ITEM], known.items[ITEM]]).drop_duplicates()
+    unlisted = pd.Index(item_ids)[~pd.Index(item_ids).isin(listed)]
+    if raw_events and raw_items:
+        met = pd.Index(item_ids).append(pd.Index(known.events[ITEM])).unique()
+        _note_unlisted(raw_events, raw_items, listed, met, unlisted, report)
+    items = pd.concat([items, pd.DataFrame({ITEM: pd.Series(unlisted, dtype="str")})], ignore_index=True).fillna("")
+    ids_in_file = pd.Index(items[ITEM])
+    # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
+    items = extended_entities(known.items, items, ITEM)
     for raw in more_items:
         items = join_more_items(items, clean_items(raw, config, report, known=items), raw, report)
-    tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
-    # Which row, and in JSON which column, comes first in a file must change neither the fingerprint nor a fitted model.
-    rows_by_id = by_id(items[ITEM])
     items = items[[c for c in ITEM_COLUMNS if c in items] + list(items.columns.difference([*ITEM_COLUMNS]))]
-    items = items.iloc[rows_by_id].reset_index(drop=True)
-    text = [c for c in ITEM_COLUMNS[1:] if c in items]
-    if text:
-        bare = (items[text] == "").all(axis=1).to_numpy()
-        report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
-        untitled = ~usable_titles(items)
-        report.add(
-            "items",
-            "no usable title (empty, a fragment of HTML, code or JSON, an address, a price, the id, or shared by many "
-            "items): lists show the beginning of the description, else brand and category, else the id",
-            int(untitled.sum()),
-            "kept",
-            _first_id(items[ITEM], untitled),
-        )
+    rows_by_id = ids_in_file.get_indexer(items[ITEM])  # -1: known, and not in the file
+    tags = clean_tags(raw_tags, items, config, report) if raw_tags else no_tags()
+    _note_texts(items, rows_by_id >= 0, report)
 
     user_codes, user_ids = pd.factorize(events[USER])
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
-    idle = ~users[USER].isin(user_ids).to_numpy()
+    # A request carries both the user's fields and those of the event.
+    shared = [column for column in users.columns.drop(USER) if column in events or column in known.events]
+    for column in shared:
+        what = f"column {column!r}, which the events have too: its name is 'user_{column}' here"
+        report.add("users", what, len(users), "repaired")
+    users = users.rename(columns={column: f"user_{column}" for column in shared})
+    active = pd.Index(user_ids).append(pd.Index(known.users[USER]))
+    idle = ~users[USER].isin(active).to_numpy()
     if idle.any():
         report.add("users", "the user has no events", int(idle.sum()), "dropped", _first_id(users[USER], idle))
         report.rows_kept["users"] -= int(idle.sum())
         users = users[~idle]
-    strangers = pd.Index(user_ids)[~pd.Index(user_ids).isin(users[USER])]
+    strangers = active[~active.isin(pd.concat([users[USER], known.users[USER]]))]
     if raw_users:
         report.add(
             "users",
@@ -256,16 +283,9 @@ def _assemble(
             "added",
             f"{strangers[:1].tolist()}",
         )
-    users = pd.concat([users, pd.DataFrame({USER: pd.Series(strangers, dtype="str")})], ignore_index=True)
-    users = users.fillna("").astype("str")
-    users = users[[USER, *users.columns.drop(USER).sort_values()]].iloc[by_id(users[USER])].reset_index(drop=True)
-
-    # A request carries both the user's fields and those of the event.
-    shared = [column for column in users.columns.drop(USER) if column in events]
-    for column in shared:
-        what = f"column {column!r}, which the events have too: its name is 'user_{column}' here"
-        report.add("users", what, len(users), "repaired")
-    users = users.rename(columns={column: f"user_{column}" for column in shared})
+    users = pd.concat([users, pd.DataFrame({USER: pd.Series(strangers, dtype="str")})], ignore_index=True).fillna("")
+    users = extended_entities(known.users, users, USER)
+    users = users[[USER, *users.columns.drop(USER).sort_values()]]
 
     events[USER_INDEX] = pd.Index(users[USER]).get_indexer(user_ids)[user_codes].astype(np.int64)
     events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(item_ids)[item_codes].astype(np.int64)
@@ -277,23 +297,68 @@ def _assemble(
             first_row = pd.Index(item_ids).get_indexer(items[ITEM])
             item_orders["the row of the event in the file, which lists the events item by item"] = first_row
         report.findings += order_doubts(events, tied[by_user], items, item_orders)
-    named = [USER, ITEM, USER_INDEX, ITEM_INDEX, RATING, TIMESTAMP, ORDER, EVENT_KIND]
-    events = events[named + [column for column in events if column not in named]]
-    ordered = ordered_by is not None
-    dataset = Dataset(name, events, items, users, tags, ordered, dict(config.fields), report)
-    _ = dataset.schema  # a setting that does not fit is an error now
+    events = events[[*EVENT_TYPES, *(column for column in events if column not in EVENT_TYPES)]]
+    fields = {**known.fields, **config.fields}
+    if known.events.empty:
+        return _checked(Dataset(name, events, items, users, tags, ordered_by is not None, fields, report))
+    note_extension("items", known.items, items, report)
+    note_extension("users", known.users, users, report)
+    report = known.report.followed_by(report)
+    if raw_events:
+        events = extended_events(
+            known.events,
+            events,
+            ordered=known.ordered,
+            came_ordered=ordered_by is not None,
+            repeats=config.repeats,
+            report=report,
+        )
+    else:
+        events = known.events
+    tags = extended_tags(known.tags, tags, report)
+    return _checked(Dataset(name, events, items, users, tags, known.ordered, fields, report))
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """The data set; ``data.fields`` that do not fit it are an error now, and not after hours of training."""
+    _ = dataset.schema
     return dataset
+
+
+def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -> None:
+    """Counts the items without text, and those without a title to show, among the rows in ``came``."""
+    text = [c for c in ITEM_COLUMNS[1:] if c in items]
+    if not text:
+        return
+    bare = (items[text] == "").all(axis=1).to_numpy() & came
+    report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
+    untitled = ~usable_titles(items) & came
+    report.add(
+        "items",
+        "no usable title (empty, a fragment of HTML, code or JSON, an address, a price, the id, or shared by many "
+        "items): lists show the beginning of the description, else brand and category, else the id",
+        int(untitled.sum()),
+        "kept",
+        _first_id(items[ITEM], untitled),
+    )
 
 
 def _note_unlisted(
     raw_events: RawTable,
     raw_items: RawTable,
-    items: pd.DataFrame,
+    listed: pd.Series,
     met: pd.Index,
     unlisted: pd.Index,
     report: CleaningReport,
 ) -> None:
     """Counts the item ids of events that the catalogue lacks, and tells reasons to doubt that the two belong together.
+
+    Args:
+      raw_events, raw_items: the files.
+      listed: the ids of the catalogue.
+      met: the ids of the items with events.
+      unlisted: the ids in ``raw_events`` that are not listed.
+      report: takes the findings.
 
     Raises:
       DataError: the catalogue has none of them.
@@ -301,11 +366,11 @@ def _note_unlisted(
     ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
     if len(unlisted) == len(met):
-        listed = f"such as {items[ITEM].iloc[0]!r}" if len(items) else "which has none"
+        example = f"such as {listed.iloc[0]!r}" if len(listed) else "which has none"
         others = [raw_items.names.get(c, c) for c in raw_items.frame.columns if c != ITEM][:20]
         raise DataError(
             f"No item of {raw_events.file} (column {ours!r}, such as {met[0]!r}) is in {raw_items.file} "
-            f"(column {theirs!r}, {listed}): the two must hold the same ids. Map the wrong one: {remedy}; "
+            f"(column {theirs!r}, {example}): the two must hold the same ids. Map the wrong one: {remedy}; "
             f"other columns of {raw_items.file}: {', '.join(map(repr, others)) or 'none'}."
         )
     what = "only in the events, so without text"
@@ -316,7 +381,7 @@ def _note_unlisted(
         )
     example = f"{raw_events.file}, column {ours!r}: {unlisted[0]!r}" if len(unlisted) else ""
     report.add("items", what, len(unlisted), "added", example)
-    if doubts := doubts_of_match(met, pd.Index(items[ITEM])):
+    if doubts := doubts_of_match(met, pd.Index(listed)):
         report.add(
             "items",
             f"{raw_items.file} may be the catalogue of other events, although these items match: {'; '.join(doubts)}. "

@@ -2,7 +2,8 @@
 
 Both are ridge regressions with a closed form, solved once; no gradient, no epochs. :func:`solve_item_weights` is the
 entry: exact by LAPACK (:func:`fit_item_weights`), or a low-rank form without any N x N matrix for larger catalogues
-(:func:`low_rank_weights`).
+(:func:`low_rank_weights`). All that the weights take from events is in :class:`ItemWeightStatistics`, which are sums
+over users: users are added or subtracted, and :func:`solve` gives the weights again.
 
 The weights predict the next item from the recency-weighted history before it. Each *view* of the data
 adds a Gram matrix of what is known and a target matrix of what is asked for:
@@ -30,16 +31,19 @@ weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which take
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
 from tfllmrec.data.queries import Ragged
+from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
+from tfllmrec.progress import Tell
 
 Form = Literal["auto", "exact", "low_rank"]
 
@@ -48,6 +52,12 @@ EXACT_ITEMS = 20_000
 
 MAX_ITEMS = 30_000
 """Beyond this, a few N x N matrices (3.6 GB each) pass common memory."""
+
+STATISTICS = "item_weights_statistics.npz"
+"""The file of a run's ``model`` folder with its :class:`ItemWeightStatistics`."""
+
+MAX_STORED_PAIRS = 20_000_000
+"""Statistics with more pairs of items than this may take more than 200 MB and a minute to write, and are not stored."""
 
 _BLOCK = 1024
 _DENSE_ITEMS = 6000
@@ -107,7 +117,7 @@ def solve_item_weights(
     Args:
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      settings: See there.
+      settings: The strengths of the views.
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
       form: ``auto`` is ``exact`` up to :data:`EXACT_ITEMS` items and ``low_rank`` above.
       rank: r of :func:`low_rank_weights`.
@@ -117,9 +127,33 @@ def solve_item_weights(
       ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
         catalogue.
     """
-    if resolved(form, n_items) == "low_rank":
-        return low_rank_weights(histories, n_items, settings, text_vectors, rank=rank, neighbours=neighbours)
-    return prune(fit_item_weights(histories, n_items, settings, text_vectors), neighbours)
+    statistics = ItemWeightStatistics.of(histories, n_items, settings, form)
+    return solve(statistics, settings, text_vectors, form=form, rank=rank, neighbours=neighbours)
+
+
+def solve(
+    statistics: ItemWeightStatistics,
+    settings: ItemWeightSettings,
+    text_vectors: np.ndarray | None = None,
+    *,
+    form: Form = "auto",
+    rank: int = 384,
+    neighbours: int = 512,
+) -> PrunedWeights:
+    """The weights of :func:`solve_item_weights`, from statistics that were stored or added up.
+
+    Args:
+      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
+      settings: The strengths of the views.
+      text_vectors, form, rank, neighbours: As in :func:`solve_item_weights`.
+
+    Raises:
+      ModelError: Too many items for ``exact``, a bad setting, statistics with another decay, or text of another
+        catalogue.
+    """
+    if resolved(form, statistics.n_items) == "low_rank":
+        return low_rank_weights(statistics, settings, text_vectors, rank=rank, neighbours=neighbours)
+    return prune(fit_item_weights(statistics, settings, text_vectors), neighbours)
 
 
 def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
@@ -136,27 +170,27 @@ def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
 
 
 def fit_item_weights(
-    histories: Ragged, n_items: int, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
+    statistics: ItemWeightStatistics, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
 ) -> np.ndarray:
     """Solves for the item-item weights exactly.
 
     Takes about 15 s for 12,000 items on two cores, and ``12 N^2`` bytes while it runs.
 
     Args:
-      histories: Item indices of each training user, oldest first.
-      n_items: N.
-      settings: See there.
+      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
+      settings: The strengths of the views.
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
 
     Returns:
       float32 ``[N, N]``, with a zero diagonal.
 
     Raises:
-      ModelError: Too many items, an item outside the catalogue, a bad setting, or text of another catalogue.
+      ModelError: Too many items, a bad setting, statistics with another decay, or text of another catalogue.
     """
+    n_items = statistics.n_items
     _check_size(n_items)
     text = _checked_text(n_items, settings, text_vectors)
-    met, target = behaviour_statistics(histories, n_items, settings)
+    met, target = statistics.weighted(settings)
     known = met.toarray()
     del met
     if text is not None:
@@ -199,8 +233,7 @@ def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.
 
 
 def low_rank_weights(
-    histories: Ragged,
-    n_items: int,
+    statistics: ItemWeightStatistics,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
     *,
@@ -220,26 +253,27 @@ def low_rank_weights(
     product, which is cut to ``rank`` and looked through block by block for each item's strongest weights. With ``rank``
     N nothing is left out.
 
-    Long histories of very many events are read in pieces, so that time and memory for pairs of events have a bound.
     Memory grows with N; looking for the strongest weights compares all items with each other, so time grows with N^2:
     about four minutes of one core for 100,000 items at rank 384.
 
+    The eigenpairs of a sum are not the sum of the eigenpairs, so nothing can be added to the low-rank factors without
+    error. The sparse statistics are stored and added to, and the eigenpairs are computed from them again.
+
     Args:
-      histories: Item indices of each training user, oldest first.
-      n_items: N.
-      settings: See there.
+      statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
+      settings: The strengths of the views.
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
       rank: Width r of the low-rank part.
       neighbours: P, the strongest weights kept for each item (all of them where N is smaller).
 
     Raises:
-      ModelError: An item outside the catalogue, a bad setting, or text of another catalogue.
+      ModelError: A bad setting, statistics with another decay, or text of another catalogue.
     """
+    n_items = statistics.n_items
     if rank < 1:
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
     text = _checked_text(n_items, settings, text_vectors)
-    _check_items(histories, n_items)
-    known, target = behaviour_statistics(_pieces(histories, _PAIRS), n_items, settings)
+    known, target = statistics.weighted(settings)
     diagonal = known.diagonal()
     scale = 1 / np.sqrt(diagonal + np.float32(settings.l2))
     scaling = sparse.diags_array(scale)
@@ -338,26 +372,239 @@ def _strongest_of_sum(direct: sparse.csr_array, left: np.ndarray, right: np.ndar
 # --- Statistics -------------------------------------------------------------------------------------------------------
 
 
-def behaviour_statistics(
-    histories: Ragged, n_items: int, settings: ItemWeightSettings
-) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """What A and B have from events, before ``l2``, as sparse float32 ``[N, N]``.
+@dataclass(frozen=True, eq=False)
+class ItemWeightStatistics:
+    """All that the item-item weights take from events: sums over users, which can be added up, subtracted and stored.
 
-    Returns:
-      ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
+    ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
+    those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added.
+
+    Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact: ``s + t - t`` is
+    ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all users at once and
+    those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are counts, and equal
+    up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
+
+    Attributes:
+      co_occurrence: ``X^T X``, sparse ``[N, N]``: how many users have had both items.
+      known: ``G_next``, sparse ``[N, N]``.
+      target: ``C_next``, sparse ``[N, N]``.
+      decay: recency weight of ``known`` and ``target``; ``None`` where they were left out, and are empty.
+
+    The matrices are float32 as :meth:`of` makes them, and float64 after adding or subtracting.
     """
-    _check_decay(settings.decay)
-    _check_items(histories, n_items)
-    none = np.empty(0, np.int32)
-    both = sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
-    if settings.co_occurrence:
+
+    co_occurrence: sparse.csr_array
+    known: sparse.csr_array
+    target: sparse.csr_array
+    decay: float | None
+
+    @classmethod
+    def of(
+        cls, histories: Ragged, n_items: int, settings: ItemWeightSettings, form: Form = "exact"
+    ) -> ItemWeightStatistics:
+        """The statistics of some users.
+
+        Args:
+          histories: Item indices of each user, oldest first.
+          n_items: N.
+          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``.
+          form: For ``low_rank``, where there are very many pairs of events, long histories are cut into pieces, so that
+            time and memory have a bound. Then the statistics of parts differ from those of all.
+
+        Raises:
+          ModelError: An item outside the catalogue, a bad decay, or there is no such form.
+        """
+        _check_decay(settings.decay)
+        _check_items(histories, n_items)
+        if resolved(form, n_items) == "low_rank":
+            histories = _pieces(histories, _PAIRS)
         x = interactions(histories, n_items)
-        both = (np.float32(settings.co_occurrence) * (x.T @ x)).tocsr()
-    if not settings.next_item:
-        return both, both
-    strength = np.float32(settings.next_item)
-    known, target = (strength * each for each in next_item_statistics(histories, n_items, settings.decay))
-    return known + both, target + both
+        both = (x.T @ x).tocsr()
+        if not settings.next_item:
+            return cls(both, _nothing(n_items), _nothing(n_items), None)
+        return cls(both, *next_item_statistics(histories, n_items, settings.decay), settings.decay)
+
+    @property
+    def n_items(self) -> int:
+        return self.co_occurrence.shape[0]
+
+    def weighted(self, settings: ItemWeightSettings) -> tuple[sparse.csr_array, sparse.csr_array]:
+        """What A and B have from events, before ``l2``, as sparse float32 ``[N, N]``.
+
+        Returns:
+          ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
+
+        Raises:
+          ModelError: ``settings`` have a next-item view, and the statistics have none or one with another decay.
+        """
+        both = _nothing(self.n_items)
+        if settings.co_occurrence:
+            both = np.float32(settings.co_occurrence) * self.co_occurrence.astype(np.float32, copy=False)
+        if not settings.next_item:
+            return both, both
+        if settings.decay != self.decay:
+            raise ModelError(
+                f"Expected statistics of item-item weights with decay {settings.decay}, got {self.decay}: make them "
+                "again from the events, or set this decay."
+            )
+        strength = np.float32(settings.next_item)
+        known, target = (strength * each.astype(np.float32, copy=False) for each in (self.known, self.target))
+        return known + both, target + both
+
+    def __add__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
+        """The statistics of the users of both.
+
+        Raises:
+          ModelError: They are of catalogues of different size, or have different decays.
+        """
+        return self._with(other, lambda a, b: a + b)
+
+    def __sub__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
+        """The statistics without some of their users; pairs of items that no other user has had leave no trace.
+
+        Raises:
+          ModelError: They are of catalogues of different size, have different decays, or ``other`` has users that were
+            never added.
+        """
+        left = self._with(other, lambda a, b: a - b)
+        if left.co_occurrence.data.min(initial=0) < 0:
+            raise ModelError(
+                "Expected to subtract users whose events were added; some pairs of items have fewer users than are "
+                "subtracted. Take the same events of these users as before."
+            )
+        had = left.co_occurrence > 0
+
+        def kept(view: sparse.csr_array) -> sparse.csr_array:
+            view = (had * view).tocsr()
+            view.eliminate_zeros()
+            return view
+
+        return left._each(kept)
+
+    def extend(self, n_items: int) -> ItemWeightStatistics:
+        """The same for a catalogue that has further items at its end.
+
+        Raises:
+          ModelError: ``n_items`` is below N.
+        """
+        if n_items < self.n_items:
+            raise ModelError(f"Expected at least {self.n_items} items, got {n_items}: items cannot be taken out.")
+
+        def larger(view: sparse.csr_array) -> sparse.csr_array:
+            ends = np.pad(view.indptr, (0, n_items - self.n_items), mode="edge")
+            return sparse.csr_array((view.data, view.indices, ends), shape=(n_items, n_items))
+
+        return self._each(larger)
+
+    def save(self, path: Path) -> None:
+        """Writes a compressed ``.npz``, whole or not at all; of the two symmetric matrices, the upper triangles.
+
+        Raises:
+          WriteError: The disk is full, read-only or broken; ``path`` is as it was.
+        """
+        arrays: dict[str, Any] = {"decay": np.array(np.nan if self.decay is None else self.decay)}
+        halves = (sparse.triu(self.co_occurrence, format="csr"), sparse.triu(self.known, format="csr"), self.target)
+        for name, view in zip(_VIEWS, halves, strict=True):
+            arrays |= {f"{name}_{part}": getattr(view, part) for part in _CSR}
+        with replacing(path) as fresh, fresh.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> ItemWeightStatistics:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          ModelError: The file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                decay = float(stored["decay"])
+                halves = [_checked_csr(*(stored[f"{name}_{part}"] for part in _CSR)) for name in _VIEWS]
+            if len({half.shape for half in halves}) > 1 or not (np.isnan(decay) or 0 < decay <= 1):
+                raise ValueError("sizes or decay")
+        except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
+            reason = error.strerror if isinstance(error, OSError) else None
+            reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
+            raise ModelError(
+                f"{path} cannot be read ({reason}): copy it back, or make the statistics again from the events."
+            ) from error
+        co_occurrence, known = ((half + sparse.triu(half, 1).T).tocsr() for half in halves[:2])
+        return cls(co_occurrence, known, halves[2], None if np.isnan(decay) else decay)
+
+    def _each(self, change: Callable[[sparse.csr_array], sparse.csr_array]) -> ItemWeightStatistics:
+        views = change(self.co_occurrence), change(self.known), change(self.target)
+        return ItemWeightStatistics(*views, self.decay)
+
+    def _with(
+        self,
+        other: ItemWeightStatistics,
+        operation: Callable[[sparse.csr_array, sparse.csr_array], sparse.csr_array],
+    ) -> ItemWeightStatistics:
+        if (self.n_items, self.decay) != (other.n_items, other.decay):
+            raise ModelError(
+                f"Expected statistics of {self.n_items} items with decay {self.decay}, got {other.n_items} items with "
+                f"decay {other.decay}: extend the smaller ones, or make both with the same settings."
+            )
+
+        def combined(ours: sparse.csr_array, theirs: sparse.csr_array) -> sparse.csr_array:
+            return operation(ours.astype(np.float64), theirs.astype(np.float64))
+
+        return ItemWeightStatistics(
+            combined(self.co_occurrence, other.co_occurrence),
+            combined(self.known, other.known),
+            combined(self.target, other.target),
+            self.decay,
+        )
+
+
+_VIEWS = ("co_occurrence", "known", "target")
+_CSR = ("data", "indices", "indptr")
+
+
+def _nothing(n_items: int) -> sparse.csr_array:
+    none = np.empty(0, np.int32)
+    return sparse.csr_array((none.astype(np.float32), (none, none)), shape=(n_items, n_items))
+
+
+def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> sparse.csr_array:
+    """A square sparse array of floats from its parts as they were stored.
+
+    Raises:
+      ValueError: They do not fit together.
+    """
+    if any(part.ndim != 1 for part in (data, indices, indptr)) or data.dtype.kind != "f" or not np.isfinite(data).all():
+        raise ValueError("expected finite floats and their places")
+    n_items = len(indptr) - 1
+    matrix = sparse.csr_array((data, indices, indptr), shape=(n_items, n_items))
+    matrix.check_format(full_check=True)
+    return matrix
+
+
+def store_statistics(
+    path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, form: Form, tell: Tell
+) -> None:
+    """Writes the statistics of training histories, so that an update needs those of the users that changed alone.
+
+    They are not stored, and ``tell`` says so, where there may be more than :data:`MAX_STORED_PAIRS` pairs of items: the
+    smaller one of N^2 and the pairs of events within histories.
+
+    Args:
+      path: of the ``.npz``; see :meth:`ItemWeightStatistics.load`.
+      histories, n_items, settings, form: as :meth:`ItemWeightStatistics.of` takes them.
+      tell: called with a line if nothing is stored.
+
+    Raises:
+      ModelError: See :meth:`ItemWeightStatistics.of`.
+      WriteError: The disk is full, read-only or broken.
+    """
+    pairs = min(n_items**2, int((histories.lengths**2).sum()))
+    if pairs > MAX_STORED_PAIRS:
+        tell(
+            f"item-item weights: their statistics are not stored ({pairs:,} pairs of items, more than "
+            f"{MAX_STORED_PAIRS:,}): an update will read all events"
+        )
+        return
+    ItemWeightStatistics.of(histories, n_items, settings, form).save(path)
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -110,6 +110,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightSettings, store_statistics
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
@@ -126,6 +127,10 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
     fitted = fit_hybrid(split, text, config, out, remember)
     write_weights(out / "model" / "weights", model=fitted.model)
+    if "behaviour" in (model := fitted.config.model).terms:
+        settings, histories = ItemWeightSettings(**model.item_weight_settings), split.train_queries().history
+        path = out / "model" / STATISTICS
+        store_statistics(path, histories, dataset.n_items, settings, model.item_weights, tell)
     if said := settle_epochs(fitted.config.ranking, split):
         remember(f"chosen: {said}")
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))

@@ -11,7 +11,7 @@ RUN/
   query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
-  model/          the fitted weights
+  model/          the fitted weights, and the statistics of events that the item-item weights were solved from
   ranking/        the model that puts candidates into order, where the config asks for one
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete

@@ -20,6 +20,7 @@ import pandas as pd
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import ITEM
 from tfllmrec.config import DataConfig
+from tfllmrec.data.extension import extended_entities
 from tfllmrec.data.readers import read_items
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.item_fusion import centred
@@ -56,7 +57,7 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class GrownCatalogue:
-    """A run's items, in their order, and after them the new ones.
+    """A run's items, in their order, and after them the new ones, in natural order of their ids.
 
     Attributes:
       items: as :attr:`Split.items`, with the run's columns.
@@ -106,35 +107,28 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
             f"{path.name}: expected at least one of the columns {', '.join(template.columns)}, which the run makes an "
             f"item's text of ({template.template!r}); came {', '.join(came.columns)}."
         )
-    came = came.reindex(columns=known.columns, fill_value="")
-    row = pd.Index(known[ITEM]).get_indexer(came[ITEM])
-    old = known.iloc[row[row >= 0]]
-    same = came[row >= 0].set_axis(old.index)
-    same = same.where(same != "", old)
-    replaced = np.array(template.texts(same)) != np.array(template.texts(old))
-    new = came[row < 0]
-    texts = template.texts(new)
-    has_text = np.array(texts, object) != ""
-    if not has_text.all():
+    items = extended_entities(known, came.reindex(columns=known.columns, fill_value=""), ITEM)
+    texts, is_new = np.array(template.texts(items), object), np.arange(len(items)) >= len(known)
+    n_new = int(is_new.sum())
+    wordless = is_new & (texts == "")
+    if wordless.any():
         tell(
-            f"new items:   items: {int((~has_text).sum()):,} dropped: without text nothing is known of a new item "
-            f"(such as {new[ITEM].iloc[int(np.argmin(has_text))]!r})"
+            f"new items:   items: {int(wordless.sum()):,} dropped: without text nothing is known of a new item "
+            f"(such as {items[ITEM].iloc[int(np.argmax(wordless))]!r})"
         )
-    new = new[has_text]
-    if not len(new) + len(same):
+    if len(came) == wordless.sum():
         raise DataError(f"{path.name} has no row that can be used: expected an id and a text in each.")
+    changed = (texts != np.array([*template.texts(known), *[""] * n_new], object))[~wordless]
+    items, texts = items[~wordless].reset_index(drop=True), texts[~wordless]
 
-    items = known.copy()
-    items.loc[same.index] = same
-    items = pd.concat([items, new], ignore_index=True)
-    changed = np.concatenate([same.index[replaced].to_numpy(int), np.arange(len(known), len(items))])
     text = np.zeros((len(items), run.text.shape[1]), np.float32)
     text[: len(known)] = run.text
     with show_progress("Encoding new items", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
-        text[changed] = encode_items(template.texts(items.iloc[changed]), encoder, store, progress)
-    dropped = report.dropped("items") + int((~has_text).sum())
-    counts = Counts(path.name, len(new), int(replaced.sum()), int((~replaced).sum()), dropped)
+        text[changed] = encode_items(texts[changed].tolist(), encoder, store, progress)
+    dropped = report.dropped("items") + int(wordless.sum())
+    replaced = int(changed[: len(known)].sum())
+    counts = Counts(path.name, len(items) - len(known), replaced, len(came) - n_new - replaced, dropped)
     return GrownCatalogue(items, text, counts)
 
 

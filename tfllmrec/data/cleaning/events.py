@@ -27,7 +27,7 @@ _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwi
 
 
 def clean_events(
-    raw: RawTable, config: DataConfig, report: CleaningReport
+    raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, str | None, np.ndarray]:
     """Drops the event rows that cannot be used, and puts each user's events in order.
 
@@ -39,6 +39,13 @@ def clean_events(
     everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
     the same in every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item
     are merged, the strongest kind of event stays, and among events of that strength the last or first one.
+
+    Args:
+      raw: the file.
+      config: the ``data`` section.
+      report: takes the findings.
+      known: clean events that these come to; what is decided from all values of a column, or all events of a user, is
+        decided from both.
 
     Returns:
       user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), and the file's other
@@ -74,8 +81,9 @@ def clean_events(
     place_in_list = np.arange(len(source)) - first_of_list
     if np.isnan(order).all() and np.isnan(seconds).all() and place_in_list.any():
         order = _order_of_lists(ids[USER], first_of_list, place_in_list, rows, order)
-    rating = _without_unrated(rating, config, rows)
-    ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows)
+    known_ratings = np.empty(0) if known is None else known[RATING].to_numpy()
+    rating = _without_unrated(rating, known_ratings, config, rows)
+    ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows, alone=known is None or known.empty)
     kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
     if EVENT_KIND in raw.names:
         _note_weakest_kinds(kind, strength, rows)
@@ -85,7 +93,7 @@ def clean_events(
     time = np.nan_to_num(seconds, nan=-np.inf)
     by_user = np.flatnonzero(rows.keep)
     moment = {None: [], TIMESTAMP: [time], ORDER: [time, order]}[ordered_by]
-    of_pair = _hash(user, user_ids, item, item_ids)
+    of_pair = hash_of_pairs(user, user_ids, item, item_ids)
     of_list = np.zeros(len(source), dtype=np.uint64)
     # Lists may begin with the same item: all of a list's items, in their order, tell it from others.
     np.add.at(of_list, first_of_list, pd.util.hash_array(of_pair + place_in_list.astype(np.uint64), categorize=False))
@@ -104,6 +112,8 @@ def clean_events(
         rows.drop(repeated, f"the same user and item again (kept: the {kept})")
     events_of_user = np.bincount(user[rows.keep], minlength=len(user) and user.max() + 1)
     few = events_of_user[user] < config.min_user_events
+    if known is not None:
+        few &= ~ids[USER].isin(known[USER]).to_numpy()
     rows.drop(few, f"the user has fewer than data.min_user_events = {config.min_user_events} events", USER)
     rows.finish()
     if not rows.keep.any():
@@ -119,7 +129,7 @@ def clean_events(
         tied = _note_ties(by_user, [*moment, user], first_of_list, rows)
     rated = keep & ~np.isnan(rating)
     given = rating[rated].astype(np.float32)
-    if len(given) and np.ptp(given) == 0:
+    if len(given) and np.ptp(np.append(given, known_ratings[~np.isnan(known_ratings)])) == 0:
         what = f"the rating is {given[0]:g} wherever there is one: it says nothing and is taken as none"
         rows.note(rated, what, "repaired", RATING)
         rating = np.full_like(rating, np.nan)
@@ -149,12 +159,12 @@ def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
     return others
 
 
-def _without_unrated(rating: np.ndarray, config: DataConfig, rows: Rows) -> np.ndarray:
+def _without_unrated(rating: np.ndarray, known_ratings: np.ndarray, config: DataConfig, rows: Rows) -> np.ndarray:
     """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
     kept = np.where(rows.keep, rating, np.nan)
     recognised = config.unrated is None
     why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
-    for value in unrated_values(kept) if config.unrated is None else config.unrated:
+    for value in unrated_values(np.append(kept, known_ratings)) if config.unrated is None else config.unrated:
         rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
         rating = np.where(rating == value, np.nan, rating)
     return rating
@@ -196,8 +206,11 @@ def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray,
         rows.drop(weaker, f"{what}: merged into the stronger one", EVENT_KIND)
 
 
-def _order_column(keys: dict[str, np.ndarray], rows: Rows) -> str | None:
-    """The first of the columns that can order events; rows without it are dropped."""
+def _order_column(keys: dict[str, np.ndarray], rows: Rows, alone: bool) -> str | None:
+    """The first of the columns that can order events; rows without it are dropped.
+
+    A value that all rows share orders nothing if they are ``alone``, without known events.
+    """
     for column, key in keys.items():
         present = ~np.isnan(key) & rows.keep
         if not present.any():
@@ -205,7 +218,7 @@ def _order_column(keys: dict[str, np.ndarray], rows: Rows) -> str | None:
         missing = ~present & rows.keep
         if missing.sum() > present.sum():
             rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
-        elif np.ptp(key[present]) == 0 and present.sum() > 1:
+        elif alone and np.ptp(key[present]) == 0 and present.sum() > 1:
             what = (
                 f"{column} is the same in every row: it is ignored as an order. If another column has the real time or "
                 "order, name it under data.columns"
@@ -224,7 +237,7 @@ def _order_column(keys: dict[str, np.ndarray], rows: Rows) -> str | None:
     return None
 
 
-def _hash(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:
+def hash_of_pairs(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:
     """uint64 ``[R]``: a number for a user and item that depends on their ids alone, the same on every machine."""
     of_user, of_item = (
         pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=_HASH_KEY, categorize=False)
