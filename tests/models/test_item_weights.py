@@ -1,5 +1,4 @@
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +23,21 @@ from tfllmrec.models.item_weights import (
     strongest,
 )
 
-SETTINGS = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=5.0)
+
+def views(decay, l2, co_occurrence, text, next_item=1.0, popularity=0.0):
+    return ItemWeightSettings(
+        decay=decay, l2=l2, co_occurrence=co_occurrence, text=text, next_item=next_item, popularity=popularity
+    )
+
+
+SETTINGS = views(0.8, 1.0, 0.5, 5.0)
+
+
+def but(**changes):
+    """The settings with others, unchecked."""
+    return SETTINGS.model_copy(update=changes)
+
+
 TEXT = centred_unit(np.array([[1.0, 0], [0, 1], [0, 1.1], [1, 0.1]]))
 
 
@@ -107,13 +120,13 @@ def prefix_regression(histories, n_items, settings, text):
 @pytest.mark.parametrize(
     "settings",
     [
-        ItemWeightSettings(0.5, 0.7, 0.0, 0.0),
-        ItemWeightSettings(1.0, 0.7, 0.0, 0.0),
-        ItemWeightSettings(0.8, 0.7, 0.6, 0.0),
-        ItemWeightSettings(0.8, 0.7, 0.0, 2.0),
-        ItemWeightSettings(0.7, 0.7, 0.3, 1.5),
-        ItemWeightSettings(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
-        ItemWeightSettings(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
+        views(0.5, 0.7, 0.0, 0.0),
+        views(1.0, 0.7, 0.0, 0.0),
+        views(0.8, 0.7, 0.6, 0.0),
+        views(0.8, 0.7, 0.0, 2.0),
+        views(0.7, 0.7, 0.3, 1.5),
+        views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
+        views(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
     ],
 )
 def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
@@ -126,13 +139,13 @@ def test_weights_against_every_prefix_written_out(histories, block, settings, mo
 
 
 def test_who_had_both_alone_is_ease(histories):
-    settings = ItemWeightSettings(1.0, 0.7, 1.0, 0.0, next_item=0.0)
+    settings = views(1.0, 0.7, 1.0, 0.0, next_item=0.0)
     assert fit_item_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
 
 
 @pytest.mark.parametrize("co_occurrence", [0.0, 0.5])
 def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histories, co_occurrence):
-    settings = ItemWeightSettings(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
+    settings = views(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
     known, target = behaviour_statistics(histories, 12, settings)
     assert known is target
     x = interactions(histories, 12).toarray()
@@ -141,7 +154,7 @@ def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histori
 
 def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):
     monkeypatch.setattr(item_weights, "_DENSE_ITEMS", 100)
-    settings = ItemWeightSettings(0.8, 0.7, 0.3, 0.0)
+    settings = views(0.8, 0.7, 0.3, 0.0)
     weights = fit_item_weights(histories, 101, settings)
     assert weights[:12, :12] == pytest.approx(fit_item_weights(histories, 12, settings), abs=1e-5)
     assert not weights[12:].any()
@@ -149,13 +162,13 @@ def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch
 
 
 def test_the_next_item_is_told_from_the_one_before():
-    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0))
+    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0))
     assert weights == pytest.approx(np.array([[0, 3 / (3 + 1)], [0, 0]]))
 
 
 @pytest.mark.parametrize("decay", [0.7, 1.0])
 def test_pairs_counted_a_few_lags_at_a_time_are_the_same(histories, decay, monkeypatch):
-    settings = replace(SETTINGS, decay=decay, text=0.0)
+    settings = but(decay=decay, text=0.0)
     at_once = fit_item_weights(histories, 12, settings)
     monkeypatch.setattr(item_weights, "_PAIRS_AT_ONCE", 7)
     assert fit_item_weights(histories, 12, settings) == pytest.approx(at_once, abs=1e-6)
@@ -177,7 +190,7 @@ def test_fitting_leaves_the_histories_as_they_were(fit):
 
 
 def test_text_links_items_that_nobody_had_together():
-    without = fit_item_weights(ragged([0]), 4, replace(SETTINGS, text=0.0), TEXT)
+    without = fit_item_weights(ragged([0]), 4, but(text=0.0), TEXT)
     with_text = fit_item_weights(ragged([0]), 4, SETTINGS, TEXT)
     assert not without.any()
     assert with_text[0, 3] > 0 > with_text[0, 1]
@@ -186,12 +199,12 @@ def test_text_links_items_that_nobody_had_together():
 @pytest.mark.parametrize(
     ("settings", "text", "n_items", "message"),
     [
-        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
-        (replace(SETTINGS, l2=float("nan")), TEXT, 4, "l2 above 0"),
-        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (but(l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (but(l2=float("nan")), TEXT, 4, "l2 above 0"),
+        (but(decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT[:3], 4, "got 3 rows"),
-        (replace(SETTINGS, text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
+        (but(text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
         (SETTINGS, TEXT, 30_001, "at most 30,000 items .* got 30,001"),
     ],
 )
@@ -210,7 +223,7 @@ def test_ease_has_the_same_limits():
 def test_a_matrix_that_is_not_positive_definite_is_said():
     huge = np.full((3, 1), 1e6, np.float32)
     with pytest.raises(ModelError, match="raise l2"):
-        fit_item_weights(ragged([0]), 3, replace(SETTINGS, l2=1e-6), huge)
+        fit_item_weights(ragged([0]), 3, but(l2=1e-6), huge)
 
 
 # Low rank -------------------------------------------------------------------------------------------------------------
@@ -247,7 +260,7 @@ def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, mo
     monkeypatch.setattr(item_weights, "_BLOCK", 4)
     monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
-    settings = ItemWeightSettings(0.8, 0.7, co_occurrence, text, **more)
+    settings = views(0.8, 0.7, co_occurrence, text, **more)
     low_rank = low_rank_weights(histories, 12, settings, vectors, rank=12, neighbours=12)
     assert (low_rank.neighbours.dtype, low_rank.weights.dtype) == (np.int32, np.float32)
     exact = prefix_regression(histories, 12, settings, vectors)
@@ -265,14 +278,14 @@ def test_less_rank_is_further_from_exact_but_never_loses_the_diagonal():
         off[rank] = np.linalg.norm(low_rank - exact) / np.linalg.norm(exact)
     assert off[60] < 1e-5 < off[30] < off[10] < off[1]
     # One direction says next to nothing of twelve blocks: what is left is D^-1 B, whose neighbours are those met.
-    low_rank = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=1, neighbours=3)
+    low_rank = low_rank_weights(histories, 60, but(text=0.0), rank=1, neighbours=3)
     for item in (1, 17, 59):
         assert set(low_rank.neighbours[item] // 5) == {item // 5}
 
 
 def test_low_rank_takes_the_diagonal_out_of_what_it_cannot_hold():
     # Two people had 0 then 1, nothing else: A = [[2 + l2, 0], [0, l2]] of the next-item view, C = [[0, 2], [0, 0]].
-    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
+    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
     assert as_dense(low_rank) == pytest.approx(np.array([[0, 2 / (2 + 1)], [0, 0]]))
 
 
@@ -282,7 +295,7 @@ def test_items_without_events_get_the_neighbours_that_read_alike():
     for item in range(0, 60, 5):
         assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
         assert weights[item + 1 : item + 5, item].mean() > 0.05  # and is a neighbour itself
-    without = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=32, neighbours=60)
+    without = low_rank_weights(histories, 60, but(text=0.0), rank=32, neighbours=60)
     assert not as_dense(without)[::5].any()
 
 
@@ -331,19 +344,19 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
     long = ragged([0, 1, 2, 3, 4, 5, 6], [], [7, 8])
     # Pieces of 3: pairs of 3 + 3 + 1 and 2 events, 3^2 + 3^2 + 1 + 2^2 = 23; pieces of 4: 4^2 + 3^2 + 2^2 = 29.
     monkeypatch.setattr(item_weights, "_PAIRS", 28)
-    low_rank = low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9)
+    low_rank = low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9)
     pieces = ragged([0, 1, 2], [3, 4, 5], [6], [7, 8])
-    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, replace(SETTINGS, text=0.0)), abs=1e-6)
+    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, but(text=0.0)), abs=1e-6)
     monkeypatch.setattr(item_weights, "_PAIRS", 0)  # single events, at the least
-    assert not low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9).weights.any()
+    assert not low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9).weights.any()
 
 
 @pytest.mark.parametrize(
     ("settings", "text", "rank", "message"),
     [
         (SETTINGS, TEXT, 0, "rank of 1 or more, got 0"),
-        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
-        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (but(l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (but(decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 2"),
     ],
@@ -364,7 +377,7 @@ def test_auto_is_exact_up_to_a_size(monkeypatch):
     assert not np.array_equal(exact.weights, low_rank.weights)
 
     def solved(form):
-        return solve_item_weights(histories, 60, SETTINGS, text, form=form, rank=3, neighbours=6).weights
+        return solve_item_weights(histories, 60, but(form=form, rank=3, neighbours=6), text).weights
 
     assert np.array_equal(solved("exact"), exact.weights) and np.array_equal(solved("low_rank"), low_rank.weights)
     monkeypatch.setattr(item_weights, "EXACT_ITEMS", 60)

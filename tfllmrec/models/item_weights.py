@@ -38,6 +38,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
+from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ModelError
 
@@ -71,55 +72,30 @@ class PrunedWeights:
     weights: np.ndarray
 
 
-@dataclass(frozen=True)
-class ItemWeightSettings:
-    """How the item-item weights weigh their views.
-
-    Attributes:
-      decay: recency weight of an event one step further back, in (0, 1]; the same is used to score.
-      l2: lambda, above 0.
-      co_occurrence: beta, strength of "who had both, in whatever order".
-      text: alpha, strength of "reads alike"; 0 leaves the text out.
-      next_item: nu, strength of "what came next"; 0 leaves it out, as where events have no order.
-      popularity: exponent that takes popular candidates down; 0 leaves them as they are, 1 goes furthest.
-    """
-
-    decay: float
-    l2: float
-    co_occurrence: float
-    text: float
-    next_item: float = 1.0
-    popularity: float = 0.0
-
-
 def solve_item_weights(
     histories: Ragged,
     n_items: int,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
-    *,
-    form: Form = "auto",
-    rank: int = 384,
-    neighbours: int = 512,
 ) -> PrunedWeights:
     """The item-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
 
     Args:
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      settings: See there.
+      settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`; the form *auto* is ``exact`` up to
+        :data:`EXACT_ITEMS` items and ``low_rank`` above. All weights are kept where N is less than ``neighbours``.
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
-      form: ``auto`` is ``exact`` up to :data:`EXACT_ITEMS` items and ``low_rank`` above.
-      rank: r of :func:`low_rank_weights`.
-      neighbours: P, the strongest weights kept for each item (all of them where N is smaller).
 
     Raises:
       ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
         catalogue.
     """
-    if resolved(form, n_items) == "low_rank":
-        return low_rank_weights(histories, n_items, settings, text_vectors, rank=rank, neighbours=neighbours)
-    return prune(fit_item_weights(histories, n_items, settings, text_vectors), neighbours)
+    if resolved(settings.form, n_items) == "low_rank":
+        return low_rank_weights(
+            histories, n_items, settings, text_vectors, rank=settings.rank, neighbours=settings.neighbours
+        )
+    return prune(fit_item_weights(histories, n_items, settings, text_vectors), settings.neighbours)
 
 
 def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
@@ -154,6 +130,8 @@ def fit_item_weights(
     Raises:
       ModelError: Too many items, an item outside the catalogue, a bad setting, or text of another catalogue.
     """
+    settings = settings.settled()
+    assert settings.l2 is not None and settings.text is not None
     _check_size(n_items)
     text = _checked_text(n_items, settings, text_vectors)
     met, target = behaviour_statistics(histories, n_items, settings)
@@ -191,6 +169,7 @@ def fit_item_weights(
 
 def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
     """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
+    assert settings.l2 is not None and settings.popularity is not None
     # Above 1 only where a low rank leaves out more than it may.
     return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
 
@@ -237,6 +216,8 @@ def low_rank_weights(
     """
     if rank < 1:
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
+    settings = settings.settled()
+    assert settings.l2 is not None and settings.text is not None
     text = _checked_text(n_items, settings, text_vectors)
     _check_items(histories, n_items)
     known, target = behaviour_statistics(_pieces(histories, _PAIRS), n_items, settings)
@@ -346,6 +327,8 @@ def behaviour_statistics(
     Returns:
       ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
     """
+    settings = settings.settled()
+    assert settings.decay is not None and settings.next_item is not None and settings.co_occurrence is not None
     _check_decay(settings.decay)
     _check_items(histories, n_items)
     none = np.empty(0, np.int32)
@@ -458,7 +441,7 @@ def _check_size(n_items: int) -> None:
     if n_items > MAX_ITEMS:
         raise ModelError(
             f"Expected at most {MAX_ITEMS:,} items for exact closed-form weights (N x N floats), got {n_items:,}. Set "
-            "model.item_weights to auto or low_rank, and leave 'ease' out of evaluation.baselines."
+            "item_weights.form to auto or low_rank, and leave 'ease' out of evaluation.baselines."
         )
 
 
@@ -469,6 +452,7 @@ def _check_l2(l2: float) -> None:
 
 def _checked_text(n_items: int, settings: ItemWeightSettings, text_vectors: np.ndarray | None) -> np.ndarray | None:
     """The text vectors where the settings use them."""
+    assert settings.l2 is not None
     _check_l2(settings.l2)
     if settings.text and (text_vectors is None or len(text_vectors) != n_items):
         given = "none" if text_vectors is None else f"{len(text_vectors)} rows"

@@ -111,6 +111,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.models.fitting import TrainingData
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
@@ -118,30 +119,28 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
-    chosen: list[str] = earlier.get("chosen", [])
 
-    def remember(line: str) -> None:
-        if line.startswith("chosen: ") and (said := line.removeprefix("chosen: ")) not in chosen:
-            chosen.append(said)
-        tell(line)
-
-    fitted = fit_hybrid(split, text, config, out, remember)
+    data = TrainingData.of(split, text, config)
+    fitted = fit_hybrid(data, config, out, tell)
     write_weights(out / "model" / "weights", model=fitted.model)
-    if said := settle_epochs(fitted.config.ranking, split):
-        remember(f"chosen: {said}")
+    chosen = [*earlier.get("chosen", []), *fitted.chosen]
+    config = fitted.options
+    if said := settle_epochs(config.ranking, split):
+        tell(f"chosen: {said}")
+        chosen.append(said)
+    chosen = list(dict.fromkeys(chosen))
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
-    write_text(out / "config.yaml", dump_config(fitted.config))
+    write_text(out / "config.yaml", dump_config(config))
 
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     hybrid = run.load_model()
-    ranking = fitted.config.ranking
-    order = prepared_ranking(out / "ranking", hybrid, split, ranking, config.seed, tell) if ranking.epochs else None
-    recommenders = fit_all_baselines(split, text, fitted.config, tell)
-    results = measure_all({"hybrid": hybrid, **recommenders}, split, fitted.config)
+    order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
+    recommenders = fit_all_baselines(data, config.evaluation, tell)
+    results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
-    measured = report(split, fitted.config, results)
+    measured = report(split, config, results)
     if order is not None:
-        measured["ranking"] = measure_with_ranking(hybrid, order, split, fitted.config, results["hybrid"], tell)
+        measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     took = time.monotonic() - start
     write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, run.ranking_record), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))

@@ -39,6 +39,7 @@ from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
+    from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.encoder import TextEncoder
@@ -211,6 +212,17 @@ class Run:
         again = "fit again" if self.complete else f"delete it, and continue with '{self.resume_command}'"
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
+    @cached_property
+    def training_data(self) -> TrainingData:
+        """The run's training events, validation queries and text vectors.
+
+        Raises:
+          ModelError: the text vectors are missing or damaged.
+        """
+        from tfllmrec.models.fitting import TrainingData
+
+        return TrainingData.of(self.split, self.text, self.config)
+
     def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
         """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
 
@@ -301,7 +313,7 @@ class Run:
         from tfllmrec.training.callbacks import read_weights
         from tfllmrec.training.fit import build_hybrid
 
-        model = build_hybrid(self.split, np.asarray(self.text), self.config)
+        model = build_hybrid(self.training_data, self.config)
         read_weights(self.folder / "model" / "weights", "fit again", model=model)
         return model
 
