@@ -93,16 +93,16 @@ def test_an_override_of_broken_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
-        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: training); expected one of data, split, text"),
-        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: training.epochs)"),
-        ("epochs: 3", [], "epochs is no setting (nearest: training.epochs)"),
-        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: model.blocks)"),
-        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: training.epochs)"),
+        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: 'training'); expected one of data, split, text"),
+        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: 'training.epochs')"),
+        ("epochs: 3", [], "epochs is no setting (nearest: 'training.epochs')"),
+        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: 'model.blocks')"),
+        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: 'training.epochs')"),
         ("training: {epochs: many}", [], "training.epochs: expected a valid integer, got 'many'."),
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),
-        ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: global_time)"),
-        ("item_weights: {form: lowrank}", [], "got 'lowrank' (nearest: low_rank)"),
+        ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: 'global_time')"),
+        ("item_weights: {form: lowrank}", [], "got 'lowrank' (nearest: 'low_rank')"),
         ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, got 0."),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
@@ -137,7 +137,7 @@ def test_every_wrong_key_is_named(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "beauty.yaml").touch()
-    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: .*/beauty.yaml\)"):
+    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: '.*/beauty.yaml'\)"):
         load_config(tmp_path / "beuty.yaml")
 
 

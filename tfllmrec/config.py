@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.wording import nearest, shown
+from tfllmrec.wording import nearest_hint, shown
 
 
 class Section(BaseModel):
@@ -351,7 +351,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
         raise ConfigError(f"{path} is a folder; expected a YAML file (a run folder has one: config.yaml).") from None
     except FileNotFoundError:
         there = sorted(p.as_posix() for p in path.parent.glob("*.y*ml"))
-        raise ConfigError(f"{path} is not there{_nearest(path.as_posix(), there)}.") from None
+        raise ConfigError(f"{path} is not there{nearest_hint(path.as_posix(), there)}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if len(content) > MAX_BYTES:
@@ -522,7 +522,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(
                 f"--set {key.strip()}: {'.'.join(parts[: depth + 1])} is a single value ({shown(place)}) and has no "
-                f"keys{_nearest(key.strip(), _keys())}."
+                f"keys{nearest_hint(key.strip(), _keys())}."
             )
     place[parts[-1]] = value
 
@@ -536,19 +536,14 @@ def _explain(key: str, problem: Any) -> str:
         siblings = [k for k in _keys() if k.startswith(f"{parent}.")] if parent else list(ExperimentConfig.model_fields)
         here = {k.rpartition(".")[2]: k for k in siblings}
         # The very word in another section is a likelier mistake than another word in this one.
-        hint = f" (nearest: {anywhere[leaf]})" if leaf in anywhere else _nearest(leaf, here) or _nearest(leaf, anywhere)
+        first = {leaf: anywhere[leaf]} if leaf in anywhere else here
+        hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
         return f"{key} is no setting{hint}; expected one of {', '.join(here)}."
     expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"
     choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" and isinstance(came, str) else []
-    return f"{key}: expected {expected}, got {shown(came)}{_nearest(came, choices) if choices else ''}."
-
-
-def _nearest(word: str, known: Sequence[str] | dict[str, str]) -> str:
-    """`` (nearest: X)``, or nothing; a dictionary's values are what to suggest for its keys."""
-    found = nearest(word, known)
-    return f" (nearest: {known[found[0]] if isinstance(known, dict) else found[0]})" if found else ""
+    return f"{key}: expected {expected}, got {shown(came)}{nearest_hint(came, choices) if choices else ''}."
 
 
 def _sections() -> list[str]:

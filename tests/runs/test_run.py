@@ -53,7 +53,7 @@ def test_a_run_is_all_there(chain_run):
         )
     }
     record = json.loads((run.folder / "run.json").read_text())
-    assert record["seed"] == 42
+    assert record["seed"] == 42 and record["parent"] is None
     assert record["data_sha256"] == run.dataset.fingerprint
     assert record["versions"]["tensorflow"] == tf.__version__
     assert any(line.startswith("item_weights decay") for line in record["chosen"])

@@ -18,7 +18,7 @@ from tfllmrec.errors import ConfigError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.runs import search as library
-from tfllmrec.runs.experiment import encode, fit_experiment
+from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.search import Pruning, _open_study, resume, tune
 from tfllmrec.runs.search_space import parse_space
@@ -175,7 +175,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(searched, small, tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from tfllmrec.config import ItemWeightSettings, load_config
+from tfllmrec.config import load_config
 from tfllmrec.runs.search_space import parse_space
 from tfllmrec.runs.search import tune
 
@@ -528,6 +528,15 @@ def test_the_best_config_is_fitted_by_the_command_for_it(planted, small, space, 
     *_, path, _, _, option, override = search.fit_command.split()
     assert option == "--set" and override == "tuning.paraphrase=words:again"
     assert load_config(path, [override]).config.tuning.paraphrase == "words:again"
+
+
+def test_a_run_of_the_best_config_names_its_search(planted, small, space, tmp_path):
+    loaded = load_config(tune(small, tmp_path / "s", space=space, trials=1, tell=quietly).best_config)
+    with start_run(loaded.config, tmp_path / "run", base=loaded.base, tell=quietly) as (run, _):
+        parent = {"folder": "s", "data_sha256": run.dataset.fingerprint}
+        assert _record(run, 42, [], 0.0, {})["parent"] == parent
+    with start_run(small, tmp_path / "other", base=loaded.base, tell=quietly) as (run, _):  # it reads other files
+        assert _record(run, 42, [], 0.0, {})["parent"] is None
 
 
 def test_a_resumed_search_calls_no_function_that_its_caller_does_not_name(planted, small, space, tmp_path, monkeypatch):

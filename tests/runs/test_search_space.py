@@ -50,8 +50,8 @@ def test_a_line_is_read_and_written(config, line, setting):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("model.dropuot=0.1..0.5", r"model\.dropuot is no setting \(nearest: model\.dropout\)"),
-        ("dropout=0.1..0.5", r"dropout is no setting \(nearest: model\.dropout\)"),
+        ("model.dropuot=0.1..0.5", r"model\.dropuot is no setting \(nearest: 'model\.dropout'\)"),
+        ("dropout=0.1..0.5", r"dropout is no setting \(nearest: 'model\.dropout'\)"),
         ("model=1,2", "--over model is no setting"),
         (
             "model.dropout=0..1",

@@ -26,7 +26,7 @@ from tfllmrec.data.splits import make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.run import PER_QUERY, REMEDY, Recorded, Run, unfinished
+from tfllmrec.runs.run import PARENT, PER_QUERY, PLAN, REMEDY, Parent, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", "data", "vectors.npy", "vectors.json", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", PARENT, "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -181,6 +181,9 @@ def _begun(
 ) -> tuple[Run, ExperimentConfig]:
     """Writes what a run starts from into its folder, which is free."""
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
+    if (base / PLAN).is_file() and source.get("source") == "base/data":  # the best config of a search, and its data
+        parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
+        write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():
         tell(f"data: {line}")
     if unused := [column for column in dataset.users.columns if column != USER]:
@@ -258,6 +261,7 @@ def _record(
         ),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
+        "parent": run.read(PARENT, Parent) if (run.folder / PARENT).is_file() else None,
         "chosen": chosen,
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": None if ranking is None else asdict(ranking),

@@ -4,6 +4,7 @@ RUN/
   config.yaml     the resolved config; itself a valid input
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
+  parent.json     the search or run that it was made from, if there is one
   data/           the data set as it was used (Parquet)
   text/           what pretraining and tuning made of the text tower, where the config asks for it
   vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY = "per_query.npz"
+#: In the folder of a search: the settings that are searched.
+PLAN = "search.json"
+#: In the folder of a run that was made from another one: which one.
+PARENT = "parent.json"
 REMEDY = "copy it back, or fit again into another folder"
 
 
@@ -78,6 +83,18 @@ class _Measured(BaseModel, extra="allow"):
         return self
 
 
+class Parent(BaseModel):
+    """``parent.json``: the search or run that a run was made from.
+
+    Attributes:
+      folder: its name.
+      data_sha256: the fingerprint of its data set.
+    """
+
+    folder: str
+    data_sha256: str
+
+
 class Recorded(BaseModel, extra="allow"):
     """``run.json``. Only the keys that are read are checked."""
 
@@ -88,6 +105,7 @@ class Recorded(BaseModel, extra="allow"):
     versions: dict[str, str | None]
     source: dict[str, Any]
     chosen: list[str]
+    parent: Parent | None = None
 
 
 class _ReadBy(BaseModel):

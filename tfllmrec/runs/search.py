@@ -39,7 +39,7 @@ from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.experiment import encode, start_run
-from tfllmrec.runs.run import Run, unfinished
+from tfllmrec.runs.run import PLAN, Run, unfinished
 from tfllmrec.runs.search_space import (
     Choice,
     Range,
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 #: Figures on validation that are kept of a trial, beside ``selection``.
 METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
-#: What is searched; a folder with it is a search.
-PLAN = "search.json"
 _REMEDY = "search again into another folder"
 #: Drawn at random before the sampler draws by what it has seen.
 RANDOM_TRIALS = 10
