@@ -24,11 +24,11 @@ from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 from tfllmrec.data.batches import Sequences
 from tfllmrec.evaluation.protocol import Result, averaged, evaluate
 from tfllmrec.layers.term_gates import GAIN
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
-from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
-from tfllmrec.training.defaults import validation_sample
+from tfllmrec.runs.search_space import with_settings
 from tfllmrec.training.fit import (
     STRENGTHS,
     GateSettings,
@@ -63,10 +63,9 @@ def gate_b_off(model: Hybrid, run: Run) -> None:
 
 
 def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
-    config = run.config.model
-    settings = ItemWeightSettings(**config.item_weight_settings | {"text": 0.0})
+    model.item_weights = model.item_weights.model_copy(update={"text": 0.0})
     sequences = Sequences.from_split(run.split, run.config.training.gate_holdout, run.config.seed)
-    set_item_weights(model, sequences, np.asarray(run.text), settings)
+    set_item_weights(model, sequences, np.asarray(run.text))
 
 
 #: In the fitted model. The gates' settings are chosen again, except where only the sparse term is left.
@@ -80,17 +79,15 @@ SWITCHES: dict[str, Callable[[Hybrid, Run], None]] = {
 
 #: Trained again: overrides of the run's settings.
 RETRAINED: dict[str, dict[str, object]] = {
-    "without feedback": {"terms": ["meaning", "behaviour"]},
-    "without ids": {"id_dropout": 1.0},
-    "without attention": {"blocks": 0},
+    "without feedback": {"model.terms": ["meaning", "behaviour"]},
+    "without ids": {"model.id_dropout": 1.0},
+    "without attention": {"model.blocks": 0},
 }
 
 
 def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
     """Name and fitted model of every variant of a run; the whole model first."""
-    split, sample = run.split, validation_sample(run.split, run.config.seed)
-    strata = split.strata(run.config.evaluation.head_share)
-    rated = np.isfinite(split.train_queries().ratings.values).any()
+    rated = np.isfinite(run.split.train_queries().ratings.values).any()
     yield "whole model", run.load_model()
     for name, switch in SWITCHES.items():
         if (switch is gate_b_off and not rated) or (switch is text_of_behaviour_off and not np.any(run.text)):
@@ -99,8 +96,8 @@ def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
         model = run.load_model()
         switch(model, run)
         if switch is not dense_off:
-            choose_gates(model, sample, split.train_counts, strata, STRENGTHS[1:])
-            choose_cold_lift(model, split, np.asarray(run.text), strata, run.config.seed)
+            choose_gates(model, run.training_data, STRENGTHS[1:])
+            choose_cold_lift(model, run.training_data)
         yield name, model
     if switches_only:
         return
@@ -108,10 +105,10 @@ def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
         if name == "without feedback" and not rated:
             continue
         to_stderr(f"variant: {name}, trained again")
-        yield name, retrained(run, settings, np.asarray(run.text))
+        yield name, retrained(run, settings, run.text)
     if np.any(run.text):
         to_stderr("variant: without text, trained again")
-        yield "without text", retrained(run, {"item_weights_text": 0.0}, np.zeros_like(run.text))
+        yield "without text", retrained(run, {"item_weights.text": 0.0}, np.zeros_like(run.text))
 
 
 def measured(run: Run, switches_only: bool) -> dict[str, Result]:
@@ -125,8 +122,8 @@ def measured(run: Run, switches_only: bool) -> dict[str, Result]:
 
 
 def retrained(run: Run, settings: dict[str, object], text: np.ndarray) -> Hybrid:
-    config = run.config.model_copy(update={"model": run.config.model.model_copy(update=settings)})
-    return fit_hybrid(run.split, text, config, tell=to_stderr).model
+    config = with_settings(run.config, settings)
+    return fit_hybrid(TrainingData.of(run.split, text, config), config, tell=to_stderr).model
 
 
 def main() -> None:

@@ -24,14 +24,13 @@ import numpy as np
 from sections import made_by, replace_section
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import DataConfig, SplitConfig, TextConfig
+from tfllmrec.config import DataConfig, ItemWeightSettings, SplitConfig, TextConfig
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import make_split
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
-    ItemWeightSettings,
     ItemWeightStatistics,
     PrunedWeights,
     centred_unit,
@@ -138,15 +137,8 @@ def exact(task: Task, neighbours: list[int]) -> list[Row]:
 
 def low_rank(task: Task, neighbours: int, rank: int) -> list[Row]:
     clock = Clock()
-    weights = solve_item_weights(
-        task.histories,
-        len(task.text),
-        task.settings,
-        task.text,
-        form="low_rank",
-        rank=rank,
-        neighbours=neighbours,
-    )
+    settings = task.settings.model_copy(update={"form": "low_rank", "rank": rank, "neighbours": neighbours})
+    weights = solve_item_weights(task.histories, len(task.text), settings, task.text)
     cost = (*clock.cost(), peak_gb())
     return [Row(f"low-rank {rank}", neighbours, figures(task, weights), *cost)]
 
@@ -205,7 +197,9 @@ def main() -> None:
     options = parser.parse_args()
     if (options.folder is None) == (options.synthetic is None):
         parser.error("expected a folder or --synthetic N")
-    settings = ItemWeightSettings(options.decay, options.l2, options.co_occurrence, options.text)
+    settings = ItemWeightSettings(
+        decay=options.decay, l2=options.l2, co_occurrence=options.co_occurrence, text=options.text
+    ).settled()
     if options.folder is not None:
         name, task = options.folder.resolve().name, of_folder(options.folder, settings)
         ranks = options.ranks or [128, 256, 384, 512, 1024]

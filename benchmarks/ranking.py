@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
-from tfllmrec.training.ranking import measure_ranking, prepared_ranking, ranking_lines, settle_epochs
+from tfllmrec.training.ranking import fit_ranking, measure_ranking, ranking_lines, settle_epochs
 
 OFFERED = (100, 200)
 CALLS, UNMEASURED = 50, 5
@@ -53,16 +52,14 @@ def measured(path: Path, made: str) -> tuple[str, str]:
     """The title and the text of a section."""
     run = Run.open(path)
     hybrid, split, config = run.load_model(), run.split, run.config
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = config.ranking
-        if not settings.epochs:
-            settings = RankingConfig()
-            if said := settle_epochs(settings, split):
-                to_stderr(said)
-        begun = time.perf_counter()
-        folder = run.folder if config.ranking.epochs else Path(scratch)
-        model = prepared_ranking(folder / "ranking", hybrid, split, settings, config.seed, to_stderr)
-        seconds = time.perf_counter() - begun
+    model, settings = run.load_ranking(hybrid), config.ranking
+    begun = time.perf_counter()
+    if model is None:
+        settings = RankingConfig()
+        if said := settle_epochs(settings, split):
+            to_stderr(said)
+        model = fit_ranking(run.training_data, settings, hybrid).model
+    seconds = time.perf_counter() - begun
     reranked = Reranked(hybrid, model, settings.candidates)
     plain = measure_one(hybrid, split.test, split, config)
     figures = measure_ranking(reranked, split, measure_one(reranked, split.test, split, config), plain, config.seed)

@@ -30,13 +30,13 @@ import tensorflow as tf
 from sections import made_by, replace_section
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import ExperimentConfig, parse_config
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, parse_config
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
-from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.models.two_tower import BATCH, two_tower_and_batches
 from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.text.encoder import TextEncoder
@@ -46,7 +46,7 @@ from tfllmrec.training import defaults
 from tfllmrec.training.fit import build_hybrid, set_item_weights, set_seeds
 from tfllmrec.training.optimizer import adamw
 
-WEIGHTS = ItemWeightSettings(decay=0.8, l2=100.0, co_occurrence=0.1, text=50.0, popularity=0.25)
+WEIGHTS = ItemWeightSettings(decay=0.8, l2=100.0, co_occurrence=0.1, text=50.0, next_item=1.0, popularity=0.25)
 """Those that the search on beauty ends with: what is timed here is one solution, not the search."""
 WARM_UP = 8
 RECTOOLS_BATCH = 128  # its default
@@ -232,11 +232,11 @@ def measure(options: argparse.Namespace) -> dict:
     with stopwatch(seconds, "encoding"):
         text, fresh = encoded(split, config)
     defaults.sizes(split, config)
-    config.model.item_weights_decay = WEIGHTS.decay
+    config.item_weights = WEIGHTS
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
-    model = build_hybrid(split, text, config)
+    model = build_hybrid(TrainingData.of(split, text, config), config)
     with stopwatch(seconds, "item-item weights"):
-        set_item_weights(model, sequences, text, WEIGHTS)
+        set_item_weights(model, sequences, text)
 
     with tempfile.TemporaryDirectory() as folder:
         contenders = [hybrid_contender(model, sequences, config, sizes.hybrid)]

@@ -18,16 +18,14 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 from sections import made_by, replace_section
 
+from tfllmrec.config import ItemWeightSettings
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import paired_difference
 from tfllmrec.evaluation.report import markdown_table
-from tfllmrec.models.item_weights import ItemWeightSettings
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
@@ -38,7 +36,6 @@ from tfllmrec.training.defaults import (
     item_weights_value,
     searched_settings,
     starting_item_weights,
-    validation_sample,
 )
 
 #: The values tried of each setting; those that a search may start from are among them.
@@ -77,20 +74,18 @@ def curves(run: Run) -> tuple[ItemWeightSettings, ItemWeightSettings, dict[str, 
     The curve of a setting has the values of :data:`CURVES` and the chosen one. A setting that the search does not move
     on this data has no curve: the text of items without text, the decay of events without order.
     """
-    split, text = run.split, np.asarray(run.text)
-    chosen = ItemWeightSettings(**run.config.model.item_weight_settings)
-    start = starting_item_weights(split, text)
-    value_of = item_weights_value(split, text, run.config)
+    data, chosen = run.training_data, run.config.item_weights
+    start = starting_item_weights(data)
     points = Points(run.folder / "starting_values.json")
     made: dict[str, dict[float, float]] = {}
     for name, values in CURVES.items():
-        if name not in searched_settings(split, text):
+        if name not in searched_settings(data):
             continue
         made[name] = {}
         for value in sorted({*values, getattr(chosen, name), getattr(start, name)}):
-            settings = replace(chosen, **{name: value})
-            key = json.dumps(asdict(settings))
-            made[name][value] = float(points.get(key, lambda settings=settings: value_of(settings)))
+            settings = chosen.model_copy(update={name: value})
+            key = settings.model_dump_json()
+            made[name][value] = float(points.get(key, lambda settings=settings: item_weights_value(data, settings)))
     return start, chosen, made
 
 
@@ -128,13 +123,12 @@ def dropout_row(run: Run) -> list[str]:
         from tfllmrec.evaluation.protocol import selection_value
         from tfllmrec.training.fit import fit_hybrid
 
-        sample = validation_sample(run.split, run.config.seed)
         results = []
         for folder, (dropout, id_dropout) in zip((often, seldom), DROPOUTS, strict=True):
             model = run.config.model.model_copy(update={"dropout": dropout, "id_dropout": id_dropout})
             config = run.config.model_copy(update={"model": model})
-            fitted = fit_hybrid(run.split, np.asarray(run.text), config, folder, to_stderr)
-            results.append(measure_one(fitted.model, sample, run.split, config))
+            fitted = fit_hybrid(run.training_data, config, folder, to_stderr)
+            results.append(measure_one(fitted.model, run.training_data.sample, run.split, config))
         return {
             "values": [selection_value(result) for result in results],
             "ndcg@10": paired_difference(*results, "ndcg@10"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tfllmrec import config as configs
 from tfllmrec.config import (
     ExperimentConfig,
+    ItemWeightSettings,
     contradictions,
     dump_config,
     load_config,
@@ -92,17 +93,17 @@ def test_an_override_of_broken_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
-        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: training); expected one of data, split, text"),
-        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: training.epochs)"),
-        ("epochs: 3", [], "epochs is no setting (nearest: training.epochs)"),
-        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: model.blocks)"),
-        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: training.epochs)"),
+        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: 'training'); expected one of data, split, text"),
+        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: 'training.epochs')"),
+        ("epochs: 3", [], "epochs is no setting (nearest: 'training.epochs')"),
+        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: 'model.blocks')"),
+        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: 'training.epochs')"),
         ("training: {epochs: many}", [], "training.epochs: expected a valid integer, got 'many'."),
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),
-        ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: global_time)"),
-        ("model: {item_weights: lowrank}", [], "got 'lowrank' (nearest: low_rank)"),
-        ("model: {item_weights_rank: 0}", [], "model.item_weights_rank: expected greater than or equal to 1, got 0."),
+        ("split: {kind: global_tim}", [], "got 'global_tim' (nearest: 'global_time')"),
+        ("item_weights: {form: lowrank}", [], "got 'lowrank' (nearest: 'low_rank')"),
+        ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, got 0."),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
         ("text: {mode: adapter, query_encoder: layers}", [], "cannot be taken from below an adapter"),
@@ -136,7 +137,7 @@ def test_every_wrong_key_is_named(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "beauty.yaml").touch()
-    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: .*/beauty.yaml\)"):
+    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: '.*/beauty.yaml'\)"):
         load_config(tmp_path / "beuty.yaml")
 
 
@@ -187,7 +188,7 @@ def test_every_setting_is_written(tmp_path):
         ({"training": {"epochs": 5}}, {"training": {"epochs": 6}}, ["training.epochs: asked for 5, there is 6"]),
         ({"training": {"epochs": None}}, {"training": {"epochs": 6}}, []),
         ({"split": {"kind": "auto"}}, {"split": {"kind": "random"}}, []),
-        ({"model": {"item_weights": "auto"}}, {"model": {"item_weights": "low_rank"}}, []),
+        ({"item_weights": {"form": "auto"}}, {"item_weights": {"form": "low_rank"}}, []),
         ({"data": {"source": "a"}}, {"data": {"source": "data"}}, []),
         ({"seed": 1}, {}, ["seed: asked for 1, there is 42"]),
         ({"evaluation": {"ks": [5]}}, {}, ["evaluation.ks: asked for [5], there is [5, 10, 20]"]),
@@ -297,3 +298,26 @@ def test_the_data_that_a_run_was_begun_with_is_compared():
     source = {"events": "log.csv", "columns": {"user_id": "who"}}
     assert contradictions(asked, own, source) == ["data.events: asked for 'other.csv', there is 'log.csv'"]
     assert contradictions(parse_config({"data": {"source": "data"}}), own, source) == []
+
+
+# --- Configs of earlier versions --------------------------------------------------------------------------------------
+
+OLD = """
+model: {blocks: 3, item_weights: low_rank, item_weights_rank: 9, item_weights_decay: 0.7, item_weights_l2: null}
+"""
+
+
+def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(OLD)
+    read = load_config(path, of_run=True).config
+    assert read == ExperimentConfig(model={"blocks": 3}, item_weights={"form": "low_rank", "rank": 9, "decay": 0.7})
+    path.write_text(dump_config(read))
+    assert load_config(path, of_run=True).config == read
+    assert "model.item_weights_rank is no setting" in refusal(tmp_path, OLD)
+
+
+def test_settled_item_weights_keep_what_is_set():
+    settled = ItemWeightSettings(l2=7.0, text=0.0, form="auto").settled()
+    assert (settled.decay, settled.l2, settled.text, settled.form) == (1.0, 7.0, 0.0, "auto")
+    assert None not in settled.model_dump().values()

@@ -115,6 +115,70 @@ def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
         assert not left.exists()
 
 
+def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    target, synced, real = tmp_path / "new" / "target", {}, os.fsync
+
+    def fsync(descriptor):
+        synced[os.fstat(descriptor).st_ino] = target.exists()
+        real(descriptor)
+
+    def write(folder):
+        (folder / "inner").mkdir(parents=True)
+        for path in (folder / "file", folder / "inner" / "file"):
+            path.write_text("content")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    durable.write_folder(target, write)
+    parts = {path.stat().st_ino for path in (target, *target.rglob("*"))}
+    assert len(parts) == 4
+    assert synced == dict.fromkeys(parts, False) | {target.parent.stat().st_ino: True}
+
+    def fail(descriptor):
+        raise OSError("full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        durable.write_folder(tmp_path / "new" / "other", write)
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_the_second_of_two_writers_of_one_folder_is_dropped(tmp_path):
+    def write(folder):
+        folder.mkdir()
+        (folder / "file").write_text("second")
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target" / "file").write_text("first")  # which is there before
+
+    durable.write_folder(tmp_path / "target", write)
+    assert (tmp_path / "target" / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_folder_that_gives_way_comes_back_where_its_successor_fails(tmp_path, monkeypatch):
+    def write(content):
+        def fill(folder):
+            folder.mkdir()
+            (folder / "file").write_text(content)
+
+        durable.write_folder(tmp_path / "target", fill, replace=True)
+
+    write("first")
+    write("second")
+    assert (tmp_path / "target" / "file").read_text() == "second"
+    rename = Path.rename
+
+    def stuck(path, target):
+        if path.parent.name.startswith(".writing-"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises(WriteError, match="Input/output error"):
+        write("third")
+    assert (tmp_path / "target" / "file").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
 # --- Full, read-only and broken disks ---------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec import wording
 from tfllmrec.errors import ConfigError
-from tfllmrec.wording import nearest, shown, visible
+from tfllmrec.wording import nearest, nearest_hint, shown, visible
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,12 @@ def test_a_value_is_shown_in_80_characters_and_without_walking_through_all_of_it
     for value in (bomb, endless, "x" * 10_000, dict.fromkeys(range(1000), bomb)):
         assert len(shown(value)) <= 80
     assert (shown(1 << 80_000), shown([-1 << 80_000])) == ("<int>", "<list>")  # more digits than Python writes
+
+
+def test_a_hint_shows_the_nearest_name_and_nothing_where_none_is_near():
+    assert nearest_hint("epoch", ["batch", "epochs"]) == " (nearest: 'epochs')"
+    assert nearest_hint("epoch", {"epochs": "training.epochs", "batch": "b"}) == " (nearest: 'training.epochs')"
+    assert nearest_hint("zzz", ["batch"]) == nearest_hint("zzz", {}) == ""
 
 
 def test_the_nearest_names_best_first():

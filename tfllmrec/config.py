@@ -17,11 +17,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfllmrec.errors import ConfigError
-from tfllmrec.wording import nearest, shown
+from tfllmrec.wording import nearest_hint, shown
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    def with_plain(self, **values: float) -> Self:
+        """A copy in which ``values`` stand for the settings that say *auto*."""
+        return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) is None})
 
 
 class FieldConfig(Section):
@@ -195,10 +199,6 @@ class DistillationConfig(Section):
     hidden: int = Field(512, ge=1, description="Of hashed_ngrams: units of its hidden layer.")
 
 
-#: Of the closed-form weights; ``item_weights_NAME`` in the model's section.
-ITEM_WEIGHT_SETTINGS = ("decay", "l2", "co_occurrence", "text", "next_item", "popularity")
-
-
 class ModelConfig(Section):
     """The hybrid's sizes and terms."""
 
@@ -213,23 +213,6 @@ class ModelConfig(Section):
         None, ge=1, description="Most recent events that the history encoder sees; auto."
     )
     temperature: float = Field(0.05, gt=0)
-    item_weights_l2: float | None = Field(None, gt=0, description="Lambda of the closed-form weights; auto.")
-    item_weights_text: float | None = Field(None, ge=0, description="Weight of the text as side information; auto.")
-    item_weights_co_occurrence: float | None = Field(
-        None, ge=0, description="Weight of having both, in any order; auto."
-    )
-    item_weights_decay: float | None = Field(None, gt=0, le=1, description="Recency decay per step back; auto.")
-    item_weights_next_item: float | None = Field(
-        None, ge=0, description="Weight of what came next; auto: 0 where events have no order."
-    )
-    item_weights_popularity: float | None = Field(
-        None, ge=0, le=1, description="How far popular candidates are taken down; auto."
-    )
-    item_weights: Literal["auto", "exact", "low_rank"] = Field(
-        "auto", description="How they are solved; auto: exact where an N x N matrix fits, else low-rank."
-    )
-    item_weights_rank: int = Field(384, ge=1, description="Of the low-rank form; more is slower and nearer to exact.")
-    item_weights_neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
         min_length=1,
@@ -237,22 +220,44 @@ class ModelConfig(Section):
         "nor their popularity discount and lift of cold items.",
     )
 
-    @property
-    def item_weight_settings(self) -> dict[str, float]:
-        """Those of ``models.item_weights.ItemWeightSettings`` that are set, by their names there."""
-        values = {name: getattr(self, f"item_weights_{name}") for name in ITEM_WEIGHT_SETTINGS}
-        return {name: value for name, value in values.items() if value is not None}
-
     def settled(self) -> Self:
         """A copy without *auto* in what a model is built by: where nothing was chosen, what suits sparse data."""
-        plain = {"dropout": 0.4, "id_dropout": 0.3, "history_length": 50, "item_weights_decay": 1.0}
-        return self.model_copy(update={name: value for name, value in plain.items() if getattr(self, name) is None})
+        return self.with_plain(dropout=0.4, id_dropout=0.3, history_length=50)
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.embedding_dim % self.heads:
             raise ValueError(f"embedding_dim {self.embedding_dim} is no multiple of heads {self.heads}")
         return self
+
+
+class ItemWeightSettings(Section):
+    """The item-item weights of the behaviour term: how they weigh their views of the data, and how they are solved.
+
+    :mod:`tfllmrec.models.item_weights` has the formula.
+    """
+
+    decay: float | None = Field(
+        None, gt=0, le=1, description="Recency weight of an event one step further back, in solving and scoring; auto."
+    )
+    l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto.")
+    co_occurrence: float | None = Field(None, ge=0, description="Beta, weight of having both, in any order; auto.")
+    text: float | None = Field(None, ge=0, description="Alpha, weight of similar texts; 0 leaves the text out; auto.")
+    next_item: float | None = Field(
+        None, ge=0, description="Nu, weight of the item that came next; auto: 0 where events have no order."
+    )
+    popularity: float | None = Field(
+        None, ge=0, le=1, description="Exponent that takes popular candidates down; 0 leaves them as they are; auto."
+    )
+    form: Literal["auto", "exact", "low_rank"] = Field(
+        "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
+    )
+    rank: int = Field(384, ge=1, description="Of the low-rank form; more is slower and nearer to exact.")
+    neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
+
+    def settled(self) -> Self:
+        """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
+        return self.with_plain(decay=1.0, l2=100.0, co_occurrence=0.1, text=50.0, next_item=1.0, popularity=0.0)
 
 
 class TrainingConfig(Section):
@@ -316,6 +321,7 @@ class ExperimentConfig(Section):
     tuning: TuningConfig = Field(default_factory=TuningConfig)
     distillation: DistillationConfig = Field(default_factory=DistillationConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
+    item_weights: ItemWeightSettings = Field(default_factory=ItemWeightSettings)
     ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -349,7 +355,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
       overrides: ``a.b=c`` each, ``c`` read as YAML (``model.terms=[meaning]``, ``training.epochs=null``). They count as
         written in the file: paths in them start from its folder too.
       of_run: the file is the config of a run folder. It records ``tuning.paraphrase``, which other files may not set,
-        because the function is code; :class:`tfllmrec.runs.run.Run` calls it only if its caller names it too.
+        because the function is code; :class:`tfllmrec.runs.run.Run` calls it only if its caller names it too. Settings
+        that had other names when the run was made are renamed.
 
     Raises:
       ConfigError: the file cannot be read, is no YAML, is too large or nested too deeply; a key is unknown or stands
@@ -365,15 +372,27 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
         raise ConfigError(f"{path} is a folder; expected a YAML file (a run folder has one: config.yaml).") from None
     except FileNotFoundError:
         there = sorted(p.as_posix() for p in path.parent.glob("*.y*ml"))
-        raise ConfigError(f"{path} is not there{_nearest(path.as_posix(), there)}.") from None
+        raise ConfigError(f"{path} is not there{nearest_hint(path.as_posix(), there)}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path} is no config: expected at most {MAX_BYTES:,} bytes of YAML, and it has more.")
-    config = parse_config(_parse_yaml(text, str(path)), overrides, origin=str(path))
+    raw = _parse_yaml(text, str(path))
+    config = parse_config(_renamed(raw) if of_run else raw, overrides, origin=str(path))
     if not of_run:
         _refuse_code(config, overrides, path)
     return LoadedConfig(config, path.parent)
+
+
+def _renamed(raw: Any) -> Any:
+    """The values of a run's config, with ``model.item_weights*`` of version 0.1 moved to ``item_weights``."""
+    model = raw.get("model") if isinstance(raw, dict) else None
+    if not isinstance(model, dict):
+        return raw
+    old = {key for key in model if str(key).startswith("item_weights")}
+    moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
+    kept = {key: value for key, value in model.items() if key not in old}
+    return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:
@@ -524,7 +543,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(
                 f"--set {key.strip()}: {'.'.join(parts[: depth + 1])} is a single value ({shown(place)}) and has no "
-                f"keys{_nearest(key.strip(), _keys())}."
+                f"keys{nearest_hint(key.strip(), _keys())}."
             )
     place[parts[-1]] = value
 
@@ -538,19 +557,14 @@ def _explain(key: str, problem: Any) -> str:
         siblings = [k for k in _keys() if k.startswith(f"{parent}.")] if parent else list(ExperimentConfig.model_fields)
         here = {k.rpartition(".")[2]: k for k in siblings}
         # The very word in another section is a likelier mistake than another word in this one.
-        hint = f" (nearest: {anywhere[leaf]})" if leaf in anywhere else _nearest(leaf, here) or _nearest(leaf, anywhere)
+        first = {leaf: anywhere[leaf]} if leaf in anywhere else here
+        hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
         return f"{key} is no setting{hint}; expected one of {', '.join(here)}."
     expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"
     choices = re.findall(r"'([^']*)'", expected) if kind == "literal_error" and isinstance(came, str) else []
-    return f"{key}: expected {expected}, got {shown(came)}{_nearest(came, choices) if choices else ''}."
-
-
-def _nearest(word: str, known: Sequence[str] | dict[str, str]) -> str:
-    """`` (nearest: X)``, or nothing; a dictionary's values are what to suggest for its keys."""
-    found = nearest(word, known)
-    return f" (nearest: {known[found[0]] if isinstance(known, dict) else found[0]})" if found else ""
+    return f"{key}: expected {expected}, got {shown(came)}{nearest_hint(came, choices) if choices else ''}."
 
 
 def _sections() -> list[str]:

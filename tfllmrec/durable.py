@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -330,6 +330,55 @@ def writing_folder(parent: Path) -> Iterator[Path]:
             yield fresh
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def publish_folder(complete: Path, folder: Path, *, replace: bool = False) -> None:
+    """Puts all of a complete folder on the disk, and then gives the folder its name.
+
+    Args:
+      complete: the folder, on the same disk.
+      folder: its new name.
+      replace: whether a folder of that name gives way. It is moved aside first, to a hidden name with ``.old.tmp`` at
+        its end, and moved back if the new folder cannot be renamed.
+
+    Raises:
+      OSError: the disk fails; or the name is taken, and ``replace`` is not set.
+    """
+    for path in (*complete.rglob("*"), complete):
+        sync(path)
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp")
+    if replace and folder.exists():
+        folder.rename(old)  # a folder that holds files cannot be renamed over
+    try:
+        complete.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
+    """Writes ``folder`` whole or not at all; the folder above it is made where it is missing.
+
+    Args:
+      folder: its name.
+      write: makes and fills the folder whose name it is given.
+      replace: whether a folder of that name gives way. By default it stays, and the new one is dropped: two processes
+        that write the same content at once both succeed. A caller whose content may differ checks the name first.
+
+    Raises:
+      WriteError: the disk is full, read-only or broken; a folder that was there before is as it was.
+    """
+    with writing(folder), writing_folder(folder.parent) as scratch:
+        fresh = scratch / folder.name
+        write(fresh)
+        try:
+            publish_folder(fresh, folder, replace=replace)
+        except OSError:
+            if replace or not folder.is_dir():
+                raise
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Signs that Unicode counts as format characters, although they are written: those before Arabic, Syriac and Kaithi
@@ -74,3 +74,16 @@ def nearest(word: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
             break
         alike = [name for name in alike if name.startswith(word[:end])] or alike[:MOST_NAMES]
     return difflib.get_close_matches(word, alike[:MOST_NAMES], n, cutoff)
+
+
+def nearest_hint(word: str, names: Iterable[str] | Mapping[str, str]) -> str:
+    """The end of a message on a wrong word: `` (nearest: 'NAME')``, or nothing where no name is like the word.
+
+    Args:
+      names: the names that there are; of a mapping, the word is compared with the keys, and the value is shown.
+    """
+    found = nearest(word, names)
+    if not found:
+        return ""
+    name = names[found[0]] if isinstance(names, Mapping) else found[0]
+    return f" (nearest: {name!r})"

@@ -55,7 +55,7 @@ def test_a_wrong_config_exits_2_and_names_the_key(program, libraries, config):
     answer = program("fit", config, "--set", "training.epoch=5")
     assert answer.code == 2
     assert "training.epoch" in answer.err
-    assert "nearest: training.epochs" in answer.err
+    assert "nearest: 'training.epochs'" in answer.err
 
 
 def begun(folder, text="training: {epochs: 3}\ndata: {source: data}\n"):

@@ -115,7 +115,7 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def stuck(path, target):
-        if path.name.endswith(".new.tmp"):
+        if path.parent.name.startswith(".writing-"):
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
@@ -139,7 +139,8 @@ def test_what_a_killed_save_leaves_is_known_by_its_name(tmp_path, monkeypatch):
     dataset(name="new").save(tmp_path / "saved")
     left = met - {"saved"}
     assert len(left) == 2  # the one being written, and the one being replaced
-    assert all(name.startswith(".saved.") and name.endswith(".tmp") for name in left)
+    assert sorted(name.partition("-")[0].partition(".old")[2] for name in left) == ["", ".tmp"]
+    assert all(name.startswith((".writing-", ".saved.")) for name in left)
 
 
 def test_load_refuses_what_is_not_whole(tmp_path):

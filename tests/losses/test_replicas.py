@@ -33,7 +33,7 @@ config = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=3)
 
 def losses(strategy):
     with strategy.scope():
-        full, sampled = (Hybrid(Catalogue(ids, text), np.ones(N, int), config, Negatives(n)) for n in (0, 5))
+        full, sampled = (Hybrid(Catalogue(ids, text), np.ones(N, int), config, negatives=Negatives(n)) for n in (0, 5))
         ranking = RankingModel(full, RankingConfig(), RatingScale.of(np.arange(3), np.array([1.0, 5, 4]), N))
     query = {key: batch[key] for key in ("history", RATING_KEY)}
     lists = ranking.given(ranking.item_vectors, query, np.array([[5, 6, 7], [8, 9, 1]], np.int32))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
+from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
 
 pytestmark = pytest.mark.tf
 RNG = np.random.default_rng(0)
@@ -17,11 +17,15 @@ def cross_entropy(logits, targets):
     return float(np.mean([np.log(np.exp(row).sum()) - row[t] for row, t in zip(logits, targets, strict=True)]))
 
 
+def of_logits(task, logits, targets=TARGETS):
+    return mean_loss(task.per_example_of_logits(logits, tf.constant(targets)))
+
+
 def test_catalogue_is_the_exact_softmax():
     loss = CatalogueRetrieval()(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
     assert loss == pytest.approx(cross_entropy(QUERIES @ ITEMS.T, TARGETS), rel=1e-5)
-    of_logits = CatalogueRetrieval().of_logits(tf.constant(QUERIES @ ITEMS.T), tf.constant(TARGETS)).numpy()
-    assert of_logits == pytest.approx(loss, rel=1e-6)
+    same = of_logits(CatalogueRetrieval(), tf.constant(QUERIES @ ITEMS.T)).numpy()
+    assert same == pytest.approx(loss, rel=1e-6)
 
 
 def test_gradients_are_those_of_tensorflows_own_softmax():
@@ -43,7 +47,7 @@ def test_gradients_are_those_of_tensorflows_own_softmax():
             tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits() + np.where(mask, 0, -1e9).astype("f4"))
         )
     )
-    for loss in (lambda: task(queries, items, targets), lambda: task.of_logits(logits(), targets)):
+    for loss in (lambda: task(queries, items, targets), lambda: of_logits(task, logits())):
         for mine, right in zip(gradients(loss), expected, strict=True):
             np.testing.assert_allclose(mine, right, rtol=1e-4, atol=1e-6)
 
@@ -51,7 +55,7 @@ def test_gradients_are_those_of_tensorflows_own_softmax():
 def test_a_hopeless_target_still_has_a_gradient():
     logits = tf.Variable([[0.0, 500.0]])
     with tf.GradientTape() as tape:
-        loss = CatalogueRetrieval().of_logits(logits, tf.constant([0]))
+        loss = of_logits(CatalogueRetrieval(), logits, [0])
     assert np.isfinite(loss) and loss > 60
     np.testing.assert_allclose(tape.gradient(loss, logits), [[-1.0, 1.0]])
 
@@ -62,6 +66,30 @@ def test_masked_candidates_are_no_negatives():
     task = CatalogueRetrieval(candidate_mask=tf.constant(mask))
     loss = task(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
     assert loss == pytest.approx(cross_entropy((QUERIES @ ITEMS.T)[:, mask], np.cumsum(mask)[TARGETS] - 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["catalogue", "sampled"])
+def test_a_batch_is_the_weighted_mean_of_its_examples(kind):
+    if kind == "catalogue":
+        task, arguments = CatalogueRetrieval(), (tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS))
+    else:
+        task = SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed=1)
+        ids = tf.concat([tf.cast(TARGETS, tf.int32), task.draw()], axis=0)
+        arguments = tf.constant(QUERIES), tf.gather(ITEMS, ids), ids
+    losses = task.per_example(*arguments).numpy()
+    assert losses.shape == (R,) and losses.dtype == np.float32 and len(set(losses)) == R
+    assert task(*arguments).numpy() == pytest.approx(losses.mean(), rel=1e-6)
+    weights = np.array([1, 0, 0.5, 2, 0, 0], np.float32)
+    assert task(*arguments, sample_weight=weights).numpy() == pytest.approx(
+        (losses[0] + losses[2] / 2 + 2 * losses[3]) / 3.5, rel=1e-6
+    )
+    assert task(*arguments, sample_weight=np.zeros(R)).numpy() == 0
+    # A user whose events weigh nothing leaves no trace in the gradient.
+    queries = tf.Variable(QUERIES)
+    with tf.GradientTape() as tape:
+        loss = task(queries, *arguments[1:], sample_weight=weights)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, queries)).numpy()
+    assert np.array_equal(np.any(gradient != 0, axis=1), weights > 0)
 
 
 def test_no_query_costs_nothing():

@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from stand_ins import training_data
 
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.baselines import (
     BASELINES,
@@ -16,9 +18,10 @@ from tfllmrec.models.baselines import (
     Popularity,
     TextSimilarity,
     candidates,
-    fit_baselines,
+    fit_baseline,
     select,
 )
+from tfllmrec.models.fitting import SAMPLE
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -44,13 +47,13 @@ def checkerboard():
 
 
 def test_popularity_counts_training_events():
-    model = Popularity().fit(ragged([0, 2], [2], [2, 1]), 4)
+    model = Popularity().fit(training_data(ragged([0, 2], [2], [2, 1]), 4))
     assert model.score(ask([0], [])).tolist() == [[1, 1, 3, 0]] * 2
 
 
 def test_markov_by_hand():
     # After 0 came 1 twice and 2 once; popularity of 0..3 is 3, 2, 2, 0 of 7.
-    model = Markov(smoothing=2.0).fit(ragged([0, 1], [0, 1], [0, 2]), 4)
+    model = Markov(smoothing=2.0).fit(training_data(ragged([0, 1], [0, 1], [0, 2]), 4))
     model.shares[:] = [3 / 7, 2 / 7, 2 / 7, 0]
     after_0 = [(0 + 2 * 3 / 7) / 5, (2 + 2 * 2 / 7) / 5, (1 + 2 * 2 / 7) / 5, 0]
     popularity = [3 / 7, 2 / 7, 2 / 7, 0]
@@ -60,35 +63,35 @@ def test_markov_by_hand():
 
 
 def test_markov_takes_shares_from_training_events():
-    assert Markov().fit(ragged([0, 1], [0]), 3).shares == pytest.approx([2 / 3, 1 / 3, 0])
+    assert Markov().fit(training_data(ragged([0, 1], [0]), 3)).shares == pytest.approx([2 / 3, 1 / 3, 0])
 
 
 def test_markov_does_not_step_from_one_user_to_the_next():
-    model = Markov().fit(ragged([0], [1], [], [2]), 3)
+    model = Markov().fit(training_data(ragged([0], [1], [], [2]), 3))
     assert model.successions.nnz == 0
 
 
 def test_item_knn_by_hand():
     # n_0 = 3, n_1 = 2, n_2 = 1; both: 01 two users, 02 one, 12 one.
-    model = ItemKNN(shrinkage=1.0, neighbours=4, decay=0.5).fit(ragged([0, 1], [0, 1, 2], [0]), 4)
+    model = ItemKNN(shrinkage=1.0, neighbours=4, decay=0.5).fit(training_data(ragged([0, 1], [0, 1, 2], [0]), 4))
     s01, s02, s12 = 2 / (np.sqrt(3 * 2) + 1), 1 / (np.sqrt(3 * 1) + 1), 1 / (np.sqrt(2 * 1) + 1)
     expected = [[s01, 0, s12, 0], [0.5 * s01 + s02, 0.5 * 0 + s12, 0.5 * s12, 0], [0, 0, 0, 0]]
     assert model.score(ask([1], [1, 2], [])) == pytest.approx(np.array(expected))
 
 
 def test_item_knn_keeps_the_nearest():
-    model = ItemKNN(shrinkage=0.0, neighbours=1).fit(ragged([0, 1], [0, 1, 2], [0]), 3)
+    model = ItemKNN(shrinkage=0.0, neighbours=1).fit(training_data(ragged([0, 1], [0, 1, 2], [0]), 3))
     assert model.score(ask([0])) == pytest.approx(np.array([[0, 2 / np.sqrt(3 * 2), 0]]))
 
 
 def test_ease_by_hand():
-    model = Ease(l2=1.0, decay=0.5).fit(ragged([0, 1], [1, 0], [0]), 2)
+    model = Ease(l2=1.0, decay=0.5).fit(training_data(ragged([0, 1], [1, 0], [0]), 2))
     assert model.score(ask([0, 1])) == pytest.approx(np.array([[1.0 * 2 / (2 + 1), 0.5 * 2 / (3 + 1)]]))
 
 
 def test_text_similarity_is_the_cosine_with_the_faded_mean():
     vectors = np.array([[2.0, 1], [1, 2], [0, 1], [1, 0], [0, 0]])  # mean of those with text: 1, 1
-    model = TextSimilarity(decay=0.5).fit(ragged(), 5, vectors)
+    model = TextSimilarity(decay=0.5).fit(training_data(ragged(), 5, text=vectors))
     unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]])
     profile = (0.5 * unit[0] + unit[1]) / np.sqrt(0.5**2 + 1)
     scores = model.score(ask([0, 1], [4], []))
@@ -96,17 +99,13 @@ def test_text_similarity_is_the_cosine_with_the_faded_mean():
     assert scores.dtype == np.float32
 
 
-@pytest.mark.parametrize(("text", "given"), [(None, "none"), (np.ones((3, 2)), "3 rows")])
-def test_text_similarity_needs_text(text, given):
-    with pytest.raises(ModelError, match=f"each of 4 items, got {given}"):
-        TextSimilarity().fit(ragged([0]), 4, text)
-
-
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_keeps_the_contract(name, checkerboard):
     train, n_items, _, _, text = checkerboard
     before = train.values.copy()
-    model = BASELINES[name]().fit(train, n_items + 1, np.vstack([text, np.zeros(3)]))  # one cold item without text
+    model = BASELINES[name]().fit(
+        training_data(train, n_items + 1, text=np.vstack([text, np.zeros(3)]))  # one cold item without text
+    )
     assert isinstance(model, Recommender)
     scores = model.score(ask([0, 2], [], [n_items]))
     assert scores.shape == (3, n_items + 1)
@@ -119,7 +118,7 @@ def test_every_baseline_keeps_the_contract(name, checkerboard):
 @pytest.mark.parametrize("name", BASELINES)
 def test_planted_checkerboard(name, checkerboard):
     train, n_items, validation, test, text = checkerboard
-    model = fit_baselines([name], train, n_items, validation, text_vectors=text)[name]
+    model = fit_baseline(training_data(train, n_items, validation, text), name).model
     result = evaluate(model, test, train_counts=np.ones(n_items, np.int64), strata={}, ks=[11], bootstrap=0)
     # Nine of the twenty liked items are known, so a list of eleven can hold all the others and nothing else.
     if name == "popularity":
@@ -134,7 +133,7 @@ def test_planted_checkerboard(name, checkerboard):
 
 def test_candidates_share_a_fit_where_only_scoring_differs(checkerboard):
     train, n_items, _, _, _ = checkerboard
-    points = list(candidates(Ease, train, n_items))
+    points = list(candidates(Ease, training_data(train, n_items)))
     assert {(p.l2, p.decay) for p in points} == {
         (l2, decay) for l2 in Ease.fit_grid["l2"] for decay in Ease.score_grid["decay"]
     }
@@ -150,58 +149,68 @@ class Likes:
         return np.tile(np.eye(3, dtype=np.float32)[self.item], (len(queries), 1))
 
 
+def among_three(validation, strata=None):
+    return training_data(ragged(), 3, validation, strata=strata)
+
+
 def test_select_takes_the_best_on_validation_and_the_first_of_equals():
     validation = Queries.from_histories([[]] * 3, targets=[[1], [], [2]], user_ids=["a", "b", "c"])
     models = [Likes(0), Likes(1), Likes(2)]
-    assert select(models, validation, 3) is models[1]
+    assert select(models, among_three(validation))[0] is models[1]
     assert models[0].seen == ["a", "b", "c"]
-    assert select([Likes(0)], validation, 3).item == 0
+    assert select([Likes(0)], among_three(validation))[0].item == 0
 
 
 def test_tail_targets_count_twice_in_select():
     # Item 0 three times, item 1 twice: 3/5 against 2/5 of the targets; counted twice, 3/7 against 4/7.
     validation = Queries.from_histories([[]] * 5, targets=[[0], [0], [0], [1], [1]])
     head, tail = Likes(0), Likes(1)
-    assert select([head, tail], validation, 3) is head
-    assert select([head, tail], validation, 3, strata={"tail": np.array([False, True, True])}) is tail
+    assert select([head, tail], among_three(validation))[0] is head
+    assert select([head, tail], among_three(validation, {"tail": np.array([False, True, True])}))[0] is tail
 
 
-def test_select_looks_at_all_queries_that_it_is_given():
+def test_select_looks_at_the_whole_sample():
     many = 7000
     validation = Queries.from_histories([[]] * many, targets=[[1]] * many, user_ids=[str(i) for i in range(many)])
-    model = Likes(0)
-    select([model], validation, 3)
-    assert model.seen == [str(i) for i in range(many)]
+    model, data = Likes(0), among_three(validation)
+    select([model], data)
+    assert model.seen == list(data.sample.user_ids) and len(model.seen) == SAMPLE
 
 
 def test_select_needs_something_to_select_by():
     with pytest.raises(ModelError, match="with targets"):
-        select([Likes(0)], ask([0]), 3)
+        select([Likes(0)], among_three(ask([0])))
     with pytest.raises(ModelError, match="at least one candidate"):
-        select([], Queries.from_histories([[]], targets=[[0]]), 3)
+        select([], among_three(Queries.from_histories([[]], targets=[[0]])))
 
 
 def test_ease_text_is_the_plain_sum_of_the_two_as_they_were_chosen(checkerboard):
     train, n_items, validation, test, text = checkerboard
-    names = ["ease", "text", "ease_text"]
-    fitted = fit_baselines(names, train, n_items, validation, text_vectors=text)
-    total = fitted["ease_text"]
-    assert total.ease is fitted["ease"] and total.text is fitted["text"]
-    expected = fitted["ease"].score(test) + total.text_weight * fitted["text"].score(test)
+    data = training_data(train, n_items, validation, text)
+    ease, similar, total = (fit_baseline(data, name).model for name in ("ease", "text", "ease_text"))
+    assert total.ease is ease and total.text is similar
+    expected = ease.score(test) + total.text_weight * similar.score(test)
     np.testing.assert_allclose(total.score(test), expected, rtol=1e-6)
-    alone = fit_baselines(["ease_text"], train, n_items, validation, text_vectors=text)["ease_text"]
+    alone = fit_baseline(training_data(train, n_items, validation, text), "ease_text").model
     assert (alone.ease.l2, alone.ease.decay, alone.text.decay) == (
         total.ease.l2, total.ease.decay, total.text.decay
     )  # fmt: skip
 
 
-def test_fit_baselines_reports_progress_and_refuses_unknown_names(checkerboard):
+def test_a_baseline_is_fitted_once_for_the_same_data(checkerboard):
+    train, n_items, validation, _, text = checkerboard
+    data = training_data(train, n_items, validation, text)
+    fitted = fit_baseline(data, "markov")
+    assert fit_baseline(data, "markov") is fitted
+    assert fitted.options == {"smoothing": fitted.model.smoothing}
+    assert fitted.figures == {"selection": selection_value(data.measure(fitted.model))}
+    assert fit_baseline(replace(data, seed=1), "markov").model is not fitted.model
+
+
+def test_an_unknown_baseline_is_refused(checkerboard):
     train, n_items, validation, _, _ = checkerboard
-    names = []
-    fitted = fit_baselines(["markov", "popularity"], train, n_items, validation, progress=names.append)
-    assert names == list(fitted) == ["markov", "popularity"]
     with pytest.raises(ModelError, match="'two_tower'"):
-        fit_baselines(["two_tower"], train, n_items, validation)
+        fit_baseline(training_data(train, n_items, validation), "two_tower")
 
 
 @pytest.mark.shared
@@ -213,7 +222,7 @@ def test_popularity_on_movielens_1m_is_the_published_figure():
     train = ragged(*(items[:-2] for items in people))
     test = Queries.from_histories([items[:-1] for items in people], targets=[items[-1:] for items in people])
     n_items = int(events["item"].max()) + 1
-    model = Popularity().fit(train, n_items)
+    model = Popularity().fit(training_data(train, n_items))
     result = evaluate(model, test, train_counts=model.counts.astype(np.int64), strata={}, bootstrap=0)
     assert result.metrics["recall@10"] == pytest.approx(0.0369, abs=0.0001)
     assert result.metrics["ndcg@10"] == pytest.approx(0.0180, abs=0.0001)

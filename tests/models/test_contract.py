@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tfllmrec import models
-from tfllmrec.config import ModelConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.baselines import BASELINES
+from tfllmrec.models.fitting import TrainingData
 
 pytestmark = pytest.mark.tf
 
@@ -24,7 +25,7 @@ def text_of(split):
 
 def baseline(name):
     def make(split):
-        return BASELINES[name]().fit(split.train_queries().history, split.dataset.n_items, text_of(split))
+        return BASELINES[name]().fit(TrainingData(split, text_of(split)))
 
     return make
 
@@ -37,15 +38,14 @@ def two_tower(split):
 
 def hybrid(split):
     from tfllmrec.models.hybrid import Catalogue, Hybrid
-    from tfllmrec.models.item_weights import ItemWeightSettings, ItemWeightStatistics, fit_item_weights, prune
+    from tfllmrec.models.item_weights import ItemWeightStatistics, fit_item_weights, prune
 
-    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4, item_weights_decay=0.8)
+    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4)
     ids = split.dataset.items["item_id"].to_numpy(object)
-    model = Hybrid(Catalogue(ids, text_of(split)), split.train_counts, config)
     settings = ItemWeightSettings(decay=0.8, l2=10.0, co_occurrence=0.1, text=0.0)
+    model = Hybrid(Catalogue(ids, text_of(split)), split.train_counts, config, settings)
     statistics = ItemWeightStatistics.of(split.train_queries().history, len(ids), settings)
-    weights = fit_item_weights(statistics, settings)
-    model.set_item_weights(prune(weights, config.item_weights_neighbours))
+    model.set_item_weights(prune(fit_item_weights(statistics, settings), settings.neighbours))
     return model
 
 

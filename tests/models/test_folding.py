@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import ModelConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.item_cells import Cells
 from tfllmrec.layers.item_index import ItemIndex
@@ -16,7 +16,7 @@ from tfllmrec.models.item_weights import PrunedWeights
 pytestmark = pytest.mark.tf
 N, P = 50, 6
 RNG = np.random.default_rng(3)
-SIZES = {"embedding_dim": 8, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 4, "item_weights_decay": 0.5}
+SIZES = {"embedding_dim": 8, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 4}
 HISTORY = tf.constant(RNG.integers(0, N, (6, 7)) * (np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]])), tf.int32)
 HISTORY = tf.where(np.arange(7) < np.array([[0], [1], [3], [7], [7], [5]]), HISTORY, N)
 QUERY = {"history": HISTORY, RATING_KEY: tf.constant(RNG.integers(1, 6, (6, 7)), tf.float32)}
@@ -27,8 +27,9 @@ def model(terms, offsets=True):
     text = RNG.normal(size=(N, 5)).astype(np.float32)
     text[::7] = 0
     counts = np.arange(N) % 9
-    config = ModelConfig(**SIZES, item_weights_neighbours=P, terms=terms)
-    made = Hybrid(Catalogue(np.arange(N).astype(str).astype(object), text), counts, config)
+    config = ModelConfig(**SIZES, terms=terms)
+    weights = ItemWeightSettings(decay=0.5, neighbours=P)
+    made = Hybrid(Catalogue(np.arange(N).astype(str).astype(object), text), counts, config, weights)
     made.gates.output_map.kernel.assign(RNG.normal(0, 0.05, (8, 1)))
     made.gates.dense_strength.assign(0.7)
     made.gates.closing.assign(0.6)

@@ -26,7 +26,7 @@ FRESH = np.arange(20, 28)  # read like items 8 to 15; met once each, in an event
 TWIN, ALONE = 28, 29  # never met: the first reads like item 5, the second like nothing else
 N = 30
 READS_LIKE = np.array([*range(RING), *range(8, 16), 5, ALONE])
-SIZES = {"embedding_dim": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 6, "item_weights_decay": 0.5}
+SIZES = {"embedding_dim": 16, "blocks": 1, "heads": 2, "dropout": 0.1, "history_length": 6}
 NAN = float("nan")
 
 
@@ -49,7 +49,7 @@ def texts():
 
 SEQUENCES, TEXT = ring(), texts()
 COUNTS = np.bincount(SEQUENCES.items.values, minlength=N)
-SETTINGS = ItemWeightSettings(decay=0.5, l2=1.0, co_occurrence=0.0, text=0.1)
+SETTINGS = ItemWeightSettings(decay=0.5, l2=1.0, co_occurrence=0.0, text=0.1, neighbours=12)
 
 
 def solved(histories):
@@ -60,7 +60,8 @@ def hybrid(negatives=None, seed=42, **changes):
     model = Hybrid(
         Catalogue(np.arange(N).astype(str).astype(object), TEXT),
         COUNTS,
-        ModelConfig(**(SIZES | {"item_weights_neighbours": 12} | changes)),
+        ModelConfig(**(SIZES | changes)),
+        SETTINGS,
         negatives,
         seed,
     )

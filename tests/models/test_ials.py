@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_ins import training_data
 
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.baselines import Popularity
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.ials import Ials
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "movielens-100k"
@@ -46,7 +48,7 @@ def test_a_query_solves_the_normal_equations_of_its_history(dim, decay):
 def test_fit_alternates_between_the_two_sides():
     rng = np.random.default_rng(1)
     rows = [rng.choice(12, size=size, replace=False) for size in rng.integers(1, 9, 20)]
-    model = Ials(dim=3, unobserved_weight=0.3, l2=0.02).fit(Ragged.from_rows(rows, np.int64), 13)
+    model = Ials(dim=3, unobserved_weight=0.3, l2=0.02).fit(training_data(Ragged.from_rows(rows, np.int64), 13))
 
     items = np.random.default_rng(0).standard_normal((13, 3), np.float32) * 0.1 / np.sqrt(3)
     by_item = [[user for user, row in enumerate(rows) if item in row] for item in range(13)]
@@ -59,16 +61,16 @@ def test_fit_alternates_between_the_two_sides():
 
 def test_repeated_events_count_once_in_fit():
     once, twice = (Ragged.from_rows(rows, np.int64) for rows in ([[0, 1], [1, 2]], [[0, 1, 0], [1, 2, 2]]))
-    assert np.array_equal(Ials(dim=2).fit(once, 3).items, Ials(dim=2).fit(twice, 3).items)
+    assert np.array_equal(Ials(dim=2).fit(training_data(once, 3)).items, Ials(dim=2).fit(training_data(twice, 3)).items)
 
 
 def test_larger_l2_and_more_weight_on_the_unobserved_shrink_the_scores():
     rng = np.random.default_rng(2)
-    histories = Ragged.from_rows([rng.choice(9, size=4, replace=False) for _ in range(40)], np.int64)
+    data = training_data(Ragged.from_rows([rng.choice(9, size=4, replace=False) for _ in range(40)], np.int64), 9)
     queries = Queries.from_histories([[0, 1]])
-    plain = np.abs(Ials(dim=4).fit(histories, 9).score(queries)).max()
-    assert np.abs(Ials(dim=4, l2=0.1).fit(histories, 9).score(queries)).max() < plain
-    assert np.abs(Ials(dim=4, unobserved_weight=3.0).fit(histories, 9).score(queries)).max() < plain
+    plain = np.abs(Ials(dim=4).fit(data).score(queries)).max()
+    assert np.abs(Ials(dim=4, l2=0.1).fit(data).score(queries)).max() < plain
+    assert np.abs(Ials(dim=4, unobserved_weight=3.0).fit(data).score(queries)).max() < plain
 
 
 @pytest.mark.shared
@@ -78,7 +80,7 @@ def test_movielens_100k():
     from tfllmrec.data import make_split, read_dataset
 
     split = make_split(read_dataset(DataConfig(source=str(SHARED))), SplitConfig(), seed=42)
-    histories, n_items = split.train_queries().history, split.dataset.n_items
+    data = TrainingData(split, np.zeros((split.dataset.n_items, 1), np.float32))
 
     def ndcg(model):
         result = evaluate(model, split.validation, train_counts=split.train_counts, strata={}, ks=[10], bootstrap=0)
@@ -86,6 +88,6 @@ def test_movielens_100k():
 
     # A point of its grid, measured on validation.
     points = {name: values[0] for name, values in Ials.fit_grid.items()}
-    fitted = Ials(**points).fit(histories, n_items)
+    fitted = Ials(**points).fit(data)
     fitted.decay = Ials.score_grid["decay"][-1]
-    assert ndcg(fitted) > 0.09 > ndcg(Popularity().fit(histories, n_items))
+    assert ndcg(fitted) > 0.09 > ndcg(Popularity().fit(data))

@@ -25,7 +25,21 @@ from tfllmrec.models.item_weights import (
     strongest,
 )
 
-SETTINGS = ItemWeightSettings(decay=0.8, l2=1.0, co_occurrence=0.5, text=5.0)
+
+def views(decay, l2, co_occurrence, text, next_item=1.0, popularity=0.0):
+    return ItemWeightSettings(
+        decay=decay, l2=l2, co_occurrence=co_occurrence, text=text, next_item=next_item, popularity=popularity
+    )
+
+
+SETTINGS = views(0.8, 1.0, 0.5, 5.0)
+
+
+def but(**changes):
+    """The settings with others, unchecked."""
+    return SETTINGS.model_copy(update=changes)
+
+
 TEXT = centred_unit(np.array([[1.0, 0], [0, 1], [0, 1.1], [1, 0.1]]))
 
 
@@ -38,8 +52,9 @@ def fit_item_weights(histories, n_items, settings, text=None):
 
 
 def low_rank_weights(histories, n_items, settings, text=None, **how):
-    statistics = ItemWeightStatistics.of(histories, n_items, settings, "low_rank")
-    return item_weights.low_rank_weights(statistics, settings, text, **how)
+    settings = settings.model_copy(update={"form": "low_rank", **how})
+    statistics = ItemWeightStatistics.of(histories, n_items, settings)
+    return item_weights.low_rank_weights(statistics, settings, text)
 
 
 def ridge_by_column(x, l2):
@@ -117,13 +132,13 @@ def prefix_regression(histories, n_items, settings, text):
 @pytest.mark.parametrize(
     "settings",
     [
-        ItemWeightSettings(0.5, 0.7, 0.0, 0.0),
-        ItemWeightSettings(1.0, 0.7, 0.0, 0.0),
-        ItemWeightSettings(0.8, 0.7, 0.6, 0.0),
-        ItemWeightSettings(0.8, 0.7, 0.0, 2.0),
-        ItemWeightSettings(0.7, 0.7, 0.3, 1.5),
-        ItemWeightSettings(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
-        ItemWeightSettings(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
+        views(0.5, 0.7, 0.0, 0.0),
+        views(1.0, 0.7, 0.0, 0.0),
+        views(0.8, 0.7, 0.6, 0.0),
+        views(0.8, 0.7, 0.0, 2.0),
+        views(0.7, 0.7, 0.3, 1.5),
+        views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
+        views(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
     ],
 )
 def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
@@ -136,13 +151,13 @@ def test_weights_against_every_prefix_written_out(histories, block, settings, mo
 
 
 def test_who_had_both_alone_is_ease(histories):
-    settings = ItemWeightSettings(1.0, 0.7, 1.0, 0.0, next_item=0.0)
+    settings = views(1.0, 0.7, 1.0, 0.0, next_item=0.0)
     assert fit_item_weights(histories, 12, settings) == pytest.approx(ease_weights(histories, 12, 0.7), abs=1e-5)
 
 
 @pytest.mark.parametrize("co_occurrence", [0.0, 0.5])
 def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histories, co_occurrence):
-    settings = ItemWeightSettings(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
+    settings = views(0.8, 1.0, co_occurrence, 0.0, next_item=0.0)
     known, target = ItemWeightStatistics.of(histories, 12, settings).weighted(settings)
     assert known is target
     x = interactions(histories, 12).toarray()
@@ -151,7 +166,7 @@ def test_without_the_next_item_what_is_known_and_asked_for_is_one_matrix(histori
 
 def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch):
     monkeypatch.setattr(item_weights, "_DENSE_ITEMS", 100)
-    settings = ItemWeightSettings(0.8, 0.7, 0.3, 0.0)
+    settings = views(0.8, 0.7, 0.3, 0.0)
     weights = fit_item_weights(histories, 101, settings)
     assert weights[:12, :12] == pytest.approx(fit_item_weights(histories, 12, settings), abs=1e-5)
     assert not weights[12:].any()
@@ -159,13 +174,13 @@ def test_a_large_sparse_catalogue_takes_the_other_product(histories, monkeypatch
 
 
 def test_the_next_item_is_told_from_the_one_before():
-    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0))
+    weights = fit_item_weights(ragged([0, 1], [0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0))
     assert weights == pytest.approx(np.array([[0, 3 / (3 + 1)], [0, 0]]))
 
 
 @pytest.mark.parametrize("decay", [0.7, 1.0])
 def test_pairs_counted_a_few_lags_at_a_time_are_the_same(histories, decay, monkeypatch):
-    settings = replace(SETTINGS, decay=decay, text=0.0)
+    settings = but(decay=decay, text=0.0)
     at_once = fit_item_weights(histories, 12, settings)
     monkeypatch.setattr(item_weights, "_PAIRS_AT_ONCE", 7)
     assert fit_item_weights(histories, 12, settings) == pytest.approx(at_once, abs=1e-6)
@@ -187,7 +202,7 @@ def test_fitting_leaves_the_histories_as_they_were(fit):
 
 
 def test_text_links_items_that_nobody_had_together():
-    without = fit_item_weights(ragged([0]), 4, replace(SETTINGS, text=0.0), TEXT)
+    without = fit_item_weights(ragged([0]), 4, but(text=0.0), TEXT)
     with_text = fit_item_weights(ragged([0]), 4, SETTINGS, TEXT)
     assert not without.any()
     assert with_text[0, 3] > 0 > with_text[0, 1]
@@ -196,12 +211,12 @@ def test_text_links_items_that_nobody_had_together():
 @pytest.mark.parametrize(
     ("settings", "text", "n_items", "message"),
     [
-        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
-        (replace(SETTINGS, l2=float("nan")), TEXT, 4, "l2 above 0"),
-        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (but(l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (but(l2=float("nan")), TEXT, 4, "l2 above 0"),
+        (but(decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT[:3], 4, "got 3 rows"),
-        (replace(SETTINGS, text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
+        (but(text=0.0), None, 3, "between 0 and 2, got 3 in row 1"),
         (SETTINGS, TEXT, 30_001, "at most 30,000 items .* got 30,001"),
     ],
 )
@@ -220,7 +235,7 @@ def test_ease_has_the_same_limits():
 def test_a_matrix_that_is_not_positive_definite_is_said():
     huge = np.full((3, 1), 1e6, np.float32)
     with pytest.raises(ModelError, match="raise l2"):
-        fit_item_weights(ragged([0]), 3, replace(SETTINGS, l2=1e-6), huge)
+        fit_item_weights(ragged([0]), 3, but(l2=1e-6), huge)
 
 
 # Low rank -------------------------------------------------------------------------------------------------------------
@@ -257,7 +272,7 @@ def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, mo
     monkeypatch.setattr(item_weights, "_BLOCK", 4)
     monkeypatch.setattr(item_weights, "_CELLS", 40)  # three rows at once
     vectors = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
-    settings = ItemWeightSettings(0.8, 0.7, co_occurrence, text, **more)
+    settings = views(0.8, 0.7, co_occurrence, text, **more)
     low_rank = low_rank_weights(histories, 12, settings, vectors, rank=12, neighbours=12)
     assert (low_rank.neighbours.dtype, low_rank.weights.dtype) == (np.int32, np.float32)
     exact = prefix_regression(histories, 12, settings, vectors)
@@ -275,14 +290,14 @@ def test_less_rank_is_further_from_exact_but_never_loses_the_diagonal():
         off[rank] = np.linalg.norm(low_rank - exact) / np.linalg.norm(exact)
     assert off[60] < 1e-5 < off[30] < off[10] < off[1]
     # One direction says next to nothing of twelve blocks: what is left is D^-1 B, whose neighbours are those met.
-    low_rank = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=1, neighbours=3)
+    low_rank = low_rank_weights(histories, 60, but(text=0.0), rank=1, neighbours=3)
     for item in (1, 17, 59):
         assert set(low_rank.neighbours[item] // 5) == {item // 5}
 
 
 def test_low_rank_takes_the_diagonal_out_of_what_it_cannot_hold():
     # Two people had 0 then 1, nothing else: A = [[2 + l2, 0], [0, l2]] of the next-item view, C = [[0, 2], [0, 0]].
-    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, ItemWeightSettings(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
+    low_rank = low_rank_weights(ragged([0, 1], [0, 1]), 2, views(0.5, 1.0, 0.0, 0.0), rank=1, neighbours=2)
     assert as_dense(low_rank) == pytest.approx(np.array([[0, 2 / (2 + 1)], [0, 0]]))
 
 
@@ -292,7 +307,7 @@ def test_items_without_events_get_the_neighbours_that_read_alike():
     for item in range(0, 60, 5):
         assert set(np.argsort(-weights[item])[:3] // 5) == {item // 5}
         assert weights[item + 1 : item + 5, item].mean() > 0.05  # and is a neighbour itself
-    without = low_rank_weights(histories, 60, replace(SETTINGS, text=0.0), rank=32, neighbours=60)
+    without = low_rank_weights(histories, 60, but(text=0.0), rank=32, neighbours=60)
     assert not as_dense(without)[::5].any()
 
 
@@ -341,19 +356,19 @@ def test_long_histories_are_read_in_pieces_where_there_are_too_many_pairs(monkey
     long = ragged([0, 1, 2, 3, 4, 5, 6], [], [7, 8])
     # Pieces of 3: pairs of 3 + 3 + 1 and 2 events, 3^2 + 3^2 + 1 + 2^2 = 23; pieces of 4: 4^2 + 3^2 + 2^2 = 29.
     monkeypatch.setattr(item_weights, "_PAIRS", 28)
-    low_rank = low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9)
+    low_rank = low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9)
     pieces = ragged([0, 1, 2], [3, 4, 5], [6], [7, 8])
-    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, replace(SETTINGS, text=0.0)), abs=1e-6)
+    assert as_dense(low_rank) == pytest.approx(fit_item_weights(pieces, 9, but(text=0.0)), abs=1e-6)
     monkeypatch.setattr(item_weights, "_PAIRS", 0)  # single events, at the least
-    assert not low_rank_weights(long, 9, replace(SETTINGS, text=0.0), rank=9, neighbours=9).weights.any()
+    assert not low_rank_weights(long, 9, but(text=0.0), rank=9, neighbours=9).weights.any()
 
 
 @pytest.mark.parametrize(
     ("settings", "text", "rank", "message"),
     [
         (SETTINGS, TEXT, 0, "rank of 1 or more, got 0"),
-        (replace(SETTINGS, l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
-        (replace(SETTINGS, decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
+        (but(l2=0.0), TEXT, 4, "l2 above 0, got 0.0"),
+        (but(decay=0.0), TEXT, 4, "recency decay above 0 and up to 1, got 0.0"),
         (SETTINGS, None, 4, "text vectors for 4 items .* got none"),
         (SETTINGS, TEXT, 4, "between 0 and 3, got 4 in row 2"),
     ],
@@ -369,7 +384,7 @@ def test_what_low_rank_cannot_fit_is_said(settings, text, rank, message):
 VIEWS = ("co_occurrence", "known", "target")
 
 
-def views(statistics):
+def matrices(statistics):
     return [getattr(statistics, name).toarray() for name in VIEWS]
 
 
@@ -395,19 +410,20 @@ def every_prefix(histories, n_items, decay):
 @pytest.mark.parametrize("decay", [0.8, 1.0])
 def test_statistics_of_two_halves_add_up_to_those_of_all(histories, decay):
     users = ragged(*histories, [1, 2, 1, 1, 3])
-    settings = replace(SETTINGS, decay=decay)
+    settings = but(decay=decay)
     first, second = (ItemWeightStatistics.of(part, 12, settings) for part in halves(users))
     added = first + second
     at_once, expected = ItemWeightStatistics.of(users, 12, settings), every_prefix(users, 12, decay)
-    for got, whole, oracle in zip(views(added), views(at_once), expected, strict=True):
+    for got, whole, oracle in zip(matrices(added), matrices(at_once), expected, strict=True):
         assert got == pytest.approx(oracle, rel=1e-6) and whole == pytest.approx(oracle, rel=1e-6)
         assert oracle.any()
     assert np.array_equal(added.co_occurrence.toarray(), expected[0])  # users are counted, without any rounding
     if decay == 1:
-        assert all(map(np.array_equal, views(added), expected))
+        assert all(map(np.array_equal, matrices(added), expected))
     text = centred_unit(np.random.default_rng(1).normal(size=(12, 5)))
     for form in ("exact", "low_rank"):
-        got, whole = (as_dense(solve(s, settings, text, form=form, neighbours=12)) for s in (added, at_once))
+        how = settings.model_copy(update={"form": form, "neighbours": 12})
+        got, whole = (as_dense(solve(s, how, text)) for s in (added, at_once))
         assert got == pytest.approx(whole, abs=1e-5)
 
 
@@ -415,7 +431,7 @@ def test_statistics_without_a_user_are_those_of_the_others(histories):
     others, alone = ragged(*histories), ragged([2, 7, 11, 7, 11])  # nobody else has had item 11
     statistics = ItemWeightStatistics.of(ragged(*histories, *alone), 12, SETTINGS)
     left = statistics - ItemWeightStatistics.of(alone, 12, SETTINGS)
-    for got, expected in zip(views(left), every_prefix(others, 12, 0.8), strict=True):
+    for got, expected in zip(matrices(left), every_prefix(others, 12, 0.8), strict=True):
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-6)
         assert np.array_equal(got != 0, expected != 0)  # no rounding is left where the user was the only one
     with pytest.raises(ModelError, match="fewer users than are subtracted"):
@@ -428,14 +444,14 @@ def test_a_user_with_later_events_is_subtracted_and_added_again(histories):
     old, new = (ItemWeightStatistics.of(history, 12, SETTINGS) for history in (before, after))
     expected = every_prefix(ragged(*others, *after), 12, 0.8)
     assert all(
-        got == pytest.approx(e, rel=1e-6) for got, e in zip(views(statistics - old + new), expected, strict=True)
+        got == pytest.approx(e, rel=1e-6) for got, e in zip(matrices(statistics - old + new), expected, strict=True)
     )
 
 
 def test_what_is_added_and_subtracted_again_leaves_nothing(histories):
     first, second = (ItemWeightStatistics.of(part, 12, SETTINGS) for part in halves(histories))
     start = first + first
-    assert all(map(np.array_equal, views(start + second - second), views(start)))
+    assert all(map(np.array_equal, matrices(start + second - second), matrices(start)))
 
 
 def test_rounding_is_no_trace(histories):
@@ -448,7 +464,7 @@ def test_rounding_is_no_trace(histories):
 
 def test_statistics_grow_with_the_catalogue(histories):
     grown = ItemWeightStatistics.of(histories, 12, SETTINGS).extend(15)
-    assert all(map(np.array_equal, views(grown), views(ItemWeightStatistics.of(histories, 15, SETTINGS))))
+    assert all(map(np.array_equal, matrices(grown), matrices(ItemWeightStatistics.of(histories, 15, SETTINGS))))
     more = grown + ItemWeightStatistics.of(ragged([14, 3]), 15, SETTINGS)
     assert more.target.toarray()[14, 3] == 1
     with pytest.raises(ModelError, match="at least 15 items, got 12"):
@@ -460,7 +476,7 @@ def test_statistics_grow_with_the_catalogue(histories):
 )
 def test_statistics_that_do_not_fit_are_refused(histories, n_items, changes):
     statistics = ItemWeightStatistics.of(histories, 12, SETTINGS)
-    other = ItemWeightStatistics.of(ragged([0]), n_items, replace(SETTINGS, **changes))
+    other = ItemWeightStatistics.of(ragged([0]), n_items, but(**changes))
     for operation in (statistics.__add__, statistics.__sub__):
         with pytest.raises(ModelError, match=r"Expected statistics of 12 items with decay 0\.8, got"):
             operation(other)
@@ -469,26 +485,26 @@ def test_statistics_that_do_not_fit_are_refused(histories, n_items, changes):
 def test_statistics_with_another_decay_are_not_solved(histories):
     statistics = ItemWeightStatistics.of(histories, 12, SETTINGS)
     with pytest.raises(ModelError, match=r"with decay 0\.5, got 0\.8: make them again"):
-        solve(statistics, replace(SETTINGS, decay=0.5, text=0.0))
+        solve(statistics, but(decay=0.5, text=0.0))
     # Without the next-item view, the decay is that of scoring alone.
-    solve(statistics, replace(SETTINGS, decay=0.5, text=0.0, next_item=0.0))
-    bare = ItemWeightStatistics.of(histories, 12, replace(SETTINGS, next_item=0.0))
+    solve(statistics, but(decay=0.5, text=0.0, next_item=0.0))
+    bare = ItemWeightStatistics.of(histories, 12, but(next_item=0.0))
     assert bare.decay is None and not bare.known.nnz
     with pytest.raises(ModelError, match=r"with decay 0\.8, got None"):
-        solve(bare, replace(SETTINGS, text=0.0))
+        solve(bare, but(text=0.0))
 
 
 @pytest.mark.parametrize("next_item", [1.0, 0.0])
 @pytest.mark.parametrize("form", ["exact", "low_rank"])
 def test_stored_statistics_give_the_same_weights(histories, form, next_item, tmp_path):
-    settings = replace(SETTINGS, next_item=next_item, text=0.0)
+    settings = but(next_item=next_item, text=0.0, form=form, rank=5, neighbours=4)
     statistics = ItemWeightStatistics.of(histories, 12, settings)
     statistics.save(tmp_path / "deep" / "statistics.npz")
     back = ItemWeightStatistics.load(tmp_path / "deep" / "statistics.npz")
     assert (back.decay, back.n_items) == (statistics.decay, 12)
-    assert all(map(np.array_equal, views(back), views(statistics)))
+    assert all(map(np.array_equal, matrices(back), matrices(statistics)))
     assert [getattr(back, name).dtype for name in VIEWS] == [np.float32] * 3
-    one, other = (solve(s, settings, form=form, rank=5, neighbours=4) for s in (statistics, back))
+    one, other = (solve(s, settings) for s in (statistics, back))
     assert np.array_equal(one.weights, other.weights) and np.array_equal(one.neighbours, other.neighbours)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["statistics.npz"]
 
@@ -521,12 +537,12 @@ def test_statistics_of_too_many_pairs_are_not_stored(histories, tmp_path, monkey
     pairs = sum(len(row) ** 2 for row in histories)
     assert pairs > 12**2 > sum(len(row) ** 2 for row in histories.slice(0, 5))
     monkeypatch.setattr(item_weights, "MAX_STORED_PAIRS", 12**2 - 1)
-    store_statistics(tmp_path / "all.npz", histories, 12, SETTINGS, "exact", told.append)
-    store_statistics(tmp_path / "few.npz", histories.slice(0, 5), 12, SETTINGS, "exact", told.append)
+    store_statistics(tmp_path / "all.npz", histories, 12, SETTINGS, told.append)
+    store_statistics(tmp_path / "few.npz", histories.slice(0, 5), 12, SETTINGS, told.append)
     assert len(told) == 1 and "not stored (144 pairs of items, more than 143)" in told[0]
     assert [path.name for path in tmp_path.iterdir()] == ["few.npz"]
     expected = ItemWeightStatistics.of(histories.slice(0, 5), 12, SETTINGS)
-    assert all(map(np.array_equal, views(ItemWeightStatistics.load(tmp_path / "few.npz")), views(expected)))
+    assert all(map(np.array_equal, matrices(ItemWeightStatistics.load(tmp_path / "few.npz")), matrices(expected)))
 
 
 def test_missing_statistics_are_told(tmp_path):
@@ -546,7 +562,7 @@ def test_auto_is_exact_up_to_a_size(monkeypatch):
     assert not np.array_equal(exact.weights, low_rank.weights)
 
     def solved(form):
-        return solve_item_weights(histories, 60, SETTINGS, text, form=form, rank=3, neighbours=6).weights
+        return solve_item_weights(histories, 60, but(form=form, rank=3, neighbours=6), text).weights
 
     assert np.array_equal(solved("exact"), exact.weights) and np.array_equal(solved("low_rank"), low_rank.weights)
     monkeypatch.setattr(item_weights, "EXACT_ITEMS", 60)

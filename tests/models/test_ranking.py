@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfllmrec.config import ModelConfig, RankingConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -15,14 +15,14 @@ N, NAN = 12, float("nan")
 RNG = np.random.default_rng(0)
 COUNTS = np.array([5, 3, 0, 8, 1, 2, 2, 9, 4, 0, 1, 6])
 SCALE = RatingScale.of(np.array([0, 0, 1, 3, 3, 3]), np.array([5, 3, 1, 4, NAN, 4], np.float32), N)
+WEIGHTS = ItemWeightSettings(decay=0.7, neighbours=5)
 
 
 def made_hybrid(**changes):
-    settings = {"embedding_dim": 8, "blocks": 1, "heads": 2, "history_length": 4, "item_weights_decay": 0.7,
-                "item_weights_neighbours": 5} | changes  # fmt: skip
+    settings = {"embedding_dim": 8, "blocks": 1, "heads": 2, "history_length": 4} | changes
     text = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
     text[-1] = 0
-    model = Hybrid(Catalogue(np.arange(N).astype(str).astype(object), text), COUNTS, ModelConfig(**settings))
+    model = Hybrid(Catalogue(np.arange(N).astype(str).astype(object), text), COUNTS, ModelConfig(**settings), WEIGHTS)
     generator = np.random.default_rng(2)
     neighbours = np.stack([generator.permutation(N)[:5] for _ in range(N)]).astype(np.int32)
     model.set_item_weights(PrunedWeights(neighbours, generator.random((N, 5)).astype(np.float32)))

@@ -4,8 +4,9 @@ import tensorflow_recommenders as tfrs
 
 from tfllmrec.columns import ITEM_INDEX, USER_INDEX
 from tfllmrec.data.queries import Queries
-from tfllmrec.evaluation.protocol import evaluate, selection_value
-from tfllmrec.models.two_tower import TwoTower, fit_two_tower
+from tfllmrec.evaluation.protocol import selection_value
+from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.two_tower import TwoTower, TwoTowerOptions, fit_two_tower
 
 pytestmark = pytest.mark.tf
 
@@ -29,15 +30,15 @@ def test_the_loss_is_the_in_batch_softmax_of_tfrs():
 
 def test_fit_gives_back_the_best_epoch(chain_split):
     """Weights of one and the same fit after each epoch: the longer fit must hold the best of them."""
+    data = TrainingData(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32), seed=1)
     told = []
 
     def value(epochs):
-        sample, strata = chain_split.validation, chain_split.strata()
-        model = fit_two_tower(
-            chain_split, sample, strata, 1, max_epochs=epochs, progress=lambda done, of: told.append((done, of))
-        )
-        result = evaluate(model, sample, train_counts=chain_split.train_counts, strata=strata, ks=[10], bootstrap=0)
-        return selection_value(result), model.score(sample)
+        options = TwoTowerOptions(epochs=epochs)
+        fitted = fit_two_tower(data, options, progress=lambda done, of: told.append((done, of)))
+        value = selection_value(data.measure(fitted.model))
+        assert fitted.options is options and fitted.figures == {"selection": value}
+        return value, fitted.model.score(data.sample)
 
     values = [value(epochs) for epochs in (1, 2, 2)]
     assert told[:3] == [(0, 1), (0, 2), (1, 2)]

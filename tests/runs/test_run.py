@@ -20,12 +20,12 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs import experiment
 from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_one, report
-from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.text.tower import TowerRecord
@@ -53,11 +53,11 @@ def test_a_run_is_all_there(chain_run):
         )
     }
     record = json.loads((run.folder / "run.json").read_text())
-    assert record["seed"] == 42
+    assert record["seed"] == 42 and record["parent"] is None
     assert record["data_sha256"] == run.dataset.fingerprint
     assert record["versions"]["tensorflow"] == tf.__version__
-    assert any(line.startswith("model.item_weights decay") for line in record["chosen"])
-    assert "model.item_weights exact: " in "; ".join(record["chosen"])
+    assert any(line.startswith("item_weights decay") for line in record["chosen"])
+    assert "item_weights.form exact: " in "; ".join(record["chosen"])
     assert record["cleaning"]
 
 
@@ -105,8 +105,7 @@ def test_values_per_query_are_kept(chain_run, tmp_path):
 
 
 def test_baselines_are_chosen_on_the_queries_and_strata_of_the_hybrid(chain_split, chain_config, monkeypatch):
-    from tfllmrec.models import baselines as simple
-    from tfllmrec.models import two_tower
+    from tfllmrec.models import fitting
 
     chosen_on = []
 
@@ -114,13 +113,14 @@ def test_baselines_are_chosen_on_the_queries_and_strata_of_the_hybrid(chain_spli
         chosen_on.append((type(recommender).__name__, list(queries.user_ids), settings["strata"]["head"].sum()))
         return evaluate(recommender, queries, **settings)
 
-    monkeypatch.setattr(defaults, "SAMPLE", 20)
-    monkeypatch.setattr(simple, "evaluate", noted)
-    monkeypatch.setattr(two_tower, "evaluate", noted)
+    monkeypatch.setattr(fitting, "SAMPLE", 20)
+    monkeypatch.setattr(fitting, "evaluate", noted)
     config = chain_config.model_copy(deep=True)
     config.evaluation.head_share = 0.3
-    fit_all_baselines(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32), config, print)
-    users = list(defaults.validation_sample(chain_split, config.seed).user_ids)
+    text = np.zeros((chain_split.dataset.n_items, 1), np.float32)
+    data = fitting.TrainingData.of(chain_split, text, config)
+    fit_all_baselines(data, config.evaluation, print)
+    users = list(data.sample.user_ids)
     assert len(users) == 20 and users != list(chain_split.validation.user_ids[:20])
     assert {name for name, _, _ in chosen_on} == {"Popularity", "Markov", "TwoTower"}
     assert all(asked == users and head == 12 for _, asked, head in chosen_on)
@@ -131,7 +131,8 @@ def test_alarms_are_about_every_baseline(chain_split, chain_config):
     config = chain_config.model_copy(deep=True)
     config.evaluation.baselines = ["popularity", "markov"]
     config.evaluation.ks = [10]
-    fitted = fit_all_baselines(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32), config, print)
+    data = TrainingData(chain_split, np.zeros((chain_split.dataset.n_items, 1), np.float32))
+    fitted = fit_all_baselines(data, config.evaluation, print)
     results = {name: measure_one(one, chain_split.test, chain_split, config) for name, one in fitted.items()}
     results["hybrid"] = results["popularity"]
     alarms = report(chain_split, config, results)["alarms"]
@@ -351,7 +352,7 @@ def test_items_without_text_and_events_without_order(bare_run):
     assert any("no item has text" in line for line in told)
     assert "no item has text, so there is no baseline text" in told
     assert run.split.kind == "random"
-    assert run.config.model.item_weights_decay == 1.0 and run.config.model.item_weights_text == 0.0
+    assert run.config.item_weights.decay == 1.0 and run.config.item_weights.text == 0.0
     assert not np.any(run.text)
     assert set(run.metrics["results"]) == {"hybrid", "popularity"}
     assert np.isfinite(run.load_model().score(run.split.test)).all()
@@ -366,7 +367,7 @@ def test_nobody_with_two_training_events_is_an_error(chain_config):
     config = chain_config.model_copy(deep=True)
     text = np.eye(split.dataset.n_items, dtype=np.float32)
     with pytest.raises(DataError, match="no user with two training events"):
-        fit_hybrid(split, text, config)
+        fit_hybrid(TrainingData(split, text), config)
 
 
 def test_a_fit_that_diverges_says_so(chain_split, chain_config):
@@ -375,7 +376,7 @@ def test_a_fit_that_diverges_says_so(chain_split, chain_config):
     config.model.terms = ["meaning"]
     text = np.random.default_rng(0).normal(size=(chain_split.dataset.n_items, 5)).astype(np.float32)
     with pytest.raises(ModelError, match=r"diverged: lower training\.learning_rate"):
-        fit_hybrid(chain_split, text, config)
+        fit_hybrid(TrainingData(chain_split, text), config)
 
 
 def test_tags_that_give_a_target_away_are_not_encoded(chain_config, chain_files, cache, tmp_path):

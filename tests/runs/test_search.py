@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import dump_config, load_config
+from tfllmrec.config import ItemWeightSettings, dump_config, load_config
 from tfllmrec.data.splits import make_split
 from tfllmrec.errors import ConfigError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.runs import search as library
-from tfllmrec.runs.experiment import encode, fit_experiment
+from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.search import Pruning, _open_study, resume, tune
 from tfllmrec.runs.search_space import parse_space
@@ -42,8 +43,7 @@ def small(chain_config):
     """The ring in two epochs, its item-item weights settled, so that a search takes seconds."""
     config = chain_config.model_copy(deep=True)
     config.training.epochs = 2
-    for name, value in {"decay": 0.8, "l2": 10.0, "co_occurrence": 0.1, "text": 1.0}.items():
-        setattr(config.model, f"item_weights_{name}", value)
+    config.item_weights = ItemWeightSettings(decay=0.8, l2=10.0, co_occurrence=0.1, text=1.0)
     config.model.terms = ["meaning", "behaviour"]
     return config
 
@@ -229,7 +229,7 @@ def planted(monkeypatch, cache):
     """Fits that take no time: a trial's value is its dropout, reached step by step; and a list of their configs."""
     fitted = []
 
-    def fit(split, text, config, folder, tell, callbacks):
+    def fit(data, config, folder, tell, callbacks):
         fitted.append(config)
         state, model = FitState.load(folder / "checkpoints"), SimpleNamespace(value=config.model.dropout)
         model.stop_training = state.finished
@@ -240,7 +240,7 @@ def planted(monkeypatch, cache):
             for callback in callbacks:
                 callback.set_model(model)
                 callback.on_epoch_end(epoch, {"selection": state.values[-1]})
-        return SimpleNamespace(config=config, model=model)
+        return SimpleNamespace(options=config, model=model)
 
     for name, fewer in {"RANDOM_TRIALS": 3, "UNPRUNED_TRIALS": 2, "IMPORTANCE_TRIALS": 5}.items():
         monkeypatch.setattr(library, name, fewer)
@@ -338,10 +338,10 @@ def test_what_matters_is_said_once_there_is_enough(planted, small, space, tmp_pa
 def test_a_trial_that_fails_does_not_end_the_search(planted, small, tmp_path, monkeypatch):
     real = library.fit_hybrid
 
-    def fit(split, text, config, *rest):
+    def fit(data, config, *rest):
         if config.model.blocks == 2:
             raise ModelError("The loss is not a number")
-        return real(split, text, config, *rest)
+        return real(data, config, *rest)
 
     monkeypatch.setattr(library, "fit_hybrid", fit)
     space = parse_space(["model.blocks=1,2"], small)
@@ -371,22 +371,22 @@ def test_the_first_trial_is_what_a_fit_would_choose(planted, small, tmp_path):
 
 def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, space, tmp_path):
     config = small.model_copy(deep=True)
-    config.model.item_weights_l2 = config.model.item_weights_text = None
+    config.item_weights.l2 = config.item_weights.text = None
     told = []
     tune(config, tmp_path / "once", space=space, trials=2, tell=told.append)
-    settled = Run(tmp_path / "once" / "base").config.model.item_weights_text
+    settled = Run(tmp_path / "once" / "base").config.item_weights.text
     assert settled is not None
-    assert [trial.model.item_weights_text for trial in planted] == [settled] * 2
-    assert sum(line.startswith("chosen: model.item_weights decay ") for line in told) == 1
+    assert [trial.item_weights.text for trial in planted] == [settled] * 2
+    assert sum(line.startswith("chosen: item_weights decay ") for line in told) == 1
     told.clear()
     resume(tmp_path / "once", 3, tell=told.append)
     assert not any("item_weights decay" in line or "item-item" in line for line in told)
 
     planted.clear()
-    weights = parse_space(["model.item_weights_l2=1,100"], config)
+    weights = parse_space(["item_weights.l2=1,100"], config)
     tune(config, tmp_path / "each", space=weights, trials=2, tell=quietly)
-    assert {trial.model.item_weights_l2 for trial in planted} <= {1.0, 100.0}
-    assert [trial.model.item_weights_text for trial in planted] == [None] * 2
+    assert {trial.item_weights.l2 for trial in planted} <= {1.0, 100.0}
+    assert [trial.item_weights.text for trial in planted] == [None] * 2
 
 
 class Told:
@@ -407,7 +407,7 @@ def test_a_hopeless_fit_is_stopped_after_the_epoch(chain_split, small, tmp_path)
     config.training.epochs = 4
     text = np.eye(chain_split.dataset.n_items, dtype=np.float32)
     pruning = Pruning(Told({1}))
-    fit_hybrid(chain_split, text, config, tmp_path, callbacks=[pruning])
+    fit_hybrid(TrainingData(chain_split, text), config, tmp_path, callbacks=[pruning])
     state = FitState.load(tmp_path / "checkpoints")
     assert state.epochs_done == 2 and pruning.pruned
     assert pruning.trial.reported == list(enumerate(state.values))
@@ -528,6 +528,15 @@ def test_the_best_config_is_fitted_by_the_command_for_it(planted, small, space, 
     *_, path, _, _, option, override = search.fit_command.split()
     assert option == "--set" and override == "tuning.paraphrase=words:again"
     assert load_config(path, [override]).config.tuning.paraphrase == "words:again"
+
+
+def test_a_run_of_the_best_config_names_its_search(planted, small, space, tmp_path):
+    loaded = load_config(tune(small, tmp_path / "s", space=space, trials=1, tell=quietly).best_config)
+    with start_run(loaded.config, tmp_path / "run", base=loaded.base, tell=quietly) as (run, _):
+        parent = {"folder": "s", "data_sha256": run.dataset.fingerprint}
+        assert _record(run, 42, [], 0.0, {})["parent"] == parent
+    with start_run(small, tmp_path / "other", base=loaded.base, tell=quietly) as (run, _):  # it reads other files
+        assert _record(run, 42, [], 0.0, {})["parent"] is None
 
 
 def test_a_resumed_search_calls_no_function_that_its_caller_does_not_name(planted, small, space, tmp_path, monkeypatch):

@@ -50,8 +50,8 @@ def test_a_line_is_read_and_written(config, line, setting):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("model.dropuot=0.1..0.5", r"model\.dropuot is no setting \(nearest: model\.dropout\)"),
-        ("dropout=0.1..0.5", r"dropout is no setting \(nearest: model\.dropout\)"),
+        ("model.dropuot=0.1..0.5", r"model\.dropuot is no setting \(nearest: 'model\.dropout'\)"),
+        ("dropout=0.1..0.5", r"dropout is no setting \(nearest: 'model\.dropout'\)"),
         ("model=1,2", "--over model is no setting"),
         (
             "model.dropout=0..1",
@@ -71,8 +71,8 @@ def test_a_line_is_read_and_written(config, line, setting):
         ("model.blocks=[1,{", "two values or more"),
         ("model.blocks", r"expected SECTION\.KEY=LOW\.\.HIGH"),
         ("model.blocks=", r"expected SECTION\.KEY=LOW\.\.HIGH"),
-        ("data.name=a,b", r"only settings of model and training are searched"),
-        ("seed=1,2", r"only settings of model and training are searched"),
+        ("data.name=a,b", r"only settings of model, item_weights, training are searched"),
+        ("seed=1,2", r"only settings of model, item_weights, training are searched"),
         ("model.heads=2..8", "embedding_dim 128 is no multiple of heads 3"),
         ("model.embedding_dim=64,66", "embedding_dim 66 is no multiple of heads 4"),
     ],
@@ -96,8 +96,8 @@ def test_a_setting_is_given_once(config):
 
 def settle(config):
     """As for a small catalogue."""
-    if config.model.item_weights == "auto":
-        config.model.item_weights = "exact"
+    if config.item_weights.form == "auto":
+        config.item_weights.form = "exact"
     if config.training.negatives is None:
         config.training.negatives = 0
 
@@ -105,7 +105,7 @@ def settle(config):
 @pytest.mark.parametrize(
     ("line", "left"),
     [
-        ("model.item_weights=auto,exact,low_rank", ("exact", "low_rank")),
+        ("item_weights.form=auto,exact,low_rank", ("exact", "low_rank")),
         ("training.negatives=0,null,5", (0, 5)),
         ("training.negatives=null,5", (None, 5)),  # auto is another value here
         ("model.terms=[meaning,behaviour],[behaviour,meaning],[meaning]", (["behaviour", "meaning"], ["meaning"])),
@@ -113,7 +113,7 @@ def settle(config):
     ],
 )
 def test_values_that_mean_the_same_are_one(config, line, left):
-    for before in (config, ExperimentConfig(model={"item_weights": "low_rank"}, training={"negatives": 7})):
+    for before in (config, ExperimentConfig(item_weights={"form": "low_rank"}, training={"negatives": 7})):
         both = distinct(parse_space([line, "model.dropout=0..0.5"], before), before, settle)
         assert both == (Choice(line.partition("=")[0], left), Range("model.dropout", 0.0, 0.5))
 

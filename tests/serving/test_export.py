@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from small_disks import small_files
 
+from tfllmrec import durable
 from tfllmrec.client.status import RequestError
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError, WriteError
@@ -151,7 +152,7 @@ def disk_full(*args, **kwargs):
 @pytest.mark.parametrize("step", ["to_parquet", "write_text", "sync", "rename"])
 def test_a_full_disk_leaves_nothing(bare_run, quickly, tmp_path, monkeypatch, step):
     target = tmp_path / "made"
-    owner = {"to_parquet": pd.DataFrame, "sync": exporting}.get(step, Path)
+    owner = {"to_parquet": pd.DataFrame, "sync": durable}.get(step, Path)
     monkeypatch.setattr(owner, step, disk_full)
     with pytest.raises(WriteError, match=r"(?s)made cannot be written: No space left on device .*Nothing was changed"):
         export(bare_run[0].folder, target)

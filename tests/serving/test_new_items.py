@@ -112,10 +112,10 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
     """W is solved over all items; an independent inverse of the matrices that the run stored is the oracle."""
-    from tfllmrec.models.item_weights import STATISTICS, ItemWeightSettings, ItemWeightStatistics, centred_unit
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics, centred_unit
 
     model, run = grown[0], chain_run[0]
-    settings = ItemWeightSettings(**run.config.model.item_weight_settings)
+    settings = run.config.item_weights
     vectors = model.encode([model.title(i) for i in model.item_ids])
     text = centred_unit(vectors).astype(np.float64)
     statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
@@ -267,8 +267,8 @@ def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_
     class Stop(Exception):
         pass
 
-    def solve(histories, n_items, settings, text, **how):
-        asked.update(how, n_items=n_items, text=text)
+    def solve(histories, n_items, settings, text):
+        asked.update(form=settings.form, n_items=n_items, text=text)
         raise Stop
 
     monkeypatch.setattr(new_items, "solve_item_weights", solve)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
 
-from tfllmrec.config import ModelConfig, RankingConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -253,11 +253,9 @@ def small_model(categories=None, alike=False, ranking=None, labels=None):
     rng = np.random.default_rng(5)
     text = rng.normal(size=(40, 5)).astype(np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
-    config = ModelConfig(
-        embedding_dim=8, blocks=1, heads=2, dropout=0.1, history_length=4, item_weights_decay=0.5,
-        item_weights_neighbours=6,
-    )  # fmt: skip
-    hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config)
+    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, dropout=0.1, history_length=4)
+    weights = ItemWeightSettings(decay=0.5, neighbours=6)
+    hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config, weights)
     hybrid.gates.output_map.kernel.assign(rng.normal(0, 0.05, (8, 1)))
     hybrid.gates.dense_strength.assign(1e-7 if alike else 0.7)
     hybrid.gates.discount.assign(0.3)

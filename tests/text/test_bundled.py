@@ -1,5 +1,4 @@
 import json
-import os
 import threading
 import unicodedata
 
@@ -15,7 +14,7 @@ tf_config = pytest.importorskip("tensorflow.python.framework.config")  # the onl
 pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import INPUTS, BertPreprocessor, hub_handles, whole  # noqa: E402
+from tfllmrec.text.bundled import INPUTS, BertPreprocessor, hub_handles  # noqa: E402
 
 
 @pytest.fixture
@@ -110,45 +109,6 @@ def test_hub_folders_are_made_once_and_whole(tiny_weights, tmp_path):
         16,
     )
     assert not list((tmp_path / "cache" / "hub").glob(".*"))  # nothing half-made is left
-
-
-def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
-    target, synced, real = tmp_path / "new" / "target", {}, os.fsync
-
-    def fsync(descriptor):
-        synced[os.fstat(descriptor).st_ino] = target.exists()
-        real(descriptor)
-
-    def write(folder):
-        (folder / "inner").mkdir(parents=True)
-        for path in (folder / "file", folder / "inner" / "file"):
-            path.write_text("content")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    whole(target, write)
-    parts = {path.stat().st_ino for path in (target, *target.rglob("*"))}
-    assert len(parts) == 4
-    assert synced == dict.fromkeys(parts, False) | {target.parent.stat().st_ino: True}
-
-    def fail(descriptor):
-        raise OSError("full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="full"):
-        whole(tmp_path / "new" / "other", write)
-    assert [path.name for path in target.parent.iterdir()] == ["target"]
-
-
-def test_the_second_of_two_writers_of_one_folder_is_dropped(tmp_path):
-    def write(folder):
-        folder.mkdir()
-        (folder / "file").write_text("second")
-        (tmp_path / "target").mkdir()
-        (tmp_path / "target" / "file").write_text("first")  # which is there before
-
-    whole(tmp_path / "target", write)
-    assert (tmp_path / "target" / "file").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_two_makers_at_once_both_succeed(tiny_weights, tmp_path):

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError
-from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, ItemWeightSettings
+from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS
 from tfllmrec.training import defaults
 
 
@@ -73,8 +74,8 @@ def test_blocks_of_scores_stay_in_memory():
 @pytest.mark.parametrize(("items", "form"), [(EXACT_ITEMS, "exact"), (EXACT_ITEMS + 1, "low_rank")])
 def test_exact_item_weights_where_they_fit(items, form):
     config = ExperimentConfig()
-    assert f"model.item_weights {form}: {items:,} items" in defaults.sizes(stand_in([5], items), config)
-    assert config.model.item_weights == form
+    assert f"item_weights.form {form}: {items:,} items" in defaults.sizes(stand_in([5], items), config)
+    assert config.item_weights.form == form
     assert config.model.terms == ["meaning", "feedback", "behaviour"]
     config = ExperimentConfig(model={"terms": ["meaning"]})
     assert not any("item_weights" in line for line in defaults.sizes(stand_in([5], items), config))
@@ -100,7 +101,7 @@ def test_ials_is_left_out_where_its_grid_takes_too_long(monkeypatch):
 
 
 def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():
-    config = ExperimentConfig(model={"item_weights": "exact"})
+    config = ExperimentConfig(item_weights={"form": "exact"})
     defaults.sizes(stand_in([5], MAX_ITEMS), config)
     with pytest.raises(ConfigError, match="exact takes at most 30,000 items, not 30,001: say auto or low_rank"):
         defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)
@@ -109,7 +110,8 @@ def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():
 def test_what_is_set_stays():
     config = ExperimentConfig(
         training={"epochs": 3, "batch_size": 7, "negatives": 5},
-        model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7, "item_weights": "low_rank"},
+        model={"dropout": 0.0, "id_dropout": 1.0, "history_length": 7},
+        item_weights={"form": "low_rank"},
     )
     before = config.model_copy(deep=True)
     assert defaults.sizes(stand_in([5], 100), config) == []
@@ -123,22 +125,22 @@ def text_of(split):
     return np.random.default_rng(0).normal(size=(split.dataset.n_items, 5)).astype(np.float32)
 
 
-def with_model(**settings):
-    return ExperimentConfig(model={f"item_weights_{name}": value for name, value in settings.items()})
+def data_of(split):
+    return TrainingData(split, text_of(split))
 
 
 def test_all_set_means_nothing_is_searched(chain_split):
-    config = with_model(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
-    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
-    assert settings == ItemWeightSettings(0.7, 5.0, 0.0, 2.0, next_item=1.0, popularity=0.1)
+    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
+    settings, said = defaults.choose_item_weights(data_of(chain_split), config)
+    assert settings == config.model_copy(update={"next_item": 1.0})
     assert said == []
 
 
 @pytest.mark.parametrize("name", ["decay", "l2", "co_occurrence", "text", "next_item", "popularity"])
 def test_what_the_config_fixes_is_not_moved(chain_split, name):
     tried = []
-    config = with_model(**{name: 0.77})
-    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config, tried.append)
+    config = ItemWeightSettings(**{name: 0.77})
+    settings, said = defaults.choose_item_weights(data_of(chain_split), config, tried.append)
     assert getattr(settings, name) == 0.77
     shown = f"{name.replace('_', ' ' if name == 'next_item' else '-')} 0.77"
     assert len(tried) > 1 and all(shown in line for line in tried) and shown in said[0]
@@ -148,11 +150,11 @@ def test_the_search_never_ends_below_its_start(chain_split, monkeypatch):
     values = []
     real = defaults.selection_value
     monkeypatch.setattr(defaults, "selection_value", lambda result: values.append(real(result)) or values[-1])
-    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig())
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings())
     assert f"best of {len(values)} on validation (selection value {max(values):.4f})" in said[0]
-    start = defaults.starting_item_weights(chain_split, text_of(chain_split))
+    start = defaults.starting_item_weights(data_of(chain_split))
     assert settings != start and max(values) > values[0]
-    assert defaults.item_weights_value(chain_split, text_of(chain_split), ExperimentConfig())(settings) == max(values)
+    assert defaults.item_weights_value(data_of(chain_split), settings) == max(values)
 
 
 def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
@@ -163,26 +165,26 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         def __init__(self, weights, decay):
             self.settings = weights
 
-    def solve(histories, n_items, settings, text, **how):
-        assert how == {"form": "low_rank", "rank": 7, "neighbours": 512}
+    def solve(histories, n_items, settings, text):
+        assert (settings.form, settings.rank, settings.neighbours) == ("low_rank", 7, 512)
         return settings
 
-    def value(weights, *args, **kwargs):
+    def value(data, weights):
         return -sum(abs(np.log((1 + getattr(weights.settings, name)) / (1 + at))) for name, at in best.items())
 
     monkeypatch.setattr(defaults, "_Weights", Flat)
     monkeypatch.setattr(defaults, "solve_item_weights", solve)
-    monkeypatch.setattr(defaults, "evaluate", value)
+    monkeypatch.setattr(TrainingData, "measure", value)
     monkeypatch.setattr(defaults, "selection_value", lambda result: result)
-    config = ExperimentConfig(model={"item_weights": "low_rank", "item_weights_rank": 7})
-    settings, _ = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
+    config = ItemWeightSettings(form="low_rank", rank=7)
+    settings, _ = defaults.choose_item_weights(data_of(chain_split), config)
     assert {name: getattr(settings, name) for name in best} == pytest.approx(best, rel=1e-4)
 
 
 def test_no_text_means_no_text_view(chain_split):
     tried = []
     none = np.zeros((chain_split.dataset.n_items, 1), np.float32)
-    settings, _ = defaults.choose_item_weights(chain_split, none, ExperimentConfig(), tried.append)
+    settings, _ = defaults.choose_item_weights(TrainingData(chain_split, none), ItemWeightSettings(), tried.append)
     assert settings.text == 0 and all("text 0" in line for line in tried)
 
 
@@ -190,26 +192,26 @@ def test_data_without_an_order_does_not_fade(chain_split):
     from dataclasses import replace
 
     split = replace(chain_split, dataset=replace(chain_split.dataset, ordered=False))
-    settings, _ = defaults.choose_item_weights(split, text_of(split), ExperimentConfig())
+    settings, _ = defaults.choose_item_weights(data_of(split), ItemWeightSettings())
     assert (settings.decay, settings.next_item, settings.co_occurrence) == (1.0, 0.0, 1.0)
 
 
 def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
     monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 3 * 40**3)
     tried = []
-    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), ExperimentConfig(), tried.append)
+    _, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(), tried.append)
     assert len(tried) == 3 and "best of 3 on validation" in said[0]
     start = r"item-item weights, try {} of at most 3: decay 0\.6, .*; selection value 0\.\d{{4}}"
     assert all(re.fullmatch(start.format(i), line) for i, line in enumerate(tried, start=1))
     monkeypatch.setitem(defaults.SEARCH_WORK, "low_rank", 5 * 40)
-    config = ExperimentConfig(model={"item_weights": "low_rank", "item_weights_rank": 8})
-    _, said = defaults.choose_item_weights(chain_split, text_of(chain_split), config)
+    config = ItemWeightSettings(form="low_rank", rank=8)
+    _, said = defaults.choose_item_weights(data_of(chain_split), config)
     assert "best of 5 on validation" in said[0]
 
 
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 1.9 * 40**3)
     monkeypatch.setattr(defaults, "solve_item_weights", None)
-    settings, said = defaults.choose_item_weights(chain_split, text_of(chain_split), with_model(l2=7.0))
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
-    assert said[0].startswith("model.item_weights decay ") and "not searched: 40 items" in said[0]
+    assert said[0].startswith("item_weights decay ") and "not searched: 40 items" in said[0]

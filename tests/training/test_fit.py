@@ -7,15 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from stand_ins import training_data
 
-from tfllmrec.config import ModelConfig, TrainingConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.layers.term_gates import Factors, TermGates
-from tfllmrec.models.item_weights import ItemWeightSettings, centred_unit, solve_item_weights
+from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.item_weights import centred_unit, solve_item_weights
 from tfllmrec.training import fit
 from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, fit_hybrid, set_item_weights
 
@@ -29,29 +31,24 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
     held_out = Ragged(np.arange(80) % 8 == 7, items.offsets)  # the last event of every other history
     ratings = Ragged(np.full(80, np.nan, np.float32), items.offsets)
     sequences, text = Sequences(items, held_out, 6, {RATING_KEY: ratings}), rng.normal(size=(6, 3)).astype(np.float32)
-    settings = ItemWeightSettings(0.8, 1.0, 0.5, 2.0)
+    settings = ItemWeightSettings(
+        decay=0.8, l2=1.0, co_occurrence=0.5, text=2.0, form=form, rank=rank, neighbours=5
+    ).settled()
     said = {}
     model = SimpleNamespace(
-        config=ModelConfig(
-            item_weights=form, item_weights_rank=rank, item_weights_neighbours=5, item_weights_decay=0.8
-        ),
+        n_items=6,
+        item_weights=settings,
         set_item_weights=lambda weights: said.update(all=weights),
         set_holdout=lambda weights, counts: said.update(kept=weights, counts=counts),
     )
-    set_item_weights(model, sequences, text, settings)
+    set_item_weights(model, sequences, text)
 
     kept = Ragged.from_rows([row[: 4 - user % 2] for user, row in enumerate(items)], np.int64)
     for name, histories in (("all", items), ("kept", kept)):
-        expected = solve_item_weights(histories, 6, settings, centred_unit(text), form=form, rank=rank, neighbours=5)
+        expected = solve_item_weights(histories, 6, settings, centred_unit(text))
         assert np.array_equal(said[name].neighbours, expected.neighbours)
         assert np.array_equal(said[name].weights, expected.weights)
     assert said["counts"].tolist() == np.bincount(kept.values, minlength=6).tolist()
-
-
-def test_a_decay_other_than_the_models_is_refused():
-    model = SimpleNamespace(config=ModelConfig(item_weights_decay=0.9))
-    with pytest.raises(ModelError, match=r"reads histories with, 0\.9, found 0\.8\. .*item_weights_decay=0\.8"):
-        set_item_weights(model, None, np.ones((2, 2)), ItemWeightSettings(0.8, 1.0, 0.5, 2.0))
 
 
 class Gates:
@@ -112,6 +109,13 @@ class Surface:
         )
 
 
+def measured_as(result):
+    """Training data on which every recommender is measured as ``result`` says."""
+    return SimpleNamespace(
+        sample=Queries.from_histories([[0]] * 3), strata={}, measure=lambda recommender, ks: result()
+    )
+
+
 TRIED: list[GateSettings] = []
 BEST: list[GateSettings] = []
 
@@ -119,12 +123,11 @@ BEST: list[GateSettings] = []
 @pytest.mark.parametrize("best", [(0.0, 0.0), (0.25, 0.75), (2.0, 1.0)])
 def test_strength_and_closing_are_chosen_on_a_planted_surface(best, monkeypatch):
     monkeypatch.setattr(fit, "_Weighed", Surface)
-    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: "measured")
     BEST[:] = [GateSettings(*best)]
     for climb in (True, False):
         model = gated(Gates(0.5, 0.5), None)
         TRIED.clear()
-        assert choose_gates(model, Queries.from_histories([[0]] * 3), None, {}, climb=climb) == "measured"
+        assert choose_gates(model, measured_as(lambda: "measured"), climb=climb) == "measured"
         assert GateSettings.of(model) == BEST[0]
         assert len(TRIED) == len(set(TRIED))
         undiscounted = [tried for tried in TRIED if not tried.discount]
@@ -135,11 +138,10 @@ def test_strength_and_closing_are_chosen_on_a_planted_surface(best, monkeypatch)
 @pytest.mark.parametrize(("low", "taken"), [(1e-4, True), (-1e-4, False)])
 def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, monkeypatch):
     monkeypatch.setattr(fit, "_Weighed", Surface)
-    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: GateSettings.of(model))
     monkeypatch.setattr(fit, "selection_gain", lambda a, b, **_: (0.01, low, 0.02))
     BEST[:] = [GateSettings(0.75, 0.5, 0.4)]
     model = gated(Gates(), None)
-    result = choose_gates(model, Queries.from_histories([[0]] * 3), None, {})
+    result = choose_gates(model, measured_as(lambda: GateSettings.of(model)))
     assert result == GateSettings.of(model)
     # The discount of 0.4 is there, to the last bit of float32, or there is none.
     assert result.discount == pytest.approx(0.4 if taken else 0.0)
@@ -149,11 +151,10 @@ def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, mo
 @pytest.mark.parametrize("climb", [True, False])
 def test_the_lift_of_cold_items_is_no_choice_of_the_gates(climb, monkeypatch):
     monkeypatch.setattr(fit, "_Weighed", Surface)
-    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: "measured")
     BEST[:] = [GateSettings(0.25, 0.5)]
     model = gated(Gates(), None)
     model.gates.cold_lift.assign(1.5)
-    choose_gates(model, Queries.from_histories([[0]] * 3), None, {}, climb=climb)
+    choose_gates(model, measured_as(lambda: "measured"), climb=climb)
     assert GateSettings.of(model) == GateSettings(0.25, 0.5, cold_lift=1.5)
 
 
@@ -167,7 +168,7 @@ def test_a_discount_finds_the_tail_that_a_popular_item_hides():
     strata = {"tail": np.array([False, True, True, True])}
     for sparse, taken in ((np.zeros_like(dense), True), (dense * [0, 9, 9, 9], False)):
         model = gated(Gates(), (dense, sparse.astype(np.float32)))
-        choose_gates(model, queries, np.ones(4, int), strata)
+        choose_gates(model, training_data(Ragged.from_rows([range(4)], np.int64), 4, queries, strata=strata))
         assert (GateSettings.of(model).discount > 1 / 3) == taken  # nothing is to be gained in the second case
 
 
@@ -182,19 +183,20 @@ def cold_data(n_queries, readable=True, lead=0.9):
     if not readable:
         text[20:] *= -1  # further from the history's text than any other
     counts = np.where(np.arange(n) < 20, 5, 0)
-    split = SimpleNamespace(
-        validation=queries, train_counts=counts, dataset=SimpleNamespace(n_items=n), train_queries=lambda: queries
-    )
+    events = Ragged(np.repeat(np.arange(n), counts), np.array([0, counts.sum()]))
+    strata = {"cold": counts == 0, "tail": np.ones(n, bool)}
+    data = training_data(events, n, queries, text, strata, seed=3)
     # The items with events are ahead of the target by the lead, and the target is ahead of the other cold items.
     terms = np.where(np.arange(n) < 20, 0.1 + lead, 0.0) * np.ones((2, n_queries, 1))
     terms[:, np.arange(n_queries), targets] = 0.1
-    return split, text, {"cold": counts == 0, "tail": np.ones(n, bool)}, terms.astype(np.float32)
+    return data, terms.astype(np.float32)
 
 
 def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9):
     """The lift chosen with the product's own gates, all of them closed to the dense term, and the line on it."""
-    split, text, strata, terms = cold_data(n_queries, readable, lead)
-    text = text * text_is_there
+    data, terms = cold_data(n_queries, readable, lead)
+    data = replace(data, text=data.text * text_is_there)
+    text, split = data.text, data.split
     gates = TermGates(has_text=np.any(text != 0, axis=1), seed=1)
     gates(*terms[:, :1], tf.constant(split.train_counts, tf.float32))
     gates.dense_strength.assign(0.0)
@@ -205,7 +207,7 @@ def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9):
     model = SimpleNamespace(
         gates=gates, item_factors=factors, score_terms=lambda asked: terms[:, [rows[user] for user in asked.user_ids]]
     )
-    said = fit.choose_cold_lift(model, split, text, strata, seed=3)
+    said = fit.choose_cold_lift(model, data)
     return float(gates.cold_lift), said
 
 
@@ -242,17 +244,13 @@ def small(chain_split, chain_config):
     """(config, text): an epoch of the smallest model on the ring."""
     config = chain_config.model_copy(deep=True)
     config.training = TrainingConfig(epochs=1, batch_size=64)
-    config.model = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=6, dropout=0.1, **WEIGHTS)
+    config.model = ModelConfig(embedding_dim=8, blocks=0, heads=2, history_length=6, dropout=0.1)
+    config.item_weights = WEIGHTS
     text = np.random.default_rng(0).normal(size=(chain_split.dataset.n_items, 6)).astype(np.float32)
     return config, text
 
 
-WEIGHTS = {
-    f"item_weights_{name}": value
-    for name, value in {
-        "decay": 0.8, "l2": 5.0, "co_occurrence": 0.1, "text": 1.0, "next_item": 1.0, "popularity": 0.0
-    }.items()
-}  # fmt: skip
+WEIGHTS = ItemWeightSettings(decay=0.8, l2=5.0, co_occurrence=0.1, text=1.0, next_item=1.0, popularity=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +263,7 @@ def interrupted(chain_split, small, tmp_path_factory):
     np.random.seed(6)  # noqa: NPY002
     wanted = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
     try:
-        fitted = fit_hybrid(chain_split, text, config, folder)
+        fitted = fit_hybrid(TrainingData(chain_split, text), config, folder)
         policy = tf.keras.mixed_precision.global_policy().name
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
@@ -279,18 +277,18 @@ def test_a_fit_leaves_the_global_state_of_a_script_alone(interrupted):
 
 def test_a_fit_trains_in_the_scripts_policy_unless_the_config_says_otherwise(interrupted, chain_split, small):
     assert interrupted.fitted.model.history_encoder.compute_dtype == "bfloat16"
-    assert interrupted.fitted.config.training.precision == "mixed_bfloat16"
+    assert interrupted.fitted.options.training.precision == "mixed_bfloat16"
     config, text = small
-    config = config.model_copy(deep=True)
+    config, data = config.model_copy(deep=True), TrainingData(chain_split, text)
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        assert fit.build_hybrid(chain_split, text, config.model_copy()).history_encoder.compute_dtype == "float32"
+        assert fit.build_hybrid(data, config.model_copy()).history_encoder.compute_dtype == "float32"
         config.training.precision = "float32"
         fit._settle_precision(config)
         assert config.training.precision == "float32"
         tf.keras.mixed_precision.set_global_policy("mixed_float16")
         with pytest.raises(ConfigError, match="expected float32 or mixed_bfloat16, found mixed_float16"):
-            fit_hybrid(chain_split, text, small[0])
+            fit_hybrid(data, small[0])
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
 
@@ -329,14 +327,14 @@ def test_checkpoints_of_another_fit_are_refused(change, named, interrupted, chai
     config.training.precision = "mixed_bfloat16"
     split, config, text = change(chain_split, config, text)
     with pytest.raises(ModelError, match=f"checkpoints belongs to a run with other {named}: name another folder"):
-        fit_hybrid(split, text, config, interrupted.folder)
+        fit_hybrid(TrainingData(split, text), config, interrupted.folder)
 
 
 def test_checkpoints_go_on_where_nothing_differs(interrupted, chain_split, small):
     config, text = small
     config, told = config.model_copy(deep=True), []
     config.training.precision = "mixed_bfloat16"
-    fitted = fit_hybrid(chain_split, text, config, interrupted.folder, told.append)
+    fitted = fit_hybrid(TrainingData(chain_split, text), config, interrupted.folder, told.append)
     assert "resumed after epoch 1" in told
     for again, before in zip(fitted.model.get_weights(), interrupted.fitted.model.get_weights(), strict=True):
         np.testing.assert_array_equal(again, before)
@@ -347,7 +345,7 @@ def test_checkpoints_of_unknown_origin_are_refused(interrupted, chain_split, sma
     (tmp_path / "checkpoints" / "made_from.json").unlink()
     config, text = small
     with pytest.raises(ModelError, match=r"made_from\.json is missing, .*fit into another folder"):
-        fit_hybrid(chain_split, text, config, tmp_path)
+        fit_hybrid(TrainingData(chain_split, text), config, tmp_path)
 
 
 def test_a_strength_of_zero_is_explained():

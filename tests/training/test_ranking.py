@@ -14,6 +14,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.training.ranking import (
@@ -69,6 +70,11 @@ def untrained(split, terms=("behaviour",)):
     return Hybrid(Catalogue(ids, text.astype(np.float32)), split.train_counts, config)
 
 
+def data_of(split, seed=7):
+    """Training data without texts, which the ranking model does not look at."""
+    return TrainingData(split, np.zeros((N, 1), np.float32), seed=seed)
+
+
 @pytest.fixture(scope="module")
 def planted():
     return split_of(events())
@@ -90,7 +96,8 @@ def fitted(planted, hybrid, tmp_path_factory):
     """(model, record, TensorBoard's folder)"""
     tf.keras.utils.set_random_seed(1)
     logs = tmp_path_factory.mktemp("logs")
-    return *fit_ranking(hybrid, planted, CONFIG, 7, logs), logs
+    made = fit_ranking(data_of(planted), CONFIG, hybrid, logs)
+    return made.model, RankingRecord(**made.figures), logs
 
 
 def measured(split, recommender):
@@ -126,7 +133,7 @@ def test_without_the_pattern_nothing_is_found(planted, hybrid):
     frame = events()
     frame["rating"] = np.random.default_rng(5).permutation(frame["rating"])
     split = split_of(frame)
-    model, _ = fit_ranking(untrained(split), split, CONFIG.model_copy(update={"epochs": 4}), 7)
+    model = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 4}), untrained(split)).model
     after = measured(split, Reranked(hybrid, model, N))
     # Both kinds may be found by now, not which of them is liked: nine of 15 items.
     assert after.metrics["recall@10"] < 0.75
@@ -191,7 +198,7 @@ def test_a_large_catalogue_has_fewer_lists_and_rated_events(planted, hybrid, mon
     assert len(rated_events(model, hybrid, planted, scale, 3)["rating"]) == 7
     monkeypatch.setattr(making, "lists_of", lambda model, hybrid, queries, *_: pytest.fail(f"{len(queries)} lists"))
     with pytest.raises(pytest.fail.Exception, match=r"^7 lists"):
-        fit_ranking(hybrid, planted, CONFIG, 7)
+        fit_ranking(data_of(planted), CONFIG, hybrid)
 
 
 def test_progress_is_told_while_lists_and_rated_events_are_scored(monkeypatch):
@@ -295,11 +302,11 @@ def test_logs_and_record(fitted):
 def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"epochs": 1})
     told = []
-    model = prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+    model = prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
     assert len(told) == 2 and told[1] == f"ranking: {RankingRecord.load(tmp_path / 'ranking').line()}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "ranking"]
     monkeypatch.setattr(making, "fit_ranking", lambda *_: pytest.fail("made again"))
-    again = prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+    again = prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
     for one, two in zip(model.network.variables, again.network.variables, strict=True):
         np.testing.assert_array_equal(one, two)
     assert len(told) == 2
@@ -310,18 +317,19 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
         (fewer, 7, {}, "validation queries"),
     ):
         with pytest.raises(ModelError, match=f"belongs to a run with other {named}: name another folder"):
-            prepared_ranking(tmp_path / "ranking", hybrid, split, config.model_copy(update=settings), seed, told.append)
+            other = config.model_copy(update=settings)
+            prepared_ranking(tmp_path / "ranking", data_of(split, seed), other, hybrid, told.append)
     for layer in (hybrid.items, hybrid.history_encoder, hybrid.feedback, hybrid.gates):
         weights = layer.get_weights()
         layer.set_weights([array + 1 for array in weights])
         with pytest.raises(ModelError, match="belongs to a run with other weights of the hybrid"):
-            prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+            prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
         layer.set_weights(weights)
     with pytest.raises(ModelError, match=r"ranking/weights cannot be read; .*: copy .*ranking back, or fit again"):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG.model_copy(update={"keys": 3}), 7)
     (tmp_path / "ranking" / "made_from.json").unlink()  # of an earlier version
     monkeypatch.setattr(making, "fingerprint", lambda *_: pytest.fail("nothing to compare with"))
-    prepared_ranking(tmp_path / "ranking", hybrid, planted, config, 7, told.append)
+    prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
     (tmp_path / "ranking" / "record.json").write_text("{}")
     with pytest.raises(ModelError, match=r"record\.json is damaged"):
         RankingRecord.load(tmp_path / "ranking")
@@ -334,7 +342,8 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     warned = []
     monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *args, **_: warned.append(text % args))
     split = split_of(events(rated=False))
-    model, record = fit_ranking(untrained(split), split, CONFIG.model_copy(update={"epochs": 1}), 7)
+    fitted = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 1}), untrained(split))
+    model, record = fitted.model, RankingRecord(**fitted.figures)
     assert not model.rates and record.rated == 0 and record.rating_loss == 0
     assert [text for text in warned if "Gradients do not exist" in text] == []
     assert "rating" not in record.line()
@@ -347,7 +356,8 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
 def test_a_training_that_finds_nothing_or_diverges(planted, whole_hybrid):
     hybrid = whole_hybrid
     wild = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 1e9})
-    model, record = fit_ranking(hybrid, planted, wild, 7)
+    fitted = fit_ranking(data_of(planted), wild, hybrid)
+    model, record = fitted.model, RankingRecord(**fitted.figures)
     # Whatever came of it, nothing was kept that is worse than no training.
     assert record.best_epoch == 0 and record.click_loss == pytest.approx(record.untrained[0], abs=1e-5)
     queries = Queries.from_histories([[1, 2, 3]])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,7 +35,7 @@ from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.schema import Schema, infer_schema
-from tfllmrec.durable import read_json, sync, writing
+from tfllmrec.durable import read_json, write_folder
 from tfllmrec.errors import DataError, ModelError
 
 MANIFEST = "manifest.json"
@@ -238,29 +236,14 @@ class Dataset:
             "events": len(self.events),
             "report": self.report.as_dict(),
         }
-        # A killed process leaves these behind: by such names everyone knows them for leftovers.
-        unique = f".{folder.name}.{uuid.uuid4().hex}"
-        fresh, stale = folder.with_name(f"{unique}.new.tmp"), folder.with_name(f"{unique}.old.tmp")
-        try:
-            with writing(folder):
-                fresh.mkdir(parents=True)
-                for table in _TABLES:
-                    getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
-                (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-                for path in [*fresh.iterdir(), fresh]:
-                    sync(path)
-                if folder.exists():
-                    folder.rename(stale)  # a folder that holds files cannot be renamed over
-                fresh.rename(folder)
-                sync(folder.parent)
-        except BaseException:
-            if stale.exists() and not folder.exists():
-                stale.rename(folder)
-            raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if folder.exists():
-                shutil.rmtree(stale, ignore_errors=True)
+
+        def write(fresh: Path) -> None:
+            fresh.mkdir()
+            for table in _TABLES:
+                getattr(self, table).to_parquet(fresh / f"{table}.parquet", index=False)
+            (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+
+        write_folder(folder, write, replace=True)
 
     @classmethod
     def load(cls, folder: Path | str) -> Dataset:

@@ -53,6 +53,19 @@ def _entries(targets: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.range(tf.shape(targets)[0]), tf.cast(targets, tf.int32)], axis=1)
 
 
+def mean_loss(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """The loss of a batch: ``sum_r w_r l_r / sum_r w_r``, and 0 for an empty batch or weights that sum to 0.
+
+    Args:
+      losses: float32 ``[R]``, of each example.
+      weights: float32 ``[R]``, at least 0; by default all examples count the same.
+    """
+    if weights is None:
+        return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
+    weights = tf.cast(weights, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+
+
 class CatalogueRetrieval(tfrs.tasks.Retrieval):
     """TFRS ``Retrieval`` with the whole catalogue as candidates: an exact softmax, no sampling, nothing to correct.
 
@@ -68,26 +81,40 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
         super().__init__(loss=softmax_cross_entropy, **kwargs)
         self.candidate_bias = None if candidate_mask is None else tf.where(candidate_mask, 0.0, -1e9)
 
-    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Mean cross-entropy of ``[R, D]`` queries against ``[N, D]`` candidates at ``targets`` int ``[R]``.
+    def call(
+        self,
+        query_embeddings: tf.Tensor,
+        candidate_embeddings: tf.Tensor,
+        targets: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """:func:`mean_loss` of :meth:`per_example`, with ``sample_weight`` float32 ``[R]``."""
+        return mean_loss(self.per_example(query_embeddings, candidate_embeddings, targets), sample_weight)
 
-        No query at all gives 0.
+    def per_example(
+        self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, targets: tf.Tensor
+    ) -> tf.Tensor:
+        """Cross-entropy of each query at its target, float32 ``[R]``.
+
+        Args:
+          query_embeddings: ``[R, D]``. candidate_embeddings: ``[N, D]``. targets: int ``[R]``, rows of the candidates.
         """
         queries, candidates = tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32)
         bias = tf.zeros_like(candidates[:, 0]) if self.candidate_bias is None else self.candidate_bias
-        return self._mean(catalogue_cross_entropy(targets, queries, candidates, bias))
+        return self._noted(catalogue_cross_entropy(targets, queries, candidates, bias))
 
-    def of_logits(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """The same for scores that are no single product, ``[R, N]``."""
+    def per_example_of_logits(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """:meth:`per_example` for scores that are no single product, ``[R, N]``."""
         logits = tf.cast(logits, tf.float32)
         if self.candidate_bias is not None:
             logits = tf.nn.bias_add(logits, self.candidate_bias)
-        return self._mean(self._loss(targets, logits))
+        return self._noted(self._loss(targets, logits))
 
-    def _mean(self, losses: tf.Tensor) -> tf.Tensor:
+    def _noted(self, losses: tf.Tensor) -> tf.Tensor:
+        """The losses, after the metrics of the task have seen them."""
         for metric in self._loss_metrics:
             metric.update_state(losses)
-        return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
+        return losses
 
 
 class SampledRetrieval(tfrs.tasks.Retrieval):
@@ -103,7 +130,8 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
     """
 
     def __init__(self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs) -> None:
-        super().__init__(remove_accidental_hits=True, **kwargs)
+        each = tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
+        super().__init__(loss=each, remove_accidental_hits=True, **kwargs)
         self.cumulative = tf.cumsum(tf.cast(sampling_probabilities, tf.float64))
         # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
         largest = tf.maximum(tf.reduce_max(sampling_probabilities), 1e-30)
@@ -129,22 +157,32 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
             (self.n_negatives,), seed, maxval=tf.shape(self.cumulative)[0], dtype=tf.int32
         )
 
-    def call(self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, candidate_ids: tf.Tensor) -> tf.Tensor:
-        """Mean cross-entropy of ``[R, D]`` queries; candidates equal to a query's own target are masked by TFRS.
+    def call(
+        self,
+        query_embeddings: tf.Tensor,
+        candidate_embeddings: tf.Tensor,
+        candidate_ids: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """:func:`mean_loss` of :meth:`per_example`, with ``sample_weight`` float32 ``[R]``."""
+        return mean_loss(self.per_example(query_embeddings, candidate_embeddings, candidate_ids), sample_weight)
 
-        No query at all gives 0.
+    def per_example(
+        self, query_embeddings: tf.Tensor, candidate_embeddings: tf.Tensor, candidate_ids: tf.Tensor
+    ) -> tf.Tensor:
+        """Cross-entropy of each query, float32 ``[R]``; candidates equal to its own target are masked by TFRS.
 
         Args:
+          query_embeddings: ``[R, D]``.
           candidate_embeddings: ``[R + n_negatives, D]``, the target of each query, then what was drawn.
           candidate_ids: int32 ``[R + n_negatives]``, the items that these are.
         """
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
         chance = tf.gather(self.probabilities, candidate_ids)
-        total = super().call(
+        return super().call(
             tf.cast(query_embeddings, tf.float32),
             tf.cast(candidate_embeddings, tf.float32),
             candidate_sampling_probability=chance**self.log_q,
             candidate_ids=candidate_ids,
             compute_metrics=False,
         )
-        return tf.math.divide_no_nan(total, tf.cast(tf.shape(query_embeddings)[0], tf.float32))

@@ -1,6 +1,6 @@
 """The baselines that every result is shown beside, in numpy and scipy alone.
 
-Each is a small class: settings in the constructor, ``fit`` on training histories, ``score`` for any query, known user
+Each is a small class: settings in the constructor, ``fit`` on training data, ``score`` for any query, known user
 or not. Its grid of settings is declared beside the class (``fit_grid`` needs another fit for each value, ``score_grid``
 does not). :func:`select` picks among the grid on the same validation queries, by the same measure, as the hybrid's
 settings are chosen, so that no baseline is a straw man. The chosen baseline stays fitted on training events only. Later
@@ -10,7 +10,7 @@ events reach it through the history of a query, as they reach every model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -20,12 +20,12 @@ from scipy import sparse
 
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ials import Ials
 from tfllmrec.models.item_weights import (
     PrunedWeights,
-    centred_unit,
     co_occurrence,
     ease_weights,
     interactions,
@@ -47,14 +47,8 @@ class Baseline(Recommender, Protocol):
     fit_grid: ClassVar[Grid]
     score_grid: ClassVar[Grid]
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        """Learns from training histories.
-
-        Args:
-          histories: Item indices of each training user, oldest first.
-          n_items: N.
-          text_vectors: float ``[N, D]`` as the encoder gives them, zeros for an item without text; most need none.
-        """
+    def fit(self, data: TrainingData) -> Self:
+        """Learns from training histories and, if it is about text, from the items' text vectors."""
         ...
 
 
@@ -66,8 +60,8 @@ class Popularity(Baseline):
     score_grid: ClassVar[Grid] = {}
     counts: np.ndarray = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        self.counts = _counts(histories, n_items)
+    def fit(self, data: TrainingData) -> Self:
+        self.counts = _counts(data)
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -88,13 +82,13 @@ class Markov(Baseline):
     successions: sparse.csr_array = field(init=False, repr=False)
     shares: np.ndarray = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        row, item = histories.row_of_value, histories.values
+    def fit(self, data: TrainingData) -> Self:
+        row, item, n_items = data.histories.row_of_value, data.histories.values, data.n_items
         follows = row[1:] == row[:-1]
         pairs = (item[:-1][follows], item[1:][follows])
         ones = np.ones(len(pairs[0]), dtype=np.float32)
         self.successions = sparse.coo_array((ones, pairs), shape=(n_items, n_items)).tocsr()  # sums repeats
-        counts = _counts(histories, n_items)
+        counts = _counts(data)
         self.shares = counts / max(1.0, counts.sum())
         return self
 
@@ -120,7 +114,8 @@ class ItemKNN(Baseline):
     decay: float = 1.0
     weights: PrunedWeights = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
+    def fit(self, data: TrainingData) -> Self:
+        histories, n_items = data.histories, data.n_items
         kept = min(self.neighbours, n_items)
         users = interactions(histories, n_items).sum(axis=0)
         self.weights = PrunedWeights(np.empty((n_items, kept), np.int32), np.empty((n_items, kept), np.float32))
@@ -145,8 +140,8 @@ class Ease(Baseline):
     decay: float = 1.0
     weights: np.ndarray = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        self.weights = ease_weights(histories, n_items, self.l2)
+    def fit(self, data: TrainingData) -> Self:
+        self.weights = ease_weights(data.histories, data.n_items, self.l2)
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -165,14 +160,8 @@ class TextSimilarity(Baseline):
     decay: float = 1.0
     vectors: np.ndarray = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        if text_vectors is None or len(text_vectors) != n_items:
-            given = "none" if text_vectors is None else f"{len(text_vectors)} rows"
-            raise ModelError(
-                f"Expected a text vector for each of {n_items} items, got {given}. Leave 'text' out of "
-                "evaluation.baselines where the catalogue has no text."
-            )
-        self.vectors = centred_unit(text_vectors)
+    def fit(self, data: TrainingData) -> Self:
+        self.vectors = data.unit_text
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -193,9 +182,9 @@ class EaseText(Baseline):
     ease: Ease = field(default_factory=Ease, repr=False)
     text: TextSimilarity = field(default_factory=TextSimilarity, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        self.text.fit(histories, n_items, text_vectors)
-        self.ease.fit(histories, n_items)
+    def fit(self, data: TrainingData) -> Self:
+        self.text.fit(data)
+        self.ease.fit(data)
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
@@ -213,55 +202,42 @@ BASELINES: dict[str, type[Baseline]] = {
 }
 
 
-def fit_baselines(
-    names: Iterable[str],
-    histories: Ragged,
-    n_items: int,
-    validation: Queries,
-    *,
-    text_vectors: np.ndarray | None = None,
-    strata: Mapping[str, np.ndarray] | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> dict[str, Baseline]:
-    """Fits each named baseline with the settings of its grid that are best on validation.
+def fit_baseline(data: TrainingData, name: str) -> Fitted[Baseline, dict[str, float]]:
+    """Fits a baseline with the settings of its grid that are best on the validation sample.
+
+    Each baseline is fitted once for the same ``data``, since several steps use it: ``ease_text`` takes ``ease`` and
+    ``text``, and the lift of cold items is measured against ``text``.
 
     Args:
-      names: Of :data:`BASELINES`.
-      histories: Item indices of each training user, oldest first.
-      n_items: N.
-      validation: Queries with targets; :func:`tfllmrec.training.defaults.validation_sample` gives those that the
-        hybrid's settings are chosen on.
-      text_vectors: float ``[N, D]`` for ``text``.
-      strata: Name -> bool ``[N]``; settings are chosen by :func:`selection_value`, which uses ``tail``.
-      progress: Called with the name of each baseline before it starts.
+      data: training histories, text vectors and validation queries.
+      name: Of :data:`BASELINES`.
+
+    Returns:
+      The baseline; its settings; and under ``selection`` its :func:`selection_value`.
 
     Raises:
-      ModelError: An unknown name, or ``text`` or ``ease_text`` without text vectors.
+      ModelError: An unknown name, or no validation query with a target.
     """
-    chosen: dict[str, Baseline] = {}
-    for name in names:
-        if name not in BASELINES:
-            raise ModelError(f"Expected baselines among {', '.join(BASELINES)}; got {name!r}.")
-        if progress is not None:
-            progress(name)
-
-        def choose(name: str) -> Baseline:
-            if name == "ease_text":
-                ease, text = (chosen.get(part) or choose(part) for part in ("ease", "text"))
-                assert isinstance(ease, Ease) and isinstance(text, TextSimilarity)
-                fitted: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))
-            else:
-                fitted = candidates(BASELINES[name], histories, n_items, text_vectors)
-            return select(fitted, validation, n_items, strata=strata)
-
-        chosen[name] = choose(name)
-    return chosen
+    if name not in BASELINES:
+        raise ModelError(f"Expected a baseline among {', '.join(BASELINES)}; got {name!r}.")
+    if name not in data.baselines:
+        kind = BASELINES[name]
+        if name == "ease_text":
+            ease, text = (fit_baseline(data, part).model for part in ("ease", "text"))
+            assert isinstance(ease, Ease) and isinstance(text, TextSimilarity)
+            points: Iterator[Baseline] = _score_points(EaseText(ease=ease, text=text))
+        else:
+            points = candidates(kind, data)
+        model, value = select(points, data)
+        settings = {setting: getattr(model, setting) for setting in (*kind.fit_grid, *kind.score_grid)}
+        data.baselines[name] = Fitted(model, settings, {"selection": value})
+    return data.baselines[name]
 
 
-def candidates(kind: type[B], histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Iterator[B]:
+def candidates(kind: type[B], data: TrainingData) -> Iterator[B]:
     """Every point of the grid, fitted one at a time; points that differ in ``score_grid`` alone share one fit."""
     for settings in _points(kind.fit_grid):
-        yield from _score_points(kind(**settings).fit(histories, n_items, text_vectors))
+        yield from _score_points(kind(**settings).fit(data))
 
 
 def _score_points(fitted: B) -> Iterator[B]:
@@ -273,33 +249,24 @@ def _score_points(fitted: B) -> Iterator[B]:
         yield point
 
 
-def select(
-    candidates: Iterable[R],
-    validation: Queries,
-    n_items: int,
-    *,
-    strata: Mapping[str, np.ndarray] | None = None,
-) -> R:
-    """The candidate with the best :func:`selection_value` on validation, the first of equals.
+def select(candidates: Iterable[R], data: TrainingData) -> tuple[R, float]:
+    """The candidate with the best :func:`selection_value` on the validation sample, the first of equals, and the value.
 
     Only the best one so far is kept, so an iterator of large models is fine.
 
     Raises:
       ModelError: No candidate, or no validation query with a target to choose by.
     """
-    if not validation.targets.lengths.any():
+    if not data.sample.targets.lengths.any():
         raise ModelError("Expected validation queries with targets to choose settings by, got none: use another split.")
     best: tuple[float, R] | None = None
     for candidate in candidates:
-        result = evaluate(
-            candidate, validation, train_counts=np.zeros(n_items, np.int64), strata=strata or {}, ks=[10], bootstrap=0
-        )
-        value = selection_value(result)
+        value = selection_value(data.measure(candidate))
         if best is None or value > best[0]:
             best = (value, candidate)
     if best is None:
         raise ModelError("Expected at least one candidate to select from, got none.")
-    return best[1]
+    return best[1], best[0]
 
 
 def _points(grid: Grid) -> Iterator[dict[str, Any]]:
@@ -307,8 +274,9 @@ def _points(grid: Grid) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _counts(histories: Ragged, n_items: int) -> np.ndarray:
-    return np.bincount(histories.values, minlength=n_items).astype(np.float32)
+def _counts(data: TrainingData) -> np.ndarray:
+    """Training events of each item, float32 ``[N]``."""
+    return np.bincount(data.histories.values, minlength=data.n_items).astype(np.float32)
 
 
 def _last(history: Ragged) -> Ragged:

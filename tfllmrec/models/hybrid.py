@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfllmrec.config import ModelConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
@@ -32,7 +32,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.losses.replicas import share_of_replica
-from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval
+from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
 from tfllmrec.models.item_weights import PrunedWeights
 
 SCORE_BATCH = 128
@@ -95,6 +95,8 @@ class Hybrid(tfrs.Model):
       catalogue: items and their text vectors.
       train_counts: int ``[N]``, training events of each item of the catalogue.
       config: sizes and terms; where it still says *auto*, :meth:`ModelConfig.settled`.
+      item_weights: settings of the item-item weights, whose decay histories are read with, too; where they still say
+        *auto*, :meth:`ItemWeightSettings.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
 
@@ -115,14 +117,16 @@ class Hybrid(tfrs.Model):
         catalogue: Catalogue,
         train_counts: np.ndarray,
         config: ModelConfig,
+        item_weights: ItemWeightSettings | None = None,
         negatives: Negatives | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__()
         negatives = negatives or Negatives()
         self.config = config = config.settled()
+        self.item_weights = item_weights = (item_weights or ItemWeightSettings()).settled()
         assert config.dropout is not None and config.id_dropout is not None
-        assert config.history_length is not None and config.item_weights_decay is not None
+        assert config.history_length is not None and item_weights.decay is not None
         self.n_items = len(catalogue.item_ids)
         if len(train_counts) != self.n_items:
             raise ModelError(
@@ -138,8 +142,7 @@ class Hybrid(tfrs.Model):
             name="history",
         )  # fmt: skip
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
-        neighbours = config.item_weights_neighbours
-        decay = config.item_weights_decay
+        neighbours, decay = item_weights.neighbours, item_weights.decay
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
         #: W without the events that the gates are fitted on; only training uses it.
         self.behaviour_without_holdout = NeighbourScores(
@@ -282,7 +285,7 @@ class Hybrid(tfrs.Model):
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis])
-        return self.gate_task.of_logits(tf.where(masked, -1e9, logits), target)
+        return mean_loss(self.gate_task.per_example_of_logits(tf.where(masked, -1e9, logits), target))
 
     def _sampled_gate_loss(self, query: Query, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """:meth:`_gate_loss` with sampled items.
@@ -309,7 +312,8 @@ class Hybrid(tfrs.Model):
         times = math.log(self.n_items / self.retrieval.n_negatives)
         drawn_logits = tf.where(masked, -1e9, tf.gather(logits, others, axis=1) + times)
         own_logits = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
-        return self.gate_task.of_logits(tf.concat([own_logits, drawn_logits], axis=1), tf.zeros_like(target))
+        every = tf.concat([own_logits, drawn_logits], axis=1)
+        return mean_loss(self.gate_task.per_example_of_logits(every, tf.zeros_like(target)))
 
     # Inference ------------------------------------------------------------------------------------------------------
 

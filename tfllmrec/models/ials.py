@@ -13,7 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.queries import Queries
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.item_weights import interactions, recency_matrix
 
 _SWEEPS = 8
@@ -55,10 +56,10 @@ class Ials:
     decay: float = 1.0
     items: np.ndarray = field(init=False, repr=False)
 
-    def fit(self, histories: Ragged, n_items: int, text_vectors: np.ndarray | None = None) -> Self:
-        by_user = interactions(histories, n_items)
+    def fit(self, data: TrainingData) -> Self:
+        by_user = interactions(data.histories, data.n_items)
         by_item = by_user.T.tocsr()
-        start = np.random.default_rng(0).standard_normal((n_items, self.dim), np.float32)
+        start = np.random.default_rng(0).standard_normal((data.n_items, self.dim), np.float32)
         items = start * np.float32(0.1 / np.sqrt(self.dim))
         for _ in range(_SWEEPS):
             users = self._solved(by_user, items)

@@ -40,6 +40,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import lapack
 
+from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.queries import Ragged
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
@@ -81,79 +82,44 @@ class PrunedWeights:
     weights: np.ndarray
 
 
-@dataclass(frozen=True)
-class ItemWeightSettings:
-    """How the item-item weights weigh their views.
-
-    Attributes:
-      decay: recency weight of an event one step further back, in (0, 1]; the same is used to score.
-      l2: lambda, above 0.
-      co_occurrence: beta, strength of "who had both, in whatever order".
-      text: alpha, strength of "reads alike"; 0 leaves the text out.
-      next_item: nu, strength of "what came next"; 0 leaves it out, as where events have no order.
-      popularity: exponent that takes popular candidates down; 0 leaves them as they are, 1 goes furthest.
-    """
-
-    decay: float
-    l2: float
-    co_occurrence: float
-    text: float
-    next_item: float = 1.0
-    popularity: float = 0.0
-
-
 def solve_item_weights(
     histories: Ragged,
     n_items: int,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
-    *,
-    form: Form = "auto",
-    rank: int = 384,
-    neighbours: int = 512,
 ) -> PrunedWeights:
     """The item-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
 
     Args:
       histories: Item indices of each training user, oldest first.
       n_items: N.
-      settings: The strengths of the views.
+      settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`; the form *auto* is ``exact`` up to
+        :data:`EXACT_ITEMS` items and ``low_rank`` above. All weights are kept where N is less than ``neighbours``.
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
-      form: ``auto`` is ``exact`` up to :data:`EXACT_ITEMS` items and ``low_rank`` above.
-      rank: r of :func:`low_rank_weights`.
-      neighbours: P, the strongest weights kept for each item (all of them where N is smaller).
 
     Raises:
       ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
         catalogue.
     """
-    statistics = ItemWeightStatistics.of(histories, n_items, settings, form)
-    return solve(statistics, settings, text_vectors, form=form, rank=rank, neighbours=neighbours)
+    return solve(ItemWeightStatistics.of(histories, n_items, settings), settings, text_vectors)
 
 
 def solve(
-    statistics: ItemWeightStatistics,
-    settings: ItemWeightSettings,
-    text_vectors: np.ndarray | None = None,
-    *,
-    form: Form = "auto",
-    rank: int = 384,
-    neighbours: int = 512,
+    statistics: ItemWeightStatistics, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
 ) -> PrunedWeights:
     """The weights of :func:`solve_item_weights`, from statistics that were stored or added up.
 
     Args:
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings: The strengths of the views.
-      text_vectors, form, rank, neighbours: As in :func:`solve_item_weights`.
+      settings, text_vectors: As in :func:`solve_item_weights`.
 
     Raises:
       ModelError: Too many items for ``exact``, a bad setting, statistics with another decay, or text of another
         catalogue.
     """
-    if resolved(form, statistics.n_items) == "low_rank":
-        return low_rank_weights(statistics, settings, text_vectors, rank=rank, neighbours=neighbours)
-    return prune(fit_item_weights(statistics, settings, text_vectors), neighbours)
+    if resolved(settings.form, statistics.n_items) == "low_rank":
+        return low_rank_weights(statistics, settings, text_vectors)
+    return prune(fit_item_weights(statistics, settings, text_vectors), settings.neighbours)
 
 
 def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
@@ -187,7 +153,8 @@ def fit_item_weights(
     Raises:
       ModelError: Too many items, a bad setting, statistics with another decay, or text of another catalogue.
     """
-    n_items = statistics.n_items
+    n_items, settings = statistics.n_items, settings.settled()
+    assert settings.l2 is not None and settings.text is not None
     _check_size(n_items)
     text = _checked_text(n_items, settings, text_vectors)
     met, target = statistics.weighted(settings)
@@ -225,6 +192,7 @@ def fit_item_weights(
 
 def _discount(inverse_diagonal: np.ndarray, settings: ItemWeightSettings) -> np.ndarray:
     """What multiplies the weights towards each item, ``[N]`` in (0, 1]; 1 for an item without events and text."""
+    assert settings.l2 is not None and settings.popularity is not None
     # Above 1 only where a low rank leaves out more than it may.
     return np.minimum(settings.l2 * inverse_diagonal, 1.0) ** settings.popularity
 
@@ -236,9 +204,6 @@ def low_rank_weights(
     statistics: ItemWeightStatistics,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
-    *,
-    rank: int,
-    neighbours: int,
 ) -> PrunedWeights:
     """The same weights without any N x N matrix: a diagonal plus low rank in the place of A.
 
@@ -261,17 +226,18 @@ def low_rank_weights(
 
     Args:
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings: The strengths of the views.
+      settings: The strengths of the views; ``rank``, the width of the low-rank part; ``neighbours``, the strongest
+        weights kept for each item (all of them where N is smaller).
       text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
-      rank: Width r of the low-rank part.
-      neighbours: P, the strongest weights kept for each item (all of them where N is smaller).
 
     Raises:
       ModelError: A bad setting, statistics with another decay, or text of another catalogue.
     """
-    n_items = statistics.n_items
+    n_items, settings = statistics.n_items, settings.settled()
+    rank, neighbours = settings.rank, settings.neighbours
     if rank < 1:
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
+    assert settings.l2 is not None and settings.text is not None
     text = _checked_text(n_items, settings, text_vectors)
     known, target = statistics.weighted(settings)
     diagonal = known.diagonal()
@@ -399,24 +365,24 @@ class ItemWeightStatistics:
     decay: float | None
 
     @classmethod
-    def of(
-        cls, histories: Ragged, n_items: int, settings: ItemWeightSettings, form: Form = "exact"
-    ) -> ItemWeightStatistics:
+    def of(cls, histories: Ragged, n_items: int, settings: ItemWeightSettings) -> ItemWeightStatistics:
         """The statistics of some users.
 
         Args:
           histories: Item indices of each user, oldest first.
           n_items: N.
-          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``.
-          form: For ``low_rank``, where there are very many pairs of events, long histories are cut into pieces, so that
-            time and memory have a bound. Then the statistics of parts differ from those of all.
+          settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``. In the form
+            ``low_rank``, where there are very many pairs of events, long histories are cut into pieces, so that time
+            and memory have a bound. Then the statistics of parts differ from those of all.
 
         Raises:
           ModelError: An item outside the catalogue, a bad decay, or there is no such form.
         """
+        settings = settings.settled()
+        assert settings.decay is not None
         _check_decay(settings.decay)
         _check_items(histories, n_items)
-        if resolved(form, n_items) == "low_rank":
+        if resolved(settings.form, n_items) == "low_rank":
             histories = _pieces(histories, _PAIRS)
         x = interactions(histories, n_items)
         both = (x.T @ x).tocsr()
@@ -580,9 +546,7 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
     return matrix
 
 
-def store_statistics(
-    path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, form: Form, tell: Tell
-) -> None:
+def store_statistics(path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, tell: Tell) -> None:
     """Writes the statistics of training histories, so that an update needs those of the users that changed alone.
 
     They are not stored, and ``tell`` says so, where there may be more than :data:`MAX_STORED_PAIRS` pairs of items: the
@@ -590,7 +554,7 @@ def store_statistics(
 
     Args:
       path: of the ``.npz``; see :meth:`ItemWeightStatistics.load`.
-      histories, n_items, settings, form: as :meth:`ItemWeightStatistics.of` takes them.
+      histories, n_items, settings: as :meth:`ItemWeightStatistics.of` takes them.
       tell: called with a line if nothing is stored.
 
     Raises:
@@ -604,7 +568,7 @@ def store_statistics(
             f"{MAX_STORED_PAIRS:,}): an update will read all events"
         )
         return
-    ItemWeightStatistics.of(histories, n_items, settings, form).save(path)
+    ItemWeightStatistics.of(histories, n_items, settings).save(path)
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:
@@ -705,7 +669,7 @@ def _check_size(n_items: int) -> None:
     if n_items > MAX_ITEMS:
         raise ModelError(
             f"Expected at most {MAX_ITEMS:,} items for exact closed-form weights (N x N floats), got {n_items:,}. Set "
-            "model.item_weights to auto or low_rank, and leave 'ease' out of evaluation.baselines."
+            "item_weights.form to auto or low_rank, and leave 'ease' out of evaluation.baselines."
         )
 
 
@@ -716,6 +680,7 @@ def _check_l2(l2: float) -> None:
 
 def _checked_text(n_items: int, settings: ItemWeightSettings, text_vectors: np.ndarray | None) -> np.ndarray | None:
     """The text vectors where the settings use them."""
+    assert settings.l2 is not None
     _check_l2(settings.l2)
     if settings.text and (text_vectors is None or len(text_vectors) != n_items):
         given = "none" if text_vectors is None else f"{len(text_vectors)} rows"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +11,9 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.columns import ITEM_INDEX, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
-from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.layers.global_state import keras_policy, random_state_kept
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.progress import Progress
 
 BATCH = 1024
@@ -55,39 +56,46 @@ def two_tower_and_batches(split: Split, seed: int) -> tuple[TwoTower, tf.data.Da
     return model, tf.data.Dataset.from_tensor_slices(events).shuffle(len(rows), seed=seed).batch(BATCH)
 
 
+@dataclass(frozen=True)
+class TwoTowerOptions:
+    """How the two-tower is trained.
+
+    Attributes:
+      epochs: trained at most.
+      patience: epochs in a row without gain on validation before training stops.
+    """
+
+    epochs: int = 20
+    patience: int = 3
+
+
 @random_state_kept()
 def fit_two_tower(
-    split: Split,
-    validation: Queries,
-    strata: Mapping[str, np.ndarray],
-    seed: int,
-    max_epochs: int = 20,
-    progress: Progress | None = None,
-) -> TwoTower:
-    """Trains until three epochs in a row bring no gain on validation, and returns the model of the best epoch.
+    data: TrainingData, options: TwoTowerOptions | None = None, progress: Progress | None = None
+) -> Fitted[TwoTower, TwoTowerOptions]:
+    """Trains until there is no gain on validation any more, and keeps the best epoch.
 
     Args:
-      split: Its training events are used.
-      validation: Queries that epochs are compared on, by :func:`selection_value`: those that the other baselines and
-        the hybrid are chosen on.
-      strata: Name -> bool ``[N]``.
-      seed: Of the initial weights and the order of the events.
-      max_epochs: Training stops there at the latest.
+      data: its training events are used, and the validation sample, which epochs are compared on by
+        :func:`selection_value`. Its seed is that of the initial weights and the order of the events.
+      options: by default those of :class:`TwoTowerOptions`.
       progress: Called before each epoch.
+
+    Returns:
+      The model of the best epoch, whose :func:`selection_value` is under ``selection``.
     """
-    model, batches = two_tower_and_batches(split, seed)
+    options = options or TwoTowerOptions()
+    model, batches = two_tower_and_batches(data.split, data.seed)
     best, best_weights, waited = -1.0, model.get_weights(), 0
-    for epoch in range(max_epochs):
+    for epoch in range(options.epochs):
         if progress is not None:
-            progress(epoch, max_epochs)
+            progress(epoch, options.epochs)
         model.fit(batches, verbose=0)
-        value = selection_value(
-            evaluate(model, validation, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
-        )
+        value = selection_value(data.measure(model))
         waited = 0 if value > best else waited + 1
         if value > best:
             best, best_weights = value, model.get_weights()
-        if waited == 3:
+        if waited == options.patience:
             break
     model.set_weights(best_weights)
-    return model
+    return Fitted(model, options, {"selection": best})

@@ -25,7 +25,7 @@ from tfllmrec.data.splits import make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.run import PER_QUERY, REMEDY, SCHEMA, Recorded, Run, unfinished
+from tfllmrec.runs.run import PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", SCHEMA, "data", "vectors.npy", "vectors.json", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", PARENT, SCHEMA, "data", "vectors.npy", "vectors.json", "logs"}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -110,7 +110,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
-    from tfllmrec.models.item_weights import STATISTICS, ItemWeightSettings, store_statistics
+    from tfllmrec.models.fitting import TrainingData
+    from tfllmrec.models.item_weights import STATISTICS, store_statistics
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
@@ -118,34 +119,31 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
-    chosen: list[str] = earlier.get("chosen", [])
 
-    def remember(line: str) -> None:
-        if line.startswith("chosen: ") and (said := line.removeprefix("chosen: ")) not in chosen:
-            chosen.append(said)
-        tell(line)
-
-    fitted = fit_hybrid(split, text, config, out, remember)
+    data = TrainingData.of(split, text, config)
+    fitted = fit_hybrid(data, config, out, tell)
     write_weights(out / "model" / "weights", model=fitted.model)
-    if "behaviour" in (model := fitted.config.model).terms:
-        settings, histories = ItemWeightSettings(**model.item_weight_settings), split.train_queries().history
+    if "behaviour" in fitted.options.model.terms:
         path = out / "model" / STATISTICS
-        store_statistics(path, histories, dataset.n_items, settings, model.item_weights, tell)
-    if said := settle_epochs(fitted.config.ranking, split):
-        remember(f"chosen: {said}")
+        store_statistics(path, data.histories, data.n_items, fitted.options.item_weights, tell)
+    chosen = [*earlier.get("chosen", []), *fitted.chosen]
+    config = fitted.options
+    if said := settle_epochs(config.ranking, split):
+        tell(f"chosen: {said}")
+        chosen.append(said)
+    chosen = list(dict.fromkeys(chosen))
     write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
-    write_text(out / "config.yaml", dump_config(fitted.config))
+    write_text(out / "config.yaml", dump_config(config))
 
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     hybrid = run.load_model()
-    ranking = fitted.config.ranking
-    order = prepared_ranking(out / "ranking", hybrid, split, ranking, config.seed, tell) if ranking.epochs else None
-    recommenders = fit_all_baselines(split, text, fitted.config, tell)
-    results = measure_all({"hybrid": hybrid, **recommenders}, split, fitted.config)
+    order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
+    recommenders = fit_all_baselines(data, config.evaluation, tell)
+    results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
-    measured = report(split, fitted.config, results)
+    measured = report(split, config, results)
     if order is not None:
-        measured["ranking"] = measure_with_ranking(hybrid, order, split, fitted.config, results["hybrid"], tell)
+        measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     took = time.monotonic() - start
     write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, run.ranking_record), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
@@ -186,6 +184,9 @@ def _begun(
 ) -> tuple[Run, ExperimentConfig]:
     """Writes what a run starts from into its folder, which is free."""
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
+    if (base / PLAN).is_file() and source.get("source") == "base/data":  # the best config of a search, and its data
+        parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
+        write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():
         tell(f"data: {line}")
     dataset.save(out / "data")
@@ -265,6 +266,7 @@ def _record(
         ),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
+        "parent": run.read(PARENT, Parent) if (run.folder / PARENT).is_file() else None,
         "chosen": chosen,
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": None if ranking is None else asdict(ranking),

@@ -4,6 +4,7 @@ RUN/
   config.yaml     the resolved config; itself a valid input
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
+  parent.json     the search or run that it was made from, if there is one
   data/           the data set as it was used (Parquet)
   schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
@@ -41,6 +42,7 @@ from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
+    from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.encoder import TextEncoder
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA = "per_query.npz", "schema.json"
+#: In the folder of a search: the settings that are searched.
+PLAN = "search.json"
+#: In the folder of a run that was made from another one: which one.
+PARENT = "parent.json"
 REMEDY = "copy it back, or fit again into another folder"
 
 
@@ -79,6 +85,18 @@ class _Measured(BaseModel, extra="allow"):
         return self
 
 
+class Parent(BaseModel):
+    """``parent.json``: the search or run that a run was made from.
+
+    Attributes:
+      folder: its name.
+      data_sha256: the fingerprint of its data set.
+    """
+
+    folder: str
+    data_sha256: str
+
+
 class Recorded(BaseModel, extra="allow"):
     """``run.json``. Only the keys that are read are checked."""
 
@@ -89,6 +107,7 @@ class Recorded(BaseModel, extra="allow"):
     versions: dict[str, str | None]
     source: dict[str, Any]
     chosen: list[str]
+    parent: Parent | None = None
 
 
 class _ReadBy(BaseModel):
@@ -220,6 +239,17 @@ class Run:
         again = "fit again" if self.complete else f"delete it, and continue with '{self.resume_command}'"
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
+    @cached_property
+    def training_data(self) -> TrainingData:
+        """The run's training events, validation queries and text vectors.
+
+        Raises:
+          ModelError: the text vectors are missing or damaged.
+        """
+        from tfllmrec.models.fitting import TrainingData
+
+        return TrainingData.of(self.split, self.text, self.config)
+
     def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
         """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
 
@@ -310,7 +340,7 @@ class Run:
         from tfllmrec.training.callbacks import read_weights
         from tfllmrec.training.fit import build_hybrid
 
-        model = build_hybrid(self.split, np.asarray(self.text), self.config)
+        model = build_hybrid(self.training_data, self.config)
         read_weights(self.folder / "model" / "weights", "fit again", model=model)
         return model
 

@@ -8,50 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import EvaluationConfig, ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import replacing
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
-from tfllmrec.models.baselines import fit_baselines
+from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
-from tfllmrec.training.defaults import validation_sample
 
 if TYPE_CHECKING:
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.models.ranking import RankingModel
 
 
-def fit_all_baselines(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> dict[str, Recommender]:
+def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) -> dict[str, Recommender]:
     """Every baseline of the config, fitted on the training events.
 
     Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
     """
-    sample, strata = validation_sample(split, config.seed), split.strata(config.evaluation.head_share)
-    names = [name for name in config.evaluation.baselines if name != "two_tower"]
-    if not np.any(text) and (reading := [name for name in names if name in ("text", "ease_text")]):
+    names = [name for name in config.baselines if name != "two_tower"]
+    if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text")]):
         names = [name for name in names if name not in reading]
         tell(f"no item has text, so there is no baseline {', '.join(reading)}")
-    fitted: dict[str, Recommender] = dict(
-        fit_baselines(
-            names,
-            split.train_queries().history,
-            split.dataset.n_items,
-            sample,
-            text_vectors=text,
-            strata=strata,
-            progress=lambda name: tell(f"baseline: {name}"),
-        )
-    )
-    if "two_tower" in config.evaluation.baselines:
+    fitted: dict[str, Recommender] = {}
+    for name in names:
+        tell(f"baseline: {name}")
+        fitted[name] = fit_baseline(data, name).model
+    if "two_tower" in config.baselines:
         from tfllmrec.models.two_tower import fit_two_tower
 
         tell("baseline: two_tower")
         with show_progress("Training the two-tower", "epochs") as progress:
-            fitted["two_tower"] = fit_two_tower(split, sample, strata, config.seed, progress=progress)
+            fitted["two_tower"] = fit_two_tower(data, progress=progress).model
     return fitted
 
 

@@ -32,14 +32,14 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
-from tfllmrec.config import ITEM_WEIGHT_SETTINGS, ExperimentConfig, dump_config, load_config, paraphrase_option
-from tfllmrec.data.splits import Split
-from tfllmrec.durable import add_advice, locked, read_json, replacing, write_text, writing
+from tfllmrec.config import ExperimentConfig, dump_config, load_config, paraphrase_option
+from tfllmrec.durable import add_advice, locked, publish_folder, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.experiment import encode, start_run
-from tfllmrec.runs.run import Run, unfinished
+from tfllmrec.runs.run import PLAN, Run, unfinished
 from tfllmrec.runs.search_space import (
     Choice,
     Range,
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
 #: Figures on validation that are kept of a trial, beside ``selection``.
 METRICS = ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
 TRIALS = 20
-#: What is searched; a folder with it is a search.
-PLAN = "search.json"
 _REMEDY = "search again into another folder"
 #: Drawn at random before the sampler draws by what it has seen.
 RANDOM_TRIALS = 10
@@ -273,29 +271,27 @@ def _search(
     run: Run, config: ExperimentConfig, text: np.ndarray, space: Sequence[Setting], trials: int, out: Path, tell: Tell
 ) -> Search:
     write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
-    split = run.split
+    data = TrainingData.of(run.split, text, config)
     chosen = config.model_copy(deep=True)
-    weights = [f"item_weights_{name}" for name in ITEM_WEIGHT_SETTINGS]
-    if {setting.key for setting in space} & {f"model.{name}" for name in weights}:
-        for line in sizes(split, chosen):
+    if any(setting.key.startswith("item_weights.") for setting in space):
+        for line in sizes(run.split, chosen):
             tell(f"chosen: {line}")
     else:
-        choose(split, text, chosen, tell)
-        for name in weights:
-            setattr(config.model, name, getattr(chosen.model, name))
+        choose(data, chosen, tell)
+        config.item_weights = chosen.item_weights
         write_text(run.folder / "config.yaml", dump_config(config))
     own = {setting.key: value_of(chosen, setting.key) for setting in space}
     config.data.source = f"{run.folder.name}/data"  # as seen from best.yaml
     study = _open_study(out / "study.log")
     tf.get_logger().addFilter(_worth_saying)
-    search = _publish(study, space, out)
+    search = _save(study, space, out)
     with show_progress("Searching", "trials") as progress:
         while len(search.trials) < trials:
             progress(len(search.trials), trials)
             number = len(search.trials) + 1
             trial, settings = _draw(study, number, config.seed, space, own)
-            _run_trial(study, trial, settings, number, split, text, config, out, tell)
-            search = _publish(study, space, out)
+            _run_trial(study, trial, settings, number, data, config, out, tell)
+            search = _save(study, space, out)
             # What Keras keeps of a model would pile up from trial to trial.
             tf.keras.backend.clear_session()
             gc.collect()
@@ -340,8 +336,7 @@ def _run_trial(
     trial: optuna.Trial,
     settings: dict[str, Any],
     number: int,
-    split: Split,
-    text: np.ndarray,
+    data: TrainingData,
     config: ExperimentConfig,
     out: Path,
     tell: Tell,
@@ -363,13 +358,13 @@ def _run_trial(
     pruning = Pruning(trial)
     try:
         pruning.catch_up(folder / "checkpoints")
-        fitted = fit_hybrid(split, text, with_settings(config, settings), folder, tell_epochs, [pruning])
+        fitted = fit_hybrid(data, with_settings(config, settings), folder, tell_epochs, [pruning])
         epochs = FitState.load(folder / "checkpoints").epochs_done
         result = evaluate(
             fitted.model,
-            split.validation,
-            train_counts=split.train_counts,
-            strata=split.strata(config.evaluation.head_share),
+            data.split.validation,
+            train_counts=data.split.train_counts,
+            strata=data.strata,
             ks=[10],
             batch_size=config.evaluation.batch_size,
             bootstrap=0,
@@ -383,9 +378,9 @@ def _run_trial(
         value = selection_value(result)
         trial.set_user_attr("selection", value)
         trial.set_user_attr("metrics", {name: result.metrics.get(name) for name in METRICS})
-        trial.set_user_attr("config", fitted.config.model_dump(mode="json"))
+        trial.set_user_attr("config", fitted.options.model_dump(mode="json"))
         # After the last epoch there was nothing left to save.
-        early = pruning.pruned and epochs != fitted.config.training.epochs
+        early = pruning.pruned and epochs != fitted.options.training.epochs
         tell(f"trial {number}: {'given up early, ' if early else ''}selection value {value:.4f}")
     trial.set_user_attr("epochs", epochs)
     trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
@@ -409,7 +404,7 @@ def _draw(
     return trial, {setting.key: setting.draw(trial) for setting in space}
 
 
-def _publish(study: optuna.Study, space: Sequence[Setting], out: Path) -> Search:
+def _save(study: optuna.Study, space: Sequence[Setting], out: Path) -> Search:
     """Writes what the study says to the folder, where it does not say so yet, and deletes what is needed no more."""
     optuna = require_optuna()
     states = optuna.trial.TrialState
@@ -482,7 +477,7 @@ def _write_hparams(out: Path, space: Sequence[Setting], trials: Iterable[Trial])
             for tag, value in {"selection": trial.selection, **trial.metrics}.items():
                 if value is not None:
                     tf.summary.scalar(tag, value, step=trial.epochs)
-        written.rename(target)  # only now, so that a kill leaves no run without its figures
+        publish_folder(written, target)  # only now, so that a kill leaves no run without its figures
 
 
 @contextmanager

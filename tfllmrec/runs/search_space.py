@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
-from tfllmrec.config import ExperimentConfig, ModelConfig, TrainingConfig, parse_config
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig, Section, TrainingConfig, parse_config
 from tfllmrec.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna
 
 #: The sections whose settings may differ between trials. Data, split, text and measure are what makes them comparable.
-SECTIONS: dict[str, type[ModelConfig] | type[TrainingConfig]] = {"model": ModelConfig, "training": TrainingConfig}
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "item_weights": ItemWeightSettings,
+    "training": TrainingConfig,
+}
 #: Searched where nothing else is asked for. Each holds the default, whatever the data.
 DEFAULT = (
     "training.learning_rate=3e-4..1e-2:log",
@@ -124,7 +128,7 @@ def default_space(config: ExperimentConfig) -> tuple[Setting, ...]:
     if config.model.terms == ["behaviour"]:
         raise ConfigError(
             "model.terms ['behaviour'] trains nothing that the usual settings could change: name what to search, such "
-            "as --over model.item_weights_l2=10..1000:log."
+            "as --over item_weights.l2=10..1000:log."
         )
     lines = []
     for line in DEFAULT:
@@ -260,7 +264,7 @@ def _numbers(key: str) -> set[type]:
     section, _, name = key.partition(".")
     if section not in SECTIONS and section in ExperimentConfig.model_fields:
         raise ConfigError(
-            f"--over {key}: only settings of {' and '.join(SECTIONS)} are searched. All trials share data, split, "
+            f"--over {key}: only settings of {', '.join(SECTIONS)} are searched. All trials share data, split, "
             "text, measure and seed, or their figures could not be compared."
         )
     field = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None

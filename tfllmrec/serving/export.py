@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
-from tfllmrec.durable import sync, writing, writing_folder
+from tfllmrec.durable import publish_folder, writing, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
@@ -108,11 +108,7 @@ def export(
             (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts, serving), indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
             write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
-            for path in (*temporary.rglob("*"), temporary):
-                sync(path)
-            version = _publish(temporary, target)
-            sync(target)
-            return version
+            return _publish(temporary, target)
     except BaseException:
         if ours:
             with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
@@ -145,7 +141,7 @@ def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None
 
 
 def _publish(temporary: Path, target: Path) -> Path:
-    """Renames to the next free number; another exporter may take one at the same moment."""
+    """Publishes under the next free number; another exporter may take one at the same moment."""
     number = max(version_folders(target), default=0)
     while True:
         number += 1
@@ -157,7 +153,8 @@ def _publish(temporary: Path, target: Path) -> Path:
         final = target / str(number)
         if not final.exists():
             try:
-                return temporary.rename(final)
+                publish_folder(temporary, final)
+                return final
             except OSError:
                 if not final.exists():
                     raise

@@ -57,7 +57,7 @@ def measure(path: Path | str, refit_baselines: bool = False) -> dict[str, Any]:
         raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
     recommenders: dict[str, Recommender] = {"hybrid": recommender}
     if refit_baselines:
-        recommenders |= fit_all_baselines(run.split, run.text, run.config, to_stderr)
+        recommenders |= fit_all_baselines(run.training_data, run.config.evaluation, to_stderr)
     return measured_again(run, recommenders)
 
 

@@ -25,7 +25,7 @@ from tfllmrec.data.readers import read_items
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.item_fusion import centred
 from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, centred_unit, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
 from tfllmrec.text.encoder import TextEncoder
@@ -142,9 +142,9 @@ def grown_model(run: Run, catalogue: GrownCatalogue, tell: Tell) -> Hybrid:
         return fitted
     n_items, n_known = len(text), fitted.n_items
     train_counts = np.pad(run.split.train_counts, (0, n_items - n_known))
-    settings = run.config.model
+    settings = run.config.item_weights
     ids = catalogue.items[ITEM].to_numpy(object)
-    model = Hybrid(Catalogue(ids, text), train_counts, settings, seed=run.config.seed)
+    model = Hybrid(Catalogue(ids, text), train_counts, run.config.model, settings, seed=run.config.seed)
     for layer in ("items", "history_encoder", "feedback", "gates"):
         for variable, learnt in zip(getattr(model, layer).weights, getattr(fitted, layer).weights, strict=True):
             if variable.shape == learnt.shape:
@@ -156,15 +156,8 @@ def grown_model(run: Run, catalogue: GrownCatalogue, tell: Tell) -> Hybrid:
         model.items.id_embedding.assign(np.pad(known, ((0, n_items - n_known), (0, 0))))
     if model.use_behaviour:
         tell(f"item-item weights: solving again, for {n_items:,} items")
-        model.set_item_weights(
-            solve_item_weights(
-                run.split.train_queries().history,
-                n_items,
-                ItemWeightSettings(**settings.item_weight_settings),
-                centred_unit(text),
-                form="low_rank" if n_items > MAX_ITEMS else settings.item_weights,
-                rank=settings.item_weights_rank,
-                neighbours=settings.item_weights_neighbours,
-            )
-        )
+        if n_items > MAX_ITEMS:
+            settings = settings.model_copy(update={"form": "low_rank"})
+        histories = run.split.train_queries().history
+        model.set_item_weights(solve_item_weights(histories, n_items, settings, centred_unit(text)))
     return model

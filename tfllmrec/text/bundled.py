@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
@@ -12,7 +10,7 @@ import tensorflow_text as tf_text
 from safetensors.numpy import load_file
 
 from tfllmrec import assets
-from tfllmrec.durable import publish, sync, writing
+from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 
@@ -37,41 +35,13 @@ def hub_handles(precision: str = "float32") -> tuple[Path, Path]:
     preprocessor, encoder = root / f"minilm-preprocessor-{_FORMAT}", root / f"minilm-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
         vocabulary = assets.weights("minilm") / "vocab.txt"
-        whole(preprocessor, lambda folder: save_preprocessor(vocabulary, folder, _MINILM_MAX_TOKENS))
+        write_folder(preprocessor, lambda folder: save_preprocessor(vocabulary, folder, _MINILM_MAX_TOKENS))
     if not encoder.is_dir():
         source = assets.weights("minilm")
         config = BertConfig.from_dict(json.loads((source / "config.json").read_text()))
         bert = BertEncoder(config, load_file(source / "model.safetensors"), precision)
-        whole(encoder, lambda folder: save_encoder(bert, folder))
+        write_folder(encoder, lambda folder: save_encoder(bert, folder))
     return preprocessor, encoder
-
-
-def whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``folder`` appear only when it is complete and on the disk.
-
-    Two writers may make the same one at once: the first one's stays, and what the second one wrote is dropped, for it
-    is the same. Whoever writes something else must see to it that the name is free.
-
-    Args:
-      folder: its name; the folder that it is to be in is made where it is missing.
-      write: fills the folder that it is given.
-
-    Raises:
-      WriteError: the disk is full, read-only or broken.
-    """
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            fresh = Path(scratch) / "saved_model"
-            write(fresh)
-            for part in fresh.rglob("*"):
-                sync(part)
-            try:
-                publish(fresh, folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        sync(folder.parent)
 
 
 def save_encoder(bert: BertEncoder, folder: Path) -> None:

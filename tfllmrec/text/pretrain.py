@@ -13,8 +13,9 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tensorflow_text as tf_text
 
+from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
-from tfllmrec.text.bundled import INPUTS, whole
+from tfllmrec.text.bundled import INPUTS
 
 MASKED_SHARE = 0.15
 """Of a text's tokens; rounded up, so that every text has something to guess."""
@@ -264,4 +265,4 @@ def save_encoder_again(encoder: Any, folder: Path) -> None:
     The SavedModel has what the one that it came from had, so TF Hub loads it in the same ways, and it can be trained
     and written again. ``folder`` appears only when it is complete.
     """
-    whole(Path(folder), lambda fresh: tf.saved_model.save(encoder, str(fresh)))
+    write_folder(Path(folder), lambda fresh: tf.saved_model.save(encoder, str(fresh)))

@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Progress
 from tfllmrec.text.bert import BertConfig, BertEncoder
-from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder, TextToVector
 from tfllmrec.text.tuning import text_vectors
 
@@ -272,7 +272,7 @@ class Student:
             about = {"teacher": self.teacher, "fingerprint": self.fingerprint}
             (fresh / MANIFEST).write_text(json.dumps(about, indent=1))
 
-        whole(folder, write)
+        write_folder(folder, write)
 
     @classmethod
     def load(cls, folder: Path) -> Student:

@@ -16,7 +16,7 @@ from tfllmrec.durable import read_json, sync, write_text, writing
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.models.hybrid import Hybrid
-from tfllmrec.progress import Progress
+from tfllmrec.progress import Progress, Tell
 
 
 class Scoreboard(tf.keras.callbacks.Callback):
@@ -35,7 +35,7 @@ class Scoreboard(tf.keras.callbacks.Callback):
         self,
         measure: Callable[[tf.keras.Model], Result],
         log_dir: Path | str | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Tell | None = None,
     ) -> None:
         super().__init__()
         self.measure = measure

@@ -17,15 +17,15 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
-from tfllmrec.evaluation.protocol import Result, evaluate, selection_gain, selection_value_of_ranks
+from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value, selection_value_of_ranks
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.layers.global_state import keras_policy, random_state_kept
-from tfllmrec.models.baselines import fit_baselines
+from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import ItemWeightSettings, PrunedWeights, centred_unit, solve_item_weights
+from tfllmrec.models.item_weights import centred_unit, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
@@ -40,6 +40,8 @@ DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 #: Validation queries with a cold target that a choice needs.
 COLD_QUERIES = 20
+#: Lengths of the lists that gates and lift are measured by.
+KS = (5, 10, 20)
 _ROWS = 512  # of queries that are weighed at once
 
 
@@ -49,51 +51,45 @@ def set_seeds(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted model, and the settings as they were after *auto*."""
-
-    model: Hybrid
-    config: ExperimentConfig
-
-
-def build_hybrid(split: Split, text: np.ndarray, config: ExperimentConfig, precision: str = "float32") -> Hybrid:
-    """An untrained model of a split's catalogue; item-item weights are still zero.
+def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = "float32") -> Hybrid:
+    """An untrained model of the data's catalogue; item-item weights are still zero.
 
     Args:
-      text: float32 ``[N, Dt]``, in the order of the items table.
+      data: items, text vectors, and how often each item was met in training.
       config: with every *auto* resolved.
       precision: Keras' policy for the layers, whatever the global one is.
     """
-    catalogue = Catalogue(split.dataset.items[ITEM].to_numpy(object), text)
+    catalogue = Catalogue(data.split.dataset.items[ITEM].to_numpy(object), data.text)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
-        return Hybrid(catalogue, split.train_counts, config.model, negatives, config.seed)
+        return Hybrid(catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed)
 
 
 @random_state_kept()
 def fit_hybrid(
-    split: Split,
-    text: np.ndarray,
+    data: TrainingData,
     config: ExperimentConfig,
     folder: Path | None = None,
     tell: Tell | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
-) -> Fitted:
+) -> Fitted[Hybrid, ExperimentConfig]:
     """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
     Python's and numpy's global random state and Keras' global dtype policy are afterwards as they were before;
     TensorFlow's global seed and deterministic operations stay set, see :func:`set_seeds`.
 
     Args:
-      split: training events and validation queries; test queries are not looked at.
-      text: float32 ``[N, Dt]``, in the order of the items table.
+      data: training events, validation queries and text vectors.
       config: may say *auto*; it is not changed. Where it leaves out ``training.precision``, the model is trained in
-        Keras' global dtype policy.
+        Keras' global dtype policy. Its ``seed`` is that of the model and of the order of training.
       folder: for checkpoints and TensorBoard logs. A fit that finds its own state there goes on from it.
       tell: called with a line for each step.
       callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
         and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
+
+    Returns:
+      The model; the config without *auto*; and the model's metrics on the validation sample, with ``selection``, its
+      :func:`selection_value`.
 
     Raises:
       ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
@@ -104,22 +100,23 @@ def fit_hybrid(
     _settle_precision(config)
     tell = tell or (lambda line: None)
     set_seeds(config.seed)
-    sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
+    sequences = Sequences.from_split(data.split, config.training.gate_holdout, config.seed)
     if not (sequences.items.lengths >= 2).any():
         raise DataError(
-            f"{split.dataset.name} leaves no user with two training events, so there is no next event to learn from: "
-            "use more data or another split.kind."
+            f"{data.split.dataset.name} leaves no user with two training events, so there is no next event to learn "
+            "from: use more data or another split.kind."
         )
-    settings = choose(split, text, config, tell)
-    model = build_hybrid(split, text, config, config.training.precision)
-    if settings is not None:
+    chosen = choose(data, config, tell)
+    model = build_hybrid(data, config, config.training.precision)
+    if model.use_behaviour:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, text, settings)
+        set_item_weights(model, sequences, data.text)
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            _train(model, sequences, split, text, config, kept, tell, callbacks)
-    return Fitted(model, config)
+            chosen += _train(model, sequences, data, config, kept, tell, callbacks)
+    result = data.measure(model)
+    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
 
 
 def _settle_precision(config: ExperimentConfig) -> None:
@@ -136,53 +133,40 @@ def _settle_precision(config: ExperimentConfig) -> None:
     config.training.precision = own
 
 
-def choose(split: Split, text: np.ndarray, config: ExperimentConfig, tell: Tell) -> ItemWeightSettings | None:
-    """Fills in what ``config`` leaves to *auto*, in place, and tells what was chosen.
+def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str]:
+    """Chooses the settings that ``config`` leaves to *auto*, in place.
+
+    Settings of the item-item weights stay as they are where the model has no behaviour term.
 
     Returns:
-      The settings of the item-item weights; ``None`` where the model has none.
+      A line for each choice, which ``tell`` was called with, too.
     """
-    for line in defaults.sizes(split, config):
-        tell(f"chosen: {line}")
-    if "behaviour" not in config.model.terms:
-        return None
-    settings, said = defaults.choose_item_weights(split, text, config, tell)
-    for line in said:
-        tell(f"chosen: {line}")
-    for name, value in asdict(settings).items():
-        setattr(config.model, f"item_weights_{name}", value)
-    return settings
+    chosen = _told(defaults.sizes(data.split, config), tell)
+    if "behaviour" in config.model.terms:
+        config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
+        chosen += _told(said, tell)
+    return chosen
 
 
-def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray, settings: ItemWeightSettings) -> None:
+def _told(chosen: list[str], tell: Tell) -> list[str]:
+    """The lines, after ``tell`` was called with each."""
+    for line in chosen:
+        tell(f"chosen: {line}")
+    return chosen
+
+
+def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
-    Exact or low-rank, and with as many neighbours, as ``model.config`` says.
-
-    Raises:
-      ModelError: ``settings.decay`` is not the decay that the model reads histories with.
+    Args:
+      model: its ``item_weights`` are the settings.
+      sequences: the training events.
+      text: float32 ``[N, Dt]``, in the order of the items table.
     """
-    unit, config = centred_unit(text), model.config
-    if settings.decay != config.item_weights_decay:
-        raise ModelError(
-            f"item-item weights: expected the decay that the model reads histories with, {config.item_weights_decay}, "
-            f"found {settings.decay}. Make the model with ModelConfig(item_weights_decay={settings.decay})."
-        )
-
-    def solve(histories: Ragged) -> PrunedWeights:
-        return solve_item_weights(
-            histories,
-            sequences.n_items,
-            settings,
-            unit,
-            form=config.item_weights,
-            rank=config.item_weights_rank,
-            neighbours=config.item_weights_neighbours,
-        )
-
-    kept = sequences.without_held_out()
-    model.set_item_weights(solve(sequences.items))
-    model.set_holdout(solve(kept), np.bincount(kept.values, minlength=sequences.n_items))
+    unit, kept = centred_unit(text), sequences.without_held_out()
+    solved = (solve_item_weights(each, model.n_items, model.item_weights, unit) for each in (sequences.items, kept))
+    model.set_item_weights(next(solved))
+    model.set_holdout(next(solved), np.bincount(kept.values, minlength=model.n_items))
 
 
 @dataclass(frozen=True)
@@ -239,15 +223,13 @@ class _Weighed:
 
 def choose_gates(
     model: Hybrid,
-    sample: Queries,
-    train_counts: np.ndarray,
-    strata: Mapping[str, np.ndarray],
+    data: TrainingData,
     strengths: Sequence[float] = STRENGTHS,
     closings: Sequence[float] = CLOSINGS,
     *,
     climb: bool = False,
 ) -> Result:
-    """Sets the gates' dense strength, closing and discount to the best on ``sample``.
+    """Sets the gates' dense strength, closing and discount to the best on the validation sample.
 
     Strength and closing are chosen together without a discount. Then each of :data:`DISCOUNTS` is tried, with strength
     and closing moved from there as long as that helps. The best of them is taken only if its gain in
@@ -256,26 +238,23 @@ def choose_gates(
 
     Args:
       model: one that has gates; otherwise there is nothing to choose.
+      data: its validation sample is used.
       strengths, closings: to choose from, ascending; of equals the first pair is taken.
       climb: a quick choice between epochs. Strength and closing are moved one after the other from their present
         values as long as that helps, and no discount is tried.
 
     Returns:
-      Figures of the model on ``sample`` with the settings chosen.
+      Figures of the model on the validation sample with the settings chosen.
     """
-
-    def measured(recommender: Recommender) -> Result:
-        return evaluate(recommender, sample, train_counts=train_counts, strata=strata, ks=[5, 10, 20], bootstrap=0)
-
     if not model.gates.trainable:
-        return measured(model)
-    weighed = _Weighed(model, sample)
+        return data.measure(model, ks=KS)
+    weighed = _Weighed(model, data.sample)
     values: dict[GateSettings, float] = {}
 
     def value(settings: GateSettings) -> float:
         if settings not in values:
             settings.apply(model)
-            values[settings] = weighed.selection_value(strata)
+            values[settings] = weighed.selection_value(data.strata)
         return values[settings]
 
     def climbed(best: GateSettings) -> GateSettings:
@@ -291,7 +270,7 @@ def choose_gates(
 
     def result_of(settings: GateSettings) -> Result:
         settings.apply(model)
-        return measured(weighed)
+        return data.measure(weighed, ks=KS)
 
     if climb:
         return result_of(climbed(replace(GateSettings.of(model), discount=0.0)))
@@ -310,9 +289,7 @@ def choose_gates(
     return result
 
 
-def choose_cold_lift(
-    model: Hybrid, split: Split, text: np.ndarray, strata: Mapping[str, np.ndarray], seed: int
-) -> str | None:
+def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
     """Sets the gates' lift of items without training events, so that they rank no worse than by text alone.
 
     It is the smallest of :data:`LIFTS` with which recall of cold targets is at least that of
@@ -323,32 +300,24 @@ def choose_cold_lift(
 
     Args:
       model: its other gate settings are chosen.
-      text: float32 ``[N, Dt]``.
-      strata: as ``Split.strata`` gives them.
-      seed: of the validation samples.
+      data: validation queries and text vectors.
 
     Returns:
       A line on the choice; ``None``, with a lift of 0, where there are no gates, no texts or fewer than
       :data:`COLD_QUERIES` such queries.
     """
-    validation = split.validation
-    has_cold = (
-        np.bincount(validation.targets.row_of_value, strata["cold"][validation.targets.values], len(validation)) > 0
-    )
+    asked = data.split.validation
+    has_cold = np.bincount(asked.targets.row_of_value, data.strata["cold"][asked.targets.values], len(asked)) > 0
     model.gates.cold_lift.assign(0.0)
-    if not model.gates.trainable or not np.any(text) or has_cold.sum() < COLD_QUERIES:
+    if not model.gates.trainable or not np.any(data.text) or has_cold.sum() < COLD_QUERIES:
         return None
-    queries = defaults.validation_sample(split, seed, has_cold)
-    sample = defaults.validation_sample(split, seed)
+    queries = data.drawn(has_cold)
 
     def recalls(recommender: Recommender) -> np.ndarray:
-        result = evaluate(recommender, queries, train_counts=split.train_counts, strata=strata, bootstrap=0)
-        return np.array([result.metrics[f"recall@{k}/cold"] or 0.0 for k in (5, 10, 20)])
+        metrics = data.measure(recommender, queries, KS).metrics
+        return np.array([metrics[f"recall@{k}/cold"] or 0.0 for k in KS])
 
-    text_alone = fit_baselines(
-        ["text"], split.train_queries().history, split.dataset.n_items, sample, text_vectors=text, strata=strata
-    )["text"]
-    goal, weighed = recalls(text_alone), _Weighed(model, queries)
+    goal, weighed = recalls(fit_baseline(data, "text").model), _Weighed(model, queries)
     tried: dict[float, np.ndarray] = {}
     for lift in LIFTS:
         model.gates.cold_lift.assign(lift)
@@ -360,10 +329,10 @@ def choose_cold_lift(
         model.gates.cold_lift.assign(lift)
     cost = ""
     if lift:
-        everyone = _Weighed(model, sample)
-        after = everyone.selection_value(strata)
+        everyone = _Weighed(model, data.sample)
+        after = everyone.selection_value(data.strata)
         model.gates.cold_lift.assign(0.0)
-        cost = f"; selection value {everyone.selection_value(strata):.4f} without it, {after:.4f} with it"
+        cost = f"; selection value {everyone.selection_value(data.strata):.4f} without it, {after:.4f} with it"
         model.gates.cold_lift.assign(lift)
     return (
         f"gates cold lift {lift:g}: recall@10/cold {tried[lift][1]:.4f} on {len(queries):,} validation queries, "
@@ -374,21 +343,19 @@ def choose_cold_lift(
 def _train(
     model: Hybrid,
     sequences: Sequences,
-    split: Split,
-    text: np.ndarray,
+    data: TrainingData,
     config: ExperimentConfig,
     folder: Path,
     tell: Tell,
     more: Sequence[tf.keras.callbacks.Callback],
-) -> None:
+) -> list[str]:
+    """Trains the dense side and the gates, keeps the best epoch, and returns a line for each choice."""
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None and length is not None
-    strata = split.strata(config.evaluation.head_share)
-    sample = defaults.validation_sample(split, config.seed)
 
     def measure(model: Hybrid) -> Result:
         """The model with the gates that are best on validation, which it keeps."""
-        return choose_gates(model, sample, split.train_counts, strata, climb=True)
+        return choose_gates(model, data, climb=True)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
@@ -399,7 +366,7 @@ def _train(
         tf.keras.callbacks.TerminateOnNaN(),
     ]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
-    made_from, made_from_file = _made_from(sequences, split, text, config), folder / "checkpoints" / "made_from.json"
+    made_from, made_from_file = _made_from(sequences, data, config), folder / "checkpoints" / "made_from.json"
     if checkpoint.state.epochs_done and not made_from_file.is_file():
         raise ModelError(
             f"{made_from_file} is missing, so it is not known which settings and data the checkpoints beside it belong "
@@ -434,26 +401,24 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    choose_gates(model, sample, split.train_counts, strata)  # between epochs not all settings are tried
-    lift = choose_cold_lift(model, split, text, strata, config.seed)
+    choose_gates(model, data)  # between epochs not all settings are tried
+    lift = choose_cold_lift(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
-    if model.gates.trainable:
-        tell(f"chosen: {GateSettings.of(model).line()}: best on validation, with {epoch}")
-    else:
-        tell(f"chosen: {epoch}: best on validation")
-    if lift is not None:
-        tell(f"chosen: {lift}")
+    gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
+    return _told(
+        [gates if model.gates.trainable else f"{epoch}: best on validation", *([] if lift is None else [lift])], tell
+    )
 
 
-def _made_from(sequences: Sequences, split: Split, text: np.ndarray, config: ExperimentConfig) -> dict[str, Any]:
+def _made_from(sequences: Sequences, data: TrainingData, config: ExperimentConfig) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
     parts = (sequences.items, *(sequences.fields[key] for key in Hybrid.reads), sequences.held_out)
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     return {
-        **settings_of(model=config.model, training=config.training),
+        **settings_of(model=config.model, item_weights=config.item_weights, training=config.training),
         "evaluation.head_share": config.evaluation.head_share,
         "seed": config.seed,
-        "training events": fingerprint(split.train_counts, *arrays),
-        "validation queries": queries_fingerprint(split.validation),
-        "text vectors": fingerprint(text),
+        "training events": fingerprint(data.split.train_counts, *arrays),
+        "validation queries": queries_fingerprint(data.split.validation),
+        "text vectors": fingerprint(data.text),
     }

@@ -22,13 +22,13 @@ from tfllmrec.config import RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
-from tfllmrec.durable import read_json
+from tfllmrec.durable import read_json, write_folder
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.protocol import Result, paired_difference
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.text.bundled import whole
 from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
 from tfllmrec.training.optimizer import adamw
@@ -112,7 +112,7 @@ def settle_epochs(config: RankingConfig, split: Split) -> str | None:
 
 
 def prepared_ranking(
-    folder: Path, hybrid: Hybrid, split: Split, config: RankingConfig, seed: int, tell: Tell
+    folder: Path, data: TrainingData, config: RankingConfig, hybrid: Hybrid, tell: Tell
 ) -> RankingModel:
     """The ranking model in ``folder``, made where it is not there yet.
 
@@ -121,24 +121,24 @@ def prepared_ranking(
     Args:
       folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
         beside it.
-      hybrid: fitted.
-      config: with epochs.
+      data, config, hybrid: see :func:`fit_ranking`.
       tell: called with a line for each step.
 
     Raises:
       ModelError: the folder is damaged, or belongs to other settings, other data or another hybrid.
     """
+    split, seed = data.split, data.seed
     if not folder.is_dir():
         tell("ranking: learning to order candidates from the validation queries")
-        model, record = fit_ranking(hybrid, split, config, seed, folder.parent / "logs" / "ranking")
+        fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking")
 
         def write(fresh: Path) -> None:
-            write_weights(fresh / WEIGHTS_FILE, network=model.network)
-            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            write_weights(fresh / WEIGHTS_FILE, network=fitted.model.network)
+            (fresh / RECORD).write_text(json.dumps(fitted.figures, indent=1))
             claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed))
 
-        whole(folder, write)
-        tell(f"ranking: {record.line()}")
+        write_folder(folder, write)
+        tell(f"ranking: {RankingRecord.load(folder).line()}")
     elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
         claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed))
     return load_ranking(folder, hybrid, split, config, seed)
@@ -150,7 +150,7 @@ def _made_from(hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -
     # W follows from settings and training events, and another machine may compute it with other last digits.
     layers = (hybrid.items, hybrid.history_encoder, hybrid.feedback, hybrid.gates)
     return {
-        **settings_of(model=hybrid.config, ranking=config),
+        **settings_of(model=hybrid.config, item_weights=hybrid.item_weights, ranking=config),
         "seed": seed,
         "training events": fingerprint(*(train[name].to_numpy() for name in (USER_INDEX, ITEM_INDEX, RATING))),
         "validation queries": queries_fingerprint(split.validation),
@@ -173,19 +173,21 @@ def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConf
 
 
 def fit_ranking(
-    hybrid: Hybrid, split: Split, config: RankingConfig, seed: int, logs: Path | None = None
-) -> tuple[RankingModel, RankingRecord]:
+    data: TrainingData, config: RankingConfig, hybrid: Hybrid, logs: Path | None = None
+) -> Fitted[RankingModel, RankingConfig]:
     """Learns the order from validation queries and ratings from training events; keeps the best epoch.
 
     Args:
-      hybrid: fitted; it is not changed.
-      split: test queries are not looked at.
+      data: its seed is that of the users held out, the items drawn, the network and the order of the batches.
       config: with epochs.
-      seed: of the people held out, the items drawn, the network and the order of the batches.
+      hybrid: fitted; it is not changed.
       logs: for TensorBoard.
+
+    Returns:
+      The model; and a :class:`RankingRecord` as its figures.
     """
     assert config.epochs is not None
-    start = time.monotonic()
+    start, split, seed = time.monotonic(), data.split, data.seed
     scale = RatingScale.of_split(split)
     model = RankingModel(hybrid, config, scale, seed)
     asked = split.validation.take(split.validation.targets.lengths > 0)
@@ -218,7 +220,7 @@ def fit_ranking(
             model.fit(training, epochs=config.epochs, callbacks=callbacks, verbose=0)
     best.restore()  # the untrained one, where it diverged: no reason to give up all that was fitted before
     losses = choose_strengths(model, looked_at)
-    return model, RankingRecord(
+    record = RankingRecord(
         lists=len(learnt["label"]),
         held_out=n_held,
         rated=0 if rated is None else len(rated["rating"]),
@@ -231,6 +233,7 @@ def fit_ranking(
         untrained=best.untrained,
         seconds=round(time.monotonic() - start, 1),
     )
+    return Fitted(model, config, asdict(record))
 
 
 # What is learnt from ------------------------------------------------------------------------------------------------

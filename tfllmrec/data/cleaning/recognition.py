@@ -24,7 +24,7 @@ from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
-from tfllmrec.wording import nearest
+from tfllmrec.wording import nearest, nearest_hint
 
 EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
 TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
@@ -37,7 +37,7 @@ def check_mapping(mapping: dict[str, str]) -> None:
         if column not in known:
             raise ConfigError(
                 f"data.columns: {column!r} is no column that tfllmrec knows; expected one of {', '.join(known)}"
-                f"{nearest_hint(nearest_name(column, known))}. "
+                f"{nearest_hint(plain_name(column), _by_plain_name(known))}. "
                 "It goes on the left: data.columns: {canonical: name in the file}."
             )
 
@@ -48,22 +48,17 @@ def check_mapped(mapping: dict[str, str], tables: list[RawTable]) -> None:
             seen = [c for raw in tables for c in [*raw.frame.columns, *raw.names.values()]]
             raise DataError(
                 f"data.columns maps {column} to {name!r}, which no file that could hold it has"
-                f"{nearest_hint(nearest_name(name, seen))}."
+                f"{nearest_hint(plain_name(name), _by_plain_name(seen))}."
             )
 
 
-def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    plain = {plain_name(k): k for k in known if len(plain_name(k)) > 2}
-    close = nearest(plain_name(name), plain)
-    return plain[close[0]] if close else None
+def _by_plain_name(names: Sequence[str]) -> dict[str, str]:
+    """The names by their plain form, without short ones, which are like too many others."""
+    return {plain_name(name): name for name in names if len(plain_name(name)) > 2}
 
 
 def _shown(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
-
-
-def nearest_hint(name: str | None) -> str:
-    return f" (nearest: {name!r})" if name else ""
 
 
 def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], mapping: dict[str, str]) -> RawTable:
@@ -94,19 +89,20 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             names[column] = free[0]
     if missing := [column for column in required if column not in names]:
         left = [name for name in present if name not in names.values()]
-        expected, nearest, flags = [], None, []
+        plain_left = _by_plain_name(left)
+        expected, hint, flags = [], "", []
         for column in missing:
             sought = [mapping[column]] if column in mapping else ALIASES[column]
-            close = next((n for n in (nearest_name(name, left) for name in sought) if n), None)
+            near = [found for name in sought for found in nearest(plain_name(name), plain_left)]
             expected.append(f"one named {' or '.join(sought[:6])}")
-            nearest = nearest or close
-            guess = close or "NAME_IN_THE_FILE"
+            hint = hint or nearest_hint("".join(near[:1]), plain_left)
+            guess = plain_left[near[0]] if near else "NAME_IN_THE_FILE"
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
         values = [name for name in present if re.fullmatch(r"[0-9][0-9.,:/T+ -]*", name)]
         no_header = f" {_shown(values[0])} looks like a value: if the file has no header, add one." if values else ""
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"found {', '.join(_shown(name) for name in present[:20])}{nearest_hint(nearest)}.{no_header} "
+            f"found {', '.join(_shown(name) for name in present[:20])}{hint}.{no_header} "
             f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}

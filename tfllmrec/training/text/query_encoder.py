@@ -13,10 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.config import DistillationConfig
-from tfllmrec.durable import read_json
+from tfllmrec.durable import read_json, write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Tell
-from tfllmrec.text.bundled import whole
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
@@ -147,7 +146,7 @@ def prepared_query_encoder(
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
             claim(fresh / MADE_FROM, made_from)
 
-        whole(folder, write)
+        write_folder(folder, write)
         for line in QueryEncoderRecord.load(folder).lines():
             tell(f"query encoder: {line}")
     elif (folder / MADE_FROM).is_file():  # earlier versions wrote none

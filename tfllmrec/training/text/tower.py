@@ -20,9 +20,10 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, write_text
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.evaluation.protocol import Result
 from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.models.baselines import TextSimilarity
+from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
 from tfllmrec.text.bundled import INPUTS
@@ -31,7 +32,6 @@ from tfllmrec.text.store import encode_items
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
-from tfllmrec.training.defaults import validation_sample
 from tfllmrec.training.fit import set_seeds
 from tfllmrec.training.optimizer import adamw
 from tfllmrec.training.text.pretrain import pretrain
@@ -396,12 +396,10 @@ def _prepared(
     # Where events have no order, neighbours in a history are neighbours in some file.
     read = histories if split.dataset.ordered else _shuffled(histories, config.seed)
     pairs = item_pairs(read, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
-    sample = validation_sample(split, config.seed)
-    strata = split.strata(config.evaluation.head_share)
 
     def measure() -> Result:
-        similar = TextSimilarity().fit(histories, n_items, encode_items(texts, encoder))
-        return evaluate(similar, sample, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
+        data = TrainingData.of(split, encode_items(texts, encoder), config)
+        return data.measure(TextSimilarity().fit(data))
 
     set_seeds(config.seed)
     tuning, best_epoch = tune_tower(encoder, pairs, wordings, text, config.tuning, config.seed, folder, measure, tell)
