@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 version = next(
     line.split('"')[1]
-    for line in Path("tfllmrec/__init__.py").read_text().splitlines()
+    for line in Path("tfllmrec/version.py").read_text().splitlines()
     if line.startswith("__version__")
 )
 
@@ -39,15 +39,14 @@ SERVE = [
     "uvloop>=0.20; sys_platform != 'win32'",
     "prometheus-client>=0.20",
 ]
-CLIENT = ["urllib3>=2.2,<3", "grpcio>=1.66", "protobuf>=5.28"]
 SCANN = "scann==1.4.2"
 TEST = [
     *TUNE,
     *SERVE,
-    *CLIENT,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
     "ovmsclient==2023.1",
+    "urllib3>=2.2,<3",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
@@ -69,6 +68,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "client": CLIENT, "scann": [SCANN]},
+    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "scann": [SCANN]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

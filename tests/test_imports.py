@@ -15,13 +15,14 @@ PACKAGE = ROOT / "tfllmrec"
 # A module may import from its own room and from earlier ones. Evaluation knows data alone; it comes before training,
 # which measures itself.
 ROOMS = [
-    "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data", "evaluation", "text",
-    "layers", "losses", "models", "training", "runs", "explain", "serving", "feedback", "server", "cli",
+    "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
+    "evaluation", "text", "layers", "losses", "models", "training", "runs", "explain", "serving", "feedback", "server",
+    "cli",
 ]  # fmt: skip
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
 WITHOUT_TENSORFLOW = [
-    "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data", "evaluation",
-    "server", "cli",
+    "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
+    "evaluation", "server", "cli",
 ]  # fmt: skip
 # The server's process leaves TensorFlow to those of the models.
 NEEDS_TENSORFLOW = ["data/batches.py", "server/servable.py"]

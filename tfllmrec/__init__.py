@@ -4,12 +4,12 @@ import os
 from importlib import import_module
 from typing import Any
 
+from tfllmrec.version import __version__
+
 # TensorFlow Recommenders and TF Hub layers are Keras 2: this must be set before anything touches tf.keras.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # TensorFlow logs "failed call to cuInit" and the like as errors where there simply is no GPU; real errors are raised.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-__version__ = "0.1.0"
 
 # Loaded when first asked for, so that importing the package costs nothing and the command line stays quick.
 _HOME = {

@@ -4,7 +4,7 @@ Every message says what was expected, what was found and what to do. The command
 traceback and exits with the class's ``exit_code``; an error of any other class is a bug and exits 1.
 """
 
-from tfllmrec.wording import visible
+from .wording import visible
 
 
 class TfllmrecError(Exception):

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from tfllmrec.client.answers import Interest
+from tfllmrec.client.answers import Interest, Recommendation, to_frame
 from tfllmrec.errors import DataError, ModelError
 
 METRICS = {
@@ -49,14 +49,6 @@ def program(monkeypatch, capsys):
 
 
 @dataclass
-class Item:
-    item_id: str
-    title: str
-    score: float
-    reason: str = ""
-
-
-@dataclass
 class Ranked:
     item_id: str
     title: str
@@ -75,7 +67,8 @@ class FakeModel:
     searched: list = field(default_factory=list)
     categories: ClassVar = {"Comedy", "Drama"}
     rating: ClassVar = 4.25
-    people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0])}
+    fails_for: ClassVar = ["u-fails"]
+    people: ClassVar = {"u1": (["a", "b"], [5.0, 1.0]), "u2": (["e"], [3.0]), "u-fails": ([], [])}
 
     def known(self, ids):
         return [i in "abcde" for i in ids]
@@ -86,28 +79,26 @@ class FakeModel:
             raise DataError(f"No user {user!r}. Near: u1")
         return self.people[user]
 
-    def histories_of(self, users):
-        return {user: self.people[user] for user in users if user in self.people}
+    def known_users(self, users):
+        return [user in self.people for user in users]
 
     def _best(self, hidden, k):
         left = [i for i in "abcde" if i not in hidden][:k]
-        return [Item(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
+        return [Recommendation(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
 
-    def recommend(self, history, ratings, exclude, k, allow=None, categories=()):
+    def recommend(self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=()):
         self.filters.append((allow, categories))
         print("chatter of a library")
-        self.calls.append(("recommend", history, ratings, exclude, k))
-        return self._best([*history, *exclude], k)
+        self.calls.append(("recommend", users, k, histories, ratings, exclude))
+        if users == self.fails_for:
+            raise ZeroDivisionError
+        histories = [self.people[user][0] for user in users] if histories is None else histories
+        return to_frame([self._best([*history, *exclude], k) for history in histories], users)
 
-    def recommend_many(self, histories, k, exclude, ratings, allow=None, categories=()):
+    def search(self, texts, k=10, *, histories=None, exclude=(), allow=None, categories=()):
         self.filters.append((allow, categories))
-        self.calls.append(("recommend_many", list(histories), k, exclude, ratings))
-        return [self._best([*history, *more], k) for history, more in zip(histories, exclude, strict=True)]
-
-    def search(self, text, history, exclude, k, allow=None, categories=()):
-        self.filters.append((allow, categories))
-        self.calls.append(("search", text, history, exclude, k))
-        return self._best([*history, *exclude], k)
+        self.calls.append(("search", texts, k, histories, exclude))
+        return to_frame([self._best([*history, *exclude], k) for history in histories or [[]]])
 
     def rank(self, history, items, ratings=None):
         self.calls.append(("rank", history, items, ratings))
@@ -115,10 +106,10 @@ class FakeModel:
         rated = [Ranked(i, f"Title {i}", 1 / len(known), self.rating) for i in sorted(known)]
         return rated + [Ranked(i, i, 0.0) for i in items if i not in known]
 
-    def similar(self, item, k, allow=None, categories=()):
+    def similar(self, items, k=10, *, allow=None, categories=()):
         self.filters.append((allow, categories))
-        self.calls.append(("similar", item, k))
-        return self._best([item], k)
+        self.calls.append(("similar", items, k))
+        return to_frame([self._best([item], k) for item in items])
 
     def title(self, item):
         return f"Title {item}"
@@ -275,5 +266,6 @@ def saved_model(tmp_path):
 
 
 @pytest.fixture
-def item():
-    return Item
+def found():
+    """(item id, title, score, reason)... -> the recommendations of one query."""
+    return lambda *lines: to_frame([[Recommendation(*line) for line in lines]])

@@ -104,7 +104,7 @@ def test_serve(program, exported):
             rest, grpc = told["REST"].partition("/v1/")[0], f"grpc://{told['gRPC']}"
             for address in (rest, grpc):
                 with Client(address, "ring", deadline_s=60) as client:
-                    items = [item.item_id for item in client.recommend(HISTORY, k=5).items]
+                    items = [item.item_id for item in client.recommend(HISTORY, k=5)]
                 assert items[0] == NEXT and len(set(items)) == 5
         finally:
             server.send_signal(signal.SIGTERM)

@@ -20,23 +20,23 @@ def test_what_a_library_prints_goes_to_stderr(capsys):
     assert capsys.readouterr() == ("", "chatter\n")
 
 
-def test_list_leaves_out_columns_that_say_nothing(capsys, item):
-    print_list([item("7", "7", 0.25), item("8", "8", 0.125)])
+def test_list_leaves_out_columns_that_say_nothing(capsys, found):
+    print_list(found(("7", "7", 0.25), ("8", "8", 0.125)))
     out = capsys.readouterr().out
     assert "0.2500" in out
     assert "title" not in out
     assert "reason" not in out
 
 
-def test_titles_are_text_not_markup(capsys, item):
-    print_list([item("7", "[b]REC[/b]", 0.25, "[red]")])
+def test_titles_are_text_not_markup(capsys, found):
+    print_list(found(("7", "[b]REC[/b]", 0.25, "[red]")))
     out = capsys.readouterr().out
     assert "[b]REC[/b]" in out
     assert "[red]" in out
 
 
-def test_an_empty_list_says_so_on_stderr(capsys):
-    print_list([])
+def test_an_empty_list_says_so_on_stderr(capsys, found):
+    print_list(found())
     assert capsys.readouterr() == ("", "nothing is left to recommend\n")
 
 
@@ -67,8 +67,8 @@ ODD = "evil\x1b[2J\u202e\r\n\u200b"
 SHOWN = r"evil\x1b[2J\u202e\r\n\u200b"
 
 
-def test_invisible_characters_are_shown_in_tables_and_lines(capsys, item):
-    print_list([item(f"id{ODD}", f"title{ODD}", 0.25, f"because{ODD}")])
+def test_invisible_characters_are_shown_in_tables_and_lines(capsys, found):
+    print_list(found((f"id{ODD}", f"title{ODD}", 0.25, f"because{ODD}")))
     say(ODD)
     note(ODD)
     printed = capsys.readouterr()

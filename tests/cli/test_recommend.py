@@ -1,12 +1,16 @@
 import json
 
+import pandas as pd
 import pytest
 from pyarrow import parquet
+
+from tfllmrec.cli.recommend import _writer
+from tfllmrec.client.answers import Recommendation, to_frame
 
 
 def test_a_known_user(program, libraries, saved_model):
     answer = program("recommend", saved_model, "--user", "u1", "--k", "2", "--json")
-    assert libraries.models[0].calls == [("recommend", ["a", "b"], [5.0, 1.0], [], 2)]
+    assert libraries.models[0].calls == [("recommend", None, 2, [["a", "b"]], [[5.0, 1.0]], [])]
     document = json.loads(answer.out)
     assert (document["user"], document["history"]) == ("u1", ["a", "b"])
     assert document["items"][0] == {"rank": 1, "item_id": "c", "title": "Title c", "score": 1.0, "reason": "because"}
@@ -15,7 +19,7 @@ def test_a_known_user(program, libraries, saved_model):
 
 def test_somebody_never_seen(program, libraries, saved_model):
     answer = program("recommend", saved_model, "--history", "e, zz", "--exclude", "a", "--json")
-    assert libraries.models[0].calls == [("recommend", ["e", "zz"], None, ["a"], 10)]
+    assert libraries.models[0].calls == [("recommend", None, 10, [["e", "zz"]], None, ["a"])]
     document = json.loads(answer.out)
     assert (document["user"], document["unknown"]) == (None, ["zz"])
     assert [i["item_id"] for i in document["items"]] == ["b", "c", "d"]
@@ -23,7 +27,7 @@ def test_somebody_never_seen(program, libraries, saved_model):
 
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):
     assert program("recommend", saved_model, "--history", "").code == 0
-    assert libraries.models[0].calls[0][1] == []
+    assert libraries.models[0].calls[0][3] == [[]]
 
 
 def test_table(program, libraries, saved_model):
@@ -45,7 +49,8 @@ def test_unknown_user_exits_3(program, libraries, saved_model):
         "--user u1 --history a",
         "--users people.txt",
         "--user u1 --out x.jsonl",
-        "--users people.txt --out x.csv",
+        "--users people.txt --out x.xlsx",
+        "--users people.txt --out x",
     ],
 )
 def test_arguments_that_do_not_go_together(program, libraries, saved_model, arguments):
@@ -54,25 +59,29 @@ def test_arguments_that_do_not_go_together(program, libraries, saved_model, argu
 
 
 ROWS = [
-    {"user_id": "u2", "rank": 1, "item_id": "a", "score": 1.0},
-    {"user_id": "u2", "rank": 2, "item_id": "b", "score": 0.5},
-    {"user_id": "u1", "rank": 1, "item_id": "c", "score": 1.0},
-    {"user_id": "u1", "rank": 2, "item_id": "e", "score": 0.5},
+    {"user_id": "u2", "rank": 1, "item_id": "a", "title": "Title a", "score": 1.0, "reason": "because"},
+    {"user_id": "u2", "rank": 2, "item_id": "b", "title": "Title b", "score": 0.5, "reason": "because"},
+    {"user_id": "u1", "rank": 1, "item_id": "c", "title": "Title c", "score": 1.0, "reason": "because"},
+    {"user_id": "u1", "rank": 2, "item_id": "e", "title": "Title e", "score": 0.5, "reason": "because"},
 ]
+READ = {
+    ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+    ".parquet": lambda path: parquet.read_table(path).to_pylist(),
+    ".csv": lambda path: pd.read_csv(path).to_dict("records"),
+    ".tsv": lambda path: pd.read_csv(path, sep="\t").to_dict("records"),
+}
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_a_file_of_users(program, libraries, saved_model, tmp_path, ending):
+@pytest.mark.parametrize("batch", [1, 1000])
+@pytest.mark.parametrize("suffix", READ)
+def test_a_file_of_users(program, libraries, saved_model, tmp_path, monkeypatch, suffix, batch):
+    monkeypatch.setattr("tfllmrec.cli.recommend.BATCH", batch)
     (tmp_path / "people.txt").write_text("u2\nu9\nu1\n")
-    out = tmp_path / f"answers.{ending}"
+    out = tmp_path / f"answers{suffix}"
     answer = program(
         "recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out, "--k", 2, "--exclude", "d", "--json"
     )
-    if ending == "jsonl":
-        written = [json.loads(line) for line in out.read_text().splitlines()]
-    else:
-        written = parquet.read_table(out).to_pylist()
-    assert written == ROWS
+    assert READ[suffix](out) == ROWS
     assert json.loads(answer.out) == {
         "file": str(out),
         "users": 2,
@@ -80,19 +89,26 @@ def test_a_file_of_users(program, libraries, saved_model, tmp_path, ending):
         "without_data": ["u9"],
         "unknown": [],
     }
-    assert "1 users: u9" in answer.err
-    assert libraries.models[0].calls == [
-        ("recommend_many", [["e"], ["a", "b"]], 2, [["d"], ["d"]], ([3.0], [5.0, 1.0]))
-    ]
+    assert "1 users: u9" in answer.err and "recommending: 2 users in " in answer.err
+    asked = [["u2"], ["u1"]] if batch == 1 else [["u2", "u1"]]
+    assert libraries.models[0].calls == [("recommend", users, 2, None, None, ["d"]) for users in asked]
 
 
-def test_many_users_go_in_batches(program, libraries, saved_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfllmrec.cli.recommend.BATCH", 1)
-    (tmp_path / "people.txt").write_text("u2\nu1\n")
-    out = tmp_path / "answers.jsonl"
-    program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out, "--k", 2, "--exclude", "d")
-    assert [json.loads(line) for line in out.read_text().splitlines()] == ROWS
-    assert len(libraries.models[0].calls) == 2
+@pytest.mark.parametrize("suffix", READ)
+def test_titles_with_separators_and_line_breaks_come_back_whole(tmp_path, suffix):
+    title = 'Say "hi",\tthen\nleave, é'
+    with _writer(tmp_path / "x", suffix) as write:
+        write(to_frame([[Recommendation("a", title, 0.1, "r")]], ["u1"]))
+    (row,) = READ[suffix](tmp_path / "x")
+    assert row == {
+        "user_id": "u1", "rank": 1, "item_id": "a", "title": title, "score": pytest.approx(0.1), "reason": "r",
+    }  # fmt: skip
+
+
+def test_scores_in_text_have_the_digits_of_float32(tmp_path):
+    with _writer(tmp_path / "x", ".csv") as write:
+        write(to_frame([[Recommendation("a", "A", 0.1)]], ["u1"]))
+    assert (tmp_path / "x").read_text() == "user_id,rank,item_id,title,score,reason\nu1,1,a,A,0.1,\n"
 
 
 def test_nobody_with_data_exits_3_and_writes_nothing(program, libraries, saved_model, tmp_path):
@@ -103,14 +119,16 @@ def test_nobody_with_data_exits_3_and_writes_nothing(program, libraries, saved_m
     assert not (tmp_path / "x.jsonl").exists()
 
 
-def test_a_failure_half_way_leaves_the_old_file(program, libraries, saved_model, tmp_path, monkeypatch):
-    (tmp_path / "people.txt").write_text("u1\n")
-    out = tmp_path / "x.jsonl"
+@pytest.mark.parametrize("suffix", READ)
+def test_a_failure_half_way_leaves_the_old_file(program, libraries, saved_model, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("tfllmrec.cli.recommend.BATCH", 1)
+    (tmp_path / "people.txt").write_text("u1\nu-fails\n")
+    out = tmp_path / f"x{suffix}"
     out.write_text("old")
-    monkeypatch.setattr("tfllmrec.cli.recommend._rows", lambda *_: 1 / 0)
     assert program("recommend", saved_model, "--users", tmp_path / "people.txt", "--out", out).code == 1
     assert out.read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "people.txt", "x.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "people.txt", out.name]
+    assert [call[1] for call in libraries.models[0].calls] == [["u1"], ["u-fails"]]
 
 
 def test_an_output_folder_that_is_not_there_exits_2(program, libraries, saved_model, tmp_path):
@@ -168,4 +186,4 @@ def test_filters_for_a_file_of_users(program, libraries, saved_model, tmp_path):
     (tmp_path / "people.txt").write_text("u2\nu1\n")
     asked = ["--users", tmp_path / "people.txt", "--out", tmp_path / "answers.jsonl"]
     assert program("recommend", saved_model, *asked, "--allow", "a,b", "--category", "Drama").code == 0
-    assert libraries.models[0].filters == [([["a", "b"]] * 2, [["Drama"]] * 2)]
+    assert libraries.models[0].filters == [(["a", "b"], ["Drama"])]

@@ -3,7 +3,7 @@ import json
 
 def test_passes_what_was_asked(program, libraries, saved_model):
     answer = program("search", saved_model, "space film", "--history", "a", "--exclude", "b", "--k", "2", "--json")
-    assert libraries.models[0].calls == [("search", "space film", ["a"], ["b"], 2)]
+    assert libraries.models[0].calls == [("search", ["space film"], 2, [["a"]], ["b"])]
     document = json.loads(answer.out)
     assert (document["text"], document["history"], document["unknown"]) == ("space film", ["a"], [])
     assert [(i["rank"], i["item_id"]) for i in document["items"]] == [(1, "c"), (2, "d")]

@@ -4,7 +4,7 @@ import json
 def test_passes_what_was_asked(program, libraries, saved_model):
     answer = program("similar", saved_model / "2", "c", "--k", "2", "--json")
     assert libraries.models[0].folder == saved_model / "2"
-    assert libraries.models[0].calls == [("similar", "c", 2)]
+    assert libraries.models[0].calls == [("similar", ["c"], 2)]
     document = json.loads(answer.out)
     assert document["item"] == "c"
     assert [i["item_id"] for i in document["items"]] == ["a", "b"]

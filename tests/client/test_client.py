@@ -20,7 +20,15 @@ import grpc
 import pytest
 
 from tfllmrec.client import client as client_module
-from tfllmrec.client.answers import Explanation, Metadata, ModelVersion, Recommendation, Signature, TensorSpec
+from tfllmrec.client.answers import (
+    Explanation,
+    Metadata,
+    ModelVersion,
+    Outputs,
+    Recommendation,
+    Signature,
+    TensorSpec,
+)
 from tfllmrec.client.client import Client
 from tfllmrec.client.messages import MESSAGES, tensor_proto, values_of
 from tfllmrec.client.transports import CODES, ServingError
@@ -93,17 +101,20 @@ class Served:
     Attributes:
       calls: (kind, signature, inputs) of each request that was read. targets: (model, version, label) of each.
       tokens: the authorization of each, or None. peers: the connection that each came through.
+      request_ids: the id of each. answer_id: the one that is sent back; None for none, as stock TF Serving has none.
       failures: gRPC codes to answer with, one a request; or a number of seconds to sleep.
     """
 
     def __init__(self):
         self.calls, self.targets, self.tokens, self.peers, self.failures = [], [], [], [], []
+        self.request_ids, self.answer_id = [], None
         self.model, self.tensor_proto = made_model, tensor_proto
 
-    def took(self, kind, target, token, peer, signature="", inputs=None):
+    def took(self, kind, target, headers, peer, signature="", inputs=None):
         self.calls.append((kind, signature, inputs))
         self.targets.append(target)
-        self.tokens.append(token)
+        self.tokens.append(headers.get("authorization"))
+        self.request_ids.append(headers.get("x-request-id"))
         self.peers.append(peer)
         failure = self.failures.pop(0) if self.failures else None
         if isinstance(failure, float):
@@ -144,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         failure = served.took(
             kind,
             target,
-            self.headers["Authorization"],
+            self.headers,
             self.client_address,
             asked.get("signature_name", ""),
             asked.get("inputs"),
@@ -178,6 +189,8 @@ class Handler(BaseHTTPRequestHandler):
     def say(self, status, told, headers=()):
         body = told if isinstance(told, bytes) else json.dumps(told).encode()
         self.send_response(status)
+        if self.server.served.answer_id:
+            self.send_header("X-Request-Id", self.server.served.answer_id)
         for name, value in dict(headers).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
@@ -236,10 +249,12 @@ class Services:
     def took(self, kind, request, context, inputs=None):
         spec = request.model_spec
         version = spec.version.value if spec.HasField("version") else None
+        if self.served.answer_id:
+            context.send_initial_metadata((("x-request-id", self.served.answer_id),))
         failure = self.served.took(
             kind,
             (spec.name, version, spec.version_label or None),
-            dict(context.invocation_metadata()).get("authorization"),
+            dict(context.invocation_metadata()),
             context.peer(),
             spec.signature_name,
             inputs,
@@ -450,6 +465,49 @@ def test_explain(client, served):
     assert served.calls[0][2]["items"] == [["", "b", "nope", "é"]]
 
 
+def test_answers_and_errors_name_the_request(client, served, pauses):
+    """Stock TF Serving sends no id back; then it is the one that was sent."""
+    calls = [
+        lambda: client.recommend(["a"]),
+        lambda: client.recommend_many([[], ["a"]])[1],
+        lambda: client.search("a"),
+        lambda: client.similar("a"),
+        lambda: client.explain(["a"], ["b"]),
+        lambda: client.rank(["a"], ["b"]),
+        lambda: client.score(["a"]),
+        lambda: client.predict("similar", {"item_id": ["a"], "k": [1]}),
+        client.status,
+        client.metadata,
+    ]
+    answers = [call() for call in calls]
+    assert [answer.request_id for answer in answers] == served.request_ids
+    assert len(set(served.request_ids)) == len(calls)
+    served.answer_id = "of-a-proxy"
+    assert [call().request_id for call in calls] == ["of-a-proxy"] * len(calls)
+    served.failures = ["NOT_FOUND"]
+    with pytest.raises(ServingError, match=r"\(1 attempt within 5 s, request of-a-proxy\)") as caught:
+        client.status()
+    assert caught.value.request_id == "of-a-proxy"
+    served.answer_id = None
+    served.failures = ["UNAVAILABLE"] * 4
+    with pytest.raises(ServingError) as caught:
+        client.status()
+    assert served.request_ids[-4:] == [caught.value.request_id] * 4  # each attempt has the same one
+    assert f"(4 attempts within 5 s, request {caught.value.request_id})" in str(caught.value)
+
+
+def test_an_answer_of_another_form_names_the_request(client, served):
+    served.model = lambda signature, inputs: {"dense_1": [[0.5]], "dense_2": [[0.5]]}
+    with pytest.raises(ServingError, match=r"another form than expected .* \(request \w+\)") as caught:
+        client.recommend(["a"])
+    assert [caught.value.request_id] == served.request_ids and caught.value.request_id in str(caught.value)
+
+
+def test_unknown_ids_are_counted_in_every_answer(client, served):
+    asked = [client.explain(["nope"], ["b"]), client.rank(["nope", "a"], ["b"])]
+    assert [answer.unknown for answer in asked] == [1, 1]
+
+
 def test_score_is_an_output_without_a_name_over_rest(client):
     assert same(client.score(["a", "b"]), [3.0, 0.5, 0.25, 0.125, NAN])
 
@@ -505,7 +563,9 @@ def test_what_may_pass_is_tried_again(client, served, pauses, code):
 @pytest.mark.parametrize("code", ["NOT_FOUND", "INVALID_ARGUMENT", "UNAUTHENTICATED", "INTERNAL", "DEADLINE_EXCEEDED"])
 def test_what_stays_wrong_is_not(client, served, pauses, code):
     served.failures = [code]
-    with pytest.raises(ServingError, match=rf"'made' at .*: {code}: made {code} \(1 attempt within 5 s\)") as caught:
+    with pytest.raises(
+        ServingError, match=rf"'made' at .*: {code}: made {code} \(1 attempt within 5 s, request \w+\)"
+    ) as caught:
         client.recommend([])
     assert caught.value.code == code and caught.value.exit_code == 4
     assert len(served.calls) == 1 and len(pauses) == 1
@@ -514,7 +574,10 @@ def test_what_stays_wrong_is_not(client, served, pauses, code):
 
 def test_retries_end(address, served, pauses):
     served.failures = ["UNAVAILABLE"] * 20
-    with Client(address, "made", retries=7) as client, pytest.raises(ServingError, match=r"\(8 attempts within 5 s\)"):
+    with (
+        Client(address, "made", retries=7) as client,
+        pytest.raises(ServingError, match=r"\(8 attempts within 5 s, request \w+\)"),
+    ):
         client.status()
     assert len(served.calls) == 8
     assert [high for _, high in pauses] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
@@ -566,7 +629,7 @@ def test_attempts_share_the_deadline(pauses, monkeypatch):
     now, timeouts = [100.0], []
     monkeypatch.setattr(client_module.time, "monotonic", lambda: now[0])
 
-    def status(timeout):
+    def status(timeout, request_id):
         timeouts.append(timeout)
         now[0] += 4
         raise ServingError("made", "UNAVAILABLE")
@@ -917,30 +980,30 @@ ALONE = """
 import sys
 
 class Only:
-    # Neither TensorFlow nor anything else of the package's requirements is installed here, as it were.
+    # Nothing else of the core, and nothing that it requires, is installed here, as it were.
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in {"tfllmrec", *sys.argv[2].split(","), *sys.stdlib_module_names}:
+        if name.split(".")[0] not in {"tfllmrec_client", *sys.argv[2].split(","), *sys.stdlib_module_names}:
             raise ModuleNotFoundError(f"{name} was imported")
 
 sys.meta_path.insert(0, Only())
-from tfllmrec.client.client import Client
+from tfllmrec_client import Client, ModelError, ServingError
 with Client(sys.argv[1], "made", deadline_s=20) as client:
     print([item.item_id for item in client.recommend(["a"], k=2)], len(client.status()), client.metadata().version)
-    print(client._transport.__class__.__name__, "tensorflow" in sys.modules)
+    print(client._transport.__class__.__name__, "tensorflow" in sys.modules, issubclass(ServingError, ModelError))
 """
 
 
 @pytest.mark.parametrize(("kind", "packages"), [("rest", "urllib3"), ("grpc", "grpc,google,typing_extensions")])
-def test_no_tensorflow_and_little_else_is_imported(served, kind, packages):
+def test_the_client_s_own_distribution_imports_little_else(served, kind, packages):
     with SERVERS[kind](served) as address:
         done = subprocess.run(
             [sys.executable, "-c", ALONE, address, packages],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
             capture_output=True,
             text=True,
         )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["['b', 'c'] 2 2", f"{kind.title()} False"]
+    assert done.stdout.splitlines() == ["['b', 'c'] 2 2", f"{kind.title()} False True"]
 
 
 # The real model behind it ---------------------------------------------------------------------------------------------
@@ -985,29 +1048,38 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
     served.model = signatures
 
     def agree(answer, expected):
-        assert [item.item_id for item in answer] == [item.item_id for item in expected]
-        assert [item.score for item in answer] == pytest.approx([item.score for item in expected], abs=1e-5)
+        assert [item.item_id for item in answer] == expected.item_id.tolist()
+        assert [item.score for item in answer] == pytest.approx(expected.score.tolist(), abs=1e-5)
+
+    def both(call, asked, **more):
+        """Compares a call of the client, which takes one query, with that of the SavedModel, which takes a list."""
+        here = {"histories": [more["history"]]} if "history" in more else {}
+        here |= {name: value for name, value in more.items() if name != "history"}
+        agree(getattr(patient, call)(asked, **more), getattr(exported, call)([asked], **here))
 
     history, ratings = ["i3", "nope", "i4"], [5, 1, None]
-    here = exported.recommend(history, [5, 1, NAN], exclude=["i7"], k=6)
+    here = exported.recommend(histories=[history], ratings=[[5, 1, NAN]], exclude=["i7"], k=6)
     answer = patient.recommend(history, ratings, exclude=["i7"], k=6)
     agree(answer, here)
     assert answer.unknown == 1
-    agree(patient.recommend([], k=50), exported.recommend([], k=50))
+    agree(patient.recommend([], k=50), exported.recommend(histories=[[]], k=50))
     people = [["i3"], [], ["i7", "i8", "i9"]]
-    for answer, expected in zip(patient.recommend_many(people, 4), exported.recommend_many(people, 4), strict=True):
-        agree(answer, expected)
-    agree(patient.search("red toy", ["i3"], exclude=["i5"]), exported.search("red toy", ["i3"], exclude=["i5"]))
-    agree(patient.similar("i8", k=3), exported.similar("i8", k=3))
+    rows = exported.recommend(histories=people, k=4).groupby("query")
+    for query, answer in enumerate(patient.recommend_many(people, 4)):
+        agree(answer, rows.get_group(query))
+    both("search", "red toy", history=["i3"], exclude=["i5"])
+    both("similar", "i8", k=3)
     for allow in (["i9", "i3", "i1"], []):
-        agree(patient.recommend(history, allow=allow), exported.recommend(history, allow=allow))
-        agree(patient.search("red toy", allow=allow), exported.search("red toy", allow=allow))
-        agree(patient.similar("i8", allow=allow), exported.similar("i8", allow=allow))
-    for told, item in zip(patient.explain(history, [item.item_id for item in here], ratings), here, strict=True):
-        assert told.item_id == item.item_id and told.terms == pytest.approx(item.terms, abs=1e-5)
-        assert told.because in ("i3", "i4")
+        agree(patient.recommend(history, allow=allow), exported.recommend(histories=[history], allow=allow))
+        both("search", "red toy", allow=allow)
+        both("similar", "i8", allow=allow)
+    items = here.item_id.tolist()
+    told = zip(patient.explain(history, items, ratings), exported.explain(history, items, ratings), strict=True)
+    for over_the_wire, in_here in told:
+        assert over_the_wire.item_id == in_here.item_id and over_the_wire.because == in_here.because in ("i3", "i4")
+        assert over_the_wire.terms == pytest.approx(in_here.terms, abs=1e-5)
     scores = dict(zip(exported.item_ids, patient.score(history, ratings), strict=True))
-    assert [scores[item.item_id] for item in here] == pytest.approx([item.score for item in here], abs=1e-5)
+    assert [scores[item] for item in items] == pytest.approx(here.score.tolist(), abs=1e-5)
 
 
 def as_tf_serving_batches(requests):
@@ -1041,7 +1113,7 @@ def test_what_is_sent_survives_tf_servings_batching(rest, served, signatures):
             client.recommend(["i9", "i3", "nope", "i20"], k=4),
         ]
     merged = as_tf_serving_batches([inputs for _, _, inputs in served.calls])
-    together = client_module._answers(signatures("recommend", merged))
+    together = client_module._answers(Outputs(signatures("recommend", merged), ""))
     for one, other in zip(alone, together, strict=True):
         assert [item.item_id for item in one] == [item.item_id for item in other]
         assert [item.score for item in one] == pytest.approx([item.score for item in other], abs=1e-5)
@@ -1049,5 +1121,5 @@ def test_what_is_sent_survives_tf_servings_batching(rest, served, signatures):
     # Without the padding in front, the first item of the history would be there many times over.
     bare = [{name: [row[1:] if isinstance(row, list) and len(row) > 1 else row for row in rows]
              for name, rows in inputs.items()} for _, _, inputs in served.calls[1:]]  # fmt: skip
-    spoilt = client_module._answers(signatures("recommend", as_tf_serving_batches(bare)))
+    spoilt = client_module._answers(Outputs(signatures("recommend", as_tf_serving_batches(bare)), ""))
     assert [item.score for item in spoilt[0]] != pytest.approx([item.score for item in alone[1]], abs=1e-3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import socket
 from functools import partial
 
@@ -165,6 +166,13 @@ def test_headers_without_end_are_refused(start):
     assert client.ended == "closed"
     assert b"HTTP/1.1 400" in client.told
     assert b"The headers have more than 65536 bytes." in client.told
+
+
+def test_every_refusal_has_an_id_of_its_own():
+    clients = [talk(b"nonsense\r\n\r\n"), talk(b"GET / HTTP/1.1\r\nx: ", *[b"y" * 16384] * 5)]
+    ids = [re.findall(rb"\r\nx-request-id: ([0-9a-f]{32})\r\n", client.told) for client in clients]
+    assert [client.statuses for client in clients] == [[400], [400]] and [len(found) for found in ids] == [1, 1]
+    assert ids[0] != ids[1]
 
 
 def test_trailers_without_end_are_refused():

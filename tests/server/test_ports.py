@@ -231,13 +231,14 @@ def test_pages_of_other_sites_are_refused(tmp_path, loads, serving):
 
 def test_names_are_checked_on_loopback_addresses_and_where_names_are_given(tmp_path):
     from tfllmrec.server.engine import Engine, Limits
-    from tfllmrec.server.hosts import KnownHosts
     from tfllmrec.server.server import Server, Settings
 
     async def checked(**given):
         server = Server(Settings(tmp_path, **given))
         server.engine = Engine(Limits(), None)
-        return isinstance(server._rest_server().config.app, KnownHosts)
+        transport = httpx.ASGITransport(server._rest_server().config.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
+            return (await client.get("/monitoring/prometheus/metrics")).status_code == 403
 
     for host in ("127.0.0.1", "127.0.0.2", "localhost", "::1"):
         assert asyncio.run(checked(host=host))

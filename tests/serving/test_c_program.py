@@ -46,9 +46,11 @@ def test_it_answers_as_python_does(program, chain_version):
     lines = [line.split("\t") for line in told.stdout.splitlines()]
     model = SavedModel.open(chain_version)
     history = ["i3", "nope", "i4"]
-    expected = [
-        ("recommend", str(rank), item) for rank, item in enumerate(model.recommend_many([history], k=6)[0], start=1)
-    ] + [("search", str(rank), item) for rank, item in enumerate(model.search("red toy", history, k=6), start=1)]
+    answers = {
+        "recommend": model.recommend(histories=[history], k=6),
+        "search": model.search(["red toy"], 6, histories=[history]),
+    }
+    expected = [(name, str(item.rank), item) for name, found in answers.items() for item in found.itertuples()]
     assert len(lines) == 12
     for (signature, rank, item_id, score), (name, place, item) in zip(lines, expected, strict=True):
         assert (signature, rank, item_id) == (name, place, item.item_id)

@@ -80,20 +80,20 @@ def lists(outputs):
     ]
 
 
-def pairs(answers):
-    return [[(item.item_id, item.score) for item in answer] for answer in answers]
+def pairs(found):
+    return list(zip(found.item_id, found.score.tolist(), strict=True))
 
 
 def expected_recommendations(saved):
     """Row by row and without padding, by TensorFlow itself."""
     return [
-        pairs(saved.recommend_many([["i3", "i4"]], 4, [["i5"]], [[5.0, 1.0]]))[0],
-        pairs(saved.recommend_many([["i20", "é?"]], 3, None, [[4.0, 2.0]]))[0],
+        pairs(saved.recommend(histories=[["i3", "i4"]], k=4, exclude=["i5"], ratings=[[5.0, 1.0]])),
+        pairs(saved.recommend(histories=[["i20", "é?"]], k=3, ratings=[[4.0, 2.0]])),
     ]
 
 
 def expected_findings(saved):
-    return pairs([saved.search("red c", ["i3"], k=2), saved.search("café", exclude=["i2"], k=4)])
+    return [pairs(saved.search(["red c"], 2, histories=[["i3"]])), pairs(saved.search(["café"], 4, exclude=["i2"]))]
 
 
 def test_ovmsclient_recommends_by_the_default_signature(client, saved):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.client.answers import Interest
+from tfllmrec.client.answers import Interest, Outputs
 from tfllmrec.client.client import Client
 from tfllmrec.errors import ModelError
 from tfllmrec.models.interests import Interests
@@ -117,11 +117,11 @@ def test_without_shared_words_there_is_no_such_signature(chain_version):
 def test_the_client_reads_the_same(exported, monkeypatch):
     model, _ = exported
 
-    def predict(signature, inputs, timeout):
+    def predict(signature, inputs, timeout, request_id):
         out = call(model, inputs["history"], inputs["ratings"], inputs["k"])
         assert signature == "interests" and inputs["history"][0][0] == ""
         texts = {name: [[text.decode() for text in row] for row in out[name]] for name in ("labels", "because")}
-        return texts | {"weights": out["weights"].tolist(), "unknown": out["unknown"].tolist()}
+        return Outputs(texts | {"weights": out["weights"].tolist(), "unknown": out["unknown"].tolist()}, request_id)
 
     with Client("http://localhost:1", "ring") as client:
         monkeypatch.setattr(client._transport, "predict", predict)

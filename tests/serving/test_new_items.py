@@ -94,10 +94,10 @@ def test_a_new_item_scores_as_a_cold_one_with_its_text(grown):
 
 def test_new_items_are_found(grown):
     model = grown[0]
-    assert model.search("the red toy", k=1)[0].item_id == "own"
-    assert model.search("cafe toy", k=1)[0].item_id == "i5"  # whose text was replaced
-    assert model.similar("i37", k=1)[0].item_id == "twin"
-    found = {i.item_id for i in model.recommend(["i3", "i4"], k=N + 2)}
+    assert model.search(["the red toy"], k=1).item_id[0] == "own"
+    assert model.search(["cafe toy"], k=1).item_id[0] == "i5"  # whose text was replaced
+    assert model.similar(["i37"], k=1).item_id[0] == "twin"
+    found = set(model.recommend(histories=[["i3", "i4"]], k=N + 2).item_id)
     assert {"twin", "own"} <= found and not {"i3", "i4"} & found
     assert all(model.known(["twin", "own"]))
 

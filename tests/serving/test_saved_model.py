@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tfllmrec.client.ratings import rating_rows
 from tfllmrec.config import DistillationConfig, dump_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
@@ -81,9 +80,17 @@ def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(cha
 def test_ratings_belong_to_the_items_of_their_history_or_are_refused(saved):
     """As over the wire: nobody guesses which items a shorter row of ratings is about."""
     history = ["i3", "i4", "i5"]
-    rated = saved.recommend(history, [None, 5.0, 1.0])
-    assert rated == saved.recommend(history, [float("nan"), 5.0, 1.0]) != saved.recommend(history, [5.0, 1.0, None])
-    for ask in (saved.recommend, saved.interests, lambda history, ratings: saved.rank(history, ["i5"], ratings)):
+
+    def rated(marks):
+        return saved.recommend(histories=[history], ratings=[marks])
+
+    assert rated([None, 5.0, 1.0]).equals(rated([float("nan"), 5.0, 1.0]))
+    assert not rated([None, 5.0, 1.0]).equals(rated([5.0, 1.0, None]))
+
+    def recommend(history, ratings):
+        return saved.recommend(histories=[history], ratings=[ratings])
+
+    for ask in (recommend, saved.interests, lambda history, ratings: saved.rank(history, ["i5"], ratings)):
         for ratings in ([5.0], [5.0, 4.0, 3.0]):
             with pytest.raises(DataError, match=rf"rating for each item .* got \[{len(ratings)}\] ratings for \[2\]"):
                 ask(["i3", "i4"], ratings)
@@ -92,35 +99,40 @@ def test_ratings_belong_to_the_items_of_their_history_or_are_refused(saved):
     two = [["i3"], ["i4"]] * SCORE_BATCH
     for ratings in ([[5.0]], [[5.0]] * (len(two) + 1)):
         with pytest.raises(DataError, match="Expected a rating for each item of the history"):
-            saved.recommend_many(two, ratings=ratings)
+            saved.recommend(histories=two, ratings=ratings)
 
 
-def test_every_list_has_a_row_for_each_person(saved, monkeypatch):
-    """Also where the batches are long enough, or every batch but the last one is."""
+def test_wrong_calls_are_refused_before_anything_is_computed(saved, monkeypatch):
     monkeypatch.setattr(saved, "_call", lambda *_, **__: pytest.fail("a batch was computed"))
-    people = [["i3"]] * (SCORE_BATCH + 6)
-    for rows in (SCORE_BATCH, len(people) + 1):
-        with pytest.raises(
-            DataError, match=f"Expected one list to exclude for each of {len(people)} people, got {rows}"
-        ):
-            saved.recommend_many(people, exclude=[[]] * rows)
-        for name in ("allow", "categories"):
-            with pytest.raises(DataError, match=f"one list of {name} for each of {len(people)} people, got {rows}"):
-                saved.recommend_many(people, **{name: [["x"]] * rows})
+    for given in ({}, {"users": ["u1"], "histories": [["i3"]]}):
+        with pytest.raises(DataError, match="Expected either users or histories"):
+            saved.recommend(**given)
+    with pytest.raises(DataError, match="ratings only with histories"):
+        saved.recommend(["u1"], ratings=[[5.0]])
+    with pytest.raises(DataError, match=r"2 of 3 users are not in the data of .*: u333, 7\. Leave them out"):
+        saved.recommend(["u333", "u1", 7])
+    with pytest.raises(DataError, match=r"21 of 21 users .* and 1 more"):
+        saved.recommend([f"x{n}" for n in range(21)])
+    one = {
+        "users": lambda: saved.recommend("u1"),
+        "histories": lambda: saved.recommend(histories="i3"),
+        "a history": lambda: saved.recommend(histories=["i3"]),
+        "exclude": lambda: saved.recommend(histories=[["i3"]], exclude="i4"),
+        "allow": lambda: saved.recommend(histories=[["i3"]], allow="i4"),
+        "categories": lambda: saved.recommend(histories=[["i3"]], categories="Drama"),
+        "texts": lambda: saved.search("red toy"),
+        "items": lambda: saved.similar("i3"),
+    }
+    for name, ask in one.items():
+        with pytest.raises(DataError, match=rf"Expected {name} as a list, got the string '.*': write \['"):
+            ask()
     tokens = {"input_mask": np.ones((2, 3), np.int32)}
-    for name in ("histories", "exclude"):
-        with pytest.raises(DataError, match=f"{name}: expected one list for each of 2 texts, got 3"):
-            saved.search_tokens(tokens, **{name: [["i3"]] * 3})
-
-
-def test_ratings_of_many_are_checked_once(saved, monkeypatch):
-    checked = []
-    monkeypatch.setattr(
-        "tfllmrec.serving.saved_model.rating_rows", lambda *rows: checked.append(rows) or rating_rows(*rows)
-    )
-    people = [["i3"]] * (SCORE_BATCH + 6)
-    saved.recommend_many(people, ratings=[[5.0]] * len(people))
-    assert len(checked) == 1
+    for ask in (
+        lambda: saved.search(["red", "toy"], histories=[[]]),
+        lambda: saved.search_tokens(tokens, histories=[]),
+    ):
+        with pytest.raises(DataError, match="Expected one history for each of 2 texts, got"):
+            ask()
 
 
 def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypatch):
@@ -138,18 +150,34 @@ def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypat
 
 def test_recommend_explains_itself(saved, chain_run):
     history = ["i3", "i4"]
-    found = saved.recommend(history, ratings=[2, 5], exclude=["i6"], k=6)
+    found = saved.recommend(histories=[history], ratings=[[2, 5]], exclude=["i6"], k=6)
     titles = dict(zip(chain_run[0].dataset.items.item_id, chain_run[0].dataset.items.title, strict=True))
-    assert len(found) == 6 and not {"i3", "i4", "i6"} & {item.item_id for item in found}
-    assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
-    for item in found:
+    assert list(found) == ["query", "rank", "item_id", "title", "score", "reason"]
+    assert found["query"].tolist() == [0] * 6 and found["rank"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert not {"i3", "i4", "i6"} & set(found.item_id)
+    assert found.score.tolist() == sorted(found.score, reverse=True)
+    told = saved.explain(history, found.item_id.tolist(), [2, 5])
+    for item, explanation in zip(found.itertuples(), told, strict=True):
         assert item.title == titles[item.item_id]
-        assert sum(item.terms.values()) == pytest.approx(item.score, abs=1e-4)
-        assert any(titles[i] in item.reason for i in history)
-        if item.terms["behaviour"] > item.terms["meaning"] + item.terms["feedback"]:
+        terms = explanation.terms
+        assert sum(terms.values()) == pytest.approx(item.score, abs=1e-4)
+        assert titles[explanation.because] in item.reason
+        if terms["behaviour"] > terms["meaning"] + terms["feedback"]:
             assert item.reason.startswith("people who had")
         else:
             assert item.reason.startswith(("reads like", "fits your ratings"))
+
+
+def test_users_of_the_run_are_recommended_from_their_events(saved):
+    users = ["u33", "u0", "u33"]
+    found = saved.recommend(users, k=3)
+    assert found.columns[0] == "user_id" and found.user_id.tolist() == [user for user in users for _ in range(3)]
+    past = [saved.history_of(user) for user in users]
+    same = saved.recommend(histories=[items for items, _ in past], ratings=[marks for _, marks in past], k=3)
+    assert found.drop(columns="user_id").equals(same.drop(columns="query"))
+    assert not set(past[1][0]) & set(found.item_id[3:6])
+    assert saved.recommend([]).empty
+    assert saved.known_users(["u33", "u333"]) == [True, False]
 
 
 def test_the_reason_is_that_of_the_event_that_was_found(saved):
@@ -162,9 +190,9 @@ def test_the_reason_is_that_of_the_event_that_was_found(saved):
 
 
 def test_nothing_known_and_nothing_left(saved):
-    popular = saved.recommend([], k=3)
-    assert len(popular) == 3 and all(item.reason == "" for item in popular)
-    assert saved.recommend(["i0"], exclude=list(saved.item_ids)) == []
+    popular = saved.recommend(histories=[[]], k=3)
+    assert len(popular) == 3 and (popular.reason == "").all()
+    assert saved.recommend(histories=[["i0"]], exclude=list(saved.item_ids)).empty
     assert saved.known(["i0", "nope"]) == [True, False]
     assert saved.title("nope") == "nope"
 
@@ -172,21 +200,29 @@ def test_nothing_known_and_nothing_left(saved):
 def test_many_at_once_are_each_alone(saved, monkeypatch):
     monkeypatch.setattr("tfllmrec.serving.saved_model.SCORE_BATCH", 2)
     histories, ratings = [["i3", "i4"], [], ["i9"], ["nope", "i1"], ["i2"]], [[5, 1], [], [3], [1, 2], [4]]
-    together = saved.recommend_many(histories, k=4, exclude=[["i5"]] * 5, ratings=ratings)
-    assert len(together) == 5
-    for found, history, marks in zip(together, histories, ratings, strict=True):
-        alone = saved.recommend(history, marks, ["i5"], 4)
-        assert [item.item_id for item in found] == [item.item_id for item in alone]
-        assert [item.score for item in found] == pytest.approx([item.score for item in alone], abs=1e-4)
-    assert saved.recommend_many([]) == []
+    together = saved.recommend(histories=histories, k=4, exclude=["i5"], ratings=ratings)
+    assert together["query"].tolist() == [query for query in range(5) for _ in range(4)]
+    for query, (history, marks) in enumerate(zip(histories, ratings, strict=True)):
+        found = together[together["query"] == query]
+        alone = saved.recommend(histories=[history], ratings=[marks], exclude=["i5"], k=4)
+        assert found.item_id.tolist() == alone.item_id.tolist() and found.reason.tolist() == alone.reason.tolist()
+        assert found.score.tolist() == pytest.approx(alone.score.tolist(), abs=1e-4)
+    assert saved.recommend(histories=[]).empty
+    texts = ["red toy", "blue car", "cafe"]
+    found = saved.search(texts, 2, histories=[["i3"], [], []], exclude=["i5"])
+    assert found["query"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.item_id[:2].tolist() == saved.search(texts[:1], 2, histories=[["i3"]], exclude=["i5"]).item_id.tolist()
+    assert found.item_id[4:].tolist() == saved.search(texts[2:], 2, exclude=["i5"]).item_id.tolist()
+    assert saved.similar(["i7", "i8", "i9"], 1)["query"].tolist() == [0, 1, 2]
 
 
 def test_search_and_similar(saved):
-    assert saved.search(saved.title("i7"), k=2)[0].item_id == "i7"
-    assert "i7" not in [item.item_id for item in saved.search(saved.title("i7"), exclude=["i7"])]
-    assert len(saved.similar("i7", k=4)) == 4
+    assert saved.search([saved.title("i7")], k=2).item_id[0] == "i7"
+    assert "i7" not in saved.search([saved.title("i7")], exclude=["i7"]).item_id.tolist()
+    similar = saved.similar(["i7"], k=4)
+    assert len(similar) == 4 and similar.title.tolist() == [saved.title(item) for item in similar.item_id]
     with pytest.raises(DataError, match=r"No item 'i77' in this model's catalogue. Near: .*i7"):
-        saved.similar("i77")
+        saved.similar(["i77"])
 
 
 def test_rank(saved, chain_run):
@@ -216,12 +252,13 @@ def test_rank(saved, chain_run):
 
 def test_filters(saved):
     few = ["i9", "i20", "i3", "nope"]
-    assert {item.item_id for item in saved.recommend(["i3"], allow=few)} == {"i9", "i20"}
-    assert {item.item_id for item in saved.search("red toy", exclude=["i9"], allow=few)} == {"i20", "i3"}
-    assert {item.item_id for item in saved.similar("i9", allow=few)} == {"i20", "i3"}
-    assert saved.recommend(["i3"], allow=[]) == saved.similar("i9", allow=[]) == []
-    lists = saved.recommend_many([["i3"], ["i4"]], 2, allow=[few, None], categories=[[], ["Comedy"]])
-    assert [len(found) for found in lists] == [2, 0]  # the ring has no categories
+    assert set(saved.recommend(histories=[["i3"]], allow=few).item_id) == {"i9", "i20"}
+    assert set(saved.search(["red toy"], exclude=["i9"], allow=few).item_id) == {"i20", "i3"}
+    assert set(saved.similar(["i9"], allow=few).item_id) == {"i20", "i3"}
+    assert saved.recommend(histories=[["i3"]], allow=[]).empty and saved.similar(["i9"], allow=[]).empty
+    for_two = saved.recommend(histories=[["i3"], ["i9"]], k=2, allow=few)
+    assert [set(items) for _, items in for_two.groupby("query").item_id] == [{"i9", "i20"}, {"i20", "i3"}]
+    assert saved.recommend(histories=[["i3"]], categories=["Comedy"]).empty  # the ring has no categories
     assert saved.categories == frozenset()
     items = pd.DataFrame({"item_id": ["a", "b"], "categories": [["Arts, Music & Photography", "Sci-Fi"], []]})
     assert SavedModel(saved.folder, saved._loaded, {}, items).categories == {"Arts, Music & Photography", "Sci-Fi"}
@@ -255,26 +292,32 @@ def moved(saved, **manifest):
 
 def test_without_its_run_it_still_recommends_and_says_what_it_cannot(saved):
     alone = moved(saved, run="/nowhere/at/all")
-    assert alone.recommend(["i3"], k=2) and alone.recommend(["i3"], k=1)[0].title.startswith("i")
-    for ask in (lambda: alone.history_of("u1"), lambda: alone.run):
+    assert alone.recommend(histories=[["i3"]], k=2).title.str.startswith("i").tolist() == [True, True]
+    for ask in (lambda: alone.history_of("u1"), lambda: alone.recommend(["u1"]), lambda: alone.run):
         with pytest.raises(DataError, match=r"/nowhere/at/all .* is not there any more.*--history id1,id2"):
             ask()
 
 
-@pytest.mark.slow
-def test_without_text_there_is_no_search(bare_run, tmp_path):
+@pytest.fixture(scope="module")
+def bare_saved(bare_run, tmp_path_factory):
     from tfllmrec.serving.export import export
 
-    saved = SavedModel.open(export(bare_run[0].folder, tmp_path / "bare"))
+    return SavedModel.open(export(bare_run[0].folder, tmp_path_factory.mktemp("saved_models") / "bare"))
+
+
+@pytest.mark.slow
+def test_without_text_there_is_no_search(bare_run, bare_saved):
+    saved = bare_saved
     np.testing.assert_allclose(
         saved.score(bare_run[0].split.test), bare_run[0].load_model().score(bare_run[0].split.test), atol=1e-5
     )
-    assert saved.recommend(["i3"], k=2)[0].title.startswith("i")
+    assert saved.recommend(histories=[["i3"]], k=2).title.str.startswith("i").all()
     items, ratings = saved.history_of("u1")
     assert items and ratings is None
+    assert len(saved.recommend(["u1"], k=3)) == 3
     assert [line.rating for line in saved.rank(["i3"], ["i5", "i9"])] == [None, None]  # nor any ratings
     nothing = dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32))
-    asked = {"search": "red", "encode": ["red"], "search_tokens": nothing}
+    asked = {"search": ["red"], "encode": ["red"], "search_tokens": nothing}
     for signature, question in asked.items():
         with pytest.raises(ModelError, match=rf"no signature '{signature}'.*has no text"):
             getattr(saved, signature)(question)
@@ -285,14 +328,11 @@ def test_tokens_and_vectors(saved, chain_run):
     texts = [saved.title("i7"), "red toy"]
     np.testing.assert_allclose(saved.encode(texts)[0], run.text[7], atol=1e-5)
     tokens = run.text_encoder().text_to_vector.tokens(np.asarray(texts, object))
-    found = saved.search_tokens(tokens, [[], ["i3"]], [["i8"], []], k=4)
-    by_text = saved.search(texts[0], exclude=["i8"], k=4), saved.search(texts[1], ["i3"], k=4)
-    for by_tokens, expected in zip(found, by_text, strict=True):
-        assert [item.item_id for item in by_tokens] == [item.item_id for item in expected]
-        assert [item.score for item in by_tokens] == pytest.approx([item.score for item in expected], abs=1e-6)
-    assert [[item.item_id for item in row] for row in saved.search_tokens(tokens, k=1)] == [
-        [saved.search(text, k=1)[0].item_id] for text in texts
-    ]
+    by_tokens = saved.search_tokens(tokens, 4, histories=[[], ["i3"]], exclude=["i8"])
+    by_text = saved.search(texts, 4, histories=[[], ["i3"]], exclude=["i8"])
+    assert by_tokens.drop(columns="score").equals(by_text.drop(columns="score"))
+    assert by_tokens.score.tolist() == pytest.approx(by_text.score.tolist(), abs=1e-6)
+    assert saved.search_tokens(tokens, k=1).item_id.tolist() == saved.search(texts, k=1).item_id.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -317,12 +357,12 @@ def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_
     tower = Student.load(run.folder / "query_encoder" / "hashed_ngrams")
     texts = chain_run[0].dataset.items.title.tolist()
     np.testing.assert_allclose(small.encode(texts), tower.encode(texts), atol=1e-6)
-    found = small.search("red toy", k=40)
+    found = small.search(["red toy"], k=40)
     scores = dict(zip(small.item_ids, chain_run[0].text @ tower.encode(["red toy"])[0], strict=True))
-    assert [item.score for item in found] == pytest.approx([scores[item.item_id] for item in found], abs=1e-5)
+    assert found.score.tolist() == pytest.approx([scores[item] for item in found.item_id], abs=1e-5)
     alike = np.einsum("nd,nd->n", small.encode(texts), np.asarray(chain_run[0].text))
     assert alike.mean() > 0.6
-    assert [item.item_id for item in small.similar("i7", 5)] == [item.item_id for item in saved.similar("i7", 5)]
+    assert small.similar(["i7"], 5).item_id.tolist() == saved.similar(["i7"], 5).item_id.tolist()
     inside = [
         [
             name

@@ -136,12 +136,12 @@ def _show(model: SavedModel, dataset: Dataset) -> None:
         say()
         say(f"User {person}: {len(history)} events, the last ones (with ratings): {'; '.join(latest)}")
         with working():
-            found = model.recommend(history, ratings, [], 5)
+            found = model.recommend([person], 5)
         print_list(found)
     say()
     say(f"Search: {SEARCH}")
-    print_list(model.search(SEARCH, [], [], 5))
+    print_list(model.search([SEARCH], 5))
     best_known = dataset.items[ITEM].iloc[int(np.bincount(dataset.events[ITEM_INDEX]).argmax())]
     say()
     say(f"Similar to {model.title(best_known)}")
-    print_list(model.similar(best_known, 5))
+    print_list(model.similar([best_known], 5))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from tfllmrec.columns import ITEM, RANK, REASON, SCORE, TITLE
 from tfllmrec.wording import visible
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
     from rich.text import Text
-
-    from tfllmrec.serving.saved_model import Recommendation
 
 # Tables in a log file or a pipe are not folded to the 80 columns that a terminal may have.
 WIDTH_ELSEWHERE = 160
@@ -56,31 +56,27 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def as_rows(items: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    """Plain JSON types, rank from 1."""
-    return [
-        {"rank": rank, "item_id": i.item_id, "title": i.title, "score": float(i.score), "reason": i.reason}
-        for rank, i in enumerate(items, start=1)
-    ]
+def as_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """The recommendations of one query as plain JSON types."""
+    return found[[RANK, ITEM, TITLE, SCORE, REASON]].to_dict("records")  # type: ignore[return-value]
 
 
-def print_list(items: Sequence[Recommendation]) -> None:
-    """A table of items, best first; columns that say nothing are left out."""
+def print_list(found: pd.DataFrame) -> None:
+    """A table of the recommendations of one query, best first; columns that say nothing are left out."""
     from rich.table import Table
 
-    if not items:
+    if found.empty:
         note("nothing is left to recommend")
         return
     table = Table()
     table.add_column("", justify="right")
     table.add_column("item", no_wrap=True)
-    shown = [name for name in ("title", "reason") if any(getattr(i, name) not in ("", i.item_id) for i in items)]
+    shown = [name for name in (TITLE, REASON) if ((found[name] != "") & (found[name] != found[ITEM])).any()]
     table.add_column("score", justify="right", no_wrap=True)
     for name in shown:
         table.add_column(name)
-    for rank, item in enumerate(items, start=1):
-        cells = [cell(getattr(item, name)) for name in shown]
-        table.add_row(str(rank), cell(item.item_id), f"{item.score:.4f}", *cells)
+    for row in found.to_dict("records"):
+        table.add_row(str(row[RANK]), cell(row[ITEM]), f"{row[SCORE]:.4f}", *(cell(row[name]) for name in shown))
     console().print(table)
 
 

@@ -27,15 +27,19 @@ from tfllmrec.cli.arguments import (
     unknown_ids,
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
-from tfllmrec.columns import ITEM, RANK, SCORE, USER
+from tfllmrec.columns import ITEM, RANK, REASON, SCORE, TITLE, USER
 from tfllmrec.durable import replacing
 from tfllmrec.errors import DataError
+from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
-    from tfllmrec.serving.saved_model import Recommendation, SavedModel
+    import pandas as pd
+
+    from tfllmrec.serving.saved_model import SavedModel
 
 BATCH = 1000
 SHOWN = 20
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def recommend(
@@ -46,7 +50,9 @@ def recommend(
         Path | None,
         typer.Option("--users", help="A file of user ids: one a line, or a table in the formats of --events of fit."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --users: FILE.parquet or FILE.jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --users: FILE.csv, FILE.tsv, FILE.jsonl or FILE.parquet.")
+    ] = None,
     exclude: Exclude = "",
     allow: Allow = None,
     category: Category = None,
@@ -66,8 +72,8 @@ def recommend(
         raise typer.BadParameter("--set goes with --users FILE and takes settings of the section data.")
     excluded = ids(exclude)
     if users is not None and out is not None:
-        if out.suffix not in (".parquet", ".jsonl"):
-            raise typer.BadParameter(f"--out {out}: expected a name that ends in .parquet or .jsonl.")
+        if out.suffix not in SUFFIXES:
+            raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
         if not out.parent.is_dir():
             raise typer.BadParameter(f"--out {out}: the folder {out.parent} does not exist; make it first.")
         from tfllmrec.data.readers import read_ids
@@ -85,11 +91,13 @@ def recommend(
         model = open_model(saved_model)
         past, ratings, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed + excluded)
-        items = model.recommend(past, ratings, excluded, k, **filters(model, allow, category))
+        rated = None if ratings is None else [ratings]
+        asked = filters(model, allow, category)
+        found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
     if json:
-        print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(items)})
+        print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
-        print_list(items)
+        print_list(found)
 
 
 def recommend_to_file(
@@ -101,7 +109,10 @@ def recommend_to_file(
     allow: Sequence[str] | None = None,
     categories: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Writes a row for each recommendation: user_id, rank (from 1), item_id, score; wholly or not at all.
+    """Writes the rows of :meth:`SavedModel.recommend` for each user, wholly or not at all.
+
+    Args:
+      out: a name with one of :data:`SUFFIXES`.
 
     Returns:
       ``file``, ``users`` (number of answered users), ``rows``, ``without_data`` (ids of users that the training data
@@ -112,27 +123,27 @@ def recommend_to_file(
       WriteError: the file cannot be written.
     """
     unknown = unknown_ids(model, exclude)
-    histories = model.histories_of(user_ids)
-    without_data = [user for user in user_ids if user not in histories]
-    if not histories:
+    known = model.known_users(user_ids)
+    answered = [user for user, there in zip(user_ids, known, strict=True) if there]
+    without_data = [user for user, there in zip(user_ids, known, strict=True) if not there]
+    if not answered:
         raise DataError(
             f"none of the {len(user_ids):,} users is in the data that the model was trained on: {_first(user_ids)}. "
             "Expected user ids as in its events; for other users give their items, one user at a time: --history ID,ID."
         )
 
-    answered = list(histories)
     rows = 0
-    with replacing(out) as fresh, _writer(fresh, parquet=out.suffix == ".parquet") as write:
+    with (
+        replacing(out) as fresh,
+        _writer(fresh, out.suffix) as write,
+        show_progress("recommending", "users") as progress,
+    ):
         for start in range(0, len(answered), BATCH):
             some = answered[start : start + BATCH]
-            past, ratings = zip(*(histories[user] for user in some), strict=True)
-            # Either the data has ratings, and every user has a list of them, or no user has.
-            rated = None if ratings[0] is None else ratings
-            n = len(some)
-            lists = model.recommend_many(past, k, [exclude] * n, rated, [allow] * n, [categories] * n)
-            rows += write(some, lists)
-            if len(answered) > BATCH:
-                note(f"{start + n:,} of {len(answered):,} users")
+            found = model.recommend(some, k, exclude=exclude, allow=allow, categories=categories)
+            write(found)
+            rows += len(found)
+            progress(start + len(some), len(answered))
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
     if without_data:
         note(f"without data, not answered: {len(without_data):,} users: {_first(without_data, '--json lists all')}")
@@ -152,35 +163,22 @@ def _first(user_ids: Sequence[str], hint: str = "") -> str:
 
 
 @contextmanager
-def _writer(path: Path, parquet: bool) -> Iterator[Callable[[list[str], list[list[Recommendation]]], int]]:
-    """Yields what writes the lists of some users, and returns how many rows that were."""
-    if parquet:
+def _writer(path: Path, suffix: str) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Yields a function that appends recommendations of users to a file in the format of ``suffix``."""
+    if suffix == ".parquet":
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
 
-        schema = pa.schema([(USER, pa.string()), (RANK, pa.int32()), (ITEM, pa.string()), (SCORE, pa.float32())])
-        with ParquetWriter(path, schema) as file:
-
-            def write(user_ids: list[str], lists: list[list[Recommendation]]) -> int:
-                rows = _rows(user_ids, lists)
-                file.write_table(pa.Table.from_pylist(rows, schema))
-                return len(rows)
-
-            yield write
-    else:
-        with path.open("w", encoding="utf-8") as lines:
-
-            def write(user_ids: list[str], lists: list[list[Recommendation]]) -> int:
-                rows = _rows(user_ids, lists)
-                lines.writelines(json_format.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-                return len(rows)
-
-            yield write
-
-
-def _rows(user_ids: list[str], lists: list[list[Recommendation]]) -> list[dict[str, Any]]:
-    return [
-        {USER: user, RANK: rank, ITEM: item.item_id, SCORE: float(item.score)}
-        for user, items in zip(user_ids, lists, strict=True)
-        for rank, item in enumerate(items, start=1)
-    ]
+        types = {name: pa.string() for name in (USER, RANK, ITEM, TITLE, SCORE, REASON)}
+        schema = pa.schema(types | {RANK: pa.int32(), SCORE: pa.float32()})
+        with ParquetWriter(path, schema) as table:
+            yield lambda found: table.write_table(pa.Table.from_pandas(found, schema, preserve_index=False))
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if suffix == ".jsonl":
+            yield lambda found: file.writelines(
+                json_format.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in found.to_dict("records")
+            )
+        else:
+            separator = "," if suffix == ".csv" else "\t"
+            yield lambda found: found.to_csv(file, sep=separator, index=False, header=file.tell() == 0)

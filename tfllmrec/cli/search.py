@@ -37,7 +37,8 @@ def search(
     with working():
         model = open_model(saved_model)
         unknown = unknown_ids(model, past + excluded)
-        found = model.search(text, past, excluded, k, **filters(model, allow, category))
+        asked = filters(model, allow, category)
+        found = model.search([text], k, histories=[past], exclude=excluded, **asked)
     if json:
         print_json({"text": text, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:

@@ -21,7 +21,7 @@ def similar(
     """List the items most like an item."""
     with working():
         model = open_model(saved_model)
-        found = model.similar(item, k, **filters(model, allow, category))
+        found = model.similar([item], k, **filters(model, allow, category))
     if json:
         print_json({"item": item, "items": as_rows(found)})
     else:

@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..columns import ITEM, QUERY, RANK, REASON, SCORE, TITLE, USER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+
+
+class Answer(list[T]):
+    """The lines of an answer; recommendations come best first, fewer than ``k`` where fewer items remain.
+
+    Attributes:
+      unknown: how many ids of the request the catalogue does not have; they counted as absent.
+      request_id: what the server's log calls the request; ``""`` if no server was asked.
+    """
+
+    def __init__(self, lines: Iterable[T] = (), unknown: int = 0, request_id: str = "") -> None:
+        super().__init__(lines)
+        self.unknown = unknown
+        self.request_id = request_id
+
+
+class Outputs(dict[str, Any]):
+    """The outputs of a signature by name, as nested lists.
+
+    Attributes:
+      request_id: as in :class:`Answer`.
+    """
+
+    def __init__(self, outputs: dict[str, Any], request_id: str) -> None:
+        super().__init__(outputs)
+        self.request_id = request_id
 
 
 @dataclass(frozen=True)
@@ -14,40 +47,38 @@ class Recommendation:
     Attributes:
       item_id, title: the title is the id where the catalogue has none, or where the server does not tell it.
       score: higher is better; comparable within one answer only.
-      reason: the term that adds the most and the history item behind it; ``""`` where there is no history.
-      terms: what each term adds to the score.
+      reason: the term that adds the most and the history item behind it; ``""`` where there is no history, or where
+        the server does not tell it.
     """
 
     item_id: str
     title: str
     score: float
     reason: str = ""
-    terms: dict[str, float] | None = None
 
 
-@dataclass(frozen=True)
-class Answer(Sequence[Recommendation]):
-    """A list of recommendations, best first; shorter than ``k`` where fewer items remain.
+def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of recommendations: a row for each, in the order of the answers. Needs pandas, as nothing else here does.
 
-    Attributes:
-      items: its lines.
-      unknown: how many ids of the request the catalogue does not have; they counted as absent.
+    Args:
+      answers: the recommendations of each query, best first.
+      users: the user id of each query; ``None`` if the queries have no users.
+
+    Returns:
+      Columns ``user_id``, or ``query`` (row number in ``answers``, from 0) without ``users``; ``rank`` (from 1),
+      ``item_id``, ``title``, ``score`` (float32), ``reason``.
     """
+    import pandas as pd
 
-    items: tuple[Recommendation, ...]
-    unknown: int = 0
-
-    @overload
-    def __getitem__(self, index: int) -> Recommendation: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
-        return self.items[index]
-
-    def __len__(self) -> int:
-        return len(self.items)
+    names = range(len(answers)) if users is None else users
+    lines = [
+        (name, rank, line.item_id, line.title, line.score, line.reason)
+        for name, answer in zip(names, answers, strict=True)
+        for rank, line in enumerate(answer, start=1)
+    ]
+    types = {QUERY if users is None else USER: "int64" if users is None else "str"}
+    types |= {RANK: "int64", ITEM: "str", TITLE: "str", SCORE: "float32", REASON: "str"}
+    return pd.DataFrame(lines, columns=list(types)).astype(types)
 
 
 @dataclass(frozen=True)
@@ -140,8 +171,9 @@ class Signature:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The version that answers, and what may be asked of it."""
+    """The version that answers, and what may be asked of it; ``request_id`` as in :class:`Answer`."""
 
     name: str
     version: int
     signatures: dict[str, Signature]
+    request_id: str = field(default="", compare=False)

@@ -4,8 +4,8 @@
         for item in client.recommend(["50", "172", "181"], ratings=[5, 5, 4], k=5, deadline_s=0.2):
             print(item.item_id, item.score)
 
-REST needs urllib3, gRPC needs grpcio and protobuf (``pip install 'tfllmrec[client]'``); neither needs anything else of
-this package's requirements.
+REST needs urllib3, gRPC needs grpcio and protobuf. The distribution ``tfllmrec-client`` requires nothing else; it holds
+these modules as the package ``tfllmrec_client``, for ``from tfllmrec_client import Client``.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ import math
 import operator
 import random
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tfllmrec.client.answers import (
+from ..errors import ConfigError, DataError, ModelError
+from .answers import (
     Answer,
     Explanation,
     Interest,
     Metadata,
     ModelVersion,
+    Outputs,
     Ranked,
     Recommendation,
     ranked,
 )
-from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.ratings import rating_rows
-from tfllmrec.client.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
-from tfllmrec.errors import ConfigError, DataError, ModelError
+from .filters import Allow, filter_inputs
+from .ratings import rating_rows
+from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
 T = TypeVar("T")
 
@@ -53,6 +55,9 @@ class Client:
     may mend (``UNAVAILABLE`` or 503, ``RESOURCE_EXHAUSTED`` or 429, a lost connection) is tried again after a random
     part of a pause that doubles each time ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture
     Blog, 2015), so that clients that failed together do not come back together. A server's ``Retry-After`` is added.
+
+    Every call sends an id (``X-Request-Id``, in gRPC ``x-request-id``), the same one with each attempt. Answers and
+    errors have it as ``request_id``, or the id that the server answers with if that is another one.
 
     Every row that is sent begins with its padding: an empty id, a NaN rating. The model skips both wherever they stand,
     and TF Serving's batching needs it: with ``pad_variable_length_inputs`` it fills up the shorter requests of a batch
@@ -144,7 +149,7 @@ class Client:
         allow: Allow = None,
         categories: Sequence[str] = (),
         deadline_s: float | None = None,
-    ) -> Answer:
+    ) -> Answer[Recommendation]:
         """The best ``k`` items for one person.
 
         Args:
@@ -168,7 +173,7 @@ class Client:
         allow: Sequence[Allow] | None = None,
         categories: Sequence[Sequence[str]] | None = None,
         deadline_s: float | None = None,
-    ) -> list[Answer]:
+    ) -> list[Answer[Recommendation]]:
         """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
         if not histories:
             return []
@@ -193,7 +198,7 @@ class Client:
         allow: Allow = None,
         categories: Sequence[str] = (),
         deadline_s: float | None = None,
-    ) -> Answer:
+    ) -> Answer[Recommendation]:
         """Items whose text means what ``text`` says; a history moves those up that suit the person.
 
         ``allow`` and ``categories`` as in :meth:`recommend`.
@@ -216,7 +221,7 @@ class Client:
         allow: Allow = None,
         categories: Sequence[str] = (),
         deadline_s: float | None = None,
-    ) -> Answer:
+    ) -> Answer[Recommendation]:
         """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
 
         Raises:
@@ -237,17 +242,18 @@ class Client:
         ratings: Sequence[float | None] | None = None,
         *,
         deadline_s: float | None = None,
-    ) -> list[Explanation]:
+    ) -> Answer[Explanation]:
         """What each term adds to the scores of ``items``, and the history item behind it."""
         inputs = _person(history, ratings) | {"items": _ids("items", [items])}
         out = self.predict("explain", inputs, deadline_s=deadline_s)
         terms = sorted(out.keys() - {"because", "unknown"})
         # The first column is that of the padding.
-        with reading():
-            return [
+        with reading(out.request_id):
+            explanations = (
                 Explanation(item, {term: out[term][0][column] for term in terms}, out["because"][0][column])
                 for column, item in enumerate(items, start=1)
-            ]
+            )
+            return Answer(explanations, out["unknown"][0], out.request_id)
 
     def interests(
         self,
@@ -256,13 +262,14 @@ class Client:
         k: int = 10,
         *,
         deadline_s: float | None = None,
-    ) -> list[Interest]:
+    ) -> Answer[Interest]:
         """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
         inputs = _person(history, ratings) | {"k": [_count(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
-        with reading():
+        with reading(out.request_id):
             rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
-            return [Interest(label, weight, because) for label, weight, because in rows if label]
+            interests = (Interest(label, weight, because) for label, weight, because in rows if label)
+            return Answer(interests, out["unknown"][0], out.request_id)
 
     def rank(
         self,
@@ -271,14 +278,15 @@ class Client:
         ratings: Sequence[float | None] | None = None,
         *,
         deadline_s: float | None = None,
-    ) -> list[Ranked]:
+    ) -> Answer[Ranked]:
         """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0."""
         inputs = _person(history, ratings) | {"items": _ids("items", [items])}
         out = self.predict("rank", inputs, deadline_s=deadline_s)
         # The first column is that of the padding.
-        with reading():
+        with reading(out.request_id):
             marks = out["rating"][0][1:] if "rating" in out else None
-            return ranked(items, items, out["click_probability"][0][1:], marks)
+            lines = ranked(items, items, out["click_probability"][0][1:], marks)
+            return Answer(lines, out["unknown"][0], out.request_id)
 
     def score(
         self,
@@ -286,15 +294,18 @@ class Client:
         ratings: Sequence[float | None] | None = None,
         *,
         deadline_s: float | None = None,
-    ) -> list[float]:
-        """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked."""
+    ) -> Answer[float]:
+        """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked.
+
+        The signature does not count unknown ids: ``unknown`` of the answer is 0.
+        """
         inputs = _person(history, ratings)
         out = self.predict("score", inputs, deadline_s=deadline_s)
-        with reading():
+        with reading(out.request_id):
             (scores,) = out.values()
-            return scores[0]
+            return Answer(scores[0], request_id=out.request_id)
 
-    def predict(self, signature: str, inputs: dict[str, Any], *, deadline_s: float | None = None) -> dict[str, Any]:
+    def predict(self, signature: str, inputs: dict[str, Any], *, deadline_s: float | None = None) -> Outputs:
         """Calls any signature by its own inputs and outputs, as nested lists.
 
         Args:
@@ -307,9 +318,11 @@ class Client:
           ServingError: the server says so, or does not answer within ``deadline_s``.
           DataError: inputs that no tensor can be made of.
         """
-        return self._ask(lambda timeout: self._transport.predict(signature, inputs, timeout), deadline_s)
+        return self._ask(
+            lambda timeout, request_id: self._transport.predict(signature, inputs, timeout, request_id), deadline_s
+        )
 
-    def status(self, *, deadline_s: float | None = None) -> list[ModelVersion]:
+    def status(self, *, deadline_s: float | None = None) -> Answer[ModelVersion]:
         """The versions that the server knows, or the chosen one, and whether they answer."""
         return self._ask(self._transport.status, deadline_s)
 
@@ -335,7 +348,7 @@ class Client:
         allow: Sequence[Allow] | None,
         categories: Sequence[Sequence[str]] | None,
         deadline_s: float | None,
-    ) -> list[Answer]:
+    ) -> list[Answer[Recommendation]]:
         """Asks the signature, or its twin with filters where there are any."""
         filters = filter_inputs(len(inputs["k"]), allow, categories)
         if filters:
@@ -343,22 +356,25 @@ class Client:
             inputs |= {name: _ids(name, rows) for name, rows in filters.items()}
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
 
-    def _ask(self, attempt: Callable[[float], T], deadline_s: float | None) -> T:
+    def _ask(self, attempt: Callable[[float, str], T], deadline_s: float | None) -> T:
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        request_id = uuid.uuid4().hex
         ends = time.monotonic() + deadline_s
         tried = 0
         while True:
             if self._closed:
                 raise ModelError(f"This client of {self.address} was closed: make another.")
             try:
-                return attempt(max(ends - time.monotonic(), 0.001))
+                return attempt(max(ends - time.monotonic(), 0.001), request_id)
             except ServingError as error:
                 pause = error.retry_after_s + random.uniform(0, min(LONGEST_BACKOFF_S, BACKOFF_S * 2**tried))
                 tried += 1
                 if error.code not in RETRYABLE or tried > self.retries or time.monotonic() + pause >= ends:
+                    error.request_id = error.request_id or request_id
+                    attempts = f"{tried} {'attempt' if tried == 1 else 'attempts'} within {deadline_s:g} s"
                     error.args = (
                         f"{self.model!r} at {self.address}: {error.code}: {error} "
-                        f"({tried} {'attempt' if tried == 1 else 'attempts'} within {deadline_s:g} s)",
+                        f"({attempts}, request {error.request_id})",
                     )
                     raise
             time.sleep(pause)
@@ -400,9 +416,13 @@ def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[floa
     return [[math.nan, *row, *[math.nan] * (width - len(row))] for row in rows]
 
 
-def _answers(out: dict[str, Any]) -> list[Answer]:
-    with reading():
+def _answers(out: Outputs) -> list[Answer[Recommendation]]:
+    with reading(out.request_id):
         return [
-            Answer(tuple(Recommendation(i, i, score) for i, score in zip(ids, scores, strict=True) if i), unknown)
+            Answer(
+                (Recommendation(i, i, score) for i, score in zip(ids, scores, strict=True) if i),
+                unknown,
+                out.request_id,
+            )
             for ids, scores, unknown in zip(out["item_ids"], out["scores"], out["unknown"], strict=True)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfllmrec.errors import DataError
+from ..errors import DataError
 
 NO_ITEM = "\n"  # no catalogue has an id with a line break
 

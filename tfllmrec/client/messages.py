@@ -16,8 +16,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from tfllmrec.client.ratings import LARGEST_FLOAT32
-from tfllmrec.errors import DataError, ModelError
+from ..errors import DataError, ModelError
+from .ratings import LARGEST_FLOAT32
 
 # message -> field -> (number, type); "repeated T" and "map T" (from string to T) as in a .proto file.
 FIELDS: dict[str, dict[str, tuple[int, str]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tfllmrec.errors import DataError
+from ..errors import DataError
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 

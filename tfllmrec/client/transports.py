@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from tfllmrec.client.answers import Metadata, ModelVersion, Signature, TensorSpec
-from tfllmrec.client.status import HTTP_STATUS
-from tfllmrec.errors import ConfigError, DataError, ModelError
+from ..errors import ConfigError, DataError, ModelError
+from .answers import Answer, Metadata, ModelVersion, Outputs, Signature, TensorSpec
+from .status import HTTP_STATUS
 
 # Where TF Serving has one HTTP status for several codes, the likeliest; and what the embedded server and proxies add.
 CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
@@ -26,6 +26,8 @@ CODES = {status: code.name for code, status in HTTP_STATUS.items()} | {
 }
 
 
+#: The header, and in gRPC the metadata, that holds the id of a request.
+REQUEST_ID = "x-request-id"
 #: Of a value in a tensor; over gRPC one value that is sent may stand for any number of them.
 VALUE_BYTES = 4
 
@@ -37,12 +39,14 @@ class ServingError(ModelError):
       code: gRPC's name for it, also over REST: ``NOT_FOUND`` (no such model, version or label), ``INVALID_ARGUMENT``,
         ``UNAVAILABLE``, ``DEADLINE_EXCEEDED``, ``UNAUTHENTICATED`` and so on.
       retry_after_s: how long the server asked to be left alone.
+      request_id: what the server's log calls the request.
     """
 
-    def __init__(self, message: str, code: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, code: str, retry_after_s: float = 0.0, request_id: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
 
 class Target(NamedTuple):
@@ -64,13 +68,13 @@ class Security(NamedTuple):
 
 
 class Transport(Protocol):
-    """REST or gRPC. Every call has ``timeout`` seconds and raises :class:`ServingError`."""
+    """REST or gRPC. Every call has ``timeout`` seconds, sends its ``request_id`` and raises :class:`ServingError`."""
 
-    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]: ...
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float, request_id: str) -> Outputs: ...
 
-    def status(self, timeout: float) -> list[ModelVersion]: ...
+    def status(self, timeout: float, request_id: str) -> Answer[ModelVersion]: ...
 
-    def metadata(self, timeout: float) -> Metadata: ...
+    def metadata(self, timeout: float, request_id: str) -> Metadata: ...
 
     def close(self) -> None: ...
 
@@ -108,44 +112,50 @@ class Rest:
         if target.label is not None:
             self._path += f"/labels/{quote(target.label, safe='')}"
 
-    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float, request_id: str) -> Outputs:
         try:
             body = json.dumps({"signature_name": signature, "inputs": inputs}, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise DataError(
                 f"{error.object[max(error.start - 20, 0) : error.end]!r} is no valid Unicode text."
             ) from error
-        told = self._call("POST", self._path + ":predict", timeout, body)
+        told, request_id = self._call("POST", self._path + ":predict", timeout, request_id, body)
         with reading():
-            return told["outputs"] if isinstance(told["outputs"], dict) else {"outputs": told["outputs"]}
+            outputs = told["outputs"]
+            return Outputs(outputs if isinstance(outputs, dict) else {"outputs": outputs}, request_id)
 
-    def status(self, timeout: float) -> list[ModelVersion]:
-        told = self._call("GET", self._path, timeout)
+    def status(self, timeout: float, request_id: str) -> Answer[ModelVersion]:
+        told, request_id = self._call("GET", self._path, timeout, request_id)
         with reading():
-            return [
+            versions = (
                 ModelVersion(int(found["version"]), found["state"], found["status"].get("error_message", ""))
                 for found in told["model_version_status"]
-            ]
+            )
+            return Answer(versions, request_id=request_id)
 
-    def metadata(self, timeout: float) -> Metadata:
-        told = self._call("GET", self._path + "/metadata", timeout)
+    def metadata(self, timeout: float, request_id: str) -> Metadata:
+        told, request_id = self._call("GET", self._path + "/metadata", timeout, request_id)
         with reading():
             signatures = {
                 name: Signature(_specs(given["inputs"]), _specs(given["outputs"]))
                 for name, given in told["metadata"]["signature_def"]["signature_def"].items()
             }
-            return Metadata(told["model_spec"]["name"], int(told["model_spec"]["version"]), _offered(signatures))
+            spec = told["model_spec"]
+            return Metadata(spec["name"], int(spec["version"]), _offered(signatures), request_id)
 
     def close(self) -> None:
         self._pool.close()
 
-    def _call(self, method: str, path: str, timeout: float, body: bytes | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, timeout: float, request_id: str, body: bytes | None = None
+    ) -> tuple[Any, str]:
+        """The JSON of an answer, and the request id that came with it."""
         ends = time.monotonic() + timeout
         # A burst waits here, instead of opening a connection for each call and throwing it away.
         if not self._slots.acquire(timeout=timeout):
             raise ServingError("all connections were busy until the deadline", "DEADLINE_EXCEEDED")
         try:
-            response, content = self._exchange(method, path, ends, body)
+            response, content = self._exchange(method, path, ends, request_id, body)
         except (self._errors.HTTPError, OSError) as error:
             # urllib3 counts a refused connection among the timeouts.
             refused = isinstance(error, self._errors.NewConnectionError)
@@ -161,6 +171,7 @@ class Rest:
             told = json.loads(content)
         except (ValueError, RecursionError):
             told = content[:80].decode(errors="replace")
+        request_id = response.headers.get(REQUEST_ID) or request_id
         if response.status != 200:
             message = told.get("error") if isinstance(told, dict) else None
             after = response.headers.get("Retry-After", "")
@@ -168,14 +179,16 @@ class Rest:
                 message or f"HTTP status {response.status} {response.reason}",
                 CODES.get(response.status, "UNKNOWN"),
                 float(after) if after.isdecimal() else 0.0,
+                request_id,
             )
-        return told
+        return told, request_id
 
-    def _exchange(self, method: str, path: str, ends: float, body: bytes | None) -> tuple[Any, bytes]:
+    def _exchange(self, method: str, path: str, ends: float, request_id: str, body: bytes | None) -> tuple[Any, bytes]:
         response = self._pool.urlopen(
             method,
             path,
             body,
+            {**self._pool.headers, REQUEST_ID: request_id},
             retries=False,
             redirect=False,
             timeout=self._timeout(total=max(ends - time.monotonic(), 0.001)),
@@ -200,7 +213,7 @@ class Grpc:
     def __init__(self, host: str, port: int, target: Target, security: Security, max_answer_bytes: int) -> None:
         import grpc
 
-        from tfllmrec.client import messages
+        from . import messages
 
         self._rpc_error = grpc.RpcError
         self._messages = messages
@@ -230,34 +243,39 @@ class Grpc:
         )
         self._status = self._method("ModelService/GetModelStatus", "GetModelStatusRequest", "GetModelStatusResponse")
 
-    def predict(self, signature: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def predict(self, signature: str, inputs: dict[str, Any], timeout: float, request_id: str) -> Outputs:
         request = self._messages.MESSAGES["PredictRequest"](model_spec=self._spec(signature))
         for name, values in inputs.items():
             request.inputs[name].CopyFrom(self._messages.tensor_proto(name, values))
-        response = self._call(self._predict, request, timeout)
+        response, request_id = self._call(self._predict, request, timeout, request_id)
         values = self._messages.value_count(response.outputs.values())
         if values * VALUE_BYTES > self._max_answer_bytes:
             most = self._max_answer_bytes // VALUE_BYTES
             raise _too_large(f"the answer declares {values} values; expected {most} at most")
-        return {name: self._messages.values_of(name, tensor) for name, tensor in response.outputs.items()}
+        outputs = {name: self._messages.values_of(name, tensor) for name, tensor in response.outputs.items()}
+        return Outputs(outputs, request_id)
 
-    def status(self, timeout: float) -> list[ModelVersion]:
+    def status(self, timeout: float, request_id: str) -> Answer[ModelVersion]:
         request = self._messages.MESSAGES["GetModelStatusRequest"](model_spec=self._spec())
-        found = self._call(self._status, request, timeout).model_version_status
+        told, request_id = self._call(self._status, request, timeout, request_id)
         states = self._messages.STATES
-        return [ModelVersion(v.version, states.get(v.state, "UNKNOWN"), v.status.error_message) for v in found]
+        versions = (
+            ModelVersion(found.version, states.get(found.state, "UNKNOWN"), found.status.error_message)
+            for found in told.model_version_status
+        )
+        return Answer(versions, request_id=request_id)
 
-    def metadata(self, timeout: float) -> Metadata:
+    def metadata(self, timeout: float, request_id: str) -> Metadata:
         request = self._messages.MESSAGES["GetModelMetadataRequest"](
             model_spec=self._spec(), metadata_field=["signature_def"]
         )
-        told = self._call(self._metadata, request, timeout)
+        told, request_id = self._call(self._metadata, request, timeout, request_id)
         found = self._messages.MESSAGES["SignatureDefMap"].FromString(told.metadata["signature_def"].value)
         signatures = {
             name: Signature(self._specs(given.inputs), self._specs(given.outputs))
             for name, given in found.signature_def.items()
         }
-        return Metadata(told.model_spec.name, told.model_spec.version.value, _offered(signatures))
+        return Metadata(told.model_spec.name, told.model_spec.version.value, _offered(signatures), request_id)
 
     def close(self) -> None:
         self._channel.close()
@@ -285,18 +303,22 @@ class Grpc:
             f"/tensorflow.serving.{path}", classes[request].SerializeToString, classes[response].FromString
         )
 
-    def _call(self, method: Any, request: Any, timeout: float) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float, request_id: str) -> tuple[Any, str]:
+        """The response, and the request id that came with it."""
+        metadata = (*self._call_metadata, (REQUEST_ID, request_id))
         try:
-            return method(request, timeout=timeout, metadata=self._call_metadata)
+            response, call = method.with_call(request, timeout=timeout, metadata=metadata)
+            return response, dict(call.initial_metadata()).get(REQUEST_ID, request_id)
         except self._rpc_error as error:
             details, code = error.details() or "no details", error.code().name
+            request_id = dict(error.initial_metadata() or ()).get(REQUEST_ID, request_id)
             # gRPC has the same code for a server that is busy, where another attempt may pass.
             if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
                 # Requests are not compressed here, so what was decompressed was the answer.
                 if f"vs. {self._max_answer_bytes})" in details or "Decompressed" in details:
                     raise _too_large(f"the answer has more than {self._max_answer_bytes} bytes ({details})") from error
-                raise ServingError(details, CODES[413]) from error
-            raise ServingError(details, code) from error
+                raise ServingError(details, CODES[413], request_id=request_id) from error
+            raise ServingError(details, code, request_id=request_id) from error
         except ValueError as error:  # the channel was closed by another thread
             raise ServingError(str(error), "CANCELLED") from error
 
@@ -347,13 +369,18 @@ def _shape(unknown_rank: bool, sizes: list[int]) -> tuple[int | None, ...] | Non
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Where an answer is taken apart: one of another form is the server's fault, and said so."""
+def reading(request_id: str = "") -> Iterator[None]:
+    """Where an answer is taken apart: one of another form is the server's fault, and said so.
+
+    Args:
+      request_id: named in the error; ``""`` inside a call, where the client adds it.
+    """
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ServingError(
             f"The answer has another form than expected ({type(error).__name__}: {error}): is this TF Serving, and the "
-            "model one of tfllmrec's?",
+            "model one of tfllmrec's?" + (f" (request {request_id})" if request_id else ""),
             "UNKNOWN",
+            request_id=request_id,
         ) from error

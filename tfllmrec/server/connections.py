@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tfllmrec.client.transports import REQUEST_ID
+from tfllmrec.server import request_ids
 
 #: The most bytes of a request's line and headers, and of the trailers behind its body.
 HEAD_BYTES = 64 << 10
@@ -84,6 +88,13 @@ class Connection(HttpToolsProtocol):
             self._set_timer()
         self._watch_writing()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers a request that the application never sees, and ends the connection."""
+        self.server_state = copy.copy(self.server_state)  # the other connections share it
+        header = (REQUEST_ID.encode(), request_ids.fresh().encode())
+        self.server_state.default_headers = [*self.server_state.default_headers, header]
+        super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         super().pause_writing()

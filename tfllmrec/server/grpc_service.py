@@ -1,4 +1,4 @@
-"""TF Serving's gRPC services: PredictionService and ModelService."""
+"""TF Serving's gRPC services: PredictionService and ModelService. Initial metadata have the request's id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from google.protobuf.message import DecodeError
 
 from tfllmrec.client.messages import MESSAGES
 from tfllmrec.client.status import Code, RequestError, invalid
+from tfllmrec.client.transports import REQUEST_ID
 from tfllmrec.errors import ConfigError
+from tfllmrec.server import request_ids
 from tfllmrec.server.engine import Engine
 from tfllmrec.server.protos import EXPANSION, declared, from_proto, to_proto
 from tfllmrec.server.tensors import Tensors, signature_of
@@ -61,7 +63,7 @@ def _handler(answer: Callable[[Any, float | None], Awaitable[Any]], request: str
         except RequestError as error:
             code, text = GRPC_CODES[error.code.value], error.message
         except Exception as error:
-            logger.exception("a request ended in a bug of the server")
+            logger.exception("request %s ended in a bug of the server", request_ids.request_id.get())
             code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
         await context.abort(code, text)
 
@@ -156,6 +158,23 @@ class _Model:
         if unmoved:
             raise RequestError(Code.FAILED_PRECONDITION, "; ".join(unmoved))
         return MESSAGES["ReloadConfigResponse"]()
+
+
+class WithRequestId(grpc.aio.ServerInterceptor):
+    """Sends the id of the call before its answer or error, also where there is no such method.
+
+    What gRPC itself refuses, such as a message that is too large, has no id.
+    """
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        given = next((v for name, v in handler_call_details.invocation_metadata or () if name == REQUEST_ID), None)
+        handler = await continuation(handler_call_details) or _unimplemented(handler_call_details.method)
+
+        async def answer(request: Any, context: Any) -> Any:
+            await context.send_initial_metadata(((REQUEST_ID, request_ids.take(given)),))
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 class Guard(grpc.aio.ServerInterceptor):

@@ -4,6 +4,8 @@ GET  /v1/models/NAME[/versions/N|/labels/L]             state of the versions
 GET  /v1/models/NAME[/versions/N|/labels/L]/metadata    signatures
 POST /v1/models/NAME[/versions/N|/labels/L]:predict     an answer
 GET  /monitoring/prometheus/metrics                     figures
+
+Every answer has the header ``X-Request-Id``.
 """
 
 from __future__ import annotations
@@ -16,18 +18,20 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tfllmrec.client.status import Code, RequestError, invalid
-from tfllmrec.server import json_tensors, metrics
+from tfllmrec.client.transports import REQUEST_ID
+from tfllmrec.server import json_tensors, metrics, request_ids
 from tfllmrec.server.engine import LARGE_BYTES, Body, Busy, Engine, Limits
+from tfllmrec.server.hosts import KnownHosts
 from tfllmrec.server.tensors import Signature, Tensors, signature_of
 from tfllmrec.server.versions import Version
 from tfllmrec.serving.layout import LARGEST_VERSION
@@ -47,21 +51,29 @@ DRAINED_BODIES = 16
 JSON_BYTES = 10  # about so many for a value
 
 
-def rest_app(engine: Engine, token: str | None = None) -> ASGIApp:
+def rest_app(engine: Engine, token: str | None = None, hosts: Iterable[str] | None = None) -> ASGIApp:
     """The REST API as an ASGI application.
 
     Args:
       token: asked for as ``Authorization: Bearer TOKEN`` with each request.
+      hosts: the names of this server, as :class:`KnownHosts` takes them; ``None``: any ``Host`` and ``Origin`` will do.
+
+    Raises:
+      ConfigError: one of ``hosts`` is neither a name nor an address.
     """
     api = _Api(engine)
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
-    app = Starlette(
+    app: ASGIApp = Starlette(
         routes=[
             Route(metrics.PATH, api.metrics, methods=["GET"]),
             Route("/{path:path}", api.request, methods=methods),
         ]
     )
-    return app if token is None else _Guard(app, token)
+    if token is not None:
+        app = _Guard(app, token)
+    if hosts is not None:
+        app = KnownHosts(app, hosts)
+    return _WithRequestId(app)
 
 
 class _Api:
@@ -155,7 +167,7 @@ async def _answered(answer: Callable[[], Awaitable[Response]]) -> Response:
     except ClientDisconnect:
         return _error(499, "the client went away")
     except Exception as error:
-        logger.exception("a request ended in a bug of the server")
+        logger.exception("request %s ended in a bug of the server", request_ids.request_id.get())
         return _error(500, f"{type(error).__name__}: {error}")
 
 
@@ -297,6 +309,26 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return _json(json.dumps({"error": message}).encode(), status, headers)
+
+
+class _WithRequestId:
+    """Gives every answer the id of its request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = next((value for name, value in scope["headers"] if name == REQUEST_ID.encode()), b"")
+        header = (REQUEST_ID.encode(), request_ids.take(given.decode("latin-1")).encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
 
 
 class _Guard:

@@ -28,8 +28,7 @@ import uvloop
 from tfllmrec.errors import ConfigError
 from tfllmrec.server.connections import Connection
 from tfllmrec.server.engine import Engine, Limits
-from tfllmrec.server.grpc_service import Guard, add_services
-from tfllmrec.server.hosts import KnownHosts
+from tfllmrec.server.grpc_service import Guard, WithRequestId, add_services
 from tfllmrec.server.models_config import ModelSource, read_sources, require_below, sources_of
 from tfllmrec.server.rest import rest_app
 from tfllmrec.server.tensors import DEFAULT_SIGNATURE, STRING, TensorSpec
@@ -243,7 +242,7 @@ class Server:
     def _grpc_server(self, tls: grpc.ServerCredentials | None) -> grpc.aio.Server:
         settings = self.settings
         server = grpc.aio.server(
-            interceptors=[Guard(settings.token)] if settings.token else [],
+            interceptors=[WithRequestId(), *([Guard(settings.token)] if settings.token else [])],
             options=[
                 ("grpc.max_receive_message_length", settings.limits.body_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -267,9 +266,8 @@ class Server:
 
     def _rest_server(self) -> _Uvicorn:
         settings = self.settings
-        app = rest_app(self.engine, settings.token)
-        if self.local or settings.allow_hosts:
-            app = KnownHosts(app, (settings.host, *settings.allow_hosts))
+        hosts = (settings.host, *settings.allow_hosts) if self.local or settings.allow_hosts else None
+        app = rest_app(self.engine, settings.token, hosts)
         return _Uvicorn(
             uvicorn.Config(
                 app,

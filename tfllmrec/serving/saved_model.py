@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfllmrec.client.answers import Interest, Ranked, Recommendation, ranked
+from tfllmrec.client.answers import Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
@@ -24,6 +25,8 @@ from tfllmrec.serving.loading import let_go_with, load
 from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64
+#: Ids that an error names.
+SHOWN = 20
 TERMS = {
     "meaning": "reads like what you had, such as {because}",
     "feedback": "fits your ratings, such as {because}",
@@ -88,6 +91,14 @@ class SavedModel:
         """Whether the catalogue has each id."""
         return [item in self._title for item in ids]
 
+    def known_users(self, user_ids: Sequence[str]) -> list[bool]:
+        """Whether the data of the run has each user.
+
+        Raises:
+          DataError: the data is not there any more.
+        """
+        return [user in self._row_of_user for user in user_ids]
+
     @cached_property
     def categories(self) -> frozenset[str]:
         """The names of the categories of all items, as filters take them; none if the catalogue has no categories."""
@@ -101,130 +112,108 @@ class SavedModel:
 
     def recommend(
         self,
-        history: Sequence[str],
-        ratings: Sequence[float | None] | None = None,
-        exclude: Sequence[str] = (),
+        users: Sequence[str] | None = None,
         k: int = 10,
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        ratings: Sequence[Sequence[float | None]] | None = None,
+        exclude: Sequence[str] = (),
         allow: Allow = None,
         categories: Sequence[str] = (),
-    ) -> list[Recommendation]:
-        """The best ``k`` items for one person, with reasons; unknown ids count as absent.
+    ) -> pd.DataFrame:
+        """The best ``k`` items for each user, or for each history, with titles and reasons.
+
+            model.recommend(["42", "515"], k=5)
+            model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
 
         Args:
-          history: item ids, oldest first. ratings: one for each, None or NaN where there is none.
-          exclude: what must not come back, beside the history.
-          k: length of the list.
-          allow: the only ids that may come back; ``None`` for all, and of an empty list nothing does.
-          categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
-        """
-        ratings_of_all = None if ratings is None else [ratings]
-        found = self.recommend_many([history], k, [exclude], ratings_of_all, [allow], [categories])[0]
-        if not found:
-            return found
-        explained = self._call(
-            "explain",
-            **_person(history, ratings),
-            items=_strings([[item.item_id for item in found]]),
-        )
-        terms = {name: explained[name][0] for name in TERMS}
-        because = [value.decode() for value in explained["because"][0]]
-        return [
-            Recommendation(
-                item.item_id,
-                item.title,
-                item.score,
-                self._reason({name: float(value[i]) for name, value in terms.items()}, because[i]),
-                {name: float(value[i]) for name, value in terms.items()},
-            )
-            for i, item in enumerate(found)
-        ]
+          users: ids of users in the data of the run; the history of each is all events of the user there.
+          k: length of each list; it is shorter where fewer items remain.
+          histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
+          ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
+          exclude: items that are not recommended, as the items of a query's own history never are.
+          allow: the only items that are recommended; ``None`` for all, and of an empty list nothing is.
+          categories: of which an item needs one to be recommended, spelt as in the catalogue; none lets all pass.
 
-    def recommend_many(
-        self,
-        histories: Sequence[Sequence[str]],
-        k: int = 10,
-        exclude: Sequence[Sequence[str]] | None = None,
-        ratings: Sequence[Sequence[float | None]] | None = None,
-        allow: Sequence[Allow] | None = None,
-        categories: Sequence[Sequence[str]] | None = None,
-    ) -> list[list[Recommendation]]:
-        """As :meth:`recommend` for many people at once, without reasons; every list has a row for each of them.
+        Returns:
+          A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
 
         Raises:
-          DataError: one of the lists has more or fewer rows, or ``ratings`` a row that is not as long as its history.
+          DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
+            do not fit the histories.
         """
-        if exclude is not None and len(exclude) != len(histories):
-            raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
-        filters = filter_inputs(len(histories), allow, categories)
-        marks = None if ratings is None else rating_rows(histories, ratings)
-        answers: list[list[Recommendation]] = []
-        for start in range(0, len(histories), SCORE_BATCH):
-            rows = slice(start, start + SCORE_BATCH)
-            batch = histories[rows]
-            answers += self._list(
-                "recommend",
-                {name: lists[rows] for name, lists in filters.items()},
-                history=_strings(batch),
-                ratings=_padded(marks[rows]) if marks else _no_ratings(len(batch)),
-                exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
-                k=np.full(len(batch), k, np.int32),
-            )
-        return answers
+        if (users is None) == (histories is None):
+            raise DataError("Expected either users or histories, got both or neither.")
+        if users is not None:
+            if ratings is not None:
+                raise DataError("Expected ratings only with histories; those of users are in the data.")
+            histories, ratings = self._past_of(_listed("users", users))
+        assert histories is not None
+        past = [_listed("a history", history) for history in _listed("histories", histories)]
+        marks = None if ratings is None else rating_rows(past, ratings)
+
+        def of(rows: slice) -> list[list[Recommendation]]:
+            some = past[rows]
+            queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, **queries)
+            return self._with_reasons(answers, queries)
+
+        return to_frame(_in_batches(len(past), of), users)
 
     def search(
         self,
-        text: str,
-        history: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        texts: Sequence[str],
         k: int = 10,
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        exclude: Sequence[str] = (),
         allow: Allow = None,
         categories: Sequence[str] = (),
-    ) -> list[Recommendation]:
-        """Items whose text means what ``text`` says; ``allow`` and ``categories`` as in :meth:`recommend`.
+    ) -> pd.DataFrame:
+        """Items whose text means what each of ``texts`` says; other arguments and rows as in :meth:`recommend`.
+
+        Args:
+          histories: one for each text moves up those items that suit the user; none by default.
 
         Raises:
+          DataError: there are more or fewer histories than texts.
           ModelError: the model was trained without text.
         """
-        return self._list(
-            "search",
-            filter_inputs(1, [allow], [categories]),
-            text=np.asarray([text], object),
-            history=_strings([history]),
-            exclude=_strings([exclude]),
-            k=np.asarray([k], np.int32),
-        )[0]
+        asked = _listed("texts", texts)
+        past = _one_for_each(len(asked), histories)
+
+        def of(rows: slice) -> list[list[Recommendation]]:
+            inputs = {"text": np.asarray(asked[rows], object), "history": _strings(past[rows])}
+            return self._top("search", len(past[rows]), k, exclude, allow, categories, **inputs)
+
+        return to_frame(_in_batches(len(asked), of))
 
     def search_tokens(
         self,
         tokens: Mapping[str, np.ndarray],
-        histories: Sequence[Sequence[str]] | None = None,
-        exclude: Sequence[Sequence[str]] | None = None,
         k: int = 10,
-    ) -> list[list[Recommendation]]:
-        """As :meth:`search` for many texts at once, tokenised by the caller.
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> pd.DataFrame:
+        """As :meth:`search`, of texts that the caller tokenised.
 
         Args:
           tokens: ``input_word_ids``, ``input_mask``, ``input_type_ids``, int32 ``[B, T]``: what the preprocessor of the
             run's encoder gives.
-          histories, exclude: of each; none by default.
 
         Raises:
-          DataError: there are more or fewer histories, or lists to exclude, than texts.
+          DataError: there are more or fewer histories than texts.
           ModelError: the model was trained without text, or its encoder of queries takes no tokens.
         """
-        batch = len(tokens["input_mask"])
-        for name, lists in (("histories", histories), ("exclude", exclude)):
-            if lists is not None and len(lists) != batch:
-                raise DataError(f"{name}: expected one list for each of {batch} texts, got {len(lists)}.")
-        return self._answers(
-            self._call(
-                "search_tokens",
-                **{name: np.asarray(value, np.int32) for name, value in tokens.items()},
-                history=_strings(histories or [[]] * batch),
-                exclude=_strings(exclude or [[]] * batch),
-                k=np.full(batch, k, np.int32),
-            )
-        )
+        past = _one_for_each(len(tokens["input_mask"]), histories)
+
+        def of(rows: slice) -> list[list[Recommendation]]:
+            inputs = {name: np.asarray(value[rows], np.int32) for name, value in tokens.items()}
+            inputs["history"] = _strings(past[rows])
+            return self._top("search_tokens", len(past[rows]), k, exclude, None, (), **inputs)
+
+        return to_frame(_in_batches(len(past), of))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[n, Dt]``: what ``search`` takes texts for, in the space of the items' texts.
@@ -235,20 +224,36 @@ class SavedModel:
         return self._call("encode", text=np.asarray(texts, object))["vectors"]
 
     def similar(
-        self, item_id: str, k: int = 10, allow: Allow = None, categories: Sequence[str] = ()
-    ) -> list[Recommendation]:
-        """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
+        self, items: Sequence[str], k: int = 10, *, allow: Allow = None, categories: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Items like each of ``items``; other arguments and rows as in :meth:`recommend`.
 
         Raises:
-          DataError: the catalogue does not have it.
+          DataError: the catalogue does not have one of ``items``.
         """
-        if item_id not in self._title:
-            near = nearest(item_id, self._title, n=3)
-            raise DataError(
-                f"No item {item_id!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
-            )
-        asked = {"item_id": np.asarray([item_id], object), "k": np.asarray([k], np.int32)}
-        return self._list("similar", filter_inputs(1, [allow], [categories]), **asked)[0]
+        asked = _listed("items", items)
+        for item in asked:
+            if item not in self._title:
+                near = nearest(item, self._title, n=3)
+                raise DataError(
+                    f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
+                )
+
+        def of(rows: slice) -> list[list[Recommendation]]:
+            some = np.asarray(asked[rows], object)
+            return self._top("similar", len(some), k, None, allow, categories, item_id=some)
+
+        return to_frame(_in_batches(len(asked), of))
+
+    def explain(
+        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float | None] | None = None
+    ) -> list[Explanation]:
+        """What each term adds to the scores of ``items``, and the history item behind it."""
+        out = self._call("explain", **_person(history, ratings), items=_strings([items]))
+        return [
+            Explanation(item, {term: float(out[term][0, place]) for term in TERMS}, out["because"][0, place].decode())
+            for place, item in enumerate(items)
+        ]
 
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
@@ -340,6 +345,23 @@ class SavedModel:
             for user, had, rated in zip(rows, items, ratings, strict=True)
         }
 
+    def _past_of(self, users: Sequence[str]) -> tuple[list[list[str]], list[list[float]] | None]:
+        """The history of each user of the run, and its ratings.
+
+        Raises:
+          DataError: users that the data does not have.
+        """
+        past = self.histories_of(users)
+        if missing := [str(user) for user in users if user not in past]:
+            more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+            raise DataError(
+                f"{len(missing):,} of {len(users):,} users are not in the data of {self.folder}: "
+                f"{', '.join(missing[:SHOWN])}{more}. Leave them out (known_users says which are there), or give "
+                "histories instead of users."
+            )
+        ratings = [rated for _, rated in map(past.__getitem__, users) if rated is not None]
+        return [past[user][0] for user in users], ratings or None
+
     @cached_property
     def _row_of_user(self) -> dict[str, int]:
         return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
@@ -356,14 +378,55 @@ class SavedModel:
             scores[start : start + len(batch)] = self._call("score", history=history, ratings=ratings)["scores"]
         return scores
 
-    def _list(
-        self, signature: str, filters: Mapping[str, Sequence[Sequence[str]]], **inputs: np.ndarray
+    def _top(
+        self,
+        signature: str,
+        queries: int,
+        k: int,
+        exclude: Sequence[str] | None,
+        allow: Allow,
+        categories: Sequence[str],
+        **inputs: np.ndarray,
     ) -> list[list[Recommendation]]:
-        """Asks the signature, or its twin with filters if :func:`filter_inputs` gave any."""
+        """The ``k`` best items of each query by a signature, or by its twin with filters if there are any.
+
+        Args:
+          exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
+        """
+        inputs["k"] = np.full(queries, k, np.int32)
+        if exclude is not None:
+            inputs["exclude"] = _strings([_listed("exclude", exclude)] * queries)
+        allow = None if allow is None else _listed("allow", allow)
+        filters = filter_inputs(queries, [allow] * queries, [_listed("categories", categories)] * queries)
         if filters:
             signature += "_filtered"
             inputs |= {name: _strings(rows) for name, rows in filters.items()}
-        return self._answers(self._call(signature, **inputs))
+        out = self._call(signature, **inputs)
+        return [
+            [
+                Recommendation(item.decode(), self.title(item.decode()), float(score))
+                for item, score in zip(items, scores, strict=True)
+                if item
+            ]
+            for items, scores in zip(out["item_ids"], out["scores"], strict=True)
+        ]
+
+    def _with_reasons(
+        self, answers: list[list[Recommendation]], queries: Mapping[str, np.ndarray]
+    ) -> list[list[Recommendation]]:
+        """The recommendations with their reasons; ``queries`` are the histories and ratings that they were made for."""
+        if not any(answers):
+            return answers
+        items = _strings([[line.item_id for line in answer] for answer in answers])
+        out = self._call("explain", **queries, items=items)
+
+        def reason(place: tuple[int, int]) -> str:
+            return self._reason({term: float(out[term][place]) for term in TERMS}, out["because"][place].decode())
+
+        return [
+            [replace(line, reason=reason((row, column))) for column, line in enumerate(answer)]
+            for row, answer in enumerate(answers)
+        ]
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         if signature not in self._signatures:
@@ -387,16 +450,6 @@ class SavedModel:
         reads = signature in ("search", "search_filtered", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 
-    def _answers(self, out: dict[str, np.ndarray]) -> list[list[Recommendation]]:
-        return [
-            [
-                Recommendation(item.decode(), self.title(item.decode()), float(score))
-                for item, score in zip(items, scores, strict=True)
-                if item
-            ]
-            for items, scores in zip(out["item_ids"], out["scores"], strict=True)
-        ]
-
     def _reason(self, terms: dict[str, float], because: str) -> str:
         if not because:
             return ""
@@ -404,6 +457,39 @@ class SavedModel:
         dense = max(("meaning", "feedback"), key=lambda name: terms[name])
         leading = "behaviour" if terms["behaviour"] >= terms["meaning"] + terms["feedback"] else dense
         return TERMS[leading].format(because=self.title(because))
+
+
+def _in_batches(queries: int, answers: Callable[[slice], list[list[Recommendation]]]) -> list[list[Recommendation]]:
+    """The answers to all queries, :data:`SCORE_BATCH` in one call."""
+    return [
+        answer
+        for start in range(0, queries, SCORE_BATCH)
+        for answer in answers(slice(start, min(start + SCORE_BATCH, queries)))
+    ]
+
+
+def _listed(name: str, values: Sequence[Any]) -> list[Any]:
+    """The values as a list.
+
+    Raises:
+      DataError: it is one string, whose letters would be taken for ids.
+    """
+    if isinstance(values, str):
+        raise DataError(f"Expected {name} as a list, got the string {values!r}: write [{values!r}].")
+    return list(values)
+
+
+def _one_for_each(texts: int, histories: Sequence[Sequence[str]] | None) -> list[list[str]]:
+    """A history for each text; empty ones if there are none.
+
+    Raises:
+      DataError: there are more or fewer than texts.
+    """
+    if histories is None:
+        return [[]] * texts
+    if len(histories) != texts:
+        raise DataError(f"Expected one history for each of {texts} texts, got {len(histories)}.")
+    return [_listed("a history", history) for history in histories]
 
 
 def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:

@@ -1,0 +1,1 @@
+../../tfllmrec/version.py

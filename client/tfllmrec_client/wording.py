@@ -1,0 +1,1 @@
+../../tfllmrec/wording.py

@@ -1,0 +1,3 @@
+"""The version of both distributions, ``tfllmrec`` and ``tfllmrec-client``."""
+
+__version__ = "0.1.0"
