@@ -27,6 +27,7 @@ _HOME = {
     "evaluate": "tfllmrec.evaluation.protocol",
     "ItemTemplate": "tfllmrec.text.template",
     "TextEncoder": "tfllmrec.text.encoder",
+    "TextTower": "tfllmrec.layers.text_tower",
     "Catalogue": "tfllmrec.models.hybrid",
     "Hybrid": "tfllmrec.models.hybrid",
     "ItemWeightSettings": "tfllmrec.models.item_weights",
