@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -14,7 +17,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.recommender import Recommender

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from _data import arguments, callbacks, held_out, measured, read, show, shuffled, text_tower
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.losses.retrieval import CatalogueRetrieval
@@ -81,7 +83,7 @@ class TwoTower(tfrs.Model):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    args = arguments(__doc__, epochs=5).parse_args(argv)
+    args = arguments(__doc__, epochs=3).parse_args(argv)
     split = read(args)
     events = {name: split.train[name].to_numpy(np.int32) for name in ("user_index", "item_index")}
     events["timestamp_s"] = split.train["timestamp_s"].to_numpy(np.float64)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from _data import arguments, by_biases, callbacks, held_out, read, rmse, show_table, shuffled, text_tower
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 
 DIM, MOST_VALUES = 16, 100
@@ -73,7 +75,7 @@ def features(split: Split, events: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-    args = arguments(__doc__, epochs=5).parse_args(argv)
+    args = arguments(__doc__, epochs=2).parse_args(argv)
     split, figures = read(args), {}
     rated = split.train[split.train["rating"].notna()]
     train = features(split, rated) | {"rating": rated["rating"].to_numpy(np.float32)}

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from _data import arguments, callbacks, measured, read, show, show_table, shuffled, text_tower
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.ranking import RatingScale
@@ -99,7 +101,7 @@ def ndcg(scores: np.ndarray, ratings: np.ndarray) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
-    args = arguments(__doc__, epochs=5).parse_args(argv)
+    args = arguments(__doc__, epochs=2).parse_args(argv)
     split = read(args)
     train, test = lists(split)
     scale = RatingScale.of_split(split)

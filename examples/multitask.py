@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -30,7 +33,6 @@ from _data import (
     text_tower,
 )
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.losses.retrieval import CatalogueRetrieval
@@ -76,7 +78,7 @@ class Multitask(tfrs.Model):
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[dict[str, Result], dict[str, dict[str, float]]]:
-    args = arguments(__doc__, epochs=5).parse_args(argv)
+    args = arguments(__doc__, epochs=3).parse_args(argv)
     split = read(args)
     rated = split.train[split.train["rating"].notna()]
     events = {name: rated[name].to_numpy(np.int32) for name in ("user_index", "item_index")}

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -30,7 +33,6 @@ from _data import (
     text_tower,
 )
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tfllmrec  # before tensorflow: it selects Keras 2
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from _data import arguments, callbacks, measured, read, show, text_tower
 
-import tfllmrec
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.layers.history_encoder import HistoryEncoder
@@ -61,7 +63,7 @@ class NextItem(tfrs.Model):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    args = arguments(__doc__, epochs=10).parse_args(argv)
+    args = arguments(__doc__, epochs=3).parse_args(argv)
     split = read(args)
     sequences = tfllmrec.Sequences.from_split(split, gate_holdout=0.0, seed=42)
     models = {}

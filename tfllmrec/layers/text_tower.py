@@ -90,7 +90,7 @@ class TextTower(tf.keras.layers.Layer):
         self._text = TextConfig.model_validate(handles | {"mode": mode, "max_tokens": max_tokens, "pooling": pooling})
         self.output_dim, self.seed = output_dim, seed
         # Part of a SavedModel, but not of the weights: the config names the encoder by its handle.
-        self._beside_weights = tf.train.Checkpoint()
+        self._beside_weights = tf.__internal__.tracking.AutoTrackable()
         self._encoder: TextEncoder | None = None
         self._tuning: Tuning | None = None
         if mode != "frozen":
