@@ -191,6 +191,11 @@ class TextTower(tf.keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
         return tf.TensorShape(input_shape).concatenate([self.output_dim or self._width])
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextTower:
+        """The tower of :meth:`get_config`; unlike Keras' own, it leaves an error about a handle as it is."""
+        return cls(**config)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments but ``texts``: the catalogue is a weight, and ``catalogue_shape`` makes room for it."""
         return (
