@@ -37,7 +37,7 @@ class TimeOfRequest(tf.keras.layers.Layer):
     """
 
     def __init__(self, times: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(autocast=False)  # seconds need float64
         bounds = np.unique(np.quantile(times, np.linspace(0, 1, BUCKETS + 1)[1:-1]))
         self.bounds = tf.constant(bounds, tf.float64)
         self.periods = tf.keras.layers.Embedding(len(bounds) + 1, DIM)
