@@ -55,7 +55,7 @@ class TwoTower(tfrs.Model):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    args = arguments(__doc__, epochs=3).parse_args(argv)
+    args = arguments(__doc__, epochs=2).parse_args(argv)
     split = read(args)
     events = {name: split.train[name].to_numpy(np.int32) for name in ("user_index", "item_index")}
     models = {"ids": TwoTower(split, None), "ids and text": TwoTower(split, text_tower(args, split, output_dim=DIM))}
