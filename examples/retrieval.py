@@ -2,8 +2,8 @@
 
 The TFRS tutorial "basic retrieval" has ids on both sides, samples its negatives from the batch, and counts a film that
 the user has seen as a competitor of the right one. Here a frozen BERT reads the film, the softmax is over the whole
-catalogue, and the figures are those of lists without seen films, with popularity beside them. The tutorial's ids
-without text are the row ``ids``; the tail columns show the worth of text.
+catalogue, and the figures are those of lists without seen films, with popularity beside them. The row ``ids`` is the
+same model without text.
 
     python examples/retrieval.py
 """
