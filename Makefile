@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | clean: each sets up what it needs in .venv, the first time only.
+# make demo | test | test-slow | test-examples | lint | clean: each sets up what it needs in .venv, the first time only.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint clean help
+.PHONY: demo test test-slow test-examples lint clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -15,11 +15,15 @@ demo: $(STAMP)
 	$(BIN)/tfllmrec demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow' --ignore tests/examples
 
 # Whole programs, killed processes, whole fits: minutes.
 test-slow: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow --ignore tests/examples
+
+# Each script in examples/ on small planted data.
+test-examples: $(STAMP)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist load tests/examples
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ _HOME = {
     "evaluate": "tfllmrec.evaluation.protocol",
     "ItemTemplate": "tfllmrec.text.template",
     "TextEncoder": "tfllmrec.text.encoder",
+    "TextTower": "tfllmrec.layers.text_tower",
     "Catalogue": "tfllmrec.models.hybrid",
     "TrainingData": "tfllmrec.models.fitting",
     "Hybrid": "tfllmrec.models.hybrid",

@@ -104,6 +104,9 @@ class Tuning:
         optimizer.apply_gradients(zip(gradients, tuning.variables))
         tuning.write()
 
+    Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of
+    ``vectors``, ``gradients`` and ``write``: any tape differentiates it by ``variables``.
+
     It is no ``tf.Module``: a Keras model that holds one tracks nothing of it. Give it ``variables`` to checkpoint, and
     call :meth:`write` after they were put back.
 
@@ -113,6 +116,7 @@ class Tuning:
       encoder: as ``hub.load`` returned it. Its own variables change while it is trained, but for ``adapter``.
       variables: what is trained, checkpointed and shipped.
       watched: what the loss is differentiated by; the same but for ``lora``.
+      start: of ``lora``, the watched kernels as they came; not trainable. Empty in the other modes.
       adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
       pooling: as in :func:`text_vectors`.
     """
@@ -131,6 +135,7 @@ class Tuning:
         self.pooling = pooling
         self.variables = list(variables)
         self.watched = self.variables if watched is None else list(watched)
+        self.start: list[tf.Variable] = []
 
     @property
     def undecayed(self) -> list[tf.Variable]:
@@ -140,6 +145,10 @@ class Tuning:
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``, as :func:`text_vectors`."""
         return text_vectors(self.encoder, inputs, self.adapter, self.pooling)
+
+    def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The :meth:`vectors` of ``variables`` as they are now, with a gradient to ``variables`` on any tape."""
+        return self.vectors(inputs)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         """The gradients of ``variables`` from those of ``watched``."""
@@ -183,7 +192,7 @@ class _Lora(Tuning):
         watched = _targets(_trainable(encoder), targets)
         rng = np.random.default_rng(seed)
         self._scale = alpha / rank
-        self._start = [tf.identity(w) for w in watched]
+        start = [tf.Variable(w, trainable=False, name=f"{_name(w)}/start") for w in watched]
         self._pairs = []
         for w in watched:
             name, (width_in, width_out) = _name(w), _matrix(w.shape)
@@ -197,6 +206,25 @@ class _Lora(Tuning):
         settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
         variables = [v for pair in self._pairs for v in pair]
         super().__init__(encoder, "lora", settings, variables, watched, pooling=pooling)
+        self.start = start
+
+    def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        @tf.custom_gradient
+        def written_vectors(*_: tf.Tensor):
+            self.write()
+            with tf.GradientTape(persistent=True) as tape:  # the outer tape may be persistent
+                tape.watch(self.watched)
+                vectors = self.vectors(inputs)
+
+            def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable]):
+                watched = tape.gradient(
+                    vectors, self.watched, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                )
+                return self.gradients(watched), [None] * len(variables)
+
+            return vectors, gradient
+
+        return written_vectors(*self.variables)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
         out = []
@@ -207,7 +235,7 @@ class _Lora(Tuning):
         return out
 
     def write(self) -> None:
-        for w, start, (a, b) in zip(self.watched, self._start, self._pairs, strict=True):
+        for w, start, (a, b) in zip(self.watched, self.start, self._pairs, strict=True):
             change = tf.matmul(a, b, transpose_a=True, transpose_b=True)
             w.assign(start + self._scale * tf.reshape(change, w.shape))
 

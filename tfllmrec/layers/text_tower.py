@@ -1,0 +1,219 @@
+"""A text tower as a Keras layer: strings or item indices to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.config import TextConfig
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.progress import show_progress
+from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.encoder import BUNDLED, TextEncoder, TextToVector, token_windows
+from tfllmrec.text.store import VectorStore, encode_items
+from tfllmrec.text.tuning import Tuning, tuning_of
+
+_NO_TOKEN = -1
+_NOT_LOADED = "the catalogue of a TextTower is not loaded: load the weights that were saved with its config"
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class TextTower(tf.keras.layers.Layer):
+    """Encodes texts with a TF Hub BERT: string ``[...]`` or int item indices ``[...]`` in, float ``[..., D]`` out.
+
+    ``TextTower()`` is the bundled MiniLM, frozen, mean pooled. It works in Keras' functional API, in ``Sequential`` and
+    inside any ``tfrs.Model``; the user's own optimizer trains it::
+
+        movie = tf.keras.Sequential([TextTower(texts=titles, mode="lora"), tf.keras.layers.Dense(32)])
+        movie(tf.constant([3, 8]))      # the vectors of two items of the catalogue
+
+    A vector has length 1, or is zero for an empty text, before the projection. Each distinct text of a batch is encoded
+    once. The encoder's own dropout is off, in training as well. The encoder computes in its own precision; the vectors
+    are cast to the layer's compute dtype.
+
+    **Item indices.** ``texts`` is the catalogue: index i is ``texts[i]``, and index N, with which tfllmrec pads
+    histories, is the empty text. A frozen tower encodes the catalogue when it is made, each text once for all runs
+    (see :class:`tfllmrec.text.store.VectorStore`); a call is then a single gather. A tower that is trained keeps the
+    catalogue's tokens and encodes the items of each batch.
+
+    **Saving.** ``model.save("m.keras")``, ``model.save(folder)``, ``save_weights`` and checkpoints keep the trained
+    weights and the catalogue. The encoder itself is not part of a ``.keras`` file, nor of a weights file unless it is
+    trained: the config names it by its handle, and loading needs the same module there. A handle that is gone raises
+    :class:`tfllmrec.errors.ModelError` with the handle in the message; only a frozen tower that is called with item
+    indices alone never loads its encoder again.
+
+    Args:
+      encoder: ``"minilm"``, which is bundled, or the handle (URL or folder) of a BERT encoder on TF Hub.
+      preprocessor: the handle of its preprocessor; the bundled encoder has its own.
+      mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adapter"`` or
+        ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
+      texts: the catalogue, N strings; without it the tower takes strings only.
+      output_dim: width D of a trained linear map of the vectors; without it D is the encoder's width.
+      max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
+      pooling: ``"mean"``, ``"cls"`` or ``"pooled"``, see :class:`tfllmrec.text.encoder.TextToVector`.
+      tuning: arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``.
+      seed: of the weights that start at random.
+      catalogue_shape: instead of ``texts``, the shape of a saved catalogue whose rows come with the weights; set by
+        ``from_config``. Until the weights are loaded, item indices raise an error.
+
+    Raises:
+      ConfigError: an encoder of TF Hub without its preprocessor; a frozen tower with ``tuning``.
+      DataError: the bundled weights could not be fetched.
+      ModelError: a module cannot be found or loaded, or cannot be trained as ``mode`` says; an input is neither strings
+        nor indices, or is indices without a catalogue.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Path = BUNDLED,
+        preprocessor: str | Path | None = None,
+        *,
+        mode: str = "frozen",
+        texts: Sequence[str] | None = None,
+        output_dim: int | None = None,
+        max_tokens: int = 64,
+        pooling: str = "mean",
+        tuning: Mapping[str, Any] | None = None,
+        seed: int = 42,
+        catalogue_shape: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if tuning and mode == "frozen":
+            raise ConfigError(f"a frozen TextTower has no tuning: expected none or another mode, got {tuning}")
+        handles = {"encoder": str(encoder), "preprocessor": None if preprocessor is None else str(preprocessor)}
+        self._text = TextConfig.model_validate(handles | {"mode": mode, "max_tokens": max_tokens, "pooling": pooling})
+        self.output_dim, self.seed = output_dim, seed
+        # Part of a SavedModel, but not of the weights: the config names the encoder by its handle.
+        self._beside_weights = tf.__internal__.tracking.AutoTrackable()
+        self._encoder: TextEncoder | None = None
+        self._tuning: Tuning | None = None
+        if mode != "frozen":
+            untuned = self._loaded().text_to_vector.encoder
+            self._tuning = tuning_of(untuned, mode, pooling=pooling, **{"seed": seed, **(tuning or {})})
+            self._loaded().tune(self._tuning)
+            self.tuned = list(self._tuning.variables)
+            self._beside_weights.start = self._tuning.start
+        self.catalogue: tf.Variable | None = None
+        if texts is not None:
+            self.catalogue = self._constant(self._rows([*texts, ""]))  # the last row is for padding
+        elif catalogue_shape is not None:
+            self.catalogue = self._constant(np.full(catalogue_shape, _NO_TOKEN if self._tuning else np.nan))
+        self._width = self._loaded().dim if self.catalogue is None or self._tuning else self.catalogue.shape[1]
+        self.projection: tf.keras.layers.Dense | None = None
+        if output_dim is not None:
+            glorot = tf.keras.initializers.GlorotUniform(seed)
+            self.projection = tf.keras.layers.Dense(
+                output_dim, kernel_initializer=glorot, dtype=self.dtype_policy, name="projection"
+            )
+            self.projection.build((None, self._width))
+
+    def _loaded(self) -> TextEncoder:
+        """The encoder; loaded when it is first needed."""
+        if self._encoder is None:
+            with tf.init_scope():
+                self._encoder = TextEncoder.from_config(self._text)
+        return self._encoder
+
+    def _graph(self) -> TextToVector:
+        """The encoder as a graph, which is part of a SavedModel from then on."""
+        graph = self._loaded().text_to_vector
+        self._beside_weights.text_to_vector = graph
+        return graph
+
+    def _rows(self, texts: Sequence[str]) -> np.ndarray:
+        """A row of the catalogue for each text: its vector if frozen, else its tokens, padded with -1."""
+        encoder = self._loaded()
+        if self._tuning is None:
+            with show_progress("Encoding the catalogue", "texts") as progress:
+                return encode_items(texts, encoder, VectorStore(cache_folder() / "vectors"), progress)
+        windows = [
+            np.where(window["input_mask"] > 0, window["input_word_ids"], _NO_TOKEN)
+            for window in token_windows(encoder.text_to_vector, texts)
+        ]
+        width = max(window.shape[1] for window in windows)
+        padded = [np.pad(w, ((0, 0), (0, width - w.shape[1])), constant_values=_NO_TOKEN) for w in windows]
+        return np.concatenate(padded)
+
+    def _constant(self, rows: np.ndarray) -> tf.Variable:
+        return self.add_weight(
+            name="vectors" if self._tuning is None else "tokens",
+            shape=rows.shape,
+            dtype=tf.float32 if self._tuning is None else tf.int32,
+            initializer=lambda _, dtype, **__: tf.constant(rows, dtype),
+            trainable=False,
+            experimental_autocast=False,
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """string or int ``[...]`` -> float ``[..., D]`` of the compute dtype.
+
+        Raises:
+          ModelError: another dtype, or indices without a catalogue.
+          tf.errors.InvalidArgumentError: an index outside of ``[0, N]`` (on a GPU such an index gives zeros).
+        """
+        inputs = tf.convert_to_tensor(inputs)
+        flat = tf.reshape(inputs, [-1])
+        if inputs.dtype == tf.string:
+            distinct, row = tf.unique(flat)
+            vectors = tf.gather(self._encoded(self._graph().tokens(distinct)), row)
+        elif not inputs.dtype.is_integer:
+            raise ModelError(
+                f"expected strings or item indices as the input of TextTower {self.name!r}, got {inputs.dtype.name}. "
+                "In a functional model give the input its type: tf.keras.Input((), dtype=tf.string)."
+            )
+        elif self.catalogue is None:
+            raise ModelError(
+                f"expected strings as the input of TextTower {self.name!r}, got {inputs.dtype.name}: it has no "
+                "catalogue. Give it the texts of the items: TextTower(texts=...)."
+            )
+        elif self._tuning is None:
+            vectors = tf.debugging.check_numerics(tf.gather(self.catalogue, flat), _NOT_LOADED)
+        else:
+            distinct, row = tf.unique(flat)
+            vectors = tf.gather(self._encoded(_inputs_of(tf.gather(self.catalogue, distinct))), row)
+        vectors = tf.reshape(vectors, tf.concat([tf.shape(inputs), [self._width]], axis=0))
+        vectors = tf.cast(tf.ensure_shape(vectors, [*inputs.shape, self._width]), self.compute_dtype)
+        return vectors if self.projection is None else self.projection(vectors)
+
+    def _encoded(self, tokens: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
+        graph = self._graph()
+        if self._tuning is None:
+            return tf.stop_gradient(graph.vectors(tokens))
+        return self._tuning.differentiable(tokens)
+
+    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+        return tf.TensorShape(input_shape).concatenate([self.output_dim or self._width])
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextTower:
+        """The tower of :meth:`get_config`; unlike Keras' own, it leaves an error about a handle as it is."""
+        return cls(**config)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments but ``texts``: the catalogue is a weight, and ``catalogue_shape`` makes room for it."""
+        return (
+            super().get_config()
+            | self._text.model_dump(include={"encoder", "preprocessor", "mode", "max_tokens", "pooling"})
+            | {
+                "tuning": dict(self._tuning.settings) if self._tuning else None,
+                "output_dim": self.output_dim,
+                "seed": self.seed,
+                "catalogue_shape": None if self.catalogue is None else self.catalogue.shape.as_list(),
+            }
+        )
+
+
+def _inputs_of(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Token ids int32 ``[B, T]``, padded with -1, as the encoder's inputs: T of the longest text."""
+    tf.debugging.assert_non_negative(tokens[:, 0], _NOT_LOADED)
+    mask = tf.cast(tokens >= 0, tf.int32)
+    width = tf.reduce_max(tf.reduce_sum(mask, axis=1))
+    parts = (tf.maximum(tokens, 0), mask, tf.zeros_like(tokens))
+    return {name: part[:, :width] for name, part in zip(INPUTS, parts, strict=True)}
