@@ -70,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
     for name, ordered in (("set", False), ("sequence", True)):
         models[name] = model = NextItem(split, text_tower(args, split, output_dim=DIM), ordered)
         model.compile(optimizer=tf.keras.optimizers.Adam(0.003))
-        batches = tfllmrec.training_batches(sequences, batch_size=64, length=LENGTH, seed=42)
-        model.fit(batches, epochs=args.epochs, callbacks=callbacks(args, name), verbose=0)
+        batches = tfllmrec.training_batches(sequences, batch_size=64, length=LENGTH, seed=42, epochs=args.epochs)
+        steps = len(batches) // args.epochs
+        model.fit(batches, epochs=args.epochs, steps_per_epoch=steps, callbacks=callbacks(args, name), verbose=0)
     results = measured(split, models)
     show("Sequential retrieval", results)
     return results
