@@ -21,5 +21,7 @@ TAGS = "tags"
 #: Columns of items that hold names: categories, and what catalogues file items under besides.
 NAME_COLUMNS = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
 
-SCORE = "score"
+QUERY = "query"
 RANK = "rank"
+SCORE = "score"
+REASON = "reason"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
+
+from ..columns import ITEM, QUERY, RANK, REASON, SCORE, TITLE, USER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,30 @@ class Recommendation:
     score: float
     reason: str = ""
     terms: dict[str, float] | None = None
+
+
+def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of recommendations: a row for each, in the order of the answers. Needs pandas, as nothing else here does.
+
+    Args:
+      answers: the recommendations of each query, best first.
+      users: the user id of each query; ``None`` if the queries have no users.
+
+    Returns:
+      Columns ``user_id``, or ``query`` (row number in ``answers``, from 0) without ``users``; ``rank`` (from 1),
+      ``item_id``, ``title``, ``score`` (float32), ``reason``.
+    """
+    import pandas as pd
+
+    names = range(len(answers)) if users is None else users
+    lines = [
+        (name, rank, line.item_id, line.title, line.score, line.reason)
+        for name, answer in zip(names, answers, strict=True)
+        for rank, line in enumerate(answer, start=1)
+    ]
+    types = {QUERY if users is None else USER: "int64" if users is None else "str"}
+    types |= {RANK: "int64", ITEM: "str", TITLE: "str", SCORE: "float32", REASON: "str"}
+    return pd.DataFrame(lines, columns=list(types)).astype(types)
 
 
 @dataclass(frozen=True)

@@ -302,7 +302,8 @@ class Run:
         from tfllmrec.training.fit import build_hybrid
 
         model = build_hybrid(self.split, np.asarray(self.text), self.config)
-        read_weights(self.folder / "model" / "weights", "fit again", model=model)
+        # Older runs have the ids in their data alone.
+        read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=model.ids.weights)
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
