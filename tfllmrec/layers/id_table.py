@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_CHARACTERS = ["", *(bytes([number]) for number in range(1, 256))]
+_CHARACTERS = [b"", *(bytes([number]) for number in range(1, 256))]
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
