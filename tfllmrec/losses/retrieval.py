@@ -150,7 +150,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         probabilities = self.sampling_probabilities()
         # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
         largest = tf.maximum(tf.reduce_max(probabilities), 1e-30)
-        chance = tf.gather(probabilities, candidate_ids) / largest
+        chance = tf.cast(tf.gather(probabilities, candidate_ids) / largest, tf.float32)
         total = super().call(
             tf.cast(query_embeddings, tf.float32),
             tf.cast(candidate_embeddings, tf.float32),
