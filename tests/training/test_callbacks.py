@@ -198,3 +198,19 @@ def test_damaged_settings_are_named(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(ModelError, match=r"settings\.json is damaged .*: delete .* and start again"):
         claim(tmp_path / "settings.json", {"seed": 1})
+
+
+def test_a_variable_that_may_be_missing_keeps_its_value(tmp_path):
+    def module(**values):
+        made = tf.Module()
+        for name, value in values.items():
+            setattr(made, name, tf.Variable(value, name=name))
+        return made
+
+    prefix = tmp_path / "model" / "weights"
+    write_weights(prefix, model=module(old=1.0))
+    grown = module(old=0.0, ids=7.0)
+    read_weights(prefix, "fit again", model=grown, optional=[grown.ids])
+    assert (float(grown.old), float(grown.ids)) == (1.0, 7.0)
+    with pytest.raises(ModelError, match=r"it lacks ids:0.*fit again"):
+        read_weights(prefix, "fit again", model=grown)

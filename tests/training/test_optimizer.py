@@ -51,3 +51,13 @@ def test_gradients_are_clipped_together():
     optimizer.apply_gradients(zip([tf.constant(30.0), tf.constant(40.0)], variables, strict=True))
     moments = sorted(float(v) for v in optimizer.variables if "/v/" in v.name)
     assert moments == pytest.approx([0.001 * (30 / 50) ** 2, 0.001 * (40 / 50) ** 2], rel=1e-4)
+
+
+def test_the_config_of_an_optimizer_keeps_schedule_and_undecayed_variables():
+    made = adamw(0.1, total_steps=10, warmup_share=0.3, weight_decay=0.5)
+    optimizer = tf.keras.optimizers.deserialize(tf.keras.optimizers.serialize(made))
+    assert optimizer.get_config() == made.get_config()
+    decayed, kept = tf.Variable(1.0, name="items/text_map"), tf.Variable(1.0, name="layer/positions")
+    optimizer.apply_gradients([(tf.zeros(()), decayed), (tf.zeros(()), kept)])
+    first_rate = 0.1 * (1 / 10) / 0.3
+    assert float(decayed) == pytest.approx(1 - first_rate * 0.5) and float(kept) == 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfllmrec.layers.history_encoder import causal_mask
@@ -29,6 +31,7 @@ def centred_ratings(ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return centred, count
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class FeedbackProfile(tf.keras.layers.Layer):
     """``r_u(t) = BatchNorm(Dropout(sum_j softmax_j(k_j . k_t) c_j(t) e_j))`` and its gate ``b_u(t)``.
 
@@ -39,15 +42,16 @@ class FeedbackProfile(tf.keras.layers.Layer):
       dim: D. dropout, seed: of the profile.
     """
 
-    def __init__(self, dim: int, dropout: float, seed: int, **kwargs) -> None:
+    def __init__(self, dim: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.dim, self.rate, self.seed = dim, dropout, seed
         self.key = tf.keras.layers.Dense(dim, kernel_initializer=tf.keras.initializers.GlorotUniform(seed), name="key")
         self.dropout = SeededDropout(dropout, seed + 1, name="profile_dropout")
         self.norm = tf.keras.layers.BatchNormalization(name="profile_norm")
         self.gate = tf.keras.layers.Dense(
             1,
             kernel_initializer=tf.keras.initializers.GlorotUniform(seed + 2),
-            bias_initializer=tf.constant_initializer(-2.0),
+            bias_initializer=tf.keras.initializers.Constant(-2.0),
             name="gate",
             dtype="float32",
         )
@@ -66,3 +70,6 @@ class FeedbackProfile(tf.keras.layers.Layer):
         gate = tf.sigmoid(self.gate(tf.stack([tf.math.log1p(count), spread], axis=-1)))
         heard = tf.cast(count > 0, tf.float32)[..., tf.newaxis]
         return profile, gate * heard
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim, "dropout": self.rate, "seed": self.seed}

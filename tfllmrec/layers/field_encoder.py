@@ -110,19 +110,20 @@ class FieldsEncoder(tf.keras.layers.Layer):
         if not self.fields:
             raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
         self.dim, self.seed = dim, seed
-        self.encoders = {
-            field.key: FieldEncoder(field, dim, seed + place, name=field.key.replace(".", "_"))
+        # A list: Keras finds no layer of a SavedModel in a dictionary whose keys have dots.
+        self.encoders = [
+            FieldEncoder(field, dim, seed + place, name=field.key.replace(".", "_"))
             for place, field in enumerate(self.fields)
-        }
+        ]
 
     @property
     def keys(self) -> list[str]:
         """Of the fields that an input needs."""
-        return list(self.encoders)
+        return [field.key for field in self.fields]
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The mapping that holds every field of :attr:`keys`."""
-        return tf.add_n([encoder(inputs[key]) for key, encoder in self.encoders.items()])
+        return tf.add_n([encoder(inputs[encoder.field.key]) for encoder in self.encoders])
 
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfllmrec.errors import ConfigError
@@ -22,14 +24,15 @@ def causal_mask(present: tf.Tensor) -> tf.Tensor:
     return tf.where(allowed, 0.0, MASKED)
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class SelfAttention(tf.keras.layers.Layer):
     """Multi-head attention of a sequence over itself; ``[B, L, D] -> [B, L, D]``."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if dim % heads:
             raise ConfigError(f"model.embedding_dim must be a multiple of model.heads: got {dim} and {heads}.")
-        self.heads = heads
+        self.dim, self.heads, self.rate, self.seed = dim, heads, dropout, seed
         self.head_dim = dim // heads
         glorot = tf.keras.initializers.GlorotUniform
         self.query_key_value = tf.keras.layers.Dense(3 * dim, kernel_initializer=glorot(seed), name="query_key_value")
@@ -47,7 +50,12 @@ class SelfAttention(tf.keras.layers.Layer):
             tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (batch, length, self.heads * self.head_dim))
         )
 
+    def get_config(self) -> dict[str, Any]:
+        sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
+        return {**super().get_config(), **sizes}
 
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class HistoryEncoder(tf.keras.layers.Layer):
     """``[B, L, D]`` item vectors (oldest first, left-aligned) to ``[B, L, D]``: what is known after each event.
 
@@ -59,9 +67,11 @@ class HistoryEncoder(tf.keras.layers.Layer):
       max_length: longest window L.
     """
 
-    def __init__(self, dim: int, blocks: int, heads: int, dropout: float, max_length: int, seed: int, **kwargs) -> None:
+    def __init__(
+        self, dim: int, blocks: int, heads: int, dropout: float, max_length: int, seed: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.max_length = max_length
+        self.dim, self.heads, self.rate, self.max_length, self.seed = dim, heads, dropout, max_length, seed
         self.positions = self.add_weight(
             name="positions",
             shape=(max_length, dim),
@@ -81,12 +91,18 @@ class HistoryEncoder(tf.keras.layers.Layer):
             x = block(x, mask_bias, training=training)
         return self.output_norm(x)
 
+    def get_config(self) -> dict[str, Any]:
+        sizes = {"dim": self.dim, "blocks": len(self.blocks), "heads": self.heads, "dropout": self.rate}
+        return {**super().get_config(), **sizes, "max_length": self.max_length, "seed": self.seed}
 
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class HistoryBlock(tf.keras.layers.Layer):
     """One pre-norm Transformer block: attention, then a two-layer feed-forward, each with a residual."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.dim, self.heads, self.rate, self.seed = dim, heads, dropout, seed
         glorot = tf.keras.initializers.GlorotUniform
         self.attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
         self.attention = SelfAttention(dim, heads, dropout, seed, name="attention")
@@ -102,3 +118,7 @@ class HistoryBlock(tf.keras.layers.Layer):
         attended = self.attention(self.attention_norm(x), mask_bias, training=training)
         x += self.attention_out(attended, training=training)
         return x + self.feed_forward_out(self.narrow(self.widen(self.feed_forward_norm(x))), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
+        return {**super().get_config(), **sizes}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +17,7 @@ def centred(text: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
     return np.where(np.any(text != 0, axis=1, keepdims=True), text - mean, 0.0)
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemFusion(tf.keras.layers.Layer):
     """``e_i = W_t t_i + g(n_i) v_i + sum_f W_f x_if``, with ``g(n) = n / (n + c)``.
 
@@ -37,10 +40,10 @@ class ItemFusion(tf.keras.layers.Layer):
         id_dropout: float,
         seed: int,
         features: dict[str, np.ndarray] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.dim = dim
+        self.dim, self.rate, self.seed = dim, id_dropout, seed
         self.n_items = len(text)
         blocks = {"text": centred(text, text)} | (features or {})
         self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
@@ -78,3 +81,16 @@ class ItemFusion(tf.keras.layers.Layer):
             ids *= tf.cast(fade, ids.dtype)[:, tf.newaxis]
             result += self.id_dropout(ids, training=training)
         return result
+
+    def get_config(self) -> dict[str, Any]:
+        widths = {name: block.shape[1] for name, block in self.blocks.items()}
+        sizes = {"n_items": self.n_items, "widths": widths, "dim": self.dim, "id_dropout": self.rate, "seed": self.seed}
+        return {**super().get_config(), **sizes}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A layer of the same sizes; its blocks are zeros until weights are loaded."""
+        config = dict(config)
+        n_items, widths = config.pop("n_items"), config.pop("widths")
+        blocks = {name: np.zeros((n_items, width), np.float32) for name, width in widths.items()}
+        return cls(blocks.pop("text"), features=blocks, **config)

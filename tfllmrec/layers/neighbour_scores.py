@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ LONGEST = 1000
 """Events of a history that count at most, which bounds the memory: ``[B, LONGEST, P]``."""
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class NeighbourScores(tf.keras.layers.Layer):
     """Sums the pruned rows of W over a history, newest first in weight; core TensorFlow ops only.
 
@@ -22,7 +24,7 @@ class NeighbourScores(tf.keras.layers.Layer):
       n_items: N. neighbours: P kept for an item. decay: weight of an event one step further back, in (0, 1].
     """
 
-    def __init__(self, n_items: int, neighbours: int, decay: float, **kwargs) -> None:
+    def __init__(self, n_items: int, neighbours: int, decay: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.n_items = n_items
         self.decay = decay
@@ -45,6 +47,7 @@ class NeighbourScores(tf.keras.layers.Layer):
             trainable=False,
             experimental_autocast=False,
         )
+        self.built = True
 
     def set_weights_of_items(self, neighbours: np.ndarray, weights: np.ndarray) -> None:
         """Sets W from int ``[N, P]`` neighbour indices and float ``[N, P]`` weights."""
@@ -97,6 +100,10 @@ class NeighbourScores(tf.keras.layers.Layer):
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
         return tf.where(steps_back < self.reach, present * tf.pow(self.decay, steps_back), 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        sizes = {"n_items": self.n_items, "neighbours": self.neighbours.shape[1], "decay": self.decay}
+        return {**super().get_config(), **sizes}
 
 
 def places(items: tf.Tensor, n_items: int) -> tf.Tensor:

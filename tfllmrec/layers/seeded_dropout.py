@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class SeededDropout(tf.keras.layers.Layer):
     """Inverted dropout with a checkpointed counter.
 
@@ -26,8 +27,14 @@ class SeededDropout(tf.keras.layers.Layer):
         self.rate = rate
         self.seed = seed
         self.noise_shape = noise_shape
+        # HDF5 files need different names within a layer, and every dropout within a layer has a seed of its own.
         self.calls = self.add_weight(
-            name="calls", shape=(), dtype=tf.int64, initializer="zeros", trainable=False, experimental_autocast=False
+            name=f"calls_{seed}",
+            shape=(),
+            dtype=tf.int64,
+            initializer="zeros",
+            trainable=False,
+            experimental_autocast=False,
         )
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

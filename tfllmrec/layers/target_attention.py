@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class TargetAttention(tf.keras.layers.Layer):
     """Reads a history anew for each candidate (deep interest network, Zhou et al. 2018, arXiv:1706.06978, section 4.3).
 
@@ -19,12 +22,12 @@ class TargetAttention(tf.keras.layers.Layer):
       keys: width of k. hidden: units of the activation unit. seed: of the initialisers.
     """
 
-    def __init__(self, keys: int, hidden: int, seed: int, **kwargs) -> None:
+    def __init__(self, keys: int, hidden: int, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         glorot = tf.keras.initializers.GlorotUniform
         self.key = tf.keras.layers.Dense(keys, use_bias=False, kernel_initializer=glorot(seed), name="key")
         self.of_event = tf.keras.layers.Dense(hidden, kernel_initializer=glorot(seed + 1), name="of_event")
-        self.keys, self.hidden = keys, hidden
+        self.keys, self.hidden, self.seed = keys, hidden, seed
         self.of_pair = self.add_weight(name="of_pair", shape=(keys, hidden), initializer=glorot(seed + 2))
         self.of_cosine = self.add_weight(name="of_cosine", shape=(hidden,), initializer="ones")
         self.to_weight = self.add_weight(name="to_weight", shape=(hidden,), initializer=glorot(seed + 3))
@@ -56,3 +59,6 @@ class TargetAttention(tf.keras.layers.Layer):
         total = tf.reduce_sum(weights, axis=-1, keepdims=True)
         profile = tf.matmul(weights, tf.concat([theirs, features], axis=-1)) / (1.0 + total)
         return tf.concat([profile, tf.math.log1p(total)], axis=-1), mine
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "keys": self.keys, "hidden": self.hidden, "seed": self.seed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +25,7 @@ class Factors(NamedTuple):
     offset: tf.Tensor
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class TermGates(tf.keras.layers.Layer):
     """``c s_d a_i (dense - tau log(1 + n_i)) + s_w (1 - d a_i) sparse + lift [n_i = 0 and item i has text]``.
 
@@ -48,9 +49,9 @@ class TermGates(tf.keras.layers.Layer):
       seed: of the initialiser.
     """
 
-    def __init__(self, has_text: np.ndarray, seed: int, **kwargs) -> None:
-        super().__init__(dtype="float32", **kwargs)
-        self.n_items = len(has_text)
+    def __init__(self, has_text: np.ndarray, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs | {"dtype": "float32"})
+        self.n_items, self.seed = len(has_text), seed
         self.has_text = self.add_weight(
             name="has_text",
             shape=(self.n_items,),
@@ -114,3 +115,12 @@ class TermGates(tf.keras.layers.Layer):
         """
         factors = self.factors(counts, training, items)
         return dense * factors.dense + sparse * factors.sparse + factors.offset
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n_items": self.n_items, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """A layer of the same size, to which no item has a text until weights are loaded."""
+        config = dict(config)
+        return cls(np.zeros(config.pop("n_items"), bool), **config)

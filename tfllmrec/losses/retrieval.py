@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -73,13 +75,19 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
     which is what lets every position of a history be a training example without encoding its target again.
 
     Args:
-      candidate_mask: bool ``[N]``; candidates that count as negatives. Leaving cold items out keeps the text part from
-        learning that what nobody has met yet is bad.
+      candidate_mask: returns bool ``[N]``, the candidates that count as negatives; called in each step, because a model
+        may load its counts after it was made. Leaving cold items out keeps the text part from learning that what nobody
+        has met yet is bad.
     """
 
-    def __init__(self, candidate_mask: tf.Tensor | None = None, **kwargs) -> None:
+    def __init__(self, candidate_mask: Callable[[], tf.Tensor] | None = None, **kwargs) -> None:
         super().__init__(loss=softmax_cross_entropy, **kwargs)
-        self.candidate_bias = None if candidate_mask is None else tf.where(candidate_mask, 0.0, -1e9)
+        self.candidate_mask = candidate_mask
+
+    @property
+    def candidate_bias(self) -> tf.Tensor | None:
+        """float32 ``[N]``, added to the logits; ``None`` where every candidate counts as a negative."""
+        return None if self.candidate_mask is None else tf.where(self.candidate_mask(), 0.0, -1e9)
 
     def call(
         self,
@@ -100,13 +108,13 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
           query_embeddings: ``[R, D]``. candidate_embeddings: ``[N, D]``. targets: int ``[R]``, rows of the candidates.
         """
         queries, candidates = tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32)
-        bias = tf.zeros_like(candidates[:, 0]) if self.candidate_bias is None else self.candidate_bias
+        bias = tf.zeros_like(candidates[:, 0]) if self.candidate_mask is None else self.candidate_bias
         return self._noted(catalogue_cross_entropy(targets, queries, candidates, bias))
 
     def per_example_of_logits(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """:meth:`per_example` for scores that are no single product, ``[R, N]``."""
         logits = tf.cast(logits, tf.float32)
-        if self.candidate_bias is not None:
+        if self.candidate_mask is not None:
             logits = tf.nn.bias_add(logits, self.candidate_bias)
         return self._noted(self._loss(targets, logits))
 
@@ -123,19 +131,19 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
     :meth:`draw` comes first: only the vectors of targets and drawn items are needed.
 
     Args:
-      sampling_probabilities: float32 ``[N]``, the chance of an item to be drawn as a negative; sums to 1.
+      sampling_probabilities: returns float32 ``[N]``, the chance of an item to be drawn as a negative, with the sum 1;
+        called in each step, because a model may load its counts after it was made.
       n_negatives: drawn per step, with replacement.
       log_q: strength s of the correction ``logit - s log q``; 0 is none, 1 the full one (Yi et al. 2019).
       seed: of the draw, which also depends on a saved count of steps.
     """
 
-    def __init__(self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs) -> None:
+    def __init__(
+        self, sampling_probabilities: Callable[[], tf.Tensor], n_negatives: int, log_q: float, seed: int, **kwargs
+    ) -> None:
         each = tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
         super().__init__(loss=each, remove_accidental_hits=True, **kwargs)
-        self.cumulative = tf.cumsum(tf.cast(sampling_probabilities, tf.float64))
-        # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
-        largest = tf.maximum(tf.reduce_max(sampling_probabilities), 1e-30)
-        self.probabilities = tf.cast(sampling_probabilities / largest, tf.float32)
+        self.sampling_probabilities = sampling_probabilities
         self.n_negatives = n_negatives
         self.log_q = log_q
         self.seed = seed
@@ -147,15 +155,15 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         uniform = tf.random.stateless_uniform(
             (self.n_negatives,), tf.stack([tf.constant(self.seed, tf.int64), step]), dtype=tf.float64
         )
-        last = tf.shape(self.cumulative)[0] - 1
-        return tf.minimum(tf.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right"), last)
+        cumulative = tf.cumsum(tf.cast(self.sampling_probabilities(), tf.float64))
+        last = tf.shape(cumulative)[0] - 1
+        return tf.minimum(tf.searchsorted(cumulative, uniform * cumulative[-1], side="right"), last)
 
     def draw_evenly(self) -> tf.Tensor:
         """A uniform sample of all items, int32 ``[n_negatives]``; the same one until the next :meth:`draw`."""
         seed = tf.stack([tf.constant(self.seed + 1, tf.int64), tf.convert_to_tensor(self.steps)])
-        return tf.random.stateless_uniform(
-            (self.n_negatives,), seed, maxval=tf.shape(self.cumulative)[0], dtype=tf.int32
-        )
+        n_items = tf.shape(self.sampling_probabilities())[0]
+        return tf.random.stateless_uniform((self.n_negatives,), seed, maxval=n_items, dtype=tf.int32)
 
     def call(
         self,
@@ -178,7 +186,10 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
           candidate_ids: int32 ``[R + n_negatives]``, the items that these are.
         """
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
-        chance = tf.gather(self.probabilities, candidate_ids)
+        probabilities = self.sampling_probabilities()
+        # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
+        largest = tf.maximum(tf.reduce_max(probabilities), 1e-30)
+        chance = tf.cast(tf.gather(probabilities, candidate_ids) / largest, tf.float32)
         return super().call(
             tf.cast(query_embeddings, tf.float32),
             tf.cast(candidate_embeddings, tf.float32),

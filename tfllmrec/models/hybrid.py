@@ -12,20 +12,25 @@ training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig
+from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
+from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
+from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
@@ -33,7 +38,9 @@ from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
+from tfllmrec.models.answers import recommend, similar
 from tfllmrec.models.item_weights import PrunedWeights
+from tfllmrec.models.measured import MeasuredModel
 
 SCORE_BATCH = 128
 Query = Mapping[str, tf.Tensor]
@@ -88,8 +95,14 @@ class Negatives:
     log_q: float = 1.0
 
 
-class Hybrid(tfrs.Model):
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class Hybrid(MeasuredModel):
     """A ``tfrs.Model`` (so a Keras model) for ``compile``/``fit`` on batches from ``data.batches.training_batches``.
+
+    It is saved and loaded like any Keras model. The catalogue's ids, texts and counts and the item-item weights are
+    weights that are not trained, so they are saved with all other weights, and :meth:`get_config` stays small.
+    ``predict`` gives the score of every item after the newest event of each history, float32 ``[B, N]``; the metrics of
+    ``compile`` compare these scores with the event that came next (:meth:`targets_and_predictions`).
 
     Args:
       catalogue: items and their text vectors.
@@ -99,6 +112,7 @@ class Hybrid(tfrs.Model):
         *auto*, :meth:`ItemWeightSettings.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
+      kwargs: ``name``, as in ``tf.keras.Model``.
 
     The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
     ``fit``.
@@ -120,9 +134,11 @@ class Hybrid(tfrs.Model):
         item_weights: ItemWeightSettings | None = None,
         negatives: Negatives | None = None,
         seed: int = 42,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        negatives = negatives or Negatives()
+        super().__init__(autocast=False, **kwargs)  # ratings stay float32 in every precision
+        self.negatives = negatives = negatives or Negatives()
+        self.seed = seed
         self.config = config = config.settled()
         self.item_weights = item_weights = (item_weights or ItemWeightSettings()).settled()
         assert config.dropout is not None and config.id_dropout is not None
@@ -133,6 +149,7 @@ class Hybrid(tfrs.Model):
                 f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "
                 f"{len(train_counts):,}. Take catalogue and counts from the same data set."
             )
+        self.ids = IdTable.of(catalogue.item_ids, name="ids")
         self.use_dense = "meaning" in config.terms or "feedback" in config.terms
         self.use_feedback = "feedback" in config.terms
         self.use_behaviour = "behaviour" in config.terms
@@ -152,13 +169,12 @@ class Hybrid(tfrs.Model):
         self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
         self.counts_without_holdout = tf.Variable(self.train_counts, trainable=False, name="counts_without_holdout")
         if negatives.count:
-            share = train_counts / max(train_counts.sum(), 1)
             self.retrieval: tfrs.tasks.Retrieval = SampledRetrieval(
-                tf.constant(share, tf.float32), negatives.count, negatives.log_q, seed + 400
+                self._share_of_events, negatives.count, negatives.log_q, seed + 400, name="retrieval"
             )
         else:
-            self.retrieval = CatalogueRetrieval(candidate_mask=tf.constant(train_counts > 0))
-        self.gate_task = CatalogueRetrieval()
+            self.retrieval = CatalogueRetrieval(candidate_mask=lambda: self.train_counts > 0, name="retrieval")
+        self.gate_task = CatalogueRetrieval(name="gate_task")
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
         # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
@@ -169,6 +185,48 @@ class Hybrid(tfrs.Model):
         # What no loss reaches is not trained.
         self.history_encoder.trainable = "meaning" in config.terms
         self.feedback.trainable = self.use_feedback
+        self.built = True
+        # Keras would take the lengths of the first call for the only ones, and TFRS' train_step calls no model.
+        self._set_save_spec(SCORE_INPUTS[1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Sizes and settings; what is large is in the weights."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "n_items": self.n_items,
+            "id_width": self.ids.width,
+            "text_dim": self.items.blocks["text"].shape[1],
+            "config": self.config.model_dump(mode="json"),
+            "item_weights": self.item_weights.model_dump(mode="json"),
+            "negatives": asdict(self.negatives),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """A model of the same sizes; catalogue, counts and item-item weights are placeholders until weights are loaded.
+
+        The layers have the precision of the saved model, whatever Keras' global policy is.
+        """
+        config = dict(config)
+        n_items, width = config.pop("n_items"), config.pop("id_width")
+        text = np.zeros((n_items, config.pop("text_dim")), np.float32)
+        settings, negatives = ModelConfig(**config.pop("config")), Negatives(**config.pop("negatives"))
+        item_weights = ItemWeightSettings(**config.pop("item_weights"))
+        with keras_policy(config.pop("dtype")):
+            catalogue = Catalogue(placeholder_ids(n_items, width), text)
+            return cls(catalogue, np.zeros(n_items, np.int64), settings, item_weights, negatives, **config)
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """The id of each item, object ``[N]``."""
+        return self.ids.ids
+
+    def _share_of_events(self) -> tf.Tensor:
+        """The share of each item in the training events, float32 ``[N]``."""
+        counts = tf.cast(self.train_counts, tf.float64)
+        return tf.cast(counts / tf.maximum(tf.reduce_sum(counts), 1.0), tf.float32)
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -243,6 +301,21 @@ class Hybrid(tfrs.Model):
             self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
             loss += gating
         return share_of_replica(loss)
+
+    def targets_and_predictions(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The item after the newest event of each history, int32 ``[R]``, and the scores of all items, ``[R, N]``.
+
+        The scores are those of ``predict``: no item is masked. In ``fit`` they flatter the model, because the item-item
+        weights have seen the targets. Rows whose last target is padding are left out.
+
+        Args:
+          inputs: as in :meth:`compute_loss`.
+        """
+        lengths = tf.reduce_sum(tf.cast(inputs["history"] < self.n_items, tf.int32), axis=1)
+        targets = tf.gather(inputs["targets"], tf.maximum(lengths - 1, 0), batch_dims=1)
+        rows = (lengths > 0) & (targets < self.n_items)
+        query = {key: tf.boolean_mask(inputs[key], rows) for key in ("history", *self.reads)}
+        return tf.boolean_mask(targets, rows), self(query)
 
     def _retrieval_loss(self, query: Query, targets: tf.Tensor, learnt: tf.Tensor, training: bool) -> tf.Tensor:
         """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``."""
@@ -457,13 +530,19 @@ class Hybrid(tfrs.Model):
         """A query as in :meth:`score_items` -> float32 ``[B, N]``."""
         return self.score_items(self.item_vectors(training=training), inputs)
 
+    # Partial functions, because Keras would save every tf.function that is an attribute.
     @cached_property
-    def _score_batch(self):
-        return tf.function(self.score_items, input_signature=SCORE_INPUTS)
+    def _score_batch(self) -> Callable[..., tf.Tensor]:
+        return partial(tf.function(self.score_items, input_signature=SCORE_INPUTS))
 
     @cached_property
-    def _terms_batch(self):
-        return tf.function(self.terms, input_signature=SCORE_INPUTS)
+    def _terms_batch(self) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+        return partial(tf.function(self.terms, input_signature=SCORE_INPUTS))
+
+    @cached_property
+    def _explain_batch(self) -> Callable[..., dict[str, tf.Tensor]]:
+        items = tf.TensorSpec((None, None), tf.int32)
+        return partial(tf.function(self.explain_items, input_signature=[*SCORE_INPUTS, items]))
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
@@ -478,6 +557,62 @@ class Hybrid(tfrs.Model):
         for rows, inputs in self._batches(queries):
             dense[rows], sparse[rows] = self._terms_batch(*inputs)
         return dense, sparse
+
+    def explain(self, queries: Queries, items: np.ndarray) -> dict[str, np.ndarray]:
+        """:meth:`explain_items` of all ``queries`` and int ``[B, M]`` items, N for none."""
+        terms = {name: np.zeros(items.shape, np.float32) for name in ("meaning", "feedback", "behaviour")}
+        explained = terms | {"because": np.empty(items.shape, np.int32)}
+        for rows, inputs in self._batches(queries):
+            for name, values in self._explain_batch(*inputs, items[rows].astype(np.int32)).items():
+                explained[name][rows] = values
+        return explained
+
+    def recommend(
+        self,
+        users: Sequence[str] | None = None,
+        k: int = 10,
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        ratings: Sequence[Sequence[float | None]] | None = None,
+        exclude: Sequence[str] = (),
+        dataset: Dataset | None = None,
+    ) -> pd.DataFrame:
+        """The best ``k`` items for each user, or for each history, with titles and reasons.
+
+            model.recommend(["42", "515"], k=5, dataset=dataset)
+            model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
+
+        Args:
+          users: ids of users of ``dataset``; the history of each is all events of the user there.
+          k: length of each list; it is shorter where fewer items remain.
+          histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
+          ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
+          exclude: items that are recommended to nobody; nor are the items of a user's own history.
+          dataset: has the titles and the users' events; without it, ids stand for titles.
+
+        Returns:
+          A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
+
+        Raises:
+          DataError: both or neither of ``users`` and ``histories``; users without a ``dataset``, or not in it;
+            ``ratings`` that do not fit the histories.
+        """
+        return recommend(self, users, k, histories, ratings, exclude, dataset)
+
+    def similar(self, items: Sequence[str], k: int = 10, *, dataset: Dataset | None = None) -> pd.DataFrame:
+        """The ``k`` items most like each of ``items``, by the cosine of their vectors ``e_i``; no reasons.
+
+        Args:
+          items: ids. k: length of each list. dataset: has the titles; without it, ids stand for titles.
+
+        Returns:
+          A row for each similar item, as :func:`tfllmrec.client.answers.to_frame` makes them; ``query`` is the place in
+          ``items``.
+
+        Raises:
+          DataError: the catalogue does not have one of ``items``.
+        """
+        return similar(self, items, k, dataset)
 
     def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, Query]]]:
         """Rows, and the arguments of :meth:`score_items` for them."""

@@ -10,7 +10,9 @@ and rates as the biases do (Koren, Bell and Volinsky 2009, "Matrix factorization
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +30,7 @@ from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.hybrid import SCORE_BATCH, SCORE_INPUTS, Hybrid, Query
+from tfllmrec.models.measured import MeasuredModel
 
 #: Ratings that an item and a person need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
@@ -81,6 +84,7 @@ class RatingScale:
         return total / (ITEM_SHRINKAGE + self.item_counts[items] - 1)
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class RankingNetwork(tf.keras.layers.Layer):
     """All that is learnt: float32 ``[B, M]`` for the order, and ``[B, M]`` for the ratings.
 
@@ -90,8 +94,9 @@ class RankingNetwork(tf.keras.layers.Layer):
       seed: of all initialisers.
     """
 
-    def __init__(self, config: RankingConfig, terms: int, seed: int, **kwargs) -> None:
+    def __init__(self, config: RankingConfig, terms: int, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.config, self.seed = config, seed
         glorot = tf.keras.initializers.GlorotUniform
         self.attention = TargetAttention(config.keys, config.hidden, seed, name="attention")
         self.crosses = [
@@ -139,9 +144,22 @@ class RankingNetwork(tf.keras.layers.Layer):
         click, rating = (tf.where(known, head(x)[..., 0], 0.0) for head in self.heads.values())
         return tf.exp(self.log_weight) * scores + self.strengths[0] * click, self.strengths[1] * rating
 
+    def get_config(self) -> dict[str, Any]:
+        settings = {"config": self.config.model_dump(mode="json"), "terms": self.shift.shape[0], "seed": self.seed}
+        return {**super().get_config(), **settings}
 
-class RankingModel(tfrs.Model):
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**config | {"config": RankingConfig(**config["config"])})
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class RankingModel(MeasuredModel):
     """A ``tfrs.Model`` for ``compile``/``fit`` on batches from ``training.ranking``; the hybrid in it is frozen.
+
+    ``save("m.keras")`` stores the hybrid, too. Files of weights contain the ranking model's own weights alone: they are
+    to be loaded into a model that was made with the same hybrid. Keras refuses to save it as a SavedModel, because it
+    has no ``call``; :func:`tfllmrec.export` exports it.
 
     Items are known by the hybrid's ``e_i``, which come from text: cold and new ones are ranked as well.
 
@@ -150,32 +168,62 @@ class RankingModel(tfrs.Model):
       config: sizes.
       scale: of the ratings; ``None`` where the data has none: no ratings are foretold then.
       seed: of all initialisers.
+      kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
     @keras_policy("float32")
-    def __init__(self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42) -> None:
-        super().__init__()
+    def __init__(
+        self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config, self.seed = config, seed
         self.n_items, self.length, self.rates = hybrid.n_items, config.history_length, scale is not None
         scale = scale or RatingScale(0.0, 0.0, 0.0, none := np.zeros(self.n_items, np.float32), none)
         self.mean, self.low, self.high = scale.mean, scale.low, scale.high
         self.item_bias = tf.Variable(scale.item_bias, trainable=False, name="item_bias")
         self.counts = hybrid.train_counts
-        # A method: the hybrid's own variables stay out of this model's.
-        self._terms_of_items = hybrid.terms_of_items
+        # A function: the hybrid's own variables stay out of this model's.
+        self._hybrid = lambda: hybrid
         self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
         # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
-            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"), name="click_task"
         )
-        self.rating_task = tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError(reduction="sum"))
+        self.rating_task = tfrs.tasks.Ranking(
+            loss=tf.keras.losses.MeanSquaredError(reduction="sum"), name="rating_task"
+        )
         self.click_loss = tf.keras.metrics.Mean("click_loss")
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
-        self.item_vectors = hybrid.item_vectors()
+        self.item_vectors = tf.Variable(hybrid.item_vectors(), trainable=False, name="item_vectors")
         # Every variable exists from the start: weights are read before any call.
         nobody = tf.fill((1, 1), self.n_items)
         query = {"history": nobody, RATING_KEY: tf.fill((1, 1), NAN)}
         self.learned(self.item_vectors, **self.given(self.item_vectors, query, nobody))
         self.network.heads["rating"].trainable = self.rates
+        self.built = True
+
+    @property
+    def hybrid(self) -> Hybrid:
+        return self._hybrid()
+
+    def get_config(self) -> dict[str, Any]:
+        """Settings of this model and of the hybrid; what is large is in the weights."""
+        return {
+            "name": self.name,
+            "hybrid": tf.keras.saving.serialize_keras_object(self.hybrid),
+            "config": self.config.model_dump(mode="json"),
+            "scale": [self.mean, self.low, self.high] if self.rates else None,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """A model of the same sizes, with a hybrid of the same sizes, until weights are loaded into both."""
+        config = dict(config)
+        hybrid = tf.keras.saving.deserialize_keras_object(config.pop("hybrid"))
+        none = np.zeros(hybrid.n_items, np.float32)
+        scale = None if (marks := config.pop("scale")) is None else RatingScale(*marks, none, none)
+        return cls(hybrid, RankingConfig(**config.pop("config")), scale, **config)
 
     def given(
         self,
@@ -201,7 +249,7 @@ class RankingModel(tfrs.Model):
         present = history < self.n_items
         known_items = tf.where(items < self.n_items, items, 0)
         if terms is None:
-            terms = self._terms_of_items(item_vectors, query, known_items)
+            terms = self.hybrid.terms_of_items(item_vectors, query, known_items)
         popularity = tf.math.log1p(rows_of(self.counts, known_items))
         nothing_known = ~tf.reduce_any(present, axis=1, keepdims=True)
         rated = present & tf.math.is_finite(ratings)
@@ -263,6 +311,11 @@ class RankingModel(tfrs.Model):
             self.rating_loss.update_state(squared, tf.shape(rating)[0])
             loss += squared
         return share_of_replica(loss)
+
+    def targets_and_predictions(self, inputs: dict[str, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The place of the next item in each list, int32 ``[B]``, and the logits of its items, float32 ``[B, M]``."""
+        lists = {name: values for name, values in inputs["lists"].items() if name not in ("label", "log_times")}
+        return inputs["lists"]["label"], self.learned(self.item_vectors, **lists)[0]
 
     def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.

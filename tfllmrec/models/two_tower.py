@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -13,28 +16,65 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.layers.global_state import keras_policy, random_state_kept
+from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.models.fitting import Fitted, TrainingData
+from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.progress import Progress
 
 BATCH = 1024
 
 
-class TwoTower(tfrs.Model):
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class TwoTower(MeasuredModel):
     """A user embedding, an item embedding, in-batch softmax (TFRS "basic retrieval" tutorial: 32 wide, Adagrad 0.1).
 
-    It knows users by id alone: an unknown user gets the mean of all users.
+    It knows users by id alone: an unknown user gets the mean of all users. It is saved and loaded like any Keras model.
+
+    Args:
+      user_ids: the known users, whose places here are their indices. n_items: N. dim: D. seed: of the initialisers.
+      kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
     @keras_policy("float32")
-    def __init__(self, user_ids: np.ndarray, n_items: int, dim: int = 32, seed: int = 42) -> None:
-        super().__init__()
-        self.row_of_user = {user: row for row, user in enumerate(user_ids)}
-        initializer = tf.keras.initializers.RandomUniform
-        self.users = tf.keras.layers.Embedding(len(user_ids), dim, embeddings_initializer=initializer(seed=seed))
-        self.items = tf.keras.layers.Embedding(n_items, dim, embeddings_initializer=initializer(seed=seed + 1))
+    def __init__(self, user_ids: np.ndarray, n_items: int, dim: int = 32, seed: int = 42, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_items, self.dim, self.seed = n_items, dim, seed
+        self.user_ids = IdTable.of(user_ids, name="user_ids")
+        embedding, initializer = tf.keras.layers.Embedding, tf.keras.initializers.RandomUniform
+        self.users = embedding(len(user_ids), dim, embeddings_initializer=initializer(seed=seed), name="users")
+        self.items = embedding(n_items, dim, embeddings_initializer=initializer(seed=seed + 1), name="items")
         self.users.build(None)
         self.items.build(None)
-        self.task = tfrs.tasks.Retrieval()
+        self.task = tfrs.tasks.Retrieval(name="retrieval")
+        self.built = True
+        self._set_save_spec({USER_INDEX: tf.TensorSpec((None,), tf.int32)})  # TFRS' train_step calls no model
+
+    def get_config(self) -> dict[str, Any]:
+        """Sizes and settings; the users' ids are in the weights."""
+        sizes = {"n_users": self.user_ids.n_ids, "id_width": self.user_ids.width, "n_items": self.n_items}
+        return {"name": self.name, **sizes, "dim": self.dim, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """A model of the same sizes; the users' ids are placeholders until weights are loaded."""
+        config = dict(config)
+        return cls(placeholder_ids(config.pop("n_users"), config.pop("id_width")), **config)
+
+    def load_weights(self, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__.pop("_row_of_user", None)
+        return super().load_weights(*args, **kwargs)
+
+    @cached_property
+    def _row_of_user(self) -> dict[str, int]:
+        return {user: row for row, user in enumerate(self.user_ids.ids)}
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """``user_index`` int ``[B]`` -> the score of every item, float32 ``[B, N]``."""
+        return tf.matmul(self.users(inputs[USER_INDEX]), self.items.embeddings, transpose_b=True)
+
+    def targets_and_predictions(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The item of each event, int32 ``[B]``, and the scores of all items for its user, ``[B, N]``."""
+        return inputs[ITEM_INDEX], self(inputs)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.task(self.users(inputs[USER_INDEX]), self.items(inputs[ITEM_INDEX]), compute_metrics=False)
@@ -42,7 +82,7 @@ class TwoTower(tfrs.Model):
     def score(self, queries: Queries) -> np.ndarray:
         table = self.users.embeddings.numpy()
         table = np.vstack([table, table.mean(axis=0)])
-        rows = [self.row_of_user.get(user, len(table) - 1) for user in queries.user_ids]
+        rows = [self._row_of_user.get(user, len(table) - 1) for user in queries.user_ids]
         return table[rows] @ self.items.embeddings.numpy().T
 
 

@@ -341,7 +341,8 @@ class Run:
         from tfllmrec.training.fit import build_hybrid
 
         model = build_hybrid(self.training_data, self.config)
-        read_weights(self.folder / "model" / "weights", "fit again", model=model)
+        # Older runs have the ids in their data alone.
+        read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=model.ids.weights)
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:

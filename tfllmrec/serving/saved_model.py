@@ -19,6 +19,7 @@ from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.models.reasons import TERMS, reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
@@ -27,11 +28,6 @@ from tfllmrec.wording import nearest
 SCORE_BATCH = 64
 #: Ids that an error names.
 SHOWN = 20
-TERMS = {
-    "meaning": "reads like what you had, such as {because}",
-    "feedback": "fits your ratings, such as {because}",
-    "behaviour": "people who had {because} went on to it",
-}
 
 
 class SavedModel:
@@ -451,12 +447,7 @@ class SavedModel:
         return ": the catalogue that it was trained on has no text." if reads else "."
 
     def _reason(self, terms: dict[str, float], because: str) -> str:
-        if not because:
-            return ""
-        # As the model chose ``because``: behaviour against both dense terms together.
-        dense = max(("meaning", "feedback"), key=lambda name: terms[name])
-        leading = "behaviour" if terms["behaviour"] >= terms["meaning"] + terms["feedback"] else dense
-        return TERMS[leading].format(because=self.title(because))
+        return reason(terms, because and self.title(because))
 
 
 def _in_batches(queries: int, answers: Callable[[slice], list[list[Recommendation]]]) -> list[list[Recommendation]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,19 +176,23 @@ def write_weights(prefix: Path, **objects: Any) -> None:
             raise
 
 
-def read_weights(prefix: Path, remedy: str, **objects: Any) -> None:
+def read_weights(prefix: Path, remedy: str, *, optional: Iterable[tf.Variable] = (), **objects: Any) -> None:
     """Restores ``objects`` from a checkpoint that :func:`write_weights` wrote with the same names.
 
     Args:
       prefix: as it was written.
       remedy: what to do where it is damaged.
+      optional: variables of the objects that keep their values where the checkpoint lacks them.
 
     Raises:
       ModelError: it is missing, damaged, or of a model with other settings.
     """
+    checkpoint, spared = tf.train.Checkpoint(**objects), {variable.ref() for variable in optional}
     try:
-        status = tf.train.Checkpoint(**objects).read(str(prefix))
-        status.assert_existing_objects_matched().expect_partial()
+        checkpoint.read(str(prefix)).expect_partial()
+        _, _, lacking = tf.train.CheckpointView(str(prefix)).diff(checkpoint)
+        if missing := [x.name for x in lacking if isinstance(x, tf.Variable) and x.ref() not in spared]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
     except Exception as error:  # TensorFlow raises nearly anything on a damaged checkpoint
         raise ModelError(
             f"{prefix} cannot be read; it is damaged, or was written with other settings "

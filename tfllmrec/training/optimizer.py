@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 UNDECAYED = ["bias", "norm", "gamma", "beta", "gate", "log_scales", "positions", "id_half_count"]
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly to ``peak`` over ``warmup_share`` of ``total_steps``, then falls to 0 along a half cosine."""
 
@@ -27,6 +29,23 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "total_steps": self.total_steps, "warmup_share": self.warmup_share}
 
 
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class AdamW(tf.keras.optimizers.AdamW):
+    """Keras' ``AdamW`` with the variables that it does not decay as part of its config.
+
+    Args:
+      undecayed: a variable is not decayed if its name contains one of these.
+    """
+
+    def __init__(self, *args: Any, undecayed: Iterable[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.undecayed = tuple(undecayed)
+        self.exclude_from_weight_decay(var_names=list(self.undecayed))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "undecayed": list(self.undecayed)}
+
+
 def adamw(
     peak: float, total_steps: int, warmup_share: float, weight_decay: float, undecayed: Sequence[tf.Variable] = ()
 ) -> tf.keras.optimizers.Optimizer:
@@ -38,6 +57,6 @@ def adamw(
       undecayed: further ones without it, where names say nothing.
     """
     schedule = WarmupCosine(peak, total_steps, warmup_share)
-    optimizer = tf.keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+    optimizer = AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0, undecayed=UNDECAYED)
     optimizer.exclude_from_weight_decay(var_list=list(undecayed), var_names=UNDECAYED)
     return optimizer

@@ -1,0 +1,141 @@
+"""The answers of a fitted hybrid as tables: from ids to ids, with titles and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.client.answers import Recommendation, to_frame
+from tfllmrec.client.ratings import rating_rows
+from tfllmrec.columns import ITEM, RATING, USER
+from tfllmrec.data.cleaning.titles import display_titles
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.splits import ragged_column
+from tfllmrec.errors import DataError
+from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.models.reasons import TERMS, reason
+from tfllmrec.wording import nearest
+
+if TYPE_CHECKING:
+    from tfllmrec.models.hybrid import Hybrid
+
+BATCH = 128
+
+
+def recommend(
+    model: Hybrid,
+    users: Sequence[str] | None,
+    k: int,
+    histories: Sequence[Sequence[str]] | None,
+    ratings: Sequence[Sequence[float | None]] | None,
+    exclude: Sequence[str],
+    dataset: Dataset | None,
+) -> pd.DataFrame:
+    """:meth:`Hybrid.recommend`."""
+    if (users is None) == (histories is None):
+        raise DataError("Expected either users or histories, found both or neither.")
+    if users is not None:
+        if ratings is not None:
+            raise DataError("Expected ratings only with histories; those of users are in the dataset.")
+        histories, ratings = _past_of(_listed("users", users), dataset)
+    assert histories is not None
+    past = [_listed("a history", history) for history in _listed("histories", histories)]
+    marks = None if ratings is None else rating_rows(past, ratings)
+    ids = model.item_ids
+    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
+    events = [
+        [(row, place) for place, item in enumerate(history) if (row := index.get(item)) is not None] for history in past
+    ]
+    known = [[row for row, _ in history] for history in events]
+    others = [index[item] for item in _listed("exclude", exclude) if item in index]
+    queries = Queries.from_histories(
+        known,
+        None if marks is None else [[own[place] for _, place in of] for of, own in zip(events, marks, strict=True)],
+        exclude=[[*history, *others] for history in known],
+    )
+    answers: list[list[Recommendation]] = []
+    for batch in queries.batches(BATCH):
+        scores = masked(model.score(batch), batch.exclude)
+        best = top_items(scores, min(k, len(ids)))
+        explained = model.explain(batch, np.where(best < 0, len(ids), best))
+        for row, history in enumerate(batch.history):
+            answer = []
+            for place, item in enumerate(best[row][best[row] >= 0]):
+                event = explained["because"][row, place]
+                because = "" if event < 0 else _title(titles, ids[history[event]])
+                why = reason({term: float(explained[term][row, place]) for term in TERMS}, because)
+                answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), why))
+            answers.append(answer)
+    return to_frame(answers, users)
+
+
+def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
+    """:meth:`Hybrid.similar`."""
+    ids, asked = model.item_ids, _listed("items", items)
+    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
+    for item in asked:
+        if item not in index:
+            near = nearest(item, index, n=3)
+            raise DataError(
+                f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
+            )
+    rows = np.array([index[item] for item in asked], np.int64)
+    vectors = model.item_vectors().numpy()
+    answers: list[list[Recommendation]] = []
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        cosines = vectors[some] @ vectors.T
+        cosines[np.arange(len(some)), some] = -np.inf
+        best = top_items(cosines, min(k, len(ids)))
+        answers += [
+            [Recommendation(ids[item], _title(titles, ids[item]), float(own[item])) for item in found[found >= 0]]
+            for own, found in zip(cosines, best, strict=True)
+        ]
+    return to_frame(answers)
+
+
+def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[str]], list[list[float]] | None]:
+    """The history of each user of a data set, and its ratings.
+
+    Raises:
+      DataError: there is no data set, or it does not have a user.
+    """
+    if dataset is None:
+        raise DataError("Expected dataset=, which has the users' events, or histories instead of users; found neither.")
+    row_of = {user: row for row, user in enumerate(dataset.users[USER])}
+    if missing := [str(user) for user in users if user not in row_of]:
+        raise DataError(
+            f"{len(missing):,} of {len(users):,} users are not in {dataset.name}, such as {missing[0]!r}. Leave them "
+            "out, or give histories instead of users."
+        )
+    rows = np.array([row_of[user] for user in users], np.int64)
+    histories = [row.tolist() for row in ragged_column(dataset.events, ITEM, rows)]
+    if not dataset.has_ratings:
+        return histories, None
+    return histories, [row.tolist() for row in ragged_column(dataset.events, RATING, rows)]
+
+
+def _titles(dataset: Dataset | None) -> Mapping[str, str]:
+    """Titles by item id."""
+    if dataset is None:
+        return {}
+    return dict(zip(dataset.items[ITEM], display_titles(dataset.items), strict=True))
+
+
+def _title(titles: Mapping[str, str], item: str) -> str:
+    return titles.get(item) or item
+
+
+def _listed(name: str, values: Sequence[Any]) -> list[Any]:
+    """The values as a list.
+
+    Raises:
+      DataError: it is one string, whose letters would be taken for ids.
+    """
+    if isinstance(values, str):
+        raise DataError(f"Expected {name} as a list, found the string {values!r}: write [{values!r}].")
+    return list(values)

@@ -1,0 +1,52 @@
+"""TFRS models that compute the metrics given to ``compile``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+
+class MeasuredModel(tfrs.Model):
+    """A ``tfrs.Model`` whose ``fit`` and ``evaluate`` compute the metrics given to ``compile``.
+
+    ``tfrs.Model`` itself accepts ``compile(metrics=...)`` and never updates them. The loss comes from ``compute_loss``;
+    ``compile`` needs none.
+    """
+
+    _has_metrics = False
+
+    @abstractmethod
+    def targets_and_predictions(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """``y_true`` and ``y_pred`` of the metrics for one batch; ``y_pred`` without dropout, in ``fit`` as well."""
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._has_metrics = bool(metrics or weighted_metrics)
+        super().compile(optimizer, loss, metrics, loss_weights, weighted_metrics, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As ``tf.keras.Model`` does it where ``compile`` is its own."""
+        self.compile(**tf.keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, inputs: Any) -> dict[str, tf.Tensor]:
+        self._update_metrics(inputs)
+        return super().train_step(inputs)
+
+    def test_step(self, inputs: Any) -> dict[str, tf.Tensor]:
+        self._update_metrics(inputs)
+        return super().test_step(inputs)
+
+    def _update_metrics(self, inputs: Any) -> None:
+        if self._has_metrics:
+            self.compiled_metrics.update_state(*self.targets_and_predictions(inputs))
