@@ -117,6 +117,14 @@ def test_only_what_the_model_reads_is_decoded():
     assert values == {} and unread.numpy().tolist() == [1]
 
 
+def test_lines_are_entries_and_only_so_many_are_read():
+    lines = ["age=3\ndevice=tv", "", "\n".join([*["age=1"] * 40, "age=9"])]
+    values, unread = DECODER.decode_lines(tf.constant(lines))
+    np.testing.assert_array_equal(values["user.age"], np.array([3, np.nan, 1], np.float32))
+    assert values["request.device"].numpy().tolist() == [3, 0, 0] and unread.numpy().tolist() == [0, 0, 9]
+    assert DECODER.decode_lines(tf.zeros((0,), tf.string))[1].shape == (0,)
+
+
 def test_bytes_that_are_no_text_are_no_error():
     values, unread = DECODE(tf.constant([[b"age=\xff\xfe", b"\xff=3", b"device=\xff", b"note=a\xffb"]]))
     assert np.isnan(values["user.age"][0]) and unread.numpy()[0] >= 1

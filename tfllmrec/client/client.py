@@ -29,6 +29,7 @@ from tfllmrec.client.answers import (
     Recommendation,
     ranked,
 )
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.client.transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
@@ -143,6 +144,8 @@ class Client:
         *,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer:
         """The best ``k`` items for one person.
@@ -152,10 +155,19 @@ class Client:
           exclude: what must not come back, beside the history.
           allow: the only ids that may come back; None for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
+          context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
+          event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
         """
-        ratings_of_all = None if ratings is None else [ratings]
         return self.recommend_many(
-            [history], k, [exclude], ratings_of_all, allow=[allow], categories=[categories], deadline_s=deadline_s
+            [history],
+            k,
+            [exclude],
+            None if ratings is None else [ratings],
+            allow=[allow],
+            categories=[categories],
+            context=[context],
+            event_fields=[event_fields],
+            deadline_s=deadline_s,
         )[0]
 
     def recommend_many(
@@ -167,6 +179,8 @@ class Client:
         *,
         allow: Sequence[Allow] | None = None,
         categories: Sequence[Sequence[str]] | None = None,
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
         deadline_s: float | None = None,
     ) -> list[Answer]:
         """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
@@ -181,7 +195,8 @@ class Client:
             "exclude": _ids("exclude", exclude),
             "k": [_count(k)] * len(histories),
         }
-        return self._list("recommend", inputs, allow, categories, deadline_s)
+        fields = context_inputs(len(histories), context) | event_field_inputs(histories, event_fields)
+        return self._list("recommend", inputs, allow, categories, fields, deadline_s)
 
     def search(
         self,
@@ -190,13 +205,16 @@ class Client:
         exclude: Sequence[str] = (),
         k: int = 10,
         *,
+        ratings: Sequence[float | None] | None = None,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer:
         """Items whose text means what ``text`` says; a history moves those up that suit the person.
 
-        ``allow`` and ``categories`` as in :meth:`recommend`.
+        Other arguments as in :meth:`recommend`.
         """
         if not isinstance(text, str):
             raise DataError(f"Expected the text of a search as one str, got {text!r}.")
@@ -206,7 +224,9 @@ class Client:
             "exclude": _ids("exclude", [exclude]),
             "k": [_count(k)],
         }
-        return self._list("search", inputs, [allow], [categories], deadline_s)[0]
+        fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
+        marks = {} if ratings is None else {"ratings": _ratings([history], [ratings])}
+        return self._list("search", inputs, [allow], [categories], fields | marks, deadline_s)[0]
 
     def similar(
         self,
@@ -225,7 +245,7 @@ class Client:
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
         inputs = {"item_id": [item_id], "k": [_count(k)]}
-        answer = self._list("similar", inputs, [allow], [categories], deadline_s)[0]
+        answer = self._list("similar", inputs, [allow], [categories], {}, deadline_s)[0]
         if answer.unknown:
             raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
         return answer
@@ -334,13 +354,23 @@ class Client:
         inputs: dict[str, Any],
         allow: Sequence[Allow] | None,
         categories: Sequence[Sequence[str]] | None,
+        fields: dict[str, Any],
         deadline_s: float | None,
     ) -> list[Answer]:
-        """Asks the signature, or its twin with filters where there are any."""
-        filters = filter_inputs(len(inputs["k"]), allow, categories)
-        if filters:
-            signature += "_filtered"
-            inputs |= {name: _ids(name, rows) for name, rows in filters.items()}
+        """Asks the signature, or the one with all inputs where there are filters or ``fields``."""
+        rows = len(inputs["k"])
+        filters = filter_inputs(rows, allow, categories)
+        if filters or fields:
+            # REST refuses a request that leaves an input out.
+            none: dict[str, Any] = dict.fromkeys(("allow", "categories"), [()] * rows)
+            if signature != "similar":
+                none |= {**dict.fromkeys(("context", "event_fields"), [()] * rows), "ratings": [[math.nan]] * rows}
+            further = none | filters | fields
+            inputs = {
+                **{name: value if name == "ratings" else _ids(name, value) for name, value in further.items()},
+                **inputs,
+            }
+            signature += "_full"
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
 
     def _ask(self, attempt: Callable[[float], T], deadline_s: float | None) -> T:

@@ -16,6 +16,8 @@ _SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\
 _DATE = r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?)?(?:Z|\+00:00)?"
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 DAY_S = 86_400.0
+#: Entries of one event that are read.
+ENTRIES = 32
 
 
 class FieldDecoder(tf.Module):
@@ -38,6 +40,10 @@ class FieldDecoder(tf.Module):
     def __init__(self, fields: Sequence[Field], reads: Collection[str]) -> None:
         super().__init__(name="field_decoder")
         self.fields = [field for field in fields if field.key in reads]
+        self._missing = {
+            field.key: tf.constant(field.encode([""])[0], tf.string if field.dtype == object else field.dtype)
+            for field in self.fields
+        }
         self._names = static_table({"": 0} | {name: 1 for field in fields for name in (field.name, field.key)}, 0)
         codes = {"": UNKNOWN_CODE} | {
             f"{field.key}={value}": code
@@ -49,11 +55,10 @@ class FieldDecoder(tf.Module):
 
     def missing(self, shape: tf.Tensor) -> dict[str, tf.Tensor]:
         """The values of fields that are left out, ``[*shape]`` or ``[*shape, width]``, by the keys of the fields."""
-        values = {}
-        for field in self.fields:
-            value = tf.constant(field.encode([""])[0], tf.as_dtype(field.dtype))
-            values[field.key] = tf.broadcast_to(value, tf.concat([shape, tf.shape(value)], axis=0))
-        return values
+        return {
+            key: tf.broadcast_to(value, tf.concat([shape, np.array(value.shape, np.int32)], axis=0))
+            for key, value in self._missing.items()
+        }
 
     def __call__(self, entries: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Decodes the entries of R requests, or of R events.
@@ -80,6 +85,15 @@ class FieldDecoder(tf.Module):
             values[field.key], readable = self._decoded(field, filled)
             unread += tf.cast((text != "") & ~readable, tf.int32)
         return values, unread
+
+    def decode_lines(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """As a call, for texts string ``[R]`` with an entry on each line.
+
+        Only the first :data:`ENTRIES` lines are read, which bounds the memory; the others are counted as unread.
+        """
+        lines = tf.strings.split(texts, "\n")
+        values, unread = self(lines[:, :ENTRIES].to_tensor(""))
+        return values, unread + tf.cast(tf.maximum(lines.row_lengths() - ENTRIES, 0), tf.int32)
 
     def _decoded(self, field: Field, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The values of texts string ``[R]``, and whether each could be read, bool ``[R]``."""

@@ -27,7 +27,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
-from tfllmrec.models.hybrid import SCORE_BATCH, SCORE_INPUTS, Hybrid, Query
+from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
 #: Ratings that an item and a person need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
@@ -153,7 +153,7 @@ class RankingModel(tfrs.Model):
     """
 
     @keras_policy("float32")
-    def __init__(self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42) -> None:
+    def __init__(self, hybrid: Servable, config: RankingConfig, scale: RatingScale | None, seed: int = 42) -> None:
         super().__init__()
         self.n_items, self.length, self.rates = hybrid.n_items, config.history_length, scale is not None
         scale = scale or RatingScale(0.0, 0.0, 0.0, none := np.zeros(self.n_items, np.float32), none)
@@ -162,7 +162,7 @@ class RankingModel(tfrs.Model):
         self.counts = hybrid.train_counts
         # A method: the hybrid's own variables stay out of this model's.
         self._terms_of_items = hybrid.terms_of_items
-        self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
+        self.network = RankingNetwork(config, terms=len(hybrid.term_names) + 1, seed=seed, name="network")
         # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
@@ -172,9 +172,8 @@ class RankingModel(tfrs.Model):
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
         self.item_vectors = hybrid.item_vectors()
         # Every variable exists from the start: weights are read before any call.
-        nobody = tf.fill((1, 1), self.n_items)
-        query = {"history": nobody, RATING_KEY: tf.fill((1, 1), NAN)}
-        self.learned(self.item_vectors, **self.given(self.item_vectors, query, nobody))
+        nobody = empty_query(hybrid.query_spec, self.n_items)
+        self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, nobody["history"]))
         self.network.heads["rating"].trainable = self.rates
 
     def given(
@@ -187,9 +186,9 @@ class RankingModel(tfrs.Model):
         """What is known of queries and candidates before anything is learnt here, as :meth:`learned` takes it.
 
         Args:
-          item_vectors: ``Hybrid.item_vectors``, or the same as a constant.
+          item_vectors: ``Servable.item_vectors``, or the same as a constant.
           query: its history may have any length. items: int32 ``[B, M]``; N for none.
-          terms: ``Hybrid.terms_of_items``, where they are known already.
+          terms: ``Servable.terms_of_items``, where they are known already.
 
         Returns:
           ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
@@ -286,17 +285,21 @@ class Reranked:
       hybrid, model: fitted. candidates: how many are put into order.
     """
 
-    def __init__(self, hybrid: Hybrid, model: RankingModel, candidates: int) -> None:
+    def __init__(self, hybrid: Servable, model: RankingModel, candidates: int) -> None:
         self.hybrid, self.model, self.candidates = hybrid, model, candidates
         self._rank = tf.function(
             model.rank,
-            input_signature=[*SCORE_INPUTS, tf.TensorSpec((None, None), tf.int32)],
+            input_signature=[
+                tf.TensorSpec((None, None), tf.float32),
+                hybrid.query_spec,
+                tf.TensorSpec((None, None), tf.int32),
+            ],
         )
 
     def rank(self, queries: Queries, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and ratings of ``items`` int ``[B, M]``, N for none: float32 ``[B, M]`` each."""
         probability, rating = np.empty(items.shape, np.float32), np.empty(items.shape, np.float32)
-        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
+        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
             query = queries.take(rows).inputs(self.model.n_items, self.hybrid.reads)

@@ -22,9 +22,6 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import DataConfig
 from tfllmrec.data.readers import read_items
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.layers.item_fusion import centred
-from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, ItemWeightSettings, centred_unit, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
 from tfllmrec.text.encoder import TextEncoder
@@ -136,41 +133,3 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
     dropped = report.dropped("items") + int((~has_text).sum())
     counts = Counts(path.name, len(new), int(replaced.sum()), int((~replaced).sum()), dropped)
     return GrownCatalogue(items, text, counts)
-
-
-def grown_model(run: Run, catalogue: GrownCatalogue, tell: Tell) -> Hybrid:
-    """The run's model over a grown catalogue; see the module's text for what that is.
-
-    Solving the item-item weights takes what it takes in a fit: 15 s for 12,000 items, four minutes for 100,000.
-    """
-    fitted, text = run.load_model(), catalogue.text
-    if not catalogue.counts.added + catalogue.counts.replaced:
-        return fitted
-    n_items, n_known = len(text), fitted.n_items
-    train_counts = np.pad(run.split.train_counts, (0, n_items - n_known))
-    settings = run.config.model
-    ids = catalogue.items[ITEM].to_numpy(object)
-    model = Hybrid(Catalogue(ids, text), train_counts, settings, seed=run.config.seed)
-    for layer in ("items", "history_encoder", "feedback", "gates"):
-        for variable, learnt in zip(getattr(model, layer).weights, getattr(fitted, layer).weights, strict=True):
-            if variable.shape == learnt.shape:
-                variable.assign(learnt)
-    model.items.blocks["text"].assign(centred(text, np.asarray(run.text)))
-    model.gates.has_text.assign(np.any(text != 0, axis=1))
-    if model.items.use_ids:
-        known = fitted.items.id_embedding.numpy()
-        model.items.id_embedding.assign(np.pad(known, ((0, n_items - n_known), (0, 0))))
-    if model.use_behaviour:
-        tell(f"item-item weights: solving again, for {n_items:,} items")
-        model.set_item_weights(
-            solve_item_weights(
-                run.split.train_queries().history,
-                n_items,
-                ItemWeightSettings(**settings.item_weight_settings),
-                centred_unit(text),
-                form="low_rank" if n_items > MAX_ITEMS else settings.item_weights,
-                rank=settings.item_weights_rank,
-                neighbours=settings.item_weights_neighbours,
-            )
-        )
-    return model

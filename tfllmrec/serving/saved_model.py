@@ -12,6 +12,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.client.answers import Interest, Ranked, Recommendation, ranked
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
@@ -107,6 +108,8 @@ class SavedModel:
         k: int = 10,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Recommendation]:
         """The best ``k`` items for one person, with reasons; unknown ids count as absent.
 
@@ -116,9 +119,13 @@ class SavedModel:
           k: length of the list.
           allow: the only ids that may come back; ``None`` for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
+          context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
+          event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
         """
         ratings_of_all = None if ratings is None else [ratings]
-        found = self.recommend_many([history], k, [exclude], ratings_of_all, [allow], [categories])[0]
+        found = self.recommend_many(
+            [history], k, [exclude], ratings_of_all, [allow], [categories], [context], [event_fields]
+        )[0]
         if not found:
             return found
         explained = self._call(
@@ -126,7 +133,7 @@ class SavedModel:
             **_person(history, ratings),
             items=_strings([[item.item_id for item in found]]),
         )
-        terms = {name: explained[name][0] for name in TERMS}
+        terms = {name: explained[name][0] for name in explained.keys() - {"because", "unknown"}}
         because = [value.decode() for value in explained["because"][0]]
         return [
             Recommendation(
@@ -147,6 +154,8 @@ class SavedModel:
         ratings: Sequence[Sequence[float | None]] | None = None,
         allow: Sequence[Allow] | None = None,
         categories: Sequence[Sequence[str]] | None = None,
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> list[list[Recommendation]]:
         """As :meth:`recommend` for many people at once, without reasons; every list has a row for each of them.
 
@@ -155,7 +164,11 @@ class SavedModel:
         """
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
-        filters = filter_inputs(len(histories), allow, categories)
+        further = {
+            **filter_inputs(len(histories), allow, categories),
+            **context_inputs(len(histories), context),
+            **event_field_inputs(histories, event_fields),
+        }
         marks = None if ratings is None else rating_rows(histories, ratings)
         answers: list[list[Recommendation]] = []
         for start in range(0, len(histories), SCORE_BATCH):
@@ -163,7 +176,7 @@ class SavedModel:
             batch = histories[rows]
             answers += self._list(
                 "recommend",
-                {name: lists[rows] for name, lists in filters.items()},
+                {name: lists[rows] for name, lists in further.items()},
                 history=_strings(batch),
                 ratings=_padded(marks[rows]) if marks else _no_ratings(len(batch)),
                 exclude=_strings([[]] * len(batch) if exclude is None else exclude[rows]),
@@ -179,15 +192,21 @@ class SavedModel:
         k: int = 10,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Recommendation]:
-        """Items whose text means what ``text`` says; ``allow`` and ``categories`` as in :meth:`recommend`.
+        """Items whose text means what ``text`` says; other arguments as in :meth:`recommend`.
 
         Raises:
           ModelError: the model was trained without text.
         """
         return self._list(
             "search",
-            filter_inputs(1, [allow], [categories]),
+            {
+                **filter_inputs(1, [allow], [categories]),
+                **context_inputs(1, [context]),
+                **event_field_inputs([history], [event_fields]),
+            },
             text=np.asarray([text], object),
             history=_strings([history]),
             exclude=_strings([exclude]),
@@ -299,7 +318,8 @@ class SavedModel:
         """
         if missing := [key for key in ("run", "data_sha256", "config") if not self.manifest.get(key)]:
             raise ModelError(
-                f"{self.folder / EXTRA / MANIFEST} is damaged (it lacks {', '.join(missing)}): export the run again."
+                f"{self.folder / EXTRA / MANIFEST} names no run (it lacks {', '.join(missing)}): the version was "
+                "exported from a model without a run, or the file is damaged. Export a run."
             )
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
@@ -357,12 +377,16 @@ class SavedModel:
         return scores
 
     def _list(
-        self, signature: str, filters: Mapping[str, Sequence[Sequence[str]]], **inputs: np.ndarray
+        self, signature: str, further: Mapping[str, Sequence[Sequence[str]]], **inputs: np.ndarray
     ) -> list[list[Recommendation]]:
-        """Asks the signature, or its twin with filters if :func:`filter_inputs` gave any."""
-        if filters:
-            signature += "_filtered"
-            inputs |= {name: _strings(rows) for name, rows in filters.items()}
+        """Asks the signature, or the one with all inputs where there are filters or fields."""
+        if further:
+            rows = len(inputs["k"])
+            names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
+            inputs |= {name: _strings(further.get(name, [()] * rows)) for name in names}
+            if signature == "search":
+                inputs["ratings"] = _no_ratings(rows)
+            signature += "_full"
         return self._answers(self._call(signature, **inputs))
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -384,7 +408,7 @@ class SavedModel:
             )
         if signature == "rank":
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
-        reads = signature in ("search", "search_filtered", "search_tokens", "encode")
+        reads = signature in ("search", "search_full", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 
     def _answers(self, out: dict[str, np.ndarray]) -> list[list[Recommendation]]:
