@@ -13,7 +13,7 @@ import tensorflow_text  # noqa: F401
 
 from tfllmrec.config import ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
@@ -246,7 +246,7 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-def small_model(categories=None, alike=False, ranking=None, labels=None):
+def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
     The text of item i is what ``search`` reads in ``str(i)``.
@@ -269,7 +269,10 @@ def small_model(categories=None, alike=False, ranking=None, labels=None):
     histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
     reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
     order = None if ranking is None else ranking(hybrid)
-    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order)
+    titles = [item.upper() for item in ALL]
+    return ServingModel(
+        hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order, titles=titles, schema=schema
+    )
 
 
 def small(categories=None, alike=False):
@@ -316,6 +319,82 @@ def test_a_filter_leaves_the_whole_list_without_what_does_not_pass(filtered, sig
     (found,) = filtered(f"{signature}_full", **ASKED[signature], allow=[allow], categories=[categories], k=[40])
     assert found[0] == [item for item, _ in passes] + [""] * (40 - len(passes))
     np.testing.assert_allclose(found[1], [score for _, score in passes] + [0] * (40 - len(passes)), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_fields():
+    """What is exported, of a shop that knows ratings, kinds of events and the user's age."""
+    fields = (Field("kind", "event", "category", ("view",)), Field("rating", "event", "number"))
+    return small_model(schema=Schema((*fields, Field("device", "request", "id"), Field("age", "user", "number"))))
+
+
+def answer(function, **inputs):
+    types = {"ratings": tf.float32, "k": tf.int32}
+    out = function(**{name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()})
+    return {name: value.numpy().tolist() for name, value in out.items()}
+
+
+@pytest.mark.parametrize("signature", ASKED)
+def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fields, signature):
+    short = answer(getattr(with_fields, signature), **ASKED[signature], k=[5])
+    full = answer(getattr(with_fields, f"{signature}_full"), **ASKED[signature], k=[5])
+    if signature == "search":  # which takes no ratings
+        marks = ASKED["recommend"]["ratings"]
+        assert answer(with_fields.search_full, **ASKED["search"], ratings=marks, k=[5])["scores"] != full["scores"]
+    assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
+    assert full.pop("unread", [0]) == [0]
+    assert full == short
+
+
+def test_inputs_of_a_full_signature_may_be_left_out_and_stand_for_every_row(with_fields):
+    assert len(answer(with_fields.recommend_full)["item_ids"][0]) == 10
+    two = answer(with_fields.recommend_full, history=[["i3", ""], ["i9", "i4"]], exclude=[["i12"]])
+    for row, history in enumerate((["i3"], ["i9", "i4"])):
+        alone = answer(with_fields.recommend_full, history=[history], exclude=[["i12"]])
+        assert alone["item_ids"][0] == two["item_ids"][row] and b"i12" not in two["item_ids"][row]
+    nobody = answer(with_fields.recommend_full, history=np.zeros((0, 2), str))
+    assert nobody["item_ids"] == [] and nobody["unread"] == []
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        with_fields.recommend_full(history=tf.constant([["i3"], ["i4"]]), k=tf.constant([1, 2, 3]))
+
+
+def test_ratings_may_be_fields_of_events(with_fields):
+    history = [["nope", "i3", "i9"]]
+    plain = answer(with_fields.recommend_full, history=history, ratings=[[1, 5, 1]])
+    said = answer(with_fields.recommend_full, history=history, event_fields=[["", "rating=5\nkind=view", "rating=1"]])
+    assert said == plain
+    # The input counts where both say something.
+    both = answer(
+        with_fields.recommend_full, history=history, ratings=[[1, 5, NAN]], event_fields=[["", "rating=1", "rating=1"]]
+    )
+    assert both == plain
+    assert answer(with_fields.recommend_full, history=history)["scores"] != plain["scores"]
+
+
+def test_entries_that_cannot_be_read_are_counted(with_fields):
+    out = answer(
+        with_fields.recommend_full,
+        history=[["i3", "i9"], ["i3", ""]],
+        context=[["age=30", "colour=red", ""], ["device=x", "", "shoe"]],
+        event_fields=[["rating=good", "kind=view\nseconds=3"], ["", ""]],
+    )
+    assert out["unread"] == [3, 1]
+    assert out["unknown"] == [0, 0]
+    assert out["scores"][0] == answer(with_fields.recommend_full, history=[["i3", "i9"]])["scores"][0]
+
+
+def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((chain_version / "saved_model.pb").read_bytes()).meta_graphs[0]
+    defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
+    of_recommend = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
+    assert defaults == {
+        "recommend_full": of_recommend, "search_full": of_recommend, "similar_full": {"allow", "categories", "k"},
+    }  # fmt: skip
+    k = graph.signature_def["recommend_full"].defaults["k"]
+    assert tf.make_ndarray(k).tolist() == [10]
+    assert not any(name.endswith("_filtered") for name in graph.signature_def)
 
 
 def test_each_row_has_its_own_filters(filtered):

@@ -432,7 +432,8 @@ def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[floa
 
 def _answers(out: dict[str, Any]) -> list[Answer]:
     with reading():
+        titles = out.get("titles", out["item_ids"])
         return [
-            Answer(tuple(Recommendation(i, i, score) for i, score in zip(ids, scores, strict=True) if i), unknown)
-            for ids, scores, unknown in zip(out["item_ids"], out["scores"], out["unknown"], strict=True)
+            Answer(tuple(Recommendation(*line) for line in zip(ids, names, scores, strict=True) if line[0]), unknown)
+            for ids, names, scores, unknown in zip(out["item_ids"], titles, out["scores"], out["unknown"], strict=True)
         ]
