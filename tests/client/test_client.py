@@ -69,7 +69,7 @@ def made_model(signature, inputs):
         weights = [[CATALOGUE.index(i) + 1 if i in CATALOGUE else 0 for i in row] for row in inputs["items"]]
         told = {"click_probability": [[w / max(sum(row), 1) for w in row] for row in weights], "unknown": unknown}
         return told | ({"rating": [[0.5 * w for w in row] for row in weights]} if inputs["history"][0][1:] else {})
-    listing, _, filtered = signature.partition("_")
+    listing, _, full = signature.partition("_")
     if listing == "similar":
         unknown = [int(i not in CATALOGUE) for i in inputs["item_id"]]
         candidates = [[i for i in CATALOGUE if i != item] if item in CATALOGUE else [] for item in inputs["item_id"]]
@@ -83,13 +83,14 @@ def made_model(signature, inputs):
             [i for i in CATALOGUE if i not in (*had, *gone)]
             for had, gone in zip(inputs["history"], inputs["exclude"], strict=True)
         ]
-    if filtered:
+    if full:
         candidates = [
             [i for i in found if (i in allow or not any(allow)) and (i in kinds or not any(kinds))]
             for found, allow, kinds in zip(candidates, inputs["allow"], inputs["categories"], strict=True)
         ]
     rows = [best(c, k, max(inputs["k"])) for c, k in zip(candidates, inputs["k"], strict=True)]
-    return {"item_ids": [ids for ids, _ in rows], "scores": [scores for _, scores in rows], "unknown": unknown}
+    out = {"item_ids": [ids for ids, _ in rows], "scores": [scores for _, scores in rows], "unknown": unknown}
+    return out | ({"titles": [[i.upper() for i in ids] for ids, _ in rows]} if full else {})
 
 
 # Two servers that speak TF Serving's protocol -------------------------------------------------------------------------
@@ -427,15 +428,31 @@ def test_filters_go_to_signatures_of_their_own(client, served):
     assert [item.item_id for item in client.search("abc", categories=["c", "b"])] == ["b", "c"]
     assert [item.item_id for item in client.similar("a", allow=["b", "c"], categories=["c", "d"])] == ["c"]
     assert [(signature, inputs["allow"], inputs["categories"]) for _, signature, inputs in served.calls] == [
-        ("recommend_filtered", [["", "c", "a", "x", "é"]], [[""]]),
-        ("search_filtered", [[""]], [["", "c", "b"]]),
-        ("similar_filtered", [["", "b", "c"]], [["", "c", "d"]]),
+        ("recommend_full", [["", "c", "a", "x", "é"]], [[""]]),
+        ("search_full", [[""]], [["", "c", "b"]]),
+        ("similar_full", [["", "b", "c"]], [["", "c", "d"]]),
     ]
     assert len(client.recommend(["a"], allow=[])) == len(client.similar("a", allow=[])) == 0
     answers = client.recommend_many([[], ["a"], []], allow=[None, ["a", "b"], []], categories=[["d"], [], []])
     assert [[item.item_id for item in answer] for answer in answers] == [["d"], ["b"], []]
     with pytest.raises(DataError, match="Expected categories as a list of names, each a str; got 'Drama'"):
         client.recommend([], categories="Drama")
+
+
+def test_fields_go_with_all_inputs_and_titles_come_back(client, served):
+    found = client.recommend(["a", "b"], context={"device": "tv", "age": 25.0}, event_fields=[{"kind": "view"}, None])
+    assert [(item.item_id, item.title) for item in found] == [("c", "C"), ("d", "D"), ("é", "É")]
+    client.search("abc", ["a"], ratings=[4], context={"age": None})
+    many = client.recommend_many([["a"], []], context=[None, {"age": 3}])
+    assert [len(answer) for answer in many] == [4, 5]
+    (_, first, recommend), (_, second, search), (_, third, several) = served.calls
+    assert (first, second, third) == ("recommend_full", "search_full", "recommend_full")
+    assert recommend["context"] == [["", "device=tv", "age=25"]]
+    assert recommend["event_fields"] == [["", "kind=view", ""]] and recommend["history"] == [["", "a", "b"]]
+    assert recommend["allow"] == recommend["categories"] == [[""]]
+    assert search["context"] == search["event_fields"] == [[""]] and search["ratings"][0][1] == 4
+    assert several["context"] == [["", ""], ["", "age=3"]] and several["event_fields"] == [[""], [""]]
+    assert all(mark != mark for row in several["ratings"] for mark in row)
 
 
 def test_rank(client, served):

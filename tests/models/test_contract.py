@@ -60,8 +60,26 @@ def reranked(split):
     return Reranked(made, model, 20)
 
 
+def two_tower_servable(split):
+    import tensorflow as tf
+
+    from tfllmrec.models.two_tower_servable import TwoTowerServable
+
+    vectors = np.random.default_rng(1).normal(size=(split.dataset.n_items, 5)).astype(np.float32)
+
+    class Mean(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = tf.Variable(np.vstack([vectors, np.zeros((1, 5), np.float32)]))
+
+        def __call__(self, history):
+            return tf.reduce_sum(tf.gather(self.table, history), axis=1)
+
+    return TwoTowerServable(Mean(), vectors, split.train_counts, split.schema, "history")
+
+
 ENROLLED = {kind.__name__: baseline(name) for name, kind in BASELINES.items()}
-ENROLLED |= {"TwoTower": two_tower, "Hybrid": hybrid, "Reranked": reranked}
+ENROLLED |= {"TwoTower": two_tower, "Hybrid": hybrid, "Reranked": reranked, "TwoTowerServable": two_tower_servable}
 
 
 def discovered():

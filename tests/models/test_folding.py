@@ -9,7 +9,6 @@ from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.item_cells import Cells
 from tfllmrec.layers.item_index import ItemIndex
 from tfllmrec.models import folding
-from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
 
@@ -49,7 +48,7 @@ def test_lists_and_scores_are_the_hybrids(terms, offsets, monkeypatch):
     hybrid = model(terms, offsets)
     items = hybrid.item_vectors()
     expected = hybrid.score_items(items, QUERY).numpy()
-    folded = FoldedHybrid(hybrid)
+    folded = hybrid.fold()
     assert folded.dim == 8 + (offsets and len(terms) > 1)  # a number more where there are offsets to add
     index = ItemIndex(folded.vectors, prior=folded.prior)
     found, scores = index.top_k(k=tf.constant([N]), **folded.requests(items, QUERY))
@@ -71,7 +70,7 @@ def test_without_gates_the_sum_would_be_another():
     hybrid = model(("meaning", "behaviour"))
     dense, sparse, offset = hybrid.gates.factors(hybrid.train_counts)
     assert all(len(np.unique(factor)) > 5 for factor in (dense, sparse, offset))
-    folded = FoldedHybrid(hybrid)
+    folded = hybrid.fold()
     lengths = np.linalg.norm(folded.vectors[:, :-1], axis=1)
     assert lengths[0] == 0  # neither text nor events: a vector of zeros
     np.testing.assert_allclose(lengths[1:], dense[1:], rtol=1e-5)
@@ -81,7 +80,7 @@ def test_without_gates_the_sum_would_be_another():
 def test_queries_without_the_offset_of_the_items():
     for offsets in (True, False):
         hybrid = model(("meaning", "behaviour"), offsets)
-        folded = FoldedHybrid(hybrid)
+        folded = hybrid.fold()
         queries = folded.queries(hybrid.item_vectors(), QUERY).numpy()
         kept = folded.without_offset(queries).numpy()
         assert queries[1:, :8].any() and np.array_equal(kept[:, :8], queries[:, :8])

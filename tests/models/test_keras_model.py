@@ -19,7 +19,7 @@ import tfllmrec.layers
 import tfllmrec.models
 import tfllmrec.training.optimizer
 from tfllmrec.columns import ITEM_INDEX, USER_INDEX
-from tfllmrec.config import ModelConfig, RankingConfig
+from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data import dataset_from_frames
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
@@ -33,6 +33,7 @@ from tfllmrec.training.optimizer import adamw
 pytestmark = pytest.mark.tf
 ROOT = Path(__file__).parents[2]
 N, NAN = 12, float("nan")
+ITEM_WEIGHTS = ItemWeightSettings(decay=0.7, neighbours=5)
 IDS = np.array([f"item-{i}é" for i in range(N)], object)
 COUNTS = np.array([5, 3, 0, 8, 1, 2, 2, 9, 4, 0, 1, 6])
 HISTORIES, RATINGS = [[3, 0, 7, 1, 5], [4], [], [8, 2]], [[5, NAN, 3.3, 1, 4], [3.7], [], [NAN, NAN]]
@@ -40,12 +41,11 @@ QUERIES = Queries.from_histories(HISTORIES, RATINGS, user_ids=["u0", "u2", "nobo
 
 
 def made_hybrid(negatives=None, seed=42, **changes):
-    settings = {"embedding_dim": 8, "blocks": 1, "heads": 2, "history_length": 4, "dropout": 0.2,
-                "item_weights_decay": 0.7, "item_weights_neighbours": 5} | changes  # fmt: skip
+    settings = {"embedding_dim": 8, "blocks": 1, "heads": 2, "history_length": 4, "dropout": 0.2} | changes
     generator = np.random.default_rng(2)
     text = generator.normal(size=(N, 6)).astype(np.float32)
     text[-1] = 0
-    model = Hybrid(Catalogue(IDS, text), COUNTS, ModelConfig(**settings), negatives=negatives, seed=seed)
+    model = Hybrid(Catalogue(IDS, text), COUNTS, ModelConfig(**settings), ITEM_WEIGHTS, negatives, seed)
     weights = [
         PrunedWeights(generator.integers(0, N, (N, 5)), generator.random((N, 5)).astype(np.float32)) for _ in range(2)
     ]
@@ -148,8 +148,8 @@ def test_large_data_is_not_in_the_config():
     n_items = 12_000
     ids = np.array([f"a-long-item-id-{i}" for i in range(n_items)], object)
     text = np.random.default_rng(0).normal(size=(n_items, 8)).astype(np.float32)
-    config = ModelConfig(embedding_dim=8, heads=2, blocks=0, item_weights_neighbours=4)
-    model = Hybrid(Catalogue(ids, text), np.arange(n_items), config)
+    config = ModelConfig(embedding_dim=8, heads=2, blocks=0)
+    model = Hybrid(Catalogue(ids, text), np.arange(n_items), config, ItemWeightSettings(neighbours=4))
     assert len(json.dumps(tf.keras.saving.serialize_keras_object(model))) < 100_000
     assert list(model.item_ids[[0, -1]]) == ["a-long-item-id-0", "a-long-item-id-11999"]
 

@@ -344,3 +344,19 @@ def test_two_workers_work_at_once():
         await asyncio.gather(batcher("a", call, PLAIN, x), batcher("b", call, PLAIN, x))
 
     run(test, workers=2)
+
+
+def test_what_is_left_out_has_a_row_for_each_row_of_the_others():
+    defaults = {"ratings": np.zeros((1, 0), np.float32), "k": np.full(1, 10, np.int32)}
+    signature = Signature(RECOMMEND.inputs, RECOMMEND.outputs, defaults)
+    ours, plain = Joining(signature, ours=True), Joining(signature, ours=False)
+    three = {"history": np.full((3, 2), b"a", object)}
+    filled = ours.checked(three)
+    assert filled["k"].tolist() == [10] * 3 and filled["ratings"].shape == (3, 0)
+    assert ours.key(filled) == ours.key(filled | {"k": np.full(3, 10, np.int32)}) is not None
+    assert ours.work(filled, 3).rows == 3
+    assert plain.checked(three)["k"].tolist() == [10]  # as TF Serving does it
+    one = ours.checked(three | {"k": np.full(1, 4, np.int32)})
+    with pytest.raises(RequestError, match="k has 1 rows, history 3"):
+        ours.work(one, 3)  # what is sent is not repeated
+    assert len(ours.checked({"history": np.empty((0, 2), object)})["k"]) == 0

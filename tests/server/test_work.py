@@ -8,14 +8,14 @@ from tfllmrec.server.tensors import STRING, Signature, TensorSpec
 
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 MATRIX = TensorSpec(STRING, (None, None))
-SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "items"), MATRIX)
+SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "context", "event_fields", "items"), MATRIX)
 SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
 SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
 TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
 SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
 SIGNATURES = {
     "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
-    "recommend_filtered": ("history ratings exclude allow categories k", {"item_ids": MATRIX}),
+    "recommend_full": ("history ratings event_fields context exclude allow categories k", {"item_ids": MATRIX}),
     "search": ("text history exclude k", {"item_ids": MATRIX}),
     "search_tokens": ("input_word_ids input_mask input_type_ids history exclude k", {"item_ids": MATRIX}),
     "similar": ("item_id k", {"item_ids": MATRIX}),
@@ -61,7 +61,9 @@ def refusal(name, inputs, ours=True, max_rows=10_000):
         ("encode", asked("encode", 9000), "The request takes 1179648000 cells"),
         ("score", asked("score", 400), "The answer would have 4800000 values in one output: 400 rows of 12000"),
         ("recommend", asked("recommend", 400, k=10**9), "The answer would have 4800000 values"),
-        ("recommend_filtered", asked("recommend_filtered", categories=2000), "A row of the request takes 24"),
+        ("recommend_full", asked("recommend_full", categories=2000), "A row of the request takes 24"),
+        ("recommend_full", asked("recommend_full", context=1_000_000), "A row of the request takes 32"),
+        ("recommend_full", asked("recommend_full", history=50_000, event_fields=50_000), "A row of the request takes"),
         ("recommend", asked("recommend", exclude=5_000_000), "A row of the request takes 400"),
     ],
 )  # fmt: skip
@@ -73,7 +75,8 @@ def test_a_request_that_asks_for_too_much_is_told_the_limit(name, inputs, said):
     "inputs",
     [
         asked("recommend", 10_000, history=50, ratings=50),
-        asked("recommend_filtered", 64, history=1000, categories=20, allow=1000),
+        asked("recommend_full", 5000, history=40, event_fields=40, context=20),
+        asked("recommend_full", 64, history=1000, categories=20, allow=1000),
         asked("score", 300, history=200),
         asked("encode", 2000),
         asked("search", 500),
@@ -106,4 +109,8 @@ def test_inputs_that_do_not_fit_together_are_named():
     similar = {"item_id": np.array([b"a", b"b"], object), "k": np.ones(3, np.int32)}
     assert refusal("similar", similar).startswith("k has 3 rows, item_id 2")
     assert refusal("recommend", asked("recommend", history=3, ratings=4)).startswith("ratings has 4 columns, history 3")
+    wide = asked("recommend_full", history=3, event_fields=4)
+    assert refusal("recommend_full", wide).startswith(
+        "event_fields has 4 columns, history 3: expected at most one text"
+    )
     assert joining("recommend", ours=False).work(uneven, 2).rows == 2

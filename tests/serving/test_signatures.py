@@ -13,6 +13,7 @@ import tensorflow_text  # noqa: F401
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
@@ -245,7 +246,7 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-def small_model(categories=None, alike=False, ranking=None, labels=None):
+def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
     The text of item i is what ``search`` reads in ``str(i)``.
@@ -266,7 +267,10 @@ def small_model(categories=None, alike=False, ranking=None, labels=None):
     histories = Queries.from_histories([[1, 2, 3], list(range(9)), []])
     reads = lambda asked: tf.gather(text, tf.strings.to_number(asked, tf.int32))  # noqa: E731
     order = None if ranking is None else ranking(hybrid)
-    return ServingModel(hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order)
+    titles = [item.upper() for item in ALL]
+    return ServingModel(
+        hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order, titles=titles, schema=schema
+    )
 
 
 def small(categories=None, alike=False):
@@ -310,25 +314,101 @@ def test_a_filter_leaves_the_whole_list_without_what_does_not_pass(filtered, sig
         and (item in allow or not any(allow))
         and (set(categories) & set(KINDS[int(item[1:]) % 4]) or not any(categories))
     ]
-    (found,) = filtered(f"{signature}_filtered", **ASKED[signature], allow=[allow], categories=[categories], k=[40])
+    (found,) = filtered(f"{signature}_full", **ASKED[signature], allow=[allow], categories=[categories], k=[40])
     assert found[0] == [item for item, _ in passes] + [""] * (40 - len(passes))
     np.testing.assert_allclose(found[1], [score for _, score in passes] + [0] * (40 - len(passes)), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_fields():
+    """What is exported, of a shop that knows ratings, kinds of events and the user's age."""
+    fields = (Field("kind", "event", "category", ("view",)), Field("rating", "event", "number"))
+    return small_model(schema=Schema((*fields, Field("device", "request", "id"), Field("age", "user", "number"))))
+
+
+def answer(function, **inputs):
+    types = {"ratings": tf.float32, "k": tf.int32}
+    out = function(**{name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()})
+    return {name: value.numpy().tolist() for name, value in out.items()}
+
+
+@pytest.mark.parametrize("signature", ASKED)
+def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fields, signature):
+    short = answer(getattr(with_fields, signature), **ASKED[signature], k=[5])
+    full = answer(getattr(with_fields, f"{signature}_full"), **ASKED[signature], k=[5])
+    if signature == "search":  # which takes no ratings
+        marks = ASKED["recommend"]["ratings"]
+        assert answer(with_fields.search_full, **ASKED["search"], ratings=marks, k=[5])["scores"] != full["scores"]
+    assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
+    assert full.pop("unread", [0]) == [0]
+    assert full == short
+
+
+def test_inputs_of_a_full_signature_may_be_left_out_and_stand_for_every_row(with_fields):
+    assert len(answer(with_fields.recommend_full)["item_ids"][0]) == 10
+    two = answer(with_fields.recommend_full, history=[["i3", ""], ["i9", "i4"]], exclude=[["i12"]])
+    for row, history in enumerate((["i3"], ["i9", "i4"])):
+        alone = answer(with_fields.recommend_full, history=[history], exclude=[["i12"]])
+        assert alone["item_ids"][0] == two["item_ids"][row] and b"i12" not in two["item_ids"][row]
+    nobody = answer(with_fields.recommend_full, history=np.zeros((0, 2), str))
+    assert nobody["item_ids"] == [] and nobody["unread"] == []
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        with_fields.recommend_full(history=tf.constant([["i3"], ["i4"]]), k=tf.constant([1, 2, 3]))
+
+
+def test_ratings_may_be_fields_of_events(with_fields):
+    history = [["nope", "i3", "i9"]]
+    plain = answer(with_fields.recommend_full, history=history, ratings=[[1, 5, 1]])
+    said = answer(with_fields.recommend_full, history=history, event_fields=[["", "rating=5\nkind=view", "rating=1"]])
+    assert said == plain
+    # The input counts where both say something.
+    both = answer(
+        with_fields.recommend_full, history=history, ratings=[[1, 5, NAN]], event_fields=[["", "rating=1", "rating=1"]]
+    )
+    assert both == plain
+    assert answer(with_fields.recommend_full, history=history)["scores"] != plain["scores"]
+
+
+def test_entries_that_cannot_be_read_are_counted(with_fields):
+    out = answer(
+        with_fields.recommend_full,
+        history=[["i3", "i9"], ["i3", ""]],
+        context=[["age=30", "colour=red", ""], ["device=x", "", "shoe"]],
+        event_fields=[["rating=good", "kind=view\nseconds=3"], ["", ""]],
+    )
+    assert out["unread"] == [3, 1]
+    assert out["unknown"] == [0, 0]
+    assert out["scores"][0] == answer(with_fields.recommend_full, history=[["i3", "i9"]])["scores"][0]
+
+
+def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((chain_version / "saved_model.pb").read_bytes()).meta_graphs[0]
+    defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
+    of_recommend = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
+    assert defaults == {
+        "recommend_full": of_recommend, "search_full": of_recommend, "similar_full": {"allow", "categories", "k"},
+    }  # fmt: skip
+    k = graph.signature_def["recommend_full"].defaults["k"]
+    assert tf.make_ndarray(k).tolist() == [10]
+    assert not any(name.endswith("_filtered") for name in graph.signature_def)
 
 
 def test_each_row_has_its_own_filters(filtered):
     rows = [([""], ["Comedy"]), (["i7", "i8"], [""]), ([""], [""]), (["i7", "i8", "i9"], ["Drama", "Comedy"])]
     inputs = {"history": [["i3"]], "ratings": [[]], "exclude": [[""]], "k": [6]}
-    alone = [filtered("recommend_filtered", **inputs, allow=[a], categories=[c])[0] for a, c in rows]
+    alone = [filtered("recommend_full", **inputs, allow=[a], categories=[c])[0] for a, c in rows]
     batch = {name: value * 4 for name, value in inputs.items()}
     padded = {"allow": [(a + [""] * 3)[:3] for a, _ in rows], "categories": [[*c, ""][:2] for _, c in rows]}
-    for (items, scores), expected in zip(filtered("recommend_filtered", **batch, **padded), alone, strict=True):
+    for (items, scores), expected in zip(filtered("recommend_full", **batch, **padded), alone, strict=True):
         assert items == expected[0]
         np.testing.assert_allclose(scores, expected[1], atol=1e-5)
 
 
 def test_nothing_is_similar_to_an_unknown_item_whatever_passes(filtered):
     rows = filtered(
-        "similar_filtered", item_id=["nope", "i8", ""], allow=[["i1"]] * 3, categories=[["Drama", "Sci-Fi"]] * 3, k=[2]
+        "similar_full", item_id=["nope", "i8", ""], allow=[["i1"]] * 3, categories=[["Drama", "Sci-Fi"]] * 3, k=[2]
     )
     assert [items for items, _ in rows] == [["", ""], ["i1", ""], ["", ""]]
 
@@ -337,16 +417,16 @@ def test_a_category_with_commas_is_one_name():
     arts = "Arts, Music & Photography"
     served = small([arts if i % 4 == 0 else f"Books|{arts}" if i == 5 else "Arts" if i == 7 else "" for i in range(40)])
     inputs = {"history": [["i3"]], "ratings": [[5.0]], "exclude": [[""]], "allow": [[""]], "k": [20]}
-    found = served("recommend_filtered", **inputs, categories=[[arts]])[0][0]
+    found = served("recommend_full", **inputs, categories=[[arts]])[0][0]
     assert sorted(item for item in found if item) == sorted([*(f"i{i}" for i in range(0, 40, 4)), "i5"])
-    assert [item for item in served("recommend_filtered", **inputs, categories=[["Arts"]])[0][0] if item] == ["i7"]
+    assert [item for item in served("recommend_full", **inputs, categories=[["Arts"]])[0][0] if item] == ["i7"]
 
 
 def test_a_catalogue_without_categories_has_none_to_ask_for():
     bare = small()
     asked = ASKED["recommend"] | {"allow": [[""]], "k": [3]}
-    assert "" not in bare("recommend_filtered", **asked, categories=[[""]])[0][0]
-    assert bare("recommend_filtered", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
+    assert "" not in bare("recommend_full", **asked, categories=[[""]])[0][0]
+    assert bare("recommend_full", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
 
 
 def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
@@ -360,10 +440,7 @@ def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
             assert items == exact[0]
             np.testing.assert_allclose(scores, exact[1], atol=1e-5)
         few = {"allow": [["i30", "i31", "i8"]], "categories": [["Comedy"]], "k": [2]}
-        assert (
-            cells(f"{signature}_filtered", **inputs, **few)[0][0]
-            == filtered(f"{signature}_filtered", **inputs, **few)[0][0]
-        )
+        assert cells(f"{signature}_full", **inputs, **few)[0][0] == filtered(f"{signature}_full", **inputs, **few)[0][0]
 
 
 def test_histories_are_encoded_only_where_an_index_is_made_for_them(monkeypatch):
@@ -406,8 +483,10 @@ def test_ranks_as_the_keras_model_does(served, model, chain_run):
     n = run.dataset.n_items
     probability, rating = keras.rank(
         keras.item_vectors,
-        tf.constant([[3, 4, n], [n, n, n], [9, 7, 38]]),
-        tf.constant([[5, 1, NAN], [NAN] * 3, [NAN, 2, 4]]),
+        {
+            "history": tf.constant([[3, 4, n], [n, n, n], [9, 7, 38]]),
+            RATING_KEY: tf.constant([[5, 1, NAN], [NAN] * 3, [NAN, 2, 4]]),
+        },
         tf.constant([[5, 39, 4], [1, n, n], [8, 8, 0]]),
     )
     np.testing.assert_allclose(out.click_probability, probability, atol=1e-5)
@@ -452,7 +531,9 @@ def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_ra
         served = small_model(ranking=untidy)  # its functions need it to live
         answers.append(served.rank(ratings=tf.constant([[4.0]]), **given))
         expected = ranking[0].rank(
-            ranking[0].item_vectors, tf.constant([[3]]), tf.constant([[4.0]]), tf.constant([[5, 40, 7]])
+            ranking[0].item_vectors,
+            {"history": tf.constant([[3]]), RATING_KEY: tf.constant([[4.0]])},
+            tf.constant([[5, 40, 7]]),
         )
         np.testing.assert_allclose(answers[-1]["click_probability"], expected[0], atol=1e-4)
         assert 0.001 < answers[-1]["click_probability"][0, 0] < 0.999
@@ -475,9 +556,9 @@ def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
 
     served = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranks, labels=labels)
     functions = served.signatures()
-    assert {"recommend_filtered", "search", "similar", "explain", "score", "interests", "rank"} <= set(functions)
+    assert {"recommend_full", "search", "similar", "explain", "score", "interests", "rank"} <= set(functions)
     for name, function in functions.items():
-        graph = function.graph.as_graph_def()
+        graph = function.get_concrete_function().graph.as_graph_def()
         nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
         assert "ReadVariableOp" in {node.op for node in nodes} or name == "encode"
         # These switch a variable, for as long as it lives, to being copied by whoever takes its value.

@@ -57,12 +57,14 @@ def test_the_embedded_server_replays_them_and_is_answered(logs, chain_version, m
         if "item_ids" in out:  # they are real questions: ids that the catalogue has, texts that say something
             assert out["item_ids"].shape[1] == 10 and all(out["item_ids"].ravel()), name
             assert out["unknown"].tolist() == [0] * len(out["unknown"])
+            assert not out.get("unread", np.zeros(1)).any()
 
 
 def test_an_input_that_is_not_known_is_left_empty(tmp_path):
     import tensorflow as tf
 
     from tfllmrec.client.messages import MESSAGES, values_of
+    from tfllmrec.data.schema import Field, Schema
     from tfllmrec.serving.warm_up import write_warm_up
 
     @tf.function(
@@ -73,12 +75,16 @@ def test_an_input_that_is_not_known_is_left_empty(tmp_path):
             tf.TensorSpec((), tf.string, "mode"),
             tf.TensorSpec((None, None), tf.int32, "input_mask"),
             tf.TensorSpec((None, None), tf.int32, "input_type_ids"),
+            tf.TensorSpec((None, None), tf.string, "context"),
+            tf.TensorSpec((None, None), tf.string, "event_fields"),
         ]
     )
-    def signature(item_id, allow, weight, mode, input_mask, input_type_ids):
+    def signature(item_id, allow, weight, mode, input_mask, input_type_ids, context, event_fields):
         return {"y": item_id}
 
-    write_warm_up(tmp_path / "requests", "shop", {"one": signature.get_concrete_function()}, ["a", "b"], ["text"])
+    device, age = Field("device", "request", "category", ("tv", "phone")), Field("age", "user", "number", mean=30.0)
+    schema = Schema((device, age, Field("look", "event", "vector", width=2)))
+    write_warm_up(tmp_path / "requests", "shop", {"one": signature}, ["a", "b"], ["text"], schema)
     records = list(tf.data.TFRecordDataset(str(tmp_path / "requests")).as_numpy_iterator())
     request = MESSAGES["PredictionLog"].FromString(records[1]).predict_log.request
     inputs = request.inputs
@@ -88,3 +94,5 @@ def test_an_input_that_is_not_known_is_left_empty(tmp_path):
     assert values_of("mode", inputs["mode"]) == ""
     assert values_of("input_mask", inputs["input_mask"]) == [[1] * 16] * 8
     assert values_of("input_type_ids", inputs["input_type_ids"]) == [[0] * 16] * 8
+    assert values_of("context", inputs["context"]) == [["device=tv", "age=30"]] * 8
+    assert values_of("event_fields", inputs["event_fields"]) == [["look=1 1 \ndevice=tv"] * 10] * 8

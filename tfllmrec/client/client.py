@@ -32,6 +32,7 @@ from .answers import (
     Recommendation,
     ranked,
 )
+from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
@@ -148,6 +149,8 @@ class Client:
         *,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
         """The best ``k`` items for one person.
@@ -157,10 +160,19 @@ class Client:
           exclude: what must not come back, beside the history.
           allow: the only ids that may come back; None for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
+          context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
+          event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
         """
-        ratings_of_all = None if ratings is None else [ratings]
         return self.recommend_many(
-            [history], k, [exclude], ratings_of_all, allow=[allow], categories=[categories], deadline_s=deadline_s
+            [history],
+            k,
+            [exclude],
+            None if ratings is None else [ratings],
+            allow=[allow],
+            categories=[categories],
+            context=[context],
+            event_fields=[event_fields],
+            deadline_s=deadline_s,
         )[0]
 
     def recommend_many(
@@ -172,6 +184,8 @@ class Client:
         *,
         allow: Sequence[Allow] | None = None,
         categories: Sequence[Sequence[str]] | None = None,
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
         """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
@@ -186,7 +200,8 @@ class Client:
             "exclude": _ids("exclude", exclude),
             "k": [_count(k)] * len(histories),
         }
-        return self._list("recommend", inputs, allow, categories, deadline_s)
+        fields = context_inputs(len(histories), context) | event_field_inputs(histories, event_fields)
+        return self._list("recommend", inputs, allow, categories, fields, deadline_s)
 
     def search(
         self,
@@ -195,13 +210,16 @@ class Client:
         exclude: Sequence[str] = (),
         k: int = 10,
         *,
+        ratings: Sequence[float | None] | None = None,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
         """Items whose text means what ``text`` says; a history moves those up that suit the person.
 
-        ``allow`` and ``categories`` as in :meth:`recommend`.
+        Other arguments as in :meth:`recommend`.
         """
         if not isinstance(text, str):
             raise DataError(f"Expected the text of a search as one str, got {text!r}.")
@@ -211,7 +229,9 @@ class Client:
             "exclude": _ids("exclude", [exclude]),
             "k": [_count(k)],
         }
-        return self._list("search", inputs, [allow], [categories], deadline_s)[0]
+        fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
+        marks = {} if ratings is None else {"ratings": _ratings([history], [ratings])}
+        return self._list("search", inputs, [allow], [categories], fields | marks, deadline_s)[0]
 
     def similar(
         self,
@@ -230,7 +250,7 @@ class Client:
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
         inputs = {"item_id": [item_id], "k": [_count(k)]}
-        answer = self._list("similar", inputs, [allow], [categories], deadline_s)[0]
+        answer = self._list("similar", inputs, [allow], [categories], {}, deadline_s)[0]
         if answer.unknown:
             raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
         return answer
@@ -347,13 +367,23 @@ class Client:
         inputs: dict[str, Any],
         allow: Sequence[Allow] | None,
         categories: Sequence[Sequence[str]] | None,
+        fields: dict[str, Any],
         deadline_s: float | None,
     ) -> list[Answer[Recommendation]]:
-        """Asks the signature, or its twin with filters where there are any."""
-        filters = filter_inputs(len(inputs["k"]), allow, categories)
-        if filters:
-            signature += "_filtered"
-            inputs |= {name: _ids(name, rows) for name, rows in filters.items()}
+        """Asks the signature, or the one with all inputs where there are filters or ``fields``."""
+        rows = len(inputs["k"])
+        filters = filter_inputs(rows, allow, categories)
+        if filters or fields:
+            # REST refuses a request that leaves an input out.
+            none: dict[str, Any] = dict.fromkeys(("allow", "categories"), [()] * rows)
+            if signature != "similar":
+                none |= {**dict.fromkeys(("context", "event_fields"), [()] * rows), "ratings": [[math.nan]] * rows}
+            further = none | filters | fields
+            inputs = {
+                **{name: value if name == "ratings" else _ids(name, value) for name, value in further.items()},
+                **inputs,
+            }
+            signature += "_full"
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
 
     def _ask(self, attempt: Callable[[float, str], T], deadline_s: float | None) -> T:
@@ -418,11 +448,12 @@ def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[floa
 
 def _answers(out: Outputs) -> list[Answer[Recommendation]]:
     with reading(out.request_id):
+        titles = out.get("titles", out["item_ids"])
         return [
             Answer(
-                (Recommendation(i, i, score) for i, score in zip(ids, scores, strict=True) if i),
+                (Recommendation(*line) for line in zip(ids, names, scores, strict=True) if line[0]),
                 unknown,
                 out.request_id,
             )
-            for ids, scores, unknown in zip(out["item_ids"], out["scores"], out["unknown"], strict=True)
+            for ids, names, scores, unknown in zip(out["item_ids"], titles, out["scores"], out["unknown"], strict=True)
         ]

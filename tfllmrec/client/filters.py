@@ -14,7 +14,7 @@ Allow = Sequence[str] | None
 def filter_inputs(
     rows: int, allow: Sequence[Allow] | None, categories: Sequence[Sequence[str]] | None
 ) -> dict[str, list[Sequence[str]]]:
-    """The inputs ``allow`` and ``categories`` of the signatures ``..._filtered``; none where nothing is filtered.
+    """The inputs ``allow`` and ``categories`` of the full signatures; none where nothing is filtered.
 
     To a signature a row without ids lets everything pass. To a caller an empty allow-list is one of which nothing is
     left, say nothing in stock, so it becomes an id that no item has.

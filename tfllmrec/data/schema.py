@@ -82,8 +82,9 @@ _CODE_WORDS = {
     *("city", "region", "state", "country", "place", "location", "store", "device", "channel", "campaign"),
     *("category", "type", "code", "group", "class", "gender", "sex", "occupation", "job", "brand", "genre"),
 }
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_VECTOR = re.compile(rf"\s*[\[(]?\s*{_NUMBER}(?:\s*[,;\s]\s*{_NUMBER})+\s*[\])]?\s*")
+#: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
+NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Field:
         ===========  ===========================================================================================
         category     int32 ``[R]``; 0: nothing there, 1: not in the vocabulary, then the vocabulary in order.
                      ``[R, width]``, padded with 0, where a cell holds several names
-        number       float32 ``[R]``, as it is in the file; NaN: nothing there, or no number
+        number       float32 ``[R]``, as it is in the file; NaN: nothing there, or no number that float32 holds
         time         float64 ``[R]``, seconds since 1970 UTC; NaN: nothing there, or no time
         vector       float32 ``[R, width]``; NaN: nothing there, or another number of values
         text, id     object ``[R]``; ``""``: nothing there
@@ -163,7 +164,9 @@ class Field:
             case "category":
                 return self._codes(strings(cells))
             case "number":
-                return (cells.to_numpy() if clean else numbers(cells)[0]).astype(np.float32)
+                with np.errstate(over="ignore"):
+                    plain = (cells.to_numpy() if clean else numbers(cells)[0]).astype(np.float32)
+                return np.where(np.isfinite(plain), plain, np.float32(np.nan))
             case "time":
                 return cells.to_numpy(np.float64) if clean else times(cells)[0]
             case "vector":
@@ -414,16 +417,18 @@ def _vector_width(filled: pd.Series) -> int:
     if filled.dtype.kind in "fi" or filled.empty:
         return 0
     some = filled.iloc[np.unique(np.linspace(0, len(filled) - 1, min(len(filled), 1000)).astype(int))]
-    if not all(_VECTOR.fullmatch(cell) for cell in some) or some.str.contains(".", regex=False).mean() < 0.5:
+    if not all(re.fullmatch(VECTOR, cell) for cell in some) or some.str.contains(".", regex=False).mean() < 0.5:
         return 0
-    widths = {len(re.findall(_NUMBER, cell)) for cell in some}
+    widths = {len(re.findall(NUMBER, cell)) for cell in some}
     return widths.pop() if len(widths) == 1 else 0
 
 
 def _vectors(values: pd.Series, width: int) -> np.ndarray:
     rows = np.full((len(values), width), np.nan, np.float32)
     for row, cell in enumerate(values):
-        found = re.findall(_NUMBER, cell) if isinstance(cell, str) else np.ravel([] if cell is None else cell)
-        if len(found) == width:
-            rows[row] = np.asarray(found, np.float32)
+        found: Sequence[Any] | np.ndarray = np.ravel([] if cell is None else cell)
+        if isinstance(cell, str):
+            found = re.findall(NUMBER, cell) if re.fullmatch(VECTOR, cell) else []
+        if len(found) == width and np.isfinite(vector := np.asarray(found, np.float32)).all():
+            rows[row] = vector
     return rows

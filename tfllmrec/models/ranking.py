@@ -29,8 +29,8 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
-from tfllmrec.models.hybrid import SCORE_BATCH, SCORE_INPUTS, Hybrid, Query
 from tfllmrec.models.measured import MeasuredModel
+from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
 #: Ratings that an item and a person need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
@@ -173,7 +173,7 @@ class RankingModel(MeasuredModel):
 
     @keras_policy("float32")
     def __init__(
-        self, hybrid: Hybrid, config: RankingConfig, scale: RatingScale | None, seed: int = 42, **kwargs: Any
+        self, hybrid: Servable, config: RankingConfig, scale: RatingScale | None, seed: int = 42, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.config, self.seed = config, seed
@@ -184,7 +184,7 @@ class RankingModel(MeasuredModel):
         self.counts = hybrid.train_counts
         # A function: the hybrid's own variables stay out of this model's.
         self._hybrid = lambda: hybrid
-        self.network = RankingNetwork(config, terms=4, seed=seed, name="network")
+        self.network = RankingNetwork(config, terms=len(hybrid.term_names) + 1, seed=seed, name="network")
         # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"), name="click_task"
@@ -196,14 +196,13 @@ class RankingModel(MeasuredModel):
         self.rating_loss = tf.keras.metrics.Mean("rating_loss")
         self.item_vectors = tf.Variable(hybrid.item_vectors(), trainable=False, name="item_vectors")
         # Every variable exists from the start: weights are read before any call.
-        nobody = tf.fill((1, 1), self.n_items)
-        query = {"history": nobody, RATING_KEY: tf.fill((1, 1), NAN)}
-        self.learned(self.item_vectors, **self.given(self.item_vectors, query, nobody))
+        nobody = empty_query(hybrid.query_spec, self.n_items)
+        self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, nobody["history"]))
         self.network.heads["rating"].trainable = self.rates
         self.built = True
 
     @property
-    def hybrid(self) -> Hybrid:
+    def hybrid(self) -> Servable:
         return self._hybrid()
 
     def get_config(self) -> dict[str, Any]:
@@ -222,7 +221,8 @@ class RankingModel(MeasuredModel):
         config = dict(config)
         hybrid = tf.keras.saving.deserialize_keras_object(config.pop("hybrid"))
         none = np.zeros(hybrid.n_items, np.float32)
-        scale = None if (marks := config.pop("scale")) is None else RatingScale(*marks, none, none)
+        marks = config.pop("scale")
+        scale = None if marks is None else RatingScale(marks[0], marks[1], marks[2], none, none)
         return cls(hybrid, RankingConfig(**config.pop("config")), scale, **config)
 
     def given(
@@ -235,9 +235,9 @@ class RankingModel(MeasuredModel):
         """What is known of queries and candidates before anything is learnt here, as :meth:`learned` takes it.
 
         Args:
-          item_vectors: ``Hybrid.item_vectors``, or the same as a constant.
+          item_vectors: ``Servable.item_vectors``, or the same as a constant.
           query: its history may have any length. items: int32 ``[B, M]``; N for none.
-          terms: ``Hybrid.terms_of_items``, where they are known already.
+          terms: ``Servable.terms_of_items``, where they are known already.
 
         Returns:
           ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
@@ -339,17 +339,21 @@ class Reranked:
       hybrid, model: fitted. candidates: how many are put into order.
     """
 
-    def __init__(self, hybrid: Hybrid, model: RankingModel, candidates: int) -> None:
+    def __init__(self, hybrid: Servable, model: RankingModel, candidates: int) -> None:
         self.hybrid, self.model, self.candidates = hybrid, model, candidates
         self._rank = tf.function(
             model.rank,
-            input_signature=[*SCORE_INPUTS, tf.TensorSpec((None, None), tf.int32)],
+            input_signature=[
+                tf.TensorSpec((None, None), tf.float32),
+                hybrid.query_spec,
+                tf.TensorSpec((None, None), tf.int32),
+            ],
         )
 
     def rank(self, queries: Queries, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and ratings of ``items`` int ``[B, M]``, N for none: float32 ``[B, M]`` each."""
         probability, rating = np.empty(items.shape, np.float32), np.empty(items.shape, np.float32)
-        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
+        order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
             query = queries.take(rows).inputs(self.model.n_items, self.hybrid.reads)

@@ -240,6 +240,18 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         return encode_items(template.texts(run.split.items), encoder, store, progress, out=path)
 
 
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of :data:`PACKAGES`; ``None`` for a package that is not installed."""
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
+
+
 def _record(
     run: Run,
     seed: int,
@@ -249,13 +261,6 @@ def _record(
     ranking: RankingRecord | None = None,
 ) -> dict[str, Any]:
     """The content of ``run.json``; time and memory include an ``earlier`` process that ended after the training."""
-
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
     return {
         "seed": seed,
         "data_sha256": run.dataset.fingerprint,
@@ -264,7 +269,7 @@ def _record(
         "peak_memory_mb": max(
             round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000), earlier.get("peak_memory_mb", 0)
         ),
-        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "versions": versions(),
         "source": read_json(run.folder / "source.json", dict[str, Any], REMEDY),
         "parent": run.read(PARENT, Parent) if (run.folder / PARENT).is_file() else None,
         "chosen": chosen,

@@ -21,7 +21,9 @@ from tfllmrec.server.tensors import STRING, Signature, Tensors
 from tfllmrec.server.work import CALL_CELLS, Work, check_rows, work_of
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
-PADDING: dict[str, Any] = {"history": b"", "exclude": b"", "allow": b"", "categories": b"", "ratings": np.nan}
+PADDING: dict[str, Any] = {"ratings": np.nan} | dict.fromkeys(
+    ("history", "exclude", "allow", "categories", "context", "event_fields"), b""
+)
 #: The input of our own signatures whose largest value is the width of the answer.
 WIDTH = "k"
 # Joined are histories of at most so many entries, or of about one length: nobody waits for another's thousands.
@@ -47,11 +49,29 @@ class Joining:
     ours: bool
     catalogue: int = 0
 
+    def checked(self, inputs: Tensors) -> Tensors:
+        """The inputs of a request, defaults filled in: those of a model of ours with a row for each row of the others.
+
+        Args:
+          inputs: may be without values, as :func:`tfllmrec.server.protos.declared` makes them.
+
+        Raises:
+          RequestError: as :meth:`Signature.checked`.
+        """
+        checked = self.signature.checked(inputs)
+        if not self.ours:
+            return checked
+        rows = max((len(tensor) for tensor in inputs.values() if tensor.ndim), default=1)
+        return {
+            name: tensor if name in inputs else np.broadcast_to(tensor, (rows, *tensor.shape[1:]))
+            for name, tensor in checked.items()
+        }
+
     def work(self, inputs: Tensors, max_rows: int) -> Work:
         """The work that a request asks for.
 
         Args:
-          inputs: as :meth:`Signature.checked` returns them; only their shapes and the values of ``k`` are read.
+          inputs: as :meth:`checked` returns them; only their shapes and the values of ``k`` are read.
           max_rows: of a request.
 
         Raises:
@@ -67,7 +87,7 @@ class Joining:
         """Requests with the same key may be joined; ``None``: with nobody.
 
         Args:
-          inputs: as :meth:`Signature.checked` returns them.
+          inputs: as :meth:`checked` returns them.
         """
         if not self._safe or len({len(tensor) if tensor.ndim else 0 for tensor in inputs.values()}) != 1:
             return None

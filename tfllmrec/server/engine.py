@@ -124,8 +124,9 @@ class Engine:
         """
         servable = version.servable
         assert servable is not None
-        checked = servable.signatures[signature].checked(inputs)
-        return checked, servable.joining[signature].work(checked, self.limits.rows)
+        joining = servable.joining[signature]
+        checked = joining.checked(inputs)
+        return checked, joining.work(checked, self.limits.rows)
 
     async def predict(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> Tensors:
         """The outputs of a signature.

@@ -24,9 +24,10 @@ REQUEST_CELLS = 1 << 28
 #: Values of the largest output of a request.
 ANSWER_VALUES = 1 << 22
 
-# Cells of an id; of an event of the history, which is read with its neighbours; of a candidate; of a text, which the
-# tokenizer truncates; of a token; and of a pair of tokens, as attention compares them.
-_ID, _EVENT, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 1024, 1 << 17, 2048, 8
+# Cells of an id; of an event of the history, which is read with its neighbours; of an entry of the context; of the
+# fields of an event, at most tfllmrec.layers.field_decoder.ENTRIES; of a candidate; of a text, which the tokenizer
+# truncates; of a token; and of a pair of tokens, as attention compares them.
+_ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 32, 512, 1024, 1 << 17, 2048, 8
 #: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
@@ -83,7 +84,7 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     """The work that a request asks for.
 
     Args:
-      inputs: checked by :meth:`Signature.checked`; only their shapes and the values of ``k`` are read.
+      inputs: as ``Joining.checked`` returns them; only their shapes and the values of ``k`` are read.
       catalogue: items of a model of ours; ``None`` for any other model.
     """
     rows = 1
@@ -101,6 +102,8 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     cells = (
         _ID * ids
         + _EVENT * events
+        + _ENTRY * width.get("context", 0)
+        + _EVENT_FIELDS * width.get("event_fields", 0)
         + (_CANDIDATE + events) * candidates
         + _TEXT * ("text" in inputs)
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
@@ -114,7 +117,8 @@ def check_rows(inputs: Mapping[str, np.ndarray]) -> None:
     """Refuses inputs of our own signatures that do not fit together.
 
     Raises:
-      RequestError: INVALID_ARGUMENT naming two inputs that differ in rows, or ratings without an entry of the history.
+      RequestError: INVALID_ARGUMENT naming two inputs that differ in rows, or ratings or fields of events that the
+        history does not have.
     """
     rows = {name: len(tensor) for name, tensor in inputs.items() if tensor.ndim}
     first = min(rows, key=lambda name: (name != "history", name), default="")
@@ -124,11 +128,12 @@ def check_rows(inputs: Mapping[str, np.ndarray]) -> None:
                 f"{name} has {rows[name]} rows, {first} {rows[first]}: expected one row for each query in every input"
             )
     columns = {name: tensor.shape[1] for name, tensor in inputs.items() if tensor.ndim > 1}
-    if columns.get("ratings", 0) > columns.get("history", 0):
-        raise invalid(
-            f"ratings has {columns['ratings']} columns, history {columns.get('history', 0)}: expected at most one "
-            "rating for each entry of the history"
-        )
+    for name, one in (("ratings", "rating"), ("event_fields", "text of fields")):
+        if columns.get(name, 0) > columns.get("history", 0):
+            raise invalid(
+                f"{name} has {columns[name]} columns, history {columns.get('history', 0)}: expected at most one {one} "
+                "for each entry of the history"
+            )
 
 
 def _listed(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int) -> int:

@@ -1,37 +1,132 @@
-"""A run folder to a numbered SavedModel that stock TF Serving loads."""
+"""A run, or a fitted model, to a numbered SavedModel that stock TF Serving loads."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast, overload
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfllmrec.columns import CATEGORIES, ITEM, TITLE
+from tfllmrec.assets import cache_folder
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ITEM_INDEX, TITLE
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Schema
+from tfllmrec.data.splits import Split
 from tfllmrec.durable import publish_folder, writing, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
+from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.interests import Interests, fit_interests
+from tfllmrec.models.ranking import RankingModel
+from tfllmrec.models.servable import Servable
+from tfllmrec.models.two_tower_servable import USER_FIELD, TwoTowerServable, with_user_ids
 from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.runs.experiment import versions
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
-from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
+from tfllmrec.serving.new_items import Counts, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
 #: Items whose ids and titles become warm-up requests.
 SAMPLE = 64
+ENCODED_AT_ONCE = 1024
 
 
+@overload
 def export(
+    source: Path | str,
+    target: Path | str,
+    new_items: Path | str | None = None,
+    /,
+    *,
+    index: Form = "auto",
+    tell: Tell = to_stderr,
+) -> Path: ...
+
+
+@overload
+def export(
+    source: tf.Module,
+    dataset: Dataset | Split,
+    target: Path | str,
+    /,
+    *,
+    query_model: Callable[..., tf.Tensor] | None = None,
+    candidate_model: Callable[..., tf.Tensor] | np.ndarray | None = None,
+    query_takes: str | Sequence[str] | None = None,
+    candidate_takes: str | Sequence[str] = ITEM,
+    encoder: TextEncoder | None = None,
+    ranking: RankingModel | None = None,
+    index: Form = "auto",
+    tell: Tell = to_stderr,
+) -> Path: ...
+
+
+def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
+    """Writes the next version of a model, for TF Serving and for the embedded server.
+
+        export("runs/shop", "saved_models/shop")                      # a run; a third argument: a file of new items
+        export(hybrid, split, "saved_models/shop", encoder=encoder)   # a fitted Hybrid without a run
+        export(model, split, "saved_models/shop", query_model=model.query_model, candidate_model=model.item_model)
+
+    The version appears under its number only when it is whole: a server that watches the target never sees half of one.
+    What an export that was killed left there is removed.
+
+    Args:
+      source: a complete run, or a fitted model: a :class:`tfllmrec.Hybrid`, or any two-tower model, such as a
+        ``tfrs.Model``, whose score is the inner product of a query vector and an item vector.
+      data: of a run: the target, such as ``saved_models/shop`` (the new version is ``saved_models/shop/1``, ``2``, and
+        so on), and optionally a file of items that came after training (:mod:`tfllmrec.serving.new_items`), added by
+        their text alone, and of new texts for items of the run. Each version starts from the run: it has none of the
+        items that an earlier version was given. Of a model: the data that it was fitted on, a
+        :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, from which ids, titles, categories, fields and
+        popularity come; and the target.
+      query_model: of a two-tower model, see :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default
+        ``source.query_model``.
+      candidate_model: of a two-tower model: the vectors of the items, float32 ``[N, D]``, in the order of the data, or
+        a function that gives them, called for some of the items at a time; by default ``source.candidate_model``.
+      query_takes: the input of the query model, ``takes`` of ``TwoTowerServable``; by default a mapping of all fields.
+      candidate_takes: the input of the candidate model: ``item_id`` (string ``[b]``), ``item_index`` (int32 ``[b]``) or
+        the key of an item's field (``item.price``); a list of these: a mapping.
+      encoder: of a model: the encoder of its texts; without one the version has no ``search``.
+      ranking: of a model: the ranking model that was fitted on it; without one the version has no ``rank``.
+      index: how lists are found, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
+        *scann*.
+      tell: called with a line for each step.
+
+    Returns:
+      The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (schema,
+      data hash, versions, indexes; of a run also its config, its metrics unless there are new items, the encoder of
+      queries and how many items are new), ``items.parquet`` (ids, titles to show, lists of categories, in the order of
+      the ``score`` signature: new items last), and warm-up requests.
+
+    Raises:
+      DataError: the new items cannot be read or used.
+      ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
+        of its text encoder; its ranking model is damaged; the model does not fit the data; or scann is asked for and
+        missing.
+      WriteError: the target cannot be written.
+    """
+    if options.get("index") == "scann":
+        scann_operations()  # missing, it is better said before everything is read
+    return (_export_run if isinstance(source, Path | str) else _export_model)(source, *data, **options)
+
+
+def _export_run(
     run_folder: Path | str,
     target: Path | str,
     new_items: Path | str | None = None,
@@ -39,43 +134,18 @@ def export(
     index: Form = "auto",
     tell: Tell = to_stderr,
 ) -> Path:
-    """Writes the next version of a model.
-
-    The version appears under its number only when it is whole: a server that watches ``target`` never sees half of one.
-    What an export that was killed left there is removed.
-
-    Args:
-      run_folder: a complete run.
-      target: such as ``saved_models/movielens``; the new version is ``target/1``, ``target/2``, ...
-      new_items: a file of items that came after training, added by their text alone, and of new texts for items of the
-        run (:mod:`tfllmrec.serving.new_items`). Each version starts from the run: it has none of what an earlier
-        version was given.
-      index: how lists are found, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
-        *scann*.
-      tell: called with a line for each step.
-
-    Returns:
-      The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (config,
-      data hash, the run's metrics unless there are new items, versions, what reads the queries, how many items are
-      new, what its indexes are), ``items.parquet`` (ids, titles to show, lists of categories, in the order of the
-      ``score`` signature: new items last), and warm-up requests.
-
-    Raises:
-      DataError: the new items cannot be read or used.
-      ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
-        of its text encoder; its ranking model is damaged; or scann is asked for and missing.
-      WriteError: the target cannot be written.
-    """
-    if index == "scann":
-        scann_operations()  # missing, it is better said before everything is read
-    run, target = Run.open(run_folder), Path(target)
+    run = Run.open(run_folder)
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
+    model: Servable
     if new_items is None:
         model = run.load_model()
     else:
         grown = read_new_items(run, new_items, encoder, tell)
-        model, items, text, counts = grown_model(run, grown, tell), grown.items, grown.text, grown.counts
+        model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
+        if counts.added + counts.replaced:
+            catalogue = Catalogue(items[ITEM].to_numpy(object), text)
+            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
@@ -89,8 +159,116 @@ def export(
         labels_of_run(run, items, tell),
         run.load_ranking(model),
         index,
+        display_titles(items).tolist(),
+        run.split.schema,
     )
+    return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
+
+def _export_model(
+    model: tf.Module,
+    dataset: Dataset | Split,
+    target: Path | str,
+    *,
+    query_model: Callable[..., tf.Tensor] | None = None,
+    candidate_model: Callable[..., tf.Tensor] | np.ndarray | None = None,
+    query_takes: str | Sequence[str] | None = None,
+    candidate_takes: str | Sequence[str] = ITEM,
+    encoder: TextEncoder | None = None,
+    ranking: RankingModel | None = None,
+    index: Form = "auto",
+    tell: Tell = to_stderr,
+) -> Path:
+    split = dataset if isinstance(dataset, Split) else _undivided(dataset)
+    items, schema, histories = split.items, split.schema, split.train_queries()
+    servable: Servable
+    if hasattr(model, "fold"):
+        servable = cast(Servable, model)
+    else:
+        query_model = getattr(model, "query_model", None) if query_model is None else query_model
+        candidate_model = getattr(model, "candidate_model", None) if candidate_model is None else candidate_model
+        if query_model is None or candidate_model is None:
+            raise ModelError(
+                f"export: a {type(model).__name__} has no query_model and candidate_model. Give both as arguments: the "
+                "part that makes vectors of queries, and the vectors of the items or the part that makes them."
+            )
+        if callable(candidate_model):
+            candidate_model = _candidate_vectors(candidate_model, candidate_takes, items, schema)
+        vectors = np.asarray(candidate_model)
+        servable = TwoTowerServable(query_model, vectors, split.train_counts, schema, query_takes)
+        if USER_FIELD.key in servable.reads:
+            schema, histories = Schema((*schema.fields, USER_FIELD)), with_user_ids(histories)
+    if servable.n_items != len(items):
+        raise ModelError(
+            f"export: the model has {servable.n_items:,} items, the data {len(items):,}: expected the data that the "
+            "model was fitted on."
+        )
+    text = np.zeros((len(items), 1), np.float32)
+    columns = [name for name in (TITLE, DESCRIPTION, CATEGORIES) if name in items]
+    if encoder is not None:
+        template = ItemTemplate.from_items(items)
+        columns = list(dict.fromkeys([*template.columns, *columns]))
+        with show_progress("Encoding items", "texts") as progress:
+            text = encode_items(template.texts(items), encoder, VectorStore(cache_folder() / "vectors"), progress)
+    serving = ServingModel(
+        servable,
+        items[ITEM].to_numpy(object),
+        text,
+        None if encoder is None else encoder.text_to_vector,
+        histories,
+        items[CATEGORIES].tolist() if CATEGORIES in items else None,
+        _labels(items, columns, histories, split.dataset.ordered, tell) if columns else None,
+        ranking,
+        index,
+        display_titles(items).tolist(),
+        schema,
+    )
+    manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
+    return _write(serving, items, schema, Path(target), manifest)
+
+
+def _undivided(dataset: Dataset) -> Split:
+    """All events are for training."""
+    nobody = Queries.from_histories([])
+    return Split(dataset, "undivided", dataset.schema, dataset.events, nobody, nobody)
+
+
+def _candidate_vectors(
+    model: Callable[..., tf.Tensor], takes: str | Sequence[str], items: pd.DataFrame, schema: Schema
+) -> np.ndarray:
+    """float32 ``[N, D]``, from a candidate model."""
+
+    def values(name: str, some: slice) -> tf.Tensor:
+        if name == ITEM:
+            return tf.constant(items[ITEM].iloc[some].tolist())
+        if name == ITEM_INDEX:
+            return tf.range(len(items), dtype=tf.int32)[some]
+        fields = {field.key: field for field in schema.of("item")}
+        if name not in fields:
+            raise ModelError(
+                f"The candidate model takes {name}: expected {', '.join([ITEM, ITEM_INDEX, *fields])}, or several."
+            )
+        field = fields[name]
+        encoded = field.encode(items[field.name].iloc[some])
+        return tf.constant(encoded.tolist() if encoded.dtype == object else encoded)
+
+    parts = []
+    for start in range(0, len(items), ENCODED_AT_ONCE):
+        some = slice(start, start + ENCODED_AT_ONCE)
+        given = values(takes, some) if isinstance(takes, str) else {name: values(name, some) for name in takes}
+        parts.append(np.asarray(model(given), np.float32))
+    return np.concatenate(parts)
+
+
+def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: Path, manifest: dict[str, Any]) -> Path:
+    """Writes the next version of ``target`` and returns its folder."""
+    manifest = {
+        "name": target.name,
+        "items": len(items),
+        "schema": schema.as_dict(),
+        "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
+        **manifest,
+    }
     ours = not target.exists()
     try:
         with (
@@ -105,9 +283,9 @@ def export(
             if CATEGORIES in items:
                 told[CATEGORIES] = items[CATEGORIES].map(category_names)
             told.to_parquet(extra / ITEMS, index=False)
-            (extra / MANIFEST).write_text(json.dumps(_manifest(run, target, items, counts, serving), indent=1))
+            (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
-            write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles)
+            write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles, schema)
             return _publish(temporary, target)
     except BaseException:
         if ours:
@@ -130,10 +308,14 @@ def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None
     template = run.config.text.template
     read = [] if template is None else ItemTemplate(template).columns
     columns = list(dict.fromkeys([*read, *([CATEGORIES] if CATEGORIES in items else [])]))
+    return _labels(items, columns, run.split.train_queries(), run.dataset.ordered, tell)
+
+
+def _labels(
+    items: pd.DataFrame, columns: Sequence[str], histories: Queries, ordered: bool, tell: Tell
+) -> Interests | None:
     with show_progress("Choosing labels of interests", "phrases") as progress:
-        labels = fit_interests(
-            items, columns, run.split.train_queries(), ordered=run.dataset.ordered, progress=progress
-        )
+        labels = fit_interests(items, columns, histories, ordered=ordered, progress=progress)
     if labels is not None:
         without = int((labels.columns[:, 0] == len(labels.labels)).sum())
         tell(f"interests: {len(labels.labels):,} labels; {without:,} of {len(items):,} items have none")
@@ -160,13 +342,11 @@ def _publish(temporary: Path, target: Path) -> Path:
                     raise
 
 
-def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None, serving: ServingModel) -> dict:
+def _manifest(run: Run, counts: Counts | None) -> dict[str, Any]:
     record = run.record
     return {
-        "name": target.name,
         "run": str(run.folder.resolve()),
         "config": run.config.model_dump(mode="json"),
-        "items": len(items),
         "new_items": None if counts is None else counts.as_dict(),
         "data_sha256": record["data_sha256"],
         "seed": record["seed"],
@@ -174,6 +354,5 @@ def _manifest(run: Run, target: Path, items: pd.DataFrame, counts: Counts | None
         # What has items more than the run is not what the run measured.
         "metrics": run.metrics if counts is None else None,
         "query_encoder": {"name": "same"} if (tower := run.query_encoder_record) is None else asdict(tower),
-        "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         "ranking": None if (ranking := run.ranking_record) is None else asdict(ranking),
     }

@@ -23,9 +23,6 @@ from tfllmrec.config import DataConfig
 from tfllmrec.data.extension import extended_entities
 from tfllmrec.data.readers import read_items
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.layers.item_fusion import centred
-from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, centred_unit, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
 from tfllmrec.text.encoder import TextEncoder
@@ -130,34 +127,3 @@ def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell
     replaced = int(changed[: len(known)].sum())
     counts = Counts(path.name, len(items) - len(known), replaced, len(came) - n_new - replaced, dropped)
     return GrownCatalogue(items, text, counts)
-
-
-def grown_model(run: Run, catalogue: GrownCatalogue, tell: Tell) -> Hybrid:
-    """The run's model over a grown catalogue; see the module's text for what that is.
-
-    Solving the item-item weights takes what it takes in a fit: 15 s for 12,000 items, four minutes for 100,000.
-    """
-    fitted, text = run.load_model(), catalogue.text
-    if not catalogue.counts.added + catalogue.counts.replaced:
-        return fitted
-    n_items, n_known = len(text), fitted.n_items
-    train_counts = np.pad(run.split.train_counts, (0, n_items - n_known))
-    settings = run.config.item_weights
-    ids = catalogue.items[ITEM].to_numpy(object)
-    model = Hybrid(Catalogue(ids, text), train_counts, run.config.model, settings, seed=run.config.seed)
-    for layer in ("items", "history_encoder", "feedback", "gates"):
-        for variable, learnt in zip(getattr(model, layer).weights, getattr(fitted, layer).weights, strict=True):
-            if variable.shape == learnt.shape:
-                variable.assign(learnt)
-    model.items.blocks["text"].assign(centred(text, np.asarray(run.text)))
-    model.gates.has_text.assign(np.any(text != 0, axis=1))
-    if model.items.use_ids:
-        known = fitted.items.id_embedding.numpy()
-        model.items.id_embedding.assign(np.pad(known, ((0, n_items - n_known), (0, 0))))
-    if model.use_behaviour:
-        tell(f"item-item weights: solving again, for {n_items:,} items")
-        if n_items > MAX_ITEMS:
-            settings = settings.model_copy(update={"form": "low_rank"})
-        histories = run.split.train_queries().history
-        model.set_item_weights(solve_item_weights(histories, n_items, settings, centred_unit(text)))
-    return model

@@ -13,6 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.client.answers import Explanation, Interest, Ranked, Recommendation, ranked, to_frame
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
@@ -116,6 +117,8 @@ class SavedModel:
         exclude: Sequence[str] = (),
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
         """The best ``k`` items for each user, or for each history, with titles and reasons.
 
@@ -130,6 +133,9 @@ class SavedModel:
           exclude: items that are not recommended, as the items of a query's own history never are.
           allow: the only items that are recommended; ``None`` for all, and of an empty list nothing is.
           categories: of which an item needs one to be recommended, spelt as in the catalogue; none lets all pass.
+
+          context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
+          event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
@@ -147,11 +153,13 @@ class SavedModel:
         assert histories is not None
         past = [_listed("a history", history) for history in _listed("histories", histories)]
         marks = None if ratings is None else rating_rows(past, ratings)
+        fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
         def of(rows: slice) -> list[list[Recommendation]]:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, **queries)
+            own = {name: lists[rows] for name, lists in fields.items()}
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, **queries)
             return self._with_reasons(answers, queries)
 
         return to_frame(_in_batches(len(past), of), users)
@@ -165,6 +173,8 @@ class SavedModel:
         exclude: Sequence[str] = (),
         allow: Allow = None,
         categories: Sequence[str] = (),
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
         """Items whose text means what each of ``texts`` says; other arguments and rows as in :meth:`recommend`.
 
@@ -177,10 +187,12 @@ class SavedModel:
         """
         asked = _listed("texts", texts)
         past = _one_for_each(len(asked), histories)
+        fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
         def of(rows: slice) -> list[list[Recommendation]]:
             inputs = {"text": np.asarray(asked[rows], object), "history": _strings(past[rows])}
-            return self._top("search", len(past[rows]), k, exclude, allow, categories, **inputs)
+            own = {name: lists[rows] for name, lists in fields.items()}
+            return self._top("search", len(past[rows]), k, exclude, allow, categories, own, **inputs)
 
         return to_frame(_in_batches(len(asked), of))
 
@@ -207,7 +219,7 @@ class SavedModel:
         def of(rows: slice) -> list[list[Recommendation]]:
             inputs = {name: np.asarray(value[rows], np.int32) for name, value in tokens.items()}
             inputs["history"] = _strings(past[rows])
-            return self._top("search_tokens", len(past[rows]), k, exclude, None, (), **inputs)
+            return self._top("search_tokens", len(past[rows]), k, exclude, None, (), None, **inputs)
 
         return to_frame(_in_batches(len(past), of))
 
@@ -300,7 +312,8 @@ class SavedModel:
         """
         if missing := [key for key in ("run", "data_sha256", "config") if not self.manifest.get(key)]:
             raise ModelError(
-                f"{self.folder / EXTRA / MANIFEST} is damaged (it lacks {', '.join(missing)}): export the run again."
+                f"{self.folder / EXTRA / MANIFEST} names no run (it lacks {', '.join(missing)}): the version was "
+                "exported from a model without a run, or the file is damaged. Export a run."
             )
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
@@ -382,21 +395,27 @@ class SavedModel:
         exclude: Sequence[str] | None,
         allow: Allow,
         categories: Sequence[str],
+        fields: Mapping[str, Sequence[Sequence[str]]] | None = None,
         **inputs: np.ndarray,
     ) -> list[list[Recommendation]]:
-        """The ``k`` best items of each query by a signature, or by its twin with filters if there are any.
+        """The ``k`` best items of each query by a signature, or by the full one if filters or fields are set.
 
         Args:
           exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
+          fields: ``context`` and ``event_fields``, a row for each query.
         """
         inputs["k"] = np.full(queries, k, np.int32)
         if exclude is not None:
             inputs["exclude"] = _strings([_listed("exclude", exclude)] * queries)
         allow = None if allow is None else _listed("allow", allow)
         filters = filter_inputs(queries, [allow] * queries, [_listed("categories", categories)] * queries)
-        if filters:
-            signature += "_filtered"
-            inputs |= {name: _strings(rows) for name, rows in filters.items()}
+        further: dict[str, Sequence[Sequence[str]]] = {**filters, **(fields or {})}
+        if further:
+            names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
+            inputs |= {name: _strings(further.get(name, [()] * queries)) for name in names}
+            if signature == "search":
+                inputs["ratings"] = _no_ratings(queries)
+            signature += "_full"
         out = self._call(signature, **inputs)
         return [
             [
@@ -415,9 +434,10 @@ class SavedModel:
             return answers
         items = _strings([[line.item_id for line in answer] for answer in answers])
         out = self._call("explain", **queries, items=items)
+        terms = out.keys() - {"because", "unknown"}
 
         def reason(place: tuple[int, int]) -> str:
-            return self._reason({term: float(out[term][place]) for term in TERMS}, out["because"][place].decode())
+            return self._reason({term: float(out[term][place]) for term in terms}, out["because"][place].decode())
 
         return [
             [replace(line, reason=reason((row, column))) for column, line in enumerate(answer)]
@@ -443,7 +463,7 @@ class SavedModel:
             )
         if signature == "rank":
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
-        reads = signature in ("search", "search_filtered", "search_tokens", "encode")
+        reads = signature in ("search", "search_full", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
 
     def _reason(self, terms: dict[str, float], because: str) -> str:

@@ -10,23 +10,29 @@ import tensorflow as tf
 
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
+from tfllmrec.errors import ModelError
+from tfllmrec.layers.field_decoder import FieldDecoder
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
-from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel
+from tfllmrec.models.servable import Query, Servable
 from tfllmrec.text.bundled import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
 TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))
-HISTORY, EXCLUDE, ITEMS = (tf.TensorSpec((None, None), tf.string, name) for name in ("history", "exclude", "items"))
-FILTERS = [tf.TensorSpec((None, None), tf.string, name) for name in ("allow", "categories")]
+HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES = (
+    tf.TensorSpec((None, None), tf.string, name)
+    for name in ("history", "exclude", "items", "context", "event_fields", "allow", "categories")
+)
 TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
 K = tf.TensorSpec((None,), tf.int32, "k")
+#: Defaults of the full signatures, each of one row, which stands for every row of a request.
+NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
 
 #: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
 PERSONAL = 0.05
@@ -36,18 +42,32 @@ FAINT = 1e-4
 SAMPLED = 2000
 AT_ONCE = 250  # of these through the network
 
+_Found = tuple[tf.Tensor, tf.Tensor]
+"""Item indices int32 ``[B, k]`` and their scores float32 ``[B, k]``."""
+
 
 class ServingModel(tf.Module):
-    """A fitted hybrid with its catalogue and its text tower, ready to be saved.
+    """A fitted model with its catalogue and its text tower, ready to be saved.
 
     Every signature takes a batch of any size. String matrices are padded with ``""``; ids that the catalogue does not
     have count as absent, and ``unknown`` ``[B]`` says how many there were. Where fewer than ``k`` items remain, a row
     is filled up with ``""`` at score 0.
 
-    What lists items has a twin, such as ``recommend_filtered``, that takes two inputs more: ``allow`` string
-    ``[B, A]``, the only ids that may come back, and ``categories`` string ``[B, F]``, of which an item needs one. A row
-    of nothing but ``""`` lets everything pass; one of ids or categories that the catalogue does not have, nothing.
-    They are signatures of their own because TF Serving refuses a request that leaves an input out.
+    ``recommend``, ``search`` and ``similar`` take the inputs of the common case. TF Serving's REST API refuses a
+    request that leaves an input out, so each has a second signature with all inputs, such as ``recommend_full``; over
+    gRPC any of these but ``text`` and ``item_id`` may be left out. They take, beside those of the short one:
+
+    - ``allow`` string ``[B, A]``, the only ids that may come back, and ``categories`` string ``[B, F]``, of which an
+      item needs one. A row of nothing but ``""`` lets everything pass; one of ids or categories that the catalogue does
+      not have, nothing.
+    - ``context`` string ``[B, C]``, the fields of the request and of its user, an entry ``name=value`` each, and
+      ``event_fields`` string ``[B, L]``, the fields of each event of the history, entries separated by line breaks
+      (``kind=purchase\\ndwell=12``). The fields of a shop are columns of its files, and signatures should not differ
+      from shop to shop; so there are no inputs for kinds and times of events, which are fields like all others. Ratings
+      are an input of their own because most requests with fields have no others. :class:`FieldDecoder` says how values
+      are written; ``unread`` ``[B]`` counts entries that cannot be read.
+
+    and give ``titles`` string ``[B, k]`` too.
 
     Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items every list is exact.
 
@@ -58,17 +78,22 @@ class ServingModel(tf.Module):
       text_to_vector: string ``[B]`` -> float32 ``[B, Dt]``; ``None`` without text: no ``search`` then, nor ``encode``.
         Without ``vectors`` of its own, of token ids, as :class:`tfllmrec.text.encoder.TextToVector` has: no
         ``search_tokens``.
-      histories: what people had: the lists of a larger catalogue are made to be right for such requests.
+      histories: of users: the lists of a larger catalogue are made to be right for such requests.
       categories: the clean cell of each item, see :func:`tfllmrec.data.cleaning.names.category_names`; ``None``: no
         item has any.
       labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
       ranking: fitted on ``model``; ``None``: no ``rank``.
       index: the form of the indexes; *scann* has operations that are not in TensorFlow.
+      titles: of the items; ``None``: their ids.
+      schema: the fields that the model was fitted with.
+
+    Raises:
+      ModelError: the model reads a field that the schema does not have.
     """
 
     def __init__(
         self,
-        model: Hybrid,
+        model: Servable,
         item_ids: np.ndarray,
         text: np.ndarray,
         text_to_vector: Any,
@@ -77,26 +102,39 @@ class ServingModel(tf.Module):
         labels: Interests | None = None,
         ranking: RankingModel | None = None,
         index: Form = "auto",
+        titles: Sequence[str] | None = None,
+        schema: Schema | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
         ids = [str(item) for item in item_ids]
-        self.index_of = _table({item: i for i, item in enumerate(ids)}, default=self.n_items)
+        self.index_of = static_table({item: i for i, item in enumerate(ids)}, default=self.n_items)
         self.item_ids = tf.constant([*ids, ""])
+        self.titles = tf.constant([*(ids if titles is None else titles), ""])
         members: dict[str, list[int]] = {}
         for item, names in enumerate(() if categories is None else categories):
             for name in category_names(names):
                 members.setdefault(name, []).append(item)
-        self.category_of = _table({"": NOTHING} | {name: i for i, name in enumerate(members)}, default=len(members))
+        self.category_of = static_table({"": NOTHING} | {name: i for i, name in enumerate(members)}, len(members))
+        schema = Schema() if schema is None else schema
+        reads = {RATING_KEY, *model.reads}  # interests and ranking know ratings
+        self.event_decoder = FieldDecoder(schema.of_history(), reads)
+        self.context_decoder = FieldDecoder(schema.of_query(), reads)
+        decoded = {field.key for field in (*self.event_decoder.fields, *self.context_decoder.fields)}
+        if missing := sorted(reads - decoded - {RATING_KEY}):
+            raise ModelError(
+                f"The model reads {', '.join(missing)}; expected fields of the data's schema "
+                f"({', '.join(field.key for field in schema) or 'none'}). Export it with the data it was fitted on."
+            )
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
-        self.folded = FoldedHybrid(model)
+        self.folded = model.fold()
         labelled = list(map(np.asarray, members.values()))
         self._build_indexes(model, np.asarray(text, np.float32), histories, labelled, index)
         self._scann = [one.cells for one in (self.best, self.alike) if isinstance(one.cells, Scann)]
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
         if text_to_vector is None:
-            self.search = self.search_filtered = self.encode = None
+            self.search = self.search_full = self.encode = None
         if not hasattr(text_to_vector, "vectors"):
             self.search_tokens = None
         if not self._scann:
@@ -108,24 +146,23 @@ class ServingModel(tf.Module):
             self.profile = InterestProfile(
                 labels.columns, labels.weights, len(labels.labels), labels.decay, labels.liking, labels.spread
             )
-        # The Keras model itself stays out of the SavedModel; these are the variables that its functions read.
-        layers = (model.history_encoder, model.feedback, model.behaviour, model.gates)
-        self.variables_of_model = [model.train_counts] + [variable for layer in layers for variable in layer.variables]
+        # The Keras model itself stays out of the SavedModel; these are the resources that its functions read.
+        self.resources = model.resources
         self._score_items = model.score_items
         self._explain_items = model.explain_items
         if ranking is None:
             self.rank = None
         else:
-            self.variables_of_model += [*ranking.network.variables, ranking.item_bias]
+            self.resources += [*ranking.network.variables, ranking.item_bias]
             self._rank_items, self._rates = ranking.rank, ranking.rates
 
     def _build_indexes(
-        self, model: Hybrid, text: np.ndarray, histories: Queries, categories: list[np.ndarray], index: Form
+        self, model: Servable, text: np.ndarray, histories: Queries, categories: list[np.ndarray], index: Form
     ) -> None:
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
         own, folded = self.item_vectors.numpy(), self.folded.vectors
         # Without a dense side all are zeros, and there are no cells to be near to.
-        form: Form = index if model.use_dense else "exact"
+        form: Form = index if self.folded.has_vectors else "exact"
         asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
         self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
         # The texts of items stand for those that will be looked for.
@@ -136,11 +173,11 @@ class ServingModel(tf.Module):
         itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
         self.alike = build_index(vectors, np.vstack([searched, compared]), index, categories=categories, exclude=itself)
 
-    def _asked(self, model: Hybrid, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
+    def _asked(self, model: Servable, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
         """What some of the ``histories`` ask for, float32 ``[Q, D]``, and they themselves, int32 ``[Q, L]``."""
         some = histories.take(_some(len(histories)))
         longest = max(int(some.history.lengths.max(initial=1)), 1)
-        length = min(longest, model.history_encoder.max_length)
+        length = min(longest, model.history_length)
         asked = [
             self.folded.queries(
                 self.item_vectors,
@@ -150,20 +187,13 @@ class ServingModel(tf.Module):
         ]
         return np.concatenate(asked), some.history.padded(longest, self.n_items)
 
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+    def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """By the name that a client calls them by."""
-        served = {
-            "serving_default": self.recommend,
-            "recommend": self.recommend,
-            "recommend_filtered": self.recommend_filtered,
-            "similar": self.similar,
-            "similar_filtered": self.similar_filtered,
-            "explain": self.explain,
-            "score": self.score,
-        }
-        names = ("search", "search_filtered", "search_tokens", "encode", "interests", "rank")
-        served |= {name: function for name in names if (function := getattr(self, name)) is not None}
-        return {name: function.get_concrete_function() for name, function in served.items()}
+        served = {"serving_default": self.recommend}
+        names = ("recommend", "recommend_full", "similar", "similar_full", "explain", "score")
+        optional = ("search", "search_full", "search_tokens", "encode", "interests", "rank")
+        served |= {name: function for name in (*names, *optional) if (function := getattr(self, name)) is not None}
+        return served
 
     @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, K])
     def recommend(self, history, ratings, exclude, k):
@@ -173,29 +203,61 @@ class ServingModel(tf.Module):
           history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
             that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
         """
-        return self.recommend_filtered(history, ratings, exclude, *_no_filters(history), k)
-
-    @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, *FILTERS, K])
-    def recommend_filtered(self, history, ratings, exclude, allow, categories, k):
-        """As :meth:`recommend`, of what passes the filters."""
-        query, unknown = self._known(history, ratings)
-        found = self.best.top_k(
-            k=k,
-            exclude=tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1),
-            **self._filters(allow, categories),
-            **self.folded.requests(self.item_vectors, query),
-        )
+        query, unknown, _ = self._query(history, ratings)
+        found = self._recommended(query, exclude, self._filters(*_no_filters(history)), k)
         return self._listed(*found) | {"unknown": unknown}
+
+    @tf.function(input_signature=[HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K])
+    def recommend_full(
+        self,
+        history=NO_STRINGS,
+        ratings=NO_RATINGS,
+        event_fields=NO_STRINGS,
+        context=NO_STRINGS,
+        exclude=NO_STRINGS,
+        allow=NO_STRINGS,
+        categories=NO_STRINGS,
+        k=TEN,
+    ):
+        """As :meth:`recommend`, with fields and filters; see the class."""
+        history, ratings, event_fields, context, exclude, allow, categories, k = _with_as_many_rows(
+            history, ratings, event_fields, context, exclude, allow, categories, k
+        )
+        query, unknown, unread = self._query(history, ratings, event_fields, context)
+        found = self._recommended(query, exclude, self._filters(allow, categories), k)
+        return self._titled(*found) | {"unknown": unknown, "unread": unread}
+
+    def _recommended(self, query: Query, exclude: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor) -> _Found:
+        excluded = tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1)
+        return self.best.top_k(k=k, exclude=excluded, **filters, **self.folded.requests(self.item_vectors, query))
 
     @tf.function(input_signature=[TEXT, HISTORY, EXCLUDE, K])
     def search(self, text, history, exclude, k):
-        """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the person."""
-        return self.search_filtered(text, history, exclude, *_no_filters(history), k)
+        """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the user."""
+        query, unknown, _ = self._query(history, _no_ratings(history))
+        filters = self._filters(*_no_filters(history))
+        return self._listed(*self._found(self.text_to_vector(text), query, exclude, filters, k)) | {"unknown": unknown}
 
-    @tf.function(input_signature=[TEXT, HISTORY, EXCLUDE, *FILTERS, K])
-    def search_filtered(self, text, history, exclude, allow, categories, k):
-        """As :meth:`search`, of what passes the filters."""
-        return self._found(self.text_to_vector(text), history, exclude, allow, categories, k)
+    @tf.function(input_signature=[TEXT, HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K])
+    def search_full(
+        self,
+        text,
+        history=NO_STRINGS,
+        ratings=NO_RATINGS,
+        event_fields=NO_STRINGS,
+        context=NO_STRINGS,
+        exclude=NO_STRINGS,
+        allow=NO_STRINGS,
+        categories=NO_STRINGS,
+        k=TEN,
+    ):
+        """As :meth:`search`, with ratings, fields and filters; see the class."""
+        text, history, ratings, event_fields, context, exclude, allow, categories, k = _with_as_many_rows(
+            text, history, ratings, event_fields, context, exclude, allow, categories, k
+        )
+        query, unknown, unread = self._query(history, ratings, event_fields, context)
+        found = self._found(self.text_to_vector(text), query, exclude, self._filters(allow, categories), k)
+        return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
     @tf.function(input_signature=[*TOKENS, HISTORY, EXCLUDE, K])
     def search_tokens(self, input_word_ids, input_mask, input_type_ids, history, exclude, k):
@@ -209,55 +271,61 @@ class ServingModel(tf.Module):
         width = tf.reduce_max(tf.where(used, tf.range(tf.size(used)), 0)) + 1
         tokens = zip(INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)
         vectors = self.text_to_vector.vectors({name: value[:, :width] for name, value in tokens})
-        return self._found(vectors, history, exclude, *_no_filters(history), k)
+        query, unknown, _ = self._query(history, _no_ratings(history))
+        filters = self._filters(*_no_filters(history))
+        return self._listed(*self._found(vectors, query, exclude, filters, k)) | {"unknown": unknown}
 
     @tf.function(input_signature=[TEXT])
     def encode(self, text):
-        """What ``search`` takes ``text`` string ``[B]`` for: float32 ``[B, Dt]``, in the space of the items' texts."""
+        """The vectors of ``text`` string ``[B]`` that ``search`` compares with those of items: float32 ``[B, Dt]``."""
         return {"vectors": self.text_to_vector(text)}
 
-    def _found(self, vectors, history, exclude, allow, categories, k) -> dict[str, tf.Tensor]:
-        """The answer to texts of these ``vectors``, float32 ``[B, Dt]``."""
-        known, unknown = self._known(history, tf.zeros((tf.shape(history)[0], 0)))
-        query, items, values, mean = tf.cond(
-            tf.reduce_any(known["history"] < self.n_items),
-            lambda: self._leaning(known),
-            lambda: self._no_leaning(known["history"]),
+    def _found(
+        self, vectors: tf.Tensor, query: Query, exclude: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor
+    ) -> _Found:
+        """The items for texts of these ``vectors``, float32 ``[B, Dt]``."""
+        user, items, values, mean = tf.cond(
+            tf.reduce_all(self.folded.nothing_known(query)),
+            lambda: self._no_leaning(query),
+            lambda: self._leaning(query),
         )
         own = tf.zeros((tf.shape(vectors)[0], self.item_vectors.shape[1]))
         indices, scores = self.alike.top_k(
-            query=tf.concat([vectors, own, query], axis=1),
+            query=tf.concat([vectors, own, user], axis=1),
             k=k,
             exclude=self.index_of.lookup(exclude),
             pairs=(items, values),
-            **self._filters(allow, categories),
+            **filters,
         )
-        scores = tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
-        return self._listed(indices, scores) | {"unknown": unknown}
+        return indices, tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
 
     @tf.function(input_signature=[ITEM_ID, K])
     def similar(self, item_id, k):
         """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
-        return self.similar_filtered(item_id, *_no_filters(item_id), k)
-
-    @tf.function(input_signature=[ITEM_ID, *FILTERS, K])
-    def similar_filtered(self, item_id, allow, categories, k):
-        """As :meth:`similar`, of what passes the filters."""
         index = self.index_of.lookup(item_id)
-        present = index < self.n_items
-        filters = self._filters(allow, categories)
+        found = self._similar(index, self._filters(*_no_filters(item_id)), k)
+        return self._listed(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
+
+    @tf.function(input_signature=[ITEM_ID, ALLOW, CATEGORIES, K])
+    def similar_full(self, item_id, allow=NO_STRINGS, categories=NO_STRINGS, k=TEN):
+        """As :meth:`similar`, with filters; see the class."""
+        item_id, allow, categories, k = _with_as_many_rows(item_id, allow, categories, k)
+        index = self.index_of.lookup(item_id)
+        found = self._similar(index, self._filters(allow, categories), k)
+        return self._titled(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
+
+    def _similar(self, index: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor) -> _Found:
         # Nothing is like an item that is not there.
         allowed = tf.pad(filters.pop("allowed"), [[0, 0], [0, 1]], constant_values=NOTHING)
-        allowed = tf.where(present[:, tf.newaxis], allowed, self.n_items)
+        allowed = tf.where(index[:, tf.newaxis] < self.n_items, allowed, self.n_items)
         text_and_own = self.alike.read(index)[:, : -self.folded.dim]
         query = tf.pad(0.5 * text_and_own, [[0, 0], [0, self.folded.dim]])
-        found = self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
-        return self._listed(*found) | {"unknown": tf.cast(~present, tf.int32)}
+        return self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
 
     @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
     def explain(self, history, ratings, items):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
-        query, unknown = self._known(history, ratings)
+        query, unknown, _ = self._query(history, ratings)
         terms = self._explain_items(self.item_vectors, query, self.index_of.lookup(items))
         return terms | {"because": self._event_ids(query["history"], terms.pop("because")), "unknown": unknown}
 
@@ -267,7 +335,7 @@ class ServingModel(tf.Module):
 
         Weights of a row sum to 1. Rows are filled up with ``""`` at weight 0 where the liked items have fewer labels.
         """
-        query, unknown = self._known(history, ratings)
+        query, unknown, _ = self._query(history, ratings)
         labels, weights, position = self.profile(query["history"], query[RATING_KEY], k)
         return {
             "labels": tf.gather(self.labels, labels),
@@ -283,7 +351,7 @@ class ServingModel(tf.Module):
         Both float32 ``[B, M]``, and 0 for ``""`` and unknown ids. What they mean:
         :meth:`tfllmrec.models.ranking.RankingModel.rank`.
         """
-        query, unknown = self._known(history, ratings)
+        query, unknown, _ = self._query(history, ratings)
         probability, rating = self._rank_items(self.item_vectors, query, self.index_of.lookup(items))
         told = {"click_probability": probability, "unknown": unknown}
         return told | {"rating": rating} if self._rates else told
@@ -291,7 +359,7 @@ class ServingModel(tf.Module):
     @tf.function(input_signature=[HISTORY, RATINGS])
     def score(self, history, ratings):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
-        query, _ = self._known(history, ratings)
+        query, _, _ = self._query(history, ratings)
         return {"scores": self._score_items(self.item_vectors, query)}
 
     @tf.function(input_signature=[])
@@ -306,31 +374,58 @@ class ServingModel(tf.Module):
         for searcher in self._scann:
             searcher.release()
 
-    def _known(self, history: tf.Tensor, ratings: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """The query as the model reads it, and the count of unknown ids, int32 ``[B]``."""
+    def _query(
+        self,
+        history: tf.Tensor,
+        ratings: tf.Tensor,
+        event_fields: tf.Tensor | None = None,
+        context: tf.Tensor | None = None,
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The query as the model reads it.
+
+        Without ``event_fields`` and ``context`` every field is left out.
+
+        Returns:
+          The query; the number of unknown ids, and of entries that cannot be read, int32 ``[B]`` each.
+        """
         index = self.index_of.lookup(history)
-        present = index < self.n_items
-        length = tf.shape(history)[1]
-        marks = tf.pad(ratings, [[0, 0], [0, tf.maximum(length - tf.shape(ratings)[1], 0)]], constant_values=np.nan)
+        present, shape = index < self.n_items, tf.shape(history)
         unknown = tf.reduce_sum(tf.cast(~present & (history != ""), tf.int32), axis=1)
-        known = tf.ragged.boolean_mask(index, present).to_tensor(default_value=self.n_items)
-        marks = tf.ragged.boolean_mask(marks[:, :length], present).to_tensor(default_value=np.nan)
-        # A batch of empty histories still needs a column.
-        known = tf.pad(known, [[0, 0], [0, 1]], constant_values=self.n_items)
-        return {"history": known, RATING_KEY: tf.pad(marks, [[0, 0], [0, 1]], constant_values=np.nan)}, unknown
+        if event_fields is None or context is None:
+            events, query = self.event_decoder.missing(shape), self.context_decoder.missing(shape[:1])
+            unread = tf.zeros_like(unknown)
+        else:
+            texts = tf.reshape(_as_wide(event_fields, shape[1], ""), [-1])
+            flat, unread_of_events = self.event_decoder.decode_lines(texts)
+            events = {
+                key: tf.reshape(values, tf.concat([shape, tf.shape(values)[1:]], axis=0))
+                for key, values in flat.items()
+            }
+            query, unread = self.context_decoder(context)
+            unread += tf.reduce_sum(tf.reshape(unread_of_events, shape), axis=1)
+        marks = _as_wide(ratings, shape[1], np.nan)
+        if RATING_KEY in events:
+            marks = tf.where(tf.math.is_nan(marks), events[RATING_KEY], marks)
+        events |= {"history": index, RATING_KEY: marks}
+        for key, values in events.items():
+            padding = self.n_items if key == "history" else padding_of(np.dtype(values.dtype.as_numpy_dtype))
+            known = tf.ragged.boolean_mask(values, present).to_tensor(default_value=padding)
+            # A batch of empty histories still needs a column.
+            query[key] = tf.pad(known, [[0, 0], [0, 1], *[[0, 0]] * (known.shape.rank - 2)], constant_values=padding)
+        return query, unknown, unread
 
     def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""
         event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
         return tf.gather(self.item_ids, event)
 
-    def _leaning(self, known: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """How histories move a search, 0 for an empty one.
+    def _leaning(self, asked: Query) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """How users move a search; 0 for a user of whom nothing is known.
 
         Returns:
           Query float32 ``[B, D]``, pairs ``[B, S]``, and what these add to an item on the mean, ``[B]``.
         """
-        request = self.folded.requests(self.item_vectors, known)
+        request = self.folded.requests(self.item_vectors, asked)
         query = self.folded.without_offset(request["query"])  # what it adds is the same for every user
         mean, variance = self.folded.moments(self.best, query, request["pairs"])
         spread = tf.sqrt(variance)
@@ -339,8 +434,8 @@ class ServingModel(tf.Module):
         items, values = request["pairs"]
         return query * weight[:, tf.newaxis], items, values * weight[:, tf.newaxis], mean * weight
 
-    def _no_leaning(self, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        batch = tf.shape(known)[0]
+    def _no_leaning(self, asked: Query) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        batch = tf.shape(asked["history"])[0]
         nothing = tf.zeros((batch, 0))
         return tf.zeros((batch, self.folded.dim)), tf.cast(nothing, tf.int32), nothing, tf.zeros(batch)
 
@@ -354,16 +449,31 @@ class ServingModel(tf.Module):
     def _listed(self, indices: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"item_ids": tf.gather(self.item_ids, indices), "scores": scores}
 
+    def _titled(self, indices: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._listed(indices, scores) | {"titles": tf.gather(self.titles, indices)}
 
-def _table(names: dict[str, int], default: int) -> tf.lookup.StaticHashTable:
-    initializer = tf.lookup.KeyValueTensorInitializer(list(names), list(names.values()), tf.string, tf.int32)
-    return tf.lookup.StaticHashTable(initializer, default_value=default)
+
+def _with_as_many_rows(*inputs: tf.Tensor) -> list[tf.Tensor]:
+    """The inputs, each that has a single row with as many rows as the others."""
+    rows = tf.stack([tf.shape(tensor)[0] for tensor in inputs])
+    batch = tf.where(tf.reduce_min(rows) == 0, 0, tf.reduce_max(rows))
+    return [tf.broadcast_to(tensor, tf.concat([[batch], tf.shape(tensor)[1:]], axis=0)) for tensor in inputs]
+
+
+def _as_wide(values: tf.Tensor, width: tf.Tensor, padding: float | str) -> tf.Tensor:
+    """``[B, *]`` as ``[B, width]``: cut, or filled up at the end."""
+    more = tf.maximum(width - tf.shape(values)[1], 0)
+    return tf.pad(values, [[0, 0], [0, more]], constant_values=padding)[:, :width]
 
 
 def _no_filters(requests: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """``allow`` and ``categories`` that let everything pass."""
     none = tf.fill((tf.shape(requests)[0], 0), "")
     return none, none
+
+
+def _no_ratings(history: tf.Tensor) -> tf.Tensor:
+    return tf.zeros((tf.shape(history)[0], 0))
 
 
 def _some(size: int) -> np.ndarray:

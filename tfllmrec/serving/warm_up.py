@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.client.messages import MESSAGES
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.text.bundled import INPUTS
 
 #: Queries in a request: one person, and what a server makes of some that come together.
@@ -24,9 +25,10 @@ HISTORY, FEW, TOKENS, K = 10, 5, 16, 10
 def write_warm_up(
     path: Path,
     model_name: str,
-    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    signatures: Mapping[str, tf.types.experimental.PolymorphicFunction],
     item_ids: Sequence[str],
     texts: Sequence[str],
+    schema: Schema,
 ) -> None:
     """Writes a TFRecord of requests of usual sizes, one for each signature and each of :data:`BATCHES`.
 
@@ -38,41 +40,49 @@ def write_warm_up(
       signatures: by name, with named inputs.
       item_ids: some of the catalogue's; they become histories.
       texts: some that may be searched for.
+      schema: the fields that requests may name.
 
     Raises:
       tf.errors.OpError: it cannot be written.
     """
+    said = {
+        "context": [_entry(field) for field in schema.of_query()],
+        "event_fields": ["\n".join(map(_entry, schema.of_history()))],
+        "history": item_ids,
+        "exclude": item_ids,
+        "items": item_ids,
+        "item_id": item_ids,
+        "text": texts,
+    }
     with tf.io.TFRecordWriter(str(path)) as out:
         for name, function in signatures.items():
             for batch in BATCHES:
                 log = MESSAGES["PredictionLog"]()
                 request = log.predict_log.request
                 request.model_spec.name, request.model_spec.signature_name = model_name, name
-                for spec in tf.nest.flatten(function.structured_input_signature):
-                    value = tf.make_tensor_proto(_values(spec, batch, item_ids, texts), spec.dtype)
+                for spec in tf.nest.flatten(function.get_concrete_function().structured_input_signature):
+                    value = tf.make_tensor_proto(_values(spec, batch, said), spec.dtype)
                     request.inputs[spec.name].ParseFromString(value.SerializeToString())
                 out.write(log.SerializeToString())
 
 
-def _values(spec: tf.TensorSpec, batch: int, item_ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    def of(values: Sequence[str], *shape: int) -> np.ndarray:
-        return np.resize(np.asarray(values, object), (batch, *shape))
+def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) -> np.ndarray:
+    if (strings := said.get(spec.name)) is not None:
+        width = {"history": HISTORY, "event_fields": HISTORY, "context": len(strings)}.get(spec.name, FEW)
+        shape = (batch, width)[: spec.shape.rank]
+        return np.resize(np.asarray(strings, object), shape) if len(strings) else np.empty(shape, object)
+    if spec.name == "ratings":
+        return np.ones((batch, HISTORY))
+    if spec.name == "k":
+        return np.full(batch, K)
+    if spec.name in INPUTS:
+        # Any vocabulary has a second word; the types of a single text are all 0.
+        return np.full((batch, TOKENS), int(spec.name != INPUTS[-1]))
+    sizes = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
+    return np.full(sizes, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
 
-    match spec.name:
-        case "history":
-            return of(item_ids, HISTORY)
-        case "exclude" | "items":
-            return of(item_ids, FEW)
-        case "item_id":
-            return of(item_ids)
-        case "text":
-            return of(texts)
-        case "ratings":
-            return np.ones((batch, HISTORY))
-        case "k":
-            return np.full(batch, K)
-        case name if name in INPUTS:
-            # Any vocabulary has a second word; the types of a single text are all 0.
-            return np.full((batch, TOKENS), int(name != INPUTS[-1]))
-    shape = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
-    return np.full(shape, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
+
+def _entry(field: Field) -> str:
+    """Something that a client may say of a field."""
+    value = {"category": field.vocabulary[0] if field.vocabulary else "", "number": f"{field.mean:g}", "time": "0"}
+    return f"{field.name}={value.get(field.kind, '1 ' * field.width)}"

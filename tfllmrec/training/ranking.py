@@ -26,8 +26,8 @@ from tfllmrec.durable import read_json, write_folder
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.models.fitting import Fitted, TrainingData
-from tfllmrec.models.hybrid import SCORE_BATCH, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.models.servable import SCORE_BATCH, Servable
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
@@ -112,7 +112,7 @@ def settle_epochs(config: RankingConfig, split: Split) -> str | None:
 
 
 def prepared_ranking(
-    folder: Path, data: TrainingData, config: RankingConfig, hybrid: Hybrid, tell: Tell
+    folder: Path, data: TrainingData, config: RankingConfig, hybrid: Servable, tell: Tell
 ) -> RankingModel:
     """The ranking model in ``folder``, made where it is not there yet.
 
@@ -144,21 +144,19 @@ def prepared_ranking(
     return load_ranking(folder, hybrid, split, config, seed)
 
 
-def _made_from(hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
+def _made_from(hybrid: Servable, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
     train = split.train
-    # W follows from settings and training events, and another machine may compute it with other last digits.
-    layers = (hybrid.items, hybrid.history_encoder, hybrid.feedback, hybrid.gates)
     return {
-        **settings_of(model=hybrid.config, item_weights=hybrid.item_weights, ranking=config),
+        **settings_of(**hybrid.settings, ranking=config),
         "seed": seed,
         "training events": fingerprint(*(train[name].to_numpy() for name in (USER_INDEX, ITEM_INDEX, RATING))),
         "validation queries": queries_fingerprint(split.validation),
-        "weights of the hybrid": fingerprint(*(array for layer in layers for array in layer.get_weights())),
+        "weights of the hybrid": fingerprint(*hybrid.learned),
     }
 
 
-def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConfig, seed: int) -> RankingModel:
+def load_ranking(folder: Path, hybrid: Servable, split: Split, config: RankingConfig, seed: int) -> RankingModel:
     """A model that :func:`prepared_ranking` made.
 
     Args:
@@ -173,7 +171,7 @@ def load_ranking(folder: Path, hybrid: Hybrid, split: Split, config: RankingConf
 
 
 def fit_ranking(
-    data: TrainingData, config: RankingConfig, hybrid: Hybrid, logs: Path | None = None
+    data: TrainingData, config: RankingConfig, hybrid: Servable, logs: Path | None = None
 ) -> Fitted[RankingModel, RankingConfig]:
     """Learns the order from validation queries and ratings from training events; keeps the best epoch.
 
@@ -239,7 +237,7 @@ def fit_ranking(
 # What is learnt from ------------------------------------------------------------------------------------------------
 
 
-def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: int, seed: int) -> Examples:
+def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates: int, seed: int) -> Examples:
     """What ``RankingModel.compute_loss`` takes for ``lists``, of all queries, which have targets.
 
     A list has the hybrid's best ``candidates`` of what is not excluded, the first target wherever it came, and some of
@@ -251,7 +249,7 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
     generator = np.random.default_rng(seed)
     n_items, parts = hybrid.n_items, []
     given = tf.function(model.given, reduce_retracing=True)
-    order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in Hybrid.score
+    order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
     ordered, size = queries.take(order), max(1, min(SCORE_BATCH, SCORES // n_items))
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
         batch = ordered.slice(start, start + size)
@@ -282,7 +280,7 @@ def lists_of(model: RankingModel, hybrid: Hybrid, queries: Queries, candidates: 
     return _rows(_joined(parts, model), np.argsort(order))
 
 
-def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: RatingScale, seed: int) -> Examples:
+def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: RatingScale, seed: int) -> Examples:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
     At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at; fewer where
@@ -293,21 +291,18 @@ def rated_events(model: RankingModel, hybrid: Hybrid, split: Split, scale: Ratin
     everybody = split.train_queries()
     people = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
     people = people.take(np.argsort(people.history.lengths, kind="stable"))
-    n_items, width = hybrid.n_items, hybrid.history_encoder.max_length
+    n_items, width = hybrid.n_items, hybrid.history_length
     inputs = people.inputs(n_items, hybrid.reads, width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
     def after_events(query, row, at, target):
-        """Everything known after the events ``at`` of the rows of ``query``: one run of the encoder for each row."""
-        queries = tf.stack(hybrid.query_vectors(model.item_vectors, query), axis=-1)
-        history = query["history"]
-        until = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
-        past = tf.where(until, tf.gather(history, row), n_items)
-        place = tf.stack([row, at], axis=1)
-        terms = hybrid.weighed_terms(model.item_vectors, tf.gather_nd(queries, place), past, target)
-        before = {"history": past, RATING_KEY: tf.gather(query[RATING_KEY], row)}
+        """Everything known after the events ``at`` of the rows of ``query``."""
+        terms = hybrid.terms_after(model.item_vectors, query, row, at, target)
+        before = {key: tf.gather(values, row) for key, values in query.items()}
+        known = tf.range(tf.shape(query["history"])[1]) <= at[:, tf.newaxis]
+        before["history"] = tf.where(known, before["history"], n_items)
         return model.given(model.item_vectors, before, target, terms)
 
     given = tf.function(after_events, reduce_retracing=True)

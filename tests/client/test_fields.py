@@ -1,0 +1,51 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from tfllmrec.client.fields import context_inputs, event_field_inputs
+from tfllmrec.errors import DataError
+
+
+@pytest.mark.parametrize("context", [None, [None, None], [{}, None]])
+def test_nothing_is_sent_where_no_query_has_fields(context):
+    assert context_inputs(2, context) == {}
+    assert event_field_inputs([["a"], []], None) == event_field_inputs([["a"], []], [None, []]) == {}
+
+
+def test_values_are_written_as_in_files():
+    noon = datetime(2014, 5, 26, 12)
+    fields = {
+        "device": "tv",
+        "age": 25.0,
+        "shoe": 42.5,
+        "n": 3,
+        "look": [0.5, 1],
+        "at": noon,
+        "new": True,
+        "gone": None,
+    }
+    expected = ["device=tv", "age=25", "shoe=42.5", "n=3", "look=0.5 1", "at=1401105600", "new=True"]
+    assert context_inputs(1, [fields]) == {"context": [expected]}
+    assert context_inputs(1, [{"at": noon.replace(tzinfo=UTC)}]) == {"context": [["at=1401105600"]]}
+
+
+def test_fields_of_events_are_lines():
+    told = event_field_inputs([["a", "b"], ["c"]], [[{"kind": "view", "dwell": 3}, None], None])
+    assert told == {"event_fields": [["kind=view\ndwell=3", ""], [""]]}
+
+
+@pytest.mark.parametrize("field", [{"": 1}, {"a=b": 1}, {3: 1}, {"kind": "x\ny"}])
+def test_a_field_that_cannot_be_sent_is_named(field):
+    with pytest.raises(DataError, match="Expected fields of events and requests as names without '='"):
+        event_field_inputs([["a"]], [[field]])
+    if "kind" not in field:
+        with pytest.raises(DataError, match="Expected fields"):
+            context_inputs(1, [field])
+
+
+def test_as_many_as_there_are():
+    with pytest.raises(DataError, match="one mapping of context for each of 3 users, got 1"):
+        context_inputs(3, [{"a": 1}])
+    for rows in ([[{}, {"a": 1}]], [[{"a": 1}], [{}]]):
+        with pytest.raises(DataError, match=r"Expected fields for each event of the history, .* for \[1\] events"):
+            event_field_inputs([["a"]], rows)

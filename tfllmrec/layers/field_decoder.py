@@ -1,0 +1,160 @@
+"""Fields of a request, as clients write them, to the values that models read: inside the graph that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.data.cleaning.names import SEPARATOR
+from tfllmrec.data.schema import MISSING_CODE, NUMBER, UNKNOWN_CODE, VECTOR, Field
+from tfllmrec.layers.static_table import static_table
+
+_SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
+"""Whatever ``str.strip`` takes off."""
+_DATE = r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?)?(?:Z|\+00:00)?"
+_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+DAY_S = 86_400.0
+#: Entries of one event that are read.
+ENTRIES = 32
+
+
+class FieldDecoder(tf.Module):
+    """Entries ``name=value`` to encoded values, as :meth:`tfllmrec.data.schema.Field.encode` gives them.
+
+    The name of an entry is that of a field (``device``), or its key (``user.country``), which says which one is meant
+    where a request and its user both have a field of that name. Of entries with the same name the last one counts.
+    Spaces around names and values do not count, and an entry without a value stands for a field that is left out: the
+    field's default applies, or else its padding.
+
+    Values are written as in the files, with two exceptions, because a file is read as a whole and a request by itself:
+    numbers are plain (``1234.5``, ``1e-3``; no decimal comma, no marks between thousands), and times are seconds since
+    1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``).
+
+    Args:
+      fields: all fields that entries may name, such as ``schema.of_query()``.
+      reads: keys of the fields that the model reads; no other field is decoded.
+    """
+
+    def __init__(self, fields: Sequence[Field], reads: Collection[str]) -> None:
+        super().__init__(name="field_decoder")
+        self.fields = [field for field in fields if field.key in reads]
+        self._missing = {
+            field.key: tf.constant(field.encode([""])[0], tf.string if field.dtype == object else field.dtype)
+            for field in self.fields
+        }
+        self._names = static_table({"": 0} | {name: 1 for field in fields for name in (field.name, field.key)}, 0)
+        codes = {"": UNKNOWN_CODE} | {
+            f"{field.key}={value}": code
+            for field in self.fields
+            if field.kind == "category"
+            for code, value in enumerate(field.vocabulary, start=2)
+        }
+        self._codes = static_table(codes, UNKNOWN_CODE)
+
+    def missing(self, shape: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The values of fields that are left out, ``[*shape]`` or ``[*shape, width]``, by the keys of the fields."""
+        return {
+            key: tf.broadcast_to(value, tf.concat([shape, np.array(value.shape, np.int32)], axis=0))
+            for key, value in self._missing.items()
+        }
+
+    def __call__(self, entries: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Decodes the entries of R requests, or of R events.
+
+        Args:
+          entries: string ``[R, C]``, padded with ``""`` anywhere.
+
+        Returns:
+          The values of the fields that are read, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``, how many
+          entries could not be read: their name is none of a field, or the value is none of the field's kind. A value
+          that a category does not have can be read: it is the unknown one.
+        """
+        entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
+        named = tf.strings.regex_full_match(entries, r"(?s)[^=]+=.*")
+        names = tf.where(named, _stripped(tf.strings.regex_replace(entries, r"(?s)=.*", "")), "")
+        texts = _stripped(tf.strings.regex_replace(entries, r"(?s)^[^=]*=", ""))
+        unread = tf.reduce_sum(tf.cast((entries != "") & (self._names.lookup(names) == 0), tf.int32), axis=1)
+        places = tf.range(tf.shape(entries)[1])
+        values = {}
+        for field in self.fields:
+            place = tf.reduce_max(tf.where((names == field.name) | (names == field.key), places, -1), axis=1)
+            text = tf.where(place >= 0, tf.gather(texts, tf.maximum(place, 0), batch_dims=1), "")
+            filled = tf.where(text == "", "" if field.default is None else field.default.strip(), text)
+            values[field.key], readable = self._decoded(field, filled)
+            unread += tf.cast((text != "") & ~readable, tf.int32)
+        return values, unread
+
+    def decode_lines(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """As a call, for texts string ``[R]`` with an entry on each line.
+
+        Only the first :data:`ENTRIES` lines are read, which bounds the memory; the others are counted as unread.
+        """
+        lines = tf.strings.split(texts, "\n")
+        values, unread = self(lines[:, :ENTRIES].to_tensor(""))
+        return values, unread + tf.cast(tf.maximum(lines.row_lengths() - ENTRIES, 0), tf.int32)
+
+    def _decoded(self, field: Field, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The values of texts string ``[R]``, and whether each could be read, bool ``[R]``."""
+        if field.kind == "category":
+            return self._categories(field, texts), tf.ones_like(texts, tf.bool)
+        if field.dtype == object:
+            return texts, tf.ones_like(texts, tf.bool)
+        if field.kind == "vector":
+            numbers = _vectors(texts, field.width)
+        else:
+            numbers = tf.cast(_times(texts) if field.kind == "time" else _numbers(texts), field.dtype)
+        finite = tf.math.is_finite(numbers)
+        if field.kind == "vector":
+            finite = tf.reduce_all(finite, axis=1, keepdims=True)
+        return tf.where(finite, numbers, np.nan), tf.reshape(finite, [-1])
+
+    def _categories(self, field: Field, texts: tf.Tensor) -> tf.Tensor:
+        if not field.width:
+            codes = self._codes.lookup(tf.strings.join([field.key, texts], "="))
+            return tf.where(texts == "", MISSING_CODE, codes)
+        names = tf.strings.split(texts, SEPARATOR)
+        codes = tf.ragged.map_flat_values(
+            lambda name: self._codes.lookup(tf.strings.join([field.key, name], "=")), names
+        )
+        codes = codes.to_tensor(MISSING_CODE, shape=(None, field.width))
+        return tf.where(texts[:, tf.newaxis] == "", MISSING_CODE, codes)
+
+
+def _stripped(texts: tf.Tensor) -> tf.Tensor:
+    return tf.strings.regex_replace(texts, f"^{_SPACE}+|{_SPACE}+$", "")
+
+
+def _numbers(texts: tf.Tensor) -> tf.Tensor:
+    """float64, of the same shape; NaN where a text is no plain number."""
+    plain = tf.strings.regex_full_match(texts, NUMBER)
+    return tf.where(plain, tf.strings.to_number(tf.where(plain, texts, "0"), tf.float64), np.nan)
+
+
+def _vectors(texts: tf.Tensor, width: int) -> tf.Tensor:
+    """float32 ``[R, width]``; NaN where a text is no vector of that width."""
+    parts = tf.strings.split(tf.strings.regex_replace(texts, r"[\s,;\[\]()]+", " "))
+    fits = tf.strings.regex_full_match(texts, VECTOR) & (parts.row_lengths() == width)
+    numbers = _numbers(parts.to_tensor("", shape=(None, width)))
+    return tf.cast(tf.where(fits[:, tf.newaxis], numbers, np.nan), tf.float32)
+
+
+def _times(texts: tf.Tensor) -> tf.Tensor:
+    """float64 seconds since 1970; NaN where a text is neither a number nor an ISO date."""
+    is_date = tf.strings.regex_full_match(texts, _DATE)
+    dates = tf.where(is_date, texts, "1970-01-01")
+    parts = [tf.strings.regex_replace(dates, f"^{_DATE}$", rf"0\{group}") for group in range(1, 7)]
+    year, month, day, hour, minute, second = (tf.strings.to_number(part, tf.float64) for part in parts)
+    leap = ((year % 4 == 0) & (year % 100 != 0)) | (year % 400 == 0)
+    of_month = tf.cast(tf.clip_by_value(month, 1, 12), tf.int32) - 1
+    days_of_month = tf.gather(tf.constant(_DAYS, tf.float64), of_month) + tf.cast(leap & (month == 2), tf.float64)
+    valid = (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= days_of_month)
+    valid &= (hour < 24) & (minute < 60) & (second < 61)
+    # Days since 1970 by the years before this one, the months before this one, and the leap day of this year.
+    before = year - 1
+    years = before * 365 + before // 4 - before // 100 + before // 400 - 719_162
+    months = tf.gather(tf.constant(np.cumsum((0, *_DAYS[:-1])), tf.float64), of_month)
+    days = years + months + tf.cast(leap & (month > 2), tf.float64) + day - 1
+    seconds = days * DAY_S + hour * 3600 + minute * 60 + second
+    return tf.where(is_date, tf.where(valid, seconds, np.nan), _numbers(texts))
