@@ -77,7 +77,7 @@ def test_fields_are_summed_and_the_layer_survives_its_config():
     assert layer.keys == ["event.colour", "item.price"]
     inputs = {"event.colour": tf.constant([2, 0]), "item.price": tf.constant([1.0, NAN])}
     out = layer(inputs).numpy()
-    np.testing.assert_allclose(out, sum(layer.encoders[key](inputs[key]) for key in layer.keys))
+    np.testing.assert_allclose(out, sum(e(inputs[e.field.key]) for e in layer.encoders))
     again = FieldsEncoder.from_config(layer.get_config())
     np.testing.assert_array_equal(again(inputs), out)  # the seed is in the config
     assert np.abs(FieldsEncoder(fields, 4, seed=1)(inputs) - out).max() > 1e-3
