@@ -67,6 +67,12 @@ def test_a_field_belongs_to_its_table_and_a_context_to_the_request():
         schema["user.size"]
 
 
+def test_a_column_whose_name_another_one_took_is_no_context():
+    deeds = schema_of(events(kind=lambda i: f"deed {i}"))  # not the kinds of events, so not "kind"
+    assert [field.key for field in deeds if field.name.startswith("source")] == ["event.source_kind"]
+    assert schema_of(events(source=lambda i: "ab"[i % 2]))["request.source"]
+
+
 def test_settings_come_before_what_is_recognised():
     frame = events(device=lambda i: f"d{i % 2}", dwell=lambda i: i % 5)
     dwell = {"owner": "request", "kind": "number", "default": "3"}

@@ -347,7 +347,9 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
 def _owner_of_event_column(name: str) -> Owner:
     if name in (RATING, EVENT_KIND):
         return "event"
-    return "request" if name == TIMESTAMP or _CONTEXT_WORDS.intersection(words_of_name(name)) else "event"
+    # ``source_`` begins the names of columns that another column took the name of.
+    words = words_of_name(name.removeprefix("source_"))
+    return "request" if name == TIMESTAMP or _CONTEXT_WORDS.intersection(words) else "event"
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
