@@ -46,8 +46,8 @@ def event_field_inputs(
             f"Expected fields for each event of the history, None where there are none: got {found[:8]} for "
             f"{[len(history) for history in histories[:8]]} events."
         )
-    rows = [[""] * len(history) if row is None else row for history, row in zip(histories, event_fields, strict=True)]
-    return {"event_fields": [["\n".join(_entries(fields or None, "\n")) for fields in row] for row in rows]}
+    rows = [[None] * len(history) if row is None else row for history, row in zip(histories, event_fields, strict=True)]
+    return {"event_fields": [["\n".join(_entries(fields, "\n")) for fields in row] for row in rows]}
 
 
 def _entries(fields: Fields | None, forbidden: str = "") -> list[str]:

@@ -192,9 +192,11 @@ def _export_model(
                 f"export: a {type(model).__name__} has no query_model and candidate_model. Give both as arguments: the "
                 "part that makes vectors of queries, and the vectors of the items or the part that makes them."
             )
-        vectors = candidate_model
-        if callable(candidate_model):
-            vectors = _candidate_vectors(candidate_model, candidate_takes, items, schema)
+        vectors = (
+            _candidate_vectors(candidate_model, candidate_takes, items, schema)
+            if callable(candidate_model)
+            else np.asarray(candidate_model)
+        )
         servable = TwoTowerServable(query_model, vectors, split.train_counts, schema, query_takes)
         if USER_FIELD.key in servable.reads:
             schema, histories = Schema((*schema.fields, USER_FIELD)), with_user_ids(histories)

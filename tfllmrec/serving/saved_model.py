@@ -164,7 +164,7 @@ class SavedModel:
         """
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
-        further = {
+        further: dict[str, Sequence[Sequence[str]]] = {
             **filter_inputs(len(histories), allow, categories),
             **context_inputs(len(histories), context),
             **event_field_inputs(histories, event_fields),

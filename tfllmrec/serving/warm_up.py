@@ -78,8 +78,8 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
     if spec.name in INPUTS:
         # Any vocabulary has a second word; the types of a single text are all 0.
         return np.full((batch, TOKENS), int(spec.name != INPUTS[-1]))
-    shape = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
-    return np.full(shape, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
+    sizes = [batch, *[0] * (spec.shape.rank - 1)][: spec.shape.rank]
+    return np.full(sizes, "" if spec.dtype == tf.string else 0, object if spec.dtype == tf.string else None)
 
 
 def _entry(field: Field) -> str:
