@@ -20,7 +20,7 @@ from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query
 from tfllmrec.progress import Tell
 
-#: The id of the user, for models that know users by their ids; a request says it as ``user_id=42`` in its context.
+#: The id of the user, for models that know users by their ids; a request has it in its context as ``user_id=42``.
 USER_FIELD = Field(USER, "user", "id")
 
 
@@ -28,8 +28,7 @@ class TwoTowerServable:
     """``score(u, i) = <query_model(u), v_i>``; items by popularity for a query of which nothing is known.
 
     Args:
-      query_model: a Keras model or layer, or another ``tf.Module``. It takes what ``takes`` names and gives float32
-        ``[B, D]``.
+      query_model: a Keras model or layer, or another ``tf.Module``: an input as in ``takes`` -> float32 ``[B, D]``.
       vectors: float32 ``[N, D]``, ``v_i``.
       train_counts: int ``[N]``, training events of each item.
       schema: fields of the data.
