@@ -239,11 +239,16 @@ ATTACKS: dict[str, Attack] = {
     "rank: 1,000,000 items": lambda t: t.predict("rank", **_row_of(1_000_000)),
     "recommend: 100,000 rows": lambda t: t.predict("recommend", **_recommend(100_000)),
     "recommend: 5,000 rows": lambda t: t.predict("recommend", **_recommend(5000)),
-    "recommend_filtered: a category 100,000 times": lambda t: t.predict(
-        "recommend_filtered",
-        **_recommend(1),
-        allow=tensor(STRING, [1, 0]),
-        categories=tensor(STRING, [1, 100_000], string_val=[b"x"]),
+    "recommend_full: a category 100,000 times": lambda t: t.predict(
+        "recommend_full", **_recommend(1), categories=tensor(STRING, [1, 100_000], string_val=[b"x"])
+    ),
+    "recommend_full: 1,000,000 entries": lambda t: t.predict(
+        "recommend_full", **_recommend(1), context=tensor(STRING, [1, 1_000_000], string_val=[b"a=b"])
+    ),
+    "recommend_full: 2,000 lines for each of 1,000 events": lambda t: t.predict(
+        "recommend_full",
+        history=tensor(STRING, [1, 1000], string_val=[b"x"]),
+        event_fields=tensor(STRING, [1, 1000], string_val=[b"a=b\n" * 2000]),
     ),
     "bodies: 400 x 7.9 MB": _bodies,
     "bodies: gzip of 200 MB": _gzip_bomb,

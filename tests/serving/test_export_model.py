@@ -163,6 +163,8 @@ def test_what_does_not_fit_is_refused(model, dataset, tmp_path):
         export(model, dataset, tmp_path / "made")
     with pytest.raises(ModelError, match=r"The candidate model takes item.colour: expected item_id, item_index, item."):
         export(model, dataset, tmp_path / "made", candidate_model=model.items, candidate_takes="item.colour")
+    with pytest.raises(ModelError, match=r"query_model: expected a Keras model or layer, .*; found a function"):
+        export(model, dataset, tmp_path / "made", query_model=lambda query: 0, candidate_model=np.zeros((N, D)))
     with pytest.raises(ModelError, match=r"expected finite numbers \[20, D\]"):
         export(model, dataset, tmp_path / "made", candidate_model=np.zeros((3, D)))
     assert not (tmp_path / "made").exists()

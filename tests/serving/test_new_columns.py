@@ -17,7 +17,10 @@ pytestmark = [pytest.mark.tf, pytest.mark.slow]
 D, USERS = 16, 200
 #: Hue and height come from the item's number, and so does its family.
 ITEMS = pd.DataFrame(
-    [(f"i{i}", f"{float(i % 2)} {float(1 - i % 2)} 0.5", 100 + 700 * (i // 2 % 2) + i, i // 4 % 4) for i in range(32)],
+    [
+        (f"i{i}", f"{float(i % 2)} {float(1 - i % 2)} 0.5", 100.5 + 700 * (i // 2 % 2) + i, i // 4 % 4)
+        for i in range(32)
+    ],
     columns=["item_id", "hue", "height_mm", "family"],
 )
 

@@ -10,11 +10,12 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.models import hybrid
+from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.runs.run import Run
-from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
 from tfllmrec.serving.measure import measure
-from tfllmrec.serving.new_items import Counts, grown_model, read_new_items
+from tfllmrec.serving.new_items import Counts, read_new_items
 from tfllmrec.serving.saved_model import SavedModel
 
 pytestmark = pytest.mark.tf
@@ -47,9 +48,9 @@ def grown(chain_run, titles, tmp_path_factory):
     ]
     (folder / "new.jsonl").write_text(lines(rows))
     told: list[str] = []
-    hybrids = []
+    hybrids, extend = [], Hybrid.extend
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "grown_model", lambda *args: hybrids.append(grown_model(*args)) or hybrids[0])
+        patch.setattr(Hybrid, "extend", lambda *args: hybrids.append(extend(*args)) or hybrids[0])
         version = export(chain_run[0].folder, folder / "chain", folder / "new.jsonl", tell=told.append)
     return SavedModel.open(version), told, hybrids[0]
 
@@ -260,8 +261,6 @@ def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
 @pytest.mark.parametrize(("items", "form"), [(2, "low_rank"), (3, "exact")])
 def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_run, monkeypatch, items, form):
     """The run was small enough; what is solved is looked at, not the model."""
-    from tfllmrec.serving import new_items
-
     run, asked = chain_run[0], {}
 
     class Stop(Exception):
@@ -271,11 +270,9 @@ def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_
         asked.update(form=settings.form, n_items=n_items, text=text)
         raise Stop
 
-    monkeypatch.setattr(new_items, "solve_item_weights", solve)
-    monkeypatch.setattr(new_items, "MAX_ITEMS", N + items - 2)
-    text = np.vstack([run.text, run.text[:1]])
-    grown = pd.concat([run.dataset.items, run.dataset.items.iloc[:1].assign(item_id="new")], ignore_index=True)
-    catalogue = new_items.GrownCatalogue(grown, text, Counts("f", 1, 0, 0, 0))
+    monkeypatch.setattr(hybrid, "solve_item_weights", solve)
+    monkeypatch.setattr(hybrid, "MAX_ITEMS", N + items - 2)
+    catalogue = Catalogue(np.array([*run.dataset.items.item_id, "new"], object), np.vstack([run.text, run.text[:1]]))
     with pytest.raises(Stop):
-        grown_model(run, catalogue, lambda line: None)
+        run.load_model().extend(catalogue, np.asarray(run.text), run.split.train_queries().history, lambda line: None)
     assert asked["form"] == form and asked["n_items"] == N + 1

@@ -95,4 +95,4 @@ def test_an_input_that_is_not_known_is_left_empty(tmp_path):
     assert values_of("input_mask", inputs["input_mask"]) == [[1] * 16] * 8
     assert values_of("input_type_ids", inputs["input_type_ids"]) == [[0] * 16] * 8
     assert values_of("context", inputs["context"]) == [["device=tv", "age=30"]] * 8
-    assert values_of("event_fields", inputs["event_fields"]) == [["look=1 1 \ndevice=tv"] * 10] * 8
+    assert values_of("event_fields", inputs["event_fields"]) == [["device=tv\nlook=1 1 "] * 10] * 8

@@ -428,9 +428,9 @@ def _vector_width(filled: pd.Series) -> int:
 def _vectors(values: pd.Series, width: int) -> np.ndarray:
     rows = np.full((len(values), width), np.nan, np.float32)
     for row, cell in enumerate(values):
-        found: Sequence[Any] | np.ndarray = np.ravel([] if cell is None else cell)
         if isinstance(cell, str):
-            found = re.findall(NUMBER, cell) if re.fullmatch(VECTOR, cell) else []
-        if len(found) == width and np.isfinite(vector := np.asarray(found, np.float32)).all():
+            cell = re.findall(NUMBER, cell) if re.fullmatch(VECTOR, cell) else None
+        vector = np.ravel([] if cell is None else np.asarray(cell, np.float32))
+        if len(vector) == width and np.isfinite(vector).all():
             rows[row] = vector
     return rows

@@ -12,7 +12,7 @@ from tfllmrec.data.schema import MISSING_CODE, NUMBER, UNKNOWN_CODE, VECTOR, Fie
 from tfllmrec.layers.static_table import static_table
 
 _SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
-"""Whatever ``str.strip`` takes off."""
+"""The characters that ``str.strip`` takes off."""
 _DATE = r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?)?(?:Z|\+00:00)?"
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 DAY_S = 86_400.0

@@ -20,7 +20,7 @@ from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query
 from tfllmrec.progress import Tell
 
-#: The id of the user, for models that know users by their ids; a request says it as ``user_id=42`` in its context.
+#: The id of the user, for models that know users by their ids; a request has it in its context as ``user_id=42``.
 USER_FIELD = Field(USER, "user", "id")
 
 
@@ -28,8 +28,8 @@ class TwoTowerServable:
     """``score(u, i) = <query_model(u), v_i>``; items by popularity for a query of which nothing is known.
 
     Args:
-      query_model: a Keras model or layer, or another ``tf.Module``. It takes what ``takes`` names and gives float32
-        ``[B, D]``.
+      query_model: a Keras model or layer, another ``tf.Module``, or a method of one: an input as in ``takes`` ->
+        float32 ``[B, D]``.
       vectors: float32 ``[N, D]``, ``v_i``.
       train_counts: int ``[N]``, training events of each item.
       schema: fields of the data.
@@ -40,8 +40,8 @@ class TwoTowerServable:
         (vectors ``[B, width]``), those of events ``[B, L]``.
 
     Raises:
-      ModelError: ``vectors`` do not fit the counts, the query model gives vectors of another width, or the schema lacks
-        a field.
+      ModelError: the query model is a plain function or gives vectors of another width, ``vectors`` do not fit the
+        counts, or the schema lacks a field.
     """
 
     term_names = ("score",)
@@ -80,7 +80,12 @@ class TwoTowerServable:
         lengths = np.linalg.norm(vectors, axis=1)
         self._unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)[:, np.newaxis]
         self.lengths = tf.Variable(lengths, trainable=False, dtype=tf.float32, name="lengths")
-        self._query_model = query_model
+        self._query_model, self._module = query_model, getattr(query_model, "__self__", query_model)
+        if not isinstance(self._module, tf.Module):
+            raise ModelError(
+                "query_model: expected a Keras model or layer, another tf.Module, or a method of one, because its "
+                f"variables are exported with it; found a {type(query_model).__name__}."
+            )
         self._query_fields = [(key, fields[key].padding) for key in keys if not key.startswith("event.")]
         found = self._query_vectors(empty_query(self.query_spec, self.n_items)).shape
         if found != (1, vectors.shape[1]):
@@ -104,7 +109,7 @@ class TwoTowerServable:
     @property
     def resources(self) -> list[Any]:
         kinds = (tf.Variable, tf.saved_model.experimental.TrackableResource)
-        inside = tf.train.TrackableView(self._query_model).descendants()
+        inside = tf.train.TrackableView(self._module).descendants()
         return [self.train_counts, self.lengths, *(resource for resource in inside if isinstance(resource, kinds))]
 
     def item_vectors(self) -> tf.Tensor:

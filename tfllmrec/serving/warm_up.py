@@ -83,6 +83,6 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
 
 
 def _entry(field: Field) -> str:
-    """Something that a client may say of a field."""
+    """An entry of a request for this field, with a value that can be read."""
     value = {"category": field.vocabulary[0] if field.vocabulary else "", "number": f"{field.mean:g}", "time": "0"}
     return f"{field.name}={value.get(field.kind, '1 ' * field.width)}"
