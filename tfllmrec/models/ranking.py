@@ -221,8 +221,11 @@ class RankingModel(MeasuredModel):
         """A model of the same sizes, with a hybrid of the same sizes, until weights are loaded into both."""
         config = dict(config)
         hybrid = tf.keras.saving.deserialize_keras_object(config.pop("hybrid"))
-        none = np.zeros(hybrid.n_items, np.float32)
-        scale = None if (marks := config.pop("scale")) is None else RatingScale(*marks, none, none)
+        scale = None
+        if (marks := config.pop("scale")) is not None:
+            mean, low, high = marks
+            none = np.zeros(hybrid.n_items, np.float32)
+            scale = RatingScale(mean, low, high, none, none)
         return cls(hybrid, RankingConfig(**config.pop("config")), scale, **config)
 
     def given(
