@@ -32,7 +32,7 @@ def test_gradients_are_those_of_tensorflows_own_softmax():
     queries, items, targets = tf.Variable(QUERIES), tf.Variable(ITEMS), tf.constant(TARGETS)
     mask = np.ones(N, bool)
     mask[[2, 7]] = False
-    task = CatalogueRetrieval(candidate_mask=lambda: tf.constant(mask))
+    task = CatalogueRetrieval(candidate_mask=tf.constant(mask))
 
     def logits():
         return tf.matmul(queries, items, transpose_b=True)
@@ -63,7 +63,7 @@ def test_a_hopeless_target_still_has_a_gradient():
 def test_masked_candidates_are_no_negatives():
     mask = np.ones(N, bool)
     mask[[2, 7]] = False  # nobody's target
-    task = CatalogueRetrieval(candidate_mask=lambda: tf.constant(mask))
+    task = CatalogueRetrieval(candidate_mask=tf.constant(mask))
     loss = task(tf.constant(QUERIES), tf.constant(ITEMS), tf.constant(TARGETS)).numpy()
     assert loss == pytest.approx(cross_entropy((QUERIES @ ITEMS.T)[:, mask], np.cumsum(mask)[TARGETS] - 1), rel=1e-5)
 
@@ -94,7 +94,7 @@ def test_a_batch_is_the_weighted_mean_of_its_examples(kind):
 
 def test_no_query_costs_nothing():
     assert CatalogueRetrieval()(tf.zeros((0, D)), tf.constant(ITEMS), tf.zeros((0,), tf.int32)).numpy() == 0
-    assert asked(SampledRetrieval(lambda: SHARES, 4, 1.0, seed=1), QUERIES[:0], TARGETS[:0]) == 0
+    assert asked(SampledRetrieval(SHARES, 4, 1.0, seed=1), QUERIES[:0], TARGETS[:0]) == 0
 
 
 def asked(task, queries=QUERIES, targets=TARGETS):
@@ -104,7 +104,7 @@ def asked(task, queries=QUERIES, targets=TARGETS):
 
 
 def sampled(n_negatives, log_q, seed=1, shares=SHARES):
-    task = SampledRetrieval(lambda: tf.constant(shares), n_negatives, log_q, seed)
+    task = SampledRetrieval(tf.constant(shares), n_negatives, log_q, seed)
     return task, asked(task)
 
 
@@ -128,7 +128,7 @@ def test_sampled_against_the_formula(log_q, n_negatives):
 
 
 def test_each_step_draws_anew_and_again_the_same():
-    tasks = [SampledRetrieval(lambda: tf.constant(SHARES), 5, 1.0, seed) for seed in (1, 1, 2)]
+    tasks = [SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed) for seed in (1, 1, 2)]
     losses = [[asked(task) for _ in range(2)] for task in tasks]
     assert losses[0] == losses[1] != losses[2]
     assert losses[0][0] != losses[0][1]
@@ -139,7 +139,7 @@ def test_the_step_count_is_saved(tmp_path):
     task, _ = sampled(5, 1.0)
     path = tf.train.Checkpoint(task=task).write(str(tmp_path / "task"))
     following = asked(task)
-    resumed = SampledRetrieval(lambda: tf.constant(SHARES), 5, 1.0, seed=1)
+    resumed = SampledRetrieval(tf.constant(SHARES), 5, 1.0, seed=1)
     tf.train.Checkpoint(task=resumed).read(path)
     assert asked(resumed) == following
 
@@ -148,20 +148,20 @@ def test_a_large_sample_with_full_correction_is_the_softmax():
     """Sampled logits minus log q, up to the log of the number drawn, estimate the sum over the whole catalogue."""
     query, target = QUERIES[:1], np.array([4])
     n_negatives = 200_000
-    task = SampledRetrieval(lambda: tf.constant(SHARES), n_negatives, 1.0, seed=1)
+    task = SampledRetrieval(tf.constant(SHARES), n_negatives, 1.0, seed=1)
     loss = asked(task, query, target)
     logits = (query @ ITEMS.T)[0]
     others = np.exp(np.delete(logits, 4)).sum() * n_negatives
     own = logits[4] - np.log(SHARES[4])
     assert loss == pytest.approx(np.log(np.exp(own) + others) - own, rel=1e-3)
     # Without correction popular items count as often as they are drawn.
-    biased = SampledRetrieval(lambda: tf.constant(SHARES), n_negatives, 0.0, seed=1)
+    biased = SampledRetrieval(tf.constant(SHARES), n_negatives, 0.0, seed=1)
     others = np.delete(SHARES * np.exp(logits), 4).sum() * n_negatives
     assert asked(biased, query, target) == pytest.approx(np.log(np.exp(logits[4]) + others) - logits[4], rel=1e-3)
 
 
 def test_an_even_draw_is_that_of_the_step_and_knows_no_shares():
-    task = SampledRetrieval(lambda: tf.constant(SHARES), 4500, 1.0, seed=1)
+    task = SampledRetrieval(tf.constant(SHARES), 4500, 1.0, seed=1)
     task.draw()
     first = task.draw_evenly().numpy()
     assert np.array_equal(first, task.draw_evenly())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
+
+from tfllmrec.layers.rows_of import rows_of
 
 
 @tf.custom_gradient
@@ -68,6 +68,10 @@ def mean_loss(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
 
 
+def _constant(value: tf.Tensor, name: str) -> tf.Variable:
+    return tf.Variable(value, trainable=False, name=name)
+
+
 class CatalogueRetrieval(tfrs.tasks.Retrieval):
     """TFRS ``Retrieval`` with the whole catalogue as candidates: an exact softmax, no sampling, nothing to correct.
 
@@ -75,19 +79,17 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
     which is what lets every position of a history be a training example without encoding its target again.
 
     Args:
-      candidate_mask: returns bool ``[N]``, the candidates that count as negatives; called in each step, because a model
-        may load its counts after it was made. Leaving cold items out keeps the text part from learning that what nobody
-        has met yet is bad.
+      candidate_mask: bool ``[N]``; candidates that count as negatives. Leaving cold items out keeps the text part from
+        learning that what nobody has met yet is bad.
     """
 
-    def __init__(self, candidate_mask: Callable[[], tf.Tensor] | None = None, **kwargs) -> None:
+    def __init__(self, candidate_mask: tf.Tensor | None = None, **kwargs) -> None:
         super().__init__(loss=softmax_cross_entropy, **kwargs)
-        self.candidate_mask = candidate_mask
-
-    @property
-    def candidate_bias(self) -> tf.Tensor | None:
-        """float32 ``[N]``, added to the logits; ``None`` where every candidate counts as a negative."""
-        return None if self.candidate_mask is None else tf.where(self.candidate_mask(), 0.0, -1e9)
+        # A variable, as are the constants of SampledRetrieval: a model that is loaded has them from its weights.
+        self.candidate_bias = None
+        if candidate_mask is not None:
+            self.candidate_bias = _constant(tf.where(candidate_mask, 0.0, -1e9), "candidate_bias")
+        self.built = True
 
     def call(
         self,
@@ -108,13 +110,15 @@ class CatalogueRetrieval(tfrs.tasks.Retrieval):
           query_embeddings: ``[R, D]``. candidate_embeddings: ``[N, D]``. targets: int ``[R]``, rows of the candidates.
         """
         queries, candidates = tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32)
-        bias = tf.zeros_like(candidates[:, 0]) if self.candidate_mask is None else self.candidate_bias
+        # No variable: functions with gradients of their own take tensors.
+        none = tf.zeros_like(candidates[:, 0])
+        bias = none if self.candidate_bias is None else tf.convert_to_tensor(self.candidate_bias)
         return self._noted(catalogue_cross_entropy(targets, queries, candidates, bias))
 
     def per_example_of_logits(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """:meth:`per_example` for scores that are no single product, ``[R, N]``."""
         logits = tf.cast(logits, tf.float32)
-        if self.candidate_mask is not None:
+        if self.candidate_bias is not None:
             logits = tf.nn.bias_add(logits, self.candidate_bias)
         return self._noted(self._loss(targets, logits))
 
@@ -131,23 +135,24 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
     :meth:`draw` comes first: only the vectors of targets and drawn items are needed.
 
     Args:
-      sampling_probabilities: returns float32 ``[N]``, the chance of an item to be drawn as a negative, with the sum 1;
-        called in each step, because a model may load its counts after it was made.
+      sampling_probabilities: float32 ``[N]``, the chance of an item to be drawn as a negative; sums to 1.
       n_negatives: drawn per step, with replacement.
       log_q: strength s of the correction ``logit - s log q``; 0 is none, 1 the full one (Yi et al. 2019).
       seed: of the draw, which also depends on a saved count of steps.
     """
 
-    def __init__(
-        self, sampling_probabilities: Callable[[], tf.Tensor], n_negatives: int, log_q: float, seed: int, **kwargs
-    ) -> None:
+    def __init__(self, sampling_probabilities: tf.Tensor, n_negatives: int, log_q: float, seed: int, **kwargs) -> None:
         each = tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
         super().__init__(loss=each, remove_accidental_hits=True, **kwargs)
-        self.sampling_probabilities = sampling_probabilities
+        self.cumulative = _constant(tf.cumsum(tf.cast(sampling_probabilities, tf.float64)), "cumulative")
+        # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
+        largest = tf.maximum(tf.reduce_max(sampling_probabilities), 1e-30)
+        self.probabilities = _constant(tf.cast(sampling_probabilities / largest, tf.float32), "probabilities")
         self.n_negatives = n_negatives
         self.log_q = log_q
         self.seed = seed
         self.steps = self.add_weight(name="steps", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        self.built = True
 
     def draw(self) -> tf.Tensor:
         """The negatives of the next step, int32 ``[n_negatives]``, by their probabilities."""
@@ -155,15 +160,16 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
         uniform = tf.random.stateless_uniform(
             (self.n_negatives,), tf.stack([tf.constant(self.seed, tf.int64), step]), dtype=tf.float64
         )
-        cumulative = tf.cumsum(tf.cast(self.sampling_probabilities(), tf.float64))
-        last = tf.shape(cumulative)[0] - 1
+        last = tf.shape(self.cumulative)[0] - 1
+        cumulative = tf.convert_to_tensor(self.cumulative)
         return tf.minimum(tf.searchsorted(cumulative, uniform * cumulative[-1], side="right"), last)
 
     def draw_evenly(self) -> tf.Tensor:
         """A uniform sample of all items, int32 ``[n_negatives]``; the same one until the next :meth:`draw`."""
         seed = tf.stack([tf.constant(self.seed + 1, tf.int64), tf.convert_to_tensor(self.steps)])
-        n_items = tf.shape(self.sampling_probabilities())[0]
-        return tf.random.stateless_uniform((self.n_negatives,), seed, maxval=n_items, dtype=tf.int32)
+        return tf.random.stateless_uniform(
+            (self.n_negatives,), seed, maxval=tf.shape(self.cumulative)[0], dtype=tf.int32
+        )
 
     def call(
         self,
@@ -186,10 +192,7 @@ class SampledRetrieval(tfrs.tasks.Retrieval):
           candidate_ids: int32 ``[R + n_negatives]``, the items that these are.
         """
         # An in-batch candidate appears in proportion to its share of events, as a sampled one does.
-        probabilities = self.sampling_probabilities()
-        # TFRS clips chances to 1e-6 and above. A common factor cancels in the softmax, so the largest may be 1.
-        largest = tf.maximum(tf.reduce_max(probabilities), 1e-30)
-        chance = tf.cast(tf.gather(probabilities, candidate_ids) / largest, tf.float32)
+        chance = rows_of(self.probabilities, candidate_ids)
         return super().call(
             tf.cast(query_embeddings, tf.float32),
             tf.cast(candidate_embeddings, tf.float32),

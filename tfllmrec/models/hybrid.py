@@ -169,11 +169,12 @@ class Hybrid(MeasuredModel):
         self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
         self.counts_without_holdout = tf.Variable(self.train_counts, trainable=False, name="counts_without_holdout")
         if negatives.count:
+            share = train_counts / max(train_counts.sum(), 1)
             self.retrieval: tfrs.tasks.Retrieval = SampledRetrieval(
-                self._share_of_events, negatives.count, negatives.log_q, seed + 400, name="retrieval"
+                tf.constant(share, tf.float32), negatives.count, negatives.log_q, seed + 400, name="retrieval"
             )
         else:
-            self.retrieval = CatalogueRetrieval(candidate_mask=lambda: self.train_counts > 0, name="retrieval")
+            self.retrieval = CatalogueRetrieval(candidate_mask=tf.constant(train_counts > 0), name="retrieval")
         self.gate_task = CatalogueRetrieval(name="gate_task")
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
@@ -222,11 +223,6 @@ class Hybrid(MeasuredModel):
     def item_ids(self) -> np.ndarray:
         """The id of each item, object ``[N]``."""
         return self.ids.ids
-
-    def _share_of_events(self) -> tf.Tensor:
-        """The share of each item in the training events, float32 ``[N]``."""
-        counts = tf.cast(self.train_counts, tf.float64)
-        return tf.cast(counts / tf.maximum(tf.reduce_sum(counts), 1.0), tf.float32)
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""

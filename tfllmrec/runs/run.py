@@ -341,8 +341,9 @@ class Run:
         from tfllmrec.training.fit import build_hybrid
 
         model = build_hybrid(self.training_data, self.config)
-        # Older runs have the ids in their data alone.
-        read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=model.ids.weights)
+        # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
+        derived = [*model.ids.weights, *model.retrieval.weights]
+        read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
