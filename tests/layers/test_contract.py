@@ -66,7 +66,8 @@ def discovered():
 
 
 def test_every_layer_is_enrolled():
-    assert sorted(discovered()) == sorted(ENROLLED)
+    # A text tower needs an encoder on disk; tests/layers/test_text_tower.py saves and loads it in every format.
+    assert sorted(discovered()) == sorted([*ENROLLED, "TextTower"])
 
 
 def changed(layer):
