@@ -318,8 +318,8 @@ class SavedModel:
         """
         if not self.manifest.get("run"):
             raise ModelError(
-                f"{self.folder / EXTRA / MANIFEST} names no run: the version was exported from a model. Give the history "
-                "itself instead of a user, or export a run."
+                f"{self.folder / EXTRA / MANIFEST} names no run: the version was exported from a model. Give the "
+                "history itself instead of a user, or export a run."
             )
         if missing := [key for key in ("data_sha256", "config") if not self.manifest.get(key)]:
             raise ModelError(
