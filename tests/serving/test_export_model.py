@@ -154,7 +154,7 @@ def test_the_manifest_has_the_schema_and_no_run(exported, version, dataset):
     assert manifest["schema"] == json.loads(json.dumps(dataset.schema.as_dict()))
     assert manifest["items"] == N and manifest["data_sha256"] == dataset.fingerprint and "run" not in manifest
     assert read_catalogue(version)["title"].tolist() == dataset.items["title"].tolist()
-    with pytest.raises(ModelError, match=r"names no run .* exported from a model without a run"):
+    with pytest.raises(ModelError, match=r"names no run: the version was exported from a model"):
         _ = exported.run
 
 

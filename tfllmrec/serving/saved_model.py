@@ -310,10 +310,14 @@ class SavedModel:
           DataError: it is no longer where it was.
           ModelError: the manifest does not name it.
         """
-        if missing := [key for key in ("run", "data_sha256", "config") if not self.manifest.get(key)]:
+        if not self.manifest.get("run"):
             raise ModelError(
-                f"{self.folder / EXTRA / MANIFEST} names no run (it lacks {', '.join(missing)}): the version was "
-                "exported from a model without a run, or the file is damaged. Export a run."
+                f"{self.folder / EXTRA / MANIFEST} names no run: the version was exported from a model. Give the "
+                "history itself instead of a user, or export a run."
+            )
+        if missing := [key for key in ("data_sha256", "config") if not self.manifest.get(key)]:
+            raise ModelError(
+                f"{self.folder / EXTRA / MANIFEST} is damaged (it lacks {', '.join(missing)}): export the run again."
             )
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
