@@ -69,7 +69,8 @@ def held_out(split: Split) -> pd.DataFrame:
 
 def measured(split: Split, recommenders: Mapping[str, Recommender]) -> dict[str, Result]:
     """Each recommender and popularity on the test queries: the whole catalogue, without the items of the history."""
-    popularity = Popularity().fit(split.train_queries().history, split.dataset.n_items)
+    without_text = np.zeros((split.dataset.n_items, 1), np.float32)
+    popularity = Popularity().fit(tfllmrec.TrainingData(split, without_text))
     return {
         name: tfllmrec.evaluate(
             recommender, split.test, train_counts=split.train_counts, strata=split.strata(), bootstrap=200

@@ -19,12 +19,13 @@ class Answer(list[T]):
 
     Attributes:
       unknown: how many ids of the request the catalogue does not have; they counted as absent.
+      unread: how many entries of ``context`` and ``event_fields`` no field of the model takes, or could not be read.
       request_id: what the server's log calls the request; ``""`` if no server was asked.
     """
 
-    def __init__(self, lines: Iterable[T] = (), unknown: int = 0, request_id: str = "") -> None:
+    def __init__(self, lines: Iterable[T] = (), unknown: int = 0, request_id: str = "", unread: int = 0) -> None:
         super().__init__(lines)
-        self.unknown = unknown
+        self.unknown, self.unread = unknown, unread
         self.request_id = request_id
 
 
@@ -57,7 +58,7 @@ class Recommendation:
     reason: str = ""
 
 
-def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
+def to_frame(answers: Sequence[Answer[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
     """A table of recommendations: a row for each, in the order of the answers. Needs pandas, as nothing else here does.
 
     Args:
@@ -66,7 +67,8 @@ def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] |
 
     Returns:
       Columns ``user_id``, or ``query`` (row number in ``answers``, from 0) without ``users``; ``rank`` (from 1),
-      ``item_id``, ``title``, ``score`` (float32), ``reason``.
+      ``item_id``, ``title``, ``score`` (float32), ``reason``. ``attrs`` has ``unknown`` and ``unread``, as in
+      :class:`Answer`, a number for each query.
     """
     import pandas as pd
 
@@ -78,7 +80,9 @@ def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] |
     ]
     types = {QUERY if users is None else USER: "int64" if users is None else "str"}
     types |= {RANK: "int64", ITEM: "str", TITLE: "str", SCORE: "float32", REASON: "str"}
-    return pd.DataFrame(lines, columns=list(types)).astype(types)
+    frame = pd.DataFrame(lines, columns=list(types)).astype(types)
+    frame.attrs = {name: [getattr(answer, name) for answer in answers] for name in ("unknown", "unread")}
+    return frame
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ class Client:
         categories: Sequence[str] = (),
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
+        titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
         """The best ``k`` items for one person.
@@ -162,6 +163,7 @@ class Client:
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
           context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(
             [history],
@@ -172,6 +174,7 @@ class Client:
             categories=[categories],
             context=[context],
             event_fields=[event_fields],
+            titles=titles,
             deadline_s=deadline_s,
         )[0]
 
@@ -186,6 +189,7 @@ class Client:
         categories: Sequence[Sequence[str]] | None = None,
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
+        titles: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
         """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
@@ -201,7 +205,7 @@ class Client:
             "k": [_count(k)] * len(histories),
         }
         fields = context_inputs(len(histories), context) | event_field_inputs(histories, event_fields)
-        return self._list("recommend", inputs, allow, categories, fields, deadline_s)
+        return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
 
     def search(
         self,
@@ -215,6 +219,7 @@ class Client:
         categories: Sequence[str] = (),
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
+        titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
         """Items whose text means what ``text`` says; a history moves those up that suit the person.
@@ -231,7 +236,7 @@ class Client:
         }
         fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
         marks = {} if ratings is None else {"ratings": _ratings([history], [ratings])}
-        return self._list("search", inputs, [allow], [categories], fields | marks, deadline_s)[0]
+        return self._list("search", inputs, [allow], [categories], fields | marks, titles, deadline_s)[0]
 
     def similar(
         self,
@@ -368,12 +373,13 @@ class Client:
         allow: Sequence[Allow] | None,
         categories: Sequence[Sequence[str]] | None,
         fields: dict[str, Any],
+        titles: bool,
         deadline_s: float | None,
     ) -> list[Answer[Recommendation]]:
-        """Asks the signature, or the one with all inputs where there are filters or ``fields``."""
+        """Asks the signature, or the full one if there are filters or ``fields`` or if ``titles`` are wanted."""
         rows = len(inputs["k"])
         filters = filter_inputs(rows, allow, categories)
-        if filters or fields:
+        if filters or fields or titles:
             # REST refuses a request that leaves an input out.
             none: dict[str, Any] = dict.fromkeys(("allow", "categories"), [()] * rows)
             if signature != "similar":
@@ -448,12 +454,15 @@ def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[floa
 
 def _answers(out: Outputs) -> list[Answer[Recommendation]]:
     with reading(out.request_id):
-        titles = out.get("titles", out["item_ids"])
+        titles, none = out.get("titles", out["item_ids"]), [0] * len(out["item_ids"])
         return [
             Answer(
                 (Recommendation(*line) for line in zip(ids, names, scores, strict=True) if line[0]),
                 unknown,
                 out.request_id,
+                unread,
             )
-            for ids, names, scores, unknown in zip(out["item_ids"], titles, out["scores"], out["unknown"], strict=True)
+            for ids, names, scores, unknown, unread in zip(
+                out["item_ids"], titles, out["scores"], out["unknown"], out.get("unread", none), strict=True
+            )
         ]

@@ -66,6 +66,8 @@ def _entries(fields: Fields | None, forbidden: str = "") -> list[str]:
 
 def _text(value: Any) -> str:
     """A value as it is written in files."""
+    if hasattr(value, "tolist"):  # of numpy, whose own text is wrapped and shortened
+        value = value.tolist()
     if isinstance(value, datetime):
         value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, float) and value.is_integer():

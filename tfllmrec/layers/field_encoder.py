@@ -38,7 +38,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     """
 
     def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # seconds since 1970 need all their digits
         self.field = field if isinstance(field, Field) else Field(**field)
         if self.field.kind in ("text", "id"):
             raise ValueError(f"{self.field.key}: expected a category, number, time or vector, found {self.field.kind}.")
@@ -104,7 +104,7 @@ class FieldsEncoder(tf.keras.layers.Layer):
     """
 
     def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int = 42, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         every = [field if isinstance(field, Field) else Field(**field) for field in fields]
         self.fields = [field for field in every if field.kind not in ("text", "id")]
         if not self.fields:

@@ -678,7 +678,9 @@ class Hybrid(MeasuredModel):
         """
         n_items = len(catalogue.item_ids)
         n_new, item_weights = n_items - self.n_items, self.item_weights
-        model = Hybrid(catalogue, np.pad(self.train_counts.numpy(), (0, n_new)), self.config, item_weights)
+        counts = np.pad(self.train_counts.numpy(), (0, n_new))
+        with keras_policy(self.dtype_policy.name):
+            model = Hybrid(catalogue, counts, self.config, item_weights, self.negatives, self.seed, name=self.name)
         for layer in ("items", "history_encoder", "feedback", "gates"):
             for variable, learned in zip(getattr(model, layer).weights, getattr(self, layer).weights, strict=True):
                 if variable.shape == learned.shape:

@@ -37,7 +37,8 @@ class MeasuredModel(tfrs.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As ``tf.keras.Model`` does it where ``compile`` is its own."""
         self.compile(**tf.keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):  # legacy ones build themselves
+            self.optimizer.build(self.trainable_variables)
 
     def train_step(self, inputs: Any) -> dict[str, tf.Tensor]:
         self._update_metrics(inputs)

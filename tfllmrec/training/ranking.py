@@ -284,8 +284,8 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
     At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at; fewer where
-    :data:`SCORED` says so. The bias of an item
-    is that without the rating that is to be foretold.
+    :data:`SCORED` says so. The bias of an item is that without the rating that is to be predicted. Fields of requests
+    are missing: training queries have none.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
@@ -294,6 +294,7 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
     n_items, width = hybrid.n_items, hybrid.history_length
     inputs = people.inputs(n_items, hybrid.reads, width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
+    of_events = {key for key in inputs if key == "history" or key.startswith("event.")}
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
@@ -315,7 +316,10 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
         target = items[here[:, 0], here[:, 1] + 1]
         until = here[:, 1].max() + 1
         known = given(
-            {key: tf.constant(values[start : start + size, :until]) for key, values in inputs.items()},
+            {
+                key: tf.constant(values[start : start + size, :until] if key in of_events else values[start : start + size])
+                for key, values in inputs.items()
+            },
             tf.constant(here[:, 0] - start),
             tf.constant(here[:, 1]),
             tf.constant(target[:, np.newaxis]),
