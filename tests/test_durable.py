@@ -468,3 +468,15 @@ def test_a_folder_that_cannot_be_written_cannot_be_locked(tmp_path, monkeypatch)
     monkeypatch.setattr(durable.os, "open", read_only)
     with pytest.raises(WriteError, match="cannot be written: Read-only file system"), durable.locked(tmp_path):
         pytest.fail("not held")
+
+
+def test_a_folder_is_written_inside_of_the_writing_of_another(tmp_path):
+    """As a student's ``save`` is: the inner writer must not wait for the lock of the outer one."""
+
+    def write(fresh):
+        with durable._flocked(fresh.parent) as free:
+            assert free
+        durable.write_folder(fresh, lambda inner: inner.mkdir() or (inner / "a").write_text("1"))
+
+    durable.write_folder(tmp_path / "made", write)
+    assert (tmp_path / "made" / "a").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["made"]

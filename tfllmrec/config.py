@@ -40,8 +40,10 @@ class FieldConfig(Section):
         None, description="How values are encoded; auto: from the values."
     )
     default: str | None = Field(None, description="Stands for a value that is left out; auto: it is missing then.")
-    weights: dict[str, float] | None = Field(
-        None, description="Of kinds of events: how much an event of each kind counts; auto: by the kind's name."
+    weights: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        description="Of a category, such as the kind of event: how much each value counts, for layers that read it; "
+        "auto, of kinds of events: by the kind's name.",
     )
     use: bool = Field(True, description="Whether models may read the column.")
 

@@ -372,7 +372,9 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
       WriteError: the disk is full, read-only or broken; a folder that was there before is as it was.
     """
     with writing(folder), writing_folder(folder.parent) as scratch:
-        fresh = scratch / folder.name
+        # Not in the scratch folder itself, which is locked: ``write`` may call this function for the same name.
+        fresh = scratch / "new" / folder.name
+        fresh.parent.mkdir()
         write(fresh)
         try:
             publish_folder(fresh, folder, replace=replace)

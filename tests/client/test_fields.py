@@ -44,8 +44,20 @@ def test_a_field_that_cannot_be_sent_is_named(field):
 
 
 def test_as_many_as_there_are():
-    with pytest.raises(DataError, match="one mapping of context for each of 3 users, got 1"):
+    with pytest.raises(DataError, match="one mapping of context for each of 3 queries, got 1"):
         context_inputs(3, [{"a": 1}])
     for rows in ([[{}, {"a": 1}]], [[{"a": 1}], [{}]]):
         with pytest.raises(DataError, match=r"Expected fields for each event of the history, .* for \[1\] events"):
             event_field_inputs([["a"]], rows)
+
+
+def test_numpy_values_nothing_and_a_mapping_in_the_place_of_a_list():
+    numpy = pytest.importorskip("numpy")
+    vector = numpy.arange(1200) / 2
+    [[entry]] = context_inputs(1, [{"look": vector, "age": float("nan"), "n": None}])["context"]
+    assert entry.startswith("look=0.0 0.5 1.0") and entry.endswith("599.5")
+    assert context_inputs(1, [{"n": numpy.int64(3)}])["context"] == [["n=3"]]
+    with pytest.raises(DataError, match="Expected context as a list with one mapping for each query"):
+        context_inputs(1, {"device": "phone"})
+    with pytest.raises(DataError, match="for each of 3 queries, got 1"):
+        context_inputs(3, [None])

@@ -332,5 +332,20 @@ def test_further_columns_come_along_and_are_empty_where_a_table_lacks_them():
         ["c", "on", ""],
         ["b", "", "y"],
     ]
-    assert list(whole.users) == ["user_id", "user_shop"] and whole.users["user_shop"].tolist() == ["z"]
-    assert {field.key for field in whole.schema} >= {"event.lamp", "request.shop", "user.user_shop"}
+    assert list(whole.users) == ["user_id", "shop"] and whole.users["shop"].tolist() == ["z"]
+    assert {field.key for field in whole.schema} >= {"event.lamp", "request.shop", "user.shop"}
+
+
+def test_an_event_that_comes_again_without_a_column_keeps_what_is_known():
+    first = pd.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": [1.6e9, 1.7e9], "shop": ["x", "y"]})
+    for repeats in ("last", "all"):
+        config = DataConfig(repeats=repeats)
+        known = dataset_from_frames(first, config=config)
+        whole = known.extend(first.drop(columns="shop"), config=config)
+        assert whole.events["shop"].tolist() == ["x", "y"]
+
+
+def test_forgetting_takes_a_list():
+    known = dataset_from_frames(pd.DataFrame({"user": ["u1", "u2"], "item": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"Expected user ids as a list, found the string 'u1': write \['u1'\]"):
+        known.without_users("u1")

@@ -90,8 +90,14 @@ def test_settings_come_before_what_is_recognised():
         ({"dwel": {}}, r"data.fields.dwel: no table has such a column \(nearest: dwell\)"),
         ({"colour": {"kind": "number"}}, "data.fields.colour.kind: expected numbers, found 'red'"),
         ({"colour": {"kind": "vector"}}, "data.fields.colour.kind: expected vectors of one length"),
-        ({"kind": {"weights": {"look": 1.0}}}, "data.fields.kind.weights: 'look' is no value; expected one of view"),
-        ({"age": {"owner": "request"}}, "data.fields.age.owner: the column is one of the users table"),
+        ({"colour": {"default": "1"}, "dwell": {"kind": "number", "default": "much"}}, "default: expected a number"),
+        ({"dwell": {"weights": {"1": 1.0}, "kind": "number"}}, "dwell.weights: expected a category"),
+        ({"rating": {"use": False}}, "data.fields.rating: ratings are numbers of events"),
+        ({"rating": {"kind": "category"}}, "data.fields.rating: ratings are numbers of events"),
+        (
+            {"age": {"owner": "request"}},
+            "data.fields.age.owner: expected a column of the events, found one of the user",
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, message):
@@ -100,6 +106,25 @@ def test_a_setting_that_does_not_fit_is_refused_when_the_data_is_read(fields, me
     config = DataConfig(fields={name: FieldConfig(**known) for name, known in fields.items()})
     with pytest.raises(ConfigError, match=message):
         dataset_from_frames(frame, users=users, config=config)
+
+
+def test_vectors_that_are_asked_for_may_be_whole_numbers():
+    look = schema_of(events(look=lambda i: [i, 2, 3]), look={"kind": "vector"})["event.look"]
+    assert look.width == 3 and look.encode(["[1, 2, 3]"]).tolist() == [[1, 2, 3]]
+
+
+def test_a_default_is_one_of_the_values():
+    shop = schema_of(events(shop=lambda i: "ab"[i % 2]), shop={"default": "online"})["event.shop"]
+    assert shop.vocabulary == ("a", "b", "online") and shop.encode(["", "a"]).tolist() == [4, 2]
+
+
+def test_values_beyond_the_vocabulary_are_counted(monkeypatch):
+    monkeypatch.setattr("tfllmrec.data.schema.MAX_VOCABULARY", 5)
+    lines = schema_of(events(shop=lambda i: f"s{i % 9}")).lines()
+    assert (
+        "event.shop: category, 5 values (s0, s1, s2, s3, s4), the most frequent ones; 4 others count as unknown"
+        in lines
+    )
 
 
 def test_values_are_encoded_and_missing_ones_are_the_padding():
@@ -134,8 +159,9 @@ def test_kinds_of_events_have_weights():
     assert kind.weights == {"cart": 0.75, "purchase": 1.0, "view": 0.5, "zzz": 0.25}
     codes = kind.encode(["purchase", "", "nod", "view"])
     assert kind.code_weights[codes].tolist() == [1.0, 0.0, 0.25, 0.5]
-    own = schema_of(frame, kind={"weights": {"view": 0.1}})["event.kind"]
-    assert own.weights == {**kind.weights, "view": 0.1}
+    own = schema_of(frame, kind={"weights": {"view": 0.1, "gift": 0.9}})["event.kind"]
+    assert own.weights == {**kind.weights, "view": 0.1, "gift": 0.9}  # which no event of these has
+    assert own.code_weights[own.encode(["gift"])].tolist() == [pytest.approx(0.9)]
 
 
 def test_a_schema_is_stored_and_read_back():
@@ -170,11 +196,43 @@ def test_other_columns_of_events_are_kept_counted_in_the_fingerprint_and_saved(t
     assert again.schema["request.dwell"]
 
 
-def test_a_users_column_that_events_have_too_is_renamed():
-    users = pd.DataFrame({"user": [f"u{i}" for i in range(6)], "country": list("ABABAB")})
-    dataset = dataset_from_frames(events(country=lambda i: "AB"[i % 2]), users=users)
-    assert {"request.country", "user.user_country"} <= {field.key for field in dataset.schema}
-    assert any("user_country" in line for line in dataset.report.lines())
+def test_users_and_events_may_have_a_column_of_one_name():
+    users = pd.DataFrame({"user": [f"u{i}" for i in range(6)], "country": list("ABABAB"), "user_country": "Z"})
+    schema = dataset_from_frames(events(country=lambda i: "CD"[i % 2]), users=users).schema
+    assert schema["request.country"].vocabulary == ("C", "D") and schema["user.country"].vocabulary == ("A", "B")
+    asked = {"user.country": {"use": False}, "country": {"owner": "event"}}
+    kept = schema_of(events(country=lambda i: "CD"[i % 2]), users=users, **asked)
+    assert [field.key for field in kept if "country" in field.name] == ["event.country", "user.user_country"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dwell_time", "watchTime", "time_on_page", "total_time", "delivery_date", "return_date", "review_date"),
+        *("page_views", "order_state", "payment_state", "delivered_city", "source_clicks"),
+    ],
+)
+def test_what_is_known_afterwards_is_no_context(name):
+    schema = schema_of(events(**{name: lambda i: f"x{i % 3}"}))
+    assert [field.owner for field in schema if field.name == name] == ["event"]
+
+
+@pytest.mark.parametrize("name", ["hour", "userAgentDevice", "city_code", "weather", "query", "source"])
+def test_what_is_known_beforehand_is_context(name):
+    schema = schema_of(events(**{name: lambda i: f"x{i % 3}"}))
+    assert [field.owner for field in schema if field.name == name] == ["request"]
+
+
+def test_a_cell_is_encoded_as_its_whole_column_is_written():
+    """Day and month, and the decimal mark, follow from all rows; a target alone would tell neither."""
+    frame = events(
+        shown=lambda i: "01/06/2020" if i % 10 == 9 else f"{13 + i % 10}/06/2020",
+        price=lambda i: "1,200" if i % 10 == 9 else f"{i},5",
+    )
+    config = DataConfig(fields={"shown": FieldConfig(owner="request"), "price": FieldConfig(owner="request")})
+    split = make_split(dataset_from_frames(frame, config=config), SplitConfig(), seed=1)
+    assert set(split.test.fields["request.price"]) == {np.float32(1.2)}
+    assert set(split.test.fields["request.shown"]) == {pd.Timestamp("2020-06-01").timestamp()}
 
 
 def test_queries_carry_the_fields():

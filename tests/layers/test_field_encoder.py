@@ -81,3 +81,17 @@ def test_fields_are_summed_and_the_layer_survives_its_config():
     again = FieldsEncoder.from_config(layer.get_config())
     np.testing.assert_array_equal(again(inputs), out)  # the seed is in the config
     assert np.abs(FieldsEncoder(fields, 4, seed=1)(inputs) - out).max() > 1e-3
+
+
+def test_columns_of_any_name_and_times_in_any_precision():
+    fields = [Field("Device Type (app) é", "request", "category", vocabulary=("a",)), AT]
+    inputs = {field.key: tf.keras.Input((), dtype=field.dtype, name=f"x{i}") for i, field in enumerate(fields)}
+    model = tf.keras.Model(inputs, FieldsEncoder(fields, 4)(inputs))
+    hour = 3600.0
+    at = np.array([1.6e9, 1.6e9 + hour])
+    out = model({fields[0].key: np.array([2, 2]), AT.key: at}).numpy()
+    expected = FieldEncoder(AT, 4, seed=43)(tf.constant(at)).numpy()
+    np.testing.assert_allclose(out[1] - out[0], expected[1] - expected[0], atol=1e-6)
+    assert np.abs(out[1] - out[0]).max() > 0.05
+    low = FieldEncoder(AT, 4, dtype="mixed_float16")(tf.constant(at)).numpy()
+    np.testing.assert_allclose(low, FieldEncoder(AT, 4)(tf.constant(at)), atol=0.01)

@@ -11,7 +11,6 @@ these modules as the package ``tfllmrec_client``, for ``from tfllmrec_client imp
 from __future__ import annotations
 
 import math
-import operator
 import random
 import time
 import uuid
@@ -34,6 +33,7 @@ from .answers import (
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
+from .inputs import count_of
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -202,7 +202,7 @@ class Client:
             "history": _ids("history", histories),
             "ratings": _ratings(histories, ratings),
             "exclude": _ids("exclude", exclude),
-            "k": [_count(k)] * len(histories),
+            "k": [count_of(k)] * len(histories),
         }
         fields = context_inputs(len(histories), context) | event_field_inputs(histories, event_fields)
         return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
@@ -232,7 +232,7 @@ class Client:
             "text": [text],
             "history": _ids("history", [history]),
             "exclude": _ids("exclude", [exclude]),
-            "k": [_count(k)],
+            "k": [count_of(k)],
         }
         fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
         marks = {} if ratings is None else {"ratings": _ratings([history], [ratings])}
@@ -245,17 +245,18 @@ class Client:
         *,
         allow: Allow = None,
         categories: Sequence[str] = (),
+        titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """Items like this one; ``allow`` and ``categories`` as in :meth:`recommend`.
+        """Items like this one; ``allow``, ``categories`` and ``titles`` as in :meth:`recommend`.
 
         Raises:
           DataError: the catalogue does not have it.
         """
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
-        inputs = {"item_id": [item_id], "k": [_count(k)]}
-        answer = self._list("similar", inputs, [allow], [categories], {}, deadline_s)[0]
+        inputs = {"item_id": [item_id], "k": [count_of(k)]}
+        answer = self._list("similar", inputs, [allow], [categories], {}, titles, deadline_s)[0]
         if answer.unknown:
             raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
         return answer
@@ -289,7 +290,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> Answer[Interest]:
         """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
-        inputs = _person(history, ratings) | {"k": [_count(k)]}
+        inputs = _person(history, ratings) | {"k": [count_of(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
         with reading(out.request_id):
             rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
@@ -414,16 +415,6 @@ class Client:
                     )
                     raise
             time.sleep(pause)
-
-
-def _count(k: int) -> int:
-    try:
-        count = operator.index(k)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise DataError(f"Expected k as a whole number above 0, got {k!r}.")
-    return count
 
 
 def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -18,10 +18,16 @@ def context_inputs(rows: int, context: Sequence[Fields | None] | None) -> dict[s
     Raises:
       DataError: not as many mappings as queries, or a field that cannot be sent.
     """
-    if context is None or not any(context):
+    if context is None:
         return {}
+    if isinstance(context, Mapping):
+        raise DataError(
+            f"Expected context as a list with one mapping for each query, got {context!r}: write [{context!r}]."
+        )
     if len(context) != rows:
-        raise DataError(f"Expected one mapping of context for each of {rows} users, got {len(context)}.")
+        raise DataError(f"Expected one mapping of context for each of {rows} queries, got {len(context)}.")
+    if not any(context):
+        return {}
     return {"context": [_entries(fields) for fields in context]}
 
 
@@ -53,14 +59,15 @@ def event_field_inputs(
 def _entries(fields: Fields | None, forbidden: str = "") -> list[str]:
     entries = []
     for name, value in (fields or {}).items():
+        if value is None or (isinstance(value, float | datetime) and value != value):  # NaN and NaT
+            continue
         entry = f"{name}={_text(value)}"
         if not isinstance(name, str) or not name or "=" in name or (forbidden and forbidden in entry):
             raise DataError(
                 f"Expected fields of events and requests as names without '=' and values of one line, got {name!r}: "
                 f"{value!r}."
             )
-        if value is not None:
-            entries.append(entry)
+        entries.append(entry)
     return entries
 
 

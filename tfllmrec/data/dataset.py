@@ -194,6 +194,8 @@ class Dataset:
         Raises:
           DataError: no event is left.
         """
+        if isinstance(user_ids, str):
+            raise DataError(f"Expected user ids as a list, found the string {user_ids!r}: write [{user_ids!r}].")
         asked = pd.Index(list(dict.fromkeys(user_ids)), dtype="str")
         gone = {table: getattr(self, table)[USER].isin(asked).to_numpy() for table in ("events", "users", "tags")}
         if gone["events"].all():

@@ -136,7 +136,9 @@ def extended_events(
     place = np.lexsort([*(by_hash if hashed else [events[ORDER].to_numpy(), is_new, time]), user])
     events, is_new, user, time = events.iloc[place], is_new[place], user[place], time[place]
 
-    again = _known_rows(events.drop(columns=[USER, ITEM, ORDER]), is_new)
+    # A table that lacks a column says nothing of it: it does not replace what is known.
+    compared = [column for column in came if column not in (USER, ITEM, ORDER)]
+    again = _known_rows(events[compared], is_new)
     report.add("events", "the event is known already", int(again.sum()), "dropped")
     kept = ~again
     if repeats != "all":

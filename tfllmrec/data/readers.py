@@ -92,7 +92,8 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
                     "name the files that it was made of."
                 )
             dataset = Dataset.load(folder)
-            return replace(dataset, name=config.name) if config.name else dataset
+            fields = {**dataset.fields, **config.fields}
+            return _checked(replace(dataset, name=config.name or dataset.name, fields=fields))
         files = find_files(folder, config.format)
     for role in ("events", "items", "users"):
         given = getattr(config, role)
@@ -262,12 +263,6 @@ def _assemble(
 
     user_codes, user_ids = pd.factorize(events[USER])
     users = clean_users(raw_users, config, report) if raw_users else pd.DataFrame({USER: pd.Series([], dtype="str")})
-    # A request carries both the user's fields and those of the event.
-    shared = [column for column in users.columns.drop(USER) if column in events or column in known.events]
-    for column in shared:
-        what = f"column {column!r}, which the events have too: its name is 'user_{column}' here"
-        report.add("users", what, len(users), "repaired")
-    users = users.rename(columns={column: f"user_{column}" for column in shared})
     active = pd.Index(user_ids).append(pd.Index(known.users[USER]))
     idle = ~users[USER].isin(active).to_numpy()
     if idle.any():

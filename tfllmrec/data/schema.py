@@ -62,14 +62,26 @@ BINS = 16
 RATING_KEY = f"event.{RATING}"
 
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
-#: Words in the names of columns that are known before an event happens.
+#: Names of columns that are known before an event happens, and words in such names.
+_CONTEXT_NAMES = frozenset(["time", "date", "day", "hour", "month", "state", "page", "place", "query", "source"])
 _CONTEXT_WORDS = frozenset(
     word
     for words in (
-        "hour daytime daypart time weekday weekend isweekend dow day month season holiday date",
+        "hour daytime daypart weekday weekend isweekend dow month season holiday",
         "device platform os browser app client channel carrier network language locale",
-        "source referrer medium campaign surface page placement slot scene homework companion mood query",
-        "place location city region state country geo latitude longitude weather temperature",
+        "referrer medium campaign surface placement slot scene homework companion mood",
+        "location city region country geo latitude longitude weather temperature",
+    )
+    for word in words.split()
+)
+#: Words in the names of columns that are known afterwards, whatever else is in the name.
+_OUTCOME_WORDS = frozenset(
+    word
+    for words in (
+        "dwell watch watched watching play played listen listened view viewed views read spent total duration elapsed",
+        "length count number times until end ended finish finished progress completion percent ratio",
+        "delivery delivered shipping shipped return returned refund review reviewed comment order ordered payment paid",
+        "purchase purchased checkout rating rated score label click clicked outcome result feedback response",
     )
     for word in words.split()
 )
@@ -99,6 +111,7 @@ class Field:
       vocabulary: of a category, its values, the most frequent first.
       mean, deviation: of a number, over training.
       edges: of a number, its quantiles, ascending and distinct: bins for piecewise-linear encoding.
+      dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
       width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
       default: stands for a value that a request leaves out; ``None``: it is missing then.
       weights: of a kind of event, how much an event of each value counts, in [0, 1].
@@ -114,6 +127,7 @@ class Field:
     width: int = 0
     default: str | None = None
     weights: Mapping[str, float] | None = None
+    dropped: int = 0
 
     @property
     def key(self) -> str:
@@ -192,6 +206,8 @@ class Field:
             case "category":
                 some = ", ".join(self.vocabulary[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
                 about = f", {len(self.vocabulary):,} values" + (f" ({some})" if some else "")
+                if self.dropped:
+                    about += f", the most frequent ones; {self.dropped:,} others count as unknown"
                 if self.weights:
                     about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
             case "number":
@@ -276,8 +292,8 @@ def infer_schema(
 
     The kind follows from a column's values: numbers, times, vectors of equal length, few distinct values (category),
     long texts, and ids otherwise. A column of the events belongs to the request where its name is that of a usual
-    context (:data:`_CONTEXT_WORDS`: hour, device, city, weather, ...); any other column may only be known after the
-    event, and a model that read it before would see the future. ``data.fields`` decides otherwise.
+    context (hour, device, city, weather, ...); any other column may only be known after the event, and a model that
+    read it before would see the future. ``data.fields`` decides otherwise.
 
     Args:
       events, items, users: as in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics are taken from
@@ -290,17 +306,26 @@ def infer_schema(
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
     columns = [(owner, str(name)) for owner, table in tables.items() for name in table if name not in _KEYS]
-    names = {name for _, name in columns}
+    known = {name for owner, column in columns for name in (column, f"{owner}.{column}")}
     for name in asked:
-        if name not in names:
-            close = nearest(name, names)
+        if name not in known:
+            close = nearest(name, known)
             hint = f" (nearest: {close[0]})" if close else ""
-            raise ConfigError(
-                f"data.fields.{name}: no table has such a column{hint}; expected one of {', '.join(sorted(names))}."
-            )
+            columns_known = ", ".join(sorted({column for _, column in columns}))
+            raise ConfigError(f"data.fields.{name}: no table has such a column{hint}; expected one of {columns_known}.")
     fields: list[Field] = []
     for owner, name in columns:
-        want = asked.get(name, FieldConfig())
+        want = asked.get(f"{owner}.{name}", asked.get(name, FieldConfig()))
+        if (owner, name) == ("event", RATING) and (not want.use or want.kind not in (None, "number") or want.owner):
+            raise ConfigError(
+                "data.fields.rating: ratings are numbers of events, and models read them; to leave them out, list "
+                "their values in data.unrated."
+            )
+        if want.owner and name not in events:
+            raise ConfigError(
+                f"data.fields.{name}.owner: expected a column of the events, found one of the {owner}s, whose owner is "
+                "known."
+            )
         if want.use and (found := _field(name, owner, tables[owner][name], want)):
             fields.append(found)
     order = {owner: place for place, owner in enumerate(get_args(Owner))}
@@ -308,22 +333,21 @@ def infer_schema(
 
 
 def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Field | None:
-    """The field of one column; ``None`` where it has no value and nobody asked for it."""
-    texts = strings(values) if values.dtype.kind not in "fi" else values.dropna()
-    filled = texts[texts != ""] if values.dtype.kind not in "fi" else texts
+    """The field of one column; ``None`` where it has no value: nothing would be known of how to encode it."""
+    plain_floats = values.dtype.kind in "fi"
+    texts = values.dropna() if plain_floats else strings(values)
+    filled = texts if plain_floats else texts[texts != ""]
     if owner == "event":
         owner = want.owner or _owner_of_event_column(name)
-    elif want.owner not in (None, owner):
-        raise ConfigError(f"data.fields.{name}.owner: the column is one of the {owner}s table, got {want.owner}.")
-    if filled.empty and name != RATING and want.kind is None:
+    if filled.empty and name != RATING:
         return None
     kind = want.kind or _kind_of(name, owner, filled)
     field = Field(name, owner, kind, default=want.default)
+    if want.weights and kind != "category":
+        raise ConfigError(f"data.fields.{name}.weights: expected a category, whose values are weighed, found a {kind}.")
     match kind:
         case "category":
-            field = _category(field, name, filled)
-            if name == EVENT_KIND or want.weights:
-                field = replace(field, weights=_event_weights(field.vocabulary, want.weights or {}, name))
+            field = _category(field, name, filled, want)
         case "number":
             plain = numbers(filled)[0]
             plain = plain[np.isfinite(plain)]
@@ -334,22 +358,33 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
             elif len(filled):
                 raise ConfigError(f"data.fields.{name}.kind: expected numbers, found {filled.iloc[0]!r}.")
         case "vector":
-            width = _vector_width(filled)
+            width = _vector_width(filled, asked=want.kind == "vector")
             if not width:
                 raise ConfigError(
                     f"data.fields.{name}.kind: expected vectors of one length, such as [0.1, 0.2], found "
                     f"{filled.iloc[0]!r}."
                 )
             field = replace(field, width=width)
+    if want.default is not None and kind != "text" and is_missing(field.encode([want.default])[0]):
+        raise ConfigError(f"data.fields.{name}.default: expected a {kind}, found {want.default!r}.")
     return field
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an encoded value stands for nothing."""
+    value = np.asarray(value)
+    return bool(np.isnan(value).any() if value.dtype.kind == "f" else (value == padding_of(value.dtype)).all())
 
 
 def _owner_of_event_column(name: str) -> Owner:
     if name in (RATING, EVENT_KIND):
         return "event"
     # ``source_`` begins the names of columns that another column took the name of.
-    words = words_of_name(name.removeprefix("source_"))
-    return "request" if name == TIMESTAMP or _CONTEXT_WORDS.intersection(words) else "event"
+    words = set(words_of_name(name.removeprefix("source_")))
+    if name == TIMESTAMP:
+        return "request"
+    context = (len(words) == 1 and words <= _CONTEXT_NAMES) or words & _CONTEXT_WORDS
+    return "request" if context and not words & _OUTCOME_WORDS else "event"
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
@@ -387,13 +422,18 @@ def _plural(words: Iterable[str]) -> set[str]:
     return {"time" if word in ("time", "timestamp", "date", "at", "ts") else word for word in words}
 
 
-def _category(field: Field, name: str, filled: pd.Series) -> Field:
+def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig) -> Field:
     texts = filled.astype("str") if filled.dtype.kind not in "fi" else strings(filled)
     if field.owner == "item" and name in NAME_COLUMNS:
         cells = [category_names(cell) for cell in texts]
         width = min(max(map(len, cells), default=1), MAX_NAMES)
         return replace(field, width=width, vocabulary=_most_frequent(pd.Series([n for c in cells for n in c])))
-    return replace(field, vocabulary=_most_frequent(texts))
+    # Values that the settings name are known, whether these rows have them or not.
+    named = [*([] if want.default is None else [want.default]), *(want.weights or {})]
+    field = replace(field, vocabulary=tuple(dict.fromkeys([*_most_frequent(texts), *named])))
+    if name == EVENT_KIND or want.weights:
+        field = replace(field, weights=_event_weights(field.vocabulary, want.weights or {}))
+    return replace(field, dropped=max(texts.nunique() - MAX_VOCABULARY, 0))
 
 
 def _most_frequent(values: pd.Series) -> tuple[str, ...]:
@@ -403,23 +443,23 @@ def _most_frequent(values: pd.Series) -> tuple[str, ...]:
     return tuple(map(str, counts.index[:MAX_VOCABULARY]))
 
 
-def _event_weights(kinds: Sequence[str], asked: Mapping[str, float], name: str) -> dict[str, float]:
+def _event_weights(kinds: Sequence[str], asked: Mapping[str, float]) -> dict[str, float]:
     """By kind of event: .25, .5, .75 and 1 for impressions, views, carts or likes, and purchases; .25 for unknown."""
-    for kind in asked:
-        if kind not in kinds:
-            raise ConfigError(f"data.fields.{name}.weights: {kind!r} is no value; expected one of {', '.join(kinds)}.")
     return {kind: asked.get(kind, max(kind_strength(kind), 1) / 4) for kind in kinds}
 
 
-def _vector_width(filled: pd.Series) -> int:
+def _vector_width(filled: pd.Series, asked: bool = False) -> int:
     """The length of the vectors that all cells hold, at least 2; 0 where they hold something else.
 
-    A list of whole numbers alone may be ids, so half of the cells must have a decimal point.
+    A list of whole numbers alone may be ids, so half of the cells must have a decimal point, unless vectors are
+    ``asked`` for.
     """
     if filled.dtype.kind in "fi" or filled.empty:
         return 0
     some = filled.iloc[np.unique(np.linspace(0, len(filled) - 1, min(len(filled), 1000)).astype(int))]
-    if not all(re.fullmatch(VECTOR, cell) for cell in some) or some.str.contains(".", regex=False).mean() < 0.5:
+    if not all(re.fullmatch(VECTOR, cell) for cell in some):
+        return 0
+    if not asked and some.str.contains(".", regex=False).mean() < 0.5:
         return 0
     widths = {len(re.findall(NUMBER, cell)) for cell in some}
     return widths.pop() if len(widths) == 1 else 0

@@ -408,20 +408,23 @@ def _queries(
     dataset: Dataset, schema: Schema, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray
 ) -> Queries:
     items = ragged_column(history, ITEM_INDEX, users)
+    # The column as a whole decides how its numbers and times are written, so it is encoded as a whole.
+    encoded = {field.name: field.encode(dataset.events[field.name]) for field in schema.of("event", "request")}
+    of_history, of_targets = _rows(dataset, history), _rows(dataset, targets)
     fields: dict[str, Ragged | np.ndarray] = {
-        field.key: _by_user(history, field.encode(history[field.name]), users) for field in schema.of_history()
+        field.key: _by_user(history, encoded[field.name][of_history], users) for field in schema.of_history()
     }
     # Of several targets the first: the others are asked for in the same request.
     own = targets[USER_INDEX].to_numpy()
     first = np.searchsorted(own, users)
     asked = np.isin(users, own)
     for field in schema.of("request"):
-        known = field.encode(targets[field.name].iloc[first[asked]])
+        known = encoded[field.name][of_targets[first[asked]]]
         values = np.full((len(users), *known.shape[1:]), field.padding, field.dtype)
         values[asked] = known
         fields[field.key] = values
     for field in schema.of("user"):
-        fields[field.key] = field.encode(dataset.users[field.name].iloc[users])
+        fields[field.key] = field.encode(dataset.users[field.name])[users]
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
         history=items,
@@ -429,6 +432,13 @@ def _queries(
         targets=ragged_column(targets, ITEM_INDEX, users),
         fields=fields,
     )
+
+
+def _rows(dataset: Dataset, events: pd.DataFrame) -> np.ndarray:
+    """int64 ``[E]``: the row of each event in ``dataset.events``, which are sorted by user and order."""
+    width = int(dataset.events[ORDER].max()) + 1
+    place, own = (table[USER_INDEX].to_numpy() * width + table[ORDER].to_numpy() for table in (dataset.events, events))
+    return np.searchsorted(place, own)
 
 
 def _pairs(events: pd.DataFrame, n_items: int) -> np.ndarray:

@@ -112,8 +112,7 @@ class FieldsEncoder(tf.keras.layers.Layer):
         self.dim, self.seed = dim, seed
         # A list: Keras finds no layer of a SavedModel in a dictionary whose keys have dots.
         self.encoders = [
-            FieldEncoder(field, dim, seed + place, name=field.key.replace(".", "_"))
-            for place, field in enumerate(self.fields)
+            FieldEncoder(field, dim, seed + place, name=f"field_{place}") for place, field in enumerate(self.fields)
         ]
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from tfllmrec.client.answers import Recommendation, to_frame
+from tfllmrec.client.answers import Answer, Recommendation, to_frame
+from tfllmrec.client.inputs import count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
@@ -41,9 +42,9 @@ def recommend(
     if users is not None:
         if ratings is not None:
             raise DataError("Expected ratings only with histories; those of users are in the dataset.")
-        histories, ratings = _past_of(_listed("users", users), dataset)
+        histories, ratings = _past_of(listed_strings("users", users), dataset)
     assert histories is not None
-    past = [_listed("a history", history) for history in _listed("histories", histories)]
+    past = [listed_strings("a history", history) for history in listed("histories", histories)]
     marks = None if ratings is None else rating_rows(past, ratings)
     ids = model.item_ids
     index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
@@ -51,19 +52,20 @@ def recommend(
         [(row, place) for place, item in enumerate(history) if (row := index.get(item)) is not None] for history in past
     ]
     known = [[row for row, _ in history] for history in events]
-    others = [index[item] for item in _listed("exclude", exclude) if item in index]
+    unknown = [len(history) - len(found) for history, found in zip(past, known, strict=True)]
+    others = [index[item] for item in listed_strings("exclude", exclude) if item in index]
     queries = Queries.from_histories(
         known,
         None if marks is None else [[own[place] for _, place in of] for of, own in zip(events, marks, strict=True)],
         exclude=[[*history, *others] for history in known],
     )
-    answers: list[list[Recommendation]] = []
+    answers: list[Answer[Recommendation]] = []
     for batch in queries.batches(BATCH):
         scores = masked(model.score(batch), batch.exclude)
-        best = top_items(scores, min(k, len(ids)))
+        best = top_items(scores, min(count_of(k), len(ids)))
         explained = model.explain(batch, np.where(best < 0, len(ids), best))
         for row, history in enumerate(batch.history):
-            answer = []
+            answer: Answer[Recommendation] = Answer(unknown=unknown[len(answers)])
             for place, item in enumerate(best[row][best[row] >= 0]):
                 event = explained["because"][row, place]
                 because = "" if event < 0 else _title(titles, ids[history[event]])
@@ -75,7 +77,7 @@ def recommend(
 
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
     """:meth:`Hybrid.similar`."""
-    ids, asked = model.item_ids, _listed("items", items)
+    ids, asked = model.item_ids, listed_strings("items", items)
     index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
     for item in asked:
         if item not in index:
@@ -85,14 +87,14 @@ def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None
             )
     rows = np.array([index[item] for item in asked], np.int64)
     vectors = model.item_vectors().numpy()
-    answers: list[list[Recommendation]] = []
+    answers: list[Answer[Recommendation]] = []
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
         cosines = vectors[some] @ vectors.T
         cosines[np.arange(len(some)), some] = -np.inf
-        best = top_items(cosines, min(k, len(ids)))
+        best = top_items(cosines, min(count_of(k), len(ids)))
         answers += [
-            [Recommendation(ids[item], _title(titles, ids[item]), float(own[item])) for item in found[found >= 0]]
+            Answer(Recommendation(ids[item], _title(titles, ids[item]), float(own[item])) for item in found[found >= 0])
             for own, found in zip(cosines, best, strict=True)
         ]
     return to_frame(answers)
@@ -128,14 +130,3 @@ def _titles(dataset: Dataset | None) -> Mapping[str, str]:
 
 def _title(titles: Mapping[str, str], item: str) -> str:
     return titles.get(item) or item
-
-
-def _listed(name: str, values: Sequence[Any]) -> list[Any]:
-    """The values as a list.
-
-    Raises:
-      DataError: it is one string, whose letters would be taken for ids.
-    """
-    if isinstance(values, str):
-        raise DataError(f"Expected {name} as a list, found the string {values!r}: write [{values!r}].")
-    return list(values)

@@ -238,24 +238,24 @@ def _candidate_vectors(
 ) -> np.ndarray:
     """float32 ``[N, D]``, from a candidate model."""
 
-    def values(name: str, some: slice) -> tf.Tensor:
+    def values_of(name: str) -> tf.Tensor:
         if name == ITEM:
-            return tf.constant(items[ITEM].iloc[some].tolist())
+            return tf.constant(items[ITEM].tolist())
         if name == ITEM_INDEX:
-            return tf.range(len(items), dtype=tf.int32)[some]
+            return tf.range(len(items), dtype=tf.int32)
         fields = {field.key: field for field in schema.of("item")}
         if name not in fields:
             raise ModelError(
                 f"The candidate model takes {name}: expected {', '.join([ITEM, ITEM_INDEX, *fields])}, or several."
             )
         field = fields[name]
-        encoded = field.encode(items[field.name].iloc[some])
+        encoded = field.encode(items[field.name])
         return tf.constant(encoded.tolist() if encoded.dtype == object else encoded)
 
-    parts = []
+    parts, inputs = [], {name: values_of(name) for name in ([takes] if isinstance(takes, str) else takes)}
     for start in range(0, len(items), ENCODED_AT_ONCE):
         some = slice(start, start + ENCODED_AT_ONCE)
-        given = values(takes, some) if isinstance(takes, str) else {name: values(name, some) for name in takes}
+        given = inputs[takes][some] if isinstance(takes, str) else {name: inputs[name][some] for name in takes}
         parts.append(np.asarray(model(given), np.float32))
     return np.concatenate(parts)
 

@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfllmrec.client.answers import Explanation, Interest, Ranked, Recommendation, ranked, to_frame
+from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
+from tfllmrec.client.inputs import count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.models.reasons import TERMS, reason
+from tfllmrec.models.reasons import reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
@@ -133,7 +134,6 @@ class SavedModel:
           exclude: items that are not recommended, as the items of a query's own history never are.
           allow: the only items that are recommended; ``None`` for all, and of an empty list nothing is.
           categories: of which an item needs one to be recommended, spelt as in the catalogue; none lets all pass.
-
           context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
@@ -149,13 +149,13 @@ class SavedModel:
         if users is not None:
             if ratings is not None:
                 raise DataError("Expected ratings only with histories; those of users are in the data.")
-            histories, ratings = self._past_of(_listed("users", users))
+            histories, ratings = self._past_of(listed_strings("users", users))
         assert histories is not None
-        past = [_listed("a history", history) for history in _listed("histories", histories)]
+        past = [listed_strings("a history", history) for history in listed("histories", histories)]
         marks = None if ratings is None else rating_rows(past, ratings)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
-        def of(rows: slice) -> list[list[Recommendation]]:
+        def of(rows: slice) -> list[Answer[Recommendation]]:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
@@ -185,11 +185,11 @@ class SavedModel:
           DataError: there are more or fewer histories than texts.
           ModelError: the model was trained without text.
         """
-        asked = _listed("texts", texts)
+        asked = listed_strings("texts", texts)
         past = _one_for_each(len(asked), histories)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
-        def of(rows: slice) -> list[list[Recommendation]]:
+        def of(rows: slice) -> list[Answer[Recommendation]]:
             inputs = {"text": np.asarray(asked[rows], object), "history": _strings(past[rows])}
             own = {name: lists[rows] for name, lists in fields.items()}
             return self._top("search", len(past[rows]), k, exclude, allow, categories, own, **inputs)
@@ -216,7 +216,7 @@ class SavedModel:
         """
         past = _one_for_each(len(tokens["input_mask"]), histories)
 
-        def of(rows: slice) -> list[list[Recommendation]]:
+        def of(rows: slice) -> list[Answer[Recommendation]]:
             inputs = {name: np.asarray(value[rows], np.int32) for name, value in tokens.items()}
             inputs["history"] = _strings(past[rows])
             return self._top("search_tokens", len(past[rows]), k, exclude, None, (), None, **inputs)
@@ -239,7 +239,7 @@ class SavedModel:
         Raises:
           DataError: the catalogue does not have one of ``items``.
         """
-        asked = _listed("items", items)
+        asked = listed_strings("items", items)
         for item in asked:
             if item not in self._title:
                 near = nearest(item, self._title, n=3)
@@ -247,7 +247,7 @@ class SavedModel:
                     f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
                 )
 
-        def of(rows: slice) -> list[list[Recommendation]]:
+        def of(rows: slice) -> list[Answer[Recommendation]]:
             some = np.asarray(asked[rows], object)
             return self._top("similar", len(some), k, None, allow, categories, item_id=some)
 
@@ -258,8 +258,9 @@ class SavedModel:
     ) -> list[Explanation]:
         """What each term adds to the scores of ``items``, and the history item behind it."""
         out = self._call("explain", **_person(history, ratings), items=_strings([items]))
+        terms = out.keys() - {"because", "unknown"}
         return [
-            Explanation(item, {term: float(out[term][0, place]) for term in TERMS}, out["because"][0, place].decode())
+            Explanation(item, {term: float(out[term][0, place]) for term in terms}, out["because"][0, place].decode())
             for place, item in enumerate(items)
         ]
 
@@ -401,18 +402,18 @@ class SavedModel:
         categories: Sequence[str],
         fields: Mapping[str, Sequence[Sequence[str]]] | None = None,
         **inputs: np.ndarray,
-    ) -> list[list[Recommendation]]:
+    ) -> list[Answer[Recommendation]]:
         """The ``k`` best items of each query by a signature, or by the full one if filters or fields are set.
 
         Args:
           exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
           fields: ``context`` and ``event_fields``, a row for each query.
         """
-        inputs["k"] = np.full(queries, k, np.int32)
+        inputs["k"] = np.full(queries, count_of(k), np.int32)
         if exclude is not None:
-            inputs["exclude"] = _strings([_listed("exclude", exclude)] * queries)
-        allow = None if allow is None else _listed("allow", allow)
-        filters = filter_inputs(queries, [allow] * queries, [_listed("categories", categories)] * queries)
+            inputs["exclude"] = _strings([listed_strings("exclude", exclude)] * queries)
+        allow = None if allow is None else listed_strings("allow", allow)
+        filters = filter_inputs(queries, [allow] * queries, [listed_strings("categories", categories)] * queries)
         further: dict[str, Sequence[Sequence[str]]] = {**filters, **(fields or {})}
         if further:
             names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
@@ -421,18 +422,23 @@ class SavedModel:
                 inputs["ratings"] = _no_ratings(queries)
             signature += "_full"
         out = self._call(signature, **inputs)
+        unread = out.get("unread", np.zeros(queries, int))
         return [
-            [
-                Recommendation(item.decode(), self.title(item.decode()), float(score))
-                for item, score in zip(items, scores, strict=True)
-                if item
-            ]
-            for items, scores in zip(out["item_ids"], out["scores"], strict=True)
+            Answer(
+                (
+                    Recommendation(item.decode(), self.title(item.decode()), float(score))
+                    for item, score in zip(out["item_ids"][row], out["scores"][row], strict=True)
+                    if item
+                ),
+                int(out["unknown"][row]),
+                unread=int(unread[row]),
+            )
+            for row in range(queries)
         ]
 
     def _with_reasons(
-        self, answers: list[list[Recommendation]], queries: Mapping[str, np.ndarray]
-    ) -> list[list[Recommendation]]:
+        self, answers: list[Answer[Recommendation]], queries: Mapping[str, np.ndarray]
+    ) -> list[Answer[Recommendation]]:
         """The recommendations with their reasons; ``queries`` are the histories and ratings that they were made for."""
         if not any(answers):
             return answers
@@ -443,10 +449,9 @@ class SavedModel:
         def reason(place: tuple[int, int]) -> str:
             return self._reason({term: float(out[term][place]) for term in terms}, out["because"][place].decode())
 
-        return [
-            [replace(line, reason=reason((row, column))) for column, line in enumerate(answer)]
-            for row, answer in enumerate(answers)
-        ]
+        for row, answer in enumerate(answers):
+            answer[:] = [replace(line, reason=reason((row, column))) for column, line in enumerate(answer)]
+        return answers
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         if signature not in self._signatures:
@@ -474,24 +479,13 @@ class SavedModel:
         return reason(terms, because and self.title(because))
 
 
-def _in_batches(queries: int, answers: Callable[[slice], list[list[Recommendation]]]) -> list[list[Recommendation]]:
+def _in_batches(queries: int, answers: Callable[[slice], list[Answer[Recommendation]]]) -> list[Answer[Recommendation]]:
     """The answers to all queries, :data:`SCORE_BATCH` in one call."""
     return [
         answer
         for start in range(0, queries, SCORE_BATCH)
         for answer in answers(slice(start, min(start + SCORE_BATCH, queries)))
     ]
-
-
-def _listed(name: str, values: Sequence[Any]) -> list[Any]:
-    """The values as a list.
-
-    Raises:
-      DataError: it is one string, whose letters would be taken for ids.
-    """
-    if isinstance(values, str):
-        raise DataError(f"Expected {name} as a list, got the string {values!r}: write [{values!r}].")
-    return list(values)
 
 
 def _one_for_each(texts: int, histories: Sequence[Sequence[str]] | None) -> list[list[str]]:
@@ -504,7 +498,7 @@ def _one_for_each(texts: int, histories: Sequence[Sequence[str]] | None) -> list
         return [[]] * texts
     if len(histories) != texts:
         raise DataError(f"Expected one history for each of {texts} texts, got {len(histories)}.")
-    return [_listed("a history", history) for history in histories]
+    return [listed_strings("a history", history) for history in histories]
 
 
 def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:

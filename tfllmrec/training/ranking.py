@@ -317,7 +317,9 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
         until = here[:, 1].max() + 1
         known = given(
             {
-                key: tf.constant(values[start : start + size, :until] if key in of_events else values[start : start + size])
+                key: tf.constant(
+                    values[start : start + size, :until] if key in of_events else values[start : start + size]
+                )
                 for key, values in inputs.items()
             },
             tf.constant(here[:, 0] - start),

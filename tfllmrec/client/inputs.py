@@ -1,0 +1,48 @@
+"""Checks what a caller asks for: for a model in this process and over the network alike."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import DataError
+
+
+def count_of(k: int) -> int:
+    """``k`` as an int.
+
+    Raises:
+      DataError: it is no whole number above 0.
+    """
+    try:
+        count = operator.index(k)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise DataError(f"Expected k as a whole number above 0, got {k!r}.")
+    return count
+
+
+def listed(name: str, values: Sequence[Any]) -> list[Any]:
+    """The values as a list.
+
+    Raises:
+      DataError: it is one string, whose letters would be taken for ids.
+    """
+    if isinstance(values, str):
+        raise DataError(f"Expected {name} as a list, got the string {values!r}: write [{values!r}].")
+    return list(values)
+
+
+def listed_strings(name: str, values: Sequence[str]) -> list[str]:
+    """The strings as a list.
+
+    Raises:
+      DataError: it is one string, or a value is none: ids are strings, also those that look like numbers.
+    """
+    found = listed(name, values)
+    for value in found:
+        if not isinstance(value, str):
+            raise DataError(f"Expected {name} as strings, got {value!r}: write {str(value)!r}.")
+    return found
