@@ -168,7 +168,7 @@ def test_a_folder_that_gives_way_comes_back_where_its_successor_fails(tmp_path, 
     rename = Path.rename
 
     def stuck(path, target):
-        if path.parent.name.startswith(".writing-"):
+        if path.parent.name == "new":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return rename(path, target)
 
