@@ -337,3 +337,9 @@ def test_a_fresh_process_loads_what_was_saved(handles, mode, trained_further, tm
         stdin=subprocess.DEVNULL,
     )
     assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("texts", ["abc", ["a", None], ["a", float("nan")]])
+def test_texts_are_a_list_of_strings(texts):
+    with pytest.raises(ModelError, match="texts: expected a list of strings, found"):
+        TextTower(texts=texts)

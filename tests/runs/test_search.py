@@ -535,6 +535,10 @@ def test_a_run_of_the_best_config_names_its_search(planted, small, space, tmp_pa
     with start_run(loaded.config, tmp_path / "run", base=loaded.base, tell=quietly) as (run, _):
         parent = {"folder": "s", "data_sha256": run.dataset.fingerprint}
         assert _record(run, 42, [], 0.0, {})["parent"] == parent
+    again = load_config(tmp_path / "run" / "config.yaml")
+    (tmp_path / "run" / "run.json").write_text("{}")  # as a run that is complete has it
+    with start_run(again.config, tmp_path / "again", base=again.base, tell=quietly) as (run, _):
+        assert _record(run, 42, [], 0.0, {})["parent"] == parent | {"folder": "run"}
     with start_run(small, tmp_path / "other", base=loaded.base, tell=quietly) as (run, _):  # it reads other files
         assert _record(run, 42, [], 0.0, {})["parent"] is None
 

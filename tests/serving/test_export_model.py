@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from tfllmrec.data import dataset_from_frames
+from tfllmrec.data import Queries, dataset_from_frames
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import read_catalogue, read_manifest
@@ -147,6 +147,21 @@ def test_other_signatures(exported, model, dataset):
         items=np.array([["i4", "nope"]], object),
     )  # fmt: skip
     assert set(explained) == {"score", "because", "unknown"} and explained["because"].tolist() == [[b"", b""]]
+
+
+def test_explanations_have_the_score_alone_and_no_reason(exported):
+    [explained] = exported.explain(["i3"], ["i4"])
+    assert set(explained.terms) == {"score"} and explained.because == ""
+
+
+def test_entries_that_no_field_takes_and_unknown_ids_are_told(exported):
+    found = exported.recommend(histories=[["i3", "nope"], []], k=2, context=[{"devise": "phone"}, {"device": "tv"}])
+    assert found.attrs == {"unknown": [1, 0], "unread": [1, 0]}
+
+
+def test_a_model_that_reads_fields_is_not_measured_without_them(exported):
+    with pytest.raises(ModelError, match=r"reads request\.device, which the signature 'score' does not take"):
+        exported.score(Queries.from_histories([[1, 2]]))
 
 
 def test_the_manifest_has_the_schema_and_no_run(exported, version, dataset):

@@ -101,7 +101,7 @@ class TextTower(tf.keras.layers.Layer):
             self._beside_weights.start = self._tuning.start
         self.catalogue: tf.Variable | None = None
         if texts is not None:
-            self.catalogue = self._constant(self._rows([*texts, ""]))  # the last row is for padding
+            self.catalogue = self._constant(self._rows([*_checked(texts), ""]))  # the last row is for padding
         elif catalogue_shape is not None:
             self.catalogue = self._constant(np.full(catalogue_shape, _NO_TOKEN if self._tuning else np.nan))
         self._width = self._loaded().dim if self.catalogue is None or self._tuning else self.catalogue.shape[1]
@@ -217,3 +217,15 @@ def _inputs_of(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
     width = tf.reduce_max(tf.reduce_sum(mask, axis=1))
     parts = (tf.maximum(tokens, 0), mask, tf.zeros_like(tokens))
     return {name: part[:, :width] for name, part in zip(INPUTS, parts, strict=True)}
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    """The texts.
+
+    Raises:
+      ModelError: they are a single string, or one of them is no string.
+    """
+    wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise ModelError(f"texts: expected a list of strings, found {wrong[0]!r}; write '' for an item without text.")
+    return texts

@@ -598,6 +598,8 @@ class Hybrid(MeasuredModel):
     def similar(self, items: Sequence[str], k: int = 10, *, dataset: Dataset | None = None) -> pd.DataFrame:
         """The ``k`` items most like each of ``items``, by the cosine of their vectors ``e_i``; no reasons.
 
+        An exported model averages these cosines with those of the text vectors, so its lists may differ.
+
         Args:
           items: ids. k: length of each list. dataset: has the titles; without it, ids stand for titles.
 

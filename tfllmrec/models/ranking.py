@@ -157,9 +157,9 @@ class RankingNetwork(tf.keras.layers.Layer):
 class RankingModel(MeasuredModel):
     """A ``tfrs.Model`` for ``compile``/``fit`` on batches from ``training.ranking``; the hybrid in it is frozen.
 
-    ``save("m.keras")`` stores the hybrid, too. Files of weights contain the ranking model's own weights alone: they are
-    to be loaded into a model that was made with the same hybrid. Keras refuses to save it as a SavedModel, because it
-    has no ``call``; :func:`tfllmrec.export` exports it.
+    ``save("m.keras")`` and files ``.weights.h5`` store the hybrid, too, and loading them sets its weights. Other files
+    of weights contain the ranking model's own weights alone: load them into a model that was made with the same hybrid.
+    Keras refuses to save it as a SavedModel, because it has no ``call``; :func:`tfllmrec.export` exports it.
 
     Items are known by the hybrid's ``e_i``, which come from text: cold and new ones are ranked as well.
 

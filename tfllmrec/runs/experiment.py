@@ -184,7 +184,9 @@ def _begun(
 ) -> tuple[Run, ExperimentConfig]:
     """Writes what a run starts from into its folder, which is free."""
     write_text(out / "source.json", json.dumps(source, indent=1))  # first of all: it says whose folder this is
-    if (base / PLAN).is_file() and source.get("source") == "base/data":  # the best config of a search, and its data
+    # The best config of a search, or the config of a run, each with its own data.
+    of_search = (base / PLAN).is_file() and source.get("source") == "base/data"
+    if of_search or ((base / "run.json").is_file() and source.get("source") == "data"):
         parent = Parent(folder=base.resolve().name, data_sha256=dataset.fingerprint)
         write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():

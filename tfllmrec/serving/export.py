@@ -266,6 +266,7 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
         "name": target.name,
         "items": len(items),
         "schema": schema.as_dict(),
+        "reads": list(serving.reads),
         "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         **manifest,
     }

@@ -19,6 +19,7 @@ from tfllmrec.client.inputs import count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models.reasons import reason
@@ -381,7 +382,16 @@ class SavedModel:
         return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``."""
+        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``.
+
+        Raises:
+          ModelError: the model reads fields that the signature does not take, so other scores are served than these.
+        """
+        if further := [key for key in self.manifest.get("reads", ()) if key != RATING_KEY]:
+            raise ModelError(
+                f"{self.folder} reads {', '.join(further)}, which the signature 'score' does not take: measure the "
+                "model itself, before the export."
+            )
         scores = np.empty((len(queries), len(self.item_ids)), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
             batch = queries.slice(start, start + SCORE_BATCH)

@@ -118,6 +118,7 @@ class ServingModel(tf.Module):
         self.category_of = static_table({"": NOTHING} | {name: i for i, name in enumerate(members)}, len(members))
         schema = Schema() if schema is None else schema
         reads = {RATING_KEY, *model.reads}  # interests and ranking know ratings
+        self.reads = tuple(sorted(reads))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads)
         decoded = {field.key for field in (*self.event_decoder.fields, *self.context_decoder.fields)}
