@@ -42,6 +42,7 @@ def test_a_run_is_all_there(chain_run):
             "source.json",
             "run.json",
             "data",
+            "schema.json",
             "vectors.npy",
             "vectors.json",
             "checkpoints",
@@ -334,7 +335,7 @@ def test_fields_are_told_and_stored_when_a_run_starts(chain_config, tmp_path):
     config.data.fields = {"city": FieldConfig(default="y")}
     with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, _):
         pass
-    assert "field: user.city: category, 1 values (x); 'y' where none is given" in told
+    assert "field: user.city: category, 2 values (x, y); 'y' where none is given" in told
     assert run.split.schema["user.city"].default == "y"
     # What was stored counts, whatever is recognised later.
     stored = json.loads((run.folder / "schema.json").read_text())
