@@ -520,8 +520,8 @@ def test_similar_items_are_the_nearest_vectors(hybrid, dataset):
     [
         (lambda model: model.recommend(), "either users or histories, found both or neither"),
         (lambda model: model.recommend(["u1"]), "Expected dataset="),
-        (lambda model: model.recommend("u1"), r"users as a list, found the string 'u1': write \['u1'\]"),
-        (lambda model: model.recommend(histories=["ab"]), "a history as a list, found the string 'ab'"),
+        (lambda model: model.recommend("u1"), r"users as a list, got the string 'u1': write \['u1'\]"),
+        (lambda model: model.recommend(histories=["ab"]), "a history as a list, got the string 'ab'"),
         (lambda model: model.recommend(histories=[["a"]], ratings=[[1, 2]]), "a rating for each item"),
         (lambda model: model.similar(["item-1"]), "No item 'item-1' in this model's catalogue. Near: item-1é"),
     ],
