@@ -58,7 +58,7 @@ class Recommendation:
     reason: str = ""
 
 
-def to_frame(answers: Sequence[Answer[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
+def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
     """A table of recommendations: a row for each, in the order of the answers. Needs pandas, as nothing else here does.
 
     Args:
@@ -68,7 +68,7 @@ def to_frame(answers: Sequence[Answer[Recommendation]], users: Sequence[str] | N
     Returns:
       Columns ``user_id``, or ``query`` (row number in ``answers``, from 0) without ``users``; ``rank`` (from 1),
       ``item_id``, ``title``, ``score`` (float32), ``reason``. ``attrs`` has ``unknown`` and ``unread``, as in
-      :class:`Answer`, a number for each query.
+      :class:`Answer`, a number for each query; 0 for a plain list.
     """
     import pandas as pd
 
@@ -81,7 +81,7 @@ def to_frame(answers: Sequence[Answer[Recommendation]], users: Sequence[str] | N
     types = {QUERY if users is None else USER: "int64" if users is None else "str"}
     types |= {RANK: "int64", ITEM: "str", TITLE: "str", SCORE: "float32", REASON: "str"}
     frame = pd.DataFrame(lines, columns=list(types)).astype(types)
-    frame.attrs = {name: [getattr(answer, name) for answer in answers] for name in ("unknown", "unread")}
+    frame.attrs = {name: [getattr(answer, name, 0) for answer in answers] for name in ("unknown", "unread")}
     return frame
 
 
