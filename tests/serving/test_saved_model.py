@@ -110,7 +110,7 @@ def test_wrong_calls_are_refused_before_anything_is_computed(saved, monkeypatch)
     with pytest.raises(DataError, match="ratings only with histories"):
         saved.recommend(["u1"], ratings=[[5.0]])
     with pytest.raises(DataError, match=r"2 of 3 users are not in the data of .*: u333, 7\. Leave them out"):
-        saved.recommend(["u333", "u1", 7])
+        saved.recommend(["u333", "u1", "7"])
     with pytest.raises(DataError, match=r"21 of 21 users .* and 1 more"):
         saved.recommend([f"x{n}" for n in range(21)])
     one = {
