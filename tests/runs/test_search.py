@@ -67,8 +67,8 @@ def searched(small, space, cache, tmp_path_factory):
     """(search, what it told, its split): two trials on the ring, with test queries that nobody can look at."""
     told, splits = [], []
 
-    def hidden(dataset, config, seed):
-        splits.append(dataclasses.replace(make_split(dataset, config, seed), test=Untouchable()))
+    def hidden(*given):
+        splits.append(dataclasses.replace(make_split(*given), test=Untouchable()))
         return splits[-1]
 
     with pytest.MonkeyPatch.context() as patch:
