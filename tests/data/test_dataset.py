@@ -115,7 +115,7 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def stuck(path, target):
-        if path.parent.name.startswith(".writing-"):
+        if path.parent.name == "new":
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
