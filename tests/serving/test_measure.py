@@ -75,6 +75,6 @@ def test_neither_run_nor_model(tmp_path):
 
 def test_baselines_can_be_fitted_again(chain_run, monkeypatch):
     asked = []
-    monkeypatch.setattr("tfllmrec.serving.measure.baselines", lambda *args: asked.append(args) or {})
+    monkeypatch.setattr("tfllmrec.serving.measure.fit_all_baselines", lambda *args: asked.append(args) or {})
     measure(chain_run[0].folder, refit_baselines=True)
     assert len(asked) == 1
