@@ -13,11 +13,14 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _log = logging.getLogger(__name__)
 
@@ -223,6 +226,28 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
         raise ModelError(f"{path} is damaged ({reason}): {remedy}.") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror or error}): {remedy}.") from error
+
+
+@contextlib.contextmanager
+def reading_npz(path: Path, remedy: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an ``.npz`` file that tfllmrec wrote, for a block that reads and checks them.
+
+    Args:
+      path: the file.
+      remedy: what to do where it is damaged.
+
+    Raises:
+      ModelError: the file is missing or damaged, or the block raises an error about its content.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            yield stored
+    except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
+        raise ModelError(f"{path} cannot be read ({reason}): {remedy}.") from error
 
 
 # --- Folders ----------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from scipy.linalg import lapack
 
 from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.queries import Ragged
-from tfllmrec.durable import replacing
+from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Tell
 
@@ -482,18 +482,11 @@ class ItemWeightStatistics:
         Raises:
           ModelError: The file is missing or damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                decay = float(stored["decay"])
-                halves = [_checked_csr(*(stored[f"{name}_{part}"] for part in _CSR)) for name in _VIEWS]
+        with reading_npz(path, "copy it back, or make the statistics again from the events") as stored:
+            decay = float(stored["decay"])
+            halves = [_checked_csr(*(stored[f"{name}_{part}"] for part in _CSR)) for name in _VIEWS]
             if len({half.shape for half in halves}) > 1 or not (np.isnan(decay) or 0 < decay <= 1):
                 raise ValueError("sizes or decay")
-        except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
-            reason = error.strerror if isinstance(error, OSError) else None
-            reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
-            raise ModelError(
-                f"{path} cannot be read ({reason}): copy it back, or make the statistics again from the events."
-            ) from error
         co_occurrence, known = ((half + sparse.triu(half, 1).T).tocsr() for half in halves[:2])
         return cls(co_occurrence, known, halves[2], None if np.isnan(decay) else decay)
 

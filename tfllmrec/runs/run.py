@@ -34,7 +34,7 @@ from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphras
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import read_json
+from tfllmrec.durable import read_json, reading_npz
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import results_of
@@ -182,18 +182,12 @@ class Run:
         Raises:
           ModelError: the file is missing or damaged.
         """
-        path = self.folder / PER_QUERY
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                columns = dict(stored.items())
+        with reading_npz(self.folder / PER_QUERY, REMEDY) as stored:
+            columns = dict(stored.items())
             queries = len(columns["user_ids"])
             for column, values in columns.items():
                 if values.shape != (queries,) or (column != "user_ids" and values.dtype != np.float64):
                     raise ValueError(f"{column}: expected float64 [{queries}], found {values.dtype} {values.shape}")
-        except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
-            reason = error.strerror if isinstance(error, OSError) else None
-            reason = reason or str(error).partition(". ")[0]  # numpy adds how to load pickled objects; nobody should
-            raise ModelError(f"{path} cannot be read ({reason}): {REMEDY}.") from error
         return columns
 
     @cached_property
