@@ -81,9 +81,11 @@ class FieldDecoder(tf.Module):
         for field in self.fields:
             place = tf.reduce_max(tf.where((names == field.name) | (names == field.key), places, -1), axis=1)
             text = tf.where(place >= 0, tf.gather(texts, tf.maximum(place, 0), batch_dims=1), "")
-            filled = tf.where(text == "", "" if field.default is None else field.default.strip(), text)
-            values[field.key], readable = self._decoded(field, filled)
-            unread += tf.cast((text != "") & ~readable, tf.int32)
+            decoded, readable = self._decoded(field, text)
+            given = text != ""
+            missing = self._missing[field.key]
+            values[field.key] = tf.where(tf.reshape(given, [-1, *[1] * missing.shape.rank]), decoded, missing)
+            unread += tf.cast(given & ~readable, tf.int32)
         return values, unread
 
     def decode_lines(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
