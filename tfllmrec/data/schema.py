@@ -94,6 +94,8 @@ _CODE_WORDS = {
     *("city", "region", "state", "country", "place", "location", "store", "device", "channel", "campaign"),
     *("category", "type", "code", "group", "class", "gender", "sex", "occupation", "job", "brand", "genre"),
 }
+#: Words in the names of columns whose large numbers are times.
+_TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 #: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
@@ -408,18 +410,13 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
             return "category"
         if whole and filled.astype("str").str.match(r"0\d").any():
             return "id"
-        return "time" if (plain > EARLY_S).mean() > 0.9 and "time" in _plural(words) else "number"
+        return "time" if (plain > EARLY_S).mean() > 0.9 and _TIME_WORDS.intersection(words) else "number"
     if not times(distinct)[1].any():
         return "time"
     texts = distinct.astype("str")
     if len(distinct) <= max(MAX_CODES, len(filled) // 2) and texts.str.len().mean() <= 40:
         return "category"
     return "text" if (texts.str.count(r"\s") + 1).mean() >= 2 else "id"
-
-
-def _plural(words: Iterable[str]) -> set[str]:
-    """Words by which a number is a time: all spellings as ``time``."""
-    return {"time" if word in ("time", "timestamp", "date", "at", "ts") else word for word in words}
 
 
 def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig) -> Field:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,7 +119,11 @@ class Split:
     def train_queries(self) -> Queries:
         """One query for each user in train, by user index: the training history, no targets."""
         users = np.unique(self.train[USER_INDEX])
-        return _queries(self.dataset, self.schema, self.train, self.train.iloc[:0], users)
+        return _queries(self.dataset, self.schema, self._encoded, self.train, self.train.iloc[:0], users)
+
+    @cached_property
+    def _encoded(self) -> dict[str, np.ndarray]:
+        return _encoded(self.dataset, self.schema)
 
     def check(self) -> None:
         """Proves that the split leaks nothing.
@@ -270,10 +274,10 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     train = events[part == _TRAIN].reset_index(drop=True)
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
     schema = schema or infer_schema(train, dataset.items, users_of_train, dataset.fields)
-    asked = []
+    encoded, asked = _encoded(dataset, schema), []
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
         users = np.intersect1d(events[USER_INDEX][part == held_out], events[USER_INDEX][history])
-        asked.append(_queries(dataset, schema, events[history], events[part == held_out], users))
+        asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
     split = Split(dataset, kind, schema, train, *asked)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
@@ -404,27 +408,39 @@ def _by_user(events: pd.DataFrame, values: np.ndarray, users: np.ndarray) -> Rag
     return Ragged(values[flat], offsets)
 
 
+def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
+    """The encoded fields of all events, by ``event.NAME``, and of all users, by ``user.NAME``.
+
+    The column as a whole decides how its numbers and times are written, so it is encoded as a whole.
+    """
+    of_events = {field.key: field.encode(dataset.events[field.name]) for field in schema.of_history()}
+    return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
+
+
 def _queries(
-    dataset: Dataset, schema: Schema, history: pd.DataFrame, targets: pd.DataFrame, users: np.ndarray
+    dataset: Dataset,
+    schema: Schema,
+    encoded: Mapping[str, np.ndarray],
+    history: pd.DataFrame,
+    targets: pd.DataFrame,
+    users: np.ndarray,
 ) -> Queries:
     items = ragged_column(history, ITEM_INDEX, users)
-    # The column as a whole decides how its numbers and times are written, so it is encoded as a whole.
-    encoded = {field.name: field.encode(dataset.events[field.name]) for field in schema.of("event", "request")}
     of_history, of_targets = _rows(dataset, history), _rows(dataset, targets)
     fields: dict[str, Ragged | np.ndarray] = {
-        field.key: _by_user(history, encoded[field.name][of_history], users) for field in schema.of_history()
+        field.key: _by_user(history, encoded[field.key][of_history], users) for field in schema.of_history()
     }
     # Of several targets the first: the others are asked for in the same request.
     own = targets[USER_INDEX].to_numpy()
     first = np.searchsorted(own, users)
     asked = np.isin(users, own)
     for field in schema.of("request"):
-        known = encoded[field.name][of_targets[first[asked]]]
+        known = encoded[f"event.{field.name}"][of_targets[first[asked]]]
         values = np.full((len(users), *known.shape[1:]), field.padding, field.dtype)
         values[asked] = known
         fields[field.key] = values
     for field in schema.of("user"):
-        fields[field.key] = field.encode(dataset.users[field.name])[users]
+        fields[field.key] = encoded[field.key][users]
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
         history=items,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,10 +81,7 @@ def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None
     index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
     for item in asked:
         if item not in index:
-            near = nearest(item, index, n=3)
-            raise DataError(
-                f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
-            )
+            raise no_such_item(item, index)
     rows = np.array([index[item] for item in asked], np.int64)
     vectors = model.item_vectors().numpy()
     answers: list[Answer[Recommendation]] = []
@@ -98,6 +95,12 @@ def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None
             for own, found in zip(cosines, best, strict=True)
         ]
     return to_frame(answers)
+
+
+def no_such_item(item: str, ids: Iterable[str]) -> DataError:
+    """The error about an item that a catalogue of ``ids`` does not have, with the ids that are nearest to it."""
+    near = nearest(item, ids, n=3)
+    return DataError(f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else ""))
 
 
 def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[str]], list[list[float]] | None]:

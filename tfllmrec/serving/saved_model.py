@@ -22,6 +22,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.models.answers import no_such_item
 from tfllmrec.models.reasons import reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
@@ -80,8 +81,8 @@ class SavedModel:
         except ModelError:
             raise
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-            reason = str(error).partition("\n")[0]
-            raise ModelError(f"The SavedModel in {folder} cannot be loaded ({reason}): export it again.") from error
+            said = str(error).partition("\n")[0]
+            raise ModelError(f"The SavedModel in {folder} cannot be loaded ({said}): export it again.") from error
         opened = cls(folder, loaded, manifest, items)
         let_go_with(opened, loaded, has_scann(manifest))
         return opened
@@ -243,10 +244,7 @@ class SavedModel:
         asked = listed_strings("items", items)
         for item in asked:
             if item not in self._title:
-                near = nearest(item, self._title, n=3)
-                raise DataError(
-                    f"No item {item!r} in this model's catalogue." + (f" Near: {', '.join(near)}." if near else "")
-                )
+                raise no_such_item(item, self._title)
 
         def of(rows: slice) -> list[Answer[Recommendation]]:
             some = np.asarray(asked[rows], object)
@@ -456,11 +454,11 @@ class SavedModel:
         out = self._call("explain", **queries, items=items)
         terms = out.keys() - {"because", "unknown"}
 
-        def reason(place: tuple[int, int]) -> str:
+        def why(place: tuple[int, int]) -> str:
             return self._reason({term: float(out[term][place]) for term in terms}, out["because"][place].decode())
 
         for row, answer in enumerate(answers):
-            answer[:] = [replace(line, reason=reason((row, column))) for column, line in enumerate(answer)]
+            answer[:] = [replace(line, reason=why((row, column))) for column, line in enumerate(answer)]
         return answers
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
