@@ -19,6 +19,13 @@ def test_describe_prints_figures_and_cleaning(program, folder):
     assert "events: 3 rows read, 3 kept" in answer.out
 
 
+def test_describe_prints_each_field_on_its_own_line(program, folder):
+    (folder / "raw" / "events.csv").write_text("user,item,rating,device\n1,2,5,tv\n1,3,4,phone\n2,3,1,tv\n")
+    lines = [line.strip(" │\n") for line in program("data", "describe", folder / "raw").out.splitlines()]
+    assert any(line.endswith("event.rating: number, mean 3.333, standard deviation 1.7") for line in lines)
+    assert "request.device: category, 2 values (tv, phone)" in lines
+
+
 def test_describe_takes_files_a_folder_or_a_config(program, folder):
     (folder / "a.yaml").write_text("data: {source: raw}")
     by_folder = json.loads(program("data", "describe", folder / "raw", "--json").out)

@@ -69,8 +69,11 @@ def print_description(dataset: Dataset) -> None:
     table = Table(title=cell(dataset.name), title_justify="left", show_header=False)
     described = dataset.describe()
     del described["doubts"]  # the report has them in full
+    fields = described.pop("schema")
     for key, value in described.items():
         table.add_row(key.replace("_", " "), cell(f"{value:.1%}" if key == "items_with_text" else _worded(value)))
+    for place, field in enumerate(fields):
+        table.add_row("" if place else "schema", cell(field))
     console().print(table)
     for line in dataset.report.lines():
         say(line)
