@@ -104,5 +104,9 @@ def show_table(figures: Mapping[str, Mapping[str, float]]) -> None:
     columns = list(dict.fromkeys(column for row in figures.values() for column in row))
     table = Table("", *columns, box=box.SIMPLE_HEAD)
     for name, row in figures.items():
-        table.add_row(name, *(f"{row[column]:.4f}" if column in row else "" for column in columns))
+        table.add_row(name, *(_figure(row[column]) if column in row else "" for column in columns))
     Console().print(table)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

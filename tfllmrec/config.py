@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 class FieldConfig(Section):
-    """What is known of one column, where the data does not tell it; see :mod:`tfllmrec.data.schema`."""
+    """Declares one column, where it is recognised wrongly; see :mod:`tfllmrec.data.schema`."""
 
     owner: Literal["event", "request"] | None = Field(
         None,
@@ -39,7 +39,9 @@ class FieldConfig(Section):
     kind: Literal["id", "category", "number", "text", "vector", "time"] | None = Field(
         None, description="How values are encoded; auto: from the values."
     )
-    default: str | None = Field(None, description="Stands for a value that is left out; auto: it is missing then.")
+    default: str | None = Field(
+        None, description="The value where a request leaves the field out; auto: it is missing then."
+    )
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None,
         description="Of a category, such as the kind of event: how much each value counts, for layers that read it; "
@@ -69,7 +71,7 @@ class DataConfig(Section):
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
     )
     fields: dict[str, FieldConfig] = Field(
-        default_factory=dict, description="What is known of a column, by its name, where the data does not tell it."
+        default_factory=dict, description="Owner, kind and the like of columns that are recognised wrongly, by name."
     )
     encoding: str = "utf-8"
     time_format: str = Field(
@@ -240,21 +242,24 @@ class ItemWeightSettings(Section):
     """
 
     decay: float | None = Field(
-        None, gt=0, le=1, description="Recency weight of an event one step further back, in solving and scoring; auto."
+        None,
+        gt=0,
+        le=1,
+        description="Factor by which an event one step further back counts less, in solving and scoring; auto.",
     )
     l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto.")
-    co_occurrence: float | None = Field(None, ge=0, description="Beta, weight of having both, in any order; auto.")
+    co_occurrence: float | None = Field(None, ge=0, description="Beta, weight of co-occurrence, in any order; auto.")
     text: float | None = Field(None, ge=0, description="Alpha, weight of similar texts; 0 leaves the text out; auto.")
     next_item: float | None = Field(
         None, ge=0, description="Nu, weight of the item that came next; auto: 0 where events have no order."
     )
     popularity: float | None = Field(
-        None, ge=0, le=1, description="Exponent that takes popular candidates down; 0 leaves them as they are; auto."
+        None, ge=0, le=1, description="Exponent by which popular candidates are scaled down; 0: not at all; auto."
     )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
     )
-    rank: int = Field(384, ge=1, description="Of the low-rank form; more is slower and nearer to exact.")
+    rank: int = Field(384, ge=1, description="Rank of the low-rank form; a higher one is slower and closer to exact.")
     neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
 
     def settled(self) -> Self:
@@ -291,7 +296,7 @@ class RankingConfig(Section):
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the people that training is stopped by.")
+    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the users held out to decide when training stops.")
     patience: int = Field(3, ge=1, description="Epochs without gain before training stops.")
 
 

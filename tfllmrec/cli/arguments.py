@@ -25,10 +25,10 @@ History = Annotated[
     typer.Option(
         "--history",
         metavar="ID,ID",
-        help="What somebody had, oldest first; need not be known. An id with a comma goes in double quotes.",
+        help="Items that the user had, oldest first, for any user at all. An id with a comma goes in double quotes.",
     ),
 ]
-User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Somebody of the training data.")]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user in the training data.")]
 Exclude = Annotated[
     str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back; written like --history.")
 ]
@@ -111,7 +111,7 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
 def past_of(
     model: SavedModel, user: str | None, history: str | None
 ) -> tuple[list[str], list[float] | None, list[str]]:
-    """What ``user``, or somebody with that ``history``, had; its ratings; and those ids that were typed by hand."""
+    """The history of ``user``, or the given one; its ratings; and those of its ids that were typed by hand."""
     if user is not None:
         return *model.history_of(user), []
     typed = ids(history)

@@ -44,7 +44,11 @@ def prepare(
     source: Source = None,
     extend: Annotated[
         Path | None,
-        typer.Option("--extend", metavar="FOLDER", help="A saved data set that the files extend; its indices stay."),
+        typer.Option(
+            "--extend",
+            metavar="FOLDER",
+            help="A saved data set to add the files to; its items and users keep their indices.",
+        ),
     ] = None,
     events: Events = None,
     items: Items = None,

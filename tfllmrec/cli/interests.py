@@ -1,4 +1,4 @@
-"""``tfllmrec interests``: what somebody is interested in."""
+"""``tfllmrec interests``: what a user is interested in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def interests(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """Say what a known user, or somebody never seen (by history), is interested in."""
+    """Say what a user is interested in, one of the training data or any other with a history."""
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():

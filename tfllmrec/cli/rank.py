@@ -1,4 +1,4 @@
-"""``tfllmrec rank``: the order in which somebody should see given items."""
+"""``tfllmrec rank``: the order in which a user should see given items."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rank(
     history: History = None,
     json: Json = False,
 ) -> None:
-    """Put items into order for somebody: how likely each is the next one, and what rating it would get."""
+    """Sort items for a user by how likely each is to be the next one, and predict its rating."""
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     offered = ids(items)

@@ -32,7 +32,7 @@ def search(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """Find items by free text, for somebody's taste where a history is given."""
+    """Find items by free text, for a user's taste if a history is given."""
     past, excluded = ids(history), ids(exclude)
     with working():
         model = open_model(saved_model)

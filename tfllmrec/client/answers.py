@@ -46,10 +46,10 @@ class Recommendation:
     """One line of an answer.
 
     Attributes:
-      item_id, title: the title is the id where the catalogue has none, or where the server does not tell it.
+      item_id, title: the title is the id where the catalogue has none, or where the server does not send it.
       score: higher is better; comparable within one answer only.
       reason: the term that adds the most and the history item behind it; ``""`` where there is no history, or where
-        the server does not tell it.
+        the server does not send it.
     """
 
     item_id: str
@@ -59,7 +59,7 @@ class Recommendation:
 
 
 def to_frame(answers: Sequence[Sequence[Recommendation]], users: Sequence[str] | None = None) -> pd.DataFrame:
-    """A table of recommendations: a row for each, in the order of the answers. Needs pandas, as nothing else here does.
+    """A table of recommendations: a row for each, in the order of the answers. Only this function needs pandas.
 
     Args:
       answers: the recommendations of each query, best first.
@@ -101,7 +101,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Interest:
-    """One thing that a person is interested in.
+    """One interest of a user.
 
     Attributes:
       label: in the catalogue's own words, such as a category.
@@ -134,7 +134,7 @@ class Ranked:
 def ranked(
     item_ids: Sequence[str], titles: Sequence[str], probabilities: Sequence[float], ratings: Sequence[float] | None
 ) -> list[Ranked]:
-    """What the ``rank`` signature said of ``item_ids``, the likeliest first, of equals in the order asked."""
+    """The answer of the ``rank`` signature about ``item_ids``, most likely first; ties in the order of the request."""
     marks = [None] * len(item_ids) if ratings is None else ratings
     lines = [
         Ranked(item, title, float(probability), None if mark is None or not probability else float(mark))

@@ -78,7 +78,7 @@ class Client:
       cert_file, key_file: the client's own, where the server asks for one.
 
     Raises:
-      ConfigError: an address that is none, a file that cannot be read, or settings that contradict each other.
+      ConfigError: an invalid address, a file that cannot be read, or settings that contradict each other.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Client:
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """The best ``k`` items for one person.
+        """The best ``k`` items for one user.
 
         Args:
           history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
@@ -192,7 +192,7 @@ class Client:
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
-        """As :meth:`recommend` for many people in one request; every list has a row for each of them."""
+        """As :meth:`recommend` for many users in one request; every list has a row for each of them."""
         if not histories:
             return []
         exclude = [()] * len(histories) if exclude is None else exclude
@@ -222,7 +222,7 @@ class Client:
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
-        """Items whose text means what ``text`` says; a history moves those up that suit the person.
+        """Items whose text matches the meaning of ``text``; a history moves up those that suit the user.
 
         Other arguments as in :meth:`recommend`.
         """
@@ -251,7 +251,7 @@ class Client:
         """Items like this one; ``allow``, ``categories`` and ``titles`` as in :meth:`recommend`.
 
         Raises:
-          DataError: the catalogue does not have it.
+          DataError: the item is not in the catalogue.
         """
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
@@ -289,7 +289,7 @@ class Client:
         *,
         deadline_s: float | None = None,
     ) -> Answer[Interest]:
-        """What somebody is interested in, at most ``k`` labels in the catalogue's own words, strongest first."""
+        """A user's interests: at most ``k`` labels in the catalogue's own words, strongest first."""
         inputs = _person(history, ratings) | {"k": [count_of(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
         with reading(out.request_id):
@@ -305,7 +305,7 @@ class Client:
         *,
         deadline_s: float | None = None,
     ) -> Answer[Ranked]:
-        """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0."""
+        """Sorts ``items`` by how likely each is to be the user's next one; unknown ids come last, with score 0."""
         inputs = _person(history, ratings) | {"items": _ids("items", [items])}
         out = self.predict("rank", inputs, deadline_s=deadline_s)
         # The first column is that of the padding.
@@ -338,11 +338,11 @@ class Client:
           inputs: ``str``, ``float``, ``int`` (int32) or ``bool`` in lists whose rows are equally long.
 
         Returns:
-          The outputs by name. REST does not tell the name of an output that is the only one: it is ``outputs`` then.
+          The outputs by name. REST does not name the only output of a signature, so it is called ``outputs`` here.
 
         Raises:
           ServingError: the server says so, or does not answer within ``deadline_s``.
-          DataError: inputs that no tensor can be made of.
+          DataError: inputs that do not form a tensor.
         """
         return self._ask(
             lambda timeout, request_id: self._transport.predict(signature, inputs, timeout, request_id), deadline_s
@@ -428,7 +428,7 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:
-    """What a signature is told of one person."""
+    """The inputs of a signature that describe one user."""
     return {
         "history": _ids("history", [history]),
         "ratings": _ratings([history], None if ratings is None else [ratings]),

@@ -1,4 +1,4 @@
-"""Fields of requests, users and events, as a request says them: for this process and over the network alike."""
+"""Fields of requests, users and events as inputs of the full signatures; in-process and remote calls share this."""
 
 from __future__ import annotations
 

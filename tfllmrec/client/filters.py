@@ -1,4 +1,4 @@
-"""What may come back, as a request says it: for this process and over the network alike, without TensorFlow."""
+"""Filters as inputs of the full signatures; in-process and remote calls share this. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def filter_inputs(
 ) -> dict[str, list[Sequence[str]]]:
     """The inputs ``allow`` and ``categories`` of the full signatures; none where nothing is filtered.
 
-    To a signature a row without ids lets everything pass. To a caller an empty allow-list is one of which nothing is
-    left, say nothing in stock, so it becomes an id that no item has.
+    In a signature a row without ids lets everything pass. A caller's empty allow-list means that nothing is allowed,
+    for example because nothing is in stock, so it becomes an id that no item has.
 
     Args:
       rows: how many requests.

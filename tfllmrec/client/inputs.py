@@ -1,4 +1,4 @@
-"""Checks what a caller asks for: for a model in this process and over the network alike."""
+"""Checks of a caller's arguments; in-process and remote calls share them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def count_of(k: int) -> int:
     """``k`` as an int.
 
     Raises:
-      DataError: it is no whole number above 0.
+      DataError: it is not a whole number above 0.
     """
     try:
         count = operator.index(k)
@@ -39,7 +39,7 @@ def listed_strings(name: str, values: Sequence[str]) -> list[str]:
     """The strings as a list.
 
     Raises:
-      DataError: it is one string, or a value is none: ids are strings, also those that look like numbers.
+      DataError: it is a single string, or a value is not a string: ids are strings, even those that look like numbers.
     """
     found = listed(name, values)
     for value in found:

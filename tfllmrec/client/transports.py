@@ -58,7 +58,7 @@ class Target(NamedTuple):
 
 
 class Security(NamedTuple):
-    """What proves either side to the other; paths of PEM files."""
+    """Certificates by which client and server prove who they are; paths of PEM files."""
 
     tls: bool
     token: str | None
@@ -370,7 +370,7 @@ def _shape(unknown_rank: bool, sizes: list[int]) -> tuple[int | None, ...] | Non
 
 @contextmanager
 def reading(request_id: str = "") -> Iterator[None]:
-    """Where an answer is taken apart: one of another form is the server's fault, and said so.
+    """Wraps the reading of an answer: an answer of another form raises :class:`ServingError`.
 
     Args:
       request_id: named in the error; ``""`` inside a call, where the client adds it.

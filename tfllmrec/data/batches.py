@@ -17,7 +17,7 @@ BUCKET = 16  # batches whose windows are sorted together by length: less padding
 
 @dataclass(frozen=True)
 class Sequences:
-    """What each training user did, and which of it is held back for the gates.
+    """What each training user did, and which events are held back for the gates.
 
     Attributes:
       items: int64 item indices, oldest first.
@@ -107,7 +107,7 @@ def training_batches(
     first_epoch: int = 0,
     keys: Iterable[str] | None = None,
 ) -> tf.data.Dataset:
-    """What ``Hybrid.fit`` takes: the batches of all epochs one after another, each epoch in another order.
+    """The batches that ``Hybrid.fit`` takes: those of all epochs, one epoch after another, each in a new order.
 
         batches = training_batches(sequences, 128, 50, seed=42, epochs=20)
         model.fit(batches, epochs=20, steps_per_epoch=len(batches) // 20)
@@ -119,8 +119,8 @@ def training_batches(
       sequences: from :meth:`Sequences.from_split`.
       batch_size: windows in a step. length: longest window L.
       seed: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
-      epochs: end of the last epoch. first_epoch: those that are done, which are left out.
-      keys: of the fields that the model reads; by default all.
+      epochs: number of epochs in all. first_epoch: how many of them are done already, and are left out.
+      keys: the keys of the fields that the model reads; by default all.
 
     Yields:
       ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool

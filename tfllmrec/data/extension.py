@@ -1,6 +1,6 @@
-"""How a data set grows: further items, users, events and tags come to tables that are clean already.
+"""Adds further items, users, events and tags to the clean tables of a data set.
 
-Rows that are known keep their place, and with it their index; new ones follow.
+Known rows keep their places, and so their indices; new ones follow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tfllmrec.errors import ConfigError, DataError
 
 
 def extended_entities(known: pd.DataFrame, came: pd.DataFrame, key: str) -> pd.DataFrame:
-    """A table of items or users with the rows of another one, which replace values and follow as new rows.
+    """A table of items or users, updated by another one: values of known rows are replaced, new rows appended.
 
     Args:
       known: clean, all str; each ``key`` once. Its rows stay where they are.
@@ -51,7 +51,7 @@ def extended_entities(known: pd.DataFrame, came: pd.DataFrame, key: str) -> pd.D
 
 
 def note_extension(table: str, known: pd.DataFrame, extended: pd.DataFrame, report: CleaningReport) -> None:
-    """Counts the new rows of a table of items or users, and the known rows that have other values now."""
+    """Counts the new rows of a table of items or users, and the known rows whose values changed."""
     new = extended[len(known) :].iloc[:, 0]
     report.add(table, "new, after the known ones", len(new), "added", repr(new.iloc[0]) if len(new) else "")
     before = known.reindex(columns=extended.columns, fill_value="")
@@ -61,7 +61,7 @@ def note_extension(table: str, known: pd.DataFrame, extended: pd.DataFrame, repo
 
 
 def extended_tags(known: pd.DataFrame, came: pd.DataFrame, report: CleaningReport) -> pd.DataFrame:
-    """Tags with further ones; a new tag that equals a known one in every column is that tag."""
+    """Adds tags; a new tag that equals a known one in every column is dropped."""
     tags = pd.concat([known, came], ignore_index=True)
     is_new = np.arange(len(tags)) >= len(known)
     again = _known_rows(tags, is_new)
@@ -86,16 +86,16 @@ def extended_events(
     repeats: Literal["last", "first", "all"],
     report: CleaningReport,
 ) -> pd.DataFrame:
-    """Events with further ones, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
+    """Adds events, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
 
-    Where times order the events, all are put in order of time, ties by the hash of ids. Where an order column or the
-    place in a list orders them, whose values are not kept, new events of a user follow the known ones of that time, or
-    all known ones if the times do not agree with the order. A new event that equals a known one in every column is that
-    event. Of several events of a user and item those stay that ``repeats`` keeps.
+    Events ordered by time are sorted again, ties by the hash of ids. Where an order column or the place in a list
+    orders them, its values are not kept, so a user's new events follow the known ones of the same time, or all known
+    ones if the times contradict the order. A new event that equals a known one in every column is dropped. ``repeats``
+    decides which of several events of a user and item stay.
 
     Args:
       known: as in :attr:`Dataset.events`, with the indices that the users and items have now.
-      came: the same, cleaned by themselves.
+      came: the new events, cleaned on their own.
       ordered: whether the known events have an order.
       came_ordered: whether a column orders the new ones.
       repeats: ``data.repeats``.

@@ -103,19 +103,19 @@ VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
 
 @dataclass(frozen=True)
 class Field:
-    """One column that is known of events, requests, users or items.
+    """A column of the events, requests, users or items.
 
     Attributes:
-      name: the column's.
+      name: the name of the column.
       owner: *request* for a column of the events that is known before the event happens, such as the device; *event*
         for one that is known afterwards, such as the rating, and so is only read of events of the history.
       kind: how values are encoded, see :meth:`encode`.
       vocabulary: of a category, its values, the most frequent first.
-      mean, deviation: of a number, over training.
+      mean, deviation: of a number, over the training events.
       edges: of a number, its quantiles, ascending and distinct: bins for piecewise-linear encoding.
       dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
       width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
-      default: stands for a value that a request leaves out; ``None``: it is missing then.
+      default: the value where a request leaves the field out; ``None``: the value is missing then.
       weights: of a kind of event, how much an event of each value counts, in [0, 1].
     """
 
@@ -138,29 +138,29 @@ class Field:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of encoded values: int32 codes, float32 numbers, float64 seconds, or text."""
+        """The type of encoded values: int32 codes, float32 numbers, float64 seconds, or text."""
         by_kind = {"category": np.int32, "number": np.float32, "vector": np.float32, "time": np.float64}
         return np.dtype(by_kind.get(self.kind, object))
 
     @property
     def padding(self) -> Any:
-        """The encoded value of nothing: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
+        """The encoding of a missing value: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
         return padding_of(self.dtype)
 
     @property
     def size(self) -> int:
-        """Codes of a category: the missing one, the unknown one, and the vocabulary."""
+        """The number of codes of a category: one for missing, one for unknown, and the vocabulary."""
         return len(self.vocabulary) + 2
 
     @cached_property
     def code_weights(self) -> np.ndarray:
-        """float32 ``[size]``: the weight of each code of a kind of event; 1 without weights, 0 for nothing."""
+        """float32 ``[size]``: the weight of each code of a kind of event; 1 without weights, 0 for missing."""
         weights = self.weights or {}
         known = [weights.get(value, 1.0) for value in self.vocabulary]
         return np.array([0.0, min([1.0, *weights.values()]), *known], np.float32)
 
     def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
-        """Cells as the numbers that models read.
+        """Encodes cells as the values that models read.
 
         ===========  ===========================================================================================
         category     int32 ``[R]``; 0: nothing there, 1: not in the vocabulary, then the vocabulary in order.
@@ -203,7 +203,7 @@ class Field:
         return codes
 
     def line(self) -> str:
-        """For people: ``request.device: category, 3 values (phone, tablet, tv)``."""
+        """A description such as ``request.device: category, 3 values (phone, tablet, tv)``."""
         match self.kind:
             case "category":
                 some = ", ".join(self.vocabulary[:5]) + (", ..." if len(self.vocabulary) > 5 else "")
@@ -233,7 +233,7 @@ class Schema:
         return iter(self.fields)
 
     def of(self, *owners: Owner) -> list[Field]:
-        """The fields of some owners."""
+        """The fields of the given owners."""
         return [field for field in self.fields if field.owner in owners]
 
     def of_history(self) -> list[Field]:
@@ -248,7 +248,7 @@ class Schema:
         """The field with a key such as ``user.age``, or ``event.device`` for that of a request in the history.
 
         Raises:
-          KeyError: there is none.
+          KeyError: no field has this key.
         """
         for field in (*self.fields, *self.of_history()):
             if field.key == key:
@@ -256,20 +256,20 @@ class Schema:
         raise KeyError(f"{key}: expected one of {', '.join(field.key for field in self.fields)}")
 
     def lines(self) -> list[str]:
-        """For people, a line for each field."""
+        """A description of each field, one line each."""
         return [field.line() for field in self.fields]
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """Plain JSON types, without what is as it is by default."""
+        """The fields as plain JSON types, without attributes that have their default."""
         plain = asdict(Field("", "event", "id")) | dict.fromkeys(("name", "owner", "kind"))
         return [{k: v for k, v in asdict(field).items() if v != plain[k]} for field in self.fields]
 
     @classmethod
     def from_dict(cls, raw: Iterable[Mapping[str, Any]]) -> Schema:
-        """What :meth:`as_dict` gives.
+        """The schema of what :meth:`as_dict` returned.
 
         Raises:
-          ModelError: it is no such thing.
+          ModelError: ``raw`` is not a list of fields.
         """
         try:
             return cls(TypeAdapter(tuple[Field, ...]).validate_python(list(raw)))
@@ -280,7 +280,7 @@ class Schema:
 
 
 def padding_of(dtype: np.dtype) -> Any:
-    """What fills up rows of encoded values: NaN for floats, 0 for codes, ``""`` for text."""
+    """The padding of rows of encoded values: NaN for floats, 0 for codes, ``""`` for text."""
     return {"f": np.nan, "i": 0}.get(dtype.kind, "")
 
 
@@ -293,9 +293,9 @@ def infer_schema(
     """Recognises the fields of clean tables.
 
     The kind follows from a column's values: numbers, times, vectors of equal length, few distinct values (category),
-    long texts, and ids otherwise. A column of the events belongs to the request where its name is that of a usual
-    context (hour, device, city, weather, ...); any other column may only be known after the event, and a model that
-    read it before would see the future. ``data.fields`` decides otherwise.
+    long texts, and ids otherwise. A column of the events belongs to the request if its name is a usual word for
+    context (hour, device, city, weather, ...). Any other column may only be known after the event, and a model that
+    read it before would see the future. ``data.fields`` overrides both.
 
     Args:
       events, items, users: as in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics are taken from
@@ -303,7 +303,7 @@ def infer_schema(
       asked: ``data.fields``, by the name of a column.
 
     Raises:
-      ConfigError: ``asked`` names a column that is not there, or asks for what its values are not.
+      ConfigError: ``asked`` names a column that is not there, or a kind that its values do not have.
     """
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
@@ -373,7 +373,7 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
 
 
 def is_missing(value: Any) -> bool:
-    """Whether an encoded value stands for nothing."""
+    """Whether an encoded value is a missing one."""
     value = np.asarray(value)
     return bool(np.isnan(value).any() if value.dtype.kind == "f" else (value == padding_of(value.dtype)).all())
 

@@ -248,7 +248,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       dataset: at least some users with the events that the kind asks for.
       config: kind and shares.
       seed: same seed, same data: same split.
-      schema: of an earlier split whose models go on to be used; by default that of the training events.
+      schema: that of an earlier split, if models fitted on it stay in use; by default that of the training events.
 
     Raises:
       ConfigError: validation and test take everything.

@@ -68,7 +68,7 @@ class FieldDecoder(tf.Module):
 
         Returns:
           The values of the fields that are read, ``[R]`` or ``[R, width]``, by their keys; and int32 ``[R]``, how many
-          entries could not be read: their name is none of a field, or the value is none of the field's kind. A value
+          entries could not be read: no field has that name, or the value does not suit the field's kind. A value
           that a category does not have can be read: it is the unknown one.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))

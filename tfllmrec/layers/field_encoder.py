@@ -27,7 +27,8 @@ class FieldEncoder(tf.keras.layers.Layer):
     - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map.
     - vector: a dense map.
 
-    Text has :class:`tfllmrec.layers.text_tower.TextTower`, and ids have none: they say nothing of other users.
+    Texts are encoded by :class:`tfllmrec.layers.text_tower.TextTower`. Ids have no encoder, because an id says nothing
+    about users or items with other ids.
 
     Args:
       field: with the vocabulary and statistics of training.
@@ -117,7 +118,7 @@ class FieldsEncoder(tf.keras.layers.Layer):
 
     @property
     def keys(self) -> list[str]:
-        """Of the fields that an input needs."""
+        """The keys of the fields that an input needs."""
         return [field.key for field in self.fields]
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -40,7 +40,7 @@ class Folded(tf.Module):
       vectors: float32 ``[N, D]``.
       prior: float32 ``[N]``, the scores for a query of which nothing is known.
       dim: D.
-      has_vectors: whether the vectors say anything: without a dense side all are zeros.
+      has_vectors: whether the vectors are used: without a dense side all are zeros.
     """
 
     def __init__(self, vectors: np.ndarray, prior: np.ndarray, has_vectors: bool = True) -> None:
@@ -117,7 +117,7 @@ class FoldedHybrid(Folded):
     """A hybrid's score; :attr:`vectors` are ``g_i e_i``, followed by ``T o_i`` where any item has an offset.
 
     Args:
-      model: fitted, its gates chosen; what changes in it afterwards does not come here. The variables of its layers are
+      model: fitted, its gates chosen; later changes to it have no effect here. The variables of its layers are
         read, not copied.
     """
 

@@ -108,7 +108,7 @@ class Hybrid(MeasuredModel):
       catalogue: items and their text vectors.
       train_counts: int ``[N]``, training events of each item of the catalogue.
       config: sizes and terms; where it still says *auto*, :meth:`ModelConfig.settled`.
-      item_weights: settings of the item-item weights, whose decay histories are read with, too; where they still say
+      item_weights: settings of the item-item weights; histories are read with their decay, too; where they still say
         *auto*, :meth:`ItemWeightSettings.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
@@ -187,7 +187,7 @@ class Hybrid(MeasuredModel):
         self.history_encoder.trainable = "meaning" in config.terms
         self.feedback.trainable = self.use_feedback
         self.built = True
-        # Keras would take the lengths of the first call for the only ones, and TFRS' train_step calls no model.
+        # Keras would fix the lengths of the first call, and the train_step of TFRS never calls the model.
         self._set_save_spec(SCORE_INPUTS[1])
 
     def get_config(self) -> dict[str, Any]:

@@ -340,15 +340,15 @@ def _strongest_of_sum(direct: sparse.csr_array, left: np.ndarray, right: np.ndar
 
 @dataclass(frozen=True, eq=False)
 class ItemWeightStatistics:
-    """All that the item-item weights take from events: sums over users, which can be added up, subtracted and stored.
+    """The sums over users that item-item weights are solved from; they can be added, subtracted and stored.
 
     ``of(a) + of(b)`` are the statistics of the users of both, and ``of(a) - of(b)`` those of the users of ``a`` without
     those of ``b``. Where users have later events, their old histories are subtracted and their longer ones added.
 
     Adding and subtracting is done in float64, where sums of float32 numbers are as good as exact: ``s + t - t`` is
-    ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so those of all users at once and
-    those of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are counts, and equal
-    up to 2^24. What is left of a value after subtracting most of it has that rounding, too.
+    ``s``. Counts of users are exact. :meth:`of` sums the next-item views in float32, so the sums of all users at once
+    and of two halves differ by rounding, by less than 1e-6 of a value; with a decay of 1 they are counts, and equal up
+    to 2^24. A small remainder after a subtraction keeps the rounding error of the larger value.
 
     Attributes:
       co_occurrence: ``X^T X``, sparse ``[N, N]``: how many users have had both items.
@@ -395,7 +395,7 @@ class ItemWeightStatistics:
         return self.co_occurrence.shape[0]
 
     def weighted(self, settings: ItemWeightSettings) -> tuple[sparse.csr_array, sparse.csr_array]:
-        """What A and B have from events, before ``l2``, as sparse float32 ``[N, N]``.
+        """The matrices A and B that come from events, before ``l2``, as sparse float32 ``[N, N]``.
 
         Returns:
           ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
@@ -418,7 +418,7 @@ class ItemWeightStatistics:
         return known + both, target + both
 
     def __add__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
-        """The statistics of the users of both.
+        """Adds the users of ``other``.
 
         Raises:
           ModelError: They are of catalogues of different size, or have different decays.
@@ -426,7 +426,7 @@ class ItemWeightStatistics:
         return self._with(other, lambda a, b: a + b)
 
     def __sub__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
-        """The statistics without some of their users; pairs of items that no other user has had leave no trace.
+        """Subtracts the users of ``other``; pairs of items that nobody else has had leave no trace.
 
         Raises:
           ModelError: They are of catalogues of different size, have different decays, or ``other`` has users that were
@@ -448,7 +448,7 @@ class ItemWeightStatistics:
         return left._each(kept)
 
     def extend(self, n_items: int) -> ItemWeightStatistics:
-        """The same for a catalogue that has further items at its end.
+        """The same statistics for a catalogue with further items at its end.
 
         Raises:
           ModelError: ``n_items`` is below N.
@@ -540,7 +540,7 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
 
 
 def store_statistics(path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, tell: Tell) -> None:
-    """Writes the statistics of training histories, so that an update needs those of the users that changed alone.
+    """Writes the statistics of training histories, so that an update need only read the users that changed.
 
     They are not stored, and ``tell`` says so, where there may be more than :data:`MAX_STORED_PAIRS` pairs of items: the
     smaller one of N^2 and the pairs of events within histories.

@@ -134,8 +134,8 @@ class SavedModel:
           histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
           ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
           exclude: items that are not recommended, as the items of a query's own history never are.
-          allow: the only items that are recommended; ``None`` for all, and of an empty list nothing is.
-          categories: of which an item needs one to be recommended, spelt as in the catalogue; none lets all pass.
+          allow: the only items that are recommended; ``None`` for all, and with an empty list, nothing is.
+          categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
           context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
@@ -178,7 +178,7 @@ class SavedModel:
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
-        """Items whose text means what each of ``texts`` says; other arguments and rows as in :meth:`recommend`.
+        """Items whose text matches the meaning of each of ``texts``; other arguments and rows as in :meth:`recommend`.
 
         Args:
           histories: one for each text moves up those items that suit the user; none by default.
@@ -266,7 +266,7 @@ class SavedModel:
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
     ) -> list[Interest]:
-        """What somebody is interested in, at most ``k`` labels, strongest first; unknown ids count as absent.
+        """A user's interests: at most ``k`` labels, strongest first; unknown ids count as absent.
 
         Args:
           history: item ids, oldest first. ratings: one for each.
@@ -383,7 +383,7 @@ class SavedModel:
         """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``.
 
         Raises:
-          ModelError: the model reads fields that the signature does not take, so other scores are served than these.
+          ModelError: the model reads fields that the signature does not take, so the served scores differ from these.
         """
         if further := [key for key in self.manifest.get("reads", ()) if key != RATING_KEY]:
             raise ModelError(
@@ -516,7 +516,7 @@ def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, np.ndarray]:
-    """What a signature is told of one person."""
+    """The inputs of a signature that describe one user."""
     marks = _no_ratings(1) if ratings is None else _padded(rating_rows([history], [ratings]))
     return {"history": _strings([history]), "ratings": marks}
 
