@@ -91,7 +91,7 @@ def quickly(monkeypatch):
         seen.append(sorted(path.name for path in folder.parent.iterdir()))
 
     monkeypatch.setattr(
-        exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED)
+        exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=())
     )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen
