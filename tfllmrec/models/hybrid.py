@@ -273,6 +273,7 @@ class Hybrid(MeasuredModel):
 
     # Training -------------------------------------------------------------------------------------------------------
 
+    @tf.autograph.experimental.do_not_convert  # has nothing to convert, and looking for it takes seconds
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
 
@@ -529,16 +530,16 @@ class Hybrid(MeasuredModel):
     # Partial functions, because Keras would save every tf.function that is an attribute.
     @cached_property
     def _score_batch(self) -> Callable[..., tf.Tensor]:
-        return partial(tf.function(self.score_items, input_signature=SCORE_INPUTS))
+        return partial(tf.function(self.score_items, input_signature=SCORE_INPUTS, autograph=False))
 
     @cached_property
     def _terms_batch(self) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-        return partial(tf.function(self.terms, input_signature=SCORE_INPUTS))
+        return partial(tf.function(self.terms, input_signature=SCORE_INPUTS, autograph=False))
 
     @cached_property
     def _explain_batch(self) -> Callable[..., dict[str, tf.Tensor]]:
         items = tf.TensorSpec((None, None), tf.int32)
-        return partial(tf.function(self.explain_items, input_signature=[*SCORE_INPUTS, items]))
+        return partial(tf.function(self.explain_items, input_signature=[*SCORE_INPUTS, items], autograph=False))
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""

@@ -93,8 +93,12 @@ class TwoTowerServable:
                 f"The query model gives vectors of shape {list(found)} for one query; expected "
                 f"[1, {vectors.shape[1]}], as wide as the vectors of the items."
             )
+        # A function of its own, because the exported signatures are traced without AutoGraph, which it may need.
+        self._query_model = tf.function(query_model, reduce_retracing=True)
         self._score_batch = tf.function(
-            self.score_items, input_signature=[tf.TensorSpec((None, None), tf.float32), self.query_spec]
+            self.score_items,
+            input_signature=[tf.TensorSpec((None, None), tf.float32), self.query_spec],
+            autograph=False,
         )
 
     @property

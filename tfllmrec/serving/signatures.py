@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,12 @@ FAINT = 1e-4
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
 SAMPLED = 2000
 AT_ONCE = 250  # of these through the network
+
+
+def _signature(*inputs: tf.TensorSpec) -> Callable[[Any], tf.types.experimental.PolymorphicFunction]:
+    """``tf.function`` without AutoGraph: all is said in operations already, and the search for more takes seconds."""
+    return tf.function(input_signature=inputs, autograph=False)
+
 
 _Found = tuple[tf.Tensor, tf.Tensor]
 """Item indices int32 ``[B, k]`` and their scores float32 ``[B, k]``."""
@@ -196,7 +202,7 @@ class ServingModel(tf.Module):
         served |= {name: function for name in (*names, *optional) if (function := getattr(self, name)) is not None}
         return served
 
-    @tf.function(input_signature=[HISTORY, RATINGS, EXCLUDE, K])
+    @_signature(HISTORY, RATINGS, EXCLUDE, K)
     def recommend(self, history, ratings, exclude, k):
         """The best ``k`` items beyond the history and ``exclude``.
 
@@ -208,7 +214,7 @@ class ServingModel(tf.Module):
         found = self._recommended(query, exclude, self._filters(*_no_filters(history)), k)
         return self._listed(*found) | {"unknown": unknown}
 
-    @tf.function(input_signature=[HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K])
+    @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K)
     def recommend_full(
         self,
         history=NO_STRINGS,
@@ -232,14 +238,14 @@ class ServingModel(tf.Module):
         excluded = tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1)
         return self.best.top_k(k=k, exclude=excluded, **filters, **self.folded.requests(self.item_vectors, query))
 
-    @tf.function(input_signature=[TEXT, HISTORY, EXCLUDE, K])
+    @_signature(TEXT, HISTORY, EXCLUDE, K)
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the user."""
         query, unknown, _ = self._query(history, _no_ratings(history))
         filters = self._filters(*_no_filters(history))
         return self._listed(*self._found(self.text_to_vector(text), query, exclude, filters, k)) | {"unknown": unknown}
 
-    @tf.function(input_signature=[TEXT, HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K])
+    @_signature(TEXT, HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K)
     def search_full(
         self,
         text,
@@ -260,7 +266,7 @@ class ServingModel(tf.Module):
         found = self._found(self.text_to_vector(text), query, exclude, self._filters(allow, categories), k)
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
-    @tf.function(input_signature=[*TOKENS, HISTORY, EXCLUDE, K])
+    @_signature(*TOKENS, HISTORY, EXCLUDE, K)
     def search_tokens(self, input_word_ids, input_mask, input_type_ids, history, exclude, k):
         """As :meth:`search`, for clients that tokenise by themselves: the same tokens find the same items.
 
@@ -276,7 +282,7 @@ class ServingModel(tf.Module):
         filters = self._filters(*_no_filters(history))
         return self._listed(*self._found(vectors, query, exclude, filters, k)) | {"unknown": unknown}
 
-    @tf.function(input_signature=[TEXT])
+    @_signature(TEXT)
     def encode(self, text):
         """The vectors of ``text`` string ``[B]`` that ``search`` compares with those of items: float32 ``[B, Dt]``."""
         return {"vectors": self.text_to_vector(text)}
@@ -300,14 +306,14 @@ class ServingModel(tf.Module):
         )
         return indices, tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
 
-    @tf.function(input_signature=[ITEM_ID, K])
+    @_signature(ITEM_ID, K)
     def similar(self, item_id, k):
         """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
         index = self.index_of.lookup(item_id)
         found = self._similar(index, self._filters(*_no_filters(item_id)), k)
         return self._listed(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
 
-    @tf.function(input_signature=[ITEM_ID, ALLOW, CATEGORIES, K])
+    @_signature(ITEM_ID, ALLOW, CATEGORIES, K)
     def similar_full(self, item_id, allow=NO_STRINGS, categories=NO_STRINGS, k=TEN):
         """As :meth:`similar`, with filters; see the class."""
         item_id, allow, categories, k = _with_as_many_rows(item_id, allow, categories, k)
@@ -323,14 +329,14 @@ class ServingModel(tf.Module):
         query = tf.pad(0.5 * text_and_own, [[0, 0], [0, self.folded.dim]])
         return self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
 
-    @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
+    @_signature(HISTORY, RATINGS, ITEMS)
     def explain(self, history, ratings, items):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
         query, unknown, _ = self._query(history, ratings)
         terms = self._explain_items(self.item_vectors, query, self.index_of.lookup(items))
         return terms | {"because": self._event_ids(query["history"], terms.pop("because")), "unknown": unknown}
 
-    @tf.function(input_signature=[HISTORY, RATINGS, K])
+    @_signature(HISTORY, RATINGS, K)
     def interests(self, history, ratings, k):
         """The ``k`` labels that a history is most about, their weights, and the history item that adds most to each.
 
@@ -345,7 +351,7 @@ class ServingModel(tf.Module):
             "unknown": unknown,
         }
 
-    @tf.function(input_signature=[HISTORY, RATINGS, ITEMS])
+    @_signature(HISTORY, RATINGS, ITEMS)
     def rank(self, history, ratings, items):
         """``click_probability`` of ``items`` string ``[B, M]``, and ``rating`` where the data has any.
 
@@ -357,19 +363,19 @@ class ServingModel(tf.Module):
         told = {"click_probability": probability, "unknown": unknown}
         return told | {"rating": rating} if self._rates else told
 
-    @tf.function(input_signature=[HISTORY, RATINGS])
+    @_signature(HISTORY, RATINGS)
     def score(self, history, ratings):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
         query, _, _ = self._query(history, ratings)
         return {"scores": self._score_items(self.item_vectors, query)}
 
-    @tf.function(input_signature=[])
+    @_signature()
     def prepare(self):
         """Has ScaNN make of the variables what it needs, for who loads the model; not there without ScaNN."""
         for searcher in self._scann:
             searcher.prepare()
 
-    @tf.function(input_signature=[])
+    @_signature()
     def release(self):
         """Gives up what :meth:`prepare` made, for who unloads the model; not there without ScaNN."""
         for searcher in self._scann:

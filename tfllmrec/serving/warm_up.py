@@ -60,7 +60,7 @@ def write_warm_up(
                 log = MESSAGES["PredictionLog"]()
                 request = log.predict_log.request
                 request.model_spec.name, request.model_spec.signature_name = model_name, name
-                for spec in tf.nest.flatten(function.get_concrete_function().structured_input_signature):
+                for spec in function.input_signature:  # as declared: a concrete function would be traced once more
                     value = tf.make_tensor_proto(_values(spec, batch, said), spec.dtype)
                     request.inputs[spec.name].ParseFromString(value.SerializeToString())
                 out.write(log.SerializeToString())

@@ -248,7 +248,7 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
     """
     generator = np.random.default_rng(seed)
     n_items, parts = hybrid.n_items, []
-    given = tf.function(model.given, reduce_retracing=True)
+    given = tf.function(model.given, reduce_retracing=True, autograph=False)
     order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
     ordered, size = queries.take(order), max(1, min(SCORE_BATCH, SCORES // n_items))
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
@@ -306,7 +306,7 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
         before["history"] = tf.where(known, before["history"], n_items)
         return model.given(model.item_vectors, before, target, terms)
 
-    given = tf.function(after_events, reduce_retracing=True)
+    given = tf.function(after_events, reduce_retracing=True, autograph=False)
     size = max(1, min(16, SCORES // (n_items * width)))
     parts = []
     for start in _starts("Scoring rated events", "users", len(people), size):
