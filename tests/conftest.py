@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
+import shutil
 import string
 import threading
 from types import SimpleNamespace
@@ -75,30 +78,51 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def tiny_hub(tmp_path_factory):
-    """(preprocessor, encoder): the tiny BERT in Hub format."""
+def made_once(tmp_path_factory):
+    """``made_once(NAME, MAKE)``: a folder that ``MAKE(folder)`` fills in one process of the tests; the others wait.
+
+    It is read only: a test that changes something in it works on a copy.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def folder_of(name, make):
+        folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with (shared / "once" / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process in which it failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+def write_hub(folder, vocabulary, sizes):
+    """A preprocessor and a random encoder in Hub format."""
     from tfllmrec.text.bert import BertConfig, BertEncoder
     from tfllmrec.text.bundled import save_encoder, save_preprocessor
 
-    folder = tmp_path_factory.mktemp("hub")
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-    save_preprocessor(vocabulary, folder / "preprocessor", 12)
-    save_encoder(BertEncoder(BertConfig(**SIZES), random_state()), folder / "encoder")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    save_preprocessor(folder / "vocab.txt", folder / "preprocessor", 12)
+    save_encoder(BertEncoder(BertConfig(**sizes), random_state()), folder / "encoder")
+
+
+@pytest.fixture(scope="session")
+def tiny_hub(made_once):
+    """(preprocessor, encoder): the tiny BERT in Hub format."""
+    folder = made_once("hub", lambda folder: write_hub(folder, VOCABULARY, SIZES))
     return folder / "preprocessor", folder / "encoder"
 
 
 @pytest.fixture(scope="session")
-def thin_hub(tmp_path_factory):
+def thin_hub(made_once):
     """(preprocessor, encoder): the same with one layer and a [MASK]."""
-    from tfllmrec.text.bert import BertConfig, BertEncoder
-    from tfllmrec.text.bundled import save_encoder, save_preprocessor
-
-    folder = tmp_path_factory.mktemp("thin")
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join([*VOCABULARY[:-1], "[MASK]"]) + "\n", encoding="utf-8")
-    save_preprocessor(vocabulary, folder / "preprocessor", 12)
-    save_encoder(BertEncoder(BertConfig(**THIN), random_state()), folder / "encoder")
+    folder = made_once("thin", lambda folder: write_hub(folder, [*VOCABULARY[:-1], "[MASK]"], THIN))
     return folder / "preprocessor", folder / "encoder"
 
 
@@ -124,11 +148,14 @@ def chain_items() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def chain_files(tmp_path_factory):
+def chain_files(made_once):
     """(events, items): the planted ring as CSV files."""
-    folder = tmp_path_factory.mktemp("chain")
-    chain_events().to_csv(folder / "events.csv", index=False)
-    chain_items().to_csv(folder / "items.csv", index=False)
+
+    def write(folder):
+        chain_events().to_csv(folder / "events.csv", index=False)
+        chain_items().to_csv(folder / "items.csv", index=False)
+
+    folder = made_once("chain", write)
     return folder / "events.csv", folder / "items.csv"
 
 
@@ -179,37 +206,49 @@ def cache(tmp_path_factory):
         os.environ["TFLLMREC_CACHE"] = before
 
 
-@pytest.fixture(scope="session")
-def chain_run(chain_config, cache, tmp_path_factory):
-    """(run, what it told): the ring, fitted once by ``fit_experiment``."""
+def fit_and_tell(config, folder):
+    """A run in ``folder/run``, and in ``folder/told.json`` what its fit told."""
     from tfllmrec.runs.experiment import fit_experiment
 
     told: list[str] = []
-    return fit_experiment(chain_config, tmp_path_factory.mktemp("runs") / "chain", tell=told.append), told
+    fit_experiment(config, folder / "run", tell=told.append)
+    (folder / "told.json").write_text(json.dumps(told))
+
+
+def run_and_told(folder):
+    from tfllmrec.runs.run import Run
+
+    return Run.open(folder / "run"), json.loads((folder / "told.json").read_text())
 
 
 @pytest.fixture(scope="session")
-def bare_run(cache, chain_config, tmp_path_factory):
+def chain_run(chain_config, cache, made_once):
+    """(run, what it told): the ring, fitted once by ``fit_experiment``."""
+    return run_and_told(made_once("chain-run", lambda folder: fit_and_tell(chain_config, folder)))
+
+
+@pytest.fixture(scope="session")
+def bare_run(cache, chain_config, made_once):
     """The least that a team may have: who had what, in no known order, and not a word about the items."""
     from tfllmrec.config import DataConfig
-    from tfllmrec.runs.experiment import fit_experiment
 
-    folder = tmp_path_factory.mktemp("bare")
-    chain_events()[["user", "item"]].to_csv(folder / "events.csv", index=False)
-    config = chain_config.model_copy(deep=True)
-    config.data = DataConfig(events=folder / "events.csv")
-    config.training.epochs = 1
-    config.evaluation.baselines = ["popularity", "text"]
-    told: list[str] = []
-    return fit_experiment(config, folder / "run", tell=told.append), told
+    def make(folder):
+        chain_events()[["user", "item"]].to_csv(folder / "events.csv", index=False)
+        config = chain_config.model_copy(deep=True)
+        config.data = DataConfig(events=folder / "events.csv")
+        config.training.epochs = 1
+        config.evaluation.baselines = ["popularity", "text"]
+        fit_and_tell(config, folder)
+
+    return run_and_told(made_once("bare", make))
 
 
 @pytest.fixture(scope="session")
-def chain_version(chain_run, tmp_path_factory):
+def chain_version(chain_run, made_once):
     """The ring's model, exported once: ``.../saved_models/chain/1``."""
     from tfllmrec.serving.export import export
 
-    return export(chain_run[0].folder, tmp_path_factory.mktemp("saved_models") / "chain")
+    return made_once("saved_models", lambda folder: export(chain_run[0].folder, folder / "chain")) / "chain" / "1"
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def save_encoder(bert: BertEncoder, folder: Path) -> None:
     """
     spec = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
 
-    @tf.function
+    @tf.function(autograph=False)
     def call(inputs, training=False):
         return bert(inputs, training)
 
@@ -93,7 +93,7 @@ class BertPreprocessor(tf.Module):
         spaced = tf.strings.regex_replace(bare, r"\p{Z}", " ")
         return self._tokenizer.tokenize(tf.strings.lower(spaced, encoding="utf-8"))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """string ``[B]`` -> int32 ``[B, (words), (word pieces)]``, without special tokens."""
         return self._pieces(texts)
@@ -102,13 +102,14 @@ class BertPreprocessor(tf.Module):
         input_signature=[
             [tf.RaggedTensorSpec([None, None, None], tf.int32, ragged_rank=2)],
             tf.TensorSpec([], tf.int32),
-        ]
+        ],
+        autograph=False,
     )
     def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
         """One segment of tokens -> the three encoder inputs, each int32 ``[B, seq_length]``."""
         return self._pack(inputs[0], seq_length, seq_length)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the three encoder inputs, int32 ``[B, T]``, T being the longest text's, up to the limit."""
         return self._pack(self._pieces(texts), self._max_tokens, -1)

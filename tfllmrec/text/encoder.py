@@ -59,12 +59,12 @@ class TextToVector(tf.Module):
         self.pooling = pooling
         self._max_tokens = max_tokens
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """string ``[B]`` -> float32 ``[B, D]``."""
         return self.vectors(self.tokens(texts))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
         if hasattr(self.preprocessor, "bert_pack_inputs"):
@@ -76,7 +76,7 @@ class TextToVector(tf.Module):
         width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
         return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
-    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}])
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""
         return text_vectors(self.encoder, inputs, self.adapter, self.pooling)

@@ -109,7 +109,7 @@ class HashedNgrams(tf.Module):
             self.outer = random("outer", sizes.hidden, dim, scale=sizes.hidden**-0.5)
             self.straight = random("straight", sizes.width, dim, scale=sizes.width**-0.5)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """string ``[B]`` -> float32 ``[B, D]`` of length 1."""
         words = self.split(texts)
