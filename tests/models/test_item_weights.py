@@ -21,7 +21,6 @@ from tfllmrec.models.item_weights import (
     score_history,
     solve,
     solve_item_weights,
-    store_statistics,
     strongest,
 )
 
@@ -530,19 +529,6 @@ def test_damaged_statistics_are_refused(histories, part, damage, tmp_path):
         np.savez(path, **{**stored, part: damage(stored[part])})
     with pytest.raises(ModelError, match=r"statistics.npz cannot be read .*make the statistics again"):
         ItemWeightStatistics.load(path)
-
-
-def test_statistics_of_too_many_pairs_are_not_stored(histories, tmp_path, monkeypatch):
-    told = []
-    pairs = sum(len(row) ** 2 for row in histories)
-    assert pairs > 12**2 > sum(len(row) ** 2 for row in histories.slice(0, 5))
-    monkeypatch.setattr(item_weights, "MAX_STORED_PAIRS", 12**2 - 1)
-    store_statistics(tmp_path / "all.npz", histories, 12, SETTINGS, told.append)
-    store_statistics(tmp_path / "few.npz", histories.slice(0, 5), 12, SETTINGS, told.append)
-    assert len(told) == 1 and "not stored (144 pairs of items, more than 143)" in told[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["few.npz"]
-    expected = ItemWeightStatistics.of(histories.slice(0, 5), 12, SETTINGS)
-    assert all(map(np.array_equal, matrices(ItemWeightStatistics.load(tmp_path / "few.npz")), matrices(expected)))
 
 
 def test_missing_statistics_are_told(tmp_path):

@@ -165,7 +165,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         def __init__(self, weights, decay):
             self.settings = weights
 
-    def solve(histories, n_items, settings, text):
+    def solve(statistics, settings, text):
         assert (settings.form, settings.rank, settings.neighbours) == ("low_rank", 7, 512)
         return settings
 
@@ -173,7 +173,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         return -sum(abs(np.log((1 + getattr(weights.settings, name)) / (1 + at))) for name, at in best.items())
 
     monkeypatch.setattr(defaults, "_Weights", Flat)
-    monkeypatch.setattr(defaults, "solve_item_weights", solve)
+    monkeypatch.setattr(defaults, "solve", solve)
     monkeypatch.setattr(TrainingData, "measure", value)
     monkeypatch.setattr(defaults, "selection_value", lambda result: result)
     config = ItemWeightSettings(form="low_rank", rank=7)
@@ -211,7 +211,7 @@ def test_the_search_stops_when_its_work_is_used_up(chain_split, monkeypatch):
 
 def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     monkeypatch.setitem(defaults.SEARCH_WORK, "exact", 1.9 * 40**3)
-    monkeypatch.setattr(defaults, "solve_item_weights", None)
+    monkeypatch.setattr(defaults, "solve", None)
     settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
     assert said[0].startswith("item_weights decay ") and "not searched: 40 items" in said[0]

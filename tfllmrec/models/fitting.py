@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
-from tfllmrec.models.item_weights import centred_unit
+from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, centred_unit, resolved
+from tfllmrec.progress import Tell
 
 #: Validation queries that settings are compared on. With 3,000 of beauty's 22,363 the search for item-item weights
 #: ended at others than with all of them.
@@ -66,6 +68,7 @@ class TrainingData:
     head_share: float = 0.2
     seed: int = 42
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+    _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if np.ndim(self.text) != 2 or len(self.text) != self.n_items:
@@ -92,6 +95,52 @@ class TrainingData:
     def unit_text(self) -> np.ndarray:
         """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
         return centred_unit(self.text)
+
+    @cached_property
+    def _item_pairs(self) -> int:
+        """No fewer than the pairs of items in :meth:`item_weight_statistics`."""
+        return min(self.n_items**2, int((self.histories.lengths**2).sum()))
+
+    def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
+        """The statistics of :attr:`histories` that item-item weights with these settings are solved from.
+
+        The last ones are kept, because tries of a search, a fit and the run folder share them; not those of more than
+        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items.
+
+        Raises:
+          ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
+        """
+        settings = settings.settled()
+        needed = (resolved(settings.form, self.n_items), settings.decay if settings.next_item else None)
+        if needed in self._statistics:
+            return self._statistics[needed]
+        self._statistics.clear()  # first, because both may be large
+        statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
+        if self._item_pairs <= MAX_STORED_PAIRS:
+            self._statistics[needed] = statistics
+        return statistics
+
+    def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
+        """Writes :meth:`item_weight_statistics`, so that an update need only read the users that changed.
+
+        Those of more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written.
+
+        Args:
+          path: of the ``.npz``; see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.load`.
+          settings: of the item-item weights.
+          tell: called with a line if nothing is written.
+
+        Raises:
+          ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
+          WriteError: the disk is full, read-only or broken.
+        """
+        if self._item_pairs <= MAX_STORED_PAIRS:
+            self.item_weight_statistics(settings).save(path)
+        else:
+            tell(
+                f"item-item weights: their statistics are not stored ({self._item_pairs:,} pairs of items, more than "
+                f"{MAX_STORED_PAIRS:,}): an update will read all events"
+            )
 
     @cached_property
     def strata(self) -> dict[str, np.ndarray]:

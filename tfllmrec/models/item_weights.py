@@ -44,7 +44,6 @@ from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.queries import Ragged
 from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ModelError
-from tfllmrec.progress import Tell
 
 Form = Literal["auto", "exact", "low_rank"]
 
@@ -58,7 +57,8 @@ STATISTICS = "item_weights_statistics.npz"
 """The file of a run's ``model`` folder with its :class:`ItemWeightStatistics`."""
 
 MAX_STORED_PAIRS = 20_000_000
-"""Statistics with more pairs of items than this may take more than 200 MB and a minute to write, and are not stored."""
+"""Statistics of more pairs of items than this may take more than 200 MB and a minute to write: they are neither stored
+nor kept in memory."""
 
 _BLOCK = 1024
 _DENSE_ITEMS = 6000
@@ -537,31 +537,6 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
     matrix = sparse.csr_array((data, indices, indptr), shape=(n_items, n_items))
     matrix.check_format(full_check=True)
     return matrix
-
-
-def store_statistics(path: Path, histories: Ragged, n_items: int, settings: ItemWeightSettings, tell: Tell) -> None:
-    """Writes the statistics of training histories, so that an update need only read the users that changed.
-
-    They are not stored, and ``tell`` says so, where there may be more than :data:`MAX_STORED_PAIRS` pairs of items: the
-    smaller one of N^2 and the pairs of events within histories.
-
-    Args:
-      path: of the ``.npz``; see :meth:`ItemWeightStatistics.load`.
-      histories, n_items, settings: as :meth:`ItemWeightStatistics.of` takes them.
-      tell: called with a line if nothing is stored.
-
-    Raises:
-      ModelError: See :meth:`ItemWeightStatistics.of`.
-      WriteError: The disk is full, read-only or broken.
-    """
-    pairs = min(n_items**2, int((histories.lengths**2).sum()))
-    if pairs > MAX_STORED_PAIRS:
-        tell(
-            f"item-item weights: their statistics are not stored ({pairs:,} pairs of items, more than "
-            f"{MAX_STORED_PAIRS:,}): an update will read all events"
-        )
-        return
-    ItemWeightStatistics.of(histories, n_items, settings).save(path)
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -111,7 +111,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.models.fitting import TrainingData
-    from tfllmrec.models.item_weights import STATISTICS, store_statistics
+    from tfllmrec.models.item_weights import STATISTICS
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
@@ -124,8 +124,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     fitted = fit_hybrid(data, config, out, tell)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
-        path = out / "model" / STATISTICS
-        store_statistics(path, data.histories, data.n_items, fitted.options.item_weights, tell)
+        data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
     config = fitted.options
     if said := settle_epochs(config.ranking, split):

@@ -12,7 +12,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.models.fitting import SCORES, TrainingData
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, resolved, score_history, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, resolved, score_history, solve
 from tfllmrec.progress import Tell
 
 #: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
@@ -137,14 +137,14 @@ def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> floa
     """The selection value on the validation sample of item-item weights that are solved from the training histories."""
     settings = settings.settled()
     assert settings.decay is not None
-    weights = solve_item_weights(data.histories, data.n_items, settings, data.unit_text)
+    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)
     return selection_value(data.measure(_Weights(weights, settings.decay)))
 
 
 def choose_item_weights(
     data: TrainingData, given: ItemWeightSettings, tell: Tell | None = None
 ) -> tuple[ItemWeightSettings, list[str]]:
-    """The settings for :func:`solve_item_weights`: those that are given, the others by search on validation.
+    """The settings of the item-item weights: those that are given, the others by search on validation.
 
     A coordinate search from :func:`starting_item_weights`: each open setting in turn is moved as long as that helps
     and :data:`SEARCH_WORK` is not used up.

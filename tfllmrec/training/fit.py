@@ -25,7 +25,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import centred_unit, solve_item_weights
+from tfllmrec.models.item_weights import ItemWeightStatistics, centred_unit, solve, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
@@ -110,7 +110,7 @@ def fit_hybrid(
     model = build_hybrid(data, config, config.training.precision)
     if model.use_behaviour:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, data.text)
+        set_item_weights(model, sequences, data.text, data.item_weight_statistics(model.item_weights))
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -155,18 +155,23 @@ def _told(chosen: list[str], tell: Tell) -> list[str]:
     return chosen
 
 
-def set_item_weights(model: Hybrid, sequences: Sequences, text: np.ndarray) -> None:
+def set_item_weights(
+    model: Hybrid, sequences: Sequences, text: np.ndarray, statistics: ItemWeightStatistics | None = None
+) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
     Args:
       model: its ``item_weights`` are the settings.
       sequences: the training events.
       text: float32 ``[N, Dt]``, in the order of the items table.
+      statistics: of all training events, for these settings; by default they are computed.
     """
-    unit, kept = centred_unit(text), sequences.without_held_out()
-    solved = (solve_item_weights(each, model.n_items, model.item_weights, unit) for each in (sequences.items, kept))
-    model.set_item_weights(next(solved))
-    model.set_holdout(next(solved), np.bincount(kept.values, minlength=model.n_items))
+    unit, settings, kept = centred_unit(text), model.item_weights, sequences.without_held_out()
+    if statistics is None:
+        statistics = ItemWeightStatistics.of(sequences.items, model.n_items, settings)
+    model.set_item_weights(solve(statistics, settings, unit))
+    without = solve_item_weights(kept, model.n_items, settings, unit)
+    model.set_holdout(without, np.bincount(kept.values, minlength=model.n_items))
 
 
 @dataclass(frozen=True)
