@@ -435,7 +435,7 @@ def test_filters_go_to_signatures_of_their_own(client, served):
     assert len(client.recommend(["a"], allow=[])) == len(client.similar("a", allow=[])) == 0
     answers = client.recommend_many([[], ["a"], []], allow=[None, ["a", "b"], []], categories=[["d"], [], []])
     assert [[item.item_id for item in answer] for answer in answers] == [["d"], ["b"], []]
-    with pytest.raises(DataError, match="Expected categories as a list of names, each a str; got 'Drama'"):
+    with pytest.raises(DataError, match="Expected categories as a list, got the string 'Drama'"):
         client.recommend([], categories="Drama")
 
 
@@ -468,7 +468,7 @@ def test_rank(client, served):
     unrated = client.rank([], ["b", "d"])
     assert [line.rating for line in unrated] == [None, None]
     assert [line.item_id for line in unrated] == ["d", "b"]
-    with pytest.raises(DataError, match="Expected items as a list of item ids"):
+    with pytest.raises(DataError, match="Expected items as a list, got the string 'b'"):
         client.rank(["a"], "b")
 
 
@@ -920,10 +920,10 @@ def test_tls(kind, served, certificate, pauses):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda c: c.recommend("50"), "Expected history as a list of item ids, each a str; got '50'"),
-        (lambda c: c.recommend([50]), "each a str; got 50"),
+        (lambda c: c.recommend("50"), "Expected history as a list, got the string '50'"),
+        (lambda c: c.recommend([50]), "Expected history as strings, got 50: write '50'"),
         (lambda c: c.recommend([], exclude="50"), "Expected exclude as a list"),
-        (lambda c: c.recommend([b"50"]), "each a str; got b'50'"),
+        (lambda c: c.recommend([b"50"]), "Expected history as strings, got b'50': write '50'"),
         (lambda c: c.recommend([], k=0), "Expected k as a whole number above 0, got 0"),
         (lambda c: c.recommend([], k=2.0), "got 2.0"),
         (lambda c: c.recommend([], k="5"), "got '5'"),

@@ -33,7 +33,7 @@ from .answers import (
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
-from .inputs import count_of
+from .inputs import count_of, listed_strings
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -418,13 +418,9 @@ class Client:
 
 
 def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    for row in rows:
-        wrong = row if isinstance(row, str | bytes) else next((i for i in row if not isinstance(i, str)), None)
-        if wrong is not None:
-            what = "names" if name == "categories" else "item ids"
-            raise DataError(f"Expected {name} as a list of {what}, each a str; got {wrong!r}.")
-    width = max(map(len, rows))
-    return [["", *map(str, row), *[""] * (width - len(row))] for row in rows]
+    checked = [listed_strings(name, row) for row in rows]
+    width = max(map(len, checked))
+    return [["", *row, *[""] * (width - len(row))] for row in checked]
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def listed(name: str, values: Sequence[Any]) -> list[Any]:
     Raises:
       DataError: it is one string, whose letters would be taken for ids.
     """
-    if isinstance(values, str):
+    if isinstance(values, str | bytes):
         raise DataError(f"Expected {name} as a list, got the string {values!r}: write [{values!r}].")
     return list(values)
 
@@ -44,5 +44,6 @@ def listed_strings(name: str, values: Sequence[str]) -> list[str]:
     found = listed(name, values)
     for value in found:
         if not isinstance(value, str):
-            raise DataError(f"Expected {name} as strings, got {value!r}: write {str(value)!r}.")
+            text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            raise DataError(f"Expected {name} as strings, got {value!r}: write {text!r}.")
     return found

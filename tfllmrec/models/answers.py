@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,15 +37,7 @@ def recommend(
     dataset: Dataset | None,
 ) -> pd.DataFrame:
     """:meth:`Hybrid.recommend`."""
-    if (users is None) == (histories is None):
-        raise DataError("Expected either users or histories, found both or neither.")
-    if users is not None:
-        if ratings is not None:
-            raise DataError("Expected ratings only with histories; those of users are in the dataset.")
-        histories, ratings = _past_of(listed_strings("users", users), dataset)
-    assert histories is not None
-    past = [listed_strings("a history", history) for history in listed("histories", histories)]
-    marks = None if ratings is None else rating_rows(past, ratings)
+    past, marks = histories_and_ratings(users, histories, ratings, lambda users: _past_of(users, dataset))
     ids = model.item_ids
     index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
     events = [
@@ -95,6 +87,33 @@ def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None
             for own, found in zip(cosines, best, strict=True)
         ]
     return to_frame(answers)
+
+
+def histories_and_ratings(
+    users: Sequence[str] | None,
+    histories: Sequence[Sequence[str]] | None,
+    ratings: Sequence[Sequence[float | None]] | None,
+    past_of: Callable[[list[str]], tuple[Any, Any]],
+) -> tuple[list[list[str]], list[list[float]] | None]:
+    """The histories and ratings that a caller asks for: its own, or those of users.
+
+    Args:
+      users, histories, ratings: as in :meth:`Hybrid.recommend`.
+      past_of: the histories of users, and their ratings or ``None``.
+
+    Raises:
+      DataError: both or neither of users and histories; ratings without histories, or ratings that do not fit them; an
+        id that is no string.
+    """
+    if (users is None) == (histories is None):
+        raise DataError("Expected either users or histories, found both or neither.")
+    if users is not None:
+        if ratings is not None:
+            raise DataError("Expected ratings only with histories; those of users are in the data.")
+        histories, ratings = past_of(listed_strings("users", users))
+    assert histories is not None
+    past = [listed_strings("a history", history) for history in listed("histories", histories)]
+    return past, None if ratings is None else rating_rows(past, ratings)
 
 
 def no_such_item(item: str, ids: Iterable[str]) -> DataError:

@@ -15,14 +15,14 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import count_of, listed, listed_strings
+from tfllmrec.client.inputs import count_of, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.models.answers import no_such_item
+from tfllmrec.models.answers import histories_and_ratings, no_such_item
 from tfllmrec.models.reasons import reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
@@ -146,15 +146,7 @@ class SavedModel:
           DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
             do not fit the histories.
         """
-        if (users is None) == (histories is None):
-            raise DataError("Expected either users or histories, got both or neither.")
-        if users is not None:
-            if ratings is not None:
-                raise DataError("Expected ratings only with histories; those of users are in the data.")
-            histories, ratings = self._past_of(listed_strings("users", users))
-        assert histories is not None
-        past = [listed_strings("a history", history) for history in listed("histories", histories)]
-        marks = None if ratings is None else rating_rows(past, ratings)
+        past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
         def of(rows: slice) -> list[Answer[Recommendation]]:
