@@ -929,7 +929,7 @@ def test_tls(kind, served, certificate, pauses):
         (lambda c: c.recommend([], k="5"), "got '5'"),
         (lambda c: c.recommend(["a"], ratings=[]), r"got \[0\] ratings for \[1\] items"),
         (lambda c: c.recommend(["a"], ratings=["good"]), "Expected ratings as numbers: .*'good'"),
-        (lambda c: c.recommend_many([["a"], ["b"]], exclude=[[]]), "for each of 2 people, got 1"),
+        (lambda c: c.recommend_many([["a"], ["b"]], exclude=[[]]), "for each of 2 users, got 1"),
         (lambda c: c.recommend_many([["a"], ["b"]], ratings=[[1]]), r"got \[1\] ratings for \[1, 1\] items"),
         (lambda c: c.search(["a"]), r"as one str, got \['a'\]"),
         (lambda c: c.search("half a pair: \ud83d"), "is no valid Unicode text"),

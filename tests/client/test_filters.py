@@ -19,5 +19,5 @@ def test_an_empty_allow_list_is_not_all_that_there_is():
 
 @pytest.mark.parametrize(("allow", "categories"), [([["a"]], None), (None, [["a"]] * 3)])
 def test_one_list_for_each(allow, categories):
-    with pytest.raises(DataError, match=r"Expected one list of (allow|categories) for each of 2 people, got [13]"):
+    with pytest.raises(DataError, match=r"Expected one list of (allow|categories) for each of 2 users, got [13]"):
         filter_inputs(2, allow, categories)

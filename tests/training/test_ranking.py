@@ -296,7 +296,7 @@ def test_logs_and_record(fitted):
     assert (record.lists, record.held_out, record.rated) == (208, 52, 1300)
     assert record.epochs == 12 and 0 < record.best_epoch <= 12
     assert record.strengths == model.network.strengths.numpy().tolist()
-    assert "on 52 people held out" in record.line() and "rating" in record.line()
+    assert "on 52 users held out" in record.line() and "rating" in record.line()
 
 
 def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ class Client:
             return []
         exclude = [()] * len(histories) if exclude is None else exclude
         if len(exclude) != len(histories):
-            raise DataError(f"Expected one list to exclude for each of {len(histories)} people, got {len(exclude)}.")
+            raise DataError(f"Expected one list to exclude for each of {len(histories)} users, got {len(exclude)}.")
         inputs = {
             "history": _ids("history", histories),
             "ratings": _ratings(histories, ratings),

@@ -31,7 +31,7 @@ def filter_inputs(
     categories = [()] * rows if categories is None else categories
     for name, lists in (("allow", allow), ("categories", categories)):
         if len(lists) != rows:
-            raise DataError(f"Expected one list of {name} for each of {rows} people, got {len(lists)}.")
+            raise DataError(f"Expected one list of {name} for each of {rows} users, got {len(lists)}.")
     if all(ids is None for ids in allow) and not any(map(len, categories)):
         return {}
     return {

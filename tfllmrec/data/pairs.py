@@ -1,4 +1,4 @@
-"""Pairs of items that the same people read close together, for contrastive training of what reads their text."""
+"""Pairs of items that the same users read close together, for contrastive training of what reads their text."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def item_pairs(
     tail items the weight that chance takes from them; at 1 by lift.
 
     Args:
-      histories: item indices, oldest first, a row a person.
+      histories: item indices, oldest first, a row a user.
       n_items: N.
       window: 1 takes direct neighbours alone.
       power: how much frequent items are taken down, 0 or more.

@@ -1,4 +1,4 @@
-"""A batch of queries: what is known when a request comes, and (for evaluation) what the person did next."""
+"""A batch of queries: what is known when a request comes, and (for evaluation) what the user did next."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class Split:
         return users, codes[0], codes[1]
 
     def _check_next(self, users: np.ndarray, queries: Queries, left_out: int) -> None:
-        """History and then target must be the person's events, all but the last ``left_out``."""
+        """History and then target must be the user's events, all but the last ``left_out``."""
         events = self.dataset.events
         counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
         own = ragged_column(events, ITEM_INDEX, users)

@@ -11,14 +11,14 @@ from tfllmrec.layers.seeded_dropout import SeededDropout
 
 
 def centred_ratings(ratings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Centres each rating on the mean of what the person had rated up to then.
+    """Centres each rating on the mean of what the user had rated up to then.
 
     Args:
       ratings: float32 ``[B, L]``, NaN where an event carries no rating (padding included).
 
     Returns:
       ``centred`` float32 ``[B, L, L]``: entry (t, j) is rating j minus the mean of the ratings up to t, 0 where there
-      is none or j > t; ``count`` float32 ``[B, L]``: ratings known at t. One rating alone centres to 0: a person who
+      is none or j > t; ``count`` float32 ``[B, L]``: ratings known at t. One rating alone centres to 0: a user who
       has only ever given one mark has not said what a high mark is.
     """
     known = tf.cast(tf.math.is_finite(ratings), tf.float32)
@@ -36,7 +36,7 @@ class FeedbackProfile(tf.keras.layers.Layer):
     """``r_u(t) = BatchNorm(Dropout(sum_j softmax_j(k_j . k_t) c_j(t) e_j))`` and its gate ``b_u(t)``.
 
     ``c_j(t)`` are the centred ratings. The gate grows with the amount and the spread of the feedback and is exactly 0
-    for a person without any, so that the profile then leaves no trace.
+    for a user without any, so that the profile then leaves no trace.
 
     Args:
       dim: D. dropout, seed: of the profile.

@@ -438,7 +438,7 @@ class Hybrid(MeasuredModel):
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
           ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
           event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
-          that were rated no lower than the person's mean. Only the newest :data:`LONGEST` events are looked at, which
+          that were rated no lower than the user's mean. Only the newest :data:`LONGEST` events are looked at, which
           bounds the memory: ``[B, LONGEST, M]``.
         """
         known_items = tf.where(items < self.n_items, items, 0)

@@ -1,4 +1,4 @@
-"""What items, and with them people, are about: readable labels in the catalogue's own words.
+"""What items, and with them users, are about: readable labels in the catalogue's own words.
 
 A label is a name that the catalogue gives (a category, a tag, an author, a brand) or a phrase of one to three words of
 its titles and descriptions. Both are shared by several items. A phrase is a good label when
@@ -9,7 +9,7 @@ its titles and descriptions. Both are shared by several items. A phrase is a goo
 - it stands for itself: it often opens or closes what is said, as names and nouns do and "ultra" does not, and where it
   is part of a longer label only that one counts ("nail polish" rather than "nail" and "polish"; the idea is C-value's:
   K. Frantzi, S. Ananiadou, H. Mima, Automatic Recognition of Multi-Word Terms, IJDL 2000);
-- people choose by it: who has had one item with it has had others with it more often than chance (lift), and so much
+- users choose by it: who has had one item with it has had others with it more often than chance (lift), and so much
   more often that only one in a hundred random sets of as many items does as well (a permutation test). Boilerplate
   fails here in every language.
 
@@ -102,7 +102,7 @@ _WORDS = _set(
 class Interests:
     """The labels of a catalogue, and of each item.
 
-    The weight of label c for a person is ``sum_j decay**back_j (1 + liking (r_j - mean r) / spread) w_jc`` over their
+    The weight of label c for a user is ``sum_j decay**back_j (1 + liking (r_j - mean r) / spread) w_jc`` over their
     events j, ``back_j`` events before the newest; r are the ratings of those events that have one, and an event without
     counts as of a mean one. What adds up to less than 0 is no interest.
 
@@ -129,7 +129,7 @@ class Interests:
 def fit_interests(
     items: pd.DataFrame,
     columns: Sequence[str],
-    people: Queries,
+    users: Queries,
     *,
     ordered: bool = True,
     progress: Progress | None = None,
@@ -137,17 +137,17 @@ def fit_interests(
     """Chooses the labels of a catalogue.
 
     Args:
-      items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``people`` never had may follow.
+      items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``users`` never had may follow.
       columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names,
         others are read for phrases.
-      people: their training histories and ratings.
+      users: their training histories and ratings.
       ordered: whether the order of a history says something.
       progress: called with how many candidates were looked at.
 
     Returns:
       ``None`` where nothing is said of the items that would make a label.
     """
-    had = _had(people.history, len(items))
+    had = _had(users.history, len(items))
     found = [_names(items, [column for column in columns if column in NAME_COLUMNS])]
     prose = [column for column in columns if column not in NAME_COLUMNS]
     if prose:
@@ -157,7 +157,7 @@ def fit_interests(
         return None
     weighted = sp.csr_array(labels.items.multiply(np.log(len(items) / labels.items.sum(axis=0)) ** SPECIFICITY))
     columns_of, weights = _strongest(weighted, PER_ITEM)
-    ratings = people.ratings.values[np.isfinite(people.ratings.values)]
+    ratings = users.ratings.values[np.isfinite(users.ratings.values)]
     return Interests(
         labels.spelling,
         labels.named,
@@ -206,7 +206,7 @@ class _Words:
 
 
 def _had(histories: Ragged, n_items: int) -> sp.csr_array:
-    """Who had what: float32 ``[people, N]`` of ones."""
+    """Who had what: float32 ``[users, N]`` of ones."""
     some = histories.take(np.arange(0, len(histories), max(1, math.ceil(len(histories.values) / MAX_EVENTS))))
     return _ones(some.row_of_value, some.values, (len(some), n_items))
 
@@ -368,14 +368,14 @@ def _cohesion(words: _Words, places: _Places, stems: np.ndarray) -> np.ndarray:
 
 
 def lift(had: sp.csr_array, items: sp.csr_array) -> np.ndarray:
-    """How many times more often than by chance two items of one person share a label.
+    """How many times more often than by chance two items of one user share a label.
 
     By chance the share of an item in all events is all that counts: ``(pairs + 5) / (expected + 5)``, with
     ``expected = sum_u n_u (n_u - 1) / 2 ((sum_i p_i)**2 - sum_i p_i**2)`` over the items i that have the label, as
     nobody has an item twice. Few pairs say little: :data:`PRIOR_PAIRS` of them are assumed at chance.
 
     Args:
-      had: float32 ``[people, N]`` of ones. items: float32 ``[N, C]`` of ones.
+      had: float32 ``[users, N]`` of ones. items: float32 ``[N, C]`` of ones.
 
     Returns:
       float64 ``[C]``.

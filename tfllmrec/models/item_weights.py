@@ -213,7 +213,7 @@ def low_rank_weights(
 
     ``E`` is kept in its ``rank`` eigenpairs of largest magnitude and ``U`` as it is, so that the inverse follows from
     the Woodbury identity: ``A^-1 = D^-1/2 (I + L R^T) D^-1/2``. Each item keeps its own ``l2`` and counts on the
-    diagonal, which is most of A where few people had the same two items; a projection onto leading directions would
+    diagonal, which is most of A where few users had the same two items; a projection onto leading directions would
     lose that, and the tail with it. ``W`` is then ``D^-1`` times the (sparse) target from events plus a low-rank
     product, which is cut to ``rank`` and looked through block by block for each item's strongest weights. With ``rank``
     N nothing is left out.

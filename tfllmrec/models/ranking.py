@@ -32,7 +32,7 @@ from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
-#: Ratings that an item and a person need for half of their bias to be believed.
+#: Ratings that an item and a user need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
 ABSENT = -1e9
 NAN = float("nan")
@@ -40,7 +40,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class RatingScale:
-    """What ratings are like before anything is known of a person.
+    """What ratings are like before anything is known of a user.
 
     Attributes:
       mean, low, high: of the training ratings.
@@ -90,7 +90,7 @@ class RankingNetwork(tf.keras.layers.Layer):
 
     Args:
       config: sizes.
-      terms: how many numbers come for each pair of person and candidate.
+      terms: how many numbers come for each pair of user and candidate.
       seed: of all initialisers.
     """
 
@@ -241,7 +241,7 @@ class RankingModel(MeasuredModel):
 
         Returns:
           ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
-          than its item and the person would have it, NaN for none; ``items``; ``terms`` float32 ``[B, M, 4]``, those of
+          than its item and the user would have it, NaN for none; ``items``; ``terms`` float32 ``[B, M, 4]``, those of
           the hybrid and the log popularity; ``scores`` float32 ``[B, M]``, the hybrid's; ``prior`` float32 ``[B, M]``,
           the rating by biases alone.
         """
@@ -255,17 +255,17 @@ class RankingModel(MeasuredModel):
         rated = present & tf.math.is_finite(ratings)
         usual = self.mean + rows_of(self.item_bias, tf.where(present, history, 0))
         above = tf.where(rated, ratings - usual, 0.0)
-        person = tf.reduce_sum(above, axis=1, keepdims=True) / (
+        user = tf.reduce_sum(above, axis=1, keepdims=True) / (
             USER_SHRINKAGE + tf.reduce_sum(tf.cast(rated, tf.float32), axis=1, keepdims=True)
         )
         lengths = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
         return {
             "recent": newest_events(history, lengths, self.length, self.n_items),
-            "marks": newest_events(tf.where(rated, above - person, NAN), lengths, self.length, NAN),
+            "marks": newest_events(tf.where(rated, above - user, NAN), lengths, self.length, NAN),
             "items": items,
             "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
             "scores": tf.where(nothing_known, popularity, tf.reduce_sum(terms, axis=-1)),
-            "prior": self.mean + person + rows_of(self.item_bias, known_items),
+            "prior": self.mean + user + rows_of(self.item_bias, known_items),
         }
 
     def learned(
@@ -321,7 +321,7 @@ class RankingModel(MeasuredModel):
     def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
 
-        The probability is that of the candidate being the person's next item, given that the next item is one of those
+        The probability is that of the candidate being the user's next item, given that the next item is one of those
         offered: those of a row have the sum 1, more candidates make each less likely, and one alone has 1. What is
         offered twice counts as two. A rating is the expected one, within the range of those of the data. Both are 0
         where there is no item.

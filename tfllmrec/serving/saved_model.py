@@ -277,7 +277,7 @@ class SavedModel:
     def rank(
         self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float | None] | None = None
     ) -> list[Ranked]:
-        """Puts ``items`` into the order of how likely each is the person's next one; unknown ids come last, at 0.
+        """Puts ``items`` into the order of how likely each is the user's next one; unknown ids come last, at 0.
 
         Args:
           history: item ids, oldest first. items: that are offered, from any source. ratings: one for each of history.
@@ -315,7 +315,7 @@ class SavedModel:
         if not (folder / "data").is_dir():
             raise DataError(
                 f"The run {folder} that {self.folder} was exported from is not there any more, and with it the "
-                "people's histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
+                "users' histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
             )
         return Run(folder)
 
@@ -513,9 +513,9 @@ def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> d
     return {"history": _strings([history]), "ratings": marks}
 
 
-def _no_ratings(people: int) -> np.ndarray:
+def _no_ratings(users: int) -> np.ndarray:
     """float32 ``[B, 0]``."""
-    return np.zeros((people, 0), np.float32)
+    return np.zeros((users, 0), np.float32)
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:

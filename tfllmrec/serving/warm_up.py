@@ -17,7 +17,7 @@ from tfllmrec.client.messages import MESSAGES
 from tfllmrec.data.schema import Field, Schema
 from tfllmrec.text.bundled import INPUTS
 
-#: Queries in a request: one person, and what a server makes of some that come together.
+#: Queries in a request: one user, and what a server makes of some that come together.
 BATCHES = (1, 8)
 HISTORY, FEW, TOKENS, K = 10, 5, 16, 10
 

@@ -1,7 +1,7 @@
 """Teaches the ranking model on what the hybrid has not seen, and measures it beside the hybrid's own order.
 
 W and the hybrid have seen each training event: among those, the item that came next is far too easy to find. So the
-order is learnt from the validation queries, whose people are divided into those that are learnt from and those that
+order is learnt from the validation queries, whose users are divided into those that are learnt from and those that
 tell when to stop. Ratings are learnt from the training events: the hybrid was never told which of them were high.
 """
 
@@ -37,7 +37,7 @@ from tfllmrec.training.optimizer import adamw
 EPOCHS, FEWEST = 6, 30
 #: Items drawn from behind the candidates of a list, which stand for all others.
 DRAWN = 50
-#: Lists, and rated events and their people, that are learnt from at most; also queries that probabilities are measured
+#: Lists, and rated events and their users, that are learnt from at most; also queries that probabilities are measured
 #: on. They are some seconds of work.
 LISTS, RATED, RATERS = 6_000, 20_000, 1_000
 #: Scores that the hybrid computes for the lists, and again for the rated events, at most: with more than 500,000 items
@@ -59,7 +59,7 @@ Examples = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class RankingRecord:
-    """What a ranking model was made of, and what it was worth on the people that training was stopped by.
+    """What a ranking model was made of, and what it was worth on the users that training was stopped by.
 
     Attributes:
       lists, held_out: validation queries that were learnt from, and the others.
@@ -93,10 +93,10 @@ class RankingRecord:
         return read_json(folder / RECORD, cls, f"copy {folder} back, or fit again")
 
     def line(self) -> str:
-        """For people."""
+        """For display."""
         rating = f", rating {self.untrained[1]:.4f} to {self.rating_loss:.4f}" if self.rated else ""
         return (
-            f"best epoch {self.best_epoch} of {self.epochs} on {self.held_out:,} people held out: loss of the order "
+            f"best epoch {self.best_epoch} of {self.epochs} on {self.held_out:,} users held out: loss of the order "
             f"{self.untrained[0]:.4f} to {self.click_loss:.4f}{rating}; strengths {self.strengths}"
         )
 
@@ -283,16 +283,16 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
 def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: RatingScale, seed: int) -> Examples:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
-    At most :data:`RATED` events of :data:`RATERS` people, of the newest that the hybrid looks at; fewer where
+    At most :data:`RATED` events of :data:`RATERS` users, of the newest that the hybrid looks at; fewer where
     :data:`SCORED` says so. The bias of an item is that without the rating that is to be predicted. Fields of requests
     are missing: training queries have none.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
-    people = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
-    people = people.take(np.argsort(people.history.lengths, kind="stable"))
+    users = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
+    users = users.take(np.argsort(users.history.lengths, kind="stable"))
     n_items, width = hybrid.n_items, hybrid.history_length
-    inputs = people.inputs(n_items, hybrid.reads, width + 1)
+    inputs = users.inputs(n_items, hybrid.reads, width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
     of_events = {key for key in inputs if key == "history" or key.startswith("event.")}
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
@@ -309,7 +309,7 @@ def rated_events(model: RankingModel, hybrid: Servable, split: Split, scale: Rat
     given = tf.function(after_events, reduce_retracing=True, autograph=False)
     size = max(1, min(16, SCORES // (n_items * width)))
     parts = []
-    for start in _starts("Scoring rated events", "users", len(people), size):
+    for start in _starts("Scoring rated events", "users", len(users), size):
         here = wanted[slice(*np.searchsorted(wanted[:, 0], [start, start + size]))]
         if not len(here):
             continue
@@ -494,7 +494,7 @@ def measure_ranking(reranked: Reranked, split: Split, result: Result, hybrids: R
       among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
       are alike) and ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score);
       where the data has ratings ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and
-      ``rmse_biases`` (with those of item and person). ``None`` where there is nothing to average.
+      ``rmse_biases`` (with those of item and user). ``None`` where there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured = {
@@ -561,7 +561,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) -> list[str]:
-    """What people are told of ``metrics.json``'s ``ranking``; ``hybrids``: the hybrid's metrics."""
+    """The lines about the ``ranking`` of ``metrics.json``; ``hybrids``: the hybrid's metrics."""
     shown = [label for label in ("ndcg@10", "recall@10", "recall@10/tail") if label in measured["difference"]]
     orders = [f"{label} {measured['reranked'][label]:.4f} (hybrid {hybrids[label]:.4f})" for label in shown]
     lines = [f"the hybrid's best {measured['candidates']} in the new order: {', '.join(orders)}"]
@@ -572,7 +572,7 @@ def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) ->
         )
     if measured.get("rated"):
         lines.append(
-            f"ratings of {measured['rated']:,}: RMSE {measured['rmse']:.4f}, by biases of item and person "
+            f"ratings of {measured['rated']:,}: RMSE {measured['rmse']:.4f}, by biases of item and user "
             f"{measured['rmse_biases']:.4f}, by the mean of all {measured['rmse_mean']:.4f}"
         )
     return lines
