@@ -207,7 +207,7 @@ def _mutated(target: Target) -> str:
 
 
 def _start(target: Target, *headers: str) -> bytes:
-    return "\r\n".join([f"POST /v1/models/{target.model}:predict HTTP/1.1", "host: here", *headers]).encode()
+    return "\r\n".join([f"POST /v1/models/{target.model}:predict HTTP/1.1", "host: 127.0.0.1", *headers]).encode()
 
 
 def _bodies(target: Target) -> str:

@@ -29,6 +29,7 @@ def test_every_path_and_setting_that_a_page_names_is_there(page):
     assert named or linked
 
 
+@pytest.mark.slow
 @pytest.mark.tf
 def test_the_script_runs(tmp_path, monkeypatch, capsys):
     try:

@@ -295,6 +295,7 @@ class Served(tf.Module):
         tf.saved_model.save(self, folder, signatures)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_core_operations_and_answers_the_same(tmp_path):
     served = Served()
     served.save(str(tmp_path))

@@ -53,6 +53,7 @@ print(json.dumps([losses(tf.distribute.get_strategy()), losses(tf.distribute.Mir
 """
 
 
+@pytest.mark.slow
 def test_the_losses_of_replicas_add_up_to_their_mean():
     """Two replicas with a copy of the same batch each; Keras adds up what they report, and their gradients."""
     root = Path(__file__).parents[2]

@@ -200,6 +200,7 @@ tune(config, Path(sys.argv[2]), space=parse_space(sys.argv[3:], config), trials=
     assert (out / "search.json").read_text() == (searched[0].folder / "search.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_killed_while_its_text_tower_trains_goes_on(planted, small, space, tmp_path, monkeypatch):
     real, folders = tower.prepared_encoder, []
 
@@ -250,6 +251,7 @@ def planted(monkeypatch, cache):
     return fitted
 
 
+@pytest.mark.slow
 def test_a_complete_search_goes_on_for_more(planted, small, space, tmp_path):
     whole = tune(small, tmp_path / "whole", space=space, trials=6, tell=quietly)
     first = tune(small, tmp_path / "parts", space=space, trials=4, tell=quietly)
@@ -261,6 +263,7 @@ def test_a_complete_search_goes_on_for_more(planted, small, space, tmp_path):
     assert len(planted) == 2 * 6
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_in_every_trial_ends_the_same(planted, small, tmp_path, monkeypatch):
     """After the fit, before the study is told: also in trials that were just given up."""
     space = parse_space(["model.dropout=0.05,0.4", "model.blocks=1,2"], small)
@@ -285,6 +288,7 @@ def test_a_search_that_is_interrupted_in_every_trial_ends_the_same(planted, smal
     assert comparable(resume(tmp_path / "s", tell=quietly)) == comparable(whole)
 
 
+@pytest.mark.slow
 def test_an_interruption_between_the_study_and_the_folder_is_made_good(planted, small, space, tmp_path, monkeypatch):
     whole = tune(small, tmp_path / "whole", space=space, trials=3, tell=quietly)
     real, calls = library._write_hparams, []
@@ -305,6 +309,7 @@ def test_an_interruption_between_the_study_and_the_folder_is_made_good(planted, 
     assert [path.name for path in again.folder.glob("trial-*")] == [f"trial-{again.ranking[0].number}"]
 
 
+@pytest.mark.slow
 def test_trials_that_are_worse_than_most_are_given_up(planted, small, tmp_path):
     space = parse_space(["model.dropout=0.05,0.4"], small)
     config = small.model_copy(deep=True)
@@ -369,6 +374,7 @@ def test_the_first_trial_is_what_a_fit_would_choose(planted, small, tmp_path):
     assert planted[1].model.dropout != 0.4
 
 
+@pytest.mark.slow
 def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, space, tmp_path):
     config = small.model_copy(deep=True)
     config.item_weights.l2 = config.item_weights.text = None

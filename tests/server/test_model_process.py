@@ -14,6 +14,7 @@ import pytest
 from programs import killed_when_late
 
 from tfllmrec.client.status import Code, RequestError
+from tfllmrec.server import model_process
 from tfllmrec.server.model_process import ModelProcess
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +96,13 @@ def test_a_call_does_not_wait_for_another_one(process):
     assert not process.alive
     (error,) = ended
     assert (error.code, error.message) == (Code.UNAVAILABLE, KILLED)
+
+
+def test_a_process_that_has_ended_stays_so_while_its_exit_code_is_read(process, monkeypatch):
+    process.process.kill()
+    assert process._how().startswith(" by SIGKILL")
+    monkeypatch.setattr(model_process, "wait", lambda objects, timeout: [])  # as long as the other end is open
+    assert not process.alive
 
 
 def test_a_process_that_is_killed_is_named_and_stays_ended(process):

@@ -38,6 +38,7 @@ def run(program, *arguments):
     return subprocess.run([program, *map(str, arguments)], env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_it_answers_as_python_does(program, chain_version):
     from tfllmrec.serving.saved_model import SavedModel
 

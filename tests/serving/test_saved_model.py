@@ -349,6 +349,7 @@ def small_tower(chain_run, cache, tmp_path_factory):
     return run, SavedModel.open(export(run.folder, folder / "served"))
 
 
+@pytest.mark.slow
 def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_tower, chain_run, saved):
     run, small = small_tower
     record = json.loads((run.folder / "query_encoder" / "hashed_ngrams" / "record.json").read_text())
@@ -377,6 +378,7 @@ def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_
         small.search_tokens(dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32)))
 
 
+@pytest.mark.slow
 def test_a_small_tower_of_another_encoder_is_not_exported(small_tower, tmp_path):
     from tfllmrec.serving.export import export
 

@@ -430,6 +430,7 @@ def test_a_catalogue_without_categories_has_none_to_ask_for():
     assert bare("recommend_full", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
 
 
+@pytest.mark.slow
 def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", 10)
     cells = small(["|".join(KINDS[i % 4]) for i in range(40)])

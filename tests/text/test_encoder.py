@@ -233,6 +233,7 @@ def test_config_names_what_is_missing(thin_hub):
         TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), precision="bfloat16"))
 
 
+@pytest.mark.slow
 def test_minilm_by_name_in_both_precisions(minilm_weights):
     texts = ["A man is eating food.", "A man is eating a piece of bread.", "Red shoes for women, size 7"]
     exact = TextEncoder.from_config(TextConfig())

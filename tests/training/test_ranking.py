@@ -128,6 +128,7 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
 
 
+@pytest.mark.slow
 def test_without_the_pattern_nothing_is_found(planted, hybrid):
     """The same with ratings drawn anew: what is held out says so, and the heads are left out or change nothing."""
     frame = events()

@@ -65,6 +65,7 @@ class ModelProcess:
         self.process = context.Process(
             target=_run, args=(folder, theirs), name=f"{folder.parent.name}/{folder.name}", daemon=True
         )
+        self._ended = False
         _start(self.process)
         _running.add(self)
         for pipe in theirs:  # the process has its own copies; with these open, its end would not be seen
@@ -86,7 +87,7 @@ class ModelProcess:
 
     @property
     def alive(self) -> bool:
-        return not wait([self.process.sentinel], 0)
+        return not self._has_ended()
 
     def call(self, signature: str, inputs: Tensors) -> Tensors:
         """Runs a signature on checked inputs; blocks.
@@ -100,9 +101,14 @@ class ModelProcess:
     def close(self) -> None:
         """Ends the process, in the middle of a call if need be; a second time it does nothing."""
         self.process.kill()
-        wait([self.process.sentinel], ENDS_WITHIN_S)
+        self._has_ended(ENDS_WITHIN_S)
         with _processes:
             self.process.join(0)
+
+    def _has_ended(self, within_s: float = 0.0) -> bool:
+        # Once it has, the sentinel may be silent for a moment: the thread that reads the exit code reads it from there.
+        self._ended = self._ended or bool(wait([self.process.sentinel], within_s))
+        return self._ended
 
     def _ask(self, *question: object) -> Any:
         """Sends a question and returns the answer.
@@ -126,7 +132,7 @@ class ModelProcess:
         return answer
 
     def _how(self) -> str:
-        wait([self.process.sentinel], ENDS_WITHIN_S)
+        self._has_ended(ENDS_WITHIN_S)
         with _processes:
             code = self.process.exitcode
         if code is None or code >= 0:

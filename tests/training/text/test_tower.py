@@ -218,6 +218,7 @@ def template_of(run):
     return ItemTemplate.from_items(run.dataset.items, run.config.text.template)
 
 
+@pytest.mark.slow
 def test_a_run_reads_with_what_it_has_trained(tower_run, tmp_path):
     """And so it does from the folder alone, and exported."""
     run, told = tower_run
@@ -241,6 +242,7 @@ def test_a_run_reads_with_what_it_has_trained(tower_run, tmp_path):
     assert record.bytes == sum(path.stat().st_size for path in parts if path.is_file())
 
 
+@pytest.mark.slow
 def test_training_a_tower_leaves_the_random_state_of_a_script_alone(tower_run, tmp_path, monkeypatch):
     run, _ = tower_run
     shutil.copytree(run.folder / "text" / "encoder", tmp_path / "encoder")  # what is left to do is the tuning
@@ -260,6 +262,7 @@ def test_training_a_tower_leaves_the_random_state_of_a_script_alone(tower_run, t
     assert state() == before != seen[0]
 
 
+@pytest.mark.slow
 def test_a_complete_tower_keeps_nothing_to_go_on_with_but_its_curves(tower_run):
     folder = tower_run[0].folder / "text"
     assert {path.name for path in folder.iterdir()} == {"encoder", "tuned.safetensors", "tower.json", "logs"}
@@ -302,6 +305,7 @@ def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tower_run, tmp_path)
     assert TowerRecord.load(folder).best_epoch == 2 and not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_what_is_only_pretrained_is_shipped_whole(tower_run, tmp_path):
     run, _ = tower_run
     folder, told = tmp_path / "text", []
@@ -318,6 +322,7 @@ def test_what_is_only_pretrained_is_shipped_whole(tower_run, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"encoder", "tower.json"}
 
 
+@pytest.mark.slow
 def test_a_second_process_does_not_train_the_tower_in_the_same_folder(tower_run, tmp_path):
     run, _ = tower_run
     config = run.config.model_copy(deep=True)
