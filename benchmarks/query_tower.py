@@ -165,7 +165,7 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
         Tower(
             "encoder, bfloat16",
             TextEncoder.from_config(TextConfig(precision="bfloat16")).text_to_vector,
-            bytes_in(*hub_handles("bfloat16")),
+            bytes_in(*hub_handles(precision="bfloat16")),
         ),
     ]
     with tempfile.TemporaryDirectory() as name:

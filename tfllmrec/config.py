@@ -123,8 +123,14 @@ class SplitConfig(Section):
 class TextConfig(Section):
     """How an item becomes a vector."""
 
-    encoder: str = Field("minilm", description="'minilm', or a TF Hub handle (URL or folder) of a BERT encoder.")
-    preprocessor: str | None = Field(None, description="TF Hub handle of the matching preprocessor; auto for 'minilm'.")
+    encoder: str = Field(
+        "minilm",
+        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the first of "
+        "minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a BERT encoder.",
+    )
+    preprocessor: str | None = Field(
+        None, description="TF Hub handle of the matching preprocessor; a bundled encoder has its own."
+    )
     template: str | None = Field(None, description="Such as '{title} ({categories})'; auto: from the columns present.")
     max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut there, special tokens included.")
     pooling: Literal["mean", "cls", "pooled"] = Field(
@@ -133,7 +139,7 @@ class TextConfig(Section):
         "of them itself ('pooled_output').",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the products; bfloat16: 'minilm' only."
+        "float32", description="Of the products; bfloat16: 'minilm' and 'e5' only."
     )
     batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
     mode: Literal["frozen", "adapter", "lora", "top_layers", "full"] = Field(

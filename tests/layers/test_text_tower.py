@@ -98,7 +98,7 @@ def test_a_tower_that_is_trained_starts_from_the_same_vectors(tower_of, expected
 
 
 def test_the_default_is_the_bundled_encoder_frozen_and_mean_pooled(thin_hub, monkeypatch, expected):
-    monkeypatch.setattr("tfllmrec.text.encoder.hub_handles", lambda precision: thin_hub)
+    monkeypatch.setattr("tfllmrec.text.encoder.hub_handles", lambda name, precision: thin_hub)
     tower = TextTower(max_tokens=12)
     config = tower.get_config()
     assert (config["encoder"], config["mode"], config["pooling"]) == ("minilm", "frozen", "mean")

@@ -15,7 +15,7 @@ from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs.run import Run
 from tfllmrec.serving import loading
 from tfllmrec.serving.saved_model import SCORE_BATCH, SavedModel
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.student import Student
 
 pytestmark = pytest.mark.tf

@@ -20,7 +20,7 @@ from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale
 from tfllmrec.serving.signatures import ServingModel
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]

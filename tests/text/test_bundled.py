@@ -14,7 +14,8 @@ tf_config = pytest.importorskip("tensorflow.python.framework.config")  # the onl
 pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import INPUTS, BertPreprocessor, hub_handles  # noqa: E402
+from tfllmrec.text.bundled import BertPreprocessor, hub_handles  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_hub_folders_are_made_once_and_whole(tiny_weights, tmp_path):
     preprocessor, encoder = hub_handles()
     again = hub_handles()
     assert again == (preprocessor, encoder) and tiny_weights == ["minilm"] * 2  # one a folder, none the second time
-    assert hub_handles("bfloat16")[0] == preprocessor and hub_handles("bfloat16")[1] != encoder
+    assert hub_handles(precision="bfloat16")[0] == preprocessor and hub_handles(precision="bfloat16")[1] != encoder
     assert hub.KerasLayer(str(encoder))(hub.KerasLayer(str(preprocessor))(tf.constant(["red"])))["default"].shape == (
         1,
         16,

@@ -11,7 +11,8 @@ hub = pytest.importorskip("tensorflow_hub")
 pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import INPUTS, save_encoder  # noqa: E402
+from tfllmrec.text.bundled import save_encoder  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.pretrain import (  # noqa: E402
     MaskedLanguageModel,
     Vocabulary,

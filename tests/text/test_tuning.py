@@ -14,8 +14,9 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import INPUTS, save_encoder  # noqa: E402
+from tfllmrec.text.bundled import save_encoder  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.tuning import MODES, load_tuning, text_vectors, tuning_of  # noqa: E402
 
 IDS = np.array([[2, 4, 6, 3, 0], [2, 5, 7, 9, 3], [2, 8, 3, 0, 0]], np.int32)

@@ -32,6 +32,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
+from tfllmrec.data.cleaning.scripts import scripts_of
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.schema import Schema, infer_schema
@@ -289,7 +290,8 @@ class Dataset:
         Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
         none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
-        mean_text_characters (over items with text; all tags count), tags, tags_with_time, cold_items (without events),
+        mean_text_characters (over items with text; all tags count), scripts (share of the letters of the first text
+        column by script, of a sample), tags, tags_with_time, cold_items (without events),
         time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
         (users with events that no column separates in time), schema (a line for each field), doubts (reasons why the
         order may be wrong; see
@@ -319,6 +321,7 @@ class Dataset:
             "kinds": {str(kind): int(n) for kind, n in kinds.items()},
             "items_with_text": float((lengths > 0).mean()),
             "mean_text_characters": float(lengths[lengths > 0].mean()) if lengths.any() else 0.0,
+            "scripts": scripts_of(shown[0].tolist()) if shown else {},
             "tags": len(self.tags),
             "tags_with_time": int(self.tags[TIMESTAMP].notna().sum()),
             "cold_items": int((per_item == 0).sum()),

@@ -13,8 +13,8 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.config import TextConfig
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import show_progress
-from tfllmrec.text.bundled import INPUTS
-from tfllmrec.text.encoder import BUNDLED, TextEncoder, TextToVector, token_windows
+from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
+from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.tuning import Tuning, tuning_of
 
@@ -48,7 +48,8 @@ class TextTower(tf.keras.layers.Layer):
     indices alone never loads its encoder again.
 
     Args:
-      encoder: ``"minilm"``, which is bundled, or the handle (URL or folder) of a BERT encoder on TF Hub.
+      encoder: ``"minilm"``, ``"e5"`` or ``"use"``, which are bundled, or the handle (URL or folder) of a BERT encoder
+        on TF Hub.
       preprocessor: the handle of its preprocessor; the bundled encoder has its own.
       mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adapter"`` or
         ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
@@ -70,7 +71,7 @@ class TextTower(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        encoder: str | Path = BUNDLED,
+        encoder: str | Path = "minilm",
         preprocessor: str | Path | None = None,
         *,
         mode: str = "frozen",

@@ -21,7 +21,7 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.config import ExperimentConfig, dump_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.data.splits import make_split
+from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Tell, show_progress, to_stderr
@@ -207,8 +207,23 @@ def _begun(
         tell(f"field: {line}")
     write_text(out / SCHEMA, json.dumps(split.schema.as_dict(), indent=1, ensure_ascii=False))
     config.split = config.split.model_copy(update={"kind": split.kind})
+    if config.text.encoder == "auto":
+        _choose_encoder(config, split, tell)
     write_text(out / "config.yaml", dump_config(config))
     return Run(out, config.tuning.paraphrase), config
+
+
+def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
+    """Sets ``text.encoder`` of ``config`` to one that can read the items."""
+    from tfllmrec.text.reading import AUTO, choose_encoder
+
+    try:
+        template = ItemTemplate.from_items(split.items, config.text.template)
+    except ConfigError:  # there is nothing to read, or :func:`encode` says what is wrong
+        config.text.encoder = AUTO[0]
+        return
+    config.text.encoder, said = choose_encoder(config.text, template.texts(split.items))
+    tell(f"chosen: {said}")
 
 
 def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
@@ -216,6 +231,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
     The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
     """
+    from tfllmrec.text.reading import reading_of
     from tfllmrec.text.store import VectorStore, encode_items
 
     path = run.folder / "vectors.npy"
@@ -234,11 +250,18 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
         return run.text
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
+    texts = template.texts(run.split.items)
+    found = reading_of(encoder.text_to_vector, texts)
+    if not found.works:
+        tell(
+            f"warning: text.encoder {config.text.encoder} cannot read these texts ({found}): items with different "
+            "texts get equal vectors. Set text.encoder=auto, which takes one that can, or text.encoder=e5"
+        )
     # Before the vectors, which so are never without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
-        return encode_items(template.texts(run.split.items), encoder, store, progress, out=path)
+        return encode_items(texts, encoder, store, progress, out=path)
 
 
 def versions() -> dict[str, str | None]:

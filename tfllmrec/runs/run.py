@@ -295,7 +295,7 @@ class Run:
 
         config, items = self.config, self.split.items
         if self.query_encoder_folder is None:
-            return encoder
+            return encoder.for_queries
         return prepared_query_encoder(
             self.query_encoder_folder,
             config.text.query_encoder,

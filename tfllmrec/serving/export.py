@@ -214,7 +214,7 @@ def _export_model(
         servable,
         items[ITEM].to_numpy(object),
         text,
-        None if encoder is None else encoder.text_to_vector,
+        None if encoder is None else encoder.for_queries.text_to_vector,
         histories,
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
         _labels(items, columns, histories, split.dataset.ordered, tell) if columns else None,

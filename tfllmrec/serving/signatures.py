@@ -20,7 +20,7 @@ from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Query, Servable
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
 TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfllmrec.client.messages import MESSAGES
 from tfllmrec.data.schema import Field, Schema
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 
 #: Queries in a request: one user, and what a server makes of some that come together.
 BATCHES = (1, 8)

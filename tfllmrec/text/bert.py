@@ -168,6 +168,7 @@ class BertEncoder(tf.Module):
     Args:
       config: the sizes.
       state: Hugging Face names -> arrays, as read from ``model.safetensors``. A pooler, if there is one, is not used.
+      words: a word embedding in the place of that in ``state``, called with int32 token ids; it is not trained.
       precision: type of the products, ``"float32"`` or ``"bfloat16"``; normalisation, softmax input mask and outputs
         stay float32.
 
@@ -175,13 +176,19 @@ class BertEncoder(tf.Module):
       ModelError: a weight is missing or has another shape than the config says.
     """
 
-    def __init__(self, config: BertConfig, state: Mapping[str, np.ndarray], precision: str = "float32"):
+    def __init__(
+        self,
+        config: BertConfig,
+        state: Mapping[str, np.ndarray],
+        precision: str = "float32",
+        words: tf.Module | None = None,
+    ):
         super().__init__(name="bert")
         self.config = config
         self._type = tf.as_dtype(precision)
         weights, width = _Weights(state), config.hidden_size
         with self.name_scope:
-            self.word_embedding = weights.variable(
+            self.word_embedding = words or weights.variable(
                 "embeddings.word_embeddings.weight", "word_embedding", (config.vocab_size, width)
             )
             self.position_embedding = weights.variable(
@@ -211,8 +218,9 @@ class BertEncoder(tf.Module):
         ids, mask = inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.float32)
         batch, tokens = tf.shape(ids)[0], tf.shape(ids)[1]
         width = self.config.hidden_size
+        words = self.word_embedding
         embedded = (
-            tf.gather(self.word_embedding, ids)
+            (words(ids) if isinstance(words, tf.Module) else tf.gather(words, ids))
             + self.position_embedding[:tokens]
             + tf.gather(self.type_embedding, inputs["input_type_ids"])
         )

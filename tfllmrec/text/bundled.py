@@ -1,9 +1,12 @@
-"""BERTs of our own in the TF Hub format; the bundled one is all-MiniLM-L6-v2, made once from its published weights."""
+"""The encoders that have a name: their published weights, made once into modules of the TF Hub format."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -13,39 +16,122 @@ from tfllmrec import assets
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
+from tfllmrec.text.e5 import read_e5
+from tfllmrec.text.preprocessor import INPUTS, Preprocessor
+from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, characters_of, unigram_model
+from tfllmrec.text.use import UseEncoder
 
-INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
-
-# The published MiniLM was trained on at most this many word pieces.
-_MINILM_MAX_TOKENS = 256
 # Of what the savers below write: with another number it is made anew, in a folder of its own.
 _FORMAT = 2
 
 
-def hub_handles(precision: str = "float32") -> tuple[Path, Path]:
-    """The folders of the bundled preprocessor and encoder, for ``hub.KerasLayer``; made at the first call.
+class _Encoder(Protocol):
+    """What :func:`save_encoder` takes: a ``tf.Module`` from the three inputs to named outputs."""
+
+    @property
+    def variables(self) -> tuple[tf.Variable, ...]: ...
+
+    @property
+    def trainable_variables(self) -> tuple[tf.Variable, ...]: ...
+
+    def __call__(self, inputs: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """An encoder with a name.
+
+    Attributes:
+      languages: that it reads, in words.
+      save_preprocessor: writes its preprocessor into a folder.
+      encoder: reads its weights; the argument is the precision.
+      precisions: that it computes in.
+      item_prefix, query_prefix: what it was trained to see before the text of an item, and before a query.
+    """
+
+    languages: str
+    save_preprocessor: Callable[[Path], None]
+    encoder: Callable[[str], _Encoder]
+    precisions: tuple[str, ...] = ("float32",)
+    item_prefix: str = ""
+    query_prefix: str = ""
+
+
+def _minilm_preprocessor(folder: Path) -> None:
+    save_preprocessor(assets.weights("minilm") / "vocab.txt", folder, 256)  # as many as it was trained on
+
+
+def _minilm(precision: str) -> BertEncoder:
+    source = assets.weights("minilm")
+    config = BertConfig.from_dict(json.loads((source / "config.json").read_text()))
+    return BertEncoder(config, load_file(source / "model.safetensors"), precision)
+
+
+def _e5_preprocessor(folder: Path) -> None:
+    e5 = read_e5(assets.weights("e5") / "e5-small-q4.bin")
+    # Both vocabularies normalise characters by Google's nmt_nfkc, which the file of e5 has in part only.
+    characters = characters_of((assets.weights("use") / "sp.model").read_bytes())
+    model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, characters)
+    first, last, pad, _ = map(e5.pieces.index, e5.specials)
+    tf.saved_model.save(SentencePiecePreprocessor(model, (first, last, pad), 512), str(folder))
+
+
+def _e5(precision: str) -> BertEncoder:
+    e5 = read_e5(assets.weights("e5") / "e5-small-q4.bin")
+    return BertEncoder(e5.config, e5.state, precision, e5.words)
+
+
+def _use_preprocessor(folder: Path) -> None:
+    model = (assets.weights("use") / "sp.model").read_bytes()
+    tf.saved_model.save(SentencePiecePreprocessor(model, (1, 2, 0), 256), str(folder))
+
+
+def _use(precision: str) -> UseEncoder:
+    return UseEncoder(assets.weights("use") / "weights.npz")
+
+
+BUNDLED = {
+    "minilm": Bundled("English", _minilm_preprocessor, _minilm, ("float32", "bfloat16")),
+    "e5": Bundled(
+        "about 100 languages",
+        _e5_preprocessor,
+        _e5,
+        ("float32", "bfloat16"),
+        item_prefix="passage: ",
+        query_prefix="query: ",
+    ),
+    "use": Bundled(
+        "Arabic, Chinese, Dutch, English, French, German, Italian, Japanese, Korean, Polish, Portuguese, Russian, "
+        "Spanish, Thai and Turkish",
+        _use_preprocessor,
+        _use,
+    ),
+}
+
+
+def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:
+    """The folders of a bundled preprocessor and encoder, for ``hub.KerasLayer``; made at the first call.
 
     Args:
+      name: one of :data:`BUNDLED`.
       precision: of the encoder's products, ``"float32"`` or ``"bfloat16"``; its variables are float32 in both.
 
     Raises:
       DataError: the weights are not there and could not be fetched.
     """
-    root = assets.cache_folder() / "hub"
-    preprocessor, encoder = root / f"minilm-preprocessor-{_FORMAT}", root / f"minilm-{precision}-{_FORMAT}"
+    root, bundled = assets.cache_folder() / "hub", BUNDLED[name]
+    preprocessor, encoder = root / f"{name}-preprocessor-{_FORMAT}", root / f"{name}-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
-        vocabulary = assets.weights("minilm") / "vocab.txt"
-        write_folder(preprocessor, lambda folder: save_preprocessor(vocabulary, folder, _MINILM_MAX_TOKENS))
+        assets.weights(name)  # before anything is written
+        write_folder(preprocessor, bundled.save_preprocessor)
     if not encoder.is_dir():
-        source = assets.weights("minilm")
-        config = BertConfig.from_dict(json.loads((source / "config.json").read_text()))
-        bert = BertEncoder(config, load_file(source / "model.safetensors"), precision)
-        write_folder(encoder, lambda folder: save_encoder(bert, folder))
+        module = bundled.encoder(precision)
+        write_folder(encoder, lambda folder: save_encoder(module, folder))
     return preprocessor, encoder
 
 
-def save_encoder(bert: BertEncoder, folder: Path) -> None:
-    """Writes ``bert`` as a SavedModel that ``hub.KerasLayer(folder, trainable=True)`` takes.
+def save_encoder(encoder: _Encoder, folder: Path) -> None:
+    """Writes an encoder as a SavedModel that ``hub.KerasLayer(folder, trainable=True)`` takes.
 
     It has ``__call__(inputs, training)`` as :meth:`BertEncoder.__call__`, ``variables``, ``trainable_variables`` and
     ``regularization_losses`` (none).
@@ -54,19 +140,19 @@ def save_encoder(bert: BertEncoder, folder: Path) -> None:
 
     @tf.function(autograph=False)
     def call(inputs, training=False):
-        return bert(inputs, training)
+        return encoder(inputs, training)
 
     for training in (False, True):
         call.get_concrete_function(spec, training=training)
-    model = tf.train.Checkpoint(bert=bert)
+    model = tf.train.Checkpoint(bert=encoder)
     model.__call__ = call
-    model.variables = list(bert.variables)
-    model.trainable_variables = list(bert.trainable_variables)
+    model.variables = list(encoder.variables)
+    model.trainable_variables = list(encoder.trainable_variables)
     model.regularization_losses = []
     tf.saved_model.save(model, str(folder))
 
 
-class BertPreprocessor(tf.Module):
+class BertPreprocessor(Preprocessor):
     """Uncased BERT tokenising (lower case, no accents, word pieces) as a TF Hub text preprocessor.
 
     Args:
@@ -78,12 +164,10 @@ class BertPreprocessor(tf.Module):
     """
 
     def __init__(self, vocabulary: Path, max_tokens: int):
-        super().__init__(name="bert_preprocessor")
         ids = {token: i for i, token in enumerate(vocabulary.read_text(encoding="utf-8").split("\n"))}
         if missing := [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in ids]:
             raise ModelError(f"{vocabulary} is no BERT vocabulary: {', '.join(missing)} not in it")
-        self._pad, self._first, self._last = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
-        self._max_tokens = max_tokens
+        super().__init__("bert_preprocessor", (ids["[CLS]"], ids["[SEP]"], ids["[PAD]"]), max_tokens)
         self._tokenizer = tf_text.BertTokenizer(str(vocabulary), lower_case=False, token_out_type=tf.int32)
 
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -93,39 +177,7 @@ class BertPreprocessor(tf.Module):
         spaced = tf.strings.regex_replace(bare, r"\p{Z}", " ")
         return self._tokenizer.tokenize(tf.strings.lower(spaced, encoding="utf-8"))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """string ``[B]`` -> int32 ``[B, (words), (word pieces)]``, without special tokens."""
-        return self._pieces(texts)
-
-    @tf.function(
-        input_signature=[
-            [tf.RaggedTensorSpec([None, None, None], tf.int32, ragged_rank=2)],
-            tf.TensorSpec([], tf.int32),
-        ],
-        autograph=False,
-    )
-    def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One segment of tokens -> the three encoder inputs, each int32 ``[B, seq_length]``."""
-        return self._pack(inputs[0], seq_length, seq_length)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """string ``[B]`` -> the three encoder inputs, int32 ``[B, T]``, T being the longest text's, up to the limit."""
-        return self._pack(self._pieces(texts), self._max_tokens, -1)
-
-    def _pack(self, pieces: tf.RaggedTensor, limit: int | tf.Tensor, width: int | tf.Tensor) -> dict[str, tf.Tensor]:
-        kept = pieces.merge_dims(-2, -1)[:, : limit - 2]
-        ends = tf.ones([kept.nrows(), 1], tf.int32)
-        framed = tf.concat([ends * self._first, kept, ends * self._last], axis=1)
-        ids = framed.to_tensor(self._pad, shape=tf.cast([-1, width], tf.int64))
-        mask = tf.sequence_mask(framed.row_lengths(), tf.shape(ids)[1], tf.int32)
-        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
-
 
 def save_preprocessor(vocabulary: Path, folder: Path, max_tokens: int) -> None:
-    """Writes a :class:`BertPreprocessor` as a SavedModel for ``hub.KerasLayer(folder)``; the vocabulary is its asset.
-
-    As those on TF Hub it also has ``tokenize`` and ``bert_pack_inputs``, for another length than the usual one.
-    """
+    """Writes a :class:`BertPreprocessor` for ``hub.KerasLayer(folder)``; the vocabulary is an asset of it."""
     tf.saved_model.save(BertPreprocessor(vocabulary, max_tokens), str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +20,9 @@ from tfllmrec.config import TextConfig
 from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import INPUTS, hub_handles
+from tfllmrec.text.bundled import BUNDLED, hub_handles
+from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
-
-BUNDLED = "minilm"
 
 # Texts that are tokenised together and then sorted by length, so that a batch holds like with like.
 _WINDOW = 4096
@@ -49,10 +49,19 @@ class TextToVector(tf.Module):
     """
 
     def __init__(
-        self, encoder: Any, preprocessor: Any, max_tokens: int, adapter: Adapter | None = None, pooling: str = "mean"
+        self,
+        encoder: Any,
+        preprocessor: Any,
+        max_tokens: int,
+        adapter: Adapter | None = None,
+        pooling: str = "mean",
+        prefix: str = "",
     ):
-        """Takes two modules as ``hub.load`` returns them, and what a tuning puts above the encoder."""
+        """Takes two modules as ``hub.load`` returns them, what a tuning puts above the encoder, and what is put before
+        each text.
+        """
         super().__init__(name="text_to_vector")
+        self.prefix = prefix
         self.encoder = encoder
         self.adapter = adapter
         self.preprocessor = preprocessor
@@ -67,6 +76,9 @@ class TextToVector(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
+        if self.prefix:
+            nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
+            texts = tf.where(nothing, "", tf.strings.join([self.prefix, texts]))
         if hasattr(self.preprocessor, "bert_pack_inputs"):
             packed = self.preprocessor.bert_pack_inputs(
                 [self.preprocessor.tokenize(texts)], seq_length=self._max_tokens
@@ -75,6 +87,15 @@ class TextToVector(tf.Module):
             packed = {name: value[:, : self._max_tokens] for name, value in self.preprocessor(texts).items()}
         width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
         return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
+
+    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text's pieces, without special tokens and prefix, however long it is."""
+        if hasattr(self.preprocessor, "tokenize"):
+            found = self.preprocessor.tokenize(tf.constant(texts))
+            return [np.concatenate([*words, np.empty(0)]).astype(np.int32) for words in found.to_list()]
+        packed = self.preprocessor(tf.constant(texts))
+        lengths = packed["input_mask"].numpy().sum(axis=1)
+        return [row[1 : n - 1] for row, n in zip(packed["input_word_ids"].numpy(), lengths, strict=True)]
 
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -94,6 +115,7 @@ class TextEncoder:
       batch_size: texts of ``max_tokens`` in a step; of shorter ones as many more.
       tuning: file of what was trained of this encoder, see :meth:`tfllmrec.text.tuning.Tuning.save`.
       pooling: ``mean``, ``cls`` or ``pooled``: what of the encoder is a text's vector.
+      item_prefix, query_prefix: what the encoder was trained to see before the text of an item, and before a query.
 
     Attributes:
       text_to_vector: the same as a graph, see :class:`TextToVector`.
@@ -114,11 +136,14 @@ class TextEncoder:
         batch_size: int = 64,
         tuning: Path | None = None,
         pooling: str = "mean",
+        item_prefix: str = "",
+        query_prefix: str = "",
     ):
         self.max_tokens, self.precision, self.batch_size = max_tokens, precision, batch_size
+        self.query_prefix = query_prefix
         self.folders = (_resolve(encoder_handle), _resolve(preprocessor_handle))
         modules = _load(self.folders[0]), _load(self.folders[1])
-        self.text_to_vector = TextToVector(*modules, max_tokens, pooling=pooling)
+        self.text_to_vector = TextToVector(*modules, max_tokens, pooling=pooling, prefix=item_prefix)
         # Both are run once, on a text of as many tokens as there may be: what does not fit shows here or in a trace.
         longest = tf.constant(["a " * max_tokens])
         tokens, problem = _attempt(lambda: self.text_to_vector.tokens(longest))
@@ -151,13 +176,27 @@ class TextEncoder:
         """
         before = self.text_to_vector
         self.text_to_vector = TextToVector(
-            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling
+            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling, before.prefix
         )
         self.tuning = tuning
 
+    @property
+    def for_queries(self) -> TextEncoder:
+        """The same encoder for queries: this one, unless it sees another prefix before them than before items."""
+        own = self.text_to_vector
+        if own.prefix == self.query_prefix:
+            return self
+        asking = copy.copy(self)
+        for cached in ("_untuned_fingerprint", "base_fingerprint"):
+            asking.__dict__.pop(cached, None)
+        asking.text_to_vector = TextToVector(
+            own.encoder, own.preprocessor, self.max_tokens, own.adapter, own.pooling, self.query_prefix
+        )
+        return asking
+
     @classmethod
     def from_config(cls, config: TextConfig, tuning: Path | None = None) -> TextEncoder:
-        """The encoder of a config's ``text`` section; ``minilm`` is fetched and made where it is not there yet.
+        """The encoder of a config's ``text`` section; a bundled one is fetched and made where it is not there yet.
 
         Args:
           config: the section.
@@ -170,21 +209,31 @@ class TextEncoder:
         """
         preprocessor: str | Path | None = config.preprocessor
         encoder: str | Path = config.encoder
-        if config.encoder == BUNDLED:
-            bundled_preprocessor, encoder = hub_handles(config.precision)
-            preprocessor = preprocessor or bundled_preprocessor
-        elif config.precision != "float32":
+        bundled = BUNDLED.get(config.encoder)
+        if config.precision not in (("float32",) if bundled is None else bundled.precisions):
+            able = ", ".join(name for name, each in BUNDLED.items() if config.precision in each.precisions)
             raise ConfigError(
-                f"text.precision {config.precision!r} is for text.encoder {BUNDLED!r} alone, a TF Hub encoder "
-                "brings its own: set it to 'float32'"
+                f"text.precision: expected float32 for text.encoder {config.encoder!r}, found {config.precision}, in "
+                f"which only {able} compute."
             )
+        if bundled is not None:
+            own, encoder = hub_handles(config.encoder, config.precision)
+            preprocessor = preprocessor or own
         if preprocessor is None:
             raise ConfigError(
                 f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "
                 "preprocessor that its page names"
             )
         return cls(
-            encoder, preprocessor, config.max_tokens, config.precision, config.batch_size, tuning, config.pooling
+            encoder,
+            preprocessor,
+            config.max_tokens,
+            config.precision,
+            config.batch_size,
+            tuning,
+            config.pooling,
+            "" if bundled is None else bundled.item_prefix,
+            "" if bundled is None else bundled.query_prefix,
         )
 
     @property

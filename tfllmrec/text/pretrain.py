@@ -15,7 +15,7 @@ import tensorflow_text as tf_text
 
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 
 MASKED_SHARE = 0.15
 """Of a text's tokens; rounded up, so that every text has something to guess."""

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import mean_pool
-from tfllmrec.text.bundled import INPUTS
+from tfllmrec.text.preprocessor import INPUTS
 
 MODES = ("lora", "adapter", "top_layers", "full")
 

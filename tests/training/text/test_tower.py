@@ -19,8 +19,8 @@ from tfllmrec.runs.experiment import fit_experiment  # noqa: E402
 from tfllmrec.runs.run import Run  # noqa: E402
 from tfllmrec.serving.export import export  # noqa: E402
 from tfllmrec.text.augment import Augmenter  # noqa: E402
-from tfllmrec.text.bundled import INPUTS  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.template import ItemTemplate  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
 from tfllmrec.training.text.tower import (  # noqa: E402

@@ -26,8 +26,8 @@ from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
-from tfllmrec.text.bundled import INPUTS
 from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
@@ -376,7 +376,14 @@ def _prepared(
                 tell=lambda line: tell(f"pretraining: {line}"),
             )
         encoder = TextEncoder(
-            pretrained, encoder.folders[1], text.max_tokens, text.precision, text.batch_size, pooling=text.pooling
+            pretrained,
+            encoder.folders[1],
+            text.max_tokens,
+            text.precision,
+            text.batch_size,
+            pooling=text.pooling,
+            item_prefix=encoder.text_to_vector.prefix,
+            query_prefix=encoder.query_prefix,
         )
     if text.mode == "frozen":
         if TowerRecord.load(folder) is None:

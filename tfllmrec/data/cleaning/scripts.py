@@ -1,0 +1,62 @@
+"""The scripts that texts are written in, which decide on the encoder that can read them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.data.findings import Finding
+
+#: Texts that are looked at.
+SAMPLE = 1000
+#: Scripts with a smaller share of the letters are not named.
+LEAST_SHARE = 0.02
+#: With a larger share of letters that are not Latin there is a warning.
+MOST_FOREIGN = 0.05
+_LAST_LATIN = 0x24F
+
+
+def sample_of(texts: Sequence[str]) -> list[str]:
+    """At most :data:`SAMPLE` of the texts, evenly spread."""
+    rows = np.unique(np.linspace(0, max(len(texts) - 1, 0), min(len(texts), SAMPLE)).astype(int))
+    return [texts[row] for row in rows]
+
+
+def scripts_of(texts: Sequence[str]) -> dict[str, float]:
+    """Share of the letters by script as Unicode names it (``LATIN``, ``CJK``), the largest first; of a sample."""
+    counts = Counter(
+        unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
+        for text in sample_of(texts)
+        for letter in text
+        if letter.isalpha()
+    )
+    total = counts.total() or 1
+    return {script: count / total for script, count in counts.most_common()}
+
+
+def script_doubts(texts: pd.Series) -> list[Finding]:
+    """A finding, where more than :data:`MOST_FOREIGN` of the letters are in other scripts than English.
+
+    Args:
+      texts: of the items, named as their column.
+    """
+    scripts = scripts_of(texts.tolist())
+    foreign = 1 - scripts.get("LATIN", 0.0)
+    if not scripts or foreign <= MOST_FOREIGN:
+        return []
+    what = (
+        f"{foreign:.0%} of the letters in {texts.name} are not Latin ({in_words(scripts)}), and the usual text "
+        "encoder, minilm, reads English: set text.encoder=auto, or e5, which reads about 100 languages"
+    )
+    has_any = texts.map(lambda text: any(letter.isalpha() and ord(letter) > _LAST_LATIN for letter in text))
+    return [Finding("items", what, int(has_any.sum()), "doubted")]
+
+
+def in_words(scripts: dict[str, float]) -> str:
+    """The scripts for display: ``CJK 93%, LATIN 7%``."""
+    named = [f"{script} {share:.0%}" for script, share in scripts.items() if share >= LEAST_SHARE]
+    return ", ".join(named) or "none"

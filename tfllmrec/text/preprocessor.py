@@ -1,0 +1,60 @@
+"""From strings to the inputs of an encoder: the shape that all preprocessors share, as those on TF Hub have it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import tensorflow as tf
+
+#: Inputs of every encoder, int32 ``[B, T]`` each.
+INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
+
+
+class Preprocessor(tf.Module):
+    """A text preprocessor that can be saved for ``hub.KerasLayer(folder)``.
+
+    As those on TF Hub it has ``tokenize`` and ``bert_pack_inputs``, for another length than the usual one.
+
+    Args:
+      name: of the module.
+      specials: ids of the tokens that start and end a text, and that pad it.
+      max_tokens: the most tokens of a text that a plain call keeps, the first and the last included.
+    """
+
+    def __init__(self, name: str, specials: tuple[int, int, int], max_tokens: int) -> None:
+        super().__init__(name=name)
+        self._first, self._last, self._pad = specials
+        self._max_tokens = max_tokens
+
+    @abstractmethod
+    def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string ``[B]`` -> int32 ``[B, (words), (pieces)]``."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string ``[B]`` -> int32 ``[B, (words), (word pieces)]``, without special tokens."""
+        return self._pieces(texts)
+
+    @tf.function(
+        input_signature=[
+            [tf.RaggedTensorSpec([None, None, None], tf.int32, ragged_rank=2)],
+            tf.TensorSpec([], tf.int32),
+        ],
+        autograph=False,
+    )
+    def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One segment of tokens -> the three encoder inputs, each int32 ``[B, seq_length]``."""
+        return self._pack(inputs[0], seq_length, seq_length)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """string ``[B]`` -> the three encoder inputs, int32 ``[B, T]``, T being the longest text's, up to the limit."""
+        return self._pack(self._pieces(texts), self._max_tokens, -1)
+
+    def _pack(self, pieces: tf.RaggedTensor, limit: int | tf.Tensor, width: int | tf.Tensor) -> dict[str, tf.Tensor]:
+        kept = pieces.merge_dims(-2, -1)[:, : limit - 2]
+        ends = tf.ones([kept.nrows(), 1], tf.int32)
+        framed = tf.concat([ends * self._first, kept, ends * self._last], axis=1)
+        ids = framed.to_tensor(self._pad, shape=tf.cast([-1, width], tf.int64))
+        mask = tf.sequence_mask(framed.row_lengths(), tf.shape(ids)[1], tf.int32)
+        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
