@@ -286,7 +286,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"'movielens'; known: movielens-100k"):
         assets.data_set("movielens")
-    with pytest.raises(ConfigError, match=r"'bert'; known: minilm"):
+    with pytest.raises(ConfigError, match=r"'bert'; known: e5, minilm, use"):
         assets.weights("bert")
 
 

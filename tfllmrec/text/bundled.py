@@ -122,7 +122,6 @@ def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path,
     root, bundled = assets.cache_folder() / "hub", BUNDLED[name]
     preprocessor, encoder = root / f"{name}-preprocessor-{_FORMAT}", root / f"{name}-{precision}-{_FORMAT}"
     if not preprocessor.is_dir():
-        assets.weights(name)  # before anything is written
         write_folder(preprocessor, bundled.save_preprocessor)
     if not encoder.is_dir():
         module = bundled.encoder(precision)
