@@ -26,6 +26,7 @@ from tfllmrec.runs import experiment
 from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_one, report
+from tfllmrec.text import reading
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.text.tower import TowerRecord
@@ -347,6 +348,38 @@ def test_fields_are_told_and_stored_when_a_run_starts(chain_config, tmp_path):
     (run.folder / "schema.json").write_text("[{}]")
     with pytest.raises(ModelError, match="schema: expected fields with name, owner and kind"):
         _ = Run(run.folder).split
+
+
+def in_cyrillic(chain_config, folder):
+    """The config of the ring with titles that its encoder has no letters for."""
+    config = chain_config.model_copy(deep=True)
+    items = pd.read_csv(config.data.items).assign(title=lambda table: [f"чай {row}" for row in range(len(table))])
+    config.data.items = folder / "items.csv"
+    items.to_csv(config.data.items, index=False)
+    return config
+
+
+def test_an_encoder_that_cannot_read_the_items_is_told(chain_config, cache, tmp_path):
+    told = []
+    with start_run(in_cyrillic(chain_config, tmp_path), tmp_path / "run", base=tmp_path, tell=told.append) as given:
+        encode(*given, told.append)
+    (doubt,) = (line for line in told if "are not Latin" in line)
+    assert doubt.startswith("data: warning: 100% of the letters in title are not Latin (CYRILLIC 100%)")
+    (warning,) = (line for line in told if "cannot read these texts" in line)
+    assert "scripts CYRILLIC 100%" in warning and "Set text.encoder=e5" in warning
+    told.clear()
+    with start_run(chain_config, tmp_path / "latin", base=tmp_path, tell=told.append) as given:
+        encode(*given, told.append)
+    assert not any("cannot read" in line or "not Latin" in line for line in told)
+
+
+def test_auto_takes_an_encoder_that_can_read_the_items(chain_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "choose_encoder", lambda config, texts: (f"of {texts[0]}", "text.encoder: why"))
+    config, told = in_cyrillic(chain_config, tmp_path), []
+    config.text.encoder, config.text.preprocessor = "auto", None
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, settled):
+        assert settled.text.encoder == run.config.text.encoder == "of чай 0"
+    assert "chosen: text.encoder: why" in told
 
 
 def test_items_without_text_and_events_without_order(bare_run):

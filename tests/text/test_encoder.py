@@ -12,7 +12,7 @@ pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import save_encoder  # noqa: E402
-from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder, TextToVector  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
 
@@ -224,6 +224,50 @@ def test_a_url_without_a_network_says_so(thin_hub, monkeypatch, tmp_path):
         TextEncoder("http://127.0.0.1:9/bert/1", thin_hub[0])  # the discard port: nobody listens
 
 
+def test_items_and_queries_have_prefixes_of_their_own(thin_hub):
+    plain = TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10)
+    encoder = TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10, item_prefix="red ", query_prefix="blue ")
+    asking, texts = encoder.for_queries, ["car toy", "", " \u00a0"]
+    red, blue = plain.encode(["red car toy", "blue car toy"])
+    np.testing.assert_allclose(encoder.encode(texts)[0], red, atol=1e-6)
+    np.testing.assert_allclose(asking.encode(texts)[0], blue, atol=1e-6)
+    assert np.abs(red - blue).max() > 1e-3
+    assert not encoder.encode(texts)[1:].any() and not asking.encode(texts)[1:].any()  # a prefix alone is no text
+    assert len({each.fingerprint for each in (plain, encoder, asking)}) == 3
+    assert plain.for_queries is plain
+    own, without = (each.text_to_vector.pieces(["car toy", ""]) for each in (encoder, plain))
+    assert [row.tolist() for row in own] == [row.tolist() for row in without] and len(own[0]) == 2
+
+
+def test_pieces_with_and_without_words(thin_hub):
+    """As the preprocessors of TF Hub have them: WordPiece in words, SentencePiece without."""
+
+    class WithoutWords(tf.Module):
+        def tokenize(self, texts):
+            return tf.ragged.constant([[5, 7], [], [9]])[: tf.size(texts)]
+
+    class Plain(tf.Module):
+        def __call__(self, texts):
+            return {"input_word_ids": tf.constant([[2, 5, 7, 3], [2, 3, 0, 0]]),
+                    "input_mask": tf.constant([[1, 1, 1, 1], [1, 1, 0, 0]])}  # fmt: skip
+
+    for preprocessor, expected in ((WithoutWords(), [[5, 7], [], [9]]), (Plain(), [[5, 7], []])):
+        found = TextToVector(None, preprocessor, 8).pieces([""] * len(expected))
+        assert [row.tolist() for row in found] == expected and found[0].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"encoder": "auto"}, r"expected the name of an encoder \(minilm, e5, use\).*found auto"),
+        ({"encoder": "use", "preprocessor": "there"}, r"text.preprocessor: expected none, because .*'use' has its own"),
+    ],
+)
+def test_what_does_not_go_with_a_bundled_encoder(given, message):
+    with pytest.raises(ConfigError, match=message):
+        TextEncoder.from_config(TextConfig(**given))
+
+
 def test_config_names_what_is_missing(thin_hub):
     preprocessor, folder = thin_hub
     made = TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), max_tokens=9))
@@ -231,7 +275,7 @@ def test_config_names_what_is_missing(thin_hub):
     with pytest.raises(ConfigError, match=r"needs text\.preprocessor"):
         TextEncoder.from_config(TextConfig(encoder=str(folder)))
     with pytest.raises(
-        ConfigError, match=r"text\.precision: expected float32 .*, found bfloat16, in which only minilm, e5"
+        ConfigError, match=r"text\.precision: text.encoder .* computes in float32 only, found bfloat16.*minilm, e5"
     ):
         TextEncoder.from_config(TextConfig(encoder=str(folder), preprocessor=str(preprocessor), precision="bfloat16"))
 

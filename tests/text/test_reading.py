@@ -32,6 +32,12 @@ def test_nothing_to_read_is_no_fault(texts):
     assert reading_of(Spelling(), texts).works
 
 
+def test_the_limit_is_that_of_the_most_frequent_script():
+    assert not Reading({"CYRILLIC": 0.99, "HANGUL": 0.01}, 0.0, 0.94).works
+    assert Reading({"HANGUL": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94).works
+    assert Reading({"LATIN": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94).works
+
+
 @pytest.mark.parametrize(
     ("script", "unknown", "pieces", "works"),
     [

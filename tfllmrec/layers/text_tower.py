@@ -49,7 +49,7 @@ class TextTower(tf.keras.layers.Layer):
 
     Args:
       encoder: ``"minilm"``, ``"e5"`` or ``"use"``, which are bundled, or the handle (URL or folder) of a BERT encoder
-        on TF Hub.
+        on TF Hub. Texts are encoded as those of items: ``"e5"`` sees "passage: " before each.
       preprocessor: the handle of its preprocessor; the bundled encoder has its own.
       mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adapter"`` or
         ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.

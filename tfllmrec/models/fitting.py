@@ -121,7 +121,7 @@ class TrainingData:
         return statistics
 
     def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
-        """Writes :meth:`item_weight_statistics`, so that an update need only read the users that changed.
+        """Writes :meth:`item_weight_statistics`, so that an update need only read the users that changed; frees them.
 
         Those of more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written.
 
@@ -136,6 +136,7 @@ class TrainingData:
         """
         if self._item_pairs <= MAX_STORED_PAIRS:
             self.item_weight_statistics(settings).save(path)
+            self._statistics.clear()
         else:
             tell(
                 f"item-item weights: their statistics are not stored ({self._item_pairs:,} pairs of items, more than "

@@ -253,9 +253,12 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     texts = template.texts(run.split.items)
     found = reading_of(encoder.text_to_vector, texts)
     if not found.works:
+        other = "Set text.encoder=e5, which reads about 100 languages"
+        if config.text.encoder == "e5":
+            other = "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)"
         tell(
-            f"warning: text.encoder {config.text.encoder} cannot read these texts ({found}): items with different "
-            "texts get equal vectors. Set text.encoder=auto, which takes one that can, or text.encoder=e5"
+            f"warning: text.encoder {config.text.encoder} cannot read these texts ({found}), so that items with "
+            f"different texts may get equal vectors. {other}"
         )
     # Before the vectors, which so are never without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))

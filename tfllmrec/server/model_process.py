@@ -106,7 +106,7 @@ class ModelProcess:
             self.process.join(0)
 
     def _has_ended(self, within_s: float = 0.0) -> bool:
-        # Once it has, the sentinel may be silent for a moment: the thread that reads the exit code reads it from there.
+        # Kept, because the sentinel is not ready for a moment after a thread has read the exit code from it.
         self._ended = self._ended or bool(wait([self.process.sentinel], within_s))
         return self._ended
 

@@ -44,7 +44,7 @@ AT_ONCE = 250  # of these through the network
 
 
 def _signature(*inputs: tf.TensorSpec) -> Callable[[Any], tf.types.experimental.PolymorphicFunction]:
-    """``tf.function`` without AutoGraph: all is said in operations already, and the search for more takes seconds."""
+    """``tf.function`` without AutoGraph, which has nothing to convert here, and takes seconds to find that out."""
     return tf.function(input_signature=inputs, autograph=False)
 
 

@@ -1,4 +1,4 @@
-"""The encoders that have a name: their published weights, made once into modules of the TF Hub format."""
+"""The bundled encoders: each is built once from its published weights and saved in TF Hub format."""
 
 from __future__ import annotations
 
@@ -42,14 +42,12 @@ class Bundled:
     """An encoder with a name.
 
     Attributes:
-      languages: that it reads, in words.
       save_preprocessor: writes its preprocessor into a folder.
       encoder: reads its weights; the argument is the precision.
       precisions: that it computes in.
       item_prefix, query_prefix: what it was trained to see before the text of an item, and before a query.
     """
 
-    languages: str
     save_preprocessor: Callable[[Path], None]
     encoder: Callable[[str], _Encoder]
     precisions: tuple[str, ...] = ("float32",)
@@ -91,21 +89,9 @@ def _use(precision: str) -> UseEncoder:
 
 
 BUNDLED = {
-    "minilm": Bundled("English", _minilm_preprocessor, _minilm, ("float32", "bfloat16")),
-    "e5": Bundled(
-        "about 100 languages",
-        _e5_preprocessor,
-        _e5,
-        ("float32", "bfloat16"),
-        item_prefix="passage: ",
-        query_prefix="query: ",
-    ),
-    "use": Bundled(
-        "Arabic, Chinese, Dutch, English, French, German, Italian, Japanese, Korean, Polish, Portuguese, Russian, "
-        "Spanish, Thai and Turkish",
-        _use_preprocessor,
-        _use,
-    ),
+    "minilm": Bundled(_minilm_preprocessor, _minilm, ("float32", "bfloat16")),
+    "e5": Bundled(_e5_preprocessor, _e5, ("float32", "bfloat16"), item_prefix="passage: ", query_prefix="query: "),
+    "use": Bundled(_use_preprocessor, _use),
 }
 
 

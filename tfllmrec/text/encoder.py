@@ -89,10 +89,15 @@ class TextToVector(tf.Module):
         return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
     def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text's pieces, without special tokens and prefix, however long it is."""
+        """The ids of each text's pieces, without special tokens and prefix.
+
+        Texts are not cut, unless the preprocessor has no ``tokenize``.
+        """
         if hasattr(self.preprocessor, "tokenize"):
             found = self.preprocessor.tokenize(tf.constant(texts))
-            return [np.concatenate([*words, np.empty(0)]).astype(np.int32) for words in found.to_list()]
+            if found.shape.rank > 2:  # in words; preprocessors of TF Hub with SentencePiece have none
+                found = found.merge_dims(1, -1)
+            return [np.array(row, np.int32) for row in found.to_list()]
         packed = self.preprocessor(tf.constant(texts))
         lengths = packed["input_mask"].numpy().sum(axis=1)
         return [row[1 : n - 1] for row, n in zip(packed["input_word_ids"].numpy(), lengths, strict=True)]
@@ -179,15 +184,16 @@ class TextEncoder:
             before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling, before.prefix
         )
         self.tuning = tuning
+        self.__dict__.pop("for_queries", None)
 
-    @property
+    @cached_property
     def for_queries(self) -> TextEncoder:
         """The same encoder for queries: this one, unless it sees another prefix before them than before items."""
         own = self.text_to_vector
         if own.prefix == self.query_prefix:
             return self
         asking = copy.copy(self)
-        for cached in ("_untuned_fingerprint", "base_fingerprint"):
+        for cached in ("_untuned_fingerprint", "base_fingerprint"):  # the prefix is part of them
             asking.__dict__.pop(cached, None)
         asking.text_to_vector = TextToVector(
             own.encoder, own.preprocessor, self.max_tokens, own.adapter, own.pooling, self.query_prefix
@@ -210,15 +216,24 @@ class TextEncoder:
         preprocessor: str | Path | None = config.preprocessor
         encoder: str | Path = config.encoder
         bundled = BUNDLED.get(config.encoder)
+        if config.encoder == "auto":
+            raise ConfigError(
+                f"text.encoder: expected the name of an encoder ({', '.join(BUNDLED)}) or a TF Hub handle, found auto, "
+                "which only a fit resolves."
+            )
+        if bundled is not None and preprocessor is not None:
+            raise ConfigError(
+                f"text.preprocessor: expected none, because text.encoder {config.encoder!r} has its own, found "
+                f"{preprocessor}: leave it out."
+            )
         if config.precision not in (("float32",) if bundled is None else bundled.precisions):
             able = ", ".join(name for name, each in BUNDLED.items() if config.precision in each.precisions)
             raise ConfigError(
-                f"text.precision: expected float32 for text.encoder {config.encoder!r}, found {config.precision}, in "
-                f"which only {able} compute."
+                f"text.precision: text.encoder {config.encoder!r} computes in float32 only, found {config.precision}. "
+                f"Set text.precision=float32, or take one of {able}."
             )
         if bundled is not None:
-            own, encoder = hub_handles(config.encoder, config.precision)
-            preprocessor = preprocessor or own
+            preprocessor, encoder = hub_handles(config.encoder, config.precision)
         if preprocessor is None:
             raise ConfigError(
                 f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "
@@ -240,9 +255,9 @@ class TextEncoder:
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides on a vector: it stays the same when the same module is saved again.
 
-        It covers the weights and vocabularies of both modules, the token ids of a probe text, ``max_tokens``, pooling
-        and precision; not the graph as such, whose names differ with each saving. Of an encoder that is tuned also
-        what was trained, with the values of this moment.
+        It covers the weights and the vocabulary files of both modules, the token ids of a probe text, ``max_tokens``,
+        pooling and precision; not the graph as such, whose names differ with each saving. Of a tuned encoder also what
+        was trained, with the values of this moment.
         """
         if self.tuning is None:
             return self._untuned_fingerprint

@@ -1,7 +1,8 @@
-"""Whether an encoder can read a catalogue: the scripts of its texts, and what a vocabulary makes of them."""
+"""Checks whether an encoder can read a catalogue, by the scripts of its texts and by their tokens."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 #: An encoder with a larger share of unknown pieces cannot read the texts.
 MOST_UNKNOWN = 0.05
-#: With more pieces a letter than this, words are spelt letter by letter, of which no encoder makes a meaning; Korean is
-#: written in syllables.
+#: Above this many pieces per letter, words are split into single letters, which encoders cannot interpret. Korean is
+#: written in syllables and has a limit of its own.
 MOST_PIECES, MOST_PIECES_OF_HANGUL = 0.7, 1.5
 #: Scripts without such a limit: a character is a word or a part of one, or every encoder knows the script.
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
@@ -47,7 +48,7 @@ class Reading:
         if self.unknown > MOST_UNKNOWN:
             return False
         limited = {script: share for script, share in self.scripts.items() if script not in UNLIMITED}
-        most = MOST_PIECES_OF_HANGUL if "HANGUL" in limited else MOST_PIECES
+        most = MOST_PIECES_OF_HANGUL if max(limited, key=limited.__getitem__, default="") == "HANGUL" else MOST_PIECES
         return sum(limited.values()) < 0.5 or self.pieces_per_letter <= most
 
     def __str__(self) -> str:
@@ -70,7 +71,8 @@ def reading_of(text_to_vector: TextToVector, texts: Sequence[str]) -> Reading:
     pieces = [row for row in text_to_vector.pieces(sample) if len(row)]
     unknown = text_to_vector.pieces([_UNKNOWN])[0][-1:]
     all_pieces = np.concatenate([*pieces, np.empty(0, np.int32)])
-    letters = sum(character.isalnum() for text in sample for character in text)
+    # Vowel signs of Indian scripts are marks (M).
+    letters = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for text in sample for c in text)
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0
     return Reading(scripts_of(sample), share, len(all_pieces) / letters)
 

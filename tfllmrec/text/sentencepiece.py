@@ -82,9 +82,9 @@ class SentencePiecePreprocessor(Preprocessor):
         self._tokenizer = tf_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
 
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        # Broken UTF-8 would end the program.
+        # On invalid UTF-8 tf_text aborts the process.
         clean = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-        # In one word: SentencePiece knows no words.
+        # The pieces of a text are one word, because SentencePiece does not split texts into words.
         return tf.expand_dims(self._tokenizer.tokenize(clean), axis=1)
 
 

@@ -178,7 +178,7 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
     for name in ("word_embedding", "position_embedding", "type_embedding"):
         setattr(bert, name, tf.Variable(getattr(bert, name), trainable=False, name=name))
     taught = teacher.text_to_vector
-    return TextToVector(bert, taught.preprocessor, teacher.max_tokens, pooling=taught.pooling)
+    return TextToVector(bert, taught.preprocessor, teacher.max_tokens, pooling=taught.pooling, prefix=taught.prefix)
 
 
 def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]:
@@ -201,8 +201,8 @@ def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]
         }
     except KeyError as error:
         raise ModelError(
-            f"layers can only be taken from a BERT in tfllmrec's own format, such as 'minilm': no {error} among the "
-            "teacher's variables. Distil into HashedNgrams instead, which takes any teacher."
+            f"layers can only be taken from a BERT in tfllmrec's own format, such as 'minilm', not 'e5' or 'use': "
+            f"no {error} among the teacher's variables. Distil into HashedNgrams instead, which takes any teacher."
         ) from error
     # The number of heads has left no trace in the shapes: the copy with the right one answers as the teacher does.
     tokens = teacher.text_to_vector.tokens(tf.constant(_PROBE))

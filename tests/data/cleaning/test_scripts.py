@@ -22,7 +22,7 @@ def test_a_sample_is_spread_evenly(monkeypatch):
     ("titles", "count"),
     [
         (["绿茶", "帐篷 tent", "tea"], 2),
-        (["Crème brûlée", "Straße", "Łódź"], None),
+        (["Crème brûlée", "Straße", "Łódź", "bạn", "Ｗｉｄｅ 𝐛𝐨𝐥𝐝"], None),
         (["x" * 96 + "茶" * 4, "x"], None),
         (["1", ""], None),
     ],
@@ -32,7 +32,7 @@ def test_other_scripts_than_latin_are_doubted(titles, count):
     assert [finding.count for finding in found] == ([] if count is None else [count])
     if found:
         assert "letters in title are not Latin (LATIN 64%, CJK 36%)" in found[0].what
-        assert "set text.encoder=auto" in found[0].what and found[0].action == "doubted"
+        assert "text.encoder=e5 reads" in found[0].what and found[0].action == "doubted"
 
 
 def test_the_description_of_a_data_set_says_so():

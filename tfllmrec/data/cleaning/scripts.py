@@ -17,7 +17,6 @@ SAMPLE = 1000
 LEAST_SHARE = 0.02
 #: With a larger share of letters that are not Latin there is a warning.
 MOST_FOREIGN = 0.05
-_LAST_LATIN = 0x24F
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
@@ -28,12 +27,7 @@ def sample_of(texts: Sequence[str]) -> list[str]:
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:
     """Share of the letters by script as Unicode names it (``LATIN``, ``CJK``), the largest first; of a sample."""
-    counts = Counter(
-        unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
-        for text in sample_of(texts)
-        for letter in text
-        if letter.isalpha()
-    )
+    counts = Counter(_script_of(letter) for text in sample_of(texts) for letter in text if letter.isalpha())
     total = counts.total() or 1
     return {script: count / total for script, count in counts.most_common()}
 
@@ -49,11 +43,17 @@ def script_doubts(texts: pd.Series) -> list[Finding]:
     if not scripts or foreign <= MOST_FOREIGN:
         return []
     what = (
-        f"{foreign:.0%} of the letters in {texts.name} are not Latin ({in_words(scripts)}), and the usual text "
-        "encoder, minilm, reads English: set text.encoder=auto, or e5, which reads about 100 languages"
+        f"{foreign:.0%} of the letters in {texts.name} are not Latin ({in_words(scripts)}), and the default text "
+        "encoder, minilm, was trained on English; text.encoder=e5 reads about 100 languages"
     )
-    has_any = texts.map(lambda text: any(letter.isalpha() and ord(letter) > _LAST_LATIN for letter in text))
+    has_any = texts.map(lambda text: any(letter.isalpha() and _script_of(letter) != "LATIN" for letter in text))
     return [Finding("items", what, int(has_any.sum()), "doubted")]
+
+
+def _script_of(letter: str) -> str:
+    """As its name in Unicode begins; wide and stylistic forms count as the letters that they stand for."""
+    plain = unicodedata.normalize("NFKC", letter)[0]
+    return unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
 def in_words(scripts: dict[str, float]) -> str:

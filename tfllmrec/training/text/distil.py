@@ -149,7 +149,8 @@ def distil(
     student.
 
     Args:
-      teacher: an encoder, adapted or not.
+      teacher: an encoder of the items, adapted or not. Where it sees another prefix before queries, the student learns
+        the vectors of queries.
       text_to_vector: a :class:`tfllmrec.text.student.HashedNgrams` or what ``few_layers`` gives; trained in place. The
         first wants a ``learning_rate`` near 2e-3, the second one near 3e-4 and few epochs.
       texts: the catalogue's item texts. titles: of the same items.
@@ -171,10 +172,14 @@ def distil(
     for kind, text, row in short_queries(texts, titles, per_item=per_item, seed=seed):
         lessons.setdefault(text, (kind, row))
     words = list(lessons)
+    asking = teacher.for_queries
     with show_progress("Encoding by the teacher", "texts") as progress:
-        targets = encode_items(words, teacher, store, progress)
-    place = {text: i for i, text in enumerate(words)}
-    catalogue = targets[[place[text] for text in texts]]
+        targets = encode_items(words, asking, store, progress)
+    if asking is teacher:
+        place = {text: i for i, text in enumerate(words)}
+        catalogue = targets[[place[text] for text in texts]]
+    else:
+        catalogue = encode_items(texts, teacher, store)  # the store has them from before
     # Items of one text are one item here: learnt by one of them, it could not be held out with the other.
     first = np.array([owner[text] for text in texts])
     distinct = np.unique(first[catalogue.any(axis=1)])
@@ -199,7 +204,7 @@ def distil(
     if not np.isfinite(history["loss"]).all():
         raise ModelError(f"the loss is not a number after epoch {len(history['loss'])}: lower learning_rate")
 
-    student = Student(text_to_vector, teacher.fingerprint)
+    student = Student(text_to_vector, asking.fingerprint)
     got = student.encode([words[i] for i in tested])
     kinds = np.array([kind for kind, _ in lessons.values()])[tested]
     report = {

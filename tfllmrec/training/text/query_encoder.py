@@ -152,11 +152,12 @@ def prepared_query_encoder(
     elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
         claim(folder / MADE_FROM, made_from)
     student = Student.load(folder)
-    if student.teacher != teacher.fingerprint:
+    expected = teacher.for_queries.fingerprint
+    if student.teacher != expected:
         raise ModelError(
             f"{folder} was distilled from the text encoder {student.teacher[:12]}, and the one that reads the items is "
-            f"{teacher.fingerprint[:12]}: their vectors do not compare. Put back text.encoder (and the run's text "
-            "folder) as it was when the run was made; or, if the tower is another run's, delete it: it is made again."
+            f"{expected[:12]}: their vectors do not compare. Put back text.encoder (and the run's text folder) as it "
+            "was when the run was made; or, if the tower is another run's, delete it: it is made again."
         )
     return student
 
