@@ -259,8 +259,9 @@ fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
     assert (out / "config.yaml").read_text() == (undisturbed.folder / "config.yaml").read_text()
     models = undisturbed.load_model(), again.load_model()
     for a, b in zip(*(model.variables for model in models), strict=True):
-        # Another process may have fitted the undisturbed run, with sums in another order.
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=a.name)
+        # Another process may have fitted the undisturbed run, with sums in another order. Adam moves weights whose
+        # gradient is nothing but rounding, such as biases of keys, by a learning rate all the same.
+        np.testing.assert_allclose(a, b, atol=1e-4, err_msg=a.name)
     chosen = [json.loads((run.folder / "run.json").read_text())["chosen"] for run in (undisturbed, again)]
     assert chosen[0] == chosen[1]
 
