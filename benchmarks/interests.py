@@ -21,6 +21,7 @@ import tensorflow as tf
 from sections import made_by, replace_section
 
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.models.interests import LIKING, Interests
@@ -113,7 +114,7 @@ def section(run: Run, command: str) -> str:
     if found is None:
         return f"{command}\n\nThe catalogue's words make no label."
     validation = run.split.validation
-    validation = validation.take(np.unique(np.linspace(0, len(validation) - 1, SHOWN).astype(int)))
+    validation = validation.take(evenly_spread(len(validation), SHOWN))
     wanted = targets_of(found, validation)
 
     def tried(**settings: float) -> str:

@@ -38,6 +38,7 @@ from served_process import Served, answer, served, stop
 from serving_clients import Done, Order
 
 from tfllmrec.client.client import Client
+from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.layers.item_cells import RECALL
 from tfllmrec.layers.item_index import ItemIndex, build_index
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP
@@ -211,7 +212,7 @@ def real(path: Path, scratch: Path, seconds: float, turns: int) -> tuple[str, li
     vectors = checkpoint.get_tensor("item_vectors/.ATTRIBUTES/VARIABLE_VALUE")
     ids, test, marked = saved.item_ids, saved.run.split.test, saved.run.dataset.has_ratings
     save_brute_force(ids.tolist(), vectors, models / BRUTE_FORCE / "1")
-    some = test.take(np.unique(np.linspace(0, len(test) - 1, min(len(test), ASKED)).astype(int)))
+    some = test.take(evenly_spread(len(test), ASKED))
     histories = [ids[row].tolist() for row in some.history]
     ratings = [row.tolist() if marked else None for row in some.ratings]
     requests = {

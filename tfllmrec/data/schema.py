@@ -43,6 +43,7 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.column_names import words_of_name
+from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.wording import nearest, shown
 
@@ -453,7 +454,7 @@ def _vector_width(filled: pd.Series, asked: bool = False) -> int:
     """
     if filled.dtype.kind in "fi" or filled.empty:
         return 0
-    some = filled.iloc[np.unique(np.linspace(0, len(filled) - 1, min(len(filled), 1000)).astype(int))]
+    some = filled.iloc[evenly_spread(len(filled), 1000)]
     if not all(re.fullmatch(VECTOR, cell) for cell in some):
         return 0
     if not asked and some.str.contains(".", regex=False).mean() < 0.5:

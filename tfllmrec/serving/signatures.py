@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.field_decoder import FieldDecoder
@@ -173,7 +174,7 @@ class ServingModel(tf.Module):
         asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
         self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
         # The texts of items stand for those that will be looked for.
-        rows = _some(self.n_items)
+        rows = evenly_spread(self.n_items, SAMPLED)
         searched = np.hstack([text[rows], np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
         compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
         vectors = np.hstack([text, own, folded])
@@ -182,7 +183,7 @@ class ServingModel(tf.Module):
 
     def _asked(self, model: Servable, histories: Queries) -> tuple[np.ndarray, np.ndarray]:
         """What some of the ``histories`` ask for, float32 ``[Q, D]``, and they themselves, int32 ``[Q, L]``."""
-        some = histories.take(_some(len(histories)))
+        some = histories.take(evenly_spread(len(histories), SAMPLED))
         longest = max(int(some.history.lengths.max(initial=1)), 1)
         length = min(longest, model.history_length)
         asked = [
@@ -481,8 +482,3 @@ def _no_filters(requests: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _no_ratings(history: tf.Tensor) -> tf.Tensor:
     return tf.zeros((tf.shape(history)[0], 0))
-
-
-def _some(size: int) -> np.ndarray:
-    """Up to :data:`SAMPLED` places below ``size``, evenly spread."""
-    return np.unique(np.linspace(0, max(size - 1, 0), min(size, SAMPLED)).astype(int))

@@ -6,10 +6,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from tfllmrec.data.findings import Finding
+from tfllmrec.data.sampling import evenly_spread
 
 #: Texts that are looked at.
 SAMPLE = 1000
@@ -21,8 +21,7 @@ MOST_FOREIGN = 0.05
 
 def sample_of(texts: Sequence[str]) -> list[str]:
     """At most :data:`SAMPLE` of the texts, evenly spread."""
-    rows = np.unique(np.linspace(0, max(len(texts) - 1, 0), min(len(texts), SAMPLE)).astype(int))
-    return [texts[row] for row in rows]
+    return [texts[row] for row in evenly_spread(len(texts), SAMPLE)]
 
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:
