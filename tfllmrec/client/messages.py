@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -83,9 +83,10 @@ _DTYPES = {
 _DTYPE_OF = {str: 7, float: 1, int: 3, bool: 10}
 
 
-def _build() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="tfllmrec_serving.proto", package="tfllmrec", syntax="proto3")
-    for name, fields in FIELDS.items():
+def message_classes(declared_fields: Mapping[str, Mapping[str, tuple[int, str]]]) -> dict[str, Any]:
+    """Message classes by name, from a table such as :data:`FIELDS`; in a pool of their own."""
+    file = descriptor_pb2.FileDescriptorProto(name="tfllmrec.proto", package="tfllmrec", syntax="proto3")
+    for name, fields in declared_fields.items():
         message = file.message_type.add(name=name)
         for field, (number, declared) in fields.items():
             label, _, kind = declared.rpartition(" ")
@@ -99,7 +100,8 @@ def _build() -> dict[str, Any]:
             _add_field(message, field, number, kind, repeated=bool(label))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tfllmrec.{name}")) for name in FIELDS}
+    found = {name: pool.FindMessageTypeByName(f"tfllmrec.{name}") for name in declared_fields}
+    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in found.items()}
 
 
 def _add_field(message: Any, name: str, number: int, kind: str, repeated: bool = False) -> None:
@@ -112,7 +114,7 @@ def _add_field(message: Any, name: str, number: int, kind: str, repeated: bool =
 
 
 #: Message classes by name, such as ``MESSAGES["PredictRequest"]``.
-MESSAGES = _build()
+MESSAGES = message_classes(FIELDS)
 
 
 def dtype_name(dtype: int) -> str:
