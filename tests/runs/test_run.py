@@ -375,7 +375,7 @@ def test_an_encoder_that_cannot_read_the_items_is_told(chain_config, cache, tmp_
 
 
 def test_auto_takes_an_encoder_that_can_read_the_items(chain_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "choose_encoder", lambda config, texts: (f"of {texts[0]}", "text.encoder: why"))
+    monkeypatch.setattr(reading, "choose_encoder", lambda texts: (f"of {texts[0]}", "text.encoder: why"))
     config, told = in_cyrillic(chain_config, tmp_path), []
     config.text.encoder, config.text.preprocessor = "auto", None
     with start_run(config, tmp_path / "run", base=tmp_path, tell=told.append) as (run, settled):

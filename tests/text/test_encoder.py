@@ -12,8 +12,8 @@ pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import save_encoder  # noqa: E402
-from tfllmrec.text.encoder import TextEncoder, TextToVector  # noqa: E402
-from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.preprocessor import INPUTS, pieces_of  # noqa: E402
 from tfllmrec.text.tuning import tuning_of  # noqa: E402
 
 
@@ -235,7 +235,7 @@ def test_items_and_queries_have_prefixes_of_their_own(thin_hub):
     assert not encoder.encode(texts)[1:].any() and not asking.encode(texts)[1:].any()  # a prefix alone is no text
     assert len({each.fingerprint for each in (plain, encoder, asking)}) == 3
     assert plain.for_queries is plain
-    own, without = (each.text_to_vector.pieces(["car toy", ""]) for each in (encoder, plain))
+    own, without = (pieces_of(each.text_to_vector.preprocessor, ["car toy", ""]) for each in (encoder, plain))
     assert [row.tolist() for row in own] == [row.tolist() for row in without] and len(own[0]) == 2
 
 
@@ -252,7 +252,7 @@ def test_pieces_with_and_without_words(thin_hub):
                     "input_mask": tf.constant([[1, 1, 1, 1], [1, 1, 0, 0]])}  # fmt: skip
 
     for preprocessor, expected in ((WithoutWords(), [[5, 7], [], [9]]), (Plain(), [[5, 7], []])):
-        found = TextToVector(None, preprocessor, 8).pieces([""] * len(expected))
+        found = pieces_of(preprocessor, [""] * len(expected))
         assert [row.tolist() for row in found] == expected and found[0].dtype == np.int32
 
 

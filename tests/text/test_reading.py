@@ -1,18 +1,17 @@
 import numpy as np
 import pytest
 
-from tfllmrec.config import TextConfig
-from tfllmrec.text import encoder as encoders
+from tfllmrec.text import reading
 from tfllmrec.text.reading import AUTO, Reading, choose_encoder, reading_of
 
 
 class Spelling:
-    """A vocabulary of lower-case Latin words; every other character is a piece of its own, or unknown (0)."""
+    """The tokenizer of a vocabulary of lower-case Latin words; any other character is a piece, or unknown (0)."""
 
     def __init__(self, known=""):
         self.known = known
 
-    def pieces(self, texts):
+    def __call__(self, texts):
         return [np.array([7 if word.isascii() else 8 * (c in self.known) for word in text.split()
                           for c in (word[:1] if word.isascii() else word)], np.int32) for text in texts]  # fmt: skip
 
@@ -57,11 +56,8 @@ def test_when_an_encoder_can_read(script, unknown, pieces, works):
 
 
 def test_the_first_encoder_that_can_read_is_taken(monkeypatch):
-    def made(config):
-        return type("Encoder", (), {"text_to_vector": Spelling("" if config.encoder == AUTO[0] else "茶")})
-
-    monkeypatch.setattr(encoders.TextEncoder, "from_config", made)
-    assert choose_encoder(TextConfig(), ["red cars"])[0] == AUTO[0]
-    name, said = choose_encoder(TextConfig(), ["茶 茶", "茶"])
+    monkeypatch.setattr(reading, "_tokenizer", lambda name: Spelling("" if name == AUTO[0] else "茶"))
+    assert choose_encoder(["red cars"])[0] == AUTO[0]
+    name, said = choose_encoder(["茶 茶", "茶"])
     assert name == AUTO[1] and said.startswith(f"text.encoder {AUTO[1]}: scripts CJK 100%; 0% of the pieces")
-    assert choose_encoder(TextConfig(), ["帐"])[0] == AUTO[-1]  # none can
+    assert choose_encoder(["帐"])[0] == AUTO[-1]  # none can

@@ -291,11 +291,10 @@ class Dataset:
         median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
         none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
         mean_text_characters (over items with text; all tags count), scripts (share of the letters of the first text
-        column by script, of a sample), tags, tags_with_time, cold_items (without events),
-        time_span (ISO dates; None without times), repeated_pairs (events whose user had that item before), tied_users
-        (users with events that no column separates in time), schema (a line for each field), doubts (reasons why the
-        order may be wrong; see
-        :mod:`tfllmrec.data.cleaning.order_checks`).
+        column by script, of a sample), tags, tags_with_time, cold_items (without events), time_span (ISO dates; None
+        without times), repeated_pairs (events whose user had that item before), tied_users (users with events that no
+        column separates in time), schema (a line for each field), doubts (reasons to doubt the data, such as the order
+        of the events).
         """
         events = self.events
         items = with_tags(self.items, self.tags)

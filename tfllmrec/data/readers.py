@@ -330,7 +330,7 @@ def _note_texts(items: pd.DataFrame, came: np.ndarray, report: CleaningReport) -
         return
     bare = (items[text] == "").all(axis=1).to_numpy() & came
     report.add("items", f"no text in {', '.join(text)}", int(bare.sum()), "kept", _first_id(items[ITEM], bare))
-    for column in [c for c in (TITLE, DESCRIPTION) if c in items][:1]:
+    if (column := next((c for c in (TITLE, DESCRIPTION) if c in items), None)) is not None:
         report.findings += script_doubts(items[column])
     untitled = ~usable_titles(items) & came
     report.add(

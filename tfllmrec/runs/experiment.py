@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,7 @@ def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
     except ConfigError:  # there is nothing to read, or :func:`encode` says what is wrong
         config.text.encoder = AUTO[0]
         return
-    config.text.encoder, said = choose_encoder(config.text, template.texts(split.items))
+    config.text.encoder, said = choose_encoder(template.texts(split.items))
     tell(f"chosen: {said}")
 
 
@@ -231,6 +232,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
     The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
     """
+    from tfllmrec.text.preprocessor import pieces_of
     from tfllmrec.text.reading import reading_of
     from tfllmrec.text.store import VectorStore, encode_items
 
@@ -251,7 +253,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
     texts = template.texts(run.split.items)
-    found = reading_of(encoder.text_to_vector, texts)
+    found = reading_of(partial(pieces_of, encoder.text_to_vector.preprocessor), texts)
     if not found.works:
         other = "Set text.encoder=e5, which reads about 100 languages"
         if config.text.encoder == "e5":

@@ -88,20 +88,6 @@ class TextToVector(tf.Module):
         width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
         return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
-    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text's pieces, without special tokens and prefix.
-
-        Texts are not cut, unless the preprocessor has no ``tokenize``.
-        """
-        if hasattr(self.preprocessor, "tokenize"):
-            found = self.preprocessor.tokenize(tf.constant(texts))
-            if found.shape.rank > 2:  # in words; preprocessors of TF Hub with SentencePiece have none
-                found = found.merge_dims(1, -1)
-            return [np.array(row, np.int32) for row in found.to_list()]
-        packed = self.preprocessor(tf.constant(texts))
-        lengths = packed["input_mask"].numpy().sum(axis=1)
-        return [row[1 : n - 1] for row, n in zip(packed["input_word_ids"].numpy(), lengths, strict=True)]
-
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``."""

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 #: Inputs of every encoder, int32 ``[B, T]`` each.
 INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
+
+
+def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of each text's pieces, int32, without special tokens.
+
+    Texts are not cut, unless the preprocessor has no ``tokenize``.
+
+    Args:
+      preprocessor: as ``hub.load`` returns it.
+      texts: any number.
+    """
+    if hasattr(preprocessor, "tokenize"):
+        found = preprocessor.tokenize(tf.constant(texts))
+        if found.shape.rank > 2:  # in words; preprocessors of TF Hub with SentencePiece have none
+            found = found.merge_dims(1, -1)
+        return [np.array(row, np.int32) for row in found.to_list()]
+    packed = preprocessor(tf.constant(texts))
+    lengths = packed["input_mask"].numpy().sum(axis=1)
+    return [row[1 : n - 1] for row, n in zip(packed["input_word_ids"].numpy(), lengths, strict=True)]
 
 
 class Preprocessor(tf.Module):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 
 from tfllmrec.data.cleaning.scripts import in_words, sample_of, scripts_of
 
-if TYPE_CHECKING:
-    from tfllmrec.config import TextConfig
-    from tfllmrec.text.encoder import TextToVector
+#: From texts to the ids of their pieces, an array each.
+Tokenize = Callable[[Sequence[str]], list[np.ndarray]]
 
 #: An encoder with a larger share of unknown pieces cannot read the texts.
 MOST_UNKNOWN = 0.05
@@ -58,40 +57,43 @@ class Reading:
         )
 
 
-def reading_of(text_to_vector: TextToVector, texts: Sequence[str]) -> Reading:
+def reading_of(tokenize: Tokenize, texts: Sequence[str]) -> Reading:
     """What an encoder's vocabulary makes of texts; of a sample.
 
     Args:
-      text_to_vector: of the encoder.
+      tokenize: of the encoder, see :func:`tfllmrec.text.preprocessor.pieces_of`.
       texts: of the items; empty ones are left out.
     """
     sample = [text for text in sample_of([text for text in texts if text]) if any(map(str.isalnum, text))]
     if not sample:
         return Reading({}, 0.0, 0.0)
-    pieces = [row for row in text_to_vector.pieces(sample) if len(row)]
-    unknown = text_to_vector.pieces([_UNKNOWN])[0][-1:]
-    all_pieces = np.concatenate([*pieces, np.empty(0, np.int32)])
+    all_pieces = np.concatenate([*tokenize(sample), np.empty(0, np.int32)])
+    unknown = tokenize([_UNKNOWN])[0][-1:]
     # Vowel signs of Indian scripts are marks (M).
     letters = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for text in sample for c in text)
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0
     return Reading(scripts_of(sample), share, len(all_pieces) / letters)
 
 
-def choose_encoder(config: TextConfig, texts: Sequence[str]) -> tuple[str, str]:
+def choose_encoder(texts: Sequence[str]) -> tuple[str, str]:
     """The first encoder of :data:`AUTO` that can read the texts, or the last one; and a line that says why.
-
-    Args:
-      config: the other settings of the encoder.
-      texts: of the items.
 
     Raises:
       DataError: the weights of an encoder cannot be fetched.
     """
-    from tfllmrec.text.encoder import TextEncoder
-
     for name in AUTO:
-        encoder = TextEncoder.from_config(config.model_copy(update={"encoder": name}))
-        found = reading_of(encoder.text_to_vector, texts)
+        found = reading_of(_tokenizer(name), texts)
         if found.works:
             break
     return name, f"text.encoder {name}: {found}"
+
+
+def _tokenizer(name: str) -> Tokenize:
+    """That of a bundled encoder; the encoder itself is not loaded."""
+    import tensorflow_hub as hub
+
+    from tfllmrec.text.bundled import hub_handles
+    from tfllmrec.text.preprocessor import pieces_of
+
+    preprocessor, _ = hub_handles(name)
+    return partial(pieces_of, hub.load(str(preprocessor)))
