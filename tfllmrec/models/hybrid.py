@@ -273,7 +273,7 @@ class Hybrid(MeasuredModel):
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    @tf.autograph.experimental.do_not_convert  # it has nothing to convert, and takes seconds to find that out
+    @tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds to find that out
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
 

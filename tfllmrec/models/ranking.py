@@ -289,7 +289,7 @@ class RankingModel(MeasuredModel):
         logits, better = self.network(candidates, terms, scores, events, tf.stack(features, axis=-1), present)
         return tf.where(items < self.n_items, logits, ABSENT), prior + better
 
-    @tf.autograph.experimental.do_not_convert  # it has nothing to convert, and takes seconds to find that out
+    @tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds to find that out
     def compute_loss(self, inputs: dict[str, dict[str, tf.Tensor]], training: bool = False) -> tf.Tensor:
         """The sum of the losses of both tasks.
 

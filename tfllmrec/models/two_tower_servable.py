@@ -93,7 +93,7 @@ class TwoTowerServable:
                 f"The query model gives vectors of shape {list(found)} for one query; expected "
                 f"[1, {vectors.shape[1]}], as wide as the vectors of the items."
             )
-        # A function of its own, because the exported signatures are traced without AutoGraph, which it may need.
+        # A function of its own: it may need AutoGraph, and the exported signatures are traced without.
         self._query_model = tf.function(query_model, reduce_retracing=True)
         self._score_batch = tf.function(
             self.score_items,

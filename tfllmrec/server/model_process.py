@@ -106,7 +106,7 @@ class ModelProcess:
             self.process.join(0)
 
     def _has_ended(self, within_s: float = 0.0) -> bool:
-        # Kept, because the sentinel is not ready for a moment after a thread has read the exit code from it.
+        # Remembered: just after another thread has read the exit code, the sentinel looks as if the process still ran.
         self._ended = self._ended or bool(wait([self.process.sentinel], within_s))
         return self._ended
 

@@ -21,7 +21,7 @@ from tfllmrec.text.preprocessor import INPUTS, Preprocessor
 from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, characters_of, unigram_model
 from tfllmrec.text.use import UseEncoder
 
-# Of what the savers below write: with another number it is made anew, in a folder of its own.
+# Version of the format that the functions below save. When it changes, the modules are built again in new folders.
 _FORMAT = 2
 
 
@@ -67,7 +67,7 @@ def _minilm(precision: str) -> BertEncoder:
 
 def _e5_preprocessor(folder: Path) -> None:
     e5 = read_e5(assets.weights("e5") / "e5-small-q4.bin")
-    # Both vocabularies normalise characters by Google's nmt_nfkc, which the file of e5 has in part only.
+    # e5 and use share the character normalisation nmt_nfkc. The file of e5 has only a part of it.
     characters = characters_of((assets.weights("use") / "sp.model").read_bytes())
     model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, characters)
     first, last, pad, _ = map(e5.pieces.index, e5.specials)

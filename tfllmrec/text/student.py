@@ -1,6 +1,6 @@
 """Small text towers for query time, made to answer as a large one: hashed n-grams, or a few of a BERT's layers.
 
-Items are encoded once, by the teacher; a user who types waits for the tower. A student puts queries where the
+The teacher encodes the items once, but a query is encoded while the user waits. A student puts queries where the
 teacher would, so that it searches the teacher's item vectors. It is trained by :mod:`tfllmrec.training.text.distil`.
 """
 

