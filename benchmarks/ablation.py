@@ -6,6 +6,9 @@ Each folder is a run with a seed of its own; figures are averaged over the seeds
 the fitted model, with the gates' settings chosen again on validation. Text, ids, attention and feedback are
 left out of the training, which is repeated for each part and seed with the run's own settings: each takes as long as
 the run's training did (``--switches-only`` omits them). Writes a section of benchmarks/RESULTS.md.
+
+Finished parts are kept in RUN/ablation/, so that an interrupted command continues where it stopped; delete that folder
+to measure again.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
-from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
+from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences, load_result, save_result
 
 from tfllmrec.data.batches import Sequences
 from tfllmrec.evaluation.protocol import Result, averaged, evaluate
@@ -37,6 +41,9 @@ from tfllmrec.training.fit import (
     fit_hybrid,
     set_item_weights,
 )
+
+#: Folder of finished parts, below that of the run.
+KEPT = "ablation"
 
 
 def dense_off(model: Hybrid, run: Run) -> None:
@@ -85,45 +92,53 @@ RETRAINED: dict[str, dict[str, object]] = {
 }
 
 
-def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Hybrid]]:
-    """Name and fitted model of every variant of a run; the whole model first."""
+def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Callable[[], Hybrid]]]:
+    """Name of every variant of a run, and what makes its model; the whole model first."""
     rated = np.isfinite(run.split.train_queries().ratings.values).any()
-    yield "whole model", run.load_model()
+    read = np.any(run.text)
+    yield "whole model", run.load_model
     for name, switch in SWITCHES.items():
-        if (switch is gate_b_off and not rated) or (switch is text_of_behaviour_off and not np.any(run.text)):
-            continue
-        to_stderr(f"variant: {name}")
-        model = run.load_model()
-        switch(model, run)
-        if switch is not dense_off:
-            choose_gates(model, run.training_data, STRENGTHS[1:])
-            choose_cold_lift(model, run.training_data)
-        yield name, model
+        if (rated or switch is not gate_b_off) and (read or switch is not text_of_behaviour_off):
+            yield name, partial(switched, run, switch)
     if switches_only:
         return
     for name, settings in RETRAINED.items():
-        if name == "without feedback" and not rated:
-            continue
-        to_stderr(f"variant: {name}, trained again")
-        yield name, retrained(run, settings, run.text)
-    if np.any(run.text):
-        to_stderr("variant: without text, trained again")
-        yield "without text", retrained(run, {"item_weights.text": 0.0}, np.zeros_like(run.text))
+        if rated or name != "without feedback":
+            yield f"{name}, trained again", partial(retrained, run, name, settings, run.training_data)
+    if read:
+        data = TrainingData.of(run.split, np.zeros_like(run.text), run.config)
+        yield "without text, trained again", partial(retrained, run, "without text", {"item_weights.text": 0.0}, data)
+
+
+def switched(run: Run, switch: Callable[[Hybrid, Run], None]) -> Hybrid:
+    model = run.load_model()
+    switch(model, run)
+    if switch is not dense_off:
+        choose_gates(model, run.training_data, STRENGTHS[1:])
+        choose_cold_lift(model, run.training_data)
+    return model
+
+
+def retrained(run: Run, name: str, settings: dict[str, object], data: TrainingData) -> Hybrid:
+    config = with_settings(run.config, settings)
+    folder = run.folder / KEPT / name.replace(" ", "_")
+    return fit_hybrid(data, config, folder, to_stderr).model
 
 
 def measured(run: Run, switches_only: bool) -> dict[str, Result]:
-    """The results of all variants of a run on its test queries."""
+    """The results of all variants of a run on its test queries; those that are kept are read."""
     split = run.split
     strata = split.strata(run.config.evaluation.head_share)
-    return {
-        name: evaluate(model, split.test, train_counts=split.train_counts, strata=strata, ks=[10], bootstrap=0)
-        for name, model in variants(run, switches_only)
-    }
-
-
-def retrained(run: Run, settings: dict[str, object], text: np.ndarray) -> Hybrid:
-    config = with_settings(run.config, settings)
-    return fit_hybrid(TrainingData.of(run.split, text, config), config, tell=to_stderr).model
+    results = {}
+    for name, make in variants(run, switches_only):
+        kept = run.folder / KEPT / f"{name.replace(' ', '_').replace(',', '')}.npz"
+        if not kept.is_file():
+            to_stderr(f"{run.folder}: {name}")
+            counts = split.train_counts
+            result = evaluate(make(), split.test, train_counts=counts, strata=strata, ks=[10], bootstrap=0)
+            save_result(kept, result)
+        results[name] = load_result(kept)
+    return results
 
 
 def main() -> None:
