@@ -72,7 +72,7 @@ def gate_b_off(model: Hybrid, run: Run) -> None:
 def text_of_behaviour_off(model: Hybrid, run: Run) -> None:
     model.item_weights = model.item_weights.model_copy(update={"text": 0.0})
     sequences = Sequences.from_split(run.split, run.config.training.gate_holdout, run.config.seed)
-    set_item_weights(model, sequences, np.asarray(run.text))
+    set_item_weights(model, sequences)
 
 
 #: In the fitted model. The gates' settings are chosen again, except where only the sparse term is left.

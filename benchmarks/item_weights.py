@@ -33,12 +33,12 @@ from tfllmrec.models.item_weights import (
     MAX_ITEMS,
     ItemWeightStatistics,
     PrunedWeights,
-    centred_unit,
     fit_item_weights,
     prune,
     score_history,
     solve_item_weights,
 )
+from tfllmrec.text.centring import centred_unit
 
 METRICS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
 EVENTS, USERS = 1_000_000, 100_000

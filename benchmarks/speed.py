@@ -236,7 +236,7 @@ def measure(options: argparse.Namespace) -> dict:
     sequences = Sequences.from_split(split, config.training.gate_holdout, config.seed)
     model = build_hybrid(TrainingData.of(split, text, config), config)
     with stopwatch(seconds, "item-item weights"):
-        set_item_weights(model, sequences, text)
+        set_item_weights(model, sequences)
 
     with tempfile.TemporaryDirectory() as folder:
         contenders = [hybrid_contender(model, sequences, config, sizes.hybrid)]

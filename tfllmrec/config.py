@@ -126,7 +126,8 @@ class TextConfig(Section):
     encoder: str = Field(
         "minilm",
         description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the first of "
-        "minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a BERT encoder.",
+        "minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a BERT encoder. 'minilm+e5' and "
+        "the like: the vectors of several side by side.",
     )
     preprocessor: str | None = Field(
         None, description="TF Hub handle of the matching preprocessor; a bundled encoder has its own."
@@ -142,8 +143,10 @@ class TextConfig(Section):
         "float32", description="Of the products; bfloat16: 'minilm' and 'e5' only."
     )
     batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
-    mode: Literal["frozen", "adapter", "lora", "top_layers", "full"] = Field(
-        "frozen", description="What of the encoder is tuned on items read together, before it reads the catalogue."
+    mode: Literal["frozen", "adapter", "lora", "top_layers", "full", "joint"] = Field(
+        "frozen",
+        description="What of the encoder is tuned on items read together, before it reads the catalogue; joint: what "
+        "tuning.joint names, inside the retrieval loss of the hybrid.",
     )
     pretrain_epochs: int = Field(
         0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
@@ -165,7 +168,12 @@ class TuningConfig(Section):
     """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
 
     epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
-    batch_size: int = Field(64, ge=2, description="Pairs of texts in a step, each other's negatives.")
+    joint: Literal["adapter", "lora", "top_layers", "full"] = Field(
+        "lora", description="What of the encoder text.mode=joint trains."
+    )
+    batch_size: int = Field(
+        64, ge=2, description="Pairs of texts in a step, each other's negatives; of joint: texts that a step encodes."
+    )
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the encoder moves.")
     learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode.")
     warmup_share: float = Field(0.1, ge=0, lt=1)

@@ -44,7 +44,7 @@ ENROLLED = {
     "IdTable": lambda: (IdTable.of(["a", "bcd", "é", "0", "x y"]), [np.array([4, 2, 1], np.int32)]),
     "ItemFusion": lambda: (
         ItemFusion(TEXT, D, 0.3, seed=1, features={"flags": np.eye(N, dtype=np.float32)}),
-        [np.array([4, 2], np.int32), np.array([3, 0], np.float32)],
+        [np.array([3, 0], np.float32), np.array([4, 2], np.int32)],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),
     "SeededDropout": lambda: (SeededDropout(0.3, seed=1, noise_shape=(None, 1)), [VECTORS[:, 0]]),

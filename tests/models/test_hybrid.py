@@ -14,11 +14,11 @@ from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
     PrunedWeights,
-    centred_unit,
     fit_item_weights,
     prune,
     score_history,
 )
+from tfllmrec.text.centring import centred_unit
 
 pytestmark = pytest.mark.tf
 RING = 20

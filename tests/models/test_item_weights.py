@@ -13,7 +13,6 @@ from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
     PrunedWeights,
-    centred_unit,
     co_occurrence,
     ease_weights,
     interactions,
@@ -23,6 +22,7 @@ from tfllmrec.models.item_weights import (
     solve_item_weights,
     strongest,
 )
+from tfllmrec.text.centring import centred_unit
 
 
 def views(decay, l2, co_occurrence, text, next_item=1.0, popularity=0.0):
@@ -620,12 +620,3 @@ def test_co_occurrence_counts_users(histories, monkeypatch):
     x = dense(histories, 12)
     assert np.array_equal(interactions(histories, 12).toarray(), x)
     assert np.array_equal(np.vstack([block for _, block in co_occurrence(histories, 12)]), x.T @ x)
-
-
-def test_centred_unit():
-    vectors = np.array([[3.0, 0], [0, 0], [1, 0], [2, 3]])
-    # The mean of the three with text is (2, 1); the row without stays zero.
-    expected = np.array([np.array([1, -1]) / np.sqrt(2), [0, 0], np.array([-1, -1]) / np.sqrt(2), [0, 1]])
-    assert centred_unit(vectors) == pytest.approx(expected)
-    assert not centred_unit(np.full((3, 4), 0.1)).any()
-    assert not centred_unit(np.zeros((3, 4))).any()

@@ -374,6 +374,24 @@ def test_an_encoder_that_cannot_read_the_items_is_told(chain_config, cache, tmp_
     assert not any("cannot read" in line or "not Latin" in line for line in told)
 
 
+@pytest.mark.slow
+def test_two_encoders_side_by_side_from_fit_to_search(chain_config, thin_hub, cache, tmp_path, monkeypatch):
+    """Names of bundled encoders stand for tiny ones; all else is as in a fit of minilm+e5."""
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+    from tfllmrec.text import encoder as text_encoder
+
+    monkeypatch.setattr(text_encoder, "hub_handles", lambda name, precision: thin_hub)
+    config = chain_config.model_copy(deep=True)
+    config.text.encoder = f"minilm+{config.text.encoder}"  # with the preprocessor of the second
+    run = fit_experiment(config, tmp_path / "run")
+    assert run.text_widths == [16, 16] and run.text.shape[1] == 32
+    model = SavedModel.open(export(run.folder, tmp_path / "exported"))
+    title = model.title(model.item_ids[3])
+    assert model.search([title], k=1).item_id.tolist() == [model.item_ids[3]]
+    np.testing.assert_allclose(model.encode([title])[0], run.text[3], atol=1e-5)
+
+
 def test_auto_takes_an_encoder_that_can_read_the_items(chain_config, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "choose_encoder", lambda texts: (f"of {texts[0]}", "text.encoder: why"))
     config, told = in_cyrillic(chain_config, tmp_path), []

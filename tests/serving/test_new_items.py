@@ -113,12 +113,13 @@ def test_new_items_are_ranked_as_cold_ones_with_their_text(grown):
 
 def test_the_weights_are_those_of_a_fit_with_the_larger_catalogue(grown, chain_run):
     """W is solved over all items; an independent inverse of the matrices that the run stored is the oracle."""
-    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics, centred_unit
+    from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics
+    from tfllmrec.text.centring import centred_unit
 
     model, run = grown[0], chain_run[0]
     settings = run.config.item_weights
     vectors = model.encode([model.title(i) for i in model.item_ids])
-    text = centred_unit(vectors).astype(np.float64)
+    text = centred_unit(vectors, run.text).astype(np.float64)
     statistics = ItemWeightStatistics.load(run.folder / "model" / STATISTICS)
     known, target = statistics.extend(N + 2).weighted(settings)
     alike = settings.text * text @ text.T

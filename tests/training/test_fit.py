@@ -17,7 +17,8 @@ from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import centred_unit, solve_item_weights
+from tfllmrec.models.item_weights import solve_item_weights
+from tfllmrec.text.centring import centred_unit
 from tfllmrec.training import fit
 from tfllmrec.training.fit import CLOSINGS, STRENGTHS, GateSettings, choose_gates, fit_hybrid, set_item_weights
 

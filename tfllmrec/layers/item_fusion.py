@@ -10,23 +10,17 @@ import tensorflow as tf
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
 
-def centred(text: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
-    """Text vectors float ``[M, Dt]`` without the mean of a ``catalogue``'s, ``[N, Dt]``; rows of zeros stay zero."""
-    has_text = np.any(catalogue != 0, axis=1)
-    mean = catalogue.sum(0, keepdims=True) / max(int(has_text.sum()), 1)
-    return np.where(np.any(text != 0, axis=1, keepdims=True), text - mean, 0.0)
-
-
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemFusion(tf.keras.layers.Layer):
     """``e_i = W_t t_i + g(n_i) v_i + sum_f W_f x_if``, with ``g(n) = n / (n + c)``.
 
-    ``t_i`` is the frozen text vector (centred), ``v_i`` a learned id embedding, ``n_i`` the item's training events and
+    ``t_i`` is the frozen text vector, ``v_i`` a learned id embedding, ``n_i`` the item's training events and
     ``c > 0`` learned: a tail item leans on its text, and a cold item *is* its text. While training, a share of the ids
     is hidden in each step (rows, not entries) so that the text part has to carry the item alone.
 
     Args:
-      text: float32 ``[N, Dt]``; a row of zeros is an item without text.
+      text: float32 ``[N, Dt]``, from :func:`tfllmrec.text.centring.centred_unit`; a row of zeros is an item without
+        text.
       dim: width D of the result.
       id_dropout: share of ids hidden in a training step; 1.0 leaves the id part out altogether.
       seed: of the id dropout and the initialisers.
@@ -45,7 +39,7 @@ class ItemFusion(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim, self.rate, self.seed = dim, id_dropout, seed
         self.n_items = len(text)
-        blocks = {"text": centred(text, text)} | (features or {})
+        blocks = {"text": text} | (features or {})
         self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
         self.maps = {
             name: self.add_weight(
@@ -72,12 +66,35 @@ class ItemFusion(tf.keras.layers.Layer):
             name=name, shape=value.shape, initializer=tf.constant_initializer(value.astype(np.float32)), trainable=False
         )
 
-    def call(self, indices: tf.Tensor, counts: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Vectors of the items at ``indices`` int32 ``[M]``, met ``counts`` float32 ``[M]`` times: ``[M, D]``."""
-        result = tf.add_n([tf.matmul(tf.gather(x, indices), self.maps[name]) for name, x in self.blocks.items()])
+    def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> tf.Tensor:
+        """The part of the vectors that does not depend on ids, ``[M, D]``.
+
+        Args:
+          indices: int32 ``[M]``, the items; by default all of them.
+          text: float32 ``[N, Dt]``, text vectors in place of the layer's own.
+        """
+        blocks = self.blocks if text is None else self.blocks | {"text": text}
+        return tf.add_n([tf.matmul(_rows(x, indices), self.maps[name]) for name, x in blocks.items()])
+
+    def call(
+        self,
+        counts: tf.Tensor,
+        indices: tf.Tensor | None = None,
+        content: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        """Item vectors, ``[M, D]``.
+
+        Args:
+          counts: float32 ``[M]``, training events of each item.
+          indices: int32 ``[M]``, the items; by default all of them.
+          content: :meth:`content` of the items, where it is computed already.
+        """
+        result = self.content(indices) if content is None else content
         if self.use_ids:
             fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
-            ids = tf.gather(self.id_embedding, indices)
+            # Without a gather where all rows are read: its gradient would be sparse, and slower in the optimizer.
+            ids = _rows(self.id_embedding, indices)
             ids *= tf.cast(fade, ids.dtype)[:, tf.newaxis]
             result += self.id_dropout(ids, training=training)
         return result
@@ -94,3 +111,7 @@ class ItemFusion(tf.keras.layers.Layer):
         n_items, widths = config.pop("n_items"), config.pop("widths")
         blocks = {name: np.zeros((n_items, width), np.float32) for name, width in widths.items()}
         return cls(blocks.pop("text"), features=blocks, **config)
+
+
+def _rows(table: tf.Variable | tf.Tensor, indices: tf.Tensor | None) -> tf.Tensor:
+    return tf.convert_to_tensor(table) if indices is None else tf.gather(table, indices)

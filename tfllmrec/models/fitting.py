@@ -16,8 +16,9 @@ from tfllmrec.data.splits import Split
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
-from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, centred_unit, resolved
+from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, resolved
 from tfllmrec.progress import Tell
+from tfllmrec.text.centring import centred_unit
 
 #: Validation queries that settings are compared on. With 3,000 of beauty's 22,363 the search for item-item weights
 #: ended at others than with all of them.
@@ -56,6 +57,7 @@ class TrainingData:
       split: fits read its training events and its validation queries.
       text: float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
       head_share: share of the items, by training events, that are head.
+      text_widths: of the encoders' vectors that stand side by side in ``text``; ``None``: of one encoder.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
 
@@ -67,6 +69,7 @@ class TrainingData:
     text: np.ndarray
     head_share: float = 0.2
     seed: int = 42
+    text_widths: Sequence[int] | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
@@ -78,9 +81,11 @@ class TrainingData:
             )
 
     @classmethod
-    def of(cls, split: Split, text: np.ndarray, config: ExperimentConfig) -> Self:
+    def of(
+        cls, split: Split, text: np.ndarray, config: ExperimentConfig, text_widths: Sequence[int] | None = None
+    ) -> Self:
         """The data of an experiment, with the head share and the seed of its config."""
-        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed)
+        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths)
 
     @property
     def n_items(self) -> int:
@@ -94,7 +99,7 @@ class TrainingData:
     @cached_property
     def unit_text(self) -> np.ndarray:
         """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
-        return centred_unit(self.text)
+        return centred_unit(self.text, widths=self.text_widths)
 
     @cached_property
     def _item_pairs(self) -> int:

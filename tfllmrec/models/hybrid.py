@@ -31,7 +31,7 @@ from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.id_table import IdTable, placeholder_ids
-from tfllmrec.layers.item_fusion import ItemFusion, centred
+from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
@@ -40,10 +40,11 @@ from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
 from tfllmrec.models.answers import recommend, similar
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, centred_unit, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query
 from tfllmrec.progress import Tell
+from tfllmrec.text.centring import centred_unit
 
 #: The arguments of :meth:`Hybrid.score_items`.
 SCORE_INPUTS = [
@@ -58,7 +59,8 @@ class Catalogue:
 
     Attributes:
       item_ids: object ``[N]``, all different, in the order of the items table.
-      text: float32 ``[N, Dt]``, unit rows; a row of zeros is an item without text.
+      text: float32 ``[N, Dt]``, unit rows as the encoder gives them; a row of zeros is an item without text.
+      text_widths: of the encoders' vectors that stand side by side in ``text``; ``None``: of one encoder.
 
     Raises:
       ModelError: an id is there twice, or there is not one row of text for each id.
@@ -66,6 +68,7 @@ class Catalogue:
 
     item_ids: np.ndarray
     text: np.ndarray
+    text_widths: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)
@@ -153,7 +156,8 @@ class Hybrid(MeasuredModel):
         self.use_dense = "meaning" in config.terms or "feedback" in config.terms
         self.use_feedback = "feedback" in config.terms
         self.use_behaviour = "behaviour" in config.terms
-        self.items = ItemFusion(catalogue.text, config.embedding_dim, config.id_dropout, seed, name="items")
+        text = centred_unit(catalogue.text, widths=catalogue.text_widths)
+        self.items = ItemFusion(text, config.embedding_dim, config.id_dropout, seed, name="items")
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
@@ -224,6 +228,11 @@ class Hybrid(MeasuredModel):
         """The id of each item, object ``[N]``."""
         return self.ids.ids
 
+    @property
+    def text_vectors(self) -> np.ndarray:
+        """Text vectors of the items, float32 ``[N, Dt]``, as :func:`centred_unit` gives them."""
+        return self.items.blocks["text"].numpy()
+
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
         self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
@@ -236,17 +245,22 @@ class Hybrid(MeasuredModel):
     # The dense side -------------------------------------------------------------------------------------------------
 
     def item_vectors(
-        self, counts: tf.Tensor | None = None, training: bool = False, items: tf.Tensor | None = None
+        self,
+        counts: tf.Tensor | None = None,
+        training: bool = False,
+        items: tf.Tensor | None = None,
+        content: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``, or of ``items`` int32 ``[M]`` alone, ``[M, D]``.
 
         Args:
           counts: float32 ``[N]``, events of each item; by default those of training.
+          content: :meth:`ItemFusion.content` of these items, where it is computed already.
         """
         counts = self.train_counts if counts is None else counts
         if items is None:
-            return _unit(self.items(tf.range(self.n_items), tf.convert_to_tensor(counts), training=training))
-        return _unit(self.items(items, rows_of(counts, items), training=training))
+            return _unit(self.items(tf.convert_to_tensor(counts), content=content, training=training))
+        return _unit(self.items(rows_of(counts, items), items, content, training=training))
 
     def query_vectors(
         self, item_vectors: tf.Tensor, query: Query, training: bool = False
@@ -274,27 +288,32 @@ class Hybrid(MeasuredModel):
     # Training -------------------------------------------------------------------------------------------------------
 
     @tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds to find that out
-    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def compute_loss(
+        self, inputs: dict[str, tf.Tensor], training: bool = False, text: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The loss of one batch: the retrieval task of the dense side, plus the gates' own on events nothing else saw.
 
         Args:
           inputs: a query, and for each event of the history ``targets`` int32 ``[B, L]``, the next event, N where there
             is none to learn; ``held_out`` bool ``[B, L]``, targets that only the gates may learn from.
+          text: float32 ``[N, Dt]``, text vectors in place of the model's own, such as those of an encoder in training.
         """
         targets, held_out = inputs["targets"], inputs["held_out"]
         query = {key: inputs[key] for key in ("history", *self.reads)}
         wanted = targets < self.n_items
         loss = tf.constant(0.0)
+        # Of the whole catalogue; both losses need it.
+        content = None if isinstance(self.retrieval, SampledRetrieval) else self.items.content(text=text)
         if self.use_dense:
-            retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, training)
+            retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, content, text, training)
             self.retrieval_loss.update_state(retrieval)
             loss += retrieval
         if self.use_dense and self.use_behaviour:
             rows = tf.reduce_any(wanted & held_out, axis=1)
-            held_rows = tf.nest.map_structure(
+            held_query, held_targets, held = tf.nest.map_structure(
                 lambda tensor: tf.boolean_mask(tensor, rows), (query, targets, wanted & held_out)
             )
-            gating = self._gate_loss(*held_rows)
+            gating = self._gate_loss(held_query, held_targets, held, content)
             self.gate_loss.update_state(gating, tf.cast(tf.reduce_any(rows), tf.float32))
             loss += gating
         return share_of_replica(loss)
@@ -314,15 +333,24 @@ class Hybrid(MeasuredModel):
         query = {key: tf.boolean_mask(inputs[key], rows) for key in ("history", *self.reads)}
         return tf.boolean_mask(targets, rows), self(query)
 
-    def _retrieval_loss(self, query: Query, targets: tf.Tensor, learnt: tf.Tensor, training: bool) -> tf.Tensor:
+    def _retrieval_loss(
+        self,
+        query: Query,
+        targets: tf.Tensor,
+        learnt: tf.Tensor,
+        content: tf.Tensor | None,
+        text: tf.Tensor | None,
+        training: bool,
+    ) -> tf.Tensor:
         """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``."""
         if not isinstance(self.retrieval, SampledRetrieval):
-            items = self.item_vectors(self.counts_without_holdout, training=training)
+            items = self.item_vectors(self.counts_without_holdout, training, content=content)
             vectors = tf.add_n(self.query_vectors(items, query, training=training))
             return self.retrieval(tf.boolean_mask(vectors, learnt), items, tf.boolean_mask(targets, learnt))
         candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
         items, history, at = self._among_themselves(query["history"], candidates)
-        vectors = self.item_vectors(self.counts_without_holdout, training, items)
+        content = self.items.content(items, text)
+        vectors = self.item_vectors(self.counts_without_holdout, training, items, content)
         asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}, training=training))
         return self.retrieval(tf.boolean_mask(asked, learnt), tf.gather(vectors, at), candidates)
 
@@ -334,7 +362,7 @@ class Hybrid(MeasuredModel):
         of_history, of_candidates = tf.split(at, [tf.size(history), tf.size(candidates)])
         return items, tf.where(present, tf.reshape(of_history, tf.shape(history)), self.n_items), of_candidates
 
-    def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor) -> tf.Tensor:
+    def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor, content: tf.Tensor | None) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
         It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. With
@@ -348,7 +376,7 @@ class Hybrid(MeasuredModel):
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
             return self._sampled_gate_loss(query, at, known, target)
-        items = self.item_vectors(self.counts_without_holdout)
+        items = self.item_vectors(self.counts_without_holdout, content=content)
         asked = tf.add_n(self.query_vectors(items, query))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
         logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
@@ -688,7 +716,7 @@ class Hybrid(MeasuredModel):
             for variable, learned in zip(getattr(model, layer).weights, getattr(self, layer).weights, strict=True):
                 if variable.shape == learned.shape:
                     variable.assign(learned)
-        model.items.blocks["text"].assign(centred(catalogue.text, text))
+        model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
         model.gates.has_text.assign(np.any(catalogue.text != 0, axis=1))
         if model.items.use_ids:
             model.items.id_embedding.assign(np.pad(self.items.id_embedding.numpy(), ((0, n_new), (0, 0))))
@@ -696,7 +724,7 @@ class Hybrid(MeasuredModel):
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:
                 item_weights = item_weights.model_copy(update={"form": "low_rank"})
-            model.set_item_weights(solve_item_weights(histories, n_items, item_weights, centred_unit(catalogue.text)))
+            model.set_item_weights(solve_item_weights(histories, n_items, item_weights, model.text_vectors))
         return model
 
 

@@ -95,7 +95,8 @@ def solve_item_weights(
       n_items: N.
       settings: See there. Where they say *auto*, :meth:`ItemWeightSettings.settled`; the form *auto* is ``exact`` up to
         :data:`EXACT_ITEMS` items and ``low_rank`` above. All weights are kept where N is less than ``neighbours``.
-      text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
+      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
+        is above 0.
 
     Raises:
       ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
@@ -145,7 +146,8 @@ def fit_item_weights(
     Args:
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
       settings: The strengths of the views.
-      text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
+      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
+        is above 0.
 
     Returns:
       float32 ``[N, N]``, with a zero diagonal.
@@ -228,7 +230,8 @@ def low_rank_weights(
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
       settings: The strengths of the views; ``rank``, the width of the low-rank part; ``neighbours``, the strongest
         weights kept for each item (all of them where N is smaller).
-      text_vectors: float32 ``[N, D]`` from :func:`centred_unit`; needed where ``settings.text`` is above 0.
+      text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
+        is above 0.
 
     Raises:
       ModelError: A bad setting, statistics with another decay, or text of another catalogue.
@@ -748,26 +751,6 @@ def co_occurrence(histories: Ragged, n_items: int) -> Iterator[tuple[slice, np.n
     for start in range(0, n_items, _BLOCK):
         rows = slice(start, min(start + _BLOCK, n_items))
         yield rows, (by_item[rows] @ x).toarray()
-
-
-def centred_unit(vectors: np.ndarray) -> np.ndarray:
-    """Text vectors without what all texts share, at unit length.
-
-    Sentence vectors of one shop all point the same way; only what is left after taking the mean off tells items apart.
-
-    Args:
-      vectors: float ``[N, D]``; rows of zeros are items without text and stay zero.
-
-    Returns:
-      float32 ``[N, D]``.
-    """
-    has_text = np.any(vectors != 0, axis=1, keepdims=True)
-    mean = vectors.sum(axis=0) / max(1, np.count_nonzero(has_text))
-    centred = np.where(has_text, vectors - mean, 0.0)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    # Where all texts are the same, nothing but rounding is left: no direction, rather than a random one.
-    known = length > 1e-6 * np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(centred, length, out=np.zeros_like(centred), where=known).astype(np.float32)
 
 
 def _check_decay(decay: float) -> None:

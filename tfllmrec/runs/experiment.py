@@ -121,7 +121,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config)
+    data = TrainingData.of(split, text, config, run.text_widths)
     fitted = fit_hybrid(data, config, out, tell)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
@@ -200,9 +200,8 @@ def _begun(
     if config.tuning.synonyms is not None:
         config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
     for role in ("encoder", "preprocessor"):
-        handle = getattr(config.text, role)
-        if handle and (base / handle / "saved_model.pb").is_file():
-            setattr(config.text, role, str((base / handle).resolve()))
+        if handle := getattr(config.text, role):
+            setattr(config.text, role, _absolute(handle, base))
     split = make_split(dataset, config.split, config.seed)
     for line in split.schema.lines():
         tell(f"field: {line}")
@@ -212,6 +211,14 @@ def _begun(
         _choose_encoder(config, split, tell)
     write_text(out / "config.yaml", dump_config(config))
     return Run(out, config.tuning.paraphrase), config
+
+
+def _absolute(handle: str, base: Path) -> str:
+    """A handle with the paths of folders in it made absolute; several handles are joined by '+'."""
+    if (base / handle / "saved_model.pb").is_file():
+        return str((base / handle).resolve())
+    parts = handle.split("+")
+    return handle if len(parts) == 1 else "+".join(_absolute(part, base) for part in parts)
 
 
 def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
@@ -253,17 +260,20 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
     texts = template.texts(run.split.items)
-    found = reading_of(partial(pieces_of, encoder.text_to_vector.preprocessor), texts)
-    if not found.works:
-        other = "Set text.encoder=e5, which reads about 100 languages"
-        if config.text.encoder == "e5":
-            other = "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)"
-        tell(
-            f"warning: text.encoder {config.text.encoder} cannot read these texts ({found}), so that items with "
-            f"different texts may get equal vectors. {other}"
-        )
+    one = len(encoder.encoders) == 1
+    names = [config.text.encoder] if one else config.text.encoder.split("+")
+    for name, each in zip(names, encoder.encoders, strict=True):
+        found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts)
+        if not found.works:
+            other = "Set text.encoder=e5, which reads about 100 languages"
+            if "e5" in names:
+                other = "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)"
+            tell(
+                f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "
+                f"may get equal vectors. {other}"
+            )
     # Before the vectors, which so are never without it.
-    write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint}))
+    write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))
     with show_progress("Encoding item texts", "texts") as progress:
         store = VectorStore(cache_folder() / "vectors")
         return encode_items(texts, encoder, store, progress, out=path)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
     from tfllmrec.models.ranking import RankingModel
-    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.side_by_side import Encoder
     from tfllmrec.text.student import Student
     from tfllmrec.training.ranking import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
@@ -114,6 +114,7 @@ class _ReadBy(BaseModel):
     """``vectors.json``."""
 
     encoder: str
+    widths: list[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +234,16 @@ class Run:
         again = "fit again" if self.complete else f"delete it, and continue with '{self.resume_command}'"
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
+    @property
+    def text_widths(self) -> list[int] | None:
+        """The widths of the encoders' vectors in :attr:`text`; ``None`` where no item has text.
+
+        Raises:
+          ModelError: the file that has them is damaged.
+        """
+        path = self.folder / "vectors.json"
+        return self.read(path.name, _ReadBy).get("widths") if path.is_file() else None
+
     @cached_property
     def training_data(self) -> TrainingData:
         """The run's training events, validation queries and text vectors.
@@ -242,9 +253,9 @@ class Run:
         """
         from tfllmrec.models.fitting import TrainingData
 
-        return TrainingData.of(self.split, self.text, self.config)
+        return TrainingData.of(self.split, self.text, self.config, self.text_widths)
 
-    def text_encoder(self, tell: Tell = to_stderr) -> TextEncoder:
+    def text_encoder(self, tell: Tell = to_stderr) -> Encoder:
         """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.
 
         Raises:
@@ -278,7 +289,7 @@ class Run:
                 )
         return encoder
 
-    def query_encoder(self, encoder: TextEncoder, tell: Tell = to_stderr) -> TextEncoder | Student:
+    def query_encoder(self, encoder: Encoder, tell: Tell = to_stderr) -> Encoder | Student:
         """The encoder of queries: ``encoder`` itself, or the small tower that ``text.query_encoder`` names.
 
         The tower is trained now if the run has none yet.

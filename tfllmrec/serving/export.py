@@ -37,7 +37,7 @@ from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WAR
 from tfllmrec.serving.new_items import Counts, read_new_items
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
@@ -69,7 +69,7 @@ def export(
     candidate_model: Callable[..., tf.Tensor] | np.ndarray | None = None,
     query_takes: str | Sequence[str] | None = None,
     candidate_takes: str | Sequence[str] = ITEM,
-    encoder: TextEncoder | None = None,
+    encoder: Encoder | None = None,
     ranking: RankingModel | None = None,
     index: Form = "auto",
     tell: Tell = to_stderr,
@@ -144,7 +144,7 @@ def _export_run(
         grown = read_new_items(run, new_items, encoder, tell)
         model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue(items[ITEM].to_numpy(object), text)
+            catalogue = Catalogue(items[ITEM].to_numpy(object), text, run.text_widths)
             model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
@@ -174,7 +174,7 @@ def _export_model(
     candidate_model: Callable[..., tf.Tensor] | np.ndarray | None = None,
     query_takes: str | Sequence[str] | None = None,
     candidate_takes: str | Sequence[str] = ITEM,
-    encoder: TextEncoder | None = None,
+    encoder: Encoder | None = None,
     ranking: RankingModel | None = None,
     index: Form = "auto",
     tell: Tell = to_stderr,

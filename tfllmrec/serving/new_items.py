@@ -25,7 +25,7 @@ from tfllmrec.data.readers import read_items
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
@@ -67,7 +67,7 @@ class GrownCatalogue:
     counts: Counts
 
 
-def read_new_items(run: Run, path: Path | str, encoder: TextEncoder | None, tell: Tell) -> GrownCatalogue:
+def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Tell) -> GrownCatalogue:
     """Reads a file of items, and encodes the new items and the items with a new text.
 
     The file is read like the training catalogue: its columns are mapped and cleaned in the same way and inserted into

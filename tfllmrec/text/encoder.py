@@ -158,6 +158,16 @@ class TextEncoder:
         if tuning is not None:
             self.tune(load_tuning(tuning, self.text_to_vector.encoder, self.base_fingerprint, pooling))
 
+    @property
+    def encoders(self) -> tuple[TextEncoder, ...]:
+        """Itself; several of :class:`tfllmrec.text.side_by_side.SideBySide`."""
+        return (self,)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the vectors of :attr:`encoders`."""
+        return (self.dim,)
+
     def tune(self, tuning: Tuning) -> None:
         """Encodes from now on as ``tuning`` says, which is of ``text_to_vector.encoder`` and may still be in training.
 
@@ -218,6 +228,11 @@ class TextEncoder:
             )
         if bundled is not None:
             preprocessor, encoder = hub_handles(config.encoder, config.precision)
+        if preprocessor is None and BUNDLED.keys() & set(config.encoder.split("+")):
+            raise ConfigError(
+                f"text.encoder: expected one encoder here, found several ({config.encoder}). Encode with each, or with "
+                "tfllmrec.text.side_by_side.encoder_of."
+            )
         if preprocessor is None:
             raise ConfigError(
                 f"text.encoder {config.encoder!r} needs text.preprocessor: the TF Hub handle (URL or folder) of the "

@@ -29,7 +29,8 @@ _ROWS = 8192
 
 
 class _Encoder(Protocol):
-    dim: int
+    @property
+    def dim(self) -> int: ...
 
     @property
     def fingerprint(self) -> str: ...
@@ -173,7 +174,8 @@ def encode_items(
 
     Args:
       texts: N strings.
-      encoder: a :class:`tfllmrec.text.encoder.TextEncoder`, or what has its ``encode``, ``fingerprint``, ``dim``.
+      encoder: a :class:`tfllmrec.text.encoder.TextEncoder`, or what has its ``encode``, ``fingerprint``, ``dim``. Of
+        several side by side, each is looked up in the store and kept there by itself.
       store: where to look first, and to keep what is new; ``None`` for neither.
       progress: called with (done, total) of the texts that are encoded; not at all if there are none.
       chunk: texts encoded between two writes to the store: the most that a kill can lose.
@@ -236,6 +238,15 @@ def _encode_into(
     chunk: int,
 ) -> None:
     """Fills ``vectors`` (zeros of float32 ``[N, D]``, memory-mapped or not)."""
+    encoders = getattr(encoder, "encoders", (encoder,))
+    if len(encoders) > 1:
+        column = 0
+        for each in encoders:
+            _encode_into(vectors[:, column : column + each.dim], texts, each, store, progress, chunk)
+            column += each.dim
+        for row in range(0, len(vectors), _ROWS):
+            vectors[row : row + _ROWS] *= np.float32(len(encoders) ** -0.5)
+        return
     _, first_row, distinct = np.unique(_keys(texts), return_index=True, return_inverse=True)
     first = first_row[distinct]  # of each row: the first one with the same text
     todo = np.sort(first_row)

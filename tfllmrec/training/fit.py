@@ -25,7 +25,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import ItemWeightStatistics, centred_unit, solve, solve_item_weights
+from tfllmrec.models.item_weights import ItemWeightStatistics, solve, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
@@ -59,7 +59,7 @@ def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = 
       config: with every *auto* resolved.
       precision: Keras' policy for the layers, whatever the global one is.
     """
-    catalogue = Catalogue(data.split.dataset.items[ITEM].to_numpy(object), data.text)
+    catalogue = Catalogue(data.split.dataset.items[ITEM].to_numpy(object), data.text, data.text_widths)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
         return Hybrid(catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed)
@@ -110,7 +110,7 @@ def fit_hybrid(
     model = build_hybrid(data, config, config.training.precision)
     if model.use_behaviour:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, data.text, data.item_weight_statistics(model.item_weights))
+        set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights))
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -155,18 +155,15 @@ def _told(chosen: list[str], tell: Tell) -> list[str]:
     return chosen
 
 
-def set_item_weights(
-    model: Hybrid, sequences: Sequences, text: np.ndarray, statistics: ItemWeightStatistics | None = None
-) -> None:
+def set_item_weights(model: Hybrid, sequences: Sequences, statistics: ItemWeightStatistics | None = None) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
     Args:
-      model: its ``item_weights`` are the settings.
+      model: its ``item_weights`` are the settings, its text vectors the side information.
       sequences: the training events.
-      text: float32 ``[N, Dt]``, in the order of the items table.
       statistics: of all training events, for these settings; by default they are computed.
     """
-    unit, settings, kept = centred_unit(text), model.item_weights, sequences.without_held_out()
+    unit, settings, kept = model.text_vectors, model.item_weights, sequences.without_held_out()
     if statistics is None:
         statistics = ItemWeightStatistics.of(sequences.items, model.n_items, settings)
     model.set_item_weights(solve(statistics, settings, unit))
@@ -425,5 +422,5 @@ def _made_from(sequences: Sequences, data: TrainingData, config: ExperimentConfi
         "seed": config.seed,
         "training events": fingerprint(data.split.train_counts, *arrays),
         "validation queries": queries_fingerprint(data.split.validation),
-        "text vectors": fingerprint(data.text),
+        "text vectors": fingerprint(data.unit_text),
     }

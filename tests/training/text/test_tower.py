@@ -109,7 +109,7 @@ def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, tmp_path
 def test_the_loss_by_hand(still):
     tower = ContrastiveTower(tuning_of(still.text_to_vector.encoder, "full"), temperature=0.5)
     batch = batch_of(still, itself=0.5)
-    texts = tower({name: batch[name] for name in INPUTS}).numpy()
+    texts = tower.vectors({name: batch[name] for name in INPUTS}).numpy()
     left, right = texts[batch["left"]], texts[batch["right"]]
     scores = left @ right.T / 0.5
     same_text = batch["left"].numpy()[:, np.newaxis] == batch["right"].numpy()
@@ -139,7 +139,7 @@ def test_texts_of_other_lengths_change_neither_vectors_nor_gradients(still, coun
     inputs = still.text_to_vector.tokens(tf.constant(texts))
     assert len(set(inputs["input_mask"].numpy().sum(axis=1))) == count
     found = {}
-    for name, vectors_of in {"in groups": tower, "each": tuning.vectors}.items():
+    for name, vectors_of in {"in groups": tower.vectors, "each": tuning.vectors}.items():
         with tf.GradientTape() as tape:
             tape.watch(tuning.watched)
             vectors = vectors_of(inputs)
@@ -170,7 +170,7 @@ def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
     def after(tower, steps):
         for _ in range(steps):
             tower.train_step(batch)
-        return tower({name: batch[name] for name in INPUTS}).numpy()
+        return tower.vectors({name: batch[name] for name in INPUTS}).numpy()
 
     once, twice = (ContrastiveTower(tuning, 0.1, accumulate) for accumulate in (1, 2))
     for tower in (once, twice):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.progress import show_progress
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.side_by_side import Encoder
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.student import Student
 from tfllmrec.training.callbacks import StepProgress
@@ -125,7 +125,7 @@ class _Tower(tf.keras.Model):
 
 @random_state_kept()
 def distil(
-    teacher: TextEncoder,
+    teacher: Encoder,
     text_to_vector: tf.Module,
     texts: Sequence[str],
     titles: Sequence[str] | None = None,

@@ -16,7 +16,7 @@ from tfllmrec.config import DistillationConfig
 from tfllmrec.durable import read_json, write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Tell
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.side_by_side import Encoder, SideBySide
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.training.callbacks import claim
@@ -84,7 +84,7 @@ _PLURAL = {"phrase": "phrases", ALL: "texts of all kinds"}
 def prepared_query_encoder(
     folder: Path,
     name: str,
-    teacher: TextEncoder,
+    teacher: Encoder,
     texts: Sequence[str],
     titles: Sequence[str] | None,
     config: DistillationConfig,
@@ -162,8 +162,12 @@ def prepared_query_encoder(
     return student
 
 
-def _untrained(name: str, teacher: TextEncoder, config: DistillationConfig, seed: int) -> tf.Module:
+def _untrained(name: str, teacher: Encoder, config: DistillationConfig, seed: int) -> tf.Module:
     if name == "layers":
+        if isinstance(teacher, SideBySide):
+            raise ModelError(
+                "text.query_encoder: layers can be taken from one encoder only, found several. Use hashed_ngrams."
+            )
         return few_layers(teacher, config.layers)
     return HashedNgrams(teacher.dim, NgramSizes(config.buckets, config.width, config.hidden), seed)
 

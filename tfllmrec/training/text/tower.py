@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,28 +18,23 @@ from tfllmrec.data.pairs import ItemPairs, item_pairs
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, write_text
-from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.progress import Tell, show_progress
+from tfllmrec.progress import Tell
 from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.side_by_side import Encoder, SideBySide, encoder_of
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.template import ItemTemplate
-from tfllmrec.text.tuning import Tuning, load_tuning, tuning_of
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
+from tfllmrec.text.tuning import Tuning, load_tuning
+from tfllmrec.training.callbacks import claim
 from tfllmrec.training.fit import set_seeds
-from tfllmrec.training.optimizer import adamw
+from tfllmrec.training.text.joint import tune_jointly
 from tfllmrec.training.text.pretrain import pretrain
-
-#: New weights (lora, adapter) start at nothing and move fast; those of the encoder know something already.
-LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
-
-#: Parts of a batch, each as wide as its own longest text: with so many, two fifths of the padding's work is saved.
-LENGTH_GROUPS = 4
+from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
 
 PRETRAINED = "encoder"
 TUNED = "tuned.safetensors"
@@ -77,8 +71,8 @@ class TowerRecord:
         write_text(folder / "tower.json", json.dumps(asdict(self), indent=1))
 
 
-class ContrastiveTower(tf.keras.Model):
-    """A Keras model around a :class:`Tuning`: symmetric cross-entropy of each text among those of its batch.
+class ContrastiveTower(TunedTower):
+    """Symmetric cross-entropy of each text among those of its batch.
 
     With unit vectors of B pairs of texts and the temperature t it is ``-log softmax_j(<l_i, r_j> / t)`` at ``j = i``,
     and the same from right to left (InfoNCE, van den Oord et al. 2018, arXiv:1807.03748). Items that were themselves
@@ -92,41 +86,14 @@ class ContrastiveTower(tf.keras.Model):
     """
 
     def __init__(self, tuning: Tuning, temperature: float, accumulate: int = 1) -> None:
-        super().__init__(name="text_tower", dtype="float32")
-        self.tuning = tuning
-        self.tuned = list(tuning.variables)
-        self.temperature, self.accumulate = temperature, accumulate
-        if accumulate > 1:
-            self.sums = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self.tuned]
-            self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self.loss_tracker = tf.keras.metrics.Mean("loss")
-
-    @property
-    def trainable_variables(self) -> list[tf.Variable]:
-        """What is tuned, and nothing of the black box beside it."""
-        return self.tuned
-
-    @property
-    def metrics(self) -> list[tf.keras.metrics.Metric]:
-        return [self.loss_tracker]
-
-    def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``; short texts are not padded to the longest."""
-        lengths = tf.reduce_sum(inputs["input_mask"], axis=1)
-        order = tf.argsort(lengths, stable=True)
-        ends = tf.size(lengths) * tf.range(LENGTH_GROUPS + 1) // LENGTH_GROUPS
-        vectors = []
-        for group in range(LENGTH_GROUPS):
-            rows = order[ends[group] : ends[group + 1]]
-            width = tf.reduce_max(tf.concat([[1], tf.gather(lengths, rows)], axis=0))
-            vectors.append(self.tuning.vectors({name: tf.gather(inputs[name], rows)[:, :width] for name in INPUTS}))
-        return tf.gather(tf.concat(vectors, axis=0), tf.argsort(order))
+        super().__init__(tuning, accumulate)
+        self.temperature = temperature
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The loss of a batch as :func:`pair_batches` gives it."""
         # The encoder's own dropout stays off: in a module that was loaded it follows no seed, and the noise that keeps
         # two views of a text apart is in their words.
-        vectors = self({name: batch[name] for name in INPUTS})
+        vectors = self.vectors({name: batch[name] for name in INPUTS})
         left, right = tf.gather(vectors, batch["left"]), tf.gather(vectors, batch["right"])
         logits = tf.matmul(left, right, transpose_b=True) / self.temperature
         positives = tf.range(tf.shape(left)[0])
@@ -137,30 +104,6 @@ class ContrastiveTower(tf.keras.Model):
             for scores, masked in ((logits, no_negatives), (tf.transpose(logits), tf.transpose(no_negatives)))
         ]
         return tf.reduce_mean(tf.stack(losses))
-
-    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.tuning.watched)
-            loss = self.compute_loss(batch)
-        gradients = self.tuning.gradients(tape.gradient(loss, self.tuning.watched))
-        if self.accumulate == 1:
-            self._move(gradients)
-        else:
-            for total, gradient in zip(self.sums, gradients, strict=True):
-                total.assign_add(tf.convert_to_tensor(gradient) / self.accumulate)
-            self.steps.assign_add(1)
-            tf.cond(self.steps % self.accumulate == 0, self._move_by_sums, lambda: None)
-        self.loss_tracker.update_state(loss)
-        return {"loss": self.loss_tracker.result()}
-
-    def _move_by_sums(self) -> None:
-        self._move([tf.identity(total) for total in self.sums])
-        for total in self.sums:
-            total.assign(tf.zeros_like(total))
-
-    def _move(self, gradients: Sequence[Any]) -> None:
-        self.optimizer.apply_gradients(zip(gradients, self.tuned, strict=True))
-        self.tuning.write()
 
 
 def pair_batches(
@@ -234,17 +177,6 @@ def tune_tower(
     Raises:
       ModelError: the loss is not a number, or the checkpoints belong to another tower or other settings.
     """
-    tuning = tuning_of(
-        encoder.text_to_vector.encoder,
-        text.mode,
-        rank=config.rank,
-        alpha=config.alpha,
-        targets=config.targets,
-        layers=config.layers,
-        width=config.width,
-        seed=seed,
-        pooling=text.pooling,
-    )
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
     settings = {
         "encoder": encoder.fingerprint,
@@ -256,67 +188,17 @@ def tune_tower(
         "seed": seed,
     }
     claim(folder / "checkpoints" / "settings.json", settings)
-    encoder.tune(tuning)
+    tuning = new_tuning(encoder, text.mode, config, seed)
     model = ContrastiveTower(tuning, config.temperature, config.accumulate)
     steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
-    learning_rate = config.learning_rate or LEARNING_RATES[text.mode]
-    moves = max(1, config.epochs * steps // config.accumulate)
-    optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
-    optimizer.build(tuning.variables)  # in the first step it would have the step traced twice
-    model.compile(optimizer=optimizer)
-    sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
-    tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
     paraphrase = load_paraphrase(config.paraphrase) if config.paraphrase else None
     augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrase=paraphrase)
-    checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
-    state = checkpoint.state
 
-    def tell_of_tower(line: str) -> None:
-        tell(f"text tower: {line}")
+    def batches(first_epoch: int) -> tf.data.Dataset:
+        made = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
+        return made.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
 
-    scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower)
-    untuned = [tf.identity(variable) for variable in tuning.variables]
-    if state.epochs_done:
-        tell(f"text tower: resumed after epoch {state.epochs_done}")
-    else:
-        logs: dict[str, float] = {}
-        scoreboard.on_epoch_end(-1, logs)  # epoch 0, which all others have to be better than
-        state.best_value = logs["selection"]
-    checkpoint.restore_last(model)
-    tuning.write()
-    first_epoch = config.epochs if state.finished else state.epochs_done
-    if first_epoch < config.epochs:
-        batches = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
-        batches = batches.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
-        with show_progress("Tuning the text tower", "steps") as progress:
-            history = model.fit(
-                batches,
-                epochs=config.epochs,
-                initial_epoch=first_epoch,
-                steps_per_epoch=steps,
-                callbacks=[
-                    scoreboard,
-                    tf.keras.callbacks.TerminateOnNaN(),
-                    checkpoint,
-                    tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
-                    StepProgress(progress, config.epochs * steps, done=first_epoch * steps),
-                ],
-                verbose=0,
-            ).history
-        if not np.all(np.isfinite(history["loss"])):
-            raise ModelError(
-                f"The loss of the text tower is not a number: lower tuning.learning_rate (now {learning_rate:g})."
-            )
-    best_epoch = state.best_epoch + 1
-    if best_epoch:
-        checkpoint.restore_best(model)
-        tell(f"text tower: best epoch {best_epoch}")
-    else:
-        for variable, value in zip(tuning.variables, untuned, strict=True):
-            variable.assign(value)
-        tell("text tower: best epoch 0: no other is better on validation, so the encoder stays as it came")
-    tuning.write()
-    return tuning, best_epoch
+    return tuning, train_tower(model, batches, steps, text.mode, config, folder, measure, tell)
 
 
 def is_tuned(folder: Path) -> bool:
@@ -336,7 +218,7 @@ def is_trained(folder: Path, text: TextConfig) -> bool:
 @random_state_kept()
 def prepared_encoder(
     folder: Path, split: Split, template: ItemTemplate, config: ExperimentConfig, tell: Tell
-) -> TextEncoder:
+) -> Encoder:
     """The encoder that a config asks for, pretrained and tuned where the config says so.
 
     Each step is done once; its result is stored in ``folder``, which is locked meanwhile.
@@ -349,8 +231,8 @@ def prepared_encoder(
     Raises:
       ConfigError, DataError, ModelError: see the steps.
     """
-    encoder = TextEncoder.from_config(config.text)
-    if config.text.mode == "frozen" and not config.text.pretrain_epochs:
+    encoder = encoder_of(config.text)
+    if isinstance(encoder, SideBySide) or (config.text.mode == "frozen" and not config.text.pretrain_epochs):
         return encoder
     if is_trained(folder, config.text):  # a complete run's folder may be on a disk that cannot be written
         return _prepared(encoder, folder, split, template, config, tell)
@@ -395,6 +277,22 @@ def _prepared(
         _tidy(folder)
         encoder.tune(load_tuning(tuned, encoder.text_to_vector.encoder, encoder.base_fingerprint, text.pooling))
         return encoder
+    set_seeds(config.seed)
+    if text.mode == "joint":
+        tuning, best_epoch = tune_jointly(encoder, split, template.texts(split.items), config, folder, tell)
+    else:
+        tuning, best_epoch = _tune_by_pairs(encoder, split, template, config, folder, tell)
+    tuning.save(tuned, encoder.base_fingerprint)
+    shipped = [tuned, *([pretrained] if text.pretrain_epochs else [])]
+    _record(tuning.variables, shipped, start, best_epoch).save(folder)
+    _tidy(folder)
+    return encoder
+
+
+def _tune_by_pairs(
+    encoder: TextEncoder, split: Split, template: ItemTemplate, config: ExperimentConfig, folder: Path, tell: Tell
+) -> tuple[Tuning, int]:
+    """:func:`tune_tower` on the items that users read one after the other."""
     n_items = split.dataset.n_items
     wordings = template.wordings(split.items)
     texts = [each[0] for each in wordings]
@@ -408,13 +306,7 @@ def _prepared(
         data = TrainingData.of(split, encode_items(texts, encoder), config)
         return data.measure(TextSimilarity().fit(data))
 
-    set_seeds(config.seed)
-    tuning, best_epoch = tune_tower(encoder, pairs, wordings, text, config.tuning, config.seed, folder, measure, tell)
-    tuning.save(tuned, encoder.base_fingerprint)
-    shipped = [tuned, *([pretrained] if text.pretrain_epochs else [])]
-    _record(tuning.variables, shipped, start, best_epoch).save(folder)
-    _tidy(folder)
-    return encoder
+    return tune_tower(encoder, pairs, wordings, config.text, config.tuning, config.seed, folder, measure, tell)
 
 
 def _shuffled(histories: Ragged, seed: int) -> Ragged:
@@ -432,7 +324,7 @@ def _tidy(folder: Path) -> None:
     if curves.is_dir():
         (folder / "logs").mkdir(exist_ok=True)
         curves.rename(folder / "logs" / "pretraining")
-    for done in ("pretraining", "checkpoints"):
+    for done in ("pretraining", "checkpoints", "hybrid"):
         shutil.rmtree(folder / done, ignore_errors=True)
 
 

@@ -1,0 +1,107 @@
+"""Several text encoders as one: their vectors stand side by side."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.config import TextConfig
+from tfllmrec.errors import ConfigError
+from tfllmrec.progress import Progress
+from tfllmrec.text.bundled import BUNDLED
+from tfllmrec.text.encoder import TextEncoder, TextToVector
+
+
+class SideBySideVectors(tf.Module):
+    """Graphs of several encoders as one: string ``[B]`` in, float32 ``[B, D]`` of length 1 out, as TextToVector.
+
+    Args:
+      towers: in the order of their vectors; D is the sum of their widths.
+    """
+
+    def __init__(self, towers: Sequence[TextToVector]) -> None:
+        super().__init__(name="side_by_side")
+        self.towers = list(towers)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string ``[B]`` -> float32 ``[B, D]``."""
+        return tf.concat([tower(texts) for tower in self.towers], axis=1) * len(self.towers) ** -0.5
+
+
+class SideBySide:
+    """Several encoders whose vectors stand side by side, each divided by the square root of their number.
+
+    The dot product of two texts is the mean of the encoders' cosines. It has the attributes and methods of a frozen
+    :class:`TextEncoder` that encode texts and go into an export.
+
+    Args:
+      encoders: in the order of their vectors.
+    """
+
+    tuning = None
+
+    def __init__(self, encoders: Sequence[TextEncoder]) -> None:
+        self.encoders = tuple(encoders)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(encoder.dim for encoder in self.encoders)
+
+    @property
+    def dim(self) -> int:
+        return sum(self.widths)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the encoders' fingerprints, in their order."""
+        return hashlib.sha256(" ".join(encoder.fingerprint for encoder in self.encoders).encode()).hexdigest()
+
+    @cached_property
+    def text_to_vector(self) -> SideBySideVectors:
+        return SideBySideVectors([encoder.text_to_vector for encoder in self.encoders])
+
+    @cached_property
+    def for_queries(self) -> SideBySide:
+        """The encoders with their query prefixes."""
+        return SideBySide([encoder.for_queries for encoder in self.encoders])
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """As :meth:`TextEncoder.encode`: float32 ``[n, D]`` of length 1. ``progress`` starts again for each encoder."""
+        vectors = [encoder.encode(texts, progress) for encoder in self.encoders]
+        return np.hstack(vectors) * np.float32(len(self.encoders) ** -0.5)
+
+
+#: What reads the items of a run.
+Encoder = TextEncoder | SideBySide
+
+
+def encoder_of(config: TextConfig) -> Encoder:
+    """The encoder, or encoders, of a config's ``text`` section, untrained.
+
+    Raises:
+      ConfigError: several encoders are to be trained, or see :meth:`TextEncoder.from_config`.
+      DataError, ModelError: see :meth:`TextEncoder.from_config`.
+    """
+    names = config.encoder.split("+")
+    if len(names) == 1 or not BUNDLED.keys() & set(names):  # the path of a module may have a plus sign
+        return TextEncoder.from_config(config)
+    if config.mode != "frozen" or config.pretrain_epochs:
+        raise ConfigError(
+            f"text.encoder: several encoders ({config.encoder}) are not trained, expected text.mode=frozen and "
+            f"text.pretrain_epochs=0, found {config.mode} and {config.pretrain_epochs}. Change these, or name one "
+            "encoder."
+        )
+    foreign = [name for name in names if name not in BUNDLED]
+    if len(foreign) > 1 or (config.preprocessor is not None and not foreign) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"text.encoder: expected different names of {', '.join(BUNDLED)} and at most one TF Hub handle, whose "
+            f"preprocessor is text.preprocessor, joined by '+', found {config.encoder!r} with text.preprocessor "
+            f"{config.preprocessor}."
+        )
+    parts = [{"encoder": name, "preprocessor": config.preprocessor if name in foreign else None} for name in names]
+    return SideBySide([TextEncoder.from_config(config.model_copy(update=part)) for part in parts])

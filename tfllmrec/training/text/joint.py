@@ -1,0 +1,154 @@
+"""Trains an encoder inside the retrieval loss of the hybrid that reads its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
+from tfllmrec.data.queries import Ragged
+from tfllmrec.data.splits import Split
+from tfllmrec.evaluation.protocol import Result
+from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.centring import centred_unit
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.store import encode_items
+from tfllmrec.text.tuning import Tuning
+from tfllmrec.training.callbacks import claim
+from tfllmrec.training.fingerprint import settings_of
+from tfllmrec.training.fit import choose_gates, fit_hybrid
+from tfllmrec.training.text.pretrain import tokenise
+from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
+
+
+class JointTower(TunedTower):
+    """The loss of a :class:`Hybrid` in which the encoder reads some of a batch's items anew.
+
+    Each step encodes up to ``texts`` different items of the batch, drawn at random, with a gradient to the encoder.
+    All other items keep the vectors that the hybrid has of them, until :meth:`refresh` encodes the catalogue again.
+
+    Args:
+      tuning: what is trained of the encoder.
+      hybrid: a fitted model; it is trained further. Its item-item weights stay as they are.
+      tokens: int32, the encoder's token ids of each item of the catalogue.
+      texts: items that are encoded in a step.
+      seed: of the draw, which also depends on a saved count of steps.
+      accumulate: as in :class:`TunedTower`.
+    """
+
+    def __init__(
+        self, tuning: Tuning, hybrid: Hybrid, tokens: Ragged, texts: int, seed: int, accumulate: int = 1
+    ) -> None:
+        super().__init__(tuning, accumulate, hybrid.trainable_variables)
+        self.hybrid, self.texts, self.seed = hybrid, texts, seed
+        self.mean = tf.Variable(tf.zeros([hybrid.text_vectors.shape[1]]), trainable=False)
+        self.draws = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._readable = tf.constant(tokens.lengths > 2)  # more than the first and the last token
+        self._tokens = tf.RaggedTensor.from_row_splits(
+            tokens.values.astype(np.int32), tokens.offsets.astype(np.int64), validate=False
+        )
+
+    def refresh(self, vectors: np.ndarray) -> None:
+        """Takes over the encoder's vectors of the whole catalogue, float32 ``[N, Dt]``."""
+        has_text = np.any(vectors != 0, axis=1)
+        self.mean.assign(vectors.sum(axis=0) / max(1, np.count_nonzero(has_text)))
+        self.hybrid.items.blocks["text"].assign(centred_unit(vectors))
+
+    def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The loss of the hybrid for a batch of :func:`tfllmrec.data.batches.training_batches`."""
+        items = self._drawn(batch)
+        own = tf.math.l2_normalize(self.vectors(self._inputs(items)) - self.mean, axis=-1)
+        stored = tf.convert_to_tensor(self.hybrid.items.blocks["text"])
+        text = tf.tensor_scatter_nd_update(stored, items[:, tf.newaxis], own)
+        return self.hybrid.compute_loss(dict(batch), training=True, text=text)
+
+    def _drawn(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Different items of the batch that have text, int32 ``[U]``, U up to ``texts``."""
+        met = tf.concat([tf.reshape(batch[key], [-1]) for key in ("history", "targets")], axis=0)
+        items, _ = tf.unique(tf.boolean_mask(met, met < self.hybrid.n_items))
+        items = tf.boolean_mask(items, tf.gather(self._readable, items))
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.draws.assign_add(1)])
+        chance = tf.random.stateless_uniform(tf.shape(items), seed)
+        return tf.gather(items, tf.argsort(chance)[: self.texts])
+
+    def _inputs(self, items: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The encoder's inputs of items, int32 ``[U, T]``."""
+        tokens = tf.gather(self._tokens, items)
+        ids = tokens.to_tensor()
+        mask = tf.sequence_mask(tokens.row_lengths(), tf.shape(ids)[1], tf.int32)
+        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
+
+
+def tune_jointly(
+    encoder: TextEncoder,
+    split: Split,
+    texts: Sequence[str],
+    config: ExperimentConfig,
+    folder: Path,
+    tell: Tell,
+) -> tuple[Tuning, int]:
+    """Fits a hybrid on the encoder's vectors, then trains both together; the encoder is left at the best epoch.
+
+    Args:
+      encoder: untuned.
+      split: only its training events and validation queries are used.
+      texts: of the items.
+      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
+      tell: called with a line for each step.
+
+    Returns:
+      The tuning, and its best epoch, from 1; 0 is the encoder as it came.
+
+    Raises:
+      DataError, ModelError: see :func:`tfllmrec.training.fit.fit_hybrid` and :func:`train_tower`.
+    """
+
+    def encoded(title: str) -> np.ndarray:
+        with show_progress(title, "texts") as progress:
+            return encode_items(texts, encoder, progress=progress)
+
+    claim(
+        folder / "checkpoints" / "settings.json",
+        {
+            **settings_of(text=config.text, tuning=config.tuning, training=config.training, model=config.model),
+            "encoder": encoder.base_fingerprint,
+            "texts": sha256("\0".join(texts).encode(errors="replace")).hexdigest(),
+            "seed": config.seed,
+        },
+    )
+    vectors = encoded("Encoding item texts")
+    data = TrainingData.of(split, vectors, config)
+    fitted = fit_hybrid(data, config, folder / "hybrid", lambda line: tell(f"hybrid: {line}"))
+    hybrid, settled = fitted.model, fitted.options
+    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, config.seed)
+    model = JointTower(
+        tuning,
+        hybrid,
+        tokenise(encoder.text_to_vector, texts),
+        config.tuning.batch_size,
+        config.seed,
+        config.tuning.accumulate,
+    )
+    model.refresh(vectors)
+    sequences = Sequences.from_split(split, settled.training.gate_holdout, config.seed)
+    batch_size, length = settled.training.batch_size, settled.model.history_length
+    assert batch_size is not None and length is not None
+
+    def batches(first_epoch: int) -> tf.data.Dataset:
+        epochs = config.tuning.epochs
+        return training_batches(sequences, batch_size, length, config.seed, epochs, first_epoch, hybrid.reads)
+
+    def measure() -> Result:
+        model.refresh(encoded("Encoding item texts again"))
+        return choose_gates(hybrid, data, climb=True)
+
+    steps = steps_per_epoch(sequences, batch_size, length)
+    return tuning, train_tower(model, batches, steps, config.tuning.joint, config.tuning, folder, measure, tell)

@@ -1,0 +1,205 @@
+"""Training of an encoder with a loss on its vectors: the step, and the epochs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.config import TuningConfig
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.tuning import Tuning, tuning_of
+from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
+from tfllmrec.training.optimizer import adamw
+
+#: New weights (lora, adapter) start at nothing and move fast; those of the encoder know something already.
+LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
+
+#: Parts of a batch, each as wide as its own longest text: with so many, two fifths of the padding's work is saved.
+LENGTH_GROUPS = 4
+
+
+def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, seed: int) -> Tuning:
+    """What of an encoder is trained, as a config's ``tuning`` section says; the encoder follows it from now on.
+
+    Raises:
+      ModelError: see :func:`tfllmrec.text.tuning.tuning_of`.
+    """
+    tuning = tuning_of(
+        encoder.text_to_vector.encoder,
+        mode,
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        layers=config.layers,
+        width=config.width,
+        seed=seed,
+        pooling=encoder.text_to_vector.pooling,
+    )
+    encoder.tune(tuning)
+    return tuning
+
+
+class TunedTower(tf.keras.Model):
+    """A Keras model around a :class:`Tuning`; a subclass has the loss.
+
+    Args:
+      tuning: what is trained of the encoder.
+      accumulate: steps whose gradients are averaged before anything moves.
+      beside: further variables that are trained with it.
+    """
+
+    def __init__(self, tuning: Tuning, accumulate: int = 1, beside: Sequence[tf.Variable] = ()) -> None:
+        super().__init__(name="text_tower", dtype="float32")
+        self.tuning = tuning
+        self.tuned, self.beside = list(tuning.variables), list(beside)
+        self.accumulate = accumulate
+        if accumulate > 1:
+            self.sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.trainable_variables]
+            self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self.loss_tracker = tf.keras.metrics.Mean("loss")
+
+    @property
+    def trainable_variables(self) -> list[tf.Variable]:
+        """What is tuned and what is beside it, and nothing of the encoder."""
+        return [*self.tuned, *self.beside]
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        return [self.loss_tracker]
+
+    def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]``; short texts are not padded to the longest."""
+        lengths = tf.reduce_sum(inputs["input_mask"], axis=1)
+        order = tf.argsort(lengths, stable=True)
+        ends = tf.size(lengths) * tf.range(LENGTH_GROUPS + 1) // LENGTH_GROUPS
+        vectors = []
+        for group in range(LENGTH_GROUPS):
+            rows = order[ends[group] : ends[group + 1]]
+            width = tf.reduce_max(tf.concat([[1], tf.gather(lengths, rows)], axis=0))
+            vectors.append(self.tuning.vectors({name: tf.gather(inputs[name], rows)[:, :width] for name in INPUTS}))
+        return tf.gather(tf.concat(vectors, axis=0), tf.argsort(order))
+
+    @abstractmethod
+    def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The loss of a batch."""
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([*self.tuning.watched, *self.beside])
+            loss = self.compute_loss(batch)
+        watched, beside = tape.gradient(
+            loss, [self.tuning.watched, self.beside], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [*self.tuning.gradients(watched), *beside]
+        if self.accumulate == 1:
+            self._move(gradients)
+        else:
+            for total, gradient in zip(self.sums, gradients, strict=True):
+                total.assign_add(tf.convert_to_tensor(gradient) / self.accumulate)
+            self.steps.assign_add(1)
+            tf.cond(self.steps % self.accumulate == 0, self._move_by_sums, lambda: None)
+        self.loss_tracker.update_state(loss)
+        return {"loss": self.loss_tracker.result()}
+
+    def _move_by_sums(self) -> None:
+        self._move([tf.identity(total) for total in self.sums])
+        for total in self.sums:
+            total.assign(tf.zeros_like(total))
+
+    def _move(self, gradients: Sequence[Any]) -> None:
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.tuning.write()
+
+
+def train_tower(
+    model: TunedTower,
+    batches: Callable[[int], tf.data.Dataset],
+    steps: int,
+    mode: str,
+    config: TuningConfig,
+    folder: Path,
+    measure: Callable[[], Result],
+    tell: Tell,
+) -> int:
+    """Trains a tower; it is left at the best epoch on validation.
+
+    Epoch 0, the encoder as it came, is one of them: a tuning that only harms ends as the identity.
+
+    Args:
+      model: not compiled.
+      batches: those of the epochs from a first one on, ``steps`` in each.
+      mode: of the tuning.
+      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
+      measure: how good the encoder's vectors are now, on validation.
+      tell: called with a line for each epoch.
+
+    Returns:
+      The best epoch, from 1; 0 is the encoder as it came.
+
+    Raises:
+      ModelError: the loss is not a number.
+    """
+    tuning = model.tuning
+    learning_rate = config.learning_rate or LEARNING_RATES[mode]
+    moves = max(1, config.epochs * steps // config.accumulate)
+    optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
+    optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
+    model.compile(optimizer=optimizer)
+    sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
+    tell(f"text tower: {mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
+    checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
+    state = checkpoint.state
+
+    def tell_of_tower(line: str) -> None:
+        tell(f"text tower: {line}")
+
+    scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower)
+    untuned = [tf.identity(variable) for variable in tuning.variables]
+    if state.epochs_done:
+        tell(f"text tower: resumed after epoch {state.epochs_done}")
+    else:
+        logs: dict[str, float] = {}
+        scoreboard.on_epoch_end(-1, logs)  # epoch 0, which all others have to be better than
+        state.best_value = logs["selection"]
+    checkpoint.restore_last(model)
+    tuning.write()
+    first_epoch = config.epochs if state.finished else state.epochs_done
+    if first_epoch < config.epochs:
+        with show_progress("Tuning the text tower", "steps") as progress:
+            history = model.fit(
+                batches(first_epoch),
+                epochs=config.epochs,
+                initial_epoch=first_epoch,
+                steps_per_epoch=steps,
+                callbacks=[
+                    scoreboard,
+                    tf.keras.callbacks.TerminateOnNaN(),
+                    checkpoint,
+                    tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
+                    StepProgress(progress, config.epochs * steps, done=first_epoch * steps),
+                ],
+                verbose=0,
+            ).history
+        if not np.all(np.isfinite(history["loss"])):
+            raise ModelError(
+                f"The loss of the text tower is not a number: lower tuning.learning_rate (now {learning_rate:g})."
+            )
+    best_epoch = state.best_epoch + 1
+    if best_epoch:
+        checkpoint.restore_best(model)
+        tell(f"text tower: best epoch {best_epoch}")
+    else:
+        for variable, value in zip(tuning.variables, untuned, strict=True):
+            variable.assign(value)
+        tell("text tower: best epoch 0: no other is better on validation, so the encoder stays as it came")
+    tuning.write()
+    return best_epoch
