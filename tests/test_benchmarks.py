@@ -437,3 +437,16 @@ def test_clients_ask_until_their_time_is_over(monkeypatch):
     monkeypatch.setattr(Client, "recommend", refuse)
     with pytest.raises(RuntimeError):
         serving_clients.ask(serving_clients.Order("grpc://here", "shop", 2, 0.02), "recommend", calls)
+
+
+@pytest.mark.slow
+def test_e5_finds_in_chinese_and_german_what_it_finds_in_english():
+    import languages
+
+    from tfllmrec.config import TextConfig
+    from tfllmrec.text.side_by_side import encoder_of
+
+    encoder = encoder_of(TextConfig(encoder="e5"))
+    english, chinese, german = (languages.recalls(encoder, language).mean() for language in languages.LANGUAGES)
+    assert english > 0.4
+    assert min(chinese, german) >= 0.8 * english
