@@ -151,10 +151,11 @@ class TextConfig(Section):
     pretrain_epochs: int = Field(
         0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
     )
-    query_encoder: Literal["same", "hashed_ngrams", "layers"] = Field(
+    query_encoder: Literal["same", "hashed_ngrams", "layers", "static"] = Field(
         "same",
         description="What an exported model reads queries with: the items' encoder, or a small tower that answers as "
-        "it does: a bag of hashed n-grams, or some of its layers ('minilm' and encoders made by save_encoder only).",
+        "it does: a bag of hashed n-grams, the mean of vectors of its own tokens, or some of its layers ('minilm' and "
+        "encoders made by save_encoder only).",
     )
 
     @model_validator(mode="after")
@@ -203,17 +204,24 @@ class TuningConfig(Section):
 class DistillationConfig(Section):
     """How the small tower is made, where ``text.query_encoder`` is not ``same``."""
 
-    epochs: int | None = Field(None, ge=1, description="auto: 20 of hashed_ngrams, 2 of layers.")
-    batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256 of hashed_ngrams, 64 of layers.")
-    learning_rate: float | None = Field(None, gt=0, description="auto: 2e-3 of hashed_ngrams, 3e-4 of layers.")
+    epochs: int | None = Field(None, ge=1, description="auto: 20 of hashed_ngrams, 5 of static, 2 of layers.")
+    batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256, of layers 64.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="auto: 2e-3 of hashed_ngrams, 1e-3 of static, 3e-4 of layers."
+    )
     items: int = Field(
         20_000, ge=2, description="Whose texts are learnt from and measured on; of more, these are drawn."
     )
     per_item: int = Field(4, ge=0, description="Short queries cut from an item's text, to learn from beside it.")
     held_out: float = Field(0.1, gt=0, le=0.5, description="Share of the items' texts that agreement is measured on.")
     layers: int = Field(2, ge=1, description="Of layers: how many are kept.")
-    buckets: int = Field(32_768, ge=1, description="Of hashed_ngrams: rows of each of its two tables.")
-    width: int = Field(128, ge=1, description="Of hashed_ngrams: of both tables.")
+    buckets: int = Field(
+        32_768,
+        ge=1,
+        description="Of hashed_ngrams: rows of each of its two tables; of static: the first tokens of the vocabulary "
+        "that it knows beside those of the items.",
+    )
+    width: int = Field(128, ge=1, description="Of hashed_ngrams and static: of the tables.")
     hidden: int = Field(512, ge=1, description="Of hashed_ngrams: units of its hidden layer.")
 
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
+from tfllmrec.text.static_tower import static_tower  # noqa: E402
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers  # noqa: E402
 
 SMALL = NgramSizes(buckets=64, width=8, hidden=12, max_words=6)
@@ -127,9 +128,14 @@ def test_few_layers_say_what_they_cannot_do(teacher, monkeypatch):
         few_layers(teacher, 1)
 
 
-@pytest.mark.parametrize("kind", ["ngrams", "layers"])
+@pytest.mark.parametrize("kind", ["ngrams", "layers", "static"])
 def test_a_student_is_the_same_when_loaded_and_in_another_graph(kind, ngrams, teacher, tmp_path):
-    student = Student(ngrams if kind == "ngrams" else few_layers(teacher, 1), teacher.fingerprint)
+    towers = {
+        "ngrams": lambda: ngrams,
+        "layers": lambda: few_layers(teacher, 1),
+        "static": lambda: static_tower(teacher, ["red cars"], 100, 8),
+    }
+    student = Student(towers[kind](), teacher.fingerprint)
     student.save(tmp_path / "student")
     moved = shutil.move(tmp_path / "student", tmp_path / "moved")
     loaded = Student.load(moved)

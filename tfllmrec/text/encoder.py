@@ -34,6 +34,25 @@ _PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3�
 _SAID = 400
 
 
+def encoder_inputs(preprocessor: Any, texts: tf.Tensor, max_tokens: int, prefix: str = "") -> dict[str, tf.Tensor]:
+    """The encoder's inputs of texts, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``.
+
+    Args:
+      preprocessor: as ``hub.load`` returns it.
+      texts: string ``[B]``.
+      prefix: of each text that is not empty.
+    """
+    if prefix:
+        nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
+        texts = tf.where(nothing, "", tf.strings.join([prefix, texts]))
+    if hasattr(preprocessor, "bert_pack_inputs"):
+        packed = preprocessor.bert_pack_inputs([preprocessor.tokenize(texts)], seq_length=max_tokens)
+    else:
+        packed = {name: value[:, :max_tokens] for name, value in preprocessor(texts).items()}
+    width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
+    return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
+
+
 class TextToVector(tf.Module):
     """A preprocessor and an encoder as one graph: string ``[B]`` in, float32 ``[B, D]`` out.
 
@@ -74,17 +93,7 @@ class TextToVector(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
-        if self.prefix:
-            nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
-            texts = tf.where(nothing, "", tf.strings.join([self.prefix, texts]))
-        if hasattr(self.preprocessor, "bert_pack_inputs"):
-            packed = self.preprocessor.bert_pack_inputs(
-                [self.preprocessor.tokenize(texts)], seq_length=self._max_tokens
-            )
-        else:
-            packed = {name: value[:, : self._max_tokens] for name, value in self.preprocessor(texts).items()}
-        width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
-        return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
+        return encoder_inputs(self.preprocessor, texts, self._max_tokens, self.prefix)
 
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -71,13 +71,22 @@ def test_settings_and_what_suits_each_kind_reach_the_distillation(teacher, tmp_p
             prepared(tmp_path / "made", teacher, name, config=config)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path / "made", teacher, "layers", config=DistillationConfig(layers=2, items=7))
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "made", teacher, "static", config=DistillationConfig(width=5))
     towers, settings, items = zip(*asked, strict=True)
-    assert items == (20, 20, 20, 7)
+    assert items == (20, 20, 20, 7, 20)
     assert (towers[0].sizes.buckets, towers[0].sizes.width, towers[0].sizes.hidden) == (64, 8, 12)
     assert (towers[1].sizes.buckets, towers[1].sizes.width, towers[1].sizes.hidden) == (32768, 128, 512)
-    assert [len(tower.encoder.layers) for tower in towers[2:]] == [1, 2]
+    assert [len(tower.encoder.layers) for tower in towers[2:4]] == [1, 2]
+    assert towers[4].projection.shape == (5, 16)
     chosen = [(s["epochs"], s["batch_size"], s["learning_rate"], s["held_out"], s["per_item"]) for s in settings]
-    assert chosen == [(1, 16, 2e-3, 0.2, 2), (20, 256, 2e-3, 0.1, 4), (1, 16, 3e-4, 0.2, 2), (2, 64, 3e-4, 0.1, 4)]
+    assert chosen == [
+        (1, 16, 2e-3, 0.2, 2),
+        (20, 256, 2e-3, 0.1, 4),
+        (1, 16, 3e-4, 0.2, 2),
+        (2, 64, 3e-4, 0.1, 4),
+        (5, 256, 1e-3, 0.1, 4),
+    ]
     assert not (tmp_path / "made").exists()
 
 

@@ -17,6 +17,7 @@ from tfllmrec.durable import read_json, write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Tell
 from tfllmrec.text.side_by_side import Encoder, SideBySide
+from tfllmrec.text.static_tower import static_tower
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.training.callbacks import claim
@@ -25,10 +26,10 @@ from tfllmrec.training.text.distil import ALL, Agreement, distil, short_queries
 
 RECORD, MADE_FROM = "record.json", "made_from.json"
 
-#: What suits each kind: tables start at nothing and move fast; layers know something already.
-EPOCHS = {"hashed_ngrams": 20, "layers": 2}
-BATCH_SIZES = {"hashed_ngrams": 256, "layers": 64}
-LEARNING_RATES = {"hashed_ngrams": 2e-3, "layers": 3e-4}
+#: What suits each kind: hashed tables start at nothing and move fast; tokens and layers know something already.
+EPOCHS = {"hashed_ngrams": 20, "static": 5, "layers": 2}
+BATCH_SIZES = {"hashed_ngrams": 256, "static": 256, "layers": 64}
+LEARNING_RATES = {"hashed_ngrams": 2e-3, "static": 1e-3, "layers": 3e-4}
 
 # Single queries that are timed, and rounds before that for what TensorFlow does only once.
 _TIMED, _WARM_UP = 50, 3
@@ -100,7 +101,7 @@ def prepared_query_encoder(
     Args:
       folder: of the tower: a SavedModel, ``student.json``, ``record.json``, a :class:`QueryEncoderRecord`, and
         ``made_from.json``.
-      name: ``hashed_ngrams`` or ``layers``.
+      name: ``hashed_ngrams``, ``static`` or ``layers``.
       teacher: what read the items.
       texts, titles: of the catalogue, see :func:`tfllmrec.training.text.distil.distil`.
 
@@ -122,7 +123,7 @@ def prepared_query_encoder(
         titles = None if titles is None else [titles[row] for row in drawn]
         done = distil(
             teacher,
-            _untrained(name, teacher, config, seed),
+            _untrained(name, teacher, texts, config, seed),
             texts,
             titles,
             per_item=config.per_item,
@@ -162,12 +163,15 @@ def prepared_query_encoder(
     return student
 
 
-def _untrained(name: str, teacher: Encoder, config: DistillationConfig, seed: int) -> tf.Module:
-    if name == "layers":
+def _untrained(name: str, teacher: Encoder, texts: Sequence[str], config: DistillationConfig, seed: int) -> tf.Module:
+    if name != "hashed_ngrams":
         if isinstance(teacher, SideBySide):
             raise ModelError(
-                "text.query_encoder: layers can be taken from one encoder only, found several. Use hashed_ngrams."
+                f"text.query_encoder={name}: expected one encoder, found {len(teacher.encoders)} side by side. Use "
+                "hashed_ngrams."
             )
+        if name == "static":
+            return static_tower(teacher, texts, config.buckets, config.width)
         return few_layers(teacher, config.layers)
     return HashedNgrams(teacher.dim, NgramSizes(config.buckets, config.width, config.hidden), seed)
 

@@ -1,0 +1,140 @@
+"""A small text tower for query time: the mean of fixed vectors of an encoder's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.progress import show_progress
+from tfllmrec.text.encoder import TextEncoder, encoder_inputs, token_windows
+from tfllmrec.text.preprocessor import INPUTS
+
+# Tokens that are encoded in a step.
+_BATCH = 512
+# Of the frequency weights: a token that is this share of all tokens counts half.
+_COMMON = 1e-3
+
+
+class StaticTower(tf.Module):
+    """The weighted mean of fixed token vectors: string ``[B]`` in, float32 ``[B, D]`` out, as TextToVector.
+
+    ``unit(P^T sum_t w_t v_t / sum_t w_t + c)`` over the tokens t of a text, without attention, so that a query takes
+    two table lookups and one small matrix product (Model2Vec, Tulkens and van Dongen 2024; frequency weights of SIF,
+    Arora et al. 2017). Core TensorFlow operations only, beside those of the preprocessor. A text without any known
+    token gives the zero vector.
+
+    Args:
+      preprocessor: of the encoder, whose tokens it takes.
+      max_tokens, prefix: as in :class:`TextToVector`.
+      vectors: float32 ``[R, P]``, of the tokens that are known.
+      weights: float32 ``[R]``, above 0.
+      place: int32 ``[V]``, the row of each token id; R for a token that is not known.
+      projection: float32 ``[P, D]``. shift: float32 ``[D]``, c.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Any,
+        max_tokens: int,
+        prefix: str,
+        vectors: np.ndarray,
+        weights: np.ndarray,
+        place: np.ndarray,
+        projection: np.ndarray,
+        shift: np.ndarray,
+    ) -> None:
+        super().__init__(name="static_tower")
+        self.preprocessor, self._max_tokens, self._prefix = preprocessor, max_tokens, prefix
+        self._place = tf.Variable(place.astype(np.int32), trainable=False, name="place")
+        with self.name_scope:
+            self.token_vectors = tf.Variable(vectors.astype(np.float32), name="token_vectors")
+            self.log_weights = tf.Variable(np.log(weights).astype(np.float32), name="log_weights")
+            self.projection = tf.Variable(projection.astype(np.float32), name="projection")
+            self.shift = tf.Variable(shift.astype(np.float32), name="shift")
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string ``[B]`` -> float32 ``[B, D]`` of length 1."""
+        return self.vectors(self.tokens(texts))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As :meth:`TextToVector.tokens`."""
+        return encoder_inputs(self.preprocessor, texts, self._max_tokens, self._prefix)
+
+    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
+    def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]`` of length 1."""
+        ids = inputs["input_word_ids"]
+        last = tf.shape(self._place)[0] - 1
+        rows = tf.gather(self._place, tf.clip_by_value(ids, 0, last))
+        size = tf.shape(self.token_vectors)[0]
+        known = (rows < size) & (inputs["input_mask"] > 0) & (ids <= last)
+        rows = tf.where(known, rows, 0)
+        weights = tf.where(known, tf.exp(tf.gather(self.log_weights, rows)), 0.0)
+        total = tf.einsum("bt,btp->bp", weights, tf.gather(self.token_vectors, rows))
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1, keepdims=True))
+        out = tf.math.l2_normalize(tf.matmul(mean, self.projection) + self.shift, axis=-1)
+        return tf.where(tf.reduce_any(known, axis=1, keepdims=True), out, 0.0)
+
+
+def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width: int) -> StaticTower:
+    """A :class:`StaticTower` that reads as ``teacher`` does, before any training.
+
+    Each token is encoded by itself, between the tokens that stand around every text. The vectors are reduced to their
+    main components, and a token's weight is ``a / (a + share)``, its share among the tokens of ``texts``.
+
+    Args:
+      teacher: its query prefix is used where it has one.
+      texts: of the items.
+      tokens: the first ids of the vocabulary that are known; further ones are known if ``texts`` have them. In the
+        vocabularies of BERT and SentencePiece more frequent tokens come first.
+      width: P, at most D.
+
+    Raises:
+      ModelError: the encoder does not show the size of its vocabulary.
+    """
+    graph = teacher.for_queries.text_to_vector
+    sizes = [v.shape[0] for v in getattr(graph.encoder, "variables", ()) if v.shape.rank == 2]
+    if not sizes:
+        raise ModelError(
+            "text.query_encoder=static: expected an encoder that shows its variables, the longest table of which is "
+            "that of its tokens, found none. Use hashed_ngrams."
+        )
+    # A text of one token: what stands before and after it is around every token.
+    frame = graph.tokens(tf.constant(["a"]))["input_word_ids"].numpy()[0]
+    counts = np.zeros(max(sizes), np.int64)
+    for window in token_windows(teacher.text_to_vector, texts):
+        ids = window["input_word_ids"][window["input_mask"].astype(bool)]
+        counts += np.bincount(ids[ids < len(counts)], minlength=len(counts))
+    counts[np.delete(frame, -2)] = 0
+    known = np.setdiff1d(np.union1d(np.arange(min(tokens, len(counts))), np.flatnonzero(counts)), np.delete(frame, -2))
+    found = []
+    with show_progress("Encoding tokens", "tokens") as progress:
+        for start in range(0, len(known), _BATCH):
+            ids = np.tile(frame, (len(known[start : start + _BATCH]), 1))
+            ids[:, -2] = known[start : start + _BATCH]
+            inputs = dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+            found.append(graph.vectors({name: tf.constant(value, tf.int32) for name, value in inputs.items()}).numpy())
+            progress(min(start + _BATCH, len(known)), len(known))
+    vectors = np.concatenate(found)
+    mean = vectors.mean(axis=0)
+    _, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False))
+    projection = directions[:, ::-1][:, :width].T
+    place = np.full(len(counts), len(known), np.int32)
+    place[known] = np.arange(len(known))
+    weights = _COMMON / (_COMMON + counts[known] / max(1, counts.sum()))
+    return StaticTower(
+        graph.preprocessor,
+        teacher.max_tokens,
+        graph.prefix,
+        (vectors - mean) @ projection.T,
+        weights,
+        place,
+        projection,
+        mean,
+    )
