@@ -1060,6 +1060,7 @@ def patient(address):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.tf
 def test_the_answers_are_those_of_the_saved_model(patient, served, exported, signatures):
     served.model = signatures

@@ -120,6 +120,7 @@ def test_rows_of_a_table_are_merged_by_key():
 # Events ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeats", "left_out"),
     [

@@ -88,6 +88,7 @@ def test_any_shape_goes_in_and_the_index_after_the_last_is_padding(tower_of, exp
     assert tower.compute_output_shape((None, 3)).as_list() == [None, 3, 16]
 
 
+@pytest.mark.slow
 @TRAINED
 def test_a_tower_that_is_trained_starts_from_the_same_vectors(tower_of, expected, mode):
     tower = tower_of(mode)
@@ -157,6 +158,7 @@ def test_a_frozen_tower_trains_its_projection_alone(handles):
         assert all(g.any() for g in gradients(tower, tower.trainable_variables, inputs, compiled=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_lora_trains_its_own_weights_by_the_gradient_of_a_step_by_hand(tower_of, compiled):
     tower = moved(tower_of("lora"))
@@ -179,6 +181,7 @@ def test_full_training_reaches_all_of_the_encoder(tower_of):
     assert all(g is not None for g in gradients(tower, tower.trainable_variables, tf.constant([0, 3]), compiled=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_any_tfrs_model_trains_it(tower_of, mode):
     """Each of three fixed queries belongs to one item; the loss of the batch falls because the tower learns it."""
@@ -206,6 +209,7 @@ def functional(tower):
     return tf.keras.Model(texts, tf.keras.layers.Dense(1)(tower(texts)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [functional, lambda tower: tf.keras.Sequential([tower, tf.keras.layers.Dense(1)])])
 @pytest.mark.parametrize("mode", ["frozen", "adapter"])
 def test_functional_and_sequential_models_fit_and_predict(tower_of, mode, build):
@@ -218,6 +222,7 @@ def test_functional_and_sequential_models_fit_and_predict(tower_of, mode, build)
     model.summary(print_fn=lambda _: None)
 
 
+@pytest.mark.slow
 def test_mixed_precision_casts_the_vectors_and_keeps_the_weights(handles, expected):
     tower = TextTower(**handles, texts=TEXTS, output_dim=4, mode="adapter", dtype="mixed_bfloat16")
     assert tower(tf.constant(TEXTS)).dtype == tower(tf.constant([0])).dtype == tf.bfloat16
@@ -230,6 +235,7 @@ def test_mixed_precision_casts_the_vectors_and_keeps_the_weights(handles, expect
     np.testing.assert_allclose(tf.cast(plain(tf.constant([0, 1, 2, 3])), tf.float32), expected, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["frozen", "lora", "top_layers"])
 def test_a_config_makes_the_same_tower(handles, mode):
     tower = TextTower(**handles, mode=mode, tuning=TUNING.get(mode), output_dim=5, seed=3, pooling="cls", name="reads")

@@ -467,6 +467,7 @@ def test_every_trained_variable_has_a_gradient(terms):
     assert [v.name for v, there in zip(variables, found, strict=True) if not there] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "negatives", "terms"),
     [

@@ -26,7 +26,7 @@ from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
 from tfllmrec.training.text import tower
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 optuna = pytest.importorskip("optuna", reason="needs the extra 'tune'")
 
 LINES = [
@@ -118,7 +118,6 @@ def test_the_trials(searched, small):
     assert sum("epoch 2: " in line for line in told) == 2
 
 
-@pytest.mark.slow
 def test_the_best_config_is_fitted_to_the_same_figures(searched, tmp_path):
     search, *_ = searched
     loaded = load_config(search.folder / "best.yaml", ["evaluation.baselines=[popularity]"])
@@ -168,7 +167,6 @@ def test_tensorboard_shows_settings_and_figures(searched, space):
         assert list((folder / "validation").iterdir())  # the curves of its epochs
 
 
-@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_trials(searched, small, tmp_path):
     """SIGKILL in the second epoch of the first trial, in a process of its own."""
     (tmp_path / "config.yaml").write_text(dump_config(small))
@@ -200,7 +198,6 @@ tune(config, Path(sys.argv[2]), space=parse_space(sys.argv[3:], config), trials=
     assert (out / "search.json").read_text() == (searched[0].folder / "search.json").read_text()
 
 
-@pytest.mark.slow
 def test_a_search_killed_while_its_text_tower_trains_goes_on(planted, small, space, tmp_path, monkeypatch):
     real, folders = tower.prepared_encoder, []
 
@@ -251,7 +248,6 @@ def planted(monkeypatch, cache):
     return fitted
 
 
-@pytest.mark.slow
 def test_a_complete_search_goes_on_for_more(planted, small, space, tmp_path):
     whole = tune(small, tmp_path / "whole", space=space, trials=6, tell=quietly)
     first = tune(small, tmp_path / "parts", space=space, trials=4, tell=quietly)
@@ -263,7 +259,6 @@ def test_a_complete_search_goes_on_for_more(planted, small, space, tmp_path):
     assert len(planted) == 2 * 6
 
 
-@pytest.mark.slow
 def test_a_search_that_is_interrupted_in_every_trial_ends_the_same(planted, small, tmp_path, monkeypatch):
     """After the fit, before the study is told: also in trials that were just given up."""
     space = parse_space(["model.dropout=0.05,0.4", "model.blocks=1,2"], small)
@@ -288,7 +283,6 @@ def test_a_search_that_is_interrupted_in_every_trial_ends_the_same(planted, smal
     assert comparable(resume(tmp_path / "s", tell=quietly)) == comparable(whole)
 
 
-@pytest.mark.slow
 def test_an_interruption_between_the_study_and_the_folder_is_made_good(planted, small, space, tmp_path, monkeypatch):
     whole = tune(small, tmp_path / "whole", space=space, trials=3, tell=quietly)
     real, calls = library._write_hparams, []
@@ -309,7 +303,6 @@ def test_an_interruption_between_the_study_and_the_folder_is_made_good(planted, 
     assert [path.name for path in again.folder.glob("trial-*")] == [f"trial-{again.ranking[0].number}"]
 
 
-@pytest.mark.slow
 def test_trials_that_are_worse_than_most_are_given_up(planted, small, tmp_path):
     space = parse_space(["model.dropout=0.05,0.4"], small)
     config = small.model_copy(deep=True)
@@ -374,7 +367,6 @@ def test_the_first_trial_is_what_a_fit_would_choose(planted, small, tmp_path):
     assert planted[1].model.dropout != 0.4
 
 
-@pytest.mark.slow
 def test_item_weights_are_chosen_once_unless_they_are_searched(planted, small, space, tmp_path):
     config = small.model_copy(deep=True)
     config.item_weights.l2 = config.item_weights.text = None

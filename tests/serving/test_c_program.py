@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 TENSORFLOW = Path(find_spec("tensorflow").origin).parent
 TEXT_OPS = Path(find_spec("tensorflow_text").origin).parent / "python" / "ops"
@@ -38,7 +38,6 @@ def run(program, *arguments):
     return subprocess.run([program, *map(str, arguments)], env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_it_answers_as_python_does(program, chain_version):
     from tfllmrec.serving.saved_model import SavedModel
 

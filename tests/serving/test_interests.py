@@ -14,7 +14,7 @@ from tfllmrec.serving.export import export, labels_of_run
 from tfllmrec.serving.layout import EXTRA, WARM_UP
 from tfllmrec.serving.saved_model import SavedModel
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 NAN = float("nan")
 
 

@@ -18,7 +18,7 @@ from tfllmrec.serving.measure import measure
 from tfllmrec.serving.new_items import Counts, read_new_items
 from tfllmrec.serving.saved_model import SavedModel
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 N = 40  # items of the ring: i0 to i35, and i36 to i39 that nobody had
 
@@ -156,7 +156,6 @@ def test_figures_are_those_of_the_items_that_people_had(grown, chain_run):
     assert figures["ndcg@10"] == pytest.approx(recorded["results"]["hybrid"]["ndcg@10"], abs=0.1)
 
 
-@pytest.mark.slow
 def test_nothing_new_is_the_run_itself(chain_run, chain_version, titles, tmp_path):
     """A catalogue as it was trained on, in another format."""
     with gzip.open(tmp_path / "same.csv.gz", "wt") as out:
@@ -252,7 +251,6 @@ def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.slow
 def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,title\nnew,a\n")
     with pytest.raises(ModelError, match="was trained without text"):

@@ -226,6 +226,7 @@ def test_starts_as_the_frozen_encoder(encoder, batch, mode):
 CHANGED = {"lora": "/kernel:0", "adapter": "nothing", "top_layers": "layer_1/", "full": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_in_one_graph_change_what_is_tuned_alone(encoder, batch, mode):
     tuning = tuning_of(encoder, mode, rank=4, alpha=4, layers=1, width=8)
@@ -506,6 +507,7 @@ def test_refuses_what_does_not_belong_together(encoder, second, keras_like, tmp_
 # --- In TextEncoder ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lora", "adapter"])
 def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(thin_hub, tmp_path, mode):
     preprocessor, folder = thin_hub

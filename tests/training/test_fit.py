@@ -159,6 +159,7 @@ def test_the_lift_of_cold_items_is_no_choice_of_the_gates(climb, monkeypatch):
     assert GateSettings.of(model) == GateSettings(0.25, 0.5, cold_lift=1.5)
 
 
+@pytest.mark.slow
 def test_a_discount_finds_the_tail_that_a_popular_item_hides():
     """The popular item 0 beats each target by 1 in the dense term; its discount is 3 tau."""
     targets = 1 + np.arange(600) % 3
@@ -272,6 +273,7 @@ def interrupted(chain_split, small, tmp_path_factory):
     return SimpleNamespace(folder=folder, fitted=fitted, policy=policy, random_state_kept=came == wanted)
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_the_global_state_of_a_script_alone(interrupted):
     assert interrupted.policy == "mixed_bfloat16" and interrupted.random_state_kept
 
@@ -313,6 +315,7 @@ def other_targets(split, config, text):
     return replace(split, validation=split.validation.take(rows)), config, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -331,6 +334,7 @@ def test_checkpoints_of_another_fit_are_refused(change, named, interrupted, chai
         fit_hybrid(TrainingData(split, text), config, interrupted.folder)
 
 
+@pytest.mark.slow
 def test_checkpoints_go_on_where_nothing_differs(interrupted, chain_split, small):
     config, text = small
     config, told = config.model_copy(deep=True), []

@@ -107,6 +107,7 @@ def measured(split, recommender):
 # What it finds --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     model, record, _ = fitted
     before, reranked = measured(planted, hybrid), Reranked(hybrid, model, N)
@@ -300,6 +301,7 @@ def test_logs_and_record(fitted):
     assert "on 52 users held out" in record.line() and "rating" in record.line()
 
 
+@pytest.mark.slow
 def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"epochs": 1})
     told = []
@@ -339,6 +341,7 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7)
 
 
+@pytest.mark.slow
 def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     warned = []
     monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *args, **_: warned.append(text % args))
@@ -354,6 +357,7 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     json.dumps(told, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_training_that_finds_nothing_or_diverges(planted, whole_hybrid):
     hybrid = whole_hybrid
     wild = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 1e9})

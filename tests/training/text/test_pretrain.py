@@ -68,6 +68,7 @@ def values(folder):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
 
 
+@pytest.mark.slow
 def test_learns_what_neighbours_tell(undisturbed, modules):
     result, told, folder = undisturbed
     assert result.before.accuracy < 0.2 and result.before.perplexity > 15

@@ -192,6 +192,7 @@ def test_the_model_computes_in_float32_whatever_the_policy_of_the_script(still):
     assert model.dtype_policy.name == "float32"  # with mixed_float16, compile would have the loss scaled
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_is_said(encoder, tmp_path):
     with pytest.raises(ModelError, match="lower tuning"):
         tune(encoder, tmp_path, "full", [0.0] * 5, learning_rate=1e30, accumulate=2)
