@@ -251,6 +251,39 @@ def chain_version(chain_run, made_once):
     return made_once("saved_models", lambda folder: export(chain_run[0].folder, folder / "chain")) / "chain" / "1"
 
 
+#: What the titles of the Chinese ring are made of.
+CHINESE = "茶帐篷山水火木金土日"
+
+
+@pytest.fixture(scope="session")
+def chinese_version(chain_config, cache, made_once):
+    """The ring with Chinese titles, read by a tiny encoder with a SentencePiece tokenizer, exported once."""
+    import tensorflow as tf
+
+    from tfllmrec.serving.export import export
+    from tfllmrec.text.bert import BertConfig, BertEncoder
+    from tfllmrec.text.bundled import save_encoder
+    from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, unigram_model
+
+    def make(folder):
+        specials = ("<s>", "</s>", "<pad>", "<unk>")
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"红蓝", *CHINESE]
+        model = unigram_model(pieces, [0.0] * 4 + [-1.0] * (len(pieces) - 4), specials, b"")
+        tf.saved_model.save(SentencePiecePreprocessor(model, (0, 2, 1), 12), str(folder / "preprocessor"))
+        save_encoder(BertEncoder(BertConfig(**SIZES), random_state()), folder / "encoder")
+        items = chain_items()
+        items["title"] = [f"{'红' if i % 2 else '蓝'}{CHINESE[i % 10]}{CHINESE[i // 10]}" for i in range(len(items))]
+        items.to_csv(folder / "items.csv", index=False)
+        config = chain_config.model_copy(deep=True)
+        config.data.items = folder / "items.csv"
+        config.text.encoder, config.text.preprocessor = str(folder / "encoder"), str(folder / "preprocessor")
+        config.training.epochs, config.evaluation.baselines = 1, ["popularity"]
+        fit_and_tell(config, folder)
+        export(folder / "run", folder / "served")
+
+    return made_once("chinese", make) / "served" / "1"
+
+
 @contextlib.contextmanager
 def running(path, **given):
     """A server in a thread."""

@@ -57,6 +57,19 @@ def test_it_answers_as_python_does(program, chain_version):
         assert float(score) == pytest.approx(item.score, abs=1e-5)
 
 
+def test_it_searches_in_chinese(program, chinese_version):
+    from tfllmrec.serving.saved_model import SavedModel
+
+    model = SavedModel.open(chinese_version)
+    for query in ("红茶", "蓝帐篷"):
+        told = run(program, chinese_version, TEXT_OPS, 5, query)
+        assert told.returncode == 0, told.stderr
+        found = [line.split("\t") for line in told.stdout.splitlines() if line.startswith("search")]
+        expected = model.search([query], 5)
+        assert [item_id for _, _, item_id, _ in found] == expected.item_id.tolist()
+        assert [float(score) for *_, score in found] == pytest.approx(expected.score.tolist(), abs=1e-5)
+
+
 def test_it_says_what_is_wrong(program, tmp_path):
     told = run(program, tmp_path / "nothing", TEXT_OPS, 6, "red toy")
     assert told.returncode == 4 and "Could not find SavedModel" in told.stderr and told.stdout == ""

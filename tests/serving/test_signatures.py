@@ -622,6 +622,13 @@ def test_only_operations_of_tensorflow_and_tf_text(chain_version, tmp_path):
     assert told[str(tmp_path / "foreign")]["foreign"] in (["PyFunc"], ["EagerPyFunc"], ["PyFuncStateless"])
 
 
+@pytest.mark.slow
+def test_only_operations_of_tensorflow_and_tf_text_where_the_tokenizer_is_sentencepiece(chinese_version):
+    ours = in_a_fresh_process(OPS_SCRIPT, chinese_version)[str(chinese_version)]
+    assert ours["foreign"] == []
+    assert "SentencepieceTokenizeOp" in ours["text"]
+
+
 SERVE_SCRIPT = """
 import json, sys
 import tensorflow as tf
