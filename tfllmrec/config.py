@@ -310,7 +310,9 @@ class EvaluationConfig(Section):
     """What is measured."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
-    baselines: list[Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "two_tower"]] = [
+    baselines: list[
+        Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "star", "two_tower"]
+    ] = [
         "popularity",
         "markov",
         "item_knn",
@@ -318,6 +320,7 @@ class EvaluationConfig(Section):
         "ease",
         "text",
         "ease_text",
+        "star",
         "two_tower",
     ]
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
