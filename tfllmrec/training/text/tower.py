@@ -25,8 +25,9 @@ from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
+from tfllmrec.text.augment import Augmenter, read_synonyms
 from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.paraphrases import paraphrases_of
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.template import ItemTemplate
@@ -232,8 +233,13 @@ def tune_tower(
       The tuning, and its best epoch, from 1; 0 is the encoder as it came.
 
     Raises:
+      ConfigError, ModelError: see :func:`tfllmrec.text.paraphrases.paraphrases_of`.
       ModelError: the loss is not a number, or the checkpoints belong to another tower or other settings.
     """
+
+    def tell_of_tower(line: str) -> None:
+        tell(f"text tower: {line}")
+
     tuning = tuning_of(
         encoder.text_to_vector.encoder,
         text.mode,
@@ -246,6 +252,10 @@ def tune_tower(
         pooling=text.pooling,
     )
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
+    paraphrases: dict[str, str] = {}
+    if config.paraphrase:
+        whole = [each[0] for each in wordings]
+        paraphrases = paraphrases_of(whole, config.paraphrase, encoder, config.paraphrase_similarity, tell_of_tower)
     settings = {
         "encoder": encoder.fingerprint,
         "pairs": sha256(np.concatenate([pairs.left, pairs.right, pairs.count, pairs.items]).tobytes()).hexdigest(),
@@ -253,6 +263,7 @@ def tune_tower(
         "mode": text.mode,
         **config.model_dump(mode="json"),
         "synonyms": sha256(json.dumps(synonyms).encode()).hexdigest(),
+        "paraphrases": sha256(json.dumps(paraphrases).encode()).hexdigest(),
         "seed": seed,
     }
     claim(folder / "checkpoints" / "settings.json", settings)
@@ -266,14 +277,9 @@ def tune_tower(
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
     tell(f"text tower: {text.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
-    paraphrase = load_paraphrase(config.paraphrase) if config.paraphrase else None
-    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrase=paraphrase)
+    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrases=paraphrases)
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
     state = checkpoint.state
-
-    def tell_of_tower(line: str) -> None:
-        tell(f"text tower: {line}")
-
     scoreboard = Scoreboard(lambda _: measure(), folder / "logs" / "validation", tell_of_tower)
     untuned = [tf.identity(variable) for variable in tuning.variables]
     if state.epochs_done:
