@@ -237,7 +237,7 @@ def bare_run(cache, chain_config, made_once):
         config = chain_config.model_copy(deep=True)
         config.data = DataConfig(events=folder / "events.csv")
         config.training.epochs = 1
-        config.evaluation.baselines = ["popularity", "text"]
+        config.evaluation.baselines = ["popularity", "text", "star"]
         fit_and_tell(config, folder)
 
     return run_and_told(made_once("bare", make))

@@ -250,8 +250,11 @@ def test_either_source_s_files_are_enough(tmp_path):
 def test_a_file_that_changed_in_the_cache_is_fetched_again(site, caplog):
     server = site(**{"one.txt": ONE, "two.txt": TWO})
     asset = Asset("data", "toy", (UrlFolder(server.url, FILES),))
+    assert not assets.is_present(asset)
     folder = assets.fetch(asset)
+    assert assets.is_present(asset)
     (folder / "two.txt").write_bytes(b"bit rot")
+    assert not assets.is_present(asset)
     assert held(assets.fetch(asset)) == {"one.txt": ONE, "two.txt": TWO}
     assert "two.txt is refused" in caplog.text and "fetched again" in caplog.text
 

@@ -1,4 +1,5 @@
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -268,13 +269,15 @@ def test_no_file_may_name_a_function_to_call(tmp_path):
     for named in ("words:back_and_forth", "null", "other:function"):
         value = config(tmp_path, PARAPHRASE, f"tuning.paraphrase={named}").tuning.paraphrase
         assert value == (None if named == "null" else named)
-    assert config(tmp_path, "", "tuning.paraphrase=a:b").tuning.paraphrase == "a:b"
+    for named in ("a:b", "a:b,c.d:e"):
+        assert config(tmp_path, "", f"tuning.paraphrase={named}").tuning.paraphrase == named
+    assert "may not do that" in refusal(tmp_path, "tuning: {paraphrase: 'a:b,c:d'}")
     assert "may not do that" in refusal(tmp_path, PARAPHRASE, "tuning.rank=4")
     for text in ("", PARAPHRASE):
         assert config(tmp_path, text, "tuning={paraphrase: 'a:b'}").tuning.paraphrase == "a:b"
 
 
-@pytest.mark.parametrize("value", ["'a:b; curl evil|sh'", "[a:b, a:b]", "3"])
+@pytest.mark.parametrize("value", ["'a:b; curl evil|sh'", "'a:b,curl evil'", "'a:b,'", "[a:b, a:b]", "3"])
 def test_no_command_contains_a_value_that_is_no_function(tmp_path, value):
     said = refusal(tmp_path, f"tuning: {{paraphrase: {value}}}")
     assert said.startswith(f"{tmp_path}/a.yaml: tuning.paraphrase: expected ") and "--set" not in said
@@ -282,6 +285,8 @@ def test_no_command_contains_a_value_that_is_no_function(tmp_path, value):
 
 def test_a_command_allows_the_call_of_a_function():
     assert paraphrase_option("words:again") == " --set tuning.paraphrase=words:again"
+    both = "words.german:there,words.english:back"
+    assert shlex.split(paraphrase_option(both)) == ["--set", f"tuning.paraphrase={both}"]
     assert paraphrase_option(None) == ""
 
 

@@ -126,11 +126,13 @@ class Asset:
       kind: ``data`` or ``weights``.
       name: as in configs.
       sources: tried in this order. They may bring different files, each complete in itself.
+      languages: of the texts that weights were trained on.
     """
 
     kind: str
     name: str
     sources: tuple[Source, ...]
+    languages: tuple[str, ...] = ()
 
 
 def _vocabulary(tokenizer_json: bytes) -> bytes:
@@ -145,6 +147,23 @@ _MINILM_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c99
 _E5 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _USE = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"
 _USE_VOCABULARY = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
+
+# Of XLM-R (Conneau et al. 2020, arXiv:1911.02116): multilingual-e5-small started from a model distilled from it.
+_XLM_R = (
+    "Afrikaans, Albanian, Amharic, Arabic, Armenian, Assamese, Azerbaijani, Basque, Belarusian, Bengali, Bosnian, "
+    "Breton, Bulgarian, Burmese, Catalan, Chinese (simplified), Chinese (traditional), Croatian, Czech, Danish, Dutch, "
+    "English, Esperanto, Estonian, Filipino, Finnish, French, Galician, Georgian, German, Greek, Gujarati, Hausa, "
+    "Hebrew, Hindi, Hungarian, Icelandic, Indonesian, Irish, Italian, Japanese, Javanese, Kannada, Kazakh, Khmer, "
+    "Korean, Kurdish (Kurmanji), Kyrgyz, Lao, Latin, Latvian, Lithuanian, Macedonian, Malagasy, Malay, Malayalam, "
+    "Marathi, Mongolian, Nepali, Norwegian, Oriya, Oromo, Pashto, Persian, Polish, Portuguese, Punjabi, Romanian, "
+    "Russian, Sanskrit, Scottish Gaelic, Serbian, Sindhi, Sinhala, Slovak, Slovenian, Somali, Spanish, Sundanese, "
+    "Swahili, Swedish, Tamil, Telugu, Thai, Turkish, Ukrainian, Urdu, Uyghur, Uzbek, Vietnamese, Welsh, "
+    "Western Frisian, Xhosa, Yiddish"
+)
+_USE_LANGUAGES = (
+    "Arabic, Chinese (simplified), Chinese (traditional), Dutch, English, French, German, Italian, Japanese, Korean, "
+    "Polish, Portuguese, Russian, Spanish, Thai, Turkish"
+)
 
 ASSETS = (
     Asset(
@@ -202,6 +221,7 @@ ASSETS = (
                 ),
             ),
         ),
+        ("English",),
     ),
     Asset(
         "weights",
@@ -213,6 +233,7 @@ ASSETS = (
                 platform="manylinux2014_x86_64",
             ),
         ),
+        tuple(_XLM_R.split(", ")),
     ),
     Asset(
         "weights",
@@ -226,6 +247,7 @@ ASSETS = (
                 ),
             ),
         ),
+        tuple(_USE_LANGUAGES.split(", ")),
     ),
 )
 
@@ -272,6 +294,12 @@ def _registered(kind: str, name: str) -> Asset:
     return known[name]
 
 
+def is_present(asset: Asset) -> bool:
+    """Whether the cache has all files of one of the asset's sources, each with the right hash."""
+    folder = cache_folder() / asset.kind / asset.name
+    return any(_complete(folder, source.files) for source in asset.sources)
+
+
 def fetch(asset: Asset) -> Path:
     """Returns the asset's folder below :func:`cache_folder`, filled and checked.
 
@@ -283,7 +311,7 @@ def fetch(asset: Asset) -> Path:
       WriteError: the disk of the cache is full, read-only or broken.
     """
     folder = cache_folder() / asset.kind / asset.name
-    if any(_complete(folder, source.files) for source in asset.sources):
+    if is_present(asset):
         return folder
     failures = []
     with writing(folder, "TFLLMREC_CACHE names another cache."):

@@ -188,9 +188,17 @@ class TuningConfig(Section):
     synonyms: Path | None = Field(None, description="File with words and what may stand in their place.")
     paraphrase: str | None = Field(
         None,
-        pattern=r"^\w+(\.\w+)*:\w+$",
-        description="module:function that takes a list of strings and gives as many, such as a translation there and "
-        "back; asked for half of the wordings. Not in a file: --set or Python.",
+        pattern=r"^\w+(\.\w+)*:\w+(,\w+(\.\w+)*:\w+)*$",
+        description="module:function that takes a list of strings and gives as many; or several, joined by commas and "
+        "called one after the other, such as a translation there and one back. Half of an item's wordings are its "
+        "paraphrase. Not in a file: --set or Python.",
+    )
+    paraphrase_similarity: float = Field(
+        0.5,
+        ge=-1,
+        le=1,
+        description="Least cosine between a text's and its paraphrase's vectors, less the mean vector of all texts; "
+        "others are dropped.",
     )
     rank: int = Field(8, ge=1, description="Of lora.")
     alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
@@ -326,7 +334,9 @@ class EvaluationConfig(Section):
     """What is measured."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
-    baselines: list[Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "two_tower"]] = [
+    baselines: list[
+        Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "star", "two_tower"]
+    ] = [
         "popularity",
         "markov",
         "item_knn",
@@ -334,6 +344,7 @@ class EvaluationConfig(Section):
         "ease",
         "text",
         "ease_text",
+        "star",
         "two_tower",
     ]
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")

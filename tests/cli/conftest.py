@@ -12,6 +12,7 @@ import pytest
 
 from tfllmrec.client.answers import Interest, Recommendation, to_frame
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.text.reading import Reading
 
 METRICS = {
     "data": {"name": "made"},
@@ -100,6 +101,9 @@ class FakeModel:
         self.calls.append(("search", texts, k, histories, exclude))
         return to_frame([self._best([*history, *exclude], k) for history in histories or [[]]])
 
+    def reading(self, text):
+        return None if text == "hashed" else Reading({"LATIN": 1.0}, float(not text.isascii()), 0.25, 100)
+
     def rank(self, history, items, ratings=None):
         self.calls.append(("rank", history, items, ratings))
         known = [i for i in items if i in "abcde"]
@@ -168,6 +172,7 @@ class Libraries:
     exported: list = field(default_factory=list)
     indexes: list = field(default_factory=list)
     models: list = field(default_factory=list)
+    manifest: dict = field(default_factory=dict)
     raises: BaseException | None = None
 
 
@@ -242,7 +247,7 @@ def libraries(monkeypatch):
             if not versions and not (Path(path) / "saved_model.pb").exists():
                 raise ModelError(f"{path} holds no SavedModel")
             folder = versions[-1] if versions else Path(path)
-            manifest = {"run": str(log.exported[-1][0].resolve()), "metrics": METRICS} if log.exported else {}
+            manifest = {"run": str(log.exported[-1][0].resolve()), "metrics": METRICS} if log.exported else log.manifest
             log.models.append(FakeModel(folder, manifest))
             return log.models[-1]
 

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tfllmrec import assets
 from tfllmrec.cli import doctor
+from tfllmrec.config import TextConfig
 
 FINE = {
     "tensorflow": "2.20.0",
@@ -26,7 +28,7 @@ def sound(monkeypatch, tmp_path):
     """A machine on which everything is as it should be."""
     monkeypatch.setattr(doctor, "_version", lambda name: FINE.get(name, "1.0"))
     monkeypatch.setattr(doctor, "_requirements", lambda: ["tensorflow>=2.20,<2.21", 'ruff==0; extra == "test"'])
-    monkeypatch.setattr(doctor, "_probe", lambda: (PROBED, "exit code 0"))
+    monkeypatch.setattr(doctor, "_probe", lambda encoders: (PROBED, "exit code 0"))
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
     monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
@@ -49,6 +51,49 @@ def test_json(program, sound):
     assert (document["versions"]["tensorflow"], document["versions"]["scann"]) == ("2.20.0", None)
     assert (document["devices"], document["keras"]) == (["CPU:0"], "2.20.1")
     assert document["cache"] == {"folder": str(sound), "writable": True, "entries": []}
+
+
+def test_encoders_with_their_languages(program, sound, monkeypatch):
+    asked = []
+    monkeypatch.setattr(doctor, "_probe", lambda encoders: (asked.append(encoders), (PROBED, "exit code 0"))[1])
+    assert TextConfig().encoder == doctor.DEFAULT_ENCODER
+    out = program("doctor").out
+    assert "minilm   weights not in the cache; English" in out
+    assert "e5       weights not in the cache; 94 languages, such as Afrikaans, " in out
+    assert "warning: the weights of minilm, the default text encoder, are not in the cache" in out
+    assert "everything is in order" in out
+    monkeypatch.setattr(assets, "is_present", lambda asset: asset.name == "minilm")
+    answer = program("doctor")
+    assert "minilm   weights in the cache; English" in answer.out and "warning" not in answer.out
+    assert asked == [[], ["minilm"]]
+    document = json.loads(program("doctor", "--json").out)
+    assert document["warnings"] == []
+    assert document["encoders"][0] == {"name": "minilm", "languages": ["English"], "present": True}
+
+
+def test_weights_that_cannot_be_read_are_absent(sound, monkeypatch):
+    def refuse(asset):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(assets, "is_present", refuse)
+    assert not any(encoder["present"] for encoder in doctor.diagnose().encoders)
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ([{"loading": "minilm"}, {"loaded": ""}], None),
+        ([{"loading": "minilm"}, {"loaded": "ModelError: damaged"}], "ModelError: damaged"),
+        ([{"loading": "minilm"}], "exit code -11: Aborted"),
+        ([{"failed": "tensorflow_hub", "error": "no"}, {"loading": "minilm"}, {"loaded": "no"}], None),  # said already
+    ],
+)
+def test_the_default_encoder_is_loaded(sound, told, error):
+    problems = [
+        p for p in doctor.probe_problems([*PROBED, *told], "exit code -11: Aborted", "1") if "encoder" in p.what
+    ]
+    assert whats(problems) == ([f"the text encoder minilm, the default, cannot be loaded: {error}"] if error else [])
+    assert all(p.mend.startswith(f"rm -r {sound}/hub/minilm-*") for p in problems)
 
 
 def test_problems_exit_4_with_the_line_that_mends(program, sound, monkeypatch):
@@ -155,7 +200,7 @@ def test_the_probe_without_tensorflow(monkeypatch, tmp_path):
         (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError('not here')")
     (tmp_path / "tfllmrec.py").write_text("print('{')")  # noise, too
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    told, end = doctor._probe()
+    told, end = doctor._probe([])
     assert end.startswith("exit code 0")
     problems = whats(doctor.probe_problems(told, end))
     assert problems[0] == "import tensorflow fails: RuntimeError: broken on purpose"
@@ -167,6 +212,6 @@ def test_a_probe_that_hangs(monkeypatch):
         raise subprocess.TimeoutExpired("python", 1, output=b'{"trying": "tensorflow"}\n')
 
     monkeypatch.setattr(doctor, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": hang}))
-    told, end = doctor._probe()
+    told, end = doctor._probe([])
     assert told == [{"trying": "tensorflow"}]
     assert "no answer" in end

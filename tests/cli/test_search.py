@@ -30,3 +30,21 @@ def test_filters(program, libraries, saved_model):
     assert [model.filters for model in libraries.models] == [
         [(["b", "zz"], ["Drama", "comedy"])], [([], [])], [(None, [])],
     ]  # fmt: skip
+
+
+def test_a_query_that_the_encoder_cannot_read_is_told(program, libraries, saved_model):
+    answer = program("search", saved_model, "帐篷", "--json")
+    assert "warning: the text encoder of the model cannot read the query" in answer.err
+    assert "100% of the pieces stand for unknown characters" in answer.err and "text.encoder=e5" in answer.err
+    figures = {"scripts": {"LATIN": 1.0}, "pieces_per_letter": 0.25, "letters": 100}
+    assert json.loads(answer.out)["reading"] == {"works": False, "unknown": 1.0, **figures}
+    answer = program("search", saved_model, "tent", "--json")
+    assert answer.err == "" and json.loads(answer.out)["reading"] == {"works": True, "unknown": 0.0, **figures}
+    assert json.loads(program("search", saved_model, "hashed", "--json").out)["reading"] is None
+
+
+def test_the_warning_names_the_encoder_and_another_one(program, libraries, saved_model):
+    for encoder, other in (("minilm", "Set text.encoder=e5"), ("e5", "on TF Hub")):
+        libraries.manifest = {"config": {"text": {"encoder": encoder}}}
+        said = program("search", saved_model, "帐篷").err
+        assert f"the text encoder {encoder} cannot read the query" in said and other in said

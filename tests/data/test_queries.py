@@ -46,6 +46,13 @@ def test_padded_keeps_the_last_values_left_aligned():
     assert padded.dtype == np.int64
 
 
+def test_last_keeps_the_last_values_of_each_row():
+    ragged = Ragged.from_rows(ROWS, np.int64)
+    assert lists(ragged.last(2)) == [[2, 3], [], [4], [5, 6]]
+    assert lists(ragged.slice(1, 4).last(1)) == [[], [4], [6]]
+    assert lists(ragged.last(9)) == lists(ragged)
+
+
 def test_padded_of_a_slice_starts_at_the_slice():
     assert Ragged.from_rows(ROWS, np.int64).slice(2, 4).padded(3, 0).tolist() == [[4, 0, 0], [5, 6, 0]]
 

@@ -16,6 +16,7 @@ from tfllmrec.models.baselines import (
     ItemKNN,
     Markov,
     Popularity,
+    Star,
     TextSimilarity,
     candidates,
     fit_baseline,
@@ -97,6 +98,44 @@ def test_text_similarity_is_the_cosine_with_the_faded_mean():
     scores = model.score(ask([0, 1], [4], []))
     assert scores == pytest.approx(np.array([unit @ profile, np.zeros(5), np.zeros(5)]))
     assert scores.dtype == np.float32
+
+
+def test_star_by_hand():
+    # n_0 = 3, n_1 = 2, n_2 = 1; both: 01 two users, 02 one, 12 one. Item 3 is cold, item 4 has no text and no user.
+    vectors = np.array([[2.0, 1], [1, 2], [0, 1], [1, 0], [0, 0]])  # mean of those with text: 1, 1
+    unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0]])
+    data = training_data(ragged([0, 1], [0, 1, 2], [0]), 5, text=vectors)
+    model = Star(text_share=0.25, history_length=2, decay=0.5).fit(data)
+    r01, r02, r12 = 2 / np.sqrt(3 * 2), 1 / np.sqrt(3 * 1), 1 / np.sqrt(2 * 1)
+    users = np.array([[1, r01, r02, 0, 0], [r01, 1, r12, 0, 0], [r02, r12, 1, 0, 0]])
+    both = 0.25 * unit[:3] @ unit.T + 0.75 * users
+    scores = model.score(ask([0, 1, 2], [1], [4], []))  # of three events, the two newest
+    assert scores == pytest.approx(np.array([0.5 * both[1] + both[2], both[1], np.zeros(5), np.zeros(5)]))
+
+
+def test_star_is_the_formula_of_the_paper(checkerboard):
+    train, n_items, _, test, text = checkerboard
+    model = Star().fit(training_data(train, n_items, text=text))
+    columns = np.zeros((len(train), n_items))
+    for user, items in enumerate(train):
+        columns[user, items] = 1
+    centred = text - text.mean(axis=0)
+
+    def cosine(a, b):
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    scores = model.score(test)
+    for user, history in enumerate(test.history):
+        newest = history[::-1][:3]
+        expected = [
+            sum(
+                0.7**t * (0.5 * cosine(centred[s], centred[x]) + 0.5 * cosine(columns[:, s], columns[:, x]))
+                for t, s in enumerate(newest, start=1)
+            )
+            / len(newest)
+            for x in range(n_items)
+        ]
+        np.testing.assert_allclose(scores[user] * 0.7 / len(newest), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BASELINES)

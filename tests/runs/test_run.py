@@ -404,7 +404,7 @@ def test_auto_takes_an_encoder_that_can_read_the_items(chain_config, tmp_path, m
 def test_items_without_text_and_events_without_order(bare_run):
     run, told = bare_run
     assert any("no item has text" in line for line in told)
-    assert "no item has text, so there is no baseline text" in told
+    assert "no item has text, so there is no baseline text, star" in told
     assert run.split.kind == "random"
     assert run.config.item_weights.decay == 1.0 and run.config.item_weights.text == 0.0
     assert not np.any(run.text)

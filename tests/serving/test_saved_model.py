@@ -216,6 +216,13 @@ def test_many_at_once_are_each_alone(saved, monkeypatch):
     assert saved.similar(["i7", "i8", "i9"], 1)["query"].tolist() == [0, 1, 2]
 
 
+def test_the_encoder_inside_says_how_it_reads_a_query(saved):
+    assert saved.reading("red toy").works and saved.reading("").works
+    found = saved.reading("red 帐篷 toy")
+    assert found.unknown == 2 / 4  # the pieces are red, [UNK], [UNK], toy
+    assert (found.pieces_per_letter, found.letters) == (4 / 8, 3 + 2 + 3) and not found.works
+
+
 def test_search_and_similar(saved):
     assert saved.search([saved.title("i7")], k=2).item_id[0] == "i7"
     assert "i7" not in saved.search([saved.title("i7")], exclude=["i7"]).item_id.tolist()
@@ -374,6 +381,7 @@ def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_
     ]
     assert [name for name in inside[0] if name.startswith("text_to_vector/encoder/")]
     assert not [name for name in inside[1] if name.startswith("text_to_vector/encoder/")]  # nothing of the BERT
+    assert small.reading("red 帐篷 toy") is None
     with pytest.raises(ModelError, match=r"no signature 'search_tokens'.*knows words and no tokens"):
         small.search_tokens(dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32)))
 

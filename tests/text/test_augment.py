@@ -1,13 +1,11 @@
-import importlib
 import re
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.errors import ConfigError, DataError, ModelError
-from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.text.augment import Augmenter, read_synonyms
 from tfllmrec.text.template import ItemTemplate
 
 
@@ -45,7 +43,7 @@ def test_dropout_leaves_a_word_whatever_happens():
 def test_the_same_state_gives_the_same_views():
     texts = [f"a red toy car number {i} ({i % 3})" for i in range(30)]
     wordings = [[text, text.upper()] for text in texts]
-    augmenter = Augmenter(0.3, {"red": ["crimson", "scarlet"]}, 0.5, lambda said: [f"{t}!" for t in said])
+    augmenter = Augmenter(0.3, {"red": ["crimson", "scarlet"]}, 0.5, {text: f"{text}!" for text in texts})
     first = augmenter.views(wordings, rng(1))
     assert first == augmenter.views(wordings, rng(1)) != augmenter.views(wordings, rng(2))
     state = rng(1)
@@ -96,25 +94,17 @@ def test_one_wording_of_each_item_is_drawn():
     assert set(views[0::3]) == set(wordings[0]) and set(views[1::3]) == {"(C)"} and set(views[2::3]) == {""}
 
 
-def test_paraphrase_is_asked_once_for_its_share_of_the_texts():
-    asked = []
-
-    def paraphrase(texts):
-        asked.append(list(texts))
-        return [f"so to say {text}" if text != "mute" else " " for text in texts]
-
-    views = Augmenter(0, paraphrase=paraphrase, paraphrase_share=0.5).views(["a", "", "mute"] * 100, rng())
-    assert len(asked) == 1 and set(asked[0]) == {"a", "mute"}
-    assert set(views) == {"a", "so to say a", "", "mute"}  # nothing said: the text as it was
-    assert abs(views.count("so to say a") - 50) < 4 * 5
-    Augmenter(0, paraphrase=paraphrase, paraphrase_share=0).views(["a"], rng())
-    assert len(asked) == 1
-
-
-@pytest.mark.parametrize("said", [["x"], "xx", ["x", None], np.array([1.0, 2.0])])
-def test_a_paraphrase_of_another_form_is_refused(said):
-    with pytest.raises(ModelError, match="expected 2 strings for 2 texts, got"):
-        Augmenter(paraphrase=lambda texts: said, paraphrase_share=1).views(["a", "b"], rng())
+def test_a_paraphrase_takes_the_place_of_a_wording_at_its_share():
+    paraphrases = {"a": "so to say a", "T (C)": "so to say T, a C"}
+    augmenter = Augmenter(0, paraphrases=paraphrases, paraphrase_share=0.3)
+    views = augmenter.views(["a", ["T (C)", "(C) T"], "", "T"] * 1000, rng())
+    for text, share in (("so to say a", 0.3), ("a", 0.7)):
+        assert views[0::4].count(text) / 1000 == pytest.approx(share, abs=4 * np.sqrt(0.3 * 0.7 / 1000))
+    # Found by the whole text, whichever wording is drawn.
+    assert views[1::4].count("so to say T, a C") / 1000 == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 1000))
+    assert set(views[1::4]) == {"T (C)", "(C) T", "so to say T, a C"}
+    assert set(views[2::4]) == {""} and set(views[3::4]) == {"T"}
+    assert "so to say a" not in Augmenter(0, paraphrases=paraphrases, paraphrase_share=0).views(["a"] * 100, rng())
 
 
 @pytest.mark.parametrize(
@@ -166,26 +156,3 @@ def test_a_missing_file_of_synonyms_says_what_is_there(tmp_path):
     (tmp_path / "synonyms.tsv").write_text("")
     with pytest.raises(DataError, match=r"synonym\.tsv is not there.*holds: synonyms\.tsv"):
         read_synonyms(tmp_path / "synonym.tsv")
-
-
-def test_a_paraphrase_is_found_on_the_path_and_not_in_the_working_folder(tmp_path, monkeypatch):
-    (tmp_path / "back_and_forth.py").write_text(
-        "def there_and_back(texts):\n    return [text[::-1] for text in texts]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
-    path = list(sys.path)
-    with pytest.raises(ConfigError, match=r"cannot be imported .*PYTHONPATH"):
-        load_paraphrase("back_and_forth:there_and_back")
-    assert sys.path == path
-    sys.path.append(str(tmp_path))
-    importlib.invalidate_caches()
-    path = list(sys.path)
-    assert load_paraphrase("back_and_forth:there_and_back")(["ab", "cd"]) == ["ba", "dc"]
-    assert sys.path == path
-    with pytest.raises(ConfigError, match=r"'back_and_forth:nobody' cannot be imported.*no attribute 'nobody'"):
-        load_paraphrase("back_and_forth:nobody")
-    with pytest.raises(ConfigError, match=r"'nowhere_to_be:found' cannot be imported.*No module"):
-        load_paraphrase("nowhere_to_be:found")
-    with pytest.raises(ConfigError, match="expected a function, got '/'"):
-        load_paraphrase("posixpath:sep")

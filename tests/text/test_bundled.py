@@ -14,7 +14,7 @@ tf_config = pytest.importorskip("tensorflow.python.framework.config")  # the onl
 pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
-from tfllmrec.text.bundled import BertPreprocessor, hub_handles  # noqa: E402
+from tfllmrec.text.bundled import BUNDLED, BertPreprocessor, hub_handles  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 
 
@@ -98,6 +98,13 @@ def tiny_weights(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "weights", lambda name: calls.append(name) or folder)
     monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
     return calls
+
+
+def test_every_bundled_encoder_has_weights_with_their_languages():
+    languages = {asset.name: asset.languages for asset in assets.ASSETS if asset.kind == "weights"}
+    assert languages.keys() == BUNDLED.keys()
+    assert {name: len(set(known)) for name, known in languages.items()} == {"minilm": 1, "e5": 94, "use": 16}
+    assert set(languages["minilm"]) < set(languages["use"]) < set(languages["e5"])
 
 
 def test_hub_folders_are_made_once_and_whole(tiny_weights, tmp_path):

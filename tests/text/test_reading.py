@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tfllmrec.text import reading
-from tfllmrec.text.reading import AUTO, Reading, choose_encoder, reading_of
+from tfllmrec.text.reading import AUTO, Reading, advice, choose_encoder, reading_of
 
 
 class Spelling:
@@ -20,6 +20,7 @@ def test_the_figures():
     found = reading_of(Spelling("éß"), ["red cars", "éßé a", "", "--", "茶"])
     # 2, 4 and 1 pieces, one of them unknown; 7, 4 and 1 letters
     assert found.unknown == pytest.approx(1 / 7) and found.pieces_per_letter == pytest.approx(7 / 12)
+    assert found.letters == 7 + 4 + 1
     assert found.scripts == {"LATIN": pytest.approx(11 / 12), "CJK": pytest.approx(1 / 12)}
     assert (
         str(found)
@@ -33,9 +34,15 @@ def test_nothing_to_read_is_no_fault(texts):
 
 
 def test_the_limit_is_that_of_the_most_frequent_script():
-    assert not Reading({"CYRILLIC": 0.99, "HANGUL": 0.01}, 0.0, 0.94).works
-    assert Reading({"HANGUL": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94).works
-    assert Reading({"LATIN": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94).works
+    assert not Reading({"CYRILLIC": 0.99, "HANGUL": 0.01}, 0.0, 0.94, 100).works
+    assert Reading({"HANGUL": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94, 100).works
+    assert Reading({"LATIN": 0.6, "CYRILLIC": 0.4}, 0.0, 0.94, 100).works
+
+
+def test_a_short_text_is_judged_by_its_unknown_pieces_alone():
+    assert Reading({"CYRILLIC": 1.0}, 0.0, 1.0, 5).works
+    assert not Reading({"CYRILLIC": 1.0}, 0.0, 1.0, 6).works
+    assert not Reading({"CJK": 1.0}, 0.5, 1.0, 1).works
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,12 @@ def test_the_limit_is_that_of_the_most_frequent_script():
     ],
 )
 def test_when_an_encoder_can_read(script, unknown, pieces, works):
-    assert Reading({script: 1.0}, unknown, pieces).works is works
+    assert Reading({script: 1.0}, unknown, pieces, 100).works is works
+
+
+def test_the_advice_is_another_encoder():
+    assert "text.encoder=e5" in advice("minilm") and "text.encoder=e5" in advice(None)
+    assert "text.encoder=e5" not in advice("e5") and "TF Hub" in advice("e5")
 
 
 def test_the_first_encoder_that_can_read_is_taken(monkeypatch):

@@ -87,7 +87,7 @@ def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     config = ExperimentConfig(model={"terms": ["behaviour"]})
     said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
-    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "ials", "text", "two_tower"]
+    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "ials", "text", "star", "two_tower"]
     assert config.model.terms == ["behaviour"]
 
 

@@ -38,8 +38,10 @@ SHOWN = (
 OPTIONAL = ("scann",)
 # tensorflow_recommenders imports scann wherever it is installed, so a scann that does not fit breaks both.
 SCANN, SCANN_TENSORFLOW = "1.4.2", "2.20"
+DEFAULT_ENCODER = "minilm"  # the default of text.encoder, which is in a module that needs pydantic
 LEGACY_KERAS = ("1", "true", "True")
 PROBE_TIMEOUT_S = 180
+LISTED = 20  # languages
 
 # Runs in a process of its own: a broken library may end its process instead of raising.
 PROBE = """
@@ -61,6 +63,15 @@ try:
 except Exception:
     pass  # one of the imports has said why
 tell(done=True)
+for name in sys.argv[1:]:
+    tell(loading=name)
+    try:
+        from tfllmrec.config import TextConfig
+        from tfllmrec.text.encoder import TextEncoder
+        TextEncoder.from_config(TextConfig(encoder=name))
+        tell(loaded="")
+    except Exception as error:
+        tell(loaded=f"{type(error).__name__}: {error}")
 """
 
 
@@ -81,11 +92,13 @@ class Diagnosis:
     devices: list[str] = field(default_factory=list)
     keras: str | None = None
     cache: dict[str, Any] = field(default_factory=dict)
+    encoders: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
 def doctor(json: Json = False) -> None:
-    """Print versions, devices, Keras and caches, and the line that mends what is wrong; exit 4 if something is."""
+    """Print versions, devices, caches and text encoders, and the line that mends what is wrong; exit 4 if any is."""
     diagnosis = diagnose()
     if json:
         print_json({"ok": not diagnosis.problems, **asdict(diagnosis)})
@@ -106,7 +119,11 @@ def diagnose() -> Diagnosis:
         result.problems.append(
             Problem("pkg_resources is missing, which tensorflow-hub and tensorboard import", _pip("setuptools<81"))
         )
-    told, end = _probe()
+    result.encoders = _encoders()
+    present = [encoder["name"] for encoder in result.encoders if encoder["present"]]
+    if DEFAULT_ENCODER not in present:
+        result.warnings.append(_absent())
+    told, end = _probe([DEFAULT_ENCODER] if DEFAULT_ENCODER in present else [])
     for line in told:
         result.devices = line.get("devices", result.devices)
         result.keras = line.get("keras", result.keras)
@@ -193,11 +210,16 @@ def probe_problems(
     if not lines.get("done"):
         module = lines.get("trying", "tensorflow")
         yield Problem(f"import {module} ends the process ({end})", mend(module))
+    if "loading" in lines and "failed" not in lines and (error := lines.get("loaded", end)):
+        name, cache = lines["loading"], shlex.quote(str(_cache_folder()))
+        what = f"the text encoder {name}, the default, cannot be loaded: {_short(error)}"
+        yield Problem(what, f"rm -r {cache}/hub/{name}-*  # it is made again from the weights")
 
 
-def _probe() -> tuple[list[dict[str, Any]], str]:
+def _probe(encoders: list[str]) -> tuple[list[dict[str, Any]], str]:
+    """The lines that the probe tells, which also loads ``encoders``; and how it ended."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", PROBE]
+    command = [sys.executable, "-c", PROBE, *encoders]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
@@ -219,10 +241,38 @@ def _probe() -> tuple[list[dict[str, Any]], str]:
     return told, end
 
 
-def _cache() -> tuple[dict[str, Any], list[Problem]]:
-    from tfllmrec.assets import cache_folder, installed
+def _encoders() -> list[dict[str, Any]]:
+    """The bundled text encoders: name, languages, and whether the cache has the weights."""
+    from tfllmrec.assets import ASSETS, is_present
 
-    folder = cache_folder()
+    found = []
+    for asset in (asset for asset in ASSETS if asset.kind == "weights"):
+        try:
+            present = is_present(asset)
+        except OSError:  # not ours to read
+            present = False
+        found.append({"name": asset.name, "languages": list(asset.languages), "present": present})
+    return found
+
+
+def _absent() -> str:
+    folder = _cache_folder() / "weights" / DEFAULT_ENCODER
+    return (
+        f"the weights of {DEFAULT_ENCODER}, the default text encoder, are not in the cache: they are downloaded "
+        f"when they are first needed. Without a network, put the files into {folder} by hand."
+    )
+
+
+def _cache_folder() -> Path:
+    from tfllmrec.assets import cache_folder
+
+    return cache_folder()
+
+
+def _cache() -> tuple[dict[str, Any], list[Problem]]:
+    from tfllmrec.assets import installed
+
+    folder = _cache_folder()
     place = next(p for p in (folder, *folder.parents) if p.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -250,12 +300,25 @@ def _print(diagnosis: Diagnosis) -> None:
     say(f"{'cache':<24} {diagnosis.cache['folder']}  {size / 1e6:,.1f} MB")
     for entry in entries:
         say(f"  {entry['name']:<40} {entry['size_bytes'] / 1e6:>10,.1f} MB")
+    say("text encoders")
+    for encoder in diagnosis.encoders:
+        where = "weights in the cache" if encoder["present"] else "weights not in the cache"
+        say(f"  {encoder['name']:<8} {where}; {_in_words(encoder['languages'])}")
+    for warning in diagnosis.warnings:
+        say(f"warning: {warning}")
     if not diagnosis.problems:
         say("everything is in order")
     for problem in diagnosis.problems:
         say()
         say(f"problem: {problem.what}")
         say(f"  mend:  {problem.mend}")
+
+
+def _in_words(languages: list[str]) -> str:
+    """All of a few languages; of many, their number and some of them."""
+    if len(languages) <= LISTED:
+        return ", ".join(languages)
+    return f"{len(languages)} languages, such as {', '.join(languages[:: len(languages) // 6])}"
 
 
 def _requirements() -> list[str] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +20,11 @@ from tfllmrec.cli.arguments import (
     open_model,
     unknown_ids,
 )
-from tfllmrec.cli.output import as_rows, print_json, print_list, working
+from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
+
+if TYPE_CHECKING:
+    from tfllmrec.serving.saved_model import SavedModel
+    from tfllmrec.text.reading import Reading
 
 
 def search(
@@ -38,8 +43,23 @@ def search(
         model = open_model(saved_model)
         unknown = unknown_ids(model, past + excluded)
         asked = filters(model, allow, category)
+        reading = model.reading(text)
         found = model.search([text], k, histories=[past], exclude=excluded, **asked)
+    if reading is not None and not reading.works:
+        _warn(model, reading)
     if json:
-        print_json({"text": text, "history": past, "unknown": unknown, "items": as_rows(found)})
+        read = None if reading is None else {"works": reading.works, **asdict(reading)}
+        print_json({"text": text, "reading": read, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
         print_list(found)
+
+
+def _warn(model: SavedModel, reading: Reading) -> None:
+    """Says on stderr that the encoder cannot read the query."""
+    from tfllmrec.text.reading import advice
+
+    encoder = (model.manifest.get("config") or {}).get("text", {}).get("encoder")
+    note(
+        f"warning: the text encoder {encoder or 'of the model'} cannot read the query ({reading}), so the list hardly "
+        f"depends on it. Ask in another language, or fit and export again with another encoder. {advice(encoder)}"
+    )

@@ -63,6 +63,13 @@ class Ragged:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.values[flat], offsets)
 
+    def last(self, length: int) -> Ragged:
+        """The last ``length`` values of each row; a shorter row stays whole."""
+        lengths = np.minimum(self.lengths, length)
+        offsets = _offsets(lengths)
+        flat = np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], lengths)
+        return Ragged(self.values[flat], offsets)
+
     def padded(self, length: int, fill: float | str) -> np.ndarray:
         """``[B, length]``: the last ``length`` values of each row, left-aligned, then ``fill``."""
         out = np.full((len(self), length, *self.values.shape[1:]), fill, dtype=self.values.dtype)

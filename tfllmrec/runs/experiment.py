@@ -240,7 +240,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
     """
     from tfllmrec.text.preprocessor import pieces_of
-    from tfllmrec.text.reading import reading_of
+    from tfllmrec.text.reading import advice, reading_of
     from tfllmrec.text.store import VectorStore, encode_items
 
     path = run.folder / "vectors.npy"
@@ -265,12 +265,9 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     for name, each in zip(names, encoder.encoders, strict=True):
         found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts)
         if not found.works:
-            other = "Set text.encoder=e5, which reads about 100 languages"
-            if "e5" in names:
-                other = "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)"
             tell(
                 f"warning: text.encoder {name} cannot read these texts ({found}), so that items with different texts "
-                f"may get equal vectors. {other}"
+                f"may get equal vectors. {advice(name)}"
             )
     # Before the vectors, which so are never without it.
     write_text(run.folder / "vectors.json", json.dumps({"encoder": encoder.fingerprint, "widths": encoder.widths}))

@@ -31,7 +31,7 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
     """
     names = [name for name in config.baselines if name != "two_tower"]
-    if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text")]):
+    if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text", "star")]):
         names = [name for name in names if name not in reading]
         tell(f"no item has text, so there is no baseline {', '.join(reading)}")
     fitted: dict[str, Recommender] = {}

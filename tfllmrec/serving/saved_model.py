@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tfllmrec.models.reasons import reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
+from tfllmrec.text.preprocessor import pieces_of
+from tfllmrec.text.reading import Reading, reading_of
 from tfllmrec.wording import nearest
 
 SCORE_BATCH = 64
@@ -189,6 +191,14 @@ class SavedModel:
             return self._top("search", len(past[rows]), k, exclude, allow, categories, own, **inputs)
 
         return to_frame(_in_batches(len(asked), of))
+
+    def reading(self, text: str) -> Reading | None:
+        """How the encoder's vocabulary reads the text of a query.
+
+        ``None`` where there is no vocabulary: the model was trained without text, or hashed n-grams read its queries.
+        """
+        preprocessor = getattr(getattr(self._loaded, "text_to_vector", None), "preprocessor", None)
+        return None if preprocessor is None else reading_of(partial(pieces_of, preprocessor), [text])
 
     def search_tokens(
         self,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tfllmrec.data.files.tables import require_file
-from tfllmrec.errors import ConfigError, DataError, ModelError
+from tfllmrec.errors import ConfigError, DataError
 
 # BERT reads these one by one: each is a word, with or without spaces between them.
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -25,7 +23,7 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+(?:['’-][^\W{_IDEOGRA
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Makes views of texts that mean the same: one wording drawn, paraphrased, words replaced, words dropped.
+    """Makes views of texts that mean the same: a wording or a paraphrase drawn, words replaced, words dropped.
 
     Dropping words and replacing them by synonyms is EDA (Wei and Zou 2019, arXiv:1901.11196), where .1 is found to be
     a good share for both; it helps most where examples are few, as with tail items. Each word falls by itself, while
@@ -37,9 +35,10 @@ class Augmenter:
         in any case (``"make-up"`` is one word, a Chinese character too), the longest phrase first; the synonym comes
         in the case of what it replaces.
       synonym_share: the probability that a word or phrase with synonyms is replaced.
-      paraphrase: takes strings and returns as many, such as a translation there and back.
-      paraphrase_share: the probability that a text is paraphrased. Below 1, because two views are all the same where
-        a paraphrase is always the same.
+      paraphrases: text -> another text of the same meaning, as :func:`tfllmrec.text.paraphrases.paraphrases_of` gives
+        them.
+      paraphrase_share: the probability that the paraphrase is taken where there is one. Below 1, because two views
+        would be all the same.
 
     Raises:
       ConfigError: a share is not in [0, 1], ``word_dropout`` is 1, or a word has no synonym.
@@ -48,7 +47,7 @@ class Augmenter:
     word_dropout: float = 0.1
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     synonym_share: float = 0.1
-    paraphrase: Callable[[Sequence[str]], Sequence[str]] | None = None
+    paraphrases: Mapping[str, str] = field(default_factory=dict)
     paraphrase_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -66,41 +65,24 @@ class Augmenter:
 
         Args:
           texts: B strings, or for each item its wordings (:meth:`tfllmrec.text.template.ItemTemplate.wordings`), of
-            which one is drawn.
+            which one is drawn, or the paraphrase of the first, which is the whole text.
           rng: decides everything: the same state gives the same views.
 
         Returns:
           B strings; ``""`` for ``""`` alone.
-
-        Raises:
-          ModelError: ``paraphrase`` gave something other than one string for each of its texts.
         """
+        wordings = [[text] if isinstance(text, str) else text for text in texts]
         drawn = rng.random(len(texts))
-        chosen = [
-            text if isinstance(text, str) else text[int(u * len(text))] for text, u in zip(texts, drawn, strict=True)
-        ]
-        if self.paraphrase is not None:
-            chosen = self._paraphrased(chosen, self.paraphrase, rng)
+        chosen = [each[int(u * len(each))] for each, u in zip(wordings, drawn, strict=True)]
+        if self.paraphrases:
+            drawn = rng.random(len(texts))
+            chosen = [
+                self.paraphrases.get(each[0], view) if u < self.paraphrase_share else view
+                for each, view, u in zip(wordings, chosen, drawn, strict=True)
+            ]
         if self.synonyms:
             chosen = [self._replaced(text, rng) for text in chosen]
         return [self._thinned(text, rng) for text in chosen] if self.word_dropout else chosen
-
-    def _paraphrased(
-        self, texts: list[str], paraphrase: Callable[[Sequence[str]], Sequence[str]], rng: np.random.Generator
-    ) -> list[str]:
-        rows = [row for row in np.flatnonzero(rng.random(len(texts)) < self.paraphrase_share) if texts[row].strip()]
-        if not rows:
-            return texts
-        said: Any = paraphrase([texts[row] for row in rows])
-        if isinstance(said, str) or len(said) != len(rows) or not all(isinstance(text, str) for text in said):
-            came = (
-                "one string" if isinstance(said, str) else f"{len(said)} of {sorted({type(t).__name__ for t in said})}"
-            )
-            raise ModelError(f"paraphrase: expected {len(rows)} strings for {len(rows)} texts, got {came}")
-        out = list(texts)
-        for row, text in zip(rows, said, strict=True):
-            out[row] = text if text.strip() else texts[row]
-        return out
 
     @cached_property
     def _table(self) -> dict[tuple[str, ...], list[str]]:
@@ -142,25 +124,6 @@ class Augmenter:
             return text
         kept[draws.argmax()] = True
         return "".join(itertools.compress(pieces, kept)).strip()
-
-
-def load_paraphrase(name: str) -> Callable[[Sequence[str]], Sequence[str]]:
-    """The function that ``module:function`` names.
-
-    Raises:
-      ConfigError: Python does not find the module, or the module has no such function.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"tuning.paraphrase {name!r} cannot be imported ({error}): expected module:function of a module that is "
-            "installed or in a folder of PYTHONPATH."
-        ) from error
-    if not callable(found):
-        raise ConfigError(f"tuning.paraphrase {name!r}: expected a function, got {found!r}")
-    return found
 
 
 def read_synonyms(path: Path | str) -> dict[str, list[str]]:

@@ -19,6 +19,9 @@ MOST_UNKNOWN = 0.05
 #: Above this many pieces per letter, words are split into single letters, which encoders cannot interpret. Korean is
 #: written in syllables and has a limit of its own.
 MOST_PIECES, MOST_PIECES_OF_HANGUL = 0.7, 1.5
+#: The limit does not apply to texts with fewer letters, such as a query of one short word. Of 107 words in Cyrillic,
+#: Greek, Arabic, Hebrew, Devanagari and Thai script, e5 exceeds it in 10 of the 57 shorter and none of the 50 longer.
+FEWEST_LETTERS = 6
 #: Scripts without such a limit: in Chinese and Japanese a character can be a word, and all encoders know Latin letters.
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
 #: What ``text.encoder=auto`` tries, in this order: the smaller encoder first.
@@ -35,17 +38,21 @@ class Reading:
       scripts: share of the letters by script, as Unicode names it (``LATIN``, ``CJK``), the largest first.
       unknown: share of the pieces that stand for unknown characters.
       pieces_per_letter: pieces for each letter or digit.
+      letters: number of letters and digits.
     """
 
     scripts: dict[str, float]
     unknown: float
     pieces_per_letter: float
+    letters: int
 
     @property
     def works(self) -> bool:
         """Whether the encoder can read the texts."""
         if self.unknown > MOST_UNKNOWN:
             return False
+        if self.letters < FEWEST_LETTERS:
+            return True
         limited = {script: share for script, share in self.scripts.items() if script not in UNLIMITED}
         most = MOST_PIECES_OF_HANGUL if max(limited, key=limited.__getitem__, default="") == "HANGUL" else MOST_PIECES
         return sum(limited.values()) < 0.5 or self.pieces_per_letter <= most
@@ -66,13 +73,20 @@ def reading_of(tokenize: Tokenize, texts: Sequence[str]) -> Reading:
     """
     sample = [text for text in sample_of([text for text in texts if text]) if any(map(str.isalnum, text))]
     if not sample:
-        return Reading({}, 0.0, 0.0)
+        return Reading({}, 0.0, 0.0, 0)
     all_pieces = np.concatenate([*tokenize(sample), np.empty(0, np.int32)])
     unknown = tokenize([_UNKNOWN])[0][-1:]
     # Vowel signs of Indian scripts are marks (M).
     letters = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for text in sample for c in text)
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0
-    return Reading(scripts_of(sample), share, len(all_pieces) / letters)
+    return Reading(scripts_of(sample), share, len(all_pieces) / letters, letters)
+
+
+def advice(encoder: str | None) -> str:
+    """A sentence on what to set where ``text.encoder`` cannot read texts; ``None``: its name is not known."""
+    if encoder == AUTO[-1]:
+        return "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)."
+    return f"Set text.encoder={AUTO[-1]}, which reads about 100 languages."
 
 
 def choose_encoder(texts: Sequence[str]) -> tuple[str, str]:

@@ -2,6 +2,7 @@ import random
 import shutil
 from types import SimpleNamespace
 
+import dictionary_translator
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -104,6 +105,33 @@ def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, tmp_path
     assert best == 0 and told[-1].startswith("text tower: best epoch 0: ")
     assert np.abs(vectors[2] - before).max() > 1e-3  # it had been moved
     np.testing.assert_array_equal(vectors_of(encoder), before)
+
+
+def test_paraphrases_are_asked_for_before_the_first_epoch_and_never_again(thin_hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
+    asked, augmenters = dictionary_translator.asked, []
+    asked.clear()
+
+    def spied(pairs, wordings, augmenter, *rest):
+        augmenters.append(augmenter)
+        return pair_batches(pairs, wordings, augmenter, *rest)
+
+    monkeypatch.setattr("tfllmrec.training.text.tower.pair_batches", spied)
+    both = "dictionary_translator:to_german,dictionary_translator:to_english"
+    settings = {"paraphrase": both, "paraphrase_similarity": -1.0}
+    for folder in ("run", "again"):
+        _, told, _ = tune(
+            TextEncoder(thin_hub[1], thin_hub[0], 10), tmp_path / folder, "adapter", [0.1, 0.2], **settings
+        )
+        assert asked == [TEXTS]
+        assert told[0].startswith(f"text tower: paraphrases by {both}: 4 of 6 texts kept; 2 empty or equal")
+    expected = {"red car": "crimson automobile", "blue": "drunk", "car toys": "automobile toys",
+                "cafe blue": "cafe drunk"}  # fmt: skip
+    assert [augmenter.paraphrases for augmenter in augmenters] == [expected, expected]
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setitem(dictionary_translator.TO_ENGLISH, "blau", "azure")
+    with pytest.raises(ModelError, match="belongs to a run with other paraphrases"):
+        tune(TextEncoder(thin_hub[1], thin_hub[0], 10), tmp_path / "again", "adapter", [0.1, 0.2], **settings)
 
 
 def test_the_loss_by_hand(still):

@@ -23,8 +23,9 @@ from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.models.baselines import TextSimilarity
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell
-from tfllmrec.text.augment import Augmenter, load_paraphrase, read_synonyms
+from tfllmrec.text.augment import Augmenter, read_synonyms
 from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.paraphrases import paraphrases_of
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.side_by_side import Encoder, SideBySide, encoder_of
 from tfllmrec.text.store import encode_items
@@ -175,9 +176,18 @@ def tune_tower(
       The tuning, and its best epoch, from 1; 0 is the encoder as it came.
 
     Raises:
+      ConfigError, ModelError: see :func:`tfllmrec.text.paraphrases.paraphrases_of`.
       ModelError: the loss is not a number, or the checkpoints belong to another tower or other settings.
     """
+
+    def tell_of_tower(line: str) -> None:
+        tell(f"text tower: {line}")
+
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
+    paraphrases: dict[str, str] = {}
+    if config.paraphrase:
+        whole = [each[0] for each in wordings]
+        paraphrases = paraphrases_of(whole, config.paraphrase, encoder, config.paraphrase_similarity, tell_of_tower)
     settings = {
         "encoder": encoder.fingerprint,
         "pairs": sha256(np.concatenate([pairs.left, pairs.right, pairs.count, pairs.items]).tobytes()).hexdigest(),
@@ -185,14 +195,14 @@ def tune_tower(
         "mode": text.mode,
         **config.model_dump(mode="json"),
         "synonyms": sha256(json.dumps(synonyms).encode()).hexdigest(),
+        "paraphrases": sha256(json.dumps(paraphrases).encode()).hexdigest(),
         "seed": seed,
     }
     claim(folder / "checkpoints" / "settings.json", settings)
     tuning = new_tuning(encoder, text.mode, config, seed)
     model = ContrastiveTower(tuning, config.temperature, config.accumulate)
     steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
-    paraphrase = load_paraphrase(config.paraphrase) if config.paraphrase else None
-    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrase=paraphrase)
+    augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrases=paraphrases)
 
     def batches(first_epoch: int) -> tf.data.Dataset:
         made = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
