@@ -145,8 +145,8 @@ class TextConfig(Section):
     batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
     mode: Literal["frozen", "adapter", "lora", "top_layers", "full", "joint"] = Field(
         "frozen",
-        description="What of the encoder is tuned on items read together, before it reads the catalogue; joint: what "
-        "tuning.joint names, inside the retrieval loss of the hybrid.",
+        description="What of the encoder is tuned on items read together, before it reads the catalogue; joint: the "
+        "encoder is trained together with the hybrid, and tuning.joint says which of its weights.",
     )
     pretrain_epochs: int = Field(
         0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
@@ -158,25 +158,19 @@ class TextConfig(Section):
         "encoders made by save_encoder only).",
     )
 
-    @model_validator(mode="after")
-    def _layers_have_nothing_above_them(self) -> Self:
-        if self.query_encoder == "layers" and self.mode == "adapter":
-            raise ValueError("a query_encoder of layers cannot be taken from below an adapter; take hashed_ngrams")
-        return self
-
 
 class TuningConfig(Section):
     """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
 
     epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
     joint: Literal["adapter", "lora", "top_layers", "full"] = Field(
-        "lora", description="What of the encoder text.mode=joint trains."
+        "lora", description="Which weights of the encoder text.mode=joint trains."
     )
     batch_size: int = Field(
         64, ge=2, description="Pairs of texts in a step, each other's negatives; of joint: texts that a step encodes."
     )
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the encoder moves.")
-    learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode.")
+    learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode; of joint, by tuning.joint.")
     warmup_share: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")
     temperature: float = Field(0.05, gt=0)
@@ -366,6 +360,13 @@ class ExperimentConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _layers_have_nothing_above_them(self) -> Self:
+        mode = self.tuning.joint if self.text.mode == "joint" else self.text.mode
+        if self.text.query_encoder == "layers" and mode == "adapter":
+            raise ValueError("a query_encoder of layers cannot be taken from below an adapter; take hashed_ngrams")
+        return self
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -69,3 +69,11 @@ def test_some_of_the_items_in_any_order():
     layer = ItemFusion(TEXT, 5, id_dropout=0.3, seed=1)
     some = layer(tf.constant([7.0, 3.0]), tf.constant([2, 0])).numpy()
     np.testing.assert_allclose(some, vectors(layer, [3, 0, 7, 0])[[2, 0]], atol=1e-6)
+
+
+def test_half_precision_computes_in_bfloat16_and_counts_in_float32():
+    layer = ItemFusion(TEXT, 5, id_dropout=0.3, seed=1, dtype="mixed_bfloat16")
+    out = layer(tf.constant([0.0, 1, 1001, 3]), content=layer.content())
+    assert out.dtype == tf.bfloat16 and layer.id_embedding.dtype == tf.float32
+    whole = ItemFusion(TEXT, 5, id_dropout=0.3, seed=1)
+    np.testing.assert_allclose(tf.cast(out, tf.float32), whole(tf.constant([0.0, 1, 1001, 3])), atol=0.02)

@@ -36,7 +36,7 @@ class ItemFusion(tf.keras.layers.Layer):
         features: dict[str, np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # counts stay float32 in every precision
         self.dim, self.rate, self.seed = dim, id_dropout, seed
         self.n_items = len(text)
         blocks = {"text": text} | (features or {})
@@ -74,7 +74,11 @@ class ItemFusion(tf.keras.layers.Layer):
           text: float32 ``[N, Dt]``, text vectors in place of the layer's own.
         """
         blocks = self.blocks if text is None else self.blocks | {"text": text}
-        return tf.add_n([tf.matmul(_rows(x, indices), self.maps[name]) for name, x in blocks.items()])
+        parts = [
+            tf.matmul(tf.cast(_rows(x, indices), self.compute_dtype), tf.cast(self.maps[name], self.compute_dtype))
+            for name, x in blocks.items()
+        ]
+        return tf.add_n(parts)
 
     def call(
         self,
@@ -94,9 +98,9 @@ class ItemFusion(tf.keras.layers.Layer):
         if self.use_ids:
             fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
             # Without a gather where all rows are read: its gradient would be sparse, and slower in the optimizer.
-            ids = _rows(self.id_embedding, indices)
+            ids = tf.cast(_rows(self.id_embedding, indices), self.compute_dtype)
             ids *= tf.cast(fade, ids.dtype)[:, tf.newaxis]
-            result += self.id_dropout(ids, training=training)
+            result += tf.cast(self.id_dropout(ids, training=training), result.dtype)
         return result
 
     def get_config(self) -> dict[str, Any]:

@@ -221,10 +221,10 @@ class Star(Baseline):
 
     def fit(self, data: TrainingData) -> Self:
         self.vectors = data.unit_text
-        statistics = ItemWeightStatistics.of(data.histories, data.n_items, ItemWeightSettings(next_item=0.0))
-        users = statistics.co_occurrence.diagonal()
-        scaling = sparse.diags_array(1 / np.sqrt(np.maximum(users, 1)))
-        self.collaborative = (scaling @ statistics.co_occurrence @ scaling).tocsr()
+        settings = ItemWeightSettings(next_item=0.0)
+        self.collaborative = both = ItemWeightStatistics.of(data.histories, data.n_items, settings).co_occurrence
+        users = both.diagonal()
+        both.data /= np.sqrt(np.repeat(users, np.diff(both.indptr)) * users[both.indices])
         return self
 
     def score(self, queries: Queries) -> np.ndarray:

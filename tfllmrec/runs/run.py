@@ -271,7 +271,7 @@ class Run:
                 "folder back, or fit again."
             )
         function = config.tuning.paraphrase
-        tunes = config.text.mode != "frozen" and not is_tuned(folder)
+        tunes = config.text.mode not in ("frozen", "joint") and not is_tuned(folder)
         if tunes and function not in (None, self.paraphrase):
             raise ConfigError(
                 f"{self.folder} records {PARAPHRASE}={function}, a function that would be called now. A stored config "

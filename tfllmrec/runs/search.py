@@ -174,6 +174,11 @@ def tune(
       ModelError: all trials failed.
     """
     require_optuna()
+    if config.text.mode == "joint":
+        raise ConfigError(
+            "text.mode=joint: a search trains the text tower once, but this one depends on the settings that trials "
+            "vary. Search with text.mode=frozen, and fit the best config with joint."
+        )
     if space is None:
         space = default_space(config)
     with (

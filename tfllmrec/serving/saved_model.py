@@ -195,10 +195,13 @@ class SavedModel:
     def reading(self, text: str) -> Reading | None:
         """How the encoder's vocabulary reads the text of a query.
 
-        ``None`` where there is no vocabulary: the model was trained without text, or hashed n-grams read its queries.
+        Of several encoders side by side, one that can read it, if there is one. ``None`` where there is no vocabulary:
+        the model was trained without text, or hashed n-grams read its queries.
         """
-        preprocessor = getattr(getattr(self._loaded, "text_to_vector", None), "preprocessor", None)
-        return None if preprocessor is None else reading_of(partial(pieces_of, preprocessor), [text])
+        tower = getattr(self._loaded, "text_to_vector", None)
+        towers = [getattr(each, "preprocessor", None) for each in getattr(tower, "towers", [tower])]
+        readings = [reading_of(partial(pieces_of, preprocessor), [text]) for preprocessor in towers if preprocessor]
+        return max(readings, key=lambda reading: reading.works, default=None)
 
     def search_tokens(
         self,

@@ -1,4 +1,4 @@
-"""Text vectors as models use them: without what all texts of a catalogue share."""
+"""Centring and scaling of text vectors, before models use them."""
 
 from __future__ import annotations
 

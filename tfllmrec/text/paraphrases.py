@@ -17,10 +17,12 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.durable import read_json, write_text, writing
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.store import VectorStore, encode_items
 
 if TYPE_CHECKING:
-    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.centring import centred_unit
+from tfllmrec.text.encoder import TextEncoder
 
 Function = Callable[[Sequence[str]], Sequence[str]]
 
@@ -139,11 +141,7 @@ def _cosines(texts: list[str], rows: list[int], others: list[str], encoder: Text
     store = VectorStore(cache_folder() / "vectors")
     with show_progress("Encoding paraphrases", "texts") as progress:
         vectors, theirs = (encode_items(some, encoder, store, progress) for some in (texts, others))
-    mean = vectors.mean(axis=0)
-    ours, theirs = vectors[rows] - mean, theirs - mean
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    products = np.einsum("rd,rd->r", ours, theirs)
-    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return np.einsum("rd,rd->r", centred_unit(vectors)[rows], centred_unit(theirs, vectors))
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from tfllmrec.data.cleaning.scripts import in_words, sample_of, scripts_of
+from tfllmrec.data.cleaning.scripts import UNKNOWN, in_words, sample_of, scripts_of
 
 #: From texts to the ids of their pieces, an array each.
 Tokenize = Callable[[Sequence[str]], list[np.ndarray]]
@@ -26,8 +26,6 @@ FEWEST_LETTERS = 6
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
 #: What ``text.encoder=auto`` tries, in this order: the smaller encoder first.
 AUTO = ("minilm", "e5")
-#: A cuneiform sign, which no vocabulary has.
-_UNKNOWN = "\U00012000"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def reading_of(tokenize: Tokenize, texts: Sequence[str]) -> Reading:
     if not sample:
         return Reading({}, 0.0, 0.0, 0)
     all_pieces = np.concatenate([*tokenize(sample), np.empty(0, np.int32)])
-    unknown = tokenize([_UNKNOWN])[0][-1:]
+    unknown = tokenize([UNKNOWN])[0][-1:]
     # Vowel signs of Indian scripts are marks (M).
     letters = sum(c.isalnum() or unicodedata.category(c)[0] == "M" for text in sample for c in text)
     share = float(np.isin(all_pieces, unknown).mean()) if len(all_pieces) else 1.0

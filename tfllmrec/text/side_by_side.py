@@ -76,7 +76,7 @@ class SideBySide:
         return np.hstack(vectors) * np.float32(len(self.encoders) ** -0.5)
 
 
-#: What reads the items of a run.
+#: Encoder of a run's item texts.
 Encoder = TextEncoder | SideBySide
 
 

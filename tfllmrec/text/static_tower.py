@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.data.cleaning.scripts import UNKNOWN
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import show_progress
 from tfllmrec.text.encoder import TextEncoder, encoder_inputs, token_windows
@@ -106,13 +107,14 @@ def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width:
             "that of its tokens, found none. Use hashed_ngrams."
         )
     # A text of one token: what stands before and after it is around every token.
-    frame = graph.tokens(tf.constant(["a"]))["input_word_ids"].numpy()[0]
+    frame, unknown = (graph.tokens(tf.constant([text]))["input_word_ids"].numpy()[0] for text in ("a", UNKNOWN))
     counts = np.zeros(max(sizes), np.int64)
-    for window in token_windows(teacher.text_to_vector, texts):
+    for window in token_windows(graph, texts):
         ids = window["input_word_ids"][window["input_mask"].astype(bool)]
         counts += np.bincount(ids[ids < len(counts)], minlength=len(counts))
-    counts[np.delete(frame, -2)] = 0
-    known = np.setdiff1d(np.union1d(np.arange(min(tokens, len(counts))), np.flatnonzero(counts)), np.delete(frame, -2))
+    special = [frame[0], frame[-1], unknown[-2]]
+    counts[special] = 0
+    known = np.setdiff1d(np.union1d(np.arange(min(tokens, len(counts))), np.flatnonzero(counts)), special)
     found = []
     with show_progress("Encoding tokens", "tokens") as progress:
         for start in range(0, len(known), _BATCH):

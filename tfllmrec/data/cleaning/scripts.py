@@ -11,6 +11,8 @@ import pandas as pd
 from tfllmrec.data.findings import Finding
 from tfllmrec.data.sampling import evenly_spread
 
+#: A cuneiform sign, which no vocabulary of an encoder has.
+UNKNOWN = "\U00012000"
 #: Texts that are looked at.
 SAMPLE = 1000
 #: Scripts with a smaller share of the letters are not named.

@@ -13,6 +13,7 @@ from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
+from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
@@ -97,6 +98,9 @@ def tune_jointly(
 ) -> tuple[Tuning, int]:
     """Fits a hybrid on the encoder's vectors, then trains both together; the encoder is left at the best epoch.
 
+    An epoch is measured with the hybrid that was trained along, so it may be better than epoch 0 because that hybrid
+    was trained for longer.
+
     Args:
       encoder: untuned.
       split: only its training events and validation queries are used.
@@ -108,8 +112,15 @@ def tune_jointly(
       The tuning, and its best epoch, from 1; 0 is the encoder as it came.
 
     Raises:
+      ConfigError: the loss does not depend on the encoder.
       DataError, ModelError: see :func:`tfllmrec.training.fit.fit_hybrid` and :func:`train_tower`.
     """
+
+    if not {"meaning", "feedback"} & set(config.model.terms):
+        raise ConfigError(
+            f"text.mode=joint: expected meaning or feedback among model.terms, found {config.model.terms}, so the loss "
+            "does not depend on the encoder. Add meaning, or use text.mode=frozen."
+        )
 
     def encoded(title: str) -> np.ndarray:
         with show_progress(title, "texts") as progress:
