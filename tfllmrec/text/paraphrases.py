@@ -21,8 +21,7 @@ from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.store import VectorStore, encode_items
 
 if TYPE_CHECKING:
-    from tfllmrec.text.centring import centred_unit
-from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.encoder import TextEncoder
 
 Function = Callable[[Sequence[str]], Sequence[str]]
 
