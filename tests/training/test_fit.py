@@ -39,10 +39,11 @@ def test_item_weights_are_solved_as_the_config_says_and_without_what_is_held_out
     model = SimpleNamespace(
         n_items=6,
         item_weights=settings,
+        text_vectors=centred_unit(text),
         set_item_weights=lambda weights: said.update(all=weights),
         set_holdout=lambda weights, counts: said.update(kept=weights, counts=counts),
     )
-    set_item_weights(model, sequences, text)
+    set_item_weights(model, sequences)
 
     kept = Ragged.from_rows([row[: 4 - user % 2] for user, row in enumerate(items)], np.int64)
     for name, histories in (("all", items), ("kept", kept)):
