@@ -39,8 +39,8 @@ def test_a_text_is_the_weighted_mean_of_its_tokens(tower, teacher):
 
 def test_fewer_components_and_tokens(teacher):
     small = static_tower(teacher, TEXTS, tokens=0, width=3)
-    assert small.token_vectors.shape == (3, 3)  # red, car, toy
-    assert small.projection.shape == (3, 16)
+    assert small.encoder.token_vectors.shape == (3, 3)  # red, car, toy
+    assert small.encoder.projection.shape == (3, 16)
     assert small(tf.constant(["red"])).numpy().any()
     assert not small(tf.constant(["blue"])).numpy().any()  # the texts do not have it
 

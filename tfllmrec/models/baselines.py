@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.config import ItemWeightSettings
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import selection_value
@@ -26,7 +25,6 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ials import Ials
 from tfllmrec.models.item_weights import (
-    ItemWeightStatistics,
     PrunedWeights,
     co_occurrence,
     ease_weights,
@@ -221,10 +219,9 @@ class Star(Baseline):
 
     def fit(self, data: TrainingData) -> Self:
         self.vectors = data.unit_text
-        settings = ItemWeightSettings(next_item=0.0)
-        self.collaborative = both = ItemWeightStatistics.of(data.histories, data.n_items, settings).co_occurrence
-        users = both.diagonal()
-        both.data /= np.sqrt(np.repeat(users, np.diff(both.indptr)) * users[both.indices])
+        x = interactions(data.histories, data.n_items)
+        columns = x @ sparse.diags_array(1 / np.sqrt(np.maximum(x.sum(axis=0), 1)))  # of length 1
+        self.collaborative = (columns.T @ columns).tocsr()
         return self
 
     def score(self, queries: Queries) -> np.ndarray:

@@ -214,11 +214,13 @@ def _begun(
 
 
 def _absolute(handle: str, base: Path) -> str:
-    """A handle with the paths of folders in it made absolute; several handles are joined by '+'."""
-    if (base / handle / "saved_model.pb").is_file():
-        return str((base / handle).resolve())
-    parts = handle.split("+")
-    return handle if len(parts) == 1 else "+".join(_absolute(part, base) for part in parts)
+    """A handle with the paths of folders in it made absolute."""
+    from tfllmrec.text.bundled import encoder_names
+
+    def one(name: str) -> str:
+        return str((base / name).resolve()) if (base / name / "saved_model.pb").is_file() else name
+
+    return "+".join(map(one, encoder_names(handle)))
 
 
 def _choose_encoder(config: ExperimentConfig, split: Split, tell: Tell) -> None:
@@ -239,6 +241,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
 
     The texts are those of :attr:`tfllmrec.data.Split.items`. The resolved template is written into ``config``.
     """
+    from tfllmrec.text.bundled import encoder_names
     from tfllmrec.text.preprocessor import pieces_of
     from tfllmrec.text.reading import advice, reading_of
     from tfllmrec.text.store import VectorStore, encode_items
@@ -260,9 +263,7 @@ def encode(run: Run, config: ExperimentConfig, tell: Tell) -> np.ndarray:
     tell(f"text: {template.template!r}, encoder {config.text.encoder}")
     encoder = run.text_encoder(tell)
     texts = template.texts(run.split.items)
-    one = len(encoder.encoders) == 1
-    names = [config.text.encoder] if one else config.text.encoder.split("+")
-    for name, each in zip(names, encoder.encoders, strict=True):
+    for name, each in zip(encoder_names(config.text.encoder), encoder.encoders, strict=True):
         found = reading_of(partial(pieces_of, each.text_to_vector.preprocessor), texts)
         if not found.works:
             tell(

@@ -95,6 +95,15 @@ BUNDLED = {
 }
 
 
+def encoder_names(encoder: str) -> list[str]:
+    """The encoders that ``text.encoder`` names: several are joined by '+', and at least one of these is bundled.
+
+    Any other plus sign belongs to the handle of one encoder.
+    """
+    names = encoder.split("+")
+    return names if BUNDLED.keys() & set(names) else [encoder]
+
+
 def hub_handles(name: str = "minilm", precision: str = "float32") -> tuple[Path, Path]:
     """The folders of a bundled preprocessor and encoder, for ``hub.KerasLayer``; made at the first call.
 

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def text_mean(vectors: np.ndarray) -> np.ndarray:
+    """The mean ``[D]`` of text vectors ``[N, D]``; rows of zeros are items without text and do not count."""
+    return vectors.sum(axis=0) / max(1, np.count_nonzero(np.any(vectors != 0, axis=1)))
+
+
 def centred_unit(
     vectors: np.ndarray, catalogue: np.ndarray | None = None, widths: Sequence[int] | None = None
 ) -> np.ndarray:
@@ -29,8 +34,7 @@ def centred_unit(
     out, start = np.zeros(vectors.shape, np.float32), 0
     for width in widths:
         columns = slice(start, start + width)
-        own, others = vectors[:, columns], catalogue[:, columns]
-        mean = others.sum(axis=0) / max(1, np.count_nonzero(np.any(others != 0, axis=1)))
+        own, mean = vectors[:, columns], text_mean(catalogue[:, columns])
         centred = np.where(np.any(own != 0, axis=1, keepdims=True), own - mean, 0.0)
         length = np.linalg.norm(centred, axis=1, keepdims=True)
         known = length > 1e-6 * np.linalg.norm(own, axis=1, keepdims=True)

@@ -18,9 +18,10 @@ import tensorflow_text  # noqa: F401  (registers the operations that preprocesso
 
 from tfllmrec.config import TextConfig
 from tfllmrec.data.cleaning.values import as_text
+from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED, hub_handles
+from tfllmrec.text.bundled import BUNDLED, encoder_names, hub_handles
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Adapter, Tuning, load_tuning, text_vectors
 
@@ -32,25 +33,6 @@ _AT_ONCE = 2
 _PROBE = "The Café's 2nd “Ünïque” GUIDE-book: 東京, naïve résumé; 3½ stars™!"
 # Characters of what TensorFlow says to a module of another kind; it would list all that it knows.
 _SAID = 400
-
-
-def encoder_inputs(preprocessor: Any, texts: tf.Tensor, max_tokens: int, prefix: str = "") -> dict[str, tf.Tensor]:
-    """The encoder's inputs of texts, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``.
-
-    Args:
-      preprocessor: as ``hub.load`` returns it.
-      texts: string ``[B]``.
-      prefix: of each text that is not empty.
-    """
-    if prefix:
-        nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
-        texts = tf.where(nothing, "", tf.strings.join([prefix, texts]))
-    if hasattr(preprocessor, "bert_pack_inputs"):
-        packed = preprocessor.bert_pack_inputs([preprocessor.tokenize(texts)], seq_length=max_tokens)
-    else:
-        packed = {name: value[:, :max_tokens] for name, value in preprocessor(texts).items()}
-    width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
-    return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
 
 class TextToVector(tf.Module):
@@ -93,7 +75,17 @@ class TextToVector(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """string ``[B]`` -> the encoder's inputs, int32 ``[B, T]``: T of the longest text, at most ``max_tokens``."""
-        return encoder_inputs(self.preprocessor, texts, self._max_tokens, self.prefix)
+        if self.prefix:
+            nothing = tf.strings.regex_full_match(texts, r"[\p{Z}\p{C}]*")
+            texts = tf.where(nothing, "", tf.strings.join([self.prefix, texts]))
+        if hasattr(self.preprocessor, "bert_pack_inputs"):
+            packed = self.preprocessor.bert_pack_inputs(
+                [self.preprocessor.tokenize(texts)], seq_length=self._max_tokens
+            )
+        else:
+            packed = {name: value[:, : self._max_tokens] for name, value in self.preprocessor(texts).items()}
+        width = tf.reduce_max(tf.reduce_sum(packed["input_mask"], axis=1))
+        return {name: tf.ensure_shape(packed[name], [None, None])[:, :width] for name in INPUTS}
 
     @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
     def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -237,7 +229,7 @@ class TextEncoder:
             )
         if bundled is not None:
             preprocessor, encoder = hub_handles(config.encoder, config.precision)
-        if preprocessor is None and BUNDLED.keys() & set(config.encoder.split("+")):
+        if len(encoder_names(config.encoder)) > 1:
             raise ConfigError(
                 f"text.encoder: expected one encoder here, found several ({config.encoder}). Encode with each, or with "
                 "tfllmrec.text.side_by_side.encoder_of."
@@ -334,6 +326,18 @@ def token_windows(text_to_vector: TextToVector, texts: Sequence[str]) -> Iterato
         return iter([{name: value.numpy() for name, value in text_to_vector.tokens(tf.constant(strings)).items()}])
     windows = tf.data.Dataset.from_tensor_slices(strings).batch(_WINDOW)
     return windows.map(text_to_vector.tokens, num_parallel_calls=_AT_ONCE).prefetch(1).as_numpy_iterator()
+
+
+def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
+    """The token ids of each text, int32, special ones included and without padding."""
+    if not len(texts):
+        return Ragged.from_rows([], np.int32)
+    values, lengths = [], []
+    for window in token_windows(text_to_vector, texts):
+        inside = window["input_mask"].astype(bool)
+        values.append(window["input_word_ids"][inside])
+        lengths.append(inside.sum(axis=1))
+    return Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
 
 
 def _token_steps(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:

@@ -13,6 +13,19 @@ import tensorflow as tf
 INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 
 
+def padded_inputs(ids: tf.RaggedTensor, pad: int, width: int | tf.Tensor = -1) -> dict[str, tf.Tensor]:
+    """The inputs of an encoder, int32 ``[B, T]`` each, of one segment.
+
+    Args:
+      ids: int32 ``[B, (T)]``, special tokens included.
+      pad: id that fills up shorter rows.
+      width: T; by default that of the longest row.
+    """
+    padded = ids.to_tensor(pad, shape=tf.cast([-1, width], tf.int64))
+    mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
+    return dict(zip(INPUTS, (padded, mask, tf.zeros_like(padded)), strict=True))
+
+
 def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
     """The ids of each text's pieces, int32, without special tokens.
 
@@ -77,6 +90,4 @@ class Preprocessor(tf.Module):
         kept = pieces.merge_dims(-2, -1)[:, : limit - 2]
         ends = tf.ones([kept.nrows(), 1], tf.int32)
         framed = tf.concat([ends * self._first, kept, ends * self._last], axis=1)
-        ids = framed.to_tensor(self._pad, shape=tf.cast([-1, width], tf.int64))
-        mask = tf.sequence_mask(framed.row_lengths(), tf.shape(ids)[1], tf.int32)
-        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
+        return padded_inputs(framed, self._pad, width)

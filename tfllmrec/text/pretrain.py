@@ -15,7 +15,7 @@ import tensorflow_text as tf_text
 
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
-from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.preprocessor import INPUTS, padded_inputs
 
 MASKED_SHARE = 0.15
 """Of a text's tokens; rounded up, so that every text has something to guess."""
@@ -147,10 +147,8 @@ def masked_batch(ids: tf.RaggedTensor, vocabulary: Vocabulary, seed: tf.Tensor) 
       rows of the padded batch; and the labels, int32 ``[M]``: the ids that belong there.
     """
     hidden, positions, labels = mask_tokens(ids, vocabulary, seed)
-    padded = hidden.to_tensor(vocabulary.pad)
-    mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
-    inputs = dict(zip(INPUTS, (padded, mask, tf.zeros_like(padded)), strict=True))
-    places = positions.values + positions.value_rowids() * tf.shape(padded, tf.int64)[1]
+    inputs = padded_inputs(hidden, vocabulary.pad)
+    places = positions.values + positions.value_rowids() * tf.shape(inputs[INPUTS[0]], tf.int64)[1]
     return inputs | {"masked": places}, labels.values
 
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 from tfllmrec.config import TextConfig
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bundled import BUNDLED
+from tfllmrec.text.bundled import BUNDLED, encoder_names
 from tfllmrec.text.encoder import TextEncoder, TextToVector
+from tfllmrec.text.store import encode_items
 
 
 class SideBySideVectors(tf.Module):
@@ -72,8 +73,7 @@ class SideBySide:
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         """As :meth:`TextEncoder.encode`: float32 ``[n, D]`` of length 1. ``progress`` starts again for each encoder."""
-        vectors = [encoder.encode(texts, progress) for encoder in self.encoders]
-        return np.hstack(vectors) * np.float32(len(self.encoders) ** -0.5)
+        return encode_items(texts, self, progress=progress)
 
 
 #: Encoder of a run's item texts.
@@ -87,8 +87,8 @@ def encoder_of(config: TextConfig) -> Encoder:
       ConfigError: several encoders are to be trained, or see :meth:`TextEncoder.from_config`.
       DataError, ModelError: see :meth:`TextEncoder.from_config`.
     """
-    names = config.encoder.split("+")
-    if len(names) == 1 or not BUNDLED.keys() & set(names):  # the path of a module may have a plus sign
+    names = encoder_names(config.encoder)
+    if len(names) == 1:
         return TextEncoder.from_config(config)
     if config.mode != "frozen" or config.pretrain_epochs:
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +10,7 @@ import tensorflow as tf
 from tfllmrec.data.cleaning.scripts import UNKNOWN
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import show_progress
-from tfllmrec.text.encoder import TextEncoder, encoder_inputs, token_windows
+from tfllmrec.text.encoder import TextEncoder, TextToVector, tokenise
 from tfllmrec.text.preprocessor import INPUTS
 
 # Tokens that are encoded in a step.
@@ -20,17 +19,14 @@ _BATCH = 512
 _COMMON = 1e-3
 
 
-class StaticTower(tf.Module):
-    """The weighted mean of fixed token vectors: string ``[B]`` in, float32 ``[B, D]`` out, as TextToVector.
+class StaticEncoder(tf.Module):
+    """An encoder without attention: the weighted mean of fixed token vectors.
 
-    ``unit(P^T sum_t w_t v_t / sum_t w_t + c)`` over the tokens t of a text, without attention, so that a query takes
-    two table lookups and one small matrix product (Model2Vec, Tulkens and van Dongen 2024; frequency weights of SIF,
-    Arora et al. 2017). Core TensorFlow operations only, beside those of the preprocessor. A text without any known
-    token gives the zero vector.
+    ``P^T sum_t w_t v_t / sum_t w_t + c`` over the tokens t of a text, so that a query takes two table lookups and one
+    small matrix product (Model2Vec, Tulkens and van Dongen 2024; frequency weights of SIF, Arora et al. 2017). Core
+    TensorFlow operations only. A text without any known token gives the zero vector.
 
     Args:
-      preprocessor: of the encoder, whose tokens it takes.
-      max_tokens, prefix: as in :class:`TextToVector`.
       vectors: float32 ``[R, P]``, of the tokens that are known.
       weights: float32 ``[R]``, above 0.
       place: int32 ``[V]``, the row of each token id; R for a token that is not known.
@@ -38,18 +34,9 @@ class StaticTower(tf.Module):
     """
 
     def __init__(
-        self,
-        preprocessor: Any,
-        max_tokens: int,
-        prefix: str,
-        vectors: np.ndarray,
-        weights: np.ndarray,
-        place: np.ndarray,
-        projection: np.ndarray,
-        shift: np.ndarray,
+        self, vectors: np.ndarray, weights: np.ndarray, place: np.ndarray, projection: np.ndarray, shift: np.ndarray
     ) -> None:
-        super().__init__(name="static_tower")
-        self.preprocessor, self._max_tokens, self._prefix = preprocessor, max_tokens, prefix
+        super().__init__(name="static_encoder")
         self._place = tf.Variable(place.astype(np.int32), trainable=False, name="place")
         with self.name_scope:
             self.token_vectors = tf.Variable(vectors.astype(np.float32), name="token_vectors")
@@ -57,19 +44,8 @@ class StaticTower(tf.Module):
             self.projection = tf.Variable(projection.astype(np.float32), name="projection")
             self.shift = tf.Variable(shift.astype(np.float32), name="shift")
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """string ``[B]`` -> float32 ``[B, D]`` of length 1."""
-        return self.vectors(self.tokens(texts))
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def tokens(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As :meth:`TextToVector.tokens`."""
-        return encoder_inputs(self.preprocessor, texts, self._max_tokens, self._prefix)
-
-    @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in INPUTS}], autograph=False)
-    def vectors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]`` -> float32 ``[B, D]`` of length 1."""
+    def __call__(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An encoder's inputs, int32 ``[B, T]`` -> ``default``, float32 ``[B, D]``."""
         ids = inputs["input_word_ids"]
         last = tf.shape(self._place)[0] - 1
         rows = tf.gather(self._place, tf.clip_by_value(ids, 0, last))
@@ -79,12 +55,12 @@ class StaticTower(tf.Module):
         weights = tf.where(known, tf.exp(tf.gather(self.log_weights, rows)), 0.0)
         total = tf.einsum("bt,btp->bp", weights, tf.gather(self.token_vectors, rows))
         mean = tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1, keepdims=True))
-        out = tf.math.l2_normalize(tf.matmul(mean, self.projection) + self.shift, axis=-1)
-        return tf.where(tf.reduce_any(known, axis=1, keepdims=True), out, 0.0)
+        out = tf.matmul(mean, self.projection) + self.shift
+        return {"default": tf.where(tf.reduce_any(known, axis=1, keepdims=True), out, 0.0)}
 
 
-def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width: int) -> StaticTower:
-    """A :class:`StaticTower` that reads as ``teacher`` does, before any training.
+def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width: int) -> TextToVector:
+    """A tower of a :class:`StaticEncoder` that reads as ``teacher`` does, before any training.
 
     Each token is encoded by itself, between the tokens that stand around every text. The vectors are reduced to their
     main components, and a token's weight is ``a / (a + share)``, its share among the tokens of ``texts``.
@@ -108,10 +84,7 @@ def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width:
         )
     # A text of one token: what stands before and after it is around every token.
     frame, unknown = (graph.tokens(tf.constant([text]))["input_word_ids"].numpy()[0] for text in ("a", UNKNOWN))
-    counts = np.zeros(max(sizes), np.int64)
-    for window in token_windows(graph, texts):
-        ids = window["input_word_ids"][window["input_mask"].astype(bool)]
-        counts += np.bincount(ids[ids < len(counts)], minlength=len(counts))
+    counts = np.bincount(tokenise(graph, texts).values, minlength=max(sizes))
     special = [frame[0], frame[-1], unknown[-2]]
     counts[special] = 0
     known = np.setdiff1d(np.union1d(np.arange(min(tokens, len(counts))), np.flatnonzero(counts)), special)
@@ -130,13 +103,5 @@ def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width:
     place = np.full(len(counts), len(known), np.int32)
     place[known] = np.arange(len(known))
     weights = _COMMON / (_COMMON + counts[known] / max(1, counts.sum()))
-    return StaticTower(
-        graph.preprocessor,
-        teacher.max_tokens,
-        graph.prefix,
-        (vectors - mean) @ projection.T,
-        weights,
-        place,
-        projection,
-        mean,
-    )
+    encoder = StaticEncoder((vectors - mean) @ projection.T, weights, place, projection, mean)
+    return TextToVector(encoder, graph.preprocessor, teacher.max_tokens, prefix=graph.prefix)

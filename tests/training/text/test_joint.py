@@ -8,11 +8,10 @@ from tfllmrec.config import ModelConfig, TextConfig, TuningConfig
 from tfllmrec.data.batches import Sequences, training_batches
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.text.centring import centred_unit
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.fit import build_hybrid
 from tfllmrec.training.text.joint import JointTower
-from tfllmrec.training.text.pretrain import tokenise
 from tfllmrec.training.text.tower import TowerRecord, prepared_encoder
 from tfllmrec.training.text.tuned_tower import new_tuning
 

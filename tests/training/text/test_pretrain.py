@@ -9,9 +9,9 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.bundled import save_encoder, save_preprocessor
-from tfllmrec.text.encoder import TextEncoder
+from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.pretrain import Vocabulary
-from tfllmrec.training.text.pretrain import masked_batches, pretrain, split_texts, tokenise
+from tfllmrec.training.text.pretrain import masked_batches, pretrain, split_texts
 
 pytestmark = pytest.mark.tf
 

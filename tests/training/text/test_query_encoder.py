@@ -78,7 +78,7 @@ def test_settings_and_what_suits_each_kind_reach_the_distillation(teacher, tmp_p
     assert (towers[0].sizes.buckets, towers[0].sizes.width, towers[0].sizes.hidden) == (64, 8, 12)
     assert (towers[1].sizes.buckets, towers[1].sizes.width, towers[1].sizes.hidden) == (32768, 128, 512)
     assert [len(tower.encoder.layers) for tower in towers[2:4]] == [1, 2]
-    assert towers[4].projection.shape == (5, 16)
+    assert towers[4].encoder.projection.shape == (5, 16)
     chosen = [(s["epochs"], s["batch_size"], s["learning_rate"], s["held_out"], s["per_item"]) for s in settings]
     assert chosen == [
         (1, 16, 2e-3, 0.2, 2),

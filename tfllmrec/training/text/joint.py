@@ -18,15 +18,14 @@ from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.text.centring import centred_unit
-from tfllmrec.text.encoder import TextEncoder
-from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.centring import centred_unit, text_mean
+from tfllmrec.text.encoder import TextEncoder, tokenise
+from tfllmrec.text.preprocessor import padded_inputs
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.tuning import Tuning
 from tfllmrec.training.callbacks import claim
 from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.training.fit import choose_gates, fit_hybrid
-from tfllmrec.training.text.pretrain import tokenise
 from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
 
 
@@ -59,8 +58,7 @@ class JointTower(TunedTower):
 
     def refresh(self, vectors: np.ndarray) -> None:
         """Takes over the encoder's vectors of the whole catalogue, float32 ``[N, Dt]``."""
-        has_text = np.any(vectors != 0, axis=1)
-        self.mean.assign(vectors.sum(axis=0) / max(1, np.count_nonzero(has_text)))
+        self.mean.assign(text_mean(vectors))
         self.hybrid.items.blocks["text"].assign(centred_unit(vectors))
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -82,10 +80,7 @@ class JointTower(TunedTower):
 
     def _inputs(self, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """The encoder's inputs of items, int32 ``[U, T]``."""
-        tokens = tf.gather(self._tokens, items)
-        ids = tokens.to_tensor()
-        mask = tf.sequence_mask(tokens.row_lengths(), tf.shape(ids)[1], tf.int32)
-        return dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
+        return padded_inputs(tf.gather(self._tokens, items), 0)  # whatever the id: the mask hides it
 
 
 def tune_jointly(
@@ -162,4 +157,4 @@ def tune_jointly(
         return choose_gates(hybrid, data, climb=True)
 
     steps = steps_per_epoch(sequences, batch_size, length)
-    return tuning, train_tower(model, batches, steps, config.tuning.joint, config.tuning, folder, measure, tell)
+    return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell)

@@ -21,7 +21,7 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.text.encoder import TextEncoder, TextToVector, token_windows
+from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
 from tfllmrec.training.fit import set_seeds
@@ -166,18 +166,6 @@ def pretrain(
     tell(f"after, best of {epochs} epochs: {after}")
     save_encoder_again(text_to_vector.encoder, out)
     return Pretrained(out, before, after)
-
-
-def tokenise(text_to_vector: TextToVector, texts: Sequence[str]) -> Ragged:
-    """The token ids of each text, int32, special ones included and without padding."""
-    if not len(texts):
-        return Ragged.from_rows([], np.int32)
-    values, lengths = [], []
-    for window in token_windows(text_to_vector, texts):
-        inside = window["input_mask"].astype(bool)
-        values.append(window["input_word_ids"][inside])
-        lengths.append(inside.sum(axis=1))
-    return Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
 
 
 def split_texts(texts: Sequence[str], tokens: Ragged, vocabulary: Vocabulary, seed: int) -> tuple[Ragged, Ragged]:

@@ -208,7 +208,7 @@ def tune_tower(
         made = pair_batches(pairs, wordings, augmenter, encoder, config, seed, first_epoch)
         return made.apply(tf.data.experimental.assert_cardinality((config.epochs - first_epoch) * steps))
 
-    return tuning, train_tower(model, batches, steps, text.mode, config, folder, measure, tell)
+    return tuning, train_tower(model, batches, steps, config, folder, measure, tell)
 
 
 def is_tuned(folder: Path) -> bool:

@@ -124,7 +124,6 @@ def train_tower(
     model: TunedTower,
     batches: Callable[[int], tf.data.Dataset],
     steps: int,
-    mode: str,
     config: TuningConfig,
     folder: Path,
     measure: Callable[[], Result],
@@ -137,7 +136,6 @@ def train_tower(
     Args:
       model: not compiled.
       batches: those of the epochs from a first one on, ``steps`` in each.
-      mode: of the tuning.
       folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
       measure: how good the encoder's vectors are now, on validation.
       tell: called with a line for each epoch.
@@ -149,13 +147,13 @@ def train_tower(
       ModelError: the loss is not a number.
     """
     tuning = model.tuning
-    learning_rate = config.learning_rate or LEARNING_RATES[mode]
+    learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
     moves = max(1, config.epochs * steps // config.accumulate)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
     optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
     sizes = sum(int(np.prod(variable.shape)) for variable in tuning.variables)
-    tell(f"text tower: {mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
+    tell(f"text tower: {tuning.mode}, {sizes:,} weights to train, {steps:,} steps an epoch")
     checkpoint = EpochCheckpoint(folder / "checkpoints", config.patience)
     state = checkpoint.state
 
