@@ -187,7 +187,7 @@ def chain_config(chain_files, tiny_hub):
     return ExperimentConfig(
         data=DataConfig(name="chain", events=events, items=items),
         text=TextConfig(encoder=encoder, preprocessor=preprocessor, max_tokens=12),
-        model=ModelConfig(embedding_dim=16, blocks=1, heads=2, history_length=6, dropout=0.1),
+        model=ModelConfig(embedding_dim=32, blocks=1, heads=2, history_length=6, dropout=0.1),
         training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
         ranking=RankingConfig(epochs=1, candidates=20, crosses=1),
         evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),

@@ -34,6 +34,11 @@ from tfllmrec.training.text.tower import TowerRecord
 pytestmark = pytest.mark.tf
 
 
+def test_the_dense_terms_of_the_ring_have_a_weight(chain_run):
+    """Otherwise no test that uses this run could show what meaning and feedback do."""
+    assert chain_run[0].load_model().gates.dense_strength.numpy() > 0
+
+
 def test_a_run_is_all_there(chain_run):
     run, _ = chain_run
     assert run.complete

@@ -148,6 +148,7 @@ def test_marks_may_be_missing_at_the_end_or_altogether(served):
     too_many = ask(served, ["i3", "i4"], ratings=[4, NAN, 1, 1, 1])
     for out in (padded, too_many):
         np.testing.assert_allclose(out.scores, short.scores, atol=1e-6)
+    assert np.abs(ask(served, ["i3", "i4"], ratings=[1, 5]).scores - short.scores).max() > 1e-5
 
 
 def search(served, text, history=(), exclude=(), k=3):
