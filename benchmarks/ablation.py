@@ -93,7 +93,7 @@ RETRAINED: dict[str, dict[str, object]] = {
 
 
 def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Callable[[], Hybrid]]]:
-    """Name of every variant of a run, and what makes its model; the whole model first."""
+    """The name of each variant of a run and a function that makes its model, starting with the whole model."""
     rated = np.isfinite(run.split.train_queries().ratings.values).any()
     read = np.any(run.text)
     yield "whole model", run.load_model
@@ -126,7 +126,7 @@ def retrained(run: Run, name: str, settings: dict[str, object], data: TrainingDa
 
 
 def measured(run: Run, switches_only: bool) -> dict[str, Result]:
-    """The results of all variants of a run on its test queries; those that are kept are read."""
+    """The results of all variants of a run on its test queries; finished ones are read from its folder."""
     split = run.split
     strata = split.strata(run.config.evaluation.head_share)
     results = {}

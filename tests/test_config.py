@@ -107,7 +107,11 @@ def test_an_override_of_broken_yaml(tmp_path):
         ("item_weights: {rank: 0}", [], "item_weights.rank: expected greater than or equal to 1, got 0."),
         ("model: {terms: [meanin]}", [], "model.terms.0: expected 'meaning', 'feedback' or 'behaviour'"),
         ("data: {columns: {user_id: 3}}", [], "data.columns.user_id: expected a valid string, got 3."),
-        ("text: {mode: adapter, query_encoder: layers}", [], "cannot be taken from below an adapter"),
+        (
+            "text: {mode: adapter, query_encoder: layers}",
+            [],
+            "expected an encoder without an adapter, found text.mode=adapter",
+        ),
         ("training: 3", [], "training: expected keys of its own"),
         ("", ["training=3"], "--set: training: expected keys of its own"),
         ("- 1\n- 2", [], "expected sections such as 'data:', got [1, 2]"),

@@ -127,7 +127,7 @@ class TextConfig(Section):
         "minilm",
         description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the first of "
         "minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a BERT encoder. 'minilm+e5' and "
-        "the like: the vectors of several side by side.",
+        "the like: the vectors of several, concatenated.",
     )
     preprocessor: str | None = Field(
         None, description="TF Hub handle of the matching preprocessor; a bundled encoder has its own."
@@ -145,17 +145,17 @@ class TextConfig(Section):
     batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
     mode: Literal["frozen", "adapter", "lora", "top_layers", "full", "joint"] = Field(
         "frozen",
-        description="What of the encoder is tuned on items read together, before it reads the catalogue; joint: the "
-        "encoder is trained together with the hybrid, and tuning.joint says which of its weights.",
+        description="Which weights of the encoder are tuned on pairs of items read together, before it encodes the "
+        "catalogue; joint: the weights that tuning.joint names are trained together with the hybrid.",
     )
     pretrain_epochs: int = Field(
         0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
     )
     query_encoder: Literal["same", "hashed_ngrams", "layers", "static"] = Field(
         "same",
-        description="What an exported model reads queries with: the items' encoder, or a small tower that answers as "
-        "it does: a bag of hashed n-grams, the mean of vectors of its own tokens, or some of its layers ('minilm' and "
-        "encoders made by save_encoder only).",
+        description="The encoder of queries in an exported model: the items' encoder, or a small tower distilled from "
+        "it: a bag of hashed n-grams, the weighted mean of vectors of the encoder's tokens (static), or some of its "
+        "layers ('minilm' and encoders made by save_encoder only).",
     )
 
 
@@ -167,9 +167,12 @@ class TuningConfig(Section):
         "lora", description="Which weights of the encoder text.mode=joint trains."
     )
     batch_size: int = Field(
-        64, ge=2, description="Pairs of texts in a step, each other's negatives; of joint: texts that a step encodes."
+        64,
+        ge=2,
+        description="Pairs of texts in a step, which serve as each other's negatives; for joint, the most items that a "
+        "step encodes again.",
     )
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the encoder moves.")
+    accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the weights are updated.")
     learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode; of joint, by tuning.joint.")
     warmup_share: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")
@@ -183,16 +186,16 @@ class TuningConfig(Section):
     paraphrase: str | None = Field(
         None,
         pattern=r"^\w+(\.\w+)*:\w+(,\w+(\.\w+)*:\w+)*$",
-        description="module:function that takes a list of strings and gives as many; or several, joined by commas and "
-        "called one after the other, such as a translation there and one back. Half of an item's wordings are its "
-        "paraphrase. Not in a file: --set or Python.",
+        description="module:function that takes a list of strings and returns one string for each; or several, joined "
+        "by commas and called one after the other, such as a translation into another language and one back. An item "
+        "with a paraphrase is read as it half of the time. Accepted from --set and Python, not from a config file.",
     )
     paraphrase_similarity: float = Field(
         0.5,
         ge=-1,
         le=1,
-        description="Least cosine between a text's and its paraphrase's vectors, less the mean vector of all texts; "
-        "others are dropped.",
+        description="A paraphrase is dropped if the cosine between its vector and that of its text is below this; the "
+        "mean vector of all texts is subtracted from both first.",
     )
     rank: int = Field(8, ge=1, description="Of lora.")
     alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
@@ -220,10 +223,10 @@ class DistillationConfig(Section):
     buckets: int = Field(
         32_768,
         ge=1,
-        description="Of hashed_ngrams: rows of each of its two tables; of static: the first tokens of the vocabulary "
-        "that it knows beside those of the items.",
+        description="For hashed_ngrams: rows of each of its two tables. For static: it knows this many of the first "
+        "tokens of the vocabulary, and all tokens of the items' texts.",
     )
-    width: int = Field(128, ge=1, description="Of hashed_ngrams and static: of the tables.")
+    width: int = Field(128, ge=1, description="For hashed_ngrams and static: columns of their tables.")
     hidden: int = Field(512, ge=1, description="Of hashed_ngrams: units of its hidden layer.")
 
 
@@ -365,7 +368,11 @@ class ExperimentConfig(Section):
     def _layers_have_nothing_above_them(self) -> Self:
         mode = self.tuning.joint if self.text.mode == "joint" else self.text.mode
         if self.text.query_encoder == "layers" and mode == "adapter":
-            raise ValueError("a query_encoder of layers cannot be taken from below an adapter; take hashed_ngrams")
+            where = "tuning.joint" if self.text.mode == "joint" else "text.mode"
+            raise ValueError(
+                f"text.query_encoder=layers: expected an encoder without an adapter, found {where}=adapter. Use "
+                "text.query_encoder=hashed_ngrams, or another mode"
+            )
         return self
 
 

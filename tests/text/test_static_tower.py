@@ -52,5 +52,5 @@ def test_tokens_give_what_strings_do(tower):
 
 def test_an_encoder_that_shows_nothing(teacher, monkeypatch):
     monkeypatch.setattr(teacher.text_to_vector, "encoder", lambda inputs: None)
-    with pytest.raises(ModelError, match="expected an encoder that shows its variables"):
+    with pytest.raises(ModelError, match="expected an encoder whose variables include a table of token embeddings"):
         static_tower(teacher, TEXTS, 10, 4)

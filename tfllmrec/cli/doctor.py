@@ -98,7 +98,7 @@ class Diagnosis:
 
 
 def doctor(json: Json = False) -> None:
-    """Print versions, devices, caches and text encoders, and the line that mends what is wrong; exit 4 if any is."""
+    """Print versions, devices, caches and text encoders, and a command that fixes each problem; exit with 4 if any."""
     diagnosis = diagnose()
     if json:
         print_json({"ok": not diagnosis.problems, **asdict(diagnosis)})
@@ -315,7 +315,7 @@ def _print(diagnosis: Diagnosis) -> None:
 
 
 def _in_words(languages: list[str]) -> str:
-    """All of a few languages; of many, their number and some of them."""
+    """The names of up to 20 languages; for more, their number and some examples."""
     if len(languages) <= LISTED:
         return ", ".join(languages)
     return f"{len(languages)} languages, such as {', '.join(languages[:: len(languages) // 6])}"

@@ -60,6 +60,7 @@ def _warn(model: SavedModel, reading: Reading) -> None:
 
     encoder = (model.manifest.get("config") or {}).get("text", {}).get("encoder")
     note(
-        f"warning: the text encoder {encoder or 'of the model'} cannot read the query ({reading}), so the list hardly "
-        f"depends on it. Ask in another language, or fit and export again with another encoder. {advice(encoder)}"
+        f"warning: the text encoder {encoder or 'of the model'} cannot read the query ({reading}), so the results "
+        "hardly depend on it. Write the query in another language, or fit and export the model with another encoder. "
+        f"{advice(encoder)}"
     )

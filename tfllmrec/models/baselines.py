@@ -200,9 +200,9 @@ class Star(Baseline):
     ``R_C`` the cosine of their columns in the user-by-item matrix, ``n_ij / sqrt(n_i n_j)``. An item without training
     events is scored by its text alone, an item without text by its users alone.
 
-    The defaults are the settings of the paper. Its factors ``1 / n`` and ``decay`` are left out, because they are the
-    same for every candidate, and its ratings are 1, because the paper finds no gain from them. The text vectors are
-    centred (:func:`centred_unit`), which the paper's are not: it is better on validation.
+    The defaults are the paper's settings. Its factors ``1 / n`` and ``decay`` are omitted, because they are the same
+    for every candidate. All ratings are 1, because the paper finds no gain from using them. The text vectors are
+    centred (:func:`centred_unit`), unlike the paper's: on toys (validation) the selection value is .0745 against .0729.
     """
 
     fit_grid: ClassVar[Grid] = {}

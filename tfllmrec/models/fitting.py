@@ -57,7 +57,7 @@ class TrainingData:
       split: fits read its training events and its validation queries.
       text: float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
       head_share: share of the items, by training events, that are head.
-      text_widths: of the encoders' vectors that stand side by side in ``text``; ``None``: of one encoder.
+      text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
 

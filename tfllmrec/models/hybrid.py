@@ -60,7 +60,7 @@ class Catalogue:
     Attributes:
       item_ids: object ``[N]``, all different, in the order of the items table.
       text: float32 ``[N, Dt]``, unit rows as the encoder gives them; a row of zeros is an item without text.
-      text_widths: of the encoders' vectors that stand side by side in ``text``; ``None``: of one encoder.
+      text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
 
     Raises:
       ModelError: an id is there twice, or there is not one row of text for each id.

@@ -236,7 +236,7 @@ class Run:
 
     @property
     def text_widths(self) -> list[int] | None:
-        """The widths of the encoders' vectors in :attr:`text`; ``None`` where no item has text.
+        """The widths of the encoders' vectors in :attr:`text`; ``None`` if no item has text, or in older runs.
 
         Raises:
           ModelError: the file that has them is damaged.

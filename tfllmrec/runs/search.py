@@ -176,8 +176,9 @@ def tune(
     require_optuna()
     if config.text.mode == "joint":
         raise ConfigError(
-            "text.mode=joint: a search trains the text tower once, but this one depends on the settings that trials "
-            "vary. Search with text.mode=frozen, and fit the best config with joint."
+            "text.mode=joint: expected another text.mode for a search, which trains the text tower once; a joint tower "
+            "depends on the settings that the trials vary. Search with text.mode=frozen, then fit the best config with "
+            "joint."
         )
     if space is None:
         space = default_space(config)

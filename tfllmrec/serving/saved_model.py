@@ -193,10 +193,10 @@ class SavedModel:
         return to_frame(_in_batches(len(asked), of))
 
     def reading(self, text: str) -> Reading | None:
-        """How the encoder's vocabulary reads the text of a query.
+        """Statistics of a query split into pieces by the encoder's vocabulary.
 
-        Of several encoders side by side, one that can read it, if there is one. ``None`` where there is no vocabulary:
-        the model was trained without text, or hashed n-grams read its queries.
+        With several encoders, they are those of one that can read the query, if any can. ``None`` if there is no
+        vocabulary, because the model was trained without text or its query encoder is ``hashed_ngrams``.
         """
         tower = getattr(self._loaded, "text_to_vector", None)
         towers = [getattr(each, "preprocessor", None) for each in getattr(tower, "towers", [tower])]

@@ -23,7 +23,7 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+(?:['’-][^\W{_IDEOGRA
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Makes views of texts that mean the same: a wording or a paraphrase drawn, words replaced, words dropped.
+    """Makes views of texts with the same meaning: draws a wording or a paraphrase, replaces words, drops words.
 
     Dropping words and replacing them by synonyms is EDA (Wei and Zou 2019, arXiv:1901.11196), where .1 is found to be
     a good share for both; it helps most where examples are few, as with tail items. Each word falls by itself, while
@@ -37,8 +37,8 @@ class Augmenter:
       synonym_share: the probability that a word or phrase with synonyms is replaced.
       paraphrases: text -> another text of the same meaning, as :func:`tfllmrec.text.paraphrases.paraphrases_of` gives
         them.
-      paraphrase_share: the probability that the paraphrase is taken where there is one. Below 1, because two views
-        would be all the same.
+      paraphrase_share: the probability that the paraphrase of a text is taken, if it has one. With 1 both views of a
+        text would start from the same words.
 
     Raises:
       ConfigError: a share is not in [0, 1], ``word_dropout`` is 1, or a word has no synonym.
@@ -64,8 +64,9 @@ class Augmenter:
         """One view of each text; call it twice for two.
 
         Args:
-          texts: B strings, or for each item its wordings (:meth:`tfllmrec.text.template.ItemTemplate.wordings`), of
-            which one is drawn, or the paraphrase of the first, which is the whole text.
+          texts: B strings, or a list of wordings for each item
+            (:meth:`tfllmrec.text.template.ItemTemplate.wordings`). One wording is drawn, or the paraphrase of the first
+            wording, the whole text, is taken.
           rng: decides everything: the same state gives the same views.
 
         Returns:

@@ -18,7 +18,7 @@ def centred_unit(
     """Text vectors minus the catalogue's mean, scaled to length 1.
 
     All sentence vectors of one shop point in much the same direction; only the difference to their mean tells items
-    apart. Vectors of several encoders side by side are centred and scaled one by one, so that each encoder counts the
+    apart. Concatenated vectors of several encoders are centred and scaled one by one, so that each encoder counts the
     same: their dot product is then the mean of the encoders' cosines.
 
     Args:

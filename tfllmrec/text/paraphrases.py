@@ -1,4 +1,4 @@
-"""Other wordings of texts by functions of the user, such as a translation there and one back: cached and checked."""
+"""Paraphrases of texts by functions of the user, such as back-translation: cached and checked."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 def paraphrases_of(
     texts: Sequence[str], functions: str, encoder: TextEncoder, similarity: float, tell: Tell
 ) -> dict[str, str]:
-    """Paraphrases of texts by functions of the user; a translation there and one back is the usual pair.
+    """Paraphrases of texts by functions of the user; a translation and its reverse are the usual pair.
 
-    Back-translation keeps the meaning and changes the words (Xie et al. 2020, UDA, arXiv:1904.12848). The answers are
-    kept in the cache by the names of the functions, so that a text is asked for once. A paraphrase is dropped if it is
-    empty, if it differs from the text in case and spaces alone, or if ``cos(v(text) - m, v(paraphrase) - m)`` is below
-    ``similarity``, with v the vectors of the encoder and m their mean over all texts. Without m, two texts of one shop
-    have a cosine of .84 with e5 and of .43 with minilm; with it, of 0 with both.
+    Back-translation keeps the meaning and changes the words (Xie et al. 2020, UDA, arXiv:1904.12848). Answers are
+    cached under the names of the functions, so that each text is paraphrased once. A paraphrase is dropped if it is
+    empty, if it differs from the text only in case and spaces, or if ``cos(v(text) - m, v(paraphrase) - m)`` is below
+    ``similarity``, with v the vectors of the encoder and m their mean over all texts. Without subtracting m, two texts
+    of one shop have a median cosine of .84 with e5 and of .43 with minilm; after subtracting it, of 0 with both.
 
     Args:
       texts: any number; blank ones have no paraphrase.
@@ -66,7 +66,7 @@ def paraphrases_of(
     known = _stored(folder)
     todo = [text for text in distinct if _digest(text) not in known]
     with (
-        writing(folder, "The stored paraphrases are kept. TFLLMREC_CACHE names another cache."),
+        writing(folder, "Paraphrases stored so far are kept. TFLLMREC_CACHE names another cache."),
         show_progress("Paraphrasing", "texts") as progress,
     ):
         for start in range(0, len(todo), BATCH):
@@ -110,13 +110,13 @@ def load_paraphrase(name: str) -> Function:
 
 
 def _answers(name: str, function: Function, texts: Sequence[str]) -> list[str]:
-    """What a function says to texts, checked."""
+    """A function's answers to texts, checked for number and type."""
     try:
         said: Any = function(list(texts))
     except Exception as error:  # it is the user's code
         raise ModelError(
-            f"tuning.paraphrase {name} failed ({type(error).__name__}: {error}). Earlier answers are in the cache: "
-            "mend the function and continue."
+            f"tuning.paraphrase {name} failed ({type(error).__name__}: {error}). Earlier answers are in the "
+            "cache. Fix the function and run the command again."
         ) from error
     if isinstance(said, str) or len(said) != len(texts) or not all(isinstance(text, str) for text in said):
         came = "one string" if isinstance(said, str) else f"{len(said)} of {sorted({type(t).__name__ for t in said})}"

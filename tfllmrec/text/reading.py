@@ -19,8 +19,8 @@ MOST_UNKNOWN = 0.05
 #: Above this many pieces per letter, words are split into single letters, which encoders cannot interpret. Korean is
 #: written in syllables and has a limit of its own.
 MOST_PIECES, MOST_PIECES_OF_HANGUL = 0.7, 1.5
-#: The limit does not apply to texts with fewer letters, such as a query of one short word. Of 107 words in Cyrillic,
-#: Greek, Arabic, Hebrew, Devanagari and Thai script, e5 exceeds it in 10 of the 57 shorter and none of the 50 longer.
+#: Texts with fewer letters, such as a query of one short word, are exempt from the limit. Of 107 words in Cyrillic,
+#: Greek, Arabic, Hebrew, Devanagari and Thai script, e5 exceeds it for 10 of the 57 shorter and none of the 50 others.
 FEWEST_LETTERS = 6
 #: Scripts without such a limit: in Chinese and Japanese a character can be a word, and all encoders know Latin letters.
 UNLIMITED = ("CJK", "HIRAGANA", "KATAKANA", "LATIN")
@@ -81,7 +81,7 @@ def reading_of(tokenize: Tokenize, texts: Sequence[str]) -> Reading:
 
 
 def advice(encoder: str | None) -> str:
-    """A sentence on what to set where ``text.encoder`` cannot read texts; ``None``: its name is not known."""
+    """One sentence on what to set instead of ``encoder``, which cannot read the texts (``None``: name unknown)."""
     if encoder == AUTO[-1]:
         return "Set text.encoder to an encoder of their language on TF Hub (docs/text-towers.md)."
     return f"Set text.encoder={AUTO[-1]}, which reads about 100 languages."

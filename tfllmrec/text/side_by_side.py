@@ -1,4 +1,4 @@
-"""Several text encoders as one: their vectors stand side by side."""
+"""Several text encoders as one: their vectors are concatenated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SideBySideVectors(tf.Module):
 
 
 class SideBySide:
-    """Several encoders whose vectors stand side by side, each divided by the square root of their number.
+    """Several encoders whose vectors are concatenated, each divided by the square root of their number.
 
     The dot product of two texts is the mean of the encoders' cosines. It has the attributes and methods of a frozen
     :class:`TextEncoder` that encode texts and go into an export.
@@ -92,16 +92,16 @@ def encoder_of(config: TextConfig) -> Encoder:
         return TextEncoder.from_config(config)
     if config.mode != "frozen" or config.pretrain_epochs:
         raise ConfigError(
-            f"text.encoder: several encoders ({config.encoder}) are not trained, expected text.mode=frozen and "
-            f"text.pretrain_epochs=0, found {config.mode} and {config.pretrain_epochs}. Change these, or name one "
-            "encoder."
+            f"text.encoder={config.encoder}: several encoders cannot be trained. Expected text.mode=frozen and "
+            f"text.pretrain_epochs=0, found {config.mode} and {config.pretrain_epochs}. Change these settings, or name "
+            "one encoder."
         )
     foreign = [name for name in names if name not in BUNDLED]
     if len(foreign) > 1 or (config.preprocessor is not None and not foreign) or len(set(names)) < len(names):
         raise ConfigError(
-            f"text.encoder: expected different names of {', '.join(BUNDLED)} and at most one TF Hub handle, whose "
-            f"preprocessor is text.preprocessor, joined by '+', found {config.encoder!r} with text.preprocessor "
-            f"{config.preprocessor}."
+            f"text.encoder: expected different names of bundled encoders ({', '.join(BUNDLED)}) and at most one TF Hub "
+            "handle, joined by '+'; text.preprocessor belongs to the handle. Found "
+            f"{config.encoder!r} with text.preprocessor {config.preprocessor}. Correct these two settings."
         )
     parts = [{"encoder": name, "preprocessor": config.preprocessor if name in foreign else None} for name in names]
     return SideBySide([TextEncoder.from_config(config.model_copy(update=part)) for part in parts])

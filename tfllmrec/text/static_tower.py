@@ -60,29 +60,30 @@ class StaticEncoder(tf.Module):
 
 
 def static_tower(teacher: TextEncoder, texts: Sequence[str], tokens: int, width: int) -> TextToVector:
-    """A tower of a :class:`StaticEncoder` that reads as ``teacher`` does, before any training.
+    """An untrained tower of a :class:`StaticEncoder` that imitates ``teacher``.
 
-    Each token is encoded by itself, between the tokens that stand around every text. The vectors are reduced to their
-    main components, and a token's weight is ``a / (a + share)``, its share among the tokens of ``texts``.
+    Each token is encoded by itself, between the special tokens (and the query prefix) that frame every text. The
+    vectors are reduced to their main components. A token's weight is ``a / (a + share)``, where ``share`` is its share
+    of all tokens of ``texts``.
 
     Args:
-      teacher: its query prefix is used where it has one.
+      teacher: its query prefix is used, if it has one.
       texts: of the items.
-      tokens: the first ids of the vocabulary that are known; further ones are known if ``texts`` have them. In the
-        vocabularies of BERT and SentencePiece more frequent tokens come first.
+      tokens: the number of first ids of the vocabulary that are known; later ids are known only if they occur in
+        ``texts``. In the vocabularies of BERT and SentencePiece more frequent tokens come first.
       width: P, at most D.
 
     Raises:
-      ModelError: the encoder does not show the size of its vocabulary.
+      ModelError: the encoder has no table of token embeddings.
     """
     graph = teacher.for_queries.text_to_vector
     sizes = [v.shape[0] for v in getattr(graph.encoder, "variables", ()) if v.shape.rank == 2]
     if not sizes:
         raise ModelError(
-            "text.query_encoder=static: expected an encoder that shows its variables, the longest table of which is "
-            "that of its tokens, found none. Use hashed_ngrams."
+            "text.query_encoder=static: expected an encoder whose variables include a table of token embeddings, found "
+            "no variable with two dimensions. Use text.query_encoder=hashed_ngrams."
         )
-    # A text of one token: what stands before and after it is around every token.
+    # The ids before and after a text of one token frame every token.
     frame, unknown = (graph.tokens(tf.constant([text]))["input_word_ids"].numpy()[0] for text in ("a", UNKNOWN))
     counts = np.bincount(tokenise(graph, texts).values, minlength=max(sizes))
     special = [frame[0], frame[-1], unknown[-2]]

@@ -174,8 +174,8 @@ def encode_items(
 
     Args:
       texts: N strings.
-      encoder: a :class:`tfllmrec.text.encoder.TextEncoder`, or what has its ``encode``, ``fingerprint``, ``dim``. Of
-        several side by side, each is looked up in the store and kept there by itself.
+      encoder: a :class:`tfllmrec.text.encoder.TextEncoder`, or any object with its ``encode``, ``fingerprint`` and
+        ``dim``. The vectors of several encoders are looked up and stored separately.
       store: where to look first, and to keep what is new; ``None`` for neither.
       progress: called with (done, total) of the texts that are encoded; not at all if there are none.
       chunk: texts encoded between two writes to the store: the most that a kill can lose.

@@ -30,17 +30,17 @@ from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tow
 
 
 class JointTower(TunedTower):
-    """The loss of a :class:`Hybrid` in which the encoder reads some of a batch's items anew.
+    """The loss of a :class:`Hybrid`, with some items of each batch encoded again by the encoder in training.
 
-    Each step encodes up to ``texts`` different items of the batch, drawn at random, with a gradient to the encoder.
-    All other items keep the vectors that the hybrid has of them, until :meth:`refresh` encodes the catalogue again.
+    Each step encodes up to ``texts`` different items of the batch, drawn at random, and backpropagates through the
+    encoder. All other items keep the vectors stored in the hybrid until :meth:`refresh` replaces them.
 
     Args:
-      tuning: what is trained of the encoder.
+      tuning: the encoder's trainable weights.
       hybrid: a fitted model; it is trained further. Its item-item weights stay as they are.
       tokens: int32, the encoder's token ids of each item of the catalogue.
       texts: items that are encoded in a step.
-      seed: of the draw, which also depends on a saved count of steps.
+      seed: of the draw, together with a step counter that checkpoints contain.
       accumulate: as in :class:`TunedTower`.
     """
 
@@ -93,18 +93,18 @@ def tune_jointly(
 ) -> tuple[Tuning, int]:
     """Fits a hybrid on the encoder's vectors, then trains both together; the encoder is left at the best epoch.
 
-    An epoch is measured with the hybrid that was trained along, so it may be better than epoch 0 because that hybrid
+    Each epoch is measured with the hybrid trained so far. An epoch may therefore beat epoch 0 only because the hybrid
     was trained for longer.
 
     Args:
       encoder: untuned.
       split: only its training events and validation queries are used.
       texts: of the items.
-      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
-      tell: called with a line for each step.
+      folder: for checkpoints and TensorBoard logs. If it has them already, training resumes from them.
+      tell: called with each line of progress.
 
     Returns:
-      The tuning, and its best epoch, from 1; 0 is the encoder as it came.
+      The tuning, and its best epoch, from 1; 0 is the original encoder.
 
     Raises:
       ConfigError: the loss does not depend on the encoder.
@@ -113,8 +113,8 @@ def tune_jointly(
 
     if not {"meaning", "feedback"} & set(config.model.terms):
         raise ConfigError(
-            f"text.mode=joint: expected meaning or feedback among model.terms, found {config.model.terms}, so the loss "
-            "does not depend on the encoder. Add meaning, or use text.mode=frozen."
+            f"text.mode=joint: expected meaning or feedback in model.terms, found {config.model.terms}. Without these "
+            "terms the loss does not depend on the encoder. Add meaning, or use text.mode=frozen."
         )
 
     def encoded(title: str) -> np.ndarray:

@@ -26,7 +26,8 @@ from tfllmrec.training.text.distil import ALL, Agreement, distil, short_queries
 
 RECORD, MADE_FROM = "record.json", "made_from.json"
 
-#: What suits each kind: hashed tables start at nothing and move fast; tokens and layers know something already.
+#: Defaults for each kind: hashed tables are trained from scratch, with a high learning rate; token vectors and layers
+#: are pretrained, and need fewer epochs and a lower rate.
 EPOCHS = {"hashed_ngrams": 20, "static": 5, "layers": 2}
 BATCH_SIZES = {"hashed_ngrams": 256, "static": 256, "layers": 64}
 LEARNING_RATES = {"hashed_ngrams": 2e-3, "static": 1e-3, "layers": 3e-4}

@@ -20,15 +20,16 @@ from tfllmrec.text.tuning import Tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.optimizer import adamw
 
-#: New weights (lora, adapter) start at nothing and move fast; those of the encoder know something already.
+#: New weights (lora, adapter) are trained from scratch and take a higher rate than the encoder's pretrained ones.
 LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
 
-#: Parts of a batch, each as wide as its own longest text: with so many, two fifths of the padding's work is saved.
+#: Groups that a batch is split into by length; each is padded to its own longest text. Four groups save two fifths of
+#: the computation spent on padding.
 LENGTH_GROUPS = 4
 
 
 def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, seed: int) -> Tuning:
-    """What of an encoder is trained, as a config's ``tuning`` section says; the encoder follows it from now on.
+    """Makes the trainable weights of an encoder as the ``tuning`` section says; the encoder uses them from then on.
 
     Raises:
       ModelError: see :func:`tfllmrec.text.tuning.tuning_of`.
@@ -52,9 +53,9 @@ class TunedTower(tf.keras.Model):
     """A Keras model around a :class:`Tuning`; a subclass has the loss.
 
     Args:
-      tuning: what is trained of the encoder.
-      accumulate: steps whose gradients are averaged before anything moves.
-      beside: further variables that are trained with it.
+      tuning: the encoder's trainable weights.
+      accumulate: steps whose gradients are averaged before the weights are updated.
+      beside: other variables that are trained together with them.
     """
 
     def __init__(self, tuning: Tuning, accumulate: int = 1, beside: Sequence[tf.Variable] = ()) -> None:
@@ -69,7 +70,7 @@ class TunedTower(tf.keras.Model):
 
     @property
     def trainable_variables(self) -> list[tf.Variable]:
-        """What is tuned and what is beside it, and nothing of the encoder."""
+        """The tuned variables and those beside them, without the encoder's own."""
         return [*self.tuned, *self.beside]
 
     @property
@@ -131,17 +132,17 @@ def train_tower(
 ) -> int:
     """Trains a tower; it is left at the best epoch on validation.
 
-    Epoch 0, the encoder as it came, is one of them: a tuning that only harms ends as the identity.
+    Epoch 0, the original encoder, counts: if no epoch improves on it, the tuning ends as the identity.
 
     Args:
       model: not compiled.
       batches: those of the epochs from a first one on, ``steps`` in each.
-      folder: for checkpoints and TensorBoard logs. One that has them already is gone on with.
-      measure: how good the encoder's vectors are now, on validation.
+      folder: for checkpoints and TensorBoard logs. If it has them already, training resumes from them.
+      measure: evaluates the encoder's current vectors on validation.
       tell: called with a line for each epoch.
 
     Returns:
-      The best epoch, from 1; 0 is the encoder as it came.
+      The best epoch, from 1; 0 is the original encoder.
 
     Raises:
       ModelError: the loss is not a number.
@@ -198,6 +199,6 @@ def train_tower(
     else:
         for variable, value in zip(tuning.variables, untuned, strict=True):
             variable.assign(value)
-        tell("text tower: best epoch 0: no other is better on validation, so the encoder stays as it came")
+        tell("text tower: best epoch 0: no later epoch is better on validation, so the original encoder is kept")
     tuning.write()
     return best_epoch
