@@ -33,6 +33,9 @@ ROWS: dict[str, dict[str, object]] = {
     "frozen": {},
     "adapter": {"mode": "adapter"},
     "lora": {"mode": "lora"},
+    "adalora": {"mode": "adalora"},
+    "prefix": {"mode": "prefix"},
+    "joint": {"mode": "joint"},
     "mlm": {"pretrain_epochs": 3},
     "mlm-lora": {"mode": "lora"},
 }

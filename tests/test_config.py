@@ -110,7 +110,12 @@ def test_an_override_of_broken_yaml(tmp_path):
         (
             "text: {mode: adapter, query_encoder: layers}",
             [],
-            "expected an encoder without an adapter, found text.mode=adapter",
+            "expected an encoder without adapter and prefix, found text.mode=adapter",
+        ),
+        (
+            "text: {mode: prefix, query_encoder: layers}",
+            [],
+            "expected an encoder without adapter and prefix, found text.mode=prefix",
         ),
         ("training: 3", [], "training: expected keys of its own"),
         ("", ["training=3"], "--set: training: expected keys of its own"),

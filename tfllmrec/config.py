@@ -143,7 +143,7 @@ class TextConfig(Section):
         "float32", description="Of the products; bfloat16: 'minilm' and 'e5' only."
     )
     batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
-    mode: Literal["frozen", "adapter", "lora", "top_layers", "full", "joint"] = Field(
+    mode: Literal["frozen", "adapter", "lora", "adalora", "prefix", "top_layers", "full", "joint"] = Field(
         "frozen",
         description="Which weights of the encoder are tuned on pairs of items read together, before it encodes the "
         "catalogue; joint: the weights that tuning.joint names are trained together with the hybrid.",
@@ -155,7 +155,7 @@ class TextConfig(Section):
         "same",
         description="The encoder of queries in an exported model: the items' encoder, or a small tower distilled from "
         "it: a bag of hashed n-grams, the weighted mean of vectors of the encoder's tokens (static), or some of its "
-        "layers ('minilm' and encoders made by save_encoder only).",
+        "layers ('minilm', 'e5' and encoders made by save_encoder only).",
     )
 
 
@@ -163,7 +163,7 @@ class TuningConfig(Section):
     """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
 
     epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
-    joint: Literal["adapter", "lora", "top_layers", "full"] = Field(
+    joint: Literal["adapter", "lora", "adalora", "prefix", "top_layers", "full"] = Field(
         "lora", description="Which weights of the encoder text.mode=joint trains."
     )
     batch_size: int = Field(
@@ -197,13 +197,16 @@ class TuningConfig(Section):
         description="A paraphrase is dropped if the cosine between its vector and that of its text is below this; the "
         "mean vector of all texts is subtracted from both first.",
     )
-    rank: int = Field(8, ge=1, description="Of lora.")
-    alpha: float = Field(16.0, gt=0, description="Of lora: its weights are multiplied by alpha / rank.")
+    rank: int = Field(8, ge=1, description="Of lora; of adalora, the average of its kernels in the end.")
+    alpha: float = Field(16.0, gt=0, description="Of lora and adalora: their weights are multiplied by alpha / rank.")
     targets: list[str] = Field(
-        ["attention", "feed_forward"], min_length=1, description="Of lora: which kernels, by parts of their names."
+        ["attention", "feed_forward"],
+        min_length=1,
+        description="Of lora and adalora: which kernels, by parts of their names.",
     )
     layers: int = Field(2, ge=1, description="Of top_layers.")
     width: int = Field(64, ge=1, description="Of adapter.")
+    length: int = Field(16, ge=1, description="Of prefix: tokens in front of each text.")
 
 
 class DistillationConfig(Section):
@@ -367,10 +370,10 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _layers_have_nothing_above_them(self) -> Self:
         mode = self.tuning.joint if self.text.mode == "joint" else self.text.mode
-        if self.text.query_encoder == "layers" and mode == "adapter":
+        if self.text.query_encoder == "layers" and mode in ("adapter", "prefix"):
             where = "tuning.joint" if self.text.mode == "joint" else "text.mode"
             raise ValueError(
-                f"text.query_encoder=layers: expected an encoder without an adapter, found {where}=adapter. Use "
+                f"text.query_encoder=layers: expected an encoder without adapter and prefix, found {where}={mode}. Use "
                 "text.query_encoder=hashed_ngrams, or another mode"
             )
         return self

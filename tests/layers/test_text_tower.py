@@ -35,7 +35,12 @@ def expected(handles):
 
 
 #: Small, and as many layers as the encoder has.
-TUNING = {"lora": {"rank": 2}, "top_layers": {"layers": 1}}
+TUNING = {
+    "lora": {"rank": 2},
+    "adalora": {"rank": 2, "steps": 1000},
+    "prefix": {"length": 3},
+    "top_layers": {"layers": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +165,11 @@ def test_a_frozen_tower_trains_its_projection_alone(handles):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
-def test_lora_trains_its_own_weights_by_the_gradient_of_a_step_by_hand(tower_of, compiled):
-    tower = moved(tower_of("lora"))
+@pytest.mark.parametrize(("mode", "factors"), [("lora", 2), ("adalora", 3)])
+def test_lora_trains_its_own_weights_by_the_gradient_of_a_step_by_hand(tower_of, mode, factors, compiled):
+    tower = moved(tower_of(mode))
     texts, tuning = tf.constant(["red car", "the cafe"]), tower._tuning
-    assert len(tower.trainable_variables) == 2 * 6
+    assert len(tower.trainable_variables) == factors * 6
     found = gradients(tower, tuning.variables, texts, compiled)
     assert {g is None for g in gradients(tower, own_variables(tower), texts, compiled)} == {True}
     with tf.GradientTape() as tape:
@@ -236,7 +242,7 @@ def test_mixed_precision_casts_the_vectors_and_keeps_the_weights(handles, expect
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["frozen", "lora", "top_layers"])
+@pytest.mark.parametrize("mode", ["frozen", "lora", "adalora", "prefix", "top_layers"])
 def test_a_config_makes_the_same_tower(handles, mode):
     tower = TextTower(**handles, mode=mode, tuning=TUNING.get(mode), output_dim=5, seed=3, pooling="cls", name="reads")
     config = tower.get_config()
@@ -245,14 +251,26 @@ def test_a_config_makes_the_same_tower(handles, mode):
     np.testing.assert_allclose(again(tf.constant(TEXTS)), tower(tf.constant(TEXTS)), atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["frozen", "adapter"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["frozen", "adalora", "prefix", "adapter"])
 def test_a_catalogue_comes_with_the_weights_not_with_the_config(tower_of, mode):
-    tower = tower_of(mode)
+    tower = moved(tower_of(mode))
     again = TextTower.from_config(tower.get_config())
     with pytest.raises(tf.errors.InvalidArgumentError, match="load the weights that were saved with its config"):
         again(tf.constant([0]))
     again.set_weights(tower.get_weights())
     np.testing.assert_allclose(again(tf.constant([0, 3, 4])), tower(tf.constant([0, 3, 4])), atol=1e-6)
+
+
+def test_the_weights_of_adalora_have_what_its_ranks_go_on_from(tower_of):
+    tower = moved(tower_of("adalora"))
+    gradients(tower, tower.trainable_variables, tf.constant([0, 3]), compiled=False)
+    again = TextTower.from_config(tower.get_config())
+    again.set_weights(tower.get_weights())
+    steps, *smoothed = tower._tuning.state
+    assert steps.numpy() > 0 and all(variable.numpy().any() for variable in smoothed)
+    for ours, theirs in zip(again._tuning.state, tower._tuning.state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_handle_that_is_gone_is_named(tower_of, tmp_path):
@@ -322,7 +340,10 @@ print("equal")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "trained_further"), [("frozen", "m.keras"), ("lora", "folder"), ("full", "m.keras")])
+@pytest.mark.parametrize(
+    ("mode", "trained_further"),
+    [("frozen", "m.keras"), ("lora", "folder"), ("adalora", "m.keras"), ("full", "m.keras")],
+)
 def test_a_fresh_process_loads_what_was_saved(handles, mode, trained_further, tmp_path):
     tower = TextTower(**handles, texts=TEXTS, mode=mode, tuning=TUNING.get(mode), output_dim=3, name="tower")
     texts, items = tf.keras.Input((), dtype=tf.string), tf.keras.Input((None,), dtype=tf.int32)

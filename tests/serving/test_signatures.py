@@ -545,6 +545,7 @@ def test_without_a_ranking_model_there_is_no_signature_and_without_ratings_no_ra
     assert set(answers[1]) == {"click_probability", "unknown", "rating"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_items", [40, 10])
 def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", exact_items)

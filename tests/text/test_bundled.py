@@ -162,6 +162,7 @@ def reference_tokens(text, vocabulary):
     return out
 
 
+@pytest.mark.slow
 def test_minilm_tokens_are_those_of_the_published_tokenizer(minilm_weights):
     names = (minilm_weights / "vocab.txt").read_text(encoding="utf-8").split("\n")
     texts = [

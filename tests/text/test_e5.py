@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
+hub = pytest.importorskip("tensorflow_hub")
 pytestmark = pytest.mark.tf
 
 from tfllmrec.errors import ModelError  # noqa: E402
 from tfllmrec.text.bert import BertEncoder  # noqa: E402
+from tfllmrec.text.bundled import save_encoder  # noqa: E402
 from tfllmrec.text.e5 import BLOCK, QuantizedRows, read_e5  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
+from tfllmrec.text.read_back import read_back  # noqa: E402
 
 WIDTH, LAYERS, HEADS, INNER, ROWS, POSITIONS, TYPES = 32, 1, 2, 64, 8, 10, 2
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "é", "<mask>"]
@@ -88,6 +91,18 @@ def test_an_encoder_with_a_table_in_4_bits_is_that_with_its_values(written):
     assert all_variables - trained == {"word_embedding/numbers:0", "word_embedding/scales:0"}
     bytes_of_table = sum(v.numpy().nbytes for v in small.variables if v.name not in trained)
     assert bytes_of_table == ROWS * WIDTH // 2 + 2 * ROWS * WIDTH // BLOCK
+
+
+def test_an_encoder_with_a_table_in_4_bits_is_read_back(written, tmp_path):
+    e5 = read_e5(written[0])
+    encoder = BertEncoder(e5.config, e5.state, words=e5.words)
+    save_encoder(encoder, tmp_path / "encoder")
+    copy = read_back(hub.load(str(tmp_path / "encoder")), "take another")
+    ones = tf.ones((1, 4), tf.int32)
+    inputs = dict(zip(INPUTS, (tf.constant([[0, 4, 5, 2]]), ones, 0 * ones), strict=True))
+    np.testing.assert_allclose(copy(inputs)["default"], encoder(inputs)["default"], atol=1e-6)
+    assert copy.word_embedding.numbers.dtype == tf.uint8
+    assert {v.name for v in copy.trainable_variables} == {v.name for v in encoder.trainable_variables}
 
 
 def test_rows_of_any_shape():

@@ -238,6 +238,7 @@ def test_dropout_is_off_unless_asked_for(encoder):
         assert np.array_equal(model(inputs, training=True), model(inputs, training=False)) != dropout
 
 
+@pytest.mark.slow
 def test_written_encoder_loads_as_any_other_and_may_be_trained_again(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "0")
     batch = masked_batch(framed(4, 6), VOCABULARY, SEED)

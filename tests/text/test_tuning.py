@@ -139,6 +139,22 @@ def gradients_of(tuning, batch):
     return tuning.gradients(tape.gradient(loss, tuning.watched))
 
 
+def largest(gradient):
+    return np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
+
+
+def check_slope(tuning, batch, v, gradient, place, more=lambda: 0.0):
+    """That an entry of a variable's gradient is the slope of the loss there, and of what is added to it."""
+    here, step, losses = v.numpy(), np.zeros(v.shape, np.float32), []
+    step[place] = 0.01
+    for side in (-1, 1):
+        v.assign(here + side * step)
+        tuning.write()
+        losses.append(float(goal(tuning.vectors(batch)) + more()))
+    v.assign(here)
+    assert (losses[1] - losses[0]) / 0.02 == pytest.approx(float(gradient[place]), rel=0.03, abs=1e-4), v.name
+
+
 def stir(variables, seed=5):
     """Small numbers in place of what may be 0."""
     rng = np.random.default_rng(seed)
@@ -218,18 +234,28 @@ def test_a_step_of_b_is_a_step_of_full_tuning_as_far_as_the_rank_allows(encoder,
 @pytest.mark.parametrize("mode", MODES)
 def test_starts_as_the_frozen_encoder(encoder, batch, mode):
     frozen = text_vectors(encoder, batch).numpy()
-    tuning = tuning_of(encoder, mode)
+    tuning = tuning_of(encoder, mode, steps=10)
     tuning.write()
-    np.testing.assert_array_equal(tuning.vectors(batch), frozen)
+    if mode == "prefix":  # the same by a graph of its own
+        np.testing.assert_allclose(tuning.vectors(batch), frozen, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(tuning.vectors(batch), frozen)
 
 
-CHANGED = {"lora": "/kernel:0", "adapter": "nothing", "top_layers": "layer_1/", "full": ""}
+CHANGED = {
+    "lora": "/kernel:0",
+    "adalora": "/kernel:0",
+    "prefix": "nothing",
+    "adapter": "nothing",
+    "top_layers": "layer_1/",
+    "full": "",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_in_one_graph_change_what_is_tuned_alone(encoder, batch, mode):
-    tuning = tuning_of(encoder, mode, rank=4, alpha=4, layers=1, width=8)
+    tuning = tuning_of(encoder, mode, rank=4, alpha=4, layers=1, width=8, length=3, steps=1000)
     before, started = values(encoder.variables), [v.numpy() for v in tuning.variables]
     optimizer = tf.keras.optimizers.AdamW(0.01, weight_decay=0.01, global_clipnorm=1.0)
     step, traced = trainer(tuning, optimizer)
@@ -266,6 +292,206 @@ def test_an_adapter_is_its_formula(encoder, batch):
         total = (states[ids > 0] + tf.nn.gelu(inner).numpy() @ v + c).sum(axis=0)
         expected.append(total / np.linalg.norm(total))
     np.testing.assert_allclose(tuning.vectors(batch), expected, atol=1e-6)
+
+
+# --- AdaLoRA ----------------------------------------------------------------------------------------------------------
+
+
+def test_adalora_is_its_formula_with_orthonormal_vectors(keras_like, batch):
+    before = values(keras_like.variables)
+    tuning = tuning_of(keras_like, "adalora", rank=2, alpha=3, targets=["query", "output"], steps=1000)
+    factors = list(zip(*(tuning.variables[i::3] for i in range(3)), strict=True))
+    for w, (p, singular, q) in zip(tuning.watched, factors, strict=True):
+        width_in = 10 if "/output/" in w.name else 6
+        assert (p.shape, singular.shape, q.shape) == ((6, 3), (3,), (3, width_in))  # 1.5 * 2
+        np.testing.assert_allclose(p.numpy().T @ p.numpy(), np.eye(3), atol=1e-6)
+        np.testing.assert_allclose(q.numpy() @ q.numpy().T, np.eye(3), atol=1e-6)
+        assert not singular.numpy().any()
+    stir(tuning.variables)
+    tuning.write()
+    for w, (p, singular, q) in zip(tuning.watched, factors, strict=True):
+        change = 3 / 2 * np.einsum("or,r,ri->io", p, singular, q)
+        np.testing.assert_allclose(w, before[w.name] + change.reshape(w.shape), atol=1e-6)
+
+
+def test_gradients_of_adalora_are_the_slopes_with_the_regulariser(keras_like, batch):
+    tuning = tuning_of(keras_like, "adalora", rank=2, alpha=3, targets=["query", "attention_output"], steps=1000)
+    stir(tuning.variables)
+    tuning.write()
+
+    def regulariser():
+        total = 0.0
+        for p, q in zip(tuning.variables[::3], tuning.variables[2::3], strict=True):
+            p, q = p.numpy(), q.numpy()
+            total += ((p.T @ p - np.eye(3)) ** 2).sum() + ((q @ q.T - np.eye(3)) ** 2).sum()
+        return 0.1 * total
+
+    assert regulariser() > 0.01
+    for v, gradient in zip(tuning.variables, gradients_of(tuning, batch), strict=True):
+        check_slope(tuning, batch, v, gradient, largest(gradient), regulariser)
+
+
+def test_ranks_follow_the_schedule_and_what_is_left_is_shipped(encoder, second, batch, tmp_path):
+    tuning = tuning_of(encoder, "adalora", rank=2, targets=["query", "inner"], steps=20)
+    step, _ = trainer(tuning, tf.keras.optimizers.Adam(0.01))
+    found = []
+    for _ in range(20):
+        step(batch)
+        found.append(sum(int(tf.math.count_nonzero(singular)) for singular in tuning.variables[1::3]))
+    # 4 kernels: 12 triplets up to step 2, 8 from step 10 on.
+    assert found == [8 + int(4 * (1 - min(max(t - 2, 0) / 8, 1)) ** 3) for t in range(1, 21)]
+    tuning.save(tmp_path / "tuning", "base")
+    with safe_open(tmp_path / "tuning", "np") as file:
+        keys = sorted(file.keys(), key=lambda key: int(key.partition(":")[0]))
+        shapes = [file.get_tensor(key).shape for key in keys]
+    assert sum(singular[0] for singular in shapes[1::3]) == 8
+    for p, singular, q in zip(shapes[::3], shapes[1::3], shapes[2::3], strict=True):
+        assert p[1] == singular[0] == q[0]
+    again = load_tuning(tmp_path / "tuning", second, "base")
+    np.testing.assert_allclose(again.vectors(batch), tuning.vectors(batch), atol=1e-6)
+    assert again.digest() == tuning.digest()
+
+
+class TwoKernels(tf.Module):
+    """Two maps of 8 numbers, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = [tf.Variable(tf.zeros([8, 8]), name=f"layer_0/{name}/kernel") for name in "ab"]
+
+    def __call__(self, inputs):
+        return tf.concat(self.kernels, axis=1)
+
+
+@pytest.mark.parametrize("needed", [(5, 1), (1, 5), (3, 3)])
+def test_the_kernel_that_needs_more_rank_gets_more(needed):
+    """Of changes of these ranks, with all singular values 1; there are 2 * 5 triplets at first, 2 * 3 in the end."""
+    rng = np.random.default_rng(2)
+    frames = [np.linalg.qr(rng.normal(size=(8, 8)))[0] for _ in range(4)]
+    wanted = np.concatenate([frames[i][:, :r] @ frames[i + 2][:, :r].T for i, r in enumerate(needed)], axis=1)
+    module = TwoKernels()
+    tuning = tuning_of(module, "adalora", rank=3, alpha=3, targets=["kernel"], steps=300)
+    optimizer = tf.keras.optimizers.Adam(0.03)
+    optimizer.build(tuning.variables)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum((module({}) - tf.constant(wanted, tf.float32)) ** 2)
+        gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
+        optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
+        tuning.write()
+        return loss
+
+    losses = [float(step()) for _ in range(300)]
+    assert losses[-1] < 0.05 * losses[0]
+    assert tuple(int(tf.math.count_nonzero(singular)) for singular in tuning.variables[1::3]) == needed
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_step_of_adalora_is_counted_in_any_graph(encoder, batch, nested):
+    """Also where the gradient is a function of its own."""
+    tuning = tuning_of(encoder, "adalora", rank=2, targets=["query"], steps=1000)
+    stir(tuning.variables)
+    vectors = tf.function(tuning.differentiable) if nested else tuning.differentiable
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = goal(tf.ensure_shape(vectors(batch), [3, 16]))
+        return tape.gradient(loss, tuning.variables)
+
+    for count in (1, 2):
+        gradients = step()
+        assert int(tuning.state[0]) == count
+    now = np.abs(tuning.variables[0] * gradients[0])
+    np.testing.assert_allclose(tuning.state[1], 0.15 * now * (1 + 0.85), rtol=1e-4)
+    vectors(batch)
+    assert int(tuning.state[0]) == 2  # without a gradient there is no step
+
+
+# --- Prefixes ---------------------------------------------------------------------------------------------------------
+
+
+def dense(state, name, x):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def states_by_hand(tiny, ids, prefixes):
+    """The tiny BERT on one text, head by head: int ``[T]`` -> ``[T, D]``; keys, values and gates for each layer."""
+
+    def norm(x, name):
+        centred = x - x.mean(axis=1, keepdims=True)
+        scale = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-12)
+        return centred / scale * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def softmax(x):
+        weights = np.exp(x - x.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    state, heads = tiny.state(), tiny.sizes["num_attention_heads"]
+    width = tiny.sizes["hidden_size"] // heads
+    table = "embeddings.{}_embeddings.weight".format
+    x = state[table("word")][ids] + state[table("position")][: len(ids)] + state[table("token_type")][0]
+    x = norm(x, "embeddings.LayerNorm")
+    for i, ((keys, values), gates) in enumerate(prefixes):
+        name = f"encoder.layer.{i}"
+        query, key, value = (dense(state, f"{name}.attention.self.{part}", x) for part in ("query", "key", "value"))
+        context = np.zeros_like(x)
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            q = query[:, own] / np.sqrt(width)
+            context[:, own] = softmax(q @ key[:, own].T) @ value[:, own]
+            context[:, own] += gates[head] * softmax(q @ keys[:, own].T) @ values[:, own]
+        attended = dense(state, f"{name}.attention.output.dense", context)
+        x = norm(x + attended, f"{name}.attention.output.LayerNorm")
+        inner = tf.nn.gelu(dense(state, f"{name}.intermediate.dense", x), approximate=False).numpy()
+        x = norm(x + dense(state, f"{name}.output.dense", inner), f"{name}.output.LayerNorm")
+    return x
+
+
+def test_a_prefix_is_its_formula(tiny, encoder, batch):
+    tuning = tuning_of(encoder, "prefix", length=50)  # more than the encoder has positions
+    assert [v.shape for v in tuning.variables] == [(2, 50, 16), (4,)] * 2  # of each layer
+    stir(tuning.variables)
+    parts = [v.numpy() for v in tuning.variables]
+    prefixes = list(zip(parts[::2], parts[1::2], strict=True))
+    found = tuning.encoder(batch)["sequence_output"]
+    for states, ids in zip(found, IDS, strict=True):
+        expected = states_by_hand(tiny, ids[ids > 0], prefixes)
+        np.testing.assert_allclose(states[: len(expected)], expected, atol=1e-4)
+
+
+def test_without_its_gate_a_prefix_leaves_the_encoder_as_it_was(encoder, batch):
+    frozen = text_vectors(encoder, batch).numpy()
+    tuning = tuning_of(encoder, "prefix", length=3)
+    stir(tuning.variables)
+    assert np.abs(tuning.vectors(batch) - frozen).max() > 1e-2
+    for gate in tuning.variables[1::2]:
+        gate.assign(tf.zeros_like(gate))
+    np.testing.assert_allclose(tuning.vectors(batch), frozen, atol=1e-6)
+
+
+def test_a_prefix_starts_as_the_keys_and_values_of_tokens(tiny, encoder):
+    """Each token is a text of its own: which ones they are is found in the first layer, and holds in the second."""
+    started = [v.numpy() for v in tuning_of(encoder, "prefix", length=9).variables]
+    none = (started[0], np.zeros(4))
+    own = "encoder.layer.{}.attention.self.{}".format
+    for i, keys_values in enumerate(started[::2]):
+        states = [states_by_hand(tiny, np.array([token]), [none] * i)[0] for token in range(len(tiny.vocabulary))]
+        expected = [dense(tiny.state(), own(i, part), states) for part in ("key", "value")]
+        if i == 0:
+            tokens = [np.abs(expected[0] - key).max(axis=1).argmin() for key in keys_values[0]]
+        np.testing.assert_allclose(keys_values, np.stack(expected)[:, tokens], atol=1e-4)
+    assert len(set(tokens)) > 4
+
+
+def test_gradients_of_a_prefix_are_the_slopes(encoder, batch):
+    tuning = tuning_of(encoder, "prefix", length=3)
+    stir(tuning.variables)
+    for v, gradient in zip(tuning.variables, gradients_of(tuning, batch), strict=True):
+        for i in range(2):  # of keys and of values, or of two gates
+            check_slope(tuning, batch, v, gradient, (i, *largest(gradient[i])))
 
 
 def test_sparse_gradients_of_the_embeddings_pass(batch):
@@ -334,15 +560,7 @@ def test_lora_gradients_are_the_slopes(keras_like, batch):
     stir(tuning.variables)
     tuning.write()
     for v, gradient in zip(tuning.variables, gradients_of(tuning, batch), strict=True):
-        place = np.unravel_index(np.abs(gradient).argmax(), v.shape)
-        here, step, losses = v.numpy(), np.zeros(v.shape, np.float32), []
-        step[place] = 0.01
-        for side in (-1, 1):
-            v.assign(here + side * step)
-            tuning.write()
-            losses.append(float(goal(tuning.vectors(batch))))
-        v.assign(here)
-        assert (losses[1] - losses[0]) / 0.02 == pytest.approx(float(gradient[place]), rel=0.03, abs=1e-4), v.name
+        check_slope(tuning, batch, v, gradient, largest(gradient))
 
 
 # --- Choosing ---------------------------------------------------------------------------------------------------------
@@ -370,6 +588,11 @@ def test_top_layers_are_found_by_name(encoder, keras_like):
     for layers in (0, 3):
         with pytest.raises(ModelError, match=rf"expected 1 to 2 .*got {layers}.*bert/layer_\*/attention/query/kernel"):
             tuning_of(encoder, "top_layers", layers=layers)
+
+
+def test_a_prefix_needs_an_encoder_of_our_own(keras_like):
+    with pytest.raises(ModelError, match=r"tfllmrec's own format.*: use text\.mode lora or adapter"):
+        tuning_of(keras_like, "prefix")
 
 
 @pytest.mark.parametrize(
@@ -419,8 +642,10 @@ def test_biases_and_norms_have_no_decay(encoder, keras_like):
 def test_says_what_cannot_be_chosen(encoder):
     with pytest.raises(ModelError, match=r"'querry' matches no kernel.*bert/layer_\*/attention/query/kernel, "):
         tuning_of(encoder, "lora", targets=["query", "querry"])
-    with pytest.raises(ModelError, match=r"lora, adapter, top_layers, full.*'frozen'"):
+    with pytest.raises(ModelError, match=r"lora, adalora, prefix, adapter, top_layers, full.*'frozen'"):
         tuning_of(encoder, "frozen")
+    with pytest.raises(ModelError, match=r"adalora .* expected their number as 'steps', got none"):
+        tuning_of(encoder, "adalora")
     with pytest.raises(ModelError, match="'trainable_variables', got none"):
         tuning_of(tf.Module(), "full")
 
@@ -430,7 +655,8 @@ def test_says_what_cannot_be_chosen(encoder):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_saved_and_loaded_it_gives_the_same_vectors(encoder, second, batch, tmp_path, mode):
-    tuning = tuning_of(encoder, mode, rank=2, alpha=5, targets=["value", "feed_forward"], layers=1, width=7, seed=9)
+    settings = {"rank": 2, "alpha": 5, "targets": ["value", "feed_forward"], "layers": 1, "width": 7, "length": 3}
+    tuning = tuning_of(encoder, mode, **settings, steps=9, seed=9)
     frozen = tuning.vectors(batch).numpy()
     stir(tuning.variables)
     tuning.write()
@@ -508,12 +734,12 @@ def test_refuses_what_does_not_belong_together(encoder, second, keras_like, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["lora", "adapter"])
+@pytest.mark.parametrize("mode", ["lora", "adalora", "prefix", "adapter"])
 def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(thin_hub, tmp_path, mode):
     preprocessor, folder = thin_hub
     plain = TextEncoder(folder, preprocessor, max_tokens=10)
     frozen, of_frozen = plain.encode(TEXTS), plain.fingerprint
-    tuning = tuning_of(plain.text_to_vector.encoder, mode, rank=4, layers=1, width=8)
+    tuning = tuning_of(plain.text_to_vector.encoder, mode, rank=4, layers=1, width=8, steps=9)
     plain.tune(tuning)
     assert plain.fingerprint != of_frozen
     stir(tuning.variables)
@@ -533,6 +759,7 @@ def test_text_encoder_gives_the_tuned_vectors_eagerly_and_exported(thin_hub, tmp
     np.testing.assert_allclose(tf.saved_model.load(str(moved))(tf.constant(TEXTS)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tuning_goes_with_any_precision_and_length(tiny, thin_hub, tmp_path):
     save_encoder(BertEncoder(BertConfig(**tiny.thin), tiny.state(), "bfloat16"), tmp_path / "fast")
     exact = TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10)

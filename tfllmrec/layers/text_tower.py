@@ -51,13 +51,14 @@ class TextTower(tf.keras.layers.Layer):
       encoder: ``"minilm"``, ``"e5"`` or ``"use"``, which are bundled, or the handle (URL or folder) of a BERT encoder
         on TF Hub. Texts are encoded as those of items: ``"e5"`` sees "passage: " before each.
       preprocessor: the handle of its preprocessor; the bundled encoder has its own.
-      mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adapter"`` or
-        ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
+      mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adalora"``,
+        ``"prefix"``, ``"adapter"`` or ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
       texts: the catalogue, N strings; without it the tower takes strings only.
       output_dim: width D of a trained linear map of the vectors; without it D is the encoder's width.
       max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
       pooling: ``"mean"``, ``"cls"`` or ``"pooled"``, see :class:`tfllmrec.text.encoder.TextToVector`.
-      tuning: arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``.
+      tuning: arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``. ``"adalora"``
+        needs ``"steps"``: the steps of training, times the calls of the layer in a step.
       seed: of the weights that start at random.
       catalogue_shape: instead of ``texts``, the shape of a saved catalogue whose rows come with the weights; set by
         ``from_config``. Until the weights are loaded, item indices raise an error.
@@ -98,7 +99,7 @@ class TextTower(tf.keras.layers.Layer):
             untuned = self._loaded().text_to_vector.encoder
             self._tuning = tuning_of(untuned, mode, pooling=pooling, **{"seed": seed, **(tuning or {})})
             self._loaded().tune(self._tuning)
-            self.tuned = list(self._tuning.variables)
+            self.tuned, self.tuning_state = list(self._tuning.variables), list(self._tuning.state)
             self._beside_weights.start = self._tuning.start
         self.catalogue: tf.Variable | None = None
         if texts is not None:

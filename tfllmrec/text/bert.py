@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,11 @@ class _LayerNorm(tf.Module):
 
 
 class _Attention(tf.Module):
-    """Multi-head self-attention on rows ``[B*T, D]``, with residual and normalisation."""
+    """Multi-head self-attention on rows ``[B*T, D]``, with residual and normalisation.
+
+    Attributes:
+      prefix: scaled queries ``[B, heads, T, D / heads]`` -> an addition to their context, of the same shape.
+    """
 
     def __init__(self, weights: _Weights, source: str, config: BertConfig):
         super().__init__(name="attention")
@@ -87,6 +91,7 @@ class _Attention(tf.Module):
         self._width = config.hidden_size // config.num_attention_heads
         self._dropout = config.hidden_dropout_prob
         self._attention_dropout = config.attention_probs_dropout_prob
+        self.prefix: Callable[[tf.Tensor], tf.Tensor] | None = None
         width = config.hidden_size
         with self.name_scope:
             self.query = _Dense(weights, f"{source}.self.query", width, width, "query")
@@ -105,11 +110,15 @@ class _Attention(tf.Module):
         query, key, value = tf.unstack(
             tf.transpose(tf.reshape(mixed, [batch, tokens, 3, self._heads, self._width]), [2, 0, 3, 1, 4]), num=3
         )
-        scores = tf.matmul(query * self._width**-0.5, key, transpose_b=True) + mask
+        query *= self._width**-0.5
+        scores = tf.matmul(query, key, transpose_b=True) + mask
         weights = tf.nn.softmax(scores)
         if training:
             weights = tf.nn.dropout(weights, self._attention_dropout)
-        context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        context = tf.matmul(weights, value)
+        if self.prefix is not None:
+            context += self.prefix(query)
+        context = tf.transpose(context, [0, 2, 1, 3])
         out = self.output(tf.reshape(context, [batch * tokens, self._heads * self._width]))
         return self.norm(x + (tf.nn.dropout(out, self._dropout) if training else out))
 
@@ -215,26 +224,30 @@ class BertEncoder(tf.Module):
           over the mask scaled to length 1 (what sentence-transformers weights are trained for, not BERT's own
           next-sentence pooler), the zero vector where the mask is all 0; ``default``, the same as ``pooled_output``.
         """
-        ids, mask = inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.float32)
+        x = self.embedded(inputs)
+        if training:
+            x = tf.nn.dropout(x, self.config.hidden_dropout_prob)
+        mask = tf.cast(inputs["input_mask"], tf.float32)
+        batch, tokens = tf.shape(mask)[0], tf.shape(mask)[1]
+        # Large enough to vanish in the softmax, small enough for bfloat16.
+        additive = tf.cast((mask[:, tf.newaxis, tf.newaxis, :] - 1.0) * 1e9, x.dtype)
+        for layer in self.layers:
+            x = layer(x, additive, training)
+        sequence = tf.reshape(tf.cast(x, tf.float32), [batch, tokens, self.config.hidden_size])
+        pooled = mean_pool(sequence, mask)
+        return {"sequence_output": sequence, "pooled_output": pooled, "default": pooled}
+
+    def embedded(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The encoder's inputs, int32 ``[B, T]`` -> the input of the first layer, rows ``[B*T, D]``."""
+        ids, words = inputs["input_word_ids"], self.word_embedding
         batch, tokens = tf.shape(ids)[0], tf.shape(ids)[1]
-        width = self.config.hidden_size
-        words = self.word_embedding
         embedded = (
             (words(ids) if isinstance(words, tf.Module) else tf.gather(words, ids))
             + self.position_embedding[:tokens]
             + tf.gather(self.type_embedding, inputs["input_type_ids"])
         )
-        x = self.embedding_norm(tf.reshape(embedded, [batch * tokens, width]))
-        if training:
-            x = tf.nn.dropout(x, self.config.hidden_dropout_prob)
-        x = tf.cast(x, self._type)
-        # Large enough to vanish in the softmax, small enough for bfloat16.
-        additive = tf.cast((mask[:, tf.newaxis, tf.newaxis, :] - 1.0) * 1e9, self._type)
-        for layer in self.layers:
-            x = layer(x, additive, training)
-        sequence = tf.reshape(tf.cast(x, tf.float32), [batch, tokens, width])
-        pooled = mean_pool(sequence, mask)
-        return {"sequence_output": sequence, "pooled_output": pooled, "default": pooled}
+        rows = self.embedding_norm(tf.reshape(embedded, [batch * tokens, self.config.hidden_size]))
+        return tf.cast(rows, self._type)
 
 
 def mean_pool(sequence: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -176,7 +176,7 @@ class TextEncoder:
         """
         before = self.text_to_vector
         self.text_to_vector = TextToVector(
-            before.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling, before.prefix
+            tuning.encoder, before.preprocessor, self.max_tokens, tuning.adapter, tuning.pooling, before.prefix
         )
         self.tuning = tuning
         self.__dict__.pop("for_queries", None)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,8 @@ import tensorflow_text as tf_text
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Progress
-from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.encoder import TextEncoder, TextToVector
-from tfllmrec.text.tuning import text_vectors
+from tfllmrec.text.read_back import read_back
 
 MANIFEST = "student.json"
 
@@ -32,28 +30,6 @@ _FIRST_SCALE = 0.01
 # What parts words, and what of it is a word by itself: scripts without spaces, and pictures.
 _BETWEEN, _ALONE = r"[^\pL\pN\pM]|[\p{Han}\p{Hiragana}\p{Katakana}]", r"[\p{Han}\p{Hiragana}\p{Katakana}\p{So}]"
 _PROBE = ("a red toy car", "Crème brûlée (2nd edition), the best one of 1999!")
-# Cosine of the probe's vectors from which on two encoders are one; bfloat16 differs by less.
-_SAME = 0.999
-
-_LAYER = "encoder.layer."
-# From our names to those that a BertEncoder is read from, one after the other.
-_PUBLISHED = (
-    (r"^bert/", ""),
-    (r":0$", ""),
-    (r"^(word|position)_embedding$", r"embeddings.\1_embeddings.weight"),
-    (r"^type_embedding$", "embeddings.token_type_embeddings.weight"),
-    (r"^embedding_norm/", "embeddings.LayerNorm/"),
-    (r"^layer_(\d+)/", rf"{_LAYER}\1/"),
-    (r"/attention/(query|key|value)/", r"/attention.self.\1/"),
-    (r"/attention/output/", "/attention.output.dense/"),
-    (r"/attention/norm/", "/attention.output.LayerNorm/"),
-    (r"/feed_forward/inner/", "/intermediate.dense/"),
-    (r"/feed_forward/output/", "/output.dense/"),
-    (r"/feed_forward/norm/", "/output.LayerNorm/"),
-    (r"/(kernel|gamma)$", ".weight"),
-    (r"/(bias|beta)$", ".bias"),
-    (r"/", "."),
-)
 
 
 @dataclass(frozen=True)
@@ -156,65 +132,22 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
     """A tower of the teacher's own embeddings and ``layers`` of its layers, evenly spread, the first and last included.
 
     As DistilBERT begins (Sanh et al. 2019, arXiv:1910.01108). Embeddings are not trained further, so that words that
-    distillation does not meet keep their place; preprocessor and ``max_tokens`` are the teacher's.
+    distillation does not meet keep their place; preprocessor, ``max_tokens`` and query prefix are the teacher's.
 
     Raises:
-      ModelError: the teacher is not a BERT in our own format (the bundled one, or one that ``save_encoder`` wrote), or
+      ModelError: the teacher is not a BERT in our own format (a bundled one, or one that ``save_encoder`` wrote), or
         has fewer layers.
     """
-    config, state = _read_back(teacher)
-    if not 1 <= layers <= config.num_hidden_layers:
-        raise ModelError(f"expected 1 to {config.num_hidden_layers} layers, as the teacher has, got {layers}")
-    kept = np.linspace(config.num_hidden_layers - 1, 0, layers).round().astype(int)[::-1]
-    renumbered = {name: value for name, value in state.items() if not name.startswith(_LAYER)}
-    for new, old in enumerate(kept):
-        prefix = f"{_LAYER}{old}."
-        renumbered |= {
-            f"{_LAYER}{new}.{name.removeprefix(prefix)}": value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-    bert = BertEncoder(replace(config, num_hidden_layers=layers), renumbered)
+    taught = teacher.for_queries.text_to_vector
+    bert = read_back(taught.encoder, "distil into HashedNgrams instead, which takes any teacher", "float32")
+    if not 1 <= layers <= len(bert.layers):
+        raise ModelError(f"expected 1 to {len(bert.layers)} layers, as the teacher has, got {layers}")
+    kept = np.linspace(len(bert.layers) - 1, 0, layers).round().astype(int)[::-1]
+    bert.layers = [bert.layers[i] for i in kept]
     for name in ("word_embedding", "position_embedding", "type_embedding"):
-        setattr(bert, name, tf.Variable(getattr(bert, name), trainable=False, name=name))
-    taught = teacher.text_to_vector
+        if isinstance(table := getattr(bert, name), tf.Variable):  # QuantizedRows are not trained anyway
+            setattr(bert, name, tf.Variable(table, trainable=False, name=name))
     return TextToVector(bert, taught.preprocessor, teacher.max_tokens, pooling=taught.pooling, prefix=taught.prefix)
-
-
-def _read_back(teacher: TextEncoder) -> tuple[BertConfig, dict[str, np.ndarray]]:
-    """The sizes and weights that a loaded encoder of our own format was made of."""
-    state = {}
-    for variable in getattr(teacher.text_to_vector.encoder, "variables", ()):
-        name = variable.name
-        for pattern, published in _PUBLISHED:
-            name = re.sub(pattern, published, name)
-        state[name] = variable.numpy().T if "/kernel" in variable.name else variable.numpy()
-    try:
-        vocabulary, width = state["embeddings.word_embeddings.weight"].shape
-        sizes = {
-            "vocab_size": vocabulary,
-            "hidden_size": width,
-            "num_hidden_layers": sum(name.endswith(".self.query.weight") for name in state),
-            "intermediate_size": len(state[f"{_LAYER}0.intermediate.dense.bias"]),
-            "max_position_embeddings": len(state["embeddings.position_embeddings.weight"]),
-            "type_vocab_size": len(state["embeddings.token_type_embeddings.weight"]),
-        }
-    except KeyError as error:
-        raise ModelError(
-            f"layers can only be taken from a BERT in tfllmrec's own format, such as 'minilm', not 'e5' or 'use': "
-            f"no {error} among the teacher's variables. Distil into HashedNgrams instead, which takes any teacher."
-        ) from error
-    # The number of heads has left no trace in the shapes: the copy with the right one answers as the teacher does.
-    tokens = teacher.text_to_vector.tokens(tf.constant(_PROBE))
-    expected = teacher.text_to_vector.vectors(tokens)
-    likeness = 0.0
-    for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
-        config = BertConfig(num_attention_heads=heads, **sizes)
-        got = text_vectors(BertEncoder(config, state), tokens, pooling=teacher.text_to_vector.pooling)
-        likeness = float(tf.reduce_mean(tf.reduce_sum(got * expected, axis=1)))
-        if likeness > _SAME:
-            return config, state
-    raise ModelError(f"the teacher's weights do not answer as the teacher does (cosine {likeness:.3f}): unknown graph")
 
 
 class Student:

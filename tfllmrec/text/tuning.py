@@ -18,16 +18,20 @@ from safetensors.numpy import save_file
 
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ModelError
-from tfllmrec.text.bert import mean_pool
+from tfllmrec.text.bert import BertEncoder, mean_pool
 from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.text.rank_allocation import RankAllocation, initial_rank
+from tfllmrec.text.read_back import read_back
 
-MODES = ("lora", "adapter", "top_layers", "full")
+MODES = ("lora", "adalora", "prefix", "adapter", "top_layers", "full")
 
 #: All kernels inside numbered layers.
 TARGETS = ("attention", "feed_forward")
 
 # A numbered layer in a variable's name, as the makers of BERTs write it: layer_0, transformer_layer_0, layer_._0.
 _LAYER = re.compile(r"(?<![^/])(?:\w*_)?(?:layer|block)s?[._]*(\d+)(?=/)", re.IGNORECASE)
+# gamma, the weight of AdaLoRA's regulariser.
+_ORTHOGONAL = 0.1
 # What the header of a shipped file is found by.
 _HEADER = "tfllmrec.tuning"
 
@@ -93,6 +97,52 @@ class Adapter(tf.Module):
         return states + tf.tensordot(inner, self.up_kernel, 1) + self.up_bias
 
 
+class Prefix(tf.Module):
+    """Trained keys and values in front of those of a text, in one layer (Li and Liang 2021, arXiv:2101.00190).
+
+    In each head, the query q of a token, scaled, adds ``g softmax(q K^T) V`` to the token's context. In the paper the
+    prefix and the text share a softmax, in which no prefix leaves the encoder as it was. Here the prefix has a softmax
+    of its own and the head a gate g, which is 0 at first (LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, section
+    3.2), so that it starts as the encoder. K and V start as those of real tokens, as the paper advises for few data.
+    They are trained directly, not through the paper's perceptron: whether that helps depends on the data (Liu et al.
+    2022, arXiv:2110.07602, section 3.3), and the gate keeps the first steps small.
+
+    Args:
+      keys, values: float32 ``[P, D]``, what K and V start as.
+      heads: of the layer; a divisor of D.
+    """
+
+    def __init__(self, keys: tf.Tensor, values: tf.Tensor, heads: int):
+        super().__init__(name="prefix")
+        with self.name_scope:
+            self.keys_values = tf.Variable(tf.stack([keys, values]), name="keys_values")
+            self.gate = tf.Variable(tf.zeros([heads]), name="gate")
+
+    def __call__(self, query: tf.Tensor) -> tf.Tensor:
+        """``[B, heads, T, D / heads]`` -> the same."""
+        _, length, width = self.keys_values.shape
+        heads = self.gate.shape[0]
+        split = tf.reshape(tf.cast(self.keys_values, query.dtype), [2, length, heads, width // heads])
+        keys, values = tf.unstack(tf.transpose(split, [0, 2, 1, 3]))
+        found = tf.matmul(tf.nn.softmax(tf.matmul(query, keys, transpose_b=True)), values)
+        return tf.cast(self.gate, query.dtype)[:, tf.newaxis, tf.newaxis] * found
+
+
+def _put_prefixes(bert: BertEncoder, length: int, seed: int) -> list[Prefix]:
+    """Puts a :class:`Prefix` into each layer, with the keys and values that it makes of ``length`` random tokens."""
+    ids = tf.constant(np.random.default_rng(seed).integers(0, bert.config.vocab_size, [length, 1]), tf.int32)
+    # Each token is a text of its own, so that a prefix may have more of them than the encoder has positions.
+    x = bert.embedded({name: ids if name == "input_word_ids" else tf.zeros_like(ids) for name in INPUTS})
+    prefixes = []
+    for layer in bert.layers:
+        attention = layer.attention
+        keys, values = (tf.cast(part(x), tf.float32) for part in (attention.key, attention.value))
+        x = layer(x, tf.zeros([length, 1, 1, 1], x.dtype), training=False)
+        attention.prefix = Prefix(keys, values, bert.config.num_attention_heads)
+        prefixes.append(attention.prefix)
+    return prefixes
+
+
 class Tuning:
     """Some of an encoder's variables, or some beside them, that are trained in its place; made by :func:`tuning_of`.
 
@@ -107,16 +157,18 @@ class Tuning:
     Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of
     ``vectors``, ``gradients`` and ``write``: any tape differentiates it by ``variables``.
 
-    It is no ``tf.Module``: a Keras model that holds one tracks nothing of it. Give it ``variables`` to checkpoint, and
-    call :meth:`write` after they were put back.
+    It is no ``tf.Module``: a Keras model that holds one tracks nothing of it. Give it ``variables`` and ``state`` to
+    checkpoint, and call :meth:`write` after they were put back.
 
     Attributes:
       mode: one of ``MODES``.
       settings: the arguments of :func:`tuning_of` that decide on what ``variables`` mean.
-      encoder: as ``hub.load`` returned it. Its own variables change while it is trained, but for ``adapter``.
+      encoder: as ``hub.load`` returned it; of ``prefix``, a copy with the prefixes. Its own variables change while it
+        is trained, but for ``adapter`` and ``prefix``.
       variables: what is trained, checkpointed and shipped.
-      watched: what the loss is differentiated by; the same but for ``lora``.
-      start: of ``lora``, the watched kernels as they came; not trainable. Empty in the other modes.
+      watched: what the loss is differentiated by; the same but for ``lora`` and ``adalora``.
+      start: of these two, the watched kernels as they came; not trainable. Empty in the other modes.
+      state: of ``adalora``, what its choice of ranks goes on from: checkpointed, not shipped. Empty in the other modes.
       adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
       pooling: as in :func:`text_vectors`.
     """
@@ -136,6 +188,7 @@ class Tuning:
         self.variables = list(variables)
         self.watched = self.variables if watched is None else list(watched)
         self.start: list[tf.Variable] = []
+        self.state: list[tf.Variable] = []
 
     @property
     def undecayed(self) -> list[tf.Variable]:
@@ -161,9 +214,9 @@ class Tuning:
     def digest(self) -> str:
         """sha256 (hex) of all that decides on what the encoder has become, by the values of this moment."""
         digest = hashlib.sha256(json.dumps([self.mode, self.settings]).encode())
-        for key, variable in _keyed(self.variables).items():
+        for key, array in self._shipped().items():
             digest.update(key.encode())
-            digest.update(variable.numpy().tobytes())
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path, base: str) -> None:
@@ -174,39 +227,103 @@ class Tuning:
           base: of the encoder before it was trained, see :attr:`tfllmrec.text.encoder.TextEncoder.base_fingerprint`.
         """
         header = {"mode": self.mode, "settings": self.settings, "base": base}
-        arrays = {key: variable.numpy() for key, variable in _keyed(self.variables).items()}
         with replacing(path) as fresh:
-            save_file(arrays, fresh, {_HEADER: json.dumps(header)})
+            save_file(self._shipped(), fresh, {_HEADER: json.dumps(header)})
+
+    def _shipped(self) -> dict[str, np.ndarray]:
+        """What is written into a file, by the keys there."""
+        return {key: variable.numpy() for key, variable in _keyed(self.variables).items()}
+
+    def _unpacked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The values of ``variables`` from what :meth:`_shipped` gave."""
+        return arrays
 
 
-class _Lora(Tuning):
-    """``W = W0 + alpha / rank (B A)^T`` for kernels W ``[in, out]`` (Hu et al. 2021, arXiv:2106.09685).
+class _BA:
+    """``C = B A`` with A ``[rank, in]`` and B ``[out, rank]`` (Hu et al. 2021, arXiv:2106.09685); B is 0 at first.
 
-    A ``[rank, in]`` and B ``[out, rank]`` are as in the paper, which multiplies from the left: hence the transpose.
-
-    The encoder's graph is fixed, so W itself is written. By the chain rule, with G the gradient of W,
-    ``dB = alpha / rank G^T A^T`` and ``dA = alpha / rank B^T G^T``.
+    By the chain rule, with G the gradient of C^T, ``dB = G^T A^T`` and ``dA = B^T G^T``.
     """
 
-    def __init__(self, encoder: Any, rank: int, alpha: float, targets: Sequence[str], seed: int, pooling: str):
-        watched = _targets(_trainable(encoder), targets)
-        rng = np.random.default_rng(seed)
-        self._scale = alpha / rank
-        start = [tf.Variable(w, trainable=False, name=f"{_name(w)}/start") for w in watched]
-        self._pairs = []
-        for w in watched:
-            name, (width_in, width_out) = _name(w), _matrix(w.shape)
-            a = rng.normal(0.0, width_in**-0.5, (rank, width_in))
-            self._pairs.append(
-                (
-                    tf.Variable(a, dtype=w.dtype, name=f"{name}/lora_a"),
-                    tf.Variable(tf.zeros([width_out, rank], w.dtype), name=f"{name}/lora_b"),
-                )
-            )
-        settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
-        variables = [v for pair in self._pairs for v in pair]
-        super().__init__(encoder, "lora", settings, variables, watched, pooling=pooling)
-        self.start = start
+    def __init__(self, kernel: tf.Variable, rank: int, rng: np.random.Generator) -> None:
+        name, (width_in, width_out) = _name(kernel), _matrix(kernel.shape)
+        a = rng.normal(0.0, width_in**-0.5, (rank, width_in))
+        self.a = tf.Variable(a, dtype=kernel.dtype, name=f"{name}/lora_a")
+        self.b = tf.Variable(tf.zeros([width_out, rank], kernel.dtype), name=f"{name}/lora_b")
+        self.variables = [self.a, self.b]
+
+    def product(self) -> tf.Tensor:
+        """C^T, ``[in, out]``."""
+        return tf.matmul(self.a, self.b, transpose_a=True, transpose_b=True)
+
+    def gradients(self, gradient: tf.Tensor) -> list[tf.Tensor]:
+        """Those of ``variables`` from that of C^T, ``[in, out]``."""
+        return [
+            tf.matmul(self.b, gradient, transpose_a=True, transpose_b=True),
+            tf.matmul(gradient, self.a, transpose_a=True, transpose_b=True),
+        ]
+
+
+class _Triplets:
+    """``C = P diag(lambda) Q`` with P ``[out, r]`` and Q ``[r, in]`` (Zhang et al. 2023, arXiv:2303.10512).
+
+    lambda is 0 at first, as in the paper; P and Q are orthonormal, where the paper's are Gaussian and become so.
+    """
+
+    def __init__(self, kernel: tf.Variable, rank: int, rng: np.random.Generator) -> None:
+        name, widths = _name(kernel), _matrix(kernel.shape)
+        first = initial_rank(rank, *widths)
+        q, p = (np.linalg.qr(rng.normal(size=(width, first)))[0] for width in widths)
+        self.p = tf.Variable(p, dtype=kernel.dtype, name=f"{name}/adalora_p")
+        self.values = tf.Variable(tf.zeros([first], kernel.dtype), name=f"{name}/adalora_lambda")
+        self.q = tf.Variable(q.T, dtype=kernel.dtype, name=f"{name}/adalora_q")
+        self.variables = [self.p, self.values, self.q]
+
+    def product(self) -> tf.Tensor:
+        """C^T, ``[in, out]``."""
+        return tf.matmul(self.q * self.values[:, tf.newaxis], self.p, transpose_a=True, transpose_b=True)
+
+    def gradients(self, gradient: tf.Tensor) -> list[tf.Tensor]:
+        """Those of ``variables`` from that of C^T, ``[in, out]``; and from ``gamma (|P^T P - I|^2 + |Q Q^T - I|^2)``.
+
+        Equation 4 of the paper adds this regulariser to the loss, to keep P and Q near the singular vectors that they
+        stand for.
+        """
+        p, values, q = self.variables
+        of_p = tf.matmul(gradient, q, transpose_a=True, transpose_b=True)
+        of_q = tf.matmul(p, gradient, transpose_a=True, transpose_b=True)
+        identity = tf.eye(values.shape[0], dtype=values.dtype)
+        skew_p = tf.matmul(p, tf.matmul(p, p, transpose_a=True) - identity)
+        skew_q = tf.matmul(tf.matmul(q, q, transpose_b=True) - identity, q)
+        return [
+            of_p * values + 4.0 * _ORTHOGONAL * skew_p,
+            tf.reduce_sum(p * of_p, axis=0),
+            of_q * values[:, tf.newaxis] + 4.0 * _ORTHOGONAL * skew_q,
+        ]
+
+
+class _LowRank(Tuning):
+    """``W = W0 + alpha / rank C^T`` for kernels W ``[in, out]``, C ``[out, in]`` being a product of thin matrices.
+
+    C is as in the papers, which multiply from the left: hence the transpose. The encoder's graph is fixed, so W itself
+    is written.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        mode: str,
+        settings: Mapping[str, Any],
+        change: type[_BA] | type[_Triplets],
+        seed: int,
+        pooling: str,
+    ) -> None:
+        watched, rng = _targets(_trainable(encoder), settings["targets"]), np.random.default_rng(seed)
+        self._scale = settings["alpha"] / settings["rank"]
+        self._changes = [change(w, settings["rank"], rng) for w in watched]
+        variables = [v for change in self._changes for v in change.variables]
+        super().__init__(encoder, mode, settings, variables, watched, pooling=pooling)
+        self.start = [tf.Variable(w, trainable=False, name=f"{_name(w)}/start") for w in watched]
 
     def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         @tf.custom_gradient
@@ -227,17 +344,61 @@ class _Lora(Tuning):
         return written_vectors(*self.variables)
 
     def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
-        out = []
-        for (a, b), gradient in zip(self._pairs, watched, strict=True):
-            matrix = self._scale * tf.reshape(gradient, [a.shape[1], b.shape[0]])
-            out.append(tf.matmul(b, matrix, transpose_a=True, transpose_b=True))
-            out.append(tf.matmul(matrix, a, transpose_a=True, transpose_b=True))
-        return out
+        return [
+            of_variable
+            for w, change, gradient in zip(self.watched, self._changes, watched, strict=True)
+            for of_variable in change.gradients(self._scale * tf.reshape(gradient, _matrix(w.shape)))
+        ]
 
     def write(self) -> None:
-        for w, start, (a, b) in zip(self.watched, self.start, self._pairs, strict=True):
-            change = tf.matmul(a, b, transpose_a=True, transpose_b=True)
-            w.assign(start + self._scale * tf.reshape(change, w.shape))
+        for w, start, change in zip(self.watched, self.start, self._changes, strict=True):
+            w.assign(start + self._scale * tf.reshape(change.product(), w.shape))
+
+
+class _AdaLora(_LowRank):
+    """Ranks that are shared out in training: each call of :meth:`gradients` is a step of the schedule.
+
+    :meth:`write` sets to 0 what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep.
+    """
+
+    def __init__(self, encoder: Any, settings: Mapping[str, Any], seed: int, pooling: str) -> None:
+        super().__init__(encoder, "adalora", settings, _Triplets, seed, pooling)
+        self._ranks = RankAllocation(self.variables, settings["rank"], settings["steps"])
+        self.state = self._ranks.state
+
+    @property
+    def undecayed(self) -> list[tf.Variable]:
+        """P and Q, whose length the regulariser settles."""
+        return [v for change in self._changes for v in (change.variables[0], change.variables[2])]
+
+    def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
+        gradients = super().gradients(watched)
+        self._ranks.observe(gradients)
+        return gradients
+
+    def write(self) -> None:
+        for values, kept in zip(self.variables[1::3], self._ranks.kept(), strict=True):
+            values.assign(tf.where(kept, values, 0.0))
+        super().write()
+
+    def _shipped(self) -> dict[str, np.ndarray]:
+        """Only the triplets that are left."""
+        arrays, shipped = list(super()._shipped().items()), dict[str, np.ndarray]()
+        for (of_p, p), (of_values, values), (of_q, q) in zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True):
+            left = values != 0
+            # Contiguous, as safetensors expects.
+            shipped |= {of_p: np.ascontiguousarray(p[:, left]), of_values: values[left], of_q: q[left]}
+        return shipped
+
+    def _unpacked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """With triplets of 0 in the place of those that were not shipped."""
+        unpacked = dict(arrays)
+        for i, (key, variable) in enumerate(_keyed(self.variables).items()):
+            array, axis = arrays.get(key), (1, 0, 0)[i % 3]
+            if array is not None and array.ndim == len(variable.shape):
+                missing = max(0, variable.shape[axis] - array.shape[axis])
+                unpacked[key] = np.pad(array, [(0, missing * (axis == each)) for each in range(array.ndim)])
+        return unpacked
 
 
 def tuning_of(
@@ -249,6 +410,8 @@ def tuning_of(
     targets: Sequence[str] = TARGETS,
     layers: int = 2,
     width: int = 64,
+    length: int = 16,
+    steps: int | None = None,
     seed: int = 0,
     pooling: str = "mean",
 ) -> Tuning:
@@ -257,6 +420,8 @@ def tuning_of(
     ===========  ===================================================================================================
     lora         low-rank changes of its kernels: exact fine-tuning where the rank allows it, small to ship. Any
                  encoder will do, though its graph is fixed; a copy of these kernels is kept in memory
+    adalora      the same, with more rank for the kernels in which it matters more
+    prefix       keys and values in front of those of each layer, of a BERT in our own format; as small as ``lora``
     adapter      a bottleneck on its token states; the encoder only runs forward, so it is the fastest
     top_layers   the last numbered layers
     full         all that it says is trainable
@@ -267,23 +432,39 @@ def tuning_of(
     Args:
       encoder: as ``hub.load`` returns it, not tuned yet; one for each tuning.
       mode: one of ``MODES``.
-      rank: of the changes in ``lora``.
+      rank: of the changes in ``lora``; in ``adalora``, the average in the end.
       alpha: they are multiplied by ``alpha / rank``.
-      targets: which kernels ``lora`` changes, by parts of their names. ``"feed_forward"`` also stands for all in
+      targets: which kernels these two change, by parts of their names. ``"feed_forward"`` also stands for all in
         numbered layers that are not of an attention, whatever their name. A kernel with more than two axes counts as
         the matrix that it stands for.
       layers: how many ``top_layers`` trains.
       width: of the bottleneck in ``adapter``.
+      length: of the ``prefix``, in tokens.
+      steps: of training, over which ``adalora`` shares out its ranks: how often :meth:`Tuning.gradients` will be
+        called, or a tape will go back through :meth:`Tuning.differentiable`.
       seed: of what starts at random.
       pooling: as in :func:`text_vectors`.
 
     Raises:
       ModelError: another mode; the encoder does not show its variables; a target matches none of them; there are not
-        that many layers.
+        that many layers; a ``prefix`` for an encoder that is not in our own format; ``adalora`` without ``steps``.
     """
     match mode:
         case "lora":
-            return _Lora(encoder, rank, alpha, targets, seed, pooling)
+            settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
+            return _LowRank(encoder, mode, settings, _BA, seed, pooling)
+        case "adalora":
+            if steps is None:
+                raise ModelError(
+                    "text.mode adalora shares out its ranks over the steps of training: expected their number as "
+                    "'steps', got none"
+                )
+            settings = {"rank": rank, "alpha": alpha, "targets": list(targets), "steps": steps}
+            return _AdaLora(encoder, settings, seed, pooling)
+        case "prefix":
+            bert = read_back(encoder, "use text.mode lora or adapter, which take any encoder")
+            variables = [v for prefix in _put_prefixes(bert, length, seed) for v in (prefix.keys_values, prefix.gate)]
+            return Tuning(bert, mode, {"length": length}, variables, pooling=pooling)
         case "adapter":
             probe = text_vectors(encoder, dict.fromkeys(INPUTS, tf.ones([1, 3], tf.int32)), pooling=pooling)
             adapter = Adapter(probe.shape[-1], width, seed)
@@ -315,7 +496,7 @@ def load_tuning(path: Path, encoder: Any, base: str, pooling: str = "mean") -> T
             f"{base}. Set text.encoder and text.preprocessor to those of its training, or train anew."
         )
     tuning = tuning_of(encoder, header.mode, **header.settings.model_dump(exclude_unset=True), pooling=pooling)
-    keyed = _keyed(tuning.variables)
+    arrays, keyed = tuning._unpacked(arrays), _keyed(tuning.variables)
     expected = {key: tuple(variable.shape) for key, variable in keyed.items()}
     came = {key: array.shape for key, array in arrays.items()}
     if expected != came:
@@ -341,6 +522,8 @@ class _Header(BaseModel):
         targets: list[str] = []
         layers: PositiveInt = 1
         width: PositiveInt = 1
+        length: PositiveInt = 1
+        steps: PositiveInt = 1
 
     mode: str
     settings: Settings

@@ -101,6 +101,7 @@ def before_training(tower, teacher, texts, done):
     return agreement(tower(tf.constant(held_out)).numpy(), teacher.encode(held_out), teacher.encode(texts))
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_its_teacher_does(teacher, texts):
     settings = {"epochs": 20, "batch_size": 32, "learning_rate": 0.02, "per_item": 2}
     done = distil(teacher, HashedNgrams(16, SMALL), texts, texts, **settings)
@@ -130,6 +131,7 @@ def test_held_out_items_are_neither_trained_on_nor_among_those_of_the_loss(teach
     assert len(anchors) == 30 and (teacher.encode(sorted(held_out)) @ np.array(anchors).T).max() < 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_a_few_layers_learn_too(teacher, texts):
     settings = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "per_item": 2}
     done = distil(teacher, few_layers(teacher, 1), texts, **settings)

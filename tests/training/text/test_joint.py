@@ -35,7 +35,7 @@ def joint(chain_split, chain_config, thin_hub, **settings):
     config.training.negatives = settings.pop("negatives", 0)
     hybrid = build_hybrid(TrainingData.of(chain_split, vectors, config), config)
     sequences = Sequences.from_split(chain_split, 0.2, 1)
-    tuning = new_tuning(encoder, "full", TuningConfig(), 1)
+    tuning = new_tuning(encoder, "full", TuningConfig(), 1, 1)
     tower = JointTower(tuning, hybrid, tokenise(encoder.text_to_vector, texts), **{"texts": 100, "seed": 1} | settings)
     tower.refresh(vectors)
     batch = next(iter(training_batches(sequences, 16, 6, 1, 1, keys=hybrid.reads)))

@@ -177,6 +177,7 @@ def test_batches_hold_like_lengths_and_follow_from_seed_and_epoch():
     assert {label for _, _, labels in came for label in labels} == set(range(5, 37))
 
 
+@pytest.mark.slow
 def test_settings_of_a_run_are_written_down(undisturbed):
     there = json.loads((undisturbed[2] / "run" / "pretraining.json").read_text())
     assert {name: there[name] for name in ("epochs", "seed", "dropout")} == {"epochs": 6, "seed": 1, "dropout": False}

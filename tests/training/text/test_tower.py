@@ -67,14 +67,18 @@ def closeness(encoder):
 
 
 def tune(encoder, folder, mode, values, **settings):
-    """Tunes, and says on validation of epoch 0, 1, ... what ``values`` has; also gives the vectors at each of these."""
+    """Tunes, and says on validation of epoch 0, 1, ... what ``values`` has; also gives the vectors at each of these.
+
+    A value of ``None`` kills it.
+    """
     config = TuningConfig(
         batch_size=6, itself=0.0, learning_rate=0.01, word_dropout=0.0, patience=99, epochs=len(values) - 1
     ).model_copy(update=settings)
     told, vectors, said = [], [], iter(values)
 
     def measure():
-        value = next(said)
+        if (value := next(said)) is None:
+            raise KeyboardInterrupt
         vectors.append(vectors_of(encoder))
         return SimpleNamespace(metrics={"ndcg@10": value}, per_query={"ndcg@10": np.array([value])}, alarms=[])
 
@@ -87,11 +91,16 @@ def batch_of(encoder, **settings):
     return next(iter(pair_batches(PAIRS, WORDINGS, PLAIN, encoder, config, seed=3)))
 
 
-@pytest.mark.parametrize("mode", ["lora", "adapter"])
-def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, tmp_path, mode):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "learning_rate", "gain"),
+    [("lora", 0.01, 0.2), ("adalora", 0.05, 0.2), ("prefix", 0.3, 0.05), ("adapter", 0.01, 0.2)],
+)
+def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, tmp_path, mode, learning_rate, gain):
     before = closeness(encoder)
-    best, told, vectors = tune(encoder, tmp_path, mode, [0.1] * 10 + [0.9, 0.5, 0.5])
-    assert closeness(encoder) > before + 0.2
+    values = [0.1] * 10 + [0.9, 0.5, 0.5]
+    best, told, vectors = tune(encoder, tmp_path, mode, values, learning_rate=learning_rate)
+    assert closeness(encoder) > before + gain
     assert best == 10
     np.testing.assert_allclose(vectors_of(encoder), vectors[10], atol=1e-6)
     assert np.abs(vectors[12] - vectors[10]).max() > 1e-3
@@ -99,14 +108,34 @@ def test_what_is_read_together_comes_close_and_the_best_epoch_is_kept(encoder, t
     assert [line for line in told if "epoch 0" in line] == ["text tower: epoch 0: validation ndcg@10 0.1000"]
 
 
-def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["lora", "adalora", "prefix"])
+def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, thin_hub, tmp_path, mode):
     before = vectors_of(encoder)
-    best, told, vectors = tune(encoder, tmp_path, "lora", [0.5, 0.4, 0.5])
+    best, told, vectors = tune(encoder, tmp_path, mode, [0.5, 0.4, 0.5], learning_rate=0.1)
     assert best == 0 and told[-1].startswith("text tower: best epoch 0: ")
     assert np.abs(vectors[2] - before).max() > 1e-3  # it had been moved
-    np.testing.assert_array_equal(vectors_of(encoder), before)
+    np.testing.assert_allclose(vectors_of(encoder), before, atol=1e-6)
+    encoder.tuning.save(tmp_path / "tuned", encoder.base_fingerprint)  # of adalora, with no triplet left
+    again = TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10, tuning=tmp_path / "tuned")
+    np.testing.assert_allclose(vectors_of(again), before, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["adalora", "prefix"])
+def test_a_killed_tuning_goes_on_as_if_it_had_not_been(thin_hub, tmp_path, mode):
+    undisturbed, killed, resumed = (TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10) for _ in range(3))
+    tune(undisturbed, tmp_path / "undisturbed", mode, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    with pytest.raises(KeyboardInterrupt):
+        tune(killed, tmp_path / "killed", mode, [0.1, 0.2, 0.3, None, None, None])
+    _, told, vectors = tune(resumed, tmp_path / "killed", mode, [0.4, 0.5, 0.6, None, None, None])
+    assert told[1] == "text tower: resumed after epoch 2" and len(vectors) == 3
+    assert np.abs(vectors_of(killed) - vectors_of(resumed)).max() > 1e-3
+    for ours, theirs in zip(resumed.tuning.variables, undisturbed.tuning.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_paraphrases_are_asked_for_before_the_first_epoch_and_never_again(thin_hub, tmp_path, monkeypatch):
     monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
     asked, augmenters = dictionary_translator.asked, []

@@ -134,7 +134,11 @@ def tune_jointly(
     data = TrainingData.of(split, vectors, config)
     fitted = fit_hybrid(data, config, folder / "hybrid", lambda line: tell(f"hybrid: {line}"))
     hybrid, settled = fitted.model, fitted.options
-    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, config.seed)
+    sequences = Sequences.from_split(split, settled.training.gate_holdout, config.seed)
+    batch_size, length = settled.training.batch_size, settled.model.history_length
+    assert batch_size is not None and length is not None
+    steps = steps_per_epoch(sequences, batch_size, length)
+    tuning = new_tuning(encoder, config.tuning.joint, config.tuning, config.tuning.epochs * steps, config.seed)
     model = JointTower(
         tuning,
         hybrid,
@@ -144,9 +148,6 @@ def tune_jointly(
         config.tuning.accumulate,
     )
     model.refresh(vectors)
-    sequences = Sequences.from_split(split, settled.training.gate_holdout, config.seed)
-    batch_size, length = settled.training.batch_size, settled.model.history_length
-    assert batch_size is not None and length is not None
 
     def batches(first_epoch: int) -> tf.data.Dataset:
         epochs = config.tuning.epochs
@@ -156,5 +157,4 @@ def tune_jointly(
         model.refresh(encoded("Encoding item texts again"))
         return choose_gates(hybrid, data, climb=True)
 
-    steps = steps_per_epoch(sequences, batch_size, length)
     return tuning, train_tower(model, batches, steps, config.tuning, folder, measure, tell)

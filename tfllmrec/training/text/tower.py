@@ -183,6 +183,7 @@ def tune_tower(
     def tell_of_tower(line: str) -> None:
         tell(f"text tower: {line}")
 
+    steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
     synonyms = read_synonyms(config.synonyms) if config.synonyms else {}
     paraphrases: dict[str, str] = {}
     if config.paraphrase:
@@ -199,9 +200,8 @@ def tune_tower(
         "seed": seed,
     }
     claim(folder / "checkpoints" / "settings.json", settings)
-    tuning = new_tuning(encoder, text.mode, config, seed)
+    tuning = new_tuning(encoder, text.mode, config, config.epochs * steps, seed)
     model = ContrastiveTower(tuning, config.temperature, config.accumulate)
-    steps = sum(1 for _ in pairs.batches(config.batch_size, seed, itself=config.itself))
     augmenter = Augmenter(word_dropout=config.word_dropout, synonyms=synonyms, paraphrases=paraphrases)
 
     def batches(first_epoch: int) -> tf.data.Dataset:

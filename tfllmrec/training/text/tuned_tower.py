@@ -20,16 +20,24 @@ from tfllmrec.text.tuning import Tuning, tuning_of
 from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
 from tfllmrec.training.optimizer import adamw
 
-#: New weights (lora, adapter) are trained from scratch and take a higher rate than the encoder's pretrained ones.
-LEARNING_RATES = {"lora": 1e-3, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
+#: New weights (the first four modes) are trained from scratch, at a higher rate than the encoder's pretrained ones.
+#: adalora takes a higher rate than lora: a triplet has one singular value, where lora has a whole column of B.
+LEARNING_RATES = {"lora": 1e-3, "adalora": 5e-3, "prefix": 1e-2, "adapter": 1e-3, "top_layers": 3e-5, "full": 2e-5}
 
 #: Groups that a batch is split into by length; each is padded to its own longest text. Four groups save two fifths of
 #: the computation spent on padding.
 LENGTH_GROUPS = 4
 
 
-def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, seed: int) -> Tuning:
+def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int, seed: int) -> Tuning:
     """Makes the trainable weights of an encoder as the ``tuning`` section says; the encoder uses them from then on.
+
+    Args:
+      encoder: untuned.
+      mode: one of :data:`tfllmrec.text.tuning.MODES`.
+      config: the sizes.
+      steps: of the whole training.
+      seed: of the weights that start at random.
 
     Raises:
       ModelError: see :func:`tfllmrec.text.tuning.tuning_of`.
@@ -42,6 +50,8 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, seed: int)
         targets=config.targets,
         layers=config.layers,
         width=config.width,
+        length=config.length,
+        steps=steps,
         seed=seed,
         pooling=encoder.text_to_vector.pooling,
     )
@@ -62,6 +72,7 @@ class TunedTower(tf.keras.Model):
         super().__init__(name="text_tower", dtype="float32")
         self.tuning = tuning
         self.tuned, self.beside = list(tuning.variables), list(beside)
+        self.tuning_state = list(tuning.state)
         self.accumulate = accumulate
         if accumulate > 1:
             self.sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.trainable_variables]

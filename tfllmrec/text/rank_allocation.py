@@ -1,0 +1,90 @@
+"""How AdaLoRA shares out ranks: a budget that falls, spent on the triplets that matter most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+#: Rank of a kernel at first, by the average at the end.
+INITIAL = 1.5
+# Of what came before, in the smoothing of sensitivity and uncertainty (beta_1 and beta_2 in the paper).
+_SMOOTHING = 0.85
+# Shares of the steps before the budget begins to fall, and after it has fallen: about those of the paper's table 8.
+_WARM_UP, _FINAL = 0.1, 0.5
+# Triplets are chosen so often in all: between two choices, those that were set to 0 may grow again.
+_CHOICES = 100
+
+
+def initial_rank(rank: int, width_in: int, width_out: int) -> int:
+    """Of a kernel ``[width_in, width_out]``, which has no more singular values than it is wide."""
+    return min(math.ceil(INITIAL * rank), width_in, width_out)
+
+
+class RankAllocation:
+    """Chooses the triplets that are kept (Zhang et al. 2023, arXiv:2303.10512, sections 3.2 and 3.3).
+
+    A triplet is a singular value with its two singular vectors. An entry w with the gradient g has the sensitivity
+    ``I = |w g|``, smoothed: ``S = 0.85 S + 0.15 I``, and the uncertainty ``U = 0.85 U + 0.15 |I - S|``. A triplet is as
+    important as the sum of ``S U`` of its singular value and the means of ``S U`` over its two vectors. Kept are the b
+    most important ones of all kernels together. Of T steps, b is that of the start up to ``0.1 T``, falls to
+    ``rank`` times the number of kernels by ``b_T + (b_0 - b_T) (1 - (t - 0.1 T) / 0.4 T)^3``, and stays there after
+    ``0.5 T``, with the same triplets.
+
+    Args:
+      triplets: of each kernel, one after the other, its left singular vectors ``[out, r]``, singular values ``[r]`` and
+        right singular vectors ``[r, in]``.
+      rank: that a kernel has on average in the end.
+      steps: T, how often :meth:`observe` will be called.
+
+    Attributes:
+      state: what it knows; not trainable.
+    """
+
+    def __init__(self, triplets: Sequence[tf.Variable], rank: int, steps: int) -> None:
+        self._variables = list(triplets)
+        self._sizes = [values.shape[0] for values in triplets[1::3]]
+        self._first, self._last = sum(self._sizes), min(sum(self._sizes), rank * len(self._sizes))
+        self._fall, self._fallen = _WARM_UP * steps, (1.0 - _FINAL) * steps
+        self._interval = max(1, steps // _CHOICES)
+        self._step = tf.Variable(0, trainable=False, dtype=tf.int32, name="adalora/step")
+        self._sensitivity, self._uncertainty = (
+            [tf.Variable(tf.zeros_like(v), trainable=False, name=f"{v.name[:-2]}/{name}") for v in self._variables]
+            for name in ("sensitivity", "uncertainty")
+        )
+        self.state = [self._step, *self._sensitivity, *self._uncertainty]
+
+    def observe(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Counts a step of training; ``gradients`` are those of ``triplets``, in the same order."""
+        # No variable is read after it was assigned: as part of a gradient, this may run in a graph that keeps no order.
+        done = tf.identity(self._step)
+        learning = tf.cast(done, tf.float32) < self._fallen
+        self._step.assign(done + 1)
+        for variable, gradient, sensitivity, uncertainty in zip(
+            self._variables, gradients, self._sensitivity, self._uncertainty, strict=True
+        ):
+            now, before, doubt = tf.abs(variable * gradient), tf.identity(sensitivity), tf.identity(uncertainty)
+            smooth = _SMOOTHING * before + (1.0 - _SMOOTHING) * now
+            spread = _SMOOTHING * doubt + (1.0 - _SMOOTHING) * tf.abs(now - smooth)
+            sensitivity.assign(tf.where(learning, smooth, before))
+            uncertainty.assign(tf.where(learning, spread, doubt))
+
+    @property
+    def budget(self) -> tf.Tensor:
+        """b, int32."""
+        fallen = (tf.cast(self._step, tf.float32) - self._fall) / (self._fallen - self._fall)
+        left = (1.0 - tf.clip_by_value(fallen, 0.0, 1.0)) ** 3
+        return self._last + tf.cast((self._first - self._last) * left, tf.int32)
+
+    def kept(self) -> list[tf.Tensor]:
+        """Which triplets are not set to 0 now, bool ``[r]`` for each kernel: all of them between two choices."""
+        important = [s * u for s, u in zip(self._sensitivity, self._uncertainty, strict=True)]
+        scores = [
+            of_values + tf.reduce_mean(of_left, axis=0) + tf.reduce_mean(of_right, axis=1)
+            for of_left, of_values, of_right in zip(important[::3], important[1::3], important[2::3], strict=True)
+        ]
+        order = tf.argsort(tf.concat(scores, axis=0), direction="DESCENDING", stable=True)
+        chosen = tf.argsort(order) < self.budget
+        choosing = (self._step % self._interval == 0) | (tf.cast(self._step, tf.float32) >= self._fallen)
+        return tf.split(chosen | ~choosing, self._sizes)

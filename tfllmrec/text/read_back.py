@@ -1,0 +1,95 @@
+"""A BERT of ours from the SavedModel that it was written to: for what a fixed graph does not allow."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.errors import ModelError
+from tfllmrec.text.bert import BertConfig, BertEncoder
+from tfllmrec.text.e5 import QuantizedRows
+from tfllmrec.text.preprocessor import INPUTS
+
+# From our names to those that a BertEncoder is read from, one after the other.
+_PUBLISHED = (
+    (r"^bert/", ""),
+    (r":0$", ""),
+    (r"^(word|position)_embedding$", r"embeddings.\1_embeddings.weight"),
+    (r"^type_embedding$", "embeddings.token_type_embeddings.weight"),
+    (r"^embedding_norm/", "embeddings.LayerNorm/"),
+    (r"^layer_(\d+)/", r"encoder.layer.\1/"),
+    (r"/attention/(query|key|value)/", r"/attention.self.\1/"),
+    (r"/attention/output/", "/attention.output.dense/"),
+    (r"/attention/norm/", "/attention.output.LayerNorm/"),
+    (r"/feed_forward/inner/", "/intermediate.dense/"),
+    (r"/feed_forward/output/", "/output.dense/"),
+    (r"/feed_forward/norm/", "/output.LayerNorm/"),
+    (r"/(kernel|gamma)$", ".weight"),
+    (r"/(bias|beta)$", ".bias"),
+    (r"/", "."),
+)
+_NUMBERS, _SCALES = "word_embedding.numbers", "word_embedding.scales"  # of QuantizedRows
+_PRECISIONS = ("float32", "bfloat16")
+# Relative difference of the answers below which two encoders are one; bfloat16 differs by less.
+_SAME = 0.05
+
+
+def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEncoder:
+    """A :class:`BertEncoder` that answers as a loaded encoder of our own format does; the variables are copies.
+
+    The number of heads and the precision have left no trace in the variables: the copy that answers as the encoder
+    does has the right ones. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
+
+    Args:
+      encoder: as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or not.
+      remedy: what to do where it is another one.
+      precision: of the copy's products; ``None``: the encoder's own.
+
+    Raises:
+      ModelError: the encoder is not in our own format.
+    """
+    state = {}
+    for variable in getattr(encoder, "variables", ()):
+        name = variable.name
+        for pattern, published in _PUBLISHED:
+            name = re.sub(pattern, published, name)
+        state[name] = variable.numpy().T if "/kernel" in variable.name else variable.numpy()
+    words = QuantizedRows(state[_NUMBERS], state[_SCALES]) if state.keys() >= {_NUMBERS, _SCALES} else None
+    try:
+        positions, width = state["embeddings.position_embeddings.weight"].shape
+        sizes = {
+            "vocab_size": len(state["embeddings.word_embeddings.weight" if words is None else _NUMBERS]),
+            "hidden_size": width,
+            "num_hidden_layers": sum(name.endswith(".self.query.weight") for name in state),
+            "intermediate_size": len(state["encoder.layer.0.intermediate.dense.bias"]),
+            "max_position_embeddings": positions,
+            "type_vocab_size": len(state["embeddings.token_type_embeddings.weight"]),
+        }
+    except KeyError as error:
+        raise ModelError(
+            "expected a BERT in tfllmrec's own format ('minilm', 'e5', or an encoder that save_encoder wrote), got one "
+            f"without {error} among its variables: {remedy}."
+        ) from error
+    ids = tf.reshape(tf.range(12), [2, 6]) % sizes["vocab_size"]
+    mask = tf.sequence_mask([6, 4], dtype=tf.int32)
+    probe = dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
+    expected = encoder(probe)["sequence_output"]
+    difference = np.inf
+    for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
+        config = BertConfig(num_attention_heads=heads, **sizes)
+        copies = {each: BertEncoder(config, state, each, words) for each in _PRECISIONS}
+        differences = {
+            each: float(tf.norm(copy(probe)["sequence_output"] - expected) / tf.norm(expected))
+            for each, copy in copies.items()
+        }
+        own = min(differences, key=differences.__getitem__)
+        difference = min(difference, differences[own])
+        if difference < _SAME:
+            return copies[precision or own]
+    raise ModelError(
+        f"the encoder's weights do not answer as the encoder does (relative difference {difference:.3f}), so its graph "
+        f"is not that of a BERT in tfllmrec's own format: {remedy}."
+    )
