@@ -25,17 +25,19 @@ from sections import made_by, replace_section
 
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
-from tfllmrec.config import DataConfig, TextConfig
+from tfllmrec.config import DataConfig, DistillationConfig, TextConfig
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.evaluation.metrics import masked, ndcg, rank_targets
 from tfllmrec.progress import show_progress
 from tfllmrec.text.bundled import hub_handles
 from tfllmrec.text.encoder import TextEncoder, TextToVector
+from tfllmrec.text.static_tower import static_tower
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.text.template import ItemTemplate
 from tfllmrec.training.text.distil import Agreement, agreement, distil, short_queries
+from tfllmrec.training.text.query_encoder import BATCH_SIZES, EPOCHS, LEARNING_RATES
 
 WARM_UP, BATCH, TURN = 10, 64, 10
 KINDS = ("title", "phrase")
@@ -57,6 +59,10 @@ class Int8(tf.Module):
     def sparse_read(self, rows: tf.Tensor, name: str | None = None) -> tf.Tensor:
         """What ``tf.gather`` calls: only the rows asked for are made float32."""
         return tf.cast(tf.gather(self.values, rows), tf.float32) * tf.gather(self.scale, rows)
+
+    def __call__(self, rows: tf.Tensor) -> tf.Tensor:
+        """What our BERT calls of a table that is no variable."""
+        return self.sparse_read(rows)
 
     def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
         return tf.cast(self.values, tf.float32) * self.scale
@@ -112,6 +118,11 @@ def saved(name: str, text_to_vector: tf.Module, teacher: TextEncoder, folder: Pa
     return Tower(name, Student.load(path).text_to_vector, bytes_in(path))
 
 
+def rates(name: str) -> dict[str, float]:
+    """The default batch size and learning rate of a kind of tower, as arguments of ``distil``."""
+    return {"batch_size": BATCH_SIZES[name], "learning_rate": LEARNING_RATES[name]}
+
+
 def bytes_in(*folders: Path) -> int:
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
@@ -156,10 +167,11 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
     texts, titles = ItemTemplate.from_items(table).texts(table), table[TITLE].fillna("").astype(str).tolist()
     store = VectorStore(cache_folder() / "vectors")
     teacher = TextEncoder.from_config(TextConfig())
+    sizes = DistillationConfig()
     settings = {"per_item": options.per_item, "seed": options.seed, "store": store}
 
     ngrams = HashedNgrams(teacher.dim, NgramSizes(), options.seed)
-    done = distil(teacher, ngrams, texts, titles, epochs=options.epochs, **settings)
+    done = distil(teacher, ngrams, texts, titles, epochs=options.epochs, **rates("hashed_ngrams"), **settings)
     towers = [
         Tower("encoder, float32", teacher.text_to_vector, bytes_in(*hub_handles())),
         Tower(
@@ -173,9 +185,11 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
         towers.append(saved("encoder, int8 weights", int8_bert(teacher), teacher, folder))
         if options.layer_epochs:
             layers = few_layers(teacher, 2)
-            rates = {"epochs": options.layer_epochs, "batch_size": 64, "learning_rate": 3e-4}
-            distil(teacher, layers, texts, titles, **rates, **settings)
+            distil(teacher, layers, texts, titles, epochs=options.layer_epochs, **rates("layers"), **settings)
             towers.append(saved("two layers", layers, teacher, folder))
+        static = static_tower(teacher, texts, sizes.buckets, sizes.width)
+        distil(teacher, static, texts, titles, epochs=EPOCHS["static"], **rates("static"), **settings)
+        towers.append(saved("static", static, teacher, folder))
         towers.append(saved("hashed n-grams", ngrams, teacher, folder))
         towers.append(saved("hashed n-grams, int8 tables", int8_ngrams(ngrams), teacher, folder))
 
@@ -217,7 +231,8 @@ def measure(options: argparse.Namespace) -> tuple[str, str]:
 Catalogue of {len(texts):,} items, {len(held_out):,} of them held out; {len(queries):,} queries cut anew
 from those. Top 10 and NDCG to the encoder: its own list as the truth. Search: NDCG@10 of the item that the query
 was cut from, and the change against the encoder. {options.epochs} epochs of n-grams, {options.layer_epochs} of layers,
-{options.per_item} cuts an item. p50 and p99 of {len(head.milliseconds)} single queries; texts/s in batches of {BATCH}.
+{EPOCHS["static"]} of static, {options.per_item} cuts an item.
+p50 and p99 of {len(head.milliseconds)} single queries; texts/s in batches of {BATCH}.
 
 | tower | MB | p50 ms | p99 ms | processor ms | texts/s | cosine | top 10 | NDCG to encoder | by title | by phrase |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
