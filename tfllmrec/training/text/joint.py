@@ -51,7 +51,7 @@ class JointTower(TunedTower):
         self.hybrid, self.texts, self.seed = hybrid, texts, seed
         self.mean = tf.Variable(tf.zeros([hybrid.text_vectors.shape[1]]), trainable=False)
         self.draws = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._readable = tf.constant(tokens.lengths > 2)  # more than the first and the last token
+        self._has_text = tf.constant(np.any(hybrid.text_vectors != 0, axis=1))
         self._tokens = tf.RaggedTensor.from_row_splits(
             tokens.values.astype(np.int32), tokens.offsets.astype(np.int64), validate=False
         )
@@ -73,7 +73,7 @@ class JointTower(TunedTower):
         """Different items of the batch that have text, int32 ``[U]``, U up to ``texts``."""
         met = tf.concat([tf.reshape(batch[key], [-1]) for key in ("history", "targets")], axis=0)
         items, _ = tf.unique(tf.boolean_mask(met, met < self.hybrid.n_items))
-        items = tf.boolean_mask(items, tf.gather(self._readable, items))
+        items = tf.boolean_mask(items, tf.gather(self._has_text, items))
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.draws.assign_add(1)])
         chance = tf.random.stateless_uniform(tf.shape(items), seed)
         return tf.gather(items, tf.argsort(chance)[: self.texts])
