@@ -1,6 +1,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -9,15 +10,20 @@ from hypothesis import strategies as st
 
 from tfllmrec import config as configs
 from tfllmrec.config import (
+    DistillationConfig,
     ExperimentConfig,
     ItemWeightSettings,
+    TextConfig,
+    TuningConfig,
     contradictions,
     dump_config,
     load_config,
     paraphrase_option,
     parse_config,
+    settings_without_effect,
 )
 from tfllmrec.errors import ConfigError
+from tfllmrec.runs.experiment import fit_experiment
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -86,6 +92,52 @@ def test_an_override_below_a_single_value(tmp_path):
 
 def test_an_override_of_broken_yaml(tmp_path):
     assert refusal(tmp_path, "", "evaluation.ks=[5").startswith("--set evaluation.ks=[5, line 1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, []),
+        ({"tuning": {"rank": 8}}, []),  # the default
+        ({"tuning": {"rank": 4}}, ["tuning.rank has no effect with text.mode=frozen"]),
+        ({"text": {"mode": "lora"}, "tuning": {"rank": 4, "window": 5, "synonyms": "words.txt"}}, []),
+        (
+            {"text": {"mode": "prefix"}, "tuning": {"rank": 4, "length": 4, "joint": "adapter"}},
+            ["tuning.joint has no effect with text.mode=prefix", "tuning.rank has no effect with text.mode=prefix"],
+        ),
+        (
+            {"text": {"mode": "joint"}, "tuning": {"joint": "adapter", "rank": 4, "width": 8, "itself": 0.1}},
+            [
+                "tuning.itself has no effect with text.mode=joint and tuning.joint=adapter",
+                "tuning.rank has no effect with text.mode=joint and tuning.joint=adapter",
+            ],
+        ),
+        ({"distillation": {"epochs": 2}}, ["distillation.epochs has no effect with text.query_encoder=same"]),
+        (
+            {"text": {"query_encoder": "static"}, "distillation": {"buckets": 9, "layers": 3, "hidden": 4}},
+            [
+                "distillation.layers has no effect with text.query_encoder=static",
+                "distillation.hidden has no effect with text.query_encoder=static",
+            ],
+        ),
+    ],
+)
+def test_settings_that_others_switch_off_are_named(settings, expected):
+    assert settings_without_effect(parse_config(settings)) == expected
+
+
+def test_each_mode_and_tower_lists_settings_that_exist():
+    modes, towers = (get_args(TextConfig.model_fields[name].annotation) for name in ("mode", "query_encoder"))
+    assert set(modes) == {"frozen", "joint", *configs._OF_MODE} and set(towers) == {"same", *configs._OF_TOWER}
+    assert configs._OF_PAIRS.union(*configs._OF_MODE.values()) <= set(TuningConfig.model_fields)
+    assert set().union(*configs._OF_TOWER.values()) <= set(DistillationConfig.model_fields)
+
+
+def test_a_fit_says_so_first(tmp_path):
+    told = []
+    with pytest.raises(ConfigError, match="Nothing to resume"):
+        fit_experiment(parse_config({"tuning": {"rank": 4}}), tmp_path / "none", resume=True, tell=told.append)
+    assert told == ["warning: tuning.rank has no effect with text.mode=frozen"]
 
 
 # --- Refusals: the key, what was expected, what came, the nearest real one -------------------------------------------

@@ -379,6 +379,52 @@ class ExperimentConfig(Section):
         return self
 
 
+#: Settings of ``tuning`` that only some modes of the text tower read: those of tuning on pairs, and those of each mode.
+_OF_PAIRS = frozenset(
+    ["temperature", "window", "tail_power", "itself", "word_dropout", "synonyms", "paraphrase", "paraphrase_similarity"]
+)
+_OF_MODE = {
+    "lora": frozenset(["rank", "alpha", "targets"]),
+    "adalora": frozenset(["rank", "alpha", "targets"]),
+    "prefix": frozenset(["length"]),
+    "adapter": frozenset(["width"]),
+    "top_layers": frozenset(["layers"]),
+    "full": frozenset(),
+}
+#: Settings of ``distillation`` that only some small towers read.
+_OF_TOWER = {
+    "hashed_ngrams": frozenset(["buckets", "width", "hidden"]),
+    "static": frozenset(["buckets", "width"]),
+    "layers": frozenset(["layers"]),
+}
+
+
+def settings_without_effect(config: ExperimentConfig) -> list[str]:
+    """The settings that differ from their default but are not read with the config's other settings, a line each."""
+    text, tuning, tower = config.text, config.tuning, config.text.query_encoder
+    every = frozenset(TuningConfig.model_fields)
+    if text.mode == "frozen":
+        unread = every
+    else:
+        own = _OF_MODE[tuning.joint if text.mode == "joint" else text.mode]
+        unread = frozenset[str]().union(*_OF_MODE.values()) - own
+        unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
+    mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
+    lines = [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
+    if tower == "same":
+        unread = frozenset(DistillationConfig.model_fields)
+    else:
+        unread = frozenset[str]().union(*_OF_TOWER.values()) - _OF_TOWER[tower]
+    changed = _changed(config.distillation, unread)
+    return lines + [f"distillation.{name} has no effect with text.query_encoder={tower}" for name in changed]
+
+
+def _changed(section: Section, names: frozenset[str]) -> list[str]:
+    """Those of a section's settings that differ from their default, in the order of the section."""
+    fields = type(section).model_fields
+    return [name for name in fields if name in names and getattr(section, name) != fields[name].get_default()]
+
+
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 

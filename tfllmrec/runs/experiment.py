@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import ExperimentConfig, dump_config
+from tfllmrec.config import ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
@@ -77,6 +77,8 @@ def fit_experiment(
       WriteError: the disk is full, read-only or broken. All that was finished before stays, and resume continues there.
       DataError, ModelError: see the steps.
     """
+    for line in settings_without_effect(config):
+        tell(f"warning: {line}")
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
             tell(f"run folder: {run.folder}")
