@@ -30,6 +30,7 @@ REQUIRES = [
     "packaging>=23",
 ]
 TUNE = ["optuna>=5,<6"]
+FEATURES = ["scikit-learn>=1.6,<2"]
 SERVE = [
     "tensorflow-serving-api>=2.20,<2.21",
     "grpcio>=1.66",
@@ -42,6 +43,7 @@ SERVE = [
 SCANN = "scann==1.4.2"
 TEST = [
     *TUNE,
+    *FEATURES,
     *SERVE,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
@@ -68,6 +70,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "serve": SERVE, "scann": [SCANN]},
+    extras_require={"test": TEST, "tune": TUNE, "features": FEATURES, "serve": SERVE, "scann": [SCANN]},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

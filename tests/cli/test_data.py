@@ -22,8 +22,22 @@ def test_describe_prints_figures_and_cleaning(program, folder):
 def test_describe_prints_each_field_on_its_own_line(program, folder):
     (folder / "raw" / "events.csv").write_text("user,item,rating,device\n1,2,5,tv\n1,3,4,phone\n2,3,1,tv\n")
     lines = [line.strip(" │\n") for line in program("data", "describe", folder / "raw").out.splitlines()]
-    assert any(line.endswith("event.rating: number, mean 3.333, standard deviation 1.7") for line in lines)
+    assert any(line.endswith("event.rating: number, median 4, spread 1.483") for line in lines)
     assert "request.device: category, 2 values (tv, phone)" in lines
+
+
+def test_features_prints_a_table_or_json(program, folder):
+    rows = "".join(f"{u},{i},{'tv' if i % 2 else 'phone'},{u % 2}\n" for u in range(20) for i in range(10))
+    (folder / "raw" / "events.csv").write_text("user,item,device,homework\n" + rows)
+    (folder / "raw" / "items.csv").write_text("item,title,shape\n" + "".join(f"{i},T{i},round\n" for i in range(10)))
+    printed = program("data", "features", folder / "raw")
+    assert printed.code == 0 and "raw: 200 of 200 events" in printed.out
+    assert (
+        "to leave out what may be left out: --set 'data.fields={" in printed.out
+        and "item.shape: {use: false}" in printed.out
+    )
+    told = json.loads(program("data", "features", folder / "raw", "--json", "--rows", "100").out)
+    assert told["sampled"] == 100 and {field["key"] for field in told["fields"]} >= {"request.device", "item.shape"}
 
 
 def test_describe_takes_files_a_folder_or_a_config(program, folder):

@@ -149,8 +149,16 @@ def test_statistics_and_vocabulary_are_those_of_the_given_rows():
     schema = schema_of(frame)
     colour, dwell = schema["event.colour"], schema["event.dwell"]
     assert colour.vocabulary == ("b", "a", "c")
-    assert (dwell.mean, dwell.deviation) == (pytest.approx(1.5 * 29.5), pytest.approx(1.5 * np.arange(60).std()))
+    assert (dwell.median, dwell.spread) == (pytest.approx(1.5 * 29.5), pytest.approx(1.5 * 29.5 / 1.349))
     assert dwell.edges[0] == 0 and dwell.edges[-1] == 1.5 * 59 and len(dwell.edges) == 17
+
+
+def test_a_few_huge_numbers_move_neither_median_nor_spread_and_equal_ones_still_have_a_spread():
+    plain = schema_of(events(dwell=lambda i: 1.5 * i))["event.dwell"]
+    wild = schema_of(events(dwell=lambda i: 1.5 * i if i else 1e9))["event.dwell"]
+    assert wild.median == pytest.approx(plain.median, rel=0.05) and wild.spread == pytest.approx(plain.spread, rel=0.05)
+    mostly = schema_of(events(dwell=lambda i: 0.5 if i else 60.5))["event.dwell"]
+    assert mostly.median == 0.5 and mostly.spread == pytest.approx(np.std([60.5] + 59 * [0.5]))
 
 
 def test_kinds_of_events_have_weights():
@@ -259,12 +267,12 @@ def test_queries_carry_the_fields():
 
 
 def test_statistics_of_a_split_are_those_of_training():
-    """A value that only the test events have is unknown, and moves no mean."""
+    """A value that only the test events have is unknown, and moves no median."""
     frame = events(device=lambda i: "last" if i % 10 == 9 else "d", dwell=lambda i: 1e9 if i % 10 == 9 else i / 3)
     split = make_split(dataset_from_frames(frame), SplitConfig(), seed=1)
     assert split.dataset.schema["request.device"].vocabulary == ("d", "last")
     assert split.schema["request.device"].vocabulary == ("d",)
-    assert split.schema["event.dwell"].mean < 100
+    assert split.schema["event.dwell"].median < 100
     assert (split.test.fields["request.device"] == 1).all()
 
 

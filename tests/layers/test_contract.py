@@ -28,7 +28,7 @@ PRESENT = np.array([[True, True, False], [True, True, True]])
 RATINGS = np.array([[5, np.nan, np.nan], [1, 4, 3.3]], np.float32)
 HISTORY = np.array([[1, 4, N], [0, 2, 3]], np.int32)
 CODES = Field("kind", "event", "category", vocabulary=("view", "purchase"))
-PRICE = Field("price", "item", "number", edges=(1.0, 5.0, 9.0), mean=4.0, deviation=2.0)
+PRICE = Field("price", "item", "number", edges=(1.0, 5.0, 9.0), median=4.0, spread=2.0)
 TEXT = RNG.normal(size=(N, 6)).astype(np.float32)
 
 #: By class: a layer, and the arrays that it is called with; (array,) is a tensor without a batch dimension.

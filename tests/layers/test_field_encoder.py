@@ -9,7 +9,7 @@ pytestmark = pytest.mark.tf
 NAN = float("nan")
 COLOUR = Field("colour", "event", "category", vocabulary=("red", "blue"))
 GENRES = Field("genres", "item", "category", vocabulary=("a", "b"), width=2)
-PRICE = Field("price", "item", "number", mean=10.0, deviation=5.0, edges=(0.0, 10.0, 20.0))
+PRICE = Field("price", "item", "number", median=10.0, spread=5.0, edges=(0.0, 10.0, 20.0))
 AT = Field("at", "request", "time")
 LOOK = Field("look", "item", "vector", width=2)
 FIELDS = [COLOUR, GENRES, PRICE, AT, LOOK]

@@ -9,9 +9,11 @@ import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
     from tfllmrec.data import Dataset
+    from tfllmrec.data.features import FeatureReport
 
 app = typer.Typer(name="data", help="Look at data, and clean it once.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -64,6 +66,55 @@ def prepare(
     else:
         print_description(dataset)
         note(f"saved: {out}")
+
+
+@app.command()
+def features(
+    source: Source = None,
+    events: Events = None,
+    items: Items = None,
+    users: Users = None,
+    rows: Annotated[int, typer.Option("--rows", min=100, help="Events to look at; a larger log is sampled.")] = 200_000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample and of the random reassignments.")] = 42,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Show what each field tells of the chosen item, its rating and its popularity, and which fields to leave out."""
+    from tfllmrec.data.features import feature_report
+
+    dataset = _read(source, events, items, users, overrides)
+    with working(), show_progress("Measuring fields", "fields") as progress:
+        report = feature_report(dataset, rows, seed, progress)
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_features(dataset.name, report)
+
+
+def print_features(name: str, report: FeatureReport) -> None:
+    """Prints a table of the fields, the pairs that go together, and the setting that leaves fields out."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, title=cell(f"{name}: {report.sampled:,} of {report.events:,} events"), title_justify="left")
+    targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
+    for column in ("field", "kind", "missing", "distinct", "outliers", *targets, "may be left out: it"):
+        table.add_column(column, justify="right" if column in ("missing", "distinct", "outliers") else "left")
+    for field in report.fields:
+        told = [
+            "  ".join(each.worded() for each in field.tells if each.target.startswith(target))
+            for target in ("item", "popularity", "rating")
+        ]
+        outliers = "" if field.outliers is None else f"{field.outliers:.1%}"
+        kind = field.kind if field.components is None else f"vector: {_worded(list(field.components))} components"
+        row = [field.key, kind, f"{field.missing:.1%}", f"{field.distinct:,}", outliers, *told, field.drop]
+        table.add_row(*map(cell, row))
+    console().print(table)
+    for pair in report.pairs:
+        also = "" if pair.correlation is None else f", Spearman's correlation {pair.correlation:.2f}"
+        say(f"{pair.first} and {pair.second} go together: Cramer's V {pair.association:.2f}{also}")
+    if report.suggestion:
+        say(f"to leave out what may be left out: --set '{report.suggestion}'")
 
 
 def print_description(dataset: Dataset) -> None:

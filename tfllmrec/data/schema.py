@@ -60,6 +60,8 @@ MAX_NAMES = 32
 MAX_CODES = 32
 #: Edges between the bins of a number: quantiles, evenly spaced.
 BINS = 16
+#: The interquartile range of normal numbers, in standard deviations.
+QUARTILES = 1.349
 RATING_KEY = f"event.{RATING}"
 
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
@@ -112,7 +114,8 @@ class Field:
         for one that is known afterwards, such as the rating, and so is only read of events of the history.
       kind: how values are encoded, see :meth:`encode`.
       vocabulary: of a category, its values, the most frequent first.
-      mean, deviation: of a number, over the training events.
+      median, spread: of a number. The spread is the interquartile range / 1.349, which is the standard deviation of
+        normal numbers but is not moved by a few huge ones; where half of the numbers are equal, it is the deviation.
       edges: of a number, its quantiles, ascending and distinct: bins for piecewise-linear encoding.
       dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
       width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
@@ -124,8 +127,8 @@ class Field:
     owner: Owner
     kind: Kind
     vocabulary: tuple[str, ...] = ()
-    mean: float = 0.0
-    deviation: float = 1.0
+    median: float = 0.0
+    spread: float = 1.0
     edges: tuple[float, ...] = ()
     width: int = 0
     default: str | None = None
@@ -214,8 +217,7 @@ class Field:
                 if self.weights:
                     about += "; weights " + ", ".join(f"{value} {weight:g}" for value, weight in self.weights.items())
             case "number":
-                spread = f", mean {self.mean:.4g}, standard deviation {self.deviation:.4g}"
-                about = spread if self.edges else ", no value"
+                about = f", median {self.median:.4g}, spread {self.spread:.4g}" if self.edges else ", no value"
             case "vector":
                 about = f" of {self.width} numbers"
             case _:
@@ -356,8 +358,9 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
             plain = plain[np.isfinite(plain)]
             if len(plain):
                 edges = np.unique(np.quantile(plain, np.linspace(0, 1, BINS + 1)))
-                deviation = float(plain.std()) or 1.0
-                field = replace(field, mean=float(plain.mean()), deviation=deviation, edges=tuple(map(float, edges)))
+                low, median, high = map(float, np.quantile(plain, [0.25, 0.5, 0.75]))
+                spread = (high - low) / QUARTILES or float(plain.std()) or 1.0
+                field = replace(field, median=median, spread=spread, edges=tuple(map(float, edges)))
             elif len(filled):
                 raise ConfigError(f"data.fields.{name}.kind: expected numbers, found {filled.iloc[0]!r}.")
         case "vector":

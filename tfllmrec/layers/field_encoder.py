@@ -21,9 +21,9 @@ class FieldEncoder(tf.keras.layers.Layer):
     Values come as :meth:`tfllmrec.data.schema.Field.encode` gives them. By kind:
 
     - category: an embedding of each code; the mean of them where a cell holds several names.
-    - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and the
-      value in standard deviations, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et al. 2022,
-      "On embeddings for numerical features in tabular deep learning").
+    - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and its
+      distance from the median in spreads, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et
+      al. 2022, "On embeddings for numerical features in tabular deep learning").
     - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map.
     - vector: a dense map.
 
@@ -82,7 +82,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         if self.field.kind == "time":
             turns = tf.concat([values / DAY_S, values / (7 * DAY_S)], -1) % 1.0 * (2 * np.pi)
             return tf.concat([tf.sin(turns), tf.cos(turns)], -1)
-        standard = tf.clip_by_value((values - self.field.mean) / self.field.deviation, -5.0, 5.0)
+        standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -5.0, 5.0)
         low, high = np.array(self.field.edges[:-1], np.float32), np.array(self.field.edges[1:], np.float32)
         if not len(low):
             return standard

@@ -1,0 +1,137 @@
+"""Planted columns: what is found, what is left out, and why."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.config import parse_config
+from tfllmrec.data import read_dataset
+from tfllmrec.data.features import feature_report
+from tfllmrec.errors import ConfigError
+
+USERS, ITEMS = 120, 40
+
+
+def planted(tmp_path, *overrides):
+    """Young users take items of category 0 by day, old ones of category 1 by night; some columns mean nothing."""
+    generator = np.random.default_rng(5)
+    age = np.where(np.arange(USERS) % 2, 20, 60) + generator.integers(0, 9, USERS)
+    events, hours = [], generator.integers(0, 2, (USERS, 20))
+    for user in range(USERS):
+        for place in range(20):
+            kind = age[user] > 40 if hours[user, place] else user % 3 == 0
+            item = 2 * min(int(generator.exponential(6)), ITEMS // 2 - 1) + int(kind)
+            at = 86_400 * (user * 20 + place) + (43_200 if kind else 3_600)
+            events.append((user, item, at, "tv" if kind else "phone", generator.choice(list("xyz"))))
+    events = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp", "device", "weather"])
+    events["platform"] = events.device.map({"tv": "big", "phone": "small"})
+    items = pd.DataFrame({"item_id": range(ITEMS)})
+    items["title"] = [f"item {i}" for i in range(ITEMS)]
+    items["categories"] = np.where(items.item_id % 2, "night", "day")
+    items["price"] = np.exp(generator.normal(0, 0.1, ITEMS)) + np.where(items.item_id == 7, 1e6, 0)
+    items["shape"] = "round"
+    items["note"] = np.where(items.item_id == 3, "rare", "")
+    looks = generator.normal(size=(ITEMS, 2)) @ generator.normal(size=(2, 6))
+    items["look"] = [str(np.round(row, 4).tolist()) for row in looks]
+    users = pd.DataFrame({"user_id": range(USERS), "age": age + 0.5, "shoe": generator.integers(0, 3, USERS)})
+    for name, table in (("events", events), ("items", items), ("users", users)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("events", "items", "users")}
+    return read_dataset(parse_config({"data": files | {"repeats": "all"}}, list(overrides)).data, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return feature_report(planted(tmp_path_factory.mktemp("planted")))
+
+
+def by_key(report):
+    return {field.key: field for field in report.fields}
+
+
+def test_what_tells_of_the_choice_is_told_from_what_does_not(report):
+    fields = by_key(report)
+    assert report.label == "category" and report.sampled == report.events == USERS * 20
+    tells = {key: fields[key].tells[0] for key in ("request.device", "user.age", "request.weather", "user.shoe")}
+    assert tells["request.device"].information == pytest.approx(1) and tells["request.device"].p == 0.01
+    assert 0.05 < tells["user.age"].information < 0.9 and tells["user.age"].p == 0.01
+    for key in ("request.weather", "user.shoe"):
+        assert abs(tells[key].information) < 0.02 and tells[key].p > 0.05
+        assert fields[key].drop == "tells nothing beyond chance"
+
+
+def test_columns_of_users_are_compared_with_other_assignments_to_users(report):
+    """Twenty events each: a test that took them for independent would find the size of shoes highly significant."""
+    from scipy.stats import chi2_contingency
+
+    generator = np.random.default_rng(1)
+    shoe, taste = generator.integers(0, 3, 30), generator.integers(0, 2, 30)
+    assert chi2_contingency(pd.crosstab(np.repeat(shoe, 200), np.repeat(taste, 200))).pvalue < 0.01
+    assert by_key(report)["user.shoe"].tells[0].p > 0.05
+
+
+def test_times_of_events_are_read_by_hour_and_by_weekday(report):
+    tells = {each.target: each for each in by_key(report)["request.timestamp_s"].tells}
+    assert tells["item by hour"].information == pytest.approx(1) and tells["item by hour"].p == 0.01
+    assert tells["item by weekday"].information < 0.05
+    assert tells["item by hour"].worded() == "1.0000 by hour"
+
+
+def test_what_may_be_left_out_and_the_setting_that_does_it(report, tmp_path):
+    fields = by_key(report)
+    assert fields["item.shape"].drop == "has one value only"
+    assert fields["item.note"].drop == "has one value only" and fields["item.note"].missing == pytest.approx(
+        1 - 1 / ITEMS
+    )
+    assert fields["request.platform"].drop == "says the same as request.device (Cramer's V 1.00)"
+    assert not fields["request.device"].drop and not fields["item.categories"].drop
+    without = planted(tmp_path, report.suggestion).schema
+    assert {field.key for field in without} == {field.key for field in report.fields if not field.drop}
+
+
+def test_outliers_missing_values_and_components(report):
+    fields = by_key(report)
+    assert fields["item.price"].outliers == pytest.approx(1 / ITEMS) and fields["user.age"].outliers == 0
+    assert fields["item.look"].components == (2, 2) and fields["item.look"].kind == "vector"
+    assert fields["item.title"].tells == () and fields["item.title"].distinct == ITEMS
+
+
+def test_pairs_that_go_together(report):
+    closest = report.pairs[0]
+    assert {closest.first, closest.second} <= {"request.device", "request.platform", "request.timestamp_s by hour"}
+    assert closest.association == pytest.approx(1) and closest.correlation is None
+    assert not any("weather" in pair.first + pair.second for pair in report.pairs)
+
+
+def test_a_sample_keeps_the_share_of_each_popularity(tmp_path):
+    dataset = planted(tmp_path)
+    sampled = feature_report(dataset, at_most=400)
+    assert (sampled.sampled, sampled.events) == (400, USERS * 20)
+    assert by_key(sampled)["request.device"].tells[0].information == pytest.approx(1)
+    from tfllmrec.data.features import _sample
+
+    rows = _sample(dataset, 400, 1)
+    counts = dataset.events.item_index.value_counts()
+    share = [(counts[part.item_index] > 100).mean() for part in (dataset.events, dataset.events.iloc[rows])]
+    assert share[0] == pytest.approx(share[1], abs=0.02) and not np.array_equal(rows, _sample(dataset, 400, 2))
+
+
+def test_ratings_are_a_target(tmp_path):
+    generator = np.random.default_rng(2)
+    rows = [(u, i, 5 if (u + i) % 2 else 1, "tv" if (u + i) % 2 else "pc") for u in range(50) for i in range(20)]
+    pd.DataFrame(rows, columns=["user", "item", "rating", "device"]).to_csv(tmp_path / "events.csv", index=False)
+    users = pd.DataFrame({"user": range(50), "shoe": generator.integers(0, 3, 50)})
+    users.to_csv(tmp_path / "users.csv", index=False)
+    files = {"events": str(tmp_path / "events.csv"), "users": str(tmp_path / "users.csv")}
+    found = by_key(feature_report(read_dataset(parse_config({"data": files}).data, tmp_path)))
+    tells = {each.target: each.information for each in found["request.device"].tells}
+    assert tells["rating"] == pytest.approx(1)
+    assert {each.target for each in found["event.rating"].tells} == {"item"} and not found["event.rating"].drop
+
+
+def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r"needs scikit-learn .*: pip install 'tfllmrec\[features\]'"):
+        feature_report(planted(tmp_path))
