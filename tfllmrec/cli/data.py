@@ -96,7 +96,8 @@ def print_features(name: str, report: FeatureReport) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(box=SIMPLE, title=cell(f"{name}: {report.sampled:,} of {report.events:,} events"), title_justify="left")
+    title = cell(f"{name}: {report.sampled:,} of {report.events:,} events")
+    table = Table(box=SIMPLE, title=title, title_justify="left")
     targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
     for column in ("field", "kind", "missing", "distinct", "outliers", *targets, "may be left out: it"):
         table.add_column(column, justify="right" if column in ("missing", "distinct", "outliers") else "left")
