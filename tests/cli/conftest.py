@@ -87,8 +87,11 @@ class FakeModel:
         left = [i for i in "abcde" if i not in hidden][:k]
         return [Recommendation(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
 
-    def recommend(self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=()):
+    def recommend(
+        self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=(), diversity=0.0
+    ):
         self.filters.append((allow, categories))
+        self.diversity = diversity
         print("chatter of a library")
         self.calls.append(("recommend", users, k, histories, ratings, exclude))
         if users == self.fails_for:

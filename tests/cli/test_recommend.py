@@ -25,6 +25,16 @@ def test_somebody_never_seen(program, libraries, saved_model):
     assert [i["item_id"] for i in document["items"]] == ["b", "c", "d"]
 
 
+def test_a_diverse_list_for_one_user_and_for_a_file(program, libraries, saved_model, tmp_path):
+    assert program("recommend", saved_model, "--user", "u1", "--diversity", "0.4").code == 0
+    (tmp_path / "users.csv").write_text("u1\n")
+    program(
+        "recommend", saved_model, "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv", "--diversity", "1"
+    )
+    assert [model.diversity for model in libraries.models] == [0.4, 1]
+    assert "less than or equal to 1" in program("recommend", saved_model, "--user", "u1", "--diversity", "2").err
+
+
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):
     assert program("recommend", saved_model, "--history", "").code == 0
     assert libraries.models[0].calls[0][3] == [[]]

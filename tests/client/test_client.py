@@ -455,6 +455,20 @@ def test_fields_go_with_all_inputs_and_titles_come_back(client, served):
     assert all(mark != mark for row in several["ratings"] for mark in row)
 
 
+def test_diversity_goes_with_all_inputs(client, served):
+    client.recommend(["a"], diversity=0.25)
+    client.recommend_many([["a"], []], diversity=[0, 1])
+    client.recommend_many([["a"], []], diversity=0)
+    client.recommend(["a"], titles=True)
+    asked = [(signature, inputs.get("diversity")) for _, signature, inputs in served.calls]
+    assert asked == [
+        ("recommend_full", [0.25]), ("recommend_full", [0, 1]), ("recommend", None), ("recommend_full", [0]),
+    ]  # fmt: skip
+    for wrong in (1.5, "high", [0.1, 0.2]):
+        with pytest.raises(DataError, match="diversity"):
+            client.recommend(["a"], diversity=wrong)
+
+
 def test_rank(client, served):
     told = client.rank(["a"], ["b", "nope", "é", "a"], ratings=[4])
     expected = [("é", 5 / 8, 2.5), ("b", 2 / 8, 1.0), ("a", 1 / 8, 0.5), ("nope", 0.0, None)]

@@ -11,11 +11,15 @@ MATRIX = TensorSpec(STRING, (None, None))
 SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "context", "event_fields", "items"), MATRIX)
 SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
 SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
+SPECS |= {"diversity": TensorSpec(FLOAT, (None,))}
 TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
 SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
 SIGNATURES = {
     "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
-    "recommend_full": ("history ratings event_fields context exclude allow categories k", {"item_ids": MATRIX}),
+    "recommend_full": (
+        "history ratings event_fields context exclude allow categories k diversity",
+        {"item_ids": MATRIX},
+    ),
     "search": ("text history exclude k", {"item_ids": MATRIX}),
     "search_tokens": ("input_word_ids input_mask input_type_ids history exclude k", {"item_ids": MATRIX}),
     "similar": ("item_id k", {"item_ids": MATRIX}),
@@ -37,7 +41,9 @@ def asked(name, rows=1, k=10, **columns):
     made = {}
     for key in SIGNATURES[name][0].split():
         shape = (rows, columns.get(key, 1))[: len(SPECS[key].shape)]
-        made[key] = np.broadcast_to(np.asarray(b"" if SPECS[key].dtype == STRING else k, SPECS[key].dtype), shape)
+        made[key] = np.broadcast_to(
+            np.asarray(b"" if SPECS[key].dtype == STRING else k * (key != "diversity"), SPECS[key].dtype), shape
+        )
     return made
 
 
@@ -90,6 +96,14 @@ def test_large_requests_of_use_are_allowed(inputs):
     made = joining(name).work(inputs, 10_000)
     assert 1 <= made.call_rows <= work.CALL_ROWS
     assert made.call_rows * made.row_cells <= work.CALL_CELLS
+
+
+def test_a_diverse_list_is_more_work_and_a_plain_one_is_not():
+    plain, diverse = (
+        joining("recommend_full").work(asked("recommend_full") | {"diversity": np.float32([value])}, 10).row_cells
+        for value in (0, 0.5)
+    )
+    assert diverse - plain == work._DIVERSE
 
 
 def test_of_other_models_only_the_rows_are_limited():

@@ -15,6 +15,7 @@ from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers import item_index
+from tfllmrec.layers.diverse_order import diverse_order
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
@@ -33,7 +34,7 @@ def served(chain_version):
     loaded = tf.saved_model.load(str(chain_version))
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "k": tf.int32} | dict.fromkeys(INPUTS, tf.int32)
+        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32} | dict.fromkeys(INPUTS, tf.int32)
         given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
         out = loaded.signatures[signature](**given)
         answer = {name: value.numpy() for name, value in out.items()}
@@ -278,7 +279,7 @@ def small(categories=None, alike=False):
     served = small_model(categories, alike)
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "k": tf.int32}
+        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
         given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
         out = getattr(served, signature)(**given)
         ids = [[item.decode() for item in row] for row in out["item_ids"].numpy()]
@@ -327,7 +328,7 @@ def with_fields():
 
 
 def answer(function, **inputs):
-    types = {"ratings": tf.float32, "k": tf.int32}
+    types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
     out = function(**{name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()})
     return {name: value.numpy().tolist() for name, value in out.items()}
 
@@ -342,6 +343,46 @@ def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fiel
     assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
     assert full.pop("unread", [0]) == [0]
     assert full == short
+
+
+def test_a_diverse_list_has_other_items_in_the_order_of_the_layer(with_fields):
+    asked = {"history": [["i3", "i9"]], "exclude": [["i12"]]}
+    plain = answer(with_fields.recommend_full, **asked, k=[5])
+    best = answer(with_fields.recommend_full, **asked, k=[with_fields.n_items])
+    there = [item for item in best["item_ids"][0] if item]
+    rows = [int(item[1:]) for item in there]
+    order = diverse_order(
+        tf.constant([best["scores"][0][: len(rows)]]),
+        tf.gather(with_fields.item_vectors, [rows]),
+        tf.ones((1, len(rows)), tf.bool),
+        tf.constant(5),
+        tf.constant([0.7]),
+    )[0, :5].numpy()
+    diverse = answer(with_fields.recommend_full, **asked, k=[5], diversity=[0.7])
+    assert diverse["item_ids"][0] == [there[i] for i in order] != plain["item_ids"][0]
+    assert diverse["scores"][0] == pytest.approx([best["scores"][0][i] for i in order])
+    assert diverse["item_ids"][0][0] == plain["item_ids"][0][0]
+    assert answer(with_fields.recommend_full, **asked, k=[5], diversity=[0]) == plain
+
+
+def test_each_row_has_its_own_diversity_and_k(with_fields):
+    histories = [["i3", "i9"], ["i3", "i9"], ["i4", "i5"]]
+    both = answer(with_fields.recommend_full, history=histories, k=[3, 6, 0], diversity=[0.7, 0, 0.7])
+    for row, (k, diversity) in enumerate([(3, 0.7), (6, 0.0)]):
+        alone = answer(with_fields.recommend_full, history=histories[row : row + 1], k=[k], diversity=[diversity])
+        assert both["item_ids"][row] == alone["item_ids"][0] + [b""] * (6 - k)
+        assert both["scores"][row] == pytest.approx(alone["scores"][0] + [0] * (6 - k))
+    assert both["item_ids"][2] == [b""] * 6
+    whole = answer(with_fields.recommend_full, history=histories[:1], k=[1000], diversity=[0.7])["item_ids"][0]
+    plain = answer(with_fields.recommend_full, history=histories[:1], k=[1000])["item_ids"][0]
+    assert sorted(whole) == sorted(plain) and whole != plain and len(whole) == with_fields.n_items
+
+
+def test_a_diverse_list_keeps_filters_and_exclusions(filtered):
+    found = filtered(
+        "recommend_full", history=[["i3"]], exclude=[["i7"]], allow=[["i7", "i8", "i9", "i3"]], diversity=[1]
+    )
+    assert {item for item in found[0][0] if item} == {"i8", "i9"}
 
 
 def test_inputs_of_a_full_signature_may_be_left_out_and_stand_for_every_row(with_fields):
@@ -389,8 +430,10 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
     defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
     of_recommend = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
     assert defaults == {
-        "recommend_full": of_recommend, "search_full": of_recommend, "similar_full": {"allow", "categories", "k"},
-    }  # fmt: skip
+        "recommend_full": of_recommend | {"diversity"},
+        "search_full": of_recommend,
+        "similar_full": {"allow", "categories", "k"},
+    }
     k = graph.signature_def["recommend_full"].defaults["k"]
     assert tf.make_ndarray(k).tolist() == [10]
     assert not any(name.endswith("_filtered") for name in graph.signature_def)
@@ -636,7 +679,7 @@ import tensorflow as tf
 import tensorflow_text
 
 signatures = tf.saved_model.load(sys.argv[1]).signatures
-types = {"ratings": tf.float32, "k": tf.int32}
+types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
 answers = []
 for name, inputs in json.loads(sys.argv[2]):
     out = signatures[name](**{key: tf.constant(value, types.get(key, tf.string)) for key, value in inputs.items()})

@@ -83,7 +83,7 @@ def test_an_input_that_is_not_known_is_left_empty(tmp_path):
     def signature(item_id, allow, weight, mode, input_mask, input_type_ids, context, event_fields):
         return {"y": item_id}
 
-    device, age = Field("device", "request", "category", ("tv", "phone")), Field("age", "user", "number", mean=30.0)
+    device, age = Field("device", "request", "category", ("tv", "phone")), Field("age", "user", "number", median=30.0)
     schema = Schema((device, age, Field("look", "event", "vector", width=2)))
     write_warm_up(tmp_path / "requests", "shop", {"one": signature}, ["a", "b"], ["text"], schema)
     records = list(tf.data.TFRecordDataset(str(tmp_path / "requests")).as_numpy_iterator())

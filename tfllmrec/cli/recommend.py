@@ -57,6 +57,10 @@ def recommend(
     allow: Allow = None,
     category: Category = None,
     k: K = 10,
+    diversity: Annotated[
+        float,
+        typer.Option("--diversity", min=0, max=1, help="From 0 (the best items) to 1 (the most different ones)."),
+    ] = 0.0,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
@@ -83,7 +87,9 @@ def recommend(
             note(line)
         with working():
             model = open_model(saved_model)
-            summary = recommend_to_file(model, user_ids, out, excluded, k, **filters(model, allow, category))
+            summary = recommend_to_file(
+                model, user_ids, out, excluded, k, **filters(model, allow, category), diversity=diversity
+            )
         if json:
             print_json(summary)
         return
@@ -92,7 +98,7 @@ def recommend(
         past, ratings, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed + excluded)
         rated = None if ratings is None else [ratings]
-        asked = filters(model, allow, category)
+        asked = {**filters(model, allow, category), "diversity": diversity}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
@@ -108,6 +114,7 @@ def recommend_to_file(
     k: int,
     allow: Sequence[str] | None = None,
     categories: Sequence[str] = (),
+    diversity: float = 0.0,
 ) -> dict[str, Any]:
     """Writes the rows of :meth:`SavedModel.recommend` for each user, wholly or not at all.
 
@@ -140,7 +147,7 @@ def recommend_to_file(
     ):
         for start in range(0, len(answered), BATCH):
             some = answered[start : start + BATCH]
-            found = model.recommend(some, k, exclude=exclude, allow=allow, categories=categories)
+            found = model.recommend(some, k, exclude=exclude, allow=allow, categories=categories, diversity=diversity)
             write(found)
             rows += len(found)
             progress(start + len(some), len(answered))

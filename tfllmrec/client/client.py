@@ -33,7 +33,7 @@ from .answers import (
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
-from .inputs import count_of, listed_strings
+from .inputs import count_of, diversity_inputs, listed_strings
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -151,6 +151,7 @@ class Client:
         categories: Sequence[str] = (),
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
+        diversity: float = 0.0,
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
@@ -163,6 +164,7 @@ class Client:
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
           context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          diversity: from 0 (the best items) to 1 (the most different ones).
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(
@@ -174,6 +176,7 @@ class Client:
             categories=[categories],
             context=[context],
             event_fields=[event_fields],
+            diversity=diversity,
             titles=titles,
             deadline_s=deadline_s,
         )[0]
@@ -189,6 +192,7 @@ class Client:
         categories: Sequence[Sequence[str]] | None = None,
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
+        diversity: float | Sequence[float] = 0.0,
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
@@ -204,7 +208,11 @@ class Client:
             "exclude": _ids("exclude", exclude),
             "k": [count_of(k)] * len(histories),
         }
-        fields = context_inputs(len(histories), context) | event_field_inputs(histories, event_fields)
+        fields = {
+            **context_inputs(len(histories), context),
+            **event_field_inputs(histories, event_fields),
+            **diversity_inputs(len(histories), diversity),
+        }
         return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
 
     def search(
@@ -385,9 +393,12 @@ class Client:
             none: dict[str, Any] = dict.fromkeys(("allow", "categories"), [()] * rows)
             if signature != "similar":
                 none |= {**dict.fromkeys(("context", "event_fields"), [()] * rows), "ratings": [[math.nan]] * rows}
+            if signature == "recommend":
+                none["diversity"] = [0.0] * rows
             further = none | filters | fields
+            numbers = ("ratings", "diversity")
             inputs = {
-                **{name: value if name == "ratings" else _ids(name, value) for name, value in further.items()},
+                **{name: value if name in numbers else _ids(name, value) for name, value in further.items()},
                 **inputs,
             }
             signature += "_full"

@@ -24,6 +24,21 @@ def count_of(k: int) -> int:
     return count
 
 
+def diversity_inputs(rows: int, diversity: float | Sequence[float]) -> dict[str, list[float]]:
+    """The input ``diversity`` of ``recommend_full``, one number or one for each row; none where all are 0.
+
+    Raises:
+      DataError: not as many numbers as rows, or one that is not between 0 and 1.
+    """
+    values = [diversity] * rows if isinstance(diversity, int | float) else list(diversity)
+    if len(values) != rows:
+        raise DataError(f"Expected one diversity for each of {rows} queries, got {len(values)}.")
+    for value in values:
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise DataError(f"Expected diversity as a number from 0 to 1, got {value!r}.")
+    return {"diversity": [float(value) for value in values]} if any(values) else {}
+
+
 def listed(name: str, values: Sequence[Any]) -> list[Any]:
     """The values as a list.
 

@@ -28,6 +28,8 @@ ANSWER_VALUES = 1 << 22
 # fields of an event, at most tfllmrec.layers.field_decoder.ENTRIES; of a candidate; of a text, which the tokenizer
 # truncates; of a token; and of a pair of tokens, as attention compares them.
 _ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 32, 512, 1024, 1 << 17, 2048, 8
+# Of a diverse list: 500 candidates with vectors of 128 numbers, compared 100 times.
+_DIVERSE = 1 << 17
 #: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
@@ -84,7 +86,7 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     """The work that a request asks for.
 
     Args:
-      inputs: as ``Joining.checked`` returns them; only their shapes and the values of ``k`` are read.
+      inputs: as ``Joining.checked`` returns them; only their shapes and the values of ``k`` and ``diversity`` are read.
       catalogue: items of a model of ours; ``None`` for any other model.
     """
     rows = 1
@@ -107,6 +109,7 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
         + (_CANDIDATE + events) * candidates
         + _TEXT * ("text" in inputs)
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
+        + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
         # The items of a category are looked up for each mention of it.
         + catalogue * (lists + width.get("categories", 0))
     )

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import count_of, listed_strings
+from tfllmrec.client.inputs import count_of, diversity_inputs, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
@@ -124,6 +124,7 @@ class SavedModel:
         categories: Sequence[str] = (),
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
+        diversity: float = 0.0,
     ) -> pd.DataFrame:
         """The best ``k`` items for each user, or for each history, with titles and reasons.
 
@@ -140,14 +141,16 @@ class SavedModel:
           categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
           context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          diversity: from 0 (the best items) to 1 (the most different ones).
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
 
         Raises:
           DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
-            do not fit the histories.
+            do not fit the histories; a ``diversity`` out of range.
         """
+        diverse = diversity_inputs(1, diversity)
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
@@ -155,7 +158,7 @@ class SavedModel:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, **queries)
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, {**own, **diverse}, **queries)
             return self._with_reasons(answers, queries)
 
         return to_frame(_in_batches(len(past), of), users)
@@ -413,22 +416,24 @@ class SavedModel:
         exclude: Sequence[str] | None,
         allow: Allow,
         categories: Sequence[str],
-        fields: Mapping[str, Sequence[Sequence[str]]] | None = None,
+        fields: Mapping[str, Sequence[Any]] | None = None,
         **inputs: np.ndarray,
     ) -> list[Answer[Recommendation]]:
         """The ``k`` best items of each query by a signature, or by the full one if filters or fields are set.
 
         Args:
           exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
-          fields: ``context`` and ``event_fields``, a row for each query.
+          fields: ``context`` and ``event_fields``, a row for each query; ``diversity``, a single row.
         """
         inputs["k"] = np.full(queries, count_of(k), np.int32)
         if exclude is not None:
             inputs["exclude"] = _strings([listed_strings("exclude", exclude)] * queries)
         allow = None if allow is None else listed_strings("allow", allow)
         filters = filter_inputs(queries, [allow] * queries, [listed_strings("categories", categories)] * queries)
-        further: dict[str, Sequence[Sequence[str]]] = {**filters, **(fields or {})}
+        further: dict[str, Sequence[Any]] = {**filters, **(fields or {})}
         if further:
+            if signature == "recommend":
+                inputs["diversity"] = np.full(queries, further.pop("diversity", [0.0])[0], np.float32)
             names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
             inputs |= {name: _strings(further.get(name, [()] * queries)) for name in names}
             if signature == "search":

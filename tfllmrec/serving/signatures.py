@@ -13,6 +13,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
+from tfllmrec.layers.diverse_order import diverse_order
 from tfllmrec.layers.field_decoder import FieldDecoder
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
@@ -32,13 +33,16 @@ HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES = (
 TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
 K = tf.TensorSpec((None,), tf.int32, "k")
+DIVERSITY = tf.TensorSpec((None,), tf.float32, "diversity")
 #: Defaults of the full signatures, each of one row, which stands for every row of a request.
-NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
+NO_STRINGS, NO_RATINGS, TEN, NONE = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10]), tf.zeros(1)
 
 #: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
 PERSONAL = 0.05
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
+#: Candidates for each place of a diverse list, how many there are at least and at most, and the most places.
+CANDIDATES, FEWEST, MOST, PLACES = 5, 50, 500, 100
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
 SAMPLED = 2000
 AT_ONCE = 250  # of these through the network
@@ -215,7 +219,7 @@ class ServingModel(tf.Module):
         found = self._recommended(query, exclude, self._filters(*_no_filters(history)), k)
         return self._listed(*found) | {"unknown": unknown}
 
-    @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K)
+    @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY)
     def recommend_full(
         self,
         history=NO_STRINGS,
@@ -226,18 +230,54 @@ class ServingModel(tf.Module):
         allow=NO_STRINGS,
         categories=NO_STRINGS,
         k=TEN,
+        diversity=NONE,
     ):
-        """As :meth:`recommend`, with fields and filters; see the class."""
-        history, ratings, event_fields, context, exclude, allow, categories, k = _with_as_many_rows(
-            history, ratings, event_fields, context, exclude, allow, categories, k
+        """As :meth:`recommend`, with fields and filters; see the class.
+
+        Args:
+          diversity: float32 ``[B]``, from 0 (the best items) to 1 (the most different ones). Above 0 the first
+            :data:`PLACES` places are filled one by one from the best ``5 k`` items (50 to 500), as
+            :func:`tfllmrec.layers.diverse_order.diverse_order` says, with the cosines of learned item vectors. Items
+            keep their scores, which then do not descend.
+        """
+        history, ratings, event_fields, context, exclude, allow, categories, k, diversity = _with_as_many_rows(
+            history, ratings, event_fields, context, exclude, allow, categories, k, diversity
         )
         query, unknown, unread = self._query(history, ratings, event_fields, context)
-        found = self._recommended(query, exclude, self._filters(allow, categories), k)
+        filters = self._filters(allow, categories)
+        more = tf.where(
+            diversity > 0, tf.maximum(k, tf.clip_by_value(CANDIDATES * tf.minimum(k, MOST), FEWEST, MOST)), k
+        )
+        more = tf.where(k > 0, more, 0)
+        indices, scores = self._recommended(query, exclude, filters, more)
+        found = tf.cond(
+            tf.reduce_any(diversity > 0),
+            lambda: self._diverse(indices, scores, k, diversity),
+            lambda: (indices, scores),
+        )
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
     def _recommended(self, query: Query, exclude: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor) -> _Found:
         excluded = tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1)
         return self.best.top_k(k=k, exclude=excluded, **filters, **self.folded.requests(self.item_vectors, query))
+
+    def _diverse(self, indices: tf.Tensor, scores: tf.Tensor, k: tf.Tensor, diversity: tf.Tensor) -> _Found:
+        """The best ``k`` of int32 ``[B, C]`` items, the first ones different from each other, and their scores."""
+        few = indices[:, :MOST]
+        there = few < self.n_items
+        order = diverse_order(
+            scores[:, :MOST],
+            tf.gather(self.item_vectors, tf.where(there, few, 0)),
+            there,
+            tf.clip_by_value(tf.reduce_max(k), 0, PLACES),
+            diversity,
+        )
+        shown = tf.range(tf.minimum(tf.reduce_max(k), self.n_items)) < k[:, tf.newaxis]
+        listed = (
+            tf.concat([tf.gather(of[:, :MOST], order, batch_dims=1), of[:, MOST:]], axis=1)[:, : tf.shape(shown)[1]]
+            for of in (indices, scores)
+        )
+        return tuple(tf.where(shown, of, none) for of, none in zip(listed, (self.n_items, 0.0), strict=True))
 
     @_signature(TEXT, HISTORY, EXCLUDE, K)
     def search(self, text, history, exclude, k):

@@ -73,6 +73,8 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
         return np.resize(np.asarray(strings, object), shape) if len(strings) else np.empty(shape, object)
     if spec.name == "ratings":
         return np.ones((batch, HISTORY))
+    if spec.name == "diversity":
+        return np.full(batch, 0.5)
     if spec.name == "k":
         return np.full(batch, K)
     if spec.name in INPUTS:

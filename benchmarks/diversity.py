@@ -1,0 +1,145 @@
+"""What a more diverse list costs; a section of RESULTS.md for each run.
+
+    python benchmarks/diversity.py runs/quality/beauty runs/quality/movielens-100k
+
+Both ways to order a list (``tfllmrec.layers.diverse_order``) are measured on validation queries; the one that makes
+lists more different at a loss of at most 2 % ndcg@10 is shown on test queries. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import tensorflow as tf
+from sections import made_by, replace_section
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.layers.diverse_order import Method, diverse_order
+from tfllmrec.progress import show_progress
+from tfllmrec.runs.run import Run
+
+K, CANDIDATES, LOSS = 10, 50, 0.02
+DIVERSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+METHODS: tuple[Method, ...] = get_args(Method)
+Figures = dict[str, np.ndarray]
+
+
+def candidates(run: Run, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
+    """Queries, the best items of each that are new to the user, int ``[B, C]``, and their scores."""
+    model = run.load_model()
+    with show_progress("Scoring", "queries") as progress:
+        done = 0
+        for batch in queries.batches(512):
+            scores = masked(model.score(batch), batch.exclude)
+            items = top_items(scores, CANDIDATES)
+            there = items >= 0
+            items = np.where(there, items, 0)
+            yield batch, items, np.where(there, np.take_along_axis(scores, items, axis=1), -np.inf)
+            done += len(batch)
+            progress(done, len(queries))
+
+
+def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tuple[Method, float], Figures]:
+    """The figures of each method at each diversity, one value a query."""
+    model = run.load_model()
+    learned, text = model.item_vectors(), model.text_vectors
+    tail = run.split.strata(run.config.evaluation.head_share)["tail"]
+    order = tf.function(diverse_order, autograph=False, reduce_retracing=True)
+    parts: dict[tuple[Method, float], list[Figures]] = {}
+    for batch, items, scores in candidates(run, queries):
+        there = np.isfinite(scores)
+        targets = np.array([row[0] for row in batch.targets])
+        vectors = tf.gather(learned, items)
+        for method in methods:
+            for diversity in DIVERSITIES:
+                chosen = order(
+                    tf.constant(np.where(there, scores, 0.0), tf.float32), vectors, tf.constant(there), tf.constant(K),
+                    tf.fill([len(items)], tf.constant(diversity)), method,
+                ).numpy()[:, :K]  # fmt: skip
+                listed = np.take_along_axis(items, chosen, axis=1)
+                found = listed == targets[:, np.newaxis]
+                parts.setdefault((method, diversity), []).append(
+                    {
+                        "ndcg@10": (found / np.log2(np.arange(2, K + 2))).sum(axis=1),
+                        "recall@10": found.any(axis=1).astype(float),
+                        "distance of texts": distance(text[listed]),
+                        "distance of learned vectors": distance(learned.numpy()[listed]),
+                        "tail items": tail[listed].mean(axis=1),
+                        "listed": listed,
+                    }
+                )
+    return {key: {name: np.concatenate([p[name] for p in all_]) for name in all_[0]} for key, all_ in parts.items()}
+
+
+def distance(vectors: np.ndarray) -> np.ndarray:
+    """1 minus the mean cosine of two different items of a list: ``[B, K, D]`` of length 1 -> ``[B]``."""
+    total, own = vectors.sum(axis=1), (vectors**2).sum(axis=(1, 2))
+    return 1.0 - ((total**2).sum(axis=1) - own) / (K * (K - 1))
+
+
+def gained(figures: dict[tuple[Method, float], Figures], method: Method) -> tuple[float, float]:
+    """The diversity that makes lists most different at a loss of at most :data:`LOSS`, and by how much."""
+    plain = figures[method, 0.0]
+    allowed = [d for d in DIVERSITIES if figures[method, d]["ndcg@10"].mean() >= (1 - LOSS) * plain["ndcg@10"].mean()]
+    best = max(allowed, key=lambda d: figures[method, d]["distance of texts"].mean())
+    return best, figures[method, best]["distance of texts"].mean() / plain["distance of texts"].mean() - 1
+
+
+def section(run: Run, command: str) -> str:
+    on_validation = measured(run, run.split.validation, METHODS)
+    found = {method: gained(on_validation, method) for method in METHODS}
+    method = max(METHODS, key=lambda each: found[each][1])
+    on_test = measured(run, run.split.test, (method,))
+    plain = on_test[method, 0.0]
+    header: list[str] = []
+    rows: list[list[str]] = []
+    for diversity in DIVERSITIES:
+        own = on_test[method, diversity]
+        cells = {
+            "ndcg@10": f"{own['ndcg@10'].mean():.4f} ({own['ndcg@10'].mean() / plain['ndcg@10'].mean() - 1:+.1%})",
+            "recall@10": f"{own['recall@10'].mean():.4f}",
+            **{
+                name: f"{own[name].mean():.3f} ({own[name].mean() / plain[name].mean() - 1:+.0%})"
+                for name in ("distance of texts", "distance of learned vectors")
+            },
+            "tail items": f"{own['tail items'].mean():.1%}",
+            "coverage@10": f"{len(np.unique(own['listed'])) / run.split.dataset.n_items:.4f}",
+        }
+        header = ["diversity", *cells]
+        rows.append([f"{diversity:g}", *cells.values()])
+    said = "; ".join(f"{name}: {gain:+.0%} at {best:g}" for name, (best, gain) in found.items())
+    return "\n".join(
+        [
+            made_by(command, run.config.seed),
+            "",
+            f"Lists of {K} out of the best {CANDIDATES} items, {len(run.split.test):,} test queries. The distance of a "
+            "list is 1 minus the mean cosine of two of its items. In brackets: the change against diversity 0. On "
+            f"validation, at a loss of at most {LOSS:.0%} of ndcg@10, the distance of texts grows by: {said}. Shown: "
+            f"{method}.",
+            "",
+            *markdown_table(header, rows),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
+    options = parser.parse_args()
+    for path in options.runs:
+        run = Run.open(path)
+        body = section(run, shlex.join(["python", *sys.argv]))
+        replace_section(f"diversity: {run.split.dataset.name}", body)
+        print(body)
+
+
+if __name__ == "__main__":
+    main()
