@@ -23,6 +23,7 @@ from sections import made_by, replace_section
 from tfllmrec.config import TextConfig
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.progress import to_stderr
+from tfllmrec.text.centring import search_weights
 from tfllmrec.text.side_by_side import Encoder, encoder_of
 
 FILMS = Path(__file__).parents[1] / "tests" / "text" / "multilingual"
@@ -43,7 +44,9 @@ def recalls(encoder: Encoder | None, language: str) -> np.ndarray:
     if encoder is None:
         scores = tf_idf_cosines(asked, texts)
     else:
-        scores = encoder.for_queries.encode(asked) @ encoder.encode(texts).T
+        items = encoder.encode(texts)
+        factors, _ = search_weights(items, encoder.widths)
+        scores = encoder.for_queries.encode(asked) * factors @ items.T
     # Hidden from a list: films that share nothing with the query, which would come in the order of the file.
     ids = np.array([film["item_id"] for film in films])
     found = [set(ids[np.argsort(-row, kind="stable")[:K]][np.sort(row)[::-1][:K] != 0]) for row in scores]

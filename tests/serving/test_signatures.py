@@ -21,6 +21,7 @@ from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale
 from tfllmrec.serving.signatures import ServingModel
+from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 
 pytestmark = pytest.mark.tf
@@ -247,14 +248,19 @@ def test_explain_gives_the_terms_of_the_score(served):
 KINDS = [["Comedy"], ["Drama", "Sci-Fi"], ["Comedy", "Drama"], []]
 
 
-def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None):
+def small_texts():
+    """Text vectors of 40 items: float32 ``[40, 5]`` of length 1."""
+    text = np.random.default_rng(5).normal(size=(40, 5)).astype(np.float32)
+    return text / np.linalg.norm(text, axis=1, keepdims=True)
+
+
+def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None, text=None, text_widths=None):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
-    The text of item i is what ``search`` reads in ``str(i)``.
+    The text of item i is what ``search`` reads in ``str(i)``; ``small_texts`` by default.
     """
-    rng = np.random.default_rng(5)
-    text = rng.normal(size=(40, 5)).astype(np.float32)
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    rng = np.random.default_rng(6)
+    text = small_texts() if text is None else text
     config = ModelConfig(embedding_dim=8, blocks=1, heads=2, dropout=0.1, history_length=4)
     weights = ItemWeightSettings(decay=0.5, neighbours=6)
     hybrid = Hybrid(Catalogue(np.array(ALL, object), text), np.arange(40) % 9, config, weights)
@@ -270,7 +276,17 @@ def small_model(categories=None, alike=False, ranking=None, labels=None, schema=
     order = None if ranking is None else ranking(hybrid)
     titles = [item.upper() for item in ALL]
     return ServingModel(
-        hybrid, np.array(ALL, object), text, reads, histories, categories, labels, order, titles=titles, schema=schema
+        hybrid,
+        np.array(ALL, object),
+        text,
+        reads,
+        histories,
+        categories,
+        labels,
+        order,
+        titles=titles,
+        schema=schema,
+        text_widths=text_widths,
     )
 
 
@@ -471,6 +487,20 @@ def test_a_catalogue_without_categories_has_none_to_ask_for():
     asked = ASKED["recommend"] | {"allow": [[""]], "k": [3]}
     assert "" not in bare("recommend_full", **asked, categories=[[""]])[0][0]
     assert bare("recommend_full", **asked, categories=[["Comedy"]])[0][0] == [""] * 3
+
+
+def test_several_encoders_are_searched_by_what_tells_items_apart():
+    narrow = small_texts()[:, :3] * 0.05 + 1  # all nearly the same vector
+    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (small_texts(), narrow)]
+    text = np.hstack(parts).astype(np.float32) / 2**0.5
+    served = small_model(text=text, text_widths=[5, 3])
+    out = served.search(tf.constant(["7"]), tf.constant([[""]]), tf.constant([[""]]), tf.constant([40]))
+    factors, centre = search_weights(text, [5, 3])
+    scores = text @ (text[7] * factors) - text[7] @ centre
+    assert [item.decode() for item in out["item_ids"].numpy()[0]] == [ALL[i] for i in np.argsort(-scores)]
+    assert out["item_ids"][0, 0] == b"i7" and abs(scores.mean()) < 1e-4
+    np.testing.assert_allclose(out["scores"][0], np.sort(scores)[::-1], atol=1e-4)
+    np.testing.assert_allclose(served.encode(tf.constant(["7"]))["vectors"][0], text[7], atol=1e-6)
 
 
 @pytest.mark.slow

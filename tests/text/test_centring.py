@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfllmrec.text.centring import centred_unit
+from tfllmrec.text.centring import centred_unit, search_weights
 
 
 def test_centred_unit():
@@ -34,3 +34,36 @@ def test_an_item_that_one_encoder_has_no_vector_of():
     together = centred_unit(np.hstack([first, second]), widths=[2, 2])
     assert not together[2, :2].any()
     assert np.linalg.norm(together, axis=1)[:2] == pytest.approx(1)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_one_encoder_is_searched_by_its_cosines():
+    text = unit(np.random.default_rng(2).normal(size=(6, 4)))
+    for widths in (None, [4]):
+        factors, centre = search_weights(text, widths)
+        assert factors.tolist() == [1] * 4 and centre.tolist() == [0] * 4
+
+
+def test_the_cosines_of_each_of_several_encoders_vary_equally():
+    rng = np.random.default_rng(3)
+    # The vectors of the second encoder are nearly parallel.
+    parts = [unit(rng.normal(size=(30, 4))), unit(1 + 0.1 * rng.normal(size=(30, 3)))]
+    text = np.insert(np.hstack(parts) / np.sqrt(2), 7, 0, axis=0)  # an item without text
+    factors, centre = search_weights(text, [4, 3])
+    spreads = [(part @ part.T).std() for part in parts]
+    expected = np.repeat(np.mean(spreads) / spreads, [4, 3])
+    assert factors == pytest.approx(expected, rel=1e-5)
+    assert expected[4] > 5 * expected[0]
+    query = rng.normal(size=7)
+    assert (text @ (query * factors) - query @ centre).sum() == pytest.approx(-query @ centre, abs=1e-5)
+
+
+def test_an_encoder_to_which_all_texts_are_the_same_says_nothing():
+    text = np.hstack([unit(np.random.default_rng(4).normal(size=(5, 3))), np.ones((5, 1))]).astype(np.float32)
+    assert search_weights(text / np.sqrt(2), [3, 1])[0] == pytest.approx([0.5] * 3 + [0])
+    same = np.full((50, 8), 8**-0.5, np.float32)
+    assert not search_weights(same, [4, 4])[0].any()
+    assert not search_weights(np.zeros((5, 2)), [1, 1])[0].any()

@@ -161,6 +161,7 @@ def _export_run(
         index,
         display_titles(items).tolist(),
         run.split.schema,
+        run.text_widths,
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -222,6 +223,7 @@ def _export_model(
         index,
         display_titles(items).tolist(),
         schema,
+        None if encoder is None else encoder.widths,
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, schema, Path(target), manifest)

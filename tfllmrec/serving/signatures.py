@@ -22,6 +22,7 @@ from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Query, Servable
+from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
@@ -97,6 +98,8 @@ class ServingModel(tf.Module):
       index: the form of the indexes; *scann* has operations that are not in TensorFlow.
       titles: of the items; ``None``: their ids.
       schema: the fields that the model was fitted with.
+      text_widths: the widths of the encoders' vectors concatenated in ``text``, which ``search`` weighs as
+        :func:`tfllmrec.text.centring.search_weights` says; ``None`` if there is one encoder.
 
     Raises:
       ModelError: the model reads a field that the schema does not have.
@@ -115,6 +118,7 @@ class ServingModel(tf.Module):
         index: Form = "auto",
         titles: Sequence[str] | None = None,
         schema: Schema | None = None,
+        text_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items = len(item_ids)
@@ -141,7 +145,7 @@ class ServingModel(tf.Module):
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
         self.folded = model.fold()
         labelled = list(map(np.asarray, members.values()))
-        self._build_indexes(model, np.asarray(text, np.float32), histories, labelled, index)
+        self._build_indexes(model, np.asarray(text, np.float32), text_widths, histories, labelled, index)
         self._scann = [one.cells for one in (self.best, self.alike) if isinstance(one.cells, Scann)]
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
@@ -169,7 +173,13 @@ class ServingModel(tf.Module):
             self._rank_items, self._rates = ranking.rank, ranking.rates
 
     def _build_indexes(
-        self, model: Servable, text: np.ndarray, histories: Queries, categories: list[np.ndarray], index: Form
+        self,
+        model: Servable,
+        text: np.ndarray,
+        text_widths: Sequence[int] | None,
+        histories: Queries,
+        categories: list[np.ndarray],
+        index: Form,
     ) -> None:
         """``best``, for ``recommend``; ``alike``, for ``search`` and ``similar``, of three vectors side by side."""
         own, folded = self.item_vectors.numpy(), self.folded.vectors
@@ -177,9 +187,10 @@ class ServingModel(tf.Module):
         form: Form = index if self.folded.has_vectors else "exact"
         asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
         self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
+        self.text_factors, self.text_centre = search_weights(text, text_widths)
         # The texts of items stand for those that will be looked for.
         rows = evenly_spread(self.n_items, SAMPLED)
-        searched = np.hstack([text[rows], np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
+        searched = np.hstack([text[rows] * self.text_factors, np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
         compared = np.hstack([text[rows], own[rows], np.zeros_like(folded[rows])]) / 2
         vectors = np.hstack([text, own, folded])
         itself = np.concatenate([np.full_like(rows, self.n_items), rows])[:, np.newaxis]  # unless it is searched
@@ -325,7 +336,7 @@ class ServingModel(tf.Module):
 
     @_signature(TEXT)
     def encode(self, text):
-        """The vectors of ``text`` string ``[B]`` that ``search`` compares with those of items: float32 ``[B, Dt]``."""
+        """The vectors of ``text`` string ``[B]`` in the space of the items' texts: float32 ``[B, Dt]``."""
         return {"vectors": self.text_to_vector(text)}
 
     def _found(
@@ -339,12 +350,13 @@ class ServingModel(tf.Module):
         )
         own = tf.zeros((tf.shape(vectors)[0], self.item_vectors.shape[1]))
         indices, scores = self.alike.top_k(
-            query=tf.concat([vectors, own, user], axis=1),
+            query=tf.concat([vectors * self.text_factors, own, user], axis=1),
             k=k,
             exclude=self.index_of.lookup(exclude),
             pairs=(items, values),
             **filters,
         )
+        mean += tf.linalg.matvec(vectors, self.text_centre)
         return indices, tf.where(indices < self.n_items, scores - mean[:, tf.newaxis], 0.0)
 
     @_signature(ITEM_ID, K)

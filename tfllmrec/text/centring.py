@@ -1,4 +1,4 @@
-"""Centring and scaling of text vectors, before models use them."""
+"""Centring and scaling of text vectors, before models and searches use them."""
 
 from __future__ import annotations
 
@@ -41,3 +41,36 @@ def centred_unit(
         np.divide(centred, length * len(widths) ** 0.5, out=out[:, columns], where=known, casting="same_kind")
         start += width
     return out
+
+
+def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How a search weighs the numbers of a query's vector, so that no encoder ranks the items alone.
+
+    The score of an item is ``<q * factors, item> - <q, centre>``. With one encoder it is a cosine: factors of 1, a
+    centre of 0. The cosines of several encoders vary unequally from text to text (over 300 films by 0.09 with minilm,
+    by 0.01 with e5), so that their mean ranks items as the first does alone. So the factor of an encoder is in inverse
+    proportion to the standard deviation of its cosines, over all pairs of texts of the catalogue, and the centre is
+    such that the mean text of the catalogue has the score 0.
+
+    Args:
+      text: float ``[N, D]``; rows of zeros are items without text and do not count.
+      widths: of the encoders' vectors, which add up to D; by default there is one encoder.
+
+    Returns:
+      Factors and centre, float32 ``[D]`` each. A factor is the mean of the encoders' standard deviations divided by the
+      encoder's own; 0 where its cosines do not vary, as in a catalogue of equal texts.
+    """
+    if widths is None or len(widths) == 1:
+        return np.ones(text.shape[1], np.float32), np.zeros(text.shape[1], np.float32)
+    mean, known = text_mean(text), max(1, np.count_nonzero(np.any(text != 0, axis=1)))
+    spreads, start = np.zeros(len(widths)), 0
+    for encoder, width in enumerate(widths):
+        own, centre = text[:, start : start + width], mean[start : start + width]
+        covariance = own.T @ own / known - np.outer(centre, centre)
+        # With t = centre + d, <t, t'> = <centre, centre> + <centre, d> + <centre, d'> + <d, d'>: uncorrelated terms.
+        spread = np.sqrt(max(2 * centre @ covariance @ centre + np.sum(covariance**2), 0.0))
+        spreads[encoder] = spread if spread > 1e-4 * (centre @ centre) else 0.0  # else it is rounding
+        start += width
+    factors = np.divide(spreads.mean(), spreads, out=np.zeros(len(widths)), where=spreads > 0)
+    factors = np.repeat(factors, widths).astype(np.float32)
+    return factors, (factors * mean).astype(np.float32)
