@@ -42,10 +42,10 @@ def pytest_make_parametrize_id(config, val, argname):
     return argname if isinstance(val, bytes) else None
 
 
-def random_state(seed: int = 7) -> dict[str, np.ndarray]:
+def random_state(seed: int = 7, width: int = SIZES["hidden_size"]) -> dict[str, np.ndarray]:
     """Weights under the names that Hugging Face gives them; biases and norms are not left at 0 and 1."""
     rng = np.random.default_rng(seed)
-    width, inner = SIZES["hidden_size"], SIZES["intermediate_size"]
+    inner = SIZES["intermediate_size"]
     shapes = {
         "embeddings.word_embeddings.weight": (len(VOCABULARY), width),
         "embeddings.position_embeddings.weight": (SIZES["max_position_embeddings"], width),
@@ -73,7 +73,7 @@ def random_state(seed: int = 7) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The tiny BERT's ``sizes`` (as config.json has them), ``vocabulary``, and ``state(seed)``; ``thin``: one layer."""
+    """The tiny BERT's ``sizes`` (as in config.json), ``vocabulary``, ``state(seed, width)``; ``thin``: one layer."""
     return SimpleNamespace(sizes=SIZES, thin=THIN, vocabulary=VOCABULARY, state=random_state)
 
 

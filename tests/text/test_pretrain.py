@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.tf
 
 from tfllmrec.text.bert import BertConfig, BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import save_encoder  # noqa: E402
+from tfllmrec.text.e5 import QuantizedRows  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.pretrain import (  # noqa: E402
     MaskedLanguageModel,
@@ -21,6 +23,7 @@ from tfllmrec.text.pretrain import (  # noqa: E402
     save_encoder_again,
     word_embedding,
 )
+from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, unigram_model  # noqa: E402
 
 PAD, UNK, FIRST, LAST, MASK = range(5)
 VOCABULARY = Vocabulary(size=45, mask=MASK, pad=PAD, special=(PAD, FIRST, LAST, MASK, UNK))
@@ -43,6 +46,16 @@ def encoder(tiny):
     state = tiny.state()
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][: VOCABULARY.size]
     return BertEncoder(BertConfig(**tiny.thin | {"vocab_size": VOCABULARY.size}), state)
+
+
+@pytest.fixture
+def quantized(tiny):
+    """(encoder, its word table): the same with a word table in 4 bits, 32 wide."""
+    rng = np.random.default_rng(7)
+    numbers, scales = rng.integers(0, 256, (VOCABULARY.size, 16)), rng.uniform(0.1, 0.2, (VOCABULARY.size, 1))
+    words = QuantizedRows(numbers.astype(np.uint8), scales.astype(np.float16))
+    config = BertConfig(**tiny.thin | {"vocab_size": VOCABULARY.size, "hidden_size": 32})
+    return BertEncoder(config, tiny.state(width=32), words=words), words(tf.range(VOCABULARY.size)).numpy()
 
 
 def test_masks_are_as_many_as_published_and_labels_are_what_stood_there():
@@ -130,9 +143,34 @@ def test_vocabulary_of_what_has_no_asset_is_asked_for(tmp_path):
         Vocabulary.of(module, tmp_path)
 
 
+def test_vocabulary_of_a_sentencepiece_model_is_in_its_graph(tmp_path):
+    pieces = ["<unk>", "<s>", "</s>", "▁a", "<pad>", "<mask>", "b"]
+
+    def vocabulary(*left_out):
+        kept = [piece for piece in pieces if piece not in left_out]
+        model = unigram_model(kept, [-1.0] * len(kept), ("<s>", "</s>", "<pad>", "<unk>"), b"")
+        folder = tmp_path / str(len(kept))
+        tf.saved_model.save(SentencePiecePreprocessor(model, (1, 2, 4), 8), str(folder))
+        return Vocabulary.of(hub.load(str(folder)), folder)
+
+    assert vocabulary() == Vocabulary(7, mask=5, pad=4, special=(4, 1, 2, 5, 0))
+    with pytest.raises(ModelError, match=r"none of \[MASK\] in the SentencePiece model of"):
+        vocabulary("<mask>")
+
+
+def test_only_tokens_of_the_texts_take_the_place_of_others():
+    vocabulary = replace(VOCABULARY, occurring=(9, MASK, 7))
+    assert vocabulary.usual == [7, 9] and VOCABULARY.usual == list(range(5, 45))
+    ids = framed(300, 20)
+    hidden, _, _ = mask_tokens(ids, vocabulary, SEED)
+    changed = hidden.values.numpy()[hidden.values.numpy() != ids.values.numpy()]
+    assert set(changed) == {MASK, 7, 9}
+
+
 def test_a_vocabulary_that_cannot_be_had_is_an_error(tmp_path, preprocessor):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
     with pytest.raises(ModelError, match=r"does not tell its vocabulary.*vocab\.txt"):
-        Vocabulary.of(object(), tmp_path)
+        Vocabulary.of(object(), tmp_path / "empty")
     with pytest.raises(ModelError, match=r"none of \[SEP\], \[MASK\] in .*vocab\.txt"):
         Vocabulary.of(object(), preprocessor("[PAD]", "[UNK]", "[CLS]"))
 
@@ -166,6 +204,33 @@ def test_logits_are_those_of_the_published_head_tied_to_the_embedding(encoder):
     encoder.word_embedding.assign(tf.tensor_scatter_nd_add(encoder.word_embedding, [[absent]], tf.ones([1, 16])))
     changed = np.abs(model(inputs) - before).max(axis=0) > 1e-4
     assert changed[absent] and changed.sum() == 1
+
+
+def test_logits_with_a_table_in_4_bits_are_those_of_the_tokens_in_the_texts(quantized):
+    encoder, table = quantized
+    inputs, labels = masked_batch(framed(3, 8), VOCABULARY, SEED)
+    others = sorted({6, 11, 44} - set(labels.numpy().tolist()))
+    occurring = np.unique([*labels.numpy(), *others])
+    counts = np.zeros(VOCABULARY.size, int)
+    counts[occurring[0]] = 9
+    model = MaskedLanguageModel(encoder, replace(VOCABULARY, occurring=tuple(occurring.tolist())), counts=counts)
+    assert model.bias.numpy() == pytest.approx(
+        np.log([10 / (9 + len(occurring))] + [1 / (9 + len(occurring))] * (len(occurring) - 1))
+    )
+    logits = model(inputs).numpy()
+    assert logits.shape == (len(labels), len(occurring))
+    tokens = tf.reshape(encoder(inputs)["sequence_output"], [-1, 32])
+    guesses = model.norm(model.dense(tf.gather(tokens, inputs["masked"]))).numpy()
+    np.testing.assert_allclose(logits, guesses @ table[occurring].T + model.bias, atol=1e-5)
+    # The loss is that of the labels among these tokens.
+    places = np.searchsorted(occurring, labels)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), places]
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+    assert float(model.test_step((inputs, labels))["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
+    model.train_step((inputs, labels))
+    np.testing.assert_array_equal(encoder.word_embedding(tf.range(VOCABULARY.size)), table)
+    assert not any("word_embedding" in variable.name for variable in model.trainable_variables)
+    assert float(model.test_step((inputs, labels))["loss"]) < losses.mean()
 
 
 def test_the_head_computes_in_float32_whatever_the_policy_of_the_script(encoder):

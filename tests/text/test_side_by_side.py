@@ -76,9 +76,10 @@ class _Counting:
         ({"preprocessor": "/a/preprocessor"}, "text.preprocessor"),
         ({"precision": "bfloat16"}, "text.precision"),
         ({"encoder": "/a/c++/bert"}, "text.preprocessor"),  # a path, not three encoders
+        ({"encoder": "use", "pretrain_epochs": 2}, "text.pretrain_epochs: expected 0.*found 2.*minilm, e5"),
     ],
 )
-def test_what_cannot_stand_side_by_side(settings, said, cache, monkeypatch):
+def test_settings_that_contradict_each_other(settings, said, cache, monkeypatch):
     from tfllmrec.text import encoder
 
     monkeypatch.setattr(encoder, "hub_handles", lambda *names: pytest.fail("nothing is loaded"))

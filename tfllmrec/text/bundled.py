@@ -46,6 +46,7 @@ class Bundled:
       encoder: reads its weights; the argument is the precision.
       precisions: that it computes in.
       item_prefix, query_prefix: what it was trained to see before the text of an item, and before a query.
+      has_mask: whether its vocabulary has a token for hidden words, which pretraining needs.
     """
 
     save_preprocessor: Callable[[Path], None]
@@ -53,6 +54,7 @@ class Bundled:
     precisions: tuple[str, ...] = ("float32",)
     item_prefix: str = ""
     query_prefix: str = ""
+    has_mask: bool = True
 
 
 def _minilm_preprocessor(folder: Path) -> None:
@@ -91,7 +93,7 @@ def _use(precision: str) -> UseEncoder:
 BUNDLED = {
     "minilm": Bundled(_minilm_preprocessor, _minilm, ("float32", "bfloat16")),
     "e5": Bundled(_e5_preprocessor, _e5, ("float32", "bfloat16"), item_prefix="passage: ", query_prefix="query: "),
-    "use": Bundled(_use_preprocessor, _use),
+    "use": Bundled(_use_preprocessor, _use, has_mask=False),
 }
 
 

@@ -6,6 +6,7 @@ import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +65,17 @@ class QuantizedRows(tf.Module):
         values = (tf.cast(numbers, tf.float32) - 8.0) * scales[..., tf.newaxis]
         width = self.scales.shape[1] * BLOCK
         return tf.reshape(values, tf.concat([tf.shape(rows), [width]], axis=0))
+
+
+def quantized_rows(encoder: Any) -> QuantizedRows | None:
+    """A copy of the word table that an encoder keeps in 4 bits; ``None`` where it keeps another one.
+
+    Args:
+      encoder: as ``hub.load`` returned it, or a :class:`tfllmrec.text.bert.BertEncoder`.
+    """
+    parts = {variable.name: variable for variable in getattr(encoder, "variables", ())}
+    numbers, scales = (parts.get(f"word_embedding/{name}:0") for name in ("numbers", "scales"))
+    return None if numbers is None or scales is None else QuantizedRows(numbers.numpy(), scales.numpy())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Masked-language-model training of any TF Hub BERT encoder: vocabulary, masks, head, and writing the encoder back."""
+"""Masked-language-model training of a BERT encoder: vocabulary, masks, head, and writing the encoder back."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ import tensorflow_text as tf_text
 
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
+from tfllmrec.text.e5 import quantized_rows
 from tfllmrec.text.preprocessor import INPUTS, padded_inputs
+from tfllmrec.text.sentencepiece import pieces_in
 
 MASKED_SHARE = 0.15
 """Of a text's tokens; rounded up, so that every text has something to guess."""
 
 # Of what is chosen: how much becomes [MASK], and how much another token; the rest stays as it is.
 _TO_MASK, _TO_RANDOM = 0.8, 0.1
-# What a preprocessor of TF Hub calls its special tokens.
+# What a preprocessor of TF Hub calls its special tokens, and what the SentencePiece models of XLM-R do.
 _HUB_NAMES = {
     "[PAD]": "padding_id",
     "[CLS]": "start_of_sequence_id",
     "[SEP]": "end_of_segment_id",
     "[MASK]": "mask_id",
 }
+_PIECES = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>", "[UNK]": "<unk>"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,19 @@ class Vocabulary:
       mask: id of ``[MASK]``. pad: id of ``[PAD]``.
       special: ids that are neither masked nor put in the place of a masked token: ``[PAD]``, ``[CLS]``, ``[SEP]``,
         ``[MASK]`` and, where it is known, ``[UNK]``.
+      occurring: the other ids that are in the texts, where only these are to be guessed; ``None``: all are.
     """
 
     size: int
     mask: int
     pad: int
     special: tuple[int, ...]
+    occurring: tuple[int, ...] | None = None
+
+    @property
+    def usual(self) -> list[int]:
+        """The ids that may be put in the place of a masked token, ascending."""
+        return sorted(set(range(self.size) if self.occurring is None else self.occurring) - set(self.special))
 
     @classmethod
     def of(cls, preprocessor: Any, folder: str | Path) -> Vocabulary:
@@ -53,14 +63,15 @@ class Vocabulary:
 
         From the asset ``vocab.txt``, one token a line; where there is none (SentencePiece), from
         ``preprocessor.tokenize.get_special_tokens_dict()``, which the preprocessors of TF Hub have, but which says
-        nothing of ``[UNK]``.
+        nothing of ``[UNK]``; else from the SentencePiece model in the graph, in which the special tokens are called
+        ``<pad>``, ``<s>``, ``</s>``, ``<mask>`` and ``<unk>``.
 
         Args:
           preprocessor: as ``hub.load`` returns it.
           folder: that it was loaded from.
 
         Raises:
-          ModelError: there is neither, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
+          ModelError: there is none of these, or one of ``[PAD]``, ``[CLS]``, ``[SEP]``, ``[MASK]`` is missing.
         """
         path = Path(folder) / "assets" / "vocab.txt"
         ask = getattr(getattr(preprocessor, "tokenize", None), "get_special_tokens_dict", None)
@@ -71,10 +82,15 @@ class Vocabulary:
             said = {name: int(value) for name, value in ask().items()}
             ids = {token: said[name] for token, name in _HUB_NAMES.items() if name in said}
             size, source = said["vocab_size"], f"tokenize.get_special_tokens_dict() of {folder}"
+        elif (pieces := pieces_in(Path(folder))) is not None:
+            by_piece = {piece: i for i, piece in enumerate(pieces)}
+            ids = {token: by_piece[piece] for token, piece in _PIECES.items() if piece in by_piece}
+            size, source = len(pieces), f"the SentencePiece model of {folder}"
         else:
             raise ModelError(
                 f"the preprocessor {folder} does not tell its vocabulary, which masking needs: expected an asset "
-                "vocab.txt or a function tokenize.get_special_tokens_dict(); use one of TF Hub's BERT preprocessors"
+                "vocab.txt, a function tokenize.get_special_tokens_dict() or a SentencePiece model in the graph; use "
+                "one of TF Hub's BERT preprocessors"
             )
         if missing := [token for token in _HUB_NAMES if token not in ids]:
             raise ModelError(
@@ -125,7 +141,7 @@ class _StatelessChooser(tf_text.MaskValuesChooser):
     def __init__(self, vocabulary: Vocabulary, kind: tf.Tensor, replacement: tf.Tensor):
         super().__init__(vocabulary.size, vocabulary.mask, _TO_MASK, _TO_RANDOM)
         self._kind, self._replacement = kind, replacement
-        self._usual = sorted(set(range(vocabulary.size)) - set(vocabulary.special))
+        self._usual = vocabulary.usual
 
     def get_mask_values(self, masked_lm_ids: tf.RaggedTensor) -> tf.RaggedTensor:
         ids = masked_lm_ids.flat_values
@@ -177,6 +193,11 @@ class MaskedLanguageModel(tf.keras.Model):
     both sides. ``E`` may be narrower than ``h`` (ALBERT). ``U, c, b`` and the norm are for training only. The logits
     are computed at hidden tokens alone, and the loss is their mean cross-entropy.
 
+    A word table in 4 bits (:class:`tfllmrec.text.e5.QuantizedRows`) is not trained, and ``E`` has only its rows of
+    ``vocabulary.usual``: the softmax is restricted to the tokens that are in the texts. A token that is not there would
+    be no answer to any mask, and for e5 the full softmax is 250,002 wide. A perplexity is comparable only with one over
+    the same tokens.
+
     The variables of ``encoder`` are trained in place: :func:`save_encoder_again` writes them back.
 
     Args:
@@ -203,31 +224,41 @@ class MaskedLanguageModel(tf.keras.Model):
     ):
         super().__init__(name="masked_language_model", dtype="float32")
         self._dropout = dropout
-        embedding = word_embedding(encoder, vocabulary.size)
+        table, guessed = quantized_rows(encoder), np.arange(vocabulary.size)
+        if table is None:
+            self._embedding: tf.Variable | tf.Tensor = word_embedding(encoder, vocabulary.size)
+        else:
+            guessed = np.array(vocabulary.usual)
+            self._embedding = table(tf.constant(guessed, tf.int32))
+        row_of = np.zeros(vocabulary.size, np.int32)
+        row_of[guessed] = np.arange(len(guessed))
+        self._row_of = tf.constant(row_of)
         probe = {name: tf.ones([1, 3], tf.int32) * (name != "input_type_ids") for name in INPUTS}
         out = encoder(probe)
         if not isinstance(out, Mapping) or "sequence_output" not in out:
             raise ModelError("expected an encoder with a 'sequence_output', a vector for each token, got one without")
         self._width = out["sequence_output"].shape[-1]
         self.encoder = hub.KerasLayer(encoder, trainable=True, name="encoder")
-        self._embedding = embedding
         self.dense = tf.keras.layers.Dense(
-            embedding.shape[1],
+            self._embedding.shape[1],
             partial(tf.nn.gelu, approximate=False),
             kernel_initializer=tf.keras.initializers.TruncatedNormal(stddev=0.02, seed=seed),
             name="transform",
             dtype="float32",
         )
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, name="norm", dtype="float32")
-        seen = np.zeros(vocabulary.size) if counts is None else counts
-        shares = (seen + 1) / (seen.sum() + vocabulary.size)  # one more of each: none is impossible
-        self.bias = self.add_weight("bias", [vocabulary.size], initializer=tf.constant_initializer(np.log(shares)))
+        seen = np.zeros(len(guessed)) if counts is None else counts[guessed]
+        shares = (seen + 1) / (seen.sum() + len(guessed))  # one more of each: none is impossible
+        self.bias = self.add_weight("bias", [len(guessed)], initializer=tf.constant_initializer(np.log(shares)))
         self._loss = tf.keras.metrics.Mean("loss")
         self._accuracy = tf.keras.metrics.Mean("accuracy")
         self(probe | {"masked": tf.constant([1], tf.int64)})
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]`` -> logits, float32 ``[M, V]``."""
+        """The encoder's inputs, int32 ``[B, T]``, and ``masked``, int64 ``[M]`` -> logits, float32 ``[M, V]``.
+
+        With a word table in 4 bits there is a logit for each token of ``vocabulary.usual``, in that order.
+        """
         out = self.encoder({name: inputs[name] for name in INPUTS}, training=training and self._dropout)
         tokens = tf.reshape(tf.cast(out["sequence_output"], tf.float32), [-1, self._width])
         guesses = self.norm(self.dense(tf.gather(tokens, inputs["masked"])))
@@ -249,7 +280,7 @@ class MaskedLanguageModel(tf.keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def _measure(self, data: tuple[dict[str, tf.Tensor], tf.Tensor], training: bool) -> tf.Tensor:
-        inputs, labels = data
+        inputs, labels = data[0], tf.gather(self._row_of, data[1])
         logits = self(inputs, training=training)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         self._loss.update_state(losses)

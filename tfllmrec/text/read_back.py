@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
-from tfllmrec.text.e5 import QuantizedRows
+from tfllmrec.text.e5 import quantized_rows
 from tfllmrec.text.preprocessor import INPUTS
 
 # From our names to those that a BertEncoder is read from, one after the other.
@@ -31,7 +31,6 @@ _PUBLISHED = (
     (r"/(bias|beta)$", ".bias"),
     (r"/", "."),
 )
-_NUMBERS, _SCALES = "word_embedding.numbers", "word_embedding.scales"  # of QuantizedRows
 _PRECISIONS = ("float32", "bfloat16")
 # Relative difference of the answers below which two encoders are one; bfloat16 differs by less.
 _SAME = 0.05
@@ -57,11 +56,11 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
         for pattern, published in _PUBLISHED:
             name = re.sub(pattern, published, name)
         state[name] = variable.numpy().T if "/kernel" in variable.name else variable.numpy()
-    words = QuantizedRows(state[_NUMBERS], state[_SCALES]) if state.keys() >= {_NUMBERS, _SCALES} else None
+    words = quantized_rows(encoder)
     try:
         positions, width = state["embeddings.position_embeddings.weight"].shape
         sizes = {
-            "vocab_size": len(state["embeddings.word_embeddings.weight" if words is None else _NUMBERS]),
+            "vocab_size": len(state["embeddings.word_embeddings.weight"]) if words is None else words.numbers.shape[0],
             "hidden_size": width,
             "num_hidden_layers": sum(name.endswith(".self.query.weight") for name in state),
             "intermediate_size": len(state["encoder.layer.0.intermediate.dense.bias"]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tfllmrec.client.messages import message_classes
 from tfllmrec.errors import ModelError
@@ -62,6 +64,19 @@ def characters_of(model: bytes) -> bytes:
     if not characters:
         raise ModelError("expected a SentencePiece model with a normalisation of characters, found one without")
     return bytes(characters)
+
+
+def pieces_in(folder: Path) -> list[str] | None:
+    """The pieces of the SentencePiece model inside a SavedModel, by id; ``None`` where it has no such model.
+
+    Args:
+      folder: of the SavedModel of a preprocessor.
+    """
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    functions = (function for graph in saved.meta_graphs for function in graph.graph_def.library.function)
+    nodes = (node for function in functions for node in function.node_def if node.op == "SentencepieceOp")
+    node = next(nodes, None)
+    return None if node is None else [piece.piece for piece in _MODEL.FromString(node.attr["model"].s).pieces]
 
 
 class SentencePiecePreprocessor(Preprocessor):

@@ -84,11 +84,19 @@ def encoder_of(config: TextConfig) -> Encoder:
     """The encoder, or encoders, of a config's ``text`` section, untrained.
 
     Raises:
-      ConfigError: several encoders are to be trained, or see :meth:`TextEncoder.from_config`.
+      ConfigError: several encoders are to be trained, one without a mask token is to be pretrained, or see
+        :meth:`TextEncoder.from_config`.
       DataError, ModelError: see :meth:`TextEncoder.from_config`.
     """
     names = encoder_names(config.encoder)
     if len(names) == 1:
+        bundled = BUNDLED.get(config.encoder)
+        if config.pretrain_epochs and bundled is not None and not bundled.has_mask:
+            able = ", ".join(name for name, each in BUNDLED.items() if each.has_mask)
+            raise ConfigError(
+                f"text.pretrain_epochs: expected 0, because text.encoder {config.encoder!r} has no token for hidden "
+                f"words, found {config.pretrain_epochs}. Set text.pretrain_epochs=0, or take one of {able}."
+            )
         return TextEncoder.from_config(config)
     if config.mode != "frozen" or config.pretrain_epochs:
         raise ConfigError(

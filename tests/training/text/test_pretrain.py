@@ -9,9 +9,12 @@ from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
 from tfllmrec.text.bundled import save_encoder, save_preprocessor
+from tfllmrec.text.e5 import QuantizedRows, quantized_rows
 from tfllmrec.text.encoder import TextEncoder, tokenise
 from tfllmrec.text.pretrain import Vocabulary
-from tfllmrec.training.text.pretrain import masked_batches, pretrain, split_texts
+from tfllmrec.text.read_back import read_back
+from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, unigram_model
+from tfllmrec.training.text.pretrain import masked_batches, pretrain, split_texts, vocabulary_of
 
 pytestmark = pytest.mark.tf
 
@@ -37,6 +40,28 @@ def modules(tiny, tmp_path_factory):
     state = {name: value * (1 if "LayerNorm" in name else 0.3) for name, value in tiny.state().items()}
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][: VOCABULARY.size]
     save_encoder(BertEncoder(BertConfig(**tiny.thin | {"vocab_size": VOCABULARY.size}), state), folder / "encoder")
+    return folder / "encoder", folder / "preprocessor"
+
+
+#: Pieces that no text has, of which e5 has nearly a quarter of a million.
+ABSENT = 3000
+
+
+@pytest.fixture(scope="module")
+def e5_modules(tiny, tmp_path_factory):
+    """(encoder, preprocessor): a random BERT like e5: SentencePiece, a word table in 4 bits; one layer, 32 wide."""
+    folder = tmp_path_factory.mktemp("e5")
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *(f"▁{word}" for word in ("passage:", *WORDS))]
+    pieces += [*(f"▁absent{i}" for i in range(ABSENT)), "<mask>"]
+    model = unigram_model(pieces, [0.0] * 4 + [-1.0] * (len(pieces) - 4), ("<s>", "</s>", "<pad>", "<unk>"), b"")
+    tf.saved_model.save(SentencePiecePreprocessor(model, (0, 2, 1), 14), str(folder / "preprocessor"))
+    rng = np.random.default_rng(2)
+    size = len(pieces) + 5  # as in e5, the table has more rows than there are pieces
+    numbers = rng.integers(0, 256, (size, 16)).astype(np.uint8)
+    words = QuantizedRows(numbers, rng.uniform(0.02, 0.04, (size, 1)).astype(np.float16))
+    config = BertConfig(**tiny.thin | {"vocab_size": size, "hidden_size": 32})
+    state = {name: value * (1 if "LayerNorm" in name else 0.3) for name, value in tiny.state(width=32).items()}
+    save_encoder(BertEncoder(config, state, words=words), folder / "encoder")
     return folder / "encoder", folder / "preprocessor"
 
 
@@ -181,3 +206,39 @@ def test_batches_hold_like_lengths_and_follow_from_seed_and_epoch():
 def test_settings_of_a_run_are_written_down(undisturbed):
     there = json.loads((undisturbed[2] / "run" / "pretraining.json").read_text())
     assert {name: there[name] for name in ("epochs", "seed", "dropout")} == {"epochs": 6, "seed": 1, "dropout": False}
+
+
+def test_what_is_guessed_of_an_encoder_like_e5(e5_modules):
+    encoder = TextEncoder(*e5_modules, 14, item_prefix="passage: ")
+    tokens = tokenise(encoder.text_to_vector, ["x0 y2", "", "nothing y2"])
+    vocabulary = vocabulary_of(encoder, tokens)
+    passage, x0, y2, mask = 4, 5, 10, 4 + 1 + len(WORDS) + ABSENT
+    assert [row.tolist() for row in tokens] == [[0, passage, x0, y2, 2], [0, 2], [0, passage, 3, y2, 2]]
+    assert (vocabulary.size, vocabulary.mask, vocabulary.pad) == (mask + 1, mask, 1)
+    # Neither the prefix, which would be known at once, nor what no text has.
+    assert vocabulary.usual == [x0, y2] and set(vocabulary.special) == {1, 0, 2, mask, 3, passage}
+
+
+@pytest.mark.slow
+def test_an_encoder_like_e5_learns_what_neighbours_tell(e5_modules, tmp_path):
+    encoder, preprocessor = e5_modules
+    given = {**SETTINGS, "max_tokens": 14, "item_prefix": "passage: "}
+    result = pretrain(encoder, preprocessor, planted_texts(400), tmp_path / "out", **given)
+    # As many answers as the texts have words, not as there are pieces.
+    assert result.before.accuracy < 0.2 and 15 < result.before.perplexity < 60
+    assert result.after.accuracy > 0.5 and result.after.perplexity < 10
+    trained, untrained = (
+        TextEncoder(path, preprocessor, 14, item_prefix="passage: ") for path in (tmp_path / "out", encoder)
+    )
+    assert np.abs(trained.encode(["x3 y3"]) - untrained.encode(["x3 y3"])).max() > 0.01
+    tables = [quantized_rows(each.text_to_vector.encoder) for each in (trained, untrained)]
+    np.testing.assert_array_equal(*(table.numbers for table in tables))
+    np.testing.assert_array_equal(*(table.scales for table in tables))
+    # What is written is as large as what came; in float32, the table alone would take 4 bytes a number.
+    sizes = [sum(p.stat().st_size for p in path.rglob("variables*")) for path in (tmp_path / "out", encoder)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1) and sizes[0] < 4 * 32 * ABSENT
+    copy = read_back(trained.text_to_vector.encoder, "take another")
+    tokens = trained.text_to_vector.tokens(tf.constant(["x3 y3"]))
+    np.testing.assert_allclose(
+        copy(tokens)["sequence_output"], trained.text_to_vector.encoder(tokens)["sequence_output"], atol=1e-5
+    )

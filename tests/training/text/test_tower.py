@@ -363,6 +363,26 @@ def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tower_run, tmp_path)
     assert TowerRecord.load(folder).best_epoch == 2 and not (folder / "checkpoints").exists()
 
 
+def test_a_pretrained_encoder_keeps_its_prefixes(thin_hub, chain_config, tmp_path, monkeypatch):
+    given = {}
+
+    def pretrain(encoder, preprocessor, texts, out, **settings):
+        given.update(settings, texts=texts)
+        shutil.copytree(encoder, out)
+
+    monkeypatch.setattr("tfllmrec.training.text.tower.pretrain", pretrain)
+    # The name e5 stands for a tiny BERT.
+    monkeypatch.setattr("tfllmrec.text.encoder.hub_handles", lambda name, precision: thin_hub)
+    config = chain_config.model_copy(deep=True)
+    config.text.encoder, config.text.preprocessor, config.text.pretrain_epochs = "e5", None, 1
+    split, template = SimpleNamespace(items=None), SimpleNamespace(texts=lambda items: ["red toy"])
+    prepared = prepared_encoder(tmp_path / "text", split, template, config, print)
+    assert given["item_prefix"] == "passage: " and given["texts"] == ["red toy"]
+    assert prepared.folders[0] == tmp_path / "text" / "encoder"
+    assert prepared.text_to_vector.prefix == "passage: "
+    assert prepared.for_queries.text_to_vector.prefix == "query: "
+
+
 @pytest.mark.slow
 def test_what_is_only_pretrained_is_shipped_whole(tower_run, tmp_path):
     run, _ = tower_run

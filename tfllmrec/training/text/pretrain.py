@@ -1,4 +1,4 @@
-"""Teaching a TF Hub BERT the language of a catalogue before it is used: from texts to a new SavedModel."""
+"""Teaching a BERT encoder the language of a catalogue before it is used: from texts to a new SavedModel."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_hub as hub
 
 from tfllmrec.data.batches import like_lengths
 from tfllmrec.data.queries import Ragged
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.layers.global_state import random_state_kept
 from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.e5 import quantized_rows
 from tfllmrec.text.encoder import TextEncoder, tokenise
+from tfllmrec.text.preprocessor import pieces_of
 from tfllmrec.text.pretrain import MaskedLanguageModel, Vocabulary, masked_batch, save_encoder_again
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
 from tfllmrec.training.fit import set_seeds
@@ -66,6 +67,7 @@ def pretrain(
     epochs: int = 3,
     batch_size: int = 64,
     max_tokens: int = 64,
+    item_prefix: str = "",
     learning_rate: float = 1e-4,
     warmup_share: float = 0.1,
     weight_decay: float = 0.01,
@@ -83,11 +85,12 @@ def pretrain(
     seed, resumed or not, unless there is dropout.
 
     Args:
-      encoder, preprocessor: handles of a TF Hub BERT, folder or URL.
+      encoder, preprocessor: handles of a TF Hub BERT or of the modules of ``minilm`` or ``e5``, folder or URL.
       texts: one an item. A text that is there twice counts twice; it is never both trained on and held out. Those
         without a token of the vocabulary are left out.
       out: where the encoder is written to; the folder appears when all is done, and must not be there yet.
       epochs: passes over the texts. batch_size: texts in a step. max_tokens: longer texts are cut there.
+      item_prefix: what the encoder expects before a text (``"passage: "`` for e5). Its tokens are never hidden.
       learning_rate: at its highest, after ``warmup_share`` of the steps; it then falls to 0 along a half cosine.
       weight_decay: of AdamW; norms and biases have none.
       dropout: see :class:`MaskedLanguageModel`.
@@ -105,9 +108,10 @@ def pretrain(
     if out.exists():
         raise ModelError(f"{out} is there already: name another folder for the trained encoder, or delete this one.")
     set_seeds(seed)
-    loaded = TextEncoder(encoder, preprocessor, max_tokens)
+    loaded = TextEncoder(encoder, preprocessor, max_tokens, item_prefix=item_prefix)
     text_to_vector = loaded.text_to_vector
-    vocabulary = Vocabulary.of(text_to_vector.preprocessor, hub.resolve(str(preprocessor)))
+    tokens = tokenise(text_to_vector, texts)
+    vocabulary = vocabulary_of(loaded, tokens)
     settings = {
         "modules": loaded.fingerprint,
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
@@ -119,7 +123,7 @@ def pretrain(
         "dropout": dropout,
         "seed": seed,
     }
-    trained, held_out = split_texts(texts, tokenise(text_to_vector, texts), vocabulary, seed)
+    trained, held_out = split_texts(texts, tokens, vocabulary, seed)
     tell(f"{len(trained)} texts to train on, {len(held_out)} held out")
     counts = np.bincount(trained.values, minlength=vocabulary.size)
     counts[list(vocabulary.special)] = 0  # never to be guessed
@@ -166,6 +170,27 @@ def pretrain(
     tell(f"after, best of {epochs} epochs: {after}")
     save_encoder_again(text_to_vector.encoder, out)
     return Pretrained(out, before, after)
+
+
+def vocabulary_of(encoder: TextEncoder, tokens: Ragged) -> Vocabulary:
+    """The vocabulary to guess from: without the tokens of the encoder's item prefix.
+
+    Of an encoder with a word table in 4 bits, which is not trained, it has only the tokens that are in the texts.
+
+    Args:
+      encoder: its preprocessor is asked.
+      tokens: of all texts.
+
+    Raises:
+      ModelError: see :meth:`Vocabulary.of`.
+    """
+    text_to_vector = encoder.text_to_vector
+    vocabulary = Vocabulary.of(text_to_vector.preprocessor, encoder.folders[1])
+    (prefix,) = pieces_of(text_to_vector.preprocessor, [text_to_vector.prefix])
+    vocabulary = replace(vocabulary, special=(*vocabulary.special, *prefix.tolist()))
+    if quantized_rows(text_to_vector.encoder) is None:
+        return vocabulary
+    return replace(vocabulary, occurring=tuple(np.unique(tokens.values).tolist()))
 
 
 def split_texts(texts: Sequence[str], tokens: Ragged, vocabulary: Vocabulary, seed: int) -> tuple[Ragged, Ragged]:

@@ -263,6 +263,7 @@ def _prepared(
                 pretrained,
                 epochs=text.pretrain_epochs,
                 max_tokens=text.max_tokens,
+                item_prefix=encoder.text_to_vector.prefix,
                 seed=config.seed,
                 folder=folder / "pretraining",
                 tell=lambda line: tell(f"pretraining: {line}"),
