@@ -247,6 +247,17 @@ def test_either_source_s_files_are_enough(tmp_path):
     assert assets.fetch(asset) == folder
 
 
+def test_what_is_left_of_another_source_is_removed(site, tmp_path):
+    other = (File("three.txt", sha(b"3"), "three.txt"), File("two.txt", sha(b"2"), "two.txt"))
+    server = site(**{"one.txt": ONE, "two.txt": TWO})
+    asset = Asset("data", "toy", (UrlFolder(dead_port(), other), UrlFolder(server.url, FILES)))
+    folder = tmp_path / "cache" / "data" / "toy"
+    folder.mkdir(parents=True)
+    for name in ("three.txt", "two.txt", "note.txt"):
+        (folder / name).write_bytes(b"damaged")
+    assert held(assets.fetch(asset)) == {"one.txt": ONE, "two.txt": TWO, "note.txt": b"damaged"}
+
+
 def test_a_file_that_changed_in_the_cache_is_fetched_again(site, caplog):
     server = site(**{"one.txt": ONE, "two.txt": TWO})
     asset = Asset("data", "toy", (UrlFolder(server.url, FILES),))

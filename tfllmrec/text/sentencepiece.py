@@ -58,12 +58,27 @@ def characters_of(model: bytes) -> bytes:
     try:
         characters = _MODEL.FromString(model).normalizer_spec.precompiled_charsmap
     except DecodeError as error:
-        raise ModelError(
-            f"expected a SentencePiece model, found {len(model):,} bytes that are none: {error}"
-        ) from error
+        raise _no_model(model, error) from error
     if not characters:
         raise ModelError("expected a SentencePiece model with a normalisation of characters, found one without")
     return bytes(characters)
+
+
+def pieces_of_model(model: bytes) -> tuple[list[str], list[float]]:
+    """The pieces in the file of a model, by id, and the score of each.
+
+    Raises:
+      ModelError: the file is no SentencePiece model.
+    """
+    try:
+        pieces = _MODEL.FromString(model).pieces
+    except DecodeError as error:
+        raise _no_model(model, error) from error
+    return [piece.piece for piece in pieces], [piece.score for piece in pieces]
+
+
+def _no_model(content: bytes, error: DecodeError) -> ModelError:
+    return ModelError(f"expected a SentencePiece model, found {len(content):,} bytes that are none: {error}")
 
 
 def pieces_in(folder: Path) -> list[str] | None:
@@ -76,7 +91,7 @@ def pieces_in(folder: Path) -> list[str] | None:
     functions = (function for graph in saved.meta_graphs for function in graph.graph_def.library.function)
     nodes = (node for function in functions for node in function.node_def if node.op == "SentencepieceOp")
     node = next(nodes, None)
-    return None if node is None else [piece.piece for piece in _MODEL.FromString(node.attr["model"].s).pieces]
+    return None if node is None else pieces_of_model(node.attr["model"].s)[0]
 
 
 class SentencePiecePreprocessor(Preprocessor):
