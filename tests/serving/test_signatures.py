@@ -169,11 +169,13 @@ def test_search_finds_an_items_own_text(served, chain_run):
     assert search(served, "blue ra", exclude=["i17", "i0"], k=40).item_ids[0].tolist().count("") == 2
 
 
-def test_search_leans_towards_the_person(served, model):
+def test_search_leans_towards_the_person(served, model, chain_run):
     plain, personal = search(served, "red toy", k=40), search(served, "red toy", ["i3", "nope", "i4"], k=40)
     assert personal.unknown.tolist() == [1] and plain.unknown.tolist() == [0]
     liked = model.score(Queries.from_histories([[3, 4]]))[0]
-    nudge = 0.05 * (liked - liked.mean()) / liked.std()
+    text = chain_run[0].text
+    spread = (text @ text.T).std()  # of the cosines that tell items apart
+    nudge = 0.5 * spread * (liked - liked.mean()) / liked.std()
     base = dict(zip(plain.item_ids[0], plain.scores[0], strict=True))
     for item, score in zip(personal.item_ids[0], personal.scores[0], strict=True):
         assert score == pytest.approx(base[item] + nudge[int(item[1:])], abs=1e-4)
@@ -495,7 +497,7 @@ def test_several_encoders_are_searched_by_what_tells_items_apart():
     text = np.hstack(parts).astype(np.float32) / 2**0.5
     served = small_model(text=text, text_widths=[5, 3])
     out = served.search(tf.constant(["7"]), tf.constant([[""]]), tf.constant([[""]]), tf.constant([40]))
-    factors, centre = search_weights(text, [5, 3])
+    factors, centre, _ = search_weights(text, [5, 3])
     scores = text @ (text[7] * factors) - text[7] @ centre
     assert [item.decode() for item in out["item_ids"].numpy()[0]] == [ALL[i] for i in np.argsort(-scores)]
     assert out["item_ids"][0, 0] == b"i7" and abs(scores.mean()) < 1e-4

@@ -43,8 +43,9 @@ def unit(vectors):
 def test_one_encoder_is_searched_by_its_cosines():
     text = unit(np.random.default_rng(2).normal(size=(6, 4)))
     for widths in (None, [4]):
-        factors, centre = search_weights(text, widths)
+        factors, centre, spread = search_weights(text, widths)
         assert factors.tolist() == [1] * 4 and centre.tolist() == [0] * 4
+        assert spread == pytest.approx((text @ text.T).std(), rel=1e-4)
 
 
 def test_the_cosines_of_each_of_several_encoders_vary_equally():
@@ -52,8 +53,9 @@ def test_the_cosines_of_each_of_several_encoders_vary_equally():
     # The vectors of the second encoder are nearly parallel.
     parts = [unit(rng.normal(size=(30, 4))), unit(1 + 0.1 * rng.normal(size=(30, 3)))]
     text = np.insert(np.hstack(parts) / np.sqrt(2), 7, 0, axis=0)  # an item without text
-    factors, centre = search_weights(text, [4, 3])
+    factors, centre, spread = search_weights(text, [4, 3])
     spreads = [(part @ part.T).std() for part in parts]
+    assert spread == pytest.approx(np.mean(spreads) / 2, rel=1e-5)  # of vectors that are together of length 1
     expected = np.repeat(np.mean(spreads) / spreads, [4, 3])
     assert factors == pytest.approx(expected, rel=1e-5)
     assert expected[4] > 5 * expected[0]

@@ -38,8 +38,8 @@ DIVERSITY = tf.TensorSpec((None,), tf.float32, "diversity")
 #: Defaults of the full signatures, each of one row, which stands for every row of a request.
 NO_STRINGS, NO_RATINGS, TEN, NONE = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10]), tf.zeros(1)
 
-#: How much a history moves a search, in standard deviations of its scores; a cosine is between -1 and 1.
-PERSONAL = 0.05
+#: How much a history moves a search: a standard deviation of its scores, in standard deviations of the texts' cosines.
+PERSONAL = 0.5
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
 #: Candidates for each place of a diverse list, how many there are at least and at most, and the most places.
@@ -187,7 +187,8 @@ class ServingModel(tf.Module):
         form: Form = index if self.folded.has_vectors else "exact"
         asked, known = (None, None) if is_exact(form, self.n_items) else self._asked(model, histories)
         self.best = build_index(folded, asked, form, prior=self.folded.prior, categories=categories, exclude=known)
-        self.text_factors, self.text_centre = search_weights(text, text_widths)
+        self.text_factors, self.text_centre, spread = search_weights(text, text_widths)
+        self._personal = PERSONAL * (spread or 1.0)  # where all texts are alike, the history decides alone
         # The texts of items stand for those that will be looked for.
         rows = evenly_spread(self.n_items, SAMPLED)
         searched = np.hstack([text[rows] * self.text_factors, np.zeros_like(own[rows]), np.zeros_like(folded[rows])])
@@ -490,7 +491,7 @@ class ServingModel(tf.Module):
         mean, variance = self.folded.moments(self.best, query, request["pairs"])
         spread = tf.sqrt(variance)
         moves = (spread > FAINT) & ~request["unknown"]
-        weight = tf.where(moves, PERSONAL / tf.maximum(spread, FAINT), 0.0)
+        weight = tf.where(moves, self._personal / tf.maximum(spread, FAINT), 0.0)
         items, values = request["pairs"]
         return query * weight[:, tf.newaxis], items, values * weight[:, tf.newaxis], mean * weight
 

@@ -43,7 +43,7 @@ def centred_unit(
     return out
 
 
-def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray, float]:
     """How a search weighs the numbers of a query's vector, so that no encoder ranks the items alone.
 
     The score of an item is ``<q * factors, item> - <q, centre>``. With one encoder it is a cosine: factors of 1, a
@@ -57,11 +57,10 @@ def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tup
       widths: of the encoders' vectors, which add up to D; by default there is one encoder.
 
     Returns:
-      Factors and centre, float32 ``[D]`` each. A factor is the mean of the encoders' standard deviations divided by the
-      encoder's own; 0 where its cosines do not vary, as in a catalogue of equal texts.
+      Factors and centre, float32 ``[D]`` each, and the mean of the encoders' standard deviations. A factor is this mean
+      divided by the encoder's own; 0 where its cosines do not vary, as in a catalogue of equal texts.
     """
-    if widths is None or len(widths) == 1:
-        return np.ones(text.shape[1], np.float32), np.zeros(text.shape[1], np.float32)
+    widths = [text.shape[1]] if widths is None else widths
     mean, known = text_mean(text), max(1, np.count_nonzero(np.any(text != 0, axis=1)))
     spreads, start = np.zeros(len(widths)), 0
     for encoder, width in enumerate(widths):
@@ -71,6 +70,8 @@ def search_weights(text: np.ndarray, widths: Sequence[int] | None = None) -> tup
         spread = np.sqrt(max(2 * centre @ covariance @ centre + np.sum(covariance**2), 0.0))
         spreads[encoder] = spread if spread > 1e-4 * (centre @ centre) else 0.0  # else it is rounding
         start += width
+    if len(widths) == 1:
+        return np.ones(text.shape[1], np.float32), np.zeros(text.shape[1], np.float32), float(spreads[0])
     factors = np.divide(spreads.mean(), spreads, out=np.zeros(len(widths)), where=spreads > 0)
     factors = np.repeat(factors, widths).astype(np.float32)
-    return factors, (factors * mean).astype(np.float32)
+    return factors, (factors * mean).astype(np.float32), float(spreads.mean())
