@@ -23,8 +23,8 @@ from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
-from tfllmrec.runs.scoreboard import measure_one
-from tfllmrec.training.ranking import fit_ranking, measure_ranking, ranking_lines, settle_epochs
+from tfllmrec.runs.scoreboard import measure_one, measure_with_ranking
+from tfllmrec.training.ranking import RankingRecord, fit_ranking, ranking_lines, settle_epochs
 
 OFFERED = (100, 200)
 CALLS, UNMEASURED = 50, 5
@@ -52,31 +52,35 @@ def measured(path: Path, made: str) -> tuple[str, str]:
     """The title and the text of a section."""
     run = Run.open(path)
     hybrid, split, config = run.load_model(), run.split, run.config
-    model, settings = run.load_ranking(hybrid), config.ranking
-    begun = time.perf_counter()
-    if model is None:
-        settings = RankingConfig()
-        if said := settle_epochs(settings, split):
+    model, record = run.load_ranking(hybrid), run.ranking_record
+    learnt = []
+    if record is None:
+        config.ranking = RankingConfig()
+        if said := settle_epochs(config.ranking, split):
             to_stderr(said)
-        model = fit_ranking(run.training_data, settings, hybrid).model
-    seconds = time.perf_counter() - begun
-    reranked = Reranked(hybrid, model, settings.candidates)
+        fitted = fit_ranking(run.training_data, config.ranking, hybrid)
+        model, record = fitted.model, RankingRecord(**fitted.figures)
+        learnt = [f"- learnt in {record.seconds:.0f} s from {len(split.validation):,} validation queries"]
+    title = f"{run.dataset.name}: what the ranking model brings"
+    if model is None:
+        return title, "\n".join([made, "", f"- {record.line()}", *learnt])
     plain = measure_one(hybrid, split.test, split, config)
-    figures = measure_ranking(reranked, split, measure_one(reranked, split.test, split, config), plain, config.seed)
+    figures = measure_with_ranking(hybrid, model, split, config, plain, to_stderr)
     lines = [made, "", *(f"- {line}" for line in ranking_lines(figures, plain.metrics))]
-    changes = (
-        f"{label} {mean:+.4f} [{low:+.4f}, {high:+.4f}]" for label, (mean, low, high) in figures["difference"].items()
+    changes = ", ".join(
+        f"{label} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        for label, (mean, low, high) in figures.get("difference", {}).items()
     )
-    lines.append(f"- against the hybrid's order, with the paired 95 % interval: {', '.join(changes)}")
-    if not config.ranking.epochs:
-        lines.append(f"- learnt in {seconds:.0f} s from {len(split.validation):,} validation queries")
+    if changes:
+        lines.append(f"- against the hybrid's order, with the paired 95 % interval: {changes}")
+    lines += learnt
     for offered in sorted({min(offered, hybrid.n_items) for offered in OFFERED}):
         ours, whole = milliseconds(run, hybrid, model, offered)
         lines.append(
             f"- {offered} candidates of one person: {ours:.1f} ms, {ours / whole:.1f} times what the scores of "
             "the whole catalogue by the hybrid take (medians, in turn, one process)"
         )
-    return f"{run.dataset.name}: what the ranking model brings", "\n".join(lines)
+    return title, "\n".join(lines)
 
 
 def main() -> None:

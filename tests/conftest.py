@@ -8,6 +8,7 @@ import os
 import shutil
 import string
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -189,7 +190,7 @@ def chain_config(chain_files, tiny_hub):
         text=TextConfig(encoder=encoder, preprocessor=preprocessor, max_tokens=12),
         model=ModelConfig(embedding_dim=32, blocks=1, heads=2, history_length=6, dropout=0.1),
         training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
-        ranking=RankingConfig(epochs=1, candidates=20, crosses=1),
+        ranking=RankingConfig(epochs=1, candidates=20, crosses=1, folds=2),
         evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),
     )
 
@@ -206,12 +207,35 @@ def cache(tmp_path_factory):
         os.environ["TFLLMREC_CACHE"] = before
 
 
+@contextlib.contextmanager
+def both_heads():
+    """Keeps both heads of ranking models, which the ring gives nothing to learn, so that they are exported."""
+    from tfllmrec.training.ranking import HeldOut
+
+    judged = HeldOut.verdict
+
+    def kept(self, seed):
+        return replace(judged(self, seed), best_epoch=1, strengths=[1.0, 1.0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeldOut, "verdict", kept)
+        yield
+
+
+@pytest.fixture
+def both_heads_kept():
+    """As in the runs of the ring."""
+    with both_heads():
+        yield
+
+
 def fit_and_tell(config, folder):
     """A run in ``folder/run``, and in ``folder/told.json`` what its fit told."""
     from tfllmrec.runs.experiment import fit_experiment
 
     told: list[str] = []
-    fit_experiment(config, folder / "run", tell=told.append)
+    with both_heads():
+        fit_experiment(config, folder / "run", tell=told.append)
     (folder / "told.json").write_text(json.dumps(told))
 
 

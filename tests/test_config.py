@@ -383,6 +383,13 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
     assert "model.item_weights_rank is no setting" in refusal(tmp_path, OLD)
 
 
+def test_settings_of_the_ranking_model_that_are_gone_are_dropped_from_run_folders_only(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(old := "ranking: {keys: 3, held_out: 0.2, patience: 3}")
+    assert load_config(path, of_run=True).config == ExperimentConfig(ranking={"keys": 3})
+    assert "ranking.held_out is no setting" in refusal(tmp_path, old)
+
+
 def test_settled_item_weights_keep_what_is_set():
     settled = ItemWeightSettings(l2=7.0, text=0.0, form="auto").settled()
     assert (settled.decay, settled.l2, settled.text, settled.form) == (1.0, 7.0, 0.0, "auto")

@@ -313,10 +313,16 @@ class TrainingConfig(Section):
 
 
 class RankingConfig(Section):
-    """The model that puts candidates into order, learnt after the hybrid from the validation queries."""
+    """The model that puts candidates into order, learnt after the hybrid from the validation queries.
+
+    Of its two heads, for the order and for ratings, those that do not help held-out users are left out.
+    """
 
     epochs: int | None = Field(
-        None, ge=0, description="0: no ranking model is made. auto: 6, or 0 where there are too few validation queries."
+        None,
+        ge=0,
+        description="At most; held-out users say how many are best. 0: no ranking model is made. auto: 6, or 0 where "
+        "there are too few validation queries.",
     )
     candidates: int = Field(100, ge=2, description="The hybrid's best items that it learns to put into order.")
     history_length: int = Field(50, ge=1, description="Most recent events that each candidate is compared with.")
@@ -326,8 +332,9 @@ class RankingConfig(Section):
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the users held out to decide when training stops.")
-    patience: int = Field(3, ge=1, description="Epochs without gain before training stops.")
+    folds: int = Field(
+        5, ge=2, description="Parts of the users; a model trained on the others says what it is worth on each."
+    )
 
 
 class EvaluationConfig(Section):
@@ -482,8 +489,16 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
 
 
 def _renamed(raw: Any) -> Any:
-    """The values of a run's config, with ``model.item_weights*`` of version 0.1 moved to ``item_weights``."""
-    model = raw.get("model") if isinstance(raw, dict) else None
+    """The values of a run's config as settings are called now.
+
+    ``model.item_weights*`` moves to ``item_weights``; ``ranking.held_out`` and ``ranking.patience``, by which no model
+    that is made is changed, go.
+    """
+    if not isinstance(raw, dict):
+        return raw
+    if isinstance(ranking := raw.get("ranking"), dict):
+        raw = raw | {"ranking": {key: ranking[key] for key in ranking if key not in ("held_out", "patience")}}
+    model = raw.get("model")
     if not isinstance(model, dict):
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}

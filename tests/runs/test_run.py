@@ -14,13 +14,22 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tfllmrec.config import DataConfig, FieldConfig, SplitConfig, dump_config, load_config, paraphrase_option
+import tfllmrec.training.ranking
+from tfllmrec.config import (
+    DataConfig,
+    FieldConfig,
+    RankingConfig,
+    SplitConfig,
+    dump_config,
+    load_config,
+    paraphrase_option,
+)
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference, selection_value
-from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs import experiment
 from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
@@ -29,6 +38,7 @@ from tfllmrec.runs.scoreboard import fit_all_baselines, measure_one, report
 from tfllmrec.text import reading
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
+from tfllmrec.training.ranking import RankingRecord
 from tfllmrec.training.text.tower import TowerRecord
 
 pytestmark = pytest.mark.tf
@@ -153,7 +163,7 @@ def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
     model = run.load_ranking(hybrid)
     measured, record = run.metrics["ranking"], run.record["ranking"]
     assert record == json.loads((run.folder / "ranking" / "record.json").read_text())
-    assert record["lists"] + record["held_out"] == len(run.split.validation)
+    assert record["lists"] == record["held_out"] == len(run.split.validation)
     figures = evaluate(
         Reranked(hybrid, model, 20), run.split.test, train_counts=run.split.train_counts, strata=run.split.strata(),
         bootstrap=0,
@@ -170,13 +180,38 @@ def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
 def test_a_run_without_a_ranking_model(chain_run, tmp_path):
     copy = Run(shutil.copytree(chain_run[0].folder, tmp_path / "copy"))
     shutil.rmtree(copy.folder / "ranking")
-    with pytest.raises(ModelError, match="ranking/weights cannot be read"):
+    with pytest.raises(ModelError, match=r"ranking/record\.json cannot be read"):
         copy.load_ranking(copy.load_model())
     # One from before there was any, or with none asked for.
     text = (copy.folder / "config.yaml").read_text()
     for epochs in ("null", "0"):
         (copy.folder / "config.yaml").write_text(text.replace("ranking:\n  epochs: 1", f"ranking:\n  epochs: {epochs}"))
         assert copy.load_ranking(copy.load_model()) is None and copy.ranking_record is None
+
+
+@pytest.mark.slow
+def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch):
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+
+    copy = Run(shutil.copytree(chain_run[0].folder, tmp_path / "copy"))
+    figures = chain_run[0].record["ranking"] | {"strengths": [0.0, 0.0]}
+    (copy.folder / "metrics.json").unlink()
+    shutil.rmtree(copy.folder / "ranking")
+    made = Fitted(None, RankingConfig(), figures)
+    monkeypatch.setattr(tfllmrec.training.ranking, "fit_ranking", lambda *_: made)
+    monkeypatch.setattr(experiment, "fit_all_baselines", lambda *_: {})
+    told = []
+    run = fit_experiment(copy.config, copy.folder, resume=True, tell=told.append)
+    line = RankingRecord(**figures).line()
+    assert line.startswith("left out: ndcg@10 ") and f"ranking: {line}" in told
+    assert run.metrics["ranking"] == {"left_out": line} and run.record["ranking"] == figures
+    assert run.load_ranking(run.load_model()) is None
+    saved = SavedModel.open(export(run.folder, tmp_path / "served", tell=told.append))
+    with pytest.raises(ModelError, match="no signature 'rank'") as error:
+        saved.rank(["i3"], ["i5"])
+    assert f"the ranking model of its run was {line}. Ask recommend for these items alone (allow)" in str(error.value)
+    assert len(saved.recommend(histories=[["i3"]], k=3)) == 3
 
 
 def test_the_saved_model_is_the_one_that_was_measured(chain_run):
@@ -219,7 +254,7 @@ def test_tensorboard_has_the_labels_of_each_epoch(chain_run):
 
 
 @pytest.mark.slow
-def test_a_killed_fit_ends_where_an_undisturbed_one_does(chain_run, chain_config, tmp_path):
+def test_a_killed_fit_ends_where_an_undisturbed_one_does(chain_run, chain_config, both_heads_kept, tmp_path):
     """SIGKILL while the second epoch is measured, in a process of its own; then an interruption after training."""
     undisturbed, _ = chain_run
     (tmp_path / "config.yaml").write_text(dump_config(chain_config))

@@ -1,6 +1,6 @@
 import json
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,10 @@ import tensorflow as tf
 import tfllmrec.training.ranking as making
 from tfllmrec.config import DataConfig, ModelConfig, RankingConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
-from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate
-from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.training.ranking import (
@@ -35,7 +34,7 @@ from tfllmrec.training.ranking import (
 pytestmark = pytest.mark.tf
 GROUPS, EACH = 5, 12
 N = GROUPS * EACH
-CONFIG = RankingConfig(epochs=12, candidates=30, history_length=8, batch_size=16, learning_rate=0.01, patience=12)
+CONFIG = RankingConfig(epochs=8, candidates=30, history_length=8, batch_size=16, learning_rate=0.01, folds=2)
 
 
 def events(rated=True, liked_first=None, people=260):
@@ -117,6 +116,7 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert after.metrics["recall@10"] > 0.8
     assert record.best_epoch > 0 and record.strengths[0] > 0
     assert record.click_loss < record.untrained[0] - 0.3
+    assert record.ndcg[0] > record.ndcg[1] + 0.1 and record.ndcg_interval[0] > 0.1
     told = measure_ranking(reranked, planted, after, before, 3)
     assert told["reranked"] == after.metrics
     assert told["difference"]["ndcg@10"][1] > 0
@@ -129,20 +129,111 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
 
 
+def walks(rate, people=200):
+    """Nobody's next item has to do with anything; ``rate(likes, groups)`` says how a walk is rated."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for person in range(people):
+        likes = generator.permutation(GROUPS) < GROUPS // 2
+        walk = generator.choice(N, 8, replace=False)
+        for step, (item, rating) in enumerate(zip(walk, rate(likes, walk // EACH), strict=True)):
+            rows.append((f"u{person}", f"i{item:02}", rating, step))
+    return pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
+
+
 @pytest.mark.slow
-def test_without_the_pattern_nothing_is_found(planted, hybrid):
-    """The same with ratings drawn anew: what is held out says so, and the heads are left out or change nothing."""
-    frame = events()
-    frame["rating"] = np.random.default_rng(5).permutation(frame["rating"])
-    split = split_of(frame)
-    model = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 4}), untrained(split)).model
-    after = measured(split, Reranked(hybrid, model, N))
-    # Both kinds may be found by now, not which of them is liked: nine of 15 items.
-    assert after.metrics["recall@10"] < 0.75
-    told = measure_ranking(Reranked(hybrid, model, N), split, after, after, 3)
-    assert told["rmse"] == pytest.approx(told["rmse_biases"], abs=0.1)
+def test_where_nothing_is_to_be_found_the_model_is_left_out():
+    generator = np.random.default_rng(5)
+    split = split_of(walks(lambda likes, groups: generator.choice([1, 5], len(groups))))
+    fitted = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 3}), untrained(split))
+    record = RankingRecord(**fitted.figures)
+    assert fitted.model is None and record.left_out and record.strengths == [0, 0]
+    assert record.ndcg_interval[0] <= 0 and record.rating_interval[0] <= 0
+    with_it, without = record.ndcg
+    assert record.line().startswith(f"left out: ndcg@10 {with_it:.4f} against {without:.4f} without it on 200 held-out")
+    assert f"; rating RMSE {record.rating_loss**0.5:.4f} against {record.untrained[1] ** 0.5:.4f} by b" in record.line()
 
 
+@pytest.mark.slow
+def test_where_only_ratings_are_to_be_found_the_order_stays_the_hybrids():
+    split = split_of(walks(lambda likes, groups: np.where(likes[groups], 5, 1)))
+    hybrid = untrained(split, ["meaning", "feedback", "behaviour"])  # no two items have the same score
+    fitted = fit_ranking(data_of(split), CONFIG, hybrid)
+    model, record = fitted.model, RankingRecord(**fitted.figures)
+    assert record.strengths[0] == 0 < record.strengths[1] and not model.reorders and not record.left_out
+    assert "order left out, the order stays the hybrid's: ndcg@10" in record.line() and "ratings kept:" in record.line()
+    assert record.rating_loss < 0.7 * record.untrained[1] and record.rating_interval[0] > 0
+    before, reranked = measured(split, hybrid), Reranked(hybrid, model, N)
+    assert measured(split, reranked).metrics["ndcg@10"] == pytest.approx(before.metrics["ndcg@10"])
+    told = measure_ranking(reranked, split, None, before, 3)
+    assert told["rmse"] < 0.85 * told["rmse_biases"] and "difference" not in told
+    assert ranking_lines(told, before.metrics)[0] == f"the hybrid's best {N} stay in its order"
+    # The probabilities are those of the hybrid's score alone, at the weight that suits it.
+    plain = RankingModel(hybrid, CONFIG, RatingScale.of_split(split))
+    start_from_hybrid(plain, lists_of(plain, hybrid, all_of(split, 7), CONFIG.candidates, 7))
+    assert record.weight == pytest.approx(float(tf.exp(plain.network.log_weight)))
+
+
+def all_of(split, seed):
+    """The validation queries as ``fit_ranking`` divides them."""
+    return split.validation.take(np.random.default_rng(seed).permutation(len(split.validation)))
+
+
+def test_each_user_is_judged_by_a_model_that_was_trained_on_others(planted, hybrid, monkeypatch):
+    trained = []
+
+    def train(model, lists, rated, config, epochs, seed, label, logs, callbacks=()):
+        trained.append((lists, rated, callbacks[0].fold))
+        for epoch in range(epochs):
+            callbacks[0].on_epoch_end(epoch)
+
+    monkeypatch.setattr(making, "_train", train)
+    fitted = fit_ranking(data_of(planted), CONFIG.model_copy(update={"folds": 3}), hybrid)
+    asked = all_of(planted, 7)
+    assert sorted(np.concatenate([fold for *_, fold in trained])) == list(range(260))
+    everything = lists_of(RankingModel(hybrid, CONFIG, None), hybrid, asked, CONFIG.candidates, 7)
+    for lists, rated, fold in trained:
+        others = np.setdiff1d(np.arange(260), fold)
+        np.testing.assert_array_equal(lists["label"], everything["label"][others])
+        np.testing.assert_array_equal(lists["recent"], everything["recent"][others])
+        assert len(rated["rating"]) == 5 * len(others)  # of six training events, the first has nothing before it
+    # Nothing was trained, so nothing is gained.
+    record = RankingRecord(**fitted.figures)
+    assert fitted.model is None and record.best_epoch == 0 and record.ndcg[0] == record.ndcg[1]
+    assert record.ndcg_interval == record.rating_interval == [0, 0]
+
+
+def test_held_out_figures_by_hand(planted, hybrid):
+    model = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted))
+    generator = np.random.default_rng(3)
+    for variable in model.network.trainable_variables:
+        variable.assign(variable + 0.2 * generator.normal(size=variable.shape))
+    asked = planted.validation.take(np.arange(40))
+    lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
+    ratings = target_ratings(planted, asked).copy()
+    ratings[:5] = np.nan
+    held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
+    for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
+        held_out.begin(fold)
+        held_out.on_epoch_end(0, logs := {})
+    for at, strength in enumerate(making.STRENGTHS):
+        model.network.strengths.assign([strength, strength])
+        known = {name: values for name, values in lists.items() if name not in ("label", "log_times")}
+        logits, told = (out.numpy() for out in model.learned(model.item_vectors, **known))
+        for row, label in enumerate(lists["label"]):
+            odds = np.exp(logits[row].astype(float) + lists["log_times"][row])
+            place = (logits[row, :30] > logits[row, label]).sum() if label < 30 else 99
+            loss, gain, error = held_out.by_epoch[:, 1, at, row]
+            assert loss == pytest.approx(-np.log(odds[label] / odds.sum()), rel=1e-4)
+            assert gain == pytest.approx(1 / np.log2(place + 2) if place < 10 else 0)
+            expected = (np.clip(told[row, label], 1, 5) - ratings[row]) ** 2
+            assert error == pytest.approx(expected, rel=1e-3, abs=1e-5, nan_ok=True)
+    last = held_out.by_epoch[:, 1, -1, 1::2]
+    assert logs["val_click_loss"] == last[0].mean() and logs["val_rating_loss"] == np.nanmean(last[2])
+    held_out.verdict(1)  # ratings that are missing harm nothing
+
+
+@pytest.mark.slow
 def test_probabilities_are_honest(planted, hybrid, fitted):
     """Of the items that are given p, a share of p comes next."""
     model, _, _ = fitted
@@ -197,7 +288,7 @@ def test_lists_are_the_best_the_target_and_some_others(planted, whole_hybrid, mo
 def test_a_large_catalogue_has_fewer_lists_and_rated_events(planted, hybrid, monkeypatch):
     monkeypatch.setattr(making, "SCORED", 7 * N + 1)
     model = RankingModel(hybrid, CONFIG, scale := RatingScale.of_split(planted))
-    assert len(rated_events(model, hybrid, planted, scale, 3)["rating"]) == 7
+    assert len(rated_events(model, hybrid, planted, scale, 3)[0]["rating"]) == 7
     monkeypatch.setattr(making, "lists_of", lambda model, hybrid, queries, *_: pytest.fail(f"{len(queries)} lists"))
     with pytest.raises(pytest.fail.Exception, match=r"^7 lists"):
         fit_ranking(data_of(planted), CONFIG, hybrid)
@@ -220,13 +311,17 @@ def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybr
     scale = RatingScale.of_split(planted)
     model = RankingModel(hybrid, CONFIG, scale)
     monkeypatch.setattr(making, "RATERS", 30)
-    examples = rated_events(model, hybrid, planted, scale, seed=3)
-    assert len(examples["rating"]) == 30 * 5  # six training events; the first has nothing before it
+    examples, raters = rated_events(model, hybrid, planted, scale, seed=3)
+    assert len(examples["rating"]) == len(raters) == 30 * 5  # six training events; the first has nothing before it
     histories = {
         tuple(row[: t + 1]): (row[t + 1], marks[: t + 1], marks[t + 1])
         for row, marks in zip(*(lambda q: (q.history, q.ratings))(planted.train_queries()), strict=True)
         for t in range(5)
     }
+    histories_of = dict(zip(planted.train_queries().user_ids, planted.train_queries().history, strict=True))
+    for recent, user in zip(examples["recent"], raters, strict=True):
+        past = [i for i in recent if i < N]
+        assert past == histories_of[user][: len(past)].tolist()
     pasts = [tuple(i for i in recent if i < N) for recent in examples["recent"]]
     assert sorted({len(past) for past in pasts}) == [1, 2, 3, 4, 5]
     for row, past in enumerate(pasts):
@@ -289,21 +384,30 @@ def test_the_start_is_the_best_weight_of_the_hybrids_score(hybrid):
 # Kept in the run folder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_logs_and_record(fitted):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     model, record, logs = fitted
     found = EventAccumulator(str(logs / "train"), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
     assert {"epoch_click_loss", "epoch_rating_loss"} <= set(found)
-    assert (record.lists, record.held_out, record.rated) == (208, 52, 1300)
-    assert record.epochs == 12 and 0 < record.best_epoch <= 12
+    assert (record.lists, record.held_out, record.rated) == (260, 260, 1300)
+    assert record.epochs == 8 and 0 < record.best_epoch <= 8
     assert record.strengths == model.network.strengths.numpy().tolist()
-    assert "on 52 users held out" in record.line() and "rating" in record.line()
+    folds = sorted(path.name for path in logs.iterdir() if path.name.startswith("fold-"))
+    assert folds == ["fold-1", "fold-2"]
+    found = EventAccumulator(str(logs / "fold-2" / "validation"), size_guidance={"tensors": 0}).Reload()
+    assert {"epoch_click_loss", "epoch_rating_loss"} <= set(found.Tags()["tensors"])
+    with_it, without = record.ndcg
+    assert record.line().startswith(
+        f"order kept: ndcg@10 {with_it:.4f} against {without:.4f} without it on 260 held-out users (difference between"
+    )
+    assert f"; ratings kept: rating RMSE {record.rating_loss**0.5:.4f} against" in record.line()
 
 
 @pytest.mark.slow
 def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
-    config = CONFIG.model_copy(update={"epochs": 1})
+    config = CONFIG.model_copy(update={"epochs": 2})
     told = []
     model = prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
     assert len(told) == 2 and told[1] == f"ranking: {RankingRecord.load(tmp_path / 'ranking').line()}"
@@ -333,12 +437,31 @@ def test_it_is_made_once_and_read_again(planted, hybrid, tmp_path, monkeypatch):
     (tmp_path / "ranking" / "made_from.json").unlink()  # of an earlier version
     monkeypatch.setattr(making, "fingerprint", lambda *_: pytest.fail("nothing to compare with"))
     prepared_ranking(tmp_path / "ranking", data_of(planted), config, hybrid, told.append)
-    (tmp_path / "ranking" / "record.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"record\.json is damaged"):
-        RankingRecord.load(tmp_path / "ranking")
     (tmp_path / "ranking" / "weights.index").unlink()
     with pytest.raises(ModelError, match="cannot be read"):
         load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7)
+    (tmp_path / "ranking" / "record.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"record\.json is damaged"):
+        load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7)
+
+
+def test_a_model_that_is_left_out_is_not_made_again(planted, hybrid, tmp_path, monkeypatch):
+    record = RankingRecord(
+        lists=260, held_out=260, rated=0, epochs=2, best_epoch=1, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
+        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, ndcg=[0.1268, 0.1292], ndcg_interval=[-0.004, 0.001],
+    )  # fmt: skip
+    monkeypatch.setattr(making, "fit_ranking", lambda *_: Fitted(None, CONFIG, asdict(record)))
+    told = []
+    assert prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, told.append) is None
+    assert told[1] == (
+        "ranking: left out: ndcg@10 0.1268 against 0.1292 without it on 260 held-out users (difference between "
+        "-0.0040 and +0.0010 with 95 % confidence)"
+    )
+    assert sorted(path.name for path in (tmp_path / "ranking").iterdir()) == ["made_from.json", "record.json"]
+    monkeypatch.setattr(making, "fit_ranking", lambda *_: pytest.fail("made again"))
+    assert prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, told.append) is None
+    assert load_ranking(tmp_path / "ranking", hybrid, planted, CONFIG, 7) is None and len(told) == 2
+    assert RankingRecord.load(tmp_path / "ranking") == record
 
 
 @pytest.mark.slow
@@ -346,7 +469,7 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     warned = []
     monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *args, **_: warned.append(text % args))
     split = split_of(events(rated=False))
-    fitted = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 1}), untrained(split))
+    fitted = fit_ranking(data_of(split), CONFIG.model_copy(update={"epochs": 4}), untrained(split))
     model, record = fitted.model, RankingRecord(**fitted.figures)
     assert not model.rates and record.rated == 0 and record.rating_loss == 0
     assert [text for text in warned if "Gradients do not exist" in text] == []
@@ -358,19 +481,14 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_training_that_finds_nothing_or_diverges(planted, whole_hybrid):
+def test_a_training_that_diverges_is_left_out(planted, whole_hybrid):
     hybrid = whole_hybrid
     wild = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 1e9})
     fitted = fit_ranking(data_of(planted), wild, hybrid)
-    model, record = fitted.model, RankingRecord(**fitted.figures)
-    # Whatever came of it, nothing was kept that is worse than no training.
-    assert record.best_epoch == 0 and record.click_loss == pytest.approx(record.untrained[0], abs=1e-5)
-    queries = Queries.from_histories([[1, 2, 3]])
-    kept = [
-        [i for i in np.argsort(-recommender.score(queries)[0], kind="stable") if i not in (1, 2, 3)]
-        for recommender in (hybrid, Reranked(hybrid, model, 20))
-    ]
-    assert kept[0] == kept[1]
+    record = RankingRecord(**fitted.figures)
+    assert fitted.model is None and record.best_epoch == 0
+    assert record.click_loss == pytest.approx(record.untrained[0], abs=1e-5)
+    json.dumps(fitted.figures, allow_nan=False)
 
 
 def test_auto_epochs(planted):

@@ -254,10 +254,18 @@ def paired_difference(
     if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
         raise ModelError(f"Expected both results to come from the same queries; {label!r} has other targets in each.")
     difference = x - y
-    interval = _intervals({label: difference}, bootstrap, seed).get(label)
+    interval = mean_interval(difference, bootstrap=bootstrap, seed=seed)
     if interval is None:
         raise ModelError(f"Expected queries with targets for {label!r} and bootstrap >= 1 ({bootstrap} given).")
     return _mean(difference), *interval
+
+
+def mean_interval(values: np.ndarray, *, bootstrap: int = 1000, seed: int = 42) -> tuple[float, float] | None:
+    """Low and high end of the 95 % percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
+
+    NaN are left out; ``None`` where nothing else is there, or without resamples.
+    """
+    return _intervals({"": values}, bootstrap, seed).get("")
 
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@
 
 ``f`` and ``g`` are two small heads on one network, and start at nothing: an untrained model orders as the hybrid does
 and rates as the biases do (Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems").
-``s`` and ``t`` are 1 in training and chosen on validation afterwards; where a head learnt nothing that holds there, 0.
+``s`` and ``t`` are 1 in training and chosen on validation afterwards; 0 where a head does not help held-out users.
 """
 
 from __future__ import annotations
@@ -204,6 +204,11 @@ class RankingModel(MeasuredModel):
     @property
     def hybrid(self) -> Servable:
         return self._hybrid()
+
+    @property
+    def reorders(self) -> bool:
+        """Whether the click head counts: otherwise the order is the hybrid's."""
+        return float(self.network.strengths[0]) > 0
 
     def get_config(self) -> dict[str, Any]:
         """Settings of this model and of the hybrid; what is large is in the weights."""

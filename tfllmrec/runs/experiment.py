@@ -140,14 +140,17 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     hybrid = run.load_model()
     order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
+    made = run.ranking_record
     recommenders = fit_all_baselines(data, config.evaluation, tell)
     results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
+    elif made is not None:
+        measured["ranking"] = {"left_out": made.line()}
     took = time.monotonic() - start
-    write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, run.ranking_record), indent=1))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, made), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
     return run

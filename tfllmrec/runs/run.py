@@ -13,7 +13,8 @@ RUN/
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
   model/          the fitted weights, and the statistics of events that the item-item weights were solved from
-  ranking/        the model that puts candidates into order, where the config asks for one
+  ranking/        the model that puts candidates into order, where the config asks for one; without weights where it
+                  does not help
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
@@ -352,7 +353,7 @@ class Run:
         return model
 
     def load_ranking(self, hybrid: Hybrid) -> RankingModel | None:
-        """What puts candidates into order; ``None`` where the run was made without.
+        """What puts candidates into order; ``None`` where the run was made without, or left it out.
 
         Args:
           hybrid: :meth:`load_model`, or one over a catalogue that has further items at its end.

@@ -67,12 +67,12 @@ def measure_all(recommenders: Mapping[str, Recommender], split: Split, config: E
 def measure_with_ranking(
     hybrid: Hybrid, model: RankingModel, split: Split, config: ExperimentConfig, hybrids: Result, tell: Tell
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds under ``ranking``."""
+    """What ``metrics.json`` holds under ``ranking``, where it is not left out."""
     from tfllmrec.models.ranking import Reranked
     from tfllmrec.training.ranking import measure_ranking, ranking_lines
 
     reranked = Reranked(hybrid, model, config.ranking.candidates)
-    result = measure_one(reranked, split.test, split, config)
+    result = measure_one(reranked, split.test, split, config) if model.reorders else None
     measured = measure_ranking(reranked, split, result, hybrids, config.seed)
     for line in ranking_lines(measured, hybrids.metrics):
         tell(f"ranking: {line}")
