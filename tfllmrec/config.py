@@ -341,6 +341,9 @@ class EvaluationConfig(Section):
     """What is measured."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
+    metrics: list[Literal["precision", "f1", "map", "auc"]] = Field(
+        default_factory=list, description="Measured beside recall, ndcg and mrr."
+    )
     baselines: list[
         Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "star", "two_tower"]
     ] = [

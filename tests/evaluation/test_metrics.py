@@ -20,6 +20,13 @@ def measured(scores, targets, exclude, k):
     return tuple(f(ranks, n, k) for f in (metrics.recall, metrics.ndcg, metrics.mrr))
 
 
+def further(scores, targets, exclude, k):
+    """precision, f1, average precision and auc"""
+    ranks = metrics.rank_targets(metrics.masked(np.asarray(scores), exclude), targets)
+    n = len(targets)
+    return *(f(ranks, n, k) for f in (metrics.precision, metrics.f1, metrics.average_precision)), metrics.auc(ranks, n)
+
+
 def log2(x):
     return np.log2(x)
 
@@ -95,7 +102,7 @@ def test_the_mean_over_every_order_of_the_ties(seed):
     exclude = rng.choice(7, size=rng.integers(0, 3), replace=False)
     k = int(rng.integers(1, 8))
 
-    found, gains, firsts = [], [], []
+    found, gains, firsts, precisions, areas = [], [], [], [], []
     open_items = [i for i in range(7) if i not in exclude]
     for order in permutations(open_items):
         if any(scores[a] < scores[b] for a, b in pairwise(order)):
@@ -104,12 +111,36 @@ def test_the_mean_over_every_order_of_the_ties(seed):
         found.append(len(ranks) / len(targets))
         gains.append(sum(1 / log2(r + 1) for r in ranks))
         firsts.append(1 / ranks[0] if ranks else 0)
+        precisions.append(sum((hits + 1) / rank for hits, rank in enumerate(ranks)))
+        place = {item: i for i, item in enumerate(order)}
+        others = [i for i in order if i not in targets]
+        areas.append(np.mean([place.get(t, 99) < place[o] for t in targets for o in others]) if others else np.nan)
     ideal = sum(1 / log2(r + 1) for r in range(1, min(k, len(targets)) + 1))
 
     recall, ndcg, mrr = measured(scores[None], ragged(targets), ragged(exclude), k)
     assert recall == pytest.approx([np.mean(found)])
     assert ndcg == pytest.approx([np.mean(gains) / ideal])
     assert mrr == pytest.approx([np.mean(firsts)])
+    precision, f1, ap, auc = further(scores[None], ragged(targets), ragged(exclude), k)
+    hits = np.mean(found) * len(targets)
+    assert precision == pytest.approx([hits / k])
+    assert f1 == pytest.approx([2 * hits / (k + len(targets))])
+    assert ap == pytest.approx([np.mean(precisions) / min(k, len(targets))])
+    assert auc == pytest.approx([np.mean(areas)], nan_ok=True)
+
+
+def test_precision_f1_map_and_auc_by_hand():
+    # Targets in places 1 and 4 of 5.
+    values = further([[5.0, 4.0, 3.0, 2.0, 1.0]], ragged([0, 3]), ragged([]), 4)
+    expected = [2 / 4, 2 * (2 / 4) * 1 / (2 / 4 + 1), (1 / 1 + 2 / 4) / 2, (3 / 3 + 1 / 3) / 2]
+    assert [float(value[0]) for value in values] == pytest.approx(expected)
+    for value in further([[1.0, 2.0], [1.0, 2.0]], ragged([], [1]), ragged([], []), 1):
+        assert np.isnan(value[0]) and value[1] == 1
+    # An excluded target is a miss; without another item there is no area.
+    assert [float(value[0]) for value in further([[3.0, 2.0, 1.0]], ragged([0, 1]), ragged([0]), 2)] == pytest.approx(
+        [1 / 2, 2 * 1 / (2 + 2), (1 / 1) / 2, (0 + 1) / 2]
+    )
+    assert np.isnan(further([[1.0, 2.0]], ragged([1]), ragged([0]), 1)[3][0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

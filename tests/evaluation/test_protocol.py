@@ -6,7 +6,8 @@ import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import averaged, evaluate, paired_difference, selection_gain, selection_value
+from tfllmrec.evaluation.protocol import Result, averaged, evaluate, paired_difference, selection_gain, selection_value
+from tfllmrec.evaluation.report import shown_columns
 
 
 @dataclass
@@ -66,6 +67,23 @@ def test_metrics_and_counts_by_hand():
         "targets/cold": 0,
         "targets_excluded": 0,
     }
+
+
+def test_further_metrics_are_measured_on_demand():
+    asked = queries([[0], [2], []])
+    plain, result = run(SCORES, asked), run(SCORES, asked, further=["precision", "f1", "map", "auc"])
+    assert plain.metrics.items() <= result.metrics.items() and not any("auc" in label for label in plain.metrics)
+    assert result.metrics["precision@2"] == (1 / 2 + 1 / 2) / 2
+    assert result.metrics["f1@2"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert result.metrics["map@2"] == (1 + 1 / 2) / 2
+    assert result.metrics["auc"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result.metrics["auc/head"] == 1 and result.metrics["auc/cold"] is None
+    assert {"auc", "auc/tail", "map@1", "f1@2/head"} <= set(result.intervals)
+    columns = shown_columns({"hybrid": Result(result.metrics, {}, {}, {}, [])})
+    assert columns[-5:] == ["precision@2", "f1@2", "map@2", "auc", "coverage@2"]
+    assert shown_columns({"hybrid": Result(plain.metrics, {}, {}, {}, [])}) == columns[:-5] + columns[-1:]
+    with pytest.raises(ModelError, match=r"Expected metrics of recall, .* and auc, got accuracy\."):
+        run(SCORES, asked, further=["accuracy"])
 
 
 def test_in_the_choice_of_settings_tail_targets_count_twice():

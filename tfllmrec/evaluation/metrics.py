@@ -37,29 +37,32 @@ class TargetRanks:
       item: int64 ``[T]``, the target.
       better: int64 ``[T]``, how many items score strictly higher; ``UNREACHABLE`` for an excluded target.
       ties: int64 ``[T]``, how many items score the same, itself included (other targets too); at least 1.
+      unmasked: int64 ``[T]``, how many items of the query are not excluded.
     """
 
     row: np.ndarray
     item: np.ndarray
     better: np.ndarray
     ties: np.ndarray
+    unmasked: np.ndarray
 
     @classmethod
     def concatenate(cls, parts: Sequence[TargetRanks], first_rows: Sequence[int]) -> TargetRanks:
         """Joins batches; ``first_rows[i]`` is the query number at which batch ``i`` starts."""
         if not parts:
-            return cls(*(np.empty(0, np.int64) for _ in range(4)))
+            return cls(*(np.empty(0, np.int64) for _ in range(5)))
         return cls(
             np.concatenate([part.row + first for part, first in zip(parts, first_rows, strict=True)]),
             np.concatenate([part.item for part in parts]),
             np.concatenate([part.better for part in parts]),
             np.concatenate([part.ties for part in parts]),
+            np.concatenate([part.unmasked for part in parts]),
         )
 
     def within(self, stratum: np.ndarray) -> TargetRanks:
         """Only the targets in ``stratum`` (bool ``[N]``); ranks stay those among the whole catalogue."""
         kept = stratum[self.item]
-        return TargetRanks(self.row[kept], self.item[kept], self.better[kept], self.ties[kept])
+        return TargetRanks(self.row[kept], self.item[kept], self.better[kept], self.ties[kept], self.unmasked[kept])
 
     @property
     def excluded(self) -> int:
@@ -112,7 +115,7 @@ def rank_targets(masked_scores: np.ndarray, targets: Ragged) -> TargetRanks:
         if own > -np.inf:
             better[i] = np.count_nonzero(masked_scores[query] > own)
             ties[i] = np.count_nonzero(masked_scores[query] == own)
-    return TargetRanks(row, item, better, ties)
+    return TargetRanks(row, item, better, ties, np.isfinite(masked_scores).sum(axis=1)[row])
 
 
 def recall(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
@@ -124,8 +127,61 @@ def recall(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
     Returns:
       float64 ``[n_queries]``; NaN for a query without targets; a query whose targets are all excluded has 0.
     """
-    found = np.clip((k - ranks.better) / ranks.ties, 0.0, 1.0)
-    return _share(_sums(ranks, found, n_queries), _n_targets(ranks, n_queries))
+    return _share(_found(ranks, n_queries, k), _n_targets(ranks, n_queries))
+
+
+def precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
+    """Share of the first k places that are taken by targets, in expectation over ties; a list is never shorter than k.
+
+    Returns:
+      float64 ``[n_queries]``; NaN for a query without targets.
+    """
+    return np.where(_n_targets(ranks, n_queries) > 0, _found(ranks, n_queries, k) / k, np.nan)
+
+
+def f1(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
+    """Harmonic mean of :func:`precision` and :func:`recall`: ``2 found / (k + |targets|)``, exact over ties.
+
+    Returns:
+      float64 ``[n_queries]``; NaN for a query without targets.
+    """
+    n_targets = _n_targets(ranks, n_queries)
+    return np.where(n_targets > 0, 2 * _found(ranks, n_queries, k) / (k + n_targets), np.nan)
+
+
+def average_precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
+    """Mean of the precision at the rank of each target, 0 beyond k, over ``min(k, |targets|)``; its mean is MAP@k.
+
+    Of a tie group with m targets among its t items, behind h targets, a target at the j-th place has on the mean
+    ``h + 1 + (j - 1) (m - 1) / (t - 1)`` targets up to itself. With one target it is :func:`mrr`.
+
+    Returns:
+      float64 ``[n_queries]``; NaN for a query without targets.
+    """
+    in_front, together = _other_targets(ranks)
+    total = np.zeros(len(ranks))
+    for r in range(1, k + 1):
+        j = r - ranks.better
+        targets = in_front + 1 + (j - 1) * (together - 1) / np.maximum(ranks.ties - 1, 1)
+        total += np.where((j >= 1) & (j <= ranks.ties), targets / r, 0.0) / ranks.ties
+    return _share(_sums(ranks, total, n_queries), np.minimum(_n_targets(ranks, n_queries), k))
+
+
+def auc(ranks: TargetRanks, n_queries: int) -> np.ndarray:
+    """Share of the unmasked items other than targets that are ranked behind a target, ties half; the mean over targets.
+
+    It is the area under the ROC curve of a query (Hanley and McNeil 1982). An excluded target counts 0. In a stratum,
+    targets outside of it are other items.
+
+    Returns:
+      float64 ``[n_queries]``; NaN for a query without targets, or without other items.
+    """
+    reachable = ranks.better < UNREACHABLE
+    in_front, together = _other_targets(ranks)
+    others = ranks.unmasked - np.bincount(ranks.row[reachable], minlength=n_queries)[ranks.row]
+    behind = others - (ranks.better - in_front) - (ranks.ties - together) / 2
+    share = np.where(reachable, behind, 0.0) / np.where(others > 0, others, np.nan)
+    return _share(_sums(ranks, share, n_queries), _n_targets(ranks, n_queries))
 
 
 def ndcg(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
@@ -229,6 +285,23 @@ def self_information(train_counts: np.ndarray) -> np.ndarray:
     """
     counts = train_counts + 1.0
     return -np.log2(counts / counts.sum())
+
+
+def _found(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
+    """float64 ``[n_queries]``: expected number of targets among the first k."""
+    return _sums(ranks, np.clip((k - ranks.better) / ranks.ties, 0.0, 1.0), n_queries)
+
+
+def _other_targets(ranks: TargetRanks) -> tuple[np.ndarray, np.ndarray]:
+    """int64 ``[T]`` each: targets of the query that score higher, and those that score the same, itself included."""
+    order = np.lexsort((ranks.better, ranks.row))
+    row, better = ranks.row[order], ranks.better[order]
+    starts = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (better[1:] != better[:-1])][: len(row)])
+    sizes = np.diff(np.r_[starts, len(row)])
+    in_front, together = np.empty(len(row), np.int64), np.empty(len(row), np.int64)
+    in_front[order] = np.repeat(starts - np.searchsorted(row, row[starts]), sizes)
+    together[order] = np.repeat(sizes, sizes)
+    return in_front, together
 
 
 def _n_targets(ranks: TargetRanks, n_queries: int) -> np.ndarray:

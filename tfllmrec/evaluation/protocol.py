@@ -12,7 +12,16 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms, metrics
 from tfllmrec.evaluation.recommender import Recommender
 
-RANKING_METRICS = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
+#: Those that are always measured; the others, and auc, which has no list length, on demand.
+ALWAYS = ("recall", "ndcg", "mrr")
+RANKING_METRICS = {
+    "recall": metrics.recall,
+    "ndcg": metrics.ndcg,
+    "mrr": metrics.mrr,
+    "precision": metrics.precision,
+    "f1": metrics.f1,
+    "map": metrics.average_precision,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def evaluate(
     train_counts: np.ndarray,
     strata: Mapping[str, np.ndarray],
     ks: Sequence[int] = (5, 10, 20),
+    further: Sequence[str] = (),
     batch_size: int = 512,
     bootstrap: int = 1000,
     seed: int = 42,
@@ -59,18 +69,21 @@ def evaluate(
       train_counts: int64 ``[N]``, training events of each item; also says how large the catalogue is.
       strata: Name -> bool ``[N]``, as ``Split.strata`` gives them. May be empty.
       ks: List lengths.
+      further: Of precision, f1, map and auc, those that are measured beside recall, ndcg and mrr.
       batch_size: Queries scored at once; memory is about ``8 * batch_size * N`` bytes beside the recommender's own.
       bootstrap: Resamples for the intervals; 0 leaves them out.
       seed: Of the resamples. Two results on the same queries and seed use the same resamples.
       progress: Called after each batch with the number of queries in it.
 
     Raises:
-      ModelError: Scores of a wrong shape or not finite, items outside the catalogue, a bad ``ks``.
+      ModelError: Scores of a wrong shape or not finite, items outside the catalogue, a bad ``ks``, unknown metrics.
     """
     n_items = len(train_counts)
     ks = sorted(set(ks))
     if not ks or ks[0] < 1:
         raise ModelError(f"Expected list lengths of at least 1 in ks, got {ks}.")
+    if unknown := sorted(set(further) - {*RANKING_METRICS, "auc"}):
+        raise ModelError(f"Expected metrics of {', '.join(RANKING_METRICS)} and auc, got {', '.join(unknown)}.")
     for name, stratum in strata.items():
         if stratum.shape != (n_items,) or stratum.dtype != bool:
             raise ModelError(f"Expected stratum {name!r} as bool [{n_items}], got {stratum.dtype} {stratum.shape}.")
@@ -107,11 +120,16 @@ def evaluate(
     }
     views = {"": np.ones(n_items, dtype=bool)} | {f"/{name}": stratum for name, stratum in strata.items()}
     per_query = {
-        f"{name}@{k}{suffix}": metric(ranks.within(stratum), len(queries), k)
+        f"{name}@{k}{suffix}": RANKING_METRICS[name](ranks.within(stratum), len(queries), k)
         for suffix, stratum in views.items()
-        for name, metric in RANKING_METRICS.items()
+        for name in RANKING_METRICS
+        if name in ALWAYS or name in further
         for k in ks
     }
+    if "auc" in further:
+        per_query |= {
+            f"auc{suffix}": metrics.auc(ranks.within(stratum), len(queries)) for suffix, stratum in views.items()
+        }
     surprise = metrics.self_information(train_counts)
     lists = {}
     for suffix, stratum in views.items():

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import alarms
-from tfllmrec.evaluation.protocol import RANKING_METRICS, Result, paired_difference
+from tfllmrec.evaluation.protocol import ALWAYS, RANKING_METRICS, Result, paired_difference
 from tfllmrec.wording import visible
 
 MIN_TARGETS = 20
@@ -120,7 +120,7 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
 
 
 def shown_columns(results: Mapping[str, Result]) -> list[str]:
-    """Labels of the scoreboard: ndcg, recall, recall of each stratum, coverage.
+    """Labels of the scoreboard: ndcg, recall, recall of each stratum, further metrics that were asked for, coverage.
 
     At 10, or at the largest k measured where 10 is missing. Ranking metrics of fewer than :data:`MIN_TARGETS` targets
     are left out; a count that is not known leaves nothing out.
@@ -138,7 +138,7 @@ def hidden_columns(results: Mapping[str, Result]) -> str | None:
 def targets_of(results: Mapping[str, Result], label: str) -> int | None:
     """Number of targets behind a ranking metric; ``None`` for other metrics, and where it is not known."""
     name, _, stratum = label.partition("/")
-    if name.partition("@")[0] not in RANKING_METRICS:
+    if name.partition("@")[0] not in (*RANKING_METRICS, "auc"):
         return None
     return next(iter(results.values())).counts.get(f"targets/{stratum}" if stratum else "targets")
 
@@ -168,7 +168,9 @@ def _list_length(results: Mapping[str, Result]) -> int:
 def _columns(results: Mapping[str, Result]) -> list[str]:
     k = _list_length(results)
     strata = [label for label in next(iter(results.values())).metrics if label.startswith(f"recall@{k}/")]
-    return [f"ndcg@{k}", f"recall@{k}", *strata, f"coverage@{k}"]
+    asked = [f"{name}@{k}" for name in RANKING_METRICS if name not in ALWAYS] + ["auc"]
+    further = [label for label in asked if label in next(iter(results.values())).metrics]
+    return [f"ndcg@{k}", f"recall@{k}", *strata, *further, f"coverage@{k}"]
 
 
 def _rows(results: Mapping[str, Result], columns: list[str]) -> list[tuple[str, list[tuple[str, bool]]]]:

@@ -94,6 +94,7 @@ def measure_one(
         train_counts=split.train_counts,
         strata=split.strata(settings.head_share),
         ks=settings.ks,
+        further=settings.metrics,
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
         seed=config.seed,

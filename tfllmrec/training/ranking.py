@@ -598,7 +598,7 @@ class HeldOut(tf.keras.callbacks.Callback):
         row, found = np.arange(len(logits)), part["label"] < self.candidates
         own, offered = logits[row, part["label"]][:, np.newaxis], logits[:, : self.candidates]
         better = np.where(found, (offered > own).sum(axis=1), UNREACHABLE)
-        ranks = TargetRanks(row, part["label"], better, np.maximum((offered == own).sum(axis=1), 1))
+        ranks = TargetRanks(row, part["label"], better, np.maximum((offered == own).sum(axis=1), 1), there.sum(axis=1))
         error = np.clip(told, self.ranking.low, self.ranking.high) - ratings
         return np.stack([surprise, ndcg(ranks, len(row), 10), error**2])
 
@@ -620,9 +620,10 @@ def measure_ranking(
       ``difference`` (to the hybrid's order, with its 95 % interval, for ``ndcg@10`` and ``recall@10`` in all and in
       the tail; as far as they were measured); ``offered``, the queries of at most :data:`LISTS` whose next item is
       among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
-      are alike) and ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score);
-      where the data has ratings ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and
-      ``rmse_biases`` (with those of item and user). ``None`` where there is nothing to average.
+      are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score) and
+      ``accuracy`` (how often the most likely candidate is the next item, ties shared out); where the data has ratings
+      ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and ``rmse_biases`` (with those of item
+      and user). ``None`` where there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured: dict[str, Any] = {"candidates": reranked.candidates}
@@ -642,7 +643,7 @@ def measure_ranking(
 
 
 def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
-    losses, even, ours, hybrids = ([] for _ in range(4))
+    losses, even, ours, hybrids, right = ([] for _ in range(5))
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
         items = reranked.best(scores, batch)
@@ -655,8 +656,10 @@ def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
         even.append(np.log(there.sum(axis=1)))
         ours.append(_auc(probability, label, there))
         hybrids.append(_auc(score, label, there))
-    names = ("log_loss", "log_loss_even", "auc", "auc_hybrid")
-    values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids)]
+        first = probability == probability.max(axis=1, keepdims=True, initial=0)
+        right.append((first & label).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
+    names = ("log_loss", "log_loss_even", "auc", "auc_hybrid", "accuracy")
+    values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids, right)]
     means = {name: _mean(value[np.isfinite(value)]) for name, value in zip(names, values, strict=True)}
     return {"offered": len(values[0]), **means}
 
