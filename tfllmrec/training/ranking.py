@@ -622,8 +622,8 @@ def measure_ranking(
       among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
       are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score) and
       ``accuracy`` (how often the most likely candidate is the next item, ties shared out); where the data has ratings
-      ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and ``rmse_biases`` (with those of item
-      and user). ``None`` where there is nothing to average.
+      ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and ``rmse_biases`` (with those of
+      item and user). ``None`` where there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured: dict[str, Any] = {"candidates": reranked.candidates}
