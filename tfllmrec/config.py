@@ -333,7 +333,7 @@ class RankingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     folds: int = Field(
-        5, ge=2, description="Parts of the users; a model trained on the others says what it is worth on each."
+        3, ge=2, description="Parts of the users; a model trained on the others says what it is worth on each."
     )
 
 
