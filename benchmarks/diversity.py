@@ -23,6 +23,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.layers.diverse_order import Method, diverse_order
+from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.progress import show_progress
 from tfllmrec.runs.run import Run
 
@@ -32,17 +33,14 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Figures = dict[str, np.ndarray]
 
 
-def candidates(run: Run, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
-    """Queries, the best items of each that are new to the user, int ``[B, C]``, and their scores."""
-    model = run.load_model()
+def candidates(model: Hybrid, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
+    """Queries, the best items of each that are new to the user, int ``[B, C]`` (-1: none is left), and their scores."""
     with show_progress("Scoring", "queries") as progress:
         done = 0
         for batch in queries.batches(512):
             scores = masked(model.score(batch), batch.exclude)
             items = top_items(scores, CANDIDATES)
-            there = items >= 0
-            items = np.where(there, items, 0)
-            yield batch, items, np.where(there, np.take_along_axis(scores, items, axis=1), -np.inf)
+            yield batch, items, np.where(items >= 0, np.take_along_axis(scores, np.maximum(items, 0), axis=1), -np.inf)
             done += len(batch)
             progress(done, len(queries))
 
@@ -54,10 +52,10 @@ def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tu
     tail = run.split.strata(run.config.evaluation.head_share)["tail"]
     order = tf.function(diverse_order, autograph=False, reduce_retracing=True)
     parts: dict[tuple[Method, float], list[Figures]] = {}
-    for batch, items, scores in candidates(run, queries):
+    for batch, items, scores in candidates(model, queries):
         there = np.isfinite(scores)
         targets = np.array([row[0] for row in batch.targets])
-        vectors = tf.gather(learned, items)
+        vectors = tf.gather(learned, np.maximum(items, 0))
         for method in methods:
             for diversity in DIVERSITIES:
                 chosen = order(
@@ -72,7 +70,7 @@ def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tu
                         "recall@10": found.any(axis=1).astype(float),
                         "distance of texts": distance(text[listed]),
                         "distance of learned vectors": distance(learned.numpy()[listed]),
-                        "tail items": tail[listed].mean(axis=1),
+                        "tail items": (tail[listed] & (listed >= 0)).sum(axis=1) / (listed >= 0).sum(axis=1),
                         "listed": listed,
                     }
                 )
@@ -111,7 +109,7 @@ def section(run: Run, command: str) -> str:
                 for name in ("distance of texts", "distance of learned vectors")
             },
             "tail items": f"{own['tail items'].mean():.1%}",
-            "coverage@10": f"{len(np.unique(own['listed'])) / run.split.dataset.n_items:.4f}",
+            "coverage@10": f"{len(np.unique(own['listed'][own['listed'] >= 0])) / run.split.dataset.n_items:.4f}",
         }
         header = ["diversity", *cells]
         rows.append([f"{diversity:g}", *cells.values()])

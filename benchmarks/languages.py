@@ -45,7 +45,7 @@ def recalls(encoder: Encoder | None, language: str) -> np.ndarray:
         scores = tf_idf_cosines(asked, texts)
     else:
         items = encoder.encode(texts)
-        factors, _ = search_weights(items, encoder.widths)
+        factors, _, _ = search_weights(items, encoder.widths)
         scores = encoder.for_queries.encode(asked) * factors @ items.T
     # Hidden from a list: films that share nothing with the query, which would come in the order of the file.
     ids = np.array([film["item_id"] for film in films])

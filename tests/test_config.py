@@ -23,7 +23,6 @@ from tfllmrec.config import (
     settings_without_effect,
 )
 from tfllmrec.errors import ConfigError
-from tfllmrec.runs.experiment import fit_experiment
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -131,13 +130,6 @@ def test_each_mode_and_tower_lists_settings_that_exist():
     assert set(modes) == {"frozen", "joint", *configs._OF_MODE} and set(towers) == {"same", *configs._OF_TOWER}
     assert configs._OF_PAIRS.union(*configs._OF_MODE.values()) <= set(TuningConfig.model_fields)
     assert set().union(*configs._OF_TOWER.values()) <= set(DistillationConfig.model_fields)
-
-
-def test_a_fit_says_so_first(tmp_path):
-    told = []
-    with pytest.raises(ConfigError, match="Nothing to resume"):
-        fit_experiment(parse_config({"tuning": {"rank": 4}}), tmp_path / "none", resume=True, tell=told.append)
-    assert told == ["warning: tuning.rank has no effect with text.mode=frozen"]
 
 
 # --- Refusals: the key, what was expected, what came, the nearest real one -------------------------------------------

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from tfllmrec.client import client as client_module
@@ -464,7 +465,9 @@ def test_diversity_goes_with_all_inputs(client, served):
     assert asked == [
         ("recommend_full", [0.25]), ("recommend_full", [0, 1]), ("recommend", None), ("recommend_full", [0]),
     ]  # fmt: skip
-    for wrong in (1.5, "high", [0.1, 0.2]):
+    client.recommend(["a"], diversity=np.float32(0.5))
+    assert served.calls[-1][2]["diversity"] == [0.5]
+    for wrong in (1.5, "high", None, math.nan, [0.1, 0.2], ["high"]):
         with pytest.raises(DataError, match="diversity"):
             client.recommend(["a"], diversity=wrong)
 
@@ -1105,6 +1108,9 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
         agree(patient.recommend(history, allow=allow), exported.recommend(histories=[history], allow=allow))
         both("search", "red toy", allow=allow)
         both("similar", "i8", allow=allow)
+    diverse = exported.recommend(histories=[history], k=5, diversity=0.8)
+    agree(patient.recommend(history, k=5, diversity=0.8), diverse)
+    assert diverse.item_id.tolist() != exported.recommend(histories=[history], k=5).item_id.tolist()
     items = here.item_id.tolist()
     told = zip(patient.explain(history, items, ratings), exported.explain(history, items, ratings), strict=True)
     for over_the_wire, in_here in told:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import chi2_contingency
 
 from tfllmrec.config import parse_config
 from tfllmrec.data import read_dataset
@@ -62,30 +63,88 @@ def test_what_tells_of_the_choice_is_told_from_what_does_not(report):
         assert fields[key].drop == "tells nothing beyond chance"
 
 
-def test_columns_of_users_are_compared_with_other_assignments_to_users(report):
-    """Twenty events each: a test that took them for independent would find the size of shoes highly significant."""
-    from scipy.stats import chi2_contingency
+def of_tables(tmp_path, **tables):
+    """The report on tables that are written as CSV files; no setting but their paths and ``fields``."""
+    fields = tables.pop("fields", {})
+    for name, table in tables.items():
+        pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {name: str(tmp_path / f"{name}.csv") for name in tables}
+    config = parse_config({"data": files | {"repeats": "all", "fields": fields}})
+    return feature_report(read_dataset(config.data, tmp_path))
 
+
+def test_columns_of_users_are_compared_with_other_assignments_to_users(tmp_path):
+    """Two hundred events each: a test that takes them for independent finds the size of shoes highly significant."""
     generator = np.random.default_rng(1)
     shoe, taste = generator.integers(0, 3, 30), generator.integers(0, 2, 30)
     assert chi2_contingency(pd.crosstab(np.repeat(shoe, 200), np.repeat(taste, 200))).pvalue < 0.01
-    assert by_key(report)["user.shoe"].tells[0].p > 0.05
+    events = {"user": np.repeat(np.arange(30), 200), "item": np.repeat(taste, 200)}
+    found = of_tables(tmp_path, events=events, users={"user": np.arange(30), "shoe": shoe})
+    assert by_key(found)["user.shoe"].tells[0].p > 0.05
+
+
+def columns(n=60, **of_items):
+    """Events of 40 users, each of whom takes every fourth of ``n`` items, and columns of the items."""
+    users = np.repeat(np.arange(40), 15)
+    events = {"user": users, "item": 4 * np.random.default_rng(3).integers(0, n // 4, 600) + users % 4}
+    return {"events": events, "items": {"item": np.arange(n), **of_items}}
+
+
+def test_only_fields_that_follow_from_each_other_say_the_same(tmp_path):
+    n = np.arange(60)
+    found = by_key(of_tables(tmp_path, **columns(group=[f"g{i % 4}" for i in n], subgroup=[f"s{i % 20}" for i in n])))
+    assert not any("says the same" in found[f"item.{name}"].drop for name in ("group", "subgroup"))
+    rare = ["a" if i % 30 == 0 else "b" if i % 30 == 1 else "" for i in n]
+    found = by_key(of_tables(tmp_path, **columns(kind=[f"k{i % 3}" for i in n], rare=rare)))
+    assert not any("says the same" in found[f"item.{name}"].drop for name in ("kind", "rare"))
+
+
+def test_of_fields_that_say_the_same_one_stays(tmp_path):
+    n = np.arange(60)
+    found = by_key(of_tables(tmp_path, **columns(a=n % 4, b=n % 4 + 10, c=n % 4 + 20)))
+    assert [found[f"item.{name}"].drop.startswith("says the same") for name in "abc"] == [False, True, True]
+    sparse = ["x" if i == 0 else "" for i in n]
+    found = by_key(of_tables(tmp_path, **columns(kind=["x" if i == 0 else "y" for i in n], rare=sparse)))
+    assert found["item.rare"].drop.startswith("is missing") and "says the same" not in found["item.kind"].drop
+
+
+def test_a_flag_is_more_than_one_value(tmp_path):
+    found = by_key(of_tables(tmp_path, **columns(sale=["sale" if i % 3 else "" for i in range(60)], shape="round")))
+    assert found["item.shape"].drop == "has one value only" and "one value" not in found["item.sale"].drop
+
+
+def test_ratings_and_kinds_of_events_are_never_left_out(tmp_path):
+    tables = columns()
+    stars = np.random.default_rng(4).integers(1, 6, 600)
+    tables["events"] |= {"rating": stars, "a_copy": [f"s{star}" for star in stars], "kind": "view"}
+    found = by_key(of_tables(tmp_path, **tables))
+    assert not found["event.rating"].drop and not found["event.kind"].drop
+    assert found["event.a_copy"].drop == "says the same as event.rating"
+
+
+def test_the_suggested_setting_keeps_others_and_odd_names(tmp_path):
+    tables = columns(**{"o'clock: #1, odd": "same", "size": [i % 4 for i in range(60)]})
+    asked = {"item.size": {"kind": "number"}, "item.o'clock: #1, odd": {"kind": "category"}}
+    found = of_tables(tmp_path, fields=asked, **tables)
+    files = {"events": str(tmp_path / "events.csv"), "items": str(tmp_path / "items.csv"), "repeats": "all"}
+    again = read_dataset(parse_config({"data": files}, [found.suggestion]).data, tmp_path).schema
+    assert "item.o'clock: #1, odd" not in {field.key for field in again} and again["item.size"].kind == "number"
 
 
 def test_times_of_events_are_read_by_hour_and_by_weekday(report):
-    tells = {each.target: each for each in by_key(report)["request.timestamp_s"].tells}
-    assert tells["item by hour"].information == pytest.approx(1) and tells["item by hour"].p == 0.01
-    assert tells["item by weekday"].information < 0.05
-    assert tells["item by hour"].worded() == "1.0000 by hour"
+    tells = {(each.target, each.part): each for each in by_key(report)["request.timestamp_s"].tells}
+    by_hour = tells["item", "by hour"]
+    assert by_hour.information == pytest.approx(1) and by_hour.p == 0.01 and by_hour.worded() == "1.0000 by hour"
+    assert tells["item", "by weekday"].information < 0.05
+    # The hour says the same as the device, but the weekday might tell something else.
+    assert not by_key(report)["request.timestamp_s"].drop
 
 
 def test_what_may_be_left_out_and_the_setting_that_does_it(report, tmp_path):
     fields = by_key(report)
     assert fields["item.shape"].drop == "has one value only"
-    assert fields["item.note"].drop == "has one value only" and fields["item.note"].missing == pytest.approx(
-        1 - 1 / ITEMS
-    )
-    assert fields["request.platform"].drop == "says the same as request.device (Cramer's V 1.00)"
+    assert fields["item.note"].drop == "is missing in 97.5% of the rows"
+    assert fields["request.platform"].drop == "says the same as request.device"
     assert not fields["request.device"].drop and not fields["item.categories"].drop
     without = planted(tmp_path, report.suggestion).schema
     assert {field.key for field in without} == {field.key for field in report.fields if not field.drop}

@@ -178,6 +178,8 @@ def test_a_schema_is_stored_and_read_back():
         pd.DataFrame({"item": ["i1"], "categories": ["a|b"]}),
     )
     assert Schema.from_dict(json.loads(json.dumps(schema.as_dict()))) == schema
+    earlier = {"name": "age", "owner": "user", "kind": "number", "mean": 40.0, "deviation": 9.0, "edges": [1.0, 90.0]}
+    assert Schema.from_dict([earlier])["user.age"] == Field("age", "user", "number", (), 40.0, 9.0, (1.0, 90.0))
 
 
 def test_lines_say_what_is_read():

@@ -157,6 +157,20 @@ def test_alarms_are_about_every_baseline(chain_split, chain_config):
     assert all(line.startswith("hybrid: ") for line in alarms)
 
 
+def test_settings_without_effect_are_those_of_the_runs_own_config(chain_config, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "encode", stop)
+    config = chain_config.model_copy(deep=True)
+    config.tuning.rank = 4
+    for asked, resume in ((config, False), (chain_config, True)):
+        told = []
+        with pytest.raises(KeyboardInterrupt):
+            fit_experiment(asked, tmp_path / "run", resume=resume, tell=told.append)
+        assert "warning: tuning.rank has no effect with text.mode=frozen" in told
+
+
 def test_the_ranking_model_is_there_and_measured(chain_run, bare_run):
     run, told = chain_run
     hybrid = run.load_model()

@@ -53,6 +53,20 @@ def test_what_it_holds_goes_with_it(chain_version):
         tf.raw_ops.LookupTableSizeV2(table_handle=table)
 
 
+def test_a_diverse_list_and_an_export_from_before_there_were_any(saved, monkeypatch):
+    asked = {"histories": [["i3", "i4"]], "k": 5}
+    plain, diverse = saved.recommend(**asked), saved.recommend(**asked, diversity=0.8)
+    assert diverse.item_id[0] == plain.item_id[0] and diverse.item_id.tolist() != plain.item_id.tolist()
+    assert len(diverse) == 5 and diverse.reason.str.len().min() > 0
+    allowed = saved.recommend(**asked, diversity=0.8, allow=["i5", "i6", "i9"])
+    assert sorted(allowed.item_id) == ["i5", "i6", "i9"]
+    with pytest.raises(DataError, match="Expected diversity as a number from 0 to 1, got 2"):
+        saved.recommend(**asked, diversity=2)
+    monkeypatch.setattr(type(saved), "_inputs", lambda self, signature: {})
+    with pytest.raises(ModelError, match="exported before lists could be diverse: export it again"):
+        saved.recommend(**asked, diversity=0.8)
+
+
 def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(chain_version, tmp_path, monkeypatch):
     done = []
 

@@ -391,6 +391,7 @@ def test_each_row_has_its_own_diversity_and_k(with_fields):
         assert both["item_ids"][row] == alone["item_ids"][0] + [b""] * (6 - k)
         assert both["scores"][row] == pytest.approx(alone["scores"][0] + [0] * (6 - k))
     assert both["item_ids"][2] == [b""] * 6
+    assert answer(with_fields.recommend_full, history=histories[:1], k=[-1], diversity=[0.5])["item_ids"] == [[]]
     whole = answer(with_fields.recommend_full, history=histories[:1], k=[1000], diversity=[0.7])["item_ids"][0]
     plain = answer(with_fields.recommend_full, history=histories[:1], k=[1000])["item_ids"][0]
     assert sorted(whole) == sorted(plain) and whole != plain and len(whole) == with_fields.n_items

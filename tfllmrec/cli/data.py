@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,11 +76,11 @@ def features(
     items: Items = None,
     users: Users = None,
     rows: Annotated[int, typer.Option("--rows", min=100, help="Events to look at; a larger log is sampled.")] = 200_000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sample and of the random reassignments.")] = 42,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the sample and of the permutation test.")] = 42,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Show what each field tells of the chosen item, its rating and its popularity, and which fields to leave out."""
+    """Show how closely each field goes with the chosen item, its rating and popularity, and which can be left out."""
     from tfllmrec.data.features import feature_report
 
     dataset = _read(source, events, items, users, overrides)
@@ -99,7 +100,7 @@ def print_features(name: str, report: FeatureReport) -> None:
     title = cell(f"{name}: {report.sampled:,} of {report.events:,} events")
     table = Table(box=SIMPLE, title=title, title_justify="left")
     targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
-    for column in ("field", "kind", "missing", "distinct", "outliers", *targets, "may be left out: it"):
+    for column in ("field", "kind", "missing", "distinct", "outliers", *targets, "leave out because it"):
         table.add_column(column, justify="right" if column in ("missing", "distinct", "outliers") else "left")
     for field in report.fields:
         told = [
@@ -115,7 +116,7 @@ def print_features(name: str, report: FeatureReport) -> None:
         also = "" if pair.correlation is None else f", Spearman's correlation {pair.correlation:.2f}"
         say(f"{pair.first} and {pair.second} go together: Cramer's V {pair.association:.2f}{also}")
     if report.suggestion:
-        say(f"to leave out what may be left out: --set '{report.suggestion}'")
+        say(f"To leave these fields out: --set {shlex.quote(report.suggestion)}")
 
 
 def print_description(dataset: Dataset) -> None:

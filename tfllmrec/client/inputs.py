@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from ..errors import DataError
@@ -30,11 +31,13 @@ def diversity_inputs(rows: int, diversity: float | Sequence[float]) -> dict[str,
     Raises:
       DataError: not as many numbers as rows, or one that is not between 0 and 1.
     """
-    values = [diversity] * rows if isinstance(diversity, int | float) else list(diversity)
+    values = (
+        list(diversity) if isinstance(diversity, Sequence) and not isinstance(diversity, str) else [diversity] * rows
+    )
     if len(values) != rows:
         raise DataError(f"Expected one diversity for each of {rows} queries, got {len(values)}.")
     for value in values:
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
+        if not isinstance(value, Real) or not 0 <= value <= 1:
             raise DataError(f"Expected diversity as a number from 0 to 1, got {value!r}.")
     return {"diversity": [float(value) for value in values]} if any(values) else {}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -11,36 +12,35 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency, entropy
 
-from tfllmrec.columns import CATEGORIES, ITEM_INDEX, ORDER, RATING, USER_INDEX
+from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, USER_INDEX
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
-from tfllmrec.data.schema import RATING_KEY, Field
+from tfllmrec.data.schema import BINS, FAR, RATING_KEY, Field
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Progress
 
 if TYPE_CHECKING:
     from tfllmrec.data.dataset import Dataset
 
-#: Bins of a number, by quantiles; of popularity, and of events in a sample.
-BINS = 16
+#: Bins of the popularity of items, by quantiles.
 STRATA = 10
 #: Labels of items that are told apart; the others count as one.
 LABELS = 50
 #: Values of a field that are told apart, the most frequent ones; the others count as one.
 VALUES = 200
-#: Robust standard deviations from the median beyond which a number is an outlier; encoders clip there.
-FAR = 5.0
 #: A field with fewer values than this share of its rows is nearly empty.
 FEW = 0.05
-#: Of pairs: the least that is listed, and from where on one of the two is enough.
+#: The least Cramer's V of a pair that is listed, and the least :attr:`Pair.same` of which one field is enough.
 LISTED, SAME = 0.5, 0.95
-#: Random reassignments of a field's cells, and the share of them above which an association may be chance.
-REASSIGNED, CHANCE = 99, 0.05
-#: A category with more distinct values than this share of its rows is an id in disguise.
+#: Permutations of a field's cells, and the p-value above which an association may be chance.
+PERMUTATIONS, CHANCE = 99, 0.05
+#: A category of which more than this share of the values occurs once is an id in disguise.
 ID_LIKE = 0.5
-#: Tables whose name is not that of the owner.
+#: The table of an owner, where the two names differ.
 _TABLES = {"request": "event"}
+#: Fields that models read whatever they tell.
+_READ = (RATING_KEY, f"event.{EVENT_KIND}")
 #: Rows of a vector that principal components are computed from.
 VECTOR_ROWS = 20_000
 
@@ -55,13 +55,16 @@ class Association:
 
     Attributes:
       target: ``item``, ``rating`` or ``popularity`` (events of the item). ``item`` is the item's first category, or the
-        item itself without categories; of a field of items, it is the same field of the item before.
+        item itself without categories. For a field of items, it is the value of that field for the item that the user
+        had just before.
+      part: of a time, ``by hour`` or ``by weekday``; ``""`` for other fields.
       information: mutual information above chance, as a share of the target's entropy above chance: 0 tells nothing, 1
         tells all.
-      p: the share of random reassignments with a chi-squared statistic at least as high, at least .01.
+      p: the share of random permutations of the cells with a chi-squared statistic at least as high, at least .01.
     """
 
     target: str
+    part: str
     information: float
     p: float
 
@@ -72,7 +75,7 @@ class Association:
 
     def worded(self) -> str:
         """Such as ``0.031 by hour``, in brackets where it may be chance."""
-        text = f"{max(self.information, 0.0):.4f}{self.target[len(self.target.split(' ')[0]) :]}"
+        text = f"{max(self.information, 0.0):.4f} {self.part}".rstrip()
         return f"({text})" if self.by_chance else text
 
 
@@ -83,11 +86,11 @@ class FieldFigures:
     Attributes:
       key: ``OWNER.NAME``. kind: of the schema.
       rows: cells looked at. missing: share of them without a value. distinct: different values.
-      outliers: share of a number's values more than :data:`FAR` robust standard deviations from the median (the
-        interquartile range is 1.349 of them); ``None`` of other kinds.
+      outliers: share of a number's values that are more than :data:`~tfllmrec.data.schema.FAR` spreads from the median,
+        where encoders clip them; ``None`` of other kinds.
       components: of a vector, the principal components that hold 90 % and 99 % of the variance.
       tells: what it goes with; empty for texts, ids and vectors.
-      drop: why it may be left out, or ``""``.
+      drop: why it can be left out, such as ``has one value only``, or ``""``.
     """
 
     key: str
@@ -106,14 +109,18 @@ class Pair:
     """Two fields of one owner that go together.
 
     Attributes:
-      first, second: their keys.
-      association: Cramer's V, corrected for bias (Bergsma 2013), of the binned values: 0 none, 1 the same.
+      first, second: their keys, those of times with their part.
+      association: Cramer's V, corrected for bias (Bergsma 2013), of the binned values. 0: they are independent; 1: the
+        one with fewer values follows from the other.
+      same: the share of a field's entropy that the other one tells, the lower one of both directions. 1: each follows
+        from the other.
       correlation: Spearman's, of two numbers; ``None`` otherwise.
     """
 
     first: str
     second: str
     association: float
+    same: float
     correlation: float | None
 
 
@@ -125,6 +132,7 @@ class FeatureReport:
       events, sampled: events of the data set, and those that were looked at.
       label: what stands for an item: ``category`` or ``item``.
       fields: in the order of the schema. pairs: those of :data:`LISTED` and more, the closest first.
+      asked: the ``data.fields`` that the data was read with.
     """
 
     events: int
@@ -132,16 +140,15 @@ class FeatureReport:
     label: str
     fields: tuple[FieldFigures, ...]
     pairs: tuple[Pair, ...]
+    asked: Mapping[str, Any]
 
     @property
     def suggestion(self) -> str:
-        """The setting that leaves out every field with a reason to, or ``""``."""
-        names = [f"{_TABLES.get(owner, owner)}.{name}" for owner, name in self._dropped]
-        return f"data.fields={{{', '.join(f'{name}: {{use: false}}' for name in names)}}}" if names else ""
-
-    @property
-    def _dropped(self) -> list[tuple[str, str]]:
-        return [(owner, name) for owner, _, name in (field.key.partition(".") for field in self.fields if field.drop)]
+        """The setting that leaves out every field with a reason to, beside what was asked for; ``""`` if none has."""
+        keys = [field.key.partition(".") for field in self.fields if field.drop]
+        dropped = {f"{_TABLES.get(owner, owner)}.{name}": {"use": False} for owner, _, name in keys}
+        fields = {name: asked | dropped.pop(name, {}) for name, asked in self.asked.items()} | dropped
+        return f"data.fields={json.dumps(fields, ensure_ascii=False)}" if keys else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -158,16 +165,16 @@ def feature_report(
     the item. Numbers are binned by quantiles, times of events by hour and by
     weekday (UTC), and of a cell with several names the first one counts.
 
-    Chance is what remains after the cells of a field are reassigned at random among the rows of its table. The events
+    Chance is what remains after the cells of a field are permuted among the rows of its table. The events
     of one user depend on each other: a test that ignores this finds every column of the users significant. (Columns of
-    events are reassigned event by event, so theirs are still judged too favourably.)
+    events are permuted event by event, so theirs are still judged too favourably.)
 
     A large log is sampled so that items of each popularity keep their share.
 
     Args:
       dataset: the events, items and users.
       at_most: events that are looked at.
-      seed: of the sample and of the reassignments.
+      seed: of the sample and of the permutations.
       progress: called after each field, see :func:`tfllmrec.progress.show_progress`.
 
     Raises:
@@ -186,7 +193,9 @@ def feature_report(
     before, after = _successive(dataset, at_most)
     generator = np.random.default_rng(seed)
 
-    figures, codes_of, numbers_of = [], {}, {}
+    figures: list[FieldFigures] = []
+    codes_of: dict[tuple[str, str], np.ndarray] = {}
+    numbers_of: dict[str, np.ndarray] = {}
     schema = dataset.schema
     for place, field in enumerate(schema):
         if progress:
@@ -197,31 +206,38 @@ def feature_report(
         values = field.encode(table[field.name])
         tells = []
         for part, codes in _codes(field, values).items():
-            codes_of[field.key + part] = codes
+            codes_of[field.key, part] = codes
             if field.owner == "item":
                 sides = {"item": _both(before, after), "popularity": _against(popularity)}
             else:
                 sides = {"item": _against(chosen, rows)}
             if rated is not None and field.key != RATING_KEY:
                 sides["rating"] = _against(rated, rows)
-            tells += [_association(target + part, codes, side, generator) for target, side in sides.items()]
+            tells += [_association(target, part, codes, side, generator) for target, side in sides.items()]
         if field.kind == "number":
             numbers_of[field.key] = values
         figures.append(_figures(field, table[field.name], values, tuple(filter(None, tells))))
     if progress:
         progress(len(schema.fields), len(schema.fields))
     pairs = _pairs(codes_of, numbers_of)
-    return FeatureReport(len(dataset.events), len(events), label, tuple(_without_twins(figures, pairs)), tuple(pairs))
+    asked = {name: field.model_dump(mode="json", exclude_defaults=True) for name, field in dataset.fields.items()}
+    return FeatureReport(
+        len(dataset.events), len(events), label, tuple(_without_twins(figures, pairs)), tuple(pairs), asked
+    )
 
 
 def _without_twins(figures: list[FieldFigures], pairs: list[Pair]) -> list[FieldFigures]:
-    """The figures, in which the second field of each pair that says the same is dropped."""
-    twins: dict[str, str] = {}
-    for pair in pairs:
-        first, second = (key.split(" ")[0] for key in (pair.first, pair.second))
-        if pair.association >= SAME and first not in twins:
-            twins.setdefault(second, f"says the same as {first} (Cramer's V {pair.association:.2f})")
-    return [replace(each, drop=each.drop or twins.get(each.key, "")) for each in figures]
+    """The figures, with a reason to leave out one field of each pair that says the same."""
+    drop = {each.key: each.drop for each in figures}
+    for pair in sorted(pairs, key=lambda pair: -pair.same):
+        one, other = pair.first, pair.second
+        if pair.same < SAME or drop.get(one, "part") or drop.get(other, "part"):  # a part of a time is not the field
+            continue
+        if other in _READ:
+            one, other = other, one
+        if other not in _READ:
+            drop[other] = f"says the same as {one}"
+    return [replace(each, drop=drop[each.key]) for each in figures]
 
 
 def _sample(dataset: Dataset, at_most: int, seed: int) -> np.ndarray:
@@ -255,22 +271,24 @@ def _targets(dataset: Dataset, events: pd.DataFrame) -> tuple[np.ndarray, np.nda
 
 
 def _codes(field: Field, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Codes of encoded values, -1 where there is none, by a word that tells several of one field apart."""
+    """Codes of encoded values by :attr:`Association.part`; a missing value has a code of its own, as for encoders."""
     match field.kind:
         case "category":
             codes = values[:, 0] if values.ndim > 1 else values
-            return {"": _most_frequent(np.where(codes == 0, "", codes.astype(str)).astype(object), VALUES)}
+            parts = {"": _most_frequent(np.where(codes == 0, "", codes.astype(str)).astype(object), VALUES)}
         case "number":
-            return {"": _binned(values.astype(float), BINS)}
+            parts = {"": _binned(values.astype(float), BINS)}
         case "time" if field.owner in ("user", "item"):
-            return {"": _binned(values, BINS)}
+            parts = {"": _binned(values, BINS)}
         case "time":
             there = np.isfinite(values)
             days = np.floor(np.where(there, values, 0.0) / 86_400)
             hours = np.floor(np.where(there, values, 0.0) % 86_400 / 3_600)
-            parts = {" by weekday": (days + 3) % 7} | ({" by hour": hours} if len(np.unique(hours[there])) > 1 else {})
-            return {part: np.where(there, codes, -1).astype(int) for part, codes in parts.items()}
-    return {}
+            parts = {"by weekday": (days + 3) % 7} | ({"by hour": hours} if len(np.unique(hours[there])) > 1 else {})
+            parts = {part: np.where(there, codes, -1).astype(int) for part, codes in parts.items()}
+        case _:
+            parts = {}
+    return {part: codes + 1 for part, codes in parts.items()}
 
 
 def _binned(values: np.ndarray, bins: int) -> np.ndarray:
@@ -297,16 +315,12 @@ def _against(target: np.ndarray, rows: np.ndarray | None = None) -> Sides:
 
 
 def _association(
-    name: str,
-    codes: np.ndarray,
-    sides: Sides,
-    generator: np.random.Generator,
+    target: str, part: str, codes: np.ndarray, sides: Sides, generator: np.random.Generator
 ) -> Association | None:
     """How closely the sides that ``sides`` makes of ``codes`` go together; ``None`` where one is always the same."""
     from sklearn.metrics import mutual_info_score
 
-    def measured(codes: np.ndarray) -> tuple[float, float]:
-        table = _table(*sides(codes))
+    def measured(table: np.ndarray) -> tuple[float, float]:
         if min(table.shape) < 2:
             return 0.0, 0.0
         return chi2_contingency(table, correction=False).statistic, mutual_info_score(None, None, contingency=table)
@@ -314,16 +328,12 @@ def _association(
     table = _table(*sides(codes))
     if min(table.shape) < 2:
         return None
-    statistic, information = measured(codes)
-    cells = np.flatnonzero(codes >= 0)
-    by_chance = []
-    for _ in range(REASSIGNED):
-        shuffled = codes.copy()
-        shuffled[cells] = codes[generator.permutation(cells)]
-        by_chance.append(measured(shuffled))
+    statistic, information = measured(table)
+    by_chance = [measured(_table(*sides(generator.permutation(codes)))) for _ in range(PERMUTATIONS)]
     statistics, informations = map(np.array, zip(*by_chance, strict=True))
     gained = (information - informations.mean()) / max(entropy(table.sum(axis=0)) - informations.mean(), 1e-12)
-    return Association(name, float(gained), float((1 + (statistics >= statistic).sum()) / (1 + REASSIGNED)))
+    p = (1 + (statistics >= statistic).sum()) / (1 + PERMUTATIONS)
+    return Association(target, part, float(gained), float(p))
 
 
 def _table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -347,19 +357,18 @@ def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[As
     distinct = int(written.astype(str).nunique())
     outliers = components = None
     if field.kind == "number" and there.any():
-        low, middle, high = np.quantile(values[there], [0.25, 0.5, 0.75])
-        outliers = float(np.mean(np.abs(values[there] - middle) * 1.349 > FAR * (high - low))) if high > low else 0.0
+        outliers = float(np.mean(np.abs(values[there] - field.median) > FAR * field.spread))
     if field.kind == "vector" and there.sum() > 1:
         components = _components(values[there])
     missing = 1.0 - float(there.mean()) if rows else 0.0
     drop = ""
-    if field.key == RATING_KEY:
+    if field.key in _READ:
         pass
-    elif distinct <= 1:
+    elif distinct <= 1 and not missing:
         drop = "has one value only"
     elif 1.0 - missing < FEW:
         drop = f"is missing in {missing:.1%} of the rows"
-    elif field.kind == "category" and not field.width and distinct > ID_LIKE * there.sum():
+    elif field.kind == "category" and not field.width and (written.value_counts() == 1).sum() > ID_LIKE * there.sum():
         drop = "has a value of its own in most rows"
     elif tells and all(each.by_chance for each in tells):
         drop = "tells nothing beyond chance"
@@ -376,28 +385,35 @@ def _components(vectors: np.ndarray) -> tuple[int, int]:
     return few, most
 
 
-def _pairs(codes_of: dict[str, np.ndarray], numbers_of: dict[str, np.ndarray]) -> list[Pair]:
+def _pairs(codes_of: dict[tuple[str, str], np.ndarray], numbers_of: dict[str, np.ndarray]) -> list[Pair]:
     """The pairs of fields with rows of one table that go together, the closest first."""
     found = []
-    for first, second in combinations(codes_of, 2):
-        tables = [_TABLES.get(owner, owner) for owner in (first.split(".")[0], second.split(".")[0])]
-        if tables[0] != tables[1] or first.split(" ")[0] == second.split(" ")[0]:
+    for one, other in combinations(codes_of, 2):
+        owners = [key.partition(".")[0] for key, _ in (one, other)]
+        if one[0] == other[0] or len({_TABLES.get(owner, owner) for owner in owners}) > 1:
             continue
-        association = _cramers_v(codes_of[first], codes_of[second])
-        correlation = None
-        if first in numbers_of and second in numbers_of:
-            both = pd.Series(numbers_of[first]).corr(pd.Series(numbers_of[second]), method="spearman")
+        table, correlation = _table(codes_of[one], codes_of[other]), None
+        association = _cramers_v(table)
+        if one[0] in numbers_of and other[0] in numbers_of:
+            both = pd.Series(numbers_of[one[0]]).corr(pd.Series(numbers_of[other[0]]), method="spearman")
             correlation = float(both) if np.isfinite(both) else None
         if max(association, abs(correlation or 0.0)) >= LISTED:
-            found.append(Pair(first, second, association, correlation))
+            first, second = (" ".join(each).rstrip() for each in (one, other))
+            found.append(Pair(first, second, association, _same(table), correlation))
     return sorted(found, key=lambda pair: -pair.association)
 
 
-def _cramers_v(first: np.ndarray, second: np.ndarray) -> float:
-    table = _table(first, second)
+def _cramers_v(table: np.ndarray) -> float:
     n, (rows, columns) = table.sum(), table.shape
     if n < 2 or min(rows, columns) < 2:
         return 0.0
     phi = max(0.0, chi2_contingency(table, correction=False).statistic / n - (rows - 1) * (columns - 1) / (n - 1))
     rows, columns = rows - (rows - 1) ** 2 / (n - 1), columns - (columns - 1) ** 2 / (n - 1)
     return float(min(1.0, np.sqrt(phi / max(min(rows, columns) - 1, 1e-9))))
+
+
+def _same(table: np.ndarray) -> float:
+    """:attr:`Pair.same`."""
+    alone = [entropy(table.sum(axis=axis)) for axis in (0, 1)]
+    shared = sum(alone) - entropy(table.ravel())
+    return float(shared / max(alone)) if max(alone) > 0 else 0.0

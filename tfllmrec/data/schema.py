@@ -60,10 +60,14 @@ MAX_NAMES = 32
 MAX_CODES = 32
 #: Edges between the bins of a number: quantiles, evenly spaced.
 BINS = 16
+#: Spreads from the median beyond which a number is an outlier, and is clipped.
+FAR = 5.0
 #: The interquartile range of normal numbers, in standard deviations.
 QUARTILES = 1.349
 RATING_KEY = f"event.{RATING}"
 
+#: What attributes of fields were called in runs of earlier versions, which scale numbers by these.
+_EARLIER_NAMES = {"mean": "median", "deviation": "spread"}
 _KEYS = (USER, ITEM, USER_INDEX, ITEM_INDEX, ORDER)
 #: Names of columns that are known before an event happens, and words in such names.
 _CONTEXT_NAMES = frozenset(["time", "date", "day", "hour", "month", "state", "page", "place", "query", "source"])
@@ -275,8 +279,9 @@ class Schema:
           ModelError: ``raw`` is not a list of fields.
         """
         try:
-            return cls(TypeAdapter(tuple[Field, ...]).validate_python(list(raw)))
-        except ValidationError as error:
+            fields = [{_EARLIER_NAMES.get(name, name): value for name, value in field.items()} for field in raw]
+            return cls(TypeAdapter(tuple[Field, ...]).validate_python(fields))
+        except (ValidationError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"schema: expected fields with name, owner and kind, found {shown(raw)}: {error}"
             ) from error

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import tensorflow as tf
 
 Method = Literal["mmr", "dpp"]
-# A spread of scores below the first is rounding, and so is a share of a variance below the second.
+# Below the first, a spread of scores is rounding error; below the second, so is the share of a variance that is left.
 _FAINT, _LEFT = 1e-6, 1e-4
 
 
@@ -84,11 +84,11 @@ def diverse_order(
             now = tf.range(places) == state.step
             parts = tf.where(now, part[..., tf.newaxis], parts)
             value -= part**2
-            value = tf.where(value > _LEFT * start, value, 0.0)  # equals: the first, which has the highest score
+            value = tf.where(value > _LEFT * start, value, 0.0)  # argmax takes the first of equals, the best one
         rank = tf.where(chosen, state.step, state.rank)
         after = _State(state.step + 1, rank, state.open & ~chosen, value, parts)
         for tensor, shape in zip(after, shapes, strict=True):
-            tensor.set_shape(shape)  # a loop wants to know that it stays the same
+            tensor.set_shape(shape)  # tf.while_loop needs shapes that do not change
         return after
 
     parts = tf.zeros([batch, width, 0 if method == "mmr" else places])

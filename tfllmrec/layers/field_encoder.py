@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.data.schema import Field
+from tfllmrec.data.schema import FAR, Field
 
 DAY_S = 86_400.0
 
@@ -82,7 +82,7 @@ class FieldEncoder(tf.keras.layers.Layer):
         if self.field.kind == "time":
             turns = tf.concat([values / DAY_S, values / (7 * DAY_S)], -1) % 1.0 * (2 * np.pi)
             return tf.concat([tf.sin(turns), tf.cos(turns)], -1)
-        standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -5.0, 5.0)
+        standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -FAR, FAR)
         low, high = np.array(self.field.edges[:-1], np.float32), np.array(self.field.edges[1:], np.float32)
         if not len(low):
             return standard

@@ -77,8 +77,6 @@ def fit_experiment(
       WriteError: the disk is full, read-only or broken. All that was finished before stays, and resume continues there.
       DataError, ModelError: see the steps.
     """
-    for line in settings_without_effect(config):
-        tell(f"warning: {line}")
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
             tell(f"run folder: {run.folder}")
@@ -106,6 +104,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
+    for line in settings_without_effect(config):
+        tell(f"warning: {line}")
     for finding in split.tag_findings:
         tell(f"split: {finding}")
 

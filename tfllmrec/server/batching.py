@@ -71,7 +71,7 @@ class Joining:
         """The work that a request asks for.
 
         Args:
-          inputs: as :meth:`checked` returns them; only their shapes and the values of ``k`` are read.
+          inputs: as :meth:`checked` returns them; only their shapes and the values of ``k`` and ``diversity`` are read.
           max_rows: of a request.
 
         Raises:

@@ -28,7 +28,7 @@ ANSWER_VALUES = 1 << 22
 # fields of an event, at most tfllmrec.layers.field_decoder.ENTRIES; of a candidate; of a text, which the tokenizer
 # truncates; of a token; and of a pair of tokens, as attention compares them.
 _ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 32, 512, 1024, 1 << 17, 2048, 8
-# Of a diverse list: 500 candidates with vectors of 128 numbers, compared 100 times.
+# Of a diverse list: about what 500 candidates with vectors of 128 numbers and 100 components of each take.
 _DIVERSE = 1 << 17
 #: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow

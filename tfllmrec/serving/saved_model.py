@@ -150,7 +150,7 @@ class SavedModel:
           DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
             do not fit the histories; a ``diversity`` out of range.
         """
-        diverse = diversity_inputs(1, diversity)
+        diversity_inputs(1, diversity)
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
@@ -158,7 +158,7 @@ class SavedModel:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, {**own, **diverse}, **queries)
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, diversity, **queries)
             return self._with_reasons(answers, queries)
 
         return to_frame(_in_batches(len(past), of), users)
@@ -416,29 +416,32 @@ class SavedModel:
         exclude: Sequence[str] | None,
         allow: Allow,
         categories: Sequence[str],
-        fields: Mapping[str, Sequence[Any]] | None = None,
+        fields: Mapping[str, Sequence[Sequence[str]]] | None = None,
+        diversity: float = 0.0,
+        /,
         **inputs: np.ndarray,
     ) -> list[Answer[Recommendation]]:
         """The ``k`` best items of each query by a signature, or by the full one if filters or fields are set.
 
         Args:
           exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
-          fields: ``context`` and ``event_fields``, a row for each query; ``diversity``, a single row.
+          fields: ``context`` and ``event_fields``, a row for each query.
+          diversity: of all queries.
         """
         inputs["k"] = np.full(queries, count_of(k), np.int32)
         if exclude is not None:
             inputs["exclude"] = _strings([listed_strings("exclude", exclude)] * queries)
         allow = None if allow is None else listed_strings("allow", allow)
         filters = filter_inputs(queries, [allow] * queries, [listed_strings("categories", categories)] * queries)
-        further: dict[str, Sequence[Any]] = {**filters, **(fields or {})}
-        if further:
-            if signature == "recommend":
-                inputs["diversity"] = np.full(queries, further.pop("diversity", [0.0])[0], np.float32)
+        further: dict[str, Sequence[Sequence[str]]] = {**filters, **(fields or {})}
+        if further or diversity:
             names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
             inputs |= {name: _strings(further.get(name, [()] * queries)) for name in names}
             if signature == "search":
                 inputs["ratings"] = _no_ratings(queries)
             signature += "_full"
+            if signature == "recommend_full" and (diversity or "diversity" in self._inputs(signature)):
+                inputs["diversity"] = np.full(queries, diversity, np.float32)
         out = self._call(signature, **inputs)
         unread = out.get("unread", np.zeros(queries, int))
         return [
@@ -477,8 +480,13 @@ class SavedModel:
                 f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
                 + self._why_not(signature)
             )
+        if "diversity" in inputs and "diversity" not in self._inputs(signature):
+            raise ModelError(f"{self.folder} was exported before lists could be diverse: export it again.")
         out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in out.items()}
+
+    def _inputs(self, signature: str) -> Mapping[str, tf.TensorSpec]:
+        return self._signatures[signature].structured_input_signature[1]
 
     def _why_not(self, signature: str) -> str:
         if signature == "search_tokens" and "search" in self._signatures:

@@ -36,13 +36,14 @@ RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
 K = tf.TensorSpec((None,), tf.int32, "k")
 DIVERSITY = tf.TensorSpec((None,), tf.float32, "diversity")
 #: Defaults of the full signatures, each of one row, which stands for every row of a request.
-NO_STRINGS, NO_RATINGS, TEN, NONE = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10]), tf.zeros(1)
+NO_STRINGS, NO_RATINGS, TEN, NO_DIVERSITY = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10]), tf.zeros(1)
 
-#: How much a history moves a search: a standard deviation of its scores, in standard deviations of the texts' cosines.
+#: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
+#: cosines between the catalogue's texts.
 PERSONAL = 0.5
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
-#: Candidates for each place of a diverse list, how many there are at least and at most, and the most places.
+#: Of a diverse list: candidates per place, the fewest and the most candidates, the most places that are diversified.
 CANDIDATES, FEWEST, MOST, PLACES = 5, 50, 500, 100
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
 SAMPLED = 2000
@@ -242,7 +243,7 @@ class ServingModel(tf.Module):
         allow=NO_STRINGS,
         categories=NO_STRINGS,
         k=TEN,
-        diversity=NONE,
+        diversity=NO_DIVERSITY,
     ):
         """As :meth:`recommend`, with fields and filters; see the class.
 
@@ -255,6 +256,7 @@ class ServingModel(tf.Module):
         history, ratings, event_fields, context, exclude, allow, categories, k, diversity = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity
         )
+        k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         filters = self._filters(allow, categories)
         more = tf.where(
