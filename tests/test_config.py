@@ -154,12 +154,12 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         (
             "text: {mode: adapter, query_encoder: layers}",
             [],
-            "expected an encoder without adapter and prefix, found text.mode=adapter",
+            "expected an encoder without an adapter or a prefix, found text.mode=adapter",
         ),
         (
             "text: {mode: prefix, query_encoder: layers}",
             [],
-            "expected an encoder without adapter and prefix, found text.mode=prefix",
+            "expected an encoder without an adapter or a prefix, found text.mode=prefix",
         ),
         ("training: 3", [], "training: expected keys of its own"),
         ("", ["training=3"], "--set: training: expected keys of its own"),

@@ -197,7 +197,11 @@ class TuningConfig(Section):
         description="A paraphrase is dropped if the cosine between its vector and that of its text is below this; the "
         "mean vector of all texts is subtracted from both first.",
     )
-    rank: int = Field(8, ge=1, description="Of lora; of adalora, the average of its kernels in the end.")
+    rank: int = Field(
+        8,
+        ge=1,
+        description="Rank of lora's matrices; for adalora, a kernel's average rank in the second half of training.",
+    )
     alpha: float = Field(16.0, gt=0, description="Of lora and adalora: their weights are multiplied by alpha / rank.")
     targets: list[str] = Field(
         ["attention", "feed_forward"],
@@ -206,7 +210,7 @@ class TuningConfig(Section):
     )
     layers: int = Field(2, ge=1, description="Of top_layers.")
     width: int = Field(64, ge=1, description="Of adapter.")
-    length: int = Field(16, ge=1, description="Of prefix: tokens in front of each text.")
+    length: int = Field(16, ge=1, description="Of prefix: trained keys and values in each layer.")
 
 
 class DistillationConfig(Section):
@@ -383,8 +387,8 @@ class ExperimentConfig(Section):
         if self.text.query_encoder == "layers" and mode in ("adapter", "prefix"):
             where = "tuning.joint" if self.text.mode == "joint" else "text.mode"
             raise ValueError(
-                f"text.query_encoder=layers: expected an encoder without adapter and prefix, found {where}={mode}. Use "
-                "text.query_encoder=hashed_ngrams, or another mode"
+                f"text.query_encoder=layers: expected an encoder without an adapter or a prefix, found {where}={mode}. "
+                "Use text.query_encoder=hashed_ngrams, or another mode"
             )
         return self
 

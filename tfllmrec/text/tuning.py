@@ -101,7 +101,7 @@ class Prefix(tf.Module):
     """Trained keys and values in front of those of a text, in one layer (Li and Liang 2021, arXiv:2101.00190).
 
     In each head, the query q of a token, scaled, adds ``g softmax(q K^T) V`` to the token's context. In the paper the
-    prefix and the text share a softmax, in which no prefix leaves the encoder as it was. Here the prefix has a softmax
+    prefix and the text share a softmax, so that a new prefix already changes the output. Here the prefix has a softmax
     of its own and the head a gate g, which is 0 at first (LLaMA-Adapter, Zhang et al. 2023, arXiv:2303.16199, section
     3.2), so that it starts as the encoder. K and V start as those of real tokens, as the paper advises for few data.
     They are trained directly, not through the paper's perceptron: whether that helps depends on the data (Liu et al.
@@ -151,11 +151,15 @@ class Tuning:
         with tf.GradientTape() as tape:
             loss = loss_of(tuning.vectors(inputs))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
+        tuning.observe(gradients)
         optimizer.apply_gradients(zip(gradients, tuning.variables))
+        tuning.prune()
         tuning.write()
 
-    Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of
-    ``vectors``, ``gradients`` and ``write``: any tape differentiates it by ``variables``.
+    Where gradients are accumulated, the last four lines run once for each update, with the accumulated gradients.
+
+    Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of the
+    methods above: any tape differentiates it by ``variables``.
 
     It is no ``tf.Module``: a Keras model that holds one tracks nothing of it. Give it ``variables`` and ``state`` to
     checkpoint, and call :meth:`write` after they were put back.
@@ -167,7 +171,7 @@ class Tuning:
         is trained, but for ``adapter`` and ``prefix``.
       variables: what is trained, checkpointed and shipped.
       watched: what the loss is differentiated by; the same but for ``lora`` and ``adalora``.
-      start: of these two, the watched kernels as they came; not trainable. Empty in the other modes.
+      start: of ``lora`` and ``adalora``: the watched kernels before tuning; not trainable. Empty in the other modes.
       state: of ``adalora``, what its choice of ranks goes on from: checkpointed, not shipped. Empty in the other modes.
       adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
       pooling: as in :func:`text_vectors`.
@@ -207,9 +211,17 @@ class Tuning:
         """The gradients of ``variables`` from those of ``watched``."""
         return list(watched)
 
+    def observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
+        """Counts an update of ``variables`` by ``gradients``; to be called before it."""
+        return  # AutoGraph cannot convert a function that is nothing but its docstring
+
+    def prune(self) -> None:
+        """Sets to 0 what is not kept; to be called after each update, and before :meth:`write`."""
+        return  # as above
+
     def write(self) -> None:
         """Makes the encoder follow ``variables``: to be called whenever these have changed."""
-        return  # AutoGraph cannot convert a function that is nothing but its docstring
+        return  # as above
 
     def digest(self) -> str:
         """sha256 (hex) of all that decides on what the encoder has become, by the values of this moment."""
@@ -328,6 +340,7 @@ class _LowRank(Tuning):
     def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         @tf.custom_gradient
         def written_vectors(*_: tf.Tensor):
+            self.prune()
             self.write()
             with tf.GradientTape(persistent=True) as tape:  # the outer tape may be persistent
                 tape.watch(self.watched)
@@ -337,7 +350,9 @@ class _LowRank(Tuning):
                 watched = tape.gradient(
                     vectors, self.watched, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
                 )
-                return self.gradients(watched), [None] * len(variables)
+                gradients = self.gradients(watched)
+                self.observe(gradients)
+                return gradients, [None] * len(variables)
 
             return vectors, gradient
 
@@ -356,9 +371,9 @@ class _LowRank(Tuning):
 
 
 class _AdaLora(_LowRank):
-    """Ranks that are shared out in training: each call of :meth:`gradients` is a step of the schedule.
+    """Ranks that are shared out in training: each call of :meth:`observe` is a step of the schedule.
 
-    :meth:`write` sets to 0 what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep.
+    :meth:`prune` sets to 0 what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep.
     """
 
     def __init__(self, encoder: Any, settings: Mapping[str, Any], seed: int, pooling: str) -> None:
@@ -371,15 +386,12 @@ class _AdaLora(_LowRank):
         """P and Q, whose length the regulariser settles."""
         return [v for change in self._changes for v in (change.variables[0], change.variables[2])]
 
-    def gradients(self, watched: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
-        gradients = super().gradients(watched)
+    def observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
         self._ranks.observe(gradients)
-        return gradients
 
-    def write(self) -> None:
+    def prune(self) -> None:
         for values, kept in zip(self.variables[1::3], self._ranks.kept(), strict=True):
             values.assign(tf.where(kept, values, 0.0))
-        super().write()
 
     def _shipped(self) -> dict[str, np.ndarray]:
         """Only the triplets that are left."""
@@ -420,8 +432,9 @@ def tuning_of(
     ===========  ===================================================================================================
     lora         low-rank changes of its kernels: exact fine-tuning where the rank allows it, small to ship. Any
                  encoder will do, though its graph is fixed; a copy of these kernels is kept in memory
-    adalora      the same, with more rank for the kernels in which it matters more
-    prefix       keys and values in front of those of each layer, of a BERT in our own format; as small as ``lora``
+    adalora      as ``lora``, but important kernels get a higher rank
+    prefix       keys and values in front of those of each layer, of a BERT in our own format; by default less than
+                 a quarter of ``lora``'s weights
     adapter      a bottleneck on its token states; the encoder only runs forward, so it is the fastest
     top_layers   the last numbered layers
     full         all that it says is trainable
@@ -432,16 +445,16 @@ def tuning_of(
     Args:
       encoder: as ``hub.load`` returns it, not tuned yet; one for each tuning.
       mode: one of ``MODES``.
-      rank: of the changes in ``lora``; in ``adalora``, the average in the end.
+      rank: of the changes in ``lora``; in ``adalora``, the average rank of a kernel in the second half of training.
       alpha: they are multiplied by ``alpha / rank``.
-      targets: which kernels these two change, by parts of their names. ``"feed_forward"`` also stands for all in
-        numbered layers that are not of an attention, whatever their name. A kernel with more than two axes counts as
-        the matrix that it stands for.
+      targets: which kernels ``lora`` and ``adalora`` change, by parts of their names. ``"feed_forward"`` also stands
+        for all in numbered layers that are not of an attention, whatever their name. A kernel with more than two axes
+        counts as the matrix that it stands for.
       layers: how many ``top_layers`` trains.
       width: of the bottleneck in ``adapter``.
       length: of the ``prefix``, in tokens.
-      steps: of training, over which ``adalora`` shares out its ranks: how often :meth:`Tuning.gradients` will be
-        called, or a tape will go back through :meth:`Tuning.differentiable`.
+      steps: of training, over which ``adalora`` shares out its ranks: how often :meth:`Tuning.observe` will be called,
+        or a tape will go back through :meth:`Tuning.differentiable`.
       seed: of what starts at random.
       pooling: as in :func:`text_vectors`.
 
@@ -455,10 +468,7 @@ def tuning_of(
             return _LowRank(encoder, mode, settings, _BA, seed, pooling)
         case "adalora":
             if steps is None:
-                raise ModelError(
-                    "text.mode adalora shares out its ranks over the steps of training: expected their number as "
-                    "'steps', got none"
-                )
+                raise ModelError("text.mode adalora needs the number of training steps: expected steps=…, got none")
             settings = {"rank": rank, "alpha": alpha, "targets": list(targets), "steps": steps}
             return _AdaLora(encoder, settings, seed, pooling)
         case "prefix":

@@ -32,6 +32,7 @@ from tfllmrec.training.text.tower import (  # noqa: E402
     prepared_encoder,
     tune_tower,
 )
+from tfllmrec.training.text.tuned_tower import new_tuning  # noqa: E402
 
 # Those in a row are read together, and share no word.
 TEXTS = ["red car", "blue", "toys", "the cafe", "car toys", "cafe blue"]
@@ -66,10 +67,10 @@ def closeness(encoder):
     return cosines[np.arange(len(TEXTS)), PARTNER].mean() - others
 
 
-def tune(encoder, folder, mode, values, **settings):
+def tune(encoder, folder, mode, values, seen=None, **settings):
     """Tunes, and says on validation of epoch 0, 1, ... what ``values`` has; also gives the vectors at each of these.
 
-    A value of ``None`` kills it.
+    A value of ``None`` kills it. What is trained is put into ``seen`` each time.
     """
     config = TuningConfig(
         batch_size=6, itself=0.0, learning_rate=0.01, word_dropout=0.0, patience=99, epochs=len(values) - 1
@@ -80,6 +81,8 @@ def tune(encoder, folder, mode, values, **settings):
         if (value := next(said)) is None:
             raise KeyboardInterrupt
         vectors.append(vectors_of(encoder))
+        if seen is not None:
+            seen.append([variable.numpy() for variable in encoder.tuning.variables])
         return SimpleNamespace(metrics={"ndcg@10": value}, per_query={"ndcg@10": np.array([value])}, alarms=[])
 
     _, best = tune_tower(encoder, PAIRS, WORDINGS, TextConfig(mode=mode), config, 1, folder, measure, told.append)
@@ -133,6 +136,31 @@ def test_a_killed_tuning_goes_on_as_if_it_had_not_been(thin_hub, tmp_path, mode)
     assert np.abs(vectors_of(killed) - vectors_of(resumed)).max() > 1e-3
     for ours, theirs in zip(resumed.tuning.variables, undisturbed.tuning.variables, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_adalora_with_accumulated_gradients_is_put_back_as_it_was_measured(thin_hub, tmp_path):
+    """With an odd number of steps in an epoch: killed and resumed while the budget falls; the best epoch ends then."""
+    undisturbed, killed, resumed = (TextEncoder(thin_hub[1], thin_hub[0], max_tokens=10) for _ in range(3))
+    settings = {"accumulate": 2, "batch_size": 4, "targets": ["attention"], "epochs": 12, "patience": 2}
+    assert len(list(pair_batches(PAIRS, WORDINGS, PLAIN, killed, TuningConfig(**settings | {"epochs": 1}), 1))) % 2
+
+    def tuned(encoder, folder, values):
+        seen = []
+        best, told, _ = tune(encoder, tmp_path / folder, "adalora", values, seen, **settings)
+        return best, told, seen
+
+    best, _, measured = tuned(undisturbed, "undisturbed", [0.1, 0.2, 0.3, 0.5, 0.4, 0.4])
+    assert best == 3
+    for found, expected in zip(undisturbed.tuning.variables, measured[3], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(killed, "killed", [0.1, 0.2, 0.3, 0.5, None])
+    best, told, seen = tuned(resumed, "killed", [0.4, 0.4])
+    assert best == 3 and told[1] == "text tower: resumed after epoch 3"
+    for epoch, (ours, theirs) in enumerate(zip(seen, measured[4:], strict=True)):
+        for i, (found, expected) in enumerate(zip(ours, theirs, strict=True)):
+            np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"epoch {epoch + 4}, variable {i}")
 
 
 @pytest.mark.slow
@@ -238,6 +266,25 @@ def test_steps_are_averaged_before_the_encoder_moves(still, thin_hub):
         variable.assign(value)
     np.testing.assert_array_equal(after(twice, 1), before)
     np.testing.assert_allclose(after(twice, 1), moved, atol=1e-5)
+
+
+def test_adalora_counts_updates_by_their_averaged_gradients(encoder):
+    config = TuningConfig(accumulate=2, rank=2, targets=["query"])
+    tuning = new_tuning(encoder, "adalora", config, 9, 1)
+    assert tuning.settings["steps"] == 4
+    for values in tuning.variables[1::3]:
+        values.assign(tf.ones_like(values))
+    tuning.write()
+    tower, (step, sensitivity, *_) = ContrastiveTower(tuning, 0.1, 2), tuning.state
+    tower.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+    batch, left = batch_of(encoder), tuning.variables[0].numpy()
+    for done in range(1, 6):
+        tower.train_step(batch)
+        assert int(step) == done // 2
+        if done == 1:
+            gradient = 2 * tower.sums[0].numpy()  # of this batch; the second is the same
+        if done == 2:
+            np.testing.assert_allclose(sensitivity, 0.15 * np.abs(left * gradient), rtol=1e-4, atol=1e-7)
 
 
 def test_the_model_computes_in_float32_whatever_the_policy_of_the_script(still):

@@ -36,7 +36,7 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
       encoder: untuned.
       mode: one of :data:`tfllmrec.text.tuning.MODES`.
       config: the sizes.
-      steps: of the whole training.
+      steps: of the whole training; ``tuning.accumulate`` of them are one update of the weights.
       seed: of the weights that start at random.
 
     Raises:
@@ -51,12 +51,17 @@ def new_tuning(encoder: TextEncoder, mode: str, config: TuningConfig, steps: int
         layers=config.layers,
         width=config.width,
         length=config.length,
-        steps=steps,
+        steps=_moves(steps, config),
         seed=seed,
         pooling=encoder.text_to_vector.pooling,
     )
     encoder.tune(tuning)
     return tuning
+
+
+def _moves(steps: int, config: TuningConfig) -> int:
+    """How often the weights are updated in so many steps."""
+    return max(1, steps // config.accumulate)
 
 
 class TunedTower(tf.keras.Model):
@@ -128,7 +133,9 @@ class TunedTower(tf.keras.Model):
             total.assign(tf.zeros_like(total))
 
     def _move(self, gradients: Sequence[Any]) -> None:
+        self.tuning.observe(gradients[: len(self.tuned)])
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.tuning.prune()
         self.tuning.write()
 
 
@@ -160,7 +167,7 @@ def train_tower(
     """
     tuning = model.tuning
     learning_rate = config.learning_rate or LEARNING_RATES[tuning.mode]
-    moves = max(1, config.epochs * steps // config.accumulate)
+    moves = _moves(config.epochs * steps, config)
     optimizer = adamw(learning_rate, moves, config.warmup_share, config.weight_decay, undecayed=tuning.undecayed)
     optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
