@@ -18,6 +18,7 @@ from tfllmrec.layers.field_decoder import FieldDecoder
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
+from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel
@@ -281,7 +282,7 @@ class ServingModel(tf.Module):
         there = few < self.n_items
         order = diverse_order(
             scores[:, :MOST],
-            tf.gather(self.item_vectors, tf.where(there, few, 0)),
+            rows_of(self.item_vectors, tf.where(there, few, 0)),
             there,
             tf.clip_by_value(tf.reduce_max(k), 0, PLACES),
             diversity,
