@@ -173,10 +173,7 @@ def trainer(tuning, optimizer):
         with tf.GradientTape() as tape:
             loss = goal(tf.ensure_shape(tuning.vectors(inputs), [3, None]))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
-        tuning.observe(gradients)
-        optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
-        tuning.prune()
-        tuning.write()
+        tuning.update(gradients, lambda: optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True)))
         return loss
 
     return step, traced
@@ -345,7 +342,7 @@ def test_ranks_follow_the_schedule_and_what_is_left_is_shipped(encoder, second, 
     tuning.variables[1].assign(tf.ones_like(tuning.variables[1]))
     tuning.write()
     assert tf.reduce_all(tuning.variables[1] == 1)  # to write alone takes nothing away
-    tuning.prune()
+    tuning._prune()
     tuning.write()
     tuning.save(tmp_path / "tuning", "base")
     with safe_open(tmp_path / "tuning", "np") as file:
@@ -386,10 +383,7 @@ def test_the_kernel_that_needs_more_rank_gets_more(needed):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum((module({}) - tf.constant(wanted, tf.float32)) ** 2)
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
-        tuning.observe(gradients)
-        optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True))
-        tuning.prune()
-        tuning.write()
+        tuning.update(gradients, lambda: optimizer.apply_gradients(zip(gradients, tuning.variables, strict=True)))
         return loss
 
     losses = [float(step()) for _ in range(300)]

@@ -104,7 +104,7 @@ def print_features(name: str, report: FeatureReport) -> None:
         table.add_column(column, justify="right" if column in ("missing", "distinct", "outliers") else "left")
     for field in report.fields:
         told = [
-            "  ".join(each.worded() for each in field.tells if each.target.startswith(target))
+            "  ".join(each.worded() for each in field.tells if each.target == target)
             for target in ("item", "popularity", "rating")
         ]
         outliers = "" if field.outliers is None else f"{field.outliers:.1%}"

@@ -16,7 +16,7 @@ from tfllmrec.columns import CATEGORIES, EVENT_KIND, ITEM_INDEX, ORDER, RATING, 
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
-from tfllmrec.data.schema import BINS, FAR, RATING_KEY, Field
+from tfllmrec.data.schema import BINS, FAR, RATING_KEY, Field, missing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Progress
 
@@ -197,9 +197,7 @@ def feature_report(
     codes_of: dict[tuple[str, str], np.ndarray] = {}
     numbers_of: dict[str, np.ndarray] = {}
     schema = dataset.schema
-    for place, field in enumerate(schema):
-        if progress:
-            progress(place, len(schema.fields))
+    for done, field in enumerate(schema, start=1):
         table = {"user": dataset.users, "item": dataset.items}.get(field.owner, events)
         rows = {"user": events[USER_INDEX], "item": events[ITEM_INDEX]}.get(field.owner, np.arange(len(events)))
         rows = np.asarray(rows)
@@ -217,8 +215,8 @@ def feature_report(
         if field.kind == "number":
             numbers_of[field.key] = values
         figures.append(_figures(field, table[field.name], values, tuple(filter(None, tells))))
-    if progress:
-        progress(len(schema.fields), len(schema.fields))
+        if progress:
+            progress(done, len(schema.fields))
     pairs = _pairs(codes_of, numbers_of)
     asked = {name: field.model_dump(mode="json", exclude_defaults=True) for name, field in dataset.fields.items()}
     return FeatureReport(
@@ -346,13 +344,7 @@ def _table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[Association, ...]) -> FieldFigures:
-    rows = len(values)
-    if values.dtype.kind == "f":
-        there = np.isfinite(values if values.ndim == 1 else values.sum(axis=1))
-    elif values.dtype.kind == "i":
-        there = values != 0 if values.ndim == 1 else np.any(values != 0, axis=1)
-    else:
-        there = values != ""
+    rows, there = len(values), ~missing(values)
     written = cells[there]
     distinct = int(written.astype(str).nunique())
     outliers = components = None
@@ -360,19 +352,19 @@ def _figures(field: Field, cells: pd.Series, values: np.ndarray, tells: tuple[As
         outliers = float(np.mean(np.abs(values[there] - field.median) > FAR * field.spread))
     if field.kind == "vector" and there.sum() > 1:
         components = _components(values[there])
-    missing = 1.0 - float(there.mean()) if rows else 0.0
+    without = 1.0 - float(there.mean()) if rows else 0.0
     drop = ""
     if field.key in _READ:
         pass
-    elif distinct <= 1 and not missing:
+    elif distinct <= 1 and not without:
         drop = "has one value only"
-    elif 1.0 - missing < FEW:
-        drop = f"is missing in {missing:.1%} of the rows"
+    elif 1.0 - without < FEW:
+        drop = f"is missing in {without:.1%} of the rows"
     elif field.kind == "category" and not field.width and (written.value_counts() == 1).sum() > ID_LIKE * there.sum():
         drop = "has a value of its own in most rows"
     elif tells and all(each.by_chance for each in tells):
         drop = "tells nothing beyond chance"
-    return FieldFigures(field.key, field.kind, rows, missing, distinct, outliers, components, tells, drop)
+    return FieldFigures(field.key, field.kind, rows, without, distinct, outliers, components, tells, drop)
 
 
 def _components(vectors: np.ndarray) -> tuple[int, int]:

@@ -376,15 +376,15 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
                     f"{filled.iloc[0]!r}."
                 )
             field = replace(field, width=width)
-    if want.default is not None and kind != "text" and is_missing(field.encode([want.default])[0]):
+    if want.default is not None and kind != "text" and missing(field.encode([want.default]))[0]:
         raise ConfigError(f"data.fields.{name}.default: expected a {kind}, found {want.default!r}.")
     return field
 
 
-def is_missing(value: Any) -> bool:
-    """Whether an encoded value is a missing one."""
-    value = np.asarray(value)
-    return bool(np.isnan(value).any() if value.dtype.kind == "f" else (value == padding_of(value.dtype)).all())
+def missing(values: np.ndarray) -> np.ndarray:
+    """Which encoded values are missing ones, bool ``[R]``."""
+    rows = values.reshape(len(values), -1)
+    return np.isnan(rows).any(axis=1) if rows.dtype.kind == "f" else (rows == padding_of(rows.dtype)).all(axis=1)
 
 
 def _owner_of_event_column(name: str) -> Owner:

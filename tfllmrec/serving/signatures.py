@@ -260,11 +260,9 @@ class ServingModel(tf.Module):
         k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         filters = self._filters(allow, categories)
-        more = tf.where(
-            diversity > 0, tf.maximum(k, tf.clip_by_value(CANDIDATES * tf.minimum(k, MOST), FEWEST, MOST)), k
-        )
-        more = tf.where(k > 0, more, 0)
-        indices, scores = self._recommended(query, exclude, filters, more)
+        candidates = tf.maximum(k, tf.clip_by_value(CANDIDATES * tf.minimum(k, MOST), FEWEST, MOST))
+        wanted = tf.where((diversity > 0) & (k > 0), candidates, k)
+        indices, scores = self._recommended(query, exclude, filters, wanted)
         found = tf.cond(
             tf.reduce_any(diversity > 0),
             lambda: self._diverse(indices, scores, k, diversity),

@@ -151,12 +151,9 @@ class Tuning:
         with tf.GradientTape() as tape:
             loss = loss_of(tuning.vectors(inputs))
         gradients = tuning.gradients(tape.gradient(loss, tuning.watched))
-        tuning.observe(gradients)
-        optimizer.apply_gradients(zip(gradients, tuning.variables))
-        tuning.prune()
-        tuning.write()
+        tuning.update(gradients, lambda: optimizer.apply_gradients(zip(gradients, tuning.variables)))
 
-    Where gradients are accumulated, the last four lines run once for each update, with the accumulated gradients.
+    Where gradients are accumulated, the last line runs once for each update, with the accumulated gradients.
 
     Where the step is not yours to write, such as inside a Keras layer, :meth:`differentiable` takes the place of the
     methods above: any tape differentiates it by ``variables``.
@@ -211,16 +208,28 @@ class Tuning:
         """The gradients of ``variables`` from those of ``watched``."""
         return list(watched)
 
-    def observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
-        """Counts an update of ``variables`` by ``gradients``; to be called before it."""
-        return  # AutoGraph cannot convert a function that is nothing but its docstring
+    def update(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices], apply: Callable[[], object]) -> None:
+        """Changes ``variables``, and with them the encoder.
 
-    def prune(self) -> None:
-        """Sets to 0 what is not kept; to be called after each update, and before :meth:`write`."""
-        return  # as above
+        Args:
+          gradients: of ``variables``.
+          apply: changes them by these gradients.
+        """
+        self._observe(gradients)
+        apply()
+        self._prune()
+        self.write()
 
     def write(self) -> None:
-        """Makes the encoder follow ``variables``: to be called whenever these have changed."""
+        """Makes the encoder follow ``variables``: to be called whenever these were changed but by :meth:`update`."""
+        return  # AutoGraph cannot convert a function that is nothing but its docstring
+
+    def _observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
+        """Counts an update by ``gradients``, before it."""
+        return  # as above
+
+    def _prune(self) -> None:
+        """Sets to 0 what is not kept, after an update."""
         return  # as above
 
     def digest(self) -> str:
@@ -340,7 +349,7 @@ class _LowRank(Tuning):
     def differentiable(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         @tf.custom_gradient
         def written_vectors(*_: tf.Tensor):
-            self.prune()
+            self._prune()
             self.write()
             with tf.GradientTape(persistent=True) as tape:  # the outer tape may be persistent
                 tape.watch(self.watched)
@@ -351,7 +360,7 @@ class _LowRank(Tuning):
                     vectors, self.watched, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
                 )
                 gradients = self.gradients(watched)
-                self.observe(gradients)
+                self._observe(gradients)
                 return gradients, [None] * len(variables)
 
             return vectors, gradient
@@ -371,9 +380,9 @@ class _LowRank(Tuning):
 
 
 class _AdaLora(_LowRank):
-    """Ranks that are shared out in training: each call of :meth:`observe` is a step of the schedule.
+    """Ranks that are shared out in training: each update is a step of the schedule.
 
-    :meth:`prune` sets to 0 what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep.
+    After it, what :class:`tfllmrec.text.rank_allocation.RankAllocation` does not keep is set to 0.
     """
 
     def __init__(self, encoder: Any, settings: Mapping[str, Any], seed: int, pooling: str) -> None:
@@ -386,10 +395,10 @@ class _AdaLora(_LowRank):
         """P and Q, whose length the regulariser settles."""
         return [v for change in self._changes for v in (change.variables[0], change.variables[2])]
 
-    def observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
+    def _observe(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> None:
         self._ranks.observe(gradients)
 
-    def prune(self) -> None:
+    def _prune(self) -> None:
         for values, kept in zip(self.variables[1::3], self._ranks.kept(), strict=True):
             values.assign(tf.where(kept, values, 0.0))
 

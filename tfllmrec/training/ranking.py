@@ -61,42 +61,52 @@ RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 Examples = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class RankingRecord:
-    """What a ranking model was made of, and what each head was worth on users that it was not trained on.
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is kept of a ranking model, and why, by users that it was not trained on.
 
     Attributes:
-      lists: validation queries that were learnt from.
-      held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
-      rated: training events whose rating was learnt from; 0 where the data has no ratings.
-      epochs: that were tried. best_epoch: how many the model was trained for, those with the lowest losses on held-out
-        users; 0: none was better than no training.
-      weight: of the hybrid's score.
+      best_epoch: how many the model was trained for, those with the lowest losses on held-out users; 0: none was better
+        than no training.
       strengths: of the click and the rating head; 0: left out.
       click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not; the
         latter is the mean squared error.
       untrained: both without the heads, where the order is the hybrid's and the ratings are the biases'.
-      seconds: that making it took.
       ndcg: ndcg@10 on held-out users with the click head, and without it; a target that is not among the candidates
         counts as missed. Empty in records of earlier versions, which left no head out for it.
       ndcg_interval: low and high end of the 95 % interval of the gain in ``ndcg``.
       rating_interval: the same of the fall from ``untrained[1]`` to ``rating_loss``; empty without ratings.
     """
 
-    lists: int
-    held_out: int
-    rated: int
-    epochs: int
     best_epoch: int
-    weight: float
     strengths: list[float]
     click_loss: float
     rating_loss: float
     untrained: list[float]
-    seconds: float
     ndcg: list[float] = field(default_factory=list)
     ndcg_interval: list[float] = field(default_factory=list)
     rating_interval: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRecord(Verdict):
+    """What a ranking model was made of, and what each head was worth on users that it was not trained on.
+
+    Attributes:
+      lists: validation queries that were learnt from.
+      held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
+      rated: training events whose rating was learnt from; 0 where the data has no ratings.
+      epochs: that were tried.
+      weight: of the hybrid's score.
+      seconds: that making it took.
+    """
+
+    lists: int
+    held_out: int
+    rated: int
+    epochs: int
+    weight: float
+    seconds: float
 
     @classmethod
     def load(cls, folder: Path) -> RankingRecord:
@@ -483,20 +493,6 @@ def _surprise(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     highest = logits.max(axis=1)
     total = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1)) + highest
     return total - logits[np.arange(len(label)), label]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is kept of a ranking model, and why: a part of :class:`RankingRecord`, which describes the attributes."""
-
-    best_epoch: int
-    strengths: list[float]
-    click_loss: float
-    rating_loss: float
-    untrained: list[float]
-    ndcg: list[float]
-    ndcg_interval: list[float]
-    rating_interval: list[float]
 
 
 class HeldOut(tf.keras.callbacks.Callback):

@@ -133,10 +133,10 @@ class TunedTower(tf.keras.Model):
             total.assign(tf.zeros_like(total))
 
     def _move(self, gradients: Sequence[Any]) -> None:
-        self.tuning.observe(gradients[: len(self.tuned)])
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        self.tuning.prune()
-        self.tuning.write()
+        def apply() -> None:
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+
+        self.tuning.update(gradients[: len(self.tuned)], apply)
 
 
 def train_tower(
