@@ -202,11 +202,11 @@ class TuningConfig(Section):
         ge=1,
         description="Rank of lora's matrices; for adalora, a kernel's average rank in the second half of training.",
     )
-    alpha: float = Field(16.0, gt=0, description="Of lora and adalora: their weights are multiplied by alpha / rank.")
+    alpha: float = Field(16.0, gt=0, description="For lora and adalora: their weights are multiplied by alpha / rank.")
     targets: list[str] = Field(
         ["attention", "feed_forward"],
         min_length=1,
-        description="Of lora and adalora: which kernels, by parts of their names.",
+        description="For lora and adalora: the kernels to change, by parts of their names.",
     )
     layers: int = Field(2, ge=1, description="Of top_layers.")
     width: int = Field(64, ge=1, description="Of adapter.")
@@ -325,8 +325,8 @@ class RankingConfig(Section):
     epochs: int | None = Field(
         None,
         ge=0,
-        description="At most; held-out users say how many are best. 0: no ranking model is made. auto: 6, or 0 where "
-        "there are too few validation queries.",
+        description="Maximum number; the best number is chosen on held-out users. 0: no ranking model is made. auto: "
+        "6, or 0 where there are too few validation queries.",
     )
     candidates: int = Field(100, ge=2, description="The hybrid's best items that it learns to put into order.")
     history_length: int = Field(50, ge=1, description="Most recent events that each candidate is compared with.")
@@ -336,9 +336,7 @@ class RankingConfig(Section):
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    folds: int = Field(
-        3, ge=2, description="Parts of the users; a model trained on the others says what it is worth on each."
-    )
+    folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
 
 
 class EvaluationConfig(Section):
@@ -498,8 +496,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
 def _renamed(raw: Any) -> Any:
     """The values of a run's config as settings are called now.
 
-    ``model.item_weights*`` moves to ``item_weights``; ``ranking.held_out`` and ``ranking.patience``, by which no model
-    that is made is changed, go.
+    ``model.item_weights*`` moves to ``item_weights``. ``ranking.held_out`` and ``ranking.patience`` are dropped: they
+    do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw

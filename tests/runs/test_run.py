@@ -224,7 +224,7 @@ def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch)
     saved = SavedModel.open(export(run.folder, tmp_path / "served", tell=told.append))
     with pytest.raises(ModelError, match="no signature 'rank'") as error:
         saved.rank(["i3"], ["i5"])
-    assert f"the ranking model of its run was {line}. Ask recommend for these items alone (allow)" in str(error.value)
+    assert f"the ranking model of its run was {line}. Use recommend with allow=<candidates> instead" in str(error.value)
     assert len(saved.recommend(histories=[["i3"]], k=3)) == 3
 
 

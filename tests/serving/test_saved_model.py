@@ -63,7 +63,7 @@ def test_a_diverse_list_and_an_export_from_before_there_were_any(saved, monkeypa
     with pytest.raises(DataError, match="Expected diversity as a number from 0 to 1, got 2"):
         saved.recommend(**asked, diversity=2)
     monkeypatch.setattr(type(saved), "_inputs", lambda self, signature: {})
-    with pytest.raises(ModelError, match="exported before lists could be diverse: export it again"):
+    with pytest.raises(ModelError, match="exported by an earlier version, without diversity: export it again"):
         saved.recommend(**asked, diversity=0.8)
 
 

@@ -60,7 +60,7 @@ class Association:
       part: of a time, ``by hour`` or ``by weekday``; ``""`` for other fields.
       information: mutual information above chance, as a share of the target's entropy above chance: 0 tells nothing, 1
         tells all.
-      p: the share of random permutations of the cells with a chi-squared statistic at least as high, at least .01.
+      p: of the permutation test by the chi-squared statistic, (1 + permutations at least as high) / 100.
     """
 
     target: str
@@ -165,7 +165,7 @@ def feature_report(
     the item. Numbers are binned by quantiles, times of events by hour and by
     weekday (UTC), and of a cell with several names the first one counts.
 
-    Chance is what remains after the cells of a field are permuted among the rows of its table. The events
+    The chance level is the mean over random permutations of the field's cells among the rows of its table. The events
     of one user depend on each other: a test that ignores this finds every column of the users significant. (Columns of
     events are permuted event by event, so theirs are still judged too favourably.)
 

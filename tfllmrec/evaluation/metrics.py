@@ -152,7 +152,7 @@ def f1(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
 def average_precision(ranks: TargetRanks, n_queries: int, k: int) -> np.ndarray:
     """Mean of the precision at the rank of each target, 0 beyond k, over ``min(k, |targets|)``; its mean is MAP@k.
 
-    Of a tie group with m targets among its t items, behind h targets, a target at the j-th place has on the mean
+    Of a tie group with m targets among its t items, behind h targets, a target at the j-th place has on average
     ``h + 1 + (j - 1) (m - 1) / (t - 1)`` targets up to itself. With one target it is :func:`mrr`.
 
     Returns:

@@ -84,7 +84,7 @@ def diverse_order(
             now = tf.range(places) == state.step
             parts = tf.where(now, part[..., tf.newaxis], parts)
             value -= part**2
-            value = tf.where(value > _LEFT * start, value, 0.0)  # argmax takes the first of equals, the best one
+            value = tf.where(value > _LEFT * start, value, 0.0)  # ties go to the highest score
         rank = tf.where(chosen, state.step, state.rank)
         after = _State(state.step + 1, rank, state.open & ~chosen, value, parts)
         for tensor, shape in zip(after, shapes, strict=True):

@@ -481,7 +481,7 @@ class SavedModel:
                 + self._why_not(signature)
             )
         if "diversity" in inputs and "diversity" not in self._inputs(signature):
-            raise ModelError(f"{self.folder} was exported before lists could be diverse: export it again.")
+            raise ModelError(f"{self.folder} was exported by an earlier version, without diversity: export it again.")
         out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in out.items()}
 
@@ -501,7 +501,8 @@ class SavedModel:
 
             if (made := self.manifest.get("ranking")) and (record := RankingRecord(**made)).left_out:
                 return (
-                    f": the ranking model of its run was {record.line()}. Ask recommend for these items alone (allow)."
+                    f": the ranking model of its run was {record.line()}. Use recommend with allow=<candidates> "
+                    "instead."
                 )
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
         reads = signature in ("search", "search_full", "search_tokens", "encode")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 #: Initial rank of a kernel, as a multiple of the average final rank.
 INITIAL = 1.5
-# Of what came before, in the smoothing of sensitivity and uncertainty (beta_1 and beta_2 in the paper).
+# Decay of the moving averages of sensitivity and uncertainty (beta_1 and beta_2 in the paper).
 _SMOOTHING = 0.85
 # Shares of the steps before the budget begins to fall, and after it has fallen: about those of the paper's table 8.
 _WARM_UP, _FINAL = 0.1, 0.5

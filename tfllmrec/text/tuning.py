@@ -169,7 +169,7 @@ class Tuning:
       variables: what is trained, checkpointed and shipped.
       watched: what the loss is differentiated by; the same but for ``lora`` and ``adalora``.
       start: of ``lora`` and ``adalora``: the watched kernels before tuning; not trainable. Empty in the other modes.
-      state: of ``adalora``, what its choice of ranks goes on from: checkpointed, not shipped. Empty in the other modes.
+      state: of ``adalora``, the state of its rank allocation: checkpointed, not shipped. Empty in the other modes.
       adapter: what has to be between the encoder's token states and their mean, where there is such a thing.
       pooling: as in :func:`text_vectors`.
     """

@@ -155,8 +155,8 @@ def prepared_ranking(
 ) -> RankingModel | None:
     """The ranking model in ``folder``, made where it is not there yet.
 
-    The folder appears when the model is whole, or found to be of no help; a kill before loses what was learnt, and the
-    same seed learns it again.
+    The folder appears when the model is whole, or found to be of no help; a process that is
+    killed earlier starts over, and the same seed learns the same.
 
     Args:
       folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
@@ -224,10 +224,10 @@ def fit_ranking(
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
     The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch and the strengths are those with the lowest
-    losses over all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over
-    users is above zero, of ndcg@10 for the click head and of the squared error for the rating head. The model is then
-    trained on all queries; not where neither head is kept.
+    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses
+    over all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over
+    users is above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is
+    kept, the final model is trained on all queries.
 
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
@@ -558,7 +558,7 @@ class HeldOut(tf.keras.callbacks.Callback):
             [self.by_epoch[0].mean(axis=-1), self.by_epoch[2][..., rated].sum(axis=-1) / max(rated.sum(), 1)]
         )
         untrained = means[:, 0, 0]
-        # A head that is worse at every strength will be left out; an epoch that diverged is none.
+        # A head that is worse at every strength will be left out; epochs that diverged are ignored.
         losses = np.minimum(means.min(axis=-1), untrained[:, np.newaxis]).sum(axis=0)
         epoch = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
         click, rating = (int(np.argmin(of_strength)) for of_strength in means[:, epoch])
