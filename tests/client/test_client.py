@@ -1057,7 +1057,7 @@ def signatures(exported):
     import tensorflow as tf
 
     def call(signature, inputs):
-        types = {"ratings": tf.float32, "k": tf.int32}
+        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
         given = {name: tf.constant(values, types.get(name, tf.string)) for name, values in inputs.items()}
         out = exported._loaded.signatures[signature](**given)
         return {
