@@ -251,6 +251,11 @@ class ModelConfig(Section):
         None, ge=1, description="Most recent events that the history encoder sees; auto."
     )
     temperature: float = Field(0.05, gt=0)
+    fields: bool = Field(
+        True,
+        description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
+        "of the events of a history; data.fields leaves single ones out.",
+    )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
         min_length=1,
@@ -290,6 +295,9 @@ class ItemWeightSettings(Section):
     popularity: float | None = Field(
         None, ge=0, le=1, description="Exponent by which popular candidates are scaled down; 0: not at all; auto."
     )
+    itself: bool | None = Field(
+        None, description="Whether an item may be its own neighbour; auto: where data.repeats is all."
+    )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
     )
@@ -298,7 +306,8 @@ class ItemWeightSettings(Section):
 
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
-        return self.with_plain(decay=1.0, l2=100.0, co_occurrence=0.1, text=50.0, next_item=1.0, popularity=0.0)
+        plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
+        return self.with_plain(**plain, itself=False)
 
 
 class TrainingConfig(Section):
@@ -496,8 +505,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
 def _renamed(raw: Any) -> Any:
     """The values of a run's config as settings are called now.
 
-    ``model.item_weights*`` moves to ``item_weights``. ``ranking.held_out`` and ``ranking.patience`` are dropped: they
-    do not affect finished models.
+    ``model.item_weights*`` moves to ``item_weights``. Runs from before ``model.fields`` read none. ``ranking.held_out``
+    and ``ranking.patience`` are dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -508,7 +517,7 @@ def _renamed(raw: Any) -> Any:
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
     moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
-    kept = {key: value for key, value in model.items() if key not in old}
+    kept = {"fields": False} | {key: value for key, value in model.items() if key not in old}
     return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
 
 

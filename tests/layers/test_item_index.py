@@ -61,7 +61,7 @@ def oracle(k, query=QUERY, exclude=(), pairs=None, allowed=None, categories=None
             if item < N:
                 scores[item] += value
         if unknown is not None and unknown[row]:
-            scores = PRIOR.astype(float)
+            scores += PRIOR
         left = set(range(N)) - set(exclude[row] if len(exclude) else ())
         if allowed is not None and any(entry != NOTHING for entry in allowed[row]):
             left &= set(allowed[row])

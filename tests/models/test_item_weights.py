@@ -25,10 +25,9 @@ from tfllmrec.models.item_weights import (
 from tfllmrec.text.centring import centred_unit
 
 
-def views(decay, l2, co_occurrence, text, next_item=1.0, popularity=0.0):
-    return ItemWeightSettings(
-        decay=decay, l2=l2, co_occurrence=co_occurrence, text=text, next_item=next_item, popularity=popularity
-    )
+def views(decay, l2, co_occurrence, text, next_item=1.0, popularity=0.0, itself=None):
+    strengths = {"l2": l2, "co_occurrence": co_occurrence, "text": text, "next_item": next_item}
+    return ItemWeightSettings(decay=decay, popularity=popularity, itself=itself, **strengths)
 
 
 SETTINGS = views(0.8, 1.0, 0.5, 5.0)
@@ -102,7 +101,7 @@ def test_ease_sees_neither_repeats_nor_order(histories):
 def prefix_regression(histories, n_items, settings, text):
     """The normal equations written out: one row for each prefix of each history, then the two other views.
 
-    Each item from all the others: its own row and column are taken out.
+    Each item from all the others: its own row and column are taken out, unless items may call for themselves.
     """
     known, target = np.zeros((n_items, n_items)), np.zeros((n_items, n_items))
     for items in histories:
@@ -121,6 +120,8 @@ def prefix_regression(histories, n_items, settings, text):
         others = np.delete(np.arange(n_items), i)
         a = known[np.ix_(others, others)] + settings.l2 * np.eye(n_items - 1)
         weights[others, i] = np.linalg.solve(a, target[others, i])
+        if settings.itself:
+            weights[:, i] = np.linalg.solve(known + settings.l2 * np.eye(n_items), target[:, i])
         # What is left of item i when the others have explained what they can, beside l2.
         left = known[i, i] + settings.l2 - known[i, others] @ np.linalg.solve(a, known[others, i])
         weights[:, i] *= (settings.l2 / left) ** settings.popularity
@@ -138,6 +139,8 @@ def prefix_regression(histories, n_items, settings, text):
         views(0.7, 0.7, 0.3, 1.5),
         views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
         views(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
+        views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3, itself=True),
+        views(1.0, 0.7, 1.0, 1.5, next_item=0.0, itself=True),
     ],
 )
 def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
@@ -265,6 +268,7 @@ def neighbourhoods(n_items, size=5, seed=0):
         (0.5, 5.0, {"popularity": 0.5}),
         (1.0, 5.0, {"next_item": 0.0, "popularity": 1.0}),
         (1.0, 0.0, {"popularity": 0.5}),
+        (0.5, 5.0, {"itself": True}),
     ],
 )
 def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, monkeypatch):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfllmrec.data.schema import RATING_KEY, padding_of
+from tfllmrec.data.schema import RATING_KEY, Field, padding_of
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,24 @@ class Queries:
                 field = field.padded(length, padding_of(field.values.dtype))
             inputs[key] = field
         return inputs
+
+    def with_missing(self, fields: Iterable[Field]) -> Queries:
+        """These queries with a value for each of ``fields``: where they lack one, what stands for "left out"."""
+        lacking = {field.key: field.encode([""]) for field in fields if field.key not in self.fields}
+        if not lacking:
+            return self
+        added: dict[str, Ragged | np.ndarray] = {}
+        for key, value in lacking.items():
+            of_events = key.startswith("event.")
+            values = np.repeat(value, len(self.history.values) if of_events else len(self), axis=0)
+            added[key] = Ragged(values, self.history.offsets) if of_events else values
+        return replace(self, fields={**self.fields, **added})
+
+    def without_histories(self) -> Queries:
+        """The same requests by users of whom no event is known: nothing is excluded."""
+        none = Ragged(self.history.values[:0], np.zeros(len(self) + 1, np.int64))
+        fields = {k: Ragged(v.values[:0], none.offsets) if isinstance(v, Ragged) else v for k, v in self.fields.items()}
+        return replace(self, history=none, exclude=none, fields=fields)
 
     def __len__(self) -> int:
         return len(self.user_ids)

@@ -156,6 +156,11 @@ class Field:
         return padding_of(self.dtype)
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether :mod:`tfllmrec.layers.field_encoder` can encode the values: not those of texts and ids."""
+        return self.kind not in ("text", "id")
+
+    @property
     def size(self) -> int:
         """The number of codes of a category: one for missing, one for unknown, and the vocabulary."""
         return len(self.vocabulary) + 2

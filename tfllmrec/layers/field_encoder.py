@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -41,7 +43,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # seconds since 1970 need all their digits
         self.field = field if isinstance(field, Field) else Field(**field)
-        if self.field.kind in ("text", "id"):
+        if not self.field.has_encoder:
             raise ValueError(f"{self.field.key}: expected a category, number, time or vector, found {self.field.kind}.")
         self.dim, self.seed = dim, seed
 
@@ -107,7 +109,7 @@ class FieldsEncoder(tf.keras.layers.Layer):
     def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         every = [field if isinstance(field, Field) else Field(**field) for field in fields]
-        self.fields = [field for field in every if field.kind not in ("text", "id")]
+        self.fields = [field for field in every if field.has_encoder]
         if not self.fields:
             raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
         self.dim, self.seed = dim, seed
@@ -122,8 +124,8 @@ class FieldsEncoder(tf.keras.layers.Layer):
         return [field.key for field in self.fields]
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The mapping that holds every field of :attr:`keys`."""
-        return tf.add_n([encoder(inputs[encoder.field.key]) for encoder in self.encoders])
+        """The mapping that holds every field of :attr:`keys`, in shapes that can be broadcast to each other."""
+        return functools.reduce(operator.add, [encoder(inputs[encoder.field.key]) for encoder in self.encoders])
 
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]

@@ -71,7 +71,7 @@ class ItemIndex(tf.Module):
     Args:
       vectors: float32 ``[N, D]``.
       cells: a partition of them, by :func:`~tfllmrec.layers.item_cells.partition`, or ScaNN's; ``None`` to scan.
-      prior: float32 ``[N]``, the scores for requests of which nothing is known; by default all 0.
+      prior: float32 ``[N]``, added to the scores of requests without a history; by default all 0.
       categories: for each category, the indices of its items, for category filters. An item may be in several.
     """
 
@@ -142,7 +142,7 @@ class ItemIndex(tf.Module):
             a row of nothing else allows all items. N is an item that does not exist, so a row of ``[N]`` allows none.
           categories: int32 ``[B, F]``, likewise: only items in one of these. The number of categories is one that does
             not exist.
-          unknown: bool ``[B]``, requests of which nothing is known: they are answered by ``prior`` alone.
+          unknown: bool ``[B]``, requests to whose scores ``prior`` is added; their answers are exact.
 
         Returns:
           Indices int32 and scores float32, ``[B, min(max(k), N)]``: what is asked for beyond the catalogue takes no
@@ -204,7 +204,7 @@ class ItemIndex(tf.Module):
             scores += _sums(rows.paired, start, size, rows.values)
             scores = tf.cond(
                 tf.reduce_any(rows.unknown),
-                lambda: tf.where(rows.unknown[:, tf.newaxis], self.prior[start : start + size], scores),
+                lambda: scores + tf.where(rows.unknown[:, tf.newaxis], self.prior[start : start + size], 0.0),
                 lambda: scores,
             )
             scores = tf.cond(filtered, lambda: tf.where(may[:, start : start + size], scores, -np.inf), lambda: scores)
@@ -227,11 +227,10 @@ class ItemIndex(tf.Module):
         slots = tf.cond(few, lambda: _where(may), lambda: self._near(row, may, share, wanted))
         slots = tf.cond(tf.size(slots) < wanted, lambda: _where(may), lambda: slots)
 
-        def by_prior() -> _Best:
-            scores = tf.where(may, self.prior, -np.inf)[tf.newaxis]
-            return _Best(*(x[0] for x in _best_of_block(scores, 0, wanted)))
+        def scanned() -> _Best:
+            return _Best(*(x[0] for x in self._scan(_Rows(*(x[tf.newaxis] for x in row)), wanted)))
 
-        return tf.cond(row.unknown, by_prior, lambda: self._listed(row, slots, wanted))
+        return tf.cond(row.unknown, scanned, lambda: self._listed(row, slots, wanted))
 
     def _near(self, row: _Rows, may: tf.Tensor, share: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """Slots int32 ``[M]`` of the paired items and those near by, as far as they ``may`` bool ``[n_slots]``."""

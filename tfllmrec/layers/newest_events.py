@@ -9,13 +9,15 @@ def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: i
     """The last ``length`` values of each row, left-aligned.
 
     Args:
-      values: ``[B, L]``, left-aligned. lengths: int32 ``[B]``, how many of each row are real.
+      values: ``[B, L]`` or ``[B, L, width]``, left-aligned. lengths: int32 ``[B]``, how many of each row are real.
       length: of the window. padding: fills rows with fewer.
 
     Returns:
-      ``[B, min(L, length)]``.
+      ``[B, min(L, length)]``, followed by the width.
     """
     start = tf.maximum(lengths - length, 0)
     position = start[:, tf.newaxis] + tf.range(tf.minimum(tf.shape(values)[1], length))
     inside = position < lengths[:, tf.newaxis]
-    return tf.where(inside, tf.gather(values, tf.where(inside, position, 0), batch_dims=1), padding)
+    newest = tf.gather(values, tf.where(inside, position, 0), batch_dims=1)
+    inside = tf.reshape(inside, tf.concat([tf.shape(inside), [1] * (len(values.shape) - 2)], axis=0))
+    return tf.where(inside, newest, tf.constant(padding, values.dtype))

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from tfllmrec.client.answers import Answer, Recommendation, to_frame
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.inputs import count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import missing
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.layers.field_decoder import FieldDecoder
 from tfllmrec.models.reasons import TERMS, reason
 from tfllmrec.wording import nearest
 
@@ -35,6 +39,8 @@ def recommend(
     ratings: Sequence[Sequence[float | None]] | None,
     exclude: Sequence[str],
     dataset: Dataset | None,
+    context: Sequence[Fields | None] | None,
+    event_fields: Sequence[Sequence[Fields | None] | None] | None,
 ) -> pd.DataFrame:
     """:meth:`Hybrid.recommend`."""
     past, marks = histories_and_ratings(users, histories, ratings, lambda users: _past_of(users, dataset))
@@ -49,7 +55,8 @@ def recommend(
     queries = Queries.from_histories(
         known,
         None if marks is None else [[own[place] for _, place in of] for of, own in zip(events, marks, strict=True)],
-        exclude=[[*history, *others] for history in known],
+        exclude=[others if model.repeats else [*history, *others] for history in known],
+        fields=_fields_of(model, users, dataset, past, events, context, event_fields),
     )
     answers: list[Answer[Recommendation]] = []
     for batch in queries.batches(BATCH):
@@ -65,6 +72,51 @@ def recommend(
                 answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), why))
             answers.append(answer)
     return to_frame(answers, users)
+
+
+def _fields_of(
+    model: Hybrid,
+    users: Sequence[str] | None,
+    dataset: Dataset | None,
+    past: Sequence[Sequence[str]],
+    events: Sequence[Sequence[tuple[int, int]]],
+    context: Sequence[Fields | None] | None,
+    event_fields: Sequence[Sequence[Fields | None] | None] | None,
+) -> dict[str, Ragged | np.ndarray]:
+    """The fields that the model reads, of users as their data set has them, else as the caller gives them.
+
+    Args:
+      past: the histories. events: of each, the known events: item index, and place in the history.
+    """
+    of_history, of_query = model.schema.of_history(), model.schema.of_query()
+    places = Ragged.from_rows([[place for _, place in row] for row in events], np.int64)
+    fields: dict[str, Ragged | np.ndarray] = {}
+    if users is not None and dataset is not None:
+        if event_fields is not None:
+            raise DataError("Expected event_fields only with histories; those of users are in the data.")
+        rows = pd.Index(dataset.users[USER]).get_indexer(list(users))
+        every = ragged_column(dataset.events.assign(row=np.arange(len(dataset.events))), "row", rows)
+        at = every.values[np.repeat(every.offsets[:-1], places.lengths) + places.values]
+        for field in of_history:
+            fields[field.key] = Ragged(field.encode(dataset.events[field.name])[at], places.offsets)
+        for field in of_query:
+            if field.owner == "user":
+                fields[field.key] = field.encode(dataset.users[field.name])[rows]
+    if lines := event_field_inputs(past, event_fields).get("event_fields"):
+        texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
+        decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
+        fields |= {key: Ragged(values.numpy(), places.offsets) for key, values in decoded.items()}
+    if entries := context_inputs(len(past), context).get("context"):
+        width = max(map(len, entries))
+        padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)
+        decoded, _ = FieldDecoder(of_query, model.reads)(padded)
+        for field in of_query:
+            given, known = decoded[field.key].numpy(), fields.get(field.key)
+            if isinstance(known, np.ndarray):  # what the data says of a user stays where the context leaves it out
+                left_out = missing(given)
+                given[left_out] = known[left_out]
+            fields[field.key] = given
+    return fields
 
 
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:

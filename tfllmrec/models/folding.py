@@ -38,7 +38,7 @@ class Folded(tf.Module):
 
     Attributes:
       vectors: float32 ``[N, D]``.
-      prior: float32 ``[N]``, the scores for a query of which nothing is known.
+      prior: float32 ``[N]``, what is added to the scores of a query without a history.
       dim: D.
       has_vectors: whether the vectors are used: without a dense side all are zeros.
     """
@@ -68,7 +68,7 @@ class Folded(tf.Module):
         return tf.cast(nothing, tf.int32), nothing
 
     def nothing_known(self, query: Query) -> tf.Tensor:
-        """bool ``[B]``: queries that are answered by :attr:`prior`."""
+        """bool ``[B]``: queries without a history, to whose scores :attr:`prior` is added."""
         return tf.reduce_all(query["history"] >= self.n_items, axis=1)
 
     def without_offset(self, query: tf.Tensor) -> tf.Tensor:
@@ -137,7 +137,10 @@ class FoldedHybrid(Folded):
         if not self.has_vectors:
             return tf.zeros((tf.shape(query["history"])[0], self.dim))
         vectors = tf.add_n(self._last_query_vectors(item_vectors, query))
-        return tf.pad(vectors, [[0, 0], [0, int(self._has_offset)]], constant_values=1.0 / self._temperature)
+        if not self._has_offset:
+            return vectors
+        known = tf.where(self.nothing_known(query), 0.0, 1.0 / self._temperature)
+        return tf.concat([vectors, known[:, tf.newaxis]], axis=1)
 
     def pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         if not self._use_behaviour:

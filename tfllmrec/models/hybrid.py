@@ -22,10 +22,11 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from tfllmrec.client.fields import Fields
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.schema import RATING_KEY, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
@@ -34,6 +35,7 @@ from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.losses.replicas import share_of_replica
@@ -42,15 +44,9 @@ from tfllmrec.models.answers import recommend, similar
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
-from tfllmrec.models.servable import SCORE_BATCH, Query
+from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
-
-#: The arguments of :meth:`Hybrid.score_items`.
-SCORE_INPUTS = [
-    tf.TensorSpec((None, None), tf.float32),
-    {"history": tf.TensorSpec((None, None), tf.int32), RATING_KEY: tf.TensorSpec((None, None), tf.float32)},
-]
 
 
 @dataclass(frozen=True)
@@ -115,6 +111,9 @@ class Hybrid(MeasuredModel):
         *auto*, :meth:`ItemWeightSettings.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
+      schema: with the fields of events, requests and users; those that have an encoder are read beside items and
+        ratings, if ``config.fields`` says so.
+      repeats: whether users come back to items that they know, so that the gates learn from those as well.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
     The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
@@ -122,12 +121,13 @@ class Hybrid(MeasuredModel):
 
     Attributes:
       reads: keys of the fields that a query needs beside its ``history``.
+      query_spec: types and shapes of a query.
 
     Raises:
       ModelError: ``train_counts`` are those of another catalogue.
     """
 
-    reads = (RATING_KEY,)
+    reads: Sequence[str] = (RATING_KEY,)
 
     def __init__(
         self,
@@ -137,6 +137,8 @@ class Hybrid(MeasuredModel):
         item_weights: ItemWeightSettings | None = None,
         negatives: Negatives | None = None,
         seed: int = 42,
+        schema: Schema | None = None,
+        repeats: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # ratings stay float32 in every precision
@@ -156,12 +158,27 @@ class Hybrid(MeasuredModel):
         self.use_dense = "meaning" in config.terms or "feedback" in config.terms
         self.use_feedback = "feedback" in config.terms
         self.use_behaviour = "behaviour" in config.terms
+        self.repeats = repeats
+        read = [field for field in schema or () if field.has_encoder and field.key != RATING_KEY]
+        self.schema = Schema(tuple(read if config.fields and "meaning" in config.terms else []))
+        self.reads = (RATING_KEY, *(field.key for field in (*self.schema.of_history(), *self.schema.of_query())))
+        self.query_spec = {
+            "history": tf.TensorSpec((None, None), tf.int32),
+            RATING_KEY: tf.TensorSpec((None, None), tf.float32),
+            **{field.key: spec_of(field) for field in (*self.schema.of_history(), *self.schema.of_query())},
+        }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
         self.items = ItemFusion(text, config.embedding_dim, config.id_dropout, seed, name="items")
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
         )  # fmt: skip
+        dim, dropout = config.embedding_dim, config.dropout
+        of_history, of_query = self.schema.of_history(), self.schema.of_query()
+        self.event_fusion = EventFusion(of_history, dim, seed + 150, name="event_fields") if of_history else None
+        self.query_fusion = (
+            QueryFusion(of_query, dim, config.heads, dropout, seed + 160, name="query_fields") if of_query else None
+        )
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
         neighbours, decay = item_weights.neighbours, item_weights.decay
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
@@ -183,7 +200,7 @@ class Hybrid(MeasuredModel):
         self.retrieval_loss = tf.keras.metrics.Mean("retrieval_loss")
         self.gate_loss = tf.keras.metrics.Mean("gate_loss")
         # Every variable exists from the start: checkpoints are read, and functions exported, before any call.
-        nobody = {"history": tf.fill((1, 1), self.n_items), RATING_KEY: tf.fill((1, 1), float("nan"))}
+        nobody = empty_query(self.query_spec, self.n_items)
         scores = self.score_items(self.item_vectors(), nobody)
         self.gates(scores, scores, self.train_counts)  # explanations read them even where nothing is to be weighed
         self.gates.trainable = self.use_dense and self.use_behaviour
@@ -192,7 +209,7 @@ class Hybrid(MeasuredModel):
         self.feedback.trainable = self.use_feedback
         self.built = True
         # Keras would fix the lengths of the first call, and the train_step of TFRS never calls the model.
-        self._set_save_spec(SCORE_INPUTS[1])
+        self._set_save_spec(self.query_spec)
 
     def get_config(self) -> dict[str, Any]:
         """Sizes and settings; what is large is in the weights."""
@@ -206,6 +223,8 @@ class Hybrid(MeasuredModel):
             "item_weights": self.item_weights.model_dump(mode="json"),
             "negatives": asdict(self.negatives),
             "seed": self.seed,
+            "schema": self.schema.as_dict(),
+            "repeats": self.repeats,
         }
 
     @classmethod
@@ -219,9 +238,11 @@ class Hybrid(MeasuredModel):
         text = np.zeros((n_items, config.pop("text_dim")), np.float32)
         settings, negatives = ModelConfig(**config.pop("config")), Negatives(**config.pop("negatives"))
         item_weights = ItemWeightSettings(**config.pop("item_weights"))
+        schema = Schema.from_dict(config.pop("schema", []))
         with keras_policy(config.pop("dtype")):
             catalogue = Catalogue(placeholder_ids(n_items, width), text)
-            return cls(catalogue, np.zeros(n_items, np.int64), settings, item_weights, negatives, **config)
+            counts = np.zeros(n_items, np.int64)
+            return cls(catalogue, counts, settings, item_weights, negatives, schema=schema, **config)
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -278,12 +299,21 @@ class Hybrid(MeasuredModel):
         events = tf.where(present[..., tf.newaxis], events, 0.0)
         meaning = feedback = tf.zeros_like(events)
         if "meaning" in self.config.terms:
-            meaning = _unit(self.history_encoder(events, present, training=training)) / self.config.temperature
+            meaning = _unit(self._meaning(events, present, query, training)) / self.config.temperature
         if self.use_feedback:
             profile, gate = self.feedback(events, query[RATING_KEY], present, training=training)
             meaning *= 1.0 - gate
             feedback = _unit(profile) * gate / self.config.temperature
         return meaning, feedback
+
+    def _meaning(self, events: tf.Tensor, present: tf.Tensor, query: Query, training: bool) -> tf.Tensor:
+        """``q_u`` before it is scaled, ``[B, L, D]``; arguments as in :meth:`query_vectors`."""
+        if self.event_fusion is not None:
+            events += tf.cast(self.event_fusion(query), events.dtype)
+        state = self.history_encoder(events, present, training=training)
+        if self.query_fusion is None:
+            return state
+        return self.query_fusion(state, tf.cast(events, state.dtype), present, query, training=training)
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -330,7 +360,10 @@ class Hybrid(MeasuredModel):
         lengths = tf.reduce_sum(tf.cast(inputs["history"] < self.n_items, tf.int32), axis=1)
         targets = tf.gather(inputs["targets"], tf.maximum(lengths - 1, 0), batch_dims=1)
         rows = (lengths > 0) & (targets < self.n_items)
-        query = {key: tf.boolean_mask(inputs[key], rows) for key in ("history", *self.reads)}
+        query = {key: inputs[key] for key in ("history", *self.reads)}
+        for field in self.schema.of("request"):  # of a request for each target, the last one
+            query[field.key] = tf.gather(query[field.key], tf.maximum(lengths - 1, 0), batch_dims=1)
+        query = {key: tf.boolean_mask(values, rows) for key, values in query.items()}
         return tf.boolean_mask(targets, rows), self(query)
 
     def _retrieval_loss(
@@ -365,7 +398,8 @@ class Hybrid(MeasuredModel):
     def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor, content: tf.Tensor | None) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
-        It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. With
+        It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. (Where
+        users come back to what they know, it is over all items.) With
         sampled negatives it is over the target and a uniform sample of the catalogue, whose n items count N / n times
         each (importance sampling, Bengio and Senecal 2003).
         """
@@ -382,7 +416,7 @@ class Hybrid(MeasuredModel):
         logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
-        masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis])
+        masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis]) & (not self.repeats)
         return mean_loss(self.gate_task.per_example_of_logits(tf.where(masked, -1e9, logits), target))
 
     def _sampled_gate_loss(self, query: Query, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -406,7 +440,7 @@ class Hybrid(MeasuredModel):
                 binary_output=True,
             )[:, :-1]  # fmt: skip
         own, others = tf.split(places_of, [tf.size(target), tf.size(drawn)])
-        masked = (tf.gather(met, others, axis=1) > 0) | (drawn == target[:, tf.newaxis])
+        masked = (tf.gather(met, others, axis=1) > 0) & (not self.repeats) | (drawn == target[:, tf.newaxis])
         times = math.log(self.n_items / self.retrieval.n_negatives)
         drawn_logits = tf.where(masked, -1e9, tf.gather(logits, others, axis=1) + times)
         own_logits = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
@@ -416,7 +450,10 @@ class Hybrid(MeasuredModel):
     # Inference ------------------------------------------------------------------------------------------------------
 
     def score_items(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
-        """The score of every item for each query, float32 ``[B, N]``; an empty history gets items by popularity.
+        """The score of every item for each query, float32 ``[B, N]``.
+
+        Without a history it is the item's popularity, log(1 + n_i), to which the fields of the request and its user add
+        ``alone`` times the dense score (:class:`~tfllmrec.layers.query_fusion.QueryFusion`).
 
         Args:
           item_vectors: :meth:`item_vectors`, or the same as a constant.
@@ -427,7 +464,7 @@ class Hybrid(MeasuredModel):
         scores = dense * factors.dense + sparse * factors.sparse + factors.offset
         popularity = tf.math.log1p(self.train_counts)[tf.newaxis]
         nothing_known = tf.reduce_all(query["history"] >= self.n_items, axis=1, keepdims=True)
-        return tf.where(nothing_known, popularity, scores)
+        return tf.where(nothing_known, popularity + dense * factors.dense, scores)
 
     def terms(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """The dense and the sparse scores of every item before they are weighed, float32 ``[B, N]`` each.
@@ -443,18 +480,28 @@ class Hybrid(MeasuredModel):
         return dense, sparse
 
     def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
-        """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each; zeros for an empty history."""
+        """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
+
+        For an empty history, ``alone`` times what the fields say; zeros where there are none.
+        """
         lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         size = self.history_encoder.max_length
         last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
-        known = tf.cast(lengths > 0, tf.float32)[:, tf.newaxis]
+        known = tf.cast(lengths > 0, tf.float32)
+        counts = known
+        if self.query_fusion is not None:
+            by_fields = tf.cast(self.query_fusion.given(query), tf.float32) * self.query_fusion.alone
+            counts = tf.where(lengths > 0, known, by_fields)
         meaning, feedback = self.query_vectors(item_vectors, self._newest(query, lengths, size))
-        return tf.gather(meaning, last, batch_dims=1) * known, tf.gather(feedback, last, batch_dims=1) * known
+        meaning = tf.gather(meaning, last, batch_dims=1) * counts[:, tf.newaxis]
+        return meaning, tf.gather(feedback, last, batch_dims=1) * known[:, tf.newaxis]
 
     def _newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
         """The query with no more than the ``size`` newest of ``lengths`` int32 ``[B]`` events."""
         padding = {"history": self.n_items, RATING_KEY: float("nan")}
-        return {key: newest_events(query[key], lengths, size, fill) for key, fill in padding.items()}
+        padding |= {field.key: field.padding for field in self.schema.of_history()}
+        newest = {key: newest_events(query[key], lengths, size, fill) for key, fill in padding.items()}
+        return {key: newest.get(key, query[key]) for key in self.query_spec}
 
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """What each term adds to a score, and the history event behind it; the gates' offset counts as a dense term.
@@ -555,19 +602,24 @@ class Hybrid(MeasuredModel):
         """A query as in :meth:`score_items` -> float32 ``[B, N]``."""
         return self.score_items(self.item_vectors(training=training), inputs)
 
+    @property
+    def _score_inputs(self) -> list[Any]:
+        """The arguments of :meth:`score_items`."""
+        return [tf.TensorSpec((None, None), tf.float32), self.query_spec]
+
     # Partial functions, because Keras would save every tf.function that is an attribute.
     @cached_property
     def _score_batch(self) -> Callable[..., tf.Tensor]:
-        return partial(tf.function(self.score_items, input_signature=SCORE_INPUTS, autograph=False))
+        return partial(tf.function(self.score_items, input_signature=self._score_inputs, autograph=False))
 
     @cached_property
     def _terms_batch(self) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-        return partial(tf.function(self.terms, input_signature=SCORE_INPUTS, autograph=False))
+        return partial(tf.function(self.terms, input_signature=self._score_inputs, autograph=False))
 
     @cached_property
     def _explain_batch(self) -> Callable[..., dict[str, tf.Tensor]]:
         items = tf.TensorSpec((None, None), tf.int32)
-        return partial(tf.function(self.explain_items, input_signature=[*SCORE_INPUTS, items], autograph=False))
+        return partial(tf.function(self.explain_items, input_signature=[*self._score_inputs, items], autograph=False))
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
@@ -601,28 +653,35 @@ class Hybrid(MeasuredModel):
         ratings: Sequence[Sequence[float | None]] | None = None,
         exclude: Sequence[str] = (),
         dataset: Dataset | None = None,
+        context: Sequence[Fields | None] | None = None,
+        event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
         """The best ``k`` items for each user, or for each history, with titles and reasons.
 
             model.recommend(["42", "515"], k=5, dataset=dataset)
             model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
+            model.recommend(histories=[[]], context=[{"device": "phone", "age": 25}])
 
         Args:
           users: ids of users of ``dataset``; the history of each is all events of the user there.
           k: length of each list; it is shorter where fewer items remain.
           histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
           ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
-          exclude: items that are recommended to nobody; nor are the items of a user's own history.
-          dataset: has the titles and the users' events; without it, ids stand for titles.
+          exclude: items that are recommended to nobody; nor are the items of a user's own history, unless users come
+            back to what they know (``repeats``).
+          dataset: has the titles, the users' events and their fields; without it, ids stand for titles.
+          context: fields of each request and its user by their names; those of ``users`` are in the data and may be
+            left out.
+          event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
 
         Raises:
           DataError: both or neither of ``users`` and ``histories``; users without a ``dataset``, or not in it;
-            ``ratings`` that do not fit the histories.
+            ``ratings`` or fields that do not fit.
         """
-        return recommend(self, users, k, histories, ratings, exclude, dataset)
+        return recommend(self, users, k, histories, ratings, exclude, dataset, context, event_fields)
 
     def similar(self, items: Sequence[str], k: int = 10, *, dataset: Dataset | None = None) -> pd.DataFrame:
         """The ``k`` items most like each of ``items``, by the cosine of their vectors ``e_i``; no reasons.
@@ -644,6 +703,7 @@ class Hybrid(MeasuredModel):
     def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, Query]]]:
         """Rows, and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
+        queries = queries.with_missing([*self.schema.of_history(), *self.schema.of_query()])
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
@@ -653,7 +713,6 @@ class Hybrid(MeasuredModel):
 
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
 
-    query_spec = SCORE_INPUTS[1]
     term_names = ("meaning", "feedback", "behaviour")
 
     @property
@@ -665,14 +724,23 @@ class Hybrid(MeasuredModel):
         return {"model": self.config, "item_weights": self.item_weights}
 
     @property
-    def learned(self) -> list[np.ndarray]:
+    def _query_layers(self) -> list[tf.keras.layers.Layer]:
+        """The layers that read queries, without the item-item weights."""
+        layers = (self.history_encoder, self.event_fusion, self.query_fusion, self.feedback)
+        return [layer for layer in layers if layer is not None]
+
+    @property
+    def _learned_variables(self) -> list[tf.Variable]:
         # Not W: it follows from settings and training events, and another machine may compute other last digits.
-        layers = (self.items, self.history_encoder, self.feedback, self.gates)
-        return [array for layer in layers for array in layer.get_weights()]
+        return [variable for layer in (self.items, *self._query_layers, self.gates) for variable in layer.weights]
+
+    @property
+    def learned(self) -> list[np.ndarray]:
+        return [variable.numpy() for variable in self._learned_variables]
 
     @property
     def resources(self) -> list[tf.Variable]:
-        layers = (self.history_encoder, self.feedback, self.behaviour, self.gates)
+        layers = (*self._query_layers, self.behaviour, self.gates)
         return [self.train_counts, *(variable for layer in layers for variable in layer.variables)]
 
     def fold(self) -> FoldedHybrid:
@@ -711,11 +779,13 @@ class Hybrid(MeasuredModel):
         n_new, item_weights = n_items - self.n_items, self.item_weights
         counts = np.pad(self.train_counts.numpy(), (0, n_new))
         with keras_policy(self.dtype_policy.name):
-            model = Hybrid(catalogue, counts, self.config, item_weights, self.negatives, self.seed, name=self.name)
-        for layer in ("items", "history_encoder", "feedback", "gates"):
-            for variable, learned in zip(getattr(model, layer).weights, getattr(self, layer).weights, strict=True):
-                if variable.shape == learned.shape:
-                    variable.assign(learned)
+            model = Hybrid(
+                catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
+                name=self.name,
+            )  # fmt: skip
+        for variable, learned in zip(model._learned_variables, self._learned_variables, strict=True):
+            if variable.shape == learned.shape:
+                variable.assign(learned)
         model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
         model.gates.has_text.assign(np.any(catalogue.text != 0, axis=1))
         if model.items.use_ids:

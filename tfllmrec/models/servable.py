@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.config import Section
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import padding_of
+from tfllmrec.data.schema import Field, padding_of
 from tfllmrec.models.folding import Folded
 from tfllmrec.progress import Tell
 
@@ -111,6 +111,12 @@ class Servable(Protocol):
         Raises:
           ModelError: the model knows nothing of items that were not there when it was fitted.
         """
+
+
+def spec_of(field: Field) -> tf.TensorSpec:
+    """Type and shape of a field in a query: ``[B, L]`` of events, ``[B]`` of others, followed by the width."""
+    sizes = [None, *([None] if field.owner == "event" else []), *([field.width] if field.width else [])]
+    return tf.TensorSpec(sizes, tf.string if field.dtype == object else field.dtype)
 
 
 def empty_query(spec: Mapping[str, tf.TensorSpec], n_items: int) -> Query:

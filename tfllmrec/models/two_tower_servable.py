@@ -17,7 +17,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.models.folding import Folded
 from tfllmrec.models.hybrid import Catalogue
-from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query
+from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
 
 #: The id of the user, for models that know users by their ids; a request has it in its context as ``user_id=42``.
@@ -74,7 +74,7 @@ class TwoTowerServable:
         self.reads = tuple(keys)
         self.n_items = len(vectors)
         self.query_spec = {"history": tf.TensorSpec((None, None), tf.int32)} | {
-            key: _spec_of(fields[key]) for key in keys
+            key: spec_of(fields[key]) for key in keys
         }
         self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
         lengths = np.linalg.norm(vectors, axis=1)
@@ -188,7 +188,7 @@ class _FoldedTowers(Folded):
         self._query_vectors, self._nothing_known = model._query_vectors, model.nothing_known
 
     def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
-        return self._query_vectors(query)
+        return tf.where(self._nothing_known(query)[:, tf.newaxis], 0.0, self._query_vectors(query))
 
     def nothing_known(self, query: Query) -> tf.Tensor:
         return self._nothing_known(query)
@@ -197,8 +197,3 @@ class _FoldedTowers(Folded):
 def with_user_ids(queries: Queries) -> Queries:
     """The queries with :data:`USER_FIELD` among their fields."""
     return replace(queries, fields={**queries.fields, USER_FIELD.key: queries.user_ids})
-
-
-def _spec_of(field: Field) -> tf.TensorSpec:
-    sizes = [None, *([None] if field.owner == "event" else []), *([field.width] if field.width else [])]
-    return tf.TensorSpec(sizes, tf.string if field.dtype == object else field.dtype)

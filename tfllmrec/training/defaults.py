@@ -109,7 +109,8 @@ class _Weights:
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
     """The settings that the search of :func:`choose_item_weights` starts from.
 
-    They depend on whether events have an order, whether training histories are long, and whether items have text.
+    They depend on whether events have an order, whether users come back to items, whether training histories are long,
+    and whether items have text.
     """
     long = data.histories.lengths.mean() > 30
     if data.split.dataset.ordered:
@@ -123,6 +124,7 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
+    start.itself = data.split.dataset.repeats
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
-from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value, selection_value_of_ranks
@@ -38,6 +38,8 @@ CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 #: What the gates' lift of cold items may be, in units of the logit; see :func:`choose_cold_lift`.
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+#: What the strength of the fields of a query without a history may be; see :func:`choose_field_use`.
+ALONE = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Validation queries with a cold target that a choice needs.
 COLD_QUERIES = 20
 #: Lengths of the lists that gates and lift are measured by.
@@ -62,7 +64,10 @@ def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = 
     catalogue = Catalogue(data.split.dataset.items[ITEM].to_numpy(object), data.text, data.text_widths)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
-        return Hybrid(catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed)
+        return Hybrid(
+            catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
+            data.split.schema,
+        )  # fmt: skip
 
 
 @random_state_kept()
@@ -342,6 +347,46 @@ def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
     )
 
 
+def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether the fields of requests and users are read, and their strength where there is no history.
+
+    Fields are read unless the validation sample is ranked better without them, by :func:`selection_value`. Their
+    strength beside popularity is the best of :data:`ALONE` on the same queries without their histories; it is 0, which
+    leaves popularity alone, unless the gain is larger than chance (as for the discount in :func:`choose_gates`).
+
+    Args:
+      model: its gate settings are chosen.
+      data: its validation sample is used.
+
+    Returns:
+      A line on the choice; ``None`` for a model that reads no such fields.
+    """
+    fusion = model.query_fusion
+    if fusion is None:
+        return None
+    names = ", ".join(fusion.encoder.keys)
+    with_them = data.measure(model, ks=KS)
+    fusion.reads.assign(0.0)
+    without = data.measure(model, ks=KS)
+    figures = [result.metrics["ndcg@10"] for result in (with_them, without)]
+    said = f"ndcg@10 {figures[0]:.4f} with them, {figures[1]:.4f} without them"
+    if selection_value(without) > selection_value(with_them):
+        return f"fields of queries ({names}) are not read: {said}, on validation"
+    fusion.reads.assign(1.0)
+    nobody = data.sample.without_histories()
+    alone: dict[float, Result] = {}
+    for strength in (0.0, *ALONE):
+        fusion.alone.assign(strength)
+        alone[strength] = data.measure(model, nobody, KS)
+    best = max(ALONE, key=lambda strength: selection_value(alone[strength]))
+    if selection_gain(alone[best], alone[0.0], confidence=1 - 0.05 / len(ALONE))[1] <= 0:
+        best = 0.0
+    fusion.alone.assign(best)
+    figures = [alone[strength].metrics["ndcg@10"] for strength in (best, 0.0)]
+    cold = f"strength without a history {best:g} (ndcg@10 {figures[0]:.4f}, popularity {figures[1]:.4f})"
+    return f"fields of queries ({names}) are read: {said}; {cold}, on validation"
+
+
 def _train(
     model: Hybrid,
     sequences: Sequences,
@@ -368,7 +413,7 @@ def _train(
         tf.keras.callbacks.TerminateOnNaN(),
     ]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
-    made_from, made_from_file = _made_from(sequences, data, config), folder / "checkpoints" / "made_from.json"
+    made_from, made_from_file = _made_from(model, sequences, data, config), folder / "checkpoints" / "made_from.json"
     if checkpoint.state.epochs_done and not made_from_file.is_file():
         raise ModelError(
             f"{made_from_file} is missing, so it is not known which settings and data the checkpoints beside it belong "
@@ -404,18 +449,17 @@ def _train(
             )
     checkpoint.restore_best(model)
     choose_gates(model, data)  # between epochs not all settings are tried
-    lift = choose_cold_lift(model, data)
+    lift, of_fields = choose_cold_lift(model, data), choose_field_use(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
-    return _told(
-        [gates if model.gates.trainable else f"{epoch}: best on validation", *([] if lift is None else [lift])], tell
-    )
+    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_fields]
+    return _told([line for line in chosen if line is not None], tell)
 
 
-def _made_from(sequences: Sequences, data: TrainingData, config: ExperimentConfig) -> dict[str, Any]:
+def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: ExperimentConfig) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
-    parts = (sequences.items, *(sequences.fields[key] for key in Hybrid.reads), sequences.held_out)
-    arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
+    items, held_out = sequences.items, sequences.held_out
+    arrays = [items.values, items.offsets, *map(sequences.values_of, model.reads), held_out.values]
     return {
         **settings_of(model=config.model, item_weights=config.item_weights, training=config.training),
         "evaluation.head_share": config.evaluation.head_share,

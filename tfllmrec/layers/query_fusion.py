@@ -1,0 +1,179 @@
+"""What is known of a request and its user, joined to what the history says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import tensorflow as tf
+
+from tfllmrec.columns import TIMESTAMP
+from tfllmrec.data.schema import Field, padding_of
+from tfllmrec.layers.field_encoder import FieldsEncoder
+from tfllmrec.layers.history_encoder import causal_mask
+from tfllmrec.layers.seeded_dropout import SeededDropout
+from tfllmrec.layers.time_gaps import TimeGaps
+
+#: Shares of targets for which training hides the history, and the fields: a served model meets users without a history
+#: and clients that send no context.
+HIDDEN_HISTORIES, HIDDEN_FIELDS = 0.1, 0.1
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class EventFusion(tf.keras.layers.Layer):
+    """The fields of each event of a history as vectors that are added to those of the items: ``[B, L, D]``.
+
+    It is the sum of the encoded fields and, where events have times, of the gap to the event before. A learned scalar
+    that starts at 0 scales the sum, so training starts from the items alone.
+
+    Args:
+      fields: of events, named ``event.NAME``.
+      dim: D. seed: of the initial weights.
+    """
+
+    def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.dim, self.seed = dim, seed
+        self.encoder = FieldsEncoder(fields, dim, seed, name="fields")
+        has_times = any(field.name == TIMESTAMP for field in self.encoder.fields)
+        self.gaps = TimeGaps(dim, seed + 50, name="gaps") if has_times else None
+        self.strength = self.add_weight(name="strength", shape=(), initializer="zeros")
+
+    def call(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The fields of :attr:`FieldsEncoder.keys`, ``[B, L]`` each -> ``[B, L, D]``."""
+        result = self.encoder(query)
+        if self.gaps is not None:
+            times = query[f"event.{TIMESTAMP}"]
+            before = tf.pad(times[:, :-1], [[0, 0], [1, 0]], constant_values=float("nan"))
+            result += self.gaps(before, times)
+        return result * tf.cast(self.strength, result.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        fields = [asdict(field) for field in self.encoder.fields]
+        return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class QueryFusion(tf.keras.layers.Layer):
+    """The history read in the light of a request: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``, ``z_t = h_t + W p_t``.
+
+    ``h_t`` is what the history encoder says after event t, and ``p_t`` the sum of the encoded fields of the request for
+    the event after t and of its user. ``A`` is attention of ``z_t`` over the events up to t: a user's evenings count
+    more for a request in the evening. ``F`` is a two-layer feed-forward map.
+
+    The fields are joined here and not as tokens before the history, because each target of a training sequence has a
+    request of its own: one pass of the encoder serves all of them.
+
+    In training, the history is hidden from :data:`HIDDEN_HISTORIES` of the targets, so that ``q`` is learned for users
+    without a history as well, and the fields from :data:`HIDDEN_FIELDS`. Two scalars are chosen on validation and not
+    trained: ``reads`` (0: fields do not help, and are treated as missing) and ``alone``, which scales ``q`` of a query
+    without a history against the popularity of items (0: popularity alone).
+
+    Args:
+      fields: of requests and users; texts and ids are left out.
+      dim: D. heads, dropout: of the attention. seed: of initial weights and noise.
+    """
+
+    def __init__(
+        self,
+        fields: Iterable[Field | Mapping[str, Any]],
+        dim: int,
+        heads: int,
+        dropout: float,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.dim, self.heads, self.rate, self.seed = dim, heads, dropout, seed
+        self.encoder = FieldsEncoder(fields, dim, seed, name="fields")
+        has_times = any(field.key == f"request.{TIMESTAMP}" for field in self.encoder.fields)
+        self.gaps = TimeGaps(dim, seed + 50, name="gaps") if has_times else None
+        glorot = tf.keras.initializers.GlorotUniform
+        dense = tf.keras.layers.Dense
+        self.profile_map = dense(dim, kernel_initializer=glorot(seed + 60), name="profile_map")
+        self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.query_map = dense(dim, kernel_initializer=glorot(seed + 61), name="query")
+        self.key_map = dense(dim, kernel_initializer=glorot(seed + 62), name="key")
+        self.value_map = dense(dim, kernel_initializer=glorot(seed + 63), name="value")
+        self.output_map = dense(dim, kernel_initializer="zeros", name="output")
+        self.widen = dense(4 * dim, "gelu", kernel_initializer=glorot(seed + 64), name="widen")
+        self.narrow = dense(dim, kernel_initializer="zeros", name="narrow")
+        self.dropout = SeededDropout(dropout, seed + 70, name="profile_dropout")
+        self.hide_history = SeededDropout(HIDDEN_HISTORIES, seed + 71, name="hide_history")
+        self.hide_fields = SeededDropout(HIDDEN_FIELDS, seed + 72, name="hide_fields")
+        frozen = {"shape": (), "trainable": False, "dtype": tf.float32}
+        self.reads = self.add_weight(name="reads", initializer="ones", **frozen)
+        self.alone = self.add_weight(name="alone", initializer="zeros", **frozen)
+
+    def call(
+        self,
+        state: tf.Tensor,
+        events: tf.Tensor,
+        present: tf.Tensor,
+        query: Mapping[str, tf.Tensor],
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        """Query vectors, ``[B, L, D]``.
+
+        Args:
+          state: ``[B, L, D]``, what the history says after each event. events: ``[B, L, D]``, what was encoded.
+          present: bool ``[B, L]``.
+          query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
+            with another dimension where a value has several numbers. Where the request has a time, also
+            ``event.timestamp`` ``[B, L]``.
+        """
+        there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
+        known = self.hide_history(there, training=training) > 0
+        profile = self._profile(query, tf.ones_like(there), training)
+        # What is behind absent positions is undefined.
+        z = tf.where(known, state, tf.zeros_like(state)) + self.profile_map(self.dropout(profile, training=training))
+        normed = self.norm(z)
+        attended = self._attended(normed, events, present)
+        return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
+
+    def _profile(self, query: Mapping[str, tf.Tensor], ones: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """The fields of a request and its user, ``[B, L, D]`` or ``[B, 1, D]``; ``ones`` is ``[B, L, 1]``."""
+        values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
+        absent = {
+            field.key: tf.fill([1, 1, *[field.width] * bool(field.width)], tf.constant(field.padding, field.dtype))
+            for field in self.encoder.fields
+        }
+        profile, nothing = self.encoder(values), self.encoder(absent)
+        if self.gaps is not None:
+            profile += self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
+            nothing += self.gaps(unknown := absent[f"request.{TIMESTAMP}"], unknown)
+        given = (self.hide_fields(ones, training=training) > 0) & (self.reads > 0)
+        return tf.cast(tf.where(given, profile, nothing), self.compute_dtype)
+
+    @staticmethod
+    def _spread(field: Field, values: tf.Tensor) -> tf.Tensor:
+        """``[B, 1]`` or ``[B, L]``, followed by the width of the field."""
+        return values if len(values.shape) == 2 + bool(field.width) else values[:, tf.newaxis]
+
+    def _attended(self, z: tf.Tensor, events: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """Attention of each position over the events up to it, ``[B, L, D]``."""
+        shape = tf.stack([tf.shape(events)[0], tf.shape(events)[1], self.heads, self.dim // self.heads])
+        query, key, value = (
+            tf.transpose(tf.reshape(of, shape), (0, 2, 1, 3))
+            for of in (self.query_map(z), self.key_map(events), self.value_map(events))
+        )
+        logits = tf.matmul(query, key, transpose_b=True) * tf.cast((self.dim // self.heads) ** -0.5, z.dtype)
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32) + causal_mask(present)), z.dtype)
+        mixed = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
+        return self.output_map(tf.reshape(mixed, tf.shape(z)))
+
+    def given(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Which requests carry the value of any field, bool ``[B]``; all False where fields are not read."""
+        any_of = [_is_given(field, query[field.key]) for field in self.encoder.fields]
+        return tf.reduce_any(tf.stack(any_of), axis=0) & (self.reads > 0)
+
+    def get_config(self) -> dict[str, Any]:
+        fields = [asdict(field) for field in self.encoder.fields]
+        sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
+        return {**super().get_config(), "fields": fields, **sizes}
+
+
+def _is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
+    there = tf.math.is_finite(values) if values.dtype.is_floating else values != padding_of(field.dtype)
+    return tf.reduce_any(there, axis=1) if field.width else there
