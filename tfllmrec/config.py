@@ -356,9 +356,21 @@ class EvaluationConfig(Section):
         default_factory=list, description="Measured beside recall, ndcg and mrr."
     )
     baselines: list[
-        Literal["popularity", "markov", "item_knn", "ials", "ease", "text", "ease_text", "star", "two_tower"]
+        Literal[
+            "popularity",
+            "popularity_by_segment",
+            "markov",
+            "item_knn",
+            "ials",
+            "ease",
+            "text",
+            "ease_text",
+            "star",
+            "two_tower",
+        ]
     ] = [
         "popularity",
+        "popularity_by_segment",
         "markov",
         "item_knn",
         "ials",

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import Field
 
 ROWS = [[1, 2, 3], [], [4], [5, 6]]
 
@@ -126,3 +127,29 @@ def test_slice_take_and_batches_keep_the_parts_together():
     batches = list(q.batches(2))
     assert [b.user_ids.tolist() for b in batches] == [["a", "b"], ["c"]]
     assert lists(batches[1].history) == [[3]] and lists(batches[1].targets) == [[]]
+
+
+FIELDS = [
+    Field("kind", "event", "category", vocabulary=("view",), default="view"),
+    Field("look", "event", "vector", width=2),
+    Field("age", "user", "number"),
+    Field("device", "request", "category", vocabulary=("tv",)),
+]
+
+
+def test_fields_that_are_left_out_get_their_default_or_are_missing():
+    queries = Queries.from_histories([[3, 1], [], [2]], fields={"user.age": np.array([20.0, 30.0, 40.0], np.float32)})
+    filled = queries.with_missing(FIELDS)
+    assert filled.fields["event.kind"].values.tolist() == [2, 2, 2]  # the default
+    assert filled.fields["event.kind"].offsets.tolist() == [0, 2, 2, 3]
+    assert filled.fields["event.look"].values.shape == (3, 2) and np.isnan(filled.fields["event.look"].values).all()
+    assert filled.fields["request.device"].tolist() == [0, 0, 0]
+    assert filled.fields["user.age"].tolist() == [20, 30, 40]  # as it was
+    assert filled.with_missing(FIELDS) is filled
+
+
+def test_without_histories_only_the_requests_are_left():
+    queries = Queries.from_histories([[3, 1], [2]], targets=[[5], [6]]).with_missing(FIELDS).without_histories()
+    assert queries.history.lengths.tolist() == queries.exclude.lengths.tolist() == [0, 0]
+    assert queries.targets.values.tolist() == [5, 6]
+    assert queries.fields["event.look"].values.shape == (0, 2) and len(queries.fields["request.device"]) == 2

@@ -7,6 +7,7 @@ import pytest
 from stand_ins import training_data
 
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import evaluate, selection_value
 from tfllmrec.evaluation.recommender import Recommender
@@ -16,6 +17,7 @@ from tfllmrec.models.baselines import (
     ItemKNN,
     Markov,
     Popularity,
+    SegmentPopularity,
     Star,
     TextSimilarity,
     candidates,
@@ -265,3 +267,29 @@ def test_popularity_on_movielens_1m_is_the_published_figure():
     result = evaluate(model, test, train_counts=model.counts.astype(np.int64), strata={}, bootstrap=0)
     assert result.metrics["recall@10"] == pytest.approx(0.0369, abs=0.0001)
     assert result.metrics["ndcg@10"] == pytest.approx(0.0180, abs=0.0001)
+
+
+def test_popularity_by_segment_is_naive_bayes_over_the_fields_of_queries():
+    fields = (
+        Field("device", "request", "category", vocabulary=("phone", "tv")),
+        Field("age", "user", "number", edges=(0.0, 30.0, 60.0)),
+        Field("name", "user", "id"),
+    )
+    histories = ragged([0, 0, 0, 2], [1, 1, 2])
+    known = {
+        "event.device": Ragged(np.array([2, 2, 3, 2, 3, 3, 0], np.int32), histories.offsets),
+        "user.age": np.array([20.0, 40.0], np.float32),
+    }
+    data = training_data(histories, 3, fields=known, schema=Schema(fields))
+    model = SegmentPopularity(smoothing=2.0).fit(data)
+    share = (np.array([3, 2, 2]) + 1e-3) / (7 + 3e-3)
+    # On phones 0 twice and 2 once; on televisions 0 once and 1 twice; the young had 0 three times and 2 once.
+    phone, young = np.array([2, 0, 1]), np.array([3, 0, 1])
+    asked = Queries.from_histories(
+        [[], [1], []],
+        fields={"request.device": np.array([2, 1, 0], np.int32), "user.age": np.array([25, 25, np.nan], np.float32)},
+    )
+    by_age = np.log(share) + np.log((young + 2 * share) / (2 * share))
+    expected = [by_age + np.log((phone + 2 * share) / (2 * share)), by_age, np.log(share)]
+    np.testing.assert_allclose(model.score(asked), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.score(ask([])), [np.log(share)], rtol=1e-5)

@@ -127,6 +127,13 @@ class FieldsEncoder(tf.keras.layers.Layer):
         """The mapping that holds every field of :attr:`keys`, in shapes that can be broadcast to each other."""
         return functools.reduce(operator.add, [encoder(inputs[encoder.field.key]) for encoder in self.encoders])
 
+    def missing(self) -> tf.Tensor:
+        """The vector of an input of which every field is missing, ``[D]``."""
+        shapes = {field.key: [field.width] * bool(field.width) for field in self.fields}
+        return self(
+            {field.key: tf.fill(shapes[field.key], tf.constant(field.padding, field.dtype)) for field in self.fields}
+        )
+
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]
         return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}

@@ -15,9 +15,9 @@ from tfllmrec.layers.history_encoder import causal_mask
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.time_gaps import TimeGaps
 
-#: Shares of targets for which training hides the history, and the fields: a served model meets users without a history
-#: and clients that send no context.
-HIDDEN_HISTORIES, HIDDEN_FIELDS = 0.1, 0.1
+#: Shares of targets for which training hides the history, and the fields of the request and its user; and share of
+#: histories whose fields it hides. A served model meets users without a history and clients that send ids alone.
+HIDDEN_HISTORIES, HIDDEN_FIELDS, HIDDEN_EVENT_FIELDS = 0.1, 0.1, 0.1
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
@@ -25,7 +25,8 @@ class EventFusion(tf.keras.layers.Layer):
     """The fields of each event of a history as vectors that are added to those of the items: ``[B, L, D]``.
 
     It is the sum of the encoded fields and, where events have times, of the gap to the event before. A learned scalar
-    that starts at 0 scales the sum, so training starts from the items alone.
+    that starts at 0 scales the sum, so training starts from the items alone. In training, the fields of
+    :data:`HIDDEN_EVENT_FIELDS` of the histories are hidden.
 
     Args:
       fields: of events, named ``event.NAME``.
@@ -38,16 +39,19 @@ class EventFusion(tf.keras.layers.Layer):
         self.encoder = FieldsEncoder(fields, dim, seed, name="fields")
         has_times = any(field.name == TIMESTAMP for field in self.encoder.fields)
         self.gaps = TimeGaps(dim, seed + 50, name="gaps") if has_times else None
+        self.hide = SeededDropout(HIDDEN_EVENT_FIELDS, seed + 70, noise_shape=(None, 1, 1), name="hide")
         self.strength = self.add_weight(name="strength", shape=(), initializer="zeros")
 
-    def call(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def call(self, query: Mapping[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         """The fields of :attr:`FieldsEncoder.keys`, ``[B, L]`` each -> ``[B, L, D]``."""
-        result = self.encoder(query)
+        result, missing = self.encoder(query), self.encoder.missing()
         if self.gaps is not None:
             times = query[f"event.{TIMESTAMP}"]
             before = tf.pad(times[:, :-1], [[0, 0], [1, 0]], constant_values=float("nan"))
             result += self.gaps(before, times)
-        return result * tf.cast(self.strength, result.dtype)
+            missing += self.gaps.missing()
+        given = self.hide(tf.ones_like(result[..., :1]), training=training) > 0
+        return tf.where(given, result, missing) * tf.cast(self.strength, result.dtype)
 
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.encoder.fields]
@@ -135,16 +139,12 @@ class QueryFusion(tf.keras.layers.Layer):
     def _profile(self, query: Mapping[str, tf.Tensor], ones: tf.Tensor, training: bool | None) -> tf.Tensor:
         """The fields of a request and its user, ``[B, L, D]`` or ``[B, 1, D]``; ``ones`` is ``[B, L, 1]``."""
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
-        absent = {
-            field.key: tf.fill([1, 1, *[field.width] * bool(field.width)], tf.constant(field.padding, field.dtype))
-            for field in self.encoder.fields
-        }
-        profile, nothing = self.encoder(values), self.encoder(absent)
+        profile, missing = self.encoder(values), self.encoder.missing()
         if self.gaps is not None:
             profile += self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
-            nothing += self.gaps(unknown := absent[f"request.{TIMESTAMP}"], unknown)
+            missing += self.gaps.missing()
         given = (self.hide_fields(ones, training=training) > 0) & (self.reads > 0)
-        return tf.cast(tf.where(given, profile, nothing), self.compute_dtype)
+        return tf.cast(tf.where(given, profile, missing), self.compute_dtype)
 
     @staticmethod
     def _spread(field: Field, values: tf.Tensor) -> tf.Tensor:

@@ -36,5 +36,9 @@ class TimeGaps(tf.keras.layers.Layer):
         bucket = tf.clip_by_value(tf.cast(power, tf.int32), 0, POWERS - 1) + 1
         return tf.gather(self.table, tf.where(known, bucket, 0))
 
+    def missing(self) -> tf.Tensor:
+        """The vector of an unknown gap, ``[D]``."""
+        return self.table[0]
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dim": self.dim, "seed": self.seed}

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.evaluation.recommender import Recommender
@@ -66,6 +67,75 @@ class Popularity(Baseline):
 
     def score(self, queries: Queries) -> np.ndarray:
         return np.tile(self.counts, (len(queries), 1))
+
+
+@dataclass
+class SegmentPopularity(Baseline):
+    """The most popular items among users and requests like this one: naive Bayes over their fields.
+
+    ``score(i) = log p_i + sum over fields f of log((n_if + s p_i) / ((n_f + s) p_i))`` with ``p_i`` the share of item
+    i in the training events, ``n_f`` the training events with this value of the field and ``n_if`` those of item i
+    among them. A number stands for the bin between two quantiles, a time for the hour of the day. A value that is
+    missing or new says nothing. The history is not read.
+    """
+
+    fit_grid: ClassVar[Grid] = {}
+    score_grid: ClassVar[Grid] = {"smoothing": (30.0, 300.0, 3000.0, 30_000.0)}
+    smoothing: float = 300.0
+    counts: np.ndarray = field(init=False, repr=False)
+    fields: list[Field] = field(init=False, repr=False)
+    by_value: list[sparse.csr_array] = field(init=False, repr=False)  # of each field, [V, N]
+
+    def fit(self, data: TrainingData) -> Self:
+        self.counts = _counts(data)
+        self.fields = [known for known in data.split.schema.of_query() if segmented(known)]
+        known, self.by_value = data.split.train_queries(), []
+        for each in self.fields:
+            if each.owner == "user":
+                of_user = known.fields[each.key]
+                assert isinstance(of_user, np.ndarray)
+                values = np.repeat(_segments(each, of_user), known.history.lengths)
+            else:
+                of_events = known.fields[f"event.{each.name}"]
+                assert isinstance(of_events, Ragged)
+                values = _segments(each, of_events.values)
+            at = values, known.history.values
+            shape = (int(values.max(initial=0)) + 1, data.n_items)
+            self.by_value.append(sparse.coo_array((np.ones(len(values), np.float32), at), shape=shape).tocsr())
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        share = (self.counts + 1e-3) / (self.counts + 1e-3).sum()
+        scores = np.tile(np.log(share), (len(queries), 1)).astype(np.float32)
+        queries = queries.with_missing(self.fields)
+        for each, counts in zip(self.fields, self.by_value, strict=True):
+            values = queries.fields[each.key]
+            assert isinstance(values, np.ndarray)
+            segment = _segments(each, values)
+            rows = np.flatnonzero((segment > 0) & (segment < counts.shape[0]))
+            own = counts[segment[rows]].tocoo()
+            # Items that the segment never had share a constant, which does not change the order.
+            np.add.at(
+                scores,
+                (rows[own.coords[0]], own.coords[1]),
+                np.log1p(own.data / (self.smoothing * share[own.coords[1]])),
+            )
+        return scores
+
+
+def segmented(field: Field) -> bool:
+    """Whether :class:`SegmentPopularity` reads a field: one that divides requests into few segments."""
+    return field.kind in ("category", "number", "time") and not field.width
+
+
+def _segments(field: Field, values: np.ndarray) -> np.ndarray:
+    """The segment of each encoded value, int64 ``[R]``; 0 for a missing one."""
+    if field.kind == "category":
+        return np.where(values == UNKNOWN_CODE, MISSING_CODE, values).astype(np.int64)
+    known = np.isfinite(values)
+    there = np.where(known, values, 0.0)
+    bins = there % 86_400 // 3600 if field.kind == "time" else np.digitize(there, field.edges[1:-1])
+    return np.where(known, bins + 1, 0).astype(np.int64)
 
 
 @dataclass
@@ -233,6 +303,7 @@ class Star(Baseline):
 
 BASELINES: dict[str, type[Baseline]] = {
     "popularity": Popularity,
+    "popularity_by_segment": SegmentPopularity,
     "markov": Markov,
     "item_knn": ItemKNN,
     "ials": Ials,

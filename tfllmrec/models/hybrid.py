@@ -309,7 +309,7 @@ class Hybrid(MeasuredModel):
     def _meaning(self, events: tf.Tensor, present: tf.Tensor, query: Query, training: bool) -> tf.Tensor:
         """``q_u`` before it is scaled, ``[B, L, D]``; arguments as in :meth:`query_vectors`."""
         if self.event_fusion is not None:
-            events += tf.cast(self.event_fusion(query), events.dtype)
+            events += tf.cast(self.event_fusion(query, training=training), events.dtype)
         state = self.history_encoder(events, present, training=training)
         if self.query_fusion is None:
             return state

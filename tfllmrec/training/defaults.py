@@ -11,6 +11,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
+from tfllmrec.models.baselines import segmented
 from tfllmrec.models.fitting import SCORES, TrainingData
 from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, resolved, score_history, solve
 from tfllmrec.progress import Tell
@@ -71,6 +72,8 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if config.evaluation.batch_size > block:
         config.evaluation.batch_size = block
         said.append(f"evaluation.batch_size {block}: {n_items:,} items")
+    if not any(map(segmented, split.schema.of_query())):  # it would be popularity once more
+        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "popularity_by_segment"]
     wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
     if wide and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
