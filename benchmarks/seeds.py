@@ -99,7 +99,9 @@ def save_result(path: Path, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"metrics": result.metrics, "counts": result.counts, "alarms": result.alarms}
     with replacing(path) as fresh, fresh.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, known=np.array(json.dumps(known)), **result.per_query)
+        users = {} if result.users is None else {"users": result.users}
+        known_array = np.array(json.dumps(known))
+        np.savez_compressed(stream, allow_pickle=False, known=known_array, **users, **result.per_query)
 
 
 def load_result(path: Path) -> Result:
@@ -110,8 +112,9 @@ def load_result(path: Path) -> Result:
     """
     with reading_npz(path, "delete it, to measure again") as arrays:
         known = json.loads(str(arrays["known"]))
-        per_query = {label: arrays[label] for label in arrays if label != "known"}
-    return Result(**known, intervals={}, per_query=per_query)
+        users = arrays.get("users")
+        per_query = {label: arrays[label] for label in arrays if label not in ("known", "users")}
+    return Result(**known, intervals={}, per_query=per_query, users=users)
 
 
 def _names(runs: Sequence[Run]) -> str:

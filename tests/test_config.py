@@ -111,6 +111,22 @@ def test_an_override_of_broken_yaml(tmp_path):
                 "tuning.rank has no effect with text.mode=joint and tuning.joint=adapter",
             ],
         ),
+        ({"split": {"kind": "random", "test_share": 0.2, "validation_share": 0.2}}, []),
+        (
+            {"split": {"kind": "leave_last_out", "test_share": 0.2, "test_events": "0:5"}},
+            [
+                "split.test_share has no effect with split.kind=leave_last_out",
+                "split.test_events has no effect with split.kind=leave_last_out",
+            ],
+        ),
+        (
+            {"split": {"kind": "fixed", "test_share": 0.2, "validation_share": 0.2, "test_events": "0:5"}},
+            ["split.test_share has no effect with split.kind=fixed"],
+        ),
+        (
+            {"split": {"kind": "cold_items", "test_share": 0.2, "test_events": "0:5"}},
+            ["split.test_events has no effect with split.kind=cold_items"],
+        ),
         ({"distillation": {"epochs": 2}}, ["distillation.epochs has no effect with text.query_encoder=same"]),
         (
             {"text": {"query_encoder": "static"}, "distillation": {"buckets": 9, "layers": 3, "hidden": 4}},
@@ -270,8 +286,11 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("\n".join(" " * depth + "a:" for depth in range(100)), "expected at most 16 levels of values"),
         ("? " * 100 + "a", "expected at most 16 levels of values"),
         ("seed: 1 #" + "x" * 1_000_000, "expected at most 1,000,000 bytes of YAML"),
-        (f"training: {{epochs: 1{':1' * 500}}}", r"line 1, column 20: expected a number of at most 1,000 characters"),
-        (f"training: {{learning_rate: 1{':1' * 500}.5}}", "expected a number of at most 1,000 characters"),
+        (
+            f"training: {{epochs: !!int 1{':1' * 500}}}",
+            r"line 1, column 20: expected a number of at most 1,000 characters",
+        ),
+        (f"training: {{learning_rate: !!float 1{':1' * 500}.5}}", "expected a number of at most 1,000 characters"),
         (f"seed: !!int '1{':1' * 500}'", "expected a number of at most 1,000 characters"),
         (f"? 0x{'f' * 1000}\n: 1", "expected a number of at most 1,000 characters"),
     ],
@@ -290,12 +309,27 @@ def test_a_setting_that_is_too_large_is_refused_as_well():
     with pytest.raises(ConfigError, match=r"--set evaluation\.ks=.* levels"):
         parse_config({}, ["evaluation.ks=" + "[" * 100])
     with pytest.raises(ConfigError, match=r"--set seed=.* expected a number of at most 1,000 characters"):
-        parse_config({}, [f"seed=1{':1' * 500}"])
+        parse_config({}, [f"seed=!!int 1{':1' * 500}"])
 
 
 def test_numbers_of_ordinary_length_and_long_texts_are_read(tmp_path):
-    read = config(tmp_path, f"seed: 1:30\ndata: {{name: {'1x' * 5000}, encoding: '{'1' * 5000}'}}")
-    assert (read.seed, read.data.name, read.data.encoding) == (1 * 60 + 30, "1x" * 5000, "1" * 5000)
+    read = config(tmp_path, f"seed: 1_000\ndata: {{name: {'1x' * 5000}, encoding: '{'1' * 5000}'}}")
+    assert (read.seed, read.data.name, read.data.encoding) == (1000, "1x" * 5000, "1" * 5000)
+
+
+@pytest.mark.parametrize("rows", ["1:30", "0:20000", "10:59", ":5", "7:"])
+def test_rows_of_test_events_are_no_numbers_in_base_60(rows):
+    config = parse_config({}, [f"split.test_events={rows}", "split.kind=fixed"])
+    assert config.split.test_events == config.split.named_events == rows
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+    assert parse_config({}, [f"split.test_events={rows}"]).split.named_events is None
+
+
+def test_numbers_are_read_as_before():
+    for text, value in {"0": 0, "-12": -12, "0x1f": 31, "010": 8, "0b11": 3, "1_0": 10, "1.5": 1.5, "-.5": -0.5,
+                        "1.e+3": 1000.0, "2.5e-3": 0.0025, "1e-3": "1e-3", ".inf": float("inf"), "1:30": "1:30",
+                        "1:30.5": "1:30.5", "12:00": "12:00"}.items():  # fmt: skip
+        assert configs._parse_yaml(text, "test") == value
 
 
 def test_aliases_of_ordinary_size_are_read(tmp_path):
@@ -373,6 +407,15 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
     path.write_text(dump_config(read))
     assert load_config(path, of_run=True).config == read
     assert "model.item_weights_rank is no setting" in refusal(tmp_path, OLD)
+
+
+def test_the_split_that_was_called_random_is_another_one_now(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("split: {kind: random, test_share: 0.2}")
+    assert load_config(path, of_run=True).config.split.kind == "leave_random_out"
+    assert load_config(path).config.split.kind == "random"
+    path.write_text(dump_config(parse_config({}, ["split.kind=random"])))
+    assert load_config(path, of_run=True).config.split.kind == "random"
 
 
 def test_settings_of_the_ranking_model_that_are_gone_are_dropped_from_run_folders_only(tmp_path):

@@ -12,8 +12,10 @@ RATING = "rating"
 TIMESTAMP = "timestamp_s"
 ORDER = "order"
 EVENT_KIND = "kind"
+#: bool: whether the event is one of those that ``split.test_events`` names. There only where it names some.
+TEST_EVENT = "test_event"
 
-#: The columns of events that are always there, in order, and their types; any other column is text.
+#: The columns of events that are always there, in order, and their types; any other but ``test_event`` is text.
 EVENT_TYPES = {
     USER: "str",
     ITEM: "str",

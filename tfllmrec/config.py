@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest_hint, shown
@@ -113,11 +113,45 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """How events are divided into train, validation and test."""
 
-    kind: Literal["auto", "leave_last_out", "global_time", "cold_items", "cold_users", "random"] = "auto"
-    validation_share: float = Field(
-        default=0.1, gt=0, lt=1, description="Of events, items or users; not for leave_last_out."
+    kind: Literal[
+        "auto",
+        "leave_last_out",
+        "leave_random_out",
+        "global_time",
+        "cold_items",
+        "cold_users",
+        "random",
+        "fixed",
+    ] = Field(
+        default="auto",
+        description="Which events are held out: the last two of each user, two random ones, the latest of all, those "
+        "of some items, those of some users, random shares of each user's, or those that test_events names (fixed). "
+        "auto: leave_last_out where the data has an order, else leave_random_out.",
     )
-    test_share: float = Field(default=0.1, gt=0, lt=1)
+    validation_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Of events (global_time; random: of each user's; fixed: of each user's that are not test events), "
+        "items or users.",
+    )
+    test_share: float = Field(default=0.1, gt=0, lt=1, description="As validation_share; not for fixed.")
+    test_events: str | None = Field(
+        default=None,
+        description="The test events of a fixed split: rows of the events file, such as 0:20000 for its first 20,000 "
+        "(the header does not count), or a file of events with the same columns.",
+    )
+
+    @field_validator("test_events", mode="before")
+    @classmethod
+    def _rows_without_an_end(cls, value: Any) -> Any:
+        """``80000:``, which YAML reads as a mapping."""
+        return f"{next(iter(value))}:" if isinstance(value, dict) and list(value.values()) == [None] else value
+
+    @property
+    def named_events(self) -> str | None:
+        """``test_events``, where the kind of split reads them."""
+        return self.test_events if self.kind == "fixed" else None
 
 
 class TextConfig(Section):
@@ -412,6 +446,13 @@ class ExperimentConfig(Section):
         return self
 
 
+#: Settings of ``split`` that some kinds do not read; all others do not read test_events.
+_NOT_OF_KIND = {
+    **dict.fromkeys(
+        ["auto", "leave_last_out", "leave_random_out"], frozenset(["validation_share", "test_share", "test_events"])
+    ),
+    "fixed": frozenset(["test_share"]),
+}
 #: Settings of ``tuning`` that only some modes of the text tower read: those of tuning on pairs, and those of each mode.
 _OF_PAIRS = frozenset(
     ["temperature", "window", "tail_power", "itself", "word_dropout", "synonyms", "paraphrase", "paraphrase_similarity"]
@@ -434,7 +475,9 @@ _OF_TOWER = {
 
 def settings_without_effect(config: ExperimentConfig) -> list[str]:
     """The settings that differ from their default but are not read with the config's other settings, a line each."""
-    text, tuning, tower = config.text, config.tuning, config.text.query_encoder
+    split, text, tuning, tower = config.split, config.text, config.tuning, config.text.query_encoder
+    unread = _NOT_OF_KIND.get(split.kind, frozenset(["test_events"]))
+    lines = [f"split.{name} has no effect with split.kind={split.kind}" for name in _changed(split, unread)]
     every = frozenset(TuningConfig.model_fields)
     if text.mode == "frozen":
         unread = every
@@ -443,7 +486,7 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         unread = frozenset[str]().union(*_OF_MODE.values()) - own
         unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
     mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
-    lines = [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
+    lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:
@@ -463,7 +506,7 @@ def _changed(section: Section, names: frozenset[str]) -> list[str]:
 
 #: A config has a few kilobytes: larger or deeper ones are another file, or made to exhaust memory or time.
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1_000_000, 20_000, 16
-#: Characters of a number. PyYAML takes quadratic time for a long one in base 60 (``1:30:00``).
+#: Characters of a number. PyYAML takes quadratic time for a long one in base 60 (``!!int 1:30:00``).
 MAX_DIGITS = 1_000
 #: The setting that names a function of the user's.
 PARAPHRASE = "tuning.paraphrase"
@@ -517,11 +560,16 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
 def _renamed(raw: Any) -> Any:
     """The values of a run's config as settings are called now.
 
-    ``model.item_weights*`` moves to ``item_weights``. Runs from before ``model.fields`` read none. ``ranking.held_out``
-    and ``ranking.patience`` are dropped: they do not affect finished models.
+    ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
+    ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
+    ``model.fields`` read none. ``ranking.held_out`` and ``ranking.patience`` are dropped: they do not affect finished
+    models.
     """
     if not isinstance(raw, dict):
         return raw
+    split = raw.get("split")
+    if isinstance(split, dict) and split.get("kind") == "random" and "test_events" not in split:
+        raw = raw | {"split": split | {"kind": "leave_random_out"}}
     if isinstance(ranking := raw.get("ranking"), dict):
         raw = raw | {"ranking": {key: ranking[key] for key in ranking if key not in ("held_out", "patience")}}
     model = raw.get("model")
@@ -607,6 +655,16 @@ _TOO_MANY = f"expected at most {MAX_VALUES:,} values, each alias counted in full
 _TOO_LONG = f"expected a number of at most {MAX_DIGITS:,} characters; put a text that looks like a number in quotes"
 
 
+#: How YAML 1.1 writes numbers, without base 60.
+_NOT_BASE_60 = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))$"
+        r"|\.(?:nan|NaN|NAN)$"
+    ),
+}
+
+
 class _Refused(yaml.MarkedYAMLError):
     """Valid YAML that no config needs."""
 
@@ -614,8 +672,14 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """A safe loader for which two equal keys in a section, very many values, deep nesting and long numbers are errors.
 
-    A few lines with aliases can stand for billions of values, so each alias counts as all that it stands for.
+    A few lines with aliases can stand for billions of values, so each alias counts as all that it stands for. Numbers
+    in base 60, as in YAML 1.1, are texts: ``1:30`` are rows of ``split.test_events``, and not 90.
     """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, _NOT_BASE_60.get(tag, pattern)) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

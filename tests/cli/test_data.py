@@ -60,6 +60,30 @@ def test_prepare_writes_what_describe_reads(program, folder):
     assert {**read, "name": "raw"} == written
 
 
+def test_prepare_marks_the_test_events_of_a_fixed_split(program, folder):
+    (folder / "test.csv").write_text("user,item\n1,3\n9,9\n")
+    fixed = ["--set", "split.kind=fixed", "--set"]
+    by_rows = program("data", "prepare", folder / "raw", "--out", folder / "clean", *fixed, "split.test_events=1:3")
+    assert by_rows.code == 0 and "test_events: 2 rows read, 2 kept" in by_rows.out
+    assert json.loads(program("data", "describe", folder / "clean", "--json").out)["test_events"] == 2
+    by_file = program("data", "describe", folder / "raw", *fixed, f"split.test_events={folder / 'test.csv'}")
+    assert "test_events: 2 rows read, 1 kept" in by_file.out
+    assert "test_events: 1 dropped: named by split.test_events" in by_file.out
+    other = program("data", "describe", folder / "clean", *fixed, "split.test_events=0:1")
+    assert other.code == 2 and "expected 1:3 for the saved data set" in other.err
+    random = program("data", "describe", folder / "raw", "--json", "--set", "split.test_events=0:1")
+    assert json.loads(random.out)["test_events"] == 0  # read with split.kind fixed alone
+
+
+def test_prepare_remembers_that_reuse_is_the_task(program, folder):
+    (folder / "raw" / "events.csv").write_text(EVENTS + "1,2,5\n")
+    reuse = ["--set", "data.repeats=all"]
+    assert program("data", "prepare", folder / "raw", "--out", folder / "clean", *reuse).code == 0
+    told = json.loads(program("data", "describe", folder / "clean", "--json").out)
+    assert (told["repeats"], told["repeated_pairs"], told["events"]) == (True, 1, 4)
+    assert not json.loads(program("data", "describe", folder / "raw", "--json").out)["repeats"]
+
+
 def test_prepare_extends_a_saved_data_set(program, folder):
     assert program("data", "prepare", folder / "raw", "--out", folder / "clean").code == 0
     (folder / "more.csv").write_text("item,title\n10,Ten\n2,Zwei\n1,One\n")

@@ -64,6 +64,32 @@ def test_fit(fitted):
     assert "item-item weights, try 1: " in fitted.told and f"complete: {fitted.run}" in fitted.told
 
 
+@pytest.mark.parametrize(
+    ("split", "queries", "targets"),
+    [
+        (["split.kind=random", "split.test_share=0.25", "split.validation_share=0.25"], 60, 2 * 60),
+        (["split.kind=fixed", "split.test_events=0:30", "split.validation_share=0.25"], 4, 30),
+        (["split.kind=fixed", "split.test_events=test.csv", "split.validation_share=0.25"], 2, 10),
+    ],
+)
+def test_fit_on_other_splits(program, tmp_path, chain_files, thin_hub, cache, monkeypatch, split, queries, targets):
+    (events, items), (preprocessor, encoder) = chain_files, thin_hub
+    monkeypatch.chdir(tmp_path)
+    header, *rows = events.read_text().splitlines()
+    (tmp_path / "test.csv").write_text("\n".join([header, *rows[:5], *rows[-5:]]))
+    hub = f"text.encoder={encoder}", f"text.preprocessor={preprocessor}"
+    asked = settings(*hub, *SMALL, *split)
+    done = program("fit", "--events", events, "--items", items, "--out", "run", "--json", *asked)
+    assert done.code == 0, done.err
+    figures = json.loads(done.out)
+    assert (figures["split"]["kind"], figures["split"]["queries"]) == (split[0].partition("=")[2], queries)
+    assert figures["split"]["targets"] == targets
+    # The run's own copy of the data knows the test events, and its config makes the same run.
+    again = program("fit", "run/config.yaml", "--out", "again", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["results"] == figures["results"]
+
+
 def test_fit_keeps_what_is_there(program, fitted, chain_files):
     done = program("fit", "--events", chain_files[0], "--out", fitted.run)
     assert done.code == 2 and "is not empty: name another folder" in done.err and done.out == ""

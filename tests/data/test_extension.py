@@ -229,6 +229,11 @@ def test_other_settings_of_repeats_are_refused():
     data = dataset_from_frames(events(60, 0), config=DataConfig(repeats="all"))
     with pytest.raises(ConfigError, match=r"data\.repeats: expected all, .* found last"):
         data.extend(events(5, 1))
+    assert data.extend(events(5, 1), config=DataConfig(repeats="all")).repeats
+    merged = dataset_from_frames(events(60, 0), config=DataConfig(repeats="first"))
+    with pytest.raises(ConfigError, match=r"data\.repeats: expected first or last, .* found all"):
+        merged.extend(events(5, 1), config=DataConfig(repeats="all"))
+    assert not merged.extend(events(5, 1)).repeats
 
 
 def test_new_events_are_checked_like_the_first_ones():
@@ -260,7 +265,9 @@ def test_further_columns_of_events_are_kept():
     known = dataset_from_frames(events(20, 0)).events.assign(device="phone")
     came = known[:0]
     report = dataset_from_frames(events(20, 0)).report
-    same = extended_events(known, came, ordered=True, came_ordered=True, repeats="last", report=report)
+    same = extended_events(
+        known, came, ordered=True, came_ordered=True, known_repeats=False, repeats="last", report=report
+    )
     pd.testing.assert_frame_equal(same, known)
 
 

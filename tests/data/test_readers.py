@@ -714,7 +714,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path, extra, repeats):
     assert one.fingerprint == other.fingerprint
     assert one.describe() == other.describe()
     assert [(f.what, f.count) for f in one.report.findings] == [(f.what, f.count) for f in other.report.findings]
-    kinds = ["random", "cold_items", "cold_users"]
+    kinds = ["leave_random_out", "random", "cold_items", "cold_users"]
     kinds += ["leave_last_out"] * (extra != "nothing") + ["global_time"] * (extra == "timestamp")
     for kind in kinds:
         splits = [make_split(data, SplitConfig(kind=kind), seed=3) for data in read_in]

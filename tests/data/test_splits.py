@@ -10,17 +10,19 @@ from tfllmrec.data import Ragged, Split, dataset_from_frames, make_split
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, DataError
 
-KINDS = ["leave_last_out", "global_time", "cold_items", "cold_users", "random"]
+KINDS = ["leave_last_out", "leave_random_out", "global_time", "cold_items", "cold_users", "random", "fixed"]
 
 
-def dataset(histories, *, timed=True, items=None, repeats="last"):
+def dataset(histories, *, timed=True, items=None, repeats="last", test_events=None, **columns):
     """``histories``: user -> item ids; event number n of the whole log happens at n seconds."""
     rows = [(u, i, 1 + ord(i[0]) % 5) for u, row in histories.items() for i in row]
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "rating"])
     if timed:
         frame["timestamp"] = np.arange(len(frame))
+    frame = frame.assign(**columns)
     catalogue = None if items is None else pd.DataFrame({"item_id": items, "title": items})
-    return dataset_from_frames(frame, catalogue, config=DataConfig(repeats=repeats, name="made"))
+    config = DataConfig(repeats=repeats, name="made")
+    return dataset_from_frames(frame, catalogue, config=config, test_events=test_events)
 
 
 def random_dataset(seed=0, users=40, items=30, repeats="last", timed=True):
@@ -35,7 +37,7 @@ def random_dataset(seed=0, users=40, items=30, repeats="last", timed=True):
     ).astype({"user": str, "item": str})
     if timed:
         frame["time"] = rng.integers(1, 500, lengths.sum())
-    return dataset_from_frames(frame, config=DataConfig(repeats=repeats))
+    return dataset_from_frames(frame, config=DataConfig(repeats=repeats), test_events=frame[::5])
 
 
 def ids(split, row):
@@ -69,7 +71,7 @@ def test_leave_last_out():
 def test_auto_depends_on_whether_the_data_is_ordered():
     histories = {"u": ["a", "b", "c"], "v": ["a", "b", "c"]}
     assert make_split(dataset(histories), SplitConfig(), 0).kind == "leave_last_out"
-    assert make_split(dataset(histories, timed=False), SplitConfig(), 0).kind == "random"
+    assert make_split(dataset(histories, timed=False), SplitConfig(), 0).kind == "leave_random_out"
 
 
 def test_leave_last_out_without_order_is_refused():
@@ -136,13 +138,13 @@ def test_cold_users_are_not_in_train():
         assert [*history, *target] == data.events[ITEM_INDEX][data.events.user_id == user].tolist()
 
 
-def test_random_takes_two_events_of_each_user_that_has_three():
+def test_leave_random_out_takes_two_events_of_each_user_that_has_three():
     data = random_dataset(timed=False)
-    split = make_split(data, SplitConfig(kind="random"), seed=1)
+    split = make_split(data, SplitConfig(kind="leave_random_out"), seed=1)
     counts = np.bincount(data.events[USER_INDEX])
     assert len(split.test) == len(split.validation) == (counts >= 3).sum()
     assert len(split.train) == len(data.events) - 2 * (counts >= 3).sum()
-    again, other = (make_split(data, SplitConfig(kind="random"), seed) for seed in (1, 2))
+    again, other = (make_split(data, SplitConfig(kind="leave_random_out"), seed) for seed in (1, 2))
     assert again.test.targets.values.tolist() == split.test.targets.values.tolist()
     assert other.test.targets.values.tolist() != split.test.targets.values.tolist()
     # Not simply the last ones.
@@ -163,7 +165,7 @@ def test_no_event_is_used_twice(kind, repeats, seed):
             own = data.events[ITEM_INDEX][data.events.user_id == user].tolist()
             for item in [*history, *targets]:
                 own.remove(item)  # ValueError where an event would be used a second time
-            assert len(history) and len(targets)
+            assert (len(history) or kind == "fixed") and len(targets)
     used = [tuple(e) for e in split.train[[USER_INDEX, ITEM_INDEX]].to_numpy()]
     for queries in (split.validation, split.test):
         for user, targets in zip(queries.user_ids, queries.targets, strict=True):
@@ -194,7 +196,7 @@ def test_strata():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_few_events(kind):
-    data = dataset({"u": ["a", "b"]})
+    data = dataset({"u": ["a", "b"]}, test_events="1:")
     with pytest.raises(DataError, match=f"too few events for a {kind} split: 1 users and 2 events"):
         make_split(data, SplitConfig(kind=kind), 0)
 
@@ -238,7 +240,7 @@ def test_check_finds_a_target_in_its_own_history(kind):
         replace(split, test=with_history(split.test, rows)).check()
 
 
-@pytest.mark.parametrize("kind", ["leave_last_out", "random", "global_time"])
+@pytest.mark.parametrize("kind", ["leave_last_out", "leave_random_out", "global_time", "random", "fixed"])
 def test_check_finds_a_test_target_in_a_validation_history(kind):
     split = leaking(kind)
     targets = dict(zip(split.test.user_ids, split.test.targets, strict=True))
@@ -248,7 +250,7 @@ def test_check_finds_a_test_target_in_a_validation_history(kind):
 
 
 def test_check_finds_a_validation_history_beyond_train_that_nobody_asks_for():
-    split = leaking("random")
+    split = leaking("leave_random_out")
     targets = dict(zip(split.test.user_ids, split.test.targets, strict=True))
     rows = [[*h, *targets.get(u, [])] for u, h in zip(split.validation.user_ids, split.validation.history, strict=True)]
     unasked = split.test.take(np.arange(0))
@@ -272,18 +274,18 @@ def test_make_split_checks_itself(monkeypatch):
 
 
 def test_check_finds_an_exclusion_that_is_not_the_history():
-    split = leaking("random")
+    split = leaking("leave_random_out")
     none = Ragged.from_rows([[]] * len(split.test), np.int64)
     with pytest.raises(DataError, match="excludes something else"):
         replace(split, test=replace(split.test, exclude=none)).check()
 
 
 def test_check_finds_an_unknown_user_and_a_user_twice():
-    split = leaking("random")
+    split = leaking("leave_random_out")
     strange = np.array(["?", *split.test.user_ids[1:]], dtype=object)
     with pytest.raises(DataError, match=r"unknown user '\?'"):
         replace(split, test=replace(split.test, user_ids=strange)).check()
-    with pytest.raises(DataError, match="same user"):
+    with pytest.raises(DataError, match="have the same fields of the request"):
         replace(split, test=split.test.take(np.array([0, 0]))).check()
 
 
@@ -328,3 +330,168 @@ def test_check_finds_a_cold_user_in_train():
     train = pd.concat([split.train, events[events.user_id == user].iloc[[0]]], ignore_index=True)
     with pytest.raises(DataError, match=f"the held-out test user '{user}' is met before"):
         replace(split, train=train).check()
+
+
+# Shares, given events, contexts and re-use ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_shares_are_right_in_total_and_for_each_user(seed):
+    lengths = {str(user): 1 + user % 9 for user in range(300)}
+    data = dataset({user: [str(item) for item in range(n)] for user, n in lengths.items()}, timed=False)
+    split = make_split(data, SplitConfig(kind="random", validation_share=0.1, test_share=0.2), seed)
+    of_user = {"test": {}, "validation": {}}
+    for part, counts in of_user.items():
+        queries = getattr(split, part)
+        counts.update(zip(queries.user_ids, queries.targets.lengths.tolist(), strict=True))
+    for user, n in lengths.items():
+        tested, validated = (of_user[part].get(user, 0) for part in ("test", "validation"))
+        held_out = np.floor(0.3 * n), np.ceil(0.3 * n)
+        assert held_out[0] <= tested + validated <= held_out[1] or n == 1
+        assert abs(tested - 0.2 * n) < 1.35 and n - tested - validated >= 1
+    # Users of one event give none.
+    events = sum(lengths.values())
+    ones = sum(n == 1 for n in lengths.values())
+    assert abs(sum(of_user["test"].values()) - 0.2 * events) <= 1 + ones
+    assert abs(len(split.train) - 0.7 * events) <= 1 + ones
+
+
+def test_random_rounding_favours_nobody():
+    """A tenth of five events is a test event for half of the users, other ones with another seed."""
+    data = dataset({str(user): list("abcde") for user in range(200)}, timed=False)
+    tested = []
+    for seed in range(2):
+        split = make_split(data, SplitConfig(kind="random"), seed)
+        assert split.test.targets.lengths.tolist() == split.validation.targets.lengths.tolist() == [1] * 100
+        tested.append(set(split.test.user_ids))
+    assert 25 < len(tested[0] & tested[1]) < 75
+    drawn = np.bincount(split.test.targets.values, minlength=5)
+    assert (drawn > 5).all()  # any of a user's events, not only the last ones
+
+
+def test_random_histories_are_the_training_events_and_in_the_test_the_validation_events():
+    data = dataset({str(user): list("abcdefghij") for user in range(10)})
+    split = make_split(data, SplitConfig(kind="random"), 0)
+    trained = {user: [*row] for user, (row, _) in by_user(split, split.train_queries()).items()}
+    validation, test = by_user(split, split.validation), by_user(split, split.test)
+    for user in trained:
+        assert validation[user][0] == trained[user] and len(trained[user]) == 8
+        assert test[user][0] == sorted(trained[user] + validation[user][1])
+        assert sorted(test[user][0] + test[user][1]) == list("abcdefghij")
+
+
+LOG = {"u": list("abcdefghij"), "v": list("abcdefghij"), "w": ["a"]}
+
+
+def test_fixed_rows_are_the_test():
+    data = dataset(LOG, test_events="8:13")  # i and j of u, and a to c of v
+    assert data.test_events == "8:13" and data.report.rows_kept["test_events"] == 5
+    split = make_split(data, SplitConfig(kind="fixed", test_events="8:13", validation_share=0.25), 0)
+    assert {user: targets for user, (_, targets) in by_user(split, split.test).items()} == {
+        "u": ["i", "j"], "v": ["a", "b", "c"],
+    }  # fmt: skip
+    # A quarter of eight and of seven other events.
+    assert split.validation.targets.lengths.tolist() in ([2, 1], [2, 2])
+    assert by_user(split, split.test)["u"][0] == list("abcdefgh")
+    assert len(split.train) == 21 - 5 - split.validation.targets.lengths.sum()
+    assert "request.test_event" not in [f.key for f in split.schema] + [f.key for f in data.schema]
+
+
+def test_all_fixed_events_are_the_test_even_where_nothing_else_is_known_of_the_user():
+    data = dataset(LOG, test_events="15:")  # f to j of v, and all of w
+    split = make_split(data, SplitConfig(kind="fixed", validation_share=0.3), 0)
+    assert by_user(split, split.test) == {"v": (list("abcde"), list("fghij")), "w": ([], ["a"])}
+    assert set(split.validation.user_ids) <= {"u", "v"}
+
+
+def test_fixed_events_need_a_data_set_that_was_read_with_them():
+    for data in (dataset(LOG), dataset(LOG, test_events="0:5")):
+        with pytest.raises(ConfigError, match="expected 0:4, and the data set was read with"):
+            make_split(data, SplitConfig(kind="fixed", test_events="0:4"), 0)
+    with pytest.raises(ConfigError, match=r"expected rows .* was read with no test events"):
+        make_split(dataset(LOG), SplitConfig(kind="fixed", validation_share=0.3), 0)
+    assert (
+        len(make_split(dataset(LOG, test_events="0:5"), SplitConfig(kind="fixed", validation_share=0.3), 0).test) == 1
+    )
+
+
+def test_check_finds_events_that_change_places_with_the_given_ones():
+    split = leaking("fixed")
+    names = split.dataset.events.test_event.to_numpy()
+    other = replace(split.dataset, events=split.dataset.events.assign(test_event=~names))
+    with pytest.raises(DataError, match=r"a test target is not among the events of split\.test_events"):
+        replace(split, dataset=other).check()
+    with pytest.raises(DataError, match=r"an event of split\.test_events is in train or validation"):
+        replace(split, dataset=other, test=split.test.take(np.arange(0))).check()
+
+
+CONTEXTS = {"u": list("abcdefgh"), "v": list("abcdefgh")}
+DEVICES = ["tv", "pc", "tv", "pc", "tv", "pc", "", "tv"] * 2
+
+
+def test_targets_of_different_requests_are_asked_for_apart():
+    events = 16
+    data = dataset(CONTEXTS, test_events="3:12", device=DEVICES, temperature=[20.5, *[""] * (events - 1)])
+    split = make_split(data, SplitConfig(kind="fixed", validation_share=0.3), 0)
+    # The query whose target came first is the first one of its user.
+    asked = [(user, ids(split, row)) for user, row in zip(split.test.user_ids, split.test.targets, strict=True)]
+    assert asked == [("u", ["d", "f"]), ("u", ["e", "h"]), ("u", ["g"]), ("v", ["a", "c"]), ("v", ["b", "d"])]
+    devices = split.schema["request.device"].encode(["pc", "tv", "", "tv", "pc"])
+    assert split.test.fields["request.device"].tolist() == devices.tolist()
+    histories = [ids(split, row) for row in split.test.history]
+    assert histories == [list("abc")] * 3 + [list("efgh")] * 2
+    seconds = split.test.fields["request.timestamp_s"]
+    assert seconds.tolist() == [3, 4, 6, 8, 9]  # of the first target: times alone separate nothing
+    plain = make_split(dataset(CONTEXTS, test_events="3:12"), SplitConfig(kind="fixed", validation_share=0.3), 0)
+    assert by_user(plain, plain.test) == {"u": (list("abc"), list("defgh")), "v": (list("efgh"), list("abcd"))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_asks_for_the_targets_of_a_context_alone(kind):
+    """The slow way: the device of each target is looked up in the log."""
+    rng = np.random.default_rng(3)
+    log = {str(user): [str(item) for item in rng.permutation(40)[:12]] for user in range(30)}
+    columns = {"device": rng.choice(["tv", "pc", ""], 360), "timestamp": 1 + rng.permutation(360)}
+    data = dataset(log, test_events="300:", **columns)
+    split = make_split(data, SplitConfig(kind=kind, validation_share=0.2, test_share=0.2), 0)
+    device = data.events.set_index([data.events.user_id, data.events[ITEM_INDEX]]).device
+    for queries in (split.validation, split.test):
+        codes = queries.fields["request.device"]
+        assert len(set(zip(queries.user_ids, codes, strict=True))) == len(queries)
+        for user, code, targets in zip(queries.user_ids, codes, queries.targets, strict=True):
+            met = {device[user, item] for item in targets}
+            assert split.schema["request.device"].encode(list(met)).tolist() == [code]
+
+
+def test_check_finds_queries_of_one_user_that_do_not_go_together():
+    data = dataset(CONTEXTS, test_events="3:12", device=DEVICES)
+    split = make_split(data, SplitConfig(kind="fixed", validation_share=0.3), 0)
+    rows = [row[:-1] if number == 1 else row for number, row in enumerate(map(list, split.test.history))]
+    history = Ragged.from_rows(rows, np.int64)
+    fields = {
+        key: Ragged(np.zeros(len(history.values), field.values.dtype), history.offsets)
+        if isinstance(field, Ragged)
+        else field
+        for key, field in split.test.fields.items()
+    }
+    shorter = replace(split.test, history=history, exclude=history, fields=fields)
+    with pytest.raises(DataError, match="two queries of user 'u' have different histories"):
+        replace(split, test=shorter).check()
+    codes = split.test.fields["request.device"].copy()
+    codes[1] = codes[0]
+    alike = replace(split.test, fields={**split.test.fields, "request.device": codes})
+    with pytest.raises(DataError, match="two queries of user 'u' have the same fields of the request"):
+        replace(split, test=alike).check()
+
+
+def test_where_reuse_is_the_task_nothing_is_excluded():
+    again = {"u": list("abacabad"), "v": list("bbbbcbba")}
+    split = make_split(dataset(again, repeats="all"), SplitConfig(), 0)
+    assert split.dataset.repeats and len(split.test.history.values) == 14
+    assert len(split.test.exclude.values) == len(split.train_queries().exclude.values) == 0
+    assert len(split.test.exclude) == 2
+    history = split.test.history
+    with pytest.raises(DataError, match="a query excludes an item, though re-use is the task"):
+        replace(split, test=replace(split.test, exclude=history)).check()
+    once = make_split(dataset(again, repeats="last"), SplitConfig(), 0)
+    assert not once.dataset.repeats and once.test.exclude is once.test.history

@@ -1,12 +1,21 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import Result, averaged, evaluate, paired_difference, selection_gain, selection_value
+from tfllmrec.evaluation.protocol import (
+    Result,
+    averaged,
+    evaluate,
+    mean_interval,
+    paired_difference,
+    selection_gain,
+    selection_value,
+    users_of,
+)
 from tfllmrec.evaluation.report import shown_columns
 
 
@@ -172,6 +181,59 @@ def test_intervals_are_those_of_a_bootstrap():
     few = [run(scores, queries([[0]] * 400), bootstrap=5, seed=seed).intervals["recall@1"] for seed in (7, 8)]
     assert abs(few[0][0] - few[1][0]) > 1e-3
     assert run(scores, queries([[0]] * 400), bootstrap=0).intervals == {}
+
+
+def test_queries_of_one_user_are_resampled_together():
+    """Ten queries of each of 60 users, all right or all wrong: they say no more than one query of each."""
+    rng = np.random.default_rng(4)
+    right = rng.random(60) < 0.4
+    users = np.repeat(np.arange(60), 10)
+    one, ten = (np.where(hits[:, None], [2.0, 1, 0, 0], [1.0, 2, 0, 0]) for hits in (right, right[users]))
+    other = np.where(rng.random(600)[:, None] < 0.4, [2.0, 1, 0, 0], [1.0, 2, 0, 0])
+
+    def measured(scores, user_ids, **settings):
+        asked = queries([[0]] * len(scores))
+        ids = np.array([str(user) for user in user_ids], object)
+        recommender = type("Fixed", (), {"score": lambda self, batch: scores[: len(batch)].astype(np.float32)})()
+        asked = replace(asked, user_ids=ids)
+        return evaluate(recommender, asked, train_counts=COUNTS, strata={}, ks=[1], batch_size=1000, **settings)
+
+    alone, together = measured(one, range(60)), measured(ten, users)
+    assert together.intervals == alone.intervals
+    low, high = together.intervals["recall@1"]
+    apart = measured(ten, range(600)).intervals["recall@1"]
+    assert high - low > 2.5 * (apart[1] - apart[0])
+    # In any order of the queries, and so for differences, averages and what settings are chosen by.
+    order = rng.permutation(600)
+    mixed = measured(ten[order], users[order])
+    assert mixed.intervals["recall@1"] == pytest.approx((low, high), abs=0.02)
+    against = measured(other, users), measured(other, range(600))
+    wide, narrow = (
+        paired_difference(a, b, "recall@1")[1:]
+        for a, b in ((together, against[0]), (measured(ten, range(600)), against[1]))
+    )
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    assert averaged([together, together]).intervals == together.intervals
+    with pytest.raises(ModelError, match="other queries of one user"):
+        averaged([together, measured(ten, range(600))])
+    wide, narrow = (
+        selection_gain(a, b)[1:] for a, b in ((together, against[0]), (measured(ten, range(600)), against[1]))
+    )
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    # The slow version: users drawn with replacement, and of each all queries.
+    values, sizes = rng.random(600), rng.integers(1, 20, 60)
+    users = np.repeat(np.arange(60), sizes)[:600]
+    values = values[: len(users)]
+    slow = []
+    for _ in range(2000):
+        drawn = np.concatenate([values[users == user] for user in rng.integers(users.max() + 1, size=users.max() + 1)])
+        slow.append(drawn.mean())
+    assert mean_interval(values, users, bootstrap=2000) == pytest.approx(np.quantile(slow, (0.025, 0.975)), abs=0.004)
+
+
+def test_queries_without_a_user_id_are_different_users():
+    assert users_of(np.array(["b", "", "a", "b", ""], object)).tolist() == [0, 1, 2, 0, 3]
+    assert users_of(np.array(["b", "a"])).tolist() == [0, 1]
 
 
 def test_a_stratum_seen_once_has_an_interval_all_the_same():

@@ -459,7 +459,7 @@ def test_items_without_text_and_events_without_order(bare_run):
     run, told = bare_run
     assert any("no item has text" in line for line in told)
     assert "no item has text, so there is no baseline text, star" in told
-    assert run.split.kind == "random"
+    assert run.split.kind == "leave_random_out"
     assert run.config.item_weights.decay == 1.0 and run.config.item_weights.text == 0.0
     assert not np.any(run.text)
     assert set(run.metrics["results"]) == {"hybrid", "popularity"}

@@ -215,7 +215,7 @@ def test_held_out_figures_by_hand(planted, hybrid):
     lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
     ratings = target_ratings(planted, asked).copy()
     ratings[:5] = np.nan
-    held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
+    held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
         held_out.begin(fold)
         held_out.on_epoch_end(0, logs := {})

@@ -174,4 +174,4 @@ def _read(
 
     with working():
         known = None if extend is None else Dataset.load(extend)
-        return read_dataset(loaded.config.data, loaded.base, known)
+        return read_dataset(loaded.config.data, loaded.base, known, loaded.config.split.named_events)

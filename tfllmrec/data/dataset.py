@@ -25,6 +25,7 @@ from tfllmrec.columns import (
     NAME_COLUMNS,
     RATING,
     TAGS,
+    TEST_EVENT,
     TIMESTAMP,
     TITLE,
     USER,
@@ -59,6 +60,8 @@ class _Manifest:
     ordered: bool
     fingerprint: str
     report: dict[str, Any]
+    repeats: bool = False
+    test_events: str | None = None
     fields: dict[str, FieldConfig] = field(default_factory=dict)
 
 
@@ -75,7 +78,8 @@ class Dataset:
       events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
         rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
         UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase`` as the
-        source spells it; ``""``: none), then the source's other columns by name, all str.
+        source spells it; ``""``: none); with :attr:`test_events` test_event (bool); then the source's other columns by
+        name, all str.
       items: row number = item_index; item_id, then title, description, categories where the source has them, then its
         other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
         character, so that 9 is before 10; items that :meth:`extend` added follow, each time in natural order. Items
@@ -89,6 +93,9 @@ class Dataset:
         :attr:`tfllmrec.data.Split.items`.
       ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
         are ordered by a hash of user and item id.
+      repeats: whether a user may have several events with an item, because re-use is the task (``data.repeats: all``).
+        Then an item of a user's history is worth recommending, and queries do not exclude it.
+      test_events: ``split.test_events``, by which events were marked as the test of a ``fixed`` split; None: none were.
       fields: ``data.fields``: what is known of columns beyond their values.
       report: the columns recognised and the findings of reading and cleaning.
     """
@@ -99,6 +106,8 @@ class Dataset:
     users: pd.DataFrame
     tags: pd.DataFrame = field(default_factory=no_tags)
     ordered: bool = True
+    repeats: bool = False
+    test_events: str | None = None
     fields: Mapping[str, FieldConfig] = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
 
@@ -131,15 +140,24 @@ class Dataset:
         Raises:
           ConfigError: :attr:`fields` do not fit the tables.
         """
-        return infer_schema(self.events, self.items, self.users, self.fields)
+        return self.schema_of(self.events, self.users)
+
+    def schema_of(self, events: pd.DataFrame, users: pd.DataFrame) -> Schema:
+        """The fields with the vocabularies and statistics of some events and users, and of all items.
+
+        Raises:
+          ConfigError: :attr:`fields` do not fit the tables.
+        """
+        return infer_schema(events.drop(columns=TEST_EVENT, errors="ignore"), self.items, users, self.fields)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: the four tables and ``ordered``, without the name and the report.
+        """sha256 (hex) of the content: the four tables, ``ordered`` and ``repeats``, without the name and the report.
 
         It does not depend on the order of the rows in the source files, because the tables do not.
         """
-        digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} ordered={self.ordered}".encode())
+        task = f"ordered={self.ordered}" + (" repeats" if self.repeats else "")
+        digest = hashlib.sha256(f"tfllmrec-dataset-{FORMAT_VERSION} {task}".encode())
         # Ids of events follow from their indices, which are cheaper to hash.
         events = self.events[[c for c in self.events if c not in (USER, ITEM)]]
         tables = {"events": events, "items": self.items, "users": self.users, "tags": self.tags}
@@ -178,7 +196,8 @@ class Dataset:
           config: the ``data`` section that the data set was read with.
 
         Raises:
-          ConfigError: ``data.repeats`` is another one than the data set was read with.
+          ConfigError: ``data.repeats`` is ``all``, and the data set was read with another setting, or the other way
+            round.
           DataError: a column is missing, no event is left of a table of events, too many rows are broken, or no column
             says where new events belong in the order of the known ones.
         """
@@ -232,6 +251,8 @@ class Dataset:
             "format_version": FORMAT_VERSION,
             "name": self.name,
             "ordered": self.ordered,
+            "repeats": self.repeats,
+            "test_events": self.test_events,
             "fingerprint": self.fingerprint,
             "fields": {name: known.model_dump(exclude_unset=True) for name, known in self.fields.items()},
             "users": self.n_users,
@@ -265,13 +286,16 @@ class Dataset:
                 raise DataError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; {_AGAIN}.")
             manifest = read_json(path, _Manifest, _REMEDY)
             tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in _TABLES}
+            types = {**EVENT_TYPES, TEST_EVENT: "bool"}
             dataset = cls(
                 name=manifest.name,
-                events=tables["events"].astype({c: EVENT_TYPES.get(str(c), "str") for c in tables["events"]}),
+                events=tables["events"].astype({c: types.get(str(c), "str") for c in tables["events"]}),
                 items=tables["items"].astype("str"),
                 users=tables["users"].astype("str"),
                 tags=tables["tags"].astype(TAG_TYPES),
                 ordered=manifest.ordered,
+                repeats=manifest.repeats,
+                test_events=manifest.test_events,
                 fields=manifest.fields,
                 report=CleaningReport.from_dict(manifest.report),
             )
@@ -287,14 +311,14 @@ class Dataset:
     def describe(self) -> dict[str, Any]:
         """Figures that describe the data, as plain JSON types.
 
-        Keys: name, fingerprint, ordered, users, items, events, density, events_per_user and events_per_item (min, 25 %,
-        median, 75 %, 90 %, max, mean; items without events count), ratings ({value: events}, empty where there are
-        none), kinds ({kind: events}, most frequent first, empty where there are none), items_with_text (share),
-        mean_text_characters (over items with text; all tags count), scripts (share of the letters of the first text
-        column by script, of a sample), tags, tags_with_time, cold_items (without events), time_span (ISO dates; None
-        without times), repeated_pairs (events whose user had that item before), tied_users (users with events that no
-        column separates in time), schema (a line for each field), doubts (reasons to doubt the data, such as the order
-        of the events).
+        Keys: name, fingerprint, ordered, repeats, test_events (their number), users, items, events, density,
+        events_per_user and events_per_item (min, 25 %, median, 75 %, 90 %, max, mean; items without events count),
+        ratings ({value: events}, empty where there are none), kinds ({kind: events}, most frequent first, empty where
+        there are none), items_with_text (share), mean_text_characters (over items with text; all tags count), scripts
+        (share of the letters of the first text column by script, of a sample), tags, tags_with_time, cold_items
+        (without events), time_span (ISO dates; None without times), repeated_pairs (events whose user had that item
+        before), tied_users (users with events that no column separates in time), schema (a line for each field), doubts
+        (reasons to doubt the data, such as the order of the events).
         """
         events = self.events
         items = with_tags(self.items, self.tags)
@@ -310,6 +334,8 @@ class Dataset:
             "name": self.name,
             "fingerprint": self.fingerprint,
             "ordered": self.ordered,
+            "repeats": self.repeats,
+            "test_events": int(events[TEST_EVENT].sum()) if TEST_EVENT in events else 0,
             "users": self.n_users,
             "items": self.n_items,
             "events": len(events),

@@ -18,6 +18,7 @@ from tfllmrec.columns import (
     ORDER,
     RATING,
     TAG,
+    TEST_EVENT,
     TIMESTAMP,
     USER,
     USER_INDEX,
@@ -83,6 +84,7 @@ def extended_events(
     *,
     ordered: bool,
     came_ordered: bool,
+    known_repeats: bool,
     repeats: Literal["last", "first", "all"],
     report: CleaningReport,
 ) -> pd.DataFrame:
@@ -98,18 +100,20 @@ def extended_events(
       came: the new events, cleaned on their own.
       ordered: whether the known events have an order.
       came_ordered: whether a column orders the new ones.
+      known_repeats: whether the known events were read with ``repeats: all``.
       repeats: ``data.repeats``.
       report: of the known and the new events; takes the findings, and the number of users with ties where the times
         and the hash decide.
 
     Raises:
-      ConfigError: the known events were read with ``repeats: all``, and the new ones were not.
+      ConfigError: the known events were read with ``repeats: all``, and the new ones were not, or the other way round.
       DataError: the known events have an order, and no column says where the new ones belong.
     """
-    if repeats != "all" and known.duplicated([USER_INDEX, ITEM_INDEX]).any():
-        raise ConfigError(
-            f"data.repeats: expected all, with which the known events were read, found {repeats}: set it to all."
-        )
+    if (repeats == "all") != known_repeats:
+        expected = "all" if known_repeats else "first or last"
+        raise ConfigError(f"data.repeats: expected {expected}, with which the known events were read, found {repeats}.")
+    if TEST_EVENT in known:
+        came = came.assign(**{TEST_EVENT: False})
     others = sorted({*known.columns, *came.columns} - {*EVENT_TYPES})
     columns = [*EVENT_TYPES, *others]
     events = pd.concat([table.reindex(columns=columns, fill_value="") for table in (known, came)], ignore_index=True)
@@ -137,7 +141,7 @@ def extended_events(
     events, is_new, user, time = events.iloc[place], is_new[place], user[place], time[place]
 
     # A table that lacks a column says nothing of it: it does not replace what is known.
-    compared = [column for column in came if column not in (USER, ITEM, ORDER)]
+    compared = [column for column in came if column not in (USER, ITEM, ORDER, TEST_EVENT)]
     again = _known_rows(events[compared], is_new)
     report.add("events", "the event is known already", int(again.sum()), "dropped")
     kept = ~again

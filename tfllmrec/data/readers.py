@@ -51,10 +51,15 @@ from tfllmrec.data.files.folders import Files, find_files, name_of, source_folde
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
 from tfllmrec.errors import ConfigError, DataError
 
+_EVENTS = ("events", EVENT_COLUMNS, (USER, ITEM))
 
-def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None = None) -> Dataset:
+
+def read_dataset(
+    config: DataConfig, base: Path = Path(), known: Dataset | None = None, test_events: str | None = None
+) -> Dataset:
     """Reads, cleans and indexes the files that the ``data`` section of a config names.
 
     ``config.source`` is a folder (its format is recognised: MovieLens, RecBole, a folder with ``interactions``,
@@ -66,11 +71,16 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
       config: the ``data`` section.
       base: the folder that relative paths start from.
       known: a data set that the files extend, see :meth:`Dataset.extend`; then any table may be missing.
+      test_events: ``split.test_events`` of the config, the test events of a ``fixed`` split: rows of the file of events
+        (``0:20000``), or a file of events, whose relative path starts from ``base`` too. The report counts those that
+        are not among the clean events. With ``known`` it is not read: extended data sets keep their test events.
 
     Raises:
       ConfigError: neither source nor events or both, files beside a saved data set, a saved data set that would extend
-        another one, an unknown registered name, encoding or canonical column.
-      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows.
+        another one, an unknown registered name, encoding or canonical column; test events are rows of the file that a
+        saved data set was made of.
+      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; or none of the test
+        events is among the clean events.
     """
     check_mapping(config.columns)
     found = "both" if config.source is not None and config.events is not None else "neither"
@@ -80,6 +90,10 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
             "data: expected a folder or a registered data set as data.source, or else a file as data.events; "
             f"found {found}."
         )
+
+    def read(path: Path, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
+        return name_columns(read_table(path, table, config), wanted, required, config.columns)
+
     files = Files()
     if config.source is not None:
         folder = source_folder(config.source, base)
@@ -96,7 +110,15 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
                 )
             dataset = Dataset.load(folder)
             fields = {**dataset.fields, **config.fields}
-            return _checked(replace(dataset, name=config.name or dataset.name, fields=fields))
+            dataset = replace(dataset, name=config.name or dataset.name, fields=fields)
+            if test_events is not None and test_events != dataset.test_events:
+                if dataset.test_events is not None or is_row_range(test_events):
+                    raise ConfigError(
+                        f"split.test_events: expected {dataset.test_events or 'a file'} for the saved data set "
+                        f"{config.source}, found {test_events}: read the files that it was made of again."
+                    )
+                dataset = _with_test_events(dataset, test_events, read(base / test_events, *_EVENTS), config)
+            return _checked(dataset)
         files = find_files(folder, config.format)
     for role in ("events", "items", "users"):
         given = getattr(config, role)
@@ -104,10 +126,7 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
             setattr(files, role, base / given)
     files.more_items = [base / path for path in config.more_items]
 
-    def read(path: Path, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
-        return name_columns(read_table(path, table, config), wanted, required, config.columns)
-
-    events = read(files.events, "events", EVENT_COLUMNS, (USER, ITEM)) if files.events else None
+    events = read(files.events, *_EVENTS) if files.events else None
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
@@ -117,7 +136,11 @@ def read_dataset(config: DataConfig, base: Path = Path(), known: Dataset | None 
         name = name_of(config.source, files.events)
     else:
         name = known.name
-    return _assemble(events, items, users, more, tags, config, config.name or name, known)
+    rows = test_events if known is None and test_events is not None and is_row_range(test_events) else None
+    dataset = _assemble(events, items, users, more, tags, config, config.name or name, known, rows)
+    if known is None and test_events is not None and rows is None:
+        dataset = _with_test_events(dataset, test_events, read(base / test_events, *_EVENTS), config)
+    return dataset
 
 
 def read_items(
@@ -180,6 +203,7 @@ def dataset_from_frames(
     config: DataConfig | None = None,
     tags: pd.DataFrame | None = None,
     known: Dataset | None = None,
+    test_events: str | pd.DataFrame | None = None,
 ) -> Dataset:
     """Makes a Dataset of tables in memory, whose columns and values are treated as :func:`read_dataset` treats files.
 
@@ -190,9 +214,12 @@ def dataset_from_frames(
       config: the ``data`` section.
       tags: tags that users gave to items.
       known: a data set that the tables extend, see :meth:`Dataset.extend`.
+      test_events: rows of ``events`` (``"0:20000"``), or a table with some of them: the test events of a ``fixed``
+        split.
 
     Raises:
-      DataError: the events are missing, a column is missing, no event is left, or too many rows are broken.
+      DataError: the events are missing, a column is missing, no event is left, too many rows are broken, or none of the
+        test events is among the clean events.
     """
     config = config or DataConfig()
     check_mapping(config.columns)
@@ -207,8 +234,8 @@ def dataset_from_frames(
         table_of = RawTable(table, f"{table} table", frame, rows, np.ones_like(rows))
         return name_columns(table_of, wanted, required, config.columns)
 
-    return _assemble(
-        None if events is None else raw(events, "events", EVENT_COLUMNS, (USER, ITEM)),
+    dataset = _assemble(
+        None if events is None else raw(events, *_EVENTS),
         None if items is None else raw(items, "items", ITEM_COLUMNS, (ITEM,)),
         None if users is None else raw(users, "users", (USER,), (USER,)),
         [],
@@ -216,7 +243,11 @@ def dataset_from_frames(
         config,
         config.name or ("frames" if known is None else known.name),
         known,
+        test_events if isinstance(test_events, str) else None,
     )
+    if isinstance(test_events, pd.DataFrame):
+        dataset = _with_test_events(dataset, "table", raw(test_events, *_EVENTS), config)
+    return dataset
 
 
 def _assemble(
@@ -228,14 +259,18 @@ def _assemble(
     config: DataConfig,
     name: str,
     known: Dataset | None,
+    test_rows: str | None,
 ) -> Dataset:
-    """The Dataset of the tables; a first reading extends an empty one."""
+    """The Dataset of the tables; a first reading extends an empty one, and may mark rows as test events."""
     check_mapped(config.columns, [raw for raw in (raw_events, raw_items, raw_users, *more_items) if raw])
     report = CleaningReport()
     known = known or Dataset.empty(name)
     events, ordered_by, tied = known.events.iloc[:0], None, np.empty(0, dtype=bool)
     if raw_events:
-        events, ordered_by, tied = clean_events(raw_events, config, report, known.events)
+        marked, n_marked = (None, 0) if test_rows is None else rows_of_range(raw_events, test_rows)
+        events, ordered_by, tied = clean_events(raw_events, config, report, known.events, marked)
+        if test_rows is not None:
+            note_marked(events, test_rows, n_marked, report)
         order = f"ordered by {ordered_by}" if ordered_by else "in no known order" + _hint_of_time(raw_events)
         if ordered_by == ORDER and TIMESTAMP in raw_events.names:
             order += f", not by {TIMESTAMP}"
@@ -298,7 +333,19 @@ def _assemble(
     events = events[[*EVENT_TYPES, *(column for column in events if column not in EVENT_TYPES)]]
     fields = {**known.fields, **config.fields}
     if known.events.empty:
-        return _checked(Dataset(name, events, items, users, tags, ordered_by is not None, fields, report))
+        first = Dataset(
+            name,
+            events,
+            items,
+            users,
+            tags,
+            ordered=ordered_by is not None,
+            repeats=config.repeats == "all",
+            test_events=test_rows,
+            fields=fields,
+            report=report,
+        )
+        return _checked(first)
     note_extension("items", known.items, items, report)
     note_extension("users", known.users, users, report)
     report = known.report.followed_by(report)
@@ -308,13 +355,25 @@ def _assemble(
             events,
             ordered=known.ordered,
             came_ordered=ordered_by is not None,
+            known_repeats=known.repeats,
             repeats=config.repeats,
             report=report,
         )
     else:
         events = known.events
     tags = extended_tags(known.tags, tags, report)
-    return _checked(Dataset(name, events, items, users, tags, known.ordered, fields, report))
+    return _checked(
+        replace(known, name=name, events=events, items=items, users=users, tags=tags, fields=fields, report=report)
+    )
+
+
+def _with_test_events(dataset: Dataset, name: str, named: RawTable, config: DataConfig) -> Dataset:
+    """The data set with the events that a table names marked as test events."""
+    of_reading, report = CleaningReport(), CleaningReport()
+    every_row = config.model_copy(update={"repeats": "all", "min_user_events": 1})
+    events = mark_events(dataset.events, clean_events(named, every_row, of_reading, dataset.events)[0])
+    note_marked(events, name, of_reading.rows_in["events"], report)
+    return replace(dataset, events=events, test_events=name, report=dataset.report.followed_by(report))
 
 
 def _checked(dataset: Dataset) -> Dataset:

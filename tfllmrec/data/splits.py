@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, TAG, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import Schema, infer_schema
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import ConfigError, DataError
 
 # What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
@@ -28,7 +29,7 @@ class Split:
 
     Attributes:
       dataset: the divided data set.
-      kind: ``leave_last_out``, ``global_time``, ``cold_items``, ``cold_users`` or ``random``; never ``auto``.
+      kind: one of ``split.kind``; never ``auto``.
       schema: the fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
       validation: queries on which settings are chosen.
@@ -46,7 +47,7 @@ class Split:
     def items(self) -> pd.DataFrame:
         """The catalogue as it may be known in training: ``dataset.items``, and a text column ``tags`` of allowed tags.
 
-        In per-user splits (leave_last_out, random, cold_users) a tag is allowed if it is not later than its user's
+        In per-user splits (all but global_time and cold_items) a tag is allowed if it is not later than its user's
         last training event; a tag of a user without any event, if it is older than all held-out events. In
         global_time a tag must be older than the validation period. In no split is a tag allowed whose user and item
         are those of a held-out event. Where tags or events have no times, times are not compared, and
@@ -73,7 +74,7 @@ class Split:
         item = pd.Index(dataset.items[ITEM]).get_indexer(tags[ITEM])
         seconds = tags[TIMESTAMP].to_numpy()
         timed = not np.isnan(seconds).all() and dataset.events[TIMESTAMP].nunique() > 1
-        per_user = self.kind in ("leave_last_out", "random", "cold_users")
+        per_user = self.kind not in ("global_time", "cold_items")
 
         on_target = (user >= 0) & np.isin(user * dataset.n_items + item, _pairs(held_out, dataset.n_items))
         reasons = [("its user and item are those of a held-out event", on_target)]
@@ -119,7 +120,7 @@ class Split:
     def train_queries(self) -> Queries:
         """One query for each user in train, by user index: the training history, no targets."""
         users = np.unique(self.train[USER_INDEX])
-        return _queries(self.dataset, self.schema, self._encoded, self.train, self.train.iloc[:0], users)
+        return _queries(self.dataset, self.schema, self._encoded, self.train, None, users)
 
     @cached_property
     def _encoded(self) -> dict[str, np.ndarray]:
@@ -129,10 +130,12 @@ class Split:
         """Proves that the split leaks nothing.
 
         Whatever the kind: no event is used twice (train, history and target of one query, both targets); a validation
-        history holds nothing that a test asks for; exclusions are the history. By kind: the target is the user's next
-        event (leave_last_out); every target is later than all that was trained on, and test later than validation
-        (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are not in train
-        (cold_users). Where the data keeps repeated events, events of a pair are counted, not told apart.
+        history holds nothing that a test asks for; queries of one user have the same history and differ in the fields
+        of the request; exclusions are the history, or nothing where re-use is the task. By kind: the target is the
+        user's next event (leave_last_out); every target is later than all that was trained on, and test later than
+        validation (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are
+        not in train (cold_users); test targets are the events that were named, and no other part has one of these
+        (fixed). Where the data keeps repeated events, events of a pair are counted, not told apart.
 
         Raises:
           DataError: what leaks, with the user and item.
@@ -164,31 +167,49 @@ class Split:
             ):
                 self._forbid(targets[np.isin(targets % n_items, others)], f"a held-out {name} item is met before")
         if self.kind == "leave_last_out":
-            self._check_next(asked["test"][0], self.test, 0)
-            self._check_next(asked["validation"][0], self.validation, 1)
+            self._check_next(self.test, 0)
+            self._check_next(self.validation, 1)
         if self.kind == "global_time":
             self._check_time(pairs, validation, test)
+        if self.kind == "fixed":
+            named = self.dataset.events[TEST_EVENT].to_numpy()
+            self._forbid(_excess([test], pairs[named]), "a test target is not among the events of split.test_events")
+            others = _excess([train, validation], pairs[~named])
+            self._forbid(others, "an event of split.test_events is in train or validation")
 
     def _asked(self, queries: Queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """User indices ``[B]``, and the (user, item) codes of all history entries and of all targets."""
+        """The users, int64 ``[U]``, and the (user, item) codes of all events of their histories and of all targets."""
         users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
         if (users < 0).any():
             raise DataError(self._leak(f"a query names the unknown user {queries.user_ids[users < 0][0]!r}"))
-        if len(np.unique(users)) < len(users):
-            raise DataError(self._leak("two queries are the same user's"))
-        if not (
-            np.array_equal(queries.exclude.offsets, queries.history.offsets)
-            and np.array_equal(queries.exclude.values, queries.history.values)
-        ):
-            raise DataError(self._leak("a query excludes something else than its history"))
-        codes = [
-            users[part.row_of_value] * self.dataset.n_items + part.values for part in (queries.history, queries.targets)
-        ]
-        return users, codes[0], codes[1]
+        distinct, first, of_query = np.unique(users, return_index=True, return_inverse=True)
+        for query in np.flatnonzero(first[of_query] != np.arange(len(users))).tolist():
+            if not np.array_equal(queries.history[query], queries.history[first[of_query[query]]]):
+                raise DataError(self._leak(f"two queries of user {self._user(users[query])} have different histories"))
+        if len(distinct) < len(users):
+            requests = _codes_of_rows([queries.fields[field.key] for field in _separating(self.schema)], len(users))
+            again = pd.MultiIndex.from_arrays([users, requests]).duplicated()
+            if again.any():
+                user = self._user(users[again.argmax()])
+                raise DataError(self._leak(f"two queries of user {user} have the same fields of the request"))
+        excluded = self.dataset.n_items * queries.exclude.row_of_value + queries.exclude.values
+        known = self.dataset.n_items * queries.history.row_of_value + queries.history.values
+        if not np.array_equal(excluded, known[:0] if self.dataset.repeats else known):
+            expected = (
+                "an item, though re-use is the task" if self.dataset.repeats else "something else than its history"
+            )
+            raise DataError(self._leak(f"a query excludes {expected}"))
+        history = queries.history.take(first)
+        return (
+            distinct,
+            distinct[history.row_of_value] * self.dataset.n_items + history.values,
+            users[queries.targets.row_of_value] * self.dataset.n_items + queries.targets.values,
+        )
 
-    def _check_next(self, users: np.ndarray, queries: Queries, left_out: int) -> None:
+    def _check_next(self, queries: Queries, left_out: int) -> None:
         """History and then target must be the user's events, all but the last ``left_out``."""
         events = self.dataset.events
+        users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
         counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
         own = ragged_column(events, ITEM_INDEX, users)
         told = np.concatenate([queries.history.values, queries.targets.values])
@@ -231,33 +252,46 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
 
     - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
       events are for training only. Histories: what the user did before the target.
+    - ``leave_random_out``: as leave_last_out, with two random events of each user: for data without an order.
     - ``global_time``: events from the time on which leaves ``test_share`` of them are the test, the
       ``validation_share`` before those the validation. A query is a user with events before and in the period; its
-      targets are all of those.
+      targets are those in the period.
     - ``cold_items``: shares of the items that have events are taken out of train altogether. A query is a user with
       events in train and on those items; its targets are the latter. Items held out for validation are in no test
       history.
     - ``cold_users``: shares of the users with at least 2 events are taken out of train altogether. Last event: target,
       all before: history.
-    - ``random``: as leave_last_out, with two random events of each user: for data without an order.
-    - ``auto``: leave_last_out where the data has an order, else random.
+    - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
+      validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
+      that it is right in total. A user keeps at least one event to train on. The history of a query are the user's
+      training events, in the test also the validation events; its targets are the held-out events.
+    - ``fixed``: the test are the events that ``test_events`` names, even those of a user who has no others, whose query
+      has no history. Of the other events the validation is drawn as for ``random``.
+    - ``auto``: leave_last_out where the data has an order, else leave_random_out.
 
     Where the data has no order, ``cold_users`` takes a random event for the last.
 
+    Held-out events of one user that differ in a field of the request, such as the device, are targets of different
+    queries, each with its own context. Times do not separate queries: nearly every event has its own, and of several
+    targets the first one's time is the query's.
+
     Args:
-      dataset: at least some users with the events that the kind asks for.
+      dataset: at least some users with the events that the kind asks for; for ``fixed`` read with ``test_events``.
       config: kind and shares.
       seed: same seed, same data: same split.
       schema: that of an earlier split, if models fitted on it stay in use; by default that of the training events.
 
     Raises:
-      ConfigError: validation and test take everything.
+      ConfigError: validation and test take everything; or the data set was not read with ``config.test_events``.
       DataError: the data has no order or times where the kind needs them, or too few events for three parts.
     """
     kind = config.kind
     if kind == "auto":
-        kind = "leave_last_out" if dataset.ordered else "random"
-    if kind in ("global_time", "cold_items", "cold_users") and config.validation_share + config.test_share >= 1:
+        kind = "leave_last_out" if dataset.ordered else "leave_random_out"
+    if (
+        kind in ("global_time", "cold_items", "cold_users", "random")
+        and config.validation_share + config.test_share >= 1
+    ):
         raise ConfigError(
             f"split: validation_share {config.validation_share:g} and test_share {config.test_share:g} leave nothing "
             "to train on; their sum must be below 1."
@@ -273,10 +307,12 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     events = dataset.events
     train = events[part == _TRAIN].reset_index(drop=True)
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
-    schema = schema or infer_schema(train, dataset.items, users_of_train, dataset.fields)
+    schema = schema or dataset.schema_of(train, users_of_train)
     encoded, asked = _encoded(dataset, schema), []
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
-        users = np.intersect1d(events[USER_INDEX][part == held_out], events[USER_INDEX][history])
+        users = np.unique(events[USER_INDEX][part == held_out])
+        if kind != "fixed":  # whose test events are all measured
+            users = np.intersect1d(users, events[USER_INDEX][history])
         asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
     split = Split(dataset, kind, schema, train, *asked)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
@@ -292,7 +328,9 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
 
 _NEEDS = {
     "leave_last_out": "It takes users with at least 3 events.",
-    "random": "It takes users with at least 3 events.",
+    "leave_random_out": "It takes users with at least 3 events.",
+    "random": "It takes users with at least 2 events; larger shares help.",
+    "fixed": "It takes test events, and users with at least 2 others; a larger validation_share helps.",
     "global_time": "It takes users with events in several periods.",
     "cold_items": "It takes users with events on held-out and on other items; larger shares help.",
     "cold_users": "It takes at least 3 users, two of them with 2 events; larger shares help.",
@@ -303,12 +341,12 @@ def _leave_last_out(dataset: Dataset, config: SplitConfig, rng: np.random.Genera
     if not dataset.ordered:
         raise DataError(
             f"{dataset.name} does not say in which order events happened, so there is no last one: use split.kind "
-            "random, or name the order or timestamp column under data.columns."
+            "leave_random_out, or name the order or timestamp column under data.columns."
         )
     return _last_two(dataset, _from_end(dataset))
 
 
-def _random(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+def _leave_random_out(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
     return _last_two(dataset, _shuffled(dataset, rng))
 
 
@@ -347,6 +385,46 @@ def _cold_users(dataset: Dataset, config: SplitConfig, rng: np.random.Generator)
     return np.where((part != _TRAIN) & (from_end > 0), _HISTORY, part)
 
 
+def _random(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    counts = np.bincount(dataset.events[USER_INDEX], minlength=dataset.n_users)
+    share = config.validation_share + config.test_share
+    held_out = np.minimum(_rounded(counts, share, rng), np.maximum(counts - 1, 0))
+    tested = _rounded(held_out, config.test_share / share, rng)
+    users, from_end = dataset.events[USER_INDEX].to_numpy(), _shuffled(dataset, rng)
+    return np.where(from_end < tested[users], _TEST, np.where(from_end < held_out[users], _VALIDATION, _TRAIN))
+
+
+def _fixed(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    if dataset.test_events is None or config.test_events not in (None, dataset.test_events):
+        asked, known = config.test_events or "rows (0:20000) or a file", dataset.test_events or "no test events"
+        raise ConfigError(
+            f"split.test_events: expected {asked}, and the data set was read with {known}: set it beside split.kind "
+            "fixed when the data is read; in Python, read_dataset(..., test_events=...)."
+        )
+    users, is_test = dataset.events[USER_INDEX].to_numpy(), dataset.events[TEST_EVENT].to_numpy()
+    counts = np.bincount(users[~is_test], minlength=dataset.n_users)
+    validated = np.minimum(_rounded(counts, config.validation_share, rng), np.maximum(counts - 1, 0))
+    # The events that are no test events, in a random order; of these the first ones.
+    shuffled = np.lexsort((rng.random(len(users)), is_test, users))
+    first = np.cumsum(np.bincount(users, minlength=dataset.n_users)) - np.bincount(users, minlength=dataset.n_users)
+    place = np.empty(len(users), dtype=np.int64)
+    place[shuffled] = np.arange(len(users)) - first[users]
+    return np.where(is_test, _TEST, np.where(place < validated[users], _VALIDATION, _TRAIN))
+
+
+def _rounded(counts: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """int64 ``[n]``: ``share`` of each count, rounded up or down at random so that the sum is right to within one.
+
+    The counts are laid end to end in a random order, and every (1 / share)-th unit is taken from a random start on
+    (systematic sampling).
+    """
+    order = rng.permutation(len(counts))
+    taken = np.floor(np.cumsum(counts[order]) * share + rng.random()).astype(np.int64)
+    out = np.empty(len(counts), dtype=np.int64)
+    out[order] = np.diff(taken, prepend=0)
+    return out
+
+
 def _held_out(candidates: np.ndarray, n: int, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
     """int ``[n]``: the part that each item or user belongs to, shares of the candidates being held out."""
     n_validation, n_test = (max(1, round(s * len(candidates))) for s in (config.validation_share, config.test_share))
@@ -359,10 +437,12 @@ def _held_out(candidates: np.ndarray, n: int, config: SplitConfig, rng: np.rando
 
 _PARTS: dict[str, Callable[[Dataset, SplitConfig, np.random.Generator], np.ndarray]] = {
     "leave_last_out": _leave_last_out,
-    "random": _random,
+    "leave_random_out": _leave_random_out,
     "global_time": _global_time,
     "cold_items": _cold_items,
     "cold_users": _cold_users,
+    "random": _random,
+    "fixed": _fixed,
 }
 
 
@@ -417,35 +497,72 @@ def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
 
 
+def _separating(schema: Schema) -> list[Field]:
+    """The fields of the request by which a user's targets are asked for in different queries."""
+    return [field for field in schema.of("request") if field.kind != "time"]
+
+
+def _codes_of_rows(columns: list[Any], n: int) -> np.ndarray:
+    """int64 ``[n]``: equal numbers for equal rows of ``columns``, arrays ``[n]`` or ``[n, width]``; NaN equals NaN."""
+    parts = [part for column in columns for part in (column.T if column.ndim == 2 else [column])]
+    if not parts:
+        return np.zeros(n, dtype=np.int64)
+    return (
+        pd.DataFrame(dict(enumerate(parts)))
+        .groupby(list(range(len(parts))), dropna=False, sort=False)
+        .ngroup()
+        .to_numpy()
+    )
+
+
 def _queries(
     dataset: Dataset,
     schema: Schema,
     encoded: Mapping[str, np.ndarray],
     history: pd.DataFrame,
-    targets: pd.DataFrame,
+    targets: pd.DataFrame | None,
     users: np.ndarray,
 ) -> Queries:
-    items = ragged_column(history, ITEM_INDEX, users)
-    of_history, of_targets = _rows(dataset, history), _rows(dataset, targets)
+    """The queries of ``users`` (user indices, ascending): one each without targets, else those that ask for targets.
+
+    Of a user's queries the one whose first target came first is first.
+    """
+    if targets is None:
+        of_query, asked = users, Ragged(np.empty(0, np.int64), np.zeros(len(users) + 1, np.int64))
+        first = np.empty(0, dtype=np.int64)
+    else:
+        targets = targets[np.isin(targets[USER_INDEX], users)]
+        rows, own = _rows(dataset, targets), targets[USER_INDEX].to_numpy()
+        requests = _codes_of_rows([encoded[f"event.{field.name}"][rows] for field in _separating(schema)], len(rows))
+        # Numbered in the order in which they come first, which is that of the users.
+        query = (
+            pd.DataFrame({"user": own, "request": requests})
+            .groupby(["user", "request"], sort=False)
+            .ngroup()
+            .to_numpy()
+        )
+        by_query = np.argsort(query, kind="stable")
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(query))])
+        asked = Ragged(targets[ITEM_INDEX].to_numpy()[by_query], offsets)
+        first = by_query[offsets[:-1]]
+        of_query, first = own[first], rows[first]
+
+    of_history = _rows(dataset, history)
+    items = ragged_column(history, ITEM_INDEX, of_query)
     fields: dict[str, Ragged | np.ndarray] = {
-        field.key: _by_user(history, encoded[field.key][of_history], users) for field in schema.of_history()
+        field.key: _by_user(history, encoded[field.key][of_history], of_query) for field in schema.of_history()
     }
-    # Of several targets the first: the others are asked for in the same request.
-    own = targets[USER_INDEX].to_numpy()
-    first = np.searchsorted(own, users)
-    asked = np.isin(users, own)
     for field in schema.of("request"):
-        known = encoded[f"event.{field.name}"][of_targets[first[asked]]]
-        values = np.full((len(users), *known.shape[1:]), field.padding, field.dtype)
-        values[asked] = known
-        fields[field.key] = values
+        known = encoded[f"event.{field.name}"]
+        empty = np.full((len(of_query), *known.shape[1:]), field.padding, field.dtype)
+        fields[field.key] = empty if targets is None else known[first]
     for field in schema.of("user"):
-        fields[field.key] = encoded[field.key][users]
+        fields[field.key] = encoded[field.key][of_query]
     return Queries(
-        user_ids=dataset.users[USER].to_numpy(dtype=object)[users],
+        user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
-        exclude=items,
-        targets=ragged_column(targets, ITEM_INDEX, users),
+        exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
+        targets=asked,
         fields=fields,
     )
 

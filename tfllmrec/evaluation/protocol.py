@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
@@ -32,12 +33,14 @@ class Result:
       metrics: By label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ... Ranking
         metrics of a stratum look at the targets in it; coverage, Gini and novelty of a stratum look at the recommended
         items in it. ``None`` (never NaN) where there is nothing to average, such as a stratum without targets.
-      intervals: 95 % percentile bootstrap over queries, for each ranking metric that has a value.
+      intervals: 95 % percentile bootstrap over users, for each ranking metric that has a value.
       counts: ``queries``, ``queries_without_targets`` (left out of ranking metrics), ``targets``,
         ``targets/<stratum>``, ``targets_excluded`` (impossible to recommend, counted as misses).
       per_query: float64 ``[B]`` by the label of each ranking metric, NaN where the query has no such target.
       alarms: Signs of collapse, each with what to do.
       spread: Lowest and highest value over the seeds, by label, of a result from :func:`averaged`; else empty.
+      users: int64 ``[B]``, equal numbers for queries of one user, which are resampled together because they are alike.
+        None: every query is another user's.
     """
 
     metrics: dict[str, float | None]
@@ -46,6 +49,7 @@ class Result:
     per_query: dict[str, np.ndarray]
     alarms: list[str]
     spread: dict[str, tuple[float, float]] = field(default_factory=dict)
+    users: np.ndarray | None = None
 
 
 def evaluate(
@@ -140,13 +144,26 @@ def evaluate(
             lists[f"novelty@{k}{suffix}"] = metrics.novelty(shown, surprise[stratum])
 
     means = {label: _mean(values) for label, values in per_query.items()}
+    users = users_of(queries.user_ids)
     return Result(
         metrics={label: None if np.isnan(value) else value for label, value in (means | lists).items()},
-        intervals=_intervals(per_query, bootstrap, seed),
+        intervals=_intervals(per_query, bootstrap, seed, users),
         counts=counts,
         per_query=per_query,
         alarms=alarms.collapse(np.concatenate(alike) if alike else np.empty(0, bool), exposure[ks[-1]], ks[-1]),
+        users=users,
     )
+
+
+def users_of(user_ids: np.ndarray) -> np.ndarray:
+    """:attr:`Result.users` of queries with these user ids, object ``[B]``; ``""``, unknown, is another user each time.
+
+    The numbers are those of the users in the order in which they come first.
+    """
+    users = user_ids.astype(object)
+    unknown = np.flatnonzero(users == "")
+    users[unknown] = unknown
+    return pd.factorize(users)[0].astype(np.int64)
 
 
 def selection_value(result: Result) -> float:
@@ -191,7 +208,7 @@ def selection_gain(
         raise ModelError("Expected two results of the same queries, of which at least one has a target.")
     difference = np.nan_to_num(x - y).sum(axis=0)
     weight = (~np.isnan(x)).sum(axis=0).astype(np.float64)
-    resampled = _resampled_ratios(difference[:, None], weight[:, None], bootstrap, seed)[:, 0]
+    resampled = _resampled_ratios(difference[:, None], weight[:, None], bootstrap, seed, a.users)[:, 0]
     low, high = np.nanquantile(resampled, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(difference.sum() / weight.sum()), float(low), float(high)
 
@@ -208,7 +225,7 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
     """Joins the results of one recommender trained with several seeds, measured on the same queries.
 
     Each query's values are averaged over the seeds first, so that intervals, and :func:`paired_difference` between two
-    averaged results, are those of a bootstrap over queries alone; ``spread`` tells how far the seeds lie apart.
+    averaged results, are those of a bootstrap over users alone; ``spread`` tells how far the seeds lie apart.
 
     Args:
       results: One for each seed. Where the seed also draws the targets, a query counts for a stratum if it has a target
@@ -233,6 +250,8 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
             raise ModelError("Expected results with the same metrics and strata; measure every seed in the same way.")
         if any(len(other.per_query[label]) != len(values) for label, values in first.per_query.items()):
             raise ModelError("Expected results on the same queries; the seeds have different numbers of them.")
+    if any(not _same_users(first, other) for other in results[1:]):
+        raise ModelError("Expected results on the same queries; the seeds have other queries of one user.")
     per_query = {
         label: _mean_over_seeds(np.stack([result.per_query[label] for result in results])) for label in first.per_query
     }
@@ -243,12 +262,20 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
     means |= {label: None if np.isnan(mean := _mean(column)) else mean for label, column in per_query.items()}
     return Result(
         metrics=means,
-        intervals=_intervals(per_query, bootstrap, seed),
+        intervals=_intervals(per_query, bootstrap, seed, first.users),
         counts={name: min(result.counts[name] for result in results) for name in first.counts},
         per_query=per_query,
         alarms=list(dict.fromkeys(alarm for result in results for alarm in result.alarms)),
         spread={label: (min(known), max(known)) for label, known in values.items() if known},
+        users=first.users,
     )
+
+
+def _same_users(a: Result, b: Result) -> bool:
+    """Whether the same queries of both results are one user's."""
+    if a.users is None or b.users is None:
+        return a.users is b.users
+    return np.array_equal(a.users, b.users)
 
 
 def paired_difference(
@@ -256,7 +283,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """How much better ``a`` is than ``b`` on the same queries, by paired bootstrap.
 
-    Resampling queries once for both removes what is common to them (hard and easy queries), so the interval is far
+    Resampling users once for both removes what is common to them (hard and easy queries), so the interval is far
     narrower than the two results' own. An interval above 0 means: better, with 95 % confidence.
 
     Returns:
@@ -272,18 +299,20 @@ def paired_difference(
     if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
         raise ModelError(f"Expected both results to come from the same queries; {label!r} has other targets in each.")
     difference = x - y
-    interval = mean_interval(difference, bootstrap=bootstrap, seed=seed)
+    interval = mean_interval(difference, a.users, bootstrap=bootstrap, seed=seed)
     if interval is None:
         raise ModelError(f"Expected queries with targets for {label!r} and bootstrap >= 1 ({bootstrap} given).")
     return _mean(difference), *interval
 
 
-def mean_interval(values: np.ndarray, *, bootstrap: int = 1000, seed: int = 42) -> tuple[float, float] | None:
+def mean_interval(
+    values: np.ndarray, users: np.ndarray | None = None, *, bootstrap: int = 1000, seed: int = 42
+) -> tuple[float, float] | None:
     """Low and high end of the 95 % percentile bootstrap interval of the mean of ``values``, float64 ``[B]``.
 
-    NaN are left out; ``None`` where nothing else is there, or without resamples.
+    NaN are left out; ``None`` where nothing else is there, or without resamples. ``users``: as :attr:`Result.users`.
     """
-    return _intervals({"": values}, bootstrap, seed).get("")
+    return _intervals({"": values}, bootstrap, seed, users).get("")
 
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
@@ -298,14 +327,16 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _intervals(per_query: Mapping[str, np.ndarray], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+def _intervals(
+    per_query: Mapping[str, np.ndarray], resamples: int, seed: int, users: np.ndarray | None
+) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the means over the queries that have a value."""
     labels = [label for label, values in per_query.items() if not np.isnan(values).all()]
     if not labels or resamples < 1:
         return {}
     values = np.stack([per_query[label] for label in labels], axis=1)  # [B, M]
     known = ~np.isnan(values)
-    resampled = _resampled_ratios(np.where(known, values, 0.0), known.astype(np.float64), resamples, seed)
+    resampled = _resampled_ratios(np.where(known, values, 0.0), known.astype(np.float64), resamples, seed, users)
     # A rare stratum may be missing from some resamples; those say nothing about it.
     return {
         label: (float(np.quantile(column, 0.025)), float(np.quantile(column, 0.975)))
@@ -314,9 +345,18 @@ def _intervals(per_query: Mapping[str, np.ndarray], resamples: int, seed: int) -
     }
 
 
-def _resampled_ratios(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """``sum(sums) / sum(sizes)`` of queries drawn with replacement: two float64 ``[B, M]`` -> ``[resamples, M]``."""
+def _resampled_ratios(
+    sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int, users: np.ndarray | None
+) -> np.ndarray:
+    """``sum(sums) / sum(sizes)`` of users drawn with replacement: two float64 ``[B, M]`` -> ``[resamples, M]``.
+
+    Queries of one user are no independent draws: they are drawn together (cluster bootstrap: Davison and Hinkley 1997,
+    "Bootstrap methods and their application", section 3.8).
+    """
     both = np.concatenate([sums, sizes], axis=1)
+    if users is not None:
+        user = np.unique(users, return_inverse=True)[1]
+        both = np.stack([np.bincount(user, column) for column in both.T], axis=1)
     n = len(both)
     rng = np.random.default_rng(seed)
     ratios = []

@@ -45,7 +45,7 @@ def scoreboard_of(record: Mapping[str, Any]) -> Table:
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
-    """The results in a run's ``metrics.json``, without values per query."""
+    """The results in a run's ``metrics.json``, without values per query and their users."""
     counts = {name: n for name, n in record["split"].items() if name.startswith(("queries", "targets"))}
     return {
         name: Result(

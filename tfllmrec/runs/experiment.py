@@ -179,7 +179,7 @@ def start_run(
     """
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
-    dataset = read_dataset(config.data, base)
+    dataset = read_dataset(config.data, base, test_events=config.split.named_events)
     with _free_folder(out, dataset.name) as out:
         yield _begun(config, source, dataset, out, base, tell)
 

@@ -21,7 +21,7 @@ RUN/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -37,7 +37,7 @@ from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import read_json, reading_npz
 from tfllmrec.errors import ConfigError, ModelError
-from tfllmrec.evaluation.protocol import Result
+from tfllmrec.evaluation.protocol import Result, users_of
 from tfllmrec.evaluation.report import results_of
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.text.template import ItemTemplate
@@ -195,7 +195,8 @@ class Run:
     @cached_property
     def results(self) -> dict[str, Result]:
         """The results on the test queries, the hybrid's and every baseline's, with their values per query."""
-        results = results_of(self.metrics)
+        users = users_of(self.per_query["user_ids"])
+        results = {name: replace(result, users=users) for name, result in results_of(self.metrics).items()}
         for column, values in self.per_query.items():
             name, colon, label = column.partition(":")
             if colon:

@@ -66,7 +66,7 @@ def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = 
     with keras_policy(precision):
         return Hybrid(
             catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
-            data.split.schema,
+            data.split.schema, data.split.dataset.repeats,
         )  # fmt: skip
 
 

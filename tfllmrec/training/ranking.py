@@ -28,7 +28,7 @@ from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import read_json, write_folder
 from tfllmrec.evaluation.metrics import UNREACHABLE, TargetRanks, masked, ndcg, top_items
-from tfllmrec.evaluation.protocol import Result, mean_interval, paired_difference
+from tfllmrec.evaluation.protocol import Result, mean_interval, paired_difference, users_of
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.models.servable import SCORE_BATCH, Servable
@@ -253,8 +253,9 @@ def fit_ranking(
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    folds = [np.arange(first, len(asked), config.folds) for first in range(min(config.folds, len(asked)))]
-    held_out = HeldOut(model, lists, target_ratings(split, asked), config)
+    users = users_of(asked.user_ids)  # whose queries are all in one fold
+    folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
+    held_out = HeldOut(model, lists, target_ratings(split, asked), users, config)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
         others = _rows(lists, np.setdiff1d(np.arange(len(asked)), fold))
@@ -504,13 +505,16 @@ class HeldOut(tf.keras.callbacks.Callback):
       model: in training its strengths are 1.
       lists: of all folds, B of them.
       ratings: float32 ``[B]``, how the target of each list was rated; NaN where it was not.
+      users: int64 ``[B]``, equal numbers for lists of one user.
       config: with epochs.
     """
 
-    def __init__(self, model: RankingModel, lists: Examples, ratings: np.ndarray, config: RankingConfig) -> None:
+    def __init__(
+        self, model: RankingModel, lists: Examples, ratings: np.ndarray, users: np.ndarray, config: RankingConfig
+    ) -> None:
         super().__init__()
         assert config.epochs is not None
-        self.ranking, self.lists, self.ratings = model, lists, ratings
+        self.ranking, self.lists, self.ratings, self.users = model, lists, ratings, users
         self.candidates = min(config.candidates, model.n_items)
         self.learned = tf.function(model.learned, reduce_retracing=True, autograph=False)
         self.fold = np.empty(0, int)
@@ -563,10 +567,10 @@ class HeldOut(tf.keras.callbacks.Callback):
         epoch = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
         click, rating = (int(np.argmin(of_strength)) for of_strength in means[:, epoch])
         gains = (
-            self.by_epoch[1, epoch, click] - self.without[1],
-            (self.without[2] - self.by_epoch[2, epoch, rating])[rated],
+            (self.by_epoch[1, epoch, click] - self.without[1], self.users),
+            ((self.without[2] - self.by_epoch[2, epoch, rating])[rated], self.users[rated]),
         )
-        intervals = [mean_interval(gain, seed=seed) if len(gain) else None for gain in gains]
+        intervals = [mean_interval(gain, users, seed=seed) if len(gain) else None for gain, users in gains]
         strengths = [
             STRENGTHS[at] if interval is not None and interval[0] > 0 else 0.0
             for at, interval in zip((click, rating), intervals, strict=True)

@@ -89,12 +89,12 @@ def test_cold_users_tell_nothing():
 
 
 def test_random_split():
-    first = make_split(dataset(None), SplitConfig(kind="random"), 0)
+    first = make_split(dataset(None), SplitConfig(kind="leave_random_out"), 0)
     target = ITEMS.item[first.test.targets[0][0]]
     user = first.test.user_ids[0]
     last = first.train.timestamp_s[first.train.user_id == user].max()
     tags = [(user, target, GIVEAWAY, 0), (user, "f", "late", last + 1), (user, "f", "fine", last)]
-    split = make_split(dataset(tags), SplitConfig(kind="random"), 0)
+    split = make_split(dataset(tags), SplitConfig(kind="leave_random_out"), 0)
     assert text(split)["f"] == "fine" and GIVEAWAY not in "".join(text(split).values())
 
 
@@ -145,7 +145,7 @@ def test_tags_without_times_are_used_and_reported(columns):
 def test_events_without_times_cannot_be_compared_with_tags():
     data = dataset([("u", "f", "t", 9)], EVENTS[["user", "item"]])
     split = make_split(data, SplitConfig(), 0)
-    assert split.kind == "random" and text(split)["f"] == "t"
+    assert split.kind == "leave_random_out" and text(split)["f"] == "t"
     assert [f.count for f in split.tag_findings] == [1] and "no times to compare" in split.tag_findings[0].what
 
 

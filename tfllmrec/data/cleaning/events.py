@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
 from tfllmrec.data.cleaning.ids import one_event_per_item
@@ -27,7 +27,11 @@ _HASH_KEY = "tfllmrec-ties-01"  # 16 characters; another key orders ties otherwi
 
 
 def clean_events(
-    raw: RawTable, config: DataConfig, report: CleaningReport, known: pd.DataFrame | None = None
+    raw: RawTable,
+    config: DataConfig,
+    report: CleaningReport,
+    known: pd.DataFrame | None = None,
+    test_rows: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, str | None, np.ndarray]:
     """Drops the event rows that cannot be used, and puts each user's events in order.
 
@@ -46,10 +50,11 @@ def clean_events(
       report: takes the findings.
       known: clean events that these come to; what is decided from all values of a column, or all events of a user, is
         decided from both.
+      test_rows: bool ``[R]``, the rows of ``raw`` that are test events.
 
     Returns:
       user_id, item_id (str), rating (float32), timestamp_s (float64), kind (str), order (int64), and the file's other
-      columns (str) by name, in file order;
+      columns (str) by name, in file order; with ``test_rows`` also test_event (bool);
       ``order``, ``timestamp_s``, or None where no column orders them; and bool ``[E]``, whether only the hash or the
       rating separates an event from the one before it (all False where no column orders events).
 
@@ -141,6 +146,7 @@ def clean_events(
             TIMESTAMP: seconds[keep],
             EVENT_KIND: kind[keep].to_numpy(),
             ORDER: rank[keep],
+            **({} if test_rows is None else {TEST_EVENT: test_rows[source][keep]}),
             **{name: values[keep].to_numpy() for name, values in _other_columns(raw, rows).items()},
         }
     )
@@ -155,7 +161,8 @@ def _other_columns(raw: RawTable, rows: Rows) -> dict[str, pd.Series]:
             what = f"column {column!r} holds row numbers, as pandas writes them: left out"
             rows.note(rows.keep, what, "kept", column)
         else:
-            others[f"source_{column}" if column in (USER_INDEX, ITEM_INDEX) else column] = strings(raw.frame[column])
+            ours = column in (USER_INDEX, ITEM_INDEX, TEST_EVENT)
+            others[f"source_{column}" if ours else column] = strings(raw.frame[column])
     return others
 
 
@@ -230,7 +237,7 @@ def _order_column(keys: dict[str, np.ndarray], rows: Rows, alone: bool) -> str |
                 what = (
                     f"{column} grows by the same step from row to row, as a row number does: events are ordered as the "
                     "file lists them. If the file is not sorted by time, the last event of a user means nothing: name "
-                    "the column with the real time under data.columns, or set split.kind to random"
+                    "the column with the real time under data.columns, or set split.kind to leave_random_out"
                 )
                 rows.note(rows.keep, what, "doubted", column)
             return column

@@ -35,7 +35,7 @@ MAX_COMPARED = 1_000_000
 
 _REMEDY = (
     "Find out how the file was sorted, name the column with the real time or order under data.columns, or set "
-    "split.kind to random"
+    "split.kind to leave_random_out"
 )
 
 
@@ -251,7 +251,7 @@ def _ties_by_id(users: np.ndarray, event_items: np.ndarray, orders: Mapping[str,
                 f"{name}, which then decides the last event of many users. Published results on such files, among them "
                 "the Amazon 2014 reviews, share this, so compare with those only. If the file has times, map them to "
                 "timestamp_s under data.columns and leave out the order column: ties are then broken by a hash; else "
-                "set split.kind to random"
+                "set split.kind to leave_random_out"
             )
             doubts.append((excess, _doubt(what, (pairs_1 > 0).sum())))
     return max(doubts, key=lambda doubt: doubt[0])[1] if doubts else None
