@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS
+from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite
 from tfllmrec.training import defaults
 
 
@@ -87,7 +88,9 @@ def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     config = ExperimentConfig(model={"terms": ["behaviour"]})
     said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
-    assert config.evaluation.baselines == ["popularity", "markov", "item_knn", "ials", "text", "star", "two_tower"]
+    assert config.evaluation.baselines == [
+        "popularity", "popularity_by_segment", "markov", "item_knn", "ials", "text", "star", "two_tower",
+    ]  # fmt: skip
     assert config.model.terms == ["behaviour"]
 
 
@@ -132,7 +135,7 @@ def data_of(split):
 def test_all_set_means_nothing_is_searched(chain_split):
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     settings, said = defaults.choose_item_weights(data_of(chain_split), config)
-    assert settings == config.model_copy(update={"next_item": 1.0})
+    assert settings == config.model_copy(update={"next_item": 1.0, "itself": False})
     assert said == []
 
 
@@ -189,8 +192,6 @@ def test_no_text_means_no_text_view(chain_split):
 
 
 def test_data_without_an_order_does_not_fade(chain_split):
-    from dataclasses import replace
-
     split = replace(chain_split, dataset=replace(chain_split.dataset, ordered=False))
     settings, _ = defaults.choose_item_weights(data_of(split), ItemWeightSettings())
     assert (settings.decay, settings.next_item, settings.co_occurrence) == (1.0, 0.0, 1.0)
@@ -215,3 +216,25 @@ def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings(l2=7.0))
     assert settings.l2 == 7.0 and settings.text == 50.0  # short histories
     assert said[0].startswith("item_weights decay ") and "not searched: 40 items" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "given", "itself"), [(False, None, False), (True, None, True), (True, False, False)]
+)
+def test_an_item_is_its_own_neighbour_where_users_come_back_to_it(chain_split, repeats, given, itself):
+    split = replace(chain_split, dataset=replace(chain_split.dataset, repeats=repeats))
+    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1, itself=given)
+    assert defaults.choose_item_weights(data_of(split), config)[0].itself == itself
+
+
+def test_the_search_goes_on_where_there_are_no_weights(chain_split, monkeypatch):
+    known = defaults.item_weights_value
+
+    def value(data, settings):
+        if settings.l2 < 100:
+            raise NotPositiveDefinite("no weights")
+        return known(data, settings)
+
+    monkeypatch.setattr(defaults, "item_weights_value", value)
+    settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings())
+    assert settings.l2 >= 100 and "best of" in said[0]

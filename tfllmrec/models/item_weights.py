@@ -70,6 +70,10 @@ _ROUNDS = 2
 _CELLS = 32_000_000  # of W that are there at once in the low-rank form
 
 
+class NotPositiveDefinite(ModelError):
+    """Settings with which there are no weights: ``l2`` is too small beside the other strengths."""
+
+
 @dataclass(frozen=True)
 class PrunedWeights:
     """The strongest P weights of each item; row j is what history item j points to.
@@ -252,7 +256,7 @@ def low_rank_weights(
     values, vectors = _leading_eigenpairs(known, rank)
     del known
     if values.min(initial=0) <= -1:
-        raise ModelError(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
+        raise NotPositiveDefinite(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
     gain = 1 / (1 + values) - 1  # (I + E)^-1 = I + Q gain Q^T
 
     target = (scaling @ target).tocsr()
@@ -631,7 +635,7 @@ def _inverse(matrix: np.ndarray, l2: float) -> np.ndarray:
     if not failed:
         lower, failed = lapack.spotri(lower, lower=1, overwrite_c=1)
     if failed:
-        raise ModelError(f"The item-item matrix is not positive definite in float32 (l2 {l2}): raise l2.")
+        raise NotPositiveDefinite(f"The item-item matrix is not positive definite in float32 (l2 {l2}): raise l2.")
     inverse = lower.T  # C order again, and only its upper triangle is filled
     for start in range(0, n_items, _BLOCK):
         rows = slice(start, start + _BLOCK)

@@ -15,7 +15,7 @@ from tfllmrec.durable import replacing
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
-from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.baselines import fit_baseline, segmented
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
@@ -31,6 +31,8 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     Settings and epochs are chosen on the validation queries that the hybrid's are chosen on, by the same measure.
     """
     names = [name for name in config.baselines if name != "two_tower"]
+    if not any(map(segmented, data.split.schema.of_query())):  # it would be popularity once more
+        names = [name for name in names if name != "popularity_by_segment"]
     if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text", "star")]):
         names = [name for name in names if name not in reading]
         tell(f"no item has text, so there is no baseline {', '.join(reading)}")

@@ -11,9 +11,8 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
-from tfllmrec.models.baselines import segmented
 from tfllmrec.models.fitting import SCORES, TrainingData
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, resolved, score_history, solve
+from tfllmrec.models.item_weights import MAX_ITEMS, NotPositiveDefinite, PrunedWeights, resolved, score_history, solve
 from tfllmrec.progress import Tell
 
 #: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
@@ -72,8 +71,6 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if config.evaluation.batch_size > block:
         config.evaluation.batch_size = block
         said.append(f"evaluation.batch_size {block}: {n_items:,} items")
-    if not any(map(segmented, split.schema.of_query())):  # it would be popularity once more
-        config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "popularity_by_segment"]
     wide = [name for name in config.evaluation.baselines if name in ("ease", "ease_text")]
     if wide and n_items > MAX_ITEMS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name not in wide]
@@ -176,7 +173,11 @@ def choose_item_weights(
 
     def value_of(settings: ItemWeightSettings) -> float:
         nonlocal tried
-        tried, value = tried + 1, item_weights_value(data, settings)
+        tried = tried + 1
+        try:
+            value = item_weights_value(data, settings)
+        except NotPositiveDefinite:  # no weights: the search goes elsewhere
+            value = -np.inf
         if tell is not None:
             tell(f"item-item weights, try {tried}{limit}: {_said(settings)}; selection value {value:.4f}")
         return value
