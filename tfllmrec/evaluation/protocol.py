@@ -273,7 +273,9 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
 
 def _same_users(a: Result, b: Result) -> bool:
     """Whether the same queries of both results are one user's."""
-    return (a.users is None and b.users is None) or np.array_equal(a.users, b.users)
+    if a.users is None or b.users is None:
+        return a.users is b.users
+    return np.array_equal(a.users, b.users)
 
 
 def paired_difference(
