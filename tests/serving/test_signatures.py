@@ -15,11 +15,10 @@ from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers import item_index
-from tfllmrec.layers.diverse_order import diverse_order
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
-from tfllmrec.models.ranking import RankingModel, RatingScale
+from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
@@ -27,6 +26,9 @@ from tfllmrec.text.preprocessor import INPUTS
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
 NAN = float("nan")
+#: Of the inputs that are not strings.
+TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32}
+TYPES |= {"tail_share": tf.float32} | dict.fromkeys(INPUTS, tf.int32)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,7 @@ def served(chain_version):
     loaded = tf.saved_model.load(str(chain_version))
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32} | dict.fromkeys(INPUTS, tf.int32)
-        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        given = {name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()}
         out = loaded.signatures[signature](**given)
         answer = {name: value.numpy() for name, value in out.items()}
         return SimpleNamespace(
@@ -55,11 +56,21 @@ def model(chain_run):
     return chain_run[0].load_model()
 
 
-def expected(model, run, history, k, ratings=None):
+@pytest.fixture(scope="module")
+def reranked(model, chain_run):
+    """The order that was measured: the ring's ranking model has a click head."""
+    run = chain_run[0]
+    ranking = run.load_ranking(model)
+    assert ranking.reorders and run.config.ranking.candidates == 20
+    return Reranked(model, ranking, 20)
+
+
+def expected(recommender, run, history, k, ratings=None):
     """Top k by the Keras model's own scores, history masked."""
     index = {item: i for i, item in enumerate(run.dataset.items.item_id)}
     rows = [index[item] for item in history]
-    scores = model.score(Queries.from_histories([rows], None if ratings is None else [ratings]))[0]
+    queries = Queries.from_histories([rows], None if ratings is None else [ratings], exclude=[rows])
+    scores = recommender.score(queries)[0]
     scores[rows] = -np.inf
     best = np.argsort(-scores, kind="stable")[:k]
     return run.dataset.items.item_id.to_numpy()[best].tolist(), scores[best]
@@ -70,12 +81,21 @@ def expected(model, run, history, k, ratings=None):
     [(["i3", "i4"], None), (["i3", "i4"], [5, 1]), (["i3", "i4"], [1, NAN]), (["i38"], None), ([], None),
      ([f"i{i}" for i in range(15)], None), ([f"i{i}" for i in range(15)], [1 + i % 5 for i in range(15)])],
 )  # fmt: skip
-def test_recommends_what_the_keras_model_does(served, model, chain_run, history, ratings):
-    out = ask(served, history, k=7, ratings=ratings or [])
-    ids, scores = expected(model, chain_run[0], history, 7, ratings)
-    assert out.item_ids[0].tolist() == ids
-    np.testing.assert_allclose(out.scores[0], scores, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("k", [7, 30])
+def test_recommends_what_the_keras_models_do(served, model, reranked, chain_run, history, ratings, k):
+    """In the order of the ranking model, with the scores of the hybrid; or in its order, without that stage."""
+    out = ask(served, history, k=k, ratings=ratings or [])
+    ids, scores = expected(model, chain_run[0], history, k, ratings)
+    left = 40 - len(history)
+    assert out.item_ids[0, :left].tolist() == expected(reranked, chain_run[0], history, k, ratings)[0][:left]
+    np.testing.assert_allclose(out.scores[0, :left], scores[:left], atol=1e-5, rtol=1e-5)
     assert out.unknown.tolist() == [0]
+    nothing = {name: [[""]] for name in ("event_fields", "context", "exclude", "allow", "categories", "pinned")}
+    asked = {"history": [[*history, ""]], "ratings": [ratings or []], "k": [k], **nothing}
+    off = {"diversity": [0], "category_cap": [0], "tail_share": [0]}
+    plain = served("recommend_full", **asked, **off, skip=[["ranking"]])
+    assert plain.item_ids[0, :left].tolist() == ids[:left]
+    np.testing.assert_allclose(plain.scores, out.scores, atol=1e-6)
 
 
 def test_the_default_is_recommend(served):
@@ -256,10 +276,13 @@ def small_texts():
     return text / np.linalg.norm(text, axis=1, keepdims=True)
 
 
-def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None, text=None, text_widths=None):
+def small_model(
+    categories=None, alike=False, ranking=None, labels=None, schema=None, text=None, text_widths=None, **further
+):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
-    The text of item i is what ``search`` reads in ``str(i)``; ``small_texts`` by default.
+    The text of item i is what ``search`` reads in ``str(i)``; ``small_texts`` by default. ``further`` arguments are
+    those of the exported model.
     """
     rng = np.random.default_rng(6)
     text = small_texts() if text is None else text
@@ -289,6 +312,7 @@ def small_model(categories=None, alike=False, ranking=None, labels=None, schema=
         titles=titles,
         schema=schema,
         text_widths=text_widths,
+        **further,
     )
 
 
@@ -297,8 +321,7 @@ def small(categories=None, alike=False):
     served = small_model(categories, alike)
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
-        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        given = {name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()}
         out = getattr(served, signature)(**given)
         ids = [[item.decode() for item in row] for row in out["item_ids"].numpy()]
         return list(zip(ids, out["scores"].numpy(), strict=True))
@@ -346,8 +369,7 @@ def with_fields():
 
 
 def answer(function, **inputs):
-    types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
-    out = function(**{name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()})
+    out = function(**{name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()})
     return {name: value.numpy().tolist() for name, value in out.items()}
 
 
@@ -361,47 +383,6 @@ def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fiel
     assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
     assert full.pop("unread", [0]) == [0]
     assert full == short
-
-
-def test_a_diverse_list_has_other_items_in_the_order_of_the_layer(with_fields):
-    asked = {"history": [["i3", "i9"]], "exclude": [["i12"]]}
-    plain = answer(with_fields.recommend_full, **asked, k=[5])
-    best = answer(with_fields.recommend_full, **asked, k=[with_fields.n_items])
-    there = [item for item in best["item_ids"][0] if item]
-    rows = [int(item[1:]) for item in there]
-    order = diverse_order(
-        tf.constant([best["scores"][0][: len(rows)]]),
-        tf.gather(with_fields.item_vectors, [rows]),
-        tf.ones((1, len(rows)), tf.bool),
-        tf.constant(5),
-        tf.constant([0.7]),
-    )[0, :5].numpy()
-    diverse = answer(with_fields.recommend_full, **asked, k=[5], diversity=[0.7])
-    assert diverse["item_ids"][0] == [there[i] for i in order] != plain["item_ids"][0]
-    assert diverse["scores"][0] == pytest.approx([best["scores"][0][i] for i in order])
-    assert diverse["item_ids"][0][0] == plain["item_ids"][0][0]
-    assert answer(with_fields.recommend_full, **asked, k=[5], diversity=[0]) == plain
-
-
-def test_each_row_has_its_own_diversity_and_k(with_fields):
-    histories = [["i3", "i9"], ["i3", "i9"], ["i4", "i5"]]
-    both = answer(with_fields.recommend_full, history=histories, k=[3, 6, 0], diversity=[0.7, 0, 0.7])
-    for row, (k, diversity) in enumerate([(3, 0.7), (6, 0.0)]):
-        alone = answer(with_fields.recommend_full, history=histories[row : row + 1], k=[k], diversity=[diversity])
-        assert both["item_ids"][row] == alone["item_ids"][0] + [b""] * (6 - k)
-        assert both["scores"][row] == pytest.approx(alone["scores"][0] + [0] * (6 - k))
-    assert both["item_ids"][2] == [b""] * 6
-    assert answer(with_fields.recommend_full, history=histories[:1], k=[-1], diversity=[0.5])["item_ids"] == [[]]
-    whole = answer(with_fields.recommend_full, history=histories[:1], k=[1000], diversity=[0.7])["item_ids"][0]
-    plain = answer(with_fields.recommend_full, history=histories[:1], k=[1000])["item_ids"][0]
-    assert sorted(whole) == sorted(plain) and whole != plain and len(whole) == with_fields.n_items
-
-
-def test_a_diverse_list_keeps_filters_and_exclusions(filtered):
-    found = filtered(
-        "recommend_full", history=[["i3"]], exclude=[["i7"]], allow=[["i7", "i8", "i9", "i3"]], diversity=[1]
-    )
-    assert {item for item in found[0][0] if item} == {"i8", "i9"}
 
 
 def test_inputs_of_a_full_signature_may_be_left_out_and_stand_for_every_row(with_fields):
@@ -435,8 +416,9 @@ def test_entries_that_cannot_be_read_are_counted(with_fields):
         history=[["i3", "i9"], ["i3", ""]],
         context=[["age=30", "colour=red", ""], ["device=x", "", "shoe"]],
         event_fields=[["rating=good", "kind=view\nseconds=3"], ["", ""]],
+        skip=[["ranking", ""], ["retrieval", "diversity"]],
     )
-    assert out["unread"] == [3, 1]
+    assert out["unread"] == [3, 1 + 2]
     assert out["unknown"] == [0, 0]
     plain = answer(with_fields.recommend_full, history=[["i3", "i9"]])
     assert out["scores"][0] == pytest.approx(plain["scores"][0], rel=1e-5)
@@ -447,10 +429,10 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
 
     graph = saved_model_pb2.SavedModel.FromString((chain_version / "saved_model.pb").read_bytes()).meta_graphs[0]
     defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
-    of_recommend = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
+    of_search = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
     assert defaults == {
-        "recommend_full": of_recommend | {"diversity"},
-        "search_full": of_recommend,
+        "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip"},
+        "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
     }
     k = graph.signature_def["recommend_full"].defaults["k"]
@@ -712,7 +694,7 @@ import tensorflow as tf
 import tensorflow_text
 
 signatures = tf.saved_model.load(sys.argv[1]).signatures
-types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
+types = {"ratings": tf.float32, "k": tf.int32}
 answers = []
 for name, inputs in json.loads(sys.argv[2]):
     out = signatures[name](**{key: tf.constant(value, types.get(key, tf.string)) for key, value in inputs.items()})
