@@ -59,11 +59,12 @@ def made_lists():
             tf.constant(np.broadcast_to(cap, count), tf.int32),
             tf.constant(np.broadcast_to(share, count), tf.float32),
         )
-        assert items.shape == scores.shape
-        return [
-            [(int(i), float(s)) for i, s in zip(*row, strict=True) if i < N][:wanted]
-            for *row, wanted in zip(items.numpy(), scores.numpy(), k, strict=True)
-        ]
+        found = []
+        for *row, wanted in zip(items.numpy(), scores.numpy(), k, strict=True):
+            listed = [(int(item), float(score)) for item, score in zip(*row, strict=True)][:wanted]
+            found.append([line for line in listed if line[0] < N])
+            assert found[-1] == listed[: len(found[-1])]  # what is not there comes last
+        return found
 
     lists.alive = rules
     return lists

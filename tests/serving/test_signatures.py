@@ -626,6 +626,116 @@ def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
         assert not [node.name for node in nodes if node.op.startswith(("ResourceGather", "ResourceScatter"))], name
 
 
+# Stages and rules -----------------------------------------------------------------------------------------------------
+
+SCALE = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
+
+
+def ordering(hybrid, candidates=8, strengths=(1.0, 1.0)):
+    """A ranking model that was not trained, and orders as it pleases."""
+    made = RankingModel(hybrid, RankingConfig(candidates=candidates), SCALE)
+    generator = np.random.default_rng(0)
+    for variable in made.network.trainable_variables:
+        variable.assign(variable + generator.normal(size=variable.shape))
+    made.network.strengths.assign(strengths)
+    return made
+
+
+@pytest.fixture(scope="module")
+def staged():
+    """What is exported, of a shop with categories whose ranking model puts the best eight into another order."""
+    alive = []  # the functions need the ranking model to live
+
+    def ranking(hybrid):
+        alive.append(ordering(hybrid))
+        return alive[0]
+
+    made = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranking, tail=np.arange(40) % 3 == 0)
+    made.alive = alive
+    return made
+
+
+HISTORIES = [["i3", "i9"], ["i4", ""], ["", ""]]
+
+
+def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
+    assert staged.ranked == 8
+    asked = {"history": HISTORIES, "k": [12] * 3}
+    short = answer(staged.recommend, history=HISTORIES, ratings=[[]] * 3, exclude=[[]] * 3, k=[12])
+    full, plain = answer(staged.recommend_full, **asked), answer(staged.recommend_full, **asked, skip=[["ranking"]])
+    assert full["item_ids"] == short["item_ids"] and full["unread"] == [0] * 3
+    np.testing.assert_allclose(full["scores"], plain["scores"], rtol=1e-6)
+    for row in range(3):
+        best, ranked = plain["item_ids"][row], full["item_ids"][row]
+        told = answer(staged.rank, history=HISTORIES[row : row + 1], ratings=[[]], items=[best[:8]])
+        order = np.argsort(-np.array(told["click_probability"][0]), kind="stable")
+        assert ranked == [best[i] for i in order] + best[8:]
+        assert (ranked != best) == (row < 2)  # of nobody, nothing was learnt
+    # Each row is as if alone; a short list has the best of the same eight.
+    mixed = answer(staged.recommend_full, history=HISTORIES, k=[3, 5, 0], skip=[["", "ranking"], ["", ""], ["", ""]])
+    assert mixed["item_ids"][0] == plain["item_ids"][0][:3] + [b""] * 2
+    assert mixed["item_ids"][1] == full["item_ids"][1][:5] and mixed["item_ids"][2] == [b""] * 5
+    few = answer(staged.recommend_full, history=HISTORIES[:1], allow=[["i5", "i6", "i7"]], k=[5])
+    assert set(few["item_ids"][0][:3]) == {b"i5", b"i6", b"i7"} and few["item_ids"][0][3:] == [b""] * 2
+    nobody = np.zeros((0, 2), str)
+    assert answer(staged.recommend, history=nobody, ratings=np.zeros((0, 0)), exclude=nobody, k=[])["item_ids"] == []
+
+
+def test_rules_apply_to_the_order_of_the_ranking_model(staged):
+    asked = {"history": HISTORIES[:1], "k": [40]}
+    ranked = [item for item in answer(staged.recommend_full, **asked)["item_ids"][0] if item]
+    found = answer(staged.recommend_full, **asked, category_cap=[2], pinned=[["i30", "i9", "i31"]])["item_ids"][0]
+    expected, counts = [b"i30", b"i31"], {"Comedy": 1, "Drama": 1}  # i9 is of the history; i31 has no category
+    for item in ranked:
+        kinds = KINDS[int(item[1:]) % 4]
+        if item not in expected and all(counts.get(kind, 0) < 2 for kind in kinds):
+            expected.append(item)
+            counts |= {kind: counts.get(kind, 0) + 1 for kind in kinds}
+    assert [item for item in found if item] == expected and len(expected) < 20  # ten have no category
+    shared = answer(staged.recommend_full, **asked, tail_share=[0.5])["item_ids"][0][:10]
+    assert [sum(int(item[1:]) % 3 == 0 for item in shared[:n]) >= n // 2 for n in range(1, 11)] == [True] * 10
+    first_head = next(item for item in ranked if int(item[1:]) % 3)
+    assert (
+        first_head in shared and answer(staged.recommend_full, **asked, tail_share=[0])["item_ids"][0][0] == ranked[0]
+    )
+    # With a filter, a pinned item needs to pass, too.
+    filtered = answer(staged.recommend_full, **asked, categories=[["Sci-Fi"]], pinned=[["i30", "i33"]])["item_ids"][0]
+    assert filtered[0] == b"i33" and b"i30" not in filtered
+
+
+def test_without_a_click_head_recommend_is_the_same_graph():
+    def nodes(ranking, signature):
+        alive = []
+
+        def made(hybrid):
+            alive.append(ordering(hybrid, strengths=ranking))
+            return alive[0]
+
+        served = small_model(ranking=None if ranking is None else made)
+        assert served.ranked == (8 if ranking == (1.0, 1.0) else 0)
+        graph = getattr(served, signature).get_concrete_function().graph.as_graph_def()
+        inner = {function.signature.name.rsplit("_", 1)[0]: function.node_def for function in graph.library.function}
+        return [node.op for node in graph.node], [[node.op for node in inner[name]] for name in sorted(inner)]
+
+    for signature in ("recommend", "recommend_full"):
+        without = nodes(None, signature)
+        assert nodes((0.0, 1.0), signature) == without
+    assert len(nodes((1.0, 1.0), "recommend")[0]) > len(nodes(None, "recommend")[0])
+
+
+def test_where_use_again_is_the_task_the_history_may_come_back():
+    again, once = small_model(repeats=True), small_model()
+    asked = {"history": [["i3", "i9"]], "exclude": [["i12", "i9"]], "k": [40]}
+    for signature in ("recommend", "recommend_full"):
+        further = {"ratings": [[]]} if signature == "recommend" else {"pinned": [["i3"]]}
+        items = answer(getattr(again, signature), **asked, **further)["item_ids"][0]
+        assert b"i3" in items and not {b"i12", b"i9"} & set(items)
+        assert b"i3" not in answer(getattr(once, signature), **asked, **further)["item_ids"][0]
+    assert items[0] == b"i3"  # it may be pinned, too
+    found = [answer(served.similar, item_id=["i3"], k=[5])["item_ids"] for served in (again, once)]
+    assert found[0] == found[1] and b"i3" not in found[0][0]
+
+
 # What stock TF Serving can load ---------------------------------------------------------------------------------------
 
 OPS_SCRIPT = """
