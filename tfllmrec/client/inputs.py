@@ -57,7 +57,7 @@ def rule_inputs(
     for stage in stages:
         if stage not in STAGES:
             raise DataError(f"Expected skip as stages that a request may skip ({', '.join(STAGES)}), got {stage!r}.")
-    inputs = {
+    inputs: dict[str, list[Any]] = {
         "diversity": _shares(rows, "diversity", diversity),
         "pinned": [listed_strings("pinned", ids) for ids in pins],
         "category_cap": [int(cap) for cap in caps],
@@ -70,7 +70,7 @@ def rule_inputs(
 def _shares(rows: int, name: str, given: float | Sequence[float]) -> list[float]:
     values = _one_for_each(rows, name, given)
     for value in values:
-        if not isinstance(value, Real) or not 0 <= value <= 1:
+        if not isinstance(value, Real) or not 0 <= float(value) <= 1:
             raise DataError(f"Expected {name} as a number from 0 to 1, got {value!r}.")
     return [float(value) for value in values]
 
