@@ -2,7 +2,7 @@
 
     python benchmarks/diversity.py runs/quality/beauty runs/quality/movielens-100k
 
-Both ways to order a list (``tfllmrec.layers.diverse_order``) are measured on validation queries; the one that makes
+Both ways to order a list (``tfllmrec.layers.list_order``) are measured on validation queries; the one that makes
 lists more different at a loss of at most 2 % ndcg@10 is shown on test queries. Nothing is trained.
 """
 
@@ -21,9 +21,9 @@ from sections import made_by, replace_section
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.metrics import masked, top_items
+from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
-from tfllmrec.layers.diverse_order import Method, diverse_order
-from tfllmrec.models.hybrid import Hybrid
+from tfllmrec.layers.list_order import Method, Rules, list_order
 from tfllmrec.progress import show_progress
 from tfllmrec.runs.run import Run
 
@@ -33,7 +33,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Figures = dict[str, np.ndarray]
 
 
-def candidates(model: Hybrid, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
+def candidates(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, np.ndarray, np.ndarray]]:
     """Queries, the best items of each that are new to the user, int ``[B, C]`` (-1: none is left), and their scores."""
     with show_progress("Scoring", "queries") as progress:
         done = 0
@@ -50,19 +50,27 @@ def measured(run: Run, queries: Queries, methods: tuple[Method, ...]) -> dict[tu
     model = run.load_model()
     learned, text = model.item_vectors(), model.text_vectors
     tail = run.split.strata(run.config.evaluation.head_share)["tail"]
-    order = tf.function(diverse_order, autograph=False, reduce_retracing=True)
+    order = tf.function(list_order, autograph=False, reduce_retracing=True)
     parts: dict[tuple[Method, float], list[Figures]] = {}
     for batch, items, scores in candidates(model, queries):
         there = np.isfinite(scores)
         targets = np.array([row[0] for row in batch.targets])
         vectors = tf.gather(learned, np.maximum(items, 0))
+        nothing = tf.zeros(len(items), tf.int32)
+        no_rules = Rules(
+            nothing,
+            tf.zeros([*items.shape, 0], tf.int32),
+            nothing,
+            tf.zeros(items.shape, tf.bool),
+            tf.zeros(len(items)),
+        )
         for method in methods:
             for diversity in DIVERSITIES:
-                chosen = order(
+                chosen, _ = order(
                     tf.constant(np.where(there, scores, 0.0), tf.float32), vectors, tf.constant(there), tf.constant(K),
-                    tf.fill([len(items)], tf.constant(diversity)), method,
-                ).numpy()[:, :K]  # fmt: skip
-                listed = np.take_along_axis(items, chosen, axis=1)
+                    tf.fill([len(items)], tf.constant(diversity)), no_rules, method,
+                )  # fmt: skip
+                listed = np.take_along_axis(items, chosen.numpy()[:, :K], axis=1)
                 found = listed == targets[:, np.newaxis]
                 parts.setdefault((method, diversity), []).append(
                     {

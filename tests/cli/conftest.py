@@ -88,10 +88,10 @@ class FakeModel:
         return [Recommendation(i, f"Title {i}", 1 / rank, "because") for rank, i in enumerate(left, start=1)]
 
     def recommend(
-        self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=(), diversity=0.0
+        self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=(), **rules
     ):
         self.filters.append((allow, categories))
-        self.diversity = diversity
+        self.rules = rules
         print("chatter of a library")
         self.calls.append(("recommend", users, k, histories, ratings, exclude))
         if users == self.fails_for:

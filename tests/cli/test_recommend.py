@@ -25,14 +25,25 @@ def test_somebody_never_seen(program, libraries, saved_model):
     assert [i["item_id"] for i in document["items"]] == ["b", "c", "d"]
 
 
-def test_a_diverse_list_for_one_user_and_for_a_file(program, libraries, saved_model, tmp_path):
-    assert program("recommend", saved_model, "--user", "u1", "--diversity", "0.4").code == 0
+def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_model, tmp_path):
+    rules = ["--diversity", "0.4", "--pin", "d,zz", "--category-cap", "2", "--tail-share", "0.3", "--skip", "ranking"]
+    answer = program("recommend", saved_model, "--user", "u1", *rules, "--json")
+    assert json.loads(answer.out)["unknown"] == ["zz"]
     (tmp_path / "users.csv").write_text("u1\n")
-    program(
-        "recommend", saved_model, "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv", "--diversity", "1"
-    )
-    assert [model.diversity for model in libraries.models] == [0.4, 1]
-    assert "less than or equal to 1" in program("recommend", saved_model, "--user", "u1", "--diversity", "2").err
+    file = ("--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv")
+    assert json.loads(program("recommend", saved_model, *file, *rules, "--json").out)["unknown"] == ["zz"]
+    program("recommend", saved_model, "--user", "u1")
+    asked = {"diversity": 0.4, "pinned": ["d", "zz"], "category_cap": 2, "tail_share": 0.3, "skip": ["ranking"]}
+    none = {"diversity": 0, "pinned": [], "category_cap": 0, "tail_share": 0, "skip": []}
+    assert [model.rules for model in libraries.models] == [asked, asked, none]
+    for wrong, said in (
+        ("--diversity 2", "less than or equal to 1"),
+        ("--tail-share -1", "greater than or equal to 0"),
+        ("--category-cap -1", "greater than or equal to 0"),
+        ("--skip retrieval", "--skip retrieval: expected ranking."),
+    ):
+        answer = program("recommend", saved_model, "--user", "u1", *wrong.split())
+        assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
 
 
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):

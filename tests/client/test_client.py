@@ -94,6 +94,23 @@ def made_model(signature, inputs):
     return out | ({"titles": [[i.upper() for i in ids] for ids, _ in rows]} if full else {})
 
 
+NUMBERS = {"DT_FLOAT": 1, "DT_INT32": 3, "DT_STRING": 7}
+MATRIX, ROW = (None, None), (None,)
+FILTERS = dict.fromkeys(("allow", "categories"), TensorSpec("DT_STRING", MATRIX)) | {"k": TensorSpec("DT_INT32", ROW)}
+FIELDS = dict.fromkeys(("history", "exclude", "context", "event_fields"), TensorSpec("DT_STRING", MATRIX))
+FIELDS |= {"ratings": TensorSpec("DT_FLOAT", MATRIX), **FILTERS}
+RULES = dict.fromkeys(("diversity", "tail_share"), TensorSpec("DT_FLOAT", ROW))
+RULES |= dict.fromkeys(("pinned", "skip"), TensorSpec("DT_STRING", MATRIX))
+RULES |= {"category_cap": TensorSpec("DT_INT32", ROW)}
+SCORES = {"scores": TensorSpec("DT_FLOAT", (None, 5))}
+SIGNATURES = {
+    "recommend_full": Signature(FIELDS | RULES, SCORES),
+    "search_full": Signature(FIELDS | {"text": TensorSpec("DT_STRING", ROW)}, SCORES),
+    "similar": Signature({"item_id": TensorSpec("DT_STRING", ROW)}, SCORES),
+    "similar_full": Signature(FILTERS | {"item_id": TensorSpec("DT_STRING", ROW)}, SCORES),
+}
+
+
 # Two servers that speak TF Serving's protocol -------------------------------------------------------------------------
 
 
@@ -105,12 +122,18 @@ class Served:
       tokens: the authorization of each, or None. peers: the connection that each came through.
       request_ids: the id of each. answer_id: the one that is sent back; None for none, as stock TF Serving has none.
       failures: gRPC codes to answer with, one a request; or a number of seconds to sleep.
+      signatures: of the model, for its metadata; a request with other inputs than these is refused.
     """
 
     def __init__(self):
         self.calls, self.targets, self.tokens, self.peers, self.failures = [], [], [], [], []
         self.request_ids, self.answer_id = [], None
-        self.model, self.tensor_proto = made_model, tensor_proto
+        self.model, self.tensor_proto, self.signatures = made_model, tensor_proto, SIGNATURES
+
+    @property
+    def predictions(self):
+        """(signature, inputs) of each call of the model."""
+        return [(signature, inputs) for kind, signature, inputs in self.calls if kind == "predict"]
 
     def took(self, kind, target, headers, peer, signature="", inputs=None):
         self.calls.append((kind, signature, inputs))
@@ -122,11 +145,16 @@ class Served:
         if isinstance(failure, float):
             time.sleep(failure)
             return None
+        if (
+            failure is None
+            and signature.endswith("_full")
+            and inputs.keys() != self.signatures[signature].inputs.keys()
+        ):
+            return "INVALID_ARGUMENT"  # as TF Serving's REST does
         return failure
 
 
 STATUS_OF = {code: status for status, code in reversed(CODES.items())}
-TENSOR = {"DT_STRING": 7, "DT_FLOAT": 1}
 STATUS = [(2, "AVAILABLE", 30, ""), (1, "END", 50, "not enough memory")]
 
 
@@ -178,13 +206,22 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self.say(200, {"model_version_status": versions})
 
-        def info(dtype, *sizes):
-            dims = [{"size": str(size), "name": ""} for size in sizes]
-            return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": "x:0"}
+        def infos(specs):
+            return {
+                name: {
+                    "dtype": spec.dtype, "name": "x:0", "tensor_shape": {"unknown_rank": False, "dim": [
+                        {"size": str(-1 if size is None else size), "name": ""} for size in spec.shape
+                    ]},
+                }
+                for name, spec in specs.items()
+            }  # fmt: skip
 
-        similar = {"inputs": {"item_id": info("DT_STRING", -1)}, "outputs": {"scores": info("DT_FLOAT", -1, 5)}}
+        signatures = {
+            name: {"inputs": infos(signature.inputs), "outputs": infos(signature.outputs)}
+            for name, signature in served.signatures.items()
+        }
         init = {"inputs": {}, "outputs": {"__op": {"dtype": "DT_INVALID", "tensor_shape": {"unknown_rank": True}}}}
-        found = {"signature_def": {"similar": similar, "__saved_model_init_op": init}}
+        found = {"signature_def": signatures | {"__saved_model_init_op": init}}
         spec = {"name": target[0], "signature_name": "", "version": "2"}
         return self.say(200, {"model_spec": spec, "metadata": {"signature_def": found}})
 
@@ -276,12 +313,13 @@ class Services:
         self.took("metadata", request, context)
         assert list(request.metadata_field) == ["signature_def"]  # TF Serving refuses anything else
         found = MESSAGES["SignatureDefMap"]()
-        similar = found.signature_def["similar"]
-        for side, name, dtype, sizes in (("inputs", "item_id", 7, [-1]), ("outputs", "scores", 1, [-1, 5])):
-            info = getattr(similar, side)[name]
-            info.dtype = dtype
-            for size in sizes:
-                info.tensor_shape.dim.add(size=size)
+        for signature, sides in self.served.signatures.items():
+            for side in ("inputs", "outputs"):
+                for name, spec in getattr(sides, side).items():
+                    info = getattr(found.signature_def[signature], side)[name]
+                    info.dtype = NUMBERS[spec.dtype]
+                    for size in spec.shape:
+                        info.tensor_shape.dim.add(size=-1 if size is None else size)
         found.signature_def["__saved_model_init_op"].outputs["__op"].tensor_shape.unknown_rank = True
         response = MESSAGES["GetModelMetadataResponse"](model_spec=request.model_spec)
         response.model_spec.version.value = 2
@@ -428,7 +466,7 @@ def test_filters_go_to_signatures_of_their_own(client, served):
     assert [item.item_id for item in client.recommend(["a"], allow=["c", "a", "x", "é"])] == ["c", "é"]
     assert [item.item_id for item in client.search("abc", categories=["c", "b"])] == ["b", "c"]
     assert [item.item_id for item in client.similar("a", allow=["b", "c"], categories=["c", "d"])] == ["c"]
-    assert [(signature, inputs["allow"], inputs["categories"]) for _, signature, inputs in served.calls] == [
+    assert [(signature, inputs["allow"], inputs["categories"]) for signature, inputs in served.predictions] == [
         ("recommend_full", [["", "c", "a", "x", "é"]], [[""]]),
         ("search_full", [[""]], [["", "c", "b"]]),
         ("similar_full", [["", "b", "c"]], [["", "c", "d"]]),
@@ -446,7 +484,7 @@ def test_fields_go_with_all_inputs_and_titles_come_back(client, served):
     client.search("abc", ["a"], ratings=[4], context={"age": None})
     many = client.recommend_many([["a"], []], context=[None, {"age": 3}])
     assert [len(answer) for answer in many] == [4, 5]
-    (_, first, recommend), (_, second, search), (_, third, several) = served.calls
+    (first, recommend), (second, search), (third, several) = served.predictions
     assert (first, second, third) == ("recommend_full", "search_full", "recommend_full")
     assert recommend["context"] == [["", "device=tv", "age=25"]]
     assert recommend["event_fields"] == [["", "kind=view", ""]] and recommend["history"] == [["", "a", "b"]]
@@ -456,20 +494,72 @@ def test_fields_go_with_all_inputs_and_titles_come_back(client, served):
     assert all(mark != mark for row in several["ratings"] for mark in row)
 
 
-def test_diversity_goes_with_all_inputs(client, served):
+def rules_sent(served):
+    """(signature, rules) of each call of the model."""
+    return [
+        (signature, {name: inputs[name] for name in RULES if name in inputs})
+        for signature, inputs in served.predictions
+    ]
+
+
+def test_rules_go_with_all_inputs(client, served):
+    none = {"diversity": [0], "tail_share": [0], "category_cap": [0], "pinned": [[""]], "skip": [[""]]}
     client.recommend(["a"], diversity=0.25)
-    client.recommend_many([["a"], []], diversity=[0, 1])
+    client.recommend_many([["a"], []], diversity=[0, 1], pinned=[["b", "c"], []], category_cap=[2, 0], tail_share=0.5)
+    client.recommend(["a"], skip=["ranking"])
     client.recommend_many([["a"], []], diversity=0)
     client.recommend(["a"], titles=True)
-    asked = [(signature, inputs.get("diversity")) for _, signature, inputs in served.calls]
-    assert asked == [
-        ("recommend_full", [0.25]), ("recommend_full", [0, 1]), ("recommend", None), ("recommend_full", [0]),
+    assert rules_sent(served) == [
+        ("recommend_full", none | {"diversity": [0.25]}),
+        ("recommend_full", {
+            "diversity": [0, 1], "tail_share": [0.5, 0.5], "category_cap": [2, 0],
+            "pinned": [["", "b", "c"], ["", "", ""]], "skip": [[""], [""]],
+        }),
+        ("recommend_full", none | {"skip": [["", "ranking"]]}),
+        ("recommend", {}),
+        ("recommend_full", none),
     ]  # fmt: skip
-    client.recommend(["a"], diversity=np.float32(0.5))
-    assert served.calls[-1][2]["diversity"] == [0.5]
-    for wrong in (1.5, "high", None, math.nan, [0.1, 0.2], ["high"]):
-        with pytest.raises(DataError, match="diversity"):
-            client.recommend(["a"], diversity=wrong)
+    client.recommend(["a"], diversity=np.float32(0.5), category_cap=np.int64(3))
+    assert rules_sent(served)[-1][1] == none | {"diversity": [0.5], "category_cap": [3]}
+    assert [kind for kind, _, _ in served.calls].count("metadata") == 1
+    for name, values in {
+        "diversity": (1.5, "high", None, math.nan, [0.1, 0.2], ["high"]),
+        "tail_share": (-0.1, "high", [0.1, 0.2]),
+        "category_cap": (-1, 1.5, "two", [1, 2]),
+        "pinned": ("a", [3]),
+        "skip": ("ranking", ["retrieval"]),
+    }.items():
+        for wrong in values:
+            with pytest.raises(DataError, match=name):
+                client.recommend(["a"], **{name: wrong})
+    with pytest.raises(DataError, match="one list of pinned items for each of 2 queries, got 1"):
+        client.recommend_many([["a"], []], pinned=[["b"]])
+
+
+def test_a_model_of_another_version_gets_the_inputs_that_it_has(client, served):
+    """Earlier exports have no rules; a later one may have inputs that this client does not know."""
+    later = dict.fromkeys(("mood", "weights"), TensorSpec("DT_FLOAT", MATRIX)) | {"limit": TensorSpec("DT_INT32", ROW)}
+    by_version = [
+        {"recommend_full": Signature(inputs, {})} for inputs in (FIELDS, FIELDS | RULES | later, FIELDS | RULES)
+    ]
+    for signatures in by_version:  # each takes over from the one before
+        served.signatures = signatures
+        assert [item.item_id for item in client.recommend(["a"], allow=["c", "d"])] == ["c", "d"]
+        sent = served.predictions[-1][1]
+        assert sent.keys() == signatures["recommend_full"].inputs.keys()
+    assert served.predictions[-3][1].keys() == (FIELDS | RULES | later).keys()
+    assert same(served.predictions[-3][1]["mood"], [[NAN]]) and served.predictions[-3][1]["limit"] == [0]
+    served.signatures = by_version[0]
+    with pytest.raises(ModelError, match="was exported by an earlier version, without pinned, tail_share: export it"):
+        client.recommend(["a"], pinned=["b"], tail_share=0.1)
+    # What is wrong for another reason stays wrong, and a model without such a signature says so itself.
+    served.failures = ["INVALID_ARGUMENT", None]
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT"):
+        client.recommend(["a"], allow=["c"])
+    served.signatures = {}
+    served.failures = [None, "NOT_FOUND"]
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        client.similar("a", allow=["c"])
 
 
 def test_rank(client, served):
@@ -554,8 +644,7 @@ def test_predict_calls_any_signature(client, served):
 
 def test_status_and_metadata(client, served):
     assert client.status() == [ModelVersion(2, "AVAILABLE"), ModelVersion(1, "END", "not enough memory")]
-    similar = Signature({"item_id": TensorSpec("DT_STRING", (None,))}, {"scores": TensorSpec("DT_FLOAT", (None, 5))})
-    assert client.metadata() == Metadata("made", 2, {"similar": similar})
+    assert client.metadata() == Metadata("made", 2, SIGNATURES)
 
 
 @pytest.mark.parametrize(
@@ -1057,7 +1146,8 @@ def signatures(exported):
     import tensorflow as tf
 
     def call(signature, inputs):
-        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
+        types = dict.fromkeys(("ratings", "diversity", "tail_share"), tf.float32)
+        types |= dict.fromkeys(("k", "category_cap"), tf.int32)
         given = {name: tf.constant(values, types.get(name, tf.string)) for name, values in inputs.items()}
         out = exported._loaded.signatures[signature](**given)
         return {
@@ -1110,6 +1200,8 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
         both("similar", "i8", allow=allow)
     diverse = exported.recommend(histories=[history], k=5, diversity=0.8)
     agree(patient.recommend(history, k=5, diversity=0.8), diverse)
+    rules = {"pinned": ["i30", "i3"], "category_cap": 2, "tail_share": 0.5, "skip": ["ranking"]}
+    agree(patient.recommend(history, k=5, **rules), exported.recommend(histories=[history], k=5, **rules))
     assert diverse.item_id.tolist() != exported.recommend(histories=[history], k=5).item_id.tolist()
     items = here.item_id.tolist()
     told = zip(patient.explain(history, items, ratings), exported.explain(history, items, ratings), strict=True)

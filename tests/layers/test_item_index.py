@@ -143,6 +143,19 @@ def test_reads_vectors_by_item(index):
     np.testing.assert_allclose(read, [[VECTORS[3], 0 * VECTORS[0]], [VECTORS[0], VECTORS[N - 1]]])
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_scores_of_some_items_are_those_of_a_list(index, case):
+    some = np.concatenate([RNG.integers(0, N + 1, (B, 30)), ALLOWED.clip(0), EXCLUDE[:, :2]], axis=1)
+    types = {"exclude": tf.int32, "allowed": tf.int32, "categories": tf.int32, "unknown": tf.bool}
+    inputs = {name: tf.constant(value, types[name]) for name, value in CASES[case].items() if name != "pairs"}
+    if "pairs" in CASES[case]:
+        inputs["pairs"] = tf.constant(PAIRS[0], tf.int32), tf.constant(PAIRS[1])
+    found = index.scores_of(tf.constant(some, tf.int32), tf.constant(QUERY), **inputs).numpy()
+    for row, expected in enumerate(map(dict, oracle(N, **CASES[case]))):
+        np.testing.assert_allclose(found[row], [expected.get(item, -np.inf) for item in some[row]], rtol=1e-5)
+    assert index.scores_of(tf.zeros((0, 3), tf.int32), tf.constant(QUERY[:0])).shape == (0, 3)
+
+
 def test_k_of_each_row():
     for settings in ({}, ALL_CELLS):
         items, scores = ask(made(**settings), [3, 0, -2, 7, 1, 1, 1, 1, 1])

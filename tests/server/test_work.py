@@ -11,13 +11,15 @@ MATRIX = TensorSpec(STRING, (None, None))
 SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "context", "event_fields", "items"), MATRIX)
 SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
 SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
-SPECS |= {"diversity": TensorSpec(FLOAT, (None,))}
+SPECS |= dict.fromkeys(("pinned", "skip"), MATRIX) | {"category_cap": TensorSpec(INT, (None,))}
+RULES = ("diversity", "category_cap", "tail_share")
+SPECS |= dict.fromkeys(("diversity", "tail_share"), TensorSpec(FLOAT, (None,)))
 TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
 SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
 SIGNATURES = {
     "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
     "recommend_full": (
-        "history ratings event_fields context exclude allow categories k diversity",
+        "history ratings event_fields context exclude allow categories k diversity pinned category_cap tail_share skip",
         {"item_ids": MATRIX},
     ),
     "search": ("text history exclude k", {"item_ids": MATRIX}),
@@ -31,9 +33,9 @@ SIGNATURES = {
 CATALOGUE = 12_000
 
 
-def joining(name, ours=True):
+def joining(name, ours=True, ranked=0):
     inputs, outputs = SIGNATURES[name]
-    return Joining(Signature({i: SPECS[i] for i in inputs.split()}, outputs), ours, CATALOGUE)
+    return Joining(Signature({i: SPECS[i] for i in inputs.split()}, outputs), ours, CATALOGUE, ranked)
 
 
 def asked(name, rows=1, k=10, **columns):
@@ -42,7 +44,7 @@ def asked(name, rows=1, k=10, **columns):
     for key in SIGNATURES[name][0].split():
         shape = (rows, columns.get(key, 1))[: len(SPECS[key].shape)]
         made[key] = np.broadcast_to(
-            np.asarray(b"" if SPECS[key].dtype == STRING else k * (key != "diversity"), SPECS[key].dtype), shape
+            np.asarray(b"" if SPECS[key].dtype == STRING else k * (key not in RULES), SPECS[key].dtype), shape
         )
     return made
 
@@ -98,12 +100,27 @@ def test_large_requests_of_use_are_allowed(inputs):
     assert made.call_rows * made.row_cells <= work.CALL_CELLS
 
 
-def test_a_diverse_list_is_more_work_and_a_plain_one_is_not():
-    plain, diverse = (
-        joining("recommend_full").work(asked("recommend_full") | {"diversity": np.float32([value])}, 10).row_cells
-        for value in (0, 0.5)
-    )
-    assert diverse - plain == work._DIVERSE
+def test_rules_are_more_work_and_a_plain_list_is_not():
+    def cells(columns=(), **rules):
+        return joining("recommend_full").work(asked("recommend_full", **dict(columns)) | rules, 10).row_cells
+
+    plain = cells()
+    assert cells(diversity=np.float32([0]), category_cap=np.int32([0])) == plain
+    assert cells(diversity=np.float32([0.5])) - plain == work._DIVERSE
+    assert cells(category_cap=np.int32([3])) - plain == work._RULED
+    assert cells(tail_share=np.float32([0.1]), category_cap=np.int32([3])) - plain == work._RULED
+    # Clients send a column of padding; the items of the catalogue are looked at twice where any are pinned.
+    pinned = work._RULED + 4 * (work._ID + work._PINNED + 4) + CATALOGUE * 2
+    assert cells({"pinned": 5}.items()) - plain == pinned
+    assert "A row of the request takes" in refusal("recommend_full", asked("recommend_full", pinned=20_000))
+
+
+def test_ranking_within_recommend_is_as_much_work_as_of_as_many_candidates():
+    inputs = asked("recommend", history=40)
+    plain, ranked = (joining("recommend", ranked=n).work(inputs, 10).row_cells for n in (0, 100))
+    candidates = [joining("explain").work(asked("explain", history=40, items=n), 10).row_cells for n in (1, 101)]
+    assert ranked - plain == candidates[1] - candidates[0] - work._ID * 100
+    assert joining("recommend", ranked=10**9).work(inputs, 10).row_cells - plain == (work._CANDIDATE + 40) * CATALOGUE
 
 
 def test_of_other_models_only_the_rows_are_limited():

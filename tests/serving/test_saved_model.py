@@ -62,9 +62,33 @@ def test_a_diverse_list_and_an_export_from_before_there_were_any(saved, monkeypa
     assert sorted(allowed.item_id) == ["i5", "i6", "i9"]
     with pytest.raises(DataError, match="Expected diversity as a number from 0 to 1, got 2"):
         saved.recommend(**asked, diversity=2)
-    monkeypatch.setattr(type(saved), "_inputs", lambda self, signature: {})
-    with pytest.raises(ModelError, match="exported by an earlier version, without diversity: export it again"):
-        saved.recommend(**asked, diversity=0.8)
+    signature = type(saved)._inputs(saved, "recommend_full")
+    earlier = {name: spec for name, spec in signature.items() if name not in ("pinned", "diversity")}
+    monkeypatch.setattr(type(saved), "_inputs", lambda self, signature: earlier)
+    with pytest.raises(ModelError, match="exported by an earlier version, without diversity, pinned: export it again"):
+        saved.recommend(**asked, diversity=0.8, pinned=["i3"])
+
+
+def test_stages_and_rules_of_a_list(saved, chain_run):
+    asked = {"histories": [["i3", "i4"], []], "ratings": [[5, 1], []], "k": 6}
+    ranked, plain = saved.recommend(**asked), saved.recommend(**asked, skip=["ranking"])
+    assert ranked.item_id.tolist() != plain.item_id.tolist()
+    assert ranked.score.tolist() == pytest.approx(plain.score.tolist(), abs=1e-5)  # those of the places
+    told = saved.explain(["i3", "i4"], plain.item_id[:6].tolist(), [5, 1])
+    assert [sum(one.terms.values()) for one in told] == pytest.approx(plain.score[:6].tolist(), abs=1e-4)
+    found = saved.recommend(**asked, pinned=["i30", "i4", "nope", "i12"])
+    assert [found.item_id[found["query"] == query][:3].tolist() for query in (0, 1)] == [
+        ["i30", "i12", ranked.item_id[0]], ["i30", "i4", "i12"],
+    ]  # fmt: skip
+    tail = chain_run[0].split.strata()["tail"]
+    shares = [np.mean([tail[int(item[1:])] for item in some]) for some in (
+        saved.recommend(**asked, tail_share=1).item_id, ranked.item_id,
+    )]  # fmt: skip
+    assert shares[0] == 1 > shares[1]
+    assert saved.recommend(**asked, category_cap=1).equals(ranked)  # the ring has no categories
+    for wrong in ({"skip": ["retrieval"]}, {"category_cap": -1}, {"tail_share": 2}, {"pinned": "i3"}):
+        with pytest.raises(DataError, match=f"Expected {next(iter(wrong))}"):
+            saved.recommend(**asked, **wrong)
 
 
 def test_searchers_of_scann_are_made_before_any_call_and_given_up_at_the_end(chain_version, tmp_path, monkeypatch):
@@ -164,7 +188,7 @@ def test_is_a_recommender_and_scores_as_the_run_does(saved, chain_run, monkeypat
 
 def test_recommend_explains_itself(saved, chain_run):
     history = ["i3", "i4"]
-    found = saved.recommend(histories=[history], ratings=[[2, 5]], exclude=["i6"], k=6)
+    found = saved.recommend(histories=[history], ratings=[[2, 5]], exclude=["i6"], k=6, skip=["ranking"])
     titles = dict(zip(chain_run[0].dataset.items.item_id, chain_run[0].dataset.items.title, strict=True))
     assert list(found) == ["query", "rank", "item_id", "title", "score", "reason"]
     assert found["query"].tolist() == [0] * 6 and found["rank"].tolist() == [1, 2, 3, 4, 5, 6]

@@ -15,11 +15,10 @@ from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.layers import item_index
-from tfllmrec.layers.diverse_order import diverse_order
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.item_weights import PrunedWeights
-from tfllmrec.models.ranking import RankingModel, RatingScale
+from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
@@ -27,6 +26,9 @@ from tfllmrec.text.preprocessor import INPUTS
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
 NAN = float("nan")
+#: Of the inputs that are not strings.
+TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32}
+TYPES |= {"tail_share": tf.float32} | dict.fromkeys(INPUTS, tf.int32)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,7 @@ def served(chain_version):
     loaded = tf.saved_model.load(str(chain_version))
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32} | dict.fromkeys(INPUTS, tf.int32)
-        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        given = {name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()}
         out = loaded.signatures[signature](**given)
         answer = {name: value.numpy() for name, value in out.items()}
         return SimpleNamespace(
@@ -55,11 +56,21 @@ def model(chain_run):
     return chain_run[0].load_model()
 
 
-def expected(model, run, history, k, ratings=None):
+@pytest.fixture(scope="module")
+def reranked(model, chain_run):
+    """The order that was measured: the ring's ranking model has a click head."""
+    run = chain_run[0]
+    ranking = run.load_ranking(model)
+    assert ranking.reorders and run.config.ranking.candidates == 20
+    return Reranked(model, ranking, 20)
+
+
+def expected(recommender, run, history, k, ratings=None):
     """Top k by the Keras model's own scores, history masked."""
     index = {item: i for i, item in enumerate(run.dataset.items.item_id)}
     rows = [index[item] for item in history]
-    scores = model.score(Queries.from_histories([rows], None if ratings is None else [ratings]))[0]
+    queries = Queries.from_histories([rows], None if ratings is None else [ratings], exclude=[rows])
+    scores = recommender.score(queries)[0]
     scores[rows] = -np.inf
     best = np.argsort(-scores, kind="stable")[:k]
     return run.dataset.items.item_id.to_numpy()[best].tolist(), scores[best]
@@ -70,12 +81,21 @@ def expected(model, run, history, k, ratings=None):
     [(["i3", "i4"], None), (["i3", "i4"], [5, 1]), (["i3", "i4"], [1, NAN]), (["i38"], None), ([], None),
      ([f"i{i}" for i in range(15)], None), ([f"i{i}" for i in range(15)], [1 + i % 5 for i in range(15)])],
 )  # fmt: skip
-def test_recommends_what_the_keras_model_does(served, model, chain_run, history, ratings):
-    out = ask(served, history, k=7, ratings=ratings or [])
-    ids, scores = expected(model, chain_run[0], history, 7, ratings)
-    assert out.item_ids[0].tolist() == ids
-    np.testing.assert_allclose(out.scores[0], scores, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("k", [7, 30])
+def test_recommends_what_the_keras_models_do(served, model, reranked, chain_run, history, ratings, k):
+    """In the order of the ranking model, with the scores of the hybrid; or in its order, without that stage."""
+    out = ask(served, history, k=k, ratings=ratings or [])
+    ids, scores = expected(model, chain_run[0], history, k, ratings)
+    left = 40 - len(history)
+    assert out.item_ids[0, :left].tolist() == expected(reranked, chain_run[0], history, k, ratings)[0][:left]
+    np.testing.assert_allclose(out.scores[0, :left], scores[:left], atol=1e-5, rtol=1e-5)
     assert out.unknown.tolist() == [0]
+    nothing = {name: [[""]] for name in ("event_fields", "context", "exclude", "allow", "categories", "pinned")}
+    asked = {"history": [[*history, ""]], "ratings": [ratings or []], "k": [k], **nothing}
+    off = {"diversity": [0], "category_cap": [0], "tail_share": [0]}
+    plain = served("recommend_full", **asked, **off, skip=[["ranking"]])
+    assert plain.item_ids[0, :left].tolist() == ids[:left]
+    np.testing.assert_allclose(plain.scores, out.scores, atol=1e-6)
 
 
 def test_the_default_is_recommend(served):
@@ -256,10 +276,13 @@ def small_texts():
     return text / np.linalg.norm(text, axis=1, keepdims=True)
 
 
-def small_model(categories=None, alike=False, ranking=None, labels=None, schema=None, text=None, text_widths=None):
+def small_model(
+    categories=None, alike=False, ranking=None, labels=None, schema=None, text=None, text_widths=None, **further
+):
     """What is exported; random weights, or (``alike``) such that all scores are about the same.
 
-    The text of item i is what ``search`` reads in ``str(i)``; ``small_texts`` by default.
+    The text of item i is what ``search`` reads in ``str(i)``; ``small_texts`` by default. ``further`` arguments are
+    those of the exported model.
     """
     rng = np.random.default_rng(6)
     text = small_texts() if text is None else text
@@ -289,6 +312,7 @@ def small_model(categories=None, alike=False, ranking=None, labels=None, schema=
         titles=titles,
         schema=schema,
         text_widths=text_widths,
+        **further,
     )
 
 
@@ -297,8 +321,7 @@ def small(categories=None, alike=False):
     served = small_model(categories, alike)
 
     def call(signature, **inputs):
-        types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
-        given = {name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()}
+        given = {name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()}
         out = getattr(served, signature)(**given)
         ids = [[item.decode() for item in row] for row in out["item_ids"].numpy()]
         return list(zip(ids, out["scores"].numpy(), strict=True))
@@ -346,8 +369,7 @@ def with_fields():
 
 
 def answer(function, **inputs):
-    types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
-    out = function(**{name: tf.constant(value, types.get(name, tf.string)) for name, value in inputs.items()})
+    out = function(**{name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()})
     return {name: value.numpy().tolist() for name, value in out.items()}
 
 
@@ -361,47 +383,6 @@ def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fiel
     assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
     assert full.pop("unread", [0]) == [0]
     assert full == short
-
-
-def test_a_diverse_list_has_other_items_in_the_order_of_the_layer(with_fields):
-    asked = {"history": [["i3", "i9"]], "exclude": [["i12"]]}
-    plain = answer(with_fields.recommend_full, **asked, k=[5])
-    best = answer(with_fields.recommend_full, **asked, k=[with_fields.n_items])
-    there = [item for item in best["item_ids"][0] if item]
-    rows = [int(item[1:]) for item in there]
-    order = diverse_order(
-        tf.constant([best["scores"][0][: len(rows)]]),
-        tf.gather(with_fields.item_vectors, [rows]),
-        tf.ones((1, len(rows)), tf.bool),
-        tf.constant(5),
-        tf.constant([0.7]),
-    )[0, :5].numpy()
-    diverse = answer(with_fields.recommend_full, **asked, k=[5], diversity=[0.7])
-    assert diverse["item_ids"][0] == [there[i] for i in order] != plain["item_ids"][0]
-    assert diverse["scores"][0] == pytest.approx([best["scores"][0][i] for i in order])
-    assert diverse["item_ids"][0][0] == plain["item_ids"][0][0]
-    assert answer(with_fields.recommend_full, **asked, k=[5], diversity=[0]) == plain
-
-
-def test_each_row_has_its_own_diversity_and_k(with_fields):
-    histories = [["i3", "i9"], ["i3", "i9"], ["i4", "i5"]]
-    both = answer(with_fields.recommend_full, history=histories, k=[3, 6, 0], diversity=[0.7, 0, 0.7])
-    for row, (k, diversity) in enumerate([(3, 0.7), (6, 0.0)]):
-        alone = answer(with_fields.recommend_full, history=histories[row : row + 1], k=[k], diversity=[diversity])
-        assert both["item_ids"][row] == alone["item_ids"][0] + [b""] * (6 - k)
-        assert both["scores"][row] == pytest.approx(alone["scores"][0] + [0] * (6 - k))
-    assert both["item_ids"][2] == [b""] * 6
-    assert answer(with_fields.recommend_full, history=histories[:1], k=[-1], diversity=[0.5])["item_ids"] == [[]]
-    whole = answer(with_fields.recommend_full, history=histories[:1], k=[1000], diversity=[0.7])["item_ids"][0]
-    plain = answer(with_fields.recommend_full, history=histories[:1], k=[1000])["item_ids"][0]
-    assert sorted(whole) == sorted(plain) and whole != plain and len(whole) == with_fields.n_items
-
-
-def test_a_diverse_list_keeps_filters_and_exclusions(filtered):
-    found = filtered(
-        "recommend_full", history=[["i3"]], exclude=[["i7"]], allow=[["i7", "i8", "i9", "i3"]], diversity=[1]
-    )
-    assert {item for item in found[0][0] if item} == {"i8", "i9"}
 
 
 def test_inputs_of_a_full_signature_may_be_left_out_and_stand_for_every_row(with_fields):
@@ -435,8 +416,9 @@ def test_entries_that_cannot_be_read_are_counted(with_fields):
         history=[["i3", "i9"], ["i3", ""]],
         context=[["age=30", "colour=red", ""], ["device=x", "", "shoe"]],
         event_fields=[["rating=good", "kind=view\nseconds=3"], ["", ""]],
+        skip=[["ranking", ""], ["retrieval", "diversity"]],
     )
-    assert out["unread"] == [3, 1]
+    assert out["unread"] == [3, 1 + 2]
     assert out["unknown"] == [0, 0]
     plain = answer(with_fields.recommend_full, history=[["i3", "i9"]])
     assert out["scores"][0] == pytest.approx(plain["scores"][0], rel=1e-5)
@@ -447,10 +429,10 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
 
     graph = saved_model_pb2.SavedModel.FromString((chain_version / "saved_model.pb").read_bytes()).meta_graphs[0]
     defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
-    of_recommend = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
+    of_search = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
     assert defaults == {
-        "recommend_full": of_recommend | {"diversity"},
-        "search_full": of_recommend,
+        "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip"},
+        "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
     }
     k = graph.signature_def["recommend_full"].defaults["k"]
@@ -644,6 +626,116 @@ def test_no_call_makes_later_ones_copy_a_variable(exact_items, monkeypatch):
         assert not [node.name for node in nodes if node.op.startswith(("ResourceGather", "ResourceScatter"))], name
 
 
+# Stages and rules -----------------------------------------------------------------------------------------------------
+
+SCALE = RatingScale.of(np.arange(40), np.arange(40, dtype=np.float32) % 5, 40)
+
+
+def ordering(hybrid, candidates=8, strengths=(1.0, 1.0)):
+    """A ranking model that was not trained, and orders as it pleases."""
+    made = RankingModel(hybrid, RankingConfig(candidates=candidates), SCALE)
+    generator = np.random.default_rng(0)
+    for variable in made.network.trainable_variables:
+        variable.assign(variable + generator.normal(size=variable.shape))
+    made.network.strengths.assign(strengths)
+    return made
+
+
+@pytest.fixture(scope="module")
+def staged():
+    """What is exported, of a shop with categories whose ranking model puts the best eight into another order."""
+    alive = []  # the functions need the ranking model to live
+
+    def ranking(hybrid):
+        alive.append(ordering(hybrid))
+        return alive[0]
+
+    made = small_model(["|".join(KINDS[i % 4]) for i in range(40)], ranking=ranking, tail=np.arange(40) % 3 == 0)
+    made.alive = alive
+    return made
+
+
+HISTORIES = [["i3", "i9"], ["i4", ""], ["", ""]]
+
+
+def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
+    assert staged.ranked == 8
+    asked = {"history": HISTORIES, "k": [12] * 3}
+    short = answer(staged.recommend, history=HISTORIES, ratings=[[]] * 3, exclude=[[]] * 3, k=[12])
+    full, plain = answer(staged.recommend_full, **asked), answer(staged.recommend_full, **asked, skip=[["ranking"]])
+    assert full["item_ids"] == short["item_ids"] and full["unread"] == [0] * 3
+    np.testing.assert_allclose(full["scores"], plain["scores"], rtol=1e-6)
+    for row in range(3):
+        best, ranked = plain["item_ids"][row], full["item_ids"][row]
+        told = answer(staged.rank, history=HISTORIES[row : row + 1], ratings=[[]], items=[best[:8]])
+        order = np.argsort(-np.array(told["click_probability"][0]), kind="stable")
+        assert ranked == [best[i] for i in order] + best[8:]
+        assert (ranked != best) == (row < 2)  # of nobody, nothing was learnt
+    # Each row is as if alone; a short list has the best of the same eight.
+    mixed = answer(staged.recommend_full, history=HISTORIES, k=[3, 5, 0], skip=[["", "ranking"], ["", ""], ["", ""]])
+    assert mixed["item_ids"][0] == plain["item_ids"][0][:3] + [b""] * 2
+    assert mixed["item_ids"][1] == full["item_ids"][1][:5] and mixed["item_ids"][2] == [b""] * 5
+    few = answer(staged.recommend_full, history=HISTORIES[:1], allow=[["i5", "i6", "i7"]], k=[5])
+    assert set(few["item_ids"][0][:3]) == {b"i5", b"i6", b"i7"} and few["item_ids"][0][3:] == [b""] * 2
+    nobody = np.zeros((0, 2), str)
+    assert answer(staged.recommend, history=nobody, ratings=np.zeros((0, 0)), exclude=nobody, k=[])["item_ids"] == []
+
+
+def test_rules_apply_to_the_order_of_the_ranking_model(staged):
+    asked = {"history": HISTORIES[:1], "k": [40]}
+    ranked = [item for item in answer(staged.recommend_full, **asked)["item_ids"][0] if item]
+    found = answer(staged.recommend_full, **asked, category_cap=[2], pinned=[["i30", "i9", "i31"]])["item_ids"][0]
+    expected, counts = [b"i30", b"i31"], {"Comedy": 1, "Drama": 1}  # i9 is of the history; i31 has no category
+    for item in ranked:
+        kinds = KINDS[int(item[1:]) % 4]
+        if item not in expected and all(counts.get(kind, 0) < 2 for kind in kinds):
+            expected.append(item)
+            counts |= {kind: counts.get(kind, 0) + 1 for kind in kinds}
+    assert [item for item in found if item] == expected and len(expected) < 20  # ten have no category
+    shared = answer(staged.recommend_full, **asked, tail_share=[0.5])["item_ids"][0][:10]
+    assert [sum(int(item[1:]) % 3 == 0 for item in shared[:n]) >= n // 2 for n in range(1, 11)] == [True] * 10
+    first_head = next(item for item in ranked if int(item[1:]) % 3)
+    assert (
+        first_head in shared and answer(staged.recommend_full, **asked, tail_share=[0])["item_ids"][0][0] == ranked[0]
+    )
+    # With a filter, a pinned item needs to pass, too.
+    filtered = answer(staged.recommend_full, **asked, categories=[["Sci-Fi"]], pinned=[["i30", "i33"]])["item_ids"][0]
+    assert filtered[0] == b"i33" and b"i30" not in filtered
+
+
+def test_without_a_click_head_recommend_is_the_same_graph():
+    def nodes(ranking, signature):
+        alive = []
+
+        def made(hybrid):
+            alive.append(ordering(hybrid, strengths=ranking))
+            return alive[0]
+
+        served = small_model(ranking=None if ranking is None else made)
+        assert served.ranked == (8 if ranking == (1.0, 1.0) else 0)
+        graph = getattr(served, signature).get_concrete_function().graph.as_graph_def()
+        inner = {function.signature.name.rsplit("_", 1)[0]: function.node_def for function in graph.library.function}
+        return [node.op for node in graph.node], [[node.op for node in inner[name]] for name in sorted(inner)]
+
+    for signature in ("recommend", "recommend_full"):
+        without = nodes(None, signature)
+        assert nodes((0.0, 1.0), signature) == without
+    assert len(nodes((1.0, 1.0), "recommend")[0]) > len(nodes(None, "recommend")[0])
+
+
+def test_where_use_again_is_the_task_the_history_may_come_back():
+    again, once = small_model(repeats=True), small_model()
+    asked = {"history": [["i3", "i9"]], "exclude": [["i12", "i9"]], "k": [40]}
+    for signature in ("recommend", "recommend_full"):
+        further = {"ratings": [[]]} if signature == "recommend" else {"pinned": [["i3"]]}
+        items = answer(getattr(again, signature), **asked, **further)["item_ids"][0]
+        assert b"i3" in items and not {b"i12", b"i9"} & set(items)
+        assert b"i3" not in answer(getattr(once, signature), **asked, **further)["item_ids"][0]
+    assert items[0] == b"i3"  # it may be pinned, too
+    found = [answer(served.similar, item_id=["i3"], k=[5])["item_ids"] for served in (again, once)]
+    assert found[0] == found[1] and b"i3" not in found[0][0]
+
+
 # What stock TF Serving can load ---------------------------------------------------------------------------------------
 
 OPS_SCRIPT = """
@@ -712,7 +804,7 @@ import tensorflow as tf
 import tensorflow_text
 
 signatures = tf.saved_model.load(sys.argv[1]).signatures
-types = {"ratings": tf.float32, "diversity": tf.float32, "k": tf.int32}
+types = {"ratings": tf.float32, "k": tf.int32}
 answers = []
 for name, inputs in json.loads(sys.argv[2]):
     out = signatures[name](**{key: tf.constant(value, types.get(key, tf.string)) for key, value in inputs.items()})

@@ -12,6 +12,7 @@ from tfllmrec.config import DataConfig, ModelConfig, RankingConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.calibration import calibration_error
 from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -20,6 +21,7 @@ from tfllmrec.training.ranking import (
     RankingRecord,
     batches,
     fit_ranking,
+    fitted_temperature,
     lists_of,
     load_ranking,
     measure_ranking,
@@ -126,6 +128,9 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert told["log_loss_even"] == pytest.approx(np.log(N - 7))
     assert told["offered"] == told["rated"] == len(planted.test) == 260
     assert told["rmse"] < 0.5 < told["rmse_biases"]
+    # What was measured in folds holds on other users: one of the candidates comes next, and ratings are 1 or 5.
+    assert told["ece"] < 0.006 and record.ece[0] < 0.006 and told["rating_ece"] < 0.4 and record.rating_ece < 0.4
+    assert record.log_loss[0] <= record.log_loss[1] and told["log_loss"] == pytest.approx(record.log_loss[0], abs=0.15)
     lines = ranking_lines(told, before.metrics)
     assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
 
@@ -172,7 +177,7 @@ def test_where_only_ratings_are_to_be_found_the_order_stays_the_hybrids():
     # The probabilities are those of the hybrid's score alone, at the weight that suits it.
     plain = RankingModel(hybrid, CONFIG, RatingScale.of_split(split))
     start_from_hybrid(plain, lists_of(plain, hybrid, all_of(split, 7), CONFIG.candidates, 7))
-    assert record.weight == pytest.approx(float(tf.exp(plain.network.log_weight)))
+    assert record.weight * record.temperature == pytest.approx(float(tf.exp(plain.network.log_weight)))
 
 
 def all_of(split, seed):
@@ -234,6 +239,67 @@ def test_held_out_figures_by_hand(planted, hybrid):
     last = held_out.by_epoch[:, 1, -1, 1::2]
     assert logs["val_click_loss"] == last[0].mean() and logs["val_rating_loss"] == np.nanmean(last[2])
     held_out.verdict(1)  # ratings that are missing harm nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strengths", [[0.5, 0.5], [0.0, 0.0]])
+def test_calibration_of_what_is_served_by_hand(planted, hybrid, strengths):
+    model = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted))
+    asked = planted.validation.take(np.arange(40))
+    lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
+    ratings = target_ratings(planted, asked)
+    held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
+    generator = np.random.default_rng(3)
+    model.network.log_weight.assign(np.log(2.0))
+    for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
+        held_out.begin(fold)
+    for variable in model.network.trainable_variables:
+        variable.assign(variable + 0.2 * generator.normal(size=variable.shape))
+    for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
+        held_out.fold = fold
+        held_out.on_epoch_end(0)
+    figures = held_out._calibrated(1, strengths)
+    if strengths[0]:
+        model.network.strengths.assign(strengths)
+    else:
+        model = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted))
+        model.network.log_weight.assign(np.log(2.0))
+    offered = np.flatnonzero(lists["label"] < 30)
+    assert 5 < len(offered) < 40
+    known = {name: values[:, :30] if name in ("items", "terms", "scores", "prior") else values
+             for name, values in lists.items() if name not in ("label", "log_times")}  # fmt: skip
+    logits, _ = model.learned(model.item_vectors, **known)
+    temperature = figures["temperature"]
+    for at, divisor in enumerate((temperature, 1.0)):
+        probability = tf.nn.softmax(logits / divisor).numpy()[offered]
+        own = probability[np.arange(len(offered)), lists["label"][offered]]
+        assert figures["log_loss"][at] == pytest.approx(-np.log(own).mean(), rel=1e-4)
+        happened = np.arange(30) == lists["label"][offered, np.newaxis]
+        there = lists["items"][offered, :30] < N
+        assert figures["ece"][at] == pytest.approx(calibration_error(probability[there], happened[there]), abs=1e-5)
+    whole = {name: values for name, values in lists.items() if name not in ("label", "log_times")}
+    told = model.learned(model.item_vectors, **whole)[1].numpy()[np.arange(40), lists["label"]]
+    assert figures["rating_ece"] == pytest.approx(calibration_error(np.clip(told, 1, 5), ratings), abs=1e-5)
+    # As fit_ranking puts it into the model.
+    model.network.log_weight.assign_sub(np.log(temperature))
+    model.network.strengths.assign(model.network.strengths / [temperature, 1.0])
+    cooled, _ = model.learned(model.item_vectors, **known)
+    there = lists["items"][:, :30] < N
+    np.testing.assert_allclose(cooled.numpy()[there], logits.numpy()[there] / temperature, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_is_kept_if_it_helps_users_that_it_was_not_fitted_on():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (900, 20))
+    logits[:, 15:] = -np.inf
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    label, fold = np.array([generator.choice(20, p=row) for row in chances]), np.arange(900) % 3
+    assert fitted_temperature(3 * logits, label, fold) == pytest.approx(3, rel=0.15)
+    assert fitted_temperature(0.5 * logits, label, fold) == pytest.approx(0.5, rel=0.15)
+    # Each fold wants the temperature that is worst for the other.
+    mixed = np.where(np.arange(900)[:, np.newaxis] < 450, 3 * logits, 0.4 * logits)
+    assert fitted_temperature(mixed, label, (np.arange(900) >= 450).astype(int)) == 1
+    assert fitted_temperature(3 * logits, label, np.zeros(900, int)) == 1  # nobody else to fit it on
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from tfllmrec.cli.arguments import (
     unknown_ids,
 )
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
+from tfllmrec.client.inputs import STAGES
 from tfllmrec.columns import ITEM, RANK, REASON, SCORE, TITLE, USER
 from tfllmrec.durable import replacing
 from tfllmrec.errors import DataError
@@ -61,6 +62,22 @@ def recommend(
         float,
         typer.Option("--diversity", min=0, max=1, help="From 0 (the best items) to 1 (the most different ones)."),
     ] = 0.0,
+    pin: Annotated[
+        str, typer.Option("--pin", metavar="ID,ID", help="Items that come first, in this order; like --history.")
+    ] = "",
+    category_cap: Annotated[
+        int, typer.Option("--category-cap", min=0, help="At most so many items of one category; 0: any number.")
+    ] = 0,
+    tail_share: Annotated[
+        float,
+        typer.Option(
+            "--tail-share", min=0, max=1, help="Least share of items that are not among the 20 % with most events."
+        ),
+    ] = 0.0,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", metavar="STAGE", help="A stage to leave out: ranking keeps the order of retrieval."),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
@@ -74,7 +91,16 @@ def recommend(
         raise typer.BadParameter("--users FILE and --out FILE go together.")
     if overrides and (users is None or not all(setting.startswith("data.") for setting in overrides)):
         raise typer.BadParameter("--set goes with --users FILE and takes settings of the section data.")
-    excluded = ids(exclude)
+    if unknown_stages := sorted(set(skip or ()) - set(STAGES)):
+        raise typer.BadParameter(f"--skip {unknown_stages[0]}: expected {', '.join(STAGES)}.")
+    excluded, pinned = ids(exclude), ids(pin)
+    rules = {
+        "diversity": diversity,
+        "pinned": pinned,
+        "category_cap": category_cap,
+        "tail_share": tail_share,
+        "skip": skip or [],
+    }
     if users is not None and out is not None:
         if out.suffix not in SUFFIXES:
             raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
@@ -87,18 +113,17 @@ def recommend(
             note(line)
         with working():
             model = open_model(saved_model)
-            summary = recommend_to_file(
-                model, user_ids, out, excluded, k, **filters(model, allow, category), diversity=diversity
-            )
+            asked = filters(model, allow, category) | rules
+            summary = recommend_to_file(model, user_ids, out, excluded, k, asked)
         if json:
             print_json(summary)
         return
     with working():
         model = open_model(saved_model)
         past, ratings, typed = past_of(model, user, history)
-        unknown = unknown_ids(model, typed + excluded)
+        unknown = unknown_ids(model, typed + excluded + pinned)
         rated = None if ratings is None else [ratings]
-        asked = {**filters(model, allow, category), "diversity": diversity}
+        asked = filters(model, allow, category) | rules
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
@@ -112,24 +137,23 @@ def recommend_to_file(
     out: Path,
     exclude: list[str],
     k: int,
-    allow: Sequence[str] | None = None,
-    categories: Sequence[str] = (),
-    diversity: float = 0.0,
+    asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes the rows of :meth:`SavedModel.recommend` for each user, wholly or not at all.
 
     Args:
       out: a name with one of :data:`SUFFIXES`.
+      asked: other arguments of :meth:`SavedModel.recommend`.
 
     Returns:
       ``file``, ``users`` (number of answered users), ``rows``, ``without_data`` (ids of users that the training data
-      does not have) and ``unknown`` (excluded ids that are not in the catalogue).
+      does not have) and ``unknown`` (excluded and pinned ids that are not in the catalogue).
 
     Raises:
       DataError: none of the users is in the training data.
       WriteError: the file cannot be written.
     """
-    unknown = unknown_ids(model, exclude)
+    unknown = unknown_ids(model, [*exclude, *asked["pinned"]])
     known = model.known_users(user_ids)
     answered = [user for user, there in zip(user_ids, known, strict=True) if there]
     without_data = [user for user, there in zip(user_ids, known, strict=True) if not there]
@@ -147,7 +171,7 @@ def recommend_to_file(
     ):
         for start in range(0, len(answered), BATCH):
             some = answered[start : start + BATCH]
-            found = model.recommend(some, k, exclude=exclude, allow=allow, categories=categories, diversity=diversity)
+            found = model.recommend(some, k, exclude=exclude, **asked)
             write(found)
             rows += len(found)
             progress(start + len(some), len(answered))

@@ -29,11 +29,13 @@ from .answers import (
     Outputs,
     Ranked,
     Recommendation,
+    Signature,
+    TensorSpec,
     ranked,
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
-from .inputs import count_of, diversity_inputs, listed_strings
+from .inputs import count_of, listed_strings, rule_inputs
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -45,6 +47,9 @@ RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 
 MAX_ANSWER_MB = 2047  # gRPC counts the bytes of a message in an int32
+
+#: Inputs that are not strings.
+NUMBERS = ("ratings", "diversity", "category_cap", "tail_share")
 
 PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
 
@@ -63,6 +68,10 @@ class Client:
     Every row that is sent begins with its padding: an empty id, a NaN rating. The model skips both wherever they stand,
     and TF Serving's batching needs it: with ``pad_variable_length_inputs`` it fills up the shorter requests of a batch
     with *their own first value*, which would repeat the first item of the history.
+
+    REST wants every input of a signature, and exports of several versions of tfllmrec differ in those of the full
+    signatures, such as ``recommend_full``. So the first call that needs one asks for the metadata; what is not set is
+    sent as its default. A call that sets an input which the model does not have raises a :class:`ModelError`.
 
     Args:
       address: ``http://HOST[:8501]``, ``https://``, ``grpc://HOST[:8500]`` or ``grpcs://`` (with TLS). Over HTTP a path
@@ -132,6 +141,7 @@ class Client:
         self.deadline_s = deadline_s
         self.retries = retries
         self._closed = False
+        self._known: dict[str, Signature] = {}
         self._transport: Transport
         if scheme.startswith("http"):
             self._transport = Rest(host, port, parts.path.rstrip("/"), target, security, connections, max_answer_bytes)
@@ -152,6 +162,10 @@ class Client:
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
         diversity: float = 0.0,
+        pinned: Sequence[str] = (),
+        category_cap: int = 0,
+        tail_share: float = 0.0,
+        skip: Sequence[str] = (),
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
@@ -159,12 +173,18 @@ class Client:
 
         Args:
           history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
-          exclude: what must not come back, beside the history.
+          exclude: what must not come back, beside the history (which may, if re-use is the task of the model's data).
           allow: the only ids that may come back; None for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
           context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
+          pinned: items that come first, in this order, unless they are excluded, filtered out or in the history.
+          category_cap: at most so many items of one category; 0: no cap.
+          tail_share: of the items in every beginning of the list, at least this share, rounded down, belongs to the
+            tail, as long as the best ``5 k`` items (50 to 500) have any. The tail are all items but the 20 % with the
+            most training events.
+          skip: stages to leave out: ``ranking`` keeps the order of retrieval.
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(
@@ -177,6 +197,10 @@ class Client:
             context=[context],
             event_fields=[event_fields],
             diversity=diversity,
+            pinned=[pinned],
+            category_cap=category_cap,
+            tail_share=tail_share,
+            skip=skip,
             titles=titles,
             deadline_s=deadline_s,
         )[0]
@@ -193,10 +217,14 @@ class Client:
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
         diversity: float | Sequence[float] = 0.0,
+        pinned: Sequence[Sequence[str]] | None = None,
+        category_cap: int | Sequence[int] = 0,
+        tail_share: float | Sequence[float] = 0.0,
+        skip: Sequence[str] = (),
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
-        """As :meth:`recommend` for many users in one request; every list has a row for each of them."""
+        """As :meth:`recommend` for many users in one request; every list but ``skip`` has a row for each of them."""
         if not histories:
             return []
         exclude = [()] * len(histories) if exclude is None else exclude
@@ -211,7 +239,7 @@ class Client:
         fields = {
             **context_inputs(len(histories), context),
             **event_field_inputs(histories, event_fields),
-            **diversity_inputs(len(histories), diversity),
+            **rule_inputs(len(histories), diversity, pinned, category_cap, tail_share, skip),
         }
         return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
 
@@ -386,23 +414,45 @@ class Client:
         deadline_s: float | None,
     ) -> list[Answer[Recommendation]]:
         """Asks the signature, or the full one if there are filters or ``fields`` or if ``titles`` are wanted."""
-        rows = len(inputs["k"])
-        filters = filter_inputs(rows, allow, categories)
-        if filters or fields or titles:
-            # REST refuses a request that leaves an input out.
-            none: dict[str, Any] = dict.fromkeys(("allow", "categories"), [()] * rows)
-            if signature != "similar":
-                none |= {**dict.fromkeys(("context", "event_fields"), [()] * rows), "ratings": [[math.nan]] * rows}
-            if signature == "recommend":
-                none["diversity"] = [0.0] * rows
-            further = none | filters | fields
-            numbers = ("ratings", "diversity")
-            inputs = {
-                **{name: value if name in numbers else _ids(name, value) for name, value in further.items()},
-                **inputs,
-            }
-            signature += "_full"
+        further = filter_inputs(len(inputs["k"]), allow, categories) | fields
+        if further or titles:
+            inputs |= {name: rows if name in NUMBERS else _ids(name, rows) for name, rows in further.items()}
+            return _answers(self._predict_full(f"{signature}_full", inputs, deadline_s))
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
+
+    def _predict_full(self, signature: str, inputs: dict[str, Any], deadline_s: float | None) -> Outputs:
+        """Calls a full signature with the defaults of the inputs that are not set."""
+        ends = time.monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
+
+        def left() -> float:
+            return max(ends - time.monotonic(), 0.001)
+
+        def call() -> Outputs:
+            """As the signature is known; one that is not there is the server's to refuse."""
+            rows, known = len(inputs["k"]), self._known.get(signature)
+            if known is None:
+                return self.predict(signature, inputs, deadline_s=left())
+            if missing := sorted(inputs.keys() - known.inputs.keys()):
+                raise ModelError(
+                    f"{self.model!r} at {self.address} was exported by an earlier version, without "
+                    f"{', '.join(missing)}: export it again."
+                )
+            defaults = {name: _default(spec, rows) for name, spec in known.inputs.items() if name not in inputs}
+            return self.predict(signature, {**inputs, **defaults}, deadline_s=left())
+
+        if signature not in self._known:
+            self._known = self.metadata(deadline_s=left()).signatures
+        known = self._known.get(signature)
+        try:
+            return call()
+        except ModelError as error:
+            # Another version may have taken over.
+            if isinstance(error, ServingError) and error.code != "INVALID_ARGUMENT":
+                raise
+            self._known = self.metadata(deadline_s=left()).signatures
+            if self._known.get(signature) == known:
+                raise
+            return call()
 
     def _ask(self, attempt: Callable[[float, str], T], deadline_s: float | None) -> T:
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
@@ -432,6 +482,13 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
     checked = [listed_strings(name, row) for row in rows]
     width = max(map(len, checked))
     return [["", *row, *[""] * (width - len(row))] for row in checked]
+
+
+def _default(spec: TensorSpec, rows: int) -> list[Any]:
+    """Rows of an input that say nothing: no strings, no ratings, zeros."""
+    if spec.shape is not None and len(spec.shape) > 1:
+        return [[math.nan if spec.dtype == "DT_FLOAT" else ""]] * rows
+    return [0.0 if spec.dtype == "DT_FLOAT" else 0] * rows
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:

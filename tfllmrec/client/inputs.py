@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from ..errors import DataError
+
+#: Stages of ``recommend`` that a request may skip.
+STAGES = ("ranking",)
 
 
 def count_of(k: int) -> int:
@@ -25,21 +28,59 @@ def count_of(k: int) -> int:
     return count
 
 
-def diversity_inputs(rows: int, diversity: float | Sequence[float]) -> dict[str, list[float]]:
-    """The input ``diversity`` of ``recommend_full``, one number or one for each row; none where all are 0.
+def rule_inputs(
+    rows: int,
+    diversity: float | Sequence[float] = 0.0,
+    pinned: Sequence[Sequence[str]] | None = None,
+    category_cap: int | Sequence[int] = 0,
+    tail_share: float | Sequence[float] = 0.0,
+    skip: Sequence[str] = (),
+) -> dict[str, list[Any]]:
+    """The inputs of ``recommend_full`` that choose stages and rules of the list; only those that any row needs.
+
+    Args:
+      diversity, category_cap, tail_share: one number, or one for each row.
+      pinned: a list of ids for each row.
+      skip: of :data:`STAGES`, for all rows.
 
     Raises:
-      DataError: not as many numbers as rows, or one that is not between 0 and 1.
+      DataError: not as many values as rows, a number out of range, or a stage that does not exist.
     """
-    values = (
-        list(diversity) if isinstance(diversity, Sequence) and not isinstance(diversity, str) else [diversity] * rows
-    )
-    if len(values) != rows:
-        raise DataError(f"Expected one diversity for each of {rows} queries, got {len(values)}.")
+    caps = _one_for_each(rows, "category_cap", category_cap)
+    for cap in caps:
+        if not isinstance(cap, Integral) or cap < 0:
+            raise DataError(f"Expected category_cap as a whole number, 0 for none, got {cap!r}.")
+    pins = [()] * rows if pinned is None else listed("pinned", pinned)
+    if len(pins) != rows:
+        raise DataError(f"Expected one list of pinned items for each of {rows} queries, got {len(pins)}.")
+    stages = listed_strings("skip", skip)
+    for stage in stages:
+        if stage not in STAGES:
+            raise DataError(f"Expected skip as stages that a request may skip ({', '.join(STAGES)}), got {stage!r}.")
+    inputs: dict[str, list[Any]] = {
+        "diversity": _shares(rows, "diversity", diversity),
+        "pinned": [listed_strings("pinned", ids) for ids in pins],
+        "category_cap": [int(cap) for cap in caps],
+        "tail_share": _shares(rows, "tail_share", tail_share),
+        "skip": [stages] * rows,
+    }
+    return {name: values for name, values in inputs.items() if any(values)}
+
+
+def _shares(rows: int, name: str, given: float | Sequence[float]) -> list[float]:
+    values = _one_for_each(rows, name, given)
     for value in values:
-        if not isinstance(value, Real) or not 0 <= value <= 1:
-            raise DataError(f"Expected diversity as a number from 0 to 1, got {value!r}.")
-    return {"diversity": [float(value) for value in values]} if any(values) else {}
+        if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise DataError(f"Expected {name} as a number from 0 to 1, got {value!r}.")
+    return [float(value) for value in values]
+
+
+def _one_for_each(rows: int, name: str, given: Any) -> list[Any]:
+    """One value stands for every row."""
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * rows
+    if len(values) != rows:
+        raise DataError(f"Expected one {name} for each of {rows} queries, got {len(values)}.")
+    return values
 
 
 def listed(name: str, values: Sequence[Any]) -> list[Any]:

@@ -158,6 +158,28 @@ class ItemIndex(tf.Module):
         indices = tf.where(shown, rows_of(self.item_of, best.slots), self.n_items)
         return indices, tf.where(shown, best.scores, 0.0)
 
+    @tf.autograph.experimental.do_not_convert
+    def scores_of(
+        self,
+        items: tf.Tensor,
+        query: tf.Tensor,
+        exclude: tf.Tensor | None = None,
+        pairs: tuple[tf.Tensor, tf.Tensor] | None = None,
+        allowed: tf.Tensor | None = None,
+        categories: tf.Tensor | None = None,
+        unknown: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The scores of ``items`` int32 ``[B, P]``, as :meth:`top_k` gives them: float32 ``[B, P]``.
+
+        They are minus infinity for items that must not come back, and for N. Other arguments as in :meth:`top_k`.
+        """
+        rows = self._rows(query, exclude, pairs, allowed, categories, unknown)
+        slots = self._slots_of(items)
+        scores = tf.linalg.matvec(self.vectors.read(slots), query)
+        scores += tf.gather(_sums(rows.paired, 0, self.vectors.n_slots, rows.values), slots, batch_dims=1)
+        scores = tf.where(rows.unknown[:, tf.newaxis], rows_of(self.prior, slots), scores)
+        return tf.where(tf.gather(self._may_come_back(rows), slots, batch_dims=1), scores, -np.inf)
+
     def read(self, items: tf.Tensor) -> tf.Tensor:
         """The vectors of int32 ``[...]``, as they are kept: float32 ``[..., D]``; zeros for N."""
         return self.vectors.read(self._slots_of(items))

@@ -22,7 +22,7 @@ from tfllmrec.server.work import CALL_CELLS, Work, check_rows, work_of
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"ratings": np.nan} | dict.fromkeys(
-    ("history", "exclude", "allow", "categories", "context", "event_fields"), b""
+    ("history", "exclude", "allow", "categories", "context", "event_fields", "pinned", "skip"), b""
 )
 #: The input of our own signatures whose largest value is the width of the answer.
 WIDTH = "k"
@@ -42,12 +42,14 @@ class Joining:
       these go together. Ids and ratings may have any width: they are filled up with what those models ignore.
 
     Attributes:
-      catalogue: items of a model of ours, by which the work of a request is measured.
+      catalogue, ranked: items of a model of ours, and those that the signature ranks, by which the work of a request is
+        measured.
     """
 
     signature: Signature
     ours: bool
     catalogue: int = 0
+    ranked: int = 0
 
     def checked(self, inputs: Tensors) -> Tensors:
         """The inputs of a request, defaults filled in: those of a model of ours with a row for each row of the others.
@@ -71,13 +73,13 @@ class Joining:
         """The work that a request asks for.
 
         Args:
-          inputs: as :meth:`checked` returns them; only their shapes and the values of ``k`` and ``diversity`` are read.
+          inputs: as :meth:`checked` returns them; only their shapes and the values of numbers are read.
           max_rows: of a request.
 
         Raises:
           RequestError: INVALID_ARGUMENT where it is too much, or where inputs of a model of ours do not fit together.
         """
-        work = work_of(self.signature, inputs, self.catalogue if self.ours else None)
+        work = work_of(self.signature, inputs, self.catalogue if self.ours else None, self.ranked)
         work.check(max_rows)
         if self.ours:
             check_rows(inputs)

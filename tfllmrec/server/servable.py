@@ -21,6 +21,9 @@ from tfllmrec.server.tensors import STRING, Signature, Tensors, TensorSpec, sign
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
 from tfllmrec.serving.loading import load
 
+#: Signatures of our models that put their best items into the order of the ranking model.
+RANKED = ("serving_default", "recommend", "recommend_full")
+
 
 class Servable:
     """One version of a model.
@@ -48,7 +51,8 @@ class Servable:
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         self.joining = {
-            name: Joining(signature, ours, manifest.get("items", 0)) for name, signature in self.signatures.items()
+            name: Joining(signature, ours, manifest.get("items", 0), manifest.get("ranked", 0) if name in RANKED else 0)
+            for name, signature in self.signatures.items()
         }
         self._warm_up(folder / EXTRA / WARM_UP)
 

@@ -28,8 +28,10 @@ ANSWER_VALUES = 1 << 22
 # fields of an event, at most tfllmrec.layers.field_decoder.ENTRIES; of a candidate; of a text, which the tokenizer
 # truncates; of a token; and of a pair of tokens, as attention compares them.
 _ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 32, 512, 1024, 1 << 17, 2048, 8
-# Of a diverse list: about what 500 candidates with vectors of 128 numbers and 100 components of each take.
-_DIVERSE = 1 << 17
+# Of a diverse list: about what 500 candidates with vectors of 128 numbers and 100 components of each take. Of a list
+# with another rule: 500 candidates with 32 categories. Of a pinned item, beside those of an id: its vector, its
+# components, and the candidates that it is compared with.
+_DIVERSE, _RULED, _PINNED = 1 << 17, 1 << 14, 1024
 #: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
@@ -82,12 +84,13 @@ class Work:
             )
 
 
-def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int | None) -> Work:
+def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int | None, ranked: int = 0) -> Work:
     """The work that a request asks for.
 
     Args:
-      inputs: as ``Joining.checked`` returns them; only their shapes and the values of ``k`` and ``diversity`` are read.
+      inputs: as ``Joining.checked`` returns them; only their shapes and the values of numbers are read.
       catalogue: items of a model of ours; ``None`` for any other model.
+      ranked: the best items that the signature puts into the order of the ranking model.
     """
     rows = 1
     for name, tensor in inputs.items():
@@ -100,18 +103,23 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     ids = sum(width.get(name, 0) for name in ("history", "exclude", "allow", "categories", "items"))
     events = min(width.get("history", 0), LONGEST_HISTORY)
     candidates, tokens = width.get("items", 0), width.get("input_word_ids", 0)
+    pinned = max(width.get("pinned", 0) - 1, 0)  # whoever pins nothing sends a column of padding
+    ruled = pinned or any(np.any(inputs[name] > 0) for name in ("category_cap", "tail_share") if name in inputs)
     lists = "k" in inputs or "scores" in signature.outputs
     cells = (
         _ID * ids
         + _EVENT * events
         + _ENTRY * width.get("context", 0)
         + _EVENT_FIELDS * width.get("event_fields", 0)
-        + (_CANDIDATE + events) * candidates
+        + (_CANDIDATE + events) * (candidates + min(ranked, catalogue))
         + _TEXT * ("text" in inputs)
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
         + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
+        + _RULED * bool(ruled)
+        # Whether a pinned item may be listed is looked up among all; and each is compared with the others.
+        + (_ID + _PINNED + pinned) * pinned
         # The items of a category are looked up for each mention of it.
-        + catalogue * (lists + width.get("categories", 0))
+        + catalogue * (lists + width.get("categories", 0)) * (1 + bool(pinned))
     )
     return Work(rows, cells, max(candidates, _listed(signature, inputs, catalogue), _fixed(signature)))
 

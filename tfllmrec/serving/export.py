@@ -110,9 +110,9 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
 
     Returns:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (schema,
-      data hash, versions, indexes; of a run also its config, its metrics unless there are new items, the encoder of
-      queries and how many items are new), ``items.parquet`` (ids, titles to show, lists of categories, in the order of
-      the ``score`` signature: new items last), and warm-up requests.
+      data hash, versions, indexes, how many items ``recommend`` ranks; of a run also its config, its metrics unless
+      there are new items, the encoder of queries and how many items are new), ``items.parquet`` (ids, titles to show,
+      lists of categories, in the order of the ``score`` signature: new items last), and warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
@@ -162,6 +162,8 @@ def _export_run(
         display_titles(items).tolist(),
         run.split.schema,
         run.text_widths,
+        _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
+        run.config.data.repeats == "all",
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -224,9 +226,15 @@ def _export_model(
         display_titles(items).tolist(),
         schema,
         None if encoder is None else encoder.widths,
+        split.strata()["tail"],
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, schema, Path(target), manifest)
+
+
+def _with_new_items(tail: np.ndarray, n_items: int) -> np.ndarray:
+    """The tail of a larger catalogue: items without events belong to it."""
+    return np.concatenate([tail, np.ones(n_items - len(tail), bool)])
 
 
 def _undivided(dataset: Dataset) -> Split:
@@ -269,6 +277,7 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
         "items": len(items),
         "schema": schema.as_dict(),
         "reads": list(serving.reads),
+        "ranked": serving.ranked,
         "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         **manifest,
     }

@@ -41,7 +41,7 @@ _REMEDY = "export the run again"
 
 
 class _Manifest(BaseModel, extra="allow"):
-    """A manifest. Only the keys that are read are checked; a server needs the number of items and the indexes."""
+    """A manifest. Only the keys that are read are checked; a server needs the numbers of items and the indexes."""
 
     class Index(BaseModel, extra="allow"):
         form: str
@@ -55,6 +55,7 @@ class _Manifest(BaseModel, extra="allow"):
         evaluation: Evaluation
 
     items: NonNegativeInt = 0
+    ranked: NonNegativeInt = 0
     indexes: dict[str, Index] = {}
     run: str = ""
     data_sha256: str = ""

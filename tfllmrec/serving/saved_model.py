@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import count_of, diversity_inputs, listed_strings
+from tfllmrec.client.inputs import count_of, listed_strings, rule_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries
@@ -125,6 +125,10 @@ class SavedModel:
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
         diversity: float = 0.0,
+        pinned: Sequence[str] = (),
+        category_cap: int = 0,
+        tail_share: float = 0.0,
+        skip: Sequence[str] = (),
     ) -> pd.DataFrame:
         """The best ``k`` items for each user, or for each history, with titles and reasons.
 
@@ -136,21 +140,28 @@ class SavedModel:
           k: length of each list; it is shorter where fewer items remain.
           histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
           ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
-          exclude: items that are not recommended, as the items of a query's own history never are.
+          exclude: items that are not recommended, as the items of a query's own history are not either (unless re-use
+            is the task of the run's data: ``data.repeats=all``).
           allow: the only items that are recommended; ``None`` for all, and with an empty list, nothing is.
           categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
           context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
+          pinned: items that come first, in this order, unless they are excluded, filtered out or in the history.
+          category_cap: at most so many items of one category; 0: no cap.
+          tail_share: of the items in every beginning of a list, at least this share, rounded down, belongs to the tail,
+            as long as the best ``5 k`` items (50 to 500) have any.
+          skip: stages to leave out: ``ranking`` keeps the order of retrieval.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
 
         Raises:
           DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
-            do not fit the histories; a ``diversity`` out of range.
+            do not fit the histories; a number out of range; a stage that does not exist.
+          ModelError: the model was exported by an earlier version, which did not have one of the inputs.
         """
-        diversity_inputs(1, diversity)
+        rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip)
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
 
@@ -158,7 +169,8 @@ class SavedModel:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, diversity, **queries)
+            own |= {name: row * len(some) for name, row in rules.items()}
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, **queries)
             return self._with_reasons(answers, queries)
 
         return to_frame(_in_batches(len(past), of), users)
@@ -416,8 +428,7 @@ class SavedModel:
         exclude: Sequence[str] | None,
         allow: Allow,
         categories: Sequence[str],
-        fields: Mapping[str, Sequence[Sequence[str]]] | None = None,
-        diversity: float = 0.0,
+        fields: Mapping[str, Sequence[Any]] | None = None,
         /,
         **inputs: np.ndarray,
     ) -> list[Answer[Recommendation]]:
@@ -425,23 +436,24 @@ class SavedModel:
 
         Args:
           exclude: of all queries; ``None`` if the signature takes none. allow, categories: of all queries, too.
-          fields: ``context`` and ``event_fields``, a row for each query.
-          diversity: of all queries.
+          fields: the other inputs of the full signature that are set, a row for each query.
         """
         inputs["k"] = np.full(queries, count_of(k), np.int32)
         if exclude is not None:
             inputs["exclude"] = _strings([listed_strings("exclude", exclude)] * queries)
         allow = None if allow is None else listed_strings("allow", allow)
         filters = filter_inputs(queries, [allow] * queries, [listed_strings("categories", categories)] * queries)
-        further: dict[str, Sequence[Sequence[str]]] = {**filters, **(fields or {})}
-        if further or diversity:
-            names = {"allow", "categories"} | (set() if signature == "similar" else {"context", "event_fields"})
-            inputs |= {name: _strings(further.get(name, [()] * queries)) for name in names}
-            if signature == "search":
-                inputs["ratings"] = _no_ratings(queries)
+        further: dict[str, Sequence[Any]] = {**filters, **(fields or {})}
+        if further:
             signature += "_full"
-            if signature == "recommend_full" and (diversity or "diversity" in self._inputs(signature)):
-                inputs["diversity"] = np.full(queries, diversity, np.float32)
+            specs = self._inputs(signature)
+            if missing := sorted(further.keys() - specs.keys()):
+                raise ModelError(
+                    f"{self.folder} was exported by an earlier version, without {', '.join(missing)}: export it again."
+                )
+            inputs |= {
+                name: _rows(spec, queries, further.get(name)) for name, spec in specs.items() if name not in inputs
+            }
         out = self._call(signature, **inputs)
         unread = out.get("unread", np.zeros(queries, int))
         return [
@@ -480,8 +492,6 @@ class SavedModel:
                 f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
                 + self._why_not(signature)
             )
-        if "diversity" in inputs and "diversity" not in self._inputs(signature):
-            raise ModelError(f"{self.folder} was exported by an earlier version, without diversity: export it again.")
         out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in out.items()}
 
@@ -538,6 +548,14 @@ def _strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
     """object ``[B, L]`` padded with ``""``; L is at least 1."""
     width = max([len(row) for row in rows] + [1])
     return np.asarray([[*row, *[""] * (width - len(row))] for row in rows], object).reshape(len(rows), width)
+
+
+def _rows(spec: tf.TensorSpec, queries: int, rows: Sequence[Any] | None) -> np.ndarray:
+    """An input of the type and the rank of ``spec``; ``rows`` is ``None`` where it is not set."""
+    if spec.dtype == tf.string:
+        return _strings([()] * queries if rows is None else rows)
+    shape = [queries, *[0] * (spec.shape.rank - 1)]
+    return np.zeros(shape, spec.dtype.as_numpy_dtype) if rows is None else np.asarray(rows, spec.dtype.as_numpy_dtype)
 
 
 def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, np.ndarray]:

@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.client.inputs import STAGES
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
-from tfllmrec.layers.diverse_order import diverse_order
 from tfllmrec.layers.field_decoder import FieldDecoder
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
-from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Query, Servable
+from tfllmrec.serving.list_rules import Asked, ListRules
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
 TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))
-HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES = (
+HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES, PINNED, SKIP = (
     tf.TensorSpec((None, None), tf.string, name)
-    for name in ("history", "exclude", "items", "context", "event_fields", "allow", "categories")
+    for name in ("history", "exclude", "items", "context", "event_fields", "allow", "categories", "pinned", "skip")
 )
 TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
-K = tf.TensorSpec((None,), tf.int32, "k")
-DIVERSITY = tf.TensorSpec((None,), tf.float32, "diversity")
+K, CATEGORY_CAP = (tf.TensorSpec((None,), tf.int32, name) for name in ("k", "category_cap"))
+DIVERSITY, TAIL_SHARE = (tf.TensorSpec((None,), tf.float32, name) for name in ("diversity", "tail_share"))
 #: Defaults of the full signatures, each of one row, which stands for every row of a request.
-NO_STRINGS, NO_RATINGS, TEN, NO_DIVERSITY = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10]), tf.zeros(1)
+NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
+NO_CAP, NO_SHARE = tf.constant([0]), tf.zeros(1)
 
+(RANKING,) = STAGES
 #: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
 #: cosines between the catalogue's texts.
 PERSONAL = 0.5
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
-#: Of a diverse list: candidates per place, the fewest and the most candidates, the most places that are diversified.
-CANDIDATES, FEWEST, MOST, PLACES = 5, 50, 500, 100
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
 SAMPLED = 2000
 AT_ONCE = 250  # of these through the network
@@ -81,7 +81,14 @@ class ServingModel(tf.Module):
       are an input of their own because most requests with fields have no others. :class:`FieldDecoder` says how values
       are written; ``unread`` ``[B]`` counts entries that cannot be read.
 
-    and give ``titles`` string ``[B, k]`` too.
+    and give ``titles`` string ``[B, k]`` too. The stages of ``recommend`` are retrieval, exclusion, filters, the
+    ranking model, and re-ranking by the rules of :meth:`recommend_full`.
+
+    If ``ranking`` changes the order (:attr:`RankingModel.reorders`), the best ``ranking.config.candidates`` items that
+    pass are listed in its order, as :class:`tfllmrec.models.ranking.Reranked` does it, and all others behind them.
+    ``scores`` then belong to places: the n-th item of a list has the n-th highest of the retrieval scores, so that
+    scores descend and compare with those behind. Otherwise a score is that of its item, the sum of the terms of
+    ``explain``.
 
     Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items every list is exact.
 
@@ -96,12 +103,14 @@ class ServingModel(tf.Module):
       categories: the clean cell of each item, see :func:`tfllmrec.data.cleaning.names.category_names`; ``None``: no
         item has any.
       labels: what the items are about; ``None``: nothing is said of them, and there is no ``interests``.
-      ranking: fitted on ``model``; ``None``: no ``rank``.
+      ranking: fitted on ``model``; ``None``: no ``rank``, and ``recommend`` keeps the order of retrieval.
       index: the form of the indexes; *scann* has operations that are not in TensorFlow.
       titles: of the items; ``None``: their ids.
       schema: the fields that the model was fitted with.
       text_widths: the widths of the encoders' vectors concatenated in ``text``, which ``search`` weighs as
         :func:`tfllmrec.text.centring.search_weights` says; ``None`` if there is one encoder.
+      tail: bool ``[N]``, the items that ``tail_share`` is about; ``None``: all.
+      repeats: whether ``recommend`` may list items of the history, because using an item again is the task.
 
     Raises:
       ModelError: the model reads a field that the schema does not have.
@@ -121,18 +130,22 @@ class ServingModel(tf.Module):
         titles: Sequence[str] | None = None,
         schema: Schema | None = None,
         text_widths: Sequence[int] | None = None,
+        tail: np.ndarray | None = None,
+        repeats: bool = False,
     ) -> None:
         super().__init__(name="tfllmrec")
-        self.n_items = len(item_ids)
+        self.n_items, self.repeats = len(item_ids), repeats
         ids = [str(item) for item in item_ids]
         self.index_of = static_table({item: i for i, item in enumerate(ids)}, default=self.n_items)
         self.item_ids = tf.constant([*ids, ""])
         self.titles = tf.constant([*(ids if titles is None else titles), ""])
+        names_of = [category_names(cell) for cell in ([""] * self.n_items if categories is None else categories)]
         members: dict[str, list[int]] = {}
-        for item, names in enumerate(() if categories is None else categories):
-            for name in category_names(names):
+        for item, names in enumerate(names_of):
+            for name in names:
                 members.setdefault(name, []).append(item)
-        self.category_of = static_table({"": NOTHING} | {name: i for i, name in enumerate(members)}, len(members))
+        numbers = {name: number for number, name in enumerate(members)}
+        self.category_of = static_table({"": NOTHING} | numbers, len(members))
         schema = Schema() if schema is None else schema
         reads = {RATING_KEY, *model.reads}  # interests and ranking know ratings
         self.reads = tuple(sorted(reads))
@@ -148,6 +161,9 @@ class ServingModel(tf.Module):
         self.folded = model.fold()
         labelled = list(map(np.asarray, members.values()))
         self._build_indexes(model, np.asarray(text, np.float32), text_widths, histories, labelled, index)
+        of_items = [[numbers[name] for name in names] for names in names_of]
+        tail = np.ones(self.n_items, bool) if tail is None else tail
+        self.rules = ListRules(self.best, self.item_vectors, of_items, tail)
         self._scann = [one.cells for one in (self.best, self.alike) if isinstance(one.cells, Scann)]
         self.text_to_vector = text_to_vector
         # Saving traces every function of a module, offered or not.
@@ -168,11 +184,14 @@ class ServingModel(tf.Module):
         self.resources = model.resources
         self._score_items = model.score_items
         self._explain_items = model.explain_items
+        #: How many of the best items ``recommend`` lists in the order of the ranking model.
+        self.ranked = 0
         if ranking is None:
             self.rank = None
         else:
             self.resources += [*ranking.network.variables, ranking.item_bias]
             self._rank_items, self._rates = ranking.rank, ranking.rates
+            self.ranked = ranking.config.candidates if ranking.reorders else 0
 
     def _build_indexes(
         self,
@@ -223,17 +242,20 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, EXCLUDE, K)
     def recommend(self, history, ratings, exclude, k):
-        """The best ``k`` items beyond the history and ``exclude``.
+        """The best ``k`` items beyond the history (unless the shop ``repeats``) and ``exclude``.
 
         Args:
           history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
             that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
         """
         query, unknown, _ = self._query(history, ratings)
-        found = self._recommended(query, exclude, self._filters(*_no_filters(history)), k)
-        return self._listed(*found) | {"unknown": unknown}
+        request = self._request(query, exclude, self._filters(*_no_filters(history)))
+        return self._listed(*self._ordered(query, request, k)) | {"unknown": unknown}
 
-    @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY)
+    @_signature(
+        HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY, PINNED, CATEGORY_CAP,
+        TAIL_SHARE, SKIP,
+    )  # fmt: skip
     def recommend_full(
         self,
         history=NO_STRINGS,
@@ -244,53 +266,86 @@ class ServingModel(tf.Module):
         allow=NO_STRINGS,
         categories=NO_STRINGS,
         k=TEN,
-        diversity=NO_DIVERSITY,
+        diversity=NO_SHARE,
+        pinned=NO_STRINGS,
+        category_cap=NO_CAP,
+        tail_share=NO_SHARE,
+        skip=NO_STRINGS,
     ):
-        """As :meth:`recommend`, with fields and filters; see the class.
+        """As :meth:`recommend`, with fields, filters and rules; see the class.
+
+        With any rule, the first 100 places are filled one by one from the best ``5 k`` items (50 to 500), as
+        :func:`tfllmrec.layers.list_order.list_order` says. Items keep their scores, which then do not descend.
 
         Args:
-          diversity: float32 ``[B]``, from 0 (the best items) to 1 (the most different ones). Above 0 the first
-            :data:`PLACES` places are filled one by one from the best ``5 k`` items (50 to 500), as
-            :func:`tfllmrec.layers.diverse_order.diverse_order` says, with the cosines of learned item vectors. Items
-            keep their scores, which then do not descend.
+          diversity: float32 ``[B]``, from 0 (the best items) to 1 (the most different ones), by the cosines of learned
+            item vectors.
+          pinned: string ``[B, P]``, items that come first, in this order, whatever their scores and the other rules; at
+            most 100 of them. Like any other item they are left out if they are excluded, filtered out, in the history
+            or not in the catalogue.
+          category_cap: int32 ``[B]``, at most so many items of one category; an item counts in each of its categories.
+            0: no cap. A list with a cap ends where its candidates do, and after 100 items.
+          tail_share: float32 ``[B]``, s from 0 to 1: among the first n items, ``floor(s n)`` at least are of the tail,
+            for each n up to 100, as long as there are candidates.
+          skip: string ``[B, S]``, stages to leave out: ``ranking``. Other names count in ``unread``.
         """
-        history, ratings, event_fields, context, exclude, allow, categories, k, diversity = _with_as_many_rows(
-            history, ratings, event_fields, context, exclude, allow, categories, k, diversity
-        )
+        history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
+            history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
+            tail_share, skip,
+        )  # fmt: skip
+        diversity, pinned, category_cap, tail_share, skip = rows
         k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
-        filters = self._filters(allow, categories)
-        candidates = tf.maximum(k, tf.clip_by_value(CANDIDATES * tf.minimum(k, MOST), FEWEST, MOST))
-        wanted = tf.where((diversity > 0) & (k > 0), candidates, k)
-        indices, scores = self._recommended(query, exclude, filters, wanted)
+        unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1)
+        request = self._request(query, exclude, self._filters(allow, categories))
+        asked = Asked(self.index_of.lookup(pinned), diversity, category_cap, tail_share)
+        ruled, skipped = self.rules.any_of(asked), tf.reduce_any(skip == RANKING, axis=1)
+        wanted = tf.where(ruled & (k > 0), self.rules.candidates(k), k)
+        items, scores = self._ordered(query, request, wanted, skipped)
         found = tf.cond(
-            tf.reduce_any(diversity > 0),
-            lambda: self._diverse(indices, scores, k, diversity),
-            lambda: (indices, scores),
+            tf.reduce_any(ruled),
+            lambda: self._first(*self.rules.apply(items, scores, k, asked, request), k),
+            lambda: (items, scores),
         )
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
-    def _recommended(self, query: Query, exclude: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor) -> _Found:
-        excluded = tf.concat([query["history"], self.index_of.lookup(exclude)], axis=1)
-        return self.best.top_k(k=k, exclude=excluded, **filters, **self.folded.requests(self.item_vectors, query))
+    def _request(self, query: Query, exclude: tf.Tensor, filters: Mapping[str, tf.Tensor]) -> dict[str, Any]:
+        """The arguments of ``self.best.top_k``, but for ``k``."""
+        excluded = self.index_of.lookup(exclude)
+        if not self.repeats:
+            excluded = tf.concat([query["history"], excluded], axis=1)
+        return {"exclude": excluded, **filters, **self.folded.requests(self.item_vectors, query)}
 
-    def _diverse(self, indices: tf.Tensor, scores: tf.Tensor, k: tf.Tensor, diversity: tf.Tensor) -> _Found:
-        """The best ``k`` of int32 ``[B, C]`` items, the first ones different from each other, and their scores."""
-        few = indices[:, :MOST]
-        there = few < self.n_items
-        order = diverse_order(
-            scores[:, :MOST],
-            rows_of(self.item_vectors, tf.where(there, few, 0)),
-            there,
-            tf.clip_by_value(tf.reduce_max(k), 0, PLACES),
-            diversity,
-        )
-        shown = tf.range(tf.minimum(tf.reduce_max(k), self.n_items)) < k[:, tf.newaxis]
-        listed = (
-            tf.concat([tf.gather(of[:, :MOST], order, batch_dims=1), of[:, MOST:]], axis=1)[:, : tf.shape(shown)[1]]
-            for of in (indices, scores)
-        )
-        return tuple(tf.where(shown, of, none) for of, none in zip(listed, (self.n_items, 0.0), strict=True))
+    def _ordered(
+        self, query: Query, request: Mapping[str, Any], k: tf.Tensor, skipped: tf.Tensor | None = None
+    ) -> _Found:
+        """The best ``k`` items in the order of the ranking model, if it changes any.
+
+        Args:
+          skipped: bool ``[B]``, rows that keep the order of retrieval.
+        """
+        if not self.ranked:
+            return self.best.top_k(k=k, **request)
+        k = tf.maximum(tf.broadcast_to(k, tf.shape(query["history"])[:1]), 0)
+        ranked = (k > 0) if skipped is None else (k > 0) & ~skipped
+        items, scores = self.best.top_k(k=tf.where(ranked, tf.maximum(k, self.ranked), k), **request)
+
+        def in_order() -> tf.Tensor:
+            first = items[:, : self.ranked]
+            probability, _ = self._rank_items(self.item_vectors, query, first)
+            order = tf.argsort(probability, axis=1, direction="DESCENDING", stable=True)
+            order = tf.where(ranked[:, tf.newaxis], order, tf.range(tf.shape(first)[1]))
+            return tf.concat([tf.gather(first, order, batch_dims=1), items[:, self.ranked :]], axis=1)
+
+        items = tf.cond(tf.reduce_any(ranked), in_order, lambda: items)
+        return self._first(items, scores, k)
+
+    def _first(self, items: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> _Found:
+        """The first ``k`` int32 ``[B]`` of each row; only as many columns as the longest list has."""
+        width = tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), self.n_items)
+        items, scores = items[:, :width], scores[:, :width]
+        shown = (tf.range(tf.shape(items)[1]) < k[:, tf.newaxis]) & (items < self.n_items)
+        return tf.where(shown, items, self.n_items), tf.where(shown, scores, 0.0)
 
     @_signature(TEXT, HISTORY, EXCLUDE, K)
     def search(self, text, history, exclude, k):

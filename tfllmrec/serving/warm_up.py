@@ -19,7 +19,9 @@ from tfllmrec.text.preprocessor import INPUTS
 
 #: Queries in a request: one user, and what a server makes of some that come together.
 BATCHES = (1, 8)
-HISTORY, FEW, TOKENS, K = 10, 5, 16, 10
+HISTORY, FEW, TOKENS = 10, 5, 16
+#: Of the inputs that have one number for each query.
+NUMBERS = {"k": 10, "diversity": 0.5, "category_cap": 5, "tail_share": 0.3}
 
 
 def write_warm_up(
@@ -51,6 +53,7 @@ def write_warm_up(
         "history": item_ids,
         "exclude": item_ids,
         "items": item_ids,
+        "pinned": item_ids[::-1],
         "item_id": item_ids,
         "text": texts,
     }
@@ -73,10 +76,8 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
         return np.resize(np.asarray(strings, object), shape) if len(strings) else np.empty(shape, object)
     if spec.name == "ratings":
         return np.ones((batch, HISTORY))
-    if spec.name == "diversity":
-        return np.full(batch, 0.5)
-    if spec.name == "k":
-        return np.full(batch, K)
+    if (number := NUMBERS.get(spec.name)) is not None:
+        return np.full(batch, number)
     if spec.name in INPUTS:
         # Any vocabulary has a second word; the types of a single text are all 0.
         return np.full((batch, TOKENS), int(spec.name != INPUTS[-1]))

@@ -27,6 +27,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import read_json, write_folder
+from tfllmrec.evaluation.calibration import calibration_error
 from tfllmrec.evaluation.metrics import UNREACHABLE, TargetRanks, masked, ndcg, top_items
 from tfllmrec.evaluation.protocol import Result, mean_interval, paired_difference, users_of
 from tfllmrec.models.fitting import Fitted, TrainingData
@@ -55,6 +56,8 @@ SCORES = 50_000_000
 #: What the first weight of the hybrid's score, and what the strength of a head that is kept may be.
 WEIGHTS = np.geomspace(0.02, 10, 28)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+#: What logits may be divided by.
+TEMPERATURES = np.geomspace(0.25, 4, 65)
 
 RECORD, MADE_FROM, WEIGHTS_FILE = "record.json", "made_from.json", "weights"
 
@@ -76,6 +79,12 @@ class Verdict:
         counts as missed. Empty in records of earlier versions, which left no head out for it.
       ndcg_interval: low and high end of the 95 % interval of the gain in ``ndcg``.
       rating_interval: the same of the fall from ``untrained[1]`` to ``rating_loss``; empty without ratings.
+      temperature: that the logits of the click probabilities are divided by.
+      log_loss: the mean of -log of the next item's probability, at that temperature and at 1, where it is one of the
+        candidates. The probabilities are those that are served: without click head, of the hybrid's score alone.
+      ece: the calibration error of all candidates' probabilities there, at that temperature and at 1.
+      rating_ece: the calibration error of the ratings that are served; ``None`` without ratings.
+        Records of earlier versions have none of these four.
     """
 
     best_epoch: int
@@ -86,6 +95,10 @@ class Verdict:
     ndcg: list[float] = field(default_factory=list)
     ndcg_interval: list[float] = field(default_factory=list)
     rating_interval: list[float] = field(default_factory=list)
+    temperature: float = 1.0
+    log_loss: list[float] = field(default_factory=list)
+    ece: list[float] = field(default_factory=list)
+    rating_ece: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +240,9 @@ def fit_ranking(
     events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses
     over all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over
     users is above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is
-    kept, the final model is trained on all queries.
+    kept, the final model is trained on all queries. The temperature of the click probabilities minimises the log loss
+    of the candidates over all folds, if those that are fitted on the other folds lower the loss of a fold; otherwise it
+    is 1.
 
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
@@ -273,6 +288,9 @@ def fit_ranking(
         model.network.strengths.assign(verdict.strengths)
         if not verdict.strengths[0]:
             model.network.log_weight.assign(weight)  # the one that suits the hybrid's score alone
+        # Divides the logits, whose two parts these are, by the temperature.
+        model.network.log_weight.assign_sub(np.log(verdict.temperature))
+        model.network.strengths.assign(np.divide(verdict.strengths, [verdict.temperature, 1.0]))
     record = RankingRecord(
         lists=len(asked),
         held_out=len(asked),
@@ -496,6 +514,25 @@ def _surprise(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     return total - logits[np.arange(len(label)), label]
 
 
+def fitted_temperature(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
+    """What dividing the logits by minimises the log loss (temperature scaling: Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+      logits: float ``[n, M]``, minus infinity where there is nothing. label: int ``[n]``. fold: int ``[n]``.
+
+    Returns:
+      One of :data:`TEMPERATURES`; 1 if those that suit the other folds do not lower the loss of a fold, on average.
+    """
+    losses = np.stack([_surprise(logits / temperature, label) for temperature in TEMPERATURES])
+    unseen = _surprise(logits, label)
+    before = unseen.mean()
+    for each in np.unique(fold):
+        rows = fold == each
+        if not rows.all():
+            unseen[rows] = losses[np.argmin(losses[:, ~rows].mean(axis=1)), rows]
+    return float(TEMPERATURES[np.argmin(losses.mean(axis=1))]) if unseen.mean() < before else 1.0
+
+
 class HeldOut(tf.keras.callbacks.Callback):
     """Measures both heads on the users of a fold after each epoch, at every strength, and judges them over all folds.
 
@@ -521,14 +558,20 @@ class HeldOut(tf.keras.callbacks.Callback):
         # Loss, ndcg@10 and squared error of each list, by epoch (0: untrained) and strength; and without the heads.
         self.by_epoch = np.full((3, config.epochs + 1, len(STRENGTHS), len(ratings)), np.nan)
         self.without = np.full((3, len(ratings)), np.nan)
+        # Of each list by epoch: the weight of the hybrid's score, the click head for each candidate, the rating.
+        self.weight, self.rating = np.ones((2, config.epochs + 1, len(ratings)), np.float32)
+        self.click = np.zeros((config.epochs + 1, len(ratings), self.candidates), np.float32)
+        self.fold_of = np.zeros(len(ratings), int)
 
     def begin(self, fold: np.ndarray) -> None:
         """Measures the untrained model on the lists ``fold``, int ``[n]``, those that the next training leaves out."""
         self.fold = fold
+        self.fold_of[fold] = self.fold_of.max() + 1
         for rows in self._blocks():
             part = _rows(self.lists, rows)
-            scores = np.exp(self.ranking.network.log_weight) * part["scores"]
-            prior = part["prior"][np.arange(len(rows)), part["label"]]
+            self.weight[0, rows] = np.exp(self.ranking.network.log_weight)
+            scores = self.weight[0, rows, np.newaxis] * part["scores"]
+            self.rating[0, rows] = prior = part["prior"][np.arange(len(rows)), part["label"]]
             self.without[:, rows] = self._figures(part, self.ratings[rows], scores, prior)
         self.by_epoch[:, 0, :, fold] = self.without[:, fold].T[:, :, np.newaxis]
 
@@ -537,9 +580,12 @@ class HeldOut(tf.keras.callbacks.Callback):
             part = _rows(self.lists, rows)
             query = {name: values for name, values in part.items() if name not in ("label", "log_times")}
             logits, told = (out.numpy() for out in self.learned(self.ranking.item_vectors, **query))
-            scores = np.exp(self.ranking.network.log_weight) * part["scores"]
+            self.weight[epoch + 1, rows] = np.exp(self.ranking.network.log_weight)
+            scores = self.weight[epoch + 1, rows, np.newaxis] * part["scores"]
             target = np.arange(len(rows)), part["label"]
             prior = part["prior"][target]
+            self.click[epoch + 1, rows] = (logits - scores)[:, : self.candidates]
+            self.rating[epoch + 1, rows] = told[target]
             for at, strength in enumerate(STRENGTHS):
                 self.by_epoch[:, epoch + 1, at, rows] = self._figures(
                     part,
@@ -576,6 +622,7 @@ class HeldOut(tf.keras.callbacks.Callback):
             for at, interval in zip((click, rating), intervals, strict=True)
         ]
         return Verdict(
+            **self._calibrated(epoch, strengths),
             best_epoch=epoch,
             strengths=strengths,
             click_loss=float(means[0, epoch, click]),
@@ -585,6 +632,35 @@ class HeldOut(tf.keras.callbacks.Callback):
             ndcg_interval=list(intervals[0] or ()),
             rating_interval=list(intervals[1] or ()),
         )
+
+    def _calibrated(self, epoch: int, strengths: list[float]) -> dict[str, Any]:
+        """``temperature``, ``log_loss``, ``ece`` and ``rating_ece`` of what would be served."""
+        label, there = self.lists["label"], self.lists["items"][:, : self.candidates] < self.ranking.n_items
+        offered = label < self.candidates
+        rated = np.isfinite(self.ratings) & self.ranking.rates
+        prior, error = self.rating[0], None
+        if rated.any():
+            told = np.clip(prior + strengths[1] * (self.rating[epoch] - prior), self.ranking.low, self.ranking.high)[
+                rated
+            ]
+            error = calibration_error(told, self.ratings[rated])
+        if not offered.any():
+            return {"rating_ece": error}
+        # Without the click head the order is that of the untrained model.
+        epoch = epoch if strengths[0] else 0
+        logits = self.weight[epoch, :, np.newaxis] * self.lists["scores"][:, : self.candidates]
+        logits = np.where(there, logits + strengths[0] * self.click[epoch], -np.inf)[offered].astype(np.float64)
+        label, there = label[offered], there[offered]
+        temperature = fitted_temperature(logits, label, self.fold_of[offered])
+        happened = (np.arange(self.candidates) == label[:, np.newaxis])[there]
+        figures = []
+        for divisor in (temperature, 1.0):
+            losses = _surprise(logits / divisor, label)
+            total = losses + (logits / divisor)[np.arange(len(label)), label]
+            probability = np.exp(logits / divisor - total[:, np.newaxis])[there]
+            figures.append((float(losses.mean()), calibration_error(probability, happened)))
+        log_loss, ece = (list(of_both) for of_both in zip(*figures, strict=True))
+        return {"temperature": temperature, "log_loss": log_loss, "ece": ece, "rating_ece": error}
 
     def _blocks(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self.fold), HELD_BATCH):
@@ -620,10 +696,11 @@ def measure_ranking(
       ``difference`` (to the hybrid's order, with its 95 % interval, for ``ndcg@10`` and ``recall@10`` in all and in
       the tail; as far as they were measured); ``offered``, the queries of at most :data:`LISTS` whose next item is
       among the candidates, and of these ``log_loss`` (the mean of -log of its probability; ``log_loss_even`` where all
-      are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score) and
-      ``accuracy`` (how often the most likely candidate is the next item, ties shared out); where the data has ratings
-      ``rated``, how many targets were, ``rmse``, ``rmse_mean`` (the mean of all) and ``rmse_biases`` (with those of
-      item and user). ``None`` where there is nothing to average.
+      are alike), ``auc`` (the share of other candidates that are less likely; ``auc_hybrid`` by the hybrid's score),
+      ``accuracy`` (how often the most likely candidate is the next item, ties shared out) and ``ece`` (the calibration
+      error of the probabilities of all candidates); where the data has ratings ``rated``, how many targets were,
+      ``rmse``, ``rmse_mean`` (the mean of all), ``rmse_biases`` (with those of item and user) and ``rating_ece`` (the
+      calibration error of the ratings). ``None`` where there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured: dict[str, Any] = {"candidates": reranked.candidates}
@@ -643,7 +720,7 @@ def measure_ranking(
 
 
 def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
-    losses, even, ours, hybrids, right = ([] for _ in range(5))
+    losses, even, ours, hybrids, right, likely, happened = ([] for _ in range(7))
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
         items = reranked.best(scores, batch)
@@ -658,10 +735,13 @@ def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
         hybrids.append(_auc(score, label, there))
         first = probability == probability.max(axis=1, keepdims=True, initial=0)
         right.append((first & label).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
+        likely.append(probability[there])
+        happened.append(label[there])
     names = ("log_loss", "log_loss_even", "auc", "auc_hybrid", "accuracy")
     values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids, right)]
     means = {name: _mean(value[np.isfinite(value)]) for name, value in zip(names, values, strict=True)}
-    return {"offered": len(values[0]), **means}
+    ece = calibration_error(np.concatenate(likely), np.concatenate(happened)) if len(values[0]) else None
+    return {"offered": len(values[0]), **means, "ece": ece}
 
 
 def _auc(values: np.ndarray, label: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -685,7 +765,12 @@ def _of_ratings(reranked: Reranked, queries: Queries, ratings: np.ndarray) -> di
     model.network.strengths.assign(strengths)
     foretold = {"rmse": told[:, 0], "rmse_mean": np.full_like(ratings, model.mean), "rmse_biases": biases[:, 0]}
     errors = {name: _mean((values - ratings) ** 2) for name, values in foretold.items()}
-    return {"rated": len(ratings), **{name: None if e is None else float(np.sqrt(e)) for name, e in errors.items()}}
+    roots = {name: None if error is None else float(np.sqrt(error)) for name, error in errors.items()}
+    return {
+        "rated": len(ratings),
+        **roots,
+        "rating_ece": calibration_error(told[:, 0], ratings) if len(ratings) else None,
+    }
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -705,10 +790,17 @@ def ranking_lines(measured: dict[str, Any], hybrids: dict[str, float | None]) ->
         lines.append(
             f"where the next item is among them ({measured['offered']:,}): log-loss {measured['log_loss']:.4f} (all "
             f"alike {measured['log_loss_even']:.4f}), AUC {measured['auc']:.4f} (hybrid {measured['auc_hybrid']:.4f})"
+            + _calibration(measured.get("ece"))
         )
     if measured.get("rated"):
         lines.append(
             f"ratings of {measured['rated']:,}: RMSE {measured['rmse']:.4f}, by biases of item and user "
             f"{measured['rmse_biases']:.4f}, by the mean of all {measured['rmse_mean']:.4f}"
+            + _calibration(measured.get("rating_ece"))
         )
     return lines
+
+
+def _calibration(error: float | None) -> str:
+    """The end of a line; nothing for figures of earlier versions."""
+    return "" if error is None else f", expected calibration error {error:.4f}"

@@ -1,0 +1,160 @@
+"""What a cap for each category and a share for the tail cost; a section of RESULTS.md for each run.
+
+    python benchmarks/list_rules.py runs/quality/movielens-100k
+
+Lists of 10 out of the best 50 items, as ``recommend_full`` makes them (``tfllmrec.layers.list_order``), on the test
+queries: in the order of the ranking model if the run has one that changes it. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from diversity import CANDIDATES, K, candidates
+from sections import made_by, replace_section
+
+from tfllmrec.columns import CATEGORIES
+from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.layers.list_order import Rules, list_order
+from tfllmrec.models.ranking import Reranked
+from tfllmrec.runs.run import Run
+
+CAPS = (0, 1, 2, 3, 5, 8)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+Setting = tuple[int, float]
+"""A cap and a share."""
+
+
+def served(run: Run) -> tuple[Recommender, str]:
+    """What orders the candidates, and its name."""
+    hybrid = run.load_model()
+    ranking = run.load_ranking(hybrid)
+    if ranking is None or not ranking.reorders:
+        return hybrid, "the hybrid"
+    return Reranked(hybrid, ranking, run.config.ranking.candidates), "the ranking model"
+
+
+def category_matrix(cells: Sequence[str]) -> np.ndarray:
+    """The numbers of the categories of each item, int32 ``[N, M]``, filled up with -1."""
+    names = list(map(category_names, cells))
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for row in names for name in row))}
+    matrix = np.full((len(names), max([1, *map(len, names)])), -1, np.int32)
+    for item, row in enumerate(names):
+        matrix[item, : len(row)] = [numbers[name] for name in row]
+    return matrix
+
+
+def lists(run: Run, recommender: Recommender, settings: Sequence[Setting]) -> dict[Setting, np.ndarray]:
+    """The lists of all test queries by each setting, int ``[Q, K]``, -1 where a list is shorter."""
+    items = run.split.items
+    categories = category_matrix(items[CATEGORIES].tolist() if CATEGORIES in items else [""] * len(items))
+    tail = run.split.strata(run.config.evaluation.head_share)["tail"]
+    order = tf.function(list_order, autograph=False, reduce_retracing=True)
+    parts: dict[Setting, list[np.ndarray]] = {setting: [] for setting in settings}
+    for _, best, scores in candidates(recommender, run.split.test):
+        there, known = best >= 0, np.maximum(best, 0)
+        for cap, share in settings:
+            rules = Rules(
+                tf.zeros(len(best), tf.int32),
+                tf.constant(np.where(there[..., np.newaxis], categories[known], -1)),
+                tf.fill([len(best)], cap),
+                tf.constant(there & tail[known]),
+                tf.fill([len(best)], tf.constant(share)),
+            )
+            places, count = order(
+                tf.constant(np.where(there, scores, 0.0), tf.float32),
+                tf.zeros([*best.shape, 0]),
+                tf.constant(there),
+                tf.constant(K),
+                tf.zeros(len(best)),
+                rules,
+            )
+            shown = np.arange(K) < count.numpy()[:, np.newaxis]
+            parts[cap, share].append(np.where(shown, np.take_along_axis(best, places.numpy()[:, :K], axis=1), -1))
+    return {setting: np.concatenate(each) for setting, each in parts.items()}
+
+
+def figures(listed: np.ndarray, targets: np.ndarray, tail: np.ndarray, categories: np.ndarray) -> dict[str, float]:
+    """Of lists int ``[Q, K]``.
+
+    Args:
+      targets: int ``[Q]``. tail: bool ``[N]``. categories: int32 ``[N, M]``, see :func:`category_matrix`.
+    """
+    found, there = listed == targets[:, np.newaxis], listed >= 0
+    of_lists = np.where(there[..., np.newaxis], categories[listed], -1).reshape(len(listed), -1)
+    return {
+        "ndcg@10": (found / np.log2(np.arange(2, K + 2))).sum(axis=1).mean(),
+        "recall@10": found.any(axis=1).mean(),
+        "recall@10/tail": found.any(axis=1)[tail[targets]].mean(),
+        "tail items": (tail[listed] & there).sum() / there.sum(),
+        "categories": float(np.mean([len(set(row) - {-1}) for row in of_lists])),
+        "items": there.sum(axis=1).mean(),
+        "coverage@10": len(np.unique(listed[there])) / len(tail),
+    }
+
+
+def table(name: str, rows: Mapping[str, dict[str, float]]) -> list[str]:
+    """A table with a row for each value of a rule; the first is without it."""
+    plain = next(iter(rows.values()))
+    header = [name, *plain]
+    cells = [
+        [
+            value,
+            f"{own['ndcg@10']:.4f} ({own['ndcg@10'] / plain['ndcg@10'] - 1:+.1%})",
+            f"{own['recall@10']:.4f}",
+            f"{own['recall@10/tail']:.4f}",
+            f"{own['tail items']:.1%}",
+            f"{own['categories']:.1f}",
+            f"{own['items']:.1f}",
+            f"{own['coverage@10']:.4f}",
+        ]
+        for value, own in rows.items()
+    ]
+    return markdown_table(header, cells)
+
+
+def section(run: Run, command: str) -> str:
+    items, (recommender, ordered_by) = run.split.items, served(run)
+    categories = category_matrix(items[CATEGORIES].tolist() if CATEGORIES in items else [""] * len(items))
+    tail = run.split.strata(run.config.evaluation.head_share)["tail"]
+    targets = np.array([row[0] for row in run.split.test.targets])
+    caps: list[Setting] = [(cap, 0.0) for cap in CAPS] if (categories >= 0).any() else []
+    shares: list[Setting] = [(0, share) for share in SHARES]
+    found = {
+        setting: figures(listed, targets, tail, categories)
+        for setting, listed in lists(run, recommender, list(dict.fromkeys([*caps, *shares]))).items()
+    }
+    lines = [
+        made_by(command, run.config.seed),
+        "",
+        f"Lists of {K} out of the best {CANDIDATES} items in the order of {ordered_by}, {len(targets):,} test queries. "
+        "In brackets: the change against lists without the rule. `categories` and `items` are the means of a list: with "
+        f"a cap, a list ends where none of the {CANDIDATES} candidates is permitted.",
+        "",
+    ]
+    if caps:
+        lines += [*table("category_cap", {str(cap or "none"): found[cap, share] for cap, share in caps}), ""]
+    return "\n".join([*lines, *table("tail_share", {f"{share:g}": found[cap, share] for cap, share in shares})])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
+    options = parser.parse_args()
+    for path in options.runs:
+        run = Run.open(path)
+        body = section(run, shlex.join(["python", *sys.argv]))
+        replace_section(f"caps and exposure: {run.split.dataset.name}", body)
+        print(body)
+
+
+if __name__ == "__main__":
+    main()
