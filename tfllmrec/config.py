@@ -329,8 +329,11 @@ class ItemWeightSettings(Section):
     popularity: float | None = Field(
         None, ge=0, le=1, description="Exponent by which popular candidates are scaled down; 0: not at all; auto."
     )
-    itself: bool | None = Field(
-        None, description="Whether an item may be its own neighbour; auto: where data.repeats is all."
+    itself: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of an item for itself, where users come back to what they know; auto: 0 unless "
+        "data.repeats is all.",
     )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
@@ -341,7 +344,7 @@ class ItemWeightSettings(Section):
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, itself=False)
+        return self.with_plain(**plain, itself=0.0)
 
 
 class TrainingConfig(Section):

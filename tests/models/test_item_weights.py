@@ -101,7 +101,7 @@ def test_ease_sees_neither_repeats_nor_order(histories):
 def prefix_regression(histories, n_items, settings, text):
     """The normal equations written out: one row for each prefix of each history, then the two other views.
 
-    Each item from all the others: its own row and column are taken out, unless items may call for themselves.
+    Each item from all the others: its own row and column are taken out.
     """
     known, target = np.zeros((n_items, n_items)), np.zeros((n_items, n_items))
     for items in histories:
@@ -120,11 +120,10 @@ def prefix_regression(histories, n_items, settings, text):
         others = np.delete(np.arange(n_items), i)
         a = known[np.ix_(others, others)] + settings.l2 * np.eye(n_items - 1)
         weights[others, i] = np.linalg.solve(a, target[others, i])
-        if settings.itself:
-            weights[:, i] = np.linalg.solve(known + settings.l2 * np.eye(n_items), target[:, i])
         # What is left of item i when the others have explained what they can, beside l2.
         left = known[i, i] + settings.l2 - known[i, others] @ np.linalg.solve(a, known[others, i])
         weights[:, i] *= (settings.l2 / left) ** settings.popularity
+        weights[i, i] = settings.itself or 0.0
     return weights
 
 
@@ -139,8 +138,8 @@ def prefix_regression(histories, n_items, settings, text):
         views(0.7, 0.7, 0.3, 1.5),
         views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3),
         views(1.0, 0.7, 1.0, 1.5, next_item=0.0, popularity=1.0),
-        views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3, itself=True),
-        views(1.0, 0.7, 1.0, 1.5, next_item=0.0, itself=True),
+        views(0.7, 0.7, 0.3, 1.5, next_item=0.4, popularity=0.3, itself=2.5),
+        views(1.0, 0.7, 1.0, 1.5, next_item=0.0, itself=0.5),
     ],
 )
 def test_weights_against_every_prefix_written_out(histories, block, settings, monkeypatch):
@@ -268,7 +267,7 @@ def neighbourhoods(n_items, size=5, seed=0):
         (0.5, 5.0, {"popularity": 0.5}),
         (1.0, 5.0, {"next_item": 0.0, "popularity": 1.0}),
         (1.0, 0.0, {"popularity": 0.5}),
-        (0.5, 5.0, {"itself": True}),
+        (0.5, 5.0, {"itself": 2.5}),
     ],
 )
 def test_low_rank_at_full_rank_is_exact(histories, co_occurrence, text, more, monkeypatch):

@@ -135,7 +135,7 @@ def data_of(split):
 def test_all_set_means_nothing_is_searched(chain_split):
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     settings, said = defaults.choose_item_weights(data_of(chain_split), config)
-    assert settings == config.model_copy(update={"next_item": 1.0, "itself": False})
+    assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0})
     assert said == []
 
 
@@ -218,13 +218,14 @@ def test_a_large_catalogue_takes_the_starting_point(chain_split, monkeypatch):
     assert said[0].startswith("item_weights decay ") and "not searched: 40 items" in said[0]
 
 
-@pytest.mark.parametrize(
-    ("repeats", "given", "itself"), [(False, None, False), (True, None, True), (True, False, False)]
-)
-def test_an_item_is_its_own_neighbour_where_users_come_back_to_it(chain_split, repeats, given, itself):
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_weight_of_an_item_for_itself_is_searched_where_users_come_back(chain_split, repeats):
     split = replace(chain_split, dataset=replace(chain_split.dataset, repeats=repeats))
-    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1, itself=given)
-    assert defaults.choose_item_weights(data_of(split), config)[0].itself == itself
+    config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
+    tried = []
+    settings, _ = defaults.choose_item_weights(data_of(split), config, tried.append)
+    assert (settings.itself > 0) == repeats == ("itself 9" in " ".join(tried))
+    assert defaults.choose_item_weights(data_of(split), config.model_copy(update={"itself": 0.5}))[0].itself == 0.5
 
 
 def test_the_search_goes_on_where_there_are_no_weights(chain_split, monkeypatch):

@@ -303,11 +303,13 @@ class Client:
         items: Sequence[str],
         ratings: Sequence[float | None] | None = None,
         *,
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Explanation]:
-        """What each term adds to the scores of ``items``, and the history item behind it."""
-        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
-        out = self.predict("explain", inputs, deadline_s=deadline_s)
+        """What each term adds to the scores of ``items``, and the event behind it; fields as in :meth:`recommend`."""
+        inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
+        out = self._predict_full("explain", inputs, deadline_s)
         terms = sorted(out.keys() - {"because", "unknown"})
         # The first column is that of the padding.
         with reading(out.request_id):
@@ -339,11 +341,16 @@ class Client:
         items: Sequence[str],
         ratings: Sequence[float | None] | None = None,
         *,
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[Ranked]:
-        """Sorts ``items`` by how likely each is to be the user's next one; unknown ids come last, with score 0."""
-        inputs = _person(history, ratings) | {"items": _ids("items", [items])}
-        out = self.predict("rank", inputs, deadline_s=deadline_s)
+        """Sorts ``items`` by how likely each is to be the user's next one; unknown ids come last, with score 0.
+
+        Fields as in :meth:`recommend`.
+        """
+        inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
+        out = self._predict_full("rank", inputs, deadline_s)
         # The first column is that of the padding.
         with reading(out.request_id):
             marks = out["rating"][0][1:] if "rating" in out else None
@@ -355,14 +362,16 @@ class Client:
         history: Sequence[str],
         ratings: Sequence[float | None] | None = None,
         *,
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
         deadline_s: float | None = None,
     ) -> Answer[float]:
         """The scores of the whole catalogue, in the order of the version's ``items.parquet``; nothing is masked.
 
-        The signature does not count unknown ids: ``unknown`` of the answer is 0.
+        The signature does not count unknown ids: ``unknown`` of the answer is 0. Fields as in :meth:`recommend`.
         """
-        inputs = _person(history, ratings)
-        out = self.predict("score", inputs, deadline_s=deadline_s)
+        inputs = _person(history, ratings, context, event_fields)
+        out = self._predict_full("score", inputs, deadline_s)
         with reading(out.request_id):
             (scores,) = out.values()
             return Answer(scores[0], request_id=out.request_id)
@@ -429,7 +438,7 @@ class Client:
 
         def call() -> Outputs:
             """As the signature is known; one that is not there is the server's to refuse."""
-            rows, known = len(inputs["k"]), self._known.get(signature)
+            rows, known = len(next(iter(inputs.values()))), self._known.get(signature)
             if known is None:
                 return self.predict(signature, inputs, deadline_s=left())
             if missing := sorted(inputs.keys() - known.inputs.keys()):
@@ -491,11 +500,18 @@ def _default(spec: TensorSpec, rows: int) -> list[Any]:
     return [0.0 if spec.dtype == "DT_FLOAT" else 0] * rows
 
 
-def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> dict[str, Any]:
-    """The inputs of a signature that describe one user."""
+def _person(
+    history: Sequence[str],
+    ratings: Sequence[float | None] | None,
+    context: Fields | None = None,
+    event_fields: Sequence[Fields | None] | None = None,
+) -> dict[str, Any]:
+    """The inputs of a signature that describe one user; of fields those that are set."""
+    fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
     return {
         "history": _ids("history", [history]),
         "ratings": _ratings([history], None if ratings is None else [ratings]),
+        **{name: _ids(name, rows) for name, rows in fields.items()},
     }
 
 

@@ -39,7 +39,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.event_kinds import kind_strength
-from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.column_names import words_of_name
@@ -214,6 +214,26 @@ class Field:
             for column, name in enumerate(category_names(cell)[: self.width]):
                 codes[row, column] = code_of.get(name, UNKNOWN_CODE)
         return codes
+
+    def words(self, values: np.ndarray) -> list[str]:
+        """Encoded values as a request writes them: :meth:`encode` gives the same values; ``""`` for a missing one."""
+        match self.kind:
+            case "category":
+                unknown = "?"  # any value that training did not have
+                while unknown in self.vocabulary:
+                    unknown += "?"
+                known = np.array(["", unknown, *self.vocabulary], object)
+                if not self.width:
+                    return known[values].tolist()
+                return [SEPARATOR.join(known[row[row != MISSING_CODE]]) for row in values]
+            case "number" | "time":
+                return ["" if value != value else repr(value) for value in values.astype(np.float64).tolist()]
+            case "vector":
+                absent = np.isnan(values).any(axis=1)
+                return [
+                    "" if none else " ".join(map(repr, row)) for none, row in zip(absent, values.tolist(), strict=True)
+                ]
+        return values.tolist()
 
     def line(self) -> str:
         """A description such as ``request.device: category, 3 values (phone, tablet, tv)``."""

@@ -17,7 +17,7 @@ from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import missing
+from tfllmrec.data.schema import Field, missing
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -94,14 +94,7 @@ def _fields_of(
     if users is not None and dataset is not None:
         if event_fields is not None:
             raise DataError("Expected event_fields only with histories; those of users are in the data.")
-        rows = pd.Index(dataset.users[USER]).get_indexer(list(users))
-        every = ragged_column(dataset.events.assign(row=np.arange(len(dataset.events))), "row", rows)
-        at = every.values[np.repeat(every.offsets[:-1], places.lengths) + places.values]
-        for field in of_history:
-            fields[field.key] = Ragged(field.encode(dataset.events[field.name])[at], places.offsets)
-        for field in of_query:
-            if field.owner == "user":
-                fields[field.key] = field.encode(dataset.users[field.name])[rows]
+        fields |= fields_of_users(dataset, users, places, of_history, of_query)
     if lines := event_field_inputs(past, event_fields).get("event_fields"):
         texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
         decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
@@ -117,6 +110,26 @@ def _fields_of(
                 given[left_out] = known[left_out]
             fields[field.key] = given
     return fields
+
+
+def fields_of_users(
+    dataset: Dataset, users: Sequence[str], places: Ragged, of_history: Sequence[Field], of_query: Sequence[Field]
+) -> dict[str, Ragged | np.ndarray]:
+    """The encoded fields of users and of some of their events, by key.
+
+    Args:
+      users: ids of users of ``dataset``.
+      places: int64, a row for each user: which of the user's events, by their places in the history.
+      of_history, of_query: the fields; of the latter, those of users count.
+    """
+    rows = pd.Index(dataset.users[USER]).get_indexer(list(users))
+    every = ragged_column(dataset.events.assign(row=np.arange(len(dataset.events))), "row", rows)
+    at = every.values[np.repeat(every.offsets[:-1], places.lengths) + places.values]
+    fields: dict[str, Ragged | np.ndarray] = {
+        field.key: Ragged(field.encode(dataset.events[field.name])[at], places.offsets) for field in of_history
+    }
+    of_users = [field for field in of_query if field.owner == "user"]
+    return fields | {field.key: field.encode(dataset.users[field.name])[rows] for field in of_users}
 
 
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:

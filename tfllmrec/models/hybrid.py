@@ -703,15 +703,18 @@ class Hybrid(MeasuredModel):
     def _batches(self, queries: Queries) -> Iterator[tuple[np.ndarray, tuple[tf.Tensor, Query]]]:
         """Rows, and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
-        queries = queries.with_missing([*self.schema.of_history(), *self.schema.of_query()])
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
-            inputs = queries.take(rows).inputs(self.n_items, self.reads)
+            inputs = self.inputs(queries.take(rows))
             yield rows, (items, {key: tf.constant(values) for key, values in inputs.items()})
 
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
+
+    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+        filled = queries.with_missing([*self.schema.of_history(), *self.schema.of_query()])
+        return filled.inputs(self.n_items, self.reads, length)
 
     term_names = ("meaning", "feedback", "behaviour")
 

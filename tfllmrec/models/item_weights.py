@@ -16,9 +16,9 @@ adds a Gram matrix of what is known and a target matrix of what is asked for:
 ``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix (who had
 both, in whatever order) and ``T`` the unit text vectors (what reads alike), which reach items that few or none have
 met. No item may explain itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with
-the co-occurrence view alone. Where users come back to items that they know (``itself``), ``g`` is 0 and the diagonal
-stays: it says how much an item calls for itself. The next-item view is the linear form of a sequential model (compare
-SLIT in Choe et al., "Session-aware Linear Item-Item Models", WWW 2021).
+the co-occurrence view alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al.,
+"Session-aware Linear Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set
+to ``itself``: solved with all others, it would explain every event, and nothing would be left for neighbours.
 
 ``1 / P_ii`` is what the other items leave unexplained of item i, plus ``l2``: it grows with the item's events. The
 weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which takes candidates down that many have met.
@@ -155,13 +155,13 @@ def fit_item_weights(
         is above 0.
 
     Returns:
-      float32 ``[N, N]``, with a zero diagonal unless ``settings.itself``.
+      float32 ``[N, N]``, with ``settings.itself`` on the diagonal.
 
     Raises:
       ModelError: Too many items, a bad setting, statistics with another decay, or text of another catalogue.
     """
     n_items, settings = statistics.n_items, settings.settled()
-    assert settings.l2 is not None and settings.text is not None
+    assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     _check_size(n_items)
     text = _checked_text(n_items, settings, text_vectors)
     met, target = statistics.weighted(settings)
@@ -187,14 +187,13 @@ def fit_item_weights(
             for start in range(0, n_items, _BLOCK):
                 weights[start : start + _BLOCK] += projected[start : start + _BLOCK] @ text.T
     left = inverse.diagonal().copy()
-    own = np.zeros_like(left) if settings.itself else weights.diagonal() / left
+    own = weights.diagonal() / left
     discount = _discount(left, settings)
     for start in range(0, n_items, _BLOCK):
         rows = slice(start, start + _BLOCK)
         weights[rows] -= inverse[rows] * own
         weights[rows] *= discount
-    if not settings.itself:
-        weights[np.diag_indices(n_items)] = 0.0
+    weights[np.diag_indices(n_items)] = settings.itself
     return weights
 
 
@@ -246,7 +245,7 @@ def low_rank_weights(
     rank, neighbours = settings.rank, settings.neighbours
     if rank < 1:
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
-    assert settings.l2 is not None and settings.text is not None
+    assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     text = _checked_text(n_items, settings, text_vectors)
     known, target = statistics.weighted(settings)
     diagonal = known.diagonal()
@@ -270,13 +269,13 @@ def low_rank_weights(
         left, inverse = np.hstack([left, solved @ core]), np.hstack([inverse, -solved])
         right = np.hstack([right, root * text - target.T @ solved])
     unexplained = 1 + np.einsum("nr,nr->n", left, inverse)  # P_ii = scale_i^2 unexplained_i
-    own = (target.diagonal() + np.einsum("nr,nr->n", left, right)) / unexplained * (not settings.itself)
+    own = (target.diagonal() + np.einsum("nr,nr->n", left, right)) / unexplained
     discount = _discount(scale**2 * unexplained, settings).astype(np.float32)
     right -= own[:, None] * inverse
     right *= discount[:, None]
     left *= scale[:, None]
     direct = scaling @ (target - sparse.diags_array(own)) @ sparse.diags_array(discount)
-    return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours, bool(settings.itself))
+    return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours, settings.itself)
 
 
 def _leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -329,9 +328,9 @@ def _gram(columns: np.ndarray) -> np.ndarray:
 
 
 def _strongest_of_sum(
-    direct: sparse.csr_array, left: np.ndarray, right: np.ndarray, neighbours: int, itself: bool
+    direct: sparse.csr_array, left: np.ndarray, right: np.ndarray, neighbours: int, itself: float
 ) -> PrunedWeights:
-    """Prunes ``direct + left right^T``, which is never there as a whole; leaves out its diagonal unless ``itself``."""
+    """Prunes ``direct + left right^T``, which is never there as a whole, with ``itself`` as its diagonal."""
     n_items = len(left)
     kept = min(neighbours, n_items)
     pruned = PrunedWeights(np.empty((n_items, kept), np.int32), np.empty((n_items, kept), np.float32))
@@ -341,8 +340,7 @@ def _strongest_of_sum(
         own = direct[rows].tocoo()
         weights = left[rows] @ right.T
         weights[own.coords] += own.data
-        if not itself:
-            weights[np.arange(len(weights)), start + np.arange(len(weights))] = 0.0
+        weights[np.arange(len(weights)), start + np.arange(len(weights))] = itself
         pruned.neighbours[rows], pruned.weights[rows] = strongest(weights, kept)
     return pruned
 

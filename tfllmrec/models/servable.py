@@ -42,6 +42,13 @@ class Servable(Protocol):
     def query_spec(self) -> dict[str, tf.TensorSpec]:
         """Types and shapes of a query: of ``history`` and of the fields of :attr:`reads`."""
 
+    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of a query for each of ``queries``; fields that these lack are missing.
+
+        Args:
+          length: as in :meth:`Queries.inputs`.
+        """
+
     @property
     def history_length(self) -> int:
         """Events of a history that are read, the newest ones."""

@@ -72,6 +72,7 @@ class TwoTowerServable:
                 f"{', '.join(fields)}."
             )
         self.reads = tuple(keys)
+        self._fields = [fields[key] for key in keys]
         self.n_items = len(vectors)
         self.query_spec = {"history": tf.TensorSpec((None, None), tf.int32)} | {
             key: spec_of(fields[key]) for key in keys
@@ -86,7 +87,7 @@ class TwoTowerServable:
                 "query_model: expected a Keras model or layer, another tf.Module, or a method of one, because its "
                 f"variables are exported with it; found a {type(query_model).__name__}."
             )
-        self._query_fields = [(key, fields[key].padding) for key in keys if not key.startswith("event.")]
+        self._query_fields = [(field.key, field.padding) for field in self._fields if field.owner != "event"]
         found = self._query_vectors(empty_query(self.query_spec, self.n_items)).shape
         if found != (1, vectors.shape[1]):
             raise ModelError(
@@ -115,6 +116,9 @@ class TwoTowerServable:
         kinds = (tf.Variable, tf.saved_model.experimental.TrackableResource)
         inside = tf.train.TrackableView(self._module).descendants()
         return [self.train_counts, self.lengths, *(resource for resource in inside if isinstance(resource, kinds))]
+
+    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+        return with_user_ids(queries).with_missing(self._fields).inputs(self.n_items, self.reads, length)
 
     def item_vectors(self) -> tf.Tensor:
         return tf.constant(self._unit)
@@ -153,9 +157,9 @@ class TwoTowerServable:
 
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
-        queries, scores = with_user_ids(queries), np.empty((len(queries), self.n_items), np.float32)
+        scores = np.empty((len(queries), self.n_items), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
-            inputs = queries.slice(start, start + SCORE_BATCH).inputs(self.n_items, self.reads)
+            inputs = self.inputs(queries.slice(start, start + SCORE_BATCH))
             query = {key: tf.constant(values, self.query_spec[key].dtype) for key, values in inputs.items()}
             scores[start : start + SCORE_BATCH] = self._score_batch(self._unit, query)
         return scores

@@ -18,11 +18,11 @@ from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.inputs import count_of, listed_strings, rule_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
-from tfllmrec.data.queries import Queries
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
-from tfllmrec.models.answers import histories_and_ratings, no_such_item
+from tfllmrec.models.answers import fields_of_users, histories_and_ratings, no_such_item
 from tfllmrec.models.reasons import reason
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
@@ -144,8 +144,9 @@ class SavedModel:
             is the task of the run's data: ``data.repeats=all``).
           allow: the only items that are recommended; ``None`` for all, and with an empty list, nothing is.
           categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
-          context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``.
-          event_fields: fields of each event of each history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``; those
+            of ``users`` are in the data.
+          event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
           pinned: items that come first, in this order, unless they are excluded, filtered out or in the history.
           category_cap: at most so many items of one category; 0: no cap.
@@ -164,14 +165,22 @@ class SavedModel:
         rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip)
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
+        if users is not None:
+            if event_fields is not None:
+                raise DataError("Expected event_fields only with histories; those of users are in the data.")
+            for name, known in self._entries_of_users(users, past).items():
+                # Of entries with the same name the last one counts.
+                given = fields.get(name, [[]] * len(past))
+                fields[name] = [[*row, *own] for row, own in zip(known.tolist(), given, strict=True)]
 
         def of(rows: slice) -> list[Answer[Recommendation]]:
             some = past[rows]
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
-            own |= {name: row * len(some) for name, row in rules.items()}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, own, **queries)
-            return self._with_reasons(answers, queries)
+            asked = own | {name: row * len(some) for name, row in rules.items()}
+            answers = self._top("recommend", len(some), k, exclude, allow, categories, asked, **queries)
+            explained = {name: _strings(lists) for name, lists in own.items() if name in self._inputs("explain")}
+            return self._with_reasons(answers, queries | explained)
 
         return to_frame(_in_batches(len(past), of), users)
 
@@ -273,10 +282,17 @@ class SavedModel:
         return to_frame(_in_batches(len(asked), of))
 
     def explain(
-        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float | None] | None = None
+        self,
+        history: Sequence[str],
+        items: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Explanation]:
-        """What each term adds to the scores of ``items``, and the history item behind it."""
-        out = self._call("explain", **_person(history, ratings), items=_strings([items]))
+        """What each term adds to the scores of ``items``, and the event behind it; fields as in :meth:`recommend`."""
+        fields = _fields(history, context, event_fields)
+        out = self._call("explain", **_person(history, ratings), **fields, items=_strings([items]))
         terms = out.keys() - {"because", "unknown"}
         return [
             Explanation(item, {term: float(out[term][0, place]) for term in terms}, out["because"][0, place].decode())
@@ -303,21 +319,25 @@ class SavedModel:
         return [Interest(label.decode(), float(weight), because.decode()) for label, weight, because in rows if label]
 
     def rank(
-        self, history: Sequence[str], items: Sequence[str], ratings: Sequence[float | None] | None = None
+        self,
+        history: Sequence[str],
+        items: Sequence[str],
+        ratings: Sequence[float | None] | None = None,
+        *,
+        context: Fields | None = None,
+        event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Ranked]:
         """Puts ``items`` into the order of how likely each is the user's next one; unknown ids come last, at 0.
 
         Args:
           history: item ids, oldest first. items: that are offered, from any source. ratings: one for each of history.
+          context, event_fields: fields of the request and its user, and of each event.
 
         Raises:
           ModelError: the model was made without one that ranks.
         """
-        told = self._call(
-            "rank",
-            **_person(history, ratings),
-            items=_strings([items]),
-        )
+        fields = _fields(history, context, event_fields)
+        told = self._call("rank", **_person(history, ratings), **fields, items=_strings([items]))
         n = len(items)
         marks = told["rating"][0][:n].tolist() if "rating" in told else None
         return ranked(items, [self.title(i) for i in items], told["click_probability"][0][:n].tolist(), marks)
@@ -400,16 +420,7 @@ class SavedModel:
         return {user: row for row, user in enumerate(self.run.dataset.users["user_id"])}
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``.
-
-        Raises:
-          ModelError: the model reads fields that the signature does not take, so the served scores differ from these.
-        """
-        if further := [key for key in self.manifest.get("reads", ()) if key != RATING_KEY]:
-            raise ModelError(
-                f"{self.folder} reads {', '.join(further)}, which the signature 'score' does not take: measure the "
-                "model itself, before the export."
-            )
+        """Keeps the ``Recommender`` contract through the ``score`` signature: float32 ``[B, N]``."""
         scores = np.empty((len(queries), len(self.item_ids)), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
             batch = queries.slice(start, start + SCORE_BATCH)
@@ -417,8 +428,48 @@ class SavedModel:
             index = batch.history.padded(width, -1)
             history = np.where(index >= 0, self.item_ids[index], "").astype(object)
             ratings = batch.ratings.padded(width, np.nan)
-            scores[start : start + len(batch)] = self._call("score", history=history, ratings=ratings)["scores"]
+            entries = {name: value for name, value in self._entries(batch).items() if name in self._inputs("score")}
+            person = {"history": history, "ratings": ratings, **entries}
+            scores[start : start + len(batch)] = self._call("score", **person)["scores"]
         return scores
+
+    @cached_property
+    def _reads(self) -> tuple[list[Field], list[Field]]:
+        """The fields of events, and those of requests and users, that the model reads."""
+        schema, reads = Schema.from_dict(self.manifest.get("schema", [])), set(self.manifest.get("reads", []))
+        of_history = [field for field in schema.of_history() if field.key in reads and field.key != RATING_KEY]
+        return of_history, [field for field in schema.of_query() if field.key in reads]
+
+    def _entries(self, queries: Queries) -> dict[str, np.ndarray]:
+        """The fields of queries as the inputs ``event_fields`` and ``context``, string ``[B, *]``."""
+        of_history, of_query = self._reads
+        queries = queries.with_missing([*of_history, *of_query])
+        lines = np.full(len(queries.history.values), "", object)
+        for field in of_history:
+            values = queries.fields[field.key]
+            assert isinstance(values, Ragged)
+            for event, word in enumerate(field.words(values.values)):
+                if word:
+                    lines[event] += f"{field.key.removeprefix('event.')}={word}\n"
+        width = max(int(queries.history.lengths.max(initial=1)), 1)
+        context = np.full((len(queries), max(len(of_query), 1)), "", object)
+        for column, field in enumerate(of_query):
+            asked = queries.fields[field.key]
+            assert isinstance(asked, np.ndarray)
+            context[:, column] = [f"{field.key}={word}" if word else "" for word in field.words(asked)]
+        return {"event_fields": Ragged(lines, queries.history.offsets).padded(width, ""), "context": context}
+
+    def _entries_of_users(self, users: Sequence[str], past: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """The fields of users of the run and of the events of their histories, as :meth:`_entries` writes them."""
+        of_history, of_query = self._reads
+        of_users = [field for field in of_query if field.owner == "user"]
+        if not of_history and not of_users:
+            return {}
+        places = [range(len(history)) for history in past]
+        queries = Queries.from_histories(places)
+        found = fields_of_users(self.run.dataset, users, queries.history, of_history, of_users)
+        entries = self._entries(replace(queries, fields={**queries.fields, **found}))
+        return {name: value for name, value in entries.items() if np.any(value != "")}
 
     def _top(
         self,
@@ -492,7 +543,11 @@ class SavedModel:
                 f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
                 + self._why_not(signature)
             )
-        out = self._signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        given = {name: tf.constant(value) for name, value in inputs.items()}
+        if signature in ("explain", "rank", "score"):  # the fields may be left out
+            left_out = {"event_fields", "context"} & self._inputs(signature).keys() - given.keys()
+            given |= dict.fromkeys(left_out, tf.fill((len(inputs["history"]), 0), ""))
+        out = self._signatures[signature](**given)
         return {name: value.numpy() for name, value in out.items()}
 
     def _inputs(self, signature: str) -> Mapping[str, tf.TensorSpec]:
@@ -562,6 +617,14 @@ def _person(history: Sequence[str], ratings: Sequence[float | None] | None) -> d
     """The inputs of a signature that describe one user."""
     marks = _no_ratings(1) if ratings is None else _padded(rating_rows([history], [ratings]))
     return {"history": _strings([history]), "ratings": marks}
+
+
+def _fields(
+    history: Sequence[str], context: Fields | None, event_fields: Sequence[Fields | None] | None
+) -> dict[str, np.ndarray]:
+    """The inputs of a signature with the fields of one query that are set."""
+    fields = context_inputs(1, [context]) | event_field_inputs([history], [event_fields])
+    return {name: _strings(rows) for name, rows in fields.items()}
 
 
 def _no_ratings(users: int) -> np.ndarray:

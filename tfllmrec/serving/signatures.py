@@ -226,7 +226,7 @@ class ServingModel(tf.Module):
         asked = [
             self.folded.queries(
                 self.item_vectors,
-                {key: tf.constant(values) for key, values in few.inputs(self.n_items, model.reads, length).items()},
+                {key: tf.constant(values) for key, values in model.inputs(few, length).items()},
             ).numpy()
             for few in list(some.batches(AT_ONCE)) or [some]
         ]
@@ -439,10 +439,10 @@ class ServingModel(tf.Module):
         query = tf.pad(0.5 * text_and_own, [[0, 0], [0, self.folded.dim]])
         return self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
 
-    @_signature(HISTORY, RATINGS, ITEMS)
-    def explain(self, history, ratings, items):
+    @_signature(HISTORY, RATINGS, ITEMS, EVENT_FIELDS, CONTEXT)
+    def explain(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
-        query, unknown, _ = self._query(history, ratings)
+        query, unknown = self._query_of(history, ratings, event_fields, context)
         terms = self._explain_items(self.item_vectors, query, self.index_of.lookup(items))
         return terms | {"because": self._event_ids(query["history"], terms.pop("because")), "unknown": unknown}
 
@@ -461,22 +461,22 @@ class ServingModel(tf.Module):
             "unknown": unknown,
         }
 
-    @_signature(HISTORY, RATINGS, ITEMS)
-    def rank(self, history, ratings, items):
+    @_signature(HISTORY, RATINGS, ITEMS, EVENT_FIELDS, CONTEXT)
+    def rank(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
         """``click_probability`` of ``items`` string ``[B, M]``, and ``rating`` where the data has any.
 
         Both float32 ``[B, M]``, and 0 for ``""`` and unknown ids. What they mean:
         :meth:`tfllmrec.models.ranking.RankingModel.rank`.
         """
-        query, unknown, _ = self._query(history, ratings)
+        query, unknown = self._query_of(history, ratings, event_fields, context)
         probability, rating = self._rank_items(self.item_vectors, query, self.index_of.lookup(items))
         told = {"click_probability": probability, "unknown": unknown}
         return told | {"rating": rating} if self._rates else told
 
-    @_signature(HISTORY, RATINGS)
-    def score(self, history, ratings):
+    @_signature(HISTORY, RATINGS, EVENT_FIELDS, CONTEXT)
+    def score(self, history, ratings, event_fields=NO_STRINGS, context=NO_STRINGS):
         """All scores in catalogue order, float32 ``[B, N]``, nothing masked; for measuring what is served."""
-        query, _, _ = self._query(history, ratings)
+        query, _ = self._query_of(history, ratings, event_fields, context)
         return {"scores": self._score_items(self.item_vectors, query)}
 
     @_signature()
@@ -490,6 +490,11 @@ class ServingModel(tf.Module):
         """Gives up what :meth:`prepare` made, for who unloads the model; not there without ScaNN."""
         for searcher in self._scann:
             searcher.release()
+
+    def _query_of(self, *inputs: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """:meth:`_query` of history, ratings, fields of events and context, of which the last two may have one row."""
+        query, unknown, _ = self._query(*_with_as_many_rows(*inputs))
+        return query, unknown
 
     def _query(
         self,

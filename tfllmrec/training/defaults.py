@@ -93,6 +93,7 @@ MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
     "decay": lambda v: (0.5 * (1 + v), 2 * v - 1 if v > 0.6 else None),
     "popularity": lambda v: (v + 0.25 if v < 1 else None, v - 0.25 if v > 0 else None),
     "co_occurrence": lambda v: (v * 3, v / 3),
+    "itself": lambda v: (v * 3, v / 3),
 }
 
 
@@ -124,15 +125,20 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-    start.itself = data.split.dataset.repeats
+    start.itself = 3.0 if data.split.dataset.repeats else 0.0
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
 
 
 def searched_settings(data: TrainingData) -> set[str]:
-    """The settings that a search moves: those of recency need events with an order, that of the text needs texts."""
+    """The settings that a search moves.
+
+    Those of recency need events with an order, that of the text needs texts, and the weight of an item for itself needs
+    users who come back.
+    """
     unordered = set() if data.split.dataset.ordered else {"decay", "co_occurrence"}
     unread = set() if np.any(data.text) else {"text"}
-    return MOVES.keys() - unordered - unread
+    returning = set() if data.split.dataset.repeats else {"itself"}
+    return MOVES.keys() - unordered - unread - returning
 
 
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
@@ -204,4 +210,5 @@ def _said(settings: ItemWeightSettings) -> str:
     return (
         f"decay {settings.decay:.3g}, l2 {settings.l2:.3g}, next item {settings.next_item:.3g}, "
         f"co-occurrence {settings.co_occurrence:.3g}, text {settings.text:.3g}, popularity {settings.popularity:.3g}"
+        + (f", itself {settings.itself:.3g}" if settings.itself else "")
     )
