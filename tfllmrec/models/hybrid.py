@@ -707,12 +707,12 @@ class Hybrid(MeasuredModel):
         order = np.argsort(queries.history.lengths, kind="stable")
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
-            inputs = self.inputs(queries.take(rows))
+            inputs = self.query_inputs(queries.take(rows))
             yield rows, (items, {key: tf.constant(values) for key, values in inputs.items()})
 
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
 
-    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+    def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
         filled = queries.with_missing([*self.schema.of_history(), *self.schema.of_query()])
         return filled.inputs(self.n_items, self.reads, length)
 

@@ -363,7 +363,7 @@ class Reranked:
         order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
         for start in range(0, len(queries), SCORE_BATCH):
             rows = order[start : start + SCORE_BATCH]
-            query = self.hybrid.inputs(queries.take(rows))
+            query = self.hybrid.query_inputs(queries.take(rows))
             probability[rows], rating[rows] = self._rank(self.model.item_vectors, query, items[rows].astype(np.int32))
         return probability, rating
 

@@ -42,7 +42,7 @@ class Servable(Protocol):
     def query_spec(self) -> dict[str, tf.TensorSpec]:
         """Types and shapes of a query: of ``history`` and of the fields of :attr:`reads`."""
 
-    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+    def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
         """The arrays of a query for each of ``queries``; fields that these lack are missing.
 
         Args:

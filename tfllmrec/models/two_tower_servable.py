@@ -117,7 +117,7 @@ class TwoTowerServable:
         inside = tf.train.TrackableView(self._module).descendants()
         return [self.train_counts, self.lengths, *(resource for resource in inside if isinstance(resource, kinds))]
 
-    def inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
+    def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
         return with_user_ids(queries).with_missing(self._fields).inputs(self.n_items, self.reads, length)
 
     def item_vectors(self) -> tf.Tensor:
@@ -159,7 +159,7 @@ class TwoTowerServable:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
         scores = np.empty((len(queries), self.n_items), np.float32)
         for start in range(0, len(queries), SCORE_BATCH):
-            inputs = self.inputs(queries.slice(start, start + SCORE_BATCH))
+            inputs = self.query_inputs(queries.slice(start, start + SCORE_BATCH))
             query = {key: tf.constant(values, self.query_spec[key].dtype) for key, values in inputs.items()}
             scores[start : start + SCORE_BATCH] = self._score_batch(self._unit, query)
         return scores

@@ -163,7 +163,7 @@ def _export_run(
         run.split.schema,
         run.text_widths,
         _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
-        run.config.data.repeats == "all",
+        run.dataset.repeats,
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -227,6 +227,7 @@ def _export_model(
         schema,
         None if encoder is None else encoder.widths,
         split.strata()["tail"],
+        split.dataset.repeats,
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, schema, Path(target), manifest)

@@ -226,7 +226,7 @@ class ServingModel(tf.Module):
         asked = [
             self.folded.queries(
                 self.item_vectors,
-                {key: tf.constant(values) for key, values in model.inputs(few, length).items()},
+                {key: tf.constant(values) for key, values in model.query_inputs(few, length).items()},
             ).numpy()
             for few in list(some.batches(AT_ONCE)) or [some]
         ]

@@ -368,7 +368,7 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
         items = np.where(items >= 0, items, n_items).astype(np.int32)
         known = given(
             model.item_vectors,
-            {key: tf.constant(values) for key, values in hybrid.inputs(batch).items()},
+            {key: tf.constant(values) for key, values in hybrid.query_inputs(batch).items()},
             tf.constant(items),
         )
         log_times = np.where(np.arange(items.shape[1]) < best.shape[1], 0, np.log(times)[:, np.newaxis])
@@ -394,7 +394,7 @@ def rated_events(
     users = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
     users = users.take(np.argsort(users.history.lengths, kind="stable"))
     n_items, width = hybrid.n_items, hybrid.history_length
-    inputs = hybrid.inputs(users, width + 1)
+    inputs = hybrid.query_inputs(users, width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
     of_events = {key for key in inputs if key == "history" or key.startswith("event.")}
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))

@@ -1,0 +1,107 @@
+"""An export of a hybrid that reads fields, without a run: what is served is what the Keras model says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.config import DataConfig, ModelConfig, SplitConfig
+from tfllmrec.data import dataset_from_frames
+from tfllmrec.data.splits import make_split
+
+pytestmark = pytest.mark.tf
+N = 8
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    rows = [
+        (
+            f"u{user}",
+            f"i{item}",
+            1_600_000_000 + 90_000 * step,
+            rng.choice(["phone", "tv"]),
+            rng.choice(["view", "buy"]),
+        )
+        for user in range(12)
+        for step, item in enumerate(rng.permutation(N)[:5])
+    ]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "device", "kind"])
+    items = pd.DataFrame({"item_id": [f"i{item}" for item in range(N)], "title": [f"film {item}" for item in range(N)]})
+    users = pd.DataFrame(
+        {"user_id": [f"u{user}" for user in range(12)], "age": [20 + 3.5 * user for user in range(12)]}
+    )
+    dataset = dataset_from_frames(events, items, users, config=DataConfig())
+    return make_split(dataset, SplitConfig(kind="leave_last_out"), 42)
+
+
+@pytest.fixture(scope="module")
+def model(split):
+    """Untrained, but with weights that let every field speak."""
+    from tfllmrec.models.hybrid import Catalogue, Hybrid
+
+    rng = np.random.default_rng(1)
+    text = rng.normal(size=(N, 6)).astype(np.float32)
+    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4)
+    ids = split.dataset.items["item_id"].to_numpy(object)
+    made = Hybrid(Catalogue(ids, text), split.train_counts, config, schema=split.schema)
+    for layer in (made.event_fusion, made.query_fusion):
+        for variable in layer.trainable_variables:
+            variable.assign(variable + 0.3 * rng.normal(size=variable.shape))
+    made.query_fusion.alone.assign(2.0)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(model, split, tmp_path_factory):
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+
+    return SavedModel.open(export(model, split, tmp_path_factory.mktemp("fields") / "shop"))
+
+
+def test_every_kind_of_field_is_read(model):
+    assert set(model.reads) == {
+        "event.rating", "event.timestamp_s", "event.device", "event.kind",
+        "request.timestamp_s", "request.device", "user.age",
+    }  # fmt: skip
+
+
+def test_scores_are_those_of_the_model(model, served, split):
+    scores = model.score(split.test)
+    np.testing.assert_allclose(served.score(split.test), scores, rtol=1e-4, atol=1e-4)
+    # Each part of the fields moves them.
+    for prefix in ("event.", "request.", "user."):
+        some = {k: v for k, v in split.test.fields.items() if not k.startswith(prefix) or k == "event.rating"}
+        without = type(split.test)(
+            split.test.user_ids, split.test.history, split.test.exclude, split.test.targets, some
+        )
+        moved = model.score(without)
+        assert np.abs(moved - scores).max() > 1e-3
+        np.testing.assert_allclose(served.score(without), moved, rtol=1e-4, atol=1e-4)
+
+
+def test_a_user_without_a_history_is_answered_by_fields(model, served, split):
+    nobody = split.test.without_histories()
+    scores = model.score(nobody)
+    assert np.abs(scores - np.log1p(split.train_counts)).max() > 1e-3
+    np.testing.assert_allclose(served.score(nobody), scores, rtol=1e-4, atol=1e-4)
+    one = served.recommend(histories=[[]], context=[{"age": 27, "device": "tv"}], k=N)
+    own = model.recommend(histories=[[]], context=[{"age": 27, "device": "tv"}], k=N)
+    assert one["item_id"].tolist() == own["item_id"].tolist()
+    np.testing.assert_allclose(one["score"], own["score"], rtol=1e-4, atol=1e-4)
+
+
+def test_lists_and_reasons_read_the_fields(model, served):
+    asked = {
+        "histories": [["i1", "i2"], ["i3"]],
+        "context": [{"age": 30, "device": "phone", "timestamp_s": 1_700_000_000}, {"user.age": 50}],
+        "event_fields": [[{"kind": "view"}, {"kind": "buy", "device": "tv"}], None],
+    }
+    one, own = served.recommend(**asked, k=N), model.recommend(**asked, k=N)
+    assert one["item_id"].tolist() == own["item_id"].tolist()
+    np.testing.assert_allclose(one["score"], own["score"], rtol=1e-4, atol=1e-4)
+    assert one["reason"].tolist() == own["reason"].tolist()
+    explained = served.explain(["i1", "i2"], ["i5"], context=asked["context"][0], event_fields=asked["event_fields"][0])
+    plain = served.explain(["i1", "i2"], ["i5"])
+    assert abs(sum(explained[0].terms.values()) - sum(plain[0].terms.values())) > 1e-4
