@@ -92,13 +92,13 @@ def test_a_user_without_a_history_is_answered_by_fields(model, served, split):
     np.testing.assert_allclose(one["score"], own["score"], rtol=1e-4, atol=1e-4)
 
 
-def test_lists_and_reasons_read_the_fields(model, served):
+def test_lists_and_reasons_read_the_fields(model, served, split):
     asked = {
         "histories": [["i1", "i2"], ["i3"]],
         "context": [{"age": 30, "device": "phone", "timestamp_s": 1_700_000_000}, {"user.age": 50}],
         "event_fields": [[{"kind": "view"}, {"kind": "buy", "device": "tv"}], None],
     }
-    one, own = served.recommend(**asked, k=N), model.recommend(**asked, k=N)
+    one, own = served.recommend(**asked, k=N), model.recommend(**asked, k=N, dataset=split.dataset)
     assert one["item_id"].tolist() == own["item_id"].tolist()
     np.testing.assert_allclose(one["score"], own["score"], rtol=1e-4, atol=1e-4)
     assert one["reason"].tolist() == own["reason"].tolist()
