@@ -40,6 +40,7 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert manifest["config"] == run.config.model_dump(mode="json")
     assert "tensorflow" in manifest["versions"] and manifest["new_items"] is None
     assert manifest["indexes"] == dict.fromkeys(("recommend", "search"), NAMED.about)
+    assert manifest["ranked"] == run.config.ranking.candidates == 20  # its click head is kept
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
     assert items.title.tolist() == run.dataset.items.title.tolist()
@@ -91,7 +92,9 @@ def quickly(monkeypatch):
         seen.append(sorted(path.name for path in folder.parent.iterdir()))
 
     monkeypatch.setattr(
-        exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=())
+        exporting,
+        "ServingModel",
+        lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=(), ranked=0),
     )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen
