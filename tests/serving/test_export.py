@@ -18,6 +18,7 @@ from tfllmrec.client.status import RequestError
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.layers import item_index
+from tfllmrec.runs.run import Run
 from tfllmrec.server.servable import Servable
 from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
@@ -113,6 +114,22 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
         assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])
     assert not list(target.glob(".*"))
     assert (target / "2" / "assets.extra" / "tfllmrec.json").is_file()
+
+
+@pytest.mark.parametrize("repeats", ["last", "all"])
+def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, quickly, tmp_path, monkeypatch, repeats):
+    run, _ = bare_run
+    given, config = [], run.config
+    config.data.repeats = repeats
+    config.evaluation.head_share = 0.3
+    monkeypatch.setattr(Run, "config", config)
+    stub = exporting.ServingModel
+    monkeypatch.setattr(exporting, "ServingModel", lambda *args: given.append(args) or stub(*args))
+    export(run.folder, tmp_path / "made")
+    *_, tail, used_again = given[0]
+    np.testing.assert_array_equal(tail, run.split.strata(0.3)["tail"])
+    assert used_again == (repeats == "all")
+    assert exporting._with_new_items(np.array([False, True]), 4).tolist() == [False, True, True, True]
 
 
 def test_no_version_has_a_number_that_servers_ignore(bare_run, quickly, tmp_path):
