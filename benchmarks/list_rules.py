@@ -136,8 +136,8 @@ def section(run: Run, command: str) -> str:
         made_by(command, run.config.seed),
         "",
         f"Lists of {K} out of the best {CANDIDATES} items in the order of {ordered_by}, {len(targets):,} test queries. "
-        "In brackets: the change against lists without the rule. `categories` and `items` are the means of a list: with "
-        f"a cap, a list ends where none of the {CANDIDATES} candidates is permitted.",
+        "In brackets: the change against lists without the rule. `categories` and `items` are the means of a list: "
+        f"with a cap, a list ends where none of the {CANDIDATES} candidates is permitted.",
         "",
     ]
     if caps:

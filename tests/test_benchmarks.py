@@ -450,3 +450,26 @@ def test_e5_finds_in_chinese_and_german_what_it_finds_in_english():
     english, chinese, german = (languages.recalls(encoder, language).mean() for language in languages.LANGUAGES)
     assert english > 0.4
     assert min(chinese, german) >= 0.8 * english
+
+
+@pytest.mark.tf
+def test_what_a_rule_costs_by_hand():
+    import list_rules
+
+    categories = list_rules.category_matrix(["a|b", "", "b", "c"])
+    assert categories.tolist() == [[0, 1], [-1, -1], [1, -1], [2, -1]]
+    listed = np.full((3, list_rules.K), -1)
+    listed[0, :3], listed[1, :2], listed[2, :1] = [3, 0, 2], [1, 2], [0]
+    tail = np.array([False, True, True, False])
+    found = list_rules.figures(listed, np.array([0, 2, 1]), tail, categories)
+    assert found == {
+        "ndcg@10": pytest.approx((1 / np.log2(3) + 1 / np.log2(3) + 0) / 3),
+        "recall@10": pytest.approx(2 / 3),
+        "recall@10/tail": pytest.approx(1 / 2),
+        "tail items": pytest.approx(3 / 6),
+        "categories": pytest.approx((3 + 1 + 2) / 3),
+        "items": pytest.approx(6 / 3),
+        "coverage@10": 4 / 4,
+    }
+    header, _, plain, half = list_rules.table("cap", {"none": found, "1": found | {"ndcg@10": found["ndcg@10"] / 2}})
+    assert header.startswith("| cap | ndcg@10 | recall@10") and "(+0.0%)" in plain and "(-50.0%)" in half

@@ -18,6 +18,7 @@ from tfllmrec.client.status import RequestError
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.layers import item_index
+from tfllmrec.runs.run import Run
 from tfllmrec.server.servable import Servable
 from tfllmrec.serving import export as exporting
 from tfllmrec.serving.export import export
@@ -40,6 +41,7 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert manifest["config"] == run.config.model_dump(mode="json")
     assert "tensorflow" in manifest["versions"] and manifest["new_items"] is None
     assert manifest["indexes"] == dict.fromkeys(("recommend", "search"), NAMED.about)
+    assert manifest["ranked"] == run.config.ranking.candidates == 20  # its click head is kept
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
     assert items.title.tolist() == run.dataset.items.title.tolist()
@@ -91,7 +93,9 @@ def quickly(monkeypatch):
         seen.append(sorted(path.name for path in folder.parent.iterdir()))
 
     monkeypatch.setattr(
-        exporting, "ServingModel", lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=())
+        exporting,
+        "ServingModel",
+        lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=(), ranked=0),
     )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen
@@ -110,6 +114,22 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
         assert names[1:] == done and re.fullmatch(r"\.writing-\w+", names[0])
     assert not list(target.glob(".*"))
     assert (target / "2" / "assets.extra" / "tfllmrec.json").is_file()
+
+
+@pytest.mark.parametrize("repeats", ["last", "all"])
+def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, quickly, tmp_path, monkeypatch, repeats):
+    run, _ = bare_run
+    given, config = [], run.config
+    config.data.repeats = repeats
+    config.evaluation.head_share = 0.3
+    monkeypatch.setattr(Run, "config", config)
+    stub = exporting.ServingModel
+    monkeypatch.setattr(exporting, "ServingModel", lambda *args: given.append(args) or stub(*args))
+    export(run.folder, tmp_path / "made")
+    *_, tail, used_again = given[0]
+    np.testing.assert_array_equal(tail, run.split.strata(0.3)["tail"])
+    assert used_again == (repeats == "all")
+    assert exporting._with_new_items(np.array([False, True]), 4).tolist() == [False, True, True, True]
 
 
 def test_no_version_has_a_number_that_servers_ignore(bare_run, quickly, tmp_path):

@@ -14,6 +14,7 @@ import tensorflow_text  # noqa: F401
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
+from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests
@@ -671,6 +672,11 @@ def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
         order = np.argsort(-np.array(told["click_probability"][0]), kind="stable")
         assert ranked == [best[i] for i in order] + best[8:]
         assert (ranked != best) == (row < 2)  # of nobody, nothing was learnt
+    # What is served is what is measured.
+    (ranking,) = staged.alive
+    queries = Queries.from_histories([[3, 9], [4], []], exclude=[[3, 9], [4], []])
+    measured = masked(Reranked(ranking.hybrid, ranking, 8).score(queries), queries.exclude)
+    assert [[int(item[1:]) for item in row] for row in full["item_ids"]] == top_items(measured, 12).tolist()
     # Each row is as if alone; a short list has the best of the same eight.
     mixed = answer(staged.recommend_full, history=HISTORIES, k=[3, 5, 0], skip=[["", "ranking"], ["", ""], ["", ""]])
     assert mixed["item_ids"][0] == plain["item_ids"][0][:3] + [b""] * 2
