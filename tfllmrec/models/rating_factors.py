@@ -73,6 +73,13 @@ class RatingFactors:
     precision: np.ndarray
     steps: int
 
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """Float32 arrays, in the order of the weights of :class:`tfllmrec.layers.rating_posterior.RatingPosterior`."""
+        scales = [self.mean, self.noise, self.count_shift, self.count_scale]
+        of_items = np.column_stack([self.item_bias, self.item_factors, self.met])
+        return [of_items, self.met_map, self.precision, np.array(scales, np.float32)]
+
     def users(self, history: Ragged, ratings: Ragged) -> np.ndarray:
         """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``.
 
