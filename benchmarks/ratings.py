@@ -179,7 +179,7 @@ def lightgbm(train: Ratings, seed: int) -> Predict:
         return lgb.Dataset(table, rows.ratings, reference=of, categorical_feature=["user", "item"])
 
     learnt = data(kept, columns.fold)
-    settings = {"objective": "l2", "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 50, "verbose": -1,
+    settings = {"objective": "l2", "learning_rate": 0.1, "num_leaves": 31, "min_data_in_leaf": 50, "verbose": -1,
                 "seed": seed, "num_threads": os.cpu_count(), "cat_smooth": 50.0}  # fmt: skip
     stop = lgb.early_stopping(TREE_PATIENCE, verbose=False)
     model = lgb.train(settings, learnt, TREES, valid_sets=[data(held_out, None, learnt)], callbacks=[stop])
@@ -197,7 +197,7 @@ def ydf(train: Ratings, seed: int) -> Predict:
         return table.astype({"user": str, "item": str})
 
     learner = ydf.GradientBoostedTreesLearner(
-        label="rating", task=ydf.Task.REGRESSION, num_trees=300, shrinkage=0.1, max_depth=7, random_seed=seed
+        label="rating", task=ydf.Task.REGRESSION, num_trees=200, shrinkage=0.1, max_depth=6, random_seed=seed
     )
     model = learner.train(data(kept, columns.fold), valid=data(held_out, None), verbose=0)
     return lambda users, items: model.predict(columns.table(users, items).astype({"user": str, "item": str}))

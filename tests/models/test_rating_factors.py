@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.models import rating_factors
-from tfllmrec.models.rating_factors import fit_rating_factors
+from tfllmrec.models.rating_factors import RatingFactors, fit_rating_factors
 
 N_USERS, N_ITEMS = 120, 60
 
@@ -136,3 +138,24 @@ def test_very_few_ratings(events):
     model = fit_rating_factors(users, items, 1.0 + np.arange(events) % 5, 6, rank=16)
     told = model.ratings(Queries.from_histories([[0], []], ratings=[[5], []]), np.arange(12).reshape(2, 6) % 6)
     assert np.isfinite(told).all()
+
+
+def test_a_prediction_without_its_own_rating_is_that_of_a_regression_without_it():
+    generator = np.random.default_rng(5)
+    of_users, noise, prior = generator.normal(size=(30, 3)), 0.5, np.diag([2.0, 1.0, 3.0])
+    features = np.column_stack([np.ones(30), of_users[:, 1:]])
+    above = generator.normal(size=30)  # ratings above the mean and the user's bias, of one item
+
+    def regression(rows):
+        covariance = np.linalg.inv(prior + features[rows].T @ features[rows] / noise)
+        return covariance, covariance @ features[rows].T @ above[rows] / noise
+
+    covariance, vector = regression(np.arange(30))
+    model = RatingFactors.empty(4, 2, 0)
+    bias, factors, covariances = model.item_bias.copy(), model.item_factors.copy(), np.zeros((4, 3, 3))
+    bias[2], factors[2], covariances[2] = vector[0], vector[1:], covariance
+    model = replace(model, mean=3.0, noise=noise, item_bias=bias, item_factors=factors, item_covariances=covariances)
+    higher = model.without(of_users, np.full(30, 2), 3 + of_users[:, 0] + above)
+    for row in (0, 11, 29):
+        _, without = regression(np.delete(np.arange(30), row))
+        assert higher[row] == pytest.approx(features[row] @ (vector - without), abs=1e-6)

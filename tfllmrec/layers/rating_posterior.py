@@ -43,8 +43,8 @@ class RatingPosterior(tf.keras.layers.Layer):
         """The expected ratings, float32 ``[B, M]``.
 
         Args:
-          history: int32 ``[B, L]``, N for padding. ratings: float32 ``[B, L]``, NaN for none.
-          items: int32 ``[B, M]``; N for none, whose rating means nothing.
+          history: int32 ``[B, L]``, N and above for padding. ratings: float32 ``[B, L]``, NaN for none.
+          items: int32 ``[B, M]``; N and above are items of which nothing is known: ``mean`` and the user's bias.
         """
         mean, noise, shift, scale = tf.unstack(self.scales)
         present = history < self.n_items
@@ -63,7 +63,10 @@ class RatingPosterior(tf.keras.layers.Layer):
         right = tf.matmul(prior, self.precision)[..., tf.newaxis]
         right += tf.matmul(vectors, above[..., tf.newaxis], transpose_a=True) / noise
         user = tf.linalg.cholesky_solve(tf.linalg.cholesky(left), right)
-        candidates = rows_of(self.of_items, tf.where(items < self.n_items, items, 0))
+        is_known = items < self.n_items
+        candidates = (
+            rows_of(self.of_items, tf.where(is_known, items, 0)) * tf.cast(is_known, tf.float32)[..., tf.newaxis]
+        )
         return mean + candidates[..., 0] + tf.matmul(self._vectors(candidates), user)[..., 0]
 
     def _vectors(self, rows: tf.Tensor) -> tf.Tensor:

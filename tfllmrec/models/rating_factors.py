@@ -58,6 +58,8 @@ class RatingFactors:
       count_shift, count_scale: mean and deviation of log(1 + number of items met).
       precision: float32 ``[D + 1, D + 1]``, the inverse of the prior covariance of (b_u, g_u).
       steps: of EM.
+      item_covariances: float32 ``[N, D + 1, D + 1]``, of the posterior of (b_i, f_i), which only :meth:`without` needs;
+        ``None`` where it is not known any more.
     """
 
     mean: float
@@ -72,6 +74,21 @@ class RatingFactors:
     count_scale: float
     precision: np.ndarray
     steps: int
+    item_covariances: np.ndarray | None = None
+
+    @classmethod
+    def empty(cls, n_items: int, rank: int, components: int) -> RatingFactors:
+        """One of these sizes that knows nothing."""
+        none = np.zeros((n_items, rank + components), np.float32)
+        met_map = np.zeros((components + 2, rank + 1), np.float32)
+        precision = np.eye(rank + 1, dtype=np.float32)
+        bias = np.zeros(n_items, np.float32)
+        return cls(0.0, 0.0, 0.0, 1.0, bias, none[:, :rank], none[:, rank:], met_map, 0.0, 1.0, precision, 0)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of items, factors, and components of what was met."""
+        return [*self.item_factors.shape, self.met.shape[1]]
 
     @property
     def weights(self) -> list[np.ndarray]:
@@ -117,6 +134,22 @@ class RatingFactors:
         )
         return np.clip(told, self.low, self.high).astype(np.float32)
 
+    def without(self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+        """How much higher each of E predictions is because its item was learnt from the very rating, float64 ``[E]``.
+
+        It is exact for a linear regression: with the leverage h = x' S x / noise, x = (1, g_u) and the covariance S of
+        the item, the prediction without the rating is lower by h / (1 - h) times its residual.
+
+        Args:
+          users: ``[E, D + 1]``, (b_u, g_u) by all training ratings. items: int ``[E]``. ratings: ``[E]``.
+        """
+        assert self.item_covariances is not None
+        own = np.column_stack([np.ones(len(users)), users[:, 1:]])
+        leverage = np.einsum("ei,eij,ej->e", own, self.item_covariances[items], own) / self.noise
+        leverage = np.minimum(leverage, 0.9)
+        told = self.mean + users[:, 0] + self.item_bias[items] + (self.item_factors[items] * users[:, 1:]).sum(axis=1)
+        return leverage / (1 - leverage) * (ratings - told)
+
 
 def fit_rating_factors(
     users: np.ndarray,
@@ -131,9 +164,10 @@ def fit_rating_factors(
 ) -> RatingFactors:
     """Learns the factors of all items.
 
-    A tenth of the ratings is held out first. The noise is the mean squared error there, which is larger than the error
-    on the ratings that are learnt from, and EM ends after the step with the lowest error there. Then all ratings are
-    learnt from.
+    A tenth of the ratings is held out first. The noise after a step is the mean squared error there, which is larger
+    than the error on the ratings that are learnt from, and EM ends after the step with the lowest error there. Then all
+    ratings are learnt from, with the same noise at each step: with the last noise from the start, EM would believe the
+    first factors, which are random.
 
     Args:
       users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
@@ -153,19 +187,19 @@ def fit_rating_factors(
     held_out = np.isfinite(ratings) & (generator.random(len(ratings)) < HELD_OUT)
     table = _Ratings(users[~held_out], items[~held_out], ratings[~held_out].astype(np.float64), n_items, text)
     asked = users[held_out], items[held_out], ratings[held_out].astype(np.float64)
-    best, noise = 1, 0.75 * np.nanvar(table.ratings)
+    noises, best = [0.75 * float(np.nanvar(table.ratings))], 1
     if held_out.any():
-        errors, fit = [], _Fit(table, rank, noise, seed)
+        fit = _Fit(table, rank, seed)
         for step in range(STEPS):
-            fit.step()
-            errors.append(fit.error(*asked))
-            fit.noise = errors[-1]
+            fit.step(noises[-1])
+            noises.append(max(fit.error(*asked), 1e-3 * noises[0]))
             told(step + 1, 2 * STEPS)
-        best, noise = int(np.argmin(errors)) + 1, min(errors)
-    fit = _Fit(_Ratings(users, items, ratings.astype(np.float64), n_items, text), rank, noise, seed)
+        best = int(np.argmin(noises[1:])) + 1
+    fit = _Fit(_Ratings(users, items, ratings.astype(np.float64), n_items, text), rank, seed)
     for step in range(best):
-        fit.step()
+        fit.step(noises[step])
         told(STEPS + step + 1, STEPS + best)
+    fit.noise = noises[min(best, len(noises) - 1)]
     return fit.factors(best)
 
 
@@ -287,9 +321,9 @@ class _Side:
 class _Fit:
     """Variational EM."""
 
-    def __init__(self, table: _Ratings, rank: int, noise: float, seed: int) -> None:
+    def __init__(self, table: _Ratings, rank: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        self.table, self.noise, self.steps = table, noise, 0
+        self.table, self.noise, self.steps = table, 1.0, 0
         scale = float(np.sqrt(np.nanvar(table.ratings)))
         # Of unit factors of users; biases are about half as wide as ratings.
         variance = scale**2
@@ -298,8 +332,9 @@ class _Fit:
         self.users = _Side.start(table.of_users, 0, 1.0, of_users, generator)
         self.items = _Side.start(table.of_items, 1, scale, of_items, generator)
 
-    def step(self) -> None:
-        learn = self.steps >= WARM_UP
+    def step(self, noise: float) -> None:
+        """One step at this noise, the variance of ratings around their expectations."""
+        learn, self.noise = self.steps >= WARM_UP, noise
         self.users.update(self.items, self.table.there, self.table.above, self.noise, learn)
         self.items.update(self.users, self.table.there.T.tocsr(), self.table.above.T.tocsr(), self.noise, learn)
         self.steps += 1
@@ -324,4 +359,5 @@ class _Fit:
             count_scale=table.count_scale,
             precision=self.users.precision.astype(np.float32),
             steps=steps,
+            item_covariances=self.items.covariances[:, 1:, 1:].astype(np.float32),
         )
