@@ -95,20 +95,18 @@ def test_a_cold_item_is_rated_by_its_text(planted):
 
 
 def test_what_was_met_says_something_of_a_user():
-    """Two kinds of users meet the items of their kind; those of one kind rate higher. Some rate nothing."""
+    """Two kinds of users meet items of their kind and common ones; one kind rates higher. Some users rate nothing."""
     generator = np.random.default_rng(3)
     kind = generator.integers(2, size=400)
     users = np.repeat(np.arange(400), 8)
     items = generator.integers(30, size=3200) + 30 * kind[users]
+    items[::4] = 60 + generator.integers(10, size=800)
     ratings = 3 + 2 * kind[users] - 1 + 0.2 * generator.normal(size=3200)
     ratings[users >= 300] = np.nan
-    model = fit_rating_factors(users, items, ratings, 60, rank=2)
-    known = model.users(
-        Ragged.from_rows([[1, 2, 3], [31, 32, 33], []], np.int64),
-        Ragged.from_rows([[np.nan] * 3] * 2 + [[]], np.float32),
-    )
-    told = model.mean + known[:, 0] + known[:, 1:] @ model.item_factors.mean(axis=0) + model.item_bias.mean()
-    assert told[1] - told[0] > 0.8 and told[0] < told[2] < told[1]
+    model = fit_rating_factors(users, items, ratings, 70, rank=2)
+    queries = Queries.from_histories([[1, 2, 3], [31, 32, 33], []])
+    low, high, unknown = model.ratings(queries, np.tile(np.arange(60, 70), (3, 1))).mean(axis=1)
+    assert high - low > 1.2 and low < unknown < high
 
 
 def test_more_users_than_the_limit_are_sampled(planted, monkeypatch):
