@@ -473,3 +473,74 @@ def test_what_a_rule_costs_by_hand():
     }
     header, _, plain, half = list_rules.table("cap", {"none": found, "1": found | {"ndcg@10": found["ndcg@10"] / 2}})
     assert header.startswith("| cap | ndcg@10 | recall@10") and "(+0.0%)" in plain and "(-50.0%)" in half
+
+
+def planted_ratings():
+    """Biases and one factor; and text that tells nothing."""
+    import ratings
+
+    generator = np.random.default_rng(0)
+    users, items = np.nonzero(generator.random((80, 40)) < 0.6)
+    of_users, of_items = generator.normal(size=80), generator.normal(size=40)
+    exact = 3 + 0.4 * of_users[users] - 0.4 * of_items[items] + of_users[users] * of_items[items]
+    return ratings.Ratings(
+        users,
+        items,
+        np.clip(exact + 0.2 * generator.normal(size=len(users)), 1, 5),
+        80,
+        generator.normal(size=(40, 25)),
+    )
+
+
+def test_contenders_in_ratings_learn_from_the_same_rows(capsys):
+    import ratings
+
+    train, test = planted_ratings().divided(1)
+    found = {
+        name: ratings.error(ratings.CONTENDERS[name](train, 3), test)
+        for name in (ratings.OURS, "biased matrix factorization (ALS)", "biases")
+    }
+    spread = test.ratings.std()
+    assert found["biases"] < spread and all(found[name] < 0.6 * found["biases"] for name in list(found)[:2])
+
+
+def test_trees_read_means_of_other_folds():
+    import ratings
+
+    rows = planted_ratings()
+    columns = ratings.Columns(rows, 5)
+    table = columns.table(rows.users, rows.items, columns.fold)
+    for row in (0, 77):
+        others = (rows.users == rows.users[row]) & (columns.fold != columns.fold[row])
+        above = (rows.ratings[others] - rows.ratings.mean()).sum() / (others.sum() + 5)
+        assert table["user_mean"][row] == pytest.approx(above)
+        assert table["user_count"][row] == pytest.approx(np.log1p(others.sum()))
+    of_all = columns.table(rows.users[:1], rows.items[:1])
+    assert of_all["item_count"][0] == pytest.approx(np.log1p((rows.items == rows.items[0]).sum()))
+    assert [name for name in table if name.startswith("text_")] == [f"text_{i}" for i in range(20)]
+
+
+def test_the_section_of_ratings(monkeypatch):
+    import pandas as pd
+    import ratings
+
+    from tfllmrec.data import dataset_from_frames
+
+    rows = planted_ratings()
+    frame = pd.DataFrame({"user": rows.users, "item": rows.items, "rating": rows.ratings})
+    dataset = dataset_from_frames(frame, test_events="0:200")
+    monkeypatch.setattr(ratings, "CONTENDERS", {
+        ratings.OURS: lambda train, seed: lambda users, items: np.full(len(users), 3.0),
+        "biases": lambda train, seed: lambda users, items: np.full(len(users), 3.0 + seed),
+    })  # fmt: skip
+    table = ratings.measured(dataset, rows.text, [1, 2], list(ratings.CONTENDERS))
+    test = np.clip(frame.rating[:200].to_numpy(), 1, 5)
+    each = [np.sqrt(np.mean((3.0 + seed - test) ** 2)) for seed in (0, 1, 2)]
+    assert table[0][1].startswith(f"{each[0]:.4f} ±") and table[0][2] == ""
+    assert table[1][1].endswith(f"({min(each[1:]):.4f} to {max(each[1:]):.4f})")
+    ahead = (each[1] ** 2 + each[2] ** 2) / 2 - each[0] ** 2
+    assert table[1][2].startswith(f"{ahead:+.4f} [")
+    text = ratings.section("movielens-100k", dataset, table, ["YDF"], "made")
+    assert "the 200 ratings in the first lines of the file are the test (u1)" in text
+    assert "| *GLocal-K, best epoch on the test (usydnlp/Glocal_K)* | 0.8889 | | |" in text
+    assert text.endswith("Not installed, so not measured: YDF.")

@@ -16,6 +16,7 @@ from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAt
 from tfllmrec.layers.id_table import IdTable
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
+from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.layers.term_gates import TermGates
@@ -47,6 +48,10 @@ ENROLLED = {
         [np.array([3, 0], np.float32), np.array([4, 2], np.int32)],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),
+    "RatingPosterior": lambda: (
+        RatingPosterior(N, D, 3),
+        [HISTORY, RATINGS, np.array([[1, N, 4], [0, 0, 2]], np.int32)],
+    ),
     "SeededDropout": lambda: (SeededDropout(0.3, seed=1, noise_shape=(None, 1)), [VECTORS[:, 0]]),
     "SelfAttention": lambda: (SelfAttention(D, 2, 0.3, seed=1), [VECTORS, causal_mask(PRESENT).numpy()]),
     "TargetAttention": lambda: (TargetAttention(D, 6, seed=1), [VECTORS[:, :M], VECTORS, VECTORS[..., :2], PRESENT]),

@@ -9,6 +9,7 @@ from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.models.rating_factors import RatingFactors, fit_rating_factors
 
 pytestmark = pytest.mark.tf
 N, NAN = 12, float("nan")
@@ -135,6 +136,57 @@ def test_untrained_it_orders_as_the_hybrid_and_rates_as_the_biases(hybrid):
     for row, history in enumerate(HISTORIES):
         kept = [[i for i in order[row] if i not in history][:3] for order in orders]
         assert kept[0] == kept[1]
+
+
+def test_biases_of_queries_are_the_prior(model):
+    queries = Queries.from_histories(HISTORIES, RATINGS)
+    prior = model.given(*asked(model))["prior"].numpy()
+    told = SCALE.ratings(queries, np.where(ITEMS < N, ITEMS, 0))
+    np.testing.assert_allclose(told[ITEMS < N], np.clip(prior, 1, 5)[ITEMS < N], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def factors():
+    generator = np.random.default_rng(6)
+    users, items = np.nonzero(generator.random((60, N)) < 0.6)
+    return fit_rating_factors(users, items, generator.integers(1, 6, len(users)).astype(float), N, rank=3)
+
+
+def test_factors_rate_in_the_place_of_biases(hybrid, factors):
+    model = RankingModel(hybrid, RankingConfig(), SCALE, factors=factors)
+    queries = Queries.from_histories(HISTORIES, RATINGS)
+    _, rating = (out.numpy() for out in model.rank(*asked(model)))
+    expected = factors.ratings(queries, np.where(ITEMS < N, ITEMS, 0))
+    np.testing.assert_allclose(rating[ITEMS < N], expected[ITEMS < N], atol=1e-3)
+    plain = RankingModel(hybrid, RankingConfig(), SCALE)
+    assert np.abs(plain.rank(*asked(plain))[1].numpy() - rating)[ITEMS < N].max() > 0.01
+    # All variables hang on the network, and none of the factors' is trained.
+    assert {id(variable) for variable in model.network.prior.variables} <= {id(v) for v in model.network.variables}
+    assert len(model.trainable_variables) == len(plain.trainable_variables)
+
+
+def test_a_model_with_factors_is_made_again_from_its_config(hybrid, factors):
+    model = RankingModel(hybrid, RankingConfig(history_length=3), SCALE, factors=factors)
+    again = RankingModel.from_config(model.get_config())
+    assert again.network.prior.get_config() == model.network.prior.get_config()
+    again.set_weights(model.get_weights())
+    for one, two in zip(again.network.prior.variables, model.network.prior.variables, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_items_that_came_after_the_factors_are_rated_by_the_users_bias(hybrid, factors):
+    fewer = RatingFactors(**{**vars(factors), **{
+        name: getattr(factors, name)[: N - 2] for name in ("item_bias", "item_factors", "met")
+    }})  # fmt: skip
+    model = RankingModel(hybrid, RankingConfig(), SCALE, factors=fewer)
+    queries = Queries.from_histories([[3, 0, N - 1]], [[5, 4, 1]])
+    known = fewer.users(
+        *(Queries.from_histories([[3, 0]], [[5, 4]]).history, Queries.from_histories([[3, 0]], [[5, 4]]).ratings)
+    )
+    inputs = {key: tf.constant(values) for key, values in queries.inputs(N, [RATING_KEY]).items()}
+    prior = model.given(model.item_vectors, inputs, tf.constant([[N - 1, N - 2, 2]]))["prior"][0].numpy()
+    of_known = fewer.mean + known[0, 0] + fewer.item_bias[2] + fewer.item_factors[2] @ known[0, 1:]
+    assert prior == pytest.approx([fewer.mean + known[0, 0]] * 2 + [of_known], abs=1e-3)
 
 
 # What comes out -------------------------------------------------------------------------------------------------------

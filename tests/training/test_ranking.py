@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfllmrec.training.ranking as making
 from tfllmrec.config import DataConfig, ModelConfig, RankingConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.calibration import calibration_error
@@ -17,6 +18,7 @@ from tfllmrec.evaluation.protocol import evaluate
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.models.rating_factors import fit_rating_factors
 from tfllmrec.training.ranking import (
     RankingRecord,
     batches,
@@ -410,6 +412,92 @@ def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybr
         n, bias = scale.item_counts[target], float(scale.item_bias[target])
         without = (bias * (10 + n) - (rating - scale.mean)) / (10 + n - 1)
         assert examples["prior"][row, 0] == pytest.approx(float(given["prior"][0, 0]) - bias + without, abs=1e-4)
+
+
+def test_rated_events_are_rated_by_factors_that_do_not_know_them(planted, whole_hybrid, monkeypatch):
+    hybrid, scale = whole_hybrid, RatingScale.of_split(planted)
+    monkeypatch.setattr(making, "RATERS", 30)
+    train = planted.train
+    columns = (train[name].to_numpy() for name in ("user_index", "item_index", "rating"))
+    factors = fit_rating_factors(*columns, N, rank=2)
+    model = RankingModel(hybrid, CONFIG, scale, factors=factors)
+    examples, raters = rated_events(model, hybrid, planted, scale, 3, factors)
+    everybody = planted.train_queries()
+    row_of = {user: row for row, user in enumerate(everybody.user_ids)}
+    of_users = factors.users(everybody.history, everybody.ratings)
+    for row in range(0, len(raters), 7):
+        place = row_of[raters[row]]
+        before = int((examples["recent"][row] < N).sum())
+        past = everybody.history[place][:before], everybody.ratings[place][:before]
+        told = factors.ratings(Queries.from_histories([past[0]], [past[1]]), examples["items"][row : row + 1])[0, 0]
+        own = factors.without(of_users[[place]], examples["items"][row], examples["rating"][[row]])[0]
+        if 1 < told < 5:  # where it is not clipped
+            assert examples["prior"][row, 0] == pytest.approx(told - own, abs=1e-2)
+
+
+@pytest.mark.parametrize("liked", [True, False])
+def test_factors_are_kept_where_they_are_better_than_biases(liked):
+    generator = np.random.default_rng(5)
+
+    def rate(likes, groups):
+        return np.where(likes[groups], 5, 1) if liked else generator.choice([1, 5], len(groups))
+
+    split = split_of(walks(rate, people=600))
+    asked, scale = split.validation, RatingScale.of_split(split)
+    ratings, users = target_ratings(split, asked), np.arange(len(asked))
+    factors, figures = making._factors(data_of(split), scale, asked, ratings, users)
+    targets = asked.targets.values[:, np.newaxis]
+    by_biases = np.mean((scale.ratings(asked, targets)[:, 0] - ratings) ** 2)
+    assert figures["biases_loss"] == pytest.approx(by_biases)
+    assert (factors is not None) == (figures["factors_interval"][0] > 0) == liked
+    if factors is not None:
+        assert np.mean((factors.ratings(asked, targets)[:, 0] - ratings) ** 2) < 0.9 * by_biases
+    assert making._factors(data_of(split), scale, asked, np.full(len(asked), np.nan), users) == (None, {})
+
+
+@pytest.mark.slow
+def test_factors_are_part_of_a_model_that_is_read_again(tmp_path):
+    """They alone are reason enough to have one: its order is the hybrid's."""
+    split = split_of(walks(lambda likes, groups: np.where(likes[groups], 5, 1), people=600))
+    hybrid = untrained(split)
+    config = CONFIG.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
+    told = []
+    model = prepared_ranking(tmp_path / "ranking", data_of(split), config, hybrid, told.append)
+    record = RankingRecord.load(tmp_path / "ranking")
+    assert record.strengths == [0, 0] and not record.left_out and not model.reorders
+    assert record.factors == [N, 16, 20] and record.untrained[1] < 0.9 * record.biases_loss
+    by_factors, by_biases = (f"{loss**0.5:.4f}" for loss in (record.untrained[1], record.biases_loss))
+    assert f"against {by_factors} by factors and {by_biases} by biases" in told[-1]
+    again = load_ranking(tmp_path / "ranking", hybrid, split, config, 7)
+    items = np.tile(np.arange(N), (len(split.test), 1))
+    one, two = (Reranked(hybrid, each, N).rank(split.test, items) for each in (model, again))
+    np.testing.assert_array_equal(one[1], two[1])
+    before = measured(split, hybrid)
+    figures = measure_ranking(Reranked(hybrid, again, N), split, None, before, 3)
+    assert figures["rmse"] < 0.95 * figures["rmse_biases"] and figures["rated"] == len(split.test)
+
+
+def test_all_rated_targets_count():
+    frame = events(people=40)
+    frame.loc[frame.groupby("user").tail(1).index[:10], "rating"] = np.nan
+    items = pd.DataFrame({"item": [f"i{i:02}" for i in range(N)], "title": "x"})
+    config = SplitConfig(kind="random", test_share=0.4)
+    split = make_split(dataset_from_frames(frame, items, config=DataConfig(name="made")), config, seed=0)
+    hybrid = untrained(split)
+    reranked = Reranked(hybrid, RankingModel(hybrid, CONFIG, RatingScale.of_split(split)), 5)
+    found = making._of_ratings(reranked, split, split.test)
+    given = dict(zip(zip(frame.user, frame.item, strict=True), frame.rating, strict=True))
+    ids = split.dataset.items.item_id
+    errors, missing = [], 0
+    for query, (user, targets) in enumerate(zip(split.test.user_ids, split.test.targets, strict=True)):
+        told = RatingScale.of_split(split).ratings(split.test.take(np.array([query])), targets[np.newaxis])[0]
+        for item, rating in zip(targets, told, strict=True):
+            truth = given[user, ids[item]]
+            errors += [] if np.isnan(truth) else [(rating - truth) ** 2]
+            missing += np.isnan(truth)
+    assert found["rated"] == len(errors) == len(split.test.targets.values) - missing and missing > 0
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean(errors)), abs=1e-4)
+    assert found["rmse_biases"] == pytest.approx(np.sqrt(np.mean(errors)), abs=1e-4)
 
 
 def test_how_targets_were_rated(planted):

@@ -1,16 +1,17 @@
 """Orders a few hundred candidates: target attention and feature crosses on top of the hybrid's score.
 
     click_c  = softmax over the offered c of  w score(u, c) + s f(u, c)
-    rating_c = mean + b_c + b_u + t g(u, c)
+    rating_c = mean + b_c + b_u + <f_c, g_u> + t g(u, c)
 
-``f`` and ``g`` are two small heads on one network, and start at nothing: an untrained model orders as the hybrid does
-and rates as the biases do (Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems").
+``f`` and ``g`` are two small heads on one network, and start at nothing: an untrained model orders as the hybrid does,
+and rates as the factor model does (:mod:`tfllmrec.models.rating_factors`), or as biases where factors do not help
+(Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems").
 ``s`` and ``t`` are 1 in training and chosen on validation afterwards; 0 where a head does not help held-out users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,10 +27,12 @@ from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.newest_events import newest_events
+from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
+from tfllmrec.models.rating_factors import RatingFactors
 from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
 #: Ratings that an item and a user need for half of their bias to be believed.
@@ -78,6 +81,15 @@ class RatingScale:
             return None
         return cls.of(split.train[ITEM_INDEX].to_numpy(), ratings, n_items or split.dataset.n_items)
 
+    def ratings(self, queries: Queries, items: np.ndarray) -> np.ndarray:
+        """The ratings by biases, float32 ``[B, M]``, of ``items`` int ``[B, M]``."""
+        history, ratings = queries.history, queries.ratings.values
+        rated = np.isfinite(ratings)
+        row, item = history.row_of_value[rated], history.values[rated]
+        above = np.bincount(row, ratings[rated] - self.mean - self.item_bias[item], len(queries))
+        user = above / (USER_SHRINKAGE + np.bincount(row, minlength=len(queries)))
+        return np.clip(self.mean + user[:, np.newaxis] + self.item_bias[items], self.low, self.high).astype(np.float32)
+
     def bias_without(self, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
         """The biases of ``items``, had the training events not had these ``ratings`` of them, one each."""
         total = self.item_bias[items] * (ITEM_SHRINKAGE + self.item_counts[items]) - (ratings - self.mean)
@@ -92,11 +104,16 @@ class RankingNetwork(tf.keras.layers.Layer):
       config: sizes.
       terms: how many numbers come for each pair of user and candidate.
       seed: of all initialisers.
+      factors: the sizes of the layer ``prior``, which rates before the rating head does: ``RatingFactors.sizes``. None:
+        there is no such layer.
     """
 
-    def __init__(self, config: RankingConfig, terms: int, seed: int, **kwargs: Any) -> None:
+    def __init__(
+        self, config: RankingConfig, terms: int, seed: int, factors: Sequence[int] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.config, self.seed = config, seed
+        self.prior = None if factors is None else RatingPosterior(*factors, name="prior")
         glorot = tf.keras.initializers.GlorotUniform
         self.attention = TargetAttention(config.keys, config.hidden, seed, name="attention")
         self.crosses = [
@@ -146,7 +163,8 @@ class RankingNetwork(tf.keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         settings = {"config": self.config.model_dump(mode="json"), "terms": self.shift.shape[0], "seed": self.seed}
-        return {**super().get_config(), **settings}
+        sizes = None if self.prior is None else [self.prior.n_items, self.prior.rank, self.prior.components]
+        return {**super().get_config(), **settings, "factors": sizes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -168,12 +186,20 @@ class RankingModel(MeasuredModel):
       config: sizes.
       scale: of the ratings; ``None`` where the data has none: no ratings are foretold then.
       seed: of all initialisers.
+      factors: what ratings are foretold by before the rating head; None: by biases. They may be of the first items of a
+        catalogue that has grown since: the others are then rated by the user's bias alone.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
     @keras_policy("float32")
     def __init__(
-        self, hybrid: Servable, config: RankingConfig, scale: RatingScale | None, seed: int = 42, **kwargs: Any
+        self,
+        hybrid: Servable,
+        config: RankingConfig,
+        scale: RatingScale | None,
+        seed: int = 42,
+        factors: RatingFactors | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.config, self.seed = config, seed
@@ -184,7 +210,9 @@ class RankingModel(MeasuredModel):
         self.counts = hybrid.train_counts
         # A function: the hybrid's own variables stay out of this model's.
         self._hybrid = lambda: hybrid
-        self.network = RankingNetwork(config, terms=len(hybrid.term_names) + 1, seed=seed, name="network")
+        sizes = None if factors is None else factors.sizes
+        terms = len(hybrid.term_names) + 1
+        self.network = RankingNetwork(config, terms=terms, seed=seed, factors=sizes, name="network")
         # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"), name="click_task"
@@ -198,6 +226,8 @@ class RankingModel(MeasuredModel):
         # Every variable exists from the start: weights are read before any call.
         nobody = empty_query(hybrid.query_spec, self.n_items)
         self.learned(self.item_vectors, **self.given(self.item_vectors, nobody, nobody["history"]))
+        if self.network.prior is not None and factors is not None:
+            self.network.prior.set_weights(factors.weights)
         self.network.heads["rating"].trainable = self.rates
         self.built = True
 
@@ -217,6 +247,7 @@ class RankingModel(MeasuredModel):
             "hybrid": tf.keras.saving.serialize_keras_object(self.hybrid),
             "config": self.config.model_dump(mode="json"),
             "scale": [self.mean, self.low, self.high] if self.rates else None,
+            "factors": self.network.get_config()["factors"],
             "seed": self.seed,
         }
 
@@ -228,7 +259,9 @@ class RankingModel(MeasuredModel):
         none = np.zeros(hybrid.n_items, np.float32)
         marks = config.pop("scale")
         scale = None if marks is None else RatingScale(marks[0], marks[1], marks[2], none, none)
-        return cls(hybrid, RankingConfig(**config.pop("config")), scale, **config)
+        sizes = config.pop("factors", None)
+        factors = None if sizes is None else RatingFactors.empty(*sizes)
+        return cls(hybrid, RankingConfig(**config.pop("config")), scale, factors=factors, **config)
 
     def given(
         self,
@@ -248,7 +281,7 @@ class RankingModel(MeasuredModel):
           ``recent`` int32 ``[B, L']``, the newest events; ``marks`` float32 ``[B, L']``, how much better each was rated
           than its item and the user would have it, NaN for none; ``items``; ``terms`` float32 ``[B, M, 4]``, those of
           the hybrid and the log popularity; ``scores`` float32 ``[B, M]``, the hybrid's; ``prior`` float32 ``[B, M]``,
-          the rating by biases alone.
+          the rating by factors, or by biases alone.
         """
         history, ratings = query["history"], query[RATING_KEY]
         present = history < self.n_items
@@ -264,13 +297,17 @@ class RankingModel(MeasuredModel):
             USER_SHRINKAGE + tf.reduce_sum(tf.cast(rated, tf.float32), axis=1, keepdims=True)
         )
         lengths = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+        if self.network.prior is None:
+            prior = self.mean + user + rows_of(self.item_bias, known_items)
+        else:
+            prior = self.network.prior(history, ratings, known_items)
         return {
             "recent": newest_events(history, lengths, self.length, self.n_items),
             "marks": newest_events(tf.where(rated, above - user, NAN), lengths, self.length, NAN),
             "items": items,
             "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
             "scores": tf.where(nothing_known, popularity, tf.reduce_sum(terms, axis=-1)),
-            "prior": self.mean + user + rows_of(self.item_bias, known_items),
+            "prior": prior,
         }
 
     def learned(
