@@ -102,11 +102,16 @@ FIELDS |= {"ratings": TensorSpec("DT_FLOAT", MATRIX), **FILTERS}
 RULES = dict.fromkeys(("diversity", "tail_share"), TensorSpec("DT_FLOAT", ROW))
 RULES |= dict.fromkeys(("pinned", "skip"), TensorSpec("DT_STRING", MATRIX))
 RULES |= {"category_cap": TensorSpec("DT_INT32", ROW)}
+PERSON = {name: FIELDS[name] for name in ("history", "ratings", "event_fields", "context")}
+OFFERED = PERSON | {"items": TensorSpec("DT_STRING", MATRIX)}
 SCORES = {"scores": TensorSpec("DT_FLOAT", (None, 5))}
 SIGNATURES = {
     "recommend_full": Signature(FIELDS | RULES, SCORES),
     "search_full": Signature(FIELDS | {"text": TensorSpec("DT_STRING", ROW)}, SCORES),
     "similar": Signature({"item_id": TensorSpec("DT_STRING", ROW)}, SCORES),
+    "explain": Signature(OFFERED, SCORES),
+    "rank": Signature(OFFERED, SCORES),
+    "score": Signature(PERSON, SCORES),
     "similar_full": Signature(FILTERS | {"item_id": TensorSpec("DT_STRING", ROW)}, SCORES),
 }
 
@@ -569,7 +574,7 @@ def test_rank(client, served):
     for line, (item, probability, rating) in zip(told, expected, strict=True):
         assert line.title == item and line.click_probability == pytest.approx(probability)
         assert line.rating == rating
-    ((_, signature, inputs),) = served.calls
+    ((signature, inputs),) = served.predictions
     assert signature == "rank" and inputs["items"] == [["", "b", "nope", "é", "a"]]
     assert inputs["history"] == [["", "a"]] and same(inputs["ratings"], [[NAN, 4.0]])
     unrated = client.rank([], ["b", "d"])
@@ -586,7 +591,12 @@ def test_explain(client, served):
         Explanation("nope", {"meaning": 0.0, "feedback": 0.0}, ""),
         Explanation("é", {"meaning": 0.5, "feedback": 0.0}, "a"),
     ]
-    assert served.calls[0][2]["items"] == [["", "b", "nope", "é"]]
+    ((_, inputs),) = served.predictions
+    assert inputs["items"] == [["", "b", "nope", "é"]]
+    assert (inputs["event_fields"], inputs["context"]) == ([[""]], [[""]])
+    client.explain(["a"], ["b"], context={"device": "tv"}, event_fields=[{"kind": "buy"}])
+    _, inputs = served.predictions[-1]
+    assert (inputs["event_fields"], inputs["context"]) == ([["", "kind=buy"]], [["", "device=tv"]])
 
 
 def test_answers_and_errors_name_the_request(client, served, pauses):
@@ -603,6 +613,8 @@ def test_answers_and_errors_name_the_request(client, served, pauses):
         client.status,
         client.metadata,
     ]
+    client.score(["a"])  # the first call that needs a whole signature asks for the metadata, too
+    served.request_ids.clear()
     answers = [call() for call in calls]
     assert [answer.request_id for answer in answers] == served.request_ids
     assert len(set(served.request_ids)) == len(calls)

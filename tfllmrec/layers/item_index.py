@@ -177,7 +177,7 @@ class ItemIndex(tf.Module):
         slots = self._slots_of(items)
         scores = tf.linalg.matvec(self.vectors.read(slots), query)
         scores += tf.gather(_sums(rows.paired, 0, self.vectors.n_slots, rows.values), slots, batch_dims=1)
-        scores = tf.where(rows.unknown[:, tf.newaxis], rows_of(self.prior, slots), scores)
+        scores += tf.where(rows.unknown[:, tf.newaxis], rows_of(self.prior, slots), 0.0)
         return tf.where(tf.gather(self._may_come_back(rows), slots, batch_dims=1), scores, -np.inf)
 
     def read(self, items: tf.Tensor) -> tf.Tensor:
