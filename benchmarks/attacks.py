@@ -230,7 +230,9 @@ ATTACKS: dict[str, Attack] = {
     "score: 5,000,000 rows without elements": lambda t: t.predict(
         "score", history=tensor(STRING, [5_000_000, 0]), ratings=tensor(FLOAT, [5_000_000, 0])
     ),
-    "score: 60 KB over REST": lambda t: t.post(_body("score", history=[[""]] * 5000, ratings=[[]] * 5000)),
+    "score: 120 KB over REST": lambda t: t.post(
+        _body("score", ratings=[[]] * 5000, **dict.fromkeys(("history", "event_fields", "context"), [[""]] * 5000))
+    ),
     "search_tokens: one value for [8000, 512]": _search_tokens,
     "encode: 100,000 texts of a letter": lambda t: t.predict("encode", text=tensor_proto("text", ["a"] * 100_000)),
     "encode: one text for 9,000": lambda t: t.predict("encode", text=tensor(STRING, [9000], string_val=[b"a " * 500])),

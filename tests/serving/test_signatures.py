@@ -39,6 +39,8 @@ def served(chain_version):
 
     def call(signature, **inputs):
         given = {name: tf.constant(value, TYPES.get(name, tf.string)) for name, value in inputs.items()}
+        if signature in ("explain", "rank", "score"):  # over gRPC these have defaults
+            given = dict.fromkeys(("event_fields", "context"), tf.fill((1, 0), "")) | given
         out = loaded.signatures[signature](**given)
         answer = {name: value.numpy() for name, value in out.items()}
         return SimpleNamespace(
@@ -435,6 +437,7 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
         "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip"},
         "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
+        **dict.fromkeys(("explain", "rank", "score"), {"event_fields", "context"}),
     }
     k = graph.signature_def["recommend_full"].defaults["k"]
     assert tf.make_ndarray(k).tolist() == [10]
@@ -542,14 +545,9 @@ def test_ranks_as_the_keras_model_does(served, model, chain_run):
     items = [["i5", "i39", "i4"], ["i1", "", "ghost"], ["i8", "i8", "i0"]]
     out = served("rank", history=histories, ratings=marks, items=items)
     n = run.dataset.n_items
-    probability, rating = keras.rank(
-        keras.item_vectors,
-        {
-            "history": tf.constant([[3, 4, n], [n, n, n], [9, 7, 38]]),
-            RATING_KEY: tf.constant([[5, 1, NAN], [NAN] * 3, [NAN, 2, 4]]),
-        },
-        tf.constant([[5, 39, 4], [1, n, n], [8, 8, 0]]),
-    )
+    queries = Queries.from_histories([[3, 4], [], [9, 7, 38]], ratings=[[5, 1], [], [NAN, 2, 4]])
+    query = {key: tf.constant(values) for key, values in model.query_inputs(queries).items()}
+    probability, rating = keras.rank(keras.item_vectors, query, tf.constant([[5, 39, 4], [1, n, n], [8, 8, 0]]))
     np.testing.assert_allclose(out.click_probability, probability, atol=1e-5)
     np.testing.assert_allclose(out.rating, rating, atol=1e-5)
     assert out.unknown.tolist() == [1, 0, 0]
