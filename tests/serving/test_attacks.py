@@ -75,7 +75,7 @@ def attacked(toy, serving):
         ("score: 5,000,000 rows without elements", "INVALID_ARGUMENT: Input "),
         ("recommend: 100,000 rows", "INVALID_ARGUMENT: The request has 100000 rows; expected 10000 at most"),
         ("recommend: 5,000 rows", "OK, "),
-        ("score: 60 KB over REST", "200, "),
+        ("score: 120 KB over REST", "200, "),
         ("explain: 1,000,000 items", 'FAILED_PRECONDITION: Serving signature key "explain" not found'),
         ("JSON: 1e400", "400: JSON Parse error: Number too big to be stored in double: 1e400"),
         ("JSON: nested 1,000,000 deep", "400: JSON Parse error: too deeply nested"),

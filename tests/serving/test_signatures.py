@@ -437,7 +437,7 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
         "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip"},
         "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
-        **dict.fromkeys(("explain", "rank", "score"), {"event_fields", "context"}),
+        **{name: {"event_fields", "context"} for name in ("explain", "rank", "score")},
     }
     k = graph.signature_def["recommend_full"].defaults["k"]
     assert tf.make_ndarray(k).tolist() == [10]
