@@ -26,8 +26,8 @@ def toy(tmp_path_factory):
             rows = tf.shape(history)[0]
             return {"item_ids": tf.fill([rows, 1], ""), "scores": tf.zeros([rows, 1]), "unknown": tf.zeros_like(k)}
 
-        @tf.function(input_signature=[strings, floats])
-        def score(self, history, ratings):
+        @tf.function(input_signature=[strings, floats, strings, strings])
+        def score(self, history, ratings, event_fields, context):
             return {"scores": tf.zeros([tf.shape(history)[0], 3])}
 
     base = tmp_path_factory.mktemp("saved_models") / "toy"

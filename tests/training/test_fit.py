@@ -357,3 +357,44 @@ def test_checkpoints_of_unknown_origin_are_refused(interrupted, chain_split, sma
 def test_a_strength_of_zero_is_explained():
     assert GateSettings(0.5, 0.25, 0.3).line() == "gates dense strength 0.5, closing 0.25, popularity discount 0.3"
     assert GateSettings(0.0, 0.25).line().startswith("gates dense strength 0 (items are ranked by behaviour alone: ")
+
+
+class FieldsOfAQuery:
+    """A model whose lists are worth a number that depends on how fields are used."""
+
+    def __init__(self, reading, alone):
+        self.query_fusion = SimpleNamespace(
+            reads=tf.Variable(1.0), alone=tf.Variable(0.0), encoder=SimpleNamespace(keys=["user.age", "request.device"])
+        )
+        self.reading, self.alone = reading, alone
+
+    def worth(self, queries):
+        fusion = self.query_fusion
+        if queries == "nobody":
+            return self.alone.get(float(fusion.alone), 0.0)
+        return self.reading if float(fusion.reads) else 0.5
+
+
+@pytest.mark.parametrize(
+    ("reading", "alone", "beyond_chance", "reads", "strength"),
+    [
+        (0.6, {0.5: 0.2, 2.0: 0.3}, True, 1.0, 2.0),
+        (0.6, {0.5: 0.2, 2.0: 0.3}, False, 1.0, 0.0),  # popularity alone
+        (0.4, {0.5: 0.2}, True, 0.0, 0.0),  # better without fields
+    ],
+)
+def test_fields_are_read_where_they_help(monkeypatch, reading, alone, beyond_chance, reads, strength):
+    model = FieldsOfAQuery(reading, alone)
+    data = SimpleNamespace(
+        sample=SimpleNamespace(without_histories=lambda: "nobody"),
+        measure=lambda model, queries=None, ks=(10,): SimpleNamespace(metrics={"ndcg@10": model.worth(queries)}),
+    )
+    monkeypatch.setattr(fit, "selection_value", lambda result: result.metrics["ndcg@10"])
+    monkeypatch.setattr(fit, "selection_gain", lambda a, b, confidence: (0.1, 0.05 if beyond_chance else -0.05, 0.2))
+    said = fit.choose_field_use(model, data)
+    assert float(model.query_fusion.reads) == reads and float(model.query_fusion.alone) == strength
+    assert ("are read" if reads else "are not read") in said and "user.age, request.device" in said
+
+
+def test_a_model_without_fields_has_nothing_to_choose():
+    assert fit.choose_field_use(SimpleNamespace(query_fusion=None), None) is None
