@@ -676,6 +676,9 @@ def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
     measured = masked(Reranked(ranking.hybrid, ranking, 8).score(queries), queries.exclude)
     assert [[int(item[1:]) for item in row] for row in full["item_ids"]] == top_items(measured, 12).tolist()
     # Each row is as if alone; a short list has the best of the same eight.
+    for k in range(1, 8):
+        few = answer(staged.recommend_full, history=HISTORIES, k=[k])
+        assert few["item_ids"] == [row[:k] for row in full["item_ids"]]
     mixed = answer(staged.recommend_full, history=HISTORIES, k=[3, 5, 0], skip=[["", "ranking"], ["", ""], ["", ""]])
     assert mixed["item_ids"][0] == plain["item_ids"][0][:3] + [b""] * 2
     assert mixed["item_ids"][1] == full["item_ids"][1][:5] and mixed["item_ids"][2] == [b""] * 5

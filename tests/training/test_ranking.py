@@ -245,10 +245,10 @@ def test_held_out_figures_by_hand(planted, hybrid):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strengths", [[0.5, 0.5], [0.0, 0.0]])
-def test_calibration_of_what_is_served_by_hand(planted, hybrid, strengths):
-    model = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted))
+def test_calibration_of_what_is_served_by_hand(planted, whole_hybrid, strengths):
+    model = RankingModel(whole_hybrid, CONFIG, RatingScale.of_split(planted))
     asked = planted.validation.take(np.arange(40))
-    lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
+    lists = lists_of(model, whole_hybrid, asked, CONFIG.candidates, 7)
     ratings = target_ratings(planted, asked)
     held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
     generator = np.random.default_rng(3)
@@ -264,7 +264,7 @@ def test_calibration_of_what_is_served_by_hand(planted, hybrid, strengths):
     if strengths[0]:
         model.network.strengths.assign(strengths)
     else:
-        model = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted))
+        model = RankingModel(whole_hybrid, CONFIG, RatingScale.of_split(planted))
         model.network.log_weight.assign(np.log(2.0))
     offered = np.flatnonzero(lists["label"] < 30)
     assert 5 < len(offered) < 40
