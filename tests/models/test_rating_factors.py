@@ -109,6 +109,42 @@ def test_what_was_met_says_something_of_a_user():
     assert high - low > 1.2 and low < unknown < high
 
 
+def test_a_step_knows_how_uncertain_the_other_side_is(planted):
+    """The slow way: one user, with the expected outer products of its items."""
+    users, items, ratings, _ = planted
+    fit = rating_factors._Fit(rating_factors._Ratings(users, items, ratings, N_ITEMS, None), 2, seed=1)
+    for _ in range(4):
+        fit.step(0.3)
+    of_items, precision = fit.items, fit.users.precision.copy()
+    prior = fit.users.features @ fit.users.map
+    fit.users.update(of_items, fit.table.there, fit.table.above, 0.3, learn_precision=False)
+    free, own = [0, 2, 3], users == 9  # b_u and the factors; place 1 of a user is the fixed loading of b_i
+    left, right = precision.copy(), precision @ prior[9]
+    for item, rating in zip(items[own], ratings[own], strict=True):
+        vector = of_items.vectors[item]
+        outer = np.outer(vector, vector) + of_items.covariances[item]
+        left += outer[np.ix_(free, free)] / 0.3
+        right += (vector[free] * (rating - fit.table.mean) - outer[free, 1]) / 0.3
+    assert np.abs(of_items.covariances).max() > 1e-3
+    assert fit.users.vectors[9, free] == pytest.approx(np.linalg.solve(left, right))
+    assert fit.users.covariances[9][np.ix_(free, free)] == pytest.approx(np.linalg.inv(left))
+    assert (fit.users.vectors[:, 1] == 1).all() and (of_items.vectors[:, 0] == 1).all()
+
+
+def test_where_there_is_no_noise_the_first_random_factors_are_not_believed():
+    """Users like two of five kinds of items. With the last, tiny noise from the start EM would stay where it begins."""
+    generator = np.random.default_rng(0)
+    users = np.repeat(np.arange(200), 20)
+    items = np.concatenate([generator.choice(60, 20, replace=False) for _ in range(200)])
+    likes = np.array([generator.permutation(5) < 2 for _ in range(200)])
+    ratings = np.where(likes[users, items // 12], 5.0, 1.0)
+    train = np.arange(len(users)) % 20 < 18
+    model = fit_rating_factors(users[train], items[train], ratings[train], 60, rank=16)
+    queries = Queries.from_histories(items[train].reshape(200, 18), ratings[train].reshape(200, 18))
+    told = model.ratings(queries, items[~train].reshape(200, 2))
+    assert np.mean((told.ravel() - ratings[~train]) ** 2) < 0.2
+
+
 def test_more_users_than_the_limit_are_sampled(planted, monkeypatch):
     users, items, ratings, _ = planted
     whole = fit_rating_factors(users, items, ratings, N_ITEMS, rank=4)

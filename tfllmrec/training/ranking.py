@@ -156,11 +156,16 @@ class RankingRecord(Verdict):
         )
         if not self.rated:
             return f"{'left out' if self.left_out else 'kept'}: {order}"
-        errors = f"rating RMSE {self.rating_loss**0.5:.4f} against {self.untrained[1] ** 0.5:.4f} by "
-        errors += f"factors and {self.biases_loss**0.5:.4f} by biases" if self.factors else "biases"
+        with_head, prior = self.rating_loss**0.5, self.untrained[1] ** 0.5
+        errors = f"rating RMSE {with_head:.4f} against {prior:.4f} by biases"
+        if self.factors:
+            biases = self.biases_loss**0.5
+            errors = f"rating RMSE {prior:.4f} by factors, {with_head:.4f} with the head, {biases:.4f} by biases"
         if self.left_out:
             return f"left out: {order}; {errors}"
         click, rating = ("kept" if strength else "left out" for strength in self.strengths)
+        if self.factors:
+            rating = "kept, by factors and the head" if self.strengths[1] else "kept, by factors alone"
         order_kept = "" if self.strengths[0] else ", the order stays the hybrid's"
         return f"order {click}{order_kept}: {order}; ratings {rating}: {errors}"
 
