@@ -91,7 +91,7 @@ class Queries:
     Attributes:
       user_ids: object ``[B]``; for reports only, no model needs to know the user.
       history: int64 item indices, oldest first.
-      exclude: int64 item indices that must not come back (by default the history).
+      exclude: int64 item indices that must not come back: the history, or nothing where re-use is the task.
       targets: int64 item indices of what came next; empty rows when nothing is known (a live request).
       fields: encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key: ``event.NAME`` a Ragged
         with one value for each history entry; ``request.NAME`` and ``user.NAME`` arrays ``[B]`` or ``[B, width]``,
