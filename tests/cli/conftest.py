@@ -80,6 +80,9 @@ class FakeModel:
             raise DataError(f"No user {user!r}. Near: u1")
         return self.people[user]
 
+    def fields_of(self, user):
+        return {"context": {"age": "30"}, "event_fields": [{"kind": "view"}] * len(self.people[user][0])}
+
     def known_users(self, users):
         return [user in self.people for user in users]
 
@@ -91,6 +94,7 @@ class FakeModel:
         self, users=None, k=10, *, histories=None, ratings=None, exclude=(), allow=None, categories=(), **rules
     ):
         self.filters.append((allow, categories))
+        self.fields = {name: rules.pop(name, None) for name in ("context", "event_fields")}
         self.rules = rules
         print("chatter of a library")
         self.calls.append(("recommend", users, k, histories, ratings, exclude))
@@ -107,7 +111,8 @@ class FakeModel:
     def reading(self, text):
         return None if text == "hashed" else Reading({"LATIN": 1.0}, float(not text.isascii()), 0.25, 100)
 
-    def rank(self, history, items, ratings=None):
+    def rank(self, history, items, ratings=None, **fields):
+        self.fields = fields
         self.calls.append(("rank", history, items, ratings))
         known = [i for i in items if i in "abcde"]
         rated = [Ranked(i, f"Title {i}", 1 / len(known), self.rating) for i in sorted(known)]

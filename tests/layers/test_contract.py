@@ -16,10 +16,12 @@ from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAt
 from tfllmrec.layers.id_table import IdTable
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
+from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.layers.term_gates import TermGates
+from tfllmrec.layers.time_gaps import TimeGaps
 
 pytestmark = pytest.mark.tf
 RNG = np.random.default_rng(0)
@@ -30,10 +32,17 @@ RATINGS = np.array([[5, np.nan, np.nan], [1, 4, 3.3]], np.float32)
 HISTORY = np.array([[1, 4, N], [0, 2, 3]], np.int32)
 CODES = Field("kind", "event", "category", vocabulary=("view", "purchase"))
 PRICE = Field("price", "item", "number", edges=(1.0, 5.0, 9.0), median=4.0, spread=2.0)
+TIMES = np.array([[1.6e9, 1.7e9, np.nan], [1.5e9, 1.5e9, 1.6e9]])
+EVENT_FIELDS = [CODES, Field("timestamp_s", "event", "time")]
+QUERY_FIELDS = [Field("timestamp_s", "request", "time"), Field("age", "user", "number", edges=(1.0, 5.0, 9.0))]
 TEXT = RNG.normal(size=(N, 6)).astype(np.float32)
 
 #: By class: a layer, and the arrays that it is called with; (array,) is a tensor without a batch dimension.
 ENROLLED = {
+    "EventFusion": lambda: (
+        EventFusion(EVENT_FIELDS, D, seed=1),
+        [{CODES.key: np.array([[0, 2, 0], [3, 2, 2]], np.int32), "event.timestamp_s": TIMES}],
+    ),
     "FeedbackProfile": lambda: (FeedbackProfile(D, 0.3, seed=1), [VECTORS, RATINGS, PRESENT]),
     "FieldEncoder": lambda: (FieldEncoder(PRICE, D), [RATINGS[1]]),
     "FieldsEncoder": lambda: (
@@ -48,6 +57,15 @@ ENROLLED = {
         [np.array([3, 0], np.float32), np.array([4, 2], np.int32)],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),
+    "QueryFusion": lambda: (
+        QueryFusion(QUERY_FIELDS, D, 2, 0.3, seed=1),
+        [
+            VECTORS,
+            VECTORS[..., ::-1].copy(),
+            PRESENT,
+            {"request.timestamp_s": TIMES[:, 0], "user.age": RATINGS[:, 0], "event.timestamp_s": TIMES},
+        ],
+    ),
     "RatingPosterior": lambda: (
         RatingPosterior(N, D, 3),
         [HISTORY, RATINGS, np.array([[1, N, 4], [0, 0, 2]], np.int32)],
@@ -55,6 +73,7 @@ ENROLLED = {
     "SeededDropout": lambda: (SeededDropout(0.3, seed=1, noise_shape=(None, 1)), [VECTORS[:, 0]]),
     "SelfAttention": lambda: (SelfAttention(D, 2, 0.3, seed=1), [VECTORS, causal_mask(PRESENT).numpy()]),
     "TargetAttention": lambda: (TargetAttention(D, 6, seed=1), [VECTORS[:, :M], VECTORS, VECTORS[..., :2], PRESENT]),
+    "TimeGaps": lambda: (TimeGaps(D, seed=1), [TIMES[:, 1:], TIMES[:, :-1]]),
     "TermGates": lambda: (
         TermGates(np.any(TEXT > 1, axis=1), seed=1),
         [TEXT[:2, :N], TEXT[2:4, :N], (np.array([0, 1, 2, 3, 9], np.float32),)],

@@ -110,12 +110,15 @@ def unknown_ids(model: SavedModel, item_ids: list[str]) -> list[str]:
 
 def past_of(
     model: SavedModel, user: str | None, history: str | None
-) -> tuple[list[str], list[float] | None, list[str]]:
-    """The history of ``user``, or the given one; its ratings; and those of its ids that were typed by hand."""
+) -> tuple[list[str], list[float] | None, dict[str, Any], list[str]]:
+    """The history of ``user``, or the given one; its ratings; its fields; and those of its ids that were typed by hand.
+
+    The fields are ``context`` and ``event_fields`` of :meth:`SavedModel.rank`.
+    """
     if user is not None:
-        return *model.history_of(user), []
+        return *model.history_of(user), model.fields_of(user), []
     typed = ids(history)
-    return typed, None, typed
+    return typed, None, {"context": None, "event_fields": None}, typed
 
 
 def filters(model: SavedModel, allow: str | None, category: list[str] | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def interests(
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
         model = open_model(saved_model)
-        past, ratings, typed = past_of(model, user, history)
+        past, ratings, _, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed)
         found = model.interests(past, ratings, k)
     if json:

@@ -28,9 +28,9 @@ def rank(
         raise typer.BadParameter("--items: expected at least one item id.")
     with working():
         model = open_model(saved_model)
-        past, ratings, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed + offered)
-        found = model.rank(past, offered, ratings)
+        found = model.rank(past, offered, ratings, **fields)
     if json:
         rows = [vars(item) for item in found]
         print_json({"user": user, "history": past, "unknown": unknown, "items": rows})

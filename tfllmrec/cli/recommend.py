@@ -120,10 +120,11 @@ def recommend(
         return
     with working():
         model = open_model(saved_model)
-        past, ratings, typed = past_of(model, user, history)
+        past, ratings, fields, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed + excluded + pinned)
         rated = None if ratings is None else [ratings]
         asked = filters(model, allow, category) | rules
+        asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})

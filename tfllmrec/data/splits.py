@@ -120,10 +120,11 @@ class Split:
     def train_queries(self) -> Queries:
         """One query for each user in train, by user index: the training history, no targets."""
         users = np.unique(self.train[USER_INDEX])
-        return _queries(self.dataset, self.schema, self._encoded, self.train, None, users)
+        return _queries(self.dataset, self.schema, self.encoded, self.train, None, users)
 
     @cached_property
-    def _encoded(self) -> dict[str, np.ndarray]:
+    def encoded(self) -> dict[str, np.ndarray]:
+        """The encoded fields of all events of the data set, by ``event.NAME``, and of all users, by ``user.NAME``."""
         return _encoded(self.dataset, self.schema)
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.data.schema import FAR, Field
+from tfllmrec.data.schema import FAR, MISSING_CODE, UNKNOWN_CODE, Field
 
 DAY_S = 86_400.0
 
@@ -22,7 +22,8 @@ class FieldEncoder(tf.keras.layers.Layer):
 
     Values come as :meth:`tfllmrec.data.schema.Field.encode` gives them. By kind:
 
-    - category: an embedding of each code; the mean of them where a cell holds several names.
+    - category: an embedding of each code; the mean of them where a cell holds several names. A value that training did
+      not have counts as missing, unless the vocabulary was cut: then training has such values.
     - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and its
       distance from the median in spreads, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et
       al. 2022, "On embeddings for numerical features in tabular deep learning").
@@ -64,6 +65,8 @@ class FieldEncoder(tf.keras.layers.Layer):
     def call(self, values: tf.Tensor) -> tf.Tensor:
         """Encoded values, ``[...]`` or ``[..., width]`` -> ``[..., D]``."""
         if self.field.kind == "category":
+            if not self.field.dropped:  # then training has no unknown values, and their vector would be noise
+                values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
             vectors = tf.gather(self.table, values)
             if not self.field.width:
                 return vectors

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllmrec.columns import TIMESTAMP
-from tfllmrec.data.schema import Field, padding_of
+from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.layers.field_encoder import FieldsEncoder
 from tfllmrec.layers.history_encoder import causal_mask
 from tfllmrec.layers.seeded_dropout import SeededDropout
@@ -60,11 +60,11 @@ class EventFusion(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class QueryFusion(tf.keras.layers.Layer):
-    """The history read in the light of a request: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``, ``z_t = h_t + W p_t``.
+    """Weighs a history by the fields of the request and its user: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``.
 
-    ``h_t`` is what the history encoder says after event t, and ``p_t`` the sum of the encoded fields of the request for
-    the event after t and of its user. ``A`` is attention of ``z_t`` over the events up to t: a user's evenings count
-    more for a request in the evening. ``F`` is a two-layer feed-forward map.
+    Here ``z_t = h_t + W p_t``, ``h_t`` is the state of the history encoder after event t, and ``p_t`` the sum of the
+    encoded fields of the request for the event after t and of its user. ``A`` is attention of ``z_t`` over the events
+    up to t, so evenings can count more for a request in the evening. ``F`` is a two-layer feed-forward map.
 
     The fields are joined here and not as tokens before the history, because each target of a training sequence has a
     request of its own: one pass of the encoder serves all of them.
@@ -129,20 +129,27 @@ class QueryFusion(tf.keras.layers.Layer):
         """
         there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
         known = self.hide_history(there, training=training) > 0
-        profile = self._profile(query, tf.ones_like(there), training)
+        profile = self._profile(query, known, training)
         # What is behind absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state)) + self.profile_map(self.dropout(profile, training=training))
         normed = self.norm(z)
         attended = self._attended(normed, events, present)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
-    def _profile(self, query: Mapping[str, tf.Tensor], ones: tf.Tensor, training: bool | None) -> tf.Tensor:
-        """The fields of a request and its user, ``[B, L, D]`` or ``[B, 1, D]``; ``ones`` is ``[B, L, 1]``."""
+    def _profile(self, query: Mapping[str, tf.Tensor], known: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """The fields of a request and its user, ``[B, L, D]``.
+
+        Args:
+          known: bool ``[B, L, 1]``, where the history is not hidden.
+        """
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
         profile, missing = self.encoder(values), self.encoder.missing()
         if self.gaps is not None:
-            profile += self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
-            missing += self.gaps.missing()
+            unknown = self.gaps.missing()
+            gaps = self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
+            profile += tf.where(known, gaps, unknown)
+            missing += unknown
+        ones = tf.ones_like(known, self.compute_dtype)
         given = (self.hide_fields(ones, training=training) > 0) & (self.reads > 0)
         return tf.cast(tf.where(given, profile, missing), self.compute_dtype)
 
@@ -175,5 +182,8 @@ class QueryFusion(tf.keras.layers.Layer):
 
 
 def _is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
-    there = tf.math.is_finite(values) if values.dtype.is_floating else values != padding_of(field.dtype)
+    if values.dtype.is_floating:
+        there = tf.math.is_finite(values)
+    else:
+        there = values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)
     return tf.reduce_any(there, axis=1) if field.width else there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import Field, missing
+from tfllmrec.data.schema import missing
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -94,7 +95,10 @@ def _fields_of(
     if users is not None and dataset is not None:
         if event_fields is not None:
             raise DataError("Expected event_fields only with histories; those of users are in the data.")
-        fields |= fields_of_users(dataset, users, places, of_history, of_query)
+        encoded = {field.key: field.encode(dataset.events[field.name]) for field in of_history}
+        of_users = [field for field in of_query if field.owner == "user"]
+        encoded |= {field.key: field.encode(dataset.users[field.name]) for field in of_users}
+        fields |= fields_of_users(dataset, users, places, encoded)
     if lines := event_field_inputs(past, event_fields).get("event_fields"):
         texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
         decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
@@ -102,34 +106,33 @@ def _fields_of(
     if entries := context_inputs(len(past), context).get("context"):
         width = max(map(len, entries))
         padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)
-        decoded, _ = FieldDecoder(of_query, model.reads)(padded)
+        # Without defaults: what the data says of a user stays where the context leaves it out.
+        decoded, _ = FieldDecoder([replace(field, default=None) for field in of_query], model.reads)(padded)
         for field in of_query:
-            given, known = decoded[field.key].numpy(), fields.get(field.key)
-            if isinstance(known, np.ndarray):  # what the data says of a user stays where the context leaves it out
-                left_out = missing(given)
-                given[left_out] = known[left_out]
+            given = decoded[field.key].numpy()
+            left_out, known = missing(given), fields.get(field.key)
+            given[left_out] = known[left_out] if isinstance(known, np.ndarray) else field.encode([""])[0]
             fields[field.key] = given
     return fields
 
 
 def fields_of_users(
-    dataset: Dataset, users: Sequence[str], places: Ragged, of_history: Sequence[Field], of_query: Sequence[Field]
+    dataset: Dataset, users: Sequence[str], places: Ragged, encoded: Mapping[str, np.ndarray]
 ) -> dict[str, Ragged | np.ndarray]:
     """The encoded fields of users and of some of their events, by key.
 
     Args:
       users: ids of users of ``dataset``.
       places: int64, a row for each user: which of the user's events, by their places in the history.
-      of_history, of_query: the fields; of the latter, those of users count.
+      encoded: the fields to take, as :attr:`Split.encoded` has them: of all events and of all users of ``dataset``.
     """
     rows = pd.Index(dataset.users[USER]).get_indexer(list(users))
     every = ragged_column(dataset.events.assign(row=np.arange(len(dataset.events))), "row", rows)
     at = every.values[np.repeat(every.offsets[:-1], places.lengths) + places.values]
-    fields: dict[str, Ragged | np.ndarray] = {
-        field.key: Ragged(field.encode(dataset.events[field.name])[at], places.offsets) for field in of_history
+    return {
+        key: values[rows] if key.startswith("user.") else Ragged(values[at], places.offsets)
+        for key, values in encoded.items()
     }
-    of_users = [field for field in of_query if field.owner == "user"]
-    return fields | {field.key: field.encode(dataset.users[field.name])[rows] for field in of_users}
 
 
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:

@@ -549,17 +549,17 @@ class Hybrid(MeasuredModel):
                 tf.argmax(closeness + absent, axis=1, output_type=tf.int32),
             ),
         )
+        has_history = tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
         # Only now: the offset says nothing about the history.
-        terms[self._offset_term] += factors.offset
-        valid = (items < self.n_items) & tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
-        terms = {name: tf.where(valid, value, 0.0) for name, value in terms.items()}
-        return terms | {"because": tf.where(valid, first + because, -1)}
+        terms[self._offset_term] += tf.where(has_history, factors.offset, 0.0)
+        there = items < self.n_items
+        terms = {name: tf.where(there, value, 0.0) for name, value in terms.items()}
+        return terms | {"because": tf.where(there & has_history, first + because, -1)}
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``: their sum is the score.
 
-        As :meth:`explain_items` has them, without looking for what stands behind, and so many times as fast. Zeros for
-        an empty history.
+        As :meth:`explain_items` has them, without looking for what stands behind, and so many times as fast.
 
         Args:
           item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.

@@ -306,7 +306,7 @@ class RankingModel(MeasuredModel):
             "marks": newest_events(tf.where(rated, above - user, NAN), lengths, self.length, NAN),
             "items": items,
             "terms": tf.concat([terms, popularity[..., tf.newaxis]], axis=-1),
-            "scores": tf.where(nothing_known, popularity, tf.reduce_sum(terms, axis=-1)),
+            "scores": tf.reduce_sum(terms, axis=-1) + tf.where(nothing_known, popularity, 0.0),
             "prior": prior,
         }
 

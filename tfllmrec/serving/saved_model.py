@@ -24,6 +24,7 @@ from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models.answers import fields_of_users, histories_and_ratings, no_such_item
 from tfllmrec.models.reasons import reason
+from tfllmrec.models.two_tower_servable import USER_FIELD, with_user_ids
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
 from tfllmrec.serving.loading import let_go_with, load
@@ -428,8 +429,7 @@ class SavedModel:
             index = batch.history.padded(width, -1)
             history = np.where(index >= 0, self.item_ids[index], "").astype(object)
             ratings = batch.ratings.padded(width, np.nan)
-            entries = {name: value for name, value in self._entries(batch).items() if name in self._inputs("score")}
-            person = {"history": history, "ratings": ratings, **entries}
+            person = {"history": history, "ratings": ratings, **self._entries(batch)}
             scores[start : start + len(batch)] = self._call("score", **person)["scores"]
         return scores
 
@@ -441,8 +441,10 @@ class SavedModel:
         return of_history, [field for field in schema.of_query() if field.key in reads]
 
     def _entries(self, queries: Queries) -> dict[str, np.ndarray]:
-        """The fields of queries as the inputs ``event_fields`` and ``context``, string ``[B, *]``."""
+        """The fields of queries as ``event_fields`` and ``context``, string ``[B, *]`` each, if they are not empty."""
         of_history, of_query = self._reads
+        if USER_FIELD in of_query:
+            queries = with_user_ids(queries)
         queries = queries.with_missing([*of_history, *of_query])
         lines = np.full(len(queries.history.values), "", object)
         for field in of_history:
@@ -450,26 +452,40 @@ class SavedModel:
             assert isinstance(values, Ragged)
             for event, word in enumerate(field.words(values.values)):
                 if word:
-                    lines[event] += f"{field.key.removeprefix('event.')}={word}\n"
+                    lines[event] += f"{field.key}={' '.join(word.splitlines())}\n"
         width = max(int(queries.history.lengths.max(initial=1)), 1)
         context = np.full((len(queries), max(len(of_query), 1)), "", object)
         for column, field in enumerate(of_query):
             asked = queries.fields[field.key]
             assert isinstance(asked, np.ndarray)
             context[:, column] = [f"{field.key}={word}" if word else "" for word in field.words(asked)]
-        return {"event_fields": Ragged(lines, queries.history.offsets).padded(width, ""), "context": context}
+        entries = {"event_fields": Ragged(lines, queries.history.offsets).padded(width, ""), "context": context}
+        return {name: values for name, values in entries.items() if np.any(values != "")}
 
     def _entries_of_users(self, users: Sequence[str], past: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
         """The fields of users of the run and of the events of their histories, as :meth:`_entries` writes them."""
         of_history, of_query = self._reads
-        of_users = [field for field in of_query if field.owner == "user"]
-        if not of_history and not of_users:
+        encoded = {
+            f.key: self.run.split.encoded[f.key] for f in (*of_history, *of_query) if f.owner in ("event", "user")
+        }
+        if not encoded:
             return {}
-        places = [range(len(history)) for history in past]
-        queries = Queries.from_histories(places)
-        found = fields_of_users(self.run.dataset, users, queries.history, of_history, of_users)
-        entries = self._entries(replace(queries, fields={**queries.fields, **found}))
-        return {name: value for name, value in entries.items() if np.any(value != "")}
+        queries = Queries.from_histories([range(len(history)) for history in past])
+        found = fields_of_users(self.run.dataset, users, queries.history, encoded)
+        return self._entries(replace(queries, fields={**queries.fields, **found}))
+
+    def fields_of(self, user: str) -> dict[str, Any]:
+        """``context`` and ``event_fields`` of a user of the run, as :meth:`rank` and :meth:`explain` take them.
+
+        Raises:
+          DataError: the data does not have the user, or is not there any more.
+        """
+        past, _ = self.history_of(user)
+        found = self._entries_of_users([user], [past])
+        context = dict(entry.split("=", 1) for entry in found.get("context", [[]])[0] if entry)
+        lines = found.get("event_fields", [[""] * len(past)])[0][: len(past)]
+        events = [dict(line.split("=", 1) for line in event.splitlines()) for event in lines]
+        return {"context": context or None, "event_fields": events if any(events) else None}
 
     def _top(
         self,
@@ -542,6 +558,11 @@ class SavedModel:
             raise ModelError(
                 f"{self.folder} has no signature {signature!r}, only {', '.join(sorted(self._signatures))}"
                 + self._why_not(signature)
+            )
+        if missing := sorted(inputs.keys() - self._inputs(signature).keys()):
+            raise ModelError(
+                f"{self.folder}: the signature {signature!r} does not take {', '.join(missing)}, because the model was "
+                "exported by an earlier version: export it again."
             )
         given = {name: tf.constant(value) for name, value in inputs.items()}
         if signature in ("explain", "rank", "score"):  # the fields may be left out

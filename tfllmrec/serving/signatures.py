@@ -14,7 +14,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
-from tfllmrec.layers.field_decoder import FieldDecoder
+from tfllmrec.layers.field_decoder import ENTRIES, FieldDecoder
 from tfllmrec.layers.interest_profile import InterestProfile
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
@@ -151,6 +151,11 @@ class ServingModel(tf.Module):
         self.reads = tuple(sorted(reads))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
         self.context_decoder = FieldDecoder(schema.of_query(), reads)
+        if len(self.event_decoder.fields) > ENTRIES:
+            raise ModelError(
+                f"The model reads {len(self.event_decoder.fields)} fields of events; expected {ENTRIES} at most, as "
+                "a request has no more for each event. Leave some out in data.fields (use: false) and fit again."
+            )
         decoded = {field.key for field in (*self.event_decoder.fields, *self.context_decoder.fields)}
         if missing := sorted(reads - decoded - {RATING_KEY}):
             raise ModelError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from tfllmrec.config import Section
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -20,10 +21,14 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def queries_fingerprint(queries: Queries) -> str:
-    """:func:`fingerprint` of histories, ratings, exclusions and targets."""
+def queries_fingerprint(queries: Queries, keys: Iterable[str] = ()) -> str:
+    """:func:`fingerprint` of histories, ratings, exclusions and targets, and of the fields that ``keys`` name."""
     parts = (queries.history, queries.ratings, queries.exclude, queries.targets)
-    return fingerprint(*(array for part in parts for array in (part.values, part.offsets)))
+    fields = [queries.fields[key] for key in keys]
+    return fingerprint(
+        *(array for part in parts for array in (part.values, part.offsets)),
+        *(field.values if isinstance(field, Ragged) else field for field in fields),
+    )
 
 
 def settings_of(**sections: Section) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import tensorflow as tf
 from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value, selection_value_of_ranks
@@ -38,7 +39,7 @@ CLOSINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 #: What the gates' lift of cold items may be, in units of the logit; see :func:`choose_cold_lift`.
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-#: What the strength of the fields of a query without a history may be; see :func:`choose_field_use`.
+#: What the strength of the fields of a query without a history may be; see :func:`choose_strength_alone`.
 ALONE = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Validation queries with a cold target that a choice needs.
 COLD_QUERIES = 20
@@ -348,15 +349,11 @@ def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether the fields of requests and users are read, and their strength where there is no history.
-
-    Fields are read unless the validation sample is ranked better without them, by :func:`selection_value`. Their
-    strength beside popularity is the best of :data:`ALONE` on the same queries without their histories; it is 0, which
-    leaves popularity alone, unless the gain is larger than chance (as for the discount in :func:`choose_gates`).
+    """Sets whether the fields of requests and users are read: unless the validation sample is ranked better without.
 
     Args:
-      model: its gate settings are chosen.
-      data: its validation sample is used.
+      model: trained.
+      data: its validation sample is used; lists are compared by :func:`selection_value`.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
@@ -364,6 +361,7 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     fusion = model.query_fusion
     if fusion is None:
         return None
+    fusion.reads.assign(1.0)
     names = ", ".join(fusion.encoder.keys)
     with_them = data.measure(model, ks=KS)
     fusion.reads.assign(0.0)
@@ -373,6 +371,25 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     if selection_value(without) > selection_value(with_them):
         return f"fields of queries ({names}) are not read: {said}, on validation"
     fusion.reads.assign(1.0)
+    return f"fields of queries ({names}) are read: {said}, on validation"
+
+
+def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets how much the fields of a request and its user count beside popularity where there is no history.
+
+    It is the best of :data:`ALONE` on the validation sample without its histories; 0, which leaves popularity alone,
+    unless the gain is larger than chance (as for the discount in :func:`choose_gates`).
+
+    Args:
+      model: its fields and gate settings are chosen.
+      data: its validation sample is used.
+
+    Returns:
+      A line on the choice; ``None`` for a model that reads no such fields.
+    """
+    fusion = model.query_fusion
+    if fusion is None or not float(fusion.reads):
+        return None
     nobody = data.sample.without_histories()
     alone: dict[float, Result] = {}
     for strength in (0.0, *ALONE):
@@ -383,8 +400,10 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
         best = 0.0
     fusion.alone.assign(best)
     figures = [alone[strength].metrics["ndcg@10"] for strength in (best, 0.0)]
-    cold = f"strength without a history {best:g} (ndcg@10 {figures[0]:.4f}, popularity {figures[1]:.4f})"
-    return f"fields of queries ({names}) are read: {said}; {cold}, on validation"
+    return (
+        f"fields of queries without a history: strength {best:g} (ndcg@10 {figures[0]:.4f}, popularity "
+        f"{figures[1]:.4f}, on validation)"
+    )
 
 
 def _train(
@@ -448,23 +467,29 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
+    of_fields = choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
-    lift, of_fields = choose_cold_lift(model, data), choose_field_use(model, data)
+    lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
-    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_fields]
+    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_fields, alone]
     return _told([line for line in chosen if line is not None], tell)
 
 
 def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: ExperimentConfig) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
-    items, held_out = sequences.items, sequences.held_out
-    arrays = [items.values, items.offsets, *map(sequences.values_of, model.reads), held_out.values]
+    parts = (sequences.items, sequences.fields[RATING_KEY], sequences.held_out)
+    arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
+    further = [key for key in model.reads if key != RATING_KEY]
+    settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
+    for key in ("model.fields", "item_weights.itself"):
+        if not settings[key]:  # fits that were begun before there was this setting go on
+            del settings[key]
     return {
-        **settings_of(model=config.model, item_weights=config.item_weights, training=config.training),
+        **settings,
         "evaluation.head_share": config.evaluation.head_share,
         "seed": config.seed,
-        "training events": fingerprint(data.split.train_counts, *arrays),
-        "validation queries": queries_fingerprint(data.split.validation),
+        "training events": fingerprint(data.split.train_counts, *arrays, *map(sequences.values_of, further)),
+        "validation queries": queries_fingerprint(data.split.validation, further),
         "text vectors": fingerprint(data.unit_text),
     }
