@@ -159,9 +159,23 @@ def test_entries_that_no_field_takes_and_unknown_ids_are_told(exported):
     assert found.attrs == {"unknown": [1, 0], "unread": [1, 0]}
 
 
-def test_a_model_that_reads_fields_is_not_measured_without_them(exported):
-    with pytest.raises(ModelError, match=r"reads .*request\.device, .*which the signature 'score' does not take"):
-        exported.score(Queries.from_histories([[1, 2]]))
+def test_served_scores_of_a_query_with_fields_are_the_models_own(exported, model):
+    queries = Queries.from_histories(
+        [[1, 2], [], [3]], fields={"request.device": np.array([2, 3, 0], np.int32)}, user_ids=["u1", "u2", "u3"]
+    )
+    query = {
+        "history": tf.constant(queries.inputs(N, ())["history"]),
+        "request.device": tf.constant(queries.fields["request.device"]),
+    }
+    own = model.query_model(query) @ tf.transpose(model.items(tf.range(N)))
+    np.testing.assert_allclose(exported.score(queries), own, rtol=1e-4, atol=1e-5)
+
+
+def test_an_export_whose_signature_takes_no_fields_is_not_measured_without_them(exported, monkeypatch):
+    known = exported._inputs
+    monkeypatch.setattr(exported, "_inputs", lambda name: {k: v for k, v in known(name).items() if k != "context"})
+    with pytest.raises(ModelError, match=r"the signature 'score' does not take context, .*earlier version"):
+        exported.score(Queries.from_histories([[1, 2]], fields={"request.device": np.array([2], np.int32)}))
 
 
 def test_the_manifest_has_the_schema_and_no_run(exported, version, dataset):

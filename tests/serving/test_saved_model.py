@@ -214,7 +214,9 @@ def test_users_of_the_run_are_recommended_from_their_events(saved):
     found = saved.recommend(users, k=3)
     assert found.columns[0] == "user_id" and found.user_id.tolist() == [user for user in users for _ in range(3)]
     past = [saved.history_of(user) for user in users]
-    same = saved.recommend(histories=[items for items, _ in past], ratings=[marks for _, marks in past], k=3)
+    fields = [saved.fields_of(user) for user in users]
+    own = {name: [each[name] for each in fields] for name in ("context", "event_fields")}
+    same = saved.recommend(histories=[items for items, _ in past], ratings=[marks for _, marks in past], k=3, **own)
     assert found.drop(columns="user_id").equals(same.drop(columns="query"))
     assert not set(past[1][0]) & set(found.item_id[3:6])
     assert saved.recommend([]).empty

@@ -391,10 +391,12 @@ def test_fields_are_read_where_they_help(monkeypatch, reading, alone, beyond_cha
     )
     monkeypatch.setattr(fit, "selection_value", lambda result: result.metrics["ndcg@10"])
     monkeypatch.setattr(fit, "selection_gain", lambda a, b, confidence: (0.1, 0.05 if beyond_chance else -0.05, 0.2))
-    said = fit.choose_field_use(model, data)
+    said, alone = fit.choose_field_use(model, data), fit.choose_strength_alone(model, data)
     assert float(model.query_fusion.reads) == reads and float(model.query_fusion.alone) == strength
     assert ("are read" if reads else "are not read") in said and "user.age, request.device" in said
+    assert (alone is None) == (not reads) and (alone is None or f"strength {strength:g}" in alone)
 
 
 def test_a_model_without_fields_has_nothing_to_choose():
-    assert fit.choose_field_use(SimpleNamespace(query_fusion=None), None) is None
+    model = SimpleNamespace(query_fusion=None)
+    assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None
