@@ -31,7 +31,8 @@ def split():
     users = pd.DataFrame(
         {"user_id": [f"u{user}" for user in range(12)], "age": [20 + 3.5 * user for user in range(12)]}
     )
-    dataset = dataset_from_frames(events, items, users, config=DataConfig())
+    config = DataConfig(fields={"age": {"default": "99"}})
+    dataset = dataset_from_frames(events, items, users, config=config)
     return make_split(dataset, SplitConfig(kind="leave_last_out"), 42)
 
 
@@ -105,3 +106,41 @@ def test_lists_and_reasons_read_the_fields(model, served, split):
     explained = served.explain(["i1", "i2"], ["i5"], context=asked["context"][0], event_fields=asked["event_fields"][0])
     plain = served.explain(["i1", "i2"], ["i5"])
     assert abs(sum(explained[0].terms.values()) - sum(plain[0].terms.values())) > 1e-4
+
+
+def test_what_the_data_says_of_a_user_stays_unless_the_context_names_it(model, split):
+    events = split.dataset.events[split.dataset.events["user_id"] == "u3"]
+    past = {
+        "histories": [events["item_id"].tolist()],
+        "event_fields": [events[["kind", "device", "timestamp_s"]].to_dict("records")],
+    }
+    told = model.recommend(["u3"], k=N, dataset=split.dataset, context=[{"device": "tv"}])
+    same = model.recommend(**past, k=N, dataset=split.dataset, context=[{"device": "tv", "age": 20 + 3.5 * 3}])
+    np.testing.assert_allclose(told["score"], same["score"], rtol=1e-5)
+    named = model.recommend(["u3"], k=N, dataset=split.dataset, context=[{"device": "tv", "age": 80}])
+    assert np.abs(named["score"] - told["score"]).max() > 1e-4
+    # Where neither says anything, the default of the field stands.
+    left_out, default = (
+        model.recommend(**past, k=N, dataset=split.dataset, context=[context])
+        for context in ({"device": "tv"}, {"device": "tv", "age": 99})
+    )
+    np.testing.assert_allclose(left_out["score"], default["score"], rtol=1e-5)
+
+
+def test_a_ranking_model_keeps_what_fields_say_of_a_user_without_a_history(model, split):
+    import tensorflow as tf
+
+    from tfllmrec.config import RankingConfig
+    from tfllmrec.models.ranking import RankingModel
+
+    ranking = RankingModel(model, RankingConfig(keys=4, hidden=4), None)
+    nobody = split.test.without_histories().slice(0, 3)
+    query = {key: tf.constant(values) for key, values in model.query_inputs(nobody).items()}
+    items = tf.tile(tf.range(N)[tf.newaxis], (3, 1))
+    given = ranking.given(ranking.item_vectors, query, items)
+    np.testing.assert_allclose(given["scores"], model.score(nobody), rtol=1e-4, atol=1e-5)
+    terms = model.explain_items(ranking.item_vectors, query, items)
+    total = sum(terms[name] for name in model.term_names)
+    popularity = np.log1p(split.train_counts)
+    np.testing.assert_allclose(total + popularity, model.score(nobody), rtol=1e-4, atol=1e-5)
+    assert (terms["because"].numpy() == -1).all()

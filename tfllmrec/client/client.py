@@ -179,7 +179,7 @@ class Client:
           context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items that come first, in this order, unless they are excluded, filtered out or in the history.
+          pinned: items that come first, in this order, unless they may not come back: excluded, filtered out, known.
           category_cap: at most so many items of one category; 0: no cap.
           tail_share: of the items in every beginning of the list, at least this share, rounded down, belongs to the
             tail, as long as the best ``5 k`` items (50 to 500) have any. The tail are all items but the 20 % with the

@@ -149,7 +149,7 @@ class SavedModel:
             of ``users`` are in the data.
           event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items that come first, in this order, unless they are excluded, filtered out or in the history.
+          pinned: items that come first, in this order, unless they may not come back: excluded, filtered out, known.
           category_cap: at most so many items of one category; 0: no cap.
           tail_share: of the items in every beginning of a list, at least this share, rounded down, belongs to the tail,
             as long as the best ``5 k`` items (50 to 500) have any.
