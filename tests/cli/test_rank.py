@@ -19,6 +19,7 @@ def test_somebody_never_seen(program, libraries, saved_model):
 def test_a_known_user(program, libraries, saved_model):
     program("rank", saved_model, "--user", "u1", "--items", "c")
     assert libraries.models[0].calls == [("rank", ["a", "b"], ["c"], [5.0, 1.0])]
+    assert libraries.models[0].fields == {"context": {"age": "30"}, "event_fields": [{"kind": "view"}] * 2}
     assert program("rank", saved_model, "--user", "u9", "--items", "c").code == 3
 
 
