@@ -38,6 +38,9 @@ STEPS, WARM_UP = 24, 2
 HELD_OUT = 0.1
 #: Users whose ratings are learnt from, at most.
 USERS = 50_000
+#: Newest events of a history that a user is solved for from, at most: ``layers.neighbour_scores.LONGEST``, which would
+#: load TensorFlow.
+LONGEST = 1000
 #: Rows that are solved for at once.
 BLOCK = 2048
 #: Items of a catalogue whose ratings factors are learnt for, at most: the covariances of more would not fit in memory.
@@ -101,11 +104,12 @@ class RatingFactors:
         return [of_items, self.met_map, self.precision, np.array(scales, np.float32)]
 
     def users(self, history: Ragged, ratings: Ragged) -> np.ndarray:
-        """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``.
+        """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``, by the newest :data:`LONGEST` events.
 
         Args:
           history: item indices. ratings: one for each, NaN for none.
         """
+        history, ratings = history.last(LONGEST), ratings.last(LONGEST)
         n, of_item = len(history), np.column_stack([np.ones(len(self.item_bias)), self.item_factors])
         size, row = of_item.shape[1], history.row_of_value
         count = np.maximum(history.lengths, 1)
@@ -174,7 +178,7 @@ def fit_rating_factors(
 
     Args:
       users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
-      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. Where all are the same, that is what is foretold.
+      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. Where all are the same, it is foretold.
       n_items: N, :data:`ITEMS` at most for what fits in memory.
       text: float ``[N, Dt]``, the items' text vectors.
       rank: D.
