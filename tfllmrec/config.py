@@ -124,9 +124,10 @@ class SplitConfig(Section):
         "fixed",
     ] = Field(
         default="auto",
-        description="Which events are held out: the last two of each user, two random ones, the latest of all, those "
-        "of some items, those of some users, random shares of each user's, or those that test_events names (fixed). "
-        "auto: leave_last_out where the data has an order, else leave_random_out.",
+        description="How test events are chosen. leave_last_out: each user's last two events. leave_random_out: two "
+        "random ones. global_time: the latest of all. cold_items: those of some items. cold_users: the last event of "
+        "some users, who are left out of training. random: random shares of each user's. fixed: those that test_events "
+        "names. auto: leave_last_out where the data has an order, else leave_random_out.",
     )
     validation_share: float = Field(
         default=0.1,

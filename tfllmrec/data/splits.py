@@ -263,8 +263,9 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       all before: history.
     - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
       validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
-      that it is right in total. A user keeps at least one event to train on. The history of a query are the user's
-      training events, in the test also the validation events; its targets are the held-out events.
+      that it is right in total. A user keeps at least one event to train on. The history of a query
+      consists of the user's training events; test histories also include the validation events. Its targets are the
+      held-out events.
     - ``fixed``: the test are the events that ``test_events`` names, even those of a user who has no others, whose query
       has no history. Of the other events the validation is drawn as for ``random``.
     - ``auto``: leave_last_out where the data has an order, else leave_random_out.
