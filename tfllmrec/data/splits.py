@@ -34,6 +34,8 @@ class Split:
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
       validation: queries on which settings are chosen.
       test: queries of the reported figures.
+      validation_events, test_events: what these ask for, rows of ``dataset.events`` in their order; ``None`` where
+        nothing was divided.
     """
 
     dataset: Dataset
@@ -42,6 +44,8 @@ class Split:
     train: pd.DataFrame
     validation: Queries
     test: Queries
+    validation_events: pd.DataFrame | None = None
+    test_events: pd.DataFrame | None = None
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -315,7 +319,8 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
         asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
-    split = Split(dataset, kind, schema, train, *asked)
+    held_out = events[part == _VALIDATION], events[part == _TEST]
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *held_out)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:
