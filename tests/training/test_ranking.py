@@ -251,7 +251,7 @@ def test_calibration_of_what_is_served_by_hand(planted, whole_hybrid, strengths)
     asked = planted.validation.take(np.arange(40))
     lists = lists_of(model, whole_hybrid, asked, CONFIG.candidates, 7)
     ratings = target_ratings(planted.validation_events, asked)
-    held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
+    held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
     generator = np.random.default_rng(3)
     model.network.log_weight.assign(np.log(2.0))
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):

@@ -319,8 +319,8 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
         asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
-    held_out = events[part == _VALIDATION], events[part == _TEST]
-    split = Split(dataset, kind, schema, train, asked[0], asked[1], *held_out)
+    targets = events[part == _VALIDATION], events[part == _TEST]
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:
