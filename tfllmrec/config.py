@@ -367,6 +367,7 @@ class RankingConfig(Section):
     """The model that puts candidates into order, learnt after the hybrid from the validation queries.
 
     Of its two heads, for the order and for ratings, those that do not help held-out users are left out.
+    Of more than 200,000 items (``models.rating_factors.ITEMS``) ratings are foretold by biases, not by factors.
     """
 
     epochs: int | None = Field(
