@@ -12,7 +12,8 @@ RATING = "rating"
 TIMESTAMP = "timestamp_s"
 ORDER = "order"
 EVENT_KIND = "kind"
-#: bool: whether the event is one of those that ``split.test_events`` names. There only where it names some.
+#: bool: whether the event is one of those that ``split.test_events`` names. The column exists only if
+#: ``split.test_events`` names events.
 TEST_EVENT = "test_event"
 
 #: The columns of events that are always there, in order, and their types; any other but ``test_event`` is text.

@@ -124,9 +124,10 @@ class SplitConfig(Section):
         "fixed",
     ] = Field(
         default="auto",
-        description="Which events are held out: the last two of each user, two random ones, the latest of all, those "
-        "of some items, those of some users, random shares of each user's, or those that test_events names (fixed). "
-        "auto: leave_last_out where the data has an order, else leave_random_out.",
+        description="How test events are chosen. leave_last_out: each user's last two events. leave_random_out: two "
+        "random ones. global_time: the latest of all. cold_items: those of some items. cold_users: the last event of "
+        "some users, who are left out of training. random: random shares of each user's. fixed: those that test_events "
+        "names. auto: leave_last_out where the data has an order, else leave_random_out.",
     )
     validation_share: float = Field(
         default=0.1,
@@ -366,6 +367,7 @@ class RankingConfig(Section):
     """The model that puts candidates into order, learnt after the hybrid from the validation queries.
 
     Of its two heads, for the order and for ratings, those that do not help held-out users are left out.
+    Of more than 200,000 items (``models.rating_factors.ITEMS``) ratings are foretold by biases, not by factors.
     """
 
     epochs: int | None = Field(

@@ -63,6 +63,15 @@ def test_an_empty_range_and_one_beyond_the_file_are_refused(tmp_path):
         read(tmp_path, LOG, "90:100")
 
 
+@pytest.mark.parametrize("rows", ["0:4", "5:", ":3"])
+def test_an_empty_table_has_no_events_whatever_rows_are_named(rows):
+    with pytest.raises(DataError) as plain:
+        dataset_from_frames(pd.DataFrame({"user": [], "item": []}))
+    with pytest.raises(DataError) as named:
+        dataset_from_frames(pd.DataFrame({"user": [], "item": []}), test_events=rows)
+    assert str(named.value) == str(plain.value)
+
+
 def test_a_file_names_events_by_user_item_and_time(tmp_path):
     (tmp_path / "test.csv").write_text("item,user,timestamp\n4,u1,104\n5,u2,999\n6,u0,106\n6,u0,106\n77,u9,100\n")
     data = read(tmp_path, LOG, "test.csv")

@@ -6,6 +6,8 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.layers import neighbour_scores
+from tfllmrec.models import ranking, rating_factors
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
@@ -163,6 +165,19 @@ def test_factors_rate_in_the_place_of_biases(hybrid, factors):
     # All variables hang on the network, and none of the factors' is trained.
     assert {id(variable) for variable in model.network.prior.variables} <= {id(v) for v in model.network.variables}
     assert len(model.trainable_variables) == len(plain.trainable_variables)
+
+
+def test_factors_read_the_newest_events_alone(hybrid, factors, monkeypatch):
+    assert ranking.LONGEST == rating_factors.LONGEST == neighbour_scores.LONGEST
+    for module in (ranking, rating_factors):
+        monkeypatch.setattr(module, "LONGEST", 3)
+    model = RankingModel(hybrid, RankingConfig(), SCALE, factors=factors)
+    prior = model.given(*asked(model))["prior"].numpy()
+    newest = Queries.from_histories([row[-3:] for row in HISTORIES], [row[-3:] for row in RATINGS])
+    items = np.where(ITEMS < N, ITEMS, 0)
+    for queries in (newest, Queries.from_histories(HISTORIES, RATINGS)):
+        expected = factors.ratings(queries, items)
+        np.testing.assert_allclose(np.clip(prior, 1, 5)[ITEMS < N], expected[ITEMS < N], atol=1e-3)
 
 
 def test_a_model_with_factors_is_made_again_from_its_config(hybrid, factors):

@@ -88,10 +88,11 @@ def test_a_cold_item_is_rated_by_its_text(planted):
     users, items, ratings, text = planted
     cold = items >= 50
     told = {}
-    for name, given in {"text": text, "none": None, "alike": np.ones_like(text)}.items():
+    alike = {"alike": np.ones_like(text), "repeated": np.tile(text[0].astype(np.float32), (N_ITEMS, 1))}
+    for name, given in {"text": text, "none": None, **alike}.items():
         model = fit_rating_factors(users[~cold], items[~cold], ratings[~cold], N_ITEMS, given, rank=4)
         told[name] = errors(model, ~cold, cold, planted)
-    assert told["text"] < 0.8 * told["none"] and told["alike"] == told["none"]
+    assert told["text"] < 0.8 * told["none"] and told["alike"] == told["repeated"] == told["none"]
 
 
 def test_what_was_met_says_something_of_a_user():
@@ -112,7 +113,7 @@ def test_what_was_met_says_something_of_a_user():
 def test_a_step_knows_how_uncertain_the_other_side_is(planted):
     """The slow way: one user, with the expected outer products of its items."""
     users, items, ratings, _ = planted
-    fit = rating_factors._Fit(rating_factors._Ratings(users, items, ratings, N_ITEMS, None), 2, seed=1)
+    fit = rating_factors._Fit(rating_factors._Ratings(users, items, ratings, N_USERS, N_ITEMS, None), 2, seed=1)
     for _ in range(4):
         fit.step(0.3)
     of_items, precision = fit.items, fit.users.precision.copy()
@@ -172,6 +173,26 @@ def test_very_few_ratings(events):
     model = fit_rating_factors(users, items, 1.0 + np.arange(events) % 5, 6, rank=16)
     told = model.ratings(Queries.from_histories([[0], []], ratings=[[5], []]), np.arange(12).reshape(2, 6) % 6)
     assert np.isfinite(told).all()
+
+
+@pytest.mark.parametrize("n_events", [2, 5, 14])
+def test_any_rating_may_be_held_out(n_events):
+    """Users with one event each: often the last one's is held out, or all that are not the same."""
+    users = np.arange(n_events)
+    for ratings in (1.0 + users % 2, np.where(users % 3 == 1, 5.0, np.nan), np.where(users == 1, 4.1, 3.1)):
+        for seed in range(20):
+            model = fit_rating_factors(users, users % 4, ratings, 6, rank=2, seed=seed)
+            told = model.ratings(Queries.from_histories([[0], []], ratings=[[5], []]), np.tile(np.arange(6), (2, 1)))
+            assert np.isfinite(told).all() and model.low <= told.min() <= told.max() <= model.high
+            assert (model.low, model.high) == (np.nanmin(ratings), np.nanmax(ratings))
+
+
+def test_a_sample_of_users_has_ratings(monkeypatch):
+    monkeypatch.setattr(rating_factors, "USERS", 3)
+    users, ratings = np.arange(60), np.full(60, np.nan)
+    ratings[[17, 41]] = 2.0, 4.0
+    model = fit_rating_factors(users, users % 5, ratings, 5, rank=2)
+    assert (model.low, model.high) == (2, 4) and np.isfinite(model.item_factors).all()
 
 
 def test_a_prediction_without_its_own_rating_is_that_of_a_regression_without_it():

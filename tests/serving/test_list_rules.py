@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfllmrec.layers.item_index import NOTHING, ItemIndex
 from tfllmrec.layers.list_order import Rules, list_order
+from tfllmrec.server import work
 from tfllmrec.serving import list_rules
 from tfllmrec.serving.list_rules import Asked, ListRules
 
@@ -73,6 +74,16 @@ def made_lists():
 @pytest.fixture(scope="module")
 def lists():
     return made_lists()
+
+
+def test_the_first_categories_of_an_item_count():
+    index = ItemIndex(VECTORS[:3], categories=[])
+    most = list_rules.CATEGORIES
+    categories = [range(1000), [], range(7, 7 + most + 1)]
+    rules = ListRules(index, tf.Variable(UNIT[:3], trainable=False), categories, TAIL[:3])
+    found = rules._categories_of(tf.constant([[0, 1, 2, 3]])).numpy()
+    assert found.tolist() == [[[*range(most)], [-1] * most, [*range(7, 7 + most)], [-1] * most]]
+    assert most == 32 and 500 * most <= work._RULED  # what a request with a rule is taken to need
 
 
 def passing(row):

@@ -30,6 +30,7 @@ from tfllmrec.training.ranking import (
     prepared_ranking,
     ranking_lines,
     rated_events,
+    ratings_of_targets,
     settle_epochs,
     start_from_hybrid,
     target_ratings,
@@ -220,7 +221,7 @@ def test_held_out_figures_by_hand(planted, hybrid):
         variable.assign(variable + 0.2 * generator.normal(size=variable.shape))
     asked = planted.validation.take(np.arange(40))
     lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
-    ratings = target_ratings(planted, asked).copy()
+    ratings = target_ratings(planted.validation_events, asked).copy()
     ratings[:5] = np.nan
     held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
@@ -249,8 +250,8 @@ def test_calibration_of_what_is_served_by_hand(planted, whole_hybrid, strengths)
     model = RankingModel(whole_hybrid, CONFIG, RatingScale.of_split(planted))
     asked = planted.validation.take(np.arange(40))
     lists = lists_of(model, whole_hybrid, asked, CONFIG.candidates, 7)
-    ratings = target_ratings(planted, asked)
-    held_out = making.HeldOut(model, lists, ratings, CONFIG.model_copy(update={"epochs": 1}))
+    ratings = target_ratings(planted.validation_events, asked)
+    held_out = making.HeldOut(model, lists, ratings, np.arange(40), CONFIG.model_copy(update={"epochs": 1}))
     generator = np.random.default_rng(3)
     model.network.log_weight.assign(np.log(2.0))
     for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
@@ -356,6 +357,96 @@ def test_lists_are_the_best_the_target_and_some_others(planted, whole_hybrid, mo
     assert not whole["log_times"].any()
 
 
+def randomly_split(frame, repeats="last", **shares):
+    items = pd.DataFrame({"item": [f"i{i:02}" for i in range(N)], "title": "x"})
+    config = DataConfig(name="made", repeats=repeats)
+    return make_split(dataset_from_frames(frame, items, config=config), SplitConfig(kind="random", **shares), seed=0)
+
+
+def test_other_targets_of_a_query_are_not_wrong():
+    split = randomly_split(events(people=60), validation_share=0.4, test_share=0.4)
+    hybrid = untrained(split, ["meaning", "feedback", "behaviour"])
+    model = RankingModel(hybrid, CONFIG, None)
+    queries = split.validation.take(split.validation.targets.lengths > 1)
+    assert len(queries) > 20
+    lists, scores = lists_of(model, hybrid, queries, 30, seed=3), hybrid.score(queries)
+    found, better = 0, 0
+    for row, targets in enumerate(queries.targets):
+        items, others = lists["items"][row], set(targets[1:])
+        assert items[lists["label"][row]] == targets[0] and not others & set(items)
+        best = [i for i in np.argsort(-scores[row], kind="stable") if i not in queries.history[row]][:30]
+        assert items[:30].tolist() == [N if i in others else i for i in best]
+        found += len(others & set(best))
+        better += targets[0] in best and bool(others & set(best[: best.index(targets[0])]))
+    assert found and better
+    # So the place of the first target is its place beside the items that did not come.
+    held_out = making.HeldOut(model, lists, np.full(len(queries), np.nan), np.arange(len(queries)), CONFIG)
+    held_out.begin(np.arange(len(queries)))
+    for row, targets in enumerate(queries.targets):
+        left = [i for i in np.argsort(-scores[row], kind="stable") if i not in {*queries.history[row], *targets[1:]}]
+        place = left.index(targets[0])
+        assert held_out.without[1, row] == pytest.approx(1 / np.log2(place + 2) if place < 10 else 0)
+    # Nor are they candidates in the test figures.
+    reranked, asked = Reranked(hybrid, model, N), split.test.take(split.test.targets.lengths > 1)
+    even = making._of_probabilities(reranked, asked)["log_loss_even"]
+    there = N - asked.exclude.lengths - asked.targets.lengths + 1
+    assert even == pytest.approx(np.log(there).mean())
+
+
+def test_a_target_has_the_rating_of_its_own_event():
+    generator = np.random.default_rng(4)
+    frame = pd.DataFrame(
+        {"user": np.repeat(["a", "b", "c"], 40), "item": [f"i{i:02}" for i in generator.integers(5, size=120)],
+         "rating": np.arange(120) + 1.0, "timestamp": np.tile(np.arange(40), 3)}
+    )  # fmt: skip
+    split = randomly_split(frame, "all", validation_share=0.3, test_share=0.3)
+    given = {user: set(rows.rating) for user, rows in split.dataset.events.groupby("user_id")}
+    item_of = split.dataset.events.set_index("rating").item_index
+    validation, test = (
+        ratings_of_targets(events, queries)
+        for events, queries in ((split.validation_events, split.validation), (split.test_events, split.test))
+    )
+    for row, user in enumerate(split.test.user_ids):  # who knows all other events
+        own = test[split.test.targets.row_of_value == row]
+        assert sorted([*own, *split.test.ratings[row]]) == sorted(given[user])
+        trained, validated = split.validation.ratings[row], validation[split.validation.targets.row_of_value == row]
+        assert sorted([*trained, *validated]) == sorted(split.test.ratings[row])
+    np.testing.assert_array_equal(item_of.loc[test], split.test.targets.values)
+    np.testing.assert_array_equal(item_of.loc[validation], split.validation.targets.values)
+    # In another order of the queries, each still has its own.
+    turned = split.test.take(np.array([2, 0]))
+    assert ratings_of_targets(split.test_events, turned).tolist() == [
+        *test[split.test.targets.row_of_value == 2], *test[split.test.targets.row_of_value == 0]
+    ]  # fmt: skip
+
+
+def test_a_large_catalogue_is_rated_by_biases(planted, hybrid, monkeypatch, tmp_path):
+    monkeypatch.setattr(making, "ITEMS", N - 1)
+    monkeypatch.setattr(making, "fit_rating_factors", lambda *_, **__: pytest.fail("learnt"))
+    scale, asked = RatingScale.of_split(planted), planted.validation
+    ratings = np.arange(len(asked)) % 5 + 1.0
+    factors, figures = making._factors(data_of(planted), scale, asked, ratings, np.arange(len(asked)))
+    told = scale.ratings(asked, asked.targets.values[:, np.newaxis])[:, 0]
+    assert factors is None and figures == {"biases_loss": pytest.approx(np.mean((told - ratings) ** 2))}
+    monkeypatch.setattr(making, "fit_ranking", lambda *_: pytest.fail("enough"))
+    said = []
+    with pytest.raises(pytest.fail.Exception):
+        prepared_ranking(tmp_path / "ranking", data_of(planted), CONFIG, hybrid, said.append)
+    assert said[1:] == ["ranking: ratings are by biases: 60 items are too many for factors, at most 59"]
+
+
+def test_without_rated_validation_targets_nothing_is_said_of_ratings():
+    record = RankingRecord(
+        lists=9, held_out=9, rated=50, epochs=2, best_epoch=1, weight=1.0, strengths=[0.5, 0.0], click_loss=3.0,
+        rating_loss=0.0, untrained=[3.1, 0.0], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[0.05, 0.15],
+    )  # fmt: skip
+    assert record.line().startswith("kept: ndcg@10 0.2000") and "RMSE" not in record.line()
+    exact = replace(record, rating_ece=0.0)  # all are foretold exactly
+    assert "rating RMSE 0.0000 against 0.0000 by biases" in exact.line()
+    earlier = replace(record, rating_loss=1.0, untrained=[3.1, 1.44])
+    assert "rating RMSE 1.0000 against 1.2000 by biases" in earlier.line()
+
+
 def test_a_large_catalogue_has_fewer_lists_and_rated_events(planted, hybrid, monkeypatch):
     monkeypatch.setattr(making, "SCORED", 7 * N + 1)
     model = RankingModel(hybrid, CONFIG, scale := RatingScale.of_split(planted))
@@ -448,7 +539,7 @@ def test_factors_are_kept_where_they_are_better_than_biases(liked):
 
     split = split_of(walks(rate, people=600))
     asked, scale = split.validation, RatingScale.of_split(split)
-    ratings, users = target_ratings(split, asked), np.arange(len(asked))
+    ratings, users = target_ratings(split.validation_events, asked), np.arange(len(asked))
     factors, figures = making._factors(data_of(split), scale, asked, ratings, users)
     targets = asked.targets.values[:, np.newaxis]
     by_biases = np.mean((scale.ratings(asked, targets)[:, 0] - ratings) ** 2)
@@ -505,10 +596,11 @@ def test_all_rated_targets_count():
 
 
 def test_how_targets_were_rated(planted):
-    assert target_ratings(planted, planted.test).tolist() == [5.0] * 260
+    assert target_ratings(planted.test_events, planted.test).tolist() == [5.0] * 260
     frame = events()
     frame.loc[frame.groupby("user").tail(1).index[:200], "rating"] = np.nan
-    ratings = target_ratings(split := split_of(frame), split.test)
+    split = split_of(frame)
+    ratings = target_ratings(split.test_events, split.test)
     assert np.isnan(ratings).sum() == 200 and set(ratings[~np.isnan(ratings)]) == {5.0}
 
 

@@ -33,11 +33,14 @@ def rows_of_range(raw: RawTable, test_events: str) -> tuple[np.ndarray, int]:
       test_events: the range; its end does not belong to it.
 
     Returns:
-      bool ``[R]``, whether the row is in the range, and the number of rows that the range asks for.
+      bool ``[R]``, whether the row is in the range, and the number of rows that the range asks for; of an
+      empty table 0.
 
     Raises:
       ConfigError: the range is empty.
     """
+    if not len(raw.rows):  # which the cleaning of events will say
+        return np.zeros(0, dtype=bool), 0
     start, stop = (int(text) if text else None for text in _RANGE.fullmatch(test_events).groups())  # type: ignore[union-attr]
     # The place of a row in its file says how many were dropped before it; it falls where a new part begins.
     dropped = np.maximum(np.diff(raw.rows) - raw.spans[:-1], 0)

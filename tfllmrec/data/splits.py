@@ -34,6 +34,8 @@ class Split:
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
       validation: queries on which settings are chosen.
       test: queries of the reported figures.
+      validation_events, test_events: what these ask for, rows of ``dataset.events`` in their order; ``None`` where
+        nothing was divided.
     """
 
     dataset: Dataset
@@ -42,6 +44,8 @@ class Split:
     train: pd.DataFrame
     validation: Queries
     test: Queries
+    validation_events: pd.DataFrame | None = None
+    test_events: pd.DataFrame | None = None
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -264,8 +268,9 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       all before: history.
     - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
       validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
-      that it is right in total. A user keeps at least one event to train on. The history of a query are the user's
-      training events, in the test also the validation events; its targets are the held-out events.
+      that it is right in total. A user keeps at least one event to train on. The history of a query
+      consists of the user's training events; test histories also include the validation events. Its targets are the
+      held-out events.
     - ``fixed``: the test are the events that ``test_events`` names, even those of a user who has no others, whose query
       has no history. Of the other events the validation is drawn as for ``random``.
     - ``auto``: leave_last_out where the data has an order, else leave_random_out.
@@ -315,7 +320,8 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
         asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
-    split = Split(dataset, kind, schema, train, *asked)
+    targets = events[part == _VALIDATION], events[part == _TEST]
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:

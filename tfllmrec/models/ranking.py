@@ -32,7 +32,7 @@ from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
-from tfllmrec.models.rating_factors import RatingFactors
+from tfllmrec.models.rating_factors import LONGEST, RatingFactors
 from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
 #: Ratings that an item and a user need for half of their bias to be believed.
@@ -300,7 +300,12 @@ class RankingModel(MeasuredModel):
         if self.network.prior is None:
             prior = self.mean + user + rows_of(self.item_bias, known_items)
         else:
-            prior = self.network.prior(history, ratings, known_items)
+            # Takes [B, L, 1 + D + P] numbers.
+            prior = self.network.prior(
+                newest_events(history, lengths, LONGEST, self.n_items),
+                newest_events(ratings, lengths, LONGEST, NAN),
+                known_items,
+            )
         return {
             "recent": newest_events(history, lengths, self.length, self.n_items),
             "marks": newest_events(tf.where(rated, above - user, NAN), lengths, self.length, NAN),

@@ -38,8 +38,14 @@ STEPS, WARM_UP = 24, 2
 HELD_OUT = 0.1
 #: Users whose ratings are learnt from, at most.
 USERS = 50_000
+#: Newest events of a history that a user is solved for from, at most: ``layers.neighbour_scores.LONGEST``, which would
+#: load TensorFlow.
+LONGEST = 1000
 #: Rows that are solved for at once.
 BLOCK = 2048
+#: Items of a catalogue whose ratings factors are learnt for, at most: the covariances of more would not fit in memory.
+#: EM keeps ``(rank + 2) ** 2`` numbers of 8 bytes for each item twice, 1 GB for 200,000 items and 16 factors.
+ITEMS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +104,12 @@ class RatingFactors:
         return [of_items, self.met_map, self.precision, np.array(scales, np.float32)]
 
     def users(self, history: Ragged, ratings: Ragged) -> np.ndarray:
-        """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``.
+        """The posterior means of (b_u, g_u), float64 ``[B, D + 1]``, by the newest :data:`LONGEST` events.
 
         Args:
           history: item indices. ratings: one for each, NaN for none.
         """
+        history, ratings = history.last(LONGEST), ratings.last(LONGEST)
         n, of_item = len(history), np.column_stack([np.ones(len(self.item_bias)), self.item_factors])
         size, row = of_item.shape[1], history.row_of_value
         count = np.maximum(history.lengths, 1)
@@ -171,8 +178,8 @@ def fit_rating_factors(
 
     Args:
       users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
-      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least two distinct ones.
-      n_items: N.
+      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. Where all are the same, it is foretold.
+      n_items: N, :data:`ITEMS` at most for what fits in memory.
       text: float ``[N, Dt]``, the items' text vectors.
       rank: D.
       seed: of the held-out ratings, the sample of users and the first factors.
@@ -182,12 +189,18 @@ def fit_rating_factors(
     users = np.unique(users, return_inverse=True)[1]
     if (n_users := int(users.max()) + 1) > USERS:
         kept = np.isin(users, generator.choice(n_users, USERS, replace=False))
+        if not _differ(ratings[kept]):  # few users rate at all
+            kept = np.isin(users, generator.permutation(np.unique(users[np.isfinite(ratings)]))[:USERS])
         users, items, ratings = np.unique(users[kept], return_inverse=True)[1], items[kept], ratings[kept]
+        n_users = int(users.max()) + 1
+    ratings = ratings.astype(np.float64)
     told = progress or (lambda done, total: None)
     held_out = np.isfinite(ratings) & (generator.random(len(ratings)) < HELD_OUT)
-    table = _Ratings(users[~held_out], items[~held_out], ratings[~held_out].astype(np.float64), n_items, text)
-    asked = users[held_out], items[held_out], ratings[held_out].astype(np.float64)
-    noises, best = [0.75 * float(np.nanvar(table.ratings))], 1
+    if not _differ(ratings[~held_out]):
+        held_out[:] = False  # so few ratings that those that would be left say nothing
+    table = _Ratings(users[~held_out], items[~held_out], ratings[~held_out], n_users, n_items, text)
+    asked = users[held_out], items[held_out], ratings[held_out]
+    noises, best = [0.75 * table.variance], 1
     if held_out.any():
         fit = _Fit(table, rank, seed)
         for step in range(STEPS):
@@ -195,7 +208,7 @@ def fit_rating_factors(
             noises.append(max(fit.error(*asked), 1e-3 * noises[0]))
             told(step + 1, 2 * STEPS)
         best = int(np.argmin(noises[1:])) + 1
-    fit = _Fit(_Ratings(users, items, ratings.astype(np.float64), n_items, text), rank, seed)
+    fit = _Fit(_Ratings(users, items, ratings, n_users, n_items, text), rank, seed)
     for step in range(best):
         fit.step(noises[step])
         told(STEPS + step + 1, STEPS + best)
@@ -203,18 +216,31 @@ def fit_rating_factors(
     return fit.factors(best)
 
 
+def _differ(ratings: np.ndarray) -> bool:
+    """Whether there are two distinct ratings, beside NaN."""
+    known = ratings[np.isfinite(ratings)]
+    return len(known) > 0 and bool(np.ptp(known) > 0)
+
+
 class _Ratings:
     """The training events: sparse tables, and what is known of users and items beside the ratings."""
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray, n_items: int, text: np.ndarray | None
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        ratings: np.ndarray,
+        n_users: int,
+        n_items: int,
+        text: np.ndarray | None,
     ) -> None:
         self.ratings = ratings
         rated = np.isfinite(ratings)
-        n_users = int(users.max()) + 1
         shape = (n_users, n_items)
         self.mean = float(ratings[rated].mean())
         self.low, self.high = float(ratings[rated].min()), float(ratings[rated].max())
+        #: Of the ratings; 1 where all are the same.
+        self.variance = float(ratings[rated].var()) if self.low < self.high else 1.0
         place = users[rated], items[rated]
         self.there = sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
         self.above = sparse.csr_array((ratings[rated] - self.mean, place), shape=shape)
@@ -237,7 +263,7 @@ class _Ratings:
             np.ones(n_items), _clipped((log_counts - log_counts.mean()) / _spread(log_counts)),
             of_items / _spread(of_items),
         ]  # fmt: skip
-        if text is not None and np.ptp(text):
+        if text is not None and np.ptp(text, axis=0).max(initial=0) > 1e-6:
             left, scale, _ = np.linalg.svd(text - text.mean(axis=0), full_matrices=False)
             components = left[:, :TEXT_COMPONENTS] * scale[:TEXT_COMPONENTS]
             columns.append(components / components[:, 0].std())
@@ -324,9 +350,9 @@ class _Fit:
     def __init__(self, table: _Ratings, rank: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         self.table, self.noise, self.steps = table, 1.0, 0
-        scale = float(np.sqrt(np.nanvar(table.ratings)))
         # Of unit factors of users; biases are about half as wide as ratings.
-        variance = scale**2
+        variance = table.variance
+        scale = float(np.sqrt(variance))
         of_users = np.diag(np.concatenate([[5 / variance], np.ones(rank)]))
         of_items = np.diag(np.concatenate([[3 / variance], np.full(rank, 20 / variance)]))
         self.users = _Side.start(table.of_users, 0, 1.0, of_users, generator)

@@ -15,6 +15,8 @@ from tfllmrec.layers.rows_of import rows_of
 #: Candidates per place, the fewest and the most candidates, the most places that are filled by the rules, and the most
 #: pinned items.
 CANDIDATES, FEWEST, MOST, PLACES = 5, 50, 500, 100
+#: Categories of an item that a cap counts, the first ones; :mod:`tfllmrec.server.work` measures requests by it.
+CATEGORIES = 32
 
 
 class Asked(NamedTuple):
@@ -36,7 +38,7 @@ class ListRules(tf.Module):
     Args:
       index: that found the candidates.
       item_vectors: float32 ``[N, D]`` of length 1; their cosines say how different items are.
-      categories: the numbers of the categories of each item.
+      categories: the numbers of the categories of each item, of which the first :data:`CATEGORIES` count.
       tail: bool ``[N]``.
     """
 
@@ -46,6 +48,7 @@ class ListRules(tf.Module):
         super().__init__(name="list_rules")
         self.n_items = len(tail)
         self.index, self.item_vectors = index, item_vectors
+        categories = [numbers[:CATEGORIES] for numbers in categories]
         # The categories of item i are those at ends[i] to ends[i + 1]; item N, which does not exist, has none.
         self.category_ends = tf.constant(np.cumsum([0, *map(len, categories), 0]), tf.int32)
         self.categories = tf.constant([number for numbers in categories for number in numbers], tf.int32)

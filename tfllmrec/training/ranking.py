@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
@@ -33,7 +34,7 @@ from tfllmrec.evaluation.metrics import UNREACHABLE, TargetRanks, masked, ndcg, 
 from tfllmrec.evaluation.protocol import Result, mean_interval, paired_difference, users_of
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ranking import NAN, RankingModel, RatingScale, Reranked
-from tfllmrec.models.rating_factors import RatingFactors, fit_rating_factors
+from tfllmrec.models.rating_factors import ITEMS, RatingFactors, fit_rating_factors
 from tfllmrec.models.servable import SCORE_BATCH, Servable
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
@@ -116,7 +117,7 @@ class RankingRecord(Verdict):
         biases do.
       biases_loss: the mean squared error on held-out users by biases.
       factors_interval: low and high end of the 95 % interval of the fall from ``biases_loss`` to the error by factors;
-        empty without ratings, and in records of earlier versions.
+        empty without ratings, where there are too many items for factors, and in records of earlier versions.
       epochs: that were tried.
       weight: of the hybrid's score.
       seconds: that making it took.
@@ -154,7 +155,7 @@ class RankingRecord(Verdict):
             f"ndcg@10 {with_it:.4f} against {without:.4f} without it on {self.held_out:,} held-out users (difference "
             f"between {low:+.4f} and {high:+.4f} with 95 % confidence)"
         )
-        if not self.rated:
+        if self.rating_ece is None and not self.untrained[1]:  # no validation target is rated
             return f"{'left out' if self.left_out else 'kept'}: {order}"
         with_head, prior = self.rating_loss**0.5, self.untrained[1] ** 0.5
         errors = f"rating RMSE {with_head:.4f} against {prior:.4f} by biases"
@@ -203,6 +204,8 @@ def prepared_ranking(
     split, seed = data.split, data.seed
     if not folder.is_dir():
         tell("ranking: learning to order candidates from the validation queries")
+        if (n_items := split.dataset.n_items) > ITEMS and split.train[RATING].notna().any():
+            tell(f"ranking: ratings are by biases: {n_items:,} items are too many for factors, at most {ITEMS:,}")
         fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking")
 
         def write(fresh: Path) -> None:
@@ -260,7 +263,8 @@ def fit_ranking(
     over all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over
     users is above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is
     kept, the final model is trained on all queries. Before, the factor model of ratings is fitted on the training
-    events, and kept in the place of biases by the same rule. The temperature of the click probabilities minimises the
+    events, and kept in the place of biases by the same rule; of more than ``rating_factors.ITEMS`` items it is left
+    out. The temperature of the click probabilities minimises the
     log loss of the candidates over all folds, if those that are fitted on the other folds lower the loss of a fold;
     otherwise it is 1.
 
@@ -278,7 +282,7 @@ def fit_ranking(
     scale = RatingScale.of_split(split)
     asked = split.validation.take(split.validation.targets.lengths > 0)
     asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[: min(LISTS, SCORED // hybrid.n_items)])
-    ratings, users = target_ratings(split, asked), users_of(asked.user_ids)
+    ratings, users = target_ratings(split.validation_events, asked), users_of(asked.user_ids)
     factors, against_biases = (None, {}) if scale is None else _factors(data, scale, asked, ratings, users)
     model = RankingModel(hybrid, config, scale, seed, factors)
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
@@ -329,7 +333,9 @@ def fit_ranking(
 def _factors(
     data: TrainingData, scale: RatingScale, asked: Queries, ratings: np.ndarray, users: np.ndarray
 ) -> tuple[RatingFactors | None, dict[str, Any]]:
-    """The factor model of the training ratings, ``None`` where it is not better than biases; and figures of the record.
+    """The factor model of the training ratings, and figures of the record.
+
+    ``None`` where it is not better than biases, or there are more than :data:`ITEMS` items.
 
     Args:
       data: training events and texts. scale: the biases. asked: queries that nothing was learnt from, with targets.
@@ -339,6 +345,12 @@ def _factors(
     if not rated.any():
         return None, {}
     train, n_items = data.split.train, data.split.dataset.n_items
+    asked, ratings, users = asked.take(rated), ratings[rated], users[rated]
+    targets = asked.targets.values[asked.targets.offsets[:-1]][:, np.newaxis]
+    without = (scale.ratings(asked, targets)[:, 0] - ratings) ** 2
+    figures: dict[str, Any] = {"biases_loss": float(without.mean())}
+    if n_items > ITEMS:
+        return None, figures
     with show_progress("Learning rating factors", "steps") as progress:
         factors = fit_rating_factors(
             train[USER_INDEX].to_numpy(),
@@ -349,11 +361,9 @@ def _factors(
             seed=data.seed,
             progress=progress,
         )
-    asked, ratings, users = asked.take(rated), ratings[rated], users[rated]
-    targets = asked.targets.values[asked.targets.offsets[:-1]][:, np.newaxis]
-    with_it, without = ((each.ratings(asked, targets)[:, 0] - ratings) ** 2 for each in (factors, scale))
+    with_it = (factors.ratings(asked, targets)[:, 0] - ratings) ** 2
     interval = mean_interval((without - with_it).astype(np.float64), users, seed=data.seed)
-    figures = {"biases_loss": float(without.mean()), "factors_interval": list(interval or ())}
+    figures["factors_interval"] = list(interval or ())
     return (factors if interval is not None and interval[0] > 0 else None), figures
 
 
@@ -392,10 +402,11 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
     """What ``RankingModel.compute_loss`` takes for ``lists``, of all queries, which have targets.
 
     A list has the hybrid's best ``candidates`` of what is not excluded, the first target wherever it came, and some of
-    all others. Those stand for many, and count as many (``log_times``); so does a target from among them. Otherwise a
-    low score would give the target away, which alone needs no high one to be in the list. What is learnt is the softmax
-    over the catalogue, and so holds for a list from any source (importance sampling: Bengio and Senecal 2003, "Quick
-    training of probabilistic neural nets by importance sampling").
+    all others, but none of the query's other targets: they are not wrong. Those others stand for many, and count as
+    many (``log_times``); so does a target from among them. Otherwise a low score would give the target away, which
+    alone needs no high one to be in the list. What is learnt is the softmax over the catalogue, and so holds for a list
+    from any source (importance sampling: Bengio and Senecal 2003, "Quick training of probabilistic neural nets by
+    importance sampling").
     """
     generator = np.random.default_rng(seed)
     n_items, parts = hybrid.n_items, []
@@ -409,7 +420,8 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
         best = top_items(scores, min(candidates, n_items))
         row = np.arange(len(batch))
         found = (best == target[:, np.newaxis]).any(axis=1)
-        scores[row, target] = -np.inf
+        best = _without_others(best, batch.targets, -1)
+        scores[batch.targets.row_of_value, batch.targets.values] = -np.inf
         scores[row[:, np.newaxis], np.where(best >= 0, best, target[:, np.newaxis])] = -np.inf
         drawn = np.full((len(batch), min(DRAWN, n_items)), -1)
         times = np.ones(len(batch))
@@ -429,6 +441,15 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
         label = np.argmax(items == target[:, np.newaxis], axis=1)
         parts.append(known | {"log_times": log_times.astype(np.float32), "label": label.astype(np.int32)})
     return _rows(_joined(parts, model), np.argsort(order))
+
+
+def _without_others(items: np.ndarray, targets: Ragged, absent: int) -> np.ndarray:
+    """``items`` int ``[B, M]`` with ``absent`` in the place of all targets of the query but the first."""
+    row, target = targets.row_of_value, targets.values
+    other = target != target[targets.offsets[:-1]][row]
+    width = max(int(items.max(initial=0)), int(target.max(initial=0))) + 2
+    codes = np.arange(len(items))[:, np.newaxis] * width + items
+    return np.where(np.isin(codes, row[other] * width + target[other]), absent, items)
 
 
 def rated_events(
@@ -505,17 +526,30 @@ def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:
             progress(min(start + size, total), total)
 
 
-def target_ratings(split: Split, queries: Queries) -> np.ndarray:
-    """How the first target of each query was rated, float32 ``[B]``; NaN where it was not. Each has a target."""
-    return ratings_of_targets(split, queries)[queries.targets.offsets[:-1]]
+def target_ratings(events: pd.DataFrame | None, queries: Queries) -> np.ndarray:
+    """How the first target of each query was rated, float32 ``[B]``; NaN where it was not. Each has a target.
+
+    Args:
+      events: see :func:`ratings_of_targets`.
+    """
+    return ratings_of_targets(events, queries)[queries.targets.offsets[:-1]]
 
 
-def ratings_of_targets(split: Split, queries: Queries) -> np.ndarray:
-    """How each target was rated, float32 ``[V]`` in the order of ``queries.targets.values``; NaN where it was not."""
-    events = split.dataset.events
-    rated = events.drop_duplicates([USER, ITEM_INDEX], keep="last").set_index([USER, ITEM_INDEX])[RATING]
-    users = queries.user_ids[queries.targets.row_of_value]
-    return rated.reindex(list(zip(users, queries.targets.values, strict=True))).to_numpy(np.float32)
+def ratings_of_targets(events: pd.DataFrame | None, queries: Queries) -> np.ndarray:
+    """How each target was rated, float32 ``[V]`` in the order of ``queries.targets.values``; NaN where it was not.
+
+    Args:
+      events: that the queries ask for: ``Split.validation_events`` or ``Split.test_events``. Where a user has several
+        events with an item among them, these are taken in their order.
+    """
+    assert events is not None
+    targets = pd.DataFrame({USER: queries.user_ids[queries.targets.row_of_value], ITEM_INDEX: queries.targets.values})
+    pair = [USER, ITEM_INDEX]
+    own, asked = (
+        pd.MultiIndex.from_arrays([*(table[name] for name in pair), table.groupby(pair, sort=False).cumcount()])
+        for table in (events, targets)
+    )
+    return pd.Series(events[RATING].to_numpy(), index=own).reindex(asked).to_numpy(np.float32)
 
 
 def batches(lists: Examples, rated: Examples | None, batch_size: int, seed: list[int]) -> Iterator[dict[str, Examples]]:
@@ -768,8 +802,8 @@ def measure_ranking(
       ``accuracy`` (how often the most likely candidate is the next item, ties shared out) and ``ece`` (the calibration
       error of the probabilities of all candidates); where the data has ratings ``rated``, how many targets were,
       ``rmse``, ``rmse_mean`` (the mean of all), ``rmse_biases`` (with those of item and user) and ``rating_ece`` (the
-      calibration error of the ratings). All rated targets count here, elsewhere the first of each query. ``None`` where
-      there is nothing to average.
+      calibration error of the ratings). All rated targets count here, elsewhere the first of each query,
+      whose other targets are no candidates then. ``None`` where there is nothing to average.
     """
     labels = [f"{name}@10{suffix}" for name in ("ndcg", "recall") for suffix in ("", "/tail")]
     measured: dict[str, Any] = {"candidates": reranked.candidates}
@@ -793,6 +827,7 @@ def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
         items = reranked.best(scores, batch)
+        items = _without_others(items, batch.targets, reranked.model.n_items)
         label = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
         rows = label.any(axis=1)
         probability = reranked.rank(batch, items)[0][rows]
@@ -827,7 +862,9 @@ def _of_ratings(reranked: Reranked, split: Split, queries: Queries) -> dict[str,
     if scale is None:
         return {}
     targets = queries.targets.padded(int(queries.targets.lengths.max(initial=1)), model.n_items)
-    ratings = Ragged(ratings_of_targets(split, queries), queries.targets.offsets).padded(targets.shape[1], NAN)
+    ratings = Ragged(ratings_of_targets(split.test_events, queries), queries.targets.offsets).padded(
+        targets.shape[1], NAN
+    )
     rated = np.isfinite(ratings)
     by_biases = scale.ratings(queries, np.where(rated, targets, 0))
     foretold = {
