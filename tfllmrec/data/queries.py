@@ -170,7 +170,7 @@ class Queries:
         return inputs
 
     def with_missing(self, fields: Iterable[Field]) -> Queries:
-        """These queries with every field of ``fields``; one that is absent gets its default, or the value for missing."""
+        """These queries with every one of ``fields``; an absent one gets its default, or the value for missing."""
         lacking = {field.key: field.encode([""]) for field in fields if field.key not in self.fields}
         if not lacking:
             return self
