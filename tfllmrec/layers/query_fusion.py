@@ -106,7 +106,7 @@ class QueryFusion(tf.keras.layers.Layer):
         self.dropout = SeededDropout(dropout, seed + 70, name="profile_dropout")
         self.hide_history = SeededDropout(HIDDEN_HISTORIES, seed + 71, name="hide_history")
         self.hide_fields = SeededDropout(HIDDEN_FIELDS, seed + 72, name="hide_fields")
-        frozen = {"shape": (), "trainable": False, "dtype": tf.float32}
+        frozen = {"shape": (), "trainable": False, "dtype": tf.float32, "experimental_autocast": False}
         self.reads = self.add_weight(name="reads", initializer="ones", **frozen)
         self.alone = self.add_weight(name="alone", initializer="zeros", **frozen)
 
