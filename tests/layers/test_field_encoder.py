@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,8 +24,8 @@ def encoded(field, cells, shape=None):
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_kind_has_vectors_of_one_width_for_single_values_and_for_histories(field):
-    cells = {"category": ["a", "", "red"], "number": ["1", "", "7"], "time": ["1e9", "", "2e9"]}.get(
-        field.kind, ["0.5 1", "", "2 3"]
+    cells = {"number": ["1", "", "7"], "time": ["1e9", "", "2e9"], "vector": ["0.5 1", "", "2 3"]}.get(
+        field.kind, [*field.vocabulary[:1], "", *field.vocabulary[1:]]
     )
     flat = encoded(field, cells)
     assert flat.shape == (3, 4) and np.isfinite(flat).all()
@@ -95,3 +97,11 @@ def test_columns_of_any_name_and_times_in_any_precision():
     assert np.abs(out[1] - out[0]).max() > 0.05
     low = FieldEncoder(AT, 4, dtype="mixed_float16")(tf.constant(at)).numpy()
     np.testing.assert_allclose(low, FieldEncoder(AT, 4)(tf.constant(at)), atol=0.01)
+
+
+@pytest.mark.parametrize("field", [COLOUR, GENRES], ids=lambda field: field.name)
+def test_an_unknown_value_is_a_missing_one_unless_training_has_some(field):
+    unknown, missing = encoded(field, ["new", ""])
+    np.testing.assert_array_equal(unknown, missing)
+    unknown, missing = encoded(replace(field, dropped=3), ["new", ""])
+    assert np.abs(unknown - missing).max() > 1e-3

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,7 +121,7 @@ def test_versions_count_up_and_half_ones_have_no_number(bare_run, quickly, tmp_p
 def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, quickly, tmp_path, monkeypatch, repeats):
     run, _ = bare_run
     given, config = [], run.config
-    config.data.repeats = repeats
+    monkeypatch.setattr(Run, "dataset", replace(run.dataset, repeats=repeats == "all"))
     config.evaluation.head_share = 0.3
     monkeypatch.setattr(Run, "config", config)
     stub = exporting.ServingModel
