@@ -46,10 +46,11 @@ def joint(chain_split, chain_config, thin_hub, **settings):
 def test_before_it_is_trained_the_loss_is_that_of_the_hybrid(chain_split, chain_config, thin_hub, negatives):
     tower, _, vectors, batch = joint(chain_split, chain_config, thin_hub, negatives=negatives)
     np.testing.assert_allclose(tower.hybrid.text_vectors, centred_unit(vectors), atol=1e-6)
-    steps = getattr(tower.hybrid.retrieval, "steps", tf.Variable(0))
-    before = steps.numpy()
+    counters = [variable for variable in tower.hybrid.variables if variable.dtype == tf.int64]
+    before = [counter.numpy() for counter in counters]
     expected = tower.hybrid.compute_loss(dict(batch), training=True)
-    steps.assign(before)  # the same negatives again
+    for counter, value in zip(counters, before, strict=True):  # the same negatives and hidden fields again
+        counter.assign(value)
     assert float(tower.compute_loss(batch)) == pytest.approx(float(expected), rel=1e-5)
 
 
