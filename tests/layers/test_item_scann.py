@@ -126,8 +126,10 @@ def test_filters_pairs_and_unknown(index, monkeypatch):
     items, found = ask(index, 3, pairs=(tf.constant(far), tf.fill((120, 1), 100.0)))
     assert (items[:, :1] == far).all()
     np.testing.assert_allclose(found[:, 0], 100 + scores.min(axis=1), rtol=1e-5)
-    items, _ = ask(index, 2, unknown=np.ones(120, bool))
+    items, _ = ask(index, 2, np.zeros_like(QUERIES), unknown=np.ones(120, bool))
     assert items.tolist() == [[96, 193]] * 120  # the first two of the highest prior
+    items, _ = ask(index, 2, unknown=np.ones(120, bool))
+    assert np.array_equal(items, np.argsort(-(scores + np.arange(N) % 97), axis=1)[:, :2])
 
 
 def test_all_that_there_is(index):
