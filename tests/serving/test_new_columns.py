@@ -128,7 +128,9 @@ def wanted(lamp, small, family):
 def test_each_of_them_changes_the_answer(exported, lamp, small, grabbed):
     kinds = [{"kind": "grab" if place == grabbed else "glance"} for place in range(2)]
     context = {"lamp": ("warm", "cold")[lamp], "shoe": 36 if small else 46}
-    found = SavedModel.open(exported).recommend(histories=[HISTORY], k=1, context=[context], event_fields=[kinds])
+    found = SavedModel.open(exported).recommend(
+        histories=[HISTORY], k=1, exclude=HISTORY, context=[context], event_fields=[kinds]
+    )
     assert set(found.item_id) <= wanted(lamp, small, (2, 1)[grabbed])
 
 
@@ -141,5 +143,5 @@ def test_the_embedded_server_reads_them(exported, serving):
             with Client(address, "shop", deadline_s=60) as client:
                 for lamp, name in enumerate(("warm", "cold")):
                     context = {"lamp": name, "shoe": 46}
-                    answer = client.recommend(HISTORY, k=1, context=context, event_fields=kinds)
+                    answer = client.recommend(HISTORY, k=1, exclude=HISTORY, context=context, event_fields=kinds)
                     assert answer[0].item_id in wanted(lamp, 0, 2)
