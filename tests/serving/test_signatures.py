@@ -827,12 +827,13 @@ print(json.dumps(answers))
 
 @pytest.mark.slow
 def test_a_fresh_process_answers_the_same(chain_version, served):
+    nothing = {"event_fields": [[""]], "context": [[""]]}
     requests = [
         ("recommend", {"history": [["i3", "i4", "nope"]], "ratings": [[5.0, 1.0]], "exclude": [["i6"]], "k": [5]}),
         ("search", {"text": ["red toy"], "history": [[""]], "exclude": [[""]], "k": [5]}),
         ("similar", {"item_id": ["i8"], "k": [5]}),
-        ("explain", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6"]]}),
-        ("rank", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6", "nope"]]}),
+        ("explain", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6"]], **nothing}),
+        ("rank", {"history": [["i3", "i4"]], "ratings": [[5.0, 1.0]], "items": [["i5", "i6", "nope"]], **nothing}),
     ]
     told = in_a_fresh_process(SERVE_SCRIPT, chain_version, json.dumps(requests))
     for answer, (name, inputs) in zip(told, requests, strict=True):
