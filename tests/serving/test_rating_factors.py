@@ -31,6 +31,8 @@ def test_rank_answers_with_ratings_by_factors(tmp_path):
     # A history that is longer than what the hybrid looks at counts as a whole.
     history, marks = [3, 9, 1, 17, 4, 6], [5, NAN, 1, 2, 4, 3]
     answer = tf.saved_model.load(str(tmp_path / "1")).signatures["rank"](
+        event_fields=tf.fill((1, 0), ""),
+        context=tf.fill((1, 0), ""),
         history=tf.constant([[*(f"i{item}" for item in history), ""], ["nope", *[""] * 6]]),
         ratings=tf.constant([[*marks, NAN], [NAN] * 7]),
         items=tf.constant([["i0", "i5", "", "i19"]] * 2),
