@@ -8,16 +8,12 @@ lists more different at a loss of at most 2 % ndcg@10 is shown on test queries. 
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import tensorflow as tf
-from sections import made_by, replace_section
+from sections import made_by, sections_of_runs
 
 from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -136,16 +132,5 @@ def section(run: Run, command: str) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
-    options = parser.parse_args()
-    for path in options.runs:
-        run = Run.open(path)
-        body = section(run, shlex.join(["python", *sys.argv]))
-        replace_section(f"diversity: {run.split.dataset.name}", body)
-        print(body)
-
-
 if __name__ == "__main__":
-    main()
+    sections_of_runs(__doc__ or "", "diversity", section)

@@ -8,16 +8,12 @@ queries: in the order of the ranking model if the run has one that changes it. N
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from diversity import CANDIDATES, K, candidates
-from sections import made_by, replace_section
+from sections import made_by, sections_of_runs
 
 from tfllmrec.columns import CATEGORIES
 from tfllmrec.data.cleaning.names import category_names
@@ -145,16 +141,5 @@ def section(run: Run, command: str) -> str:
     return "\n".join([*lines, *table("tail_share", {f"{share:g}": found[cap, share] for cap, share in shares})])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
-    options = parser.parse_args()
-    for path in options.runs:
-        run = Run.open(path)
-        body = section(run, shlex.join(["python", *sys.argv]))
-        replace_section(f"caps and exposure: {run.split.dataset.name}", body)
-        print(body)
-
-
 if __name__ == "__main__":
-    main()
+    sections_of_runs(__doc__ or "", "caps and exposure", section)

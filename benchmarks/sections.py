@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.runs.run import Run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MEASURED = ("ndcg@10", "recall@10", "recall@10/tail")
@@ -78,6 +82,22 @@ def _overview_row(title: str, part: str) -> list[str]:
         best(name for name in figures if name not in ("hybrid", "targets", *published)),
         best(published),
     ]
+
+
+def sections_of_runs(doc: str, kind: str, section: Callable[[Run, str], str]) -> None:
+    """The program of a benchmark that reads runs: a section of RESULTS.md for each, which it prints, too.
+
+    Args:
+      doc: of the module. kind: before the name of the data set in the section's title.
+      section: the body, of a complete run and the command.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="Complete runs.")
+    for path in parser.parse_args().runs:
+        run = Run.open(path)
+        body = section(run, shlex.join(["python", *sys.argv]))
+        replace_section(f"{kind}: {run.split.dataset.name}", body)
+        print(body)
 
 
 def made_by(command: str, seeds: int | Sequence[int] | None = None, date: str | None = None) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -124,19 +124,25 @@ class SplitConfig(Section):
         "fixed",
     ] = Field(
         default="auto",
-        description="How test events are chosen. leave_last_out: each user's last two events. leave_random_out: two "
-        "random ones. global_time: the latest of all. cold_items: those of some items. cold_users: the last event of "
-        "some users, who are left out of training. random: random shares of each user's. fixed: those that test_events "
-        "names. auto: leave_last_out where the data has an order, else leave_random_out.",
+        description="How held-out events are chosen. leave_last_out: each user's last two events. leave_random_out: "
+        "two random events of each user. global_time: the latest events of the whole data set. cold_items: all events "
+        "of some items. cold_users: the last event of some users, who are left out of training. random: random shares "
+        "of each user's events. fixed: the events given by test_events. auto: leave_last_out where the data has an "
+        "order, else leave_random_out.",
     )
     validation_share: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Of events (global_time; random: of each user's; fixed: of each user's that are not test events), "
-        "items or users.",
+        description="Share held out for validation: of all events (global_time), of each user's events (random), of "
+        "each user's non-test events (fixed), of items (cold_items) or of users (cold_users).",
     )
-    test_share: float = Field(default=0.1, gt=0, lt=1, description="As validation_share; not for fixed.")
+    test_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share held out for the test, counted as in validation_share; fixed ignores it.",
+    )
     test_events: str | None = Field(
         default=None,
         description="The test events of a fixed split: rows of the events file, such as 0:20000 for its first 20,000 "
@@ -289,7 +295,7 @@ class ModelConfig(Section):
     fields: bool = Field(
         True,
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
-        "of the events of a history; data.fields leaves single ones out.",
+        "of the events of a history; exclude single fields with data.fields (use: false).",
     )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
@@ -333,8 +339,7 @@ class ItemWeightSettings(Section):
     itself: float | None = Field(
         None,
         ge=0,
-        description="Weight of an item for itself, where users come back to what they know; auto: 0 unless "
-        "data.repeats is all.",
+        description="Weight of an item for its own repeated use; auto: 0, or searched if data.repeats is all.",
     )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
@@ -367,7 +372,7 @@ class RankingConfig(Section):
     """The model that puts candidates into order, learnt after the hybrid from the validation queries.
 
     Of its two heads, for the order and for ratings, those that do not help held-out users are left out.
-    Of more than 200,000 items (``models.rating_factors.ITEMS``) ratings are foretold by biases, not by factors.
+    Catalogues of more than 200,000 items (``models.rating_factors.ITEMS``) use biases instead of factors for ratings.
     """
 
     epochs: int | None = Field(
@@ -387,6 +392,20 @@ class RankingConfig(Section):
     folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
 
 
+BaselineName = Literal[
+    "popularity",
+    "popularity_by_segment",
+    "markov",
+    "item_knn",
+    "ials",
+    "ease",
+    "text",
+    "ease_text",
+    "star",
+    "two_tower",
+]
+
+
 class EvaluationConfig(Section):
     """What is measured."""
 
@@ -394,31 +413,7 @@ class EvaluationConfig(Section):
     metrics: list[Literal["precision", "f1", "map", "auc"]] = Field(
         default_factory=list, description="Measured beside recall, ndcg and mrr."
     )
-    baselines: list[
-        Literal[
-            "popularity",
-            "popularity_by_segment",
-            "markov",
-            "item_knn",
-            "ials",
-            "ease",
-            "text",
-            "ease_text",
-            "star",
-            "two_tower",
-        ]
-    ] = [
-        "popularity",
-        "popularity_by_segment",
-        "markov",
-        "item_knn",
-        "ials",
-        "ease",
-        "text",
-        "ease_text",
-        "star",
-        "two_tower",
-    ]
+    baselines: list[BaselineName] = list(get_args(BaselineName))
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
     bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")

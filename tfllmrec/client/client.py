@@ -69,9 +69,10 @@ class Client:
     and TF Serving's batching needs it: with ``pad_variable_length_inputs`` it fills up the shorter requests of a batch
     with *their own first value*, which would repeat the first item of the history.
 
-    REST wants every input of a signature, and exports of several versions of tfllmrec differ in those of the full
-    signatures, such as ``recommend_full``. So the first call that needs one asks for the metadata; what is not set is
-    sent as its default. A call that sets an input which the model does not have raises a :class:`ModelError`.
+    REST requires every input of a signature, and exports by several versions of tfllmrec differ in the inputs of the
+    full signatures, such as ``recommend_full``, and of ``explain``, ``rank`` and ``score``. So the first call of one of
+    these asks for the metadata, and inputs that are not set are sent as their defaults. A call that sets an input which
+    the model does not have raises a :class:`ModelError`.
 
     Args:
       address: ``http://HOST[:8501]``, ``https://``, ``grpc://HOST[:8500]`` or ``grpcs://`` (with TLS). Over HTTP a path
@@ -173,18 +174,18 @@ class Client:
 
         Args:
           history: item ids, oldest first. ratings: one for each; None or NaN where there is none.
-          exclude: what must not come back, beside the history (which may, if re-use is the task of the model's data).
+          exclude: items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
           allow: the only ids that may come back; None for all, and of an empty list nothing does.
           categories: of which an item needs one to come back, spelt as in the catalogue; none lets all pass.
           context: fields of the request and of the user by their names, such as ``{"device": "phone", "age": 25}``.
           event_fields: fields of each event of the history, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items that come first, in this order, unless they may not come back: excluded, filtered out, known.
-          category_cap: at most so many items of one category; 0: no cap.
-          tail_share: of the items in every beginning of the list, at least this share, rounded down, belongs to the
-            tail, as long as the best ``5 k`` items (50 to 500) have any. The tail are all items but the 20 % with the
-            most training events.
-          skip: stages to leave out: ``ranking`` keeps the order of retrieval.
+          pinned: items to list first, in this order; excluded, filtered and known items are left out.
+          category_cap: maximum number of items from one category; 0: no cap.
+          tail_share: minimum share of tail items among the first n items, for every n, rounded down, while the best
+            ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
+            training events.
+          skip: stages to skip: ``ranking`` keeps the order of retrieval.
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(
@@ -309,7 +310,7 @@ class Client:
     ) -> Answer[Explanation]:
         """What each term adds to the scores of ``items``, and the event behind it; fields as in :meth:`recommend`."""
         inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
-        out = self._predict_full("explain", inputs, deadline_s)
+        out = self._predict_with_defaults("explain", inputs, deadline_s)
         terms = sorted(out.keys() - {"because", "unknown"})
         # The first column is that of the padding.
         with reading(out.request_id):
@@ -350,7 +351,7 @@ class Client:
         Fields as in :meth:`recommend`.
         """
         inputs = _person(history, ratings, context, event_fields) | {"items": _ids("items", [items])}
-        out = self._predict_full("rank", inputs, deadline_s)
+        out = self._predict_with_defaults("rank", inputs, deadline_s)
         # The first column is that of the padding.
         with reading(out.request_id):
             marks = out["rating"][0][1:] if "rating" in out else None
@@ -371,7 +372,7 @@ class Client:
         The signature does not count unknown ids: ``unknown`` of the answer is 0. Fields as in :meth:`recommend`.
         """
         inputs = _person(history, ratings, context, event_fields)
-        out = self._predict_full("score", inputs, deadline_s)
+        out = self._predict_with_defaults("score", inputs, deadline_s)
         with reading(out.request_id):
             (scores,) = out.values()
             return Answer(scores[0], request_id=out.request_id)
@@ -426,11 +427,11 @@ class Client:
         further = filter_inputs(len(inputs["k"]), allow, categories) | fields
         if further or titles:
             inputs |= {name: rows if name in NUMBERS else _ids(name, rows) for name, rows in further.items()}
-            return _answers(self._predict_full(f"{signature}_full", inputs, deadline_s))
+            return _answers(self._predict_with_defaults(f"{signature}_full", inputs, deadline_s))
         return _answers(self.predict(signature, inputs, deadline_s=deadline_s))
 
-    def _predict_full(self, signature: str, inputs: dict[str, Any], deadline_s: float | None) -> Outputs:
-        """Calls a full signature with the defaults of the inputs that are not set."""
+    def _predict_with_defaults(self, signature: str, inputs: dict[str, Any], deadline_s: float | None) -> Outputs:
+        """Calls a signature as the served version has it: inputs that are not set get their defaults."""
         ends = time.monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
 
         def left() -> float:

@@ -9,6 +9,9 @@ import numpy as np
 
 from tfllmrec.data.schema import RATING_KEY, Field, padding_of
 
+#: The newest events of a history that count at most, which bounds the memory of scoring.
+LONGEST = 1000
+
 
 @dataclass(frozen=True)
 class Ragged:

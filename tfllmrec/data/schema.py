@@ -276,6 +276,10 @@ class Schema:
         """The fields of a request: its own and its user's."""
         return self.of("request", "user")
 
+    def of_inputs(self) -> list[Field]:
+        """All fields that a model may read of a query: those of its history, of its request and of its user."""
+        return [*self.of_history(), *self.of_query()]
+
     def __getitem__(self, key: str) -> Field:
         """The field with a key such as ``user.age``, or ``event.device`` for that of a request in the history.
 

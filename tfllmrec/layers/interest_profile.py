@@ -7,7 +7,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.layers.neighbour_scores import FAINT, LONGEST
+from tfllmrec.data.queries import LONGEST
+from tfllmrec.layers.neighbour_scores import FAINT
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.data.queries import LONGEST
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rows_of import rows_of
 
 FAINT = 1e-3
-LONGEST = 1000
-"""Events of a history that count at most, which bounds the memory: ``[B, LONGEST, P]``."""
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")

@@ -1,4 +1,4 @@
-"""Predicts ratings of a user who is solved for from the history, in the graph."""
+"""Computes a user's factors from the history and predicts ratings from them, in the graph."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.client.fields import Fields
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.queries import LONGEST, Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
@@ -33,7 +33,7 @@ from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.id_table import IdTable, placeholder_ids
 from tfllmrec.layers.item_fusion import ItemFusion
-from tfllmrec.layers.neighbour_scores import LONGEST, NeighbourScores, places
+from tfllmrec.layers.neighbour_scores import NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
@@ -161,11 +161,11 @@ class Hybrid(MeasuredModel):
         self.repeats = repeats
         read = [field for field in schema or () if field.has_encoder and field.key != RATING_KEY]
         self.schema = Schema(tuple(read if config.fields and "meaning" in config.terms else []))
-        self.reads = (RATING_KEY, *(field.key for field in (*self.schema.of_history(), *self.schema.of_query())))
+        self.reads = (RATING_KEY, *(field.key for field in self.schema.of_inputs()))
         self.query_spec = {
             "history": tf.TensorSpec((None, None), tf.int32),
             RATING_KEY: tf.TensorSpec((None, None), tf.float32),
-            **{field.key: spec_of(field) for field in (*self.schema.of_history(), *self.schema.of_query())},
+            **{field.key: spec_of(field) for field in self.schema.of_inputs()},
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
         self.items = ItemFusion(text, config.embedding_dim, config.id_dropout, seed, name="items")
@@ -713,8 +713,7 @@ class Hybrid(MeasuredModel):
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
 
     def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
-        filled = queries.with_missing([*self.schema.of_history(), *self.schema.of_query()])
-        return filled.inputs(self.n_items, self.reads, length)
+        return queries.with_missing(self.schema.of_inputs()).inputs(self.n_items, self.reads, length)
 
     term_names = ("meaning", "feedback", "behaviour")
 

@@ -21,7 +21,7 @@ import tensorflow_recommenders as tfrs
 
 from tfllmrec.columns import ITEM_INDEX, RATING
 from tfllmrec.config import RankingConfig
-from tfllmrec.data.queries import Queries
+from tfllmrec.data.queries import LONGEST, Queries
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -32,7 +32,7 @@ from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
-from tfllmrec.models.rating_factors import LONGEST, RatingFactors
+from tfllmrec.models.rating_factors import RatingFactors
 from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
 
 #: Ratings that an item and a user need for half of their bias to be believed.
@@ -184,10 +184,10 @@ class RankingModel(MeasuredModel):
     Args:
       hybrid: fitted.
       config: sizes.
-      scale: of the ratings; ``None`` where the data has none: no ratings are foretold then.
+      scale: of the ratings; ``None`` where the data has none: no ratings are predicted then.
       seed: of all initialisers.
-      factors: what ratings are foretold by before the rating head; None: by biases. They may be of the first items of a
-        catalogue that has grown since: the others are then rated by the user's bias alone.
+      factors: predict the base ratings; None: biases do. They may be of the first items of a catalogue that has grown
+        since: the others are then rated by the mean rating plus the user's bias.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 

@@ -1,4 +1,4 @@
-"""Predicts ratings by a Bayesian factor model whose users are solved for from their history, in closed form.
+"""Predicts ratings by a Bayesian factor model that computes a user's factors from the history, in closed form.
 
     rating(u, i) = mean + b_i + b_u + <f_i, g_u> + noise
     (b_u, g_u)   ~ Normal(map of what u has met, prior covariance of users)
@@ -22,7 +22,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.queries import LONGEST, Queries, Ragged
 
 #: Columns of what is known of a history: its principal components, and those of the items' texts that are read.
 MET_COMPONENTS, TEXT_COMPONENTS = 20, 40
@@ -38,9 +38,6 @@ STEPS, WARM_UP = 24, 2
 HELD_OUT = 0.1
 #: Users whose ratings are learnt from, at most.
 USERS = 50_000
-#: Newest events of a history that a user is solved for from, at most: ``layers.neighbour_scores.LONGEST``, which would
-#: load TensorFlow.
-LONGEST = 1000
 #: Rows that are solved for at once.
 BLOCK = 2048
 #: Items of a catalogue whose ratings factors are learnt for, at most: the covariances of more would not fit in memory.
@@ -58,7 +55,7 @@ class RatingFactors:
       noise: variance of a rating around its expectation, measured on held-out ratings.
       item_bias: float32 ``[N]``, b_i.
       item_factors: float32 ``[N, D]``, f_i.
-      met: float32 ``[N, P]``, what it tells of a user to have met an item.
+      met: float32 ``[N, P]``, the contribution of each item met to the user's prior.
       met_map: float32 ``[P + 2, D + 1]``, from 1, the standardized log number of items met, and the sum of ``met`` over
         the square root of that number to the prior mean of (b_u, g_u).
       count_shift, count_scale: mean and deviation of log(1 + number of items met).
@@ -84,7 +81,7 @@ class RatingFactors:
 
     @classmethod
     def empty(cls, n_items: int, rank: int, components: int) -> RatingFactors:
-        """One of these sizes that knows nothing."""
+        """An untrained instance of these sizes."""
         none = np.zeros((n_items, rank + components), np.float32)
         met_map = np.zeros((components + 2, rank + 1), np.float32)
         precision = np.eye(rank + 1, dtype=np.float32)
@@ -142,7 +139,7 @@ class RatingFactors:
         return np.clip(told, self.low, self.high).astype(np.float32)
 
     def without(self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> np.ndarray:
-        """How much higher each of E predictions is because its item was learnt from the very rating, float64 ``[E]``.
+        """How much higher each of E predictions is because its item was learnt from that rating, float64 ``[E]``.
 
         It is exact for a linear regression: with the leverage h = x' S x / noise, x = (1, g_u) and the covariance S of
         the item, the prediction without the rating is lower by h / (1 - h) times its residual.
@@ -173,12 +170,12 @@ def fit_rating_factors(
 
     A tenth of the ratings is held out first. The noise after a step is the mean squared error there, which is larger
     than the error on the ratings that are learnt from, and EM ends after the step with the lowest error there. Then all
-    ratings are learnt from, with the same noise at each step: with the last noise from the start, EM would believe the
-    first factors, which are random.
+    ratings are learnt from, with the same noise at each step: with the last noise from the start, EM would overfit
+    the first factors, which are random.
 
     Args:
       users: int ``[E]``, user indices of the training events. Of more than :data:`USERS` users a sample is learnt from.
-      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. Where all are the same, it is foretold.
+      items: int ``[E]``. ratings: ``[E]``, NaN for none; at least one. If all are the same, that one is predicted.
       n_items: N, :data:`ITEMS` at most for what fits in memory.
       text: float ``[N, Dt]``, the items' text vectors.
       rank: D.
@@ -244,6 +241,7 @@ class _Ratings:
         place = users[rated], items[rated]
         self.there = sparse.csr_array((np.ones(len(place[0])), place), shape=shape)
         self.above = sparse.csr_array((ratings[rated] - self.mean, place), shape=shape)
+        self.there_by_item, self.above_by_item = self.there.T.tocsr(), self.above.T.tocsr()
         lengths, counts = np.bincount(users, minlength=n_users), np.bincount(items, minlength=n_items)
         weight = 1 / np.sqrt(np.maximum(lengths, 1)[users] * (counts + MET_SHRINKAGE)[items])
         met = sparse.csr_array((weight, (users, items)), shape=shape)
@@ -362,7 +360,7 @@ class _Fit:
         """One step at this noise, the variance of ratings around their expectations."""
         learn, self.noise = self.steps >= WARM_UP, noise
         self.users.update(self.items, self.table.there, self.table.above, self.noise, learn)
-        self.items.update(self.users, self.table.there.T.tocsr(), self.table.above.T.tocsr(), self.noise, learn)
+        self.items.update(self.users, self.table.there_by_item, self.table.above_by_item, self.noise, learn)
         self.steps += 1
 
     def error(self, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> float:

@@ -61,7 +61,7 @@ class TwoTowerServable:
                 f"The vectors of the items: expected finite numbers [{len(train_counts)}, D], a row for each item of "
                 f"the data in its order; found shape {list(vectors.shape)}."
             )
-        fields = {field.key: field for field in (*schema.of_history(), *schema.of_query(), USER_FIELD)}
+        fields = {field.key: field for field in (*schema.of_inputs(), USER_FIELD)}
         if takes is None:
             takes = [key for key in fields if key != USER_FIELD.key]
         self._alone = takes if isinstance(takes, str) else None
