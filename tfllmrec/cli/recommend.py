@@ -62,21 +62,22 @@ def recommend(
         float,
         typer.Option("--diversity", min=0, max=1, help="From 0 (the best items) to 1 (the most different ones)."),
     ] = 0.0,
-    pin: Annotated[
-        str, typer.Option("--pin", metavar="ID,ID", help="Items that come first, in this order; like --history.")
-    ] = "",
+    pin: Annotated[str, typer.Option("--pin", metavar="ID,ID", help="Items to list first, in this order.")] = "",
     category_cap: Annotated[
-        int, typer.Option("--category-cap", min=0, help="At most so many items of one category; 0: any number.")
+        int, typer.Option("--category-cap", min=0, help="Maximum number of items from one category; 0: no limit.")
     ] = 0,
     tail_share: Annotated[
         float,
         typer.Option(
-            "--tail-share", min=0, max=1, help="Least share of items that are not among the 20 % with most events."
+            "--tail-share",
+            min=0,
+            max=1,
+            help="Minimum share of tail items: by default, all but the 20 % with the most training events.",
         ),
     ] = 0.0,
     skip: Annotated[
         list[str] | None,
-        typer.Option("--skip", metavar="STAGE", help="A stage to leave out: ranking keeps the order of retrieval."),
+        typer.Option("--skip", metavar="STAGE", help="Stage to skip. ranking: keep the order of retrieval."),
     ] = None,
     overrides: Annotated[
         list[str] | None,

@@ -49,14 +49,14 @@ def rule_inputs(
     caps = _one_for_each(rows, "category_cap", category_cap)
     for cap in caps:
         if not isinstance(cap, Integral) or cap < 0:
-            raise DataError(f"Expected category_cap as a whole number, 0 for none, got {cap!r}.")
+            raise DataError(f"Expected category_cap as a whole number, 0 or above (0: no cap), got {cap!r}.")
     pins = [()] * rows if pinned is None else listed("pinned", pinned)
     if len(pins) != rows:
         raise DataError(f"Expected one list of pinned items for each of {rows} queries, got {len(pins)}.")
     stages = listed_strings("skip", skip)
     for stage in stages:
         if stage not in STAGES:
-            raise DataError(f"Expected skip as stages that a request may skip ({', '.join(STAGES)}), got {stage!r}.")
+            raise DataError(f"Expected stages that can be skipped in skip ({', '.join(STAGES)}), got {stage!r}.")
     inputs: dict[str, list[Any]] = {
         "diversity": _shares(rows, "diversity", diversity),
         "pinned": [listed_strings("pinned", ids) for ids in pins],

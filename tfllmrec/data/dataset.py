@@ -196,8 +196,7 @@ class Dataset:
           config: the ``data`` section that the data set was read with.
 
         Raises:
-          ConfigError: ``data.repeats`` is ``all``, and the data set was read with another setting, or the other way
-            round.
+          ConfigError: ``data.repeats`` is ``all`` for one of the two data sets only.
           DataError: a column is missing, no event is left of a table of events, too many rows are broken, or no column
             says where new events belong in the order of the known ones.
         """

@@ -111,7 +111,7 @@ def extended_events(
     """
     if (repeats == "all") != known_repeats:
         expected = "all" if known_repeats else "first or last"
-        raise ConfigError(f"data.repeats: expected {expected}, with which the known events were read, found {repeats}.")
+        raise ConfigError(f"data.repeats: expected {expected}, as for the known events, found {repeats}: set it.")
     if TEST_EVENT in known:
         came = came.assign(**{TEST_EVENT: False})
     others = sorted({*known.columns, *came.columns} - {*EVENT_TYPES})

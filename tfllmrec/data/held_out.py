@@ -48,8 +48,8 @@ def rows_of_range(raw: RawTable, test_events: str) -> tuple[np.ndarray, int]:
     start, stop = start or 0, int(number[-1]) + 1 if stop is None else stop
     if stop <= start:
         raise ConfigError(
-            f"split.test_events: expected rows such as 0:20000, of which the first comes before the second, found "
-            f"{test_events}; the events have the rows 0 to {int(number[-1]):,}."
+            f"split.test_events: expected rows such as 0:20000, with the start below the stop, found {test_events}; "
+            f"the events have the rows 0 to {int(number[-1]):,}."
         )
     return (number >= start) & (number < stop), stop - start
 

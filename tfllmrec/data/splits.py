@@ -405,8 +405,8 @@ def _fixed(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> n
     if dataset.test_events is None or config.test_events not in (None, dataset.test_events):
         asked, known = config.test_events or "rows (0:20000) or a file", dataset.test_events or "no test events"
         raise ConfigError(
-            f"split.test_events: expected {asked}, and the data set was read with {known}: set it beside split.kind "
-            "fixed when the data is read; in Python, read_dataset(..., test_events=...)."
+            f"split.test_events: expected {asked}, and the data set was read with {known}. Set split.kind=fixed and "
+            "split.test_events when the data is read, or pass test_events to read_dataset in Python."
         )
     users, is_test = dataset.events[USER_INDEX].to_numpy(), dataset.events[TEST_EVENT].to_numpy()
     counts = np.bincount(users[~is_test], minlength=dataset.n_users)

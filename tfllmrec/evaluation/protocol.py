@@ -251,7 +251,9 @@ def averaged(results: Sequence[Result], *, bootstrap: int = 1000, seed: int = 42
         if any(len(other.per_query[label]) != len(values) for label, values in first.per_query.items()):
             raise ModelError("Expected results on the same queries; the seeds have different numbers of them.")
     if any(not _same_users(first, other) for other in results[1:]):
-        raise ModelError("Expected results on the same queries; the seeds have other queries of one user.")
+        raise ModelError(
+            "Expected results on the same queries; the seeds assign them to different users. Measure one split."
+        )
     per_query = {
         label: _mean_over_seeds(np.stack([result.per_query[label] for result in results])) for label in first.per_query
     }

@@ -1,4 +1,4 @@
-"""What is known of a request and its user, joined to what the history says."""
+"""Combines the fields of the request and its user with the encoded history."""
 
 from __future__ import annotations
 

@@ -94,7 +94,9 @@ def _fields_of(
     fields: dict[str, Ragged | np.ndarray] = {}
     if users is not None and dataset is not None:
         if event_fields is not None:
-            raise DataError("Expected event_fields only with histories; those of users are in the data.")
+            raise DataError(
+                "Expected event_fields only with histories, found it with users: leave it out, the data has them."
+            )
         encoded = {field.key: field.encode(dataset.events[field.name]) for field in of_history}
         of_users = [field for field in of_query if field.owner == "user"]
         encoded |= {field.key: field.encode(dataset.users[field.name]) for field in of_users}

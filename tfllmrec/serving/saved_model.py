@@ -141,19 +141,19 @@ class SavedModel:
           k: length of each list; it is shorter where fewer items remain.
           histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
           ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
-          exclude: items that are not recommended, as the items of a query's own history are not either (unless re-use
-            is the task of the run's data: ``data.repeats=all``).
+          exclude: items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
           allow: the only items that are recommended; ``None`` for all, and with an empty list, nothing is.
           categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
           context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``; those
             of ``users`` are in the data.
           event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items that come first, in this order, unless they may not come back: excluded, filtered out, known.
-          category_cap: at most so many items of one category; 0: no cap.
-          tail_share: of the items in every beginning of a list, at least this share, rounded down, belongs to the tail,
-            as long as the best ``5 k`` items (50 to 500) have any.
-          skip: stages to leave out: ``ranking`` keeps the order of retrieval.
+          pinned: items to list first, in this order; excluded, filtered and known items are left out.
+          category_cap: maximum number of items from one category; 0: no cap.
+          tail_share: minimum share of tail items among the first n items, for every n, rounded down, while the best
+            ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
+            training events.
+          skip: stages to skip: ``ranking`` keeps the order of retrieval.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
@@ -168,7 +168,9 @@ class SavedModel:
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
         if users is not None:
             if event_fields is not None:
-                raise DataError("Expected event_fields only with histories; those of users are in the data.")
+                raise DataError(
+                    "Expected event_fields only with histories, found it with users: leave it out, the data has them."
+                )
             for name, known in self._entries_of_users(users, past).items():
                 # Of entries with the same name the last one counts.
                 given = fields.get(name, [[]] * len(past))

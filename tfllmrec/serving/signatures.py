@@ -153,8 +153,8 @@ class ServingModel(tf.Module):
         self.context_decoder = FieldDecoder(schema.of_query(), reads)
         if len(self.event_decoder.fields) > ENTRIES:
             raise ModelError(
-                f"The model reads {len(self.event_decoder.fields)} fields of events; expected {ENTRIES} at most, as "
-                "a request has no more for each event. Leave some out in data.fields (use: false) and fit again."
+                f"The model reads {len(self.event_decoder.fields)} fields of events; expected at most {ENTRIES}, "
+                "because a request has no more for an event. Exclude some with data.fields (use: false) and fit again."
             )
         decoded = {field.key for field in (*self.event_decoder.fields, *self.context_decoder.fields)}
         if missing := sorted(reads - decoded - {RATING_KEY}):
@@ -247,7 +247,7 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, EXCLUDE, K)
     def recommend(self, history, ratings, exclude, k):
-        """The best ``k`` items beyond the history (unless the shop ``repeats``) and ``exclude``.
+        """The best ``k`` items outside ``exclude`` and, unless ``repeats``, outside the history.
 
         Args:
           history: string ``[B, L]``, oldest first. ratings: float32 ``[B, R]``, one per history entry; NaN, or a row
@@ -279,20 +279,20 @@ class ServingModel(tf.Module):
     ):
         """As :meth:`recommend`, with fields, filters and rules; see the class.
 
-        With any rule, the first 100 places are filled one by one from the best ``5 k`` items (50 to 500), as
+        If any rule is set, up to 100 places are filled one at a time from the best ``5 k`` items (50 to 500), as
         :func:`tfllmrec.layers.list_order.list_order` says. Items keep their scores, which then do not descend.
 
         Args:
           diversity: float32 ``[B]``, from 0 (the best items) to 1 (the most different ones), by the cosines of learned
             item vectors.
           pinned: string ``[B, P]``, items that come first, in this order, whatever their scores and the other rules; at
-            most 100 of them. Like any other item they are left out if they are excluded, filtered out, in the history
-            or not in the catalogue.
-          category_cap: int32 ``[B]``, at most so many items of one category; an item counts in each of its categories.
-            0: no cap. A list with a cap ends where its candidates do, and after 100 items.
-          tail_share: float32 ``[B]``, s from 0 to 1: among the first n items, ``floor(s n)`` at least are of the tail,
-            for each n up to 100, as long as there are candidates.
-          skip: string ``[B, S]``, stages to leave out: ``ranking``. Other names count in ``unread``.
+            most 100 of them. Like any other item they are left out if they are excluded, filtered out, not in the
+            catalogue or, unless ``repeats``, in the history.
+          category_cap: int32 ``[B]``, maximum number of items from one category; an item counts in each of its first 32
+            categories. 0: no cap. A list with a cap ends where its candidates do, and after 100 items.
+          tail_share: float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
+            each n up to 100, while there are tail candidates.
+          skip: string ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,

@@ -72,7 +72,7 @@ class Verdict:
     """What is kept of a ranking model, and why, by users that it was not trained on.
 
     Attributes:
-      best_epoch: how many the model was trained for, those with the lowest losses on held-out users; 0: none was better
+      best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
         than no training.
       strengths: of the click and the rating head; 0: left out.
       click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not; the
@@ -113,14 +113,14 @@ class RankingRecord(Verdict):
       lists: validation queries that were learnt from.
       held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
       rated: training events whose rating was learnt from; 0 where the data has no ratings.
-      factors: items, factors and components of what was met of the model that rates before the rating head; empty where
-        biases do.
+      factors: numbers of items, factors and history components of the factor model; empty where biases predict the base
+        ratings.
       biases_loss: the mean squared error on held-out users by biases.
       factors_interval: low and high end of the 95 % interval of the fall from ``biases_loss`` to the error by factors;
         empty without ratings, where there are too many items for factors, and in records of earlier versions.
-      epochs: that were tried.
+      epochs: number tried.
       weight: of the hybrid's score.
-      seconds: that making it took.
+      seconds: time to build it.
     """
 
     lists: int
@@ -186,8 +186,8 @@ def prepared_ranking(
 ) -> RankingModel | None:
     """The ranking model in ``folder``, made where it is not there yet.
 
-    The folder appears when the model is whole, or found to be of no help; a process that is
-    killed earlier starts over, and the same seed learns the same.
+    The folder appears when the model is whole, or found to be of no help. A process that is killed earlier starts over,
+    and the same seed gives the same model.
 
     Args:
       folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
@@ -259,14 +259,13 @@ def fit_ranking(
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
     The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses
-    over all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over
-    users is above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is
-    kept, the final model is trained on all queries. Before, the factor model of ratings is fitted on the training
-    events, and kept in the place of biases by the same rule; of more than ``rating_factors.ITEMS`` items it is left
-    out. The temperature of the click probabilities minimises the
-    log loss of the candidates over all folds, if those that are fitted on the other folds lower the loss of a fold;
-    otherwise it is 1.
+    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses over all
+    folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over users is above
+    zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is kept, the final model
+    is trained on all queries. Before that, the factor model of ratings is fitted on the training events, and replaces
+    the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The temperature of the
+    click probabilities minimises the log loss of the candidates over all folds, if temperatures that are fitted on the
+    other folds lower the loss of a fold; otherwise it is 1.
 
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
