@@ -259,13 +259,13 @@ def fit_ranking(
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
     The validation queries are divided into folds. For each fold a model is trained on the others, without the rated
-    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses over all
-    folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over users is above
-    zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is kept, the final model
-    is trained on all queries. Before that, the factor model of ratings is fitted on the training events, and replaces
-    the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The temperature of
-    the click probabilities minimises the log loss of the candidates over all folds, if temperatures that are fitted on the
-    other folds lower the loss of a fold; otherwise it is 1.
+    events of the fold's users, and measured after every epoch. The epoch and the strengths minimise the losses over
+    all folds. A head is kept if its gain there is larger than chance: the paired bootstrap interval over users is
+    above zero, of ndcg@10 for the click head and of the squared error for the rating head. If a head is kept, the
+    final model is trained on all queries. Before that, the factor model of ratings is fitted on the training events,
+    and replaces the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The
+    temperature of the click probabilities minimises the log loss of the candidates over all folds, if temperatures
+    that are fitted on the other folds lower the loss of a fold; otherwise it is 1.
 
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
