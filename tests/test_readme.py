@@ -14,13 +14,20 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+def anchors(page: Path) -> set[str]:
+    """Names of the headings of a page, spelled as GitHub spells them in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
 def test_every_path_and_setting_that_a_page_names_is_there(page):
     text = page.read_text()
     named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks|docs|deploy)/[\w./-]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
-    linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
-    assert [link for link in linked if not (page.parent / link).exists()] == []
+    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)", text) if not link.startswith("http")]
+    assert [link for link, _, _ in linked if not (page.parent / link).exists()] == []
+    assert [(link, a) for link, _, a in linked if a and a not in anchors(page.parent / link if link else page)] == []
     settings = re.findall(
         r"`((?:data|split|text|tuning|distillation|model|training|ranking|evaluation)\.(?!safetensors)\w+)[`=]", text
     )

@@ -214,7 +214,7 @@ def test_queries_of_one_user_are_resampled_together():
     )
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
     assert averaged([together, together]).intervals == together.intervals
-    with pytest.raises(ModelError, match="other queries of one user"):
+    with pytest.raises(ModelError, match="assign them to different users"):
         averaged([together, measured(ten, range(600))])
     wide, narrow = (
         selection_gain(a, b)[1:] for a, b in ((together, against[0]), (measured(ten, range(600)), against[1]))

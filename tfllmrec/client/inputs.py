@@ -56,7 +56,7 @@ def rule_inputs(
     stages = listed_strings("skip", skip)
     for stage in stages:
         if stage not in STAGES:
-            raise DataError(f"Expected stages that can be skipped in skip ({', '.join(STAGES)}), got {stage!r}.")
+            raise DataError(f"Expected skip to name stages that can be skipped ({', '.join(STAGES)}), got {stage!r}.")
     inputs: dict[str, list[Any]] = {
         "diversity": _shares(rows, "diversity", diversity),
         "pinned": [listed_strings("pinned", ids) for ids in pins],
