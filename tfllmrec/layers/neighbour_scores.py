@@ -19,6 +19,8 @@ FAINT = 1e-3
 class NeighbourScores(tf.keras.layers.Layer):
     """Sums the pruned rows of W over a history, newest first in weight; core TensorFlow ops only.
 
+    :func:`tfllmrec.models.item_weights.recency_matrix` has the weights of events.
+
     Args:
       n_items: N. neighbours: P kept for an item. decay: weight of an event one step further back, in (0, 1].
     """
@@ -46,6 +48,7 @@ class NeighbourScores(tf.keras.layers.Layer):
             trainable=False,
             experimental_autocast=False,
         )
+        self.of_uses = np.log2(1 + 1 / np.arange(1, LONGEST + 1)).astype(np.float32)
         self.built = True
 
     def set_weights_of_items(self, neighbours: np.ndarray, weights: np.ndarray) -> None:
@@ -95,14 +98,25 @@ class NeighbourScores(tf.keras.layers.Layer):
         return weights * self._strength(history)[..., tf.newaxis]
 
     def _strength(self, history: tf.Tensor) -> tf.Tensor:
-        """``decay ** steps_back``, 0 for padding and beyond reach: float32 ``[B, L]``."""
+        """The weight of each event, 0 for padding and beyond reach: float32 ``[B, L]``."""
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
-        return tf.where(steps_back < self.reach, present * tf.pow(self.decay, steps_back), 0.0)
+        strength = present * tf.pow(self.decay, steps_back) * tf.gather(self.of_uses, _uses(history) - 1)
+        return tf.where(steps_back < self.reach, strength, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         sizes = {"n_items": self.n_items, "neighbours": self.neighbours.shape[1], "decay": self.decay}
         return {**super().get_config(), **sizes}
+
+
+def _uses(history: tf.Tensor) -> tf.Tensor:
+    """1 for the newest use of an item in its history, 2 for the one before, up to LONGEST: int32 ``[B, L]``."""
+    newest_first = tf.reverse(history, axis=[1])
+    order = tf.argsort(newest_first, axis=1, stable=True)
+    of_item = tf.gather(newest_first, order, batch_dims=1)
+    uses = tf.range(1, tf.shape(history)[1] + 1) - tf.searchsorted(of_item, of_item)
+    uses = tf.gather(uses, tf.argsort(order, axis=1), batch_dims=1)
+    return tf.minimum(tf.reverse(uses, axis=[1]), LONGEST)
 
 
 def places(items: tf.Tensor, n_items: int) -> tf.Tensor:

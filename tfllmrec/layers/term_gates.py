@@ -47,11 +47,12 @@ class TermGates(tf.keras.layers.Layer):
     Args:
       has_text: bool ``[N]``.
       seed: of the initialiser.
+      sparse_scale: ``s_w`` before training.
     """
 
-    def __init__(self, has_text: np.ndarray, seed: int, **kwargs: Any) -> None:
+    def __init__(self, has_text: np.ndarray, seed: int, sparse_scale: float = 50.0, **kwargs: Any) -> None:
         super().__init__(**kwargs | {"dtype": "float32"})
-        self.n_items, self.seed = len(has_text), seed
+        self.n_items, self.seed, self.sparse_scale = len(has_text), seed, sparse_scale
         self.has_text = self.add_weight(
             name="has_text",
             shape=(self.n_items,),
@@ -67,7 +68,7 @@ class TermGates(tf.keras.layers.Layer):
         )
         self.output_map = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="output", dtype="float32")
         self.log_scales = self.add_weight(
-            name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, 50.0]) / GAIN)
+            name="log_scales", shape=(2,), initializer=tf.constant_initializer(np.log([1.0, sparse_scale]) / GAIN)
         )
 
         self.dense_strength = self.add_weight(name="dense_strength", shape=(), initializer="ones", trainable=False)
@@ -117,7 +118,8 @@ class TermGates(tf.keras.layers.Layer):
         return dense * factors.dense + sparse * factors.sparse + factors.offset
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "n_items": self.n_items, "seed": self.seed}
+        sizes = {"n_items": self.n_items, "seed": self.seed, "sparse_scale": self.sparse_scale}
+        return {**super().get_config(), **sizes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -186,7 +186,10 @@ class Hybrid(MeasuredModel):
         self.behaviour_without_holdout = NeighbourScores(
             self.n_items, neighbours, decay, name="behaviour_without_holdout"
         )
-        self.gates = TermGates(has_text=np.any(catalogue.text != 0, axis=1), seed=seed + 300, name="gates")
+        assert item_weights.itself is not None
+        #: Neighbours' weights are hundredths; the weight of an item for its own use is a hundred times as large.
+        sparse_scale = 50.0 / (1.0 + 20.0 * item_weights.itself)
+        self.gates = TermGates(np.any(catalogue.text != 0, axis=1), seed + 300, sparse_scale, name="gates")
         self.train_counts = tf.Variable(train_counts, trainable=False, dtype=tf.float32, name="train_counts")
         self.counts_without_holdout = tf.Variable(self.train_counts, trainable=False, name="counts_without_holdout")
         if negatives.count:

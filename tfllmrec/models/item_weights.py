@@ -702,8 +702,8 @@ def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
 def score_history(history: Ragged, weights: np.ndarray | PrunedWeights, decay: float = 1.0) -> np.ndarray:
     """Scores all items from recency-weighted histories, ``m_u W``.
 
-    The most recent item of a history weighs 1, the one before it ``decay``, then ``decay^2``; an item that is there
-    twice weighs the sum. An empty history scores 0 everywhere.
+    The most recent item of a history weighs 1, the one before it ``decay``, then ``decay^2``; earlier uses of an item
+    that is used again count for less, see :func:`recency_matrix`. An empty history scores 0 everywhere.
 
     Args:
       history: B rows of item indices, oldest first.
@@ -727,12 +727,27 @@ def score_history(history: Ragged, weights: np.ndarray | PrunedWeights, decay: f
 
 
 def recency_matrix(history: Ragged, n_items: int, decay: float) -> sparse.csr_array:
-    """``m_u`` of every history as a sparse float32 ``[B, N]``: ``decay`` to the power of the steps back."""
+    """``m_u`` of every history as a sparse float32 ``[B, N]``.
+
+    An event adds ``decay ** steps_back * log2(1 + 1 / c)`` to its item, which is the c-th newest use of the item by this
+    user. So n uses without a decay add up to ``log2(1 + n)``: an item that is used a hundred times says 7 times as
+    much as one that was used once.
+    """
     _check_decay(decay)
     _check_items(history, n_items)
     steps_back = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.values))
-    strength = np.power(decay, steps_back).astype(np.float32)
+    strength = (np.power(decay, steps_back) * np.log2(1 + 1 / _uses(history, n_items))).astype(np.float32)
     return sparse.csr_array((strength, history.values, history.offsets), shape=(len(history), n_items))
+
+
+def _uses(history: Ragged, n_items: int) -> np.ndarray:
+    """int ``[E]``: 1 for the newest use of an item in its history, 2 for the one before, and so on."""
+    newest_first = (history.row_of_value * n_items + history.values)[::-1]
+    order = np.argsort(newest_first, kind="stable")
+    of_item = newest_first[order]
+    uses = np.empty(len(order), np.int64)
+    uses[order] = np.arange(len(order)) - np.searchsorted(of_item, of_item) + 1
+    return uses[::-1]
 
 
 def interactions(histories: Ragged, n_items: int) -> sparse.csr_array:

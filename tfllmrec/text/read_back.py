@@ -31,7 +31,6 @@ _PUBLISHED = (
     (r"/(bias|beta)$", ".bias"),
     (r"/", "."),
 )
-_PRECISIONS = ("float32", "bfloat16")
 # Relative difference of the answers below which two encoders may be one (bfloat16 differs by less), and below which no
 # other number of heads can be the right one (float32 differs by far less).
 _SIMILAR, _SAME = 0.05, 1e-3
@@ -40,8 +39,8 @@ _SIMILAR, _SAME = 0.05, 1e-3
 def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEncoder:
     """A :class:`BertEncoder` that answers as a loaded encoder of our own format does; the variables are copies.
 
-    The number of heads and the precision have left no trace in the variables: those of the copy whose answer is nearest
-    to the encoder's are the right ones. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
+    The variables do not tell the number of heads: that of the copy whose answer is nearest to the encoder's is the right
+    one. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
 
     Args:
       encoder: as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or not.
@@ -77,17 +76,12 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
     mask = tf.sequence_mask([6, 4], dtype=tf.int32)
     probe = dict(zip(INPUTS, (ids, mask, tf.zeros_like(ids)), strict=True))
     expected = encoder(probe)["sequence_output"]
-    best, difference = None, np.inf
+    best, difference, precision = None, np.inf, precision or _precision(encoder)
     for heads in sorted((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48)):
-        config = BertConfig(num_attention_heads=heads, **sizes)
-        copies = {each: BertEncoder(config, state, each, words) for each in _PRECISIONS}
-        differences = {
-            each: float(tf.norm(copy(probe)["sequence_output"] - expected) / tf.norm(expected))
-            for each, copy in copies.items()
-        }
-        own = min(differences, key=differences.__getitem__)
-        if differences[own] < difference:
-            best, difference = copies[precision or own], differences[own]
+        copy = BertEncoder(BertConfig(num_attention_heads=heads, **sizes), state, precision, words)
+        apart = float(tf.norm(copy(probe)["sequence_output"] - expected) / tf.norm(expected))
+        if apart < difference:
+            best, difference = copy, apart
         if difference < _SAME:
             break
     if best is not None and difference < _SIMILAR:
@@ -96,3 +90,11 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
         f"the encoder's weights do not answer as the encoder does (relative difference {difference:.3f}), so its graph "
         f"is not that of a BERT in tfllmrec's own format: {remedy}."
     )
+
+
+def _precision(encoder: Any) -> str:
+    """The type of the products in the encoder's graph. Answers do not tell: some processors round them less."""
+    functions = getattr(encoder.__call__, "concrete_functions", ())  # an encoder that was not loaded has none
+    operations = (operation for function in functions for operation in function.graph.get_operations())
+    types = {output.dtype for operation in operations for output in operation.outputs}
+    return "bfloat16" if tf.bfloat16 in types else "float32"
