@@ -463,8 +463,9 @@ def main() -> None:
             f"{dataset.n_users:,} users, {dataset.n_items:,} apps, {len(dataset.events):,} uses of an app in a context "
             f"({', '.join(field.name for field in split.schema.of('request'))}); 80/10/10 at random within each user, "
             f"drawn anew with each seed; {len(split.test):,} test queries with {len(split.test.targets.values):,} "
-            "targets (last seed). The column `cost` is not read: it is a property of the app to be found. Intervals are those of "
-            "a bootstrap over users, the queries of all seeds together. In brackets the lowest and the highest figure of a seed.",
+            "targets (last seed). The column `cost` is not read: it is a property of the app to be found. Intervals "
+            "are those of a bootstrap over users, the queries of all seeds together. In brackets the lowest and the "
+            "highest figure of a seed.",
             "",
             "All apps ranked, known ones not masked:",
             "",

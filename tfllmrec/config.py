@@ -42,10 +42,10 @@ class FieldConfig(Section):
     default: str | None = Field(
         None, description="The value where a request leaves the field out; auto: it is missing then."
     )
-    weights: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+    weights: dict[str, Annotated[float, Field(ge=-1, le=1)]] | None = Field(
         None,
-        description="Of a category, such as the kind of event: how much each value counts, for layers that read it; "
-        "auto, of kinds of events: by the kind's name.",
+        description="Of a category of the events, such as their kind: how much an event of each value counts, from 0 "
+        "to 1; below 0: the user rejected the item. auto, of kinds of events: by the kind's name.",
     )
     use: bool = Field(True, description="Whether models may read the column.")
 
@@ -389,6 +389,9 @@ class RankingConfig(Section):
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    focal_gamma: float = Field(
+        0.0, ge=0, description="Of the focal loss of the click head, which looks at hard targets; 0: cross-entropy."
+    )
     folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
 
 

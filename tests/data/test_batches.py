@@ -113,8 +113,25 @@ def test_hold_out_never_leaves_the_gates_without_an_event():
     assert not hold_out(Ragged.from_rows([[1], []], np.int64), 0.9, seed=0).values.any()
 
 
+def test_rejections_are_no_targets_and_others_weigh_by_their_kind(sequences):
+    values = np.resize(np.array([1.0, 0.5, -0.75, 0.0], np.float32), len(sequences.items.values))
+    weighted = replace(sequences, weights=Ragged(values, sequences.items.offsets))
+    plain = list(training_batches(sequences, 4, 8, seed=1, epochs=1).as_numpy_iterator())
+    found = list(training_batches(weighted, 4, 8, seed=1, epochs=1).as_numpy_iterator())
+    assert "target_weights" not in plain[0]
+    weight_of = dict(zip(sequences.items.values.tolist(), values.tolist(), strict=True))  # each event has its own item
+    for before, after in zip(plain, found, strict=True):
+        there = before["targets"] < 1000
+        expected = np.vectorize(lambda item: max(weight_of.get(item, 0.0), 0.0))(before["targets"])
+        np.testing.assert_array_equal(after["target_weights"], np.where(there, expected, 0))
+        np.testing.assert_array_equal(after["targets"], np.where(expected > 0, before["targets"], 1000))
+    chosen = weighted.choices(held_out=True)
+    assert chosen.values.tolist() == sequences.items.values[values > 0].tolist()
+    assert (chosen.lengths == [int((w > 0).sum()) for w in weighted.weights]).all()
+
+
 def test_without_held_out(sequences):
-    kept = sequences.without_held_out()
+    kept = sequences.choices(held_out=False)
     assert len(kept) == len(LENGTHS)
     for row, (items, held) in enumerate(zip(sequences.items, sequences.held_out, strict=True)):
         assert kept[row].tolist() == [i for i, h in zip(items, held, strict=True) if not h]

@@ -166,10 +166,17 @@ def test_kinds_of_events_have_weights():
     kind = schema_of(frame)["event.kind"]
     assert kind.weights == {"cart": 0.75, "purchase": 1.0, "view": 0.5, "zzz": 0.25}
     codes = kind.encode(["purchase", "", "nod", "view"])
-    assert kind.code_weights[codes].tolist() == [1.0, 0.0, 0.25, 0.5]
+    assert kind.code_weights[codes].tolist() == [1.0, 0.75, 0.25, 0.5]  # a missing kind is as "cart", of four the first
     own = schema_of(frame, kind={"weights": {"view": 0.1, "gift": 0.9}})["event.kind"]
     assert own.weights == {**kind.weights, "view": 0.1, "gift": 0.9}  # which no event of these has
     assert own.code_weights[own.encode(["gift"])].tolist() == [pytest.approx(0.9)]
+    assert schema_of(events(kind=lambda i: ["shown", "skip"][i % 2]))["event.kind"].weights is None  # no choice is left
+
+
+def test_rejections_count_against_an_item():
+    kind = schema_of(events(kind=lambda i: ["like", "dislike", "skip", "impression"][i % 4]))["event.kind"]
+    assert kind.weights == {"like": 0.75, "dislike": -0.75, "skip": -0.25, "impression": 0.0}
+    assert kind.code_weights[kind.encode(["dislike", "new"])].tolist() == [-0.75, 0.75]
 
 
 def test_a_schema_is_stored_and_read_back():

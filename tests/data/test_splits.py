@@ -495,3 +495,21 @@ def test_where_reuse_is_the_task_nothing_is_excluded():
         replace(split, test=replace(split.test, exclude=history)).check()
     once = make_split(dataset(again, repeats="last"), SplitConfig(), 0)
     assert not once.dataset.repeats and once.test.exclude is once.test.history
+
+
+def test_rejections_are_part_of_histories_and_no_targets():
+    kinds = ["view", "dislike", "purchase", "view", "view", "purchase", "skip", "view", "dislike", "dislike"]
+    data = dataset({"u": ["a", "b", "c", "d"], "v": ["b", "a", "c"], "w": ["a", "c", "b"]}, kind=kinds)
+    split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0)
+    # v's last event is a skip, and both held-out events of w are dislikes.
+    assert by_user(split, split.test) == {"u": (["a", "b", "c"], ["d"])}
+    assert by_user(split, split.validation) == {"u": (["a", "b"], ["c"]), "v": (["b"], ["a"])}
+    (finding,) = split.findings
+    assert finding.count == 3 and "no choice" in finding.what and finding.example == "user 'v', item 'c', 'skip'"
+    assert split.test.weights.values.tolist() == [0.5, -0.75, 1.0]
+    assert ids(split, split.test.choices[0]) == ["a", "c"]
+    assert split.train_counts.tolist() == [2, 1, 0, 0]  # a of u and w, b of v; not u's dislike of b
+    taken = split.validation.take(np.array([1]))
+    assert taken.weights.values.tolist() == [0.5] and len(split.test.without_histories().choices.values) == 0
+    plain = make_split(dataset({"u": ["a", "b", "c", "d"]}, kind=["x"] * 4), SplitConfig(kind="leave_last_out"), seed=0)
+    assert plain.test.weights.values.tolist() == [0.25] * 3 and not plain.findings

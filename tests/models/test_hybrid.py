@@ -65,7 +65,7 @@ def hybrid(negatives=None, seed=42, **changes):
         negatives,
         seed,
     )
-    kept = SEQUENCES.without_held_out()
+    kept = SEQUENCES.choices(held_out=False)
     model.set_item_weights(solved(SEQUENCES.items))
     model.set_holdout(solved(kept), np.bincount(kept.values, minlength=N))
     return model
@@ -353,7 +353,7 @@ def test_the_gates_are_fitted_where_w_has_not_seen_the_target():
     loss = loss_of(model, batch)
     model.set_item_weights(PrunedWeights(np.zeros((N, 12), np.int32), np.ones((N, 12), np.float32)))
     assert loss_of(model, batch) == loss
-    kept = SEQUENCES.without_held_out()
+    kept = SEQUENCES.choices(held_out=False)
     weights = solved(kept)
     model.set_holdout(PrunedWeights(weights.neighbours, 0 * weights.weights), np.bincount(kept.values, minlength=N))
     assert loss_of(model, batch) != loss

@@ -504,7 +504,7 @@ def test_tags_that_give_a_target_away_are_not_encoded(chain_config, chain_files,
         config.data = DataConfig(source=str(folder))
         with start_run(config, folder / "run", base=folder, tell=lambda line: None) as (run, config):
             pass
-        return np.array(encode(run, config, lambda line: None)), run.split.tag_findings, config.text.template
+        return np.array(encode(run, config, lambda line: None)), run.split.findings, config.text.template
 
     plain, findings, template = encoded("plain")
     assert template == "{title} [{tags}]" and not findings

@@ -26,6 +26,8 @@ class Sequences:
       fields: encoded values by key: ``event.NAME`` a Ragged, one value per item; ``user.NAME`` ``[U]`` or
         ``[U, width]``.
       requests: names of the event fields that belong to a request, whose values of the target are known.
+      weights: float32, how much each event counts by its kind; ``None``: all count 1. Events that count 0 or less are
+        part of histories, and no targets.
     """
 
     items: Ragged
@@ -33,6 +35,7 @@ class Sequences:
     n_items: int
     fields: Mapping[str, Ragged | np.ndarray] = field(default_factory=dict)
     requests: Sequence[str] = ()
+    weights: Ragged | None = None
 
     @classmethod
     def from_split(cls, split: Split, gate_holdout: float, seed: int) -> Sequences:
@@ -41,7 +44,7 @@ class Sequences:
         held_out = hold_out(queries.history, gate_holdout, seed)
         requests = [field.name for field in split.schema.of("request")]
         fields = {key: values for key, values in queries.fields.items() if not key.startswith("request.")}
-        return cls(queries.history, held_out, split.dataset.n_items, fields, requests)
+        return cls(queries.history, held_out, split.dataset.n_items, fields, requests, queries.weights)
 
     @property
     def keys(self) -> list[str]:
@@ -58,11 +61,12 @@ class Sequences:
         values = self.fields[f"event.{name}" if owner == "request" and name in self.requests else key]
         return values.values if isinstance(values, Ragged) else values
 
-    def without_held_out(self) -> Ragged:
-        """The item rows without the held-out events, which always are a user's last ones."""
-        return Ragged.from_rows(
-            [row[~held] for row, held in zip(self.items, self.held_out, strict=True)], self.items.values.dtype
-        )
+    def choices(self, held_out: bool) -> Ragged:
+        """The item rows without what was rejected, with or without the held-out events."""
+        kept = np.ones(len(self.items.values), bool) if held_out else ~self.held_out.values
+        if self.weights is not None:
+            kept &= self.weights.values > 0
+        return Ragged(self.items.values[kept], np.concatenate([[0], np.cumsum(kept)])[self.items.offsets])
 
 
 def hold_out(items: Ragged, share: float, seed: int) -> Ragged:
@@ -124,7 +128,8 @@ def training_batches(
 
     Yields:
       ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool
-      ``[B, L]``, targets for the gates alone; and the fields: ``event.NAME`` ``[B, L]`` of each event of the history,
+      ``[B, L]``, targets for the gates alone; where events have weights, ``target_weights`` float32 ``[B, L]``; and the
+      fields: ``event.NAME`` ``[B, L]`` of each event of the history,
       ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``; with another dimension where a value has
       several numbers.
     """
@@ -139,6 +144,7 @@ def training_batches(
     keys = sequences.keys if keys is None else list(keys)
     items, offsets = tf.constant(sequences.items.values, tf.int32), tf.constant(sequences.items.offsets)
     held_out, fields = tf.constant(sequences.held_out.values), {k: tf.constant(sequences.values_of(k)) for k in keys}
+    weights = None if sequences.weights is None else tf.constant(np.maximum(sequences.weights.values, 0.0))
     padding = {key: padding_of(sequences.values_of(key).dtype) for key in keys}
 
     def gathered(cuts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -151,6 +157,9 @@ def training_batches(
             "targets": tf.where(inside, tf.gather(items, target), sequences.n_items),
             "held_out": inside & tf.gather(held_out, target),
         }
+        if weights is not None:
+            batch["target_weights"] = tf.where(inside, tf.gather(weights, target), 0.0)
+            batch["targets"] = tf.where(batch["target_weights"] > 0, batch["targets"], sequences.n_items)
         for key, values in fields.items():
             if key.startswith("user."):
                 batch[key] = tf.gather(values, cuts[:, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -99,6 +100,8 @@ class Queries:
       fields: encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key: ``event.NAME`` a Ragged
         with one value for each history entry; ``request.NAME`` and ``user.NAME`` arrays ``[B]`` or ``[B, width]``,
         of the request whose first target came next. ``event.rating`` is always there, NaN where the event has none.
+      weights: float32, how much each history entry counts by its kind, see :attr:`tfllmrec.data.schema.Field.weights`;
+        ``None``: all count 1.
 
     Raises:
       ValueError: the parts do not have the same number of rows, or an event field not one value for each event.
@@ -109,9 +112,12 @@ class Queries:
     exclude: Ragged
     targets: Ragged
     fields: Mapping[str, Ragged | np.ndarray]
+    weights: Ragged | None = None
 
     def __post_init__(self) -> None:
         parts = {"history": self.history, "exclude": self.exclude, "targets": self.targets, **self.fields}
+        if self.weights is not None:
+            parts["weights"] = self.weights
         for name, part in parts.items():
             if len(part) != len(self.user_ids):
                 raise ValueError(f"Queries: {len(self.user_ids)} user ids but {len(part)} rows of {name}.")
@@ -140,6 +146,15 @@ class Queries:
             targets=Ragged.from_rows(targets if targets is not None else [[]] * n, np.int64),
             fields={RATING_KEY: marks if ratings is None else Ragged.from_rows(ratings, np.float32), **(fields or {})},
         )
+
+    @cached_property
+    def choices(self) -> Ragged:
+        """The history without what the user rejected, or what only happened to be shown: entries that count above 0."""
+        if self.weights is None:
+            return self.history
+        chosen = self.weights.values > 0
+        offsets = np.concatenate([[0], np.cumsum(chosen)])[self.history.offsets]
+        return Ragged(self.history.values[chosen], offsets)
 
     @property
     def ratings(self) -> Ragged:
@@ -188,7 +203,8 @@ class Queries:
         """The same requests by users of whom no event is known: nothing is excluded."""
         none = Ragged(self.history.values[:0], np.zeros(len(self) + 1, np.int64))
         fields = {k: Ragged(v.values[:0], none.offsets) if isinstance(v, Ragged) else v for k, v in self.fields.items()}
-        return replace(self, history=none, exclude=none, fields=fields)
+        weights = None if self.weights is None else Ragged(self.weights.values[:0], none.offsets)
+        return replace(self, history=none, exclude=none, fields=fields, weights=weights)
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -201,6 +217,7 @@ class Queries:
             self.exclude.slice(start, stop),
             self.targets.slice(start, stop),
             {k: v.slice(start, stop) if isinstance(v, Ragged) else v[start:stop] for k, v in self.fields.items()},
+            None if self.weights is None else self.weights.slice(start, stop),
         )
 
     def take(self, rows: np.ndarray) -> Queries:
@@ -212,6 +229,7 @@ class Queries:
             self.exclude.take(rows),
             self.targets.take(rows),
             {k: v.take(rows) if isinstance(v, Ragged) else v[rows] for k, v in self.fields.items()},
+            None if self.weights is None else self.weights.take(rows),
         )
 
     def batches(self, size: int) -> Iterator[Queries]:

@@ -38,7 +38,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import FieldConfig
-from tfllmrec.data.cleaning.event_kinds import kind_strength
+from tfllmrec.data.cleaning.event_kinds import kind_weight
 from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
@@ -124,7 +124,8 @@ class Field:
       dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
       width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
       default: the value where a request leaves the field out; ``None``: the value is missing then.
-      weights: of a kind of event, how much an event of each value counts, in [0, 1].
+      weights: of a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
+        down to -1: the user rejected the item.
     """
 
     name: str
@@ -167,10 +168,15 @@ class Field:
 
     @cached_property
     def code_weights(self) -> np.ndarray:
-        """float32 ``[size]``: the weight of each code of a kind of event; 1 without weights, 0 for missing."""
+        """float32 ``[size]``: the weight of each code of a kind of event.
+
+        A missing kind counts as the most frequent one, as in requests that do not tell kinds, and an unknown one as the
+        weakest choice.
+        """
         weights = self.weights or {}
         known = [weights.get(value, 1.0) for value in self.vocabulary]
-        return np.array([0.0, min([1.0, *weights.values()]), *known], np.float32)
+        choices = [weight for weight in known if weight > 0] or [1.0]
+        return np.array([max([*known[:1], 0.0]) or choices[0], min(choices), *known], np.float32)
 
     def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
         """Encodes cells as the values that models read.
@@ -279,6 +285,11 @@ class Schema:
     def of_inputs(self) -> list[Field]:
         """All fields that a model may read of a query: those of its history, of its request and of its user."""
         return [*self.of_history(), *self.of_query()]
+
+    @cached_property
+    def kind_of_event(self) -> Field | None:
+        """The field of events that says how much each counts; ``None``: all count the same."""
+        return next((field for field in self.of_history() if field.weights), None)
 
     def __getitem__(self, key: str) -> Field:
         """The field with a key such as ``user.age``, or ``event.device`` for that of a request in the history.
@@ -467,7 +478,9 @@ def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig) -> 
     named = [*([] if want.default is None else [want.default]), *(want.weights or {})]
     field = replace(field, vocabulary=tuple(dict.fromkeys([*_most_frequent(texts), *named])))
     if name == EVENT_KIND or want.weights:
-        field = replace(field, weights=_event_weights(field.vocabulary, want.weights or {}))
+        weights = _event_weights(field.vocabulary, want.weights or {})
+        if max(weights.values(), default=0.0) > 0:  # else no event would be left to learn from
+            field = replace(field, weights=weights)
     return replace(field, dropped=max(texts.nunique() - MAX_VOCABULARY, 0))
 
 
@@ -479,8 +492,8 @@ def _most_frequent(values: pd.Series) -> tuple[str, ...]:
 
 
 def _event_weights(kinds: Sequence[str], asked: Mapping[str, float]) -> dict[str, float]:
-    """By kind of event: .25, .5, .75 and 1 for impressions, views, carts or likes, and purchases; .25 for unknown."""
-    return {kind: asked.get(kind, max(kind_strength(kind), 1) / 4) for kind in kinds}
+    """The weight of each kind of event: the one ``asked`` for, else :func:`kind_weight`."""
+    return {kind: asked.get(kind, kind_weight(kind)) for kind in kinds}
 
 
 def _vector_width(filled: pd.Series, asked: bool = False) -> int:

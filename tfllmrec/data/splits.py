@@ -55,15 +55,35 @@ class Split:
         last training event; a tag of a user without any event, if it is older than all held-out events. In
         global_time a tag must be older than the validation period. In no split is a tag allowed whose user and item
         are those of a held-out event. Where tags or events have no times, times are not compared, and
-        :attr:`tag_findings` says so. Without tags this is ``dataset.items`` itself.
+        :attr:`findings` says so. Without tags this is ``dataset.items`` itself.
         """
         tags = self.dataset.tags
         return self.dataset.items if tags.empty else with_tags(self.dataset.items, tags[self._tag_use[0]])
 
     @property
-    def tag_findings(self) -> list[Finding]:
-        """How many tags are left out of :attr:`items` and why, and how many may have been written too late."""
-        return self._tag_use[1]
+    def findings(self) -> list[Finding]:
+        """How many tags are left out of :attr:`items` and why, and how many may have been written too late; and how
+        many held-out events are not asked for, because they are rejections or impressions."""
+        return [*self._tag_use[1], *self._not_asked_for]
+
+    @property
+    def _not_asked_for(self) -> list[Finding]:
+        kind, parts = self.schema.kind_of_event, [self.validation_events, self.test_events]
+        events = pd.concat([part for part in parts if part is not None] or [self.train[:0]])
+        if kind is None or events.empty:
+            return []
+        left_out = kind.code_weights[self.encoded[kind.key][_rows(self.dataset, events)]] <= 0
+        if not left_out.any():
+            return []
+        first = events.iloc[int(left_out.argmax())]
+        user, item = (
+            self.dataset.users[USER].iloc[first[USER_INDEX]],
+            self.dataset.items[ITEM].iloc[first[ITEM_INDEX]],
+        )
+        what = "held-out events that are no choice, so that no query asks for them"
+        return [
+            Finding("events", what, int(left_out.sum()), "kept", f"user {user!r}, item {item!r}, {first[kind.name]!r}")
+        ]
 
     @cached_property
     def _tag_use(self) -> tuple[np.ndarray, list[Finding]]:
@@ -105,8 +125,12 @@ class Split:
 
     @cached_property
     def train_counts(self) -> np.ndarray:
-        """int64 ``[N]``: training events of each item."""
-        return np.bincount(self.train[ITEM_INDEX], minlength=self.dataset.n_items).astype(np.int64)
+        """int64 ``[N]``: training events of each item, without rejections and impressions."""
+        items = self.train[ITEM_INDEX].to_numpy()
+        weights = _event_weights(self.schema, self.encoded)
+        if weights is not None:
+            items = items[weights[_rows(self.dataset, self.train)] > 0]
+        return np.bincount(items, minlength=self.dataset.n_items).astype(np.int64)
 
     def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
         """The catalogue by popularity, as bool ``[N]`` masks.
@@ -255,6 +279,9 @@ class Split:
 def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema | None = None) -> Split:
     """Divides ``dataset`` and checks that nothing leaks.
 
+    Where kinds of events have weights, held-out events that count 0 or less, such as dislikes, are not asked for; a
+    user whose held-out events are all of this kind has no query. :attr:`Split.findings` says how many these are.
+
     - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
       events are for training only. Histories: what the user did before the target.
     - ``leave_random_out``: as leave_last_out, with two random events of each user: for data without an order.
@@ -315,11 +342,14 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
     schema = schema or dataset.schema_of(train, users_of_train)
     encoded, asked = _encoded(dataset, schema), []
+    weights = _event_weights(schema, encoded)
+    chosen = np.ones(len(events), bool) if weights is None else weights > 0
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
-        users = np.unique(events[USER_INDEX][part == held_out])
+        users = np.unique(events[USER_INDEX][(part == held_out) & chosen])
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
-        asked.append(_queries(dataset, schema, encoded, events[history], events[part == held_out], users))
+        targets_of_part = events[(part == held_out) & chosen]
+        asked.append(_queries(dataset, schema, encoded, events[history], targets_of_part, users))
     targets = events[part == _VALIDATION], events[part == _TEST]
     split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
@@ -504,6 +534,12 @@ def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
 
 
+def _event_weights(schema: Schema, encoded: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """How much each event of the data set counts by its kind, float32 ``[E]``; ``None``: all count the same."""
+    kind = schema.kind_of_event
+    return None if kind is None else kind.code_weights[encoded[kind.key]]
+
+
 def _separating(schema: Schema) -> list[Field]:
     """The fields of the request by which a user's targets are asked for in different queries."""
     return [field for field in schema.of("request") if field.kind != "time"]
@@ -565,12 +601,14 @@ def _queries(
         fields[field.key] = empty if targets is None else known[first]
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
+    weights = _event_weights(schema, encoded)
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
         exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
         targets=asked,
         fields=fields,
+        weights=None if weights is None else _by_user(history, weights[of_history], of_query),
     )
 
 

@@ -56,32 +56,38 @@ class NeighbourScores(tf.keras.layers.Layer):
         self.neighbours.assign(np.vstack([neighbours, np.zeros_like(neighbours[:1])]))
         self.weights_.assign(np.vstack([weights, np.zeros_like(weights[:1])]))
 
-    def call(self, history: tf.Tensor) -> tf.Tensor:
-        """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``."""
-        columns, values = self.pairs(history)
+    def call(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+        """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``.
+
+        ``weights`` float32 ``[B, L]`` say how much each event counts, by default 1.
+        """
+        columns, values = self.pairs(history, weights)
         # Weighted counts of a row's neighbours: the same sums as a segment sum, several times as fast.
         with tf.device("CPU:0"):  # there is no deterministic kernel for GPUs
             return tf.raw_ops.DenseBincount(input=columns, size=self.n_items, weights=values)
 
-    def of_items(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    def of_items(self, history: tf.Tensor, items: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """:meth:`call` for some different ``items`` int32 ``[M]`` alone: float32 ``[B, M]``."""
-        columns, values = self.pairs(history)
+        columns, values = self.pairs(history, weights)
         with tf.device("CPU:0"):
             sums = tf.raw_ops.DenseBincount(
                 input=rows_of(places(items, self.n_items), columns), size=tf.size(items) + 1, weights=values
             )
         return sums[:, :-1]
 
-    def pairs(self, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def pairs(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
+        strength = self._strength(history)
+        if weights is not None:
+            strength *= newest_events(weights, lengths, self.reach, 0.0)
         columns = rows_of(self.neighbours, history)
-        values = rows_of(self.weights_, history) * self._strength(history)[..., tf.newaxis]
+        values = rows_of(self.weights_, history) * strength[..., tf.newaxis]
         flat = tf.stack([tf.shape(history)[0], tf.shape(history)[1] * columns.shape[-1]])
         return tf.reshape(columns, flat), tf.reshape(values, flat)
 
-    def by_event(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    def by_event(self, history: tf.Tensor, items: tf.Tensor, event_weights: tf.Tensor | None = None) -> tf.Tensor:
         """What each event adds to each of the ``items`` int32 ``[B, M]``: float32 ``[B, L, M]``; for a few items."""
 
         def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -95,7 +101,10 @@ class NeighbourScores(tf.keras.layers.Layer):
             return tf.transpose(tf.map_fn(of_item, items, fn_output_signature=tf.float32)[:-1])
 
         weights = tf.map_fn(of_row, (history, items), fn_output_signature=tf.float32)
-        return weights * self._strength(history)[..., tf.newaxis]
+        strength = self._strength(history)
+        if event_weights is not None:
+            strength *= event_weights
+        return weights * strength[..., tf.newaxis]
 
     def _strength(self, history: tf.Tensor) -> tf.Tensor:
         """The weight of each event, 0 for padding and beyond reach: float32 ``[B, L]``."""

@@ -163,7 +163,7 @@ class Markov(Baseline):
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        newest = recency_matrix(queries.history.last(1), len(self.shares), decay=1.0)
+        newest = recency_matrix(queries.choices.last(1), len(self.shares), decay=1.0)
         followed = newest @ self.successions
         known = followed.sum(axis=1)[:, None]
         return ((followed.toarray() + self.smoothing * self.shares) / (known + self.smoothing)).astype(np.float32)
@@ -197,7 +197,7 @@ class ItemKNN(Baseline):
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        return score_history(queries.history, self.weights, self.decay)
+        return score_history(queries.choices, self.weights, self.decay)
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Ease(Baseline):
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        return score_history(queries.history, self.weights, self.decay)
+        return score_history(queries.choices, self.weights, self.decay)
 
 
 @dataclass
@@ -236,7 +236,7 @@ class TextSimilarity(Baseline):
 
     def score(self, queries: Queries) -> np.ndarray:
         # A mean and a sum point the same way, and a cosine sees only that.
-        profile = recency_matrix(queries.history, len(self.vectors), self.decay) @ self.vectors
+        profile = recency_matrix(queries.choices, len(self.vectors), self.decay) @ self.vectors
         length = np.linalg.norm(profile, axis=1, keepdims=True)
         unit = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
         return unit @ self.vectors.T
@@ -295,7 +295,7 @@ class Star(Baseline):
         return self
 
     def score(self, queries: Queries) -> np.ndarray:
-        newest = recency_matrix(queries.history.last(self.history_length), len(self.vectors), self.decay)
+        newest = recency_matrix(queries.choices.last(self.history_length), len(self.vectors), self.decay)
         scores = (self.text_share * (newest @ self.vectors)) @ self.vectors.T
         scores += ((1 - self.text_share) * newest @ self.collaborative).toarray()
         return scores

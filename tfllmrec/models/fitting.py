@@ -93,8 +93,8 @@ class TrainingData:
 
     @cached_property
     def histories(self) -> Ragged:
-        """Item indices of each training user, oldest first."""
-        return self.split.train_queries().history
+        """Item indices of each training user, oldest first, without what was rejected."""
+        return self.split.train_queries().choices
 
     @cached_property
     def unit_text(self) -> np.ndarray:

@@ -131,7 +131,7 @@ class FoldedHybrid(Folded):
         self._has_offset, self._temperature, self._use_behaviour = has_offset, temperature, model.use_behaviour
         self.sparse_factor = tf.Variable(sparse_factor, trainable=False, name="sparse_factor")
         # Methods: the Keras model stays out of a SavedModel.
-        self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour.pairs
+        self._last_query_vectors, self._pairs = model.last_query_vectors, model.behaviour_pairs
 
     def queries(self, item_vectors: tf.Tensor, query: Query) -> tf.Tensor:
         if not self.has_vectors:
@@ -145,7 +145,7 @@ class FoldedHybrid(Folded):
     def pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         if not self._use_behaviour:
             return super().pairs(query)
-        items, values = self._pairs(query["history"])
+        items, values = self._pairs(query)
         return items, values * rows_of(self.sparse_factor, items)
 
     def without_offset(self, query: tf.Tensor) -> tf.Tensor:

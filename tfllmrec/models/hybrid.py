@@ -328,17 +328,19 @@ class Hybrid(MeasuredModel):
 
         Args:
           inputs: a query, and for each event of the history ``targets`` int32 ``[B, L]``, the next event, N where there
-            is none to learn; ``held_out`` bool ``[B, L]``, targets that only the gates may learn from.
+            is none to learn; ``held_out`` bool ``[B, L]``, targets that only the gates may learn from; and where events
+            have weights, ``target_weights`` float32 ``[B, L]``, how much each target counts.
           text: float32 ``[N, Dt]``, text vectors in place of the model's own, such as those of an encoder in training.
         """
         targets, held_out = inputs["targets"], inputs["held_out"]
         query = {key: inputs[key] for key in ("history", *self.reads)}
         wanted = targets < self.n_items
+        weights = inputs.get("target_weights")
         loss = tf.constant(0.0)
         # Of the whole catalogue; both losses need it.
         content = None if isinstance(self.retrieval, SampledRetrieval) else self.items.content(text=text)
         if self.use_dense:
-            retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, content, text, training)
+            retrieval = self._retrieval_loss(query, targets, wanted & ~held_out, weights, content, text, training)
             self.retrieval_loss.update_state(retrieval)
             loss += retrieval
         if self.use_dense and self.use_behaviour:
@@ -374,21 +376,24 @@ class Hybrid(MeasuredModel):
         query: Query,
         targets: tf.Tensor,
         learnt: tf.Tensor,
+        weights: tf.Tensor | None,
         content: tf.Tensor | None,
         text: tf.Tensor | None,
         training: bool,
     ) -> tf.Tensor:
-        """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``."""
+        """The retrieval task at the targets that are ``learnt`` bool ``[B, L]``, weighed by float32 ``[B, L]``."""
+        weights = None if weights is None else tf.boolean_mask(weights, learnt)
         if not isinstance(self.retrieval, SampledRetrieval):
             items = self.item_vectors(self.counts_without_holdout, training, content=content)
             vectors = tf.add_n(self.query_vectors(items, query, training=training))
-            return self.retrieval(tf.boolean_mask(vectors, learnt), items, tf.boolean_mask(targets, learnt))
+            asked, wanted = tf.boolean_mask(vectors, learnt), tf.boolean_mask(targets, learnt)
+            return self.retrieval(asked, items, wanted, sample_weight=weights)
         candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
         items, history, at = self._among_themselves(query["history"], candidates)
         content = self.items.content(items, text)
         vectors = self.item_vectors(self.counts_without_holdout, training, items, content)
         asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}, training=training))
-        return self.retrieval(tf.boolean_mask(asked, learnt), tf.gather(vectors, at), candidates)
+        return self.retrieval(tf.boolean_mask(asked, learnt), tf.gather(vectors, at), candidates, sample_weight=weights)
 
     def _among_themselves(self, history: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The different items of both, int32 ``[M]``, and both as places among these; padding stays N."""
@@ -410,31 +415,36 @@ class Hybrid(MeasuredModel):
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
+        weights = self._event_weights(query)
+        weights = None if weights is None else tf.gather(weights, at[:, 0])
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
-            return self._sampled_gate_loss(query, at, known, target)
+            return self._sampled_gate_loss(query, at, known, weights, target)
         items = self.item_vectors(self.counts_without_holdout, content=content)
         asked = tf.add_n(self.query_vectors(items, query))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), items, transpose_b=True))
-        logits = self.gates(dense, self.behaviour_without_holdout(known), self.counts_without_holdout, training=True)
+        sparse = self.behaviour_without_holdout(known, weights)
+        logits = self.gates(dense, sparse, self.counts_without_holdout, training=True)
         with tf.device("CPU:0"):  # as in NeighbourScores
             met = tf.raw_ops.DenseBincount(input=known, size=self.n_items, weights=tf.zeros((0,)), binary_output=True)
         masked = (met > 0) & (tf.range(self.n_items) != target[:, tf.newaxis]) & (not self.repeats)
         return mean_loss(self.gate_task.per_example_of_logits(tf.where(masked, -1e9, logits), target))
 
-    def _sampled_gate_loss(self, query: Query, at: tf.Tensor, known: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    def _sampled_gate_loss(
+        self, query: Query, at: tf.Tensor, known: tf.Tensor, weights: tf.Tensor | None, target: tf.Tensor
+    ) -> tf.Tensor:
         """:meth:`_gate_loss` with sampled items.
 
         Args:
           at: int32 ``[R, 2]``, row and position of the event before each target. known: int32 ``[R, L]``, the events up
-            to there, padded with N. target: int32 ``[R]``.
+            to there, padded with N. weights: float32 ``[R, L]``, of the events. target: int32 ``[R]``.
         """
         drawn = self.retrieval.draw_evenly()
         items, history, places_of = self._among_themselves(query["history"], tf.concat([target, drawn], axis=0))
         vectors = self.item_vectors(self.counts_without_holdout, items=items)
         asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}))
         dense = tf.stop_gradient(tf.matmul(tf.gather_nd(asked, at), vectors, transpose_b=True))
-        sparse = self.behaviour_without_holdout.of_items(known, items)
+        sparse = self.behaviour_without_holdout.of_items(known, items, weights)
         counts = rows_of(self.counts_without_holdout, items)
         logits = self.gates(dense, sparse, counts, training=True, items=items)
         with tf.device("CPU:0"):  # as in NeighbourScores
@@ -479,8 +489,17 @@ class Hybrid(MeasuredModel):
             vectors = tf.add_n(self.last_query_vectors(item_vectors, query))
             dense = tf.matmul(vectors, item_vectors, transpose_b=True)
         if self.use_behaviour:
-            sparse = self.behaviour(query["history"])
+            sparse = self.behaviour(query["history"], self._event_weights(query))
         return dense, sparse
+
+    def _event_weights(self, query: Query) -> tf.Tensor | None:
+        """How much each event of the history counts by its kind, float32 ``[B, L]``; ``None``: all count 1."""
+        kind = self.schema.kind_of_event
+        return None if kind is None else tf.gather(tf.constant(kind.code_weights), query[kind.key])
+
+    def behaviour_pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
+        """The behaviour term of a query as :meth:`NeighbourScores.pairs`."""
+        return self.behaviour.pairs(query["history"], self._event_weights(query))
 
     def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
@@ -534,7 +553,7 @@ class Hybrid(MeasuredModel):
         first = tf.maximum(lengths - LONGEST, 0)[:, tf.newaxis]
         newest = self._newest(query, lengths, LONGEST)
         history, ratings = newest["history"], newest[RATING_KEY]
-        by_event = self.behaviour.by_event(history, known_items)  # [B, L, M]
+        by_event = self.behaviour.by_event(history, known_items, self._event_weights(newest))  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
         events = rows_of(item_vectors, tf.where(present, history, 0))
@@ -568,10 +587,15 @@ class Hybrid(MeasuredModel):
           item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.
         """
         queries = tf.stack(self.last_query_vectors(item_vectors, query), axis=-1)
-        return self.weighed_terms(item_vectors, queries, query["history"], items)
+        return self.weighed_terms(item_vectors, queries, query["history"], items, self._event_weights(query))
 
     def weighed_terms(
-        self, item_vectors: tf.Tensor, queries: tf.Tensor, history: tf.Tensor, items: tf.Tensor
+        self,
+        item_vectors: tf.Tensor,
+        queries: tf.Tensor,
+        history: tf.Tensor,
+        items: tf.Tensor,
+        event_weights: tf.Tensor | None,
     ) -> tf.Tensor:
         """:meth:`terms_of_items`, where both :meth:`query_vectors` are known: ``queries`` float32 ``[B, D, 2]``."""
         factors = self._factors_of(items)
@@ -579,7 +603,7 @@ class Hybrid(MeasuredModel):
         terms = dict(zip(("meaning", "feedback"), tf.unstack(dense, axis=-1), strict=True))
         known = tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
         terms[self._offset_term] += tf.where(known, factors.offset, 0.0)
-        terms["behaviour"] = tf.gather(self.behaviour(history), items, batch_dims=1) * factors.sparse
+        terms["behaviour"] = tf.gather(self.behaviour(history, event_weights), items, batch_dims=1) * factors.sparse
         return tf.stack(list(terms.values()), axis=-1)
 
     def _factors_of(self, items: tf.Tensor) -> Factors:
@@ -767,7 +791,9 @@ class Hybrid(MeasuredModel):
         known = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
         past = tf.where(known, tf.gather(history, row), self.n_items)
         asked = tf.gather_nd(queries, tf.stack([row, at], axis=1))
-        return self.weighed_terms(item_vectors, asked, past, items)
+        weights = self._event_weights(query)
+        weights = None if weights is None else tf.gather(weights, row)
+        return self.weighed_terms(item_vectors, asked, past, items, weights)
 
     def extend(self, catalogue: Catalogue, text: np.ndarray, histories: Ragged, tell: Tell) -> Hybrid:
         """This model over a larger catalogue, without training; :mod:`tfllmrec.serving.new_items` says what that is.

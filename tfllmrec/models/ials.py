@@ -69,7 +69,7 @@ class Ials:
 
     def score(self, queries: Queries) -> np.ndarray:
         # A copy: sum_duplicates sorts in place, and the rows are the histories of the queries, oldest first.
-        history = recency_matrix(queries.history, len(self.items), self.decay).copy()
+        history = recency_matrix(queries.choices, len(self.items), self.decay).copy()
         history.sum_duplicates()
         return self._solved(history, self.items) @ self.items.T
 

@@ -699,7 +699,12 @@ def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
     return columns, np.take_along_axis(rows, columns, 1)
 
 
-def score_history(history: Ragged, weights: np.ndarray | PrunedWeights, decay: float = 1.0) -> np.ndarray:
+def score_history(
+    history: Ragged,
+    weights: np.ndarray | PrunedWeights,
+    decay: float = 1.0,
+    event_weights: Ragged | None = None,
+) -> np.ndarray:
     """Scores all items from recency-weighted histories, ``m_u W``.
 
     The most recent item of a history weighs 1, the one before it ``decay``, then ``decay^2``; earlier uses of an item
@@ -709,6 +714,7 @@ def score_history(history: Ragged, weights: np.ndarray | PrunedWeights, decay: f
       history: B rows of item indices, oldest first.
       weights: float32 ``[N, N]`` or its pruned form.
       decay: Above 0, up to 1 (order does not matter).
+      event_weights: :attr:`Queries.weights`.
 
     Returns:
       float32 ``[B, N]``.
@@ -722,21 +728,25 @@ def score_history(history: Ragged, weights: np.ndarray | PrunedWeights, decay: f
         table = sparse.csr_array(
             (weights.weights.ravel(), weights.neighbours.ravel(), starts), shape=(n_items, n_items)
         )
-        return (recency_matrix(history, n_items, decay) @ table).toarray()
-    return recency_matrix(history, len(weights), decay) @ weights
+        return (recency_matrix(history, n_items, decay, event_weights) @ table).toarray()
+    return recency_matrix(history, len(weights), decay, event_weights) @ weights
 
 
-def recency_matrix(history: Ragged, n_items: int, decay: float) -> sparse.csr_array:
+def recency_matrix(
+    history: Ragged, n_items: int, decay: float, event_weights: Ragged | None = None
+) -> sparse.csr_array:
     """``m_u`` of every history as a sparse float32 ``[B, N]``.
 
-    An event adds ``decay ** steps_back * log2(1 + 1 / c)`` to its item, which is the c-th newest use of the item by this
-    user. So n uses without a decay add up to ``log2(1 + n)``: an item that is used a hundred times says 7 times as
-    much as one that was used once.
+    An event of weight w (1 without ``event_weights``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item,
+    which is the c-th newest use of the item by this user. So n uses without a decay add up to ``log2(1 + n)``: an item
+    that was used a hundred times counts 7 times as much as one that was used once.
     """
     _check_decay(decay)
     _check_items(history, n_items)
     steps_back = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.values))
     strength = (np.power(decay, steps_back) * np.log2(1 + 1 / _uses(history, n_items))).astype(np.float32)
+    if event_weights is not None:
+        strength *= event_weights.values
     return sparse.csr_array((strength, history.values, history.offsets), shape=(len(history), n_items))
 
 

@@ -30,6 +30,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
+from tfllmrec.losses.focal import FocalCrossentropy
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.rating_factors import RatingFactors
@@ -215,7 +216,7 @@ class RankingModel(MeasuredModel):
         self.network = RankingNetwork(config, terms=terms, seed=seed, factors=sizes, name="network")
         # Under tf.distribute Keras refuses to average a loss over the batch. MeanSquaredError of [B] is a mean anyway.
         self.click_task = tfrs.tasks.Ranking(
-            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"), name="click_task"
+            loss=FocalCrossentropy(config.focal_gamma, reduction="sum", name="focal"), name="click_task"
         )
         self.rating_task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.MeanSquaredError(reduction="sum"), name="rating_task"

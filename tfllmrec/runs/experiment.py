@@ -106,7 +106,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     )
     for line in settings_without_effect(config):
         tell(f"warning: {line}")
-    for finding in split.tag_findings:
+    for finding in split.findings:
         tell(f"split: {finding}")
 
     text = encode(run, config, tell)
@@ -318,7 +318,7 @@ def _record(
         "query_encoder": None if (tower := run.query_encoder_record) is None else asdict(tower),
         "ranking": None if ranking is None else asdict(ranking),
         "cleaning": asdict(run.dataset.report),
-        "tags": [asdict(finding) for finding in run.split.tag_findings],
+        "split": [asdict(finding) for finding in run.split.findings],
     }
 
 

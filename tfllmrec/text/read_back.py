@@ -39,8 +39,8 @@ _SIMILAR, _SAME = 0.05, 1e-3
 def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEncoder:
     """A :class:`BertEncoder` that answers as a loaded encoder of our own format does; the variables are copies.
 
-    The variables do not tell the number of heads: that of the copy whose answer is nearest to the encoder's is the right
-    one. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
+    The variables do not tell the number of heads: that of the copy whose answer is nearest to the encoder's is the
+    right one. Dropout and the epsilon of the layer norms are those of :class:`BertConfig`.
 
     Args:
       encoder: as ``hub.load`` returned it: a bundled BERT, or one that ``save_encoder`` wrote, trained or not.

@@ -104,7 +104,7 @@ class _Weights:
         self.weights, self.decay = weights, decay
 
     def score(self, queries: Queries) -> np.ndarray:
-        return score_history(queries.history, self.weights, self.decay)
+        return score_history(queries.history, self.weights, self.decay, queries.weights)
 
 
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:

@@ -169,9 +169,9 @@ def set_item_weights(model: Hybrid, sequences: Sequences, statistics: ItemWeight
       sequences: the training events.
       statistics: of all training events, for these settings; by default they are computed.
     """
-    unit, settings, kept = model.text_vectors, model.item_weights, sequences.without_held_out()
+    unit, settings, kept = model.text_vectors, model.item_weights, sequences.choices(held_out=False)
     if statistics is None:
-        statistics = ItemWeightStatistics.of(sequences.items, model.n_items, settings)
+        statistics = ItemWeightStatistics.of(sequences.choices(held_out=True), model.n_items, settings)
     model.set_item_weights(solve(statistics, settings, unit))
     without = solve_item_weights(kept, model.n_items, settings, unit)
     model.set_holdout(without, np.bincount(kept.values, minlength=model.n_items))

@@ -4,7 +4,7 @@ from small_datasets import finding
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data import Dataset, dataset_from_frames
-from tfllmrec.data.cleaning.event_kinds import are_event_kinds, kind_strength
+from tfllmrec.data.cleaning.event_kinds import are_event_kinds, kind_strength, kind_weight
 from tfllmrec.errors import ConfigError, DataError
 
 
@@ -89,6 +89,22 @@ def test_strengths():
     assert 0 == kind_strength("") == kind_strength("refund") == kind_strength("1") == kind_strength("order cancelled")
     ranks = [kind_strength(kind) for kind in ("Impressions", "page-view", "WishList", "bought")]
     assert ranks == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("weight", "kinds"),
+    [
+        (1.0, ["purchase", "Bought", "order_completed"]),
+        (0.75, ["AddToCart", "likes", "share"]),
+        (0.5, ["view", "Product Viewed", "clicks"]),
+        (0.25, ["zzz", ""]),
+        (0.0, ["impression", "remove_from_cart", "unlike", "refund", "order cancelled"]),
+        (-0.25, ["skip", "Ignored"]),
+        (-0.75, ["dislike", "thumbs-down", "ThumbsDown", "not_interested", "hidden"]),
+    ],
+)
+def test_weights(weight, kinds):
+    assert [kind_weight(kind) for kind in kinds] == [weight] * len(kinds)
 
 
 def test_unknown_and_missing_kinds_are_counted_and_are_the_weakest():

@@ -28,7 +28,7 @@ def text(split):
 
 
 def left_out(split):
-    return {f.what.partition(": ")[2]: f.count for f in split.tag_findings if f.action == "dropped"}
+    return {f.what.partition(": ")[2]: f.count for f in split.findings if f.action == "dropped"}
 
 
 def test_a_tag_that_gives_the_target_away_does_not_reach_the_text():
@@ -50,7 +50,7 @@ def test_a_tag_that_gives_the_target_away_does_not_reach_the_text():
         assert sum(left_out(split).values()) == 1
     # Without the rule it is there: the same tag in time, on an item that is not held out.
     split = make_split(dataset([*plain, ("u", "c", GIVEAWAY, 30)]), SplitConfig(kind="leave_last_out"), 0)
-    assert text(split)["c"] == GIVEAWAY and not split.tag_findings
+    assert text(split)["c"] == GIVEAWAY and not split.findings
 
 
 def test_reasons_are_counted_once_each():
@@ -71,8 +71,8 @@ def test_reasons_are_counted_once_each():
         "its user has no event, and it is not older than all held-out events": 2,
     }
     assert text(split) == {"a": "t", "b": "t", "c": "", "d": "", "e": "", "f": ""}
-    assert split.tag_findings[0].example == "user 'u', item 'd', tag 't'"
-    assert "tags: 2 dropped: left out of the items' text: " in str(split.tag_findings[0])
+    assert split.findings[0].example == "user 'u', item 'd', tag 't'"
+    assert "tags: 2 dropped: left out of the items' text: " in str(split.findings[0])
 
 
 def test_cold_users_tell_nothing():
@@ -138,7 +138,7 @@ def test_tags_without_times_are_used_and_reported(columns):
     assert (GIVEAWAY in text(split)["e"]) == (columns == "item tag")  # a known user's held-out item is never tagged
     said = [line for line in data.report.lines() if "no tag has a time" in line]
     assert len(said) == untimed and all("may have been written after the events that" in line for line in said)
-    kept = [f for f in split.tag_findings if f.action == "kept"]
+    kept = [f for f in split.findings if f.action == "kept"]
     assert len(kept) == untimed and all("no times to compare with the split" in f.what for f in kept)
 
 
@@ -146,13 +146,13 @@ def test_events_without_times_cannot_be_compared_with_tags():
     data = dataset([("u", "f", "t", 9)], EVENTS[["user", "item"]])
     split = make_split(data, SplitConfig(), 0)
     assert split.kind == "leave_random_out" and text(split)["f"] == "t"
-    assert [f.count for f in split.tag_findings] == [1] and "no times to compare" in split.tag_findings[0].what
+    assert [f.count for f in split.findings] == [1] and "no times to compare" in split.tag_findings[0].what
 
 
 def test_without_tags_the_catalogue_is_that_of_the_data():
     split = make_split(dataset(None), SplitConfig(), 0)
     assert split.items is split.dataset.items and "tags" not in split.items
-    assert split.tag_findings == [] and split.dataset.tags.empty
+    assert split.findings == [] and split.dataset.tags.empty
 
 
 def test_tags_in_the_catalogue_are_kept_and_reported():

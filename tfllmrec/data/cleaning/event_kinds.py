@@ -36,6 +36,17 @@ _BY_STRENGTH = (
     "subscribe subscribed subscription booking booked reserve reserved reservation rent rented rental borrow borrowed "
     "install installed download downloaded apply applied",
 )
+# The user said no, or passed the item by: how much such an event counts against it.
+_REJECTIONS = {
+    -0.75: "dislike disliked thumbs_down thumb_down downvote downvoted hide hidden not_interested",
+    -0.25: "skip skipped ignore ignored",
+}
+# The system acted, or the user took something back: neither for nor against the item.
+_NEITHER = (
+    "impression impressed imp exposure exposed shown displayed served delivered view_list view_search_results no_click "
+    "non_click remove removed remove_from_cart removefromcart removed_from_cart remove_cart removed_cart remove_basket "
+    "remove_bag unlike unliked unfollow"
+)
 _NOISE = {"product", "products", "item", "items", "event", "user", "to", "from", "the"}
 _MOST_KINDS = 50  # a column of more distinct values holds something else, such as ids
 _TAKEN_BACK = {
@@ -55,6 +66,9 @@ def _words(kind: str) -> list[str]:
 _STRENGTHS = {
     "".join(_words(kind)): level for level, kinds in enumerate(_BY_STRENGTH, start=1) for kind in kinds.split()
 }
+_AGAINST = {
+    "".join(_words(kind)): weight for weight, kinds in {**_REJECTIONS, 0.0: _NEITHER}.items() for kind in kinds.split()
+}
 
 
 def kind_strength(kind: str) -> int:
@@ -70,6 +84,23 @@ def kind_strength(kind: str) -> int:
     if is_known_kind(kind) or _TAKEN_BACK.intersection(words):
         return _strength("".join(words))
     return max(map(_strength, words), default=0)
+
+
+def kind_weight(kind: str) -> float:
+    """How much an event of this kind counts as a choice of the item.
+
+    1 for a purchase, .75 for a cart or a like, .5 for a view, .25 for a kind that is not known; 0 for an impression and
+    for what is taken back; below 0 for a rejection, such as a dislike or a skip.
+
+    >>> [kind_weight(kind) for kind in ("purchase", "like", "view", "impression", "skip", "dislike")]
+    [1.0, 0.75, 0.5, 0.0, -0.25, -0.75]
+    """
+    words = _words(kind)
+    plain = "".join(words)
+    for spelling in (plain, plain.removesuffix("s")):
+        if spelling in _AGAINST:
+            return _AGAINST[spelling]
+    return 0.0 if _TAKEN_BACK.intersection(words) else max(kind_strength(kind), 1) / 4
 
 
 def is_known_kind(kind: str) -> bool:

@@ -1,0 +1,93 @@
+"""Kinds of events in the hybrid: how much they count, and what the user rejected."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllmrec.config import ItemWeightSettings, ModelConfig
+from tfllmrec.data.batches import Sequences, training_batches
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
+from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.item_weights import PrunedWeights, score_history
+
+pytestmark = pytest.mark.tf
+N = 8
+VIEW, DISLIKE, PURCHASE = 2, 3, 4  # codes
+KIND = Field(
+    "kind", "event", "category", vocabulary=("view", "dislike", "purchase"),
+    weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0},
+)  # fmt: skip
+WEIGHTS = np.array([0.5, 0.5, 0.5, -0.75, 1.0], np.float32)  # by code; missing as view, unknown as the weakest choice
+NEIGHBOURS = PrunedWeights(np.stack([np.arange(N), (np.arange(N) + 1) % N], 1), np.tile([0.1, 0.4], (N, 1)))
+
+
+def hybrid(terms, fields=True, plain=False):
+    """``plain``: kinds are read, but all count the same."""
+    text = np.random.default_rng(1).normal(size=(N, 8)).astype(np.float32)
+    settings = ItemWeightSettings(neighbours=2, decay=0.5)
+    config = ModelConfig(embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=terms, fields=fields)
+    kind = Field(KIND.name, KIND.owner, KIND.kind, KIND.vocabulary) if plain else KIND
+    ids = np.arange(N).astype(str).astype(object)
+    return Hybrid(Catalogue(ids, text), np.ones(N, int), config, settings, seed=3, schema=Schema((kind,)))
+
+
+def queries(histories, kinds):
+    codes = Ragged.from_rows(kinds, np.int32)
+    weights = Ragged(WEIGHTS[codes.values], codes.offsets)
+    made = Queries.from_histories(histories, fields={"event.kind": codes})
+    return Queries(made.user_ids, made.history, made.exclude, made.targets, made.fields, weights)
+
+
+ASKED = queries([[0, 3], [0, 3], [0, 3], [5, 5, 2, 5], [4, 6]],
+                [[VIEW, VIEW], [VIEW, DISLIKE], [VIEW, PURCHASE], [VIEW, PURCHASE, VIEW, DISLIKE], [0, 1]])  # fmt: skip
+
+
+def test_behaviour_counts_each_event_by_its_kind_as_the_oracle_does():
+    model = hybrid(["meaning", "behaviour"])
+    model.set_item_weights(NEIGHBOURS)
+    expected = score_history(ASKED.history, NEIGHBOURS, 0.5, ASKED.weights)
+    np.testing.assert_allclose(model.score_terms(ASKED)[1], expected, atol=1e-6)
+    # Item 4 is what comes after 3, which is the newest event: 0.4 times its weight.
+    np.testing.assert_allclose(expected[:3, 4], [0.4 * 0.5, 0.4 * -0.75, 0.4 * 1.0], rtol=1e-6)
+    # Item 6 comes after 5, whose newest use is a dislike; the second is two steps further back, the third three.
+    third = np.log2(1 + 1 / 3) * 0.5**3 * 0.5
+    assert expected[3, 6] == pytest.approx(0.4 * (-0.75 + np.log2(1.5) * 0.5**2 * 1.0 + third))
+    told = model.explain(ASKED, np.full((5, 1), 4))
+    assert told["behaviour"][1, 0] < 0 < told["behaviour"][0, 0] < told["behaviour"][2, 0]
+    for pairs in model.behaviour_pairs({k: tf.constant(v) for k, v in model.query_inputs(ASKED).items()}):
+        assert pairs.shape[0] == 5
+
+
+@pytest.mark.parametrize("off", [{"fields": False}, {"plain": True}])
+def test_switched_off_all_kinds_count_the_same(off):
+    model = hybrid(["meaning", "behaviour"], **off)
+    model.set_item_weights(NEIGHBOURS)
+    sparse = model.score_terms(ASKED)[1]
+    np.testing.assert_allclose(sparse[1], sparse[0], atol=1e-6)
+    np.testing.assert_allclose(sparse, score_history(ASKED.history, NEIGHBOURS, 0.5), atol=1e-6)
+
+
+def trained(weighted):
+    """After item i every user dislikes i + 4 and then buys i + 1."""
+    rows, kinds = [], []
+    for start in np.random.default_rng(0).integers(0, N, 200):
+        items = [item % N for step in range(4) for item in (start + step, start + step + 5)][:-1]
+        rows.append(items)
+        kinds.append(np.resize([PURCHASE, DISLIKE], len(items)))
+    items, codes = Ragged.from_rows(rows, np.int64), Ragged.from_rows(kinds, np.int32)
+    fields = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets), "event.kind": codes}
+    held_out = Ragged(np.zeros(len(items.values), bool), items.offsets)
+    weights = Ragged(WEIGHTS[codes.values], items.offsets) if weighted else None
+    model = hybrid(["meaning"])
+    model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
+    batches = training_batches(Sequences(items, held_out, N, fields, weights=weights), 16, 8, 1, 8, keys=model.reads)
+    model.fit(batches, epochs=8, steps_per_epoch=len(batches) // 8, verbose=0)
+    scores = model.score(queries([[item] for item in range(N)], [[PURCHASE]] * N))
+    return np.mean([scores[item, (item + 1) % N] > scores[item, (item + 5) % N] for item in range(N)])
+
+
+def test_what_users_reject_is_not_learned_as_their_next_choice():
+    # The dislike of i + 5 is what comes next. Without weights it is learned; with them nothing is learned of it.
+    assert trained(weighted=False) == 0.0
+    assert trained(weighted=True) > 0.6

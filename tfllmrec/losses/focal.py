@@ -1,0 +1,35 @@
+"""The focal loss: cross-entropy that looks away from what is predicted well already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class FocalCrossentropy(tf.keras.losses.Loss):
+    """``-(1 - p)^gamma log p`` of each example, with ``p = softmax(logits)[target]``; 0 is plain cross-entropy.
+
+    Easy targets, such as popular items, count less in training, and hard ones relatively more (Lin et al., "Focal Loss
+    for Dense Object Detection", ICCV 2017, equation 4). Its probabilities are too low for likely targets, so calibrate
+    them afterwards.
+
+    Args:
+      gamma: at least 0; 2 in the paper.
+      kwargs: ``reduction`` and ``name``, as in ``tf.keras.losses.Loss``.
+    """
+
+    def __init__(self, gamma: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gamma = gamma
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Targets int ``[B]`` and logits float32 ``[B, M]`` -> float32 ``[B]``."""
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y_true, tf.int32), y_pred)
+        # 1 - p, which has no gradient worth having where p is 1: a root of 0 has an infinite one.
+        missing = tf.maximum(-tf.math.expm1(-losses), 1e-7)
+        return missing**self.gamma * losses
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gamma": self.gamma}
