@@ -297,6 +297,12 @@ class ModelConfig(Section):
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
         "of the events of a history; exclude single fields with data.fields (use: false).",
     )
+    scene: str | None = Field(
+        "scene",
+        description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "
+        "serves them all, with gates for each. Nothing happens if there is no such column. null: no scenes.",
+    )
+    scene_experts: int = Field(4, ge=1, description="Feed-forward maps that the scenes share.")
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
         min_length=1,
@@ -418,6 +424,11 @@ class EvaluationConfig(Section):
     )
     baselines: list[BaselineName] = list(get_args(BaselineName))
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
+    by: list[str] = Field(
+        ["request.scene"],
+        description="Categories of requests and users (user.gender) whose values have figures of their own; those that "
+        "the data lacks are left out.",
+    )
     bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")
 

@@ -222,3 +222,20 @@ def test_items_of_the_history_come_back_where_users_do(trained):
     finally:
         trained.repeats = False
     assert not {"0", "1"} & set(trained.recommend(histories=[["0", "1"]], k=N)["item_id"])
+
+
+def test_scenes_have_gates_of_their_own_unless_there_is_no_such_column():
+    config = CONFIG.model_copy(update={"scene": "device"})
+    model = fitted(config)
+    best = [model.score(requests(PATHS, device)).argmax(1) for device in (PHONE, TV)]
+    for device, found in zip((PHONE, TV), best, strict=True):
+        assert (found == (np.arange(N) + STEP[device]) % N).sum() >= N - 1
+    assert model.scene.key == "request.device"
+    assert np.abs(model.scene_experts.narrow.numpy()).max() > 1e-3  # they were trained
+    again = Hybrid.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    np.testing.assert_allclose(again.score(requests(PATHS, TV)), model.score(requests(PATHS, TV)), atol=1e-5)
+    off = Hybrid.from_config({**model.get_config(), "config": {**config.model_dump(), "scene": None}})
+    assert off.scene is None and off.scene_experts is None
+    model.query_fusion.reads.assign(0.0)
+    np.testing.assert_array_equal(model.score(requests(PATHS, TV)), model.score(requests(PATHS, PHONE)))

@@ -82,8 +82,11 @@ def print_list(found: pd.DataFrame) -> None:
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """The scoreboard and its alarms."""
-    from tfllmrec.evaluation.report import scoreboard_of
+    from tfllmrec.evaluation.report import groups_table, scoreboard_of
 
     console().print(scoreboard_of(metrics))
+    for key, groups in metrics.get("groups", {}).items():
+        if len(groups) > 1:
+            console().print(groups_table(key, groups))
     for alarm in metrics.get("alarms", []):
         say(f"alarm: {alarm}")

@@ -44,6 +44,27 @@ def scoreboard_of(record: Mapping[str, Any]) -> Table:
     )
 
 
+def groups_table(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The hybrid beside the best other recommender for each value of a field, from ``groups`` of ``metrics.json``.
+
+    Args:
+      key: of the field, such as ``request.scene``. groups: of :func:`tfllmrec.evaluation.groups.figures_of_groups`.
+    """
+    first = next(iter(groups.values()))["results"]["hybrid"]
+    table = Table(title=visible(key), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for label in ("queries", *first, f"best other, {next(iter(first))}"):
+        table.add_column(label, justify="right", no_wrap=True)
+    for value, group in groups.items():
+        figures, label = group["results"], next(iter(first))
+        others = {name: each[label] for name, each in figures.items() if name != "hybrid" and label in each}
+        best = max(others, key=others.__getitem__, default="")
+        cells = [f"{figures['hybrid'][name]:.4f}" if name in figures["hybrid"] else "" for name in first]
+        other = f"{visible(best)} {others[best]:.4f}" if best else ""
+        table.add_row(visible(value) or "(none)", f"{group['queries']:,}", *cells, other)
+    return table
+
+
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
     """The results in a run's ``metrics.json``, without values per query and their users."""
     counts = {name: n for name, n in record["split"].items() if name.startswith(("queries", "targets"))}

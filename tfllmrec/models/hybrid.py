@@ -37,6 +37,7 @@ from tfllmrec.layers.neighbour_scores import NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
+from tfllmrec.layers.scene_experts import SceneExperts
 from tfllmrec.layers.term_gates import Factors, TermGates
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
@@ -179,6 +180,12 @@ class Hybrid(MeasuredModel):
         self.query_fusion = (
             QueryFusion(of_query, dim, config.heads, dropout, seed + 160, name="query_fields") if of_query else None
         )
+        self.scene = next((f for f in of_query if f.key == f"request.{config.scene}" and f.kind == "category"), None)
+        self.scene_experts = (
+            SceneExperts(self.scene.size, dim, config.scene_experts, seed + 180, name="scene_experts")
+            if self.scene
+            else None
+        )
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
         neighbours, decay = item_weights.neighbours, item_weights.decay
         self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
@@ -316,7 +323,13 @@ class Hybrid(MeasuredModel):
         state = self.history_encoder(events, present, training=training)
         if self.query_fusion is None:
             return state
-        return self.query_fusion(state, tf.cast(events, state.dtype), present, query, training=training)
+        state = self.query_fusion(state, tf.cast(events, state.dtype), present, query, training=training)
+        if self.scene is None or self.scene_experts is None:
+            return state
+        scene = tf.where(
+            self.query_fusion.reads > 0, query[self.scene.key], 0
+        )  # of fields that do not help, none is read
+        return self.scene_experts(state, scene, training=training)
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -755,7 +768,7 @@ class Hybrid(MeasuredModel):
     @property
     def _query_layers(self) -> list[tf.keras.layers.Layer]:
         """The layers that read queries, without the item-item weights."""
-        layers = (self.history_encoder, self.event_fusion, self.query_fusion, self.feedback)
+        layers = (self.history_encoder, self.event_fusion, self.query_fusion, self.scene_experts, self.feedback)
         return [layer for layer in layers if layer is not None]
 
     @property

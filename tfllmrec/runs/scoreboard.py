@@ -12,6 +12,7 @@ from tfllmrec.config import EvaluationConfig, ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import replacing
+from tfllmrec.evaluation.groups import figures_of_groups, groups_of
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
@@ -107,7 +108,11 @@ def measure_one(
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
     """The run's report and alarms with the figures of ``recommenders`` computed now, and all others as recorded."""
     results = run.results | measure_all(recommenders, run.split, run.config)
-    figures = {"results": as_json(results), "intervals": {name: _intervals(result) for name, result in results.items()}}
+    figures = {
+        "results": as_json(results),
+        "intervals": {name: _intervals(result) for name, result in results.items()},
+        "groups": _groups(run.split, run.config.evaluation, results),
+    }
     return run.metrics | figures | {"alarms": alarm_lines(results)}
 
 
@@ -138,7 +143,18 @@ def report(split: Split, config: ExperimentConfig, results: dict[str, Result]) -
         },
         "results": as_json(results),
         "intervals": {name: _intervals(result) for name, result in results.items()},
+        "groups": _groups(split, config.evaluation, results),
         "alarms": alarm_lines(results),
+    }
+
+
+def _groups(split: Split, settings: EvaluationConfig, results: Mapping[str, Result]) -> dict[str, Any]:
+    """By the key of each field of ``evaluation.by``, the figures of the queries with each of its values."""
+    k = max(settings.ks) if 10 not in settings.ks else 10
+    fields = [field for field in split.schema.of_query() if field.key in settings.by and field.kind == "category"]
+    return {
+        field.key: figures_of_groups(results, groups_of(split.test, field), [f"ndcg@{k}", f"recall@{k}"])
+        for field in fields
     }
 
 

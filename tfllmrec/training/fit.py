@@ -482,9 +482,11 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     further = [key for key in model.reads if key != RATING_KEY]
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
-    for key in ("model.fields", "item_weights.itself"):
-        if not settings[key]:  # fits that were begun before there was this setting go on
-            del settings[key]
+    without_effect = [key for key in ("model.fields", "item_weights.itself") if not settings[key]]
+    if model.scene is None:
+        without_effect += ["model.scene", "model.scene_experts"]
+    for key in without_effect:  # fits that were begun before there was this setting go on
+        del settings[key]
     return {
         **settings,
         "evaluation.head_share": config.evaluation.head_share,

@@ -1,0 +1,57 @@
+"""The figures of a result for groups of queries, such as those of each scene or of users of one age."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Field
+from tfllmrec.evaluation.protocol import Result
+
+MIN_QUERIES = 20
+"""A group of fewer queries with targets is not shown, as columns of fewer targets are not."""
+
+
+def groups_of(queries: Queries, field: Field) -> dict[str, np.ndarray]:
+    """The queries that have each value of a category of the request or its user: bool ``[B]``, the largest group first.
+
+    Values that training did not have are together under ``""``, with missing ones. Where a cell holds several names, a
+    query is in the group of each.
+    """
+    codes = np.asarray(queries.fields[field.key])
+    has = {
+        value: (codes == code).reshape(len(codes), -1).any(axis=1)
+        for code, value in enumerate(field.vocabulary, start=2)
+    }
+    has[""] = ~np.any(list(has.values()), axis=0) if has else np.ones(len(codes), bool)
+    return dict(sorted(((value, rows) for value, rows in has.items() if rows.any()), key=lambda one: -one[1].sum()))
+
+
+def figures_of_groups(
+    results: Mapping[str, Result], groups: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """``{value: {"queries": n, "results": {recommender: {label: mean}}}}`` of groups with enough queries.
+
+    Args:
+      results: by name, with values per query.
+      groups: from :func:`groups_of`.
+      labels: of ranking metrics, such as ``ndcg@10``.
+    """
+    found = {}
+    for value, rows in groups.items():
+        figures = {
+            name: {label: known.mean() for label in labels if len(known := _known(result.per_query[label][rows]))}
+            for name, result in results.items()
+        }
+        n = min((len(_known(result.per_query[labels[0]][rows])) for result in results.values()), default=0)
+        if n >= MIN_QUERIES:
+            plain = {name: {label: float(mean) for label, mean in means.items()} for name, means in figures.items()}
+            found[value] = {"queries": n, "results": plain}
+    return found
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
