@@ -17,7 +17,7 @@ class SceneExperts(tf.keras.layers.Layer):
     """``q + sum_k g_k(scene, q) E_k(q)``: multi-gate mixture of experts, one gate for each scene.
 
     ``E_k`` are two-layer feed-forward maps that all scenes share, so a scene with few events learns from the others.
-    ``g(s, q) = softmax(W_s q + b_s)`` are the gates, which tell scenes apart (Ma et al., "Modeling Task Relationships in
+    ``g(s, q) = softmax(W_s q + b_s)`` are the gates, one for each scene (Ma et al., "Modeling Task Relationships in
     Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018, section 4.2; their tasks are scenes here). The
     experts start at zero, so training starts from ``q``.
 
@@ -40,7 +40,10 @@ class SceneExperts(tf.keras.layers.Layer):
         self.hide = SeededDropout(HIDDEN_SCENES, seed + 3, name="hide_scenes")
 
     def call(self, query: tf.Tensor, scene: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Queries ``[B, L, D]`` and codes int32 ``[B]``, or ``[B, L]`` where each target has its own -> ``[B, L, D]``."""
+        """Queries ``[B, L, D]`` and scenes -> ``[B, L, D]``.
+
+        Scenes are codes int32 ``[B]``, or ``[B, L]`` where each target has its own.
+        """
         batch, length = tf.shape(query)[0], tf.shape(query)[1]
         scene = scene if len(scene.shape) == 2 else scene[:, tf.newaxis]
         shown = self.hide(tf.ones((batch, length)), training=training) > 0
