@@ -18,6 +18,7 @@ from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rating_posterior import RatingPosterior
+from tfllmrec.layers.scene_experts import SceneExperts
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.target_attention import TargetAttention
 from tfllmrec.layers.term_gates import TermGates
@@ -70,6 +71,7 @@ ENROLLED = {
         RatingPosterior(N, D, 3),
         [HISTORY, RATINGS, np.array([[1, N, 4], [0, 0, 2]], np.int32)],
     ),
+    "SceneExperts": lambda: (SceneExperts(4, D, 2, seed=1), [VECTORS, np.array([[1], [3]], np.int32)]),
     "SeededDropout": lambda: (SeededDropout(0.3, seed=1, noise_shape=(None, 1)), [VECTORS[:, 0]]),
     "SelfAttention": lambda: (SelfAttention(D, 2, 0.3, seed=1), [VECTORS, causal_mask(PRESENT).numpy()]),
     "TargetAttention": lambda: (TargetAttention(D, 6, seed=1), [VECTORS[:, :M], VECTORS, VECTORS[..., :2], PRESENT]),

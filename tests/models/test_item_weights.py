@@ -17,6 +17,7 @@ from tfllmrec.models.item_weights import (
     ease_weights,
     interactions,
     prune,
+    recency_matrix,
     score_history,
     solve,
     solve_item_weights,
@@ -594,11 +595,22 @@ def test_pruning_nothing_changes_nothing():
 def test_scores_fade_with_the_steps_back():
     weights = np.array([[0, 1, 10], [2, 0, 20], [3, 30, 0]], np.float32)
     history = ragged([0, 1], [], [2, 2])
-    expected = [[0.5 * 0 + 2, 0.5 * 1 + 0, 0.5 * 10 + 20], [0, 0, 0], [1.5 * 3, 1.5 * 30, 0]]
+    twice = 1 + 0.5 * np.log2(1.5)  # n uses without a decay count log2(1 + n)
+    expected = [[0.5 * 0 + 2, 0.5 * 1 + 0, 0.5 * 10 + 20], [0, 0, 0], [twice * 3, twice * 30, 0]]
     for form in (weights, PrunedWeights(np.tile(np.arange(3, dtype=np.int32), (3, 1)), weights)):
         scores = score_history(history, form, decay=0.5)
         assert scores == pytest.approx(np.array(expected))
         assert scores.dtype == np.float32
+
+
+def test_uses_of_an_item_count_logarithmically_and_events_by_their_weight():
+    used = recency_matrix(ragged([4, 1, 4, 4], [1]), 5, 1.0).toarray()
+    assert used[0] == pytest.approx([0, np.log2(2), 0, 0, np.log2(4)]) and used[1, 1] == 1
+    weights = Ragged(np.array([0.5, 1, -0.75, 0.25, 0.5], np.float32), np.array([0, 4, 5]))
+    found = recency_matrix(ragged([4, 1, 4, 4], [1]), 5, 0.5, weights).toarray()
+    newest, second, third = 0.25, -0.75 * 0.5 * np.log2(3 / 2), 0.5 * 0.125 * np.log2(4 / 3)
+    assert found[0, 4] == pytest.approx(newest + second + third) and found[0, 1] == pytest.approx(0.25)
+    assert found[1, 1] == pytest.approx(0.5)
 
 
 def test_scoring_a_slice_of_a_batch():

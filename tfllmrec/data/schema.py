@@ -38,7 +38,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import FieldConfig
-from tfllmrec.data.cleaning.event_kinds import kind_weight
+from tfllmrec.data.cleaning.event_kinds import is_known_kind, kind_weight
 from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
@@ -177,6 +177,20 @@ class Field:
         known = [weights.get(value, 1.0) for value in self.vocabulary]
         choices = [weight for weight in known if weight > 0] or [1.0]
         return np.array([max([*known[:1], 0.0]) or choices[0], min(choices), *known], np.float32)
+
+    def weigh(self, kinds: pd.Series) -> np.ndarray:
+        """The weight of each event of the data, float32 ``[E]``.
+
+        As :attr:`code_weights`; a kind that training did not have counts by its name.
+        """
+        written = strings(kinds)
+        weights = self.code_weights[self._codes(written)]
+        unknown = (written != "") & ~written.isin(self.vocabulary)
+        named = [
+            kind_weight(name) if is_known_kind(name) else self.code_weights[UNKNOWN_CODE] for name in written[unknown]
+        ]
+        weights[unknown.to_numpy()] = named
+        return weights
 
     def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
         """Encodes cells as the values that models read.

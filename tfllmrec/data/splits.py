@@ -72,7 +72,7 @@ class Split:
         events = pd.concat([part for part in parts if part is not None] or [self.train[:0]])
         if kind is None or events.empty:
             return []
-        left_out = kind.code_weights[self.encoded[kind.key][_rows(self.dataset, events)]] <= 0
+        left_out = kind.weigh(events[kind.name]) <= 0
         if not left_out.any():
             return []
         first = events.iloc[int(left_out.argmax())]
@@ -127,9 +127,8 @@ class Split:
     def train_counts(self) -> np.ndarray:
         """int64 ``[N]``: training events of each item, without rejections and impressions."""
         items = self.train[ITEM_INDEX].to_numpy()
-        weights = _event_weights(self.schema, self.encoded)
-        if weights is not None:
-            items = items[weights[_rows(self.dataset, self.train)] > 0]
+        if (kind := self.schema.kind_of_event) is not None:
+            items = items[kind.weigh(self.train[kind.name]) > 0]
         return np.bincount(items, minlength=self.dataset.n_items).astype(np.int64)
 
     def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
@@ -342,8 +341,8 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
     schema = schema or dataset.schema_of(train, users_of_train)
     encoded, asked = _encoded(dataset, schema), []
-    weights = _event_weights(schema, encoded)
-    chosen = np.ones(len(events), bool) if weights is None else weights > 0
+    count_as = schema.kind_of_event
+    chosen = np.ones(len(events), bool) if count_as is None else count_as.weigh(events[count_as.name]) > 0
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
         users = np.unique(events[USER_INDEX][(part == held_out) & chosen])
         if kind != "fixed":  # whose test events are all measured
@@ -534,12 +533,6 @@ def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
 
 
-def _event_weights(schema: Schema, encoded: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """How much each event of the data set counts by its kind, float32 ``[E]``; ``None``: all count the same."""
-    kind = schema.kind_of_event
-    return None if kind is None else kind.code_weights[encoded[kind.key]]
-
-
 def _separating(schema: Schema) -> list[Field]:
     """The fields of the request by which a user's targets are asked for in different queries."""
     return [field for field in schema.of("request") if field.kind != "time"]
@@ -601,14 +594,14 @@ def _queries(
         fields[field.key] = empty if targets is None else known[first]
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
-    weights = _event_weights(schema, encoded)
+    weights = None if schema.kind_of_event is None else schema.kind_of_event.weigh(history[schema.kind_of_event.name])
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
         exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
         targets=asked,
         fields=fields,
-        weights=None if weights is None else _by_user(history, weights[of_history], of_query),
+        weights=None if weights is None else _by_user(history, weights, of_query),
     )
 
 
