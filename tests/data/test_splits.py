@@ -505,7 +505,7 @@ def test_rejections_are_part_of_histories_and_no_targets():
     assert by_user(split, split.test) == {"u": (["a", "b", "c"], ["d"])}
     assert by_user(split, split.validation) == {"u": (["a", "b"], ["c"]), "v": (["b"], ["a"])}
     (finding,) = split.findings
-    assert finding.count == 3 and "no choice" in finding.what and finding.example == "user 'v', item 'c', 'skip'"
+    assert finding.count == 3 and "no choice" in finding.what and finding.example == "user 'w', item 'c', 'dislike'"
     assert split.test.weights.values.tolist() == [0.5, -0.75, 1.0]
     assert ids(split, split.test.choices[0]) == ["a", "c"]
     assert split.train_counts.tolist() == [2, 1, 0, 0]  # a of u and w, b of v; not u's dislike of b

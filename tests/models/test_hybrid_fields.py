@@ -224,6 +224,7 @@ def test_items_of_the_history_come_back_where_users_do(trained):
     assert not {"0", "1"} & set(trained.recommend(histories=[["0", "1"]], k=N)["item_id"])
 
 
+@pytest.mark.slow
 def test_scenes_have_gates_of_their_own_unless_there_is_no_such_column():
     config = CONFIG.model_copy(update={"scene": "device"})
     model = fitted(config)

@@ -87,6 +87,7 @@ def trained(weighted):
     return np.mean([scores[item, (item + 1) % N] > scores[item, (item + 5) % N] for item in range(N)])
 
 
+@pytest.mark.slow
 def test_what_users_reject_is_not_learned_as_their_next_choice():
     # The dislike of i + 5 is what comes next. Without weights it is learned; with them nothing is learned of it.
     assert trained(weighted=False) == 0.0
