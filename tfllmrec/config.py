@@ -347,6 +347,11 @@ class ItemWeightSettings(Section):
         ge=0,
         description="Weight of an item for its own repeated use; auto: 0, or searched if data.repeats is all.",
     )
+    context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
+        None,
+        description="By the name of a field of requests, such as weekday: an event of the history counts exp(value) "
+        "times as much for a request with the same value of that field; auto: chosen on validation.",
+    )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
     )
@@ -356,7 +361,7 @@ class ItemWeightSettings(Section):
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, itself=0.0)
+        return self.with_plain(**plain, itself=0.0, context={})
 
 
 class TrainingConfig(Section):

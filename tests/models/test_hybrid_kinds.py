@@ -1,5 +1,7 @@
 """Kinds of events in the hybrid: how much they count, and what the user rejected."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,8 +10,9 @@ from tfllmrec.config import ItemWeightSettings, ModelConfig
 from tfllmrec.data.batches import Sequences, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
+from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.item_weights import PrunedWeights, score_history
+from tfllmrec.models.item_weights import PrunedWeights, event_weights, score_history
 
 pytestmark = pytest.mark.tf
 N = 8
@@ -18,25 +21,26 @@ KIND = Field(
     "kind", "event", "category", vocabulary=("view", "dislike", "purchase"),
     weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0},
 )  # fmt: skip
+DEVICE = Field("device", "request", "category", vocabulary=("phone", "tv"))
 WEIGHTS = np.array([0.5, 0.5, 0.5, -0.75, 1.0], np.float32)  # by code; missing as view, unknown as the weakest choice
 NEIGHBOURS = PrunedWeights(np.stack([np.arange(N), (np.arange(N) + 1) % N], 1), np.tile([0.1, 0.4], (N, 1)))
 
 
-def hybrid(terms, fields=True, plain=False):
+def hybrid(terms, fields=True, plain=False, context=None):
     """``plain``: kinds are read, but all count the same."""
     text = np.random.default_rng(1).normal(size=(N, 8)).astype(np.float32)
-    settings = ItemWeightSettings(neighbours=2, decay=0.5)
+    settings = ItemWeightSettings(neighbours=2, decay=0.5, context=context)
     config = ModelConfig(embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=terms, fields=fields)
     kind = Field(KIND.name, KIND.owner, KIND.kind, KIND.vocabulary) if plain else KIND
     ids = np.arange(N).astype(str).astype(object)
-    return Hybrid(Catalogue(ids, text), np.ones(N, int), config, settings, seed=3, schema=Schema((kind,)))
+    return Hybrid(Catalogue(ids, text), np.ones(N, int), config, settings, seed=3, schema=Schema((kind, DEVICE)))
 
 
 def queries(histories, kinds):
     codes = Ragged.from_rows(kinds, np.int32)
     weights = Ragged(WEIGHTS[codes.values], codes.offsets)
     made = Queries.from_histories(histories, fields={"event.kind": codes})
-    return Queries(made.user_ids, made.history, made.exclude, made.targets, made.fields, weights)
+    return replace(made, weights=weights)
 
 
 ASKED = queries([[0, 3], [0, 3], [0, 3], [5, 5, 2, 5], [4, 6]],
@@ -66,6 +70,27 @@ def test_switched_off_all_kinds_count_the_same(off):
     sparse = model.score_terms(ASKED)[1]
     np.testing.assert_allclose(sparse[1], sparse[0], atol=1e-6)
     np.testing.assert_allclose(sparse, score_history(ASKED.history, NEIGHBOURS, 0.5), atol=1e-6)
+
+
+def test_events_that_share_the_context_of_the_request_count_more_as_the_oracle_says():
+    codes = Ragged(np.array([2, 3, 2, 2, 0, 3, 1, 2, 3, 2, 2, 3], np.int32)[: len(ASKED.history.values)],
+                   ASKED.history.offsets)  # fmt: skip
+    fields = {**ASKED.fields, "event.device": codes, "request.device": np.array([2, 2, 3, 0, 1], np.int32)}
+    asked = replace(ASKED, fields=fields)
+    model = hybrid(["meaning", "behaviour"], context={"device": 0.7})
+    model.set_item_weights(NEIGHBOURS)
+    weights = event_weights(asked, {"device": 0.7})
+    more = np.float32(np.exp(0.7))
+    assert weights[0].tolist() == pytest.approx([0.5 * more, 0.5])  # phone and tv, asked on a phone
+    assert weights[3].tolist() == ASKED.weights[3].tolist()  # of a request without a device
+    assert weights[4].tolist() == ASKED.weights[4].tolist()  # an unknown device equals none
+    np.testing.assert_allclose(
+        model.score_terms(asked)[1], score_history(asked.history, NEIGHBOURS, 0.5, weights), atol=1e-6
+    )
+    with pytest.raises(ModelError, match="context: expected fields of requests that the model reads, found shop"):
+        hybrid(["meaning", "behaviour"], context={"shop": 1.0})
+    with pytest.raises(ModelError, match="found device"):
+        hybrid(["meaning", "behaviour"], fields=False, context={"device": 1.0})
 
 
 def trained(weighted):

@@ -3,9 +3,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
+from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError
 from tfllmrec.models.fitting import TrainingData
@@ -239,3 +241,31 @@ def test_the_search_goes_on_where_there_are_no_weights(chain_split, monkeypatch)
     monkeypatch.setattr(defaults, "item_weights_value", value)
     settings, said = defaults.choose_item_weights(data_of(chain_split), ItemWeightSettings())
     assert settings.l2 >= 100 and "best of" in said[0]
+
+
+def habits(follow_the_day):
+    """Each user has two apps, one for work days and one for weekends, unless the day says nothing."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(80):
+        apps = rng.choice(30, 2, replace=False)
+        for _ in range(20):
+            day = int(rng.integers(2))
+            rows.append((f"u{user}", f"a{apps[day if follow_the_day else rng.integers(2)]}", ["work", "end"][day], "x"))
+    frame = pd.DataFrame(rows, columns=["user", "item", "weekday", "city"])
+    dataset = dataset_from_frames(frame, config=DataConfig(repeats="all"))
+    return TrainingData(make_split(dataset, SplitConfig(kind="random"), 0), np.zeros((dataset.n_items, 1)))
+
+
+def test_events_of_the_same_context_count_more_where_that_helps():
+    told = []
+    settings = ItemWeightSettings(decay=1.0, l2=10.0, next_item=0.0, text=0.0, itself=3.0)
+    chosen, (line,) = defaults.choose_context(data := habits(True), settings, told.append)
+    assert chosen.context.keys() == {"weekday"} and chosen.context["weekday"] in defaults.CONTEXT_STRENGTHS
+    assert "context: weekday" in line and "on validation" in line and "weekday" in told[0]
+    value = defaults.item_weights_value
+    assert value(data, chosen) > value(data, settings) + 0.1
+    none, (line,) = defaults.choose_context(habits(False), settings, told.append)
+    assert none.context == {} and "does not help" in line
+    given = settings.model_copy(update={"context": {}})
+    assert defaults.choose_context(data, given, told.append) == (given, [])

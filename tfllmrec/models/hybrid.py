@@ -26,7 +26,7 @@ from tfllmrec.client.fields import Fields
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY, Schema
+from tfllmrec.data.schema import RATING_KEY, UNKNOWN_CODE, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
@@ -163,6 +163,12 @@ class Hybrid(MeasuredModel):
         read = [field for field in schema or () if field.has_encoder and field.key != RATING_KEY]
         self.schema = Schema(tuple(read if config.fields and "meaning" in config.terms else []))
         self.reads = (RATING_KEY, *(field.key for field in self.schema.of_inputs()))
+        lacking = [name for name in item_weights.context or {} if f"request.{name}" not in self.reads]
+        if lacking:
+            raise ModelError(
+                f"item_weights.context: expected fields of requests that the model reads, found {', '.join(lacking)}. "
+                "Set model.fields=true and declare the columns as owner request, or leave them out."
+            )
         self.query_spec = {
             "history": tf.TensorSpec((None, None), tf.int32),
             RATING_KEY: tf.TensorSpec((None, None), tf.float32),
@@ -428,8 +434,7 @@ class Hybrid(MeasuredModel):
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
-        weights = self._event_weights(query)
-        weights = None if weights is None else tf.gather(weights, at[:, 0])
+        weights = self._event_weights(query, at)
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
             return self._sampled_gate_loss(query, at, known, weights, target)
@@ -505,10 +510,28 @@ class Hybrid(MeasuredModel):
             sparse = self.behaviour(query["history"], self._event_weights(query))
         return dense, sparse
 
-    def _event_weights(self, query: Query) -> tf.Tensor | None:
-        """How much each event of the history counts by its kind, float32 ``[B, L]``; ``None``: all count 1."""
-        kind = self.schema.kind_of_event
-        return None if kind is None else tf.gather(tf.constant(kind.code_weights), query[kind.key])
+    def _event_weights(self, query: Query, at: tf.Tensor | None = None) -> tf.Tensor | None:
+        """:func:`tfllmrec.models.item_weights.event_weights` of a query, float32 ``[B, L]``; ``None``: all count 1.
+
+        With ``at`` int32 ``[R, 2]``, rows and positions of the events before a target, those of the histories of these
+        targets, ``[R, L]``: each target may have a context of its own.
+        """
+        weights, kind = None, self.schema.kind_of_event
+        if kind is not None:
+            weights = tf.gather(tf.constant(kind.code_weights), query[kind.key])
+            weights = weights if at is None else tf.gather(weights, at[:, 0])
+        exponent = None
+        for name, strength in (self.item_weights.context or {}).items():
+            of_events, asked = query[f"event.{name}"], query[f"request.{name}"]
+            if at is not None:
+                of_events = tf.gather(of_events, at[:, 0])
+                asked = tf.gather_nd(asked, at[:, : len(asked.shape)])
+            same = (of_events == asked[:, tf.newaxis]) & (of_events > UNKNOWN_CODE)
+            shared = strength * tf.cast(same, tf.float32)
+            exponent = shared if exponent is None else exponent + shared
+        if exponent is None:
+            return weights
+        return tf.exp(exponent) if weights is None else weights * tf.exp(exponent)
 
     def behaviour_pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """The behaviour term of a query as :meth:`NeighbourScores.pairs`."""
@@ -804,8 +827,7 @@ class Hybrid(MeasuredModel):
         known = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
         past = tf.where(known, tf.gather(history, row), self.n_items)
         asked = tf.gather_nd(queries, tf.stack([row, at], axis=1))
-        weights = self._event_weights(query)
-        weights = None if weights is None else tf.gather(weights, row)
+        weights = self._event_weights(query, tf.stack([row, at], axis=1))
         return self.weighed_terms(item_vectors, asked, past, items, weights)
 
     def extend(self, catalogue: Catalogue, text: np.ndarray, histories: Ragged, tell: Tell) -> Hybrid:

@@ -32,7 +32,7 @@ weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which take
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,7 +42,8 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from tfllmrec.config import ItemWeightSettings
-from tfllmrec.data.queries import Ragged
+from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.schema import UNKNOWN_CODE
 from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ModelError
 
@@ -703,7 +704,7 @@ def score_history(
     history: Ragged,
     weights: np.ndarray | PrunedWeights,
     decay: float = 1.0,
-    event_weights: Ragged | None = None,
+    of_events: Ragged | None = None,
 ) -> np.ndarray:
     """Scores all items from recency-weighted histories, ``m_u W``.
 
@@ -714,7 +715,7 @@ def score_history(
       history: B rows of item indices, oldest first.
       weights: float32 ``[N, N]`` or its pruned form.
       decay: Above 0, up to 1 (order does not matter).
-      event_weights: :attr:`Queries.weights`.
+      of_events: :func:`event_weights`.
 
     Returns:
       float32 ``[B, N]``.
@@ -728,16 +729,14 @@ def score_history(
         table = sparse.csr_array(
             (weights.weights.ravel(), weights.neighbours.ravel(), starts), shape=(n_items, n_items)
         )
-        return (recency_matrix(history, n_items, decay, event_weights) @ table).toarray()
-    return recency_matrix(history, len(weights), decay, event_weights) @ weights
+        return (recency_matrix(history, n_items, decay, of_events) @ table).toarray()
+    return recency_matrix(history, len(weights), decay, of_events) @ weights
 
 
-def recency_matrix(
-    history: Ragged, n_items: int, decay: float, event_weights: Ragged | None = None
-) -> sparse.csr_array:
+def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragged | None = None) -> sparse.csr_array:
     """``m_u`` of every history as a sparse float32 ``[B, N]``.
 
-    An event of weight w (1 without ``event_weights``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item,
+    An event of weight w (1 without ``of_events``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item,
     which is the c-th newest use of the item by this user. So n uses without a decay add up to ``log2(1 + n)``: an item
     that was used a hundred times counts 7 times as much as one that was used once.
     """
@@ -745,9 +744,36 @@ def recency_matrix(
     _check_items(history, n_items)
     steps_back = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.values))
     strength = (np.power(decay, steps_back) * np.log2(1 + 1 / _uses(history, n_items))).astype(np.float32)
-    if event_weights is not None:
-        strength *= event_weights.values
+    if of_events is not None:
+        strength *= of_events.values
     return sparse.csr_array((strength, history.values, history.offsets), shape=(len(history), n_items))
+
+
+def event_weights(queries: Queries, context: Mapping[str, float]) -> Ragged | None:
+    """How much each event of the histories counts: by its kind, and by whether it shares the context of the request.
+
+    The weight of an event is that of its kind, times ``exp(k_f)`` for each field f of the request that has the same
+    value in the event. A missing or unknown value equals no other.
+
+    Args:
+      queries: with the fields ``event.f`` and ``request.f``, categories of one value.
+      context: k by the name of the field.
+
+    Returns:
+      float32 in rows like the histories; ``None``: all count 1.
+    """
+    if not context:
+        return queries.weights
+    exponent = np.zeros(len(queries.history.values), np.float32)
+    for name, strength in context.items():
+        of_events, of_requests = queries.fields[f"event.{name}"], queries.fields[f"request.{name}"]
+        assert isinstance(of_events, Ragged) and isinstance(of_requests, np.ndarray)
+        asked = of_requests[queries.history.row_of_value]
+        exponent += np.float32(strength) * ((of_events.values == asked) & (asked > UNKNOWN_CODE))
+    weights = np.exp(exponent)
+    if queries.weights is not None:
+        weights *= queries.weights.values
+    return Ragged(weights, queries.history.offsets)
 
 
 def _uses(history: Ragged, n_items: int) -> np.ndarray:

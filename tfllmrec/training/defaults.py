@@ -10,9 +10,17 @@ from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
-from tfllmrec.evaluation.protocol import selection_value
+from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
 from tfllmrec.models.fitting import SCORES, TrainingData
-from tfllmrec.models.item_weights import MAX_ITEMS, NotPositiveDefinite, PrunedWeights, resolved, score_history, solve
+from tfllmrec.models.item_weights import (
+    MAX_ITEMS,
+    NotPositiveDefinite,
+    PrunedWeights,
+    event_weights,
+    resolved,
+    score_history,
+    solve,
+)
 from tfllmrec.progress import Tell
 
 #: What the search for item-item weights may cost: tries times items cubed for exact ones, times items in the low-rank
@@ -86,6 +94,8 @@ def events_per_item(split: Split) -> float:
     return len(split.train) / max(1, int(np.count_nonzero(split.train_counts)))
 
 
+#: How much more an event counts that shares a field of the request, as exponents; see :func:`choose_context`.
+CONTEXT_STRENGTHS = (0.5, 1.0, 1.5)
 #: Where the search goes from a value, upwards and downwards; in the order in which it looks.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
     "text": lambda v: (v * 3, v / 3),
@@ -100,11 +110,12 @@ MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
 class _Weights:
     """Item-item weights as a Recommender."""
 
-    def __init__(self, weights: PrunedWeights, decay: float) -> None:
-        self.weights, self.decay = weights, decay
+    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
+        assert settings.decay is not None
+        self.weights, self.decay, self.context = weights, settings.decay, settings.context or {}
 
     def score(self, queries: Queries) -> np.ndarray:
-        return score_history(queries.history, self.weights, self.decay, queries.weights)
+        return score_history(queries.history, self.weights, self.decay, event_weights(queries, self.context))
 
 
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
@@ -144,9 +155,8 @@ def searched_settings(data: TrainingData) -> set[str]:
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
     """The selection value on the validation sample of item-item weights that are solved from the training histories."""
     settings = settings.settled()
-    assert settings.decay is not None
     weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)
-    return selection_value(data.measure(_Weights(weights, settings.decay)))
+    return selection_value(data.measure(_Weights(weights, settings)))
 
 
 def choose_item_weights(
@@ -204,6 +214,52 @@ def choose_item_weights(
             if moved:
                 break
     return best, [f"item_weights {_said(best)}: best of {tried} on validation (selection value {best_value:.4f})"]
+
+
+def choose_context(
+    data: TrainingData, settings: ItemWeightSettings, tell: Tell
+) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets ``context``: how much more an event counts for a request that shares its weekday, its place, ...
+
+    The fields are tried alone and then added one after the other, the best first, each with the best of
+    :data:`CONTEXT_STRENGTHS`. They are kept if all together gain more than chance (as for the popularity discount of
+    the gates).
+
+    Args:
+      data: validation queries, whose categories of the request, of one value each, are tried.
+      settings: of the item-item weights, all chosen but ``context``. They are not changed.
+      tell: called with a line for each field that is added.
+
+    Returns:
+      The settings, and a line on what was chosen; none where there are no such fields.
+    """
+    fields = [field.name for field in data.split.schema.of("request") if field.kind == "category" and not field.width]
+    if settings.context is not None or not fields:
+        return settings, []
+    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)
+
+    def measured(context: dict[str, float]) -> Result:
+        return data.measure(_Weights(weights, settings.model_copy(update={"context": context})))
+
+    plain = best = measured({})
+    alone = {name: selection_value(measured({name: CONTEXT_STRENGTHS[0]})) for name in fields}
+    context: dict[str, float] = {}
+    for name in sorted(fields, key=lambda name: -alone[name]):
+        if alone[name] <= selection_value(plain):
+            break
+        strength, result = max(
+            ((strength, measured(context | {name: strength})) for strength in CONTEXT_STRENGTHS),
+            key=lambda tried: selection_value(tried[1]),
+        )
+        if selection_value(result) > selection_value(best):
+            context, best = context | {name: strength}, result
+            tell(f"item-item weights: context {name} {strength:g}; selection value {selection_value(best):.4f}")
+    if context and selection_gain(best, plain, confidence=1 - 0.05 / len(fields))[1] <= 0:
+        context = {}
+    said = ", ".join(f"{name} {strength:g}" for name, strength in context.items()) or "does not help"
+    figures = f"selection value {selection_value(plain):.4f} without it, {selection_value(best):.4f} with the best"
+    settings = settings.model_copy(update={"context": context})
+    return settings, [f"item_weights context: {said} ({figures}, on validation)"]
 
 
 def _said(settings: ItemWeightSettings) -> str:

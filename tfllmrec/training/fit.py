@@ -151,6 +151,9 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     if "behaviour" in config.model.terms:
         config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
         chosen += _told(said, tell)
+        if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
+            config.item_weights, said = defaults.choose_context(data, config.item_weights, tell)
+            chosen += _told(said, tell)
     return chosen
 
 
@@ -482,7 +485,8 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     further = [key for key in model.reads if key != RATING_KEY]
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
-    without_effect = [key for key in ("model.fields", "item_weights.itself") if not settings[key]]
+    may_lack = ("model.fields", "item_weights.itself", "item_weights.context")
+    without_effect = [key for key in may_lack if not settings[key]]
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
     for key in without_effect:  # fits that were begun before there was this setting go on
