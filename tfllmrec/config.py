@@ -23,7 +23,7 @@ from tfllmrec.wording import nearest_hint, shown
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
-    def with_plain(self, **values: float) -> Self:
+    def with_plain(self, **values: Any) -> Self:
         """A copy in which ``values`` stand for the settings that say *auto*."""
         return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) is None})
 
