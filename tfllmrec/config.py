@@ -297,6 +297,11 @@ class ModelConfig(Section):
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
         "of the events of a history; exclude single fields with data.fields (use: false).",
     )
+    item_fields: bool = Field(
+        True,
+        description="Whether the vectors of items are made of their categories, numbers, times and vectors too, beside "
+        "text and id; exclude single fields with data.fields (use: false).",
+    )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
         min_length=1,
@@ -562,8 +567,8 @@ def _renamed(raw: Any) -> Any:
 
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
-    ``model.fields`` read none. ``ranking.held_out`` and ``ranking.patience`` are dropped: they do not affect finished
-    models.
+    ``model.fields`` and ``model.item_fields`` read no such fields. ``ranking.held_out`` and ``ranking.patience`` are
+    dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -577,7 +582,7 @@ def _renamed(raw: Any) -> Any:
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
     moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
-    kept = {"fields": False} | {key: value for key, value in model.items() if key not in old}
+    kept = {"fields": False, "item_fields": False} | {key: value for key, value in model.items() if key not in old}
     return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
 
 

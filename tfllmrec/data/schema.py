@@ -106,6 +106,7 @@ _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 #: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
+_VECTOR_MARKS = str.maketrans("[](),;", "      ")
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,10 @@ class Field:
             case "vector":
                 return _vectors(cells, self.width)
         return strings(cells).to_numpy(object)
+
+    def blank(self, rows: int) -> np.ndarray:
+        """The encoding of ``rows`` missing values."""
+        return np.full((rows, *([self.width] if self.width else [])), self.padding, self.dtype)
 
     def _codes(self, texts: pd.Series) -> np.ndarray:
         if not self.width:
@@ -504,7 +509,7 @@ def _vectors(values: pd.Series, width: int) -> np.ndarray:
     rows = np.full((len(values), width), np.nan, np.float32)
     for row, cell in enumerate(values):
         if isinstance(cell, str):
-            cell = re.findall(NUMBER, cell) if re.fullmatch(VECTOR, cell) else None
+            cell = cell.translate(_VECTOR_MARKS).split() if re.fullmatch(VECTOR, cell) else None
         vector = np.ravel([] if cell is None else np.asarray(cell, np.float32))
         if len(vector) == width and np.isfinite(vector).all():
             rows[row] = vector

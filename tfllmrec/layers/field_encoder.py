@@ -67,18 +67,26 @@ class FieldEncoder(tf.keras.layers.Layer):
         if self.field.kind == "category":
             if not self.field.dropped:  # then training has no unknown values, and their vector would be noise
                 values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
-            vectors = tf.gather(self.table, values)
-            if not self.field.width:
-                return vectors
-            given = tf.cast(values != 0, vectors.dtype)[..., tf.newaxis]
-            mean = tf.math.divide_no_nan(tf.reduce_sum(vectors * given, -2), tf.reduce_sum(given, -2))
-            return tf.where(tf.reduce_any(values != 0, -1, keepdims=True), mean, self.table[0])
+            return self._mean(values) if self.field.width else tf.gather(self.table, values)
         if self.field.kind != "vector":
             values = values[..., tf.newaxis]
         there = tf.reduce_all(tf.math.is_finite(values), -1, keepdims=True)
         known = tf.where(there, values, tf.zeros_like(values))
         vectors = tf.tensordot(tf.cast(self._numbers(known), self.compute_dtype), self.kernel, 1)
         return tf.where(there, vectors, self.missing)
+
+    def _mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean vector of the names of each cell, ``[..., width]`` -> ``[..., D]``."""
+        codes = tf.reshape(values, (-1, self.field.width))
+        # As a product with a sparse matrix: vectors of all names and of the padding would take width times the memory.
+        at = tf.where(codes != MISSING_CODE)
+        names = tf.stack([at[:, 0], tf.cast(tf.gather_nd(codes, at), tf.int64)], axis=1)
+        shape = tf.cast([tf.shape(codes)[0], self.field.size], tf.int64)
+        table = tf.cast(self.table, tf.float32)
+        sums = tf.sparse.sparse_dense_matmul(tf.SparseTensor(names, tf.ones(tf.shape(at)[0]), shape), table)
+        number = tf.reduce_sum(tf.cast(codes != MISSING_CODE, tf.float32), axis=1, keepdims=True)
+        mean = tf.where(number > 0, tf.math.divide_no_nan(sums, number), table[MISSING_CODE])
+        return tf.reshape(tf.cast(mean, self.compute_dtype), tf.concat([tf.shape(values)[:-1], [self.dim]], axis=0))
 
     def _numbers(self, values: tf.Tensor) -> tf.Tensor:
         """What is mapped: ``[..., 1]`` numbers or times, or ``[..., width]`` vectors -> ``[..., F]``."""
@@ -140,3 +148,15 @@ class FieldsEncoder(tf.keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]
         return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
+
+
+def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
+    """Which encoded values of a field are there, bool: ``[...]`` or ``[..., width]`` -> ``[...]``.
+
+    A category that training did not have counts as missing, as in :class:`FieldEncoder`.
+    """
+    if values.dtype.is_floating:
+        there = tf.math.is_finite(values)
+    else:
+        there = values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)
+    return tf.reduce_any(there, axis=-1) if field.width else there

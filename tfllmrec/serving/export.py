@@ -144,7 +144,7 @@ def _export_run(
         grown = read_new_items(run, new_items, encoder, tell)
         model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue(items[ITEM].to_numpy(object), text, run.text_widths)
+            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths)
             model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
