@@ -66,6 +66,11 @@ class DataConfig(Section):
         default=None, description="Catalogue file or folder; auto: found in source, else the items of the events."
     )
     more_items: list[Path] = Field(default_factory=list, description="Further files, joined to the items by item id.")
+    vectors: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Column name -> .npy file with vectors of the items (of images, of audio), [R, D]: a row for each "
+        "row of the catalogue file, in the same order. A row of NaN is a missing vector.",
+    )
     users: Path | None = None
     columns: dict[str, str] = Field(
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
