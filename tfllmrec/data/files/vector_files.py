@@ -71,6 +71,6 @@ def _cells(array: np.ndarray, raw: RawTable, path: Path) -> list[str]:
     for start in range(0, len(array), _ROWS):
         with np.errstate(over="ignore"):
             some = np.asarray(array[start : start + _ROWS], np.float32)
-        known = np.isfinite(some).all(axis=1)
+        known = np.all(np.isfinite(some), axis=1)
         cells += [", ".join(row) if given else "" for row, given in zip(some.astype(str), known, strict=True)]
     return cells
