@@ -101,6 +101,7 @@ def test_similar_items_are_those_of_the_group(trained):
 def test_an_item_without_a_field_has_the_vector_that_ignores_it(trained):
     without = untrained(["item.brand"])
     source, goal = trained.items, without.items
+    source.fields[1].encoder.missing.assign(tf.ones(16))  # a vector that would be seen
     goal.maps["text"].assign(source.maps["text"])
     goal.fields[0].encoder.set_weights(source.fields[0].encoder.get_weights())
     goal.strengths.assign(source.strengths[:1])
