@@ -27,7 +27,8 @@ class FieldEncoder(tf.keras.layers.Layer):
     - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and its
       distance from the median in spreads, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et
       al. 2022, "On embeddings for numerical features in tabular deep learning").
-    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map.
+    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map. A time of an
+      item, such as its release, is encoded as a number, too.
     - vector: a dense map.
 
     Texts are encoded by :class:`tfllmrec.layers.text_tower.TextTower`. Ids have no encoder, because an id says nothing
@@ -60,7 +61,8 @@ class FieldEncoder(tf.keras.layers.Layer):
 
     @property
     def _features(self) -> int:
-        return {"number": max(len(self.field.edges) - 1, 0) + 1, "time": 4}.get(self.field.kind, self.field.width)
+        edges = len(self.field.edges)
+        return {"number": max(edges, 1), "time": 4 + edges}.get(self.field.kind, self.field.width)
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
         """Encoded values, ``[...]`` or ``[..., width]`` -> ``[..., D]``."""
@@ -94,11 +96,16 @@ class FieldEncoder(tf.keras.layers.Layer):
             return values
         if self.field.kind == "time":
             turns = tf.concat([values / DAY_S, values / (7 * DAY_S)], -1) % 1.0 * (2 * np.pi)
-            return tf.concat([tf.sin(turns), tf.cos(turns)], -1)
+            cycles = [tf.sin(turns), tf.cos(turns)]
+            return tf.concat([*cycles, self._on_a_scale(values)] if self.field.edges else cycles, -1)
+        return self._on_a_scale(values)
+
+    def _on_a_scale(self, values: tf.Tensor) -> tf.Tensor:
+        """The distance from the median in spreads, and how far the value has come through each bin."""
         standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -FAR, FAR)
-        low, high = np.array(self.field.edges[:-1], np.float32), np.array(self.field.edges[1:], np.float32)
-        if not len(low):
+        if len(self.field.edges) < 2:
             return standard
+        low, high = (tf.constant(edges, values.dtype) for edges in (self.field.edges[:-1], self.field.edges[1:]))
         return tf.concat([standard, tf.clip_by_value((values - low) / (high - low), 0.0, 1.0)], -1)
 
     def get_config(self) -> dict[str, Any]:
