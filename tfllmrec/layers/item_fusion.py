@@ -106,9 +106,10 @@ class ItemFusion(tf.keras.layers.Layer):
         parts = [of_text, *(tf.cast(part, of_text.dtype) for part in of_fields)]
         there = tf.stack([tf.reduce_any(vectors != 0, axis=1), *given], axis=1)
         strengths = tf.concat([[1.0], tf.cast(self.strengths, tf.float32)], axis=0)
-        weights = tf.unstack(tf.cast(self._weights(parts, there) * strengths, of_text.dtype), axis=1)
-        every = tf.add_n([part * weight[:, tf.newaxis] for part, weight in zip(parts, weights, strict=True)])
-        return Content(of_text, tf.where(self.reads > 0, every, of_text))
+        weights = self._weights(parts, there) * strengths
+        weights = tf.where(self.reads > 0, weights, tf.one_hot(0, len(parts)))
+        weighed = zip(parts, tf.unstack(tf.cast(weights, of_text.dtype), axis=1), strict=True)
+        return Content(of_text, tf.add_n([part * weight[:, tf.newaxis] for part, weight in weighed]))
 
     def _weights(self, parts: Sequence[tf.Tensor], there: tf.Tensor) -> tf.Tensor:
         """``a_im`` of ``parts``, ``[M, D]`` each: float32 ``[M, P]``; 0 where ``there``, bool ``[M, P]``, is False."""
