@@ -353,6 +353,18 @@ def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_
 
 
 @pytest.mark.tf
+def test_the_section_of_modalities_compares_the_variants(chain_run):
+    import modalities
+
+    run, _ = chain_run
+    text = modalities.section({name: [run] for name in modalities.VARIANTS}, "use", "made")
+    figure = f"{run.metrics['results']['hybrid']['ndcg@10']:.4f}"
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| and ")]
+    assert [name.strip() for name, _ in rows] == list(modalities.VARIANTS)[1:]
+    assert {ndcg.strip() for _, ndcg in rows} == {f"{figure} (+0.0000)"}
+
+
+@pytest.mark.tf
 def test_switches_switch_off_what_they_say(chain_run):
     import ablation
 

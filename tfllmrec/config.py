@@ -66,6 +66,11 @@ class DataConfig(Section):
         default=None, description="Catalogue file or folder; auto: found in source, else the items of the events."
     )
     more_items: list[Path] = Field(default_factory=list, description="Further files, joined to the items by item id.")
+    vectors: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Column name -> .npy file with vectors of the items (of images, of audio), [R, D]: a row for each "
+        "row of the catalogue file, in the same order. A row of NaN is a missing vector.",
+    )
     users: Path | None = None
     columns: dict[str, str] = Field(
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
@@ -303,12 +308,22 @@ class ModelConfig(Section):
         "serves them all, with gates for each. Nothing happens if there is no such column. null: no scenes.",
     )
     scene_experts: int = Field(4, ge=1, description="Feed-forward maps that the scenes share.")
+    item_fields: Literal["vectors", "all", "none"] = Field(
+        "vectors",
+        description="Fields of items that are read beside text and id: vectors (of images, of audio), or all, with "
+        "categories, numbers and times; exclude single fields with data.fields (use: false).",
+    )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
         min_length=1,
         description="The terms of a score. Without behaviour, or with it alone, there are no gates to weigh the terms, "
         "nor their popularity discount and lift of cold items.",
     )
+
+    def reads_item_field(self, kind: str) -> bool:
+        """Whether item vectors are made of fields of items of a kind, such as *vector*, that has an encoder."""
+        dense = {"meaning", "feedback"} & set(self.terms)
+        return bool(dense) and (self.item_fields == "all" or (self.item_fields == "vectors" and kind == "vector"))
 
     def settled(self) -> Self:
         """A copy without *auto* in what a model is built by: where nothing was chosen, what suits sparse data."""
@@ -581,8 +596,8 @@ def _renamed(raw: Any) -> Any:
 
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
-    ``model.fields`` read none. ``ranking.held_out`` and ``ranking.patience`` are dropped: they do not affect finished
-    models.
+    ``model.fields`` and ``model.item_fields`` read no such fields. ``ranking.held_out`` and ``ranking.patience`` are
+    dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
         return raw
@@ -596,7 +611,7 @@ def _renamed(raw: Any) -> Any:
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
     moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
-    kept = {"fields": False} | {key: value for key, value in model.items() if key not in old}
+    kept = {"fields": False, "item_fields": "none"} | {key: value for key, value in model.items() if key not in old}
     return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
 
 

@@ -118,6 +118,16 @@ def test_a_default_is_one_of_the_values():
     assert shop.vocabulary == ("a", "b", "online") and shop.encode(["", "a"]).tolist() == [4, 2]
 
 
+def test_times_of_items_have_statistics():
+    """As numbers have; those of requests and users come round each day and week."""
+    items = pd.DataFrame({"item": ["i0", "i1", "i2", "i3"], "released": ["1970-01-03", "1970-01-02", "", "1970-01-06"]})
+    schema = schema_of(events(), items)
+    released = schema["item.released"]
+    assert (released.kind, released.median) == ("time", 2 * 86_400)
+    assert (released.edges[0], released.edges[-1]) == (86_400, 5 * 86_400)
+    assert not schema["request.timestamp_s"].edges
+
+
 def test_values_beyond_the_vocabulary_are_counted(monkeypatch):
     monkeypatch.setattr("tfllmrec.data.schema.MAX_VOCABULARY", 5)
     lines = schema_of(events(shop=lambda i: f"s{i % 9}")).lines()

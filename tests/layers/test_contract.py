@@ -14,6 +14,7 @@ from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder
 from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAttention, causal_mask
 from tfllmrec.layers.id_table import IdTable
+from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.item_fusion import ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
@@ -37,6 +38,8 @@ TIMES = np.array([[1.6e9, 1.7e9, np.nan], [1.5e9, 1.5e9, 1.6e9]])
 EVENT_FIELDS = [CODES, Field("timestamp_s", "event", "time")]
 QUERY_FIELDS = [Field("timestamp_s", "request", "time"), Field("age", "user", "number", edges=(1.0, 5.0, 9.0))]
 TEXT = RNG.normal(size=(N, 6)).astype(np.float32)
+LOOK = Field("look", "item", "vector", width=6)
+BRAND = Field("brand", "item", "category", vocabulary=("a", "b", "c"))
 
 #: By class: a layer, and the arrays that it is called with; (array,) is a tensor without a batch dimension.
 ENROLLED = {
@@ -53,8 +56,9 @@ ENROLLED = {
     "HistoryBlock": lambda: (HistoryBlock(D, 2, 0.3, seed=1), [VECTORS, causal_mask(PRESENT).numpy()]),
     "HistoryEncoder": lambda: (HistoryEncoder(D, 2, 2, 0.3, max_length=L, seed=1), [VECTORS, PRESENT]),
     "IdTable": lambda: (IdTable.of(["a", "bcd", "é", "0", "x y"]), [np.array([4, 2, 1], np.int32)]),
+    "ItemField": lambda: (ItemField(LOOK, TEXT, D), [np.array([4, 2], np.int32)]),
     "ItemFusion": lambda: (
-        ItemFusion(TEXT, D, 0.3, seed=1, features={"flags": np.eye(N, dtype=np.float32)}),
+        ItemFusion(TEXT, D, 0.3, 1, [LOOK, BRAND], {LOOK.key: TEXT, BRAND.key: np.arange(N, dtype=np.int32)}),
         [np.array([3, 0], np.float32), np.array([4, 2], np.int32)],
     ),
     "NeighbourScores": lambda: (NeighbourScores(N, 3, 0.5), [HISTORY]),

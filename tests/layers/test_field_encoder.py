@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.data.schema import Field
-from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder
+from tfllmrec.layers.field_encoder import DAY_S, FieldEncoder, FieldsEncoder
 
 pytestmark = pytest.mark.tf
 NAN = float("nan")
@@ -38,6 +38,18 @@ def test_a_number_is_how_far_it_has_come_through_each_bin():
     encoder.build(tf.TensorShape([None]))
     numbers = encoder._numbers(tf.constant([[-5.0], [5.0], [15.0], [1e9]])).numpy()
     np.testing.assert_allclose(numbers, [[-3, 0, 0], [-1, 0.5, 0], [1, 1, 0.5], [5, 1, 1]])
+
+
+def test_a_time_of_items_has_a_place_on_a_scale_too():
+    released = Field("released", "item", "time", edges=(0.0, 4 * DAY_S, 5 * DAY_S), median=2 * DAY_S, spread=DAY_S)
+    layer = FieldEncoder(released, 3)
+    got = layer(tf.constant([DAY_S, np.nan, 1e9], tf.float64)).numpy()
+    angles = 2 * np.pi * np.array([1.0, 1 / 7])  # a whole day, a seventh of a week
+    told = [*np.sin(angles), *np.cos(angles), -1.0, 1 / 4, 0.0]
+    np.testing.assert_allclose(got[0], told @ layer.kernel.numpy(), atol=1e-5)
+    assert not got[1].any()  # where missing starts
+    far = layer(tf.constant([1e9 + 7 * DAY_S], tf.float64))[0]  # beyond the last edge, and clipped
+    np.testing.assert_allclose(far, got[2], atol=1e-4)
 
 
 def test_a_time_comes_round_each_day_and_each_week():

@@ -22,7 +22,7 @@ from tfllmrec.columns import ITEM_INDEX, USER_INDEX
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data import dataset_from_frames
 from tfllmrec.data.queries import Queries
-from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.errors import DataError
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import PrunedWeights
@@ -37,6 +37,18 @@ ITEM_WEIGHTS = ItemWeightSettings(decay=0.7, neighbours=5)
 IDS = np.array([f"item-{i}é" for i in range(N)], object)
 COUNTS = np.array([5, 3, 0, 8, 1, 2, 2, 9, 4, 0, 1, 6])
 HISTORIES, RATINGS = [[3, 0, 7, 1, 5], [4], [], [8, 2]], [[5, NAN, 3.3, 1, 4], [3.7], [], [NAN, NAN]]
+SCHEMA = Schema(
+    (
+        Field("brand", "item", "category", vocabulary=("a", "b")),
+        Field("released", "item", "time"),
+        Field("image", "item", "vector", width=3),
+    )
+)
+#: Nothing is known of the times when items were released.
+ITEM_FIELDS = {
+    "item.brand": (np.arange(N) % 4).astype(np.int32),
+    "item.image": np.vstack([np.random.default_rng(3).normal(size=(N - 1, 3)), [[NAN] * 3]]).astype(np.float32),
+}
 QUERIES = Queries.from_histories(HISTORIES, RATINGS, user_ids=["u0", "u2", "nobody", "u1"])
 
 
@@ -45,7 +57,11 @@ def made_hybrid(negatives=None, seed=42, **changes):
     generator = np.random.default_rng(2)
     text = generator.normal(size=(N, 6)).astype(np.float32)
     text[-1] = 0
-    model = Hybrid(Catalogue(IDS, text), COUNTS, ModelConfig(**settings), ITEM_WEIGHTS, negatives, seed)
+    model = Hybrid(
+        Catalogue(IDS, text, fields=ITEM_FIELDS), COUNTS, ModelConfig(**settings), ITEM_WEIGHTS, negatives, seed, SCHEMA
+    )
+    if model.items.fields:
+        model.items.strengths.assign([0.5, -0.7])
     weights = [
         PrunedWeights(generator.integers(0, N, (N, 5)), generator.random((N, 5)).astype(np.float32)) for _ in range(2)
     ]

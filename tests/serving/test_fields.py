@@ -27,7 +27,14 @@ def split():
         for step, item in enumerate(rng.permutation(N)[:5])
     ]
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "device", "kind"])
-    items = pd.DataFrame({"item_id": [f"i{item}" for item in range(N)], "title": [f"film {item}" for item in range(N)]})
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{item}" for item in range(N)],
+            "title": [f"film {item}" for item in range(N)],
+            "maker": ["ab"[item % 2] for item in range(N - 1)] + [""],
+            "look": [rng.normal(size=3) for _ in range(N - 2)] + [None] * 2,
+        }
+    )
     users = pd.DataFrame(
         {"user_id": [f"u{user}" for user in range(12)], "age": [20 + 3.5 * user for user in range(12)]}
     )
@@ -43,10 +50,10 @@ def model(split):
 
     rng = np.random.default_rng(1)
     text = rng.normal(size=(N, 6)).astype(np.float32)
-    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4)
-    ids = split.dataset.items["item_id"].to_numpy(object)
-    made = Hybrid(Catalogue(ids, text), split.train_counts, config, schema=split.schema)
-    for layer in (made.event_fusion, made.query_fusion):
+    config = ModelConfig(embedding_dim=8, blocks=1, heads=2, history_length=4, item_fields="all")
+    catalogue = Catalogue.of(split.dataset.items, text, split.schema)
+    made = Hybrid(catalogue, split.train_counts, config, schema=split.schema)
+    for layer in (made.event_fusion, made.query_fusion, made.items):
         for variable in layer.trainable_variables:
             variable.assign(variable + 0.3 * rng.normal(size=variable.shape))
     made.query_fusion.alone.assign(2.0)
@@ -66,6 +73,24 @@ def test_every_kind_of_field_is_read(model):
         "event.rating", "event.timestamp_s", "event.device", "event.kind",
         "request.timestamp_s", "request.device", "user.age",
     }  # fmt: skip
+
+
+def test_the_fields_of_items_are_read(model):
+    assert {field.key: field.kind for field in model.schema.of("item")} == {
+        "item.look": "vector", "item.maker": "category",
+    }  # fmt: skip
+    vectors = model.item_vectors().numpy()
+    model.items.reads.assign(0.0)
+    moved = np.abs(model.item_vectors() - vectors).max(axis=1)
+    model.items.reads.assign(1.0)
+    assert (moved > 1e-3).tolist() == [True] * (N - 1) + [False]  # the last one has none
+
+
+def test_similar_items_are_those_of_the_model(model, served):
+    asked = ["i1", "i5", f"i{N - 1}"]
+    one, own = served.similar(asked, k=N - 1), model.similar(asked, k=N - 1)
+    assert one["item_id"].tolist() == own["item_id"].tolist()
+    np.testing.assert_allclose(2 * one["score"], own["score"], atol=1e-5)  # there are no texts to compare
 
 
 def test_scores_are_those_of_the_model(model, served, split):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models import hybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
@@ -193,7 +194,7 @@ def shop(chain_config, monkeypatch, tmp_path):
     return SimpleNamespace(
         folder="shop",
         config=config,
-        split=SimpleNamespace(items=pd.DataFrame(items, dtype="str")),
+        split=SimpleNamespace(items=pd.DataFrame(items, dtype="str"), schema=Schema()),
         text=np.eye(2, 4, dtype=np.float32),
         record={"source": {"events": "e.csv", "columns": {"title": "nom", "user_id": "who"}, "max_bad_rows": 0.5}},
     )
@@ -216,6 +217,42 @@ def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     assert grown.items.item_id.tolist() == ["1", "2", "3"]
     assert grown.counts == Counts("more.csv", added=1, replaced=0, unchanged=0, dropped=0)
     assert shop.split.items.description.tolist() == ["c", "d"]  # the run's own table stays as it is
+
+
+LOOK = Field("look", "item", "vector", width=2)
+
+
+def test_new_items_bring_their_fields_and_need_no_text_then(shop, tmp_path):
+    known = shop.split.items.assign(look=["0.1, 0.2", ""])
+    shop.split = SimpleNamespace(items=known, schema=Schema((LOOK, Field("colour", "item", "id"))))
+    (tmp_path / "new.jsonl").write_text(
+        lines(
+            [
+                {"item_id": 1, "nom": "a", "look": [0.5, 0.5]},  # another look, the same text
+                {"item_id": 3, "look": [1.5, 2.5]},
+                {"item_id": 4, "look": [1.5]},  # no such vector
+                {"item_id": 5, "nom": "d", "colour": "red"},
+            ]
+        )
+    )
+    encoder = Letters()
+    grown = read_new_items(shop, tmp_path / "new.jsonl", encoder, lambda line: None)
+    assert grown.items.item_id.tolist() == ["1", "2", "3", "5"]
+    assert grown.items.look.tolist() == ["0.5, 0.5", "", "1.5, 2.5", ""]
+    assert grown.counts == Counts("new.jsonl", added=2, replaced=1, unchanged=0, dropped=1)
+    assert encoder.asked == ["d"] and not grown.text[2].any()
+    shop.config.model.item_fields = "none"
+    unread = read_new_items(shop, tmp_path / "new.jsonl", encoder, lambda line: None)
+    assert unread.counts == Counts("new.jsonl", added=1, replaced=0, unchanged=1, dropped=2)
+
+
+def test_a_run_without_text_takes_new_items_by_their_fields(shop, tmp_path):
+    items = pd.DataFrame({"item_id": ["1", "2"], "look": ["0.1, 0.2", ""]}, dtype="str")
+    shop.split, shop.text = SimpleNamespace(items=items, schema=Schema((LOOK,))), np.zeros((2, 1), np.float32)
+    (tmp_path / "new.jsonl").write_text(lines([{"item_id": 3, "look": [1.5, 2.5]}, {"item_id": 4, "title": "d"}]))
+    grown = read_new_items(shop, tmp_path / "new.jsonl", None, lambda line: None)
+    assert grown.counts == Counts("new.jsonl", added=1, replaced=0, unchanged=0, dropped=1)
+    assert grown.items.item_id.tolist() == ["1", "2", "3"] and grown.text.shape == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +290,7 @@ def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
 
 def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,title\nnew,a\n")
-    with pytest.raises(ModelError, match="was trained without text"):
+    with pytest.raises(ModelError, match="was trained without text and fields"):
         export(bare_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
     assert not (tmp_path / "made").exists()
 

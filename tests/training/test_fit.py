@@ -397,6 +397,23 @@ def test_fields_are_read_where_they_help(monkeypatch, reading, alone, beyond_cha
     assert (alone is None) == (not reads) and (alone is None or f"strength {strength:g}" in alone)
 
 
+@pytest.mark.parametrize(("reading", "reads"), [(0.6, 1.0), (0.5, 1.0), (0.4, 0.0)])
+def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, reading, reads):
+    told = [SimpleNamespace(field=SimpleNamespace(key=key)) for key in ("item.brand", "item.image")]
+    model = SimpleNamespace(items=SimpleNamespace(fields=told, reads=tf.Variable(1.0)))
+
+    def measure(model, ks):
+        return SimpleNamespace(metrics={"ndcg@10": reading if float(model.items.reads) else 0.5})
+
+    monkeypatch.setattr(fit, "selection_value", lambda result: result.metrics["ndcg@10"])
+    said = fit.choose_item_field_use(model, SimpleNamespace(measure=measure))
+    assert float(model.items.reads) == reads
+    verdict = "are read" if reads else "are not read"
+    figures = f"ndcg@10 {reading:.4f} with them, 0.5000 without them"
+    assert said == f"fields of items (item.brand, item.image) {verdict}: {figures}, on validation"
+
+
 def test_a_model_without_fields_has_nothing_to_choose():
-    model = SimpleNamespace(query_fusion=None)
+    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]))
+    assert fit.choose_item_field_use(model, None) is None
     assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None

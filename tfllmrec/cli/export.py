@@ -18,7 +18,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Items that came after training, added by their text; of known ids the text is replaced. "
+            help="Items that came after training, added by their text and fields; of known ids these are replaced. "
             "In any format that a catalogue is read in.",
         ),
     ] = None,

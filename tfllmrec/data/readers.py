@@ -50,6 +50,7 @@ from tfllmrec.data.files.column_names import is_known_name
 from tfllmrec.data.files.folders import Files, find_files, name_of, source_folder
 from tfllmrec.data.files.raw_table import RawTable, distinct_names
 from tfllmrec.data.files.tables import read_table
+from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.held_out import is_row_range, mark_events, note_marked, rows_of_range
 from tfllmrec.errors import ConfigError, DataError
@@ -65,7 +66,8 @@ def read_dataset(
     ``config.source`` is a folder (its format is recognised: MovieLens, RecBole, a folder with ``interactions``,
     ``events`` or ``ratings`` and ``items``, ``movies`` or ``books`` tables, or a saved data set) or the name of a
     registered data set. ``events`` names a file instead; ``items`` and ``users`` go with it, or replace the file found
-    in the source. A saved data set is taken as it is: it was cleaned when it was saved.
+    in the source. ``vectors`` names files with a vector for each row of the items. A saved data set is taken as it is:
+    it was cleaned when it was saved.
 
     Args:
       config: the ``data`` section.
@@ -78,9 +80,9 @@ def read_dataset(
     Raises:
       ConfigError: neither source nor events or both, files beside a saved data set, a saved data set that would extend
         another one, an unknown registered name, encoding or canonical column; test events are rows of the file that a
-        saved data set was made of.
-      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; or none of the test
-        events is among the clean events.
+        saved data set was made of; vectors without items, or with the name of a column.
+      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; there is not one
+        vector for each row of the items; or none of the test events is among the clean events.
     """
     check_mapping(config.columns)
     found = "both" if config.source is not None and config.events is not None else "neither"
@@ -98,10 +100,10 @@ def read_dataset(
     if config.source is not None:
         folder = source_folder(config.source, base)
         if config.format == "tfllmrec" or (config.format == "auto" and (folder / MANIFEST).is_file()):
-            if config.items or config.users or config.more_items or config.columns:
+            if config.items or config.users or config.more_items or config.vectors or config.columns:
                 raise ConfigError(
                     f"data.source: {config.source} is a saved data set, which has its items and users already: leave "
-                    "out data.items, data.users, data.more_items and data.columns."
+                    "out data.items, data.users, data.more_items, data.vectors and data.columns."
                 )
             if known is not None:
                 raise ConfigError(
@@ -128,6 +130,12 @@ def read_dataset(
 
     events = read(files.events, *_EVENTS) if files.events else None
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
+    if config.vectors:
+        if items is None:
+            raise ConfigError(
+                "data.vectors: expected a file of items, whose rows the vectors belong to. Set data.items."
+            )
+        items = with_vectors(items, {name: base / path for name, path in config.vectors.items()}, config)
     more = [read(path, f"more_items:{path.name}", ITEM_COLUMNS, (ITEM,)) for path in files.more_items]
     users = read(files.users, "users", (USER,), (USER,)) if files.users else None
     tags = read(files.tags, "tags", TAG_COLUMNS, (ITEM, TAG)) if files.tags else None

@@ -106,6 +106,7 @@ _TIME_WORDS = {"time", "timestamp", "date", "at", "ts"}
 #: Regular expressions, for Python and for TensorFlow: a plain number; a vector of at least two of them.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 VECTOR = rf"\s*[\[(]?\s*{NUMBER}(?:\s*[,;\s]\s*{NUMBER})+\s*[\])]?\s*"
+_VECTOR_MARKS = str.maketrans("[](),;", "      ")
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,11 @@ class Field:
         for one that is known afterwards, such as the rating, and so is only read of events of the history.
       kind: how values are encoded, see :meth:`encode`.
       vocabulary: of a category, its values, the most frequent first.
-      median, spread: of a number. The spread is the interquartile range / 1.349, which is the standard deviation of
-        normal numbers but is not moved by a few huge ones; where half of the numbers are equal, it is the deviation.
-      edges: of a number, its quantiles, ascending and distinct: bins for piecewise-linear encoding.
+      median, spread: of a number, or of a time of items. The spread is the interquartile range / 1.349, which is the
+        standard deviation of normal numbers but is not moved by a few huge ones; where half of the numbers are equal,
+        it is the deviation.
+      edges: of a number, or of a time of items, its quantiles, ascending and distinct: bins for piecewise-linear
+        encoding.
       dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
       width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
       default: the value where a request leaves the field out; ``None``: the value is missing then.
@@ -221,6 +224,10 @@ class Field:
             case "vector":
                 return _vectors(cells, self.width)
         return strings(cells).to_numpy(object)
+
+    def blank(self, rows: int) -> np.ndarray:
+        """The encoding of ``rows`` missing values."""
+        return np.full((rows, *([self.width] if self.width else [])), self.padding, self.dtype)
 
     def _codes(self, texts: pd.Series) -> np.ndarray:
         if not self.width:
@@ -416,12 +423,14 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
             plain = numbers(filled)[0]
             plain = plain[np.isfinite(plain)]
             if len(plain):
-                edges = np.unique(np.quantile(plain, np.linspace(0, 1, BINS + 1)))
-                low, median, high = map(float, np.quantile(plain, [0.25, 0.5, 0.75]))
-                spread = (high - low) / QUARTILES or float(plain.std()) or 1.0
-                field = replace(field, median=median, spread=spread, edges=tuple(map(float, edges)))
+                field = _on_a_scale(field, plain)
             elif len(filled):
                 raise ConfigError(f"data.fields.{name}.kind: expected numbers, found {filled.iloc[0]!r}.")
+        case "time" if owner == "item":
+            plain = times(filled)[0]
+            plain = plain[np.isfinite(plain)]
+            if len(plain):
+                field = _on_a_scale(field, plain)
         case "vector":
             width = _vector_width(filled, asked=want.kind == "vector")
             if not width:
@@ -433,6 +442,14 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
     if want.default is not None and kind != "text" and missing(field.encode([want.default]))[0]:
         raise ConfigError(f"data.fields.{name}.default: expected a {kind}, found {want.default!r}.")
     return field
+
+
+def _on_a_scale(field: Field, plain: np.ndarray) -> Field:
+    """The field with the statistics of its numbers, which are finite."""
+    edges = np.unique(np.quantile(plain, np.linspace(0, 1, BINS + 1)))
+    low, median, high = map(float, np.quantile(plain, [0.25, 0.5, 0.75]))
+    spread = (high - low) / QUARTILES or float(plain.std()) or 1.0
+    return replace(field, median=median, spread=spread, edges=tuple(map(float, edges)))
 
 
 def missing(values: np.ndarray) -> np.ndarray:
@@ -531,7 +548,7 @@ def _vectors(values: pd.Series, width: int) -> np.ndarray:
     rows = np.full((len(values), width), np.nan, np.float32)
     for row, cell in enumerate(values):
         if isinstance(cell, str):
-            cell = re.findall(NUMBER, cell) if re.fullmatch(VECTOR, cell) else None
+            cell = cell.translate(_VECTOR_MARKS).split() if re.fullmatch(VECTOR, cell) else None
         vector = np.ravel([] if cell is None else np.asarray(cell, np.float32))
         if len(vector) == width and np.isfinite(vector).all():
             rows[row] = vector

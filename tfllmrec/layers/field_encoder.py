@@ -27,7 +27,8 @@ class FieldEncoder(tf.keras.layers.Layer):
     - number: how far the value has come through each bin between two quantiles (0 before it, 1 after it), and its
       distance from the median in spreads, clipped at 5, through a dense map (piecewise-linear encoding: Gorishniy et
       al. 2022, "On embeddings for numerical features in tabular deep learning").
-    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map.
+    - time: sine and cosine of the hour of the day and of the day of the week (UTC), through a dense map. A time of an
+      item, such as its release, is encoded as a number, too.
     - vector: a dense map.
 
     Texts are encoded by :class:`tfllmrec.layers.text_tower.TextTower`. Ids have no encoder, because an id says nothing
@@ -60,19 +61,15 @@ class FieldEncoder(tf.keras.layers.Layer):
 
     @property
     def _features(self) -> int:
-        return {"number": max(len(self.field.edges) - 1, 0) + 1, "time": 4}.get(self.field.kind, self.field.width)
+        edges = len(self.field.edges)
+        return {"number": max(edges, 1), "time": 4 + edges}.get(self.field.kind, self.field.width)
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
         """Encoded values, ``[...]`` or ``[..., width]`` -> ``[..., D]``."""
         if self.field.kind == "category":
             if not self.field.dropped:  # then training has no unknown values, and their vector would be noise
                 values = tf.where(values == UNKNOWN_CODE, MISSING_CODE, values)
-            vectors = tf.gather(self.table, values)
-            if not self.field.width:
-                return vectors
-            given = tf.cast(values != 0, vectors.dtype)[..., tf.newaxis]
-            mean = tf.math.divide_no_nan(tf.reduce_sum(vectors * given, -2), tf.reduce_sum(given, -2))
-            return tf.where(tf.reduce_any(values != 0, -1, keepdims=True), mean, self.table[0])
+            return self._mean(values) if self.field.width else tf.gather(self.table, values)
         if self.field.kind != "vector":
             values = values[..., tf.newaxis]
         there = tf.reduce_all(tf.math.is_finite(values), -1, keepdims=True)
@@ -80,17 +77,35 @@ class FieldEncoder(tf.keras.layers.Layer):
         vectors = tf.tensordot(tf.cast(self._numbers(known), self.compute_dtype), self.kernel, 1)
         return tf.where(there, vectors, self.missing)
 
+    def _mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean vector of the names of each cell, ``[..., width]`` -> ``[..., D]``."""
+        codes = tf.reshape(values, (-1, self.field.width))
+        # As a product with a sparse matrix: vectors of all names and of the padding would take width times the memory.
+        at = tf.where(codes != MISSING_CODE)
+        names = tf.stack([at[:, 0], tf.cast(tf.gather_nd(codes, at), tf.int64)], axis=1)
+        shape = tf.cast([tf.shape(codes)[0], self.field.size], tf.int64)
+        table = tf.cast(self.table, tf.float32)
+        sums = tf.sparse.sparse_dense_matmul(tf.SparseTensor(names, tf.ones(tf.shape(at)[0]), shape), table)
+        number = tf.reduce_sum(tf.cast(codes != MISSING_CODE, tf.float32), axis=1, keepdims=True)
+        mean = tf.where(number > 0, tf.math.divide_no_nan(sums, number), table[MISSING_CODE])
+        return tf.reshape(tf.cast(mean, self.compute_dtype), tf.concat([tf.shape(values)[:-1], [self.dim]], axis=0))
+
     def _numbers(self, values: tf.Tensor) -> tf.Tensor:
         """What is mapped: ``[..., 1]`` numbers or times, or ``[..., width]`` vectors -> ``[..., F]``."""
         if self.field.kind == "vector":
             return values
         if self.field.kind == "time":
             turns = tf.concat([values / DAY_S, values / (7 * DAY_S)], -1) % 1.0 * (2 * np.pi)
-            return tf.concat([tf.sin(turns), tf.cos(turns)], -1)
+            cycles = [tf.sin(turns), tf.cos(turns)]
+            return tf.concat([*cycles, self._on_a_scale(values)] if self.field.edges else cycles, -1)
+        return self._on_a_scale(values)
+
+    def _on_a_scale(self, values: tf.Tensor) -> tf.Tensor:
+        """The distance from the median in spreads, and how far the value has come through each bin."""
         standard = tf.clip_by_value((values - self.field.median) / self.field.spread, -FAR, FAR)
-        low, high = np.array(self.field.edges[:-1], np.float32), np.array(self.field.edges[1:], np.float32)
-        if not len(low):
+        if len(self.field.edges) < 2:
             return standard
+        low, high = (tf.constant(edges, values.dtype) for edges in (self.field.edges[:-1], self.field.edges[1:]))
         return tf.concat([standard, tf.clip_by_value((values - low) / (high - low), 0.0, 1.0)], -1)
 
     def get_config(self) -> dict[str, Any]:
@@ -140,3 +155,15 @@ class FieldsEncoder(tf.keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]
         return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
+
+
+def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
+    """Which encoded values of a field are there, bool: ``[...]`` or ``[..., width]`` -> ``[...]``.
+
+    A category that training did not have counts as missing, as in :class:`FieldEncoder`.
+    """
+    if values.dtype.is_floating:
+        there = tf.math.is_finite(values)
+    else:
+        there = values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)
+    return tf.reduce_any(there, axis=-1) if field.width else there

@@ -1,30 +1,53 @@
-"""The dense item vector ``e_i``: text, an id embedding that fades where events are few, and any other features."""
+"""The dense item vector ``e_i``: text and other fields of the item, and an id embedding that fades with few events."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.data.schema import Field
+from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.seeded_dropout import SeededDropout
+
+#: Share of items whose fields a training step hides. New items may lack them, and ``reads`` may switch them off.
+HIDDEN_FIELDS = 0.1
+
+
+class Content(NamedTuple):
+    """The part of item vectors that does not depend on ids, ``[M, D]``: of the text alone, and of text and fields."""
+
+    text: tf.Tensor
+    every: tf.Tensor
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class ItemFusion(tf.keras.layers.Layer):
-    """``e_i = W_t t_i + g(n_i) v_i + sum_f W_f x_if``, with ``g(n) = n / (n + c)``.
+    """``e_i = sum_m a_im x_im + g(n_i) v_i``: attention over the item's modalities, and an id embedding.
 
-    ``t_i`` is the frozen text vector, ``v_i`` a learned id embedding, ``n_i`` the item's training events and
-    ``c > 0`` learned: a tail item leans on its text, and a cold item *is* its text. While training, a share of the ids
-    is hidden in each step (rows, not entries) so that the text part has to carry the item alone.
+    - The modalities m are the text, ``x = F = W t_i`` with the frozen text vector ``t_i``, and the item's fields
+      (categories, numbers, times, other vectors), ``x = s_m F`` with ``F`` from :class:`ItemField` and a learned scalar
+      ``s_m``.
+    - ``a_im = M_i softmax_m <k_m, F>``, over the ``M_i`` modalities that item i has; ``k_m`` is learned. These weights
+      are 1 on average, so an item that lacks a modality has the same vector as if there were no such modality.
+    - ``v_i`` is a learned id embedding, ``n_i`` the item's training events and ``g(n) = n / (n + c)`` with a learned
+      ``c > 0``: a tail item leans on its content, and a cold item *is* its content.
+
+    ``s_m`` and ``k_m`` start at 0, so training starts from ``W t_i + g(n_i) v_i``. It hides the ids of a share of the
+    items (rows, not entries) in each step, and the fields of :data:`HIDDEN_FIELDS` of them, so that the text has to
+    carry the item alone. The scalar ``reads`` is chosen on validation and not trained; at 0, fields are not read.
 
     Args:
       text: float32 ``[N, Dt]``, from :func:`tfllmrec.text.centring.centred_unit`; a row of zeros is an item without
         text.
       dim: width D of the result.
       id_dropout: share of ids hidden in a training step; 1.0 leaves the id part out altogether.
-      seed: of the id dropout and the initialisers.
-      features: optional float32 ``[N, F]`` blocks by name (category flags, numbers, another modality's vectors).
+      seed: of the dropout and the initialisers.
+      fields: of the items, each with an encoder.
+      values: of all items by the fields' keys, as :meth:`Field.encode` gives them.
     """
 
     def __init__(
@@ -33,22 +56,18 @@ class ItemFusion(tf.keras.layers.Layer):
         dim: int,
         id_dropout: float,
         seed: int,
-        features: dict[str, np.ndarray] | None = None,
+        fields: Iterable[Field | Mapping[str, Any]] = (),
+        values: Mapping[str, np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # counts stay float32 in every precision
         self.dim, self.rate, self.seed = dim, id_dropout, seed
         self.n_items = len(text)
-        blocks = {"text": text} | (features or {})
-        self.blocks = {name: self._frozen(f"{name}_vectors", block) for name, block in blocks.items()}
-        self.maps = {
-            name: self.add_weight(
-                name=f"{name}_map",
-                shape=(block.shape[1], dim),
-                initializer=tf.keras.initializers.GlorotUniform(seed=seed + i),
-            )
-            for i, (name, block) in enumerate(blocks.items())
-        }
+        glorot = tf.keras.initializers.GlorotUniform(seed=seed)
+        # In mappings, because checkpoints name them so.
+        vectors = tf.constant_initializer(text.astype(np.float32))
+        self.blocks = {"text": self.add_weight("text_vectors", text.shape, initializer=vectors, trainable=False)}
+        self.maps = {"text": self.add_weight("text_map", (text.shape[1], dim), initializer=glorot)}
         self.use_ids = id_dropout < 1
         if self.use_ids:
             self.id_embedding = self.add_weight(
@@ -60,31 +79,51 @@ class ItemFusion(tf.keras.layers.Layer):
                 name="id_half_count", shape=(), initializer=tf.constant_initializer(1.0)
             )
             self.id_dropout = SeededDropout(id_dropout, seed, noise_shape=(None, 1), name="id_dropout")
+        known = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        self.fields = [
+            ItemField(field, (values or {})[field.key], dim, seed + 10 + place, name=f"field_{place}")
+            for place, field in enumerate(known)
+        ]
+        if self.fields:
+            self.strengths = self.add_weight("field_strengths", (len(known),), initializer="zeros")
+            self.keys = self.add_weight("modality_keys", (1 + len(known), dim), initializer="zeros")
+            frozen = {"trainable": False, "dtype": tf.float32, "experimental_autocast": False}
+            self.reads = self.add_weight("reads", (), initializer="ones", **frozen)
+            self.hide_fields = SeededDropout(HIDDEN_FIELDS, seed + 1, noise_shape=(None, 1), name="hide_fields")
 
-    def _frozen(self, name: str, value: np.ndarray) -> tf.Variable:
-        return self.add_weight(
-            name=name, shape=value.shape, initializer=tf.constant_initializer(value.astype(np.float32)), trainable=False
-        )
-
-    def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> tf.Tensor:
-        """The part of the vectors that does not depend on ids, ``[M, D]``.
+    def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> Content:
+        """The part of the vectors that does not depend on ids.
 
         Args:
           indices: int32 ``[M]``, the items; by default all of them.
           text: float32 ``[N, Dt]``, text vectors in place of the layer's own.
         """
-        blocks = self.blocks if text is None else self.blocks | {"text": text}
-        parts = [
-            tf.matmul(tf.cast(_rows(x, indices), self.compute_dtype), tf.cast(self.maps[name], self.compute_dtype))
-            for name, x in blocks.items()
-        ]
-        return tf.add_n(parts)
+        vectors = _rows(self.blocks["text"] if text is None else text, indices)
+        of_text = tf.matmul(tf.cast(vectors, self.compute_dtype), tf.cast(self.maps["text"], self.compute_dtype))
+        if not self.fields:
+            return Content(of_text, of_text)
+        of_fields, given = zip(*(field(indices) for field in self.fields), strict=True)
+        parts = [of_text, *(tf.cast(part, of_text.dtype) for part in of_fields)]
+        there = tf.stack([tf.reduce_any(vectors != 0, axis=1), *given], axis=1)
+        strengths = tf.concat([[1.0], tf.cast(self.strengths, tf.float32)], axis=0)
+        weights = self._weights(parts, there) * strengths
+        weights = tf.where(self.reads > 0, weights, tf.one_hot(0, len(parts)))
+        weighed = zip(parts, tf.unstack(tf.cast(weights, of_text.dtype), axis=1), strict=True)
+        return Content(of_text, tf.add_n([part * weight[:, tf.newaxis] for part, weight in weighed]))
+
+    def _weights(self, parts: Sequence[tf.Tensor], there: tf.Tensor) -> tf.Tensor:
+        """``a_im`` of ``parts``, ``[M, D]`` each: float32 ``[M, P]``; 0 where ``there``, bool ``[M, P]``, is False."""
+        keys = tf.unstack(tf.cast(self.keys, self.compute_dtype))
+        logits = [tf.linalg.matvec(part, key) for part, key in zip(parts, keys, strict=True)]
+        logits = tf.where(there, tf.cast(tf.stack(logits, axis=1), tf.float32), -1e9)
+        known = tf.cast(there, tf.float32)
+        return tf.nn.softmax(logits) * known * tf.reduce_sum(known, axis=1, keepdims=True)
 
     def call(
         self,
         counts: tf.Tensor,
         indices: tf.Tensor | None = None,
-        content: tf.Tensor | None = None,
+        content: Content | None = None,
         training: bool | None = None,
     ) -> tf.Tensor:
         """Item vectors, ``[M, D]``.
@@ -94,7 +133,11 @@ class ItemFusion(tf.keras.layers.Layer):
           indices: int32 ``[M]``, the items; by default all of them.
           content: :meth:`content` of the items, where it is computed already.
         """
-        result = self.content(indices) if content is None else content
+        content = self.content(indices) if content is None else content
+        result = content.every
+        if self.fields:
+            shown = self.hide_fields(tf.ones_like(result[:, :1]), training=training) > 0
+            result = tf.where(shown, result, content.text)
         if self.use_ids:
             fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
             # Without a gather where all rows are read: its gradient would be sparse, and slower in the optimizer.
@@ -104,17 +147,18 @@ class ItemFusion(tf.keras.layers.Layer):
         return result
 
     def get_config(self) -> dict[str, Any]:
-        widths = {name: block.shape[1] for name, block in self.blocks.items()}
-        sizes = {"n_items": self.n_items, "widths": widths, "dim": self.dim, "id_dropout": self.rate, "seed": self.seed}
-        return {**super().get_config(), **sizes}
+        sizes = {"n_items": self.n_items, "width": self.blocks["text"].shape[1], "dim": self.dim}
+        fields = [asdict(field.field) for field in self.fields]
+        return {**super().get_config(), **sizes, "id_dropout": self.rate, "seed": self.seed, "fields": fields}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A layer of the same sizes; its blocks are zeros until weights are loaded."""
+        """A layer of the same sizes, without text and values until weights are loaded."""
         config = dict(config)
-        n_items, widths = config.pop("n_items"), config.pop("widths")
-        blocks = {name: np.zeros((n_items, width), np.float32) for name, width in widths.items()}
-        return cls(blocks.pop("text"), features=blocks, **config)
+        n_items, fields = config.pop("n_items"), [Field(**field) for field in config.pop("fields")]
+        values = {field.key: field.blank(n_items) for field in fields}
+        text = np.zeros((n_items, config.pop("width")), np.float32)
+        return cls(text, fields=fields, values=values, **config)
 
 
 def _rows(table: tf.Variable | tf.Tensor, indices: tf.Tensor | None) -> tf.Tensor:

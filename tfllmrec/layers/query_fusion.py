@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfllmrec.columns import TIMESTAMP
-from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
-from tfllmrec.layers.field_encoder import FieldsEncoder
+from tfllmrec.data.schema import Field
+from tfllmrec.layers.field_encoder import FieldsEncoder, is_given
 from tfllmrec.layers.history_encoder import causal_mask
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.time_gaps import TimeGaps
@@ -172,18 +172,10 @@ class QueryFusion(tf.keras.layers.Layer):
 
     def given(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Which requests carry the value of any field, bool ``[B]``; all False where fields are not read."""
-        any_of = [_is_given(field, query[field.key]) for field in self.encoder.fields]
+        any_of = [is_given(field, query[field.key]) for field in self.encoder.fields]
         return tf.reduce_any(tf.stack(any_of), axis=0) & (self.reads > 0)
 
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.encoder.fields]
         sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
         return {**super().get_config(), "fields": fields, **sizes}
-
-
-def _is_given(field: Field, values: tf.Tensor) -> tf.Tensor:
-    if values.dtype.is_floating:
-        there = tf.math.is_finite(values)
-    else:
-        there = values > (MISSING_CODE if field.dropped else UNKNOWN_CODE)
-    return tf.reduce_any(there, axis=1) if field.width else there

@@ -11,6 +11,7 @@ training (:class:`~tfllmrec.layers.term_gates.TermGates`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfllmrec.client.fields import Fields
+from tfllmrec.columns import ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
@@ -32,7 +34,7 @@ from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
 from tfllmrec.layers.history_encoder import HistoryEncoder
 from tfllmrec.layers.id_table import IdTable, placeholder_ids
-from tfllmrec.layers.item_fusion import ItemFusion
+from tfllmrec.layers.item_fusion import Content, ItemFusion
 from tfllmrec.layers.neighbour_scores import NeighbourScores, places
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
@@ -58,14 +60,25 @@ class Catalogue:
       item_ids: object ``[N]``, all different, in the order of the items table.
       text: float32 ``[N, Dt]``, unit rows as the encoder gives them; a row of zeros is an item without text.
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
+      fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
+        :meth:`tfllmrec.data.schema.Field.encode` gives them.
 
     Raises:
-      ModelError: an id is there twice, or there is not one row of text for each id.
+      ModelError: an id is there twice, or there is not one row of text and of each field for each id.
     """
 
     item_ids: np.ndarray
     text: np.ndarray
     text_widths: Sequence[int] | None = None
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, items: pd.DataFrame, text: np.ndarray, schema: Schema, text_widths: Sequence[int] | None = None
+    ) -> Self:
+        """The catalogue of an items table, with all fields of items in ``schema`` that have an encoder."""
+        encoded = {each.key: each.encode(items[each.name]) for each in schema.of("item") if each.has_encoder}
+        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded)
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)
@@ -74,6 +87,12 @@ class Catalogue:
                 f"Catalogue: expected a row of text for each of {n_items:,} item ids, [{n_items}, Dt], found shape "
                 f"{list(np.shape(self.text))}. Encode the texts of the same items table."
             )
+        for key, values in self.fields.items():
+            if len(values) != n_items:
+                raise ModelError(
+                    f"Catalogue: expected a value of {key} for each of {n_items:,} item ids, found {len(values):,}. "
+                    "Encode the column of the same items table."
+                )
         if len(set(self.item_ids)) < n_items:
             ids, times = np.unique(np.asarray(self.item_ids, str), return_counts=True)
             raise ModelError(
@@ -112,8 +131,9 @@ class Hybrid(MeasuredModel):
         *auto*, :meth:`ItemWeightSettings.settled`.
       negatives: whole catalogue or sampled.
       seed: of all initialisers and noise.
-      schema: with the fields of events, requests and users; those that have an encoder are read beside items and
-        ratings, if ``config.fields`` says so.
+      schema: of the data. Its fields that have an encoder are read beside texts, ids and ratings: those of events,
+        requests and users if ``config.fields`` says so, those of items if ``config.item_fields`` does and the catalogue
+        has them.
       repeats: whether users come back to items that they know, so that the gates learn from those as well.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
@@ -160,8 +180,11 @@ class Hybrid(MeasuredModel):
         self.use_feedback = "feedback" in config.terms
         self.use_behaviour = "behaviour" in config.terms
         self.repeats = repeats
-        read = [field for field in schema or () if field.has_encoder and field.key != RATING_KEY]
-        self.schema = Schema(tuple(read if config.fields and "meaning" in config.terms else []))
+        encoded = Schema(tuple(each for each in schema or () if each.has_encoder and each.key != RATING_KEY))
+        of_queries = encoded.of("event", "request", "user") if config.fields and "meaning" in config.terms else []
+        of_items = [each for each in encoded.of("item") if config.reads_item_field(each.kind)]
+        of_items = [each for each in of_items if each.key in catalogue.fields]
+        self.schema = Schema((*of_queries, *of_items))
         self.reads = (RATING_KEY, *(field.key for field in self.schema.of_inputs()))
         lacking = [name for name in item_weights.context or {} if f"request.{name}" not in self.reads]
         if lacking:
@@ -175,12 +198,12 @@ class Hybrid(MeasuredModel):
             **{field.key: spec_of(field) for field in self.schema.of_inputs()},
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
-        self.items = ItemFusion(text, config.embedding_dim, config.id_dropout, seed, name="items")
+        dim, dropout = config.embedding_dim, config.dropout
+        self.items = ItemFusion(text, dim, config.id_dropout, seed, of_items, catalogue.fields, name="items")
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
         )  # fmt: skip
-        dim, dropout = config.embedding_dim, config.dropout
         of_history, of_query = self.schema.of_history(), self.schema.of_query()
         self.event_fusion = EventFusion(of_history, dim, seed + 150, name="event_fields") if of_history else None
         self.query_fusion = (
@@ -252,11 +275,13 @@ class Hybrid(MeasuredModel):
         config = dict(config)
         n_items, width = config.pop("n_items"), config.pop("id_width")
         text = np.zeros((n_items, config.pop("text_dim")), np.float32)
-        settings, negatives = ModelConfig(**config.pop("config")), Negatives(**config.pop("negatives"))
-        item_weights = ItemWeightSettings(**config.pop("item_weights"))
+        # Models of earlier versions do not read the fields of items.
+        settings = ModelConfig(**{"item_fields": "none"} | config.pop("config"))
+        negatives, item_weights = Negatives(**config.pop("negatives")), ItemWeightSettings(**config.pop("item_weights"))
         schema = Schema.from_dict(config.pop("schema", []))
+        fields = {each.key: each.blank(n_items) for each in schema.of("item")}
         with keras_policy(config.pop("dtype")):
-            catalogue = Catalogue(placeholder_ids(n_items, width), text)
+            catalogue = Catalogue(placeholder_ids(n_items, width), text, fields=fields)
             counts = np.zeros(n_items, np.int64)
             return cls(catalogue, counts, settings, item_weights, negatives, schema=schema, **config)
 
@@ -286,7 +311,7 @@ class Hybrid(MeasuredModel):
         counts: tf.Tensor | None = None,
         training: bool = False,
         items: tf.Tensor | None = None,
-        content: tf.Tensor | None = None,
+        content: Content | None = None,
     ) -> tf.Tensor:
         """Unit ``e_i`` of the whole catalogue, float32 ``[N, D]``, or of ``items`` int32 ``[M]`` alone, ``[M, D]``.
 
@@ -396,7 +421,7 @@ class Hybrid(MeasuredModel):
         targets: tf.Tensor,
         learnt: tf.Tensor,
         weights: tf.Tensor | None,
-        content: tf.Tensor | None,
+        content: Content | None,
         text: tf.Tensor | None,
         training: bool,
     ) -> tf.Tensor:
@@ -422,7 +447,7 @@ class Hybrid(MeasuredModel):
         of_history, of_candidates = tf.split(at, [tf.size(history), tf.size(candidates)])
         return items, tf.where(present, tf.reshape(of_history, tf.shape(history)), self.n_items), of_candidates
 
-    def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor, content: tf.Tensor | None) -> tf.Tensor:
+    def _gate_loss(self, query: Query, targets: tf.Tensor, held_out: tf.Tensor, content: Content | None) -> tf.Tensor:
         """Softmax of the gated sum at the held-out targets; no gradient reaches the terms themselves.
 
         It is over the items that are new to the user, as in every list that is shown: W finds the others anyway. (Where
@@ -836,11 +861,20 @@ class Hybrid(MeasuredModel):
         Solving the item-item weights takes as long as in a fit: 15 s for 12,000 items, four minutes for 100,000.
 
         Args:
-          catalogue: the N items in their order, then the new ones; texts may have changed.
+          catalogue: the N items in their order, then the new ones; texts and fields may have changed.
           text: float32 ``[N, Dt]``, the texts that the model was fitted with.
           histories: of the training events.
           tell: called with a line for each step.
+
+        Raises:
+          ModelError: the catalogue lacks a field that the model reads.
         """
+        of_items = [each.key for each in self.schema.of("item")]
+        if lacking := [key for key in of_items if key not in catalogue.fields]:
+            raise ModelError(
+                f"Catalogue: expected the fields that the model reads of items, found none named {', '.join(lacking)}. "
+                "Make it by Catalogue.of with the schema of the data."
+            )
         n_items = len(catalogue.item_ids)
         n_new, item_weights = n_items - self.n_items, self.item_weights
         counts = np.pad(self.train_counts.numpy(), (0, n_new))
@@ -853,6 +887,8 @@ class Hybrid(MeasuredModel):
             if variable.shape == learned.shape:
                 variable.assign(learned)
         model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
+        for each in model.items.fields:
+            each.set_values(catalogue.fields[each.field.key])
         model.gates.has_text.assign(np.any(catalogue.text != 0, axis=1))
         if model.items.use_ids:
             model.items.id_embedding.assign(np.pad(self.items.id_embedding.numpy(), ((0, n_new), (0, 0))))

@@ -200,7 +200,7 @@ def _begun(
     config = config.model_copy(deep=True)
     config.data = config.data.model_copy(
         update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
-                "users": None, "more_items": [], "columns": {}, "fields": {}}
+                "users": None, "more_items": [], "vectors": {}, "columns": {}, "fields": {}}
     )  # fmt: skip
     if config.tuning.synonyms is not None:
         config.tuning.synonyms = (base / config.tuning.synonyms).resolve()

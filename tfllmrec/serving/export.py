@@ -91,8 +91,8 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
         ``tfrs.Model``, whose score is the inner product of a query vector and an item vector.
       data: of a run: the target, such as ``saved_models/shop`` (the new version is ``saved_models/shop/1``, ``2``, and
         so on), and optionally a file of items that came after training (:mod:`tfllmrec.serving.new_items`), added by
-        their text alone, and of new texts for items of the run. Each version starts from the run: it has none of the
-        items that an earlier version was given. Of a model: the data that it was fitted on, a
+        their text and fields, and of new texts and fields for items of the run. Each version starts from the run: it
+        has none of the items that an earlier version was given. Of a model: the data that it was fitted on, a
         :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, from which ids, titles, categories, fields and
         popularity come; and the target.
       query_model: of a two-tower model, see :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default
@@ -144,7 +144,7 @@ def _export_run(
         grown = read_new_items(run, new_items, encoder, tell)
         model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue(items[ITEM].to_numpy(object), text, run.text_widths)
+            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths)
             model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.

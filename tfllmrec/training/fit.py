@@ -13,7 +13,6 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.columns import ITEM
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
@@ -62,7 +61,7 @@ def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = 
       config: with every *auto* resolved.
       precision: Keras' policy for the layers, whatever the global one is.
     """
-    catalogue = Catalogue(data.split.dataset.items[ITEM].to_numpy(object), data.text, data.text_widths)
+    catalogue = Catalogue.of(data.split.dataset.items, data.text, data.split.schema, data.text_widths)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
         return Hybrid(
@@ -351,8 +350,8 @@ def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
     )
 
 
-def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether the fields of requests and users are read: unless the validation sample is ranked better without.
+def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether the fields of items are read: unless the validation sample is ranked better without.
 
     Args:
       model: trained.
@@ -361,20 +360,34 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
     """
+    read = [each.field.key for each in model.items.fields]
+    return f"fields of items ({', '.join(read)}) {_choose_use(model.items.reads, model, data)}" if read else None
+
+
+def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether the fields of requests and users are read, as :func:`choose_item_field_use` does for those of items.
+
+    Returns:
+      A line on the choice; ``None`` for a model that reads no such fields.
+    """
     fusion = model.query_fusion
     if fusion is None:
         return None
-    fusion.reads.assign(1.0)
-    names = ", ".join(fusion.encoder.keys)
+    return f"fields of queries ({', '.join(fusion.encoder.keys)}) {_choose_use(fusion.reads, model, data)}"
+
+
+def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
+    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it."""
+    reads.assign(1.0)
     with_them = data.measure(model, ks=KS)
-    fusion.reads.assign(0.0)
+    reads.assign(0.0)
     without = data.measure(model, ks=KS)
     figures = [result.metrics["ndcg@10"] for result in (with_them, without)]
-    said = f"ndcg@10 {figures[0]:.4f} with them, {figures[1]:.4f} without them"
+    said = f"ndcg@10 {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
     if selection_value(without) > selection_value(with_them):
-        return f"fields of queries ({names}) are not read: {said}, on validation"
-    fusion.reads.assign(1.0)
-    return f"fields of queries ({names}) are read: {said}, on validation"
+        return f"are not read: {said}"
+    reads.assign(1.0)
+    return f"are read: {said}"
 
 
 def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
@@ -470,12 +483,12 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    of_fields = choose_field_use(model, data)
+    of_items, of_fields = choose_item_field_use(model, data), choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
-    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_fields, alone]
+    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_items, of_fields, alone]
     return _told([line for line in chosen if line is not None], tell)
 
 
@@ -489,6 +502,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     without_effect = [key for key in may_lack if not settings[key]]
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
+    if not model.items.fields:
+        without_effect.append("model.item_fields")
+    else:
+        settings["fields of items"] = fingerprint(*(each.values.numpy() for each in model.items.fields))
     for key in without_effect:  # fits that were begun before there was this setting go on
         del settings[key]
     return {
