@@ -89,5 +89,5 @@ def test_a_run_of_an_earlier_version_reads_no_fields_of_items(chain_run, tmp_pat
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "item_fields" not in line and "vectors" not in line))
     old = Run.open(folder)
-    assert not old.config.model.item_fields
+    assert old.config.model.item_fields == "none"
     np.testing.assert_array_equal(old.load_model().item_vectors(), chain_run[0].load_model().item_vectors())
