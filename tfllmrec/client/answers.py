@@ -105,13 +105,19 @@ class Interest:
 
     Attributes:
       label: in the catalogue's own words, such as a category.
-      weight: above 0; the weights of an answer sum to 1.
-      because: the history item that adds the most to it.
+      weight: above 0, how likely the next items have it; the weights of an answer sum to 1.
+      because: the history item that adds the most to it; ``""`` if no item of the history has the label.
+      level: *broad* for a label of at least 2 % of the catalogue's items, otherwise *specific*.
+      trend: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of all,
+        *falling* if it is at most one 1.5th of that, otherwise *steady*; with few events it is steady. Level and trend
+        are ``""`` from models that earlier versions exported.
     """
 
     label: str
     weight: float
     because: str
+    level: str = ""
+    trend: str = ""
 
 
 @dataclass(frozen=True)

@@ -87,16 +87,17 @@ class InterestForecast(tf.Module):
         batch, n_labels = tf.shape(history)[0], self.profile.n_labels
         k = tf.broadcast_to(k, (batch,))
         width = tf.clip_by_value(tf.reduce_max(tf.concat([k, [0]], axis=0)), 0, n_labels)
-        inputs = (history, ratings, items, scores)
+        inputs = (history, ratings, items, scores, k)
         types = (tf.int32, tf.float32, tf.int32, tf.float32)
+
+        def alone(row: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+            history, ratings, items, scores, k = (value[tf.newaxis] for value in row)
+            return tuple(value[0] for value in self._best(history, ratings, items, scores, k, width))
+
         return tf.cond(
             batch <= CELLS_AT_ONCE // (n_labels + 1),
-            lambda: self._best(*inputs, k, width),
-            lambda: tf.map_fn(
-                lambda row: tuple(x[0] for x in self._best(*(value[tf.newaxis] for value in row), width)),
-                (*inputs, k),
-                fn_output_signature=tuple(tf.TensorSpec([None], one) for one in types),
-            ),
+            lambda: self._best(*inputs, width),
+            lambda: tf.map_fn(alone, inputs, fn_output_signature=tuple(tf.TensorSpec([None], one) for one in types)),
         )
 
     def _best(

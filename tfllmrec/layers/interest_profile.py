@@ -50,8 +50,8 @@ class InterestProfile(tf.Module):
       n_labels: C.
       decay: weight of an event one step further back, in (0, 1]; 1: the order of events says nothing. fast: the same
         where only the newest events count; not looked at if ``decay`` is 1.
-      liking: weight of a rating one ``spread`` above the mean of the history's ratings. spread: their standard deviation
-        in the training data; 0: ratings say nothing.
+      liking: weight of a rating one ``spread`` above the mean of the history's ratings. spread: the standard deviation
+        of ratings in the training data; 0: ratings say nothing.
     """
 
     def __init__(

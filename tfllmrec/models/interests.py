@@ -27,8 +27,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ class Interests:
 
 @dataclass(frozen=True, eq=False)
 class LabelForecast:
-    """What was learned about the labels of a user's next items; :class:`~tfllmrec.layers.interest_forecast` serves it.
+    """What was learned about the labels of a user's next items, for ``layers.interest_forecast.InterestForecast``.
 
     The distribution of labels is a mixture of three, each with the sum 1:
 
@@ -178,9 +179,9 @@ class LabelForecast:
         """The same for other labels, object ``[C']``: of new ones nothing is known, and the head expects them least."""
         place = pd.Index(self.labels).get_indexer(pd.Index(labels))
         known = (place >= 0)[:, np.newaxis]
-        tables = (np.where(known, table[place], 0).astype(np.float32) for table in (self.slow, self.fast, self.out))
-        bias = np.where(place >= 0, self.bias[place], self.bias.min()).astype(np.float32)
-        return LabelForecast(labels, *tables, bias, self.mixture, self.sharpness)
+        slow, fast, out = (np.where(known, table[place], np.float32(0)) for table in (self.slow, self.fast, self.out))
+        bias = np.where(place >= 0, self.bias[place], self.bias.min())
+        return replace(self, labels=labels, slow=slow, fast=fast, out=out, bias=bias)
 
     def save(self, path: Path) -> None:
         np.savez(path, **asdict(self) | {"labels": self.labels.astype(str)})
@@ -193,13 +194,14 @@ class LabelForecast:
           ModelError: the file is missing or damaged.
         """
         with reading_npz(path, remedy) as stored:
-            arrays = {name: stored[name] for name in cls.__dataclass_fields__}
+            arrays: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
             shapes = {name: arrays[name].shape for name in arrays}
             c, r = arrays["slow"].shape
             wanted = dict.fromkeys(("slow", "fast", "out"), (c, r)) | dict.fromkeys(("labels", "bias"), (c,))
             if shapes != wanted | {"mixture": (3,), "sharpness": ()}:
                 raise ValueError(f"the tables do not fit together: {shapes}")
-        return cls(**arrays | {"labels": arrays["labels"].astype(object), "sharpness": float(arrays["sharpness"])})
+        labels, sharpness = arrays.pop("labels").astype(object), float(arrays.pop("sharpness"))
+        return cls(labels=labels, sharpness=sharpness, **arrays)
 
 
 def fit_interests(

@@ -53,7 +53,7 @@ class InterestRecord:
 
     Attributes:
       events: training events that the head learned from. queries: validation queries.
-      epochs: of the head, those with the lowest loss on the validation queries; 0: it knows only how frequent labels are.
+      epochs: of the head, with the lowest loss on the validation queries; 0: it knows only how frequent labels are.
       mixture: the weights of counted, learned and recommended labels. sharpness: of the recommended items' scores.
       precision: the share of the first five labels that the next item has, by the mixture and as counted.
       precision_interval: low and high end of the 95 % interval of the difference, paired over users.
@@ -98,15 +98,18 @@ def prepared_forecast(
     if not folder.is_dir():
         tell("interests: learning which labels come next")
         forecast, record = fit_forecast(found, train, validation, hybrid, seed)
+        if record is None:
+            tell(f"interests: as counted: fewer than {FEWEST} validation queries have a target with labels")
+            return None
 
         def write(fresh: Path) -> None:
             fresh.mkdir()
             if forecast is not None:
                 forecast.save(fresh / FORECAST)
-            (fresh / RECORD).write_text(json.dumps(None if record is None else asdict(record), indent=1))
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
 
         write_folder(folder, write)
-        tell(f"interests: {'as counted: too few queries to learn from' if record is None else record.line()}")
+        tell(f"interests: {record.line()}")
     return load_forecast(folder)
 
 
@@ -118,8 +121,8 @@ def load_forecast(folder: Path) -> LabelForecast | None:
     """
     if not folder.is_dir():
         return None
-    record = read_json(folder / RECORD, InterestRecord | None, REMEDY)
-    return LabelForecast.load(folder / FORECAST, REMEDY) if record is not None and record.kept else None
+    kept = read_json(folder / RECORD, InterestRecord, REMEDY).kept
+    return LabelForecast.load(folder / FORECAST, REMEDY) if kept else None
 
 
 def fit_forecast(
@@ -139,7 +142,7 @@ def fit_forecast(
     """
     start = time.monotonic()
     validation = validation.take(evenly_spread(len(validation), QUERIES))
-    validation = validation.take(targets_of(found, validation).any(axis=1))
+    validation = validation.take(np.flatnonzero(targets_of(found, validation).any(axis=1)))
     if len(validation) < FEWEST:
         return None, None
     profile = profile_of(found)
@@ -211,7 +214,9 @@ def targets_of(found: Interests, queries: Queries) -> np.ndarray:
     rows = np.arange(n).repeat(found.columns.shape[1])
     weights = sp.csr_array((found.weights.ravel(), (rows, found.columns.ravel())), (n, c + 1))
     target = queries.targets
-    held = sp.csr_array((np.ones(len(target.values), np.float32), (target.row_of_value, target.values)), (len(target), n))
+    held = sp.csr_array(
+        (np.ones(len(target.values), np.float32), (target.row_of_value, target.values)), (len(target), n)
+    )
     return (held @ weights).toarray()[:, :c]
 
 
@@ -292,7 +297,7 @@ class _Events:
         return len(self.event)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """One epoch: histories int32 and ratings float32 ``[B, L]`` before the events, and their items int32 ``[B]``."""
+        """One epoch: histories int32 and ratings float32 ``[B, L]`` before events, and the items int32 ``[B]``."""
         order = self.rng.permutation(len(self))
         items, ratings = self.train.history.values, self.train.ratings.values
         for start in range(0, len(order), BATCH):
