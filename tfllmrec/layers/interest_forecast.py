@@ -114,7 +114,7 @@ class InterestForecast(tf.Module):
         known = tf.reduce_any(history < self.profile.n_items, axis=1, keepdims=True)
         strength = profile.slow
         if self.learned is not None:
-            parts = self.parts(profile, items, scores)
+            parts = (*self.of_history(profile), self.recommended(items, scores, self.learned.sharpness))
             strength = tf.add_n([weight * part for weight, part in zip(self.learned.mixture, parts, strict=True)])
         best, found = tf.math.top_k(tf.where(known, strength, 0.0), width)
         kept = (best > 0) & (tf.range(width) < k[:, tf.newaxis])
@@ -124,15 +124,14 @@ class InterestForecast(tf.Module):
         labels = tf.where(kept, found, self.profile.n_labels)
         return labels, best, tf.where(kept, because, -1), tf.where(kept, trend, 1.0)
 
-    def parts(self, profile: Profile, items: tf.Tensor, scores: tf.Tensor) -> list[tf.Tensor]:
-        """The three distributions that are mixed, float32 ``[B, C]`` each; what nothing is known of is all 0."""
+    def of_history(self, profile: Profile) -> tuple[tf.Tensor, tf.Tensor]:
+        """The counted and the learned distribution, float32 ``[B, C]``; rows without any label are counted as 0."""
         assert self.learned is not None
         slow, fast = distribution(profile.slow), distribution(profile.fast)
-        learned = tf.nn.softmax(self.learned.head.logits(slow, fast))
-        return [slow, learned, self.recommended(items, scores, self.learned.sharpness)]
+        return slow, tf.nn.softmax(self.learned.head.logits(slow, fast))
 
-    def recommended(self, items: tf.Tensor, scores: tf.Tensor, sharpness: float) -> tf.Tensor:
-        """The distribution of the labels of recommended items, float32 ``[B, C]``."""
+    def recommended(self, items: tf.Tensor, scores: tf.Tensor, sharpness: tf.Tensor | float) -> tf.Tensor:
+        """The distribution of the labels of recommended items, float32 ``[B, C]``; 0 without items."""
         there = items < self.profile.n_items
         shares = tf.nn.softmax(tf.where(there, sharpness * scores, -1e9))
         return distribution(self.profile.of_items(items, tf.where(there, shares, 0.0)))

@@ -376,20 +376,23 @@ def _weigh(
     forecast = InterestForecast(profile, Learned(head, (1.0, 0.0, 0.0), 1.0))
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def parts(history, ratings, items, scores, at):
-        """What each part gives to the labels of the targets; of the last one, for each sharpness."""
-        counted, learned, _ = forecast.parts(profile(history, ratings), items, scores)
-        recommended = [forecast.recommended(items, scores, sharpness) for sharpness in SHARPNESS]
-        return tf.stack([tf.gather_nd(part, at) for part in (counted, learned, *recommended)])
+    def of_history(history: tf.Tensor, ratings: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+        """What is counted and learned of the labels of the targets."""
+        return tf.stack([tf.gather_nd(part, at) for part in forecast.of_history(profile(history, ratings))])
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def of_items(items: tf.Tensor, scores: tf.Tensor, sharpness: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+        return tf.gather_nd(forecast.recommended(items, scores, sharpness), at)
 
     found_parts, weights = [], []
     for start in range(0, len(queries), BATCH):
         some, batch = slice(start, start + BATCH), queries.slice(start, start + BATCH)
         wanted = targets_of(found, batch)
-        at = np.argwhere(wanted > 0).astype(np.int32)
-        inputs = (*_inputs(batch, len(found.columns)), tf.constant(items[some]), tf.constant(scores[some]))
-        found_parts.append(parts(*inputs, tf.constant(at)).numpy())
-        weights.append(wanted[tuple(at.T)])
+        at = tf.where(wanted > 0)
+        best = tf.constant(items[some]), tf.constant(scores[some])
+        recommended = [of_items(*best, tf.constant(sharpness, tf.float32), at).numpy() for sharpness in SHARPNESS]
+        found_parts.append(np.vstack([of_history(*_inputs(batch, len(found.columns)), at).numpy(), *recommended]))
+        weights.append(wanted[wanted > 0])
     every, weight = np.concatenate(found_parts, axis=1).astype(np.float64), np.concatenate(weights)
     results = []
     for number, sharpness in enumerate(SHARPNESS):
