@@ -74,7 +74,10 @@ def write_warm_up(
 
 def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) -> np.ndarray:
     if (strings := said.get(spec.name)) is not None:
-        width = {"history": HISTORY, "event_fields": HISTORY, "context": len(strings)}.get(spec.name, FEW)
+        widths = {"history": HISTORY, "event_fields": HISTORY} | dict.fromkeys(
+            ("context", "label_weights"), len(strings)
+        )
+        width = widths.get(spec.name, FEW)
         shape = (batch, width)[: spec.shape.rank]
         return np.resize(np.asarray(strings, object), shape) if len(strings) else np.empty(shape, object)
     if spec.name == "ratings":
