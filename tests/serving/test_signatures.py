@@ -95,6 +95,7 @@ def test_recommends_what_the_keras_models_do(served, model, reranked, chain_run,
     np.testing.assert_allclose(out.scores[0, :left], scores[:left], atol=1e-5, rtol=1e-5)
     assert out.unknown.tolist() == [0]
     nothing = {name: [[""]] for name in ("event_fields", "context", "exclude", "allow", "categories", "pinned")}
+    nothing["label_weights"] = [[""]]
     asked = {"history": [[*history, ""]], "ratings": [ratings or []], "k": [k], **nothing}
     off = {"diversity": [0], "category_cap": [0], "tail_share": [0]}
     plain = served("recommend_full", **asked, **off, skip=[["ranking"]])
@@ -769,8 +770,8 @@ def test_labels_move_items_within_the_order_of_the_ranking_model():
     alive = []
 
     def ranking(hybrid):
-        alive.append(ordering(hybrid, strengths=(0.02, 1.0)))
-        alive[0].network.log_weight.assign(np.log(0.05))  # no probability is 0
+        alive.append(ordering(hybrid, strengths=(0.001, 1.0)))
+        alive[0].network.log_weight.assign(np.log(0.05))
         return alive[0]
 
     served = labelled(ranking=ranking)
@@ -779,7 +780,7 @@ def test_labels_move_items_within_the_order_of_the_ranking_model():
     moved = answer(served.recommend_full, **asked, label_weights=weights)["item_ids"][0]
     kept = answer(served.recommend_full, **asked, label_weights=weights, skip=[["ranking"]])["item_ids"][0]
     told = answer(served.rank, history=HISTORIES[:1], ratings=[[]], items=[kept])["click_probability"][0]
-    logits, kinds = np.log(told), np.array([int(item[1:]) % 3 for item in kept])
+    logits, kinds = np.log(np.maximum(told, 1e-30)), np.array([int(item[1:]) % 3 for item in kept])
     assert set(kinds) >= {0, 1} or set(kinds) >= {0, 2}
     added = 2 * logits.std() * np.array([0.2, -0.1, 0.0])[kinds]
     assert moved == [kept[i] for i in np.argsort(-(logits + added), kind="stable")]

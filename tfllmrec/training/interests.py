@@ -73,6 +73,15 @@ class InterestRecord:
     kept: bool
     seconds: float
 
+    @classmethod
+    def load(cls, folder: Path) -> InterestRecord:
+        """That of a folder that :func:`prepared_forecast` made.
+
+        Raises:
+          ModelError: it is damaged.
+        """
+        return read_json(folder / RECORD, cls, REMEDY)
+
     def line(self) -> str:
         """For display."""
         low, high = self.precision_interval
@@ -121,8 +130,7 @@ def load_forecast(folder: Path) -> LabelForecast | None:
     """
     if not folder.is_dir():
         return None
-    kept = read_json(folder / RECORD, InterestRecord, REMEDY).kept
-    return LabelForecast.load(folder / FORECAST, REMEDY) if kept else None
+    return LabelForecast.load(folder / FORECAST, REMEDY) if InterestRecord.load(folder).kept else None
 
 
 def fit_forecast(
