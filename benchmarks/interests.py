@@ -2,9 +2,8 @@
 
     python benchmarks/interests.py runs/quality/beauty runs/quality/movielens-100k
 
-The lists are those of the served signature: learned labels, which a fit has weighed on validation queries, and labels as
-they are counted in the history; each is compared with the labels of the test queries' items. Runs of earlier versions
-learn first.
+The lists are those of the served signature: learned labels, and labels as they are counted in the history; each is
+compared with the labels of the test queries' items. In a run of an earlier version, labels are learned first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The ``interests`` signature, from a run to an answer."""
 
 import json
+import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,27 +11,31 @@ import tensorflow as tf
 from tfllmrec.client.answers import Interest, Outputs
 from tfllmrec.client.client import Client
 from tfllmrec.errors import ModelError
-from tfllmrec.models.interests import Interests
+from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.runs.labels import labels_of_run
 from tfllmrec.serving.export import export
 from tfllmrec.serving.layout import EXTRA, WARM_UP
 from tfllmrec.serving.saved_model import SavedModel
+from tfllmrec.training.interests import InterestRecord
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 NAN = float("nan")
 
 
-@pytest.fixture(scope="module")
-def exported(chain_run, tmp_path_factory):
+def export_with_kinds(run_folder, folder):
     """The ring, some of whose stretches are of one kind: who walks it has one kind after the other."""
-    folder = tmp_path_factory.mktemp("interests")
     kinds = ["wool scarf"] * 9 + ["steel knife"] * 9 + ["oak table"] * 9 + ["glass bowl"] * 9
     rows = [{"item_id": f"i{i}", "title": f"the {kind} (no. {i})"} for i, kind in enumerate(kinds)]
     rows.append({"item_id": "new", "title": "a wool scarf"})
     (folder / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told: list[str] = []
-    version = export(chain_run[0].folder, folder / "ring", folder / "new.jsonl", tell=told.append)
+    version = export(run_folder, folder / "ring", folder / "new.jsonl", tell=told.append)
     return SavedModel.open(version), told
+
+
+@pytest.fixture(scope="module")
+def exported(chain_run, tmp_path_factory):
+    return export_with_kinds(chain_run[0].folder, tmp_path_factory.mktemp("interests"))
 
 
 def test_an_export_chooses_labels_for_old_and_new_items(exported):
@@ -113,6 +119,34 @@ def test_a_label_that_the_newest_events_have_more_often_rises(exported):
     found = {i.label: i.trend for i in model.interests([f"i{i}" for i in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14)])}
     # Of 12 events three: scarves (0 + 5 * 7 / 12) / (3 + 5) / (7 / 12) = 0.625, below two thirds.
     assert found["wool scarf"] == "falling"
+
+
+def test_what_a_run_has_learned_is_exported_by_the_names_of_labels(chain_run, tmp_path):
+    """A forecast that knows two of the four labels, and looks at nothing but how frequent they are."""
+    run = shutil.copytree(chain_run[0].folder, tmp_path / "run")
+    (run / "interests").mkdir()
+    none = np.zeros((2, 3), np.float32)
+    labels, bias = np.array(["oak table", "wool scarf"], object), np.float32([3, 1])
+    LabelForecast(labels, none, none, none, bias, np.float32([0, 1, 0]), 1.0).save(run / "interests" / "forecast.npz")
+    figures = {"precision": [0.5, 0.4], "precision_interval": [0.05, 0.15], "specific": [0.5, 0.4]}
+    record = InterestRecord(
+        events=9, queries=9, epochs=1, mixture=[0, 1, 0], sharpness=1.0, kept=True, seconds=1.0, **figures
+    )
+    (run / "interests" / "record.json").write_text(json.dumps(asdict(record)))
+    model, _ = export_with_kinds(run, tmp_path)
+    found = model.interests(["i1"])
+    assert [i.label for i in found][0] == "oak table" and len(found) == 4
+    odds = np.exp([3, 1, 1, 1])  # of new labels: as of the least likely one
+    assert sorted((i.weight for i in found), reverse=True) == pytest.approx(odds / odds.sum(), rel=1e-5)
+    assert {i.label: i.because for i in found} == {
+        "oak table": "", "wool scarf": "i1", "steel knife": "", "glass bowl": ""
+    }  # fmt: skip
+    assert model.interests([]) == []
+    moved = model.recommend(histories=[["i1"]], k=5, label_weights={"oak table": 1})
+    plain = model.recommend(histories=[["i1"]], k=5)
+    assert moved.item_id.tolist() != plain.item_id.tolist() and moved.attrs["unread"] == [0]
+    assert set(moved.item_id[:3]) <= {f"i{i}" for i in range(18, 27)}
+    assert model.recommend(histories=[["i1"]], k=5, label_weights={"nope": 1}).attrs["unread"] == [1]
 
 
 def test_the_warm_up_asks_for_them(exported):
