@@ -775,16 +775,17 @@ def test_labels_move_items_within_the_order_of_the_ranking_model():
         return alive[0]
 
     served = labelled(ranking=ranking)
+    # As many as are ranked: labels do not choose among them.
+    few = ["i5", "i6", "i7", "i10", "i12", "i13", "i15", "i17"]
     asked = {"history": HISTORIES[:1], "k": [8]}
-    weights = [["red=0.2", "toy=-0.1"]]
-    moved = answer(served.recommend_full, **asked, label_weights=weights)["item_ids"][0]
-    kept = answer(served.recommend_full, **asked, label_weights=weights, skip=[["ranking"]])["item_ids"][0]
-    told = answer(served.rank, history=HISTORIES[:1], ratings=[[]], items=[kept])["click_probability"][0]
-    logits, kinds = np.log(np.maximum(told, 1e-30)), np.array([int(item[1:]) % 3 for item in kept])
-    assert set(kinds) >= {0, 1} or set(kinds) >= {0, 2}
-    added = 2 * logits.std() * np.array([0.2, -0.1, 0.0])[kinds]
-    assert moved == [kept[i] for i in np.argsort(-(logits + added), kind="stable")]
-    assert moved != [kept[i] for i in np.argsort(-logits, kind="stable")]  # without the labels
+    weights = [["red=-0.3", "toy=0.3"]]
+    moved = answer(served.recommend_full, **asked, allow=[few], label_weights=weights)["item_ids"][0]
+    told = answer(served.rank, history=HISTORIES[:1], ratings=[[]], items=[few])["click_probability"][0]
+    logits, kinds = np.log(told), np.array([int(item[1:]) % 3 for item in few])
+    added = 2 * logits.std() * np.array([-0.3, 0.3, 0.0])[kinds]
+    assert [item.decode() for item in moved] == [few[i] for i in np.argsort(-(logits + added), kind="stable")]
+    plain = answer(served.recommend_full, **asked, allow=[few])["item_ids"][0]
+    assert [item.decode() for item in plain] == [few[i] for i in np.argsort(-logits, kind="stable")] and plain != moved
     short = answer(served.recommend, **asked, ratings=[[]], exclude=[[]])["item_ids"]
     assert answer(served.recommend_full, **asked, label_weights=[["red=0"]])["item_ids"] == short
 

@@ -21,7 +21,7 @@ def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None
     """Labels of interests for ``items``, from the columns that the run's template reads and from their categories.
 
     Args:
-      run: a complete run.
+      run: its template is resolved, as it is once the texts are encoded.
       items: ``run.split.items``, which may be followed by new items.
       tell: called with a line on how many labels there are.
 
