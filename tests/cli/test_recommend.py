@@ -50,7 +50,7 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
 
 def test_labels_that_the_model_does_not_have_are_counted(program, libraries, saved_model, tmp_path):
     weights = ["--more", "label a", "--more", "nope", "--less", "neither"]
-    said = "2 of 3 labels of --more and --less are not in the model"
+    said = "labels of --more and --less that the model does not have: 2 of 3"
     assert said in program("recommend", saved_model, "--user", "u1", *weights).err
     (tmp_path / "users.csv").write_text("u1\nu2\n")
     err = program(

@@ -205,7 +205,7 @@ def recommend_to_file(
 def _note_unread(found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
     """Says on stderr how many of the weighed labels the model does not have; they are the same for each query."""
     if asked["label_weights"] and (unread := min(found.attrs["unread"], default=0)):
-        note(f"{unread} of {len(asked['label_weights'])} labels of --more and --less are not in the model")
+        note(f"labels of --more and --less that the model does not have: {unread} of {len(asked['label_weights'])}")
 
 
 def _first(user_ids: Sequence[str], hint: str = "") -> str:
