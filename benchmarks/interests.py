@@ -1,9 +1,9 @@
-"""Do a person's interests foretell what the next item is about? A section of RESULTS.md for each run.
+"""Do a user's interests foretell the labels of the next item? A section of RESULTS.md for each run.
 
     python benchmarks/interests.py runs/quality/beauty runs/quality/movielens-100k
 
-Labels are chosen from training events; the lists are those of the served signature, compared with the labels of the
-items that were held out. Nothing is trained.
+The lists are those of the served signature: learned labels, and labels as they are counted in the history; each is
+compared with the labels of the test queries' items. In a run of an earlier version, labels are learned first.
 """
 
 from __future__ import annotations
@@ -11,83 +11,37 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
-import tensorflow as tf
 from sections import made_by, replace_section
 
+from tfllmrec.columns import TITLE
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY
-from tfllmrec.layers.interest_profile import InterestProfile
-from tfllmrec.models.interests import LIKING, Interests
-from tfllmrec.runs.run import Run
-from tfllmrec.serving.export import labels_of_run
+from tfllmrec.evaluation.protocol import mean_interval, users_of
+from tfllmrec.models.interests import Interests
+from tfllmrec.runs.labels import labels_of_run
+from tfllmrec.runs.run import INTERESTS, Run
+from tfllmrec.training.interests import (
+    InterestRecord,
+    LabelFigures,
+    label_figures,
+    listed,
+    prepared_forecast,
+    recommended_items,
+    targets_of,
+)
 
-K, BATCH = 5, 256
-DECAYS, LIKINGS = (1.0, 0.95, 0.9, 0.8, 0.6), (0.0, 0.25, 0.5, 1.0)
-SHOWN = 3000  # validation queries
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of a way to list labels, over the queries whose target has any.
-
-    ``specific`` is the recall in which a label counts by its inverse document frequency.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    specific: np.ndarray
-    mean_share: float
-
-    def cells(self) -> list[str]:
-        def cell(values: np.ndarray) -> str:
-            return f"{values.mean():.4f} ± {1.96 * values.std() / np.sqrt(len(values)):.4f}"
-
-        return [cell(self.precision), cell(self.recall), cell(self.specific), f"{100 * self.mean_share:.1f} %"]
-
-
-def targets_of(found: Interests, queries: Queries) -> np.ndarray:
-    """Which labels the held-out items of each query have: bool ``[B, C]``."""
-    n, c = len(found.columns), len(found.labels)
-    has = sp.csr_array(
-        (np.ones(found.columns.size), (np.arange(n).repeat(found.columns.shape[1]), found.columns.ravel())), (n, c + 1)
-    )
-    held = sp.csr_array(
-        (np.ones(len(queries.targets.values)), (queries.targets.row_of_value, queries.targets.values)),
-        (len(queries), n),
-    )
-    return (held @ has).toarray()[:, :c] > 0
-
-
-def lists_of(found: Interests, queries: Queries) -> np.ndarray:
-    """The labels of each person, int ``[B, K]``, padded with C, as the exported model answers."""
-    profile = InterestProfile(found.columns, found.weights, len(found.labels), found.decay, found.liking, found.spread)
-    rows = []
-    for batch in queries.batches(BATCH):
-        inputs = batch.inputs(profile.n_items, [RATING_KEY])
-        rows.append(profile(inputs["history"], inputs[RATING_KEY], tf.constant([K]))[0].numpy())
-    return np.concatenate(rows)
-
-
-def figures(found: Interests, lists: np.ndarray, wanted: np.ndarray) -> Figures:
-    share = np.bincount(found.columns.ravel(), minlength=len(found.labels) + 1) / len(found.columns)
-    specificity = np.append(-np.log(np.maximum(share[:-1], 1 / len(found.columns))), 0.0)
-    wanted = np.pad(wanted, ((0, 0), (0, 1)))
-    asked = wanted.any(axis=1)
-    lists, wanted = lists[asked], wanted[asked]
-    hit = np.take_along_axis(wanted, lists, axis=1)
-    return Figures(
-        hit.sum(axis=1) / K,
-        hit.sum(axis=1) / wanted.sum(axis=1),
-        (hit * specificity[lists]).sum(axis=1) / (wanted @ specificity),
-        float(share[lists[lists < len(found.labels)]].mean()),
-    )
+K = 5
+USERS = 20  # whose labels are shown
+FIGURES = {"precision": f"precision@{K}", "recall": f"recall@{K}", "specific": f"recall@{K} of specific labels"}
+LEARNED, COUNTED, NAMES, LAST, FREQUENT = (
+    "learned", "as counted in the history", "names alone (categories, authors), as counted",
+    "of the last item only, as counted", "the most frequent of the catalogue",
+)  # fmt: skip
 
 
 def last_only(queries: Queries) -> Queries:
@@ -107,53 +61,87 @@ def named_only(found: Interests) -> Interests:
     )
 
 
+def cells_of(figures: LabelFigures, learned: LabelFigures, users: np.ndarray) -> list[str]:
+    """A row's means, and how much higher those of ``learned`` are, with the paired 95 % interval over users."""
+    cells = []
+    for name in FIGURES:
+        values = getattr(figures, name)
+        cell = f"{values.mean():.4f}"
+        if figures is not learned:
+            gain = getattr(learned, name) - values
+            low, high = mean_interval(gain, users) or (0.0, 0.0)
+            cell += f" ({gain.mean():+.4f}, {low:+.4f} to {high:+.4f})"
+        cells.append(cell)
+    return cells
+
+
+def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray, counted: np.ndarray) -> str:
+    """A table of the labels of a few users and of the titles of their newest items."""
+    items, names = run.split.items, np.append(found.labels, "")
+    titles = items[TITLE] if TITLE in items else items["item_id"]
+    lines = ["| newest items | learned | as counted | next item |", "|---|---|---|---|"]
+
+    def said(texts: list[str]) -> str:
+        return "; ".join(text.replace("|", "/") for text in texts if text)
+
+    for row in evenly_spread(len(queries), USERS):
+        newest = [f"{str(titles.iloc[item])[:40]}" for item in queries.history[row][-3:]]
+        target = [f"{str(titles.iloc[item])[:40]}" for item in queries.targets[row][:1]]
+        cells = (newest, list(names[lists[row]]), list(names[counted[row]]), target)
+        lines.append(f"| {' | '.join(map(said, cells))} |")
+    return "\n".join(lines)
+
+
 def section(run: Run, command: str) -> str:
-    started = time.process_time()
     found = labels_of_run(run, run.split.items, lambda line: None)
-    seconds = time.process_time() - started
     if found is None:
         return f"{command}\n\nThe catalogue's words make no label."
-    validation = run.split.validation
-    validation = validation.take(evenly_spread(len(validation), SHOWN))
-    wanted = targets_of(found, validation)
-
-    def tried(**settings: float) -> str:
-        made = figures(found, lists_of(replace(found, **settings), validation), wanted)
-        return f"{made.specific.mean():.4f}"
-
-    decays = ", ".join(f"{decay:g} {tried(decay=decay)}" for decay in DECAYS)
-    likings = ", ".join(f"{liking:g} {tried(liking=liking)}" for liking in LIKINGS)
-
-    test = run.split.test
-    wanted = targets_of(found, test)
-    frequent = np.argsort(-np.bincount(found.columns.ravel(), minlength=len(found.labels) + 1)[:-1], kind="stable")[:K]
-    rows = {
-        "interests": lists_of(found, test),
-        "names alone (categories, authors)": lists_of(named_only(found), test),
-        "of the last item only": lists_of(found, last_only(test)),
-        "the most frequent of the catalogue": np.tile(frequent, (len(test), 1)),
+    hybrid, train = run.load_model(), run.split.train_queries()
+    forecast = prepared_forecast(
+        run.folder / INTERESTS, found, train, run.split.validation, hybrid, run.config.seed, lambda line: None
+    )
+    test, wanted = run.split.test, targets_of(found, run.split.test)
+    asked = np.flatnonzero(wanted.any(axis=1))
+    test, wanted = test.take(asked), wanted[asked]
+    items, scores = recommended_items(hybrid, test)
+    counts = np.bincount(found.columns.ravel(), minlength=len(found.labels) + 1)[:-1]
+    frequent = np.argsort(-counts, kind="stable")[:K]
+    frequent = np.pad(frequent, (0, K - len(frequent)), constant_values=len(found.labels))
+    lists = {
+        LEARNED: listed(found, forecast, test, items, scores, K),
+        COUNTED: listed(found, None, test, items, scores, K),
+        NAMES: listed(named_only(found), None, test, items, scores, K),
+        LAST: listed(found, None, last_only(test), items, scores, K),
+        FREQUENT: np.tile(frequent, (len(test), 1)),
     }
     if not found.named.any():
-        del rows["names alone (categories, authors)"]
-    lines = [f"| {name} | {' | '.join(figures(found, lists, wanted).cells())} |" for name, lists in rows.items()]
-    without = (found.columns[:, 0] == len(found.labels)).mean()
+        del lists[NAMES]
+    if forecast is None:
+        del lists[LEARNED]
+    figures = {name: label_figures(found, some, wanted) for name, some in lists.items()}
+    first, users = next(iter(figures.values())), users_of(test.user_ids)
     table = "\n".join(
         [
-            f"| | precision@{K} | recall@{K} | recall@{K} of what is specific | items that share a label listed |",
-            "|---|---:|---:|---:|---:|",
-            *lines,
+            f"| | {' | '.join(FIGURES.values())} |",
+            "|---|---:|---:|---:|",
+            *(f"| {name} | {' | '.join(cells_of(some, first, users))} |" for name, some in figures.items()),
         ]
     )
+    without = (found.columns[:, 0] == len(found.labels)).mean()
+    per_item, n_test = np.sum(found.weights > 0) / len(found.weights), len(run.split.test)
     chosen = (
-        f"{len(found.labels):,} labels, {int(found.named.sum()):,} of them names that the catalogue gives, chosen in "
-        f"{seconds:.1f} CPU s; {np.sum(found.weights > 0) / len(found.weights):.1f} of an item on the mean, none of "
-        f"{100 * without:.1f} %. {int(wanted.any(axis=1).sum()):,} of {len(test):,} test queries have a target with "
-        "labels; the others are left out. In the third column a label counts by its inverse document frequency."
+        f"{len(found.labels):,} labels, {int(found.named.sum()):,} of them names that the catalogue gives, "
+        f"{int(found.broad.sum()):,} broad; an item has {per_item:.1f} on average, {100 * without:.1f} % of the "
+        f"items have none. {len(test):,} of {n_test:,} test queries have a target with labels; the others are left "
+        "out. In the third column a label counts by its inverse document frequency. In parentheses: how much higher "
+        "the first row is, and the 95 % interval of the difference, paired over users."
     )
-    settings = f"That column on validation, by decay (export takes {found.decay:g}): {decays}."
-    if found.spread:
-        settings += f" By liking (export takes {LIKING:g}): {likings}."
-    return f"{command}\n\n{chosen}\n\n{table}\n\n{settings}"
+    learned = "Too few validation queries to learn from."
+    if (run.folder / INTERESTS).is_dir():
+        record = InterestRecord.load(run.folder / INTERESTS)
+        learned = f"Learned in {record.seconds:.0f} s from {record.events:,} events: {record.line()}."
+    examples = shown(run, found, test, next(iter(lists.values())), lists[COUNTED])
+    return f"{command}\n\n{chosen}\n\n{table}\n\n{learned}\n\nThe labels of {USERS} users:\n\n{examples}"
 
 
 def main() -> None:

@@ -556,3 +556,19 @@ def test_the_section_of_ratings(monkeypatch):
     assert "the 200 ratings in the first lines of the file are the test (u1)" in text
     assert "| *GLocal-K, best epoch on the test (usydnlp/Glocal_K)* | 0.8889 | | |" in text
     assert text.endswith("Not installed, so not measured: YDF.")
+
+
+@pytest.mark.tf
+def test_a_row_of_interests_says_how_much_higher_the_first_one_is():
+    import interests
+
+    from tfllmrec.training.interests import LabelFigures
+
+    low, high = (
+        LabelFigures(*(np.full(50, value) for value in values)) for values in ((0.1, 0.2, 0.3), (0.3, 0.3, 0.3))
+    )
+    assert interests.cells_of(high, high, np.arange(50)) == ["0.3000"] * 3
+    assert interests.cells_of(low, high, np.arange(50)) == [
+        "0.1000 (+0.2000, +0.2000 to +0.2000)", "0.2000 (+0.1000, +0.1000 to +0.1000)",
+        "0.3000 (+0.0000, +0.0000 to +0.0000)",
+    ]  # fmt: skip

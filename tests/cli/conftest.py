@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from tfllmrec.client import answers
 from tfllmrec.client.answers import Interest, Recommendation, to_frame
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.text.reading import Reading
@@ -101,7 +102,8 @@ class FakeModel:
         if users == self.fails_for:
             raise ZeroDivisionError
         histories = [self.people[user][0] for user in users] if histories is None else histories
-        return to_frame([self._best([*history, *exclude], k) for history in histories], users)
+        unread = sum(not label.startswith("label") for label in rules["label_weights"])
+        return to_frame([answers.Answer(self._best([*h, *exclude], k), unread=unread) for h in histories], users)
 
     def search(self, texts, k=10, *, histories=None, exclude=(), allow=None, categories=()):
         self.filters.append((allow, categories))
@@ -130,7 +132,7 @@ class FakeModel:
         print("chatter of a library")
         self.calls.append(("interests", history, ratings, k))
         known = [i for i in history if i in "abcde"][:k]
-        return [Interest(f"about {i}", 1 / len(known), i) for i in known]
+        return [Interest(f"about {i}", 1 / len(known), i, "broad", "rising") for i in known]
 
 
 @dataclass

@@ -8,8 +8,8 @@ def test_of_a_known_user_with_ratings(program, saved_model, libraries):
         "history": ["a", "b"],
         "unknown": [],
         "interests": [
-            {"label": "about a", "weight": 0.5, "because": "a"},
-            {"label": "about b", "weight": 0.5, "because": "b"},
+            {"label": "about a", "weight": 0.5, "because": "a", "level": "broad", "trend": "rising"},
+            {"label": "about b", "weight": 0.5, "because": "b", "level": "broad", "trend": "rising"},
         ],
     }
     assert libraries.models[0].calls == [("interests", ["a", "b"], [5.0, 1.0], 2)]
@@ -19,6 +19,7 @@ def test_of_a_history_as_a_table(program, saved_model, libraries):
     answer = program("interests", saved_model, "--history", "c,nope")
     assert answer.code == 0
     assert "about c" in answer.out and "1.000" in answer.out and "Title c" in answer.out
+    assert "broad" in answer.out and "rising" in answer.out
     assert "counted as absent: nope" in answer.err
     assert libraries.models[0].calls == [("interests", ["c", "nope"], None, 10)]
 

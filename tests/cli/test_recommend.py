@@ -27,6 +27,7 @@ def test_somebody_never_seen(program, libraries, saved_model):
 
 def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_model, tmp_path):
     rules = ["--diversity", "0.4", "--pin", "d,zz", "--category-cap", "2", "--tail-share", "0.3", "--skip", "ranking"]
+    rules += ["--more", "label, a", "--less", "label b", "--more", "label c"]
     answer = program("recommend", saved_model, "--user", "u1", *rules, "--json")
     assert json.loads(answer.out)["unknown"] == ["zz"]
     (tmp_path / "users.csv").write_text("u1\n")
@@ -34,7 +35,8 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
     assert json.loads(program("recommend", saved_model, *file, *rules, "--json").out)["unknown"] == ["zz"]
     program("recommend", saved_model, "--user", "u1")
     asked = {"diversity": 0.4, "pinned": ["d", "zz"], "category_cap": 2, "tail_share": 0.3, "skip": ["ranking"]}
-    none = {"diversity": 0, "pinned": [], "category_cap": 0, "tail_share": 0, "skip": []}
+    asked |= {"label_weights": {"label, a": 1, "label c": 1, "label b": -1}}
+    none = {"diversity": 0, "pinned": [], "category_cap": 0, "tail_share": 0, "skip": [], "label_weights": {}}
     assert [model.rules for model in libraries.models] == [asked, asked, none]
     for wrong, said in (
         ("--diversity 2", "less than or equal to 1"),
@@ -44,6 +46,20 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
     ):
         answer = program("recommend", saved_model, "--user", "u1", *wrong.split())
         assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
+
+
+def test_labels_that_the_model_does_not_have_are_counted(program, libraries, saved_model, tmp_path):
+    weights = ["--more", "label a", "--more", "nope", "--less", "neither"]
+    said = "labels of --more and --less that the model does not have: 2 of 3"
+    assert said in program("recommend", saved_model, "--user", "u1", *weights).err
+    (tmp_path / "users.csv").write_text("u1\nu2\n")
+    err = program(
+        "recommend", saved_model, "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv", *weights
+    ).err
+    assert err.count(said) == 1
+    assert "labels of" not in program("recommend", saved_model, "--user", "u1", *weights[:2]).err
+    answer = program("recommend", saved_model, "--user", "u1", "--more", "x", "--less", "x")
+    assert answer.code == 2 and "--more and --less x: expected one of them" in " ".join(answer.err.split())
 
 
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):

@@ -100,7 +100,7 @@ FILTERS = dict.fromkeys(("allow", "categories"), TensorSpec("DT_STRING", MATRIX)
 FIELDS = dict.fromkeys(("history", "exclude", "context", "event_fields"), TensorSpec("DT_STRING", MATRIX))
 FIELDS |= {"ratings": TensorSpec("DT_FLOAT", MATRIX), **FILTERS}
 RULES = dict.fromkeys(("diversity", "tail_share"), TensorSpec("DT_FLOAT", ROW))
-RULES |= dict.fromkeys(("pinned", "skip"), TensorSpec("DT_STRING", MATRIX))
+RULES |= dict.fromkeys(("pinned", "skip", "label_weights"), TensorSpec("DT_STRING", MATRIX))
 RULES |= {"category_cap": TensorSpec("DT_INT32", ROW)}
 PERSON = {name: FIELDS[name] for name in ("history", "ratings", "event_fields", "context")}
 OFFERED = PERSON | {"items": TensorSpec("DT_STRING", MATRIX)}
@@ -509,6 +509,7 @@ def rules_sent(served):
 
 def test_rules_go_with_all_inputs(client, served):
     none = {"diversity": [0], "tail_share": [0], "category_cap": [0], "pinned": [[""]], "skip": [[""]]}
+    none |= {"label_weights": [[""]]}
     client.recommend(["a"], diversity=0.25)
     client.recommend_many([["a"], []], diversity=[0, 1], pinned=[["b", "c"], []], category_cap=[2, 0], tail_share=0.5)
     client.recommend(["a"], skip=["ranking"])
@@ -518,7 +519,7 @@ def test_rules_go_with_all_inputs(client, served):
         ("recommend_full", none | {"diversity": [0.25]}),
         ("recommend_full", {
             "diversity": [0, 1], "tail_share": [0.5, 0.5], "category_cap": [2, 0],
-            "pinned": [["", "b", "c"], ["", "", ""]], "skip": [[""], [""]],
+            "pinned": [["", "b", "c"], ["", "", ""]], "skip": [[""], [""]], "label_weights": [[""], [""]],
         }),
         ("recommend_full", none | {"skip": [["", "ranking"]]}),
         ("recommend", {}),
@@ -526,8 +527,13 @@ def test_rules_go_with_all_inputs(client, served):
     ]  # fmt: skip
     client.recommend(["a"], diversity=np.float32(0.5), category_cap=np.int64(3))
     assert rules_sent(served)[-1][1] == none | {"diversity": [0.5], "category_cap": [3]}
+    client.recommend(["a"], label_weights={"Sci-Fi, a=b": 1, "Drama": np.float32(-0.5)})
+    assert rules_sent(served)[-1][1] == none | {"label_weights": [["", "Sci-Fi, a=b=1", "Drama=-0.5"]]}
+    client.recommend_many([["a"], []], label_weights=[{}, {"Drama": 1}])
+    assert rules_sent(served)[-1][1]["label_weights"] == [["", ""], ["", "Drama=1"]]
     assert [kind for kind, _, _ in served.calls].count("metadata") == 1
     for name, values in {
+        "label": ({"Drama": 2}, {"Drama": "up"}, {"Drama": math.nan}, {3: 1}, ["Drama"]),
         "diversity": (1.5, "high", None, math.nan, [0.1, 0.2], ["high"]),
         "tail_share": (-0.1, "high", [0.1, 0.2]),
         "category_cap": (-1, 1.5, "two", [1, 2]),
@@ -536,7 +542,9 @@ def test_rules_go_with_all_inputs(client, served):
     }.items():
         for wrong in values:
             with pytest.raises(DataError, match=name):
-                client.recommend(["a"], **{name: wrong})
+                client.recommend(["a"], **{"label_weights" if name == "label" else name: wrong})
+    with pytest.raises(DataError, match="one label_weights for each of 2 queries, got 1"):
+        client.recommend_many([["a"], []], label_weights=[{"Drama": 1}])
     with pytest.raises(DataError, match="one list of pinned items for each of 2 queries, got 1"):
         client.recommend_many([["a"], []], pinned=[["b"]])
 
@@ -1213,6 +1221,7 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
     diverse = exported.recommend(histories=[history], k=5, diversity=0.8)
     agree(patient.recommend(history, k=5, diversity=0.8), diverse)
     rules = {"pinned": ["i30", "i3"], "category_cap": 2, "tail_share": 0.5, "skip": ["ranking"]}
+    rules["label_weights"] = {"nothing is said of the ring": 1}
     agree(patient.recommend(history, k=5, **rules), exported.recommend(histories=[history], k=5, **rules))
     assert diverse.item_id.tolist() != exported.recommend(histories=[history], k=5).item_id.tolist()
     items = here.item_id.tolist()

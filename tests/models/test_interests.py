@@ -1,13 +1,16 @@
 """Labels of items: a planted catalogue whose right labels are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
 from tfllmrec.models import interests
-from tfllmrec.models.interests import fit_interests, lift
+from tfllmrec.models.interests import Interests, LabelForecast, fit_interests, lift
 
 AREA, N = 30, 90  # items of each of three areas, and of all
 COLD = [0, 1, N - 2, N - 1]
@@ -129,12 +132,61 @@ def test_without_words_there_is_nothing(columns):
     assert fit_interests(numbers, columns, people) is None
 
 
-def test_authors_are_names_and_plurals_are_one_label():
+def test_the_first_author_is_a_name_illustrators_are_none_and_plurals_are_one_label():
     items, people = planted()
     items["authors"] = [("Ann Lee|Bo Roe" if i % 8 == 0 else "Ann Lees" if i % 8 == 1 else "") for i in range(N)]
+    items["tags"] = ["Cosy|Bo Roe" if i % 8 == 0 else "" for i in range(N)]
     found = fit_interests(items, ["authors"], people)
-    assert found.labels.tolist() == ["Ann Lee", "Bo Roe"]
-    assert labels_of(found, 1).keys() == {"Ann Lee"} and labels_of(found, 8).keys() == {"Ann Lee", "Bo Roe"}
+    assert found.labels.tolist() == ["Ann Lee"] and labels_of(found, 1).keys() == {"Ann Lee"}
+    # Tags are no people: each of them is a label.
+    assert fit_interests(items, ["tags"], people).labels.tolist() == ["Cosy"]  # and "Bo Roe", of the same items
+
+
+def test_a_subject_goes_before_the_people_of_the_same_items():
+    items, people = planted()
+    items["authors"] = ["Ann Lee" if i < AREA else "" for i in range(N)]
+    assert set(fit_interests(items, ["authors", "title"], people).labels) == {
+        "Nail Polish", "garden hose", "wool sock", "Glossy", "O'Flow", "Warmly"
+    }  # fmt: skip
+    items["authors"] = ["Ann Lee" if i % 2 else "" for i in range(N)]
+    assert "Ann Lee" in fit_interests(items, ["authors", "title"], people).labels
+
+
+def test_a_label_of_two_items_in_a_hundred_is_broad():
+    columns = np.full((500, 1), 2)
+    columns[:10], columns[10:19] = 0, 1
+    found = Interests(np.array(["a", "b"], object), np.ones(2, bool), columns, np.ones((500, 1)))
+    assert found.share.tolist() == [10 / 500, 9 / 500] and found.broad.tolist() == [True, False]
+
+
+# What is learned --------------------------------------------------------------------------------------------------
+
+
+def forecast():
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(3, 2)).astype(np.float32) for _ in range(3)]
+    labels, bias = np.array(["a", "b", "c"], object), np.float32([-1, -3, -2])
+    return LabelForecast(labels, *tables, bias, np.float32([0.5, 0.25, 0.25]), 0.5)
+
+
+def test_a_forecast_is_read_as_it_was_written(tmp_path):
+    made = forecast()
+    made.save(tmp_path / "f.npz")
+    read = LabelForecast.load(tmp_path / "f.npz", "fit again")
+    for name in ("labels", "slow", "fast", "out", "bias", "mixture", "sharpness"):
+        assert np.array_equal(getattr(read, name), getattr(made, name))
+    replace(made, bias=made.bias[:2]).save(tmp_path / "f.npz")
+    with pytest.raises(ModelError, match=r"f\.npz cannot be read \(the tables do not fit together.*fit again"):
+        LabelForecast.load(tmp_path / "f.npz", "fit again")
+
+
+def test_a_new_label_is_known_to_the_forecast_as_the_least_likely():
+    made = forecast()
+    other = made.of_labels(np.array(["c", "new", "a"], object))
+    assert other.labels.tolist() == ["c", "new", "a"] and other.bias.tolist() == [-2, -3, -1]
+    for name in ("slow", "fast", "out"):
+        table = getattr(made, name)
+        assert np.array_equal(getattr(other, name), [table[2], [0, 0], table[0]])
 
 
 def test_a_category_with_commas_is_one_label():

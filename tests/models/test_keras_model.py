@@ -53,7 +53,14 @@ QUERIES = Queries.from_histories(HISTORIES, RATINGS, user_ids=["u0", "u2", "nobo
 
 
 def made_hybrid(negatives=None, seed=42, **changes):
-    settings = {"embedding_dim": 8, "blocks": 1, "heads": 2, "history_length": 4, "dropout": 0.2, "item_fields": "all"} | changes
+    settings = {
+        "embedding_dim": 8,
+        "blocks": 1,
+        "heads": 2,
+        "history_length": 4,
+        "dropout": 0.2,
+        "item_fields": "all",
+    } | changes
     generator = np.random.default_rng(2)
     text = generator.normal(size=(N, 6)).astype(np.float32)
     text[-1] = 0

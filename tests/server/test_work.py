@@ -11,7 +11,7 @@ MATRIX = TensorSpec(STRING, (None, None))
 SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "context", "event_fields", "items"), MATRIX)
 SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
 SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
-SPECS |= dict.fromkeys(("pinned", "skip"), MATRIX) | {"category_cap": TensorSpec(INT, (None,))}
+SPECS |= dict.fromkeys(("pinned", "skip", "label_weights"), MATRIX) | {"category_cap": TensorSpec(INT, (None,))}
 RULES = ("diversity", "category_cap", "tail_share")
 SPECS |= dict.fromkeys(("diversity", "tail_share"), TensorSpec(FLOAT, (None,)))
 TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
@@ -19,7 +19,8 @@ SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
 SIGNATURES = {
     "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
     "recommend_full": (
-        "history ratings event_fields context exclude allow categories k diversity pinned category_cap tail_share skip",
+        "history ratings event_fields context exclude allow categories k diversity pinned category_cap tail_share skip "
+        "label_weights",
         {"item_ids": MATRIX},
     ),
     "search": ("text history exclude k", {"item_ids": MATRIX}),
@@ -113,6 +114,8 @@ def test_rules_are_more_work_and_a_plain_list_is_not():
     pinned = work._RULED + 4 * (work._ID + work._PINNED + 4) + CATALOGUE * 2
     assert cells({"pinned": 5}.items()) - plain == pinned
     assert "A row of the request takes" in refusal("recommend_full", asked("recommend_full", pinned=20_000))
+    assert cells({"label_weights": 4}.items()) - plain == 3 * work._ID + 3 * CATALOGUE
+    assert "A row of the request takes" in refusal("recommend_full", asked("recommend_full", label_weights=2000))
 
 
 def test_ranking_within_recommend_is_as_much_work_as_of_as_many_candidates():

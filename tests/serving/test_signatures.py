@@ -17,12 +17,13 @@ from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers import item_index
 from tfllmrec.models.hybrid import Catalogue, Hybrid
-from tfllmrec.models.interests import Interests
+from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.training.interests import listed, recommended_items
 
 pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
@@ -94,6 +95,7 @@ def test_recommends_what_the_keras_models_do(served, model, reranked, chain_run,
     np.testing.assert_allclose(out.scores[0, :left], scores[:left], atol=1e-5, rtol=1e-5)
     assert out.unknown.tolist() == [0]
     nothing = {name: [[""]] for name in ("event_fields", "context", "exclude", "allow", "categories", "pinned")}
+    nothing["label_weights"] = [[""]]
     asked = {"history": [[*history, ""]], "ratings": [ratings or []], "k": [k], **nothing}
     off = {"diversity": [0], "category_cap": [0], "tail_share": [0]}
     plain = served("recommend_full", **asked, **off, skip=[["ranking"]])
@@ -728,6 +730,118 @@ def test_without_a_click_head_recommend_is_the_same_graph():
         without = nodes(None, signature)
         assert nodes((0.0, 1.0), signature) == without
     assert len(nodes((1.0, 1.0), "recommend")[0]) > len(nodes(None, "recommend")[0])
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+def labelled(**further):
+    """What is exported, of a shop whose items are red (0, 3, 6, ...) or a toy (1, 4, 7, ...)."""
+    columns = (np.arange(40) % 3)[:, np.newaxis]
+    names = np.array(["red", "toy"], object)
+    labels = Interests(names, np.ones(2, bool), columns, (columns < 2).astype(np.float32))
+    return small_model(labels=labels, **further)
+
+
+@pytest.mark.parametrize("exact_items", [40, 10])
+def test_items_rise_and_fall_with_the_labels_that_a_request_weighs(exact_items, monkeypatch):
+    monkeypatch.setattr(item_index, "EXACT_ITEMS", exact_items)
+    served = labelled()
+    asked = {"history": HISTORIES, "k": [40] * 3}
+    plain = answer(served.recommend_full, **asked)
+    weights = [["red=1", "toy=-0.5"], ["red=-1", ""], ["toy=0.25", "red=0"]]
+    moved = answer(served.recommend_full, **asked, label_weights=weights)
+    every = np.array(answer(served.score, history=HISTORIES, ratings=[[]] * 3)["scores"])
+    factors = [{0: 1, 1: -0.5}, {0: -1}, {1: 0.25}]
+    for row in range(3):
+        before, after = (dict(zip(out["item_ids"][row], out["scores"][row], strict=True)) for out in (plain, moved))
+        assert before.keys() == after.keys()
+        for item in filter(None, before):
+            added = 2 * every[row].std() * factors[row].get(int(item[1:]) % 3, 0)
+            assert after[item] - before[item] == pytest.approx(added, abs=1e-4)
+        listed = [score for item, score in zip(moved["item_ids"][row], moved["scores"][row], strict=True) if item]
+        assert listed == sorted(listed, reverse=True)
+    nothing = answer(served.recommend_full, **asked, label_weights=[["red=0", "nope=1"], ["", ""], ["toy", "toy=0"]])
+    assert nothing["item_ids"] == plain["item_ids"] and nothing["scores"] == plain["scores"]
+    assert nothing["unread"] == [1, 0, 1] and moved["unread"] == plain["unread"] == [0] * 3
+
+
+def test_labels_move_items_within_the_order_of_the_ranking_model():
+    alive = []
+
+    def ranking(hybrid):
+        alive.append(ordering(hybrid, strengths=(0.001, 1.0)))
+        alive[0].network.log_weight.assign(np.log(0.05))
+        return alive[0]
+
+    served = labelled(ranking=ranking)
+    # As many as are ranked: labels do not choose among them.
+    few = ["i5", "i6", "i7", "i10", "i12", "i13", "i15", "i17"]
+    asked = {"history": HISTORIES[:1], "k": [8]}
+    weights = [["red=-0.3", "toy=0.3"]]
+    moved = answer(served.recommend_full, **asked, allow=[few], label_weights=weights)["item_ids"][0]
+    told = answer(served.rank, history=HISTORIES[:1], ratings=[[]], items=[few])["click_probability"][0]
+    logits, kinds = np.log(told), np.array([int(item[1:]) % 3 for item in few])
+    added = 2 * logits.std() * np.array([-0.3, 0.3, 0.0])[kinds]
+    assert [item.decode() for item in moved] == [few[i] for i in np.argsort(-(logits + added), kind="stable")]
+    plain = answer(served.recommend_full, **asked, allow=[few])["item_ids"][0]
+    assert [item.decode() for item in plain] == [few[i] for i in np.argsort(-logits, kind="stable")] and plain != moved
+    short = answer(served.recommend, **asked, ratings=[[]], exclude=[[]])["item_ids"]
+    assert answer(served.recommend_full, **asked, label_weights=[["red=0"]])["item_ids"] == short
+
+
+def learned_labels(mixture=(0.2, 0.5, 0.3)):
+    rng = np.random.default_rng(2)
+    tables = [rng.normal(size=(2, 3)).astype(np.float32) for _ in range(3)]
+    names = np.array(["toy", "red"], object)  # in an order of its own
+    return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7)
+
+
+def test_learned_interests_are_served_as_they_were_measured():
+    made = learned_labels()
+    served = labelled(forecast=made)
+    columns = (np.arange(40) % 3)[:, np.newaxis]
+    found = Interests(np.array(["red", "toy"], object), np.ones(2, bool), columns, (columns < 2).astype(np.float32))
+    history = Queries.from_histories([[3, 9], [4], []])
+    out = answer(served.interests, history=HISTORIES, ratings=[[]] * 3, k=[2] * 3)
+    scores = np.array(answer(served.score, history=HISTORIES, ratings=[[]] * 3)["scores"])
+
+    class Scores:
+        n_items = 40
+
+        def score(self, queries):
+            return scores[: len(queries)].astype(np.float32)
+
+    items, best = recommended_items(Scores(), history)
+    lists = listed(found, made, history, items, best, 2)
+    names = ["red", "toy", ""]
+    assert [[label.decode() for label in row] for row in out["labels"]] == [[names[c] for c in row] for row in lists]
+    assert np.sum(out["weights"], axis=1) == pytest.approx([1, 1, 0])
+    assert out["levels"] == [[b"broad"] * 2] * 2 + [[b""] * 2] and out["trends"][:2] == [[b"steady"] * 2] * 2
+    # Only red items are in the first history, only a toy in the second.
+    assert [dict(zip(out["labels"][row], out["because"][row], strict=True)) for row in range(2)] == [
+        {b"red": b"i9", b"toy": b""}, {b"red": b"", b"toy": b"i4"}
+    ]  # fmt: skip
+    plain = labelled()  # its functions need it to live
+    counted = answer(plain.interests, history=HISTORIES, ratings=[[]] * 3, k=[2] * 3)
+    assert counted["labels"] == [[b"red", b""], [b"toy", b""], [b"", b""]]
+    # A batch is its rows.
+    alone = answer(served.interests, history=[["i4", "nope"]], ratings=[[]], k=[2])
+    assert alone["labels"] == out["labels"][1:2] and alone["unknown"] == [1]
+    assert alone["weights"][0] == pytest.approx(out["weights"][1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_learned_interests_take_only_operations_of_tensorflow(tmp_path):
+    served = labelled(forecast=learned_labels())
+    tf.saved_model.save(served, str(tmp_path / "1"), signatures={"interests": served.interests})
+    ours = in_a_fresh_process(OPS_SCRIPT, tmp_path / "1")[str(tmp_path / "1")]
+    assert ours["foreign"] == [] and ours["core"] > 20
+    loaded = tf.saved_model.load(str(tmp_path / "1")).signatures["interests"]
+    asked = {"history": [["i3", "i9"]], "ratings": [[5.0, 1.0]], "k": [2]}
+    before = answer(served.interests, **asked)
+    after = answer(loaded, **asked)
+    assert before["labels"] == after["labels"] and before["weights"] == after["weights"]
 
 
 def test_where_use_again_is_the_task_the_history_may_come_back():

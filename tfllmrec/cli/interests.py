@@ -35,8 +35,9 @@ def interests(
     from rich.table import Table
 
     table = Table()
-    for name in ("interest", "weight", "because"):
+    for name in ("interest", "weight", "level", "trend", "because"):
         table.add_column(name, justify="right" if name == "weight" else "left")
     for interest in found:
-        table.add_row(cell(interest.label), f"{interest.weight:.3f}", cell(model.title(interest.because)))
+        because = cell(model.title(interest.because))
+        table.add_row(cell(interest.label), f"{interest.weight:.3f}", interest.level, interest.trend, because)
     console().print(table)

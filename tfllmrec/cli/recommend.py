@@ -79,6 +79,13 @@ def recommend(
         list[str] | None,
         typer.Option("--skip", metavar="STAGE", help="Stage to skip. ranking: keep the order of retrieval."),
     ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--more", metavar="LABEL", help="More items with this label; 'tfllmrec interests' shows labels."),
+    ] = None,
+    less: Annotated[
+        list[str] | None, typer.Option("--less", metavar="LABEL", help="Fewer items with this label.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
@@ -94,6 +101,8 @@ def recommend(
         raise typer.BadParameter("--set goes with --users FILE and takes settings of the section data.")
     if unknown_stages := sorted(set(skip or ()) - set(STAGES)):
         raise typer.BadParameter(f"--skip {unknown_stages[0]}: expected {', '.join(STAGES)}.")
+    if both := sorted(set(more or ()) & set(less or ())):
+        raise typer.BadParameter(f"--more and --less {both[0]}: expected one of them.")
     excluded, pinned = ids(exclude), ids(pin)
     rules = {
         "diversity": diversity,
@@ -101,6 +110,7 @@ def recommend(
         "category_cap": category_cap,
         "tail_share": tail_share,
         "skip": skip or [],
+        "label_weights": dict.fromkeys(more or (), 1.0) | dict.fromkeys(less or (), -1.0),
     }
     if users is not None and out is not None:
         if out.suffix not in SUFFIXES:
@@ -127,6 +137,7 @@ def recommend(
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
+    _note_unread(found, asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
@@ -175,6 +186,8 @@ def recommend_to_file(
             some = answered[start : start + BATCH]
             found = model.recommend(some, k, exclude=exclude, **asked)
             write(found)
+            if not rows:
+                _note_unread(found, asked)
             rows += len(found)
             progress(start + len(some), len(answered))
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
@@ -187,6 +200,12 @@ def recommend_to_file(
         "without_data": without_data,
         "unknown": unknown,
     }
+
+
+def _note_unread(found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
+    """Says on stderr how many of the weighed labels the model does not have; they are the same for each query."""
+    if asked["label_weights"] and (unread := min(found.attrs["unread"], default=0)):
+        note(f"labels of --more and --less that the model does not have: {unread} of {len(asked['label_weights'])}")
 
 
 def _first(user_ids: Sequence[str], hint: str = "") -> str:

@@ -19,7 +19,8 @@ class Answer(list[T]):
 
     Attributes:
       unknown: how many ids of the request the catalogue does not have; they counted as absent.
-      unread: how many entries of ``context`` and ``event_fields`` no field of the model takes, or could not be read.
+      unread: how many entries of ``context`` and ``event_fields`` no field of the model takes, or could not be read;
+        labels of ``label_weights`` that the model does not have are counted, too.
       request_id: what the server's log calls the request; ``""`` if no server was asked.
     """
 
@@ -105,13 +106,20 @@ class Interest:
 
     Attributes:
       label: in the catalogue's own words, such as a category.
-      weight: above 0; the weights of an answer sum to 1.
-      because: the history item that adds the most to it.
+      weight: above 0, how likely the next items have it; the weights of an answer sum to 1.
+      because: the history item that adds the most to it; ``""`` if no item of the history has the label.
+      level: *broad* for a label of at least 2 % of the catalogue's items, otherwise *specific*.
+      trend: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of all,
+        *falling* if the latter is at least 1.5 times the former, otherwise *steady*. Five events like all of them are
+        added to the newest ones, so that few say little. Level and trend are ``""`` from models that earlier versions
+        exported.
     """
 
     label: str
     weight: float
     because: str
+    level: str = ""
+    trend: str = ""
 
 
 @dataclass(frozen=True)

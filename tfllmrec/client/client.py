@@ -14,7 +14,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -167,6 +167,7 @@ class Client:
         category_cap: int = 0,
         tail_share: float = 0.0,
         skip: Sequence[str] = (),
+        label_weights: Mapping[str, float] | None = None,
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
@@ -186,6 +187,8 @@ class Client:
             ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
             training events.
           skip: stages to skip: ``ranking`` keeps the order of retrieval.
+          label_weights: from -1 to 1, by labels as :meth:`interests` gives them: the scores of items with a label rise
+            or fall by that many times two standard deviations. Labels that the model does not have count in ``unread``.
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(
@@ -202,6 +205,7 @@ class Client:
             category_cap=category_cap,
             tail_share=tail_share,
             skip=skip,
+            label_weights=[label_weights or {}],
             titles=titles,
             deadline_s=deadline_s,
         )[0]
@@ -222,6 +226,7 @@ class Client:
         category_cap: int | Sequence[int] = 0,
         tail_share: float | Sequence[float] = 0.0,
         skip: Sequence[str] = (),
+        label_weights: Sequence[Mapping[str, float]] | None = None,
         titles: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
@@ -240,7 +245,7 @@ class Client:
         fields = {
             **context_inputs(len(histories), context),
             **event_field_inputs(histories, event_fields),
-            **rule_inputs(len(histories), diversity, pinned, category_cap, tail_share, skip),
+            **rule_inputs(len(histories), diversity, pinned, category_cap, tail_share, skip, label_weights),
         }
         return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
 
@@ -328,12 +333,12 @@ class Client:
         *,
         deadline_s: float | None = None,
     ) -> Answer[Interest]:
-        """A user's interests: at most ``k`` labels in the catalogue's own words, strongest first."""
+        """A user's interests: at most ``k`` labels in the catalogue's own words, the likeliest first."""
         inputs = _person(history, ratings) | {"k": [count_of(k)]}
         out = self.predict("interests", inputs, deadline_s=deadline_s)
         with reading(out.request_id):
-            rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
-            interests = (Interest(label, weight, because) for label, weight, because in rows if label)
+            columns = [out[name][0] for name in ("labels", "weights", "because", "levels", "trends") if name in out]
+            interests = (Interest(*row) for row in zip(*columns, strict=True) if row[0])
             return Answer(interests, out["unknown"][0], out.request_id)
 
     def rank(

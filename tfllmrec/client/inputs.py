@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -35,6 +35,7 @@ def rule_inputs(
     category_cap: int | Sequence[int] = 0,
     tail_share: float | Sequence[float] = 0.0,
     skip: Sequence[str] = (),
+    label_weights: Sequence[Mapping[str, float]] | None = None,
 ) -> dict[str, list[Any]]:
     """The inputs of ``recommend_full`` that choose stages and rules of the list; only those that any row needs.
 
@@ -42,6 +43,7 @@ def rule_inputs(
       diversity, category_cap, tail_share: one number, or one for each row.
       pinned: a list of ids for each row.
       skip: of :data:`STAGES`, for all rows.
+      label_weights: for each row weights from -1 to 1 by the names of labels.
 
     Raises:
       DataError: not as many values as rows, a number out of range, or a stage that does not exist.
@@ -63,8 +65,22 @@ def rule_inputs(
         "category_cap": [int(cap) for cap in caps],
         "tail_share": _shares(rows, "tail_share", tail_share),
         "skip": [stages] * rows,
+        "label_weights": [
+            _label_entries(weights)
+            for weights in _one_for_each(rows, "label_weights", [{}] * rows if label_weights is None else label_weights)
+        ],
     }
     return {name: values for name, values in inputs.items() if any(values)}
+
+
+def _label_entries(weights: Mapping[str, float]) -> list[str]:
+    """The entries ``label=weight`` of a row."""
+    if not isinstance(weights, Mapping):
+        raise DataError(f"Expected label_weights as weights by labels, such as {{'Fantasy': 1}}, got {weights!r}.")
+    for label, weight in weights.items():
+        if not isinstance(weight, Real) or not -1 <= float(weight) <= 1:
+            raise DataError(f"Expected the weight of the label {label!r} as a number from -1 to 1, got {weight!r}.")
+    return [f"{label}={float(weights[label]):g}" for label in listed_strings("labels", list(weights))]
 
 
 def _shares(rows: int, name: str, given: float | Sequence[float]) -> list[float]:

@@ -106,7 +106,7 @@ class FieldDecoder(tf.Module):
         if field.kind == "vector":
             numbers = _vectors(texts, field.width)
         else:
-            numbers = tf.cast(_times(texts) if field.kind == "time" else _numbers(texts), field.dtype)
+            numbers = tf.cast(_times(texts) if field.kind == "time" else plain_numbers(texts), field.dtype)
         finite = tf.math.is_finite(numbers)
         if field.kind == "vector":
             finite = tf.reduce_all(finite, axis=1, keepdims=True)
@@ -128,7 +128,7 @@ def _stripped(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(texts, f"^{_SPACE}+|{_SPACE}+$", "")
 
 
-def _numbers(texts: tf.Tensor) -> tf.Tensor:
+def plain_numbers(texts: tf.Tensor) -> tf.Tensor:
     """float64, of the same shape; NaN where a text is no plain number."""
     plain = tf.strings.regex_full_match(texts, NUMBER)
     return tf.where(plain, tf.strings.to_number(tf.where(plain, texts, "0"), tf.float64), np.nan)
@@ -138,7 +138,7 @@ def _vectors(texts: tf.Tensor, width: int) -> tf.Tensor:
     """float32 ``[R, width]``; NaN where a text is no vector of that width."""
     parts = tf.strings.split(tf.strings.regex_replace(texts, r"[\s,;\[\]()]+", " "))
     fits = tf.strings.regex_full_match(texts, VECTOR) & (parts.row_lengths() == width)
-    numbers = _numbers(parts.to_tensor("", shape=(None, width)))
+    numbers = plain_numbers(parts.to_tensor("", shape=(None, width)))
     return tf.cast(tf.where(fits[:, tf.newaxis], numbers, np.nan), tf.float32)
 
 
@@ -159,4 +159,4 @@ def _times(texts: tf.Tensor) -> tf.Tensor:
     months = tf.gather(tf.constant(np.cumsum((0, *_DAYS[:-1])), tf.float64), of_month)
     days = years + months + tf.cast(leap & (month > 2), tf.float64) + day - 1
     seconds = days * DAY_S + hour * 3600 + minute * 60 + second
-    return tf.where(is_date, tf.where(valid, seconds, np.nan), _numbers(texts))
+    return tf.where(is_date, tf.where(valid, seconds, np.nan), plain_numbers(texts))

@@ -13,7 +13,12 @@ its titles and descriptions. Both are shared by several items. A phrase is a goo
   more often that only one in a hundred random sets of as many items does as well (a permutation test). Boilerplate
   fails here in every language.
 
-An item without events has its labels like any other. Nothing is trained; all counting is sparse.
+Labels that say what an item is about go before people: of two labels of the same items the author's name gives way to
+the category or the phrase ("Harry Potter"), and of several people only the first is a label, so that illustrators and
+translators are none.
+
+An item without events has its labels like any other. Labels are counted, and all counting is sparse; which of them the
+next items will have is learned (:class:`LabelForecast`).
 """
 
 from __future__ import annotations
@@ -22,15 +27,18 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tfllmrec.columns import NAME_COLUMNS
+from tfllmrec.columns import NAME_COLUMNS, PEOPLE_COLUMNS
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.durable import reading_npz
 from tfllmrec.progress import Progress
 
 #: Items that share a label: so many at least, and this part of the catalogue at most.
@@ -56,8 +64,12 @@ MAX_EVENTS = 1_000_000
 #: How much more a rare label counts: at 0 the lists name what half of the catalogue is, at 1 what is seldom met again
 #: (``benchmarks/interests.py``).
 SPECIFICITY = 0.25
+#: Share of the catalogue's items from which on a label is broad; others are specific.
+BROAD = 0.02
 #: Weight of an event one step further back, and of a rating one standard deviation off; see :class:`Interests`.
 DECAY, LIKING = 0.95, 0.25
+#: The same weight where only the newest events count; see :class:`LabelForecast`.
+FAST = 0.6
 
 
 def _set(words: str) -> frozenset[str]:
@@ -125,6 +137,72 @@ class Interests:
     liking: float = LIKING
     spread: float = 0.0
 
+    @property
+    def share(self) -> np.ndarray:
+        """float64 ``[C]``, the part of the items that have each label."""
+        return np.bincount(self.columns.ravel(), minlength=len(self.labels) + 1)[:-1] / len(self.columns)
+
+    @property
+    def broad(self) -> np.ndarray:
+        """bool ``[C]``, labels of at least :data:`BROAD` of the items."""
+        return self.share >= BROAD
+
+
+@dataclass(frozen=True, eq=False)
+class LabelForecast:
+    """What was learned about the labels of a user's next items, for ``layers.interest_forecast.InterestForecast``.
+
+    The distribution of labels is a mixture of three, each with the sum 1:
+
+    - what is counted in the history, as :class:`Interests` says;
+    - a softmax head that has learned which labels follow which:
+      ``softmax(bias + tanh(10 (slow^T p + fast^T p')) out)``, where p is the counted distribution and p' the same of
+      the newest events alone (:data:`FAST`);
+    - the labels of the items that the model recommends, weighted by ``softmax(sharpness score)``.
+
+    Attributes:
+      labels: object ``[C]``.
+      slow, fast: float32 ``[C, R]``. out: float32 ``[C, R]``, transposed. bias: float32 ``[C]``.
+      mixture: float32 ``[3]``, the weights of the three, which sum to 1.
+      sharpness: of the scores.
+    """
+
+    labels: np.ndarray
+    slow: np.ndarray
+    fast: np.ndarray
+    out: np.ndarray
+    bias: np.ndarray
+    mixture: np.ndarray
+    sharpness: float
+
+    def of_labels(self, labels: np.ndarray) -> LabelForecast:
+        """The same for other labels, object ``[C']``: of new ones nothing is known, and the head expects them least."""
+        place = pd.Index(self.labels).get_indexer(pd.Index(labels))
+        known = (place >= 0)[:, np.newaxis]
+        slow, fast, out = (np.where(known, table[place], np.float32(0)) for table in (self.slow, self.fast, self.out))
+        bias = np.where(place >= 0, self.bias[place], self.bias.min())
+        return replace(self, labels=labels, slow=slow, fast=fast, out=out, bias=bias)
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **asdict(self) | {"labels": self.labels.astype(str)})
+
+    @classmethod
+    def load(cls, path: Path, remedy: str) -> LabelForecast:
+        """What :meth:`save` wrote.
+
+        Raises:
+          ModelError: the file is missing or damaged.
+        """
+        with reading_npz(path, remedy) as stored:
+            arrays: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
+            shapes = {name: arrays[name].shape for name in arrays}
+            c, r = arrays["slow"].shape
+            wanted = dict.fromkeys(("slow", "fast", "out"), (c, r)) | dict.fromkeys(("labels", "bias"), (c,))
+            if shapes != wanted | {"mixture": (3,), "sharpness": ()}:
+                raise ValueError(f"the tables do not fit together: {shapes}")
+        labels, sharpness = arrays.pop("labels").astype(object), float(arrays.pop("sharpness"))
+        return cls(labels=labels, sharpness=sharpness, **arrays)
+
 
 def fit_interests(
     items: pd.DataFrame,
@@ -148,11 +226,13 @@ def fit_interests(
       ``None`` where nothing is said of the items that would make a label.
     """
     had = _had(users.history, len(items))
-    found = [_names(items, [column for column in columns if column in NAME_COLUMNS])]
+    subjects = [column for column in columns if column in NAME_COLUMNS and column not in PEOPLE_COLUMNS]
+    people = [column for column in columns if column in PEOPLE_COLUMNS]
     prose = [column for column in columns if column not in NAME_COLUMNS]
+    found = [_names(items, subjects)]
     if prose:
         found += _phrases(_read(items, prose), had, progress)
-    labels = _merged(found)
+    labels = _merged([*found, _names(items, people, first_only=True)])
     if not len(labels.spelling):
         return None
     weighted = sp.csr_array(labels.items.multiply(np.log(len(items) / labels.items.sum(axis=0)) ** SPECIFICITY))
@@ -245,10 +325,13 @@ def _kind(word: str) -> int:
     return _END if lower in _BOUNDARIES or not word[0].isalpha() else _CONTENT
 
 
-def _names(items: pd.DataFrame, columns: Sequence[str]) -> _Found:
-    """The names that items are filed under."""
+def _names(items: pd.DataFrame, columns: Sequence[str], first_only: bool = False) -> _Found:
+    """The names that items are filed under; ``first_only``: no more than one of each cell."""
     pairs = [
-        (row, name) for column in columns for row, cell in enumerate(items[column]) for name in category_names(cell)
+        (row, name)
+        for column in columns
+        for row, cell in enumerate(items[column])
+        for name in category_names(cell)[: 1 if first_only else None]
     ]
     rows = np.array([row for row, _ in pairs], int)
     surface, surfaces = pd.factorize(np.array([name for _, name in pairs], object))
@@ -412,7 +495,10 @@ class _NeededLift:
 
 
 def _merged(found: Sequence[_Found]) -> _Found:
-    """One label, the first, for those that are spelt alike and for those of the same items: names before phrases."""
+    """One label, the first, for those that are spelt alike and for those of the same items.
+
+    Categories and other names go before phrases, and these before people.
+    """
     keys, first = pd.factorize(np.concatenate([part.keys for part in found]))
     row = np.unique(keys, return_index=True)[1]
     same_key = _ones(np.arange(len(keys)), keys, (len(keys), len(first)))

@@ -26,7 +26,7 @@ from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.run import PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
+from tfllmrec.runs.run import INTERESTS, PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
@@ -115,8 +115,10 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         run.query_encoder(run.text_encoder(tell), tell)
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
+    from tfllmrec.runs.labels import labels_of_run
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
+    from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
@@ -141,6 +143,9 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     hybrid = run.load_model()
     order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
     made = run.ranking_record
+    if (labels := labels_of_run(run, split.items, tell)) is not None:
+        users = split.train_queries()
+        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
     recommenders = fit_all_baselines(data, config.evaluation, tell)
     results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)

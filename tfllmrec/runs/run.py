@@ -15,6 +15,7 @@ RUN/
   model/          the fitted weights, and the statistics of events that the item-item weights were solved from
   ranking/        the model that puts candidates into order, where the config asks for one; without weights where it
                   does not help
+  interests/      what was learned of the labels of the next items; without a forecast where it does not help
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
@@ -45,13 +46,14 @@ from tfllmrec.text.template import ItemTemplate
 if TYPE_CHECKING:
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.hybrid import Hybrid
+    from tfllmrec.models.interests import LabelForecast
     from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.side_by_side import Encoder
     from tfllmrec.text.student import Student
     from tfllmrec.training.ranking import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
-PER_QUERY, SCHEMA = "per_query.npz", "schema.json"
+PER_QUERY, SCHEMA, INTERESTS = "per_query.npz", "schema.json", "interests"
 #: In the folder of a search: the settings that are searched.
 PLAN = "search.json"
 #: In the folder of a run that was made from another one: which one.
@@ -367,6 +369,16 @@ class Run:
         if not self.config.ranking.epochs:
             return None
         return load_ranking(self.folder / "ranking", hybrid, self.split, self.config.ranking, self.config.seed)
+
+    def load_label_forecast(self) -> LabelForecast | None:
+        """What was learned of the labels of the next items; ``None`` where nothing was, or it was left out.
+
+        Raises:
+          ModelError: it is damaged.
+        """
+        from tfllmrec.training.interests import load_forecast
+
+        return load_forecast(self.folder / INTERESTS)
 
     @property
     def ranking_record(self) -> RankingRecord | None:

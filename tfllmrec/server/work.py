@@ -100,10 +100,11 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     if catalogue is None:
         return Work(rows)
     width = {name: tensor.shape[1] if tensor.ndim > 1 else 1 for name, tensor in inputs.items()}
-    ids = sum(width.get(name, 0) for name in ("history", "exclude", "allow", "categories", "items"))
+    ids = sum(width.get(name, 0) for name in ("history", "exclude", "allow", "categories", "items", "label_weights"))
     events = min(width.get("history", 0), LONGEST_HISTORY)
     candidates, tokens = width.get("items", 0), width.get("input_word_ids", 0)
     pinned = max(width.get("pinned", 0) - 1, 0)  # whoever pins nothing sends a column of padding
+    weighed = max(width.get("label_weights", 0) - 1, 0)  # a column of padding comes first, as in pinned
     ruled = pinned or any(np.any(inputs[name] > 0) for name in ("category_cap", "tail_share") if name in inputs)
     lists = "k" in inputs or "scores" in signature.outputs
     cells = (
@@ -118,8 +119,8 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
         + _RULED * bool(ruled)
         # Whether a pinned item may be listed is looked up among all; and each is compared with the others.
         + (_ID + _PINNED + pinned) * pinned
-        # The items of a category are looked up for each mention of it.
-        + catalogue * (lists + width.get("categories", 0)) * (1 + bool(pinned))
+        # The items of a category are looked up for each mention of it, and those of a label that is weighed.
+        + catalogue * (lists + width.get("categories", 0) + weighed) * (1 + bool(pinned))
     )
     return Work(rows, cells, max(candidates, _listed(signature, inputs, catalogue), _fixed(signature)))
 

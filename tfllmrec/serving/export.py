@@ -26,12 +26,12 @@ from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
 from tfllmrec.models.hybrid import Catalogue
-from tfllmrec.models.interests import Interests, fit_interests
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Servable
 from tfllmrec.models.two_tower_servable import USER_FIELD, TwoTowerServable, with_user_ids
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.experiment import versions
+from tfllmrec.runs.labels import choose_labels, labels_of_run
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, read_new_items
@@ -164,6 +164,7 @@ def _export_run(
         run.text_widths,
         _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
         run.dataset.repeats,
+        run.load_label_forecast(),
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -220,7 +221,7 @@ def _export_model(
         None if encoder is None else encoder.for_queries.text_to_vector,
         histories,
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
-        _labels(items, columns, histories, split.dataset.ordered, tell) if columns else None,
+        choose_labels(items, columns, histories, split.dataset.ordered, tell) if columns else None,
         ranking,
         index,
         display_titles(items).tolist(),
@@ -298,41 +299,13 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
             told.to_parquet(extra / ITEMS, index=False)
             (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
-            write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles, schema)
+            write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles, schema, serving.some_labels)
             return _publish(temporary, target)
     except BaseException:
         if ours:
             with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
                 target.rmdir()
         raise
-
-
-def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
-    """Labels of interests for ``items``, from the columns that the run's template reads and from their categories.
-
-    Args:
-      run: a complete run.
-      items: ``run.split.items``, which may be followed by new items.
-      tell: called with a line on how many labels there are.
-
-    Returns:
-      The labels; ``None`` where no word of the columns makes one.
-    """
-    template = run.config.text.template
-    read = [] if template is None else ItemTemplate(template).columns
-    columns = list(dict.fromkeys([*read, *([CATEGORIES] if CATEGORIES in items else [])]))
-    return _labels(items, columns, run.split.train_queries(), run.dataset.ordered, tell)
-
-
-def _labels(
-    items: pd.DataFrame, columns: Sequence[str], histories: Queries, ordered: bool, tell: Tell
-) -> Interests | None:
-    with show_progress("Choosing labels of interests", "phrases") as progress:
-        labels = fit_interests(items, columns, histories, ordered=ordered, progress=progress)
-    if labels is not None:
-        without = int((labels.columns[:, 0] == len(labels.labels)).sum())
-        tell(f"interests: {len(labels.labels):,} labels; {without:,} of {len(items):,} items have none")
-    return labels
 
 
 def _publish(temporary: Path, target: Path) -> Path:

@@ -130,6 +130,7 @@ class SavedModel:
         category_cap: int = 0,
         tail_share: float = 0.0,
         skip: Sequence[str] = (),
+        label_weights: Mapping[str, float] | None = None,
     ) -> pd.DataFrame:
         """The best ``k`` items for each user, or for each history, with titles and reasons.
 
@@ -154,6 +155,8 @@ class SavedModel:
             ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
             training events.
           skip: stages to skip: ``ranking`` keeps the order of retrieval.
+          label_weights: from -1 to 1, by labels as :meth:`interests` gives them: the scores of items with a label rise
+            or fall by that many times two standard deviations. Labels that the model does not have count in ``unread``.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
@@ -163,7 +166,7 @@ class SavedModel:
             do not fit the histories; a number out of range; a stage that does not exist.
           ModelError: the model was exported by an earlier version, which did not have one of the inputs.
         """
-        rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip)
+        rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip, [label_weights or {}])
         past, marks = histories_and_ratings(users, histories, ratings, self._past_of)
         fields = {**context_inputs(len(past), context), **event_field_inputs(past, event_fields)}
         if users is not None:
@@ -305,7 +308,7 @@ class SavedModel:
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
     ) -> list[Interest]:
-        """A user's interests: at most ``k`` labels, strongest first; unknown ids count as absent.
+        """A user's interests: at most ``k`` labels, the likeliest of the next items first; unknown ids count as absent.
 
         Args:
           history: item ids, oldest first. ratings: one for each.
@@ -318,8 +321,13 @@ class SavedModel:
             **_person(history, ratings),
             k=np.asarray([k], np.int32),
         )
-        rows = zip(out["labels"][0], out["weights"][0], out["because"][0], strict=True)
-        return [Interest(label.decode(), float(weight), because.decode()) for label, weight, because in rows if label]
+        labels, because, *more = (
+            [text.decode() for text in out[name][0]]
+            for name in ("labels", "because", "levels", "trends")
+            if name in out  # exports of earlier versions have neither levels nor trends
+        )
+        rows = zip(labels, map(float, out["weights"][0]), because, *more, strict=True)
+        return [Interest(*row) for row in rows if row[0]]
 
     def rank(
         self,

@@ -15,23 +15,29 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.field_decoder import ENTRIES, FieldDecoder
-from tfllmrec.layers.interest_profile import InterestProfile
+from tfllmrec.layers.interest_forecast import CANDIDATES
+from tfllmrec.layers.interest_profile import RISING
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.static_table import static_table
-from tfllmrec.models.interests import Interests
+from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Query, Servable
+from tfllmrec.serving.label_weights import LabelWeights, Weighed
 from tfllmrec.serving.list_rules import Asked, ListRules
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
+from tfllmrec.training.interests import forecast_of
 
 #: What a request may hold, by the name that a client gives it; a signature takes some of these, in its own order.
 TEXT, ITEM_ID = (tf.TensorSpec((None,), tf.string, name) for name in ("text", "item_id"))
-HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES, PINNED, SKIP = (
+HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES, PINNED, SKIP, LABEL_WEIGHTS = (
     tf.TensorSpec((None, None), tf.string, name)
-    for name in ("history", "exclude", "items", "context", "event_fields", "allow", "categories", "pinned", "skip")
-)
+    for name in (
+        "history", "exclude", "items", "context", "event_fields", "allow", "categories", "pinned", "skip",
+        "label_weights",
+    )
+)  # fmt: skip
 TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
 K, CATEGORY_CAP = (tf.TensorSpec((None,), tf.int32, name) for name in ("k", "category_cap"))
@@ -46,6 +52,10 @@ NO_CAP, NO_SHARE = tf.constant([0]), tf.zeros(1)
 PERSONAL = 0.5
 #: Scores that are spread less are equal but for rounding: they move nothing.
 FAINT = 1e-4
+#: Labels of warm-up requests.
+SHOWN_LABELS = 5
+#: The smallest probability that the ranking model is taken to have given.
+TINY = 1e-30
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
 SAMPLED = 2000
 AT_ONCE = 250  # of these through the network
@@ -111,6 +121,7 @@ class ServingModel(tf.Module):
         :func:`tfllmrec.text.centring.search_weights` says; ``None`` if there is one encoder.
       tail: bool ``[N]``, the items that ``tail_share`` is about; ``None``: all.
       repeats: whether ``recommend`` may list items of the history, because using an item again is the task.
+      forecast: learned on ``model``; ``None``: interests are what is counted in the history.
 
     Raises:
       ModelError: the model reads a field that the schema does not have.
@@ -132,6 +143,7 @@ class ServingModel(tf.Module):
         text_widths: Sequence[int] | None = None,
         tail: np.ndarray | None = None,
         repeats: bool = False,
+        forecast: LabelForecast | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items, self.repeats = len(item_ids), repeats
@@ -178,13 +190,17 @@ class ServingModel(tf.Module):
             self.search_tokens = None
         if not self._scann:
             self.prepare = self.release = None
+        self.label_weights = LabelWeights(labels, self.n_items)
+        #: A few labels that requests may weigh; none without labels.
+        self.some_labels = () if labels is None else tuple(map(str, labels.labels[:SHOWN_LABELS]))
+        self._spread_of_prior = float(np.std(self.folded.prior))
         if labels is None:
             self.interests = None
         else:
-            self.labels = tf.constant([*labels.labels, ""])
-            self.profile = InterestProfile(
-                labels.columns, labels.weights, len(labels.labels), labels.decay, labels.liking, labels.spread
-            )
+            names = [str(label) for label in labels.labels]
+            self.labels = tf.constant([*names, ""])
+            self.levels = tf.constant([*np.where(labels.broad, "broad", "specific"), ""])
+            self.forecast = forecast_of(labels, forecast)
         # The Keras model itself stays out of the SavedModel; these are the resources that its functions read.
         self.resources = model.resources
         self._score_items = model.score_items
@@ -259,7 +275,7 @@ class ServingModel(tf.Module):
 
     @_signature(
         HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY, PINNED, CATEGORY_CAP,
-        TAIL_SHARE, SKIP,
+        TAIL_SHARE, SKIP, LABEL_WEIGHTS,
     )  # fmt: skip
     def recommend_full(
         self,
@@ -276,6 +292,7 @@ class ServingModel(tf.Module):
         category_cap=NO_CAP,
         tail_share=NO_SHARE,
         skip=NO_STRINGS,
+        label_weights=NO_STRINGS,
     ):
         """As :meth:`recommend`, with fields, filters and rules; see the class.
 
@@ -293,20 +310,28 @@ class ServingModel(tf.Module):
           tail_share: float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
             each n up to 100, while there are tail candidates.
           skip: string ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
+          label_weights: string ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. The score of an item
+            rises by two standard deviations of the row's scores times the sum of its labels' weights: in retrieval of
+            the scores of the whole catalogue, in ranking of the logarithms of the candidates' probabilities. Entries
+            that name no label of ``interests``, or have no number, count in ``unread``.
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
-            tail_share, skip,
+            tail_share, skip, label_weights,
         )  # fmt: skip
-        diversity, pinned, category_cap, tail_share, skip = rows
+        diversity, pinned, category_cap, tail_share, skip, label_weights = rows
         k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
-        unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1)
+        weighed, unread_labels = self.label_weights.read(label_weights)
+        unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1) + unread_labels
         request = self._request(query, exclude, self._filters(allow, categories))
+        request["pairs"] = tf.cond(
+            tf.reduce_any(weighed.any), lambda: self._weighed_pairs(request, weighed), lambda: request["pairs"]
+        )
         asked = Asked(self.index_of.lookup(pinned), diversity, category_cap, tail_share)
         ruled, skipped = self.rules.any_of(asked), tf.reduce_any(skip == RANKING, axis=1)
         wanted = tf.where(ruled & (k > 0), self.rules.candidates(k), k)
-        items, scores = self._ordered(query, request, wanted, skipped)
+        items, scores = self._ordered(query, request, wanted, skipped, weighed)
         found = tf.cond(
             tf.reduce_any(ruled),
             lambda: self._first(*self.rules.apply(items, scores, k, asked, request), k),
@@ -322,12 +347,18 @@ class ServingModel(tf.Module):
         return {"exclude": excluded, **filters, **self.folded.requests(self.item_vectors, query)}
 
     def _ordered(
-        self, query: Query, request: Mapping[str, Any], k: tf.Tensor, skipped: tf.Tensor | None = None
+        self,
+        query: Query,
+        request: Mapping[str, Any],
+        k: tf.Tensor,
+        skipped: tf.Tensor | None = None,
+        weighed: Weighed | None = None,
     ) -> _Found:
         """The best ``k`` items in the order of the ranking model, if it changes any.
 
         Args:
           skipped: bool ``[B]``, rows that keep the order of retrieval.
+          weighed: labels that move items within the order of the ranking model; ``request`` has them already.
         """
         if not self.ranked:
             return self.best.top_k(k=k, **request)
@@ -338,12 +369,32 @@ class ServingModel(tf.Module):
         def in_order() -> tf.Tensor:
             first = items[:, : self.ranked]
             probability, _ = self._rank_items(self.item_vectors, query, first)
+            if weighed is not None:
+                probability = self._weighed_order(probability, weighed, first)
             order = tf.argsort(probability, axis=1, direction="DESCENDING", stable=True)
             order = tf.where(ranked[:, tf.newaxis], order, tf.range(tf.shape(first)[1]))
             return tf.concat([tf.gather(first, order, batch_dims=1), items[:, self.ranked :]], axis=1)
 
         items = tf.cond(tf.reduce_any(ranked), in_order, lambda: items)
         return self._first(items, scores, k)
+
+    def _weighed_pairs(self, request: Mapping[str, Any], weighed: Weighed) -> tuple[tf.Tensor, tf.Tensor]:
+        """The pairs of a request, followed by the items of the labels that it weighs."""
+        _, variance = self.folded.moments(self.best, request["query"], request["pairs"])
+        spread = tf.where(request["unknown"], self._spread_of_prior, tf.sqrt(variance))
+        further = self.label_weights.pairs(weighed, spread)
+        items, values = (tf.concat(both, axis=1) for both in zip(request["pairs"], further, strict=True))
+        return items, values
+
+    def _weighed_order(self, probability: tf.Tensor, weighed: Weighed, items: tf.Tensor) -> tf.Tensor:
+        """What ``items`` int32 ``[B, M]`` are ordered by, float32 ``[B, M]``, where requests weigh labels."""
+        there = items < self.n_items
+        logits = tf.math.log(tf.maximum(probability, TINY))
+        count = tf.maximum(tf.reduce_sum(tf.cast(there, tf.float32), axis=1, keepdims=True), 1.0)
+        mean = tf.reduce_sum(tf.where(there, logits, 0.0), axis=1, keepdims=True) / count
+        variance = tf.reduce_sum(tf.where(there, (logits - mean) ** 2, 0.0), axis=1, keepdims=True) / count
+        moved = logits + tf.sqrt(variance) * self.label_weights.added(weighed, items)
+        return tf.where(weighed.any[:, tf.newaxis], tf.where(there, moved, -np.inf), probability)
 
     def _first(self, items: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> _Found:
         """The first ``k`` int32 ``[B]`` of each row; only as many columns as the longest list has."""
@@ -453,15 +504,30 @@ class ServingModel(tf.Module):
 
     @_signature(HISTORY, RATINGS, K)
     def interests(self, history, ratings, k):
-        """The ``k`` labels that a history is most about, their weights, and the history item that adds most to each.
+        """The ``k`` labels that the next items most likely have.
 
-        Weights of a row sum to 1. Rows are filled up with ``""`` at weight 0 where the liked items have fewer labels.
+        ``weights`` of a row sum to 1. ``levels``: *broad* for a label of at least 2 % of the catalogue's items,
+        otherwise *specific*. ``because``: the history item that adds most to the label; ``""`` if none has it.
+        ``trends``: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of
+        all, *falling* if that is at least 1.5 times as large, otherwise *steady*; see
+        :class:`tfllmrec.layers.interest_profile.Profile`. Rows are filled up with ``""`` at weight 0; one without a
+        known item has nothing else.
         """
         query, unknown, _ = self._query(history, ratings)
-        labels, weights, position = self.profile(query["history"], query[RATING_KEY], k)
+        if self.forecast.learned is None:
+            items = scores = tf.zeros((tf.shape(history)[0], 0))
+            items = tf.cast(items, tf.int32)
+        else:
+            request = self._request(query, history[:, :0], self._filters(*_no_filters(history)))
+            items, scores = self.best.top_k(k=tf.constant([CANDIDATES]), **request)
+        labels, weights, position, trend = self.forecast(query["history"], query[RATING_KEY], items, scores, k)
+        named = labels < self.forecast.profile.n_labels
+        trends = tf.where(trend >= RISING, "rising", tf.where(trend * RISING <= 1, "falling", "steady"))
         return {
             "labels": tf.gather(self.labels, labels),
             "weights": weights,
+            "levels": tf.gather(self.levels, labels),
+            "trends": tf.where(named, trends, ""),
             "because": self._event_ids(query["history"], position),
             "unknown": unknown,
         }

@@ -31,6 +31,7 @@ def write_warm_up(
     item_ids: Sequence[str],
     texts: Sequence[str],
     schema: Schema,
+    labels: Sequence[str] = (),
 ) -> None:
     """Writes a TFRecord of requests of usual sizes, one for each signature and each of :data:`BATCHES`.
 
@@ -43,6 +44,7 @@ def write_warm_up(
       item_ids: some of the catalogue's; they become histories.
       texts: some that may be searched for.
       schema: the fields that requests may name.
+      labels: some that requests may weigh.
 
     Raises:
       tf.errors.OpError: it cannot be written.
@@ -56,6 +58,7 @@ def write_warm_up(
         "pinned": item_ids[::-1],
         "item_id": item_ids,
         "text": texts,
+        "label_weights": [f"{label}=0.5" for label in labels],
     }
     with tf.io.TFRecordWriter(str(path)) as out:
         for name, function in signatures.items():
@@ -71,7 +74,10 @@ def write_warm_up(
 
 def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) -> np.ndarray:
     if (strings := said.get(spec.name)) is not None:
-        width = {"history": HISTORY, "event_fields": HISTORY, "context": len(strings)}.get(spec.name, FEW)
+        widths = {"history": HISTORY, "event_fields": HISTORY} | dict.fromkeys(
+            ("context", "label_weights"), len(strings)
+        )
+        width = widths.get(spec.name, FEW)
         shape = (batch, width)[: spec.shape.rank]
         return np.resize(np.asarray(strings, object), shape) if len(strings) else np.empty(shape, object)
     if spec.name == "ratings":

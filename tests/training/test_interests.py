@@ -1,0 +1,135 @@
+"""The forecast of labels, on planted histories whose next label is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
+from tfllmrec.models.interests import Interests
+from tfllmrec.training import interests
+from tfllmrec.training.interests import fit_forecast, label_figures, listed, mixture_of, prepared_forecast, targets_of
+
+pytestmark = pytest.mark.tf
+C, EACH = 8, 6
+N = C * EACH  # item i has the label i // EACH
+
+
+class Knows:
+    """A model that recommends items of the label ``step`` after the newest one, or the same items to everybody."""
+
+    def __init__(self, step=None):
+        self.n_items, self.step = N, step
+
+    def score(self, queries):
+        if self.step is None:
+            return np.tile(np.linspace(1, 0, N, dtype=np.float32), (len(queries), 1))
+        newest = queries.history.values[queries.history.offsets[1:] - 1] // EACH
+        return 6.0 * (np.arange(N) // EACH == (newest[:, np.newaxis] + self.step) % C).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Labels follow each other on a ring, so the next label is never the one that the history has most of."""
+    rng = np.random.default_rng(5)
+
+    def walk(length):
+        first = rng.integers(C)
+        return [((first + step) % C) * EACH + rng.integers(EACH) for step in range(length)]
+
+    walks = [walk(rng.integers(3, 7)) for _ in range(1200)]
+    labels = np.array([f"label {c}" for c in range(C)], object)
+    found = Interests(labels, np.ones(C, bool), np.arange(N)[:, np.newaxis] // EACH, np.ones((N, 1), np.float32))
+    users = [f"u{number}" for number in range(1200)]
+    train = Queries.from_histories([row[:-1] for row in walks[:900]], user_ids=users[:900])
+    # Nothing is excluded: otherwise labels that users have had would have fewer items left.
+    rows, targets, nothing = [row[:-1] for row in walks], [row[-1:] for row in walks], [[]] * len(walks)
+    asked = Queries.from_histories(rows, targets=targets, exclude=nothing, user_ids=users)
+    return found, train, asked.slice(900, 1050), asked.slice(1050, 1200)
+
+
+def first_label(found, forecast, queries, hybrid):
+    """How often the first label of a list is that of the next item."""
+    items, scores = interests.recommended_items(hybrid, queries)
+    lists = listed(found, forecast, queries, items, scores, 1)
+    return float((targets_of(found, queries)[np.arange(len(queries)), np.minimum(lists[:, 0], C - 1)] > 0).mean())
+
+
+def test_the_head_learns_which_label_follows_which(planted, monkeypatch):
+    found, train, validation, test = planted
+    forecast, record = fit_forecast(found, train, validation, Knows(), 42)
+    assert record.kept and record.epochs and record.mixture[1] > 0.9
+    assert first_label(found, forecast, test, Knows()) > 0.9
+    assert first_label(found, None, test, Knows()) == 0.0  # it is never one of the history
+    # Without training the head knows how frequent labels are, and no more.
+    monkeypatch.setattr(interests, "EPOCHS", 0)
+    untrained, record = fit_forecast(found, train, validation, Knows(), 42)
+    assert record.epochs == 0
+    assert untrained is None or first_label(found, untrained, test, Knows()) < 0.3
+
+
+def test_the_labels_of_recommended_items_count_as_far_as_they_are_right(planted, monkeypatch):
+    found, train, validation, test = planted
+    monkeypatch.setattr(interests, "EPOCHS", 0)
+    forecast, record = fit_forecast(found, train, validation, Knows(1), 42)
+    assert record.mixture[2] > 0.9 and first_label(found, forecast, test, Knows(1)) == 1.0
+    _, record = fit_forecast(found, train, validation, Knows(3), 42)  # the wrong label
+    assert record.mixture[2] < 0.1
+
+
+def test_what_is_counted_stays_where_nothing_is_better(planted):
+    """Users who stay with one label: there is nothing to learn beyond the history."""
+    found, *_ = planted
+    rng = np.random.default_rng(1)
+    rows = [[c * EACH + rng.integers(EACH) for _ in range(4)] for c in rng.integers(C, size=200)]
+    train = Queries.from_histories([row[:3] for row in rows])
+    validation = Queries.from_histories([row[:3] for row in rows], targets=[row[3:] for row in rows])
+    forecast, record = fit_forecast(found, train, validation, Knows(), 42)
+    assert forecast is None and not record.kept
+    assert record.line().startswith("left out: precision@5 ")
+
+
+def test_the_same_seed_gives_the_same_forecast(planted):
+    found, train, validation, _ = planted
+    one, other = (fit_forecast(found, train.slice(0, 200), validation, Knows(), 7)[0] for _ in range(2))
+    assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("slow", "out", "bias", "mixture"))
+
+
+def test_a_forecast_is_made_once_and_read_again(planted, tmp_path):
+    found, train, validation, _ = planted
+    folder, told = tmp_path / "interests", []
+    assert interests.load_forecast(folder) is None
+    few = validation.slice(0, interests.FEWEST - 1)
+    assert prepared_forecast(folder, found, train, few, Knows(), 42, told.append) is None and not folder.exists()
+    assert "fewer than 30 validation queries" in told[-1]
+    made = prepared_forecast(folder, found, train, validation, Knows(), 42, told.append)
+    assert told[-1].startswith("interests: kept: precision@5 ")
+    told.clear()
+    read = prepared_forecast(folder, found, train, validation, None, 42, told.append)
+    assert told == [] and np.array_equal(made.out, read.out) and read.labels.tolist() == found.labels.tolist()
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"kept": False}))
+    assert interests.load_forecast(folder) is None
+    (folder / "record.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"record\.json"):
+        interests.load_forecast(folder)
+
+
+def test_figures_by_hand():
+    """Label 0 is of 4 of 8 items, label 1 of 2, label 2 of 1."""
+    columns = np.array([[0, 3], [0, 1], [0, 1], [0, 2], [3, 3], [3, 3], [3, 3], [3, 3]])
+    found = Interests(np.array(list("abc"), object), np.ones(3, bool), columns, np.ones((8, 2)))
+    figures = label_figures(found, np.array([[0, 2], [1, 3]]), np.array([[1.0, 1.0, 0.0], [0.0, 0.5, 0.0]]))
+    assert figures.precision.tolist() == [1 / 2, 1 / 2] and figures.recall.tolist() == [1 / 2, 1.0]
+    log = np.log
+    assert figures.specific == pytest.approx([log(8 / 4) / (log(8 / 4) + log(8 / 2)), 1.0])
+
+
+def test_the_likeliest_mixture_is_found():
+    """Of four observations the first source alone explains three, the second one: three parts to one."""
+    mixture, likelihood = mixture_of(np.array([[0.5, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.5]]), np.ones(4))
+    assert mixture == pytest.approx([3 / 4, 1 / 4])
+    assert likelihood == pytest.approx((3 * np.log(3 / 8) + np.log(1 / 8)) / 4)
+    mixture, _ = mixture_of(np.array([[0.5, 0.5], [0.25, 0.25]]), np.array([1.0, 3.0]))
+    assert mixture[0] > 0.99

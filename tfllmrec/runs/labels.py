@@ -1,0 +1,46 @@
+"""The labels of the items of a run, as its interests and its exports have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tfllmrec.columns import CATEGORIES
+from tfllmrec.models.interests import Interests, fit_interests
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.text.template import ItemTemplate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfllmrec.data.queries import Queries
+    from tfllmrec.runs.run import Run
+
+
+def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None:
+    """Labels of interests for ``items``, from the columns that the run's template reads and from their categories.
+
+    Args:
+      run: its template is resolved, as it is once the texts are encoded.
+      items: ``run.split.items``, which may be followed by new items.
+      tell: called with a line on how many labels there are.
+
+    Returns:
+      The labels; ``None`` where no word of the columns makes one.
+    """
+    template = run.config.text.template
+    read = [] if template is None else ItemTemplate(template).columns
+    columns = list(dict.fromkeys([*read, *([CATEGORIES] if CATEGORIES in items else [])]))
+    return choose_labels(items, columns, run.split.train_queries(), run.dataset.ordered, tell)
+
+
+def choose_labels(
+    items: pd.DataFrame, columns: Sequence[str], histories: Queries, ordered: bool, tell: Tell
+) -> Interests | None:
+    """:func:`tfllmrec.models.interests.fit_interests` with its progress and a line on what came of it."""
+    with show_progress("Choosing labels of interests", "phrases") as progress:
+        labels = fit_interests(items, columns, histories, ordered=ordered, progress=progress)
+    if labels is not None:
+        without = int((labels.columns[:, 0] == len(labels.labels)).sum())
+        tell(f"interests: {len(labels.labels):,} labels; {without:,} of {len(items):,} items have none")
+    return labels

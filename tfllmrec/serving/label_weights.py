@@ -1,0 +1,89 @@
+"""Labels that a request weighs up or down: more of this, less of that."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfllmrec.layers.field_decoder import plain_numbers
+from tfllmrec.layers.rows_of import rows_of
+from tfllmrec.layers.static_table import static_table
+from tfllmrec.models.interests import Interests
+
+SPREADS = 2.0
+"""Standard deviations of a request's scores that a label of weight 1 adds to the score of each of its items."""
+
+
+class Weighed(NamedTuple):
+    """The labels that requests weigh: int32 ``[B, W]``, C for none, and their weights float32 ``[B, W]``."""
+
+    labels: tf.Tensor
+    weights: tf.Tensor
+
+    @property
+    def any(self) -> tf.Tensor:
+        """bool ``[B]``: whether a request weighs any label."""
+        return tf.reduce_any(self.weights != 0, axis=1)
+
+
+class LabelWeights(tf.Module):
+    """Reads the entries ``name=weight`` of requests, and finds the items that they move.
+
+    Args:
+      found: the labels of the catalogue; ``None``: it has none, and no entry can be read.
+      n_items: N.
+    """
+
+    def __init__(self, found: Interests | None, n_items: int) -> None:
+        super().__init__(name="label_weights")
+        names = [] if found is None else [str(label) for label in found.labels]
+        self.n_labels = len(names)
+        columns = np.full((n_items, 1), self.n_labels, np.int32) if found is None else found.columns
+        self.label_of = static_table({"": self.n_labels} | {name: i for i, name in enumerate(names)}, self.n_labels)
+        # The last row is the padding item. The items of label c are those at ends[c] to ends[c + 1]; C has none.
+        padded = np.vstack([columns, np.full_like(columns[:1], self.n_labels)]).astype(np.int32)
+        self.columns = tf.Variable(padded, trainable=False, name="columns")
+        item, column = np.nonzero(columns < self.n_labels)
+        order = np.argsort(columns[item, column], kind="stable")
+        counts = np.bincount(columns[item, column], minlength=self.n_labels + 1)
+        self.ends = tf.constant(np.cumsum([0, *counts]), tf.int32)
+        self.items = tf.Variable(item[order].astype(np.int32), trainable=False, name="items")
+
+    def read(self, entries: tf.Tensor) -> tuple[Weighed, tf.Tensor]:
+        """What string ``[B, W]``, padded with ``""``, says; and how many entries cannot be read, int32 ``[B]``.
+
+        A weight is a number from -1 to 1; what is beyond counts as the nearest of these. An entry cannot be read if no
+        label has its name, or its weight is no number.
+        """
+        labels = self.label_of.lookup(tf.strings.regex_replace(entries, r"(?s)=[^=]*$", ""))
+        weights = tf.cast(plain_numbers(tf.strings.regex_replace(entries, r"(?s)^.*=", "")), tf.float32)
+        read = (labels < self.n_labels) & tf.math.is_finite(weights)
+        unread = tf.reduce_sum(tf.cast((entries != "") & ~read, tf.int32), axis=1)
+        weights = tf.where(read, tf.clip_by_value(weights, -1.0, 1.0), 0.0)
+        return Weighed(tf.where(weights != 0, labels, self.n_labels), weights), unread
+
+    def pairs(self, weighed: Weighed, spread: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The items of the labels, and what is added to the score of each: int32 and float32 ``[B, S]``.
+
+        Args:
+          spread: float32 ``[B]``, the standard deviation of the scores of each request.
+        """
+        batch, width = tf.unstack(tf.shape(weighed.labels))
+        labels = tf.reshape(weighed.labels, [-1])
+        start, end = rows_of(self.ends, labels), rows_of(self.ends, labels + 1)
+        added = SPREADS * tf.reshape(weighed.weights * spread[:, tf.newaxis], [-1])
+        items = rows_of(self.items, tf.ragged.range(start, end).flat_values)
+        lengths = tf.reduce_sum(tf.reshape(end - start, (batch, width)), axis=1)
+        # Padding adds 0 to the first item.
+        return tuple(
+            tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor(0)
+            for values in (items, tf.repeat(added, end - start))
+        )
+
+    def added(self, weighed: Weighed, items: tf.Tensor) -> tf.Tensor:
+        """How many standard deviations are added to each of ``items`` int32 ``[B, M]``: float32 ``[B, M]``."""
+        has = rows_of(self.columns, items)[..., tf.newaxis] == weighed.labels[:, tf.newaxis, tf.newaxis]
+        has = tf.cast(tf.reduce_any(has, axis=2), tf.float32)  # [B, M, W]
+        return SPREADS * tf.einsum("bmw,bw->bm", has, weighed.weights)
