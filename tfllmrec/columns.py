@@ -35,8 +35,8 @@ TAG = "tag"
 TAGS = "tags"
 #: Columns of items that hold names: categories, and what catalogues file items under besides.
 NAME_COLUMNS = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
-#: Those of them that name people. The first name of a cell is the author's; illustrators and translators follow.
-PEOPLE_COLUMNS = ("authors", "author", "artist")
+#: Name columns that hold people. Only the first name of a cell is used; illustrators and translators often follow.
+PEOPLE_COLUMNS = ("authors", "author")
 
 QUERY = "query"
 RANK = "rank"

@@ -127,13 +127,16 @@ def test_what_a_run_has_learned_is_exported_by_the_names_of_labels(chain_run, tm
     (run / "interests").mkdir()
     none = np.zeros((2, 3), np.float32)
     labels, bias = np.array(["oak table", "wool scarf"], object), np.float32([3, 1])
-    LabelForecast(labels, none, none, none, bias, np.float32([0, 1, 0]), 1.0).save(run / "interests" / "forecast.npz")
+    LabelForecast(labels, none, none, none, bias, np.float32([0, 1, 0]), 1.0, 0.6, 10.0).save(
+        run / "interests" / "forecast.npz"
+    )
     figures = {"precision": [0.5, 0.4], "precision_interval": [0.05, 0.15], "specific": [0.5, 0.4]}
     record = InterestRecord(
         events=9, queries=9, epochs=1, mixture=[0, 1, 0], sharpness=1.0, kept=True, seconds=1.0, **figures
     )
     (run / "interests" / "record.json").write_text(json.dumps(asdict(record)))
-    model, _ = export_with_kinds(run, tmp_path)
+    model, told = export_with_kinds(run, tmp_path)
+    assert any("2 of 4 labels are new since the fit" in line for line in told)
     found = model.interests(["i1"])
     assert found[0].label == "oak table" and len(found) == 4
     odds = np.exp([3, 1, 1, 1])  # of new labels: as of the least likely one

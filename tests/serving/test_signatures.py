@@ -794,7 +794,7 @@ def learned_labels(mixture=(0.2, 0.5, 0.3)):
     rng = np.random.default_rng(2)
     tables = [rng.normal(size=(2, 3)).astype(np.float32) for _ in range(3)]
     names = np.array(["toy", "red"], object)  # in an order of its own
-    return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7)
+    return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7, 0.6, 10.0)
 
 
 def test_learned_interests_are_served_as_they_were_measured():

@@ -23,24 +23,29 @@ SCALE = 10.0
 class LabelHead(tf.Module):
     """A softmax over labels from two distributions of labels, one of the whole history and one of its newest events.
 
-        logits = bias + tanh(10 (slow^T p + fast^T p')) out^T
+        logits = bias + tanh(scale (slow^T p + fast^T p')) out^T
 
     Args:
       slow, fast, out: float32 ``[C, R]``. bias: float32 ``[C]``.
     """
 
-    def __init__(self, slow: np.ndarray, fast: np.ndarray, out: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(
+        self, slow: np.ndarray, fast: np.ndarray, out: np.ndarray, bias: np.ndarray, scale: float = SCALE
+    ) -> None:
         super().__init__(name="label_head")
+        self.scale = scale
         self.slow, self.fast, self.out, self.bias = (
             tf.Variable(values, dtype=tf.float32, name=name)
             for name, values in (("slow", slow), ("fast", fast), ("out", out), ("bias", bias))
         )
 
-    def logits(self, slow: tf.Tensor, fast: tf.Tensor, dropout: float = 0.0) -> tf.Tensor:
-        """float32 ``[B, C]``, of two distributions float32 ``[B, C]``; ``dropout`` is for training."""
-        hidden = tf.tanh(SCALE * (tf.matmul(slow, self.slow) + tf.matmul(fast, self.fast)))
+    def logits(
+        self, slow: tf.Tensor, fast: tf.Tensor, dropout: float = 0.0, seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """float32 ``[B, C]``, of two distributions float32 ``[B, C]``; ``dropout`` and ``seed`` are for training."""
+        hidden = tf.tanh(self.scale * (tf.matmul(slow, self.slow) + tf.matmul(fast, self.fast)))
         if dropout:
-            hidden = tf.nn.dropout(hidden, dropout)
+            hidden = tf.nn.experimental.stateless_dropout(hidden, dropout, seed)
         return self.bias + tf.matmul(hidden, self.out, transpose_b=True)
 
 
@@ -138,6 +143,6 @@ class InterestForecast(tf.Module):
 
 
 def distribution(weights: tf.Tensor) -> tf.Tensor:
-    """The same ``[B, C]`` without what is below 0, with the sum 1; rows of nothing else stay 0."""
+    """Sets negative weights to 0 and scales each row to sum 1; a row without positive weights stays 0."""
     positive = tf.maximum(weights, 0.0)
     return tf.math.divide_no_nan(positive, tf.reduce_sum(positive, axis=1, keepdims=True))

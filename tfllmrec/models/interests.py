@@ -64,7 +64,7 @@ MAX_EVENTS = 1_000_000
 #: How much more a rare label counts: at 0 the lists name what half of the catalogue is, at 1 what is seldom met again
 #: (``benchmarks/interests.py``).
 SPECIFICITY = 0.25
-#: Share of the catalogue's items from which on a label is broad; others are specific.
+#: A label of at least this share of the items is broad; all others are specific.
 BROAD = 0.02
 #: Weight of an event one step further back, and of a rating one standard deviation off; see :class:`Interests`.
 DECAY, LIKING = 0.95, 0.25
@@ -165,6 +165,8 @@ class LabelForecast:
       slow, fast: float32 ``[C, R]``. out: float32 ``[C, R]``, transposed. bias: float32 ``[C]``.
       mixture: float32 ``[3]``, the weights of the three, which sum to 1.
       sharpness: of the scores.
+      fast_decay: the decay of p', see :class:`tfllmrec.layers.interest_profile.InterestProfile`.
+      scale: what p and p' are multiplied by, 10 above.
     """
 
     labels: np.ndarray
@@ -174,14 +176,28 @@ class LabelForecast:
     bias: np.ndarray
     mixture: np.ndarray
     sharpness: float
+    fast_decay: float
+    scale: float
 
     def of_labels(self, labels: np.ndarray) -> LabelForecast:
-        """The same for other labels, object ``[C']``: of new ones nothing is known, and the head expects them least."""
-        place = pd.Index(self.labels).get_indexer(pd.Index(labels))
+        """The forecast for other labels, object ``[C']``.
+
+        A label that is not known gets zero weights and the lowest bias.
+
+        Labels are the same if their words have the same stems: how a label is spelt may change with new items.
+        """
+        place = self._place(labels)
         known = (place >= 0)[:, np.newaxis]
         slow, fast, out = (np.where(known, table[place], np.float32(0)) for table in (self.slow, self.fast, self.out))
         bias = np.where(place >= 0, self.bias[place], self.bias.min())
         return replace(self, labels=labels, slow=slow, fast=fast, out=out, bias=bias)
+
+    def knows(self, labels: np.ndarray) -> np.ndarray:
+        """Whether anything was learned of each of ``labels`` object ``[C']``: bool ``[C']``."""
+        return self._place(labels) >= 0
+
+    def _place(self, labels: np.ndarray) -> np.ndarray:
+        return pd.Index([_key(label) for label in self.labels]).get_indexer(pd.Index([_key(label) for label in labels]))
 
     def save(self, path: Path) -> None:
         np.savez(path, **asdict(self) | {"labels": self.labels.astype(str)})
@@ -198,10 +214,13 @@ class LabelForecast:
             shapes = {name: arrays[name].shape for name in arrays}
             c, r = arrays["slow"].shape
             wanted = dict.fromkeys(("slow", "fast", "out"), (c, r)) | dict.fromkeys(("labels", "bias"), (c,))
-            if shapes != wanted | {"mixture": (3,), "sharpness": ()}:
+            if shapes != wanted | {"mixture": (3,)} | dict.fromkeys(_NUMBERS, ()):
                 raise ValueError(f"the tables do not fit together: {shapes}")
-        labels, sharpness = arrays.pop("labels").astype(object), float(arrays.pop("sharpness"))
-        return cls(labels=labels, sharpness=sharpness, **arrays)
+        numbers = {name: float(arrays.pop(name)) for name in _NUMBERS}
+        return cls(labels=arrays.pop("labels").astype(object), **arrays, **numbers)
+
+
+_NUMBERS = ("sharpness", "fast_decay", "scale")
 
 
 def fit_interests(
@@ -218,14 +237,14 @@ def fit_interests(
       items: as :attr:`tfllmrec.data.dataset.Dataset.items`; items that ``users`` never had may follow.
       columns: of ``items``, what labels are made of; those in :data:`tfllmrec.columns.NAME_COLUMNS` hold names,
         others are read for phrases.
-      users: their training histories and ratings.
+      users: their training histories and ratings. Events that count 0 or less, such as rejections, are left out.
       ordered: whether the order of a history says something.
       progress: called with how many candidates were looked at.
 
     Returns:
       ``None`` where nothing is said of the items that would make a label.
     """
-    had = _had(users.history, len(items))
+    had = _had(users.choices, len(items))
     subjects = [column for column in columns if column in NAME_COLUMNS and column not in PEOPLE_COLUMNS]
     people = [column for column in columns if column in PEOPLE_COLUMNS]
     prose = [column for column in columns if column not in NAME_COLUMNS]
@@ -315,6 +334,11 @@ def _stem(word: str) -> str:
     return word
 
 
+def _key(label: str) -> str:
+    """The same for spellings that are one label."""
+    return " ".join(map(_stem, _TOKEN.findall(unicodedata.normalize("NFC", label))))
+
+
 def _kind(word: str) -> int:
     lower = word.lower().replace("’", "'")
     if lower in _CONNECTORS:
@@ -335,7 +359,7 @@ def _names(items: pd.DataFrame, columns: Sequence[str], first_only: bool = False
     ]
     rows = np.array([row for row, _ in pairs], int)
     surface, surfaces = pd.factorize(np.array([name for _, name in pairs], object))
-    keys = [" ".join(map(_stem, _TOKEN.findall(unicodedata.normalize("NFC", name)))) for name in surfaces]
+    keys = [_key(name) for name in surfaces]
     label_of, labels = pd.factorize(np.array(keys, object))
     # The commonest spelling comes first, and of equal ones the one that was met first.
     order = np.argsort(-np.bincount(surface, minlength=len(surfaces)), kind="stable")

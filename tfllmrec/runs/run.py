@@ -15,7 +15,7 @@ RUN/
   model/          the fitted weights, and the statistics of events that the item-item weights were solved from
   ranking/        the model that puts candidates into order, where the config asks for one; without weights where it
                   does not help
-  interests/      what was learned of the labels of the next items; without a forecast where it does not help
+  interests/      the forecast of the next items' labels, and a record, which says whether it helps and is used
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """

@@ -149,6 +149,9 @@ def _export_run(
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
+    labels, forecast = labels_of_run(run, items, tell), run.load_label_forecast()
+    if labels is not None and forecast is not None and (new := int((~forecast.knows(labels.labels)).sum())):
+        tell(f"interests: {new:,} of {len(labels.labels):,} labels are new since the fit: nothing was learned of them")
     serving = ServingModel(
         model,
         items[ITEM].to_numpy(object),
@@ -156,7 +159,7 @@ def _export_run(
         text_to_vector,
         run.split.train_queries(),
         items[CATEGORIES].tolist() if CATEGORIES in items else None,
-        labels_of_run(run, items, tell),
+        labels,
         run.load_ranking(model),
         index,
         display_titles(items).tolist(),
@@ -164,7 +167,7 @@ def _export_run(
         run.text_widths,
         _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
         run.dataset.repeats,
-        run.load_label_forecast(),
+        forecast,
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
