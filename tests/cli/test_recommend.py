@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from tfllmrec.cli.recommend import _writer
-from tfllmrec.client.answers import Recommendation, to_frame
+from tfllmrec.cli.recommend import _note_unread, _writer
+from tfllmrec.client.answers import Answer, Recommendation, to_frame
 
 
 def test_a_known_user(program, libraries, saved_model):
@@ -48,18 +48,30 @@ def test_rules_of_a_list_for_one_user_and_for_a_file(program, libraries, saved_m
         assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
 
 
-def test_labels_that_the_model_does_not_have_are_counted(program, libraries, saved_model, tmp_path):
+def test_labels_that_the_model_does_not_have_are_named(program, libraries, saved_model, tmp_path):
     weights = ["--more", "label a", "--more", "nope", "--less", "neither"]
-    said = "labels of --more and --less that the model does not have: 2 of 3"
+    said = "the model does not have these labels ('tfllmrec interests' shows some): nope, neither"
     assert said in program("recommend", saved_model, "--user", "u1", *weights).err
     (tmp_path / "users.csv").write_text("u1\nu2\n")
     err = program(
         "recommend", saved_model, "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv", *weights
     ).err
     assert err.count(said) == 1
-    assert "labels of" not in program("recommend", saved_model, "--user", "u1", *weights[:2]).err
+    assert "these labels" not in program("recommend", saved_model, "--user", "u1", *weights[:2]).err
     answer = program("recommend", saved_model, "--user", "u1", "--more", "x", "--less", "x")
     assert answer.code == 2 and "--more and --less x: expected one of them" in " ".join(answer.err.split())
+
+
+def test_labels_are_not_blamed_for_what_else_was_not_read(capsys):
+    class Model:
+        def recommend(self, histories, k, label_weights):
+            return to_frame([Answer([], unread=int("nope" in label_weights)) for _ in histories])
+
+    for labels, said in (({"label a": 1.0}, ""), ({"label a": 1.0, "nope": -1.0}, "shows some): nope\n")):
+        found = to_frame([Answer([], unread=2)])  # such as two entries of the context
+        _note_unread(Model(), found, {"label_weights": labels})
+        err = capsys.readouterr().err
+        assert err.endswith(said) and bool(err) == bool(said)
 
 
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):

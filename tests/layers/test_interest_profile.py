@@ -135,10 +135,10 @@ def test_trend():
     newest = [0] * 7 + [1, 0, 1]
     expected = [(1 + 5 * 8 / 10) / (3 + 5) / (8 / 10), (2 + 5 * 2 / 10) / (3 + 5) / (2 / 10), 1.0]
     assert of(newest) == pytest.approx(expected)
-    # A single event is all of the history, a label without events is as it was, and so is everything without an order.
-    assert of([0]) == [1.0, 1.0, 1.0] and of([]) == [1.0, 1.0, 1.0]
+    # A single event is all of the history. A label without events has no trend, and without an order none has any.
+    assert of([0]) == [1.0, 0.0, 1.0] and of([]) == [0.0, 0.0, 0.0]
     no_order = InterestProfile([[0, 2], [1, 2]], [[1.0, 1.0], [1.0, 1.0]], 3, decay=1.0, liking=0.0, spread=0.0)
-    assert of(newest, no_order) == [1.0, 1.0, 1.0]
+    assert of(newest, no_order) == [0.0, 0.0, 0.0]
 
 
 def test_the_fast_decay_sees_the_newest_events_alone():

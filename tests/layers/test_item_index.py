@@ -222,6 +222,22 @@ def test_auto_is_exact_for_a_small_catalogue_and_partitioned_for_a_large_one(mon
     assert build_index(VECTORS, QUERY, form="exact").cells is None
 
 
+def test_where_the_nearest_items_are_lowered_others_are_looked_for():
+    """Cells on a ring, of which the nearest are lowered: the best are in cells that would not be looked into."""
+    angle = np.repeat(np.arange(8) * np.pi / 8, 20) + np.tile(np.linspace(0, 0.01, 20), 8)
+    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    cell_of = np.repeat(np.arange(8), 20).astype(np.int32)
+    ring = Cells(vectors[::20].copy(), cell_of, 1, 1.0)
+    asked = {
+        "query": tf.constant([[1.0, 0.0], [1.0, 0.0]]),
+        "k": tf.constant([5]),
+        "pairs": (tf.tile(tf.range(60)[tf.newaxis], (2, 1)), tf.constant([[-2.0] * 60, [0.0] * 60])),
+    }
+    exact, probing = (ItemIndex(vectors, one).top_k(**asked) for one in (None, ring))
+    assert exact[0].numpy()[0].min() >= 60
+    assert probing[0].numpy().tolist() == exact[0].numpy().tolist()
+
+
 def test_a_built_partition_has_the_recall_that_it_says():
     vectors = RNG.normal(size=(1000, 6)).astype(np.float32)
     queries = RNG.normal(size=(60, 6)).astype(np.float32)

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from tfllmrec.client.status import Code, RequestError
+from tfllmrec.layers.interest_forecast import CANDIDATES
+from tfllmrec.models.interests import PER_ITEM
 from tfllmrec.server import work
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -116,6 +118,23 @@ def test_rules_are_more_work_and_a_plain_list_is_not():
     assert "A row of the request takes" in refusal("recommend_full", asked("recommend_full", pinned=20_000))
     assert cells({"label_weights": 4}.items()) - plain == 3 * work._ID + 3 * CATALOGUE
     assert "A row of the request takes" in refusal("recommend_full", asked("recommend_full", label_weights=2000))
+    # Whoever sends no padding weighs as many labels as there are columns.
+    assert cells(label_weights=np.array([[b"Sci-Fi=1"]], object)) - plain == CATALOGUE
+    assert work._weighed(np.array([[b"", b"a=1"], [b"b=1", b""]], object)) == 2
+    assert work._weighed(np.array([[b"", b"a=1"], [b"", b""]], object)) == 1
+    assert cells(label_weights=np.zeros((1, 0), object)) == plain - work._ID
+
+
+def test_labels_of_candidates_are_work():
+    labels = {"label_weights": 4}
+    some, none = (
+        [joining("recommend_full", ranked=n).work(asked("recommend_full", **one), 10).row_cells for n in (0, 100)]
+        for one in (labels, {})
+    )
+    assert (some[1] - some[0]) - (none[1] - none[0]) == 12 * 100 * 3
+    interests, listed = (joining(name).work(asked(name), 10).row_cells for name in ("interests", "recommend"))
+    assert interests - (listed - work._ID) == 12 * 200
+    assert (work._LABELS, work._RECOMMENDED) == (PER_ITEM, CANDIDATES)
 
 
 def test_ranking_within_recommend_is_as_much_work_as_of_as_many_candidates():

@@ -23,10 +23,19 @@ def test_entries_are_read_bounded_and_counted(weights):
         ["red=0", "", "=1", "red=nan"],
     ]
     weighed, unread = weights.read(tf.constant(entries))
-    assert weighed.weights.numpy().tolist() == [[1, -0.5, 0, 1], [0] * 4, [0] * 4]
-    assert weighed.labels.numpy().tolist() == [[0, 1, 3, 2], [3] * 4, [3] * 4]
+    assert weighed.weights.numpy().tolist() == [[1, -0.5, 1, 0], [0] * 4, [0] * 4]
+    assert weighed.labels.numpy().tolist() == [[0, 1, 2, 3], [3] * 4, [3] * 4]
     assert unread.numpy().tolist() == [0, 4, 2]
     assert weighed.any.numpy().tolist() == [True, False, False]
+
+
+def test_blanks_are_ignored_and_a_label_counts_once(weights):
+    entries = [[" red = 1 ", "Zürich= 0.5", "red=1"], ["red=0.5", "red=-1", "red=0.25"], ["red=1", "red=-1", "red=7"]]
+    weighed, unread = weights.read(tf.constant(entries))
+    assert weighed.labels.numpy().tolist() == [[0, 3, 2], [0, 3, 3], [0, 3, 3]]
+    assert weighed.weights.numpy().tolist() == [[1, 0, 0.5], [-0.25, 0, 0], [1, 0, 0]]
+    assert unread.numpy().tolist() == [0, 0, 0]
+    assert weights.added(weighed, tf.zeros((3, 1), tf.int32)).numpy().ravel() == pytest.approx([2, -0.5, 2])
 
 
 def slowly(entries, spread):

@@ -137,7 +137,7 @@ def recommend(
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
-    _note_unread(found, asked)
+    _note_unread(model, found, asked)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
@@ -187,7 +187,7 @@ def recommend_to_file(
             found = model.recommend(some, k, exclude=exclude, **asked)
             write(found)
             if not rows:
-                _note_unread(found, asked)
+                _note_unread(model, found, asked)
             rows += len(found)
             progress(start + len(some), len(answered))
     note(f"{out}: {rows:,} rows for {len(answered):,} users")
@@ -202,10 +202,20 @@ def recommend_to_file(
     }
 
 
-def _note_unread(found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
-    """Says on stderr how many of the weighed labels the model does not have; they are the same for each query."""
-    if asked["label_weights"] and (unread := min(found.attrs["unread"], default=0)):
-        note(f"labels of --more and --less that the model does not have: {unread} of {len(asked['label_weights'])}")
+def _note_unread(model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
+    """Names on stderr the weighed labels that the model does not have.
+
+    ``unread`` of an answer counts entries of the context, too; so each label is asked for alone.
+    """
+    if not any(found.attrs["unread"]):
+        return
+    lacking = [
+        label
+        for label in asked["label_weights"]
+        if any(model.recommend(histories=[[]], k=1, label_weights={label: 1.0}).attrs["unread"])
+    ]
+    if lacking:
+        note(f"the model does not have these labels ('tfllmrec interests' shows some): {_first(lacking)}")
 
 
 def _first(user_ids: Sequence[str], hint: str = "") -> str:

@@ -87,7 +87,7 @@ class InterestForecast(tf.Module):
           Labels int32 ``[B, K]``, weights float32 ``[B, K]`` that sum to 1 in each row that has any, the positions in
           ``history`` of the events that add the most to each, int32 ``[B, K]``, -1 if no event has the label, and
           ``Profile.trend`` float32 ``[B, K]``. K is the largest ``k``, or C where that is less; rows are filled up with
-          C, 0, -1 and 1. A row without a history has no labels.
+          C, 0, -1 and 0. A row without a history has no labels.
         """
         batch, n_labels = tf.shape(history)[0], self.profile.n_labels
         k = tf.broadcast_to(k, (batch,))
@@ -127,7 +127,7 @@ class InterestForecast(tf.Module):
         best = tf.math.divide_no_nan(best, tf.reduce_sum(best, axis=1, keepdims=True))
         because, trend = (tf.gather(values, found, batch_dims=1) for values in (profile.because, profile.trend))
         labels = tf.where(kept, found, self.profile.n_labels)
-        return labels, best, tf.where(kept, because, -1), tf.where(kept, trend, 1.0)
+        return labels, best, tf.where(kept, because, -1), tf.where(kept, trend, 0.0)
 
     def of_history(self, profile: Profile) -> tuple[tf.Tensor, tf.Tensor]:
         """The counted and the learned distribution, float32 ``[B, C]``; rows without any label are counted as 0."""

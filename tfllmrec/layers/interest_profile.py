@@ -20,8 +20,8 @@ PRIOR_EVENTS = 5.0
 """Events like those of the whole history that a trend adds to the newest part: a few events say little."""
 
 RISING = 1.5
-"""A label rises if its share in the newest part is at least so many times its share in the whole; falls if that is at
-most one so many times as small."""
+"""A label rises if its share in the newest part is at least 1.5 times its share in the whole, and falls if it is at
+most 1 / 1.5 of that."""
 
 
 class Profile(NamedTuple):
@@ -33,7 +33,7 @@ class Profile(NamedTuple):
       because: int32 ``[B, C]``, the position in the history of the event that adds the most; -1 for none.
       trend: float32 ``[B, C]``, how many times as large the label's share of the newest quarter of the n events is as
         its share ``m / n`` of all: ``(m' + 5 m / n) / (n' + 5) / (m / n)``, with m' of the newest ``n' = ceil(n / 4)``
-        events. 1 for a label without events, and where the order of events says nothing.
+        events. 0 for a label without events, and where the order of events says nothing.
     """
 
     slow: tf.Tensor
@@ -110,11 +110,11 @@ class InterestProfile(tf.Module):
             position = (length[:, tf.newaxis] - count + place)[..., tf.newaxis]
             because = self._by_label(tf.math.unsorted_segment_max(tf.where(leads, position, -1), cells, size))
         if self.decay == 1:
-            trend = tf.ones_like(slow)
+            trend = tf.zeros_like(slow)
         else:
             share = met / tf.maximum(tf.cast(count, tf.float32), 1.0)
             smoothed = (met_lately + PRIOR_EVENTS * share) / (tf.cast(few, tf.float32) + PRIOR_EVENTS)
-            trend = tf.where(met > 0, tf.math.divide_no_nan(smoothed, share), 1.0)
+            trend = tf.math.divide_no_nan(smoothed, share)
         return Profile(slow, fast, because, trend)
 
     def of_items(self, items: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:

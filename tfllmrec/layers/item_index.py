@@ -66,7 +66,8 @@ class ItemIndex(tf.Module):
 
     Whatever the form, an excluded item never comes back, and where filters leave few items these are all found: a
     filter that leaves up to :data:`LISTED` items, or cells that hold too few, lead to an exact answer. A weaker filter
-    makes a partition probe that many more cells as it leaves fewer items.
+    makes a partition probe that many more cells as it leaves fewer items. Items that the sparse part lowers count as if
+    they were filtered out, as long as there are others.
 
     Args:
       vectors: float32 ``[N, D]``.
@@ -244,10 +245,12 @@ class ItemIndex(tf.Module):
         may = self._may_come_back(_Rows(*(x[tf.newaxis] for x in row)))[0]
         filtered = _is_filtered(row)
         left = tf.cond(filtered, lambda: tf.math.count_nonzero(may, dtype=tf.int32), lambda: self.n_items)
-        share = tf.maximum(tf.cast(left / self.n_items, tf.float32), _FAINT)
+        lowered, _ = tf.unique(tf.boolean_mask(row.paired, row.values < 0))
+        lowered = tf.math.count_nonzero(tf.gather(may, lowered), dtype=tf.int32)
+        share = tf.maximum(tf.cast((left - lowered) / self.n_items, tf.float32), _FAINT)
         few = filtered & (left <= LISTED)
         slots = tf.cond(few, lambda: _where(may), lambda: self._near(row, may, share, wanted))
-        slots = tf.cond(tf.size(slots) < wanted, lambda: _where(may), lambda: slots)
+        slots = tf.cond(tf.size(slots) - lowered < wanted, lambda: _where(may), lambda: slots)
 
         def scanned() -> _Best:
             return _Best(*(x[0] for x in self._scan(_Rows(*(x[tf.newaxis] for x in row)), wanted)))

@@ -216,7 +216,7 @@ class LabelForecast:
             wanted = dict.fromkeys(("slow", "fast", "out"), (c, r)) | dict.fromkeys(("labels", "bias"), (c,))
             if shapes != wanted | {"mixture": (3,)} | dict.fromkeys(_NUMBERS, ()):
                 raise ValueError(f"the tables do not fit together: {shapes}")
-        numbers = {name: float(arrays.pop(name)) for name in _NUMBERS}
+        numbers: dict[str, Any] = {name: float(arrays.pop(name)) for name in _NUMBERS}
         return cls(labels=arrays.pop("labels").astype(object), **arrays, **numbers)
 
 

@@ -32,6 +32,9 @@ _ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 
 # with another rule: 500 candidates with 32 categories. Of a pinned item, beside those of an id: its vector, its
 # components, and the candidates that it is compared with.
 _DIVERSE, _RULED, _PINNED = 1 << 17, 1 << 14, 1024
+# Labels of an item, and items whose labels learned interests read: PER_ITEM of tfllmrec.models.interests and CANDIDATES
+# of tfllmrec.layers.interest_forecast, which would load TensorFlow.
+_LABELS, _RECOMMENDED = 12, 200
 #: Events that a model reads at most.
 LONGEST_HISTORY = 1000  # tfllmrec.layers.neighbour_scores.LONGEST, which would load TensorFlow
 
@@ -88,7 +91,8 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     """The work that a request asks for.
 
     Args:
-      inputs: as ``Joining.checked`` returns them; only their shapes and the values of numbers are read.
+      inputs: as ``Joining.checked`` returns them; only their shapes, the values of numbers and the first column of
+        ``label_weights`` are read.
       catalogue: items of a model of ours; ``None`` for any other model.
       ranked: the best items that the signature puts into the order of the ranking model.
     """
@@ -104,7 +108,7 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
     events = min(width.get("history", 0), LONGEST_HISTORY)
     candidates, tokens = width.get("items", 0), width.get("input_word_ids", 0)
     pinned = max(width.get("pinned", 0) - 1, 0)  # whoever pins nothing sends a column of padding
-    weighed = max(width.get("label_weights", 0) - 1, 0)  # a column of padding comes first, as in pinned
+    weighed = _weighed(inputs["label_weights"]) if "label_weights" in inputs else 0
     ruled = pinned or any(np.any(inputs[name] > 0) for name in ("category_cap", "tail_share") if name in inputs)
     lists = "k" in inputs or "scores" in signature.outputs
     cells = (
@@ -120,6 +124,8 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
         # Whether a pinned item may be listed is looked up among all; and each is compared with the others.
         + (_ID + _PINNED + pinned) * pinned
         # The items of a category are looked up for each mention of it, and those of a label that is weighed.
+        + _LABELS * min(ranked, catalogue) * weighed
+        + _LABELS * min(_RECOMMENDED, catalogue) * ("labels" in signature.outputs)
         + catalogue * (lists + width.get("categories", 0) + weighed) * (1 + bool(pinned))
     )
     return Work(rows, cells, max(candidates, _listed(signature, inputs, catalogue), _fixed(signature)))
@@ -146,6 +152,16 @@ def check_rows(inputs: Mapping[str, np.ndarray]) -> None:
                 f"{name} has {columns[name]} columns, history {columns.get('history', 0)}: expected at most one {one} "
                 "for each entry of the history"
             )
+
+
+def _weighed(entries: np.ndarray) -> int:
+    """Columns of labels that are weighed: all, but for a first one of padding, as whoever weighs none sends it."""
+    if entries.ndim < 2 or not entries.size:
+        return 0
+    first = entries[:, 0]
+    if not first.strides[0]:  # one value stands for all
+        first = first[:1]
+    return entries.shape[1] - int(not np.any(first != b""))
 
 
 def _listed(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int) -> int:

@@ -52,17 +52,38 @@ class LabelWeights(tf.Module):
         self.items = tf.Variable(item[order].astype(np.int32), trainable=False, name="items")
 
     def read(self, entries: tf.Tensor) -> tuple[Weighed, tf.Tensor]:
-        """What string ``[B, W]``, padded with ``""``, says; and how many entries cannot be read, int32 ``[B]``.
+        """Reads entries; returns the labels and weights, and the number of unreadable entries.
 
-        A weight is a number from -1 to 1; what is beyond counts as the nearest of these. An entry cannot be read if no
-        label has its name, or its weight is no number.
+        Weights outside -1 to 1 are clipped, and so is the sum of the weights of a label that is given several times. An
+        entry is unreadable if no label has its name, or its weight is not a number; blanks around both are ignored.
+
+        Args:
+          entries: string ``[B, W]``, padded with ``""``.
+
+        Returns:
+          The labels of each row in their own order, each once; and int32 ``[B]``.
         """
-        labels = self.label_of.lookup(tf.strings.regex_replace(entries, r"(?s)=[^=]*$", ""))
-        weights = tf.cast(plain_numbers(tf.strings.regex_replace(entries, r"(?s)^.*=", "")), tf.float32)
+        names, numbers = (
+            tf.strings.strip(tf.strings.regex_replace(entries, pattern, ""))
+            for pattern in (r"(?s)=[^=]*$", r"(?s)^.*=")
+        )
+        labels, weights = self.label_of.lookup(names), tf.cast(plain_numbers(numbers), tf.float32)
         read = (labels < self.n_labels) & tf.math.is_finite(weights)
         unread = tf.reduce_sum(tf.cast((entries != "") & ~read, tf.int32), axis=1)
         weights = tf.where(read, tf.clip_by_value(weights, -1.0, 1.0), 0.0)
-        return Weighed(tf.where(weights != 0, labels, self.n_labels), weights), unread
+        return self._summed(tf.where(read, labels, self.n_labels), weights), unread
+
+    def _summed(self, labels: tf.Tensor, weights: tf.Tensor) -> Weighed:
+        """Each label of a row once, with the clipped sum of its weights."""
+        batch, width = tf.unstack(tf.shape(labels))
+        order = tf.argsort(labels, axis=1, stable=True)
+        labels, weights = (tf.gather(values, order, batch_dims=1) for values in (labels, weights))
+        first = labels != tf.pad(labels, ((0, 0), (1, 0)), constant_values=-1)[:, :width]
+        run = tf.cumsum(tf.cast(first, tf.int32), axis=1) - 1 + tf.range(batch)[:, tf.newaxis] * width
+        with tf.device("CPU:0"):  # on GPUs these sums are not deterministic
+            sums = tf.math.unsorted_segment_sum(weights, run, batch * width)
+        weights = tf.where(first, tf.clip_by_value(tf.gather(sums, run), -1.0, 1.0), 0.0)
+        return Weighed(tf.where(weights != 0, labels, self.n_labels), weights)
 
     def pairs(self, weighed: Weighed, spread: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The items of the labels, and what is added to the score of each: int32 and float32 ``[B, S]``.

@@ -98,7 +98,7 @@ class ServingModel(tf.Module):
     pass are listed in its order, as :class:`tfllmrec.models.ranking.Reranked` does it, and all others behind them.
     ``scores`` then belong to places: the n-th item of a list has the n-th highest of the retrieval scores, so that
     scores descend and compare with those behind. Otherwise a score is that of its item, the sum of the terms of
-    ``explain``.
+    ``explain`` and of what ``label_weights`` add.
 
     Up to :data:`tfllmrec.layers.item_index.EXACT_ITEMS` items every list is exact.
 
@@ -310,10 +310,11 @@ class ServingModel(tf.Module):
           tail_share: float32 ``[B]``, s from 0 to 1: at least ``floor(s n)`` of the first n items are tail items, for
             each n up to 100, while there are tail candidates.
           skip: string ``[B, S]``, stages to skip: ``ranking``. Other names count in ``unread``.
-          label_weights: string ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. The score of an item
-            rises by two standard deviations of the row's scores times the sum of its labels' weights: in retrieval of
-            the scores of the whole catalogue, in ranking of the logarithms of the candidates' probabilities. Entries
-            that name no label of ``interests``, or have no number, count in ``unread``.
+          label_weights: string ``[B, W]``, entries ``label=weight`` with weights from -1 to 1. In retrieval, an item's
+            score rises by w times two standard deviations of the row's scores over the whole catalogue, where w is the
+            sum of the weights of its labels. In ranking, the logarithm of its click probability rises likewise, by the
+            standard deviation over the candidates. The weights of a label that is given several times add
+            up, to -1 or 1 at most. Entries that name no label of ``interests``, or have no number, count in ``unread``.
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
@@ -510,7 +511,8 @@ class ServingModel(tf.Module):
         otherwise *specific*. ``because``: the history item that adds most to the label; ``""`` if none has it.
         ``trends``: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of
         all, *falling* if that is at least 1.5 times as large, otherwise *steady*; see
-        :class:`tfllmrec.layers.interest_profile.Profile`. Rows are filled up with ``""`` at weight 0; one without a
+        :class:`tfllmrec.layers.interest_profile.Profile`. ``""`` if no history item has the label, or the data has no
+        order. Rows are filled up with ``""`` at weight 0; one without a
         known item has nothing else.
         """
         query, unknown, _ = self._query(history, ratings)
@@ -521,13 +523,12 @@ class ServingModel(tf.Module):
             request = self._request(query, history[:, :0], self._filters(*_no_filters(history)))
             items, scores = self.best.top_k(k=tf.constant([CANDIDATES]), **request)
         labels, weights, position, trend = self.forecast(query["history"], query[RATING_KEY], items, scores, k)
-        named = labels < self.forecast.profile.n_labels
         trends = tf.where(trend >= RISING, "rising", tf.where(trend * RISING <= 1, "falling", "steady"))
         return {
             "labels": tf.gather(self.labels, labels),
             "weights": weights,
             "levels": tf.gather(self.levels, labels),
-            "trends": tf.where(named, trends, ""),
+            "trends": tf.where(trend > 0, trends, ""),
             "because": self._event_ids(query["history"], position),
             "unknown": unknown,
         }
