@@ -1,9 +1,10 @@
-"""Do a user's interests foretell the labels of the next item? A section of RESULTS.md for each run.
+"""Do a user's interests predict the labels of the next item? A section of RESULTS.md for each run.
 
     python benchmarks/interests.py runs/quality/beauty runs/quality/movielens-100k
 
 The lists are those of the served signature: learned labels, and labels as they are counted in the history; each is
-compared with the labels of the test queries' items. In a run of an earlier version, labels are learned first.
+compared with the labels of the test queries' items. In a run without a forecast, labels are learned first; the run
+stays as it is.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.evaluation.protocol import mean_interval, users_of
-from tfllmrec.models.interests import Interests
+from tfllmrec.models.interests import Interests, LabelForecast
+from tfllmrec.models.servable import Servable
 from tfllmrec.runs.labels import labels_of_run
 from tfllmrec.runs.run import INTERESTS, Run
 from tfllmrec.training.interests import (
+    FORECAST,
+    REMEDY,
     InterestRecord,
     LabelFigures,
+    fit_forecast,
     label_figures,
     listed,
-    prepared_forecast,
     recommended_items,
     targets_of,
 )
@@ -69,17 +73,23 @@ def cells_of(figures: LabelFigures, learned: LabelFigures, users: np.ndarray) ->
         cell = f"{values.mean():.4f}"
         if figures is not learned:
             gain = getattr(learned, name) - values
-            low, high = mean_interval(gain, users) or (0.0, 0.0)
-            cell += f" ({gain.mean():+.4f}, {low:+.4f} to {high:+.4f})"
+            interval = mean_interval(gain, users)
+            between = "no interval" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+            cell += f" ({gain.mean():+.4f}, {between})"
         cells.append(cell)
     return cells
 
 
-def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray, counted: np.ndarray) -> str:
-    """A table of the labels of a few users and of the titles of their newest items."""
+def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray | None, counted: np.ndarray) -> str:
+    """A table of the labels of a few users and of the titles of their newest items.
+
+    Args:
+      lists: learned; ``None``: there are none.
+    """
     items, names = run.split.items, np.append(found.labels, "")
     titles = items[TITLE] if TITLE in items else items["item_id"]
-    lines = ["| newest items | learned | as counted | next item |", "|---|---|---|---|"]
+    heads = ["newest items", *([] if lists is None else ["learned"]), "as counted", "next item"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
 
     def said(texts: list[str]) -> str:
         return "; ".join(text.replace("|", "/") for text in texts if text)
@@ -87,21 +97,28 @@ def shown(run: Run, found: Interests, queries: Queries, lists: np.ndarray, count
     for row in evenly_spread(len(queries), USERS):
         newest = [f"{str(titles.iloc[item])[:40]}" for item in queries.history[row][-3:]]
         target = [f"{str(titles.iloc[item])[:40]}" for item in queries.targets[row][:1]]
-        cells = (newest, list(names[lists[row]]), list(names[counted[row]]), target)
+        cells = (newest, *(list(names[some[row]]) for some in (lists, counted) if some is not None), target)
         lines.append(f"| {' | '.join(map(said, cells))} |")
     return "\n".join(lines)
+
+
+def learned_of(run: Run, found: Interests, hybrid: Servable) -> tuple[LabelForecast | None, InterestRecord | None]:
+    """The run's forecast, whether it was kept or not, or one that is learned now; ``None`` with too little to learn."""
+    folder = run.folder / INTERESTS
+    if (folder / FORECAST).is_file():
+        return LabelForecast.load(folder / FORECAST, REMEDY), InterestRecord.load(folder)
+    split = run.split
+    return fit_forecast(found, split.train_queries(), split.validation, hybrid, run.config.seed) or (None, None)
 
 
 def section(run: Run, command: str) -> str:
     found = labels_of_run(run, run.split.items, lambda line: None)
     if found is None:
         return f"{command}\n\nThe catalogue's words make no label."
-    hybrid, train = run.load_model(), run.split.train_queries()
-    forecast = prepared_forecast(
-        run.folder / INTERESTS, found, train, run.split.validation, hybrid, run.config.seed, lambda line: None
-    )
+    hybrid = run.load_model()
+    forecast, record = learned_of(run, found, hybrid)
     test, wanted = run.split.test, targets_of(found, run.split.test)
-    asked = np.flatnonzero(wanted.any(axis=1))
+    asked = np.flatnonzero(np.diff(wanted.indptr))
     test, wanted = test.take(asked), wanted[asked]
     items, scores = recommended_items(hybrid, test)
     counts = np.bincount(found.columns.ravel(), minlength=len(found.labels) + 1)[:-1]
@@ -137,10 +154,9 @@ def section(run: Run, command: str) -> str:
         "the first row is, and the 95 % interval of the difference, paired over users."
     )
     learned = "Too few validation queries to learn from."
-    if (run.folder / INTERESTS).is_dir():
-        record = InterestRecord.load(run.folder / INTERESTS)
+    if record is not None:
         learned = f"Learned in {record.seconds:.0f} s from {record.events:,} events: {record.line()}."
-    examples = shown(run, found, test, next(iter(lists.values())), lists[COUNTED])
+    examples = shown(run, found, test, lists.get(LEARNED), lists[COUNTED])
     return f"{command}\n\n{chosen}\n\n{table}\n\n{learned}\n\nThe labels of {USERS} users:\n\n{examples}"
 
 

@@ -572,3 +572,31 @@ def test_a_row_of_interests_says_how_much_higher_the_first_one_is():
         "0.1000 (+0.2000, +0.2000 to +0.2000)", "0.2000 (+0.1000, +0.1000 to +0.1000)",
         "0.3000 (+0.0000, +0.0000 to +0.0000)",
     ]  # fmt: skip
+
+
+@pytest.mark.tf
+def test_interests_without_an_interval_have_none(monkeypatch):
+    import interests
+
+    from tfllmrec.training.interests import LabelFigures
+
+    low, high = (LabelFigures(*[np.full(5, value)] * 3) for value in (0.1, 0.3))
+    monkeypatch.setattr(interests, "mean_interval", lambda *_: None)
+    assert interests.cells_of(low, high, np.arange(5)) == ["0.1000 (+0.2000, no interval)"] * 3
+
+
+@pytest.mark.tf
+def test_labels_are_learned_beside_a_run_that_has_no_forecast(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import interests
+
+    run = SimpleNamespace(
+        folder=tmp_path,
+        split=SimpleNamespace(train_queries=lambda: "train", validation="validation"),
+        config=SimpleNamespace(seed=7),
+    )
+    monkeypatch.setattr(interests, "fit_forecast", lambda *asked: asked)
+    assert interests.learned_of(run, "found", "hybrid") == ("found", "train", "validation", "hybrid", 7)
+    monkeypatch.setattr(interests, "fit_forecast", lambda *asked: None)
+    assert interests.learned_of(run, "found", "hybrid") == (None, None) and not list(tmp_path.iterdir())

@@ -435,6 +435,13 @@ BaselineName = Literal[
 ]
 
 
+class InterestConfig(Section):
+    """How the labels of a user's next items are found."""
+
+    learned: bool = True
+    """Whether they are learned and kept where that is better than counting the labels of the history."""
+
+
 class EvaluationConfig(Section):
     """What is measured."""
 
@@ -465,6 +472,7 @@ class ExperimentConfig(Section):
     item_weights: ItemWeightSettings = Field(default_factory=ItemWeightSettings)
     ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    interests: InterestConfig = Field(default_factory=InterestConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     seed: int = 42
 

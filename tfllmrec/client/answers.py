@@ -106,12 +106,13 @@ class Interest:
 
     Attributes:
       label: in the catalogue's own words, such as a category.
-      weight: above 0, how likely the next items have it; the weights of an answer sum to 1.
+      weight: above 0: the label's share among the listed labels.
       because: the history item that adds the most to it; ``""`` if no item of the history has the label.
       level: *broad* for a label of at least 2 % of the catalogue's items, otherwise *specific*.
       trend: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of all,
-        *falling* if the latter is at least 1.5 times the former, otherwise *steady*. Five events like all of them are
-        added to the newest ones, so that few say little. Level and trend are ``""`` from models that earlier versions
+        *falling* if the latter is at least 1.5 times the former, otherwise *steady*. Five events with the shares of
+        the whole history are added to the newest quarter, because a few events are unreliable. ``""`` if no item of the
+        history has the label, or the data has no order. Level and trend are ``""`` from models that earlier versions
         exported.
     """
 

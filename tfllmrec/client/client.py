@@ -187,8 +187,9 @@ class Client:
             ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
             training events.
           skip: stages to skip: ``ranking`` keeps the order of retrieval.
-          label_weights: from -1 to 1, by labels as :meth:`interests` gives them: the scores of items with a label rise
-            or fall by that many times two standard deviations. Labels that the model does not have count in ``unread``.
+          label_weights: from -1 to 1, by labels as :meth:`interests` gives them. A weight of 1 raises the scores of
+            items with the label by two standard deviations of the request's scores; -1 lowers them by as much. Labels
+            that the model does not have count in ``unread``.
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
         """
         return self.recommend_many(

@@ -143,7 +143,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     hybrid = run.load_model()
     order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
     made = run.ranking_record
-    if (labels := labels_of_run(run, split.items, tell)) is not None:
+    if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
     recommenders = fit_all_baselines(data, config.evaluation, tell)

@@ -37,7 +37,7 @@ def labels_of_run(run: Run, items: pd.DataFrame, tell: Tell) -> Interests | None
 def choose_labels(
     items: pd.DataFrame, columns: Sequence[str], histories: Queries, ordered: bool, tell: Tell
 ) -> Interests | None:
-    """:func:`tfllmrec.models.interests.fit_interests` with its progress and a line on what came of it."""
+    """Runs :func:`fit_interests` with a progress bar, and tells how many labels were found."""
     with show_progress("Choosing labels of interests", "phrases") as progress:
         labels = fit_interests(items, columns, histories, ordered=ordered, progress=progress)
     if labels is not None:

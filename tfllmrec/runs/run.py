@@ -378,7 +378,7 @@ class Run:
         """
         from tfllmrec.training.interests import load_forecast
 
-        return load_forecast(self.folder / INTERESTS)
+        return load_forecast(self.folder / INTERESTS) if self.config.interests.learned else None
 
     @property
     def ranking_record(self) -> RankingRecord | None:

@@ -155,8 +155,9 @@ class SavedModel:
             ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
             training events.
           skip: stages to skip: ``ranking`` keeps the order of retrieval.
-          label_weights: from -1 to 1, by labels as :meth:`interests` gives them: the scores of items with a label rise
-            or fall by that many times two standard deviations. Labels that the model does not have count in ``unread``.
+          label_weights: from -1 to 1, by labels as :meth:`interests` gives them. A weight of 1 raises the scores of
+            items with the label by two standard deviations of the request's scores; -1 lowers them by as much. Labels
+            that the model does not have count in ``unread``.
 
         Returns:
           A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
