@@ -320,6 +320,46 @@ fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
     assert chosen[0] == chosen[1]
 
 
+@pytest.mark.slow
+def test_a_fit_learns_interests_once_and_refuses_those_of_another_run(chain_config, cache, tmp_path):
+    items = pd.read_csv(chain_config.data.items)
+    items["categories"] = [f"stretch {'abcdefg'[i // 6]}" for i in range(len(items))]
+    items.to_csv(tmp_path / "items.csv", index=False)
+    config = chain_config.model_copy(deep=True)
+    config.data.items = tmp_path / "items.csv"
+    config.training.epochs, config.ranking.epochs, config.evaluation.baselines = 1, 0, ["popularity"]
+    told: list[str] = []
+    run = fit_experiment(config, tmp_path / "run", tell=told.append)
+    assert "interests: learning which labels come next" in told
+    folder = run.folder / "interests"
+    assert sorted(path.name for path in folder.iterdir()) == ["forecast.npz", "made_from.json", "record.json"]
+    record = json.loads((folder / "record.json").read_text())
+    assert record["queries"] >= 30 and (run.load_label_forecast() is not None) == record["kept"]
+
+    def resumed():
+        (run.folder / "metrics.json").unlink()
+        told.clear()
+        return fit_experiment(config, run.folder, resume=True, tell=told.append)
+
+    resumed()
+    assert "interests: learning which labels come next" not in told
+    assert json.loads((folder / "record.json").read_text()) == record
+    claims = json.loads((folder / "made_from.json").read_text())
+    (folder / "made_from.json").write_text(json.dumps(claims | {"labels": "others"}))
+    with pytest.raises(ModelError, match="interests belongs to a run with other labels"):
+        resumed()
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_to_learn_no_interests(chain_config, cache, tmp_path, monkeypatch):
+    config = chain_config.model_copy(deep=True)
+    config.interests.learned, config.training.epochs, config.ranking.epochs = False, 1, 0
+    config.evaluation.baselines = ["popularity"]
+    monkeypatch.setattr("tfllmrec.runs.labels.labels_of_run", lambda *_: pytest.fail("nobody needs labels"))
+    run = fit_experiment(config, tmp_path / "run", tell=lambda line: None)
+    assert not (run.folder / "interests").exists() and run.load_label_forecast() is None
+
+
 def test_resuming_a_complete_run_does_nothing(chain_run, chain_config):
     told = []
     again = fit_experiment(chain_config, chain_run[0].folder, resume=True, tell=told.append)
