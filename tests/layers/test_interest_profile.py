@@ -24,10 +24,7 @@ def made(decay=0.8, liking=0.5, spread=1.25):
 def counted(profile, history, ratings, k):
     """The best labels as they are counted: labels, weights, positions, and how they grow."""
     history, ratings = tf.constant(history, tf.int32), tf.constant(ratings, tf.float32)
-    nothing = tf.zeros((len(history), 0), tf.int32)
-    answer = InterestForecast(profile)(
-        history, ratings, nothing, tf.cast(nothing, tf.float32), tf.constant(k, tf.int32)
-    )
+    answer = InterestForecast(profile)(history, ratings, None, None, tf.constant(k, tf.int32))
     return [out.numpy() for out in answer]
 
 

@@ -797,6 +797,11 @@ def learned_labels(mixture=(0.2, 0.5, 0.3)):
     return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7, 0.6, 10.0)
 
 
+def test_the_labels_of_items_are_stored_once():
+    served = labelled()
+    assert served.label_weights.columns is served.forecast.profile.columns
+
+
 def test_learned_interests_are_served_as_they_were_measured():
     made = learned_labels()
     served = labelled(forecast=made)

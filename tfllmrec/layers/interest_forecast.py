@@ -72,7 +72,7 @@ class InterestForecast(tf.Module):
         self.head = None if learned is None else learned.head  # a module inside a tuple would not be tracked
 
     def __call__(
-        self, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor, scores: tf.Tensor, k: tf.Tensor
+        self, history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor | None, scores: tf.Tensor | None, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """The best ``k`` labels of each history.
 
@@ -80,7 +80,7 @@ class InterestForecast(tf.Module):
           history: int32 ``[B, L]``, left-aligned, padded with N, newest last.
           ratings: float32 ``[B, L]``, NaN for none.
           items: int32 ``[B, M]``, recommended items that the history does not have; N for none. scores: float32
-            ``[B, M]``. Neither is looked at unless anything was learned.
+            ``[B, M]``. Both may be ``None`` where nothing was learned.
           k: int32 ``[B]``, or ``[1]`` for all.
 
         Returns:
@@ -92,6 +92,8 @@ class InterestForecast(tf.Module):
         batch, n_labels = tf.shape(history)[0], self.profile.n_labels
         k = tf.broadcast_to(k, (batch,))
         width = tf.clip_by_value(tf.reduce_max(tf.concat([k, [0]], axis=0)), 0, n_labels)
+        if self.learned is None:
+            items, scores = tf.zeros((batch, 0), tf.int32), tf.zeros((batch, 0))
         inputs = (history, ratings, items, scores, k)
         types = (tf.int32, tf.float32, tf.int32, tf.float32)
 

@@ -34,17 +34,20 @@ class LabelWeights(tf.Module):
     Args:
       found: the labels of the catalogue; ``None``: it has none, and no entry can be read.
       n_items: N.
+      padded: ``InterestProfile.columns`` of the same labels, where there is one to share.
     """
 
-    def __init__(self, found: Interests | None, n_items: int) -> None:
+    def __init__(self, found: Interests | None, n_items: int, padded: tf.Variable | None = None) -> None:
         super().__init__(name="label_weights")
         names = [] if found is None else [str(label) for label in found.labels]
         self.n_labels = len(names)
         columns = np.full((n_items, 1), self.n_labels, np.int32) if found is None else found.columns
         self.label_of = static_table({"": self.n_labels} | {name: i for i, name in enumerate(names)}, self.n_labels)
-        # The last row is the padding item. The items of label c are those at ends[c] to ends[c + 1]; C has none.
-        padded = np.vstack([columns, np.full_like(columns[:1], self.n_labels)]).astype(np.int32)
-        self.columns = tf.Variable(padded, trainable=False, name="columns")
+        if padded is None:  # the last row is the padding item
+            rows = np.vstack([columns, np.full_like(columns[:1], self.n_labels)]).astype(np.int32)
+            padded = tf.Variable(rows, trainable=False, name="columns")
+        self.columns = padded
+        # The items of label c are those at ends[c] to ends[c + 1]; C has none.
         item, column = np.nonzero(columns < self.n_labels)
         order = np.argsort(columns[item, column], kind="stable")
         counts = np.bincount(columns[item, column], minlength=self.n_labels + 1)

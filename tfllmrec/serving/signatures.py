@@ -190,7 +190,6 @@ class ServingModel(tf.Module):
             self.search_tokens = None
         if not self._scann:
             self.prepare = self.release = None
-        self.label_weights = LabelWeights(labels, self.n_items)
         #: A few labels that requests may weigh; none without labels.
         self.some_labels = () if labels is None else tuple(map(str, labels.labels[:SHOWN_LABELS]))
         self._spread_of_prior = float(np.std(self.folded.prior))
@@ -201,6 +200,8 @@ class ServingModel(tf.Module):
             self.labels = tf.constant([*names, ""])
             self.levels = tf.constant([*np.where(labels.broad, "broad", "specific"), ""])
             self.forecast = forecast_of(labels, forecast)
+        columns = None if labels is None else self.forecast.profile.columns
+        self.label_weights = LabelWeights(labels, self.n_items, columns)
         # The Keras model itself stays out of the SavedModel; these are the resources that its functions read.
         self.resources = model.resources
         self._score_items = model.score_items
@@ -512,14 +513,11 @@ class ServingModel(tf.Module):
         ``trends``: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of
         all, *falling* if that is at least 1.5 times as large, otherwise *steady*; see
         :class:`tfllmrec.layers.interest_profile.Profile`. ``""`` if no history item has the label, or the data has no
-        order. Rows are filled up with ``""`` at weight 0; one without a
-        known item has nothing else.
+        order. Rows are filled up with ``""`` at weight 0; one without a known item has nothing else.
         """
         query, unknown, _ = self._query(history, ratings)
-        if self.forecast.learned is None:
-            items = scores = tf.zeros((tf.shape(history)[0], 0))
-            items = tf.cast(items, tf.int32)
-        else:
+        items = scores = None
+        if self.forecast.learned is not None:
             request = self._request(query, history[:, :0], self._filters(*_no_filters(history)))
             items, scores = self.best.top_k(k=tf.constant([CANDIDATES]), **request)
         labels, weights, position, trend = self.forecast(query["history"], query[RATING_KEY], items, scores, k)
