@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -572,3 +573,74 @@ def test_a_row_of_interests_says_how_much_higher_the_first_one_is():
         "0.1000 (+0.2000, +0.2000 to +0.2000)", "0.2000 (+0.1000, +0.1000 to +0.1000)",
         "0.3000 (+0.0000, +0.0000 to +0.0000)",
     ]  # fmt: skip
+
+
+def uses_of_apps():
+    """Users with two apps each, on work days and at weekends."""
+    import frappe
+
+    from tfllmrec.config import DataConfig, SplitConfig
+    from tfllmrec.data import dataset_from_frames, make_split
+
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, app, day) for user in range(12) for app in rng.choice(9, 2, replace=False) for day in ("work", "end")
+    ]
+    rows += [(user, app, "work") for user, app, _ in rows[::3]]
+    frame = pd.DataFrame(rows, columns=["user", "item", "weekday"]).astype(str)
+    dataset = dataset_from_frames(frame, config=DataConfig(repeats="all"))
+    return frappe, frappe.Task(make_split(dataset, SplitConfig(kind="random"), 0), seed=0)
+
+
+def test_an_area_under_the_roc_curve_is_the_share_of_pairs_in_the_right_order():
+    frappe, _ = uses_of_apps()
+    rng = np.random.default_rng(1)
+    values, label = rng.integers(0, 6, 80).astype(float), rng.random(80) < 0.3
+    weights = rng.integers(0, 3, 80).astype(float)
+    pairs = [
+        (weights[i] * weights[j], (values[i] > values[j]) + (values[i] == values[j]) / 2)
+        for i in np.flatnonzero(label)
+        for j in np.flatnonzero(~label)
+    ]
+    assert frappe.area(values, label) == pytest.approx(np.mean([share for _, share in pairs]))
+    of_weights = sum(weight * share for weight, share in pairs) / sum(weight for weight, _ in pairs)
+    assert frappe.area(values, label, weights) == pytest.approx(of_weights)
+
+
+def test_apps_that_the_user_has_used_in_that_context_are_no_negatives():
+    _, task = uses_of_apps()
+    used = {(*row[:3],) for row in np.concatenate([
+        np.column_stack([rows.users, rows.items, rows.context])
+        for rows in (task.train, task.uses(task.split.validation)[1], task.uses(task.split.test)[1])
+    ]).tolist()}  # fmt: skip
+    rows = task.train
+    drawn = task.negatives(rows, 5, seed=3)
+    assert drawn.shape == (len(rows), 5) and len(np.unique(drawn)) == 9
+    for user, apps, context in zip(rows.users, drawn, rows.context[:, 0], strict=True):
+        assert not any((user, app, context) in used for app in apps)
+
+
+def test_counts_for_trees_leave_out_the_row_itself():
+    frappe, task = uses_of_apps()
+    columns, rows = frappe.Columns(task), task.train
+    table = columns.table(rows, np.ones(len(rows), bool))
+    for at in range(len(rows)):
+        others = np.arange(len(rows)) != at
+        own = others & (rows.users == rows.users[at]) & (rows.items == rows.items[at])
+        assert table.own[at] == own.sum() and table["all"][at] == (others & (rows.items == rows.items[at])).sum()
+        assert table.own_weekday[at] == (own & (rows.context[:, 0] == rows.context[at, 0])).sum()
+
+
+def test_rows_are_valued_as_the_recommender_scores_them():
+    frappe, task = uses_of_apps()
+    by_row = frappe.ByRow(task, lambda rows: 10.0 * rows.users + rows.items)
+    queries = task.split.test
+    found = frappe.values_of_rows(by_row, task, queries)
+    _, uses = task.uses(queries)
+    assert found[:, 0].tolist() == (10.0 * uses.users + uses.items).tolist()
+    own = frappe.OwnFrequency(task.split.train_counts.astype(float))
+    assert (own.score(queries).argmax(axis=1) == [np.bincount(row).argmax() for row in queries.history]).mean() > 0.5
+    shares = np.exp(frappe.values_of_rows(own, task, queries))
+    assert shares.min() > 0 and shares.max() < 1  # a softmax over all apps
+    together = frappe.pooled([frappe.ndcg_of(own, task, queries)] * 2, [np.arange(len(queries))] * 2)
+    assert together.metrics["ndcg@10"] == pytest.approx(frappe.ndcg_of(own, task, queries).metrics["ndcg@10"])
