@@ -620,15 +620,18 @@ def test_apps_that_the_user_has_used_in_that_context_are_no_negatives():
         assert not any((user, app, context) in used for app in apps)
 
 
-def test_counts_for_trees_leave_out_the_row_itself():
+def test_counts_for_trees_are_those_of_the_other_folds():
     frappe, task = uses_of_apps()
     columns, rows = frappe.Columns(task), task.train
-    table = columns.table(rows, np.ones(len(rows), bool))
+    table, plain = columns.table(rows, columns.fold), columns.table(rows)
     for at in range(len(rows)):
-        others = np.arange(len(rows)) != at
-        own = others & (rows.users == rows.users[at]) & (rows.items == rows.items[at])
-        assert table.own[at] == own.sum() and table["all"][at] == (others & (rows.items == rows.items[at])).sum()
-        assert table.own_weekday[at] == (own & (rows.context[:, 0] == rows.context[at, 0])).sum()
+        others = columns.fold != columns.fold[at]
+        for counted, kept, scale in ((table, others, 10 / 9), (plain, others | True, 1.0)):
+            own = kept & (rows.users == rows.users[at]) & (rows.items == rows.items[at])
+            assert counted.own[at] == pytest.approx(scale * own.sum())
+            assert counted["all"][at] == pytest.approx(scale * (kept & (rows.items == rows.items[at])).sum())
+            here = own & (rows.context[:, 0] == rows.context[at, 0])
+            assert counted.own_weekday[at] == pytest.approx(scale * here.sum())
 
 
 def test_rows_are_valued_as_the_recommender_scores_them():

@@ -362,6 +362,7 @@ class ItemWeightSettings(Section):
         ge=0,
         description="Weight of an item for its own repeated use; auto: 0, or searched if data.repeats is all.",
     )
+    kinds: bool = Field(True, description="Whether events of the history count by their kind, as data.fields says.")
     context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
         None,
         description="By the name of a field of requests, such as weekday: an event of the history counts exp(value) "
@@ -596,7 +597,8 @@ def _renamed(raw: Any) -> Any:
 
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
-    ``model.fields`` and ``model.item_fields`` read no such fields. ``ranking.held_out`` and ``ranking.patience`` are
+    ``model.fields`` and ``model.item_fields`` read no such fields, those from before ``model.scene`` and
+    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``ranking.held_out`` and ``ranking.patience`` are
     dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
@@ -611,8 +613,9 @@ def _renamed(raw: Any) -> Any:
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
     moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
-    kept = {"fields": False, "item_fields": "none"} | {key: value for key, value in model.items() if key not in old}
-    return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
+    lacking = {"fields": False, "item_fields": "none", "scene": None}
+    kept = lacking | {key: value for key, value in model.items() if key not in old}
+    return raw | {"model": kept, "item_weights": {"kinds": False} | moved | (raw.get("item_weights") or {})}
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:

@@ -177,6 +177,11 @@ def test_kinds_of_events_have_weights():
     assert kind.weights == {"cart": 0.75, "purchase": 1.0, "view": 0.5, "zzz": 0.25}
     codes = kind.encode(["purchase", "", "nod", "view"])
     assert kind.code_weights[codes].tolist() == [1.0, 0.75, 0.25, 0.5]  # a missing kind is as "cart", of four the first
+    both = {"kind": {"weights": {"view": 0.1}}, "look": {"weights": {"a": 1.0}}}
+    with pytest.raises(ConfigError, match=r"data\.fields: .*"):
+        schema_of(frame.assign(look="a", gaze="b"), look={"weights": {"a": 1.0}}, gaze={"weights": {"b": 1.0}})
+    other = schema_of(frame.assign(look=["a", "b"] * (len(frame) // 2)), look=both["look"])
+    assert other.kind_of_event.name == "look" and other["event.kind"].weights is None
     own = schema_of(frame, kind={"weights": {"view": 0.1, "gift": 0.9}})["event.kind"]
     assert own.weights == {**kind.weights, "view": 0.1, "gift": 0.9}  # which no event of these has
     assert own.code_weights[own.encode(["gift"])].tolist() == [pytest.approx(0.9)]

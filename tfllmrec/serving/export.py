@@ -145,7 +145,7 @@ def _export_run(
         model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
             catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths)
-            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
+            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector

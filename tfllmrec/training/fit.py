@@ -148,6 +148,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     """
     chosen = _told(defaults.sizes(data.split, config), tell)
     if "behaviour" in config.model.terms:
+        defaults.check_context(data.split.schema, config)
         config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
         chosen += _told(said, tell)
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
@@ -500,6 +501,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
     may_lack = ("model.fields", "item_weights.itself", "item_weights.context")
     without_effect = [key for key in may_lack if not settings[key]]
+    if sequences.weights is None:
+        without_effect.append("item_weights.kinds")
+    else:
+        settings["weights of events"] = fingerprint(sequences.weights.values)
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
     if not model.items.fields:

@@ -98,9 +98,14 @@ def test_strengths():
         (0.75, ["AddToCart", "likes", "share"]),
         (0.5, ["view", "Product Viewed", "clicks"]),
         (0.25, ["zzz", ""]),
-        (0.0, ["impression", "remove_from_cart", "unlike", "refund", "order cancelled"]),
-        (-0.25, ["skip", "Ignored"]),
-        (-0.75, ["dislike", "thumbs-down", "ThumbsDown", "not_interested", "hidden"]),
+        (
+            0.0,
+            ["impression", "remove_from_cart", "unlike", "refund", "order cancelled", "ad_impression", "unsubscribe"],
+        ),
+        (0.0, ["remove_from_wishlist", "RemovedFromWishlist", "uninstalls"]),
+        (-0.25, ["skip", "Ignored", "song_skipped", "dismiss"]),
+        (-0.75, ["dislike", "thumbs-down", "ThumbsDown", "not_interested", "hidden", "video_dislike", "post_hidden"]),
+        (-0.75, ["dislike button clicked", "thumbs_down_click", "blocked"]),
     ],
 )
 def test_weights(weight, kinds):
