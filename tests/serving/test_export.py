@@ -96,7 +96,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(
         exporting,
         "ServingModel",
-        lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=(), ranked=0),
+        lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=(), ranked=0, some_labels=()),
     )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen
