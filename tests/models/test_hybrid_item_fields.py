@@ -159,5 +159,5 @@ def test_new_items_bring_their_fields(trained):
     assert (GROUP[nearest] == [[1], [2]]).mean() > 0.7
     by_text = tf.math.l2_normalize(grown.items.content().text[N + 2])
     np.testing.assert_allclose(vectors[N + 2], by_text, atol=1e-6)
-    with pytest.raises(ModelError, match=r"found none named item\.brand, item\.image"):
+    with pytest.raises(ModelError, match=r"reads the item fields item\.brand, item\.image, but the"):
         trained.extend(Catalogue(ids, text), TEXT, histories(), lambda line: None)

@@ -290,7 +290,7 @@ def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
 
 def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,title\nnew,a\n")
-    with pytest.raises(ModelError, match="was trained without text and fields"):
+    with pytest.raises(ModelError, match="was trained without texts and fields"):
         export(bare_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
     assert not (tmp_path / "made").exists()
 

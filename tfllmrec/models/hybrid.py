@@ -872,8 +872,8 @@ class Hybrid(MeasuredModel):
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
             raise ModelError(
-                f"Catalogue: expected the fields that the model reads of items, found none named {', '.join(lacking)}. "
-                "Make it by Catalogue.of with the schema of the data."
+                f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
+                "them. Build it with Catalogue.of(items, text, schema)."
             )
         n_items = len(catalogue.item_ids)
         n_new, item_weights = n_items - self.n_items, self.item_weights

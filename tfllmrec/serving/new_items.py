@@ -93,8 +93,8 @@ def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Te
     fields = _fields_read(run)
     if encoder is None and not fields:
         raise ModelError(
-            f"{run.folder} was trained without text and fields of items, so nothing can be said about items that "
-            "nobody had: fit again with a catalogue that has titles, descriptions or other columns."
+            f"{run.folder} was trained without texts and fields of items, so it cannot represent new items. Fit again "
+            "with a catalogue that has titles, descriptions or vectors."
         )
     template = None if encoder is None else ItemTemplate.from_items(known, run.config.text.template)
 
