@@ -382,9 +382,9 @@ def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
     with_them = data.measure(model, ks=KS)
     reads.assign(0.0)
     without = data.measure(model, ks=KS)
-    figures = [result.metrics["ndcg@10"] for result in (with_them, without)]
-    said = f"ndcg@10 {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
-    if selection_value(without) > selection_value(with_them):
+    figures = [selection_value(result) for result in (with_them, without)]
+    said = f"selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
+    if figures[1] > figures[0]:
         return f"are not read: {said}"
     reads.assign(1.0)
     return f"are read: {said}"
