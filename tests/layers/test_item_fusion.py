@@ -136,7 +136,9 @@ def test_a_missing_modality_is_as_if_there_were_none():
 
 def test_fields_that_are_not_read_are_as_if_there_were_none():
     layer = with_fields()
+    assert layer.fields_read == FIELDS
     layer.reads.assign(0.0)
+    assert layer.fields_read == ItemFusion(TEXT, 5, 0.3, 1).fields_read == []
     np.testing.assert_allclose(layer.content().every, text_part(layer), atol=1e-6)
 
 

@@ -91,6 +91,11 @@ class ItemFusion(tf.keras.layers.Layer):
             self.reads = self.add_weight("reads", (), initializer="ones", **frozen)
             self.hide_fields = SeededDropout(HIDDEN_FIELDS, seed + 1, noise_shape=(None, 1), name="hide_fields")
 
+    @property
+    def fields_read(self) -> list[Field]:
+        """The fields that the vectors are made of; none where ``reads`` is 0."""
+        return [each.field for each in self.fields] if self.fields and float(self.reads) > 0 else []
+
     def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> Content:
         """The part of the vectors that does not depend on ids.
 
