@@ -365,6 +365,17 @@ def test_the_section_of_modalities_compares_the_variants(chain_run):
     assert {ndcg.strip() for _, ndcg in rows} == {f"{figure} (+0.0000)"}
 
 
+def test_each_variant_of_modalities_reads_what_the_one_before_it_reads():
+    import modalities
+
+    from tfllmrec.config import parse_config
+
+    configs = [parse_config({}, settings) for settings in modalities.VARIANTS.values()]
+    assert [config.model.item_fields for config in configs] == ["none", "all", "all"]
+    unread = [name for config in configs for name, field in config.data.fields.items() if not field.use]
+    assert unread == [modalities.VECTORS]
+
+
 @pytest.mark.tf
 def test_switches_switch_off_what_they_say(chain_run):
     import ablation

@@ -307,7 +307,7 @@ class ModelConfig(Section):
         description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "
         "serves them all, with gates for each. Nothing happens if there is no such column. null: no scenes.",
     )
-    scene_experts: int = Field(4, ge=1, description="Feed-forward maps that the scenes share.")
+    scene_experts: int = Field(4, ge=1, description="Number of expert networks that all scenes share.")
     item_fields: Literal["vectors", "all", "none"] = Field(
         "vectors",
         description="Fields of items that are read beside text and id: vectors (of images, of audio), or all, with "
@@ -417,7 +417,10 @@ class RankingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     focal_gamma: float = Field(
-        0.0, ge=0, description="Of the focal loss of the click head, which looks at hard targets; 0: cross-entropy."
+        0.0,
+        ge=0,
+        description="Gamma of the click head's focal loss: larger values give easy targets less weight. "
+        "0: cross-entropy.",
     )
     folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
 
@@ -447,8 +450,8 @@ class EvaluationConfig(Section):
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
     by: list[str] = Field(
         ["request.scene"],
-        description="Categories of requests and users (user.gender) whose values have figures of their own; those that "
-        "the data lacks are left out.",
+        description="Category fields of requests or users, such as request.scene or user.gender. Metrics are also "
+        "reported for each of their values. Fields that the data lacks are skipped.",
     )
     bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")

@@ -205,9 +205,9 @@ def test_a_schema_is_stored_and_read_back():
 
 
 def test_lines_say_what_is_read():
-    lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: "view")).lines()
+    lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: ["view", "cart"][i % 3 == 0])).lines()
     assert "request.device: category, 7 values (a, b, c, d, e, ...)" in lines
-    assert "event.kind: category, 1 values (view); weights view 0.5" in lines
+    assert "event.kind: category, 2 values (view, cart); weights view 0.5, cart 0.75" in lines
     assert "event.rating: number, no value" in lines
 
 

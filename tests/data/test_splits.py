@@ -515,12 +515,12 @@ def test_the_last_choices_are_held_out_whatever_follows_them():
     rows = {"u": ["a", "b", "c", "d", "e", "f", "g"], "v": ["b", "a", "c", "d"], "w": ["a"]}
     split = make_split(dataset(rows, kind=kinds), SplitConfig(kind="leave_last_out"), seed=0)
     assert by_user(split, split.test) == {"u": (["a", "b", "c", "d", "e", "f"], ["g"])}
-    # v's choices are d alone, so v is for training; what came after u's target of the validation is not.
+    # v has two choices, so v is for training; what came after u's target of the validation is not.
     assert by_user(split, split.validation) == {"u": (["a", "b", "c", "d", "e"], ["f"])}
     assert split.test.weights.values.tolist() == [0.5, -0.75, 1.0, 0.5, -0.25, 0.5]
     assert ids(split, split.test.choices[0]) == ["a", "c", "d", "f"]
     by_id = dict(zip(split.dataset.items.item_id, split.train_counts, strict=True))
-    assert by_id == {"a": 2, "b": 0, "c": 1, "d": 2, "e": 0, "f": 0, "g": 0}
+    assert by_id == {"a": 2, "b": 0, "c": 2, "d": 2, "e": 0, "f": 0, "g": 0}
 
 
 def test_what_follows_the_last_choice_is_in_no_history_and_counted():

@@ -1,4 +1,4 @@
-"""The figures of a result for groups of queries, such as those of each scene or of users of one age."""
+"""The figures of a result for groups of queries, such as those of each scene or of users of one gender."""
 
 from __future__ import annotations
 

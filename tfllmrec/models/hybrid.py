@@ -74,10 +74,25 @@ class Catalogue:
 
     @classmethod
     def of(
-        cls, items: pd.DataFrame, text: np.ndarray, schema: Schema, text_widths: Sequence[int] | None = None
+        cls,
+        items: pd.DataFrame,
+        text: np.ndarray,
+        schema: Schema,
+        text_widths: Sequence[int] | None = None,
+        config: ModelConfig | None = None,
+        blank: bool = False,
     ) -> Self:
-        """The catalogue of an items table, with all fields of items in ``schema`` that have an encoder."""
-        encoded = {each.key: each.encode(items[each.name]) for each in schema.of("item") if each.has_encoder}
+        """The catalogue of an items table, with the fields of items in ``schema`` that have an encoder.
+
+        Args:
+          items: the table; ``text``, ``text_widths``: see above.
+          schema: of the data.
+          config: of the model; the fields that it does not read are left out. By default all are encoded.
+          blank: leaves all values missing, which takes less time, for a model whose weights are loaded next.
+        """
+        fields = [each for each in schema.of("item") if each.has_encoder]
+        fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
+        encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
         return cls(items[ITEM].to_numpy(object), text, text_widths, encoded)
 
     def __post_init__(self) -> None:
@@ -878,8 +893,8 @@ class Hybrid(MeasuredModel):
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
             raise ModelError(
-                f"Catalogue: expected the fields that the model reads of items, found none named {', '.join(lacking)}. "
-                "Make it by Catalogue.of with the schema of the data."
+                f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
+                "them. Build it with Catalogue.of(items, text, schema)."
             )
         n_items = len(catalogue.item_ids)
         n_new, item_weights = n_items - self.n_items, self.item_weights
