@@ -116,7 +116,9 @@ def test_unknown_and_missing_kinds_are_counted_and_are_the_weakest():
     rows = [("u", "a", "view", 1), ("u", "a", "refund", 2), ("u", "b", "view", 3), ("u", "b", None, 4)]
     data = made([*rows, ("u", "c", "refund", 5), ("u", "d", "view", 6)])
     assert kept(data) == [("a", "view", 1), ("b", "view", 3), ("c", "refund", 5), ("d", "view", 6)]
-    unknown = finding(data, "the kind of event is not known: of a user and item, an event of a known kind replaces it ('refund': 2)")
+    unknown = finding(
+        data, "the kind of event is not known: of a user and item, an event of a known kind replaces it ('refund': 2)"
+    )
     assert (unknown.count, unknown.action) == (2, "kept")
     assert unknown.example == "events table:1, column 'event_type': 'refund'"
     assert finding(data, "no kind of event").count == 1
