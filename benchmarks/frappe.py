@@ -113,23 +113,34 @@ class Task:
         asked = self.asked(queries)
         return of_query, Rows(asked.users[of_query], queries.targets.values, asked.context[of_query])
 
-    def negatives(self, rows: Rows, n: int, seed: int) -> np.ndarray:
-        """Apps that the user has not used in that context, in any part of the data: int ``[R, n]``."""
+    def negatives(self, rows: Rows, n: int, seed: int, training: bool = False) -> np.ndarray:
+        """Apps that the user has not used in that context: int ``[R, n]``.
+
+        Those of ``training`` are drawn without knowing validation and test.
+        """
+        used = self._trained if training else self._used
         generator = np.random.default_rng(seed)
         drawn = generator.integers(self.n_items, size=(len(rows), n))
         request = np.concatenate([rows.users[:, np.newaxis], rows.context], axis=1)
         for _ in range(20):
-            known = self._known.get_indexer(_keys(request, drawn)) >= 0
+            known = used.get_indexer(_keys(request, drawn)) >= 0
             if not known.any():
                 break
             drawn[known.reshape(drawn.shape)] = generator.integers(self.n_items, size=known.sum())
         return drawn
 
     @cached_property
-    def _known(self) -> pd.MultiIndex:
-        parts = [self.train, self.uses(self.split.validation)[1], self.uses(self.split.test)[1]]
-        request = np.concatenate([np.concatenate([p.users[:, np.newaxis], p.context], axis=1) for p in parts])
-        return _keys(request, np.concatenate([p.items for p in parts])[:, np.newaxis]).unique()
+    def _trained(self) -> pd.MultiIndex:
+        return _used([self.train])
+
+    @cached_property
+    def _used(self) -> pd.MultiIndex:
+        return _used([self.train, self.uses(self.split.validation)[1], self.uses(self.split.test)[1]])
+
+
+def _used(parts: Sequence[Rows]) -> pd.MultiIndex:
+    request = np.concatenate([np.concatenate([p.users[:, np.newaxis], p.context], axis=1) for p in parts])
+    return _keys(request, np.concatenate([p.items for p in parts])[:, np.newaxis]).unique()
 
 
 def _keys(requests: np.ndarray, items: np.ndarray) -> pd.MultiIndex:
@@ -171,41 +182,49 @@ class OwnFrequency:
 
 
 class Columns:
-    """Columns of counts for trees: uses of the app by the user, by all, in the same value of each field."""
+    """Columns of counts for trees: uses of the app by the user, by all, in the same value of each field.
+
+    Training rows, uses and their negatives alike, count the uses of the nine other folds: a row that counted itself
+    would give its label away, and so would one that left itself out.
+    """
+
+    folds = 10
 
     def __init__(self, task: Task) -> None:
         self.task, rows = task, task.train
-        self.of_pair = pd.Series(rows.users * task.n_items + rows.items).value_counts()
-        self.of_item = np.bincount(rows.items, minlength=task.n_items)
-        self.of_user = np.bincount(rows.users, minlength=task.split.dataset.n_users)
-        self.here = [
-            pd.Series((rows.users * task.n_items + rows.items) * 1000 + column).value_counts()
-            for column in rows.context.T
-        ]
-
-    def table(self, rows: Rows, own: np.ndarray | None = None) -> pd.DataFrame:
-        """``own``: bool ``[R]``, rows of the training uses, which do not count themselves."""
-        left_out = np.zeros(len(rows), int) if own is None else own.astype(int)
-        pair = rows.users * self.task.n_items + rows.items
-        columns: dict[str, np.ndarray] = {
-            "user": rows.users,
-            "item": rows.items,
-            "own": _found(self.of_pair, pair) - left_out,
-            "all": self.of_item[rows.items] - left_out,
-            "user_uses": self.of_user[rows.users] - left_out,
+        self.fold = np.random.default_rng(task.seed).integers(self.folds, size=len(rows))
+        self.counts = {name: pd.Series(keys).value_counts() for name, keys in self._keys(rows).items()}
+        self.of_fold = {
+            name: pd.Series(keys * self.folds + self.fold).value_counts() for name, keys in self._keys(rows).items()
         }
-        for name, codes, counts in zip(self.task.fields, rows.context.T, self.here, strict=True):
-            columns |= {name: codes, f"own_{name}": _found(counts, pair * 1000 + codes) - left_out}
+
+    def _keys(self, rows: Rows) -> dict[str, np.ndarray]:
+        """What is counted: int ``[R]`` by the name of the column."""
+        pair = rows.users * self.task.n_items + rows.items
+        fields = zip(self.task.fields, rows.context.T, strict=True)
+        keys = {"own": pair, "all": rows.items, "user_uses": rows.users}
+        return keys | {f"own_{name}": pair * 1000 + codes for name, codes in fields}
+
+    def table(self, rows: Rows, fold: np.ndarray | None = None) -> pd.DataFrame:
+        """``fold``: of training rows int ``[R]``, their own folds; the counts of the others are scaled up."""
+        columns: dict[str, np.ndarray] = {"user": rows.users, "item": rows.items}
+        columns |= dict(zip(self.task.fields, rows.context.T, strict=True))
+        for name, keys in self._keys(rows).items():
+            count = _found(self.counts[name], keys)
+            if fold is not None:
+                count = (count - _found(self.of_fold[name], keys * self.folds + fold)) * self.folds / (self.folds - 1)
+            columns[name] = count
         return pd.DataFrame(columns)
 
 
 def _found(counts: pd.Series, keys: np.ndarray) -> np.ndarray:
-    return counts.reindex(keys).fillna(0).to_numpy(int)
+    return counts.reindex(keys).fillna(0).to_numpy(float)
 
 
 def labelled(task: Task, rows: Rows, negatives: int, seed: int) -> tuple[Rows, np.ndarray]:
     """Rows and drawn negatives, ``[R * (1 + negatives)]``, and which of them are uses."""
-    items = np.concatenate([rows.items[:, np.newaxis], task.negatives(rows, negatives, seed)], axis=1)
+    drawn = task.negatives(rows, negatives, seed, training=True)
+    items = np.concatenate([rows.items[:, np.newaxis], drawn], axis=1)
     return rows.with_items(items), np.tile(np.arange(1 + negatives) == 0, len(rows))
 
 
@@ -216,7 +235,8 @@ def lightgbm(task: Task, negatives: int, penalty: float) -> Predict:
     learnt, is_use = labelled(task, task.train, negatives, task.seed)
     held_out, held_label = labelled(task, task.uses(task.split.validation)[1], negatives, task.seed + 1)
     categories = ["user", "item", *task.fields]
-    train = lgb.Dataset(columns.table(learnt, is_use), is_use, categorical_feature=categories)
+    folds = np.repeat(columns.fold, 1 + negatives)
+    train = lgb.Dataset(columns.table(learnt, folds), is_use, categorical_feature=categories)
     validation = lgb.Dataset(columns.table(held_out), held_label, reference=train, categorical_feature=categories)
     settings = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 100, "verbose": -1,
                 "seed": task.seed, "num_threads": os.cpu_count(), "cat_smooth": 50.0, "metric": "auc",

@@ -36,7 +36,7 @@ VECTORS = "second_vector"
 VARIANTS = {
     "text and id": ["model.item_fields=none"],
     "and the fields of items": ["model.item_fields=all", f"data.fields.{VECTORS}.use=false"],
-    "and vectors of a second encoder": [],
+    "and vectors of a second encoder": ["model.item_fields=all"],
 }
 
 

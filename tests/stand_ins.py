@@ -15,7 +15,7 @@ def training_data(
     """What baselines look at: histories of item indices, and validation queries (none by default)."""
     counts = np.bincount(histories.values, minlength=n_items)
     split = SimpleNamespace(
-        train_queries=lambda: SimpleNamespace(history=histories, choices=histories, fields=fields or {}),
+        train_queries=lambda: SimpleNamespace(history=histories, choices=histories, weights=None, fields=fields or {}),
         schema=schema or Schema(),
         train_counts=counts,
         validation=Queries.from_histories([]) if validation is None else validation,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -364,6 +365,17 @@ def test_the_section_of_modalities_compares_the_variants(chain_run):
     assert {ndcg.strip() for _, ndcg in rows} == {f"{figure} (+0.0000)"}
 
 
+def test_each_variant_of_modalities_reads_what_the_one_before_it_reads():
+    import modalities
+
+    from tfllmrec.config import parse_config
+
+    configs = [parse_config({}, settings) for settings in modalities.VARIANTS.values()]
+    assert [config.model.item_fields for config in configs] == ["none", "all", "all"]
+    unread = [name for config in configs for name, field in config.data.fields.items() if not field.use]
+    assert unread == [modalities.VECTORS]
+
+
 @pytest.mark.tf
 def test_switches_switch_off_what_they_say(chain_run):
     import ablation
@@ -600,3 +612,77 @@ def test_labels_are_learned_beside_a_run_that_has_no_forecast(tmp_path, monkeypa
     assert interests.learned_of(run, "found", "hybrid") == ("found", "train", "validation", "hybrid", 7)
     monkeypatch.setattr(interests, "fit_forecast", lambda *asked: None)
     assert interests.learned_of(run, "found", "hybrid") == (None, None) and not list(tmp_path.iterdir())
+
+
+def uses_of_apps():
+    """Users with two apps each, on work days and at weekends."""
+    import frappe
+
+    from tfllmrec.config import DataConfig, SplitConfig
+    from tfllmrec.data import dataset_from_frames, make_split
+
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, app, day) for user in range(12) for app in rng.choice(9, 2, replace=False) for day in ("work", "end")
+    ]
+    rows += [(user, app, "work") for user, app, _ in rows[::3]]
+    frame = pd.DataFrame(rows, columns=["user", "item", "weekday"]).astype(str)
+    dataset = dataset_from_frames(frame, config=DataConfig(repeats="all"))
+    return frappe, frappe.Task(make_split(dataset, SplitConfig(kind="random"), 0), seed=0)
+
+
+def test_an_area_under_the_roc_curve_is_the_share_of_pairs_in_the_right_order():
+    frappe, _ = uses_of_apps()
+    rng = np.random.default_rng(1)
+    values, label = rng.integers(0, 6, 80).astype(float), rng.random(80) < 0.3
+    weights = rng.integers(0, 3, 80).astype(float)
+    pairs = [
+        (weights[i] * weights[j], (values[i] > values[j]) + (values[i] == values[j]) / 2)
+        for i in np.flatnonzero(label)
+        for j in np.flatnonzero(~label)
+    ]
+    assert frappe.area(values, label) == pytest.approx(np.mean([share for _, share in pairs]))
+    of_weights = sum(weight * share for weight, share in pairs) / sum(weight for weight, _ in pairs)
+    assert frappe.area(values, label, weights) == pytest.approx(of_weights)
+
+
+def test_apps_that_the_user_has_used_in_that_context_are_no_negatives():
+    _, task = uses_of_apps()
+    used = {(*row[:3],) for row in np.concatenate([
+        np.column_stack([rows.users, rows.items, rows.context])
+        for rows in (task.train, task.uses(task.split.validation)[1], task.uses(task.split.test)[1])
+    ]).tolist()}  # fmt: skip
+    rows = task.train
+    drawn = task.negatives(rows, 5, seed=3)
+    assert drawn.shape == (len(rows), 5) and len(np.unique(drawn)) == 9
+    for user, apps, context in zip(rows.users, drawn, rows.context[:, 0], strict=True):
+        assert not any((user, app, context) in used for app in apps)
+
+
+def test_counts_for_trees_are_those_of_the_other_folds():
+    frappe, task = uses_of_apps()
+    columns, rows = frappe.Columns(task), task.train
+    table, plain = columns.table(rows, columns.fold), columns.table(rows)
+    for at in range(len(rows)):
+        others = columns.fold != columns.fold[at]
+        for counted, kept, scale in ((table, others, 10 / 9), (plain, others | True, 1.0)):
+            own = kept & (rows.users == rows.users[at]) & (rows.items == rows.items[at])
+            assert counted.own[at] == pytest.approx(scale * own.sum())
+            assert counted["all"][at] == pytest.approx(scale * (kept & (rows.items == rows.items[at])).sum())
+            here = own & (rows.context[:, 0] == rows.context[at, 0])
+            assert counted.own_weekday[at] == pytest.approx(scale * here.sum())
+
+
+def test_rows_are_valued_as_the_recommender_scores_them():
+    frappe, task = uses_of_apps()
+    by_row = frappe.ByRow(task, lambda rows: 10.0 * rows.users + rows.items)
+    queries = task.split.test
+    found = frappe.values_of_rows(by_row, task, queries)
+    _, uses = task.uses(queries)
+    assert found[:, 0].tolist() == (10.0 * uses.users + uses.items).tolist()
+    own = frappe.OwnFrequency(task.split.train_counts.astype(float))
+    assert (own.score(queries).argmax(axis=1) == [np.bincount(row).argmax() for row in queries.history]).mean() > 0.5
+    shares = np.exp(frappe.values_of_rows(own, task, queries))
+    assert shares.min() > 0 and shares.max() < 1  # a softmax over all apps
+    together = frappe.pooled([frappe.ndcg_of(own, task, queries)] * 2, [np.arange(len(queries))] * 2)
+    assert together.metrics["ndcg@10"] == pytest.approx(frappe.ndcg_of(own, task, queries).metrics["ndcg@10"])

@@ -404,8 +404,8 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
     path.write_text(OLD)
     read = load_config(path, of_run=True).config
     assert read == ExperimentConfig(
-        model={"blocks": 3, "fields": False, "item_fields": "none"},
-        item_weights={"form": "low_rank", "rank": 9, "decay": 0.7},
+        model={"blocks": 3, "fields": False, "item_fields": "none", "scene": None},
+        item_weights={"form": "low_rank", "rank": 9, "decay": 0.7, "kinds": False},
     )
     path.write_text(dump_config(read))
     assert load_config(path, of_run=True).config == read

@@ -307,7 +307,7 @@ class ModelConfig(Section):
         description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "
         "serves them all, with gates for each. Nothing happens if there is no such column. null: no scenes.",
     )
-    scene_experts: int = Field(4, ge=1, description="Feed-forward maps that the scenes share.")
+    scene_experts: int = Field(4, ge=1, description="Number of expert networks that all scenes share.")
     item_fields: Literal["vectors", "all", "none"] = Field(
         "vectors",
         description="Fields of items that are read beside text and id: vectors (of images, of audio), or all, with "
@@ -362,6 +362,7 @@ class ItemWeightSettings(Section):
         ge=0,
         description="Weight of an item for its own repeated use; auto: 0, or searched if data.repeats is all.",
     )
+    kinds: bool = Field(True, description="Whether events of the history count by their kind, as data.fields says.")
     context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
         None,
         description="By the name of a field of requests, such as weekday: an event of the history counts exp(value) "
@@ -416,7 +417,10 @@ class RankingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     focal_gamma: float = Field(
-        0.0, ge=0, description="Of the focal loss of the click head, which looks at hard targets; 0: cross-entropy."
+        0.0,
+        ge=0,
+        description="Gamma of the click head's focal loss: larger values give easy targets less weight. "
+        "0: cross-entropy.",
     )
     folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
 
@@ -453,8 +457,8 @@ class EvaluationConfig(Section):
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
     by: list[str] = Field(
         ["request.scene"],
-        description="Categories of requests and users (user.gender) whose values have figures of their own; those that "
-        "the data lacks are left out.",
+        description="Category fields of requests or users, such as request.scene or user.gender. Metrics are also "
+        "reported for each of their values. Fields that the data lacks are skipped.",
     )
     bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")
@@ -604,7 +608,8 @@ def _renamed(raw: Any) -> Any:
 
     ``model.item_weights*`` moves to ``item_weights``. The split ``random`` is ``leave_random_out`` in configs without
     ``split.test_events``, which are older than the split that is called ``random`` now. Runs from before
-    ``model.fields`` and ``model.item_fields`` read no such fields. ``ranking.held_out`` and ``ranking.patience`` are
+    ``model.fields`` and ``model.item_fields`` read no such fields, those from before ``model.scene`` and
+    ``item_weights.kinds`` know neither scenes nor weights of kinds. ``ranking.held_out`` and ``ranking.patience`` are
     dropped: they do not affect finished models.
     """
     if not isinstance(raw, dict):
@@ -619,8 +624,9 @@ def _renamed(raw: Any) -> Any:
         return raw
     old = {key for key in model if str(key).startswith("item_weights")}
     moved = {"form" if key == "item_weights" else key.removeprefix("item_weights_"): model[key] for key in old}
-    kept = {"fields": False, "item_fields": "none"} | {key: value for key, value in model.items() if key not in old}
-    return raw | {"model": kept, "item_weights": moved | (raw.get("item_weights") or {})}
+    lacking = {"fields": False, "item_fields": "none", "scene": None}
+    kept = lacking | {key: value for key, value in model.items() if key not in old}
+    return raw | {"model": kept, "item_weights": {"kinds": False} | moved | (raw.get("item_weights") or {})}
 
 
 def _refuse_code(config: ExperimentConfig, overrides: Sequence[str], path: Path) -> None:

@@ -177,6 +177,11 @@ def test_kinds_of_events_have_weights():
     assert kind.weights == {"cart": 0.75, "purchase": 1.0, "view": 0.5, "zzz": 0.25}
     codes = kind.encode(["purchase", "", "nod", "view"])
     assert kind.code_weights[codes].tolist() == [1.0, 0.75, 0.25, 0.5]  # a missing kind is as "cart", of four the first
+    both = {"kind": {"weights": {"view": 0.1}}, "look": {"weights": {"a": 1.0}}}
+    with pytest.raises(ConfigError, match=r"data\.fields: .*"):
+        schema_of(frame.assign(look="a", gaze="b"), look={"weights": {"a": 1.0}}, gaze={"weights": {"b": 1.0}})
+    other = schema_of(frame.assign(look=["a", "b"] * (len(frame) // 2)), look=both["look"])
+    assert other.kind_of_event.name == "look" and other["event.kind"].weights is None
     own = schema_of(frame, kind={"weights": {"view": 0.1, "gift": 0.9}})["event.kind"]
     assert own.weights == {**kind.weights, "view": 0.1, "gift": 0.9}  # which no event of these has
     assert own.code_weights[own.encode(["gift"])].tolist() == [pytest.approx(0.9)]
@@ -200,9 +205,9 @@ def test_a_schema_is_stored_and_read_back():
 
 
 def test_lines_say_what_is_read():
-    lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: "view")).lines()
+    lines = schema_of(events(device=lambda i: "abcdefg"[i % 7], kind=lambda i: ["view", "cart"][i % 3 == 0])).lines()
     assert "request.device: category, 7 values (a, b, c, d, e, ...)" in lines
-    assert "event.kind: category, 1 values (view); weights view 0.5" in lines
+    assert "event.kind: category, 2 values (view, cart); weights view 0.5, cart 0.75" in lines
     assert "event.rating: number, no value" in lines
 
 

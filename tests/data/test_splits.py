@@ -497,19 +497,62 @@ def test_where_reuse_is_the_task_nothing_is_excluded():
     assert not once.dataset.repeats and once.test.exclude is once.test.history
 
 
-def test_rejections_are_part_of_histories_and_no_targets():
-    kinds = ["view", "dislike", "purchase", "view", "view", "purchase", "skip", "view", "dislike", "dislike"]
-    data = dataset({"u": ["a", "b", "c", "d"], "v": ["b", "a", "c"], "w": ["a", "c", "b"]}, kind=kinds)
-    split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0)
-    # v's last event is a skip, and both held-out events of w are dislikes.
-    assert by_user(split, split.test) == {"u": (["a", "b", "c"], ["d"])}
-    assert by_user(split, split.validation) == {"u": (["a", "b"], ["c"]), "v": (["b"], ["a"])}
+def test_the_last_choices_are_held_out_whatever_follows_them():
+    kinds = [
+        "view",
+        "dislike",
+        "purchase",
+        "view",
+        "skip",
+        "view",
+        "view",
+        "impression",
+        "skip",
+        "view",
+        "purchase",
+        "view",
+    ]
+    rows = {"u": ["a", "b", "c", "d", "e", "f", "g"], "v": ["b", "a", "c", "d"], "w": ["a"]}
+    split = make_split(dataset(rows, kind=kinds), SplitConfig(kind="leave_last_out"), seed=0)
+    assert by_user(split, split.test) == {"u": (["a", "b", "c", "d", "e", "f"], ["g"])}
+    # v has two choices, so v is for training; what came after u's target of the validation is not.
+    assert by_user(split, split.validation) == {"u": (["a", "b", "c", "d", "e"], ["f"])}
+    assert split.test.weights.values.tolist() == [0.5, -0.75, 1.0, 0.5, -0.25, 0.5]
+    assert ids(split, split.test.choices[0]) == ["a", "c", "d", "f"]
+    by_id = dict(zip(split.dataset.items.item_id, split.train_counts, strict=True))
+    assert by_id == {"a": 2, "b": 0, "c": 2, "d": 2, "e": 0, "f": 0, "g": 0}
+
+
+def test_what_follows_the_last_choice_is_in_no_history_and_counted():
+    kinds = ["view", "view", "view", "skip", "view", "dislike"]
+    split = make_split(
+        dataset({"u": ["a", "b", "c", "d", "e", "f"]}, kind=kinds), SplitConfig(kind="leave_last_out"), 0
+    )
+    assert by_user(split, split.validation) == {"u": (["a", "b"], ["c"])}
+    assert by_user(split, split.test) == {"u": (["a", "b", "c", "d"], ["e"])}
     (finding,) = split.findings
-    assert finding.count == 3 and "no choice" in finding.what and finding.example == "user 'w', item 'c', 'dislike'"
-    assert split.test.weights.values.tolist() == [0.5, -0.75, 1.0]
-    assert ids(split, split.test.choices[0]) == ["a", "c"]
-    assert split.train_counts.tolist() == [2, 1, 0, 0]  # a of u and w, b of v; not u's dislike of b
-    taken = split.validation.take(np.array([1]))
-    assert taken.weights.values.tolist() == [0.5] and len(split.test.without_histories().choices.values) == 0
-    plain = make_split(dataset({"u": ["a", "b", "c", "d"]}, kind=["x"] * 4), SplitConfig(kind="leave_last_out"), seed=0)
-    assert plain.test.weights is None and not plain.findings  # the names say nothing
+    assert finding.count == 2 and "not used as targets" in finding.what
+    assert finding.example == "user 'u', item 'd', 'skip'"
+
+
+@pytest.mark.parametrize("kind", ["leave_random_out", "cold_users", "random"])
+def test_only_choices_are_targets(kind):
+    rng = np.random.default_rng(3)
+    rows = {f"u{user}": [f"i{item}" for item in rng.permutation(20)[:12]] for user in range(30)}
+    kinds = rng.choice(["view", "dislike", "impression"], 360, p=[0.4, 0.3, 0.3])
+    split = make_split(dataset(rows, kind=list(kinds)), SplitConfig(kind=kind), seed=0)
+    of_pair = dict(zip(zip(split.dataset.events.user_id, split.dataset.events.item_id, strict=True),
+                       split.dataset.events.kind, strict=True))  # fmt: skip
+    for queries in (split.validation, split.test):
+        assert len(queries) > 2
+        asked = [
+            (user, item)
+            for user, row in zip(queries.user_ids, queries.targets, strict=True)
+            for item in ids(split, row)
+        ]
+        assert {of_pair[pair] for pair in asked} == {"view"}
+
+
+def test_names_that_say_nothing_give_no_weights():
+    split = make_split(dataset({"u": ["a", "b", "c", "d"]}, kind=["x"] * 4), SplitConfig(kind="leave_last_out"), seed=0)
+    assert split.test.weights is None and not split.findings

@@ -18,13 +18,10 @@ def test_queries_are_grouped_by_the_values_of_a_field():
     queries = Queries.from_histories([[0]] * 5, fields={"request.scene": np.array([2, 3, 3, 1, 0], np.int32)})
     found = groups_of(queries, SCENE)
     assert {value: rows.tolist() for value, rows in found.items()} == {
-        "mail": [False, True, True, False, False],
         "": [False, False, False, True, True],
+        "mail": [False, True, True, False, False],
         "home": [True, False, False, False, False],
     }
-    several = Field("tags", "request", "category", vocabulary=("a", "b"), width=2)
-    queries = Queries.from_histories([[0]] * 2, fields={"request.tags": np.array([[2, 3], [3, 0]], np.int32)})
-    assert {value: rows.sum() for value, rows in groups_of(queries, several).items()} == {"b": 2, "a": 1}
 
 
 def test_figures_are_means_over_the_queries_of_a_group_that_have_targets():

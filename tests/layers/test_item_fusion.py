@@ -136,7 +136,9 @@ def test_a_missing_modality_is_as_if_there_were_none():
 
 def test_fields_that_are_not_read_are_as_if_there_were_none():
     layer = with_fields()
+    assert layer.fields_read == FIELDS
     layer.reads.assign(0.0)
+    assert layer.fields_read == ItemFusion(TEXT, 5, 0.3, 1).fields_read == []
     np.testing.assert_allclose(layer.content().every, text_part(layer), atol=1e-6)
 
 
@@ -149,6 +151,15 @@ def test_the_fields_of_some_items_are_hidden_in_training():
     hidden = (out == content.text.numpy()).all(axis=1)
     assert hidden.mean() == pytest.approx(0.1, abs=0.03)
     np.testing.assert_array_equal(out[~hidden], content.every.numpy()[~hidden])
+
+
+def test_the_fields_of_items_without_text_are_not_hidden():
+    many = {key: np.repeat(values[:1], 200, axis=0) for key, values in VALUES.items()}
+    layer = ItemFusion(np.zeros((200, 3), np.float32), 5, 1.0, 1, FIELDS[:3], many)
+    layer.content()
+    layer.strengths.assign(tf.ones(3))
+    assert layer.content().every.numpy().any(axis=1).all()
+    np.testing.assert_array_equal(layer(tf.zeros(200), training=True), layer.content().every)
 
 
 def test_new_values_are_read_without_the_mean_of_the_old_ones():

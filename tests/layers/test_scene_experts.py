@@ -21,7 +21,7 @@ def filled():
 def oracle(layer, query, scene):
     """One query [D] and its scene, step by step."""
     normed = (query - query.mean()) / np.sqrt(query.var() + 1e-6)
-    gate_map = layer.gate_map.numpy().reshape(8, 4, 3)[:, scene]
+    gate_map = layer.gate_map.numpy()[scene]
     logits = normed @ gate_map + layer.gate_bias.numpy()[scene]
     gates = np.exp(logits) / np.exp(logits).sum()
     hidden = tf.nn.gelu(normed @ layer.widen.kernel.numpy() + layer.widen.bias.numpy()).numpy().reshape(3, 8)

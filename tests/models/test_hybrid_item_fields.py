@@ -3,13 +3,14 @@
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig
 from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY, Field, Schema
+from tfllmrec.data.schema import RATING_KEY, Field, Schema, missing
 from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 
@@ -125,6 +126,28 @@ def test_fields_that_the_catalogue_lacks_or_that_have_no_encoder_are_not_read(tr
         Catalogue(IDS, TEXT, fields={"item.brand": np.zeros(3, np.int32)})
 
 
+@pytest.mark.parametrize(
+    ("item_fields", "told"),
+    [("none", []), ("vectors", ["item.image"]), ("all", ["item.brand", "item.image", "item.price"])],
+)
+def test_a_catalogue_encodes_what_the_model_reads(monkeypatch, item_fields, told):
+    looks = [", ".join(map(str, look)) for look in LOOKS]
+    items = pd.DataFrame({"item_id": IDS, "brand": "b", "image": looks, "price": "2", "isbn": IDS}).astype("str")
+    every = Catalogue.of(items, TEXT, SCHEMA).fields
+    assert list(every) == ["item.brand", "item.image", "item.price"]
+    encode, encoded = Field.encode, []
+    monkeypatch.setattr(Field, "encode", lambda field, cells: encoded.append(field.key) or encode(field, cells))
+    config = CONFIG.model_copy(update={"item_fields": item_fields})
+    fields = Catalogue.of(items, TEXT, SCHEMA, config=config).fields
+    assert list(fields) == encoded == told
+    for key in told:
+        np.testing.assert_array_equal(fields[key], every[key])
+    encoded.clear()
+    blank = Catalogue.of(items, TEXT, SCHEMA, config=config, blank=True).fields
+    assert list(blank) == told and not encoded
+    assert all(missing(values).all() and values.shape == every[key].shape for key, values in blank.items())
+
+
 def test_a_loaded_model_has_the_same_fields(trained, tmp_path):
     trained.save(tmp_path / "model.keras")
     loaded = tf.keras.models.load_model(tmp_path / "model.keras")
@@ -159,5 +182,5 @@ def test_new_items_bring_their_fields(trained):
     assert (GROUP[nearest] == [[1], [2]]).mean() > 0.7
     by_text = tf.math.l2_normalize(grown.items.content().text[N + 2])
     np.testing.assert_allclose(vectors[N + 2], by_text, atol=1e-6)
-    with pytest.raises(ModelError, match=r"found none named item\.brand, item\.image"):
+    with pytest.raises(ModelError, match=r"reads the item fields item\.brand, item\.image, but the"):
         trained.extend(Catalogue(ids, text), TEXT, histories(), lambda line: None)

@@ -16,20 +16,22 @@ from tfllmrec.models.item_weights import PrunedWeights, event_weights, score_his
 
 pytestmark = pytest.mark.tf
 N = 8
-VIEW, DISLIKE, PURCHASE = 2, 3, 4  # codes
+VIEW, DISLIKE, PURCHASE, SHOWN = 2, 3, 4, 5  # codes
 KIND = Field(
-    "kind", "event", "category", vocabulary=("view", "dislike", "purchase"),
-    weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0},
+    "kind", "event", "category", vocabulary=("view", "dislike", "purchase", "impression"),
+    weights={"view": 0.5, "dislike": -0.75, "purchase": 1.0, "impression": 0.0},
 )  # fmt: skip
 DEVICE = Field("device", "request", "category", vocabulary=("phone", "tv"))
-WEIGHTS = np.array([0.5, 0.5, 0.5, -0.75, 1.0], np.float32)  # by code; missing as view, unknown as the weakest choice
+WEIGHTS = np.array(
+    [0.5, 0.5, 0.5, -0.75, 1.0, 0.0], np.float32
+)  # by code; missing as view, unknown as the weakest choice
 NEIGHBOURS = PrunedWeights(np.stack([np.arange(N), (np.arange(N) + 1) % N], 1), np.tile([0.1, 0.4], (N, 1)))
 
 
-def hybrid(terms, fields=True, plain=False, context=None):
+def hybrid(terms, fields=True, plain=False, context=None, kinds=True):
     """``plain``: kinds are read, but all count the same."""
     text = np.random.default_rng(1).normal(size=(N, 8)).astype(np.float32)
-    settings = ItemWeightSettings(neighbours=2, decay=0.5, context=context)
+    settings = ItemWeightSettings(neighbours=2, decay=0.5, context=context, kinds=kinds)
     config = ModelConfig(embedding_dim=16, blocks=1, heads=2, dropout=0.1, history_length=6, terms=terms, fields=fields)
     kind = Field(KIND.name, KIND.owner, KIND.kind, KIND.vocabulary) if plain else KIND
     ids = np.arange(N).astype(str).astype(object)
@@ -63,7 +65,27 @@ def test_behaviour_counts_each_event_by_its_kind_as_the_oracle_does():
         assert pairs.shape[0] == 5
 
 
-@pytest.mark.parametrize("off", [{"fields": False}, {"plain": True}])
+def test_without_other_fields_kinds_count_as_well():
+    model = hybrid(["meaning", "behaviour"], fields=False)
+    model.set_item_weights(NEIGHBOURS)
+    assert model.reads == (RATING_KEY, "event.kind") and model.event_fusion is None
+    expected = score_history(ASKED.history, NEIGHBOURS, 0.5, ASKED.weights)
+    np.testing.assert_allclose(model.score_terms(ASKED)[1], expected, atol=1e-6)
+
+
+def test_events_that_do_not_count_are_no_steps():
+    shown = queries([[0, 3, 5, 6], [0, 3]], [[VIEW, VIEW, SHOWN, SHOWN], [VIEW, VIEW]])
+    model = hybrid(["meaning", "behaviour"])
+    model.set_item_weights(NEIGHBOURS)
+    found = model.score_terms(shown)[1]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    np.testing.assert_allclose(found, score_history(shown.history, NEIGHBOURS, 0.5, shown.weights), atol=1e-6)
+    told = model.explain(shown, np.array([[4, 1], [4, 1]]))
+    np.testing.assert_allclose(told["behaviour"][0], told["behaviour"][1], atol=1e-6)
+    assert told["because"].tolist() == [[1, 0], [1, 0]]  # places in the whole history
+
+
+@pytest.mark.parametrize("off", [{"kinds": False}, {"plain": True}])
 def test_switched_off_all_kinds_count_the_same(off):
     model = hybrid(["meaning", "behaviour"], **off)
     model.set_item_weights(NEIGHBOURS)
@@ -79,7 +101,7 @@ def test_events_that_share_the_context_of_the_request_count_more_as_the_oracle_s
     asked = replace(ASKED, fields=fields)
     model = hybrid(["meaning", "behaviour"], context={"device": 0.7})
     model.set_item_weights(NEIGHBOURS)
-    weights = event_weights(asked, {"device": 0.7})
+    weights = event_weights(asked, ItemWeightSettings(context={"device": 0.7}))
     more = np.float32(np.exp(0.7))
     assert weights[0].tolist() == pytest.approx([0.5 * more, 0.5])  # phone and tv, asked on a phone
     assert weights[3].tolist() == ASKED.weights[3].tolist()  # of a request without a device
@@ -87,7 +109,7 @@ def test_events_that_share_the_context_of_the_request_count_more_as_the_oracle_s
     np.testing.assert_allclose(
         model.score_terms(asked)[1], score_history(asked.history, NEIGHBOURS, 0.5, weights), atol=1e-6
     )
-    with pytest.raises(ModelError, match="context: expected fields of requests that the model reads, found shop"):
+    with pytest.raises(ModelError, match="context: expected request fields that the model reads; found shop"):
         hybrid(["meaning", "behaviour"], context={"shop": 1.0})
     with pytest.raises(ModelError, match="found device"):
         hybrid(["meaning", "behaviour"], fields=False, context={"device": 1.0})

@@ -1,5 +1,6 @@
 """Explicit normal equations, a row at a time, are the oracle."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,10 @@ def test_a_query_solves_the_normal_equations_of_its_history(dim, decay):
     assert [list(row) for row in queries.history] == histories  # in their order still
     assert scores.dtype == np.float32 and not scores[1].any()
     for history, row in zip(histories, scores, strict=True):
-        weights = {}
+        weights, uses = {}, Counter()
         for steps_back, item in enumerate(reversed(history)):
-            weights[item] = weights.get(item, 0.0) + decay**steps_back
+            uses[item] += 1
+            weights[item] = weights.get(item, 0.0) + decay**steps_back * np.log2(1 + 1 / uses[item])
         expected = model.items @ slow_vector(model.items.astype(float), weights, weights.values(), 0.2, 0.01)
         np.testing.assert_allclose(row, expected, atol=2e-4)
 

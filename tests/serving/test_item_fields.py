@@ -8,6 +8,8 @@ import pytest
 from conftest import CHAIN, COLD, chain_items, fit_and_tell, run_and_told
 
 from tfllmrec.config import ItemWeightSettings
+from tfllmrec.data.schema import Field
+from tfllmrec.errors import ModelError
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.export import export
 from tfllmrec.serving.saved_model import SavedModel
@@ -70,6 +72,17 @@ def test_a_cold_item_is_found_by_its_vector(run):
         assert f"i{item}" in set(model.recommend(histories=histories, k=8)["item_id"])
 
 
+def test_a_loaded_model_has_the_values_of_its_weights(run, monkeypatch):
+    run, encode = Run.open(run[0].folder), Field.encode
+    encoded = run.split.schema["item.look"].encode(run.dataset.items["look"])
+    monkeypatch.setattr(Field, "encode", lambda field, cells: None if field.owner == "item" else encode(field, cells))
+    loaded = run.load_model().items.fields[0]
+    np.testing.assert_allclose(loaded.mean, encoded.mean(axis=0), atol=1e-6)
+    centred = encoded - encoded.mean(axis=0)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(loaded.values, expected, atol=1e-5)
+
+
 def test_the_export_has_the_items_of_the_run_and_the_new_ones(run, served):
     assert served.manifest["new_items"] == {
         "file": "new.jsonl", "added": 1, "replaced": 1, "unchanged": 0, "dropped": 1,
@@ -81,6 +94,15 @@ def test_the_export_has_the_items_of_the_run_and_the_new_ones(run, served):
     ranks = [frame[~frame["item_id"].isin(["new", "i3"])]["item_id"].tolist() for frame in (one, own)]
     assert ranks[0] == ranks[1]  # of what did not change
     assert "new" in set(one[one["query"] == 0]["item_id"][:8])
+
+
+def test_fields_that_validation_left_out_add_no_items(run, monkeypatch, tmp_path):
+    model = run[0].load_model()
+    model.items.reads.assign(0.0)
+    monkeypatch.setattr(Run, "load_model", lambda self: model)
+    (tmp_path / "new.jsonl").write_text(json.dumps({"item": "new", "look": look(9.5).tolist()}))
+    with pytest.raises(ModelError, match="without texts and fields of items"):
+        export(run[0].folder, tmp_path / "shop", tmp_path / "new.jsonl", tell=lambda line: None)
 
 
 def test_a_run_of_an_earlier_version_reads_no_fields_of_items(chain_run, tmp_path):

@@ -203,7 +203,7 @@ def shop(chain_config, monkeypatch, tmp_path):
 def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     (tmp_path / "new.csv").write_text("article_id,nom,description,size\n2.0,,abba,9\n1.0,a,,\n3.0,<b>cc</b>,,\n")
     encoder = Letters()
-    grown = read_new_items(shop, tmp_path / "new.csv", encoder, lambda line: None)
+    grown = read_new_items(shop, tmp_path / "new.csv", encoder, [], lambda line: None)
     assert grown.items.to_dict("list") == {
         "item_id": ["1", "2", "3"], "title": ["a", "b", "cc"], "description": ["c", "abba", ""],
         "colour": ["red", "", ""],
@@ -213,7 +213,7 @@ def test_what_a_file_leaves_empty_stays(shop, tmp_path):
     assert grown.text.tolist() == [[1, 0, 0, 0], [2, 3, 0, 0], [0, 0, 2, 0]]
     assert grown.counts == Counts("new.csv", added=1, replaced=1, unchanged=1, dropped=0)
     (tmp_path / "more.csv").write_text("item_id,nom\n3,cc\n")
-    grown = read_new_items(shop, tmp_path / "more.csv", encoder, lambda line: None)
+    grown = read_new_items(shop, tmp_path / "more.csv", encoder, [], lambda line: None)
     assert grown.items.item_id.tolist() == ["1", "2", "3"]
     assert grown.counts == Counts("more.csv", added=1, replaced=0, unchanged=0, dropped=0)
     assert shop.split.items.description.tolist() == ["c", "d"]  # the run's own table stays as it is
@@ -236,13 +236,12 @@ def test_new_items_bring_their_fields_and_need_no_text_then(shop, tmp_path):
         )
     )
     encoder = Letters()
-    grown = read_new_items(shop, tmp_path / "new.jsonl", encoder, lambda line: None)
+    grown = read_new_items(shop, tmp_path / "new.jsonl", encoder, [LOOK], lambda line: None)
     assert grown.items.item_id.tolist() == ["1", "2", "3", "5"]
     assert grown.items.look.tolist() == ["0.5, 0.5", "", "1.5, 2.5", ""]
     assert grown.counts == Counts("new.jsonl", added=2, replaced=1, unchanged=0, dropped=1)
     assert encoder.asked == ["d"] and not grown.text[2].any()
-    shop.config.model.item_fields = "none"
-    unread = read_new_items(shop, tmp_path / "new.jsonl", encoder, lambda line: None)
+    unread = read_new_items(shop, tmp_path / "new.jsonl", encoder, [], lambda line: None)
     assert unread.counts == Counts("new.jsonl", added=1, replaced=0, unchanged=1, dropped=2)
 
 
@@ -250,7 +249,7 @@ def test_a_run_without_text_takes_new_items_by_their_fields(shop, tmp_path):
     items = pd.DataFrame({"item_id": ["1", "2"], "look": ["0.1, 0.2", ""]}, dtype="str")
     shop.split, shop.text = SimpleNamespace(items=items, schema=Schema((LOOK,))), np.zeros((2, 1), np.float32)
     (tmp_path / "new.jsonl").write_text(lines([{"item_id": 3, "look": [1.5, 2.5]}, {"item_id": 4, "title": "d"}]))
-    grown = read_new_items(shop, tmp_path / "new.jsonl", None, lambda line: None)
+    grown = read_new_items(shop, tmp_path / "new.jsonl", None, [LOOK], lambda line: None)
     assert grown.counts == Counts("new.jsonl", added=1, replaced=0, unchanged=0, dropped=1)
     assert grown.items.item_id.tolist() == ["1", "2", "3"] and grown.text.shape == (3, 1)
 
@@ -272,12 +271,12 @@ def test_bad_files_are_refused(shop, tmp_path, name, text, said):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
-        read_new_items(shop, tmp_path / name, Letters(), lambda line: None)
+        read_new_items(shop, tmp_path / name, Letters(), [], lambda line: None)
 
 
 def test_a_bad_row_is_counted_and_the_others_are_taken(shop, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,nom\n3,c\n,a\n4,d\n")
-    counts = read_new_items(shop, tmp_path / "new.csv", Letters(), lambda line: None).counts
+    counts = read_new_items(shop, tmp_path / "new.csv", Letters(), [], lambda line: None).counts
     assert counts == Counts("new.csv", added=2, replaced=0, unchanged=0, dropped=1)
 
 
@@ -290,7 +289,7 @@ def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
 
 def test_without_text_nothing_is_known_of_new_items(bare_run, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,title\nnew,a\n")
-    with pytest.raises(ModelError, match="was trained without text and fields"):
+    with pytest.raises(ModelError, match="was trained without texts and fields"):
         export(bare_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
     assert not (tmp_path / "made").exists()
 

@@ -436,7 +436,7 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
     defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
     of_search = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
     assert defaults == {
-        "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip"},
+        "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip", "label_weights"},
         "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
         **{name: {"event_fields", "context"} for name in ("explain", "rank", "score")},

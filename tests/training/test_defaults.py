@@ -267,5 +267,8 @@ def test_events_of_the_same_context_count_more_where_that_helps():
     assert value(data, chosen) > value(data, settings) + 0.1
     none, (line,) = defaults.choose_context(habits(False), settings, told.append)
     assert none.context == {} and "does not help" in line
+    config = ExperimentConfig(item_weights=settings.model_copy(update={"context": {"shop": 1.0}}))
+    with pytest.raises(ConfigError, match=r"context: expected categories of requests \(.*weekday.*\), found 'shop'"):
+        defaults.check_context(data.split.schema, config)
     given = settings.model_copy(update={"context": {}})
     assert defaults.choose_context(data, given, told.append) == (given, [])

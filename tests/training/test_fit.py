@@ -403,13 +403,14 @@ def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, readin
     model = SimpleNamespace(items=SimpleNamespace(fields=told, reads=tf.Variable(1.0)))
 
     def measure(model, ks):
-        return SimpleNamespace(metrics={"ndcg@10": reading if float(model.items.reads) else 0.5})
+        value = reading if float(model.items.reads) else 0.5
+        return SimpleNamespace(value=value, metrics={"ndcg@10": 1 - value})  # which says the opposite
 
-    monkeypatch.setattr(fit, "selection_value", lambda result: result.metrics["ndcg@10"])
+    monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
     said = fit.choose_item_field_use(model, SimpleNamespace(measure=measure))
     assert float(model.items.reads) == reads
     verdict = "are read" if reads else "are not read"
-    figures = f"ndcg@10 {reading:.4f} with them, 0.5000 without them"
+    figures = f"selection value {reading:.4f} with them, 0.5000 without them"
     assert said == f"fields of items (item.brand, item.image) {verdict}: {figures}, on validation"
 
 

@@ -18,8 +18,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Items that came after training, added by their text and fields; of known ids these are replaced. "
-            "In any format that a catalogue is read in.",
+            help="File of items added after training, with their text and fields. For known items, the new values "
+            "replace the old ones. In any format that a catalogue is read in.",
         ),
     ] = None,
     index: Annotated[

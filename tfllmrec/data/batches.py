@@ -41,7 +41,7 @@ class Sequences:
     def from_split(cls, split: Split, gate_holdout: float, seed: int) -> Sequences:
         """The training histories of a split, with the last events of a share of users held out."""
         queries = split.train_queries()
-        held_out = hold_out(queries.history, gate_holdout, seed)
+        held_out = hold_out(queries.history, gate_holdout, seed, queries.weights)
         requests = [field.name for field in split.schema.of("request")]
         fields = {key: values for key, values in queries.fields.items() if not key.startswith("request.")}
         return cls(queries.history, held_out, split.dataset.n_items, fields, requests, queries.weights)
@@ -66,21 +66,30 @@ class Sequences:
         kept = np.ones(len(self.items.values), bool) if held_out else ~self.held_out.values
         if self.weights is not None:
             kept &= self.weights.values > 0
-        return Ragged(self.items.values[kept], np.concatenate([[0], np.cumsum(kept)])[self.items.offsets])
+        return self.items.where(kept)
 
 
-def hold_out(items: Ragged, share: float, seed: int) -> Ragged:
-    """Marks the last events of a random share of users, bool: a tenth of each history, at least one event.
+def hold_out(items: Ragged, share: float, seed: int, weights: Ragged | None = None) -> Ragged:
+    """Marks the last events of a random share of users, bool: from a tenth of their choices on, at least one.
 
-    Users with fewer than two events are never chosen: their only event has nothing before it.
+    Users with fewer than two choices are never taken: their only one has nothing before it.
+
+    Args:
+      items: the histories. share: of the users. seed: of the draw.
+      weights: of the events, as in :class:`Sequences`; those above 0 are choices.
     """
     generator = np.random.default_rng(seed)
-    chosen = (generator.random(len(items)) < share) & (items.lengths >= 2)
-    if not chosen.any() and (items.lengths >= 2).any():
-        chosen[np.argmax(items.lengths)] = True
-    n_held = np.where(chosen, np.maximum(items.lengths // 10, 1), 0)
-    from_end = np.repeat(items.offsets[1:], items.lengths) - np.arange(len(items.values))
-    return Ragged(from_end <= np.repeat(n_held, items.lengths), items.offsets)
+    is_choice = np.ones(len(items.values), bool) if weights is None else weights.values > 0
+    up_to = np.concatenate([[0], np.cumsum(is_choice)])
+    n_choices = np.diff(up_to[items.offsets])
+    taken = (generator.random(len(items)) < share) & (n_choices >= 2)
+    if not taken.any() and (n_choices >= 2).any():
+        taken[np.argmax(n_choices)] = True
+    n_held = np.where(taken, np.maximum(n_choices // 10, 1), 0)
+    # An event's place among the choices from the end, 1 for the last one; those after the last choice have 0.
+    from_end = np.repeat(up_to[items.offsets[1:]], items.lengths) - up_to[1:] + is_choice
+    held = np.repeat(n_held, items.lengths)
+    return Ragged((held > 0) & (from_end <= held), items.offsets)
 
 
 def windows(lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:

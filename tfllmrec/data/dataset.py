@@ -148,7 +148,22 @@ class Dataset:
         Raises:
           ConfigError: :attr:`fields` do not fit the tables.
         """
-        return infer_schema(events.drop(columns=TEST_EVENT, errors="ignore"), self.items, users, self.fields)
+        events = events.drop(columns=TEST_EVENT, errors="ignore")
+        return infer_schema(events, self.items, users, self.fields, every_event=self.events)
+
+    @cached_property
+    def choices(self) -> np.ndarray:
+        """Which events are choices of the item, bool ``[E]``: all but rejections and impressions.
+
+        See :attr:`tfllmrec.data.schema.Field.weights`.
+        """
+        weighted = any(field.weights for field in self.fields.values())
+        if not weighted and not (self.events[EVENT_KIND] != "").any():
+            return np.ones(len(self.events), dtype=bool)
+        kind = self.schema_of(self.events, self.users).kind_of_event
+        if kind is None:
+            return np.ones(len(self.events), dtype=bool)
+        return kind.code_weights[kind.encode(self.events[kind.name])] > 0
 
     @cached_property
     def fingerprint(self) -> str:

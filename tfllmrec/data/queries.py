@@ -67,6 +67,10 @@ class Ragged:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(self.values[flat], offsets)
 
+    def where(self, mask: np.ndarray) -> Ragged:
+        """The values where ``mask`` bool ``[V]`` is true, in the same rows."""
+        return Ragged(self.values[mask], np.concatenate([[0], np.cumsum(mask)])[self.offsets])
+
     def last(self, length: int) -> Ragged:
         """The last ``length`` values of each row; a shorter row stays whole."""
         lengths = np.minimum(self.lengths, length)
@@ -149,12 +153,8 @@ class Queries:
 
     @cached_property
     def choices(self) -> Ragged:
-        """The history without what the user rejected, or what only happened to be shown: entries that count above 0."""
-        if self.weights is None:
-            return self.history
-        chosen = self.weights.values > 0
-        offsets = np.concatenate([[0], np.cumsum(chosen)])[self.history.offsets]
-        return Ragged(self.history.values[chosen], offsets)
+        """The events of the history with a weight above 0: without rejections and impressions."""
+        return self.history if self.weights is None else self.history.where(self.weights.values > 0)
 
     @property
     def ratings(self) -> Ragged:

@@ -38,7 +38,7 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import FieldConfig
-from tfllmrec.data.cleaning.event_kinds import is_known_kind, kind_weight
+from tfllmrec.data.cleaning.event_kinds import kind_weight
 from tfllmrec.data.cleaning.names import SEPARATOR, category_names
 from tfllmrec.data.cleaning.times import EARLY_S, times
 from tfllmrec.data.cleaning.values import numbers, strings
@@ -173,27 +173,13 @@ class Field:
     def code_weights(self) -> np.ndarray:
         """float32 ``[size]``: the weight of each code of a kind of event.
 
-        A missing kind counts as the most frequent one, as in requests that do not tell kinds, and an unknown one as the
-        weakest choice.
+        A missing kind counts as the most frequent kind that is a choice, because requests may leave kinds out; an
+        unknown kind counts as the weakest choice.
         """
         weights = self.weights or {}
         known = [weights.get(value, 1.0) for value in self.vocabulary]
         choices = [weight for weight in known if weight > 0] or [1.0]
-        return np.array([max([*known[:1], 0.0]) or choices[0], min(choices), *known], np.float32)
-
-    def weigh(self, kinds: pd.Series) -> np.ndarray:
-        """The weight of each event of the data, float32 ``[E]``.
-
-        As :attr:`code_weights`; a kind that training did not have counts by its name.
-        """
-        written = strings(kinds)
-        weights = self.code_weights[self._codes(written)]
-        unknown = (written != "") & ~written.isin(self.vocabulary)
-        named = [
-            kind_weight(name) if is_known_kind(name) else self.code_weights[UNKNOWN_CODE] for name in written[unknown]
-        ]
-        weights[unknown.to_numpy()] = named
-        return weights
+        return np.array([choices[0], min(choices), *known], np.float32)
 
     def encode(self, values: pd.Series | Sequence[str]) -> np.ndarray:
         """Encodes cells as the values that models read.
@@ -358,6 +344,7 @@ def infer_schema(
     items: pd.DataFrame,
     users: pd.DataFrame,
     asked: Mapping[str, FieldConfig] | None = None,
+    every_event: pd.DataFrame | None = None,
 ) -> Schema:
     """Recognises the fields of clean tables.
 
@@ -370,9 +357,11 @@ def infer_schema(
       events, items, users: as in :class:`~tfllmrec.data.dataset.Dataset`. Vocabularies and statistics are taken from
         these rows: give those of training.
       asked: ``data.fields``, by the name of a column.
+      every_event: all events, whose kinds are known, with or without training events.
 
     Raises:
-      ConfigError: ``asked`` names a column that is not there, or a kind that its values do not have.
+      ConfigError: ``asked`` names a column that is not there, or a kind that its values do not have; or it gives
+        weights to several columns, or to one of items or users.
     """
     asked = dict(asked or {})
     tables: dict[Owner, pd.DataFrame] = {"event": events, "user": users, "item": items}
@@ -397,14 +386,28 @@ def infer_schema(
                 f"data.fields.{name}.owner: expected a column of the events, found one of the {owner}s, whose owner is "
                 "known."
             )
-        if want.use and (found := _field(name, owner, tables[owner][name], want)):
+        if want.weights and owner != "event":
+            raise ConfigError(
+                f"data.fields.{name}.weights: expected a column of the events, found one of the {owner}s."
+            )
+        every = tables[owner][name] if every_event is None or owner != "event" else every_event[name]
+        if want.use and (found := _field(name, owner, tables[owner][name], want, every)):
             fields.append(found)
+    weighted = [field.name for field in fields if field.weights]
+    named = [name for name in weighted if name != EVENT_KIND]
+    if len(named) > 1:
+        raise ConfigError(f"data.fields: expected weights of one column, found those of {', '.join(named)}.")
+    if named and len(weighted) > 1:  # the column that is asked for replaces the one that is recognised
+        fields = [replace(field, weights=None) if field.name == EVENT_KIND else field for field in fields]
     order = {owner: place for place, owner in enumerate(get_args(Owner))}
     return Schema(tuple(sorted(fields, key=lambda field: (order[field.owner], field.name))))
 
 
-def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Field | None:
-    """The field of one column; ``None`` where it has no value: nothing would be known of how to encode it."""
+def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig, every: pd.Series) -> Field | None:
+    """The field of one column; ``None`` where it has no value: nothing would be known of how to encode it.
+
+    ``every`` has the values of held-out events, too: of kinds of events all are known.
+    """
     plain_floats = values.dtype.kind in "fi"
     texts = values.dropna() if plain_floats else strings(values)
     filled = texts if plain_floats else texts[texts != ""]
@@ -418,7 +421,7 @@ def _field(name: str, owner: Owner, values: pd.Series, want: FieldConfig) -> Fie
         raise ConfigError(f"data.fields.{name}.weights: expected a category, whose values are weighed, found a {kind}.")
     match kind:
         case "category":
-            field = _category(field, name, filled, want)
+            field = _category(field, name, filled, want, every)
         case "number":
             plain = numbers(filled)[0]
             plain = plain[np.isfinite(plain)]
@@ -499,7 +502,7 @@ def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
     return "text" if (texts.str.count(r"\s") + 1).mean() >= 2 else "id"
 
 
-def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig) -> Field:
+def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig, every: pd.Series) -> Field:
     texts = filled.astype("str") if filled.dtype.kind not in "fi" else strings(filled)
     if field.owner == "item" and name in NAME_COLUMNS:
         cells = [category_names(cell) for cell in texts]
@@ -507,10 +510,14 @@ def _category(field: Field, name: str, filled: pd.Series, want: FieldConfig) -> 
         return replace(field, width=width, vocabulary=_most_frequent(pd.Series([n for c in cells for n in c])))
     # Values that the settings name are known, whether these rows have them or not.
     named = [*([] if want.default is None else [want.default]), *(want.weights or {})]
+    if name == EVENT_KIND or want.weights:
+        kinds = strings(every)
+        named += _most_frequent(kinds[kinds != ""])
     field = replace(field, vocabulary=tuple(dict.fromkeys([*_most_frequent(texts), *named])))
     if name == EVENT_KIND or want.weights:
         weights = _event_weights(field.vocabulary, want.weights or {})
-        if max(weights.values(), default=0.0) > 0:  # else no event would be left to learn from
+        # Nothing would be left to learn from; or all events are alike.
+        if max(weights.values(), default=0.0) > 0 and (want.weights or len(set(weights.values())) > 1):
             field = replace(field, weights=weights)
     return replace(field, dropped=max(texts.nunique() - MAX_VOCABULARY, 0))
 

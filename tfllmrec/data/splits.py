@@ -66,13 +66,13 @@ class Split:
         many held-out events are not asked for, because they are rejections or impressions."""
         return [*self._tag_use[1], *self._not_asked_for]
 
-    @property
+    @cached_property
     def _not_asked_for(self) -> list[Finding]:
         kind, parts = self.schema.kind_of_event, [self.validation_events, self.test_events]
         events = pd.concat([part for part in parts if part is not None] or [self.train[:0]])
         if kind is None or events.empty:
             return []
-        left_out = kind.weigh(events[kind.name]) <= 0
+        left_out = kind.code_weights[kind.encode(events[kind.name])] <= 0
         if not left_out.any():
             return []
         first = events.iloc[int(left_out.argmax())]
@@ -80,7 +80,7 @@ class Split:
             self.dataset.users[USER].iloc[first[USER_INDEX]],
             self.dataset.items[ITEM].iloc[first[ITEM_INDEX]],
         )
-        what = "held-out events that are no choice, so that no query asks for them"
+        what = "held-out events with a weight of 0 or less (rejections, impressions): not used as targets"
         return [
             Finding("events", what, int(left_out.sum()), "kept", f"user {user!r}, item {item!r}, {first[kind.name]!r}")
         ]
@@ -127,8 +127,9 @@ class Split:
     def train_counts(self) -> np.ndarray:
         """int64 ``[N]``: training events of each item, without rejections and impressions."""
         items = self.train[ITEM_INDEX].to_numpy()
-        if (kind := self.schema.kind_of_event) is not None:
-            items = items[kind.weigh(self.train[kind.name]) > 0]
+        weights = _event_weights(self.schema, self.encoded)
+        if weights is not None:
+            items = items[weights[_rows(self.dataset, self.train)] > 0]
         return np.bincount(items, minlength=self.dataset.n_items).astype(np.int64)
 
     def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
@@ -235,18 +236,20 @@ class Split:
         )
 
     def _check_next(self, queries: Queries, left_out: int) -> None:
-        """History and then target must be the user's events, all but the last ``left_out``."""
+        """History and then target must be the user's first events, and all but ``left_out`` of the user's choices."""
         events = self.dataset.events
         users = pd.Index(self.dataset.users[USER]).get_indexer(pd.Index(queries.user_ids))
-        counts = np.bincount(events[USER_INDEX], minlength=self.dataset.n_users)
-        own = ragged_column(events, ITEM_INDEX, users)
+        own, chosen = ragged_column(events, ITEM_INDEX, users), _by_user(events, self.dataset.choices, users)
         told = np.concatenate([queries.history.values, queries.targets.values])
         row = np.concatenate([queries.history.row_of_value, queries.targets.row_of_value])
         told = told[np.argsort(row, kind="stable")]
-        from_end = np.repeat(own.offsets[1:], own.lengths) - np.arange(len(own.values))
         lengths = queries.history.lengths + queries.targets.lengths
-        if not np.array_equal(lengths, counts[users] - left_out) or not np.array_equal(
-            told, own.values[from_end > left_out]
+        place = np.arange(len(own.values)) - np.repeat(own.offsets[:-1], own.lengths)
+        first = place < np.repeat(lengths, own.lengths)
+        later = chosen.where(~first)
+        if (
+            not np.array_equal(told, own.values[first])
+            or (np.bincount(later.row_of_value, later.values, len(users)) != left_out).any()
         ):
             raise DataError(self._leak("a target is not the event that comes next after its history"))
 
@@ -278,8 +281,9 @@ class Split:
 def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema | None = None) -> Split:
     """Divides ``dataset`` and checks that nothing leaks.
 
-    Where kinds of events have weights, held-out events that count 0 or less, such as dislikes, are not asked for; a
-    user whose held-out events are all of this kind has no query. :attr:`Split.findings` says how many these are.
+    Where kinds of events have weights, events with a weight of 0 or less, such as dislikes and impressions, are no
+    targets. A user's last events are then the last ones with a weight above 0, and what came after a target is in no
+    history before it. :attr:`Split.findings` says how many held-out events are not used as targets.
 
     - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
       events are for training only. Histories: what the user did before the target.
@@ -341,14 +345,12 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     users_of_train = dataset.users.iloc[np.unique(train[USER_INDEX])]
     schema = schema or dataset.schema_of(train, users_of_train)
     encoded, asked = _encoded(dataset, schema), []
-    count_as = schema.kind_of_event
-    chosen = np.ones(len(events), bool) if count_as is None else count_as.weigh(events[count_as.name]) > 0
     for held_out, history in zip((_VALIDATION, _TEST), known, strict=True):
-        users = np.unique(events[USER_INDEX][(part == held_out) & chosen])
+        is_target = (part == held_out) & dataset.choices
+        users = np.unique(events[USER_INDEX][is_target])
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
-        targets_of_part = events[(part == held_out) & chosen]
-        asked.append(_queries(dataset, schema, encoded, events[history], targets_of_part, users))
+        asked.append(_queries(dataset, schema, encoded, events[history], events[is_target], users))
     targets = events[part == _VALIDATION], events[part == _TEST]
     split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
@@ -388,7 +390,7 @@ def _leave_random_out(dataset: Dataset, config: SplitConfig, rng: np.random.Gene
 
 def _last_two(dataset: Dataset, from_end: np.ndarray) -> np.ndarray:
     part = np.full(len(from_end), _TRAIN)
-    enough = _events_of_user(dataset) >= 3
+    enough = _choices_of_user(dataset) >= 3
     part[enough & (from_end == 0)] = _TEST
     part[enough & (from_end == 1)] = _VALIDATION
     return part
@@ -415,14 +417,14 @@ def _cold_items(dataset: Dataset, config: SplitConfig, rng: np.random.Generator)
 
 def _cold_users(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
     users = dataset.events[USER_INDEX].to_numpy()
-    of_user = _held_out(np.unique(users[_events_of_user(dataset) >= 2]), dataset.n_users, config, rng)
+    of_user = _held_out(np.unique(users[_choices_of_user(dataset) >= 2]), dataset.n_users, config, rng)
     from_end = _from_end(dataset) if dataset.ordered else _shuffled(dataset, rng)
     part = of_user[users]
     return np.where((part != _TRAIN) & (from_end > 0), _HISTORY, part)
 
 
 def _random(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
-    counts = np.bincount(dataset.events[USER_INDEX], minlength=dataset.n_users)
+    counts = np.bincount(dataset.events[USER_INDEX][dataset.choices], minlength=dataset.n_users)
     share = config.validation_share + config.test_share
     held_out = np.minimum(_rounded(counts, share, rng), np.maximum(counts - 1, 0))
     tested = _rounded(held_out, config.test_share / share, rng)
@@ -490,24 +492,26 @@ def _tag_finding(tags: pd.DataFrame, mask: np.ndarray, what: str, action: Action
     return [Finding("tags", what, int(mask.sum()), action, f"user {user!r}, item {item!r}, tag {tag!r}")]
 
 
-def _events_of_user(dataset: Dataset) -> np.ndarray:
-    """int64 ``[E]``: how many events the event's user has."""
+def _choices_of_user(dataset: Dataset) -> np.ndarray:
+    """int64 ``[E]``: how many choices the event's user has made."""
     users = dataset.events[USER_INDEX].to_numpy()
-    return np.bincount(users, minlength=dataset.n_users)[users]
+    return np.bincount(users[dataset.choices], minlength=dataset.n_users)[users]
 
 
 def _from_end(dataset: Dataset) -> np.ndarray:
-    """int64 ``[E]``: 0 for the last event of a user, 1 for the one before."""
+    """int64 ``[E]``: how many choices the user made afterwards: 0 for the last one, 1 for the one before."""
     users = dataset.events[USER_INDEX].to_numpy()
     ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
-    return ends[users] - 1 - np.arange(len(users))
+    up_to = np.concatenate([[0], np.cumsum(dataset.choices)])
+    return up_to[ends[users]] - up_to[1:]
 
 
 def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events."""
+    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events, in which choices come last."""
     users = dataset.events[USER_INDEX].to_numpy()
+    ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
     out = np.empty(len(users), dtype=np.int64)
-    out[np.lexsort((rng.random(len(users)), users))] = _from_end(dataset)
+    out[np.lexsort((rng.random(len(users)), dataset.choices, users))] = ends[users] - 1 - np.arange(len(users))
     return out
 
 
@@ -531,6 +535,12 @@ def _encoded(dataset: Dataset, schema: Schema) -> dict[str, np.ndarray]:
     """
     of_events = {field.key: field.encode(dataset.events[field.name]) for field in schema.of_history()}
     return of_events | {field.key: field.encode(dataset.users[field.name]) for field in schema.of("user")}
+
+
+def _event_weights(schema: Schema, encoded: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """How much each event of the data set counts by its kind, float32 ``[E]``; ``None``: all count the same."""
+    kind = schema.kind_of_event
+    return None if kind is None else kind.code_weights[encoded[kind.key]]
 
 
 def _separating(schema: Schema) -> list[Field]:
@@ -594,14 +604,14 @@ def _queries(
         fields[field.key] = empty if targets is None else known[first]
     for field in schema.of("user"):
         fields[field.key] = encoded[field.key][of_query]
-    weights = None if schema.kind_of_event is None else schema.kind_of_event.weigh(history[schema.kind_of_event.name])
+    weights = _event_weights(schema, encoded)
     return Queries(
         user_ids=dataset.users[USER].to_numpy(dtype=object)[of_query],
         history=items,
         exclude=Ragged(items.values[:0], np.zeros_like(items.offsets)) if dataset.repeats else items,
         targets=asked,
         fields=fields,
-        weights=None if weights is None else _by_user(history, weights, of_query),
+        weights=None if weights is None else _by_user(history, weights[of_history], of_query),
     )
 
 

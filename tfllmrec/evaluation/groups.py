@@ -1,4 +1,4 @@
-"""The figures of a result for groups of queries, such as those of each scene or of users of one age."""
+"""The figures of a result for groups of queries, such as those of each scene or of users of one gender."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfllmrec.data.queries import Queries
-from tfllmrec.data.schema import Field
+from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.evaluation.protocol import Result
 
 MIN_QUERIES = 20
@@ -18,16 +18,12 @@ MIN_QUERIES = 20
 def groups_of(queries: Queries, field: Field) -> dict[str, np.ndarray]:
     """The queries that have each value of a category of the request or its user: bool ``[B]``, the largest group first.
 
-    Values that training did not have are together under ``""``, with missing ones. Where a cell holds several names, a
-    query is in the group of each.
+    Values that training did not have are together under ``""``, with missing ones.
     """
     codes = np.asarray(queries.fields[field.key])
-    has = {
-        value: (codes == code).reshape(len(codes), -1).any(axis=1)
-        for code, value in enumerate(field.vocabulary, start=2)
-    }
-    has[""] = ~np.any(list(has.values()), axis=0) if has else np.ones(len(codes), bool)
-    return dict(sorted(((value, rows) for value, rows in has.items() if rows.any()), key=lambda one: -one[1].sum()))
+    codes = np.where(codes == UNKNOWN_CODE, MISSING_CODE, codes)
+    found, counts = np.unique(codes, return_counts=True)
+    return {field.words(found[[at]])[0]: codes == found[at] for at in np.argsort(-counts, kind="stable")}
 
 
 def figures_of_groups(

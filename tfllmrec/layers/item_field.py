@@ -19,8 +19,8 @@ class ItemField(tf.keras.layers.Layer):
     """The values of one field for all items, which are not trained, and a :class:`FieldEncoder` that is.
 
     Values of the kind *vector* are stored without their mean and at length 1, as text vectors are
-    (:func:`tfllmrec.text.centring.centred_unit`). The mean is that of the first catalogue, and new items are read
-    without the same mean.
+    (:func:`tfllmrec.text.centring.centred_unit`). The mean of the first catalogue is also subtracted from the vectors
+    of new items.
 
     Args:
       field: with the vocabulary and statistics of training.

@@ -13,7 +13,7 @@ from tfllmrec.data.schema import Field
 from tfllmrec.layers.item_field import ItemField
 from tfllmrec.layers.seeded_dropout import SeededDropout
 
-#: Share of items whose fields a training step hides. New items may lack them, and ``reads`` may switch them off.
+#: Share of the items with text whose fields a training step hides: new items may lack them, and ``reads`` may be 0.
 HIDDEN_FIELDS = 0.1
 
 
@@ -37,8 +37,8 @@ class ItemFusion(tf.keras.layers.Layer):
       ``c > 0``: a tail item leans on its content, and a cold item *is* its content.
 
     ``s_m`` and ``k_m`` start at 0, so training starts from ``W t_i + g(n_i) v_i``. It hides the ids of a share of the
-    items (rows, not entries) in each step, and the fields of :data:`HIDDEN_FIELDS` of them, so that the text has to
-    carry the item alone. The scalar ``reads`` is chosen on validation and not trained; at 0, fields are not read.
+    items (rows, not entries) in each step, and the fields of :data:`HIDDEN_FIELDS` of those with text, so that the text
+    has to carry the item alone. The scalar ``reads`` is chosen on validation and not trained; at 0, no field is read.
 
     Args:
       text: float32 ``[N, Dt]``, from :func:`tfllmrec.text.centring.centred_unit`; a row of zeros is an item without
@@ -91,6 +91,11 @@ class ItemFusion(tf.keras.layers.Layer):
             self.reads = self.add_weight("reads", (), initializer="ones", **frozen)
             self.hide_fields = SeededDropout(HIDDEN_FIELDS, seed + 1, noise_shape=(None, 1), name="hide_fields")
 
+    @property
+    def fields_read(self) -> list[Field]:
+        """The fields that the vectors are made of; none where ``reads`` is 0."""
+        return [each.field for each in self.fields] if self.fields and float(self.reads) > 0 else []
+
     def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> Content:
         """The part of the vectors that does not depend on ids.
 
@@ -137,7 +142,8 @@ class ItemFusion(tf.keras.layers.Layer):
         result = content.every
         if self.fields:
             shown = self.hide_fields(tf.ones_like(result[:, :1]), training=training) > 0
-            result = tf.where(shown, result, content.text)
+            without_text = tf.reduce_all(content.text == 0, axis=1, keepdims=True)  # such an item would be all zeros
+            result = tf.where(shown | without_text, result, content.text)
         if self.use_ids:
             fade = counts / (counts + tf.nn.softplus(tf.cast(self.id_half_count, counts.dtype)))
             # Without a gather where all rows are read: its gradient would be sparse, and slower in the optimizer.

@@ -77,6 +77,8 @@ class NeighbourScores(tf.keras.layers.Layer):
 
     def pairs(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """What :meth:`call` sums up: items int32 and values float32, ``[B, S]``; padding has values of 0."""
+        if weights is not None:
+            history, weights = self._counted(history, weights)
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
         strength = self._strength(history)
@@ -101,10 +103,18 @@ class NeighbourScores(tf.keras.layers.Layer):
             return tf.transpose(tf.map_fn(of_item, items, fn_output_signature=tf.float32)[:-1])
 
         weights = tf.map_fn(of_row, (history, items), fn_output_signature=tf.float32)
-        strength = self._strength(history)
+        counted = history if event_weights is None else tf.where(event_weights == 0, self.n_items, history)
+        strength = self._strength(counted)
         if event_weights is not None:
             strength *= event_weights
         return weights * strength[..., tf.newaxis]
+
+    def _counted(self, history: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Histories and weights without the events of weight 0, left-aligned."""
+        absent = (weights == 0) | (history >= self.n_items)
+        order = tf.argsort(tf.cast(absent, tf.int32), axis=1, stable=True)
+        history = tf.where(absent, self.n_items, history)
+        return tf.gather(history, order, batch_dims=1), tf.gather(weights, order, batch_dims=1)
 
     def _strength(self, history: tf.Tensor) -> tf.Tensor:
         """The weight of each event, 0 for padding and beyond reach: float32 ``[B, L]``."""

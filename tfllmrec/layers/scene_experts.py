@@ -33,7 +33,7 @@ class SceneExperts(tf.keras.layers.Layer):
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.widen = tf.keras.layers.Dense(experts * dim, "gelu", kernel_initializer=glorot(seed), name="widen")
         self.narrow = self.add_weight(name="narrow", shape=(experts, dim, dim), initializer="zeros")
-        self.gate_map = self.add_weight(name="gate_map", shape=(dim, scenes * experts), initializer=glorot(seed + 1))
+        self.gate_map = self.add_weight(name="gate_map", shape=(scenes, dim, experts), initializer=glorot(seed + 1))
         # As embeddings, not as zeros: with equal gates all scenes would get the same gradient.
         normal = tf.keras.initializers.RandomNormal(stddev=1.0, seed=seed + 2)
         self.gate_bias = self.add_weight(name="gate_bias", shape=(scenes, experts), initializer=normal)
@@ -49,11 +49,9 @@ class SceneExperts(tf.keras.layers.Layer):
         shown = self.hide(tf.ones((batch, length)), training=training) > 0
         scene = tf.where(shown, scene, 0)  # [B, L]
         normed = self.norm(query)
-        logits = tf.tensordot(normed, tf.cast(self.gate_map, normed.dtype), 1)
-        logits = tf.reshape(logits, (batch, length, self.n_scenes, self.n_experts))
-        logits = tf.cast(tf.gather(logits, scene, batch_dims=2), tf.float32) + tf.cast(
-            tf.gather(self.gate_bias, scene), tf.float32
-        )
+        gate_maps = tf.cast(tf.gather(self.gate_map, scene), normed.dtype)  # [B, L, D, K]
+        logits = tf.matmul(normed[:, :, tf.newaxis], gate_maps)[:, :, 0]
+        logits = tf.cast(logits, tf.float32) + tf.cast(tf.gather(self.gate_bias, scene), tf.float32)
         gates = tf.cast(tf.nn.softmax(logits), normed.dtype)  # [B, L, K]
         hidden = tf.reshape(self.widen(normed), (batch, length, self.n_experts, self.dim)) * gates[..., tf.newaxis]
         hidden = tf.reshape(hidden, (batch, length, self.n_experts * self.dim))

@@ -1,4 +1,4 @@
-"""The focal loss: cross-entropy that looks away from what is predicted well already."""
+"""The focal loss: cross-entropy that gives less weight to examples that are predicted well already."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FocalCrossentropy(tf.keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Targets int ``[B]`` and logits float32 ``[B, M]`` -> float32 ``[B]``."""
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y_true, tf.int32), y_pred)
-        # 1 - p, which has no gradient worth having where p is 1: a root of 0 has an infinite one.
+        # Bounded below: for gamma < 1 the gradient of (1 - p)^gamma is infinite at p = 1.
         missing = tf.maximum(-tf.math.expm1(-losses), 1e-7)
         return missing**self.gamma * losses
 

@@ -99,7 +99,9 @@ class SegmentPopularity(Baseline):
                 of_events = known.fields[f"event.{each.name}"]
                 assert isinstance(of_events, Ragged)
                 values = _segments(each, of_events.values)
-            at = values, known.history.values
+            chosen = slice(None) if known.weights is None else known.weights.values > 0
+            values = values[chosen]
+            at = values, known.choices.values
             shape = (int(values.max(initial=0)) + 1, data.n_items)
             self.by_value.append(sparse.coo_array((np.ones(len(values), np.float32), at), shape=shape).tocsr())
         return self

@@ -28,7 +28,7 @@ from tfllmrec.columns import ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
-from tfllmrec.data.schema import RATING_KEY, UNKNOWN_CODE, Schema
+from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
@@ -74,10 +74,25 @@ class Catalogue:
 
     @classmethod
     def of(
-        cls, items: pd.DataFrame, text: np.ndarray, schema: Schema, text_widths: Sequence[int] | None = None
+        cls,
+        items: pd.DataFrame,
+        text: np.ndarray,
+        schema: Schema,
+        text_widths: Sequence[int] | None = None,
+        config: ModelConfig | None = None,
+        blank: bool = False,
     ) -> Self:
-        """The catalogue of an items table, with all fields of items in ``schema`` that have an encoder."""
-        encoded = {each.key: each.encode(items[each.name]) for each in schema.of("item") if each.has_encoder}
+        """The catalogue of an items table, with the fields of items in ``schema`` that have an encoder.
+
+        Args:
+          items: the table; ``text``, ``text_widths``: see above.
+          schema: of the data.
+          config: of the model; the fields that it does not read are left out. By default all are encoded.
+          blank: leaves all values missing, which takes less time, for a model whose weights are loaded next.
+        """
+        fields = [each for each in schema.of("item") if each.has_encoder]
+        fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
+        encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
         return cls(items[ITEM].to_numpy(object), text, text_widths, encoded)
 
     def __post_init__(self) -> None:
@@ -181,7 +196,11 @@ class Hybrid(MeasuredModel):
         self.use_behaviour = "behaviour" in config.terms
         self.repeats = repeats
         encoded = Schema(tuple(each for each in schema or () if each.has_encoder and each.key != RATING_KEY))
-        of_queries = encoded.of("event", "request", "user") if config.fields and "meaning" in config.terms else []
+        reads_fields = config.fields and "meaning" in config.terms
+        kind = encoded.kind_of_event if self.use_behaviour and item_weights.kinds else None
+        of_queries = encoded.of("event", "request", "user") if reads_fields else [kind] if kind else []
+        #: The field by which events count in the behaviour term; ``None``: all count the same.
+        self.kind = kind
         of_items = [each for each in encoded.of("item") if config.reads_item_field(each.kind)]
         of_items = [each for each in of_items if each.key in catalogue.fields]
         self.schema = Schema((*of_queries, *of_items))
@@ -189,8 +208,8 @@ class Hybrid(MeasuredModel):
         lacking = [name for name in item_weights.context or {} if f"request.{name}" not in self.reads]
         if lacking:
             raise ModelError(
-                f"item_weights.context: expected fields of requests that the model reads, found {', '.join(lacking)}. "
-                "Set model.fields=true and declare the columns as owner request, or leave them out."
+                f"item_weights.context: expected request fields that the model reads; found {', '.join(lacking)}. Set "
+                f"model.fields=true and data.fields.{lacking[0]}.owner=request, or remove {lacking[0]}."
             )
         self.query_spec = {
             "history": tf.TensorSpec((None, None), tf.int32),
@@ -204,7 +223,7 @@ class Hybrid(MeasuredModel):
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
         )  # fmt: skip
-        of_history, of_query = self.schema.of_history(), self.schema.of_query()
+        of_history, of_query = (self.schema.of_history(), self.schema.of_query()) if reads_fields else ([], [])
         self.event_fusion = EventFusion(of_history, dim, seed + 150, name="event_fields") if of_history else None
         self.query_fusion = (
             QueryFusion(of_query, dim, config.heads, dropout, seed + 160, name="query_fields") if of_query else None
@@ -275,9 +294,10 @@ class Hybrid(MeasuredModel):
         config = dict(config)
         n_items, width = config.pop("n_items"), config.pop("id_width")
         text = np.zeros((n_items, config.pop("text_dim")), np.float32)
-        # Models of earlier versions do not read the fields of items.
-        settings = ModelConfig(**{"item_fields": "none"} | config.pop("config"))
-        negatives, item_weights = Negatives(**config.pop("negatives")), ItemWeightSettings(**config.pop("item_weights"))
+        # Models of earlier versions know no fields of items, no scenes and no weights of kinds.
+        settings = ModelConfig(**{"item_fields": "none", "scene": None} | config.pop("config"))
+        negatives = Negatives(**config.pop("negatives"))
+        item_weights = ItemWeightSettings(**{"kinds": False} | config.pop("item_weights"))
         schema = Schema.from_dict(config.pop("schema", []))
         fields = {each.key: each.blank(n_items) for each in schema.of("item")}
         with keras_policy(config.pop("dtype")):
@@ -357,9 +377,10 @@ class Hybrid(MeasuredModel):
         state = self.query_fusion(state, tf.cast(events, state.dtype), present, query, training=training)
         if self.scene is None or self.scene_experts is None:
             return state
-        scene = tf.where(
-            self.query_fusion.reads > 0, query[self.scene.key], 0
-        )  # of fields that do not help, none is read
+        scene = query[self.scene.key]
+        # No gate was trained for scenes that training did not have; and fields that do not help are not read at all.
+        is_known = scene > (MISSING_CODE if self.scene.dropped else UNKNOWN_CODE)
+        scene = tf.where(is_known & (self.query_fusion.reads > 0), scene, MISSING_CODE)
         return self.scene_experts(state, scene, training=training)
 
     # Training -------------------------------------------------------------------------------------------------------
@@ -541,7 +562,7 @@ class Hybrid(MeasuredModel):
         With ``at`` int32 ``[R, 2]``, rows and positions of the events before a target, those of the histories of these
         targets, ``[R, L]``: each target may have a context of its own.
         """
-        weights, kind = None, self.schema.kind_of_event
+        weights, kind = None, self.kind
         if kind is not None:
             weights = tf.gather(tf.constant(kind.code_weights), query[kind.key])
             weights = weights if at is None else tf.gather(weights, at[:, 0])
@@ -872,8 +893,8 @@ class Hybrid(MeasuredModel):
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
             raise ModelError(
-                f"Catalogue: expected the fields that the model reads of items, found none named {', '.join(lacking)}. "
-                "Make it by Catalogue.of with the schema of the data."
+                f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
+                "them. Build it with Catalogue.of(items, text, schema)."
             )
         n_items = len(catalogue.item_ids)
         n_new, item_weights = n_items - self.n_items, self.item_weights

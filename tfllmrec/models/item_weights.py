@@ -32,7 +32,7 @@ weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which take
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -736,12 +736,16 @@ def score_history(
 def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragged | None = None) -> sparse.csr_array:
     """``m_u`` of every history as a sparse float32 ``[B, N]``.
 
-    An event of weight w (1 without ``of_events``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item,
-    which is the c-th newest use of the item by this user. So n uses without a decay add up to ``log2(1 + n)``: an item
-    that was used a hundred times counts 7 times as much as one that was used once.
+    An event of weight w (1 without ``of_events``) adds ``w * decay ** steps_back * log2(1 + 1 / c)`` to its item, which
+    is the c-th newest use of the item by this user. So n uses without a decay add up to ``log2(1 + n)``: an item that
+    was used a hundred times counts 7 times as much as one that was used once. Events of weight 0 are no steps and no
+    uses.
     """
     _check_decay(decay)
     _check_items(history, n_items)
+    if of_events is not None:
+        counted = of_events.values != 0
+        history, of_events = history.where(counted), of_events.where(counted)
     steps_back = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.values))
     strength = (np.power(decay, steps_back) * np.log2(1 + 1 / _uses(history, n_items))).astype(np.float32)
     if of_events is not None:
@@ -749,7 +753,7 @@ def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragge
     return sparse.csr_array((strength, history.values, history.offsets), shape=(len(history), n_items))
 
 
-def event_weights(queries: Queries, context: Mapping[str, float]) -> Ragged | None:
+def event_weights(queries: Queries, settings: ItemWeightSettings) -> Ragged | None:
     """How much each event of the histories counts: by its kind, and by whether it shares the context of the request.
 
     The weight of an event is that of its kind, times ``exp(k_f)`` for each field f of the request that has the same
@@ -757,22 +761,23 @@ def event_weights(queries: Queries, context: Mapping[str, float]) -> Ragged | No
 
     Args:
       queries: with the fields ``event.f`` and ``request.f``, categories of one value.
-      context: k by the name of the field.
+      settings: ``context`` has k by the name of the field; ``kinds`` says whether kinds count.
 
     Returns:
       float32 in rows like the histories; ``None``: all count 1.
     """
-    if not context:
-        return queries.weights
+    of_kinds = queries.weights if settings.kinds else None
+    if not settings.context:
+        return of_kinds
     exponent = np.zeros(len(queries.history.values), np.float32)
-    for name, strength in context.items():
+    for name, strength in settings.context.items():
         of_events, of_requests = queries.fields[f"event.{name}"], queries.fields[f"request.{name}"]
         assert isinstance(of_events, Ragged) and isinstance(of_requests, np.ndarray)
         asked = of_requests[queries.history.row_of_value]
         exponent += np.float32(strength) * ((of_events.values == asked) & (asked > UNKNOWN_CODE))
     weights = np.exp(exponent)
-    if queries.weights is not None:
-        weights *= queries.weights.values
+    if of_kinds is not None:
+        weights *= of_kinds.values
     return Ragged(weights, queries.history.offsets)
 
 

@@ -349,7 +349,7 @@ class Run:
         from tfllmrec.training.callbacks import read_weights
         from tfllmrec.training.fit import build_hybrid
 
-        model = build_hybrid(self.training_data, self.config)
+        model = build_hybrid(self.training_data, self.config, blank=True)
         # Older runs did not store what follows from the data: the ids, and how negatives are drawn.
         derived = [*model.ids.weights, *model.retrieval.weights]
         read_weights(self.folder / "model" / "weights", "fit again", model=model, optional=derived)

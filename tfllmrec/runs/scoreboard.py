@@ -12,6 +12,7 @@ from tfllmrec.config import EvaluationConfig, ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import replacing
+from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.groups import figures_of_groups, groups_of
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
@@ -107,6 +108,11 @@ def measure_one(
 
 def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, Any]:
     """The run's report and alarms with the figures of ``recommenders`` computed now, and all others as recorded."""
+    if len(run.split.test) != run.metrics["split"]["queries"]:
+        raise ModelError(
+            f"{run.folder} was measured on {run.metrics['split']['queries']:,} test queries by an earlier version, and "
+            f"this version makes {len(run.split.test):,} of the data, because rejections are no targets. Fit again."
+        )
     results = run.results | measure_all(recommenders, run.split, run.config)
     figures = {
         "results": as_json(results),

@@ -137,15 +137,13 @@ def _export_run(
     run = Run.open(run_folder)
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
-    model: Servable
-    if new_items is None:
-        model = run.load_model()
-    else:
-        grown = read_new_items(run, new_items, encoder, tell)
-        model, items, text, counts = run.load_model(), grown.items, grown.text, grown.counts
+    model = run.load_model()
+    if new_items is not None:
+        grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
+        items, text, counts = grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
-            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths)
-            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().history, tell)
+            catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths, model.config)
+            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector

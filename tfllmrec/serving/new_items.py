@@ -12,6 +12,7 @@ which are subtracted from those of new items too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,7 +72,9 @@ class GrownCatalogue:
     counts: Counts
 
 
-def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Tell) -> GrownCatalogue:
+def read_new_items(
+    run: Run, path: Path | str, encoder: Encoder | None, fields: Sequence[Field], tell: Tell
+) -> GrownCatalogue:
     """Reads a file of items, and encodes the new items and the items with a new text.
 
     The file is read like the training catalogue: its columns are mapped and cleaned in the same way, and those of the
@@ -83,6 +86,8 @@ def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Te
       run: complete.
       path: CSV, TSV, JSONL, Parquet and so on; see :func:`tfllmrec.data.read_items`.
       encoder: the run's own; ``None`` where it has no text.
+      fields: of items, those that the run's model reads (:attr:`ItemFusion.fields_read`); a new item without text is
+        added if it has one of them.
       tell: called with a line for each finding.
 
     Raises:
@@ -90,11 +95,10 @@ def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Te
       ModelError: the run reads neither text nor fields, so nothing can be said about an item that nobody had.
     """
     path, known = Path(path), run.split.items
-    fields = _fields_read(run)
     if encoder is None and not fields:
         raise ModelError(
-            f"{run.folder} was trained without text and fields of items, so nothing can be said about items that "
-            "nobody had: fit again with a catalogue that has titles, descriptions or other columns."
+            f"{run.folder} was trained without texts and fields of items, so it cannot represent new items. Fit again "
+            "with a catalogue that has titles, descriptions or vectors."
         )
     template = None if encoder is None else ItemTemplate.from_items(known, run.config.text.template)
 
@@ -143,9 +147,3 @@ def read_new_items(run: Run, path: Path | str, encoder: Encoder | None, tell: Te
     replaced = int(told_anew.sum())
     counts = Counts(path.name, len(items) - len(known), replaced, len(came) - n_new - replaced, dropped)
     return GrownCatalogue(items, text, counts)
-
-
-def _fields_read(run: Run) -> list[Field]:
-    """The fields of items that the run's model was fitted with."""
-    reads = run.config.model.reads_item_field
-    return [field for field in run.split.schema.of("item") if field.has_encoder and reads(field.kind)]

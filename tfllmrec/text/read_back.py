@@ -93,7 +93,10 @@ def read_back(encoder: Any, remedy: str, precision: str | None = None) -> BertEn
 
 
 def _precision(encoder: Any) -> str:
-    """The type of the products in the encoder's graph. Answers do not tell: some processors round them less."""
+    """Whether the encoder's graph computes in bfloat16 or float32.
+
+    Comparing outputs is not enough: some processors round bfloat16 products less.
+    """
     functions = getattr(encoder.__call__, "concrete_functions", ())  # an encoder that was not loaded has none
     operations = (operation for function in functions for operation in function.graph.get_operations())
     types = {output.dtype for operation in operations for output in operation.outputs}

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
@@ -111,11 +112,12 @@ class _Weights:
     """Item-item weights as a Recommender."""
 
     def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
-        assert settings.decay is not None
-        self.weights, self.decay, self.context = weights, settings.decay, settings.context or {}
+        self.weights, self.settings = weights, settings
 
     def score(self, queries: Queries) -> np.ndarray:
-        return score_history(queries.history, self.weights, self.decay, event_weights(queries, self.context))
+        assert self.settings.decay is not None
+        of_events = event_weights(queries, self.settings)
+        return score_history(queries.history, self.weights, self.settings.decay, of_events)
 
 
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
@@ -216,6 +218,28 @@ def choose_item_weights(
     return best, [f"item_weights {_said(best)}: best of {tried} on validation (selection value {best_value:.4f})"]
 
 
+def contexts(schema: Schema) -> list[str]:
+    """The names of the fields that ``item_weights.context`` may have: categories of requests."""
+    return [field.name for field in schema.of("request") if field.kind == "category"]
+
+
+def check_context(schema: Schema, config: ExperimentConfig) -> None:
+    """Checks ``item_weights.context`` before anything is computed.
+
+    Raises:
+      ConfigError: it names something else than a category of requests, or the model reads no fields.
+    """
+    known = contexts(schema)
+    for name in config.item_weights.context or {}:
+        if name not in known:
+            raise ConfigError(
+                f"item_weights.context: expected categories of requests ({', '.join(known) or 'the data has none'}), "
+                f"found {name!r}. Declare the column with data.fields.{name}.owner=request, or leave it out."
+            )
+        if not config.model.fields or "meaning" not in config.model.terms:
+            raise ConfigError("item_weights.context needs model.fields=true and meaning among model.terms.")
+
+
 def choose_context(
     data: TrainingData, settings: ItemWeightSettings, tell: Tell
 ) -> tuple[ItemWeightSettings, list[str]]:
@@ -233,7 +257,7 @@ def choose_context(
     Returns:
       The settings, and a line on what was chosen; none where there are no such fields.
     """
-    fields = [field.name for field in data.split.schema.of("request") if field.kind == "category" and not field.width]
+    fields = contexts(data.split.schema)
     if settings.context is not None or not fields:
         return settings, []
     weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)

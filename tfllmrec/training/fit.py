@@ -53,20 +53,24 @@ def set_seeds(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def build_hybrid(data: TrainingData, config: ExperimentConfig, precision: str = "float32") -> Hybrid:
+def build_hybrid(
+    data: TrainingData, config: ExperimentConfig, precision: str = "float32", blank: bool = False
+) -> Hybrid:
     """An untrained model of the data's catalogue; item-item weights are still zero.
 
     Args:
       data: items, text vectors, and how often each item was met in training.
       config: with every *auto* resolved.
       precision: Keras' policy for the layers, whatever the global one is.
+      blank: leaves the fields of items missing, for weights that are loaded next and hold them.
     """
-    catalogue = Catalogue.of(data.split.dataset.items, data.text, data.split.schema, data.text_widths)
+    items, schema = data.split.dataset.items, data.split.schema
+    catalogue = Catalogue.of(items, data.text, schema, data.text_widths, config.model, blank)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
         return Hybrid(
             catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
-            data.split.schema, data.split.dataset.repeats,
+            schema, data.split.dataset.repeats,
         )  # fmt: skip
 
 
@@ -148,6 +152,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     """
     chosen = _told(defaults.sizes(data.split, config), tell)
     if "behaviour" in config.model.terms:
+        defaults.check_context(data.split.schema, config)
         config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
         chosen += _told(said, tell)
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
@@ -382,9 +387,9 @@ def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
     with_them = data.measure(model, ks=KS)
     reads.assign(0.0)
     without = data.measure(model, ks=KS)
-    figures = [result.metrics["ndcg@10"] for result in (with_them, without)]
-    said = f"ndcg@10 {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
-    if selection_value(without) > selection_value(with_them):
+    figures = [selection_value(result) for result in (with_them, without)]
+    said = f"selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
+    if figures[1] > figures[0]:
         return f"are not read: {said}"
     reads.assign(1.0)
     return f"are read: {said}"
@@ -500,6 +505,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
     may_lack = ("model.fields", "item_weights.itself", "item_weights.context")
     without_effect = [key for key in may_lack if not settings[key]]
+    if sequences.weights is None:
+        without_effect.append("item_weights.kinds")
+    else:
+        settings["weights of events"] = fingerprint(sequences.weights.values)
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
     if not model.items.fields:

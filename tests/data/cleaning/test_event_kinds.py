@@ -98,9 +98,14 @@ def test_strengths():
         (0.75, ["AddToCart", "likes", "share"]),
         (0.5, ["view", "Product Viewed", "clicks"]),
         (0.25, ["zzz", ""]),
-        (0.0, ["impression", "remove_from_cart", "unlike", "refund", "order cancelled"]),
-        (-0.25, ["skip", "Ignored"]),
-        (-0.75, ["dislike", "thumbs-down", "ThumbsDown", "not_interested", "hidden"]),
+        (
+            0.0,
+            ["impression", "remove_from_cart", "unlike", "refund", "order cancelled", "ad_impression", "unsubscribe"],
+        ),
+        (0.0, ["remove_from_wishlist", "RemovedFromWishlist", "uninstalls"]),
+        (-0.25, ["skip", "Ignored", "song_skipped", "dismiss"]),
+        (-0.75, ["dislike", "thumbs-down", "ThumbsDown", "not_interested", "hidden", "video_dislike", "post_hidden"]),
+        (-0.75, ["dislike button clicked", "thumbs_down_click", "blocked"]),
     ],
 )
 def test_weights(weight, kinds):
@@ -111,7 +116,9 @@ def test_unknown_and_missing_kinds_are_counted_and_are_the_weakest():
     rows = [("u", "a", "view", 1), ("u", "a", "refund", 2), ("u", "b", "view", 3), ("u", "b", None, 4)]
     data = made([*rows, ("u", "c", "refund", 5), ("u", "d", "view", 6)])
     assert kept(data) == [("a", "view", 1), ("b", "view", 3), ("c", "refund", 5), ("d", "view", 6)]
-    unknown = finding(data, "the kind of event is not known: it counts as weaker than every known kind ('refund': 2)")
+    unknown = finding(
+        data, "the kind of event is not known: of a user and item, an event of a known kind replaces it ('refund': 2)"
+    )
     assert (unknown.count, unknown.action) == (2, "kept")
     assert unknown.example == "events table:1, column 'event_type': 'refund'"
     assert finding(data, "no kind of event").count == 1

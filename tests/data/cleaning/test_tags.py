@@ -146,7 +146,7 @@ def test_events_without_times_cannot_be_compared_with_tags():
     data = dataset([("u", "f", "t", 9)], EVENTS[["user", "item"]])
     split = make_split(data, SplitConfig(), 0)
     assert split.kind == "leave_random_out" and text(split)["f"] == "t"
-    assert [f.count for f in split.findings] == [1] and "no times to compare" in split.tag_findings[0].what
+    assert [f.count for f in split.findings] == [1] and "no times to compare" in split.findings[0].what
 
 
 def test_without_tags_the_catalogue_is_that_of_the_data():

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,8 @@ import pytest
 from tfllmrec.config import DataConfig
 from tfllmrec.data import read_dataset
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.vector_files import with_vectors
 from tfllmrec.errors import ConfigError, DataError
 
 NAN, INF = np.nan, np.inf
@@ -86,6 +90,44 @@ def test_limits_hold(shop, limit, value):
     np.save(shop / "images.npy", np.vstack([IMAGES] * 2))
     with pytest.raises(DataError, match=rf"data\.{limit}"):
         read(shop, **{limit: value})
+
+
+@pytest.mark.parametrize(("limit", "value"), [("max_columns", 5), ("max_bytes", 191)])
+def test_limits_hold_for_all_files_together(shop, limit, value):
+    np.save(shop / "sounds.npy", IMAGES)
+    both = {"image": "images.npy", "sound": "sounds.npy"}
+    assert read(shop, vectors=both, **{limit: value + 1}).items.sound.tolist()[1] == "0.1, -2e-05, 3.0"
+    with pytest.raises(DataError, match=rf"sounds\.npy: found {value + 1} .* data\.{limit}"):
+        read(shop, vectors=both, **{limit: value})
+
+
+def test_rows_of_several_files_are_rows_of_one_table(shop):
+    np.save(shop / "sounds.npy", IMAGES)
+    read(shop, vectors={"image": "images.npy", "sound": "sounds.npy"}, max_rows=4)
+
+
+def test_the_error_tells_of_rows_that_were_skipped(shop):
+    (shop / "shop.csv").write_text("item_id,title\nb,Ball\na,Apple,Pie\nd,Doll\n\nc,Cap\n")
+    said = (
+        r"each of the 3 rows read from shop\.csv, .* found 4\. shop\.csv has 5 rows, of which 2 were skipped "
+        r"\(found 3 fields, expected 2: shop\.csv:3.*; blank row: shop\.csv:5\)\. Mend or remove these rows"
+    )
+    with pytest.raises(DataError, match=said):
+        read(shop, max_bad_rows=0.5)
+
+
+def test_wide_vectors_are_converted_a_few_at_a_time(tmp_path):
+    np.save(tmp_path / "wide.npy", np.zeros((1500, 400), np.float32))
+    ids = pd.DataFrame({"item_id": np.arange(1500).astype(str)})
+    raw = RawTable("items", "shop.csv", ids, np.arange(1500), np.ones(1500, int))
+    tracemalloc.start()
+    try:
+        told = with_vectors(raw, {"image": tmp_path / "wide.npy"}, DataConfig(events="log.csv"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told.frame.image[1499] == ", ".join(["0.0"] * 400)
+    assert peak < 30e6  # 77 MB if all are converted at once
 
 
 def test_settings_that_do_not_fit_are_refused(shop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -38,14 +39,15 @@ _BY_STRENGTH = (
 )
 # The user said no, or passed the item by: how much such an event counts against it.
 _REJECTIONS = {
-    -0.75: "dislike disliked thumbs_down thumb_down downvote downvoted hide hidden not_interested",
-    -0.25: "skip skipped ignore ignored",
+    -0.75: "dislike disliked thumbs_down thumb_down downvote downvoted hide hidden not_interested block blocked reject "
+    "rejected mute muted",
+    -0.25: "skip skipped ignore ignored dismiss dismissed",
 }
 # The system acted, or the user took something back: neither for nor against the item.
 _NEITHER = (
     "impression impressed imp exposure exposed shown displayed served delivered view_list view_search_results no_click "
     "non_click remove removed remove_from_cart removefromcart removed_from_cart remove_cart removed_cart remove_basket "
-    "remove_bag unlike unliked unfollow"
+    "remove_bag delete deleted unlike unliked unfollow unfollowed unsubscribe unsubscribed uninstall uninstalled"
 )
 _NOISE = {"product", "products", "item", "items", "event", "user", "to", "from", "the"}
 _MOST_KINDS = 50  # a column of more distinct values holds something else, such as ids
@@ -90,17 +92,20 @@ def kind_weight(kind: str) -> float:
     """How much an event of this kind counts as a choice of the item.
 
     1 for a purchase, .75 for a cart or a like, .5 for a view, .25 for a kind that is not known; 0 for an impression and
-    for what is taken back; below 0 for a rejection, such as a dislike or a skip.
+    for what is taken back; below 0 for a rejection, such as a dislike or a skip. If a name has several words, one that
+    stands for a rejection decides.
 
     >>> [kind_weight(kind) for kind in ("purchase", "like", "view", "impression", "skip", "dislike")]
     [1.0, 0.75, 0.5, 0.0, -0.25, -0.75]
+    >>> kind_weight("video_disliked")
+    -0.75
     """
     words = _words(kind)
-    plain = "".join(words)
-    for spelling in (plain, plain.removesuffix("s")):
-        if spelling in _AGAINST:
-            return _AGAINST[spelling]
-    return 0.0 if _TAKEN_BACK.intersection(words) else max(kind_strength(kind), 1) / 4
+    spellings = {*words, *(first + second for first, second in pairwise(words)), "".join(words)}
+    against = [_AGAINST[one] for word in spellings for one in {word, word.removesuffix("s")} if one in _AGAINST]
+    if against or _TAKEN_BACK.intersection(words):
+        return min(against, default=0.0)
+    return max(kind_strength(kind), 1) / 4
 
 
 def is_known_kind(kind: str) -> bool:

@@ -190,10 +190,10 @@ def _order_of_lists(
 
 
 def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
-    """Reports events whose kind is unknown or missing, which count as weaker than known ones, or known by a word."""
+    """Reports events whose kind is unknown or missing, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
-    what = "the kind of event is not known: it counts as weaker than every known kind"
+    what = "the kind of event is not known: of a user and item, an event of a known kind replaces it"
     if unknown.any():
         what += f" ({count_kinds(kind[unknown & rows.keep])})"
     rows.note(unknown, what, "kept", EVENT_KIND)
@@ -201,7 +201,7 @@ def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> No
     if by_word.any():
         what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
         rows.note(by_word, what, "kept", EVENT_KIND)
-    rows.note(missing, "no kind of event: it counts as weaker than every known kind", "kept", EVENT_KIND)
+    rows.note(missing, "no kind of event: of a user and item, an event of a known kind replaces it", "kept", EVENT_KIND)
 
 
 def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:

@@ -15,8 +15,8 @@ from tfllmrec.data.files.tables import require_file
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import ConfigError, DataError
 
-#: Rows that are converted at once.
-_ROWS = 4096
+#: Numbers that are converted at once. As text, numpy takes 128 bytes for each.
+_NUMBERS = 1 << 16
 
 
 def with_vectors(raw: RawTable, files: Mapping[str, Path], config: DataConfig) -> RawTable:
@@ -26,7 +26,8 @@ def with_vectors(raw: RawTable, files: Mapping[str, Path], config: DataConfig) -
       raw: the table.
       files: by the name of the column: a file of numbers ``[R, D]``, D at least 2, with a row for each row of the
         table, in the same order. A row with a number that is not finite, or beyond float32, is a missing vector.
-      config: for the limits ``max_bytes``, ``max_rows`` and ``max_columns``.
+      config: for the limits ``max_bytes``, ``max_rows`` and ``max_columns``. The bytes of all files together are
+        limited, and so are their numbers for an item.
 
     Raises:
       ConfigError: the table has a column of that name already.
@@ -34,18 +35,24 @@ def with_vectors(raw: RawTable, files: Mapping[str, Path], config: DataConfig) -
     """
     findings = list(raw.findings)
     columns: dict[str, list[str]] = {}
+    meter, width = SizeMeter(config), 0
     for name, path in files.items():
         if name in raw.frame:
             raise ConfigError(f"data.vectors.{name}: {raw.file} has a column {name} already. Choose another name.")
-        columns[name] = _cells(_opened(path, config), raw, path)
+        array = _opened(path)
+        width += array.shape[1]
+        meter.check("max_rows", len(array), path)
+        meter.check("max_columns", width, path)
+        meter.add_bytes(array.nbytes, path)
+        columns[name] = _cells(array, raw, path)
         lacking = columns[name].count("")
         if lacking:
             findings.append(Finding(raw.table, f"no vector in {path.name}", lacking, "kept"))
     return replace(raw, frame=raw.frame.assign(**columns), findings=tuple(findings))
 
 
-def _opened(path: Path, config: DataConfig) -> np.ndarray:
-    """The array of a file, memory-mapped; its sizes are checked, its values are not read."""
+def _opened(path: Path) -> np.ndarray:
+    """The array of a file, memory-mapped; its shape is checked, its values are not read."""
     require_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -54,23 +61,29 @@ def _opened(path: Path, config: DataConfig) -> np.ndarray:
     found = f"found {array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "found several arrays"
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] < 2:
         raise DataError(f"{path}: expected a vector of two or more numbers in each row, [R, D]; {found}.")
-    meter = SizeMeter(config)
-    meter.add_rows(len(array), path)
-    meter.check("max_columns", array.shape[1], path)
-    meter.add_bytes(array.nbytes, path)
     return array
 
 
 def _cells(array: np.ndarray, raw: RawTable, path: Path) -> list[str]:
     if len(array) != len(raw.frame):
+        skipped = [finding for finding in raw.findings if finding.action == "dropped"]
+        remedy = "Make the vectors from this file again, or add a column of lists to it."
+        if skipped:
+            count = sum(finding.count for finding in skipped)
+            reasons = "; ".join(f"{finding.what}: {finding.example}" for finding in skipped)
+            remedy = (
+                f"{raw.file} has {len(raw.frame) + count:,} rows, of which {count:,} were skipped ({reasons}). "
+                "Mend or remove these rows, and make a vector for each row of the file, or add a column of lists to it."
+            )
         raise DataError(
             f"{path}: expected a vector for each of the {len(raw.frame):,} rows read from {raw.file}, in the same "
-            f"order; found {len(array):,}. Make the vectors from this file again, or add a column of lists to it."
+            f"order; found {len(array):,}. {remedy}"
         )
     cells: list[str] = []
-    for start in range(0, len(array), _ROWS):
+    rows = max(1, _NUMBERS // array.shape[1])
+    for start in range(0, len(array), rows):
         with np.errstate(over="ignore"):
-            some = np.asarray(array[start : start + _ROWS], np.float32)
+            some = np.asarray(array[start : start + rows], np.float32)
         known = np.all(np.isfinite(some), axis=1)
         cells += [", ".join(row) if given else "" for row, given in zip(some.astype(str), known, strict=True)]
     return cells

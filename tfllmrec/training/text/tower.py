@@ -308,7 +308,7 @@ def _tune_by_pairs(
     wordings = template.wordings(split.items)
     texts = [each[0] for each in wordings]
     readable = np.array([bool(text) for text in texts])
-    histories = split.train_queries().history
+    histories = split.train_queries().choices
     # Where events have no order, neighbours in a history are neighbours in some file.
     read = histories if split.dataset.ordered else _shuffled(histories, config.seed)
     pairs = item_pairs(read, n_items, config.tuning.window, config.tuning.tail_power, readable=readable)
