@@ -442,8 +442,10 @@ BaselineName = Literal[
 class InterestConfig(Section):
     """How the labels of a user's next items are found."""
 
-    learned: bool = True
-    """Whether they are learned and kept where that is better than counting the labels of the history."""
+    learned: bool = Field(
+        True,
+        description="Whether labels are learned, and kept if that is better than counting the labels of the history.",
+    )
 
 
 class EvaluationConfig(Section):

@@ -66,7 +66,7 @@ def made_model(signature, inputs):
             "unknown": unknown,
         }
     if signature == "rank":
-        # The later in the catalogue, the likelier; without a history this model foretells no ratings.
+        # The later in the catalogue, the likelier; without a history this model predicts no ratings.
         weights = [[CATALOGUE.index(i) + 1 if i in CATALOGUE else 0 for i in row] for row in inputs["items"]]
         told = {"click_probability": [[w / max(sum(row), 1) for w in row] for row in weights], "unknown": unknown}
         return told | ({"rating": [[0.5 * w for w in row] for row in weights]} if inputs["history"][0][1:] else {})

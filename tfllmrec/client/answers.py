@@ -131,7 +131,7 @@ class Ranked:
       item_id, title: as in :class:`Recommendation`.
       click_probability: that this is the next item, given that one of those offered is; those of an answer have the sum
         1. 0 for an item that the catalogue does not have.
-      rating: the expected one; ``None`` where the model foretells none, or the catalogue does not have the item.
+      rating: the expected one; ``None`` where the model predicts none, or the catalogue does not have the item.
     """
 
     item_id: str
