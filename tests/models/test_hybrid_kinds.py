@@ -124,11 +124,14 @@ def trained(weighted):
         kinds.append(np.resize([PURCHASE, DISLIKE], len(items)))
     items, codes = Ragged.from_rows(rows, np.int64), Ragged.from_rows(kinds, np.int32)
     fields = {RATING_KEY: Ragged(np.full(len(items.values), np.nan, np.float32), items.offsets), "event.kind": codes}
+    fields["event.device"] = Ragged(np.full(len(items.values), 2, np.int32), items.offsets)
     held_out = Ragged(np.zeros(len(items.values), bool), items.offsets)
     weights = Ragged(WEIGHTS[codes.values], items.offsets) if weighted else None
     model = hybrid(["meaning"])
     model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
-    batches = training_batches(Sequences(items, held_out, N, fields, weights=weights), 16, 8, 1, 8, keys=model.reads)
+    batches = training_batches(
+        Sequences(items, held_out, N, fields, ["device"], weights), 16, 8, 1, 8, keys=model.reads
+    )
     model.fit(batches, epochs=8, steps_per_epoch=len(batches) // 8, verbose=0)
     scores = model.score(queries([[item] for item in range(N)], [[PURCHASE]] * N))
     return np.mean([scores[item, (item + 1) % N] > scores[item, (item + 5) % N] for item in range(N)])
