@@ -30,19 +30,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from quality import folder_of
+from quality import fitted_run, folder_of
 from sections import made_by, replace_section
 from seeds import differences, load_result, save_result
 
 from tfllmrec.columns import ITEM_INDEX, USER, USER_INDEX
-from tfllmrec.config import contradictions, load_config
+from tfllmrec.config import load_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.item_weights import interactions
-from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "frappe.yaml"
@@ -364,10 +363,7 @@ def fitted(seed: int, out: Path, data: Path, overrides: Sequence[str]) -> Run:
     files = [f"data.{role}={(data / 'frappe' / name).resolve()}" for role, name in
              (("events", "frappe.csv.gz"), ("items", "meta.csv.gz"))]  # fmt: skip
     loaded = load_config(CONFIG, [*files, *overrides, f"seed={seed}"])
-    begun = (folder / "config.yaml").is_file()
-    if begun and (lines := contradictions(loaded.config, Run(folder).config)):
-        raise SystemExit(f"{folder} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
-    return fit_experiment(loaded.config, folder, base=CONFIG.parent, resume=begun)
+    return fitted_run(loaded.config, folder, CONFIG.parent)
 
 
 def measured(

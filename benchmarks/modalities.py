@@ -15,16 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quality import SETS, files_of, folder_of
+from quality import SETS, files_of, fitted_run, folder_of
 from sections import made_by, replace_section
 from seeds import MARKS, ONE_SEED, SEEDS, averaged_runs, differences
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import TextConfig, contradictions, parse_config
+from tfllmrec.config import TextConfig, parse_config
 from tfllmrec.data import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.progress import show_progress
-from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
 from tfllmrec.text.side_by_side import encoder_of
 from tfllmrec.text.store import VectorStore, encode_items
@@ -96,10 +95,7 @@ def main() -> None:
             folder = folder_of(out / f"{options.encoder}-{name.replace(' ', '-')}", seed)
             raw = {"data": data | {"items": str(items)}, "evaluation": {"baselines": []}, "seed": seed}
             config = parse_config(raw, [*options.overrides, *settings], origin="command line")
-            begun = (folder / "config.yaml").is_file()
-            if begun and (lines := contradictions(config, Run(folder).config)):
-                parser.error(f"{folder} was begun with other settings: {'; '.join(lines)}. Name another with --out.")
-            runs[name].append(fit_experiment(config, folder, resume=begun))
+            runs[name].append(fitted_run(config, folder))
     body = section(runs, options.encoder, shlex.join(["python", *sys.argv]))
     replace_section(f"modalities: {options.set}", body)
     print(body)

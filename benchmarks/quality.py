@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sections import made_by, replace_section
 from seeds import ONE_SEED, SEEDS, averaged_runs
 
-from tfllmrec.config import contradictions, parse_config
+from tfllmrec.config import ExperimentConfig, contradictions, parse_config
 from tfllmrec.evaluation.report import as_markdown
 from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
@@ -137,6 +137,21 @@ def folder_of(base: Path, seed: int) -> Path:
     return base if seed == 42 else base.with_name(f"{base.name}-seed{seed}")
 
 
+def fitted_run(config: ExperimentConfig, out: Path, base: Path = Path()) -> Run:
+    """The run in ``out``: fitted, gone on with where it was interrupted, or only read.
+
+    Args:
+      config: of the run. base: where its relative paths start.
+
+    Raises:
+      SystemExit: the run was begun with other settings.
+    """
+    begun = (out / "config.yaml").is_file()
+    if begun and (lines := contradictions(config, Run(out).config)):
+        raise SystemExit(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
+    return fit_experiment(config, out, base=base, resume=begun)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", choices=SETS)
@@ -150,11 +165,7 @@ def main() -> None:
     for seed in dict.fromkeys(options.seeds):
         out = folder_of(base, seed)
         raw = {"data": files_of(options.set, options.data), "seed": seed}
-        config = parse_config(raw, options.overrides, origin="command line")
-        begun = (out / "config.yaml").is_file()
-        if begun and (lines := contradictions(config, Run(out).config)):
-            parser.error(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
-        runs.append(fit_experiment(config, out, resume=begun))
+        runs.append(fitted_run(parse_config(raw, options.overrides, origin="command line"), out))
     body = section(options.set, runs, shlex.join(["python", *sys.argv]))
     replace_section(options.set, body)
     print(body)

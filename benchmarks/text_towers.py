@@ -15,14 +15,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from quality import SETS, files_of, folder_of
+from quality import SETS, files_of, fitted_run, folder_of
 from sections import made_by, replace_section
 from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
-from tfllmrec.config import contradictions, parse_config
+from tfllmrec.config import parse_config
 from tfllmrec.evaluation.protocol import averaged
 from tfllmrec.progress import to_stderr
-from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measure_one
 from tfllmrec.text.bundled import hub_handles
@@ -52,11 +51,8 @@ def fitted(name: str, files: dict[str, str], folder: Path, frozen: Run | None, p
     # The table is about the hybrid: no row needs the ranking model.
     others = {"data": files, "evaluation": {"baselines": ["text"]}, "ranking": {"epochs": 0}}
     config = parse_config(settings | others | {"text": text})
-    begun = (run / "config.yaml").is_file()
-    if begun and (lines := contradictions(config, Run(run).config)):
-        raise SystemExit(f"{run} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
     to_stderr(f"== {name}")
-    return fit_experiment(config, run, resume=begun)
+    return fitted_run(config, run)
 
 
 def main() -> None:

@@ -686,3 +686,14 @@ def test_rows_are_valued_as_the_recommender_scores_them():
     assert shares.min() > 0 and shares.max() < 1  # a softmax over all apps
     together = frappe.pooled([frappe.ndcg_of(own, task, queries)] * 2, [np.arange(len(queries))] * 2)
     assert together.metrics["ndcg@10"] == pytest.approx(frappe.ndcg_of(own, task, queries).metrics["ndcg@10"])
+
+
+def test_a_run_that_was_begun_is_gone_on_with_unless_its_settings_are_others(chain_run, chain_config):
+    from quality import fitted_run
+
+    run = fitted_run(chain_config, chain_run[0].folder)
+    assert run.folder == chain_run[0].folder and run.complete
+    other = chain_config.model_copy(deep=True)
+    other.model.embedding_dim *= 2
+    with pytest.raises(SystemExit, match=r"was begun with other settings: .*embedding_dim.* Name another folder"):
+        fitted_run(other, chain_run[0].folder)

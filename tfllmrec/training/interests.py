@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 import tensorflow as tf
 
-from tfllmrec.data.queries import LONGEST, Queries, Ragged
+from tfllmrec.data.queries import LONGEST, Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.durable import read_json, write_folder
@@ -226,7 +226,7 @@ def chosen(queries: Queries) -> Queries:
     """The queries as the signature ``interests`` has them: the history's choices and their ratings, no other field."""
     ratings, weights = queries.ratings, queries.weights
     if weights is not None:
-        ratings = Ragged(ratings.values[weights.values > 0], queries.choices.offsets)
+        ratings = ratings.where(weights.values > 0)
     return replace(queries, history=queries.choices, fields={RATING_KEY: ratings}, weights=None)
 
 
