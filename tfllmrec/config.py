@@ -444,7 +444,8 @@ class InterestConfig(Section):
 
     learned: bool = Field(
         True,
-        description="Whether labels are learned, and kept if that is better than counting the labels of the history.",
+        description="Whether labels are learned. They are used only if they are better than labels counted in the "
+        "history.",
     )
 
 

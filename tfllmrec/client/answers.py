@@ -112,8 +112,8 @@ class Interest:
       trend: *rising* if the label's share of the newest quarter of the events is at least 1.5 times its share of all,
         *falling* if the latter is at least 1.5 times the former, otherwise *steady*. Five events with the shares of
         the whole history are added to the newest quarter, because a few events are unreliable. ``""`` if no item of the
-        history has the label, or the data has no order. Level and trend are ``""`` from models that earlier versions
-        exported.
+        history has the label, or if the events have no order. Level and trend are ``""`` from models that earlier
+        versions exported.
     """
 
     label: str
@@ -129,8 +129,8 @@ class Ranked:
 
     Attributes:
       item_id, title: as in :class:`Recommendation`.
-      click_probability: that this is the next item, given that one of those offered is; those of an answer have the sum
-        1. 0 for an item that the catalogue does not have.
+      click_probability: that this is the next item, given that one of those offered is; those of an answer sum
+        to 1. It is 0 for an item that the catalogue does not have.
       rating: the expected one; ``None`` where the model predicts none, or the catalogue does not have the item.
     """
 
