@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import string
+import sys
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,6 +23,42 @@ _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 #: The same examples for everyone, however slow the machine.
 settings.register_profile("everywhere", derandomize=True, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile("everywhere")
+
+_FILE = pytest.StashKey[object]()
+
+
+def _randomness(seed=None, deterministic=False):
+    """Sets TensorFlow's random state, by default to that of a new process; gives back what it was."""
+    if "tensorflow" not in sys.modules:
+        return None, False
+    from tensorflow.python.eager import context
+    from tensorflow.python.framework import config
+
+    before = context.global_seed(), config.is_op_determinism_enabled()
+    sys.modules["tensorflow"].random.set_seed(seed)
+    (config.enable_op_determinism if deterministic else config.disable_op_determinism)()
+    return before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """No file of tests meets the random state that another one left: under xdist, which came before is chance."""
+    if item.session.stash.get(_FILE, None) != item.path:
+        item.session.stash[_FILE] = item.path
+        _randomness()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """What all files share is the same whichever file asks for it first, and leaves that file's state alone."""
+    if fixturedef.scope != "session":
+        return (yield)
+    before = _randomness()
+    try:
+        return (yield)
+    finally:
+        _randomness(*before)
+
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "car", "toy", "the", ",", "(", ")", "cafe"]
 VOCABULARY += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
