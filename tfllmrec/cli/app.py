@@ -28,6 +28,7 @@ from tfllmrec.cli import (
     interests,
     rank,
     recommend,
+    report,
     search,
     serve,
     similar,
@@ -52,6 +53,7 @@ app.add_typer(data.app)
 app.command()(fit.fit)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
+app.command()(report.report)
 app.command()(export.export)
 app.command()(recommend.recommend)
 app.command()(search.search)

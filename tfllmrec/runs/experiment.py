@@ -150,6 +150,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
+    measured["validation"] = {name: dict(data.baselines[name].figures) for name in recommenders}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
