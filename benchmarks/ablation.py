@@ -26,8 +26,8 @@ from sections import made_by, replace_section
 from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.data.batches import Sequences
-from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.evaluation.protocol import Result, averaged, evaluate
+from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
@@ -42,7 +42,6 @@ from tfllmrec.training.fit import (
     fit_hybrid,
     set_item_weights,
 )
-
 
 
 def dense_off(model: Hybrid, run: Run) -> None:

@@ -38,10 +38,10 @@ from tfllmrec.columns import ITEM_INDEX, USER, USER_INDEX
 from tfllmrec.config import load_config
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
-from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.models.item_weights import interactions
 from tfllmrec.runs.run import Run
 

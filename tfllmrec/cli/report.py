@@ -20,8 +20,8 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="FILE.html: only the page, to this file; FILE.md: only the card. By default report.html and CARD.md in "
-            "the run folder; of several runs comparison.html in the first one.",
+            help="FILE.html: only the page, to this file; FILE.md: only the card. By default report.html and CARD.md "
+            "in the run folder; of several runs comparison.html in the first one.",
         ),
     ] = None,
     json: Json = False,

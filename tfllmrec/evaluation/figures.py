@@ -1,8 +1,8 @@
 """Figures from plain arrays, for reports (SVG), TensorBoard (PNG) and notebooks.
 
-Each function returns a matplotlib ``Figure`` and needs the extra ``report``. All figures share one style: a palette that
-colour-blind readers can tell apart (Okabe and Ito 2008, "Color universal design"), series that also differ in marker and
-line, dark text on white, and text of 12 pixels on a screen 390 pixels wide.
+Each function returns a matplotlib ``Figure`` and needs the extra ``report``. All figures share one style: a palette
+that colour-blind readers can tell apart (Okabe and Ito 2008, "Color universal design"), series that also differ in
+marker and line, dark text on white, and text of 12 pixels on a screen 390 pixels wide.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
-    "legend.frameon": False,
+    "legend.framealpha": 0.8,
+    "legend.edgecolor": "none",
     "legend.borderaxespad": 0.1,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -173,9 +173,7 @@ def list_length(results: Mapping[str, Result]) -> int:
     return 10 if 10 in ks else max(ks)
 
 
-def scoreboard_rows(
-    results: Mapping[str, Result], columns: Sequence[str]
-) -> list[tuple[str, list[tuple[str, bool]]]]:
+def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Name and, for each column, the text of the cell and whether its figure is the best as printed."""
     printed = {
         name: {label: "-" if value is None else f"{value:.4f}" for label in columns for value in [r.metrics.get(label)]}

@@ -5,6 +5,7 @@ The sections follow Mitchell et al. 2019, "Model cards for model reporting".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from tfllmrec.columns import EVENT_KIND
 from tfllmrec.data.cleaning.scripts import in_words, scripts_of
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.evaluation.report import as_markdown, list_length, targets_of
+from tfllmrec.evaluation.report import MIN_TARGETS, as_markdown, list_length, targets_of
 from tfllmrec.explain.compare import MODEL, check_data
+from tfllmrec.explain.one_run import against_baselines, headline_of
 from tfllmrec.explain.pages import as_is, markdown_page
-from tfllmrec.explain.report import CLAIM_TARGETS, against_baselines, headline_of, without_folders
+from tfllmrec.explain.sections import CLAIM_TARGETS, without_folders
 from tfllmrec.runs.run import Run
 from tfllmrec.text.template import ItemTemplate
 
+#: The end of a metric's label by the stratum of targets.
+STRATA = {"all": "", "head": "/head", "tail": "/tail", "cold": "/cold"}
 #: The file name of a card.
 CARD = "CARD.md"
 #: Languages that the bundled encoders read.
@@ -50,7 +54,7 @@ def write_card(run: Run | Path | str, out: Path | None = None) -> Path:
 def card_of(run: Run) -> str:
     """The text of a run's card; all facts come from the run folder."""
     results, config, split = run.results, run.config, run.split
-    cleaning = run.record.get("cleaning") or {}
+    k, cleaning = list_length(results), run.record.get("cleaning") or {}
     return markdown_page(
         "card.md",
         front_matter=as_is(yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)),
@@ -73,20 +77,25 @@ def card_of(run: Run) -> str:
         small=small_strata(results),
         claim=CLAIM_TARGETS,
         cold=int(split.strata(config.evaluation.head_share)["cold"].sum()),
-        lengths=list_length(results),
+        k=k,
+        exposure={name: results[MODEL].metrics[f"{name}@{k}"] or 0.0 for name in ("coverage", "gini")},
     )
 
 
 def front_matter(run: Run) -> dict[str, Any]:
     """The metadata of a card, as Hugging Face's model index has it, without language and license."""
     results, data = run.results, run.metrics["data"]
-    k = list_length(results)
-    labels = [f"{name}@{k}{stratum}" for name in ("ndcg", "recall") for stratum in ("", "/head", "/tail", "/cold")]
-    model = results[MODEL]
+    k, few = list_length(results), small_strata(results, MIN_TARGETS)
+    labels = {
+        f"{name}@{k}{suffix}": name
+        for name in ("ndcg", "recall")
+        for stratum, suffix in STRATA.items()
+        if stratum not in few
+    }
     measured = [
-        {"type": label.partition("@")[0], "name": label, "value": round(value, 4)}
-        for label in labels
-        if (value := model.metrics.get(label)) is not None and label not in small_strata(results, 20)
+        {"type": name, "name": label, "value": round(value, 4)}
+        for label, name in labels.items()
+        if (value := results[MODEL].metrics.get(label)) is not None
     ]
     return {
         "library_name": "tfllmrec",
@@ -112,17 +121,17 @@ def front_matter(run: Run) -> dict[str, Any]:
     }
 
 
-def small_strata(results: dict[str, Result], fewest: int = CLAIM_TARGETS) -> dict[str, int]:
-    """The strata, by the label of their recall, that have fewer targets than ``fewest``, and how many."""
+def small_strata(results: Mapping[str, Result], fewest: int = CLAIM_TARGETS) -> dict[str, int]:
+    """The strata of :data:`STRATA` that have fewer targets than ``fewest``, and how many."""
     k = list_length(results)
-    labels = [f"{name}@{k}{s}" for name in ("ndcg", "recall") for s in ("", "/head", "/tail", "/cold")]
-    counts = {label: targets_of(results, label) for label in labels if label in results[MODEL].metrics}
-    return {label: count for label, count in counts.items() if count is not None and count < fewest}
+    counts = {stratum: targets_of(results, f"recall@{k}{suffix}") for stratum, suffix in STRATA.items()}
+    return {stratum: count for stratum, count in counts.items() if count is not None and count < fewest}
 
 
 def _encoder(run: Run) -> str:
+    """The encoders, with the languages that the bundled ones read."""
     names = run.config.text.encoder.split("+")
-    return ", ".join(f"{without_folders(name)} ({READS[name]})" if name in READS else without_folders(name) for name in names)
+    return ", ".join(without_folders(name) + (f" ({READS[name]})" if name in READS else "") for name in names)
 
 
 def _scripts(run: Run) -> str:

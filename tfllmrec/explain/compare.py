@@ -53,14 +53,19 @@ class Comparison:
         """
         differences = self.differences
         shown = {label: differences[label] for label in (differences if labels is None else labels)}
-        (first, _), *_ = self.results
+        first = next(run for run, _ in self.results)
         return difference_intervals(shown, first)
+
+    @property
+    def labels(self) -> list[str]:
+        """The metrics of :attr:`table`."""
+        return list(dict.fromkeys(column[0] for column in self.table.columns.tolist()))
 
     @property
     def differences(self) -> dict[str, dict[str, tuple[float, float, float]]]:
         """By the metric's label, by the name of a run or baseline: the difference to the first run and its interval."""
         columns = ["difference", "difference_low", "difference_high"]
-        labels = [label for label, column in self.table.columns if column == "difference"]
+        labels = [column[0] for column in self.table.columns.tolist() if column[1] == "difference"]
         return {
             label: {
                 run or recommender: (float(a), float(b), float(c))
@@ -125,9 +130,12 @@ def comparison_of(results: Mapping[Row, Result]) -> Comparison:
                     row[label, name] = value
             rows.append(row)
             progress(done, len(results))
-    table = pd.DataFrame(rows, dtype=np.float64).dropna(axis="columns", how="all")
-    table.index = pd.MultiIndex.from_tuples(list(results), names=["run", "recommender"])
-    table.columns = pd.MultiIndex.from_tuples(list(table.columns))
+    table = pd.DataFrame(
+        [list(row.values()) for row in rows],
+        pd.MultiIndex.from_tuples(list(results), names=["run", "recommender"]),
+        pd.MultiIndex.from_tuples(list(rows[0])),
+        np.float64,
+    ).dropna(axis="columns", how="all")
     counts = {label: targets_of({"": first}, label) for label in ranking}
     return Comparison(table, results, {label: count for label, count in counts.items() if count is not None})
 
@@ -161,8 +169,8 @@ def check_same_queries(runs: Sequence[Run]) -> None:
                 f"{both} have different test queries ({_split(run)}; {_split(first)}): fit them with the same section "
                 "'split', and with the same seed where it draws the split."
             )
-        heads = [one.split.strata(one.config.evaluation.head_share)["head"] for one in (run, first)]
-        if not np.array_equal(*heads):
+        head, others_head = (one.split.strata(one.config.evaluation.head_share)["head"] for one in (run, first))
+        if not np.array_equal(head, others_head):
             raise DataError(
                 f"{both} count different items as head items, so their columns of head and tail do not compare: fit "
                 "them with the same evaluation.head_share, split and seed."
@@ -182,7 +190,7 @@ def check_data(run: Run) -> None:
 def names_of(runs: Sequence[Run]) -> list[str]:
     """The names of the run folders; of equal names, with as many of the folders above as it takes to tell them apart.
 
-    The same folder given twice keeps its name, with a number.
+    The same folder given twice keeps its name, with a number. A name that a baseline has is preceded by ``run``.
     """
     paths = [run.folder.resolve().parts for run in runs]
     names = []
@@ -193,6 +201,8 @@ def names_of(runs: Sequence[Run]) -> list[str]:
         ):
             depth += 1
         names.append("/".join(parts[-depth:]))
+    taken = {name for run in runs for name in run.metrics["results"]}
+    names = [f"run {name}" if name in taken else name for name in names]
     return [name if names.index(name) == at else f"{name} ({at + 1})" for at, name in enumerate(names)]
 
 
