@@ -387,3 +387,14 @@ def running(path, **given):
 def serving():
     """``with serving(PATH, SETTING=...) as server``: the embedded server in a thread, on ports that are free."""
     return running
+
+
+@pytest.fixture
+def browser():
+    """A tab of headless Chromium, see tests/browser.py; skips where there is none."""
+    from browser import CHROMIUM, MISSING, chromium
+
+    if CHROMIUM is None:
+        pytest.skip(MISSING)
+    with chromium() as page:
+        yield page

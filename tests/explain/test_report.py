@@ -59,7 +59,7 @@ def test_of_one_run(plain_run, loads_stand_in):
     assert text.count("<svg") == 5  # strata, popularity, epochs, gate, exposure
     words, model = told(text), plain_run.metrics["results"]["hybrid"]
     difference, low, high = paired_difference(*plain_run.results.values(), "ndcg@10")
-    assert 0 < low
+    assert low > 0
     assert page.headline in words
     assert f"On average {model['recall@10']:.1%} of the items that came next" in page.headline
     assert (
@@ -160,7 +160,7 @@ def test_runs_of_other_data_or_another_split_are_refused(chain_split, hostile_sp
 def test_a_seed_that_draws_other_targets_is_refused(chain_split, tmp_path):
     splits = [make_split(chain_split.dataset, SplitConfig(kind="leave_random_out"), seed) for seed in (1, 2)]
     runs = [write_run(tmp_path / str(seed), split, seed=seed) for seed, split in zip((1, 2), splits, strict=True)]
-    with pytest.raises(DataError, match="different test queries .*seed 2.*seed 1"):
+    with pytest.raises(DataError, match=r"different test queries .*seed 2.*seed 1"):
         write_report([run.folder for run in runs])
 
 
@@ -183,3 +183,21 @@ def test_a_missing_extra_is_named(plain_run, loads_stand_in, monkeypatch, packag
     with pytest.raises(ConfigError, match=rf"need.? {package} .*: pip install 'tfllmrec\[report\]'"):
         write_report([plain_run.folder])
     assert not (plain_run.folder / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(hostile_split, loads_stand_in, tmp_path, browser, width):
+    """The page fits its window, loads nothing, and nothing goes wrong; each table scrolls in its own box."""
+    run = write_run(tmp_path / "run", hostile_split)
+    again = write_run(tmp_path / "again", hostile_split, 0.9)
+    for runs in ([run.folder], [run.folder, again.folder]):
+        page = write_report(runs, tmp_path / "page.html").path
+        browser.open(page.as_uri(), width)
+        assert browser.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
+        assert browser.evaluate(smallest) > 8
+        assert browser.evaluate("performance.getEntriesByType('resource').length") == 0
+    assert browser.problems == []
+    browser.open("data:text/html,<script>console.error('seen')</script>", width)
+    assert any("seen" in problem for problem in browser.problems)  # this test would notice

@@ -53,8 +53,7 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
-    "legend.framealpha": 0.8,
-    "legend.edgecolor": "none",
+    "legend.frameon": False,
     "legend.borderaxespad": 0.1,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -251,7 +250,7 @@ def training_curves(
         if best_epoch is not None:
             axes.axvline(best_epoch + 1, color=MUTED, linewidth=0.8, linestyle=":")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="best", ncols=2)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     panels[-1].set_xlabel("epoch" if best_epoch is None else f"epoch (dotted: the best, {best_epoch + 1})")
     return fig
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Letters of a text on a page, at most.
-LETTERS = 600
+LETTERS = 1000
 
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|#]")
 

@@ -77,9 +77,12 @@ def add_data(section: Section, run: Run) -> None:
                 ["split", split["kind"]],
                 ["training events", count(split.get("train_events"))],
                 ["test queries", count(split["queries"])],
-                *([name.replace("/", ", "), count(split[name])] for name in split if name.startswith("targets")),
+                ["targets", count(split.get("targets"))],
+                *([f"targets: {s}", count(split.get(f"targets/{s}"))] for s in ("head", "tail", "cold")),
+                ["targets that the user had already", count(split.get("targets_excluded"))],
                 ["head", f"the {split.get('head_share', 0.2):.0%} of items with the most training events"],
             ],
+            numbers=False,
         )
     )
     section.items(report.lines())
@@ -107,7 +110,7 @@ def without_folders(value: Any) -> str:
     """A setting for display, with the folders of the machine left out of an absolute path."""
     if isinstance(value, str) and value.startswith("/"):
         return Path(value).name
-    return str(value)
+    return "auto" if value is None else str(value)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------

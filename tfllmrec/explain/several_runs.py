@@ -83,9 +83,11 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
     reproduce = Section("How to reproduce")
     folders = [f"{name}/config.yaml --out {name}-again" for name in names]
     reproduce.code(*(f"tfllmrec fit {folder}" for folder in folders))
-    columns = [provenance(run) for run in runs]
-    rows = [[of_runs[0][0], *(value for _, value in of_runs)] for of_runs in zip(*columns, strict=True)]
-    reproduce.table(Table(["", *names], rows, numbers=False))
+    facts = [[of[0][0], *(value for _, value in of)] for of in zip(*map(provenance, runs), strict=True)]
+    differing = [row for row in facts if len(set(row[1:])) > 1]
+    reproduce.table(Table(["", *names], differing, numbers=False))
+    reproduce.text("The same for all runs:")
+    reproduce.table(Table(["", ""], [row[:2] for row in facts if row not in differing], numbers=False))
     sections = (side_by_side, differences, training, settings, chosen, data, reproduce)
     return [section for section in sections if section.parts]
 
