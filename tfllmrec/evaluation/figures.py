@@ -370,6 +370,8 @@ def svg(figure: Figure, name: str, says: str) -> str:
                 element.set(key, value.replace("#", f"#{name}-"))
             elif key in ("style", "viewBox"):
                 element.set(key, value)
+    for key in ("width", "height"):  # the page decides on the size
+        root.attrib.pop(key, None)
     root.attrib |= {"role": "img", "aria-label": says}
     return ElementTree.tostring(root, encoding="unicode")
 

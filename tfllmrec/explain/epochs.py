@@ -46,7 +46,9 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
     path = run.folder / "checkpoints" / "state.json"
     if not path.is_file():
         return Epochs()
-    state = _State.model_validate(read_json(path, _State, REMEDY).model_dump())
+    state = read_json(path, _State, REMEDY)
+    if not state.values:
+        return Epochs()
     logged = logged_scalars(run.folder / "logs" / "validation") if events else {}
     names = {"all": "ndcg@10", **{stratum: f"ndcg@10/{stratum}" for stratum in ("head", "tail", "cold")}}
     strata = {
