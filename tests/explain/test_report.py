@@ -1,14 +1,13 @@
 """Reports of run folders without TensorFlow; tests/explain/test_of_a_fit.py reports on a real fit."""
 
-import html
 import json
 import re
 import shutil
 import sys
 
-import html5lib
 import numpy as np
 import pytest
+from html_pages import check, told
 from plain_runs import Next, stand_in, write_run
 
 from tfllmrec.config import SplitConfig, TrainingConfig
@@ -18,27 +17,6 @@ from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.result_files import save_result
 from tfllmrec.explain.report import RUNS, write_report
 from tfllmrec.runs.run import ABLATION, Run
-
-LIMIT = 300_000
-
-
-def check(path):
-    """The text of a page that is valid HTML, small, and holds no script, no style of others and no duplicate id."""
-    text = path.read_text()
-    assert path.stat().st_size < LIMIT
-    parser = html5lib.HTMLParser(strict=True, tree=html5lib.treebuilders.getTreeBuilder("etree"))
-    parser.parse(text)
-    assert "<script" not in text.lower() and "javascript:" not in re.sub(r">[^<]*<", "><", text)
-    assert not re.search(r"<[^>]*\son\w+\s*=", text), "an element listens to events"
-    assert not re.search(r"""(src|href)=["'](?!#)""", text), "something is loaded"
-    ids = re.findall(r'\bid="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    return text
-
-
-def told(text):
-    """The words of a page."""
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
 
 
 def test_of_one_run(plain_run, loads_stand_in):
