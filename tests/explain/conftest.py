@@ -39,6 +39,6 @@ def hostile_split():
     items["title"] = [f"{HOSTILE[n % len(HOSTILE)]}{n}" for n in range(len(items))]
     items["category"] = "<b>bold</b>|news"
     events = chain_events()
-    events["user"] = "<i>" + events["user"] + "</i>"
+    events["user"] = "<i>\u202e" + events["user"] + "</i>"
     dataset = dataset_from_frames(events, items, config=DataConfig(name="<u>shop</u>"))
     return make_split(dataset, SplitConfig(), seed=42)

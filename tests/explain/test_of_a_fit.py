@@ -114,3 +114,14 @@ def test_labels_of_the_next_items(copied, four_labels):
     assert sorted(labels[:-1]) == [f"label {n}" for n in range(4)] and labels[-1] == "other"
     assert counts.sum() == len(copied.split.test)
     assert counts.trace() > 0.4 * counts.sum()  # by chance a quarter of them
+
+
+def test_the_least_that_a_team_may_have(bare_run, tmp_path):
+    """No titles, no text, no order, no ratings."""
+    from tfllmrec.explain.card import write_card
+    from tfllmrec.explain.report import write_report
+
+    words = told(check(write_report([bare_run[0].folder], tmp_path / "page.html").path))
+    assert "leave_random_out" in words and re.search(r"Next: i\d+ \(rank", words)
+    card = write_card(bare_run[0], tmp_path / "card.md").read_text()
+    assert "No item has text." in card and "with ratings" not in card

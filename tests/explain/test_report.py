@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import chain_events, chain_items
 from html_pages import check, told
 from plain_runs import Next, stand_in, write_run
 
 from tfllmrec.config import SplitConfig, TrainingConfig
-from tfllmrec.data import make_split
+from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.result_files import save_result
@@ -118,6 +119,19 @@ def test_of_several_runs(chain_split, tmp_path, monkeypatch):
     assert page.differences()["ndcg@10"]["second"] == {"difference": difference, "low": low, "high": high}
 
 
+def test_too_few_queries_are_not_compared(tmp_path, loads_stand_in):
+    events = chain_events()
+    few = dataset_from_frames(events[events.user.isin([f"u{n}" for n in range(12)])], chain_items())
+    split = make_split(few, SplitConfig(), seed=42)
+    runs = [write_run(tmp_path / name, split, share).folder for name, share in (("a", 0.3), ("b", 0.9))]
+    page = write_report(runs[:1])
+    assert page.headline.endswith("Fewer than 20 targets are too few to compare it with baselines.")
+    assert "Not shown, fewer than 20 targets: ndcg@10 (12), recall@10 (12)" in told(check(page.path))
+    page = write_report(runs)
+    assert page.headline.startswith("The runs have fewer than 20 test targets") and page.differences() == {}
+    check(page.path)
+
+
 def test_runs_of_other_data_or_another_split_are_refused(chain_split, hostile_split, tmp_path):
     first = write_run(tmp_path / "first", chain_split)
     other = write_run(tmp_path / "other", hostile_split)
@@ -172,7 +186,7 @@ def test_in_a_browser(hostile_split, loads_stand_in, tmp_path, browser, width):
     for runs in ([run.folder], [run.folder, again.folder]):
         page = write_report(runs, tmp_path / "page.html").path
         browser.open(page.as_uri(), width)
-        assert browser.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
         smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
         assert browser.evaluate(smallest) > 8
         assert browser.evaluate("performance.getEntriesByType('resource').length") == 0

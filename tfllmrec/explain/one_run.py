@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 EXPOSED = 20_000
 #: Of an example: the newest items of the history, the best recommended items, and the first targets that are shown.
 NEWEST, BEST, TARGETS = 8, 5, 3
-#: Letters of a title, at most.
-LETTERS = 90
+#: Letters of a title, and fields with a table of their values, at most.
+LETTERS, FIELDS = 90, 5
 
 
 def against_baselines(run: Run) -> Comparison:
@@ -71,6 +71,8 @@ def headline_of(run: Run, comparison: Comparison) -> str:
     if not others:
         return said
     best = max(others, key=others.__getitem__)
+    if best not in comparison.differences.get(label, {}):
+        return f"{said} Fewer than {MIN_TARGETS} targets are too few to compare it with baselines."
     difference, low, high = comparison.differences[label][best]
     verdict = "larger than chance" if low > 0 or high < 0 else "within chance"
     lead = "ahead of" if difference < 0 else "behind"
@@ -168,7 +170,7 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
             caption = f"{label} by the training events of the target, in groups of about equally many targets"
             of = "" if len(single) == len(targets) else f" ({len(single):,} queries with one target)"
             section.figure(figures.recall_by_popularity(events, recall, label), "popularity", f"{caption}{of}.")
-    for key, groups in run.metrics.get("groups", {}).items():
+    for key, groups in list(run.metrics.get("groups", {}).items())[:FIELDS]:
         if len(groups) > 1:
             section.table(_of_groups(key, groups))
     return section

@@ -13,12 +13,15 @@ from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import scoreboard_rows
 from tfllmrec.explain.pages import as_is
 from tfllmrec.runs.run import Run
+from tfllmrec.wording import clipped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Rows of a list or table whose length depends on the data, at most.
 ROWS = 30
+#: Letters of a setting, at most.
+LETTERS = 120
 #: Fewer targets than these make no claim, only a hint.
 CLAIM_TARGETS = 500
 
@@ -110,7 +113,7 @@ def without_folders(value: Any) -> str:
     """A setting for display, with the folders of the machine left out of an absolute path."""
     if isinstance(value, str) and value.startswith("/"):
         return Path(value).name
-    return "auto" if value is None else str(value)
+    return "auto" if value is None else clipped(str(value), LETTERS)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.report import MIN_TARGETS, hidden_columns
 from tfllmrec.explain.compare import MODEL, Comparison, names_of
 from tfllmrec.explain.epochs import epochs_of
 from tfllmrec.explain.sections import (
@@ -26,6 +27,8 @@ from tfllmrec.runs.run import Run
 def headline_of_runs(comparison: Comparison) -> str:
     """Which of the other runs are better or worse than the first one, beyond chance."""
     first, *others = [run for run, recommender in comparison.results if recommender == MODEL]
+    if not comparison.differences:
+        return f"The runs have fewer than {MIN_TARGETS} test targets, which are too few to compare them."
     label, rows = next(iter(comparison.differences.items()))
     parts = []
     for run in others:
@@ -51,20 +54,24 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
                 *score_rows(results, comparison.labels),
                 ["targets", *(count(comparison.targets.get(label)) for label in comparison.labels)],
             ],
-            "Runs first, then the baselines. ± is half the 95 % interval over users.",
+            f"Runs first, then the baselines. ± is half the 95 % interval over users. {hidden_columns(results) or ''}",
         )
     )
     differences = Section(f"Differences to {names[0]}")
-    differences.table(
-        Table(
-            ["", *comparison.differences],
-            [[name, *(interval(rows[name]) for rows in comparison.differences.values())] for name in list(results)[1:]],
-            "With paired 95 % intervals over users; an interval without 0 is larger than chance.",
+    if comparison.differences:
+        differences.table(
+            Table(
+                ["", *comparison.differences],
+                [
+                    [name, *(interval(rows[name]) for rows in comparison.differences.values())]
+                    for name in list(results)[1:]
+                ],
+                "With paired 95 % intervals over users; an interval without 0 is larger than chance.",
+            )
         )
-    )
-    others = {label: {name: rows[name] for name in names[1:]} for label, rows in comparison.differences.items()}
-    caption = f"Differences to {names[0]}; filled where larger than chance."
-    differences.figure(figures.difference_intervals(others, names[0]), "differences", caption)
+        others = {label: {name: rows[name] for name in names[1:]} for label, rows in comparison.differences.items()}
+        caption = f"Differences to {names[0]}; filled where larger than chance."
+        differences.figure(figures.difference_intervals(others, names[0]), "differences", caption)
     training = Section("Training")
     epochs = [epochs_of(run, events=False) for run in runs]
     curves = {name: each.selection for name, each in zip(names, epochs, strict=True) if each.selection}
@@ -81,8 +88,8 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
     data.text("The same for all runs:")
     add_data(data, runs[0])
     reproduce = Section("How to reproduce")
-    folders = [f"{name}/config.yaml --out {name}-again" for name in names]
-    reproduce.code(*(f"tfllmrec fit {folder}" for folder in folders))
+    folders = [run.folder.name for run in runs]
+    reproduce.code(*(f"tfllmrec fit {folder}/config.yaml --out {folder}-again" for folder in folders))
     facts = [[of[0][0], *(value for _, value in of)] for of in zip(*map(provenance, runs), strict=True)]
     differing = [row for row in facts if len(set(row[1:])) > 1]
     reproduce.table(Table(["", *names], differing, numbers=False))
