@@ -274,8 +274,8 @@ def strata_intervals(figures: Mapping[str, Mapping[str, Interval]], label: str =
         axes.invert_yaxis()
         axes.grid(False, axis="y")
         axes.set_title(stratum)
-        axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0)
+    panels[-1].set_xlim(left=0)  # once all are drawn, because they share the axis
     panels[-1].set_xlabel(f"{label}, with its 95 % interval")
     return fig
 
