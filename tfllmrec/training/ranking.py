@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -821,25 +821,46 @@ def measure_ranking(
     return measured | _of_probabilities(reranked, asked) | _of_ratings(reranked, split, asked)
 
 
-def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
-    losses, even, ours, hybrids, right, likely, happened = ([] for _ in range(7))
+class Offered(NamedTuple):
+    """Candidates of queries whose next item is among them, as :func:`offered` gives them, ``[B, M]`` each.
+
+    Attributes:
+      items: int, N for none. there: bool. chosen: bool, which one came next, one for each row.
+      probability: float32, of the ranking model. score: float32, of the hybrid.
+    """
+
+    items: np.ndarray
+    there: np.ndarray
+    chosen: np.ndarray
+    probability: np.ndarray
+    score: np.ndarray
+
+
+def offered(reranked: Reranked, queries: Queries) -> Iterator[Offered]:
+    """The candidates of ``queries`` in batches, without queries whose first target is no candidate."""
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
-        items = reranked.best(scores, batch)
-        items = _without_others(items, batch.targets, reranked.model.n_items)
-        label = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
-        rows = label.any(axis=1)
-        probability = reranked.rank(batch, items)[0][rows]
-        there, label = (items < reranked.model.n_items)[rows], label[rows]
-        score = np.take_along_axis(scores[rows], np.where(there, items[rows], 0), axis=1)
-        losses.append(-np.log(np.maximum(probability[label], 1e-30)))
+        items = _without_others(reranked.best(scores, batch), batch.targets, reranked.model.n_items)
+        chosen = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
+        rows = chosen.any(axis=1)
+        probability = reranked.rank(batch, items)[0]
+        there = items < reranked.model.n_items
+        score = np.take_along_axis(scores, np.where(there, items, 0), axis=1)
+        yield Offered(*(part[rows] for part in (items, there, chosen, probability, score)))
+
+
+def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
+    losses, even, ours, hybrids, right, likely, happened = ([] for _ in range(7))
+    for batch in offered(reranked, queries):
+        there, chosen, probability = batch.there, batch.chosen, batch.probability
+        losses.append(-np.log(np.maximum(probability[chosen], 1e-30)))
         even.append(np.log(there.sum(axis=1)))
-        ours.append(_auc(probability, label, there))
-        hybrids.append(_auc(score, label, there))
+        ours.append(_auc(probability, chosen, there))
+        hybrids.append(_auc(batch.score, chosen, there))
         first = probability == probability.max(axis=1, keepdims=True, initial=0)
-        right.append((first & label).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
+        right.append((first & chosen).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
         likely.append(probability[there])
-        happened.append(label[there])
+        happened.append(chosen[there])
     names = ("log_loss", "log_loss_even", "auc", "auc_hybrid", "accuracy")
     values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids, right)]
     means = {name: _mean(value[np.isfinite(value)]) for name, value in zip(names, values, strict=True)}
