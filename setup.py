@@ -31,6 +31,7 @@ REQUIRES = [
 ]
 TUNE = ["optuna>=5,<6"]
 FEATURES = ["scikit-learn>=1.6,<2"]
+REPORT = ["matplotlib>=3.10,<4", "jinja2>=3.1,<4"]
 SERVE = [
     "tensorflow-serving-api>=2.20,<2.21",
     "grpcio>=1.66",
@@ -44,9 +45,11 @@ SCANN = "scann==1.4.2"
 TEST = [
     *TUNE,
     *FEATURES,
+    *REPORT,
     *SERVE,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
+    "html5lib>=1.1,<2",
     "pyversity>=0.2,<0.3",
     "ovmsclient==2023.1",
     "urllib3>=2.2,<3",
@@ -68,9 +71,16 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tfllmrec", "tfllmrec.*"]),
-    package_data={"tfllmrec": ["py.typed"]},
+    package_data={"tfllmrec": ["py.typed"], "tfllmrec.explain": ["templates/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "features": FEATURES, "serve": SERVE, "scann": [SCANN]},
+    extras_require={
+        "test": TEST,
+        "tune": TUNE,
+        "features": FEATURES,
+        "report": REPORT,
+        "serve": SERVE,
+        "scann": [SCANN],
+    },
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

@@ -23,15 +23,16 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from sections import made_by, replace_section
-from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences, load_result, save_result
+from seeds import MARKS, ONE_SEED, SEEDS, check_seeds, differences
 
 from tfllmrec.data.batches import Sequences
 from tfllmrec.evaluation.protocol import Result, averaged, evaluate
+from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.layers.term_gates import GAIN
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.progress import to_stderr
-from tfllmrec.runs.run import Run
+from tfllmrec.runs.run import ABLATION, Run
 from tfllmrec.runs.search_space import with_settings
 from tfllmrec.training.fit import (
     STRENGTHS,
@@ -41,9 +42,6 @@ from tfllmrec.training.fit import (
     fit_hybrid,
     set_item_weights,
 )
-
-#: Folder of finished parts, below that of the run.
-KEPT = "ablation"
 
 
 def dense_off(model: Hybrid, run: Run) -> None:
@@ -121,7 +119,7 @@ def switched(run: Run, switch: Callable[[Hybrid, Run], None]) -> Hybrid:
 
 def retrained(run: Run, name: str, settings: dict[str, object], data: TrainingData) -> Hybrid:
     config = with_settings(run.config, settings)
-    folder = run.folder / KEPT / name.replace(" ", "_")
+    folder = run.folder / ABLATION / name.replace(" ", "_")
     return fit_hybrid(data, config, folder, to_stderr).model
 
 
@@ -131,7 +129,7 @@ def measured(run: Run, switches_only: bool) -> dict[str, Result]:
     strata = split.strata(run.config.evaluation.head_share)
     results = {}
     for name, make in variants(run, switches_only):
-        kept = run.folder / KEPT / f"{name.replace(' ', '_').replace(',', '')}.npz"
+        kept = run.folder / ABLATION / f"{name.replace(' ', '_').replace(',', '')}.npz"
         if not kept.is_file():
             to_stderr(f"{run.folder}: {name}")
             counts = split.train_counts

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from quality import fitted_run, folder_of
 from sections import made_by, replace_section
-from seeds import differences, load_result, save_result
+from seeds import differences
 
 from tfllmrec.columns import ITEM_INDEX, USER, USER_INDEX
 from tfllmrec.config import load_config
@@ -41,6 +41,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.evaluation.result_files import load_result, save_result
 from tfllmrec.models.item_weights import interactions
 from tfllmrec.runs.run import Run
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from tfllmrec.durable import reading_npz, replacing
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
 from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_table, shown_columns, targets_of
@@ -92,29 +89,6 @@ def differences(
     rows.append(["targets", *(f"{targets_of(results, label):,}" for label in columns), *[""] * len(further)])
     hidden = hidden_columns(results)
     return [*markdown_table(["", *columns, *further], rows), *(["", hidden] if hidden else [])]
-
-
-def save_result(path: Path, result: Result) -> None:
-    """Writes what :func:`load_result` reads: a result of one seed. The folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = {"metrics": result.metrics, "counts": result.counts, "alarms": result.alarms}
-    with replacing(path) as fresh, fresh.open("wb") as stream:
-        users = {} if result.users is None else {"users": result.users}
-        known_array = np.array(json.dumps(known))
-        np.savez_compressed(stream, allow_pickle=False, known=known_array, **users, **result.per_query)
-
-
-def load_result(path: Path) -> Result:
-    """A result of :func:`save_result`, without intervals.
-
-    Raises:
-      ModelError: the file is damaged.
-    """
-    with reading_npz(path, "delete it, to measure again") as arrays:
-        known = json.loads(str(arrays["known"]))
-        users = arrays.get("users")
-        per_query = {label: arrays[label] for label in arrays if label not in ("known", "users")}
-    return Result(**known, intervals={}, per_query=per_query, users=users)
 
 
 def _names(runs: Sequence[Run]) -> str:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import string
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -397,3 +398,40 @@ def running(path, **given):
 def serving():
     """``with serving(PATH, SETTING=...) as server``: the embedded server in a thread, on ports that are free."""
     return running
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Calls ``tfllmrec ARGUMENTS``; returns the exit code and what was printed."""
+    from tfllmrec.cli.app import main
+
+    logger = logging.getLogger("tfllmrec")
+    before = logger.handlers, logger.level, logger.propagate
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfllmrec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Answer(ended.value.code or 0, printed.out, printed.err)
+
+    yield run
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def browser():
+    """A tab of headless Chromium, see tests/browser.py; skips where there is none."""
+    from browser import CHROMIUM, MISSING, chromium
+
+    if CHROMIUM is None:
+        pytest.skip(MISSING)
+    with chromium() as page:
+        yield page

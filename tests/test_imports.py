@@ -22,14 +22,14 @@ ROOMS = [
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
 WITHOUT_TENSORFLOW = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
-    "evaluation", "server", "cli",
+    "evaluation", "explain", "server", "cli",
 ]  # fmt: skip
 # The server's process leaves TensorFlow to those of the models.
 NEEDS_TENSORFLOW = ["data/batches.py", "server/servable.py"]
 TENSORFLOW = {
     "tensorflow", "tf_keras", "keras", "tensorflow_text", "tensorflow_hub", "tensorflow_recommenders", "tensorboard",
 }  # fmt: skip
-HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml", "optuna"}
+HEAVY = TENSORFLOW | {"numpy", "pandas", "pyarrow", "scipy", "pydantic", "yaml", "optuna", "matplotlib", "jinja2"}
 
 
 def imports(tree: ast.AST, package: str, top_level: bool = False) -> Iterator[tuple[int, str]]:

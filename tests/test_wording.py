@@ -6,7 +6,7 @@ import pytest
 
 from tfllmrec import wording
 from tfllmrec.errors import ConfigError
-from tfllmrec.wording import nearest, nearest_hint, shown, visible
+from tfllmrec.wording import clipped, nearest, nearest_hint, shown, visible
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,19 @@ def test_no_other_module_compares_names():
     package = Path(wording.__file__).parent
     found = [path.name for path in package.rglob("*.py") if re.search(r"\bdifflib\b", path.read_text(encoding="utf-8"))]
     assert found == ["wording.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", "short"),
+        ("exactly 10", "exactly 10"),
+        ("more than 10", "more than…"),
+        ("\x00bc", "\\x00bc"),
+        ("a\uffff\ufffe", "a\\uffff\\u…"),
+        ("x" * 10**6, "x" * 9 + "…"),
+        ("", ""),
+    ],
+)
+def test_clipped(text, expected):
+    assert clipped(text, 10) == expected

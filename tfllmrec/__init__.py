@@ -39,6 +39,7 @@ _HOME = {
     "set_item_weights": "tfllmrec.training.fit",
     "fit_hybrid": "tfllmrec.training.fit",
     "fit_experiment": "tfllmrec.runs.experiment",
+    "compare": "tfllmrec.explain.compare",
     "export": "tfllmrec.serving.export",
     "SavedModel": "tfllmrec.serving.saved_model",
 }

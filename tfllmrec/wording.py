@@ -47,6 +47,16 @@ def _hidden(char: str, before: str, after: str) -> bool:
     return category in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _BLANK
 
 
+def clipped(text: str, letters: int) -> str:
+    """Text as :func:`visible` shows it, of at most ``letters`` letters: a longer one ends in ``…``.
+
+    Characters that no XML document may hold are written as escapes, too.
+    """
+    text = visible(text[: letters + 1])
+    text = text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+    return text if len(text) <= letters else f"{text[: letters - 1].rstrip()}…"
+
+
 def shown(value: Any) -> str:
     """A value as YAML and Python write it, at most 80 characters, however large or deeply nested it is."""
     if value is None:

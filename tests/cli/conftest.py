@@ -1,7 +1,6 @@
-"""Runs the program in this process, with stand-ins where it calls the libraries that need TensorFlow."""
+"""Stand-ins where the program calls the libraries that need TensorFlow."""
 
 import json
-import logging
 import sys
 import types
 from dataclasses import dataclass, field
@@ -22,32 +21,6 @@ METRICS = {
     "intervals": {"hybrid": {"ndcg@10": [0.49, 0.51]}},
     "alarms": ["hybrid: looks odd"],
 }
-
-
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def program(monkeypatch, capsys):
-    """Calls ``tfllmrec ARGUMENTS``; returns the exit code and what was printed."""
-    from tfllmrec.cli.app import main
-
-    logger = logging.getLogger("tfllmrec")
-    before = logger.handlers, logger.level, logger.propagate
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tfllmrec", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Answer(ended.value.code or 0, printed.out, printed.err)
-
-    yield run
-    logger.handlers, logger.level, logger.propagate = before
 
 
 @dataclass

@@ -14,8 +14,8 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "data", "data describe", "data prepare", "fit", "evaluate", "export", "recommend", "search"]
-COMMANDS += ["similar", "interests", "rank", "doctor", "tune", "serve"]
-HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml", "optuna", "grpc", "requests", "starlette"]
+COMMANDS += ["similar", "interests", "rank", "doctor", "tune", "serve", "report"]
+HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml", "optuna", "grpc", "requests", "starlette", "jinja2"]
 
 
 def test_help_of_everything_imports_nothing_heavy():

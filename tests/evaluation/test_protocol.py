@@ -12,6 +12,7 @@ from tfllmrec.evaluation.protocol import (
     evaluate,
     mean_interval,
     paired_difference,
+    paired_differences,
     selection_gain,
     selection_value,
     users_of,
@@ -264,6 +265,15 @@ def test_a_paired_difference_needs_the_same_queries_and_a_ranking_metric():
         paired_difference(a, a, "coverage@1")
     with pytest.raises(ModelError, match="with targets"):
         paired_difference(a, a, "recall@1/cold")
+
+
+def test_several_differences_are_those_of_each_metric():
+    rng = np.random.default_rng(3)
+    qs = queries(rng.integers(3, size=(200, 1)).tolist())
+    a, b = (run(rng.random((200, 4)).astype(np.float32), qs) for _ in range(2))
+    found = paired_differences(a, b, ["recall@1", "ndcg@2/tail", "recall@1/cold"])
+    assert found == {label: paired_difference(a, b, label) for label in ("recall@1", "ndcg@2/tail")}  # none is cold
+    assert paired_differences(a, b, ["recall@1"], bootstrap=0) == {}
 
 
 def test_seeds_are_averaged_for_each_query_before_the_bootstrap():

@@ -1,8 +1,6 @@
 """What a fit writes for TensorBoard."""
 
-import numpy as np
 import pytest
-import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.tf

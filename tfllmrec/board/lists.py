@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.board.scoreboard import writing_to
-from tfllmrec.client.answers import QUERY, REASON
-from tfllmrec.columns import TITLE
+from tfllmrec.client.answers import to_frame
+from tfllmrec.columns import ITEM, QUERY, REASON, TITLE
+from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.data.splits import Split
+from tfllmrec.models.answers import recommended, titles_of
 from tfllmrec.wording import visible
 
+#: Users whose recommendations are shown.
+USERS = 5
 #: The newest titles of a history, and the recommendations, that are shown.
 SHOWN_HISTORY, SHOWN = 5, 5
 
@@ -35,6 +42,16 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.recommend, self.histories, self.log_dir = recommend, histories, log_dir
+
+    @classmethod
+    def of(cls, split: Split, log_dir: Path | str) -> Self:
+        """The callback of a hybrid for :data:`USERS` validation users, spread evenly over the lengths of histories."""
+        queries = split.validation
+        by_length = np.argsort(queries.history.lengths, kind="stable")
+        asked = queries.take(by_length[evenly_spread(len(queries), USERS)])
+        ids, titles = split.dataset.items[ITEM].to_numpy(), titles_of(split.dataset)
+        histories = [[titles[ids[item]] for item in history] for history in asked.history]
+        return cls(lambda model: to_frame(recommended(model, asked, SHOWN, titles)), histories, log_dir)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         found = self.recommend(self.model)

@@ -15,6 +15,8 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import replacing, write_text
 from tfllmrec.wording import visible
 
+#: The file by which the Projector finds all others; written last.
+CONFIG = "projector_config.pbtxt"
 #: The most items that are shown: the Projector holds them all in the browser.
 MOST = 10_000
 #: The most numbers of a vector; wider ones are shown by their principal components.
@@ -75,9 +77,9 @@ def write_projector(folder: Path | str, vectors: Mapping[str, np.ndarray], besid
         with replacing(folder / path) as fresh:
             fresh.write_bytes(values.tobytes())
         config.embeddings.add(tensor_name=name, tensor_path=path, tensor_shape=values.shape, metadata_path="items.tsv")
-    write_text(folder / "projector_config.pbtxt", text_format.MessageToString(config))
-    with writing_to(folder):  # TensorBoard looks for the file above in folders with events alone
+    with writing_to(folder):  # TensorBoard looks for the file below in folders with events alone
         pass
+    write_text(folder / CONFIG, text_format.MessageToString(config))
 
 
 def _components(vectors: np.ndarray) -> np.ndarray:

@@ -13,36 +13,43 @@ from tensorboard.program import TensorBoard, TensorBoardServerException
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import to_stderr
 
+LOGS = "logs"
 
-def logs_of(runs: Sequence[Path]) -> dict[str, Path]:
-    """The logs of runs by the name to show; ``runs`` may be run folders, folders of them, or of any logs.
+
+def folders_of(named: Sequence[Path]) -> list[Path]:
+    """The folders with logs among and directly below those that are named.
 
     Raises:
       ModelError: a folder is not there, or holds no logs.
     """
-    found: dict[str, Path] = {}
-    for folder in runs:
+    found: list[Path] = []
+    for folder in named:
         if not folder.is_dir():
             raise ModelError(f"{folder} is no folder: name runs, such as 'tfllmrec board runs/shop'.")
-        own = [folder / "logs"] if (folder / "logs").is_dir() else sorted(folder.glob("*/logs"))
-        if not own and not any(folder.rglob("*tfevents*")):
-            raise ModelError(f"{folder} holds no logs: expected the folder of a run or of several runs.")
-        for logs in own or [folder]:
-            name = (logs.parent if logs.name == "logs" else logs).resolve().name
-            # Two folders of one name, such as those of two searches, are told apart by what they are in.
-            found[name if name not in found else str(logs.resolve().parent)] = logs
+        own = [folder] if (folder / LOGS).is_dir() else sorted(path.parent for path in folder.glob(f"*/{LOGS}"))
+        if not own:
+            raise ModelError(f"{folder} holds no logs: expected the folder of a run, of a search, or of several.")
+        found += own
     return found
+
+
+def _names(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders by the name to show: their own, or where two have the same one, all that leads to them."""
+    own = [folder.resolve().name for folder in folders]
+    return {
+        name if own.count(name) == 1 else str(folder.resolve()).strip("/").replace("/", "-"): folder
+        for name, folder in zip(own, folders, strict=True)
+    }
 
 
 @contextlib.contextmanager
 def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """TensorBoard over ``runs`` in a thread of this process, until the block ends; gives its address.
+    """TensorBoard over run folders in a thread of this process, until the block ends; gives its address.
 
     Raises:
-      ConfigError: the port is taken, or the host unknown. ModelError: see :func:`logs_of`.
+      ConfigError: the port is taken, or the host unknown.
     """
-    logs = logs_of(runs)
-    with _folder_of_links(logs) as folder:
+    with _folder_of_links({name: folder / LOGS for name, folder in _names(runs).items()}) as folder:
         program = TensorBoard()
         program.configure(argv=[None, "--logdir", str(folder), "--host", host, "--port", str(port)])
         try:
@@ -56,7 +63,7 @@ def _folder_of_links(logs: Mapping[str, Path]) -> Iterator[Path]:
     """One folder for TensorBoard, in which each of ``logs`` has its name; more than one can only be read so."""
     with tempfile.TemporaryDirectory() as folder:
         for name, target in logs.items():
-            (Path(folder) / name.strip("/").replace("/", "-")).symlink_to(target.resolve(), target_is_directory=True)
+            (Path(folder) / name).symlink_to(target.resolve(), target_is_directory=True)
         yield Path(folder)
 
 

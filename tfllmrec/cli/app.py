@@ -29,6 +29,7 @@ from tfllmrec.cli import (
     interests,
     rank,
     recommend,
+    report,
     search,
     serve,
     similar,
@@ -53,6 +54,7 @@ app.add_typer(data.app)
 app.command()(fit.fit)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
+app.command()(report.report)
 app.command()(board.board)
 app.command()(export.export)
 app.command()(recommend.recommend)

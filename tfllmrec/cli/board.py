@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tfllmrec.cli.output import note
+
 
 def board(
     runs: Annotated[
@@ -17,7 +19,18 @@ def board(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 6006,
 ) -> None:
-    """Starts TensorBoard over runs, and prints its address."""
-    from tfllmrec.board.server import serve_board
+    """Start TensorBoard over runs, and print its address.
 
-    serve_board(runs or [Path("runs")], host, port)
+    What it shows of complete runs is written first where it is missing.
+    """
+    from tfllmrec.board.server import folders_of, serve_board
+    from tfllmrec.explain.board import is_written, write_board
+    from tfllmrec.runs.run import Run
+
+    folders = folders_of(runs or [Path("runs")])
+    for folder in folders:
+        run = Run(folder)
+        if run.complete and run.config.board.details and not is_written(run):
+            note(f"{folder}: writing what TensorBoard shows")
+            write_board(run)
+    serve_board(folders, host, port)

@@ -23,6 +23,27 @@ def calibration_error(predicted: np.ndarray, observed: np.ndarray, bins: int = B
     if not len(predicted):
         return float("nan")
     gap = predicted.astype(np.float64) - observed
+    return float(np.abs(np.bincount(_bin_of(predicted, bins), gap)).sum() / len(gap))
+
+
+def calibration_curve(
+    predicted: np.ndarray, observed: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean prediction, the mean observation and the number of predictions of each bin of :func:`calibration_error`.
+
+    Returns:
+      float64, float64 and int64 ``[b]``, by rising prediction; empty bins are left out.
+    """
+    if not len(predicted):
+        return np.empty(0), np.empty(0), np.empty(0, np.int64)
+    bin_of = _bin_of(predicted, bins)
+    counts = np.bincount(bin_of)
+    used = counts > 0
+    sums = (np.bincount(bin_of, values.astype(np.float64))[used] for values in (predicted, np.asarray(observed)))
+    mean_predicted, mean_observed = (total / counts[used] for total in sums)
+    return mean_predicted, mean_observed, counts[used].astype(np.int64)
+
+
+def _bin_of(predicted: np.ndarray, bins: int) -> np.ndarray:
     ends = np.quantile(predicted, np.arange(1, bins) / bins)
-    bin_of = np.searchsorted(ends, predicted, side="right")
-    return float(np.abs(np.bincount(bin_of, gap)).sum() / len(gap))
+    return np.searchsorted(ends, predicted, side="right")

@@ -294,17 +294,34 @@ def paired_difference(
     Raises:
       ModelError: Unknown label, other queries, no query with a target, or no resamples.
     """
-    for result in (a, b):
-        if label not in result.per_query:
-            raise ModelError(f"Expected a ranking metric of both results, one of {sorted(a.per_query)}; got {label!r}.")
-    x, y = a.per_query[label], b.per_query[label]
-    if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
-        raise ModelError(f"Expected both results to come from the same queries; {label!r} has other targets in each.")
-    difference = x - y
-    interval = mean_interval(difference, a.users, bootstrap=bootstrap, seed=seed)
-    if interval is None:
+    found = paired_differences(a, b, [label], bootstrap=bootstrap, seed=seed)
+    if label not in found:
         raise ModelError(f"Expected queries with targets for {label!r} and bootstrap >= 1 ({bootstrap} given).")
-    return _mean(difference), *interval
+    return found[label]
+
+
+def paired_differences(
+    a: Result, b: Result, labels: Sequence[str], *, bootstrap: int = 1000, seed: int = 42
+) -> dict[str, tuple[float, float, float]]:
+    """:func:`paired_difference` of several metrics by one set of resamples; those without a target are left out.
+
+    Raises:
+      ModelError: Unknown label, or other queries.
+    """
+    differences = {}
+    for label in labels:
+        for result in (a, b):
+            if label not in result.per_query:
+                known = sorted(a.per_query)
+                raise ModelError(f"Expected a ranking metric of both results, one of {known}; got {label!r}.")
+        x, y = a.per_query[label], b.per_query[label]
+        if x.shape != y.shape or not np.array_equal(np.isnan(x), np.isnan(y)):
+            raise ModelError(
+                f"Expected both results to come from the same queries; {label!r} has other targets in each."
+            )
+        differences[label] = x - y
+    intervals = _intervals(differences, bootstrap, seed, a.users)
+    return {label: (_mean(differences[label]), *interval) for label, interval in intervals.items()}
 
 
 def mean_interval(

@@ -29,7 +29,7 @@ def scoreboard(results: Mapping[str, Result], title: str | None = None) -> Table
     table.add_column("", no_wrap=True)
     for label in columns:
         table.add_column(label.replace("/", "\n/"), justify="right", no_wrap=True)
-    for name, cells in _rows(results, columns):
+    for name, cells in scoreboard_rows(results, columns):
         table.add_row(visible(name), *(Text(text, style="bold" if best else "") for text, best in cells))
     table.add_row("targets", *_target_cells(results, columns), style="dim")
     table.caption, table.caption_justify = hidden_columns(results), "left"
@@ -85,7 +85,7 @@ def as_markdown(results: Mapping[str, Result], quoted: Mapping[str, Mapping[str,
     """
     columns = shown_columns(results)
     rows = []
-    for name, cells in _rows(results, columns):
+    for name, cells in scoreboard_rows(results, columns):
         seeds = [between_seeds(results[name], label) for label in columns]
         marked = [f"**{text}**" if best else text for text, best in cells]
         rows.append([name, *(text + between for text, between in zip(marked, seeds, strict=True))])
@@ -120,7 +120,7 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
     best one is named. Other recommenders are not checked for collapse: popularity should give every user the same list.
     Without a hybrid there is nothing to warn about.
     """
-    label = f"ndcg@{_list_length(results)}"
+    label = f"ndcg@{list_length(results)}"
     hybrid = results.get("hybrid")
     if hybrid is None:
         return []
@@ -164,21 +164,8 @@ def targets_of(results: Mapping[str, Result], label: str) -> int | None:
     return next(iter(results.values())).counts.get(f"targets/{stratum}" if stratum else "targets")
 
 
-def _too_few(results: Mapping[str, Result]) -> dict[str, int]:
-    counts = {label: targets_of(results, label) for label in _columns(results)}
-    return {label: count for label, count in counts.items() if count is not None and count < MIN_TARGETS}
-
-
-def _target_cells(results: Mapping[str, Result], columns: list[str]) -> list[str]:
-    counts = [targets_of(results, label) for label in columns]
-    return ["" if count is None else f"{count:,}" for count in counts]
-
-
-def _ordered(results: Mapping[str, Result]) -> list[str]:
-    return sorted(results, key=lambda name: name != "hybrid")
-
-
-def _list_length(results: Mapping[str, Result]) -> int:
+def list_length(results: Mapping[str, Result]) -> int:
+    """The length of the lists whose metrics are shown: 10, or the largest measured one where 10 is missing."""
     if not results:
         raise ModelError("Expected at least one result to report, got none.")
     labels = next(iter(results.values())).metrics
@@ -186,15 +173,7 @@ def _list_length(results: Mapping[str, Result]) -> int:
     return 10 if 10 in ks else max(ks)
 
 
-def _columns(results: Mapping[str, Result]) -> list[str]:
-    k = _list_length(results)
-    strata = [label for label in next(iter(results.values())).metrics if label.startswith(f"recall@{k}/")]
-    asked = [f"{name}@{k}" for name in RANKING_METRICS if name not in ALWAYS] + ["auc"]
-    further = [label for label in asked if label in next(iter(results.values())).metrics]
-    return [f"ndcg@{k}", f"recall@{k}", *strata, *further, f"coverage@{k}"]
-
-
-def _rows(results: Mapping[str, Result], columns: list[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
+def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Name and, for each column, the text of the cell and whether its figure is the best as printed."""
     printed = {
         name: {label: "-" if value is None else f"{value:.4f}" for label in columns for value in [r.metrics.get(label)]}
@@ -211,3 +190,25 @@ def _rows(results: Mapping[str, Result], columns: list[str]) -> list[tuple[str, 
             cells.append((text, number == best and number not in ("-", "0.0000")))
         rows.append((name, cells))
     return rows
+
+
+def _too_few(results: Mapping[str, Result]) -> dict[str, int]:
+    counts = {label: targets_of(results, label) for label in _columns(results)}
+    return {label: count for label, count in counts.items() if count is not None and count < MIN_TARGETS}
+
+
+def _target_cells(results: Mapping[str, Result], columns: list[str]) -> list[str]:
+    counts = [targets_of(results, label) for label in columns]
+    return ["" if count is None else f"{count:,}" for count in counts]
+
+
+def _ordered(results: Mapping[str, Result]) -> list[str]:
+    return sorted(results, key=lambda name: name != "hybrid")
+
+
+def _columns(results: Mapping[str, Result]) -> list[str]:
+    k = list_length(results)
+    strata = [label for label in next(iter(results.values())).metrics if label.startswith(f"recall@{k}/")]
+    asked = [f"{name}@{k}" for name in RANKING_METRICS if name not in ALWAYS] + ["auc"]
+    further = [label for label in asked if label in next(iter(results.values())).metrics]
+    return [f"ndcg@{k}", f"recall@{k}", *strata, *further, f"coverage@{k}"]

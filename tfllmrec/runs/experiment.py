@@ -113,10 +113,9 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.board.lists import RecommendationsInWords
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
-    from tfllmrec.models.ranking import Reranked
-    from tfllmrec.runs.board import lists_after_each_epoch, write_board
     from tfllmrec.runs.labels import labels_of_run
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
@@ -128,7 +127,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths)
-    callbacks = [lists_after_each_epoch(run)] if config.board.details else []
+    callbacks = [RecommendationsInWords.of(split, out / "logs" / "validation")] if config.board.details else []
     fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
@@ -153,12 +152,11 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
+    measured["validation"] = {name: dict(data.baselines[name].figures) for name in baselines}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
         measured["ranking"] = {"left_out": made.line()}
-    reranked = None if order is None else Reranked(hybrid, order, config.ranking.candidates)
-    write_board(run, data, hybrid, reranked, baselines, results, chosen)
     took = time.monotonic() - start
     write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, made), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))

@@ -17,6 +17,8 @@ RUN/
                   does not help
   interests/      the forecast of the next items' labels, and a record, which says whether it helps and is used
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
+  ablation/       results of the model without one of its parts, where ``benchmarks/ablation.py`` has measured them
+  report.html, comparison.html, CARD.md    what ``tfllmrec report`` writes
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA, INTERESTS = "per_query.npz", "schema.json", "interests"
+#: The folder of results of the model without one of its parts, which ``benchmarks/ablation.py`` writes.
+ABLATION = "ablation"
 #: In the folder of a search: the settings that are searched.
 PLAN = "search.json"
 #: In the folder of a run that was made from another one: which one.

@@ -47,7 +47,8 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
 
         tell("baseline: two_tower")
         with show_progress("Training the two-tower", "epochs") as progress:
-            fitted["two_tower"] = fit_two_tower(data, progress=progress).model
+            data.baselines["two_tower"] = fit_two_tower(data, progress=progress)
+        fitted["two_tower"] = data.baselines["two_tower"].model
     return fitted
 
 

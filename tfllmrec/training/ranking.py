@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -816,51 +816,63 @@ def measure_ranking(
                 if result.metrics.get(label) is not None
             },
         }
-    asked = split.test.take(split.test.targets.lengths > 0)
-    asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+    asked = measured_queries(split, seed)
     return measured | _of_probabilities(reranked, asked) | _of_ratings(reranked, split, asked)
 
 
-class Offered(NamedTuple):
-    """Candidates of queries whose next item is among them, as :func:`offered` gives them, ``[B, M]`` each.
+def measured_queries(split: Split, seed: int) -> Queries:
+    """The test queries that probabilities and ratings are measured on: at most :data:`LISTS`, drawn by seed."""
+    asked = split.test.take(split.test.targets.lengths > 0)
+    return asked.take(np.random.default_rng(seed).permutation(len(asked))[:LISTS])
+
+
+@dataclass(frozen=True)
+class Offered:
+    """The candidates of the queries whose next item is among them.
 
     Attributes:
-      items: int, N for none. there: bool. chosen: bool, which one came next, one for each row.
-      probability: float32, of the ranking model. score: float32, of the hybrid.
+      items: int64 ``[B, M]``, the candidates; N for none.
+      probability: float32 ``[B, M]``, that the candidate is the next item.
+      label: bool ``[B, M]``, whether it is.
+      there: bool ``[B, M]``, whether there is such a candidate.
+      score: float32 ``[B, M]``, of the hybrid.
+      asked: the number of queries that these are of.
     """
 
     items: np.ndarray
-    there: np.ndarray
-    chosen: np.ndarray
     probability: np.ndarray
+    label: np.ndarray
+    there: np.ndarray
     score: np.ndarray
+    asked: int
 
 
-def offered(reranked: Reranked, queries: Queries) -> Iterator[Offered]:
-    """The candidates of ``queries`` in batches, without queries whose first target is no candidate."""
+def offered_candidates(reranked: Reranked, queries: Queries) -> Iterator[Offered]:
+    """The candidates of ``queries``, a batch at a time."""
     for batch in queries.batches(SCORE_BATCH):
         scores = reranked.hybrid.score(batch)
-        items = _without_others(reranked.best(scores, batch), batch.targets, reranked.model.n_items)
-        chosen = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
-        rows = chosen.any(axis=1)
-        probability = reranked.rank(batch, items)[0]
-        there = items < reranked.model.n_items
-        score = np.take_along_axis(scores, np.where(there, items, 0), axis=1)
-        yield Offered(*(part[rows] for part in (items, there, chosen, probability, score)))
+        items = reranked.best(scores, batch)
+        items = _without_others(items, batch.targets, reranked.model.n_items)
+        label = items == batch.targets.values[batch.targets.offsets[:-1]][:, np.newaxis]
+        rows = label.any(axis=1)
+        probability = reranked.rank(batch, items)[0][rows]
+        there = (items < reranked.model.n_items)[rows]
+        score = np.take_along_axis(scores[rows], np.where(there, items[rows], 0), axis=1)
+        yield Offered(items[rows], probability, label[rows], there, score, len(batch))
 
 
 def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:
     losses, even, ours, hybrids, right, likely, happened = ([] for _ in range(7))
-    for batch in offered(reranked, queries):
-        there, chosen, probability = batch.there, batch.chosen, batch.probability
-        losses.append(-np.log(np.maximum(probability[chosen], 1e-30)))
+    for batch in offered_candidates(reranked, queries):
+        probability, label, there = batch.probability, batch.label, batch.there
+        losses.append(-np.log(np.maximum(probability[label], 1e-30)))
         even.append(np.log(there.sum(axis=1)))
-        ours.append(_auc(probability, chosen, there))
-        hybrids.append(_auc(batch.score, chosen, there))
+        ours.append(_auc(probability, label, there))
+        hybrids.append(_auc(batch.score, label, there))
         first = probability == probability.max(axis=1, keepdims=True, initial=0)
-        right.append((first & chosen).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
+        right.append((first & label).sum(axis=1) / np.maximum(first.sum(axis=1), 1))
         likely.append(probability[there])
-        happened.append(chosen[there])
+        happened.append(label[there])
     names = ("log_loss", "log_loss_even", "auc", "auc_hybrid", "accuracy")
     values = [np.concatenate(parts) for parts in (losses, even, ours, hybrids, right)]
     means = {name: _mean(value[np.isfinite(value)]) for name, value in zip(names, values, strict=True)}
@@ -876,27 +888,44 @@ def _auc(values: np.ndarray, label: np.ndarray, there: np.ndarray) -> np.ndarray
         return lower / others.sum(axis=1)
 
 
-def _of_ratings(reranked: Reranked, split: Split, queries: Queries) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RatedTargets:
+    """float ``[R]``: the ratings that were predicted for targets, by the model and by biases, and those given."""
+
+    predicted: np.ndarray
+    by_biases: np.ndarray
+    given: np.ndarray
+
+
+def predicted_ratings(reranked: Reranked, split: Split, queries: Queries) -> RatedTargets | None:
+    """The ratings of the rated targets of ``queries``; ``None`` where the model predicts none."""
     model = reranked.model
     scale = RatingScale.of_split(split, model.n_items) if model.rates else None
     if scale is None:
-        return {}
+        return None
     targets = queries.targets.padded(int(queries.targets.lengths.max(initial=1)), model.n_items)
     ratings = Ragged(ratings_of_targets(split.test_events, queries), queries.targets.offsets).padded(
         targets.shape[1], NAN
     )
     rated = np.isfinite(ratings)
     by_biases = scale.ratings(queries, np.where(rated, targets, 0))
-    foretold = {
-        "rmse": reranked.rank(queries, targets)[1],
-        "rmse_mean": np.full_like(ratings, model.mean),
-        "rmse_biases": by_biases,
+    return RatedTargets(reranked.rank(queries, targets)[1][rated], by_biases[rated], ratings[rated])
+
+
+def _of_ratings(reranked: Reranked, split: Split, queries: Queries) -> dict[str, Any]:
+    found = predicted_ratings(reranked, split, queries)
+    if found is None:
+        return {}
+    predicted = {
+        "rmse": found.predicted,
+        "rmse_mean": np.full_like(found.given, reranked.model.mean),
+        "rmse_biases": found.by_biases,
     }
-    errors = {name: _mean((values - ratings)[rated] ** 2) for name, values in foretold.items()}
+    errors = {name: _mean((values - found.given) ** 2) for name, values in predicted.items()}
     return {
-        "rated": int(rated.sum()),
+        "rated": len(found.given),
         **{name: None if e is None else float(np.sqrt(e)) for name, e in errors.items()},
-        "rating_ece": calibration_error(foretold["rmse"][rated], ratings[rated]) if rated.any() else None,
+        "rating_ece": calibration_error(found.predicted, found.given) if len(found.given) else None,
     }
 
 

@@ -1,0 +1,51 @@
+import re
+
+import pytest
+import yaml
+from plain_runs import write_run
+
+from tfllmrec.errors import ModelError
+from tfllmrec.explain.card import small_strata, write_card
+
+SECTIONS = ["Intended use", "Data", "Training", "Evaluation", "Limits", "Privacy", "How to reproduce and cite"]
+
+
+def read(path):
+    """Front matter and body."""
+    _, front, body = path.read_text().split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_a_card_has_front_matter_and_sections(plain_run):
+    path = write_card(plain_run.folder)
+    assert path == plain_run.folder / "CARD.md"
+    front, body = read(path)
+    assert front["library_name"] == "tfllmrec" and "language" not in front and "license" not in front
+    assert "# license:" in path.read_text() and "# language:" in path.read_text()
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    assert result["dataset"]["revision"] == plain_run.dataset.fingerprint
+    figures = plain_run.metrics["results"]["hybrid"]
+    assert {each["name"]: each["value"] for each in result["metrics"]} == {
+        label: round(figures[label], 4) for label in ("ndcg@10", "ndcg@10/tail", "recall@10", "recall@10/tail")
+    }  # of the head and of cold items there are fewer than 20 targets
+    assert re.findall(r"^## (.*)$", body, re.MULTILINE) == SECTIONS
+    assert "60 users, 40 items, 440 events" in body and "4 of 40 items have no training event" in body
+    assert "hints, not claims: all (60), head (14), tail (46), cold (0)." in body
+    assert f"| hybrid | **{figures['ndcg@10']:.4f} ±" in body
+    assert "tfllmrec fit plain/config.yaml --out plain-again" in body
+    assert "minilm (English)" in body and "LATIN 100%" in body
+
+
+def test_names_are_data(hostile_split, tmp_path):
+    _, body = read(write_card(write_run(tmp_path / "run", hostile_split), tmp_path / "card.md"))
+    assert "# \\<u\\>shop\\</u\\>" in body and "<u>" not in body
+
+
+def test_small_strata(plain_run):
+    assert small_strata(plain_run.results, 20) == {"head": 14, "cold": 0}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="is no run folder"):
+        write_card(tmp_path)

@@ -1,0 +1,88 @@
+"""Run folders without TensorFlow: what ``fit`` records, of recommenders that are a few lines of numpy."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from tfllmrec.config import DataConfig, EvaluationConfig, ExperimentConfig, RankingConfig, SplitConfig, dump_config
+from tfllmrec.data.splits import Split
+from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.runs.run import PER_QUERY, SCHEMA, Run
+from tfllmrec.runs.scoreboard import report, save_per_query
+
+
+@dataclass
+class Next:
+    """Right about the item that comes after the newest one in ``share`` of the queries, by the items of the history."""
+
+    n_items: int
+    share: float
+
+    def score(self, queries):
+        scores = np.tile(np.linspace(0, 0.5, self.n_items), (len(queries), 1)).astype(np.float32)
+        for row, history in enumerate(queries.history):
+            newest = int(history[-1]) if len(history) else 0
+            if np.random.default_rng(newest + 7 * len(history)).random() < self.share:
+                scores[row, [(newest + 1) % self.n_items, *queries.targets[row]]] = 1
+        return scores
+
+
+def stand_in(n_items: int, share: float = 0.6) -> SimpleNamespace:
+    """A hybrid, as far as a report looks at it."""
+    gates = SimpleNamespace(trainable=True, gate=lambda counts: 1 / (1 + counts))
+    return SimpleNamespace(score=Next(n_items, share).score, gates=gates)
+
+
+def write_run(folder: Path, split: Split, share: float = 0.6, **settings) -> Run:
+    """A complete run folder of ``split``, whose model is :func:`stand_in`.
+
+    Args:
+      settings: of the config, beside those of the split.
+    """
+    n_items, counts = split.dataset.n_items, split.train_counts
+    config = ExperimentConfig(
+        data=DataConfig(name=split.dataset.name, source="data", format="tfllmrec"),
+        split=SplitConfig(kind=split.kind),
+        ranking=RankingConfig(epochs=0),
+        evaluation=EvaluationConfig(baselines=["popularity"], bootstrap=20),
+        **settings,
+    )
+    config.text.template = "{title}"
+    recommenders = {
+        "hybrid": Next(n_items, share),
+        "popularity": SimpleNamespace(score=lambda queries: np.tile(counts, (len(queries), 1)).astype(np.float32)),
+    }
+    results = {
+        name: evaluate(
+            recommender, split.test, train_counts=counts, strata=split.strata(), ks=config.evaluation.ks, bootstrap=20
+        )
+        for name, recommender in recommenders.items()
+    }
+    folder.mkdir(parents=True)
+    split.dataset.save(folder / "data")
+    (folder / SCHEMA).write_text(json.dumps(split.schema.as_dict(), ensure_ascii=False))
+    save_per_query(folder / PER_QUERY, split.test, results)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "state.json").write_text(
+        json.dumps({"epochs_done": 3, "best_epoch": 1, "values": [0.2, share, 0.3]})
+    )
+    record = {
+        "seed": config.seed,
+        "data_sha256": split.dataset.fingerprint,
+        "date": "2026-01-31",
+        "seconds": 12.5,
+        "peak_memory_mb": 900,
+        "versions": {"python": "3.11.0", "tfllmrec": "0.1.0", "tensorflow": None},
+        "source": {"events": "/somewhere/events.csv", "items": "items.csv"},
+        "parent": None,
+        "chosen": ["training.negatives 0 (the whole catalogue)"],
+        "cleaning": split.dataset.report.as_dict(),
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "config.yaml").write_text(dump_config(config))
+    measured = report(split, config, results) | {"validation": {"popularity": {"selection": 0.15}}}
+    (folder / "metrics.json").write_text(json.dumps(measured))
+    return Run.open(folder)

@@ -1,0 +1,210 @@
+"""Several runs side by side, with paired differences on the test queries that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.errors import DataError
+from tfllmrec.evaluation.figures import difference_intervals
+from tfllmrec.evaluation.protocol import Result, paired_differences
+from tfllmrec.evaluation.report import shown_columns, targets_of
+from tfllmrec.progress import show_progress
+from tfllmrec.runs.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODEL = "hybrid"
+#: A row of a comparison: the name of a run, empty for a baseline; and ``hybrid``, or the name of the baseline.
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs and baselines on the same test queries.
+
+    Attributes:
+      table: a row for each run, the first run first, then for each baseline, indexed by ``run`` and ``recommender``.
+        Columns by the metric's label and ``value``, ``low`` and ``high`` (its 95 % interval), ``difference`` (to the
+        first run), ``difference_low`` and ``difference_high`` (the paired 95 % interval over users). Columns that say
+        nothing, such as a difference in coverage, are left out.
+      results: by row.
+      targets: the number of targets behind each ranking metric of ``table``.
+    """
+
+    table: pd.DataFrame
+    results: Mapping[Row, Result]
+    targets: Mapping[str, int]
+
+    def plot(self, labels: Sequence[str] | None = None) -> Figure:
+        """Differences to the first run with their intervals, a panel for each metric.
+
+        Args:
+          labels: of metrics; by default all that have differences.
+
+        Raises:
+          ConfigError: matplotlib is not installed.
+        """
+        differences = self.differences
+        shown = {label: differences[label] for label in (differences if labels is None else labels)}
+        first = next(run for run, _ in self.results)
+        return difference_intervals(shown, first)
+
+    @property
+    def labels(self) -> list[str]:
+        """The metrics of :attr:`table`."""
+        return list(dict.fromkeys(column[0] for column in self.table.columns.tolist()))
+
+    @property
+    def differences(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """By the metric's label, by the name of a run or baseline: the difference to the first run and its interval."""
+        columns = ["difference", "difference_low", "difference_high"]
+        labels = [column[0] for column in self.table.columns.tolist() if column[1] == "difference"]
+        return {
+            label: {
+                run or recommender: (float(a), float(b), float(c))
+                for (run, recommender), (a, b, c) in zip(
+                    self.table.index[1:], self.table[label][columns].to_numpy()[1:], strict=True
+                )
+            }
+            for label in labels
+        }
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(float_format="{:.4f}".format)
+
+
+def compare(runs: Sequence[Run | Path | str]) -> Comparison:
+    """Compares complete runs on their test queries, which must be the same.
+
+        comparison = tfllmrec.compare(["runs/shop", "runs/shop-tuned"])
+        comparison.table["ndcg@10"]
+        comparison.plot()
+
+    Of a baseline that several runs have, the figures of the first one count.
+
+    Args:
+      runs: run folders, or opened runs; the first one is what all others are compared with.
+
+    Raises:
+      ModelError: a folder is no complete run, or damaged.
+      DataError: no run, or runs with other data, another split or other strata.
+    """
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    check_same_queries(opened)
+    results: dict[Row, Result] = {
+        (name, MODEL): run.results[MODEL] for name, run in zip(names_of(opened), opened, strict=True)
+    }
+    for run in opened:
+        for name, result in run.results.items():
+            if name != MODEL:
+                results.setdefault(("", name), result)
+    return comparison_of(results)
+
+
+def comparison_of(results: Mapping[Row, Result]) -> Comparison:
+    """The comparison of results on the same queries, the first of which all others are compared with."""
+    first = next(iter(results.values()))
+    columns = [
+        label for label in shown_columns({"": first}) if all(label in result.metrics for result in results.values())
+    ]
+    if not columns:
+        raise DataError("The runs have no metric in common: fit them with the same evaluation.ks.")
+    ranking = [label for label in columns if all(label in result.per_query for result in results.values())]
+    rows = []
+    with show_progress("Comparing", "results") as progress:
+        for done, result in enumerate(results.values(), start=1):
+            differences = paired_differences(result, first, ranking)
+            row = {}
+            for label in columns:
+                row[label, "value"] = result.metrics[label]
+                row[label, "low"], row[label, "high"] = result.intervals.get(label, (None, None))
+                names = ("difference", "difference_low", "difference_high")
+                for name, value in zip(names, differences.get(label, (None,) * 3), strict=True):
+                    row[label, name] = value
+            rows.append(row)
+            progress(done, len(results))
+    table = pd.DataFrame(
+        [list(row.values()) for row in rows],
+        pd.MultiIndex.from_tuples(list(results), names=["run", "recommender"]),
+        pd.MultiIndex.from_tuples(list(rows[0])),
+        np.float64,
+    ).dropna(axis="columns", how="all")
+    counts = {label: targets_of({"": first}, label) for label in ranking}
+    return Comparison(table, results, {label: count for label, count in counts.items() if count is not None})
+
+
+def check_same_queries(runs: Sequence[Run]) -> None:
+    """Refuses runs whose test queries are not the same.
+
+    Raises:
+      DataError: no run, or runs with other data, another split or other strata.
+    """
+    if not runs:
+        raise DataError("Expected at least one run to compare, got none.")
+    for run in runs:
+        check_data(run)
+    first = runs[0]
+    for run in runs[1:]:
+        both = f"{run.folder} and {first.folder}"
+        if run.record["data_sha256"] != first.record["data_sha256"]:
+            raise DataError(
+                f"{both} were made of different data (fingerprints {run.record['data_sha256'][:12]} and "
+                f"{first.record['data_sha256'][:12]}): compare runs of the same files, read with the same settings."
+            )
+        test, others = run.split.test, first.split.test
+        if (
+            run.split.kind != first.split.kind
+            or not np.array_equal(test.user_ids, others.user_ids)
+            or not np.array_equal(test.targets.offsets, others.targets.offsets)
+            or not np.array_equal(test.targets.values, others.targets.values)
+        ):
+            raise DataError(
+                f"{both} have different test queries ({_split(run)}; {_split(first)}): fit them with the same section "
+                "'split', and with the same seed where it draws the split."
+            )
+        head, others_head = (one.split.strata(one.config.evaluation.head_share)["head"] for one in (run, first))
+        if not np.array_equal(head, others_head):
+            raise DataError(
+                f"{both} count different items as head items, so their columns of head and tail do not compare: fit "
+                "them with the same evaluation.head_share, split and seed."
+            )
+
+
+def check_data(run: Run) -> None:
+    """Refuses a run whose data was changed after its fit.
+
+    Raises:
+      DataError: the data in the folder is not that of the record.
+    """
+    if run.dataset.fingerprint != run.record["data_sha256"]:
+        raise DataError(f"The data in {run.folder}/data has changed since the run: fit again.")
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The names of the run folders; of equal names, with as many of the folders above as it takes to tell them apart.
+
+    The same folder given twice keeps its name, with a number. A name that a baseline has is preceded by ``run``.
+    """
+    paths = [run.folder.resolve().parts for run in runs]
+    names = []
+    for at, parts in enumerate(paths):
+        depth = 1
+        while depth < len(parts) and any(
+            other[-depth:] == parts[-depth:] and other != parts for other in paths[:at] + paths[at + 1 :]
+        ):
+            depth += 1
+        names.append("/".join(parts[-depth:]))
+    taken = {name for run in runs for name in run.metrics["results"]}
+    names = [f"run {name}" if name in taken else name for name in names]
+    return [name if names.index(name) == at else f"{name} ({at + 1})" for at, name in enumerate(names)]
+
+
+def _split(run: Run) -> str:
+    return f"{run.split.kind} split, {len(run.split.test):,} queries, seed {run.config.seed}"

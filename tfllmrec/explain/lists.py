@@ -1,0 +1,93 @@
+"""The lists that a model recommends for the test queries: how often each item is shown, and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfllmrec.data.queries import Queries
+from tfllmrec.evaluation.metrics import UNREACHABLE, masked, rank_targets, top_items
+from tfllmrec.evaluation.recommender import Recommender
+
+#: Examples of each kind.
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test query, the list that the model gives, and where its targets came.
+
+    Attributes:
+      user_id: of the query.
+      history: int64, the items of the history, oldest first.
+      recommended: int64 ``[K]``, the best items, best first.
+      targets: the item index of each target, and the first and last rank that it may have among equal scores;
+        ``None`` if it is excluded.
+    """
+
+    user_id: str
+    history: np.ndarray
+    recommended: np.ndarray
+    targets: list[tuple[int, tuple[int, int] | None]]
+
+
+def draw_examples(found: np.ndarray, user_ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of queries whose target is found, and of those whose target is missed, drawn by seed, a user once each.
+
+    Args:
+      found: float64 ``[B]``, recall@k of each query; NaN without targets. user_ids: object ``[B]``.
+
+    Returns:
+      int64, at most :data:`EXAMPLES` rows each.
+    """
+    order = np.random.default_rng(seed).permutation(len(found))
+    _, first = np.unique(user_ids[order].astype(str), return_index=True)
+    order = order[np.sort(first)]
+    return order[found[order] > 0][:EXAMPLES], order[found[order] == 0][:EXAMPLES]
+
+
+def examples_of(recommender: Recommender, queries: Queries, k: int) -> list[Example]:
+    """The lists of a few queries, and the ranks of their targets among the whole catalogue."""
+    if not len(queries):
+        return []
+    scores = masked(recommender.score(queries), queries.exclude)
+    ranks, best = rank_targets(scores, queries.targets), top_items(scores, k)
+    examples = []
+    for row, history in enumerate(queries.history):
+        own = np.flatnonzero(ranks.row == row)
+        targets = [
+            (
+                int(ranks.item[at]),
+                None
+                if ranks.better[at] == UNREACHABLE
+                else (int(ranks.better[at]) + 1, int(ranks.better[at] + ranks.ties[at])),
+            )
+            for at in own
+        ]
+        examples.append(Example(str(queries.user_ids[row]), history, best[row][best[row] >= 0], targets))
+    return examples
+
+
+def exposure_of(
+    recommender: Recommender,
+    queries: Queries,
+    n_items: int,
+    k: int,
+    batch_size: int = 512,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """How often each item is in a list of ``k`` for the queries: int64 ``[N]``.
+
+    Args:
+      batch_size: queries scored at once. progress: called with the number of queries done, and of all.
+    """
+    exposure, done = np.zeros(n_items, np.int64), 0
+    for batch in queries.batches(batch_size):
+        shown = top_items(masked(recommender.score(batch), batch.exclude), k)
+        exposure += np.bincount(shown[shown >= 0], minlength=n_items)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(queries))
+    return exposure

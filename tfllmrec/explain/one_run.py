@@ -1,0 +1,419 @@
+"""The sections of the report of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfllmrec.columns import ITEM, TITLE
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.errors import DataError
+from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.protocol import Result, paired_difference
+from tfllmrec.evaluation.report import MIN_TARGETS, hidden_columns, list_length, shown_columns, targets_of
+from tfllmrec.evaluation.result_files import load_result
+from tfllmrec.explain.compare import MODEL, Comparison, check_data, comparison_of
+from tfllmrec.explain.epochs import Epochs, epochs_of
+from tfllmrec.explain.lists import EXAMPLES, Example, draw_examples, examples_of, exposure_of
+from tfllmrec.explain.sections import (
+    CLAIM_TARGETS,
+    ROWS,
+    Section,
+    Table,
+    add_data,
+    count,
+    interval,
+    plain,
+    provenance,
+    score_rows,
+    without_folders,
+)
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.runs.run import ABLATION, INTERESTS, Run
+from tfllmrec.wording import clipped
+
+if TYPE_CHECKING:
+    from tfllmrec.models.hybrid import Hybrid
+
+#: Test queries whose lists are computed for the exposure, at most.
+EXPOSED = 20_000
+#: Of an example: the newest items of the history, the best recommended items, and the first targets that are shown.
+NEWEST, BEST, TARGETS = 8, 5, 3
+#: Letters of a title, and fields with a table of their values, at most.
+LETTERS, FIELDS = 90, 5
+
+
+def against_baselines(run: Run) -> Comparison:
+    """A run beside its baselines."""
+    return comparison_of(
+        {(run.folder.name if name == MODEL else "", name): result for name, result in _model_first(run.results).items()}
+    )
+
+
+def headline_of(run: Run) -> str:
+    """The result of a run in a few sentences: how good the model is, and whether it beats the best baseline."""
+    results = _model_first(run.results)
+    k, model = list_length(results), results[MODEL]
+    label, found, targets = f"ndcg@{k}", model.metrics[f"recall@{k}"], model.counts["targets"]
+    if found is None:
+        return "No test query has a target, so nothing was measured."
+    said = (
+        f"On average {found:.1%} of the items that came next are among the model's {k} best of {run.dataset.n_items:,} "
+        f"({targets:,} test targets; {label} {_figure_of(model, label)})."
+    )
+    others = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
+    if not others:
+        return said
+    if targets < MIN_TARGETS:
+        return f"{said} Fewer than {MIN_TARGETS} targets are too few to compare it with baselines."
+    best = max(others, key=others.__getitem__)
+    lead, low, high = paired_difference(model, results[best], label)
+    verdict = "larger than chance" if low > 0 or high < 0 else "within chance"
+    few = f"; fewer than {CLAIM_TARGETS} targets make this a hint, not a claim" * (targets < CLAIM_TARGETS)
+    return (
+        f"{said} The model is {'ahead of' if lead > 0 else 'behind'} the best baseline, {best}, by {abs(lead):.4f} in "
+        f"{label}: {verdict} (paired 95 % interval {low:+.4f} to {high:+.4f}{few})."
+    )
+
+
+def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Section]:
+    """The sections of the report of one run, in the order in which a reader needs them."""
+    check_data(run)
+    results = _model_first(run.results)
+    k = list_length(results)
+    tell("loading the model")
+    hybrid = run.load_model()
+    return [
+        section
+        for section in (
+            _scoreboard(run, results, comparison),
+            _strata(run, results, k),
+            _training(run, epochs_of(run), hybrid),
+            _chosen(run),
+            _examples(run, hybrid, k),
+            _exposure(run, hybrid, results, k),
+            _ablation(run),
+            _ranking(run, hybrid, tell),
+            _interests(run, hybrid, tell),
+            _data(run),
+            _reproduce(run),
+        )
+        if section.parts
+    ]
+
+
+def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison) -> Section:
+    section = Section("Scoreboard")
+    columns = shown_columns(results)
+    k = list_length(results)
+    had = "" if run.dataset.repeats else " Items that the user had are left out."
+    section.text(
+        f"The whole catalogue is ranked.{had} Ties count at their expected rank. head: the items with the most "
+        "training events; tail: all others; cold: those without any. ± is half the 95 % interval over users. All "
+        "recommenders were tuned on the same validation queries."
+    )
+    section.table(
+        Table(
+            ["", *columns],
+            [*score_rows(results, columns), ["targets", *(count(targets_of(results, c)) for c in columns)]],
+            hidden_columns(results) or "",
+        )
+    )
+    leads = {
+        label: rows for label, rows in comparison.differences.items() if label in (f"ndcg@{k}", f"recall@{k}/tail")
+    }
+    if len(results) > 1:
+        lead = {
+            label: {name: (-difference, -high, -low) for name, (difference, low, high) in rows.items()}
+            for label, rows in leads.items()
+        }
+        section.table(
+            Table(
+                ["lead over", *lead],
+                [[name, *(interval(rows[name]) for rows in lead.values())] for name in list(results)[1:]],
+                "Lead of the model with its paired 95 % interval over users; an interval without 0 is beyond chance.",
+            )
+        )
+    return section
+
+
+def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
+    section = Section("Popular, rare and new items")
+    label = f"recall@{k}"
+    bars = {}
+    for stratum in ("", "/head", "/tail", "/cold"):
+        n = targets_of(results, label + stratum)
+        values = {name: result.metrics.get(label + stratum) for name, result in results.items()}
+        if n is None or n < MIN_TARGETS or None in values.values():
+            continue
+        bars[f"{stratum[1:] or 'all'} ({n:,} targets)"] = {
+            name: (value, *result.intervals.get(label + stratum, (None, None)))
+            for (name, result), value in zip(results.items(), values.values(), strict=True)
+            if value is not None
+        }
+    if bars:
+        caption = f"{label} of each stratum of targets, with 95 % intervals."
+        section.figure(figures.strata_intervals(bars, label), "strata", caption)
+    targets = run.split.test.targets
+    single = np.flatnonzero(targets.lengths == 1)
+    if len(single) >= max(2 * MIN_TARGETS, len(targets) / 2):
+        events = run.split.train_counts[targets.values[targets.offsets[:-1][single]]]
+        shown = _some_baselines(results, f"ndcg@{k}")
+        recall = {name: results[name].per_query[label][single] for name in shown}
+        if len(figures.groups_by_popularity(events)) > 1:
+            caption = f"{label} by the training events of the target, in groups of about equally many targets"
+            of = "" if len(single) == len(targets) else f" ({len(single):,} queries with one target)"
+            section.figure(figures.recall_by_popularity(events, recall, label), "popularity", f"{caption}{of}.")
+    for key, groups in list(run.metrics.get("groups", {}).items())[:FIELDS]:
+        if len(groups) > 1:
+            section.table(_of_groups(key, groups))
+    return section
+
+
+def _of_groups(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The model beside the best other recommender for each value of a field."""
+    labels = list(next(iter(groups.values()))["results"][MODEL])
+    rows = []
+    for value, group in list(groups.items())[:ROWS]:
+        found = group["results"]
+        others = {name: each[labels[0]] for name, each in found.items() if name != MODEL and labels[0] in each}
+        best = max(others, key=others.__getitem__, default="")
+        cells = [f"{found[MODEL][label]:.4f}" if label in found[MODEL] else "–" for label in labels]
+        rows.append([value or "(none)", f"{group['queries']:,}", *cells, f"{best} {others[best]:.4f}" if best else "–"])
+    return Table([key, "queries", *labels, f"best other, {labels[0]}"], rows)
+
+
+def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
+    section = Section("Training")
+    if epochs.selection:
+        baselines = _validation(run.metrics.get("validation", {}))
+        figure = figures.training_curves({"model": epochs.selection}, epochs.strata, baselines, epochs.best)
+        section.figure(
+            figure,
+            "training",
+            "Validation by epoch. Epochs are compared by the selection value, the mean of ndcg@10 in which queries "
+            "with tail targets count twice" + ("; lines: the best baselines by the same value." if baselines else "."),
+        )
+    if hybrid.gates.trainable:
+        counts = run.split.train_counts
+        gate = np.asarray(hybrid.gates.gate(np.asarray(counts, np.float32)))
+        section.figure(
+            figures.gate_by_popularity(counts, gate),
+            "gate",
+            "How much the text of an item weighs against what users did, by the events of the item.",
+        )
+    return section
+
+
+def _validation(figures_of: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Popularity and the three best baselines by their selection value."""
+    values = {name: found["selection"] for name, found in figures_of.items() if name != MODEL}
+    best = sorted(values, key=values.__getitem__, reverse=True)[:3]
+    return {name: values[name] for name in dict.fromkeys(["popularity", *best]) if name in values}
+
+
+def _chosen(run: Run) -> Section:
+    section = Section("Chosen from the data")
+    section.items(run.record["chosen"])
+    return section
+
+
+def _examples(run: Run, hybrid: Hybrid, k: int) -> Section:
+    section = Section("Examples")
+    queries, label = run.split.test, f"recall@{k}"
+    found = run.results[MODEL].per_query[label]
+    good, bad = draw_examples(found, queries.user_ids, run.config.seed)
+    section.text(
+        f"Test queries drawn at random with seed {run.config.seed}, not picked, no user twice: up to {EXAMPLES} of the "
+        f"{int((found > 0).sum()):,} with a target among the first {k}, and up to {EXAMPLES} of the "
+        f"{int((found == 0).sum()):,} without. These are events of users: share this page as you may share the data."
+    )
+    titles = _Titles(run)
+    for title, rows in ((f"Found among the first {k}", good), (f"Missed by the first {k}", bad)):
+        examples = [_example(example, titles) for example in examples_of(hybrid, queries.take(rows), k)]
+        if examples:
+            section.examples(title, examples)
+    return section if len(section.parts) > 1 else Section("")
+
+
+def _example(example: Example, titles: _Titles) -> dict[str, Any]:
+    """An example as the template prints it."""
+    wanted = {item for item, _ in example.targets}
+    return {
+        "user": example.user_id,
+        "events": len(example.history),
+        "history": [titles[item] for item in example.history[-NEWEST:]],
+        "recommended": [(titles[item], int(item) in wanted) for item in example.recommended[:BEST]],
+        "targets": [(titles[item], _rank(rank)) for item, rank in example.targets[:TARGETS]],
+        "further": len(example.targets) - TARGETS,
+    }
+
+
+def _rank(rank: tuple[int, int] | None) -> str:
+    if rank is None:
+        return "never recommended, because the user has it already"
+    first, last = rank
+    return f"rank {first:,}" if first == last else f"rank {first:,} to {last:,}, with equal scores"
+
+
+class _Titles:
+    """The title of each item, or its id where it has none."""
+
+    def __init__(self, run: Run) -> None:
+        items = run.dataset.items
+        self.ids = items[ITEM]
+        self.titles = items.get(TITLE, self.ids)
+
+    def __getitem__(self, item: int) -> str:
+        return clipped(str(self.titles.iloc[item] or self.ids.iloc[item]), LETTERS)
+
+
+def _exposure(run: Run, hybrid: Hybrid, results: Mapping[str, Result], k: int) -> Section:
+    section = Section("Exposure")
+    queries, n_items = run.split.test, run.dataset.n_items
+    asked = queries.take(evenly_spread(len(queries), EXPOSED))
+    with show_progress("Recommending to the test users", "queries") as progress:
+        exposure = exposure_of(hybrid, asked, n_items, k, run.config.evaluation.batch_size, progress)
+    if exposure.any():
+        section.figure(
+            figures.lorenz_curve({"recommended": exposure, "training events": run.split.train_counts}),
+            "exposure",
+            f"How evenly the {k} places of {_of_queries(asked, queries)} are given to the {n_items:,} items, beside "
+            "how evenly users chose them. A straight line gives every item the same.",
+        )
+    labels = [f"{name}@{k}{stratum}" for stratum in ("", "/tail") for name in ("coverage", "gini", "novelty")]
+    labels = [label for label in labels if any(result.metrics.get(label) is not None for result in results.values())]
+    rows = [[name, *(plain(result.metrics.get(label)) for label in labels)] for name, result in results.items()]
+    note = (
+        f"coverage: share of items in any list of {k}. gini: inequality, 0 if all items are shown equally often. "
+        "novelty: mean of -log2 of the items' shares of the training events, in bits."
+    )
+    section.table(Table(["", *labels], rows, note))
+    return section
+
+
+def _of_queries(asked: Queries, queries: Queries) -> str:
+    return f"{len(asked):,} test queries" + ("" if len(asked) == len(queries) else f" of {len(queries):,}")
+
+
+def _ablation(run: Run) -> Section:
+    """What each part is worth, where ``benchmarks/ablation.py`` has measured it."""
+    section = Section("What each part is worth")
+    files = sorted((run.folder / ABLATION).glob("*.npz"), key=lambda path: path.stem != "whole_model")
+    results = {path.stem.replace("_", " "): load_result(path) for path in files}
+    if len(results) > 1 and "whole model" in results:
+        compared = comparison_of({("", name): result for name, result in results.items()})
+        rows = [
+            [name, *(_difference(compared, label, name) for label in compared.targets)] for name in list(results)[1:]
+        ]
+        section.table(
+            Table(
+                ["without it", *compared.targets],
+                rows,
+                "Difference to the whole model on the test queries, with its paired 95 % interval over users.",
+            )
+        )
+    return section
+
+
+def _difference(comparison: Comparison, label: str, name: str) -> str:
+    found = comparison.differences.get(label, {}).get(name)
+    return "–" if found is None else interval(found)
+
+
+def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
+    section = Section("Ranking of candidates")
+    measured = run.metrics.get("ranking")
+    if measured is None:
+        return section
+    from tfllmrec.explain.calibration import predictions_of
+    from tfllmrec.training.ranking import ranking_lines
+
+    if record := run.ranking_record:
+        section.items([f"On held-out validation users: {record.line()}."])
+    if "left_out" not in measured:
+        section.items([f"Test: {line}." for line in ranking_lines(measured, run.results[MODEL].metrics)])
+    ranking = run.load_ranking(hybrid)
+    if ranking is not None:
+        tell("calibration of the ranking model")
+        for what, (predicted, observed) in predictions_of(run, hybrid, ranking).items():
+            section.figure(
+                figures.calibration(predicted, observed, what),
+                f"calibration-{what}",
+                f"Calibration of the predicted {what}, on test queries: dots on the line are right on average.",
+            )
+    return section
+
+
+def _interests(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
+    section = Section("Interests")
+    if not run.config.interests.learned or not (run.folder / INTERESTS).is_dir():
+        return section
+    from tfllmrec.explain.interest_labels import label_confusion
+    from tfllmrec.training.interests import InterestRecord
+
+    section.items([f"On validation queries: {InterestRecord.load(run.folder / INTERESTS).line()}."])
+    found = label_confusion(run, hybrid, tell)
+    if found is not None:
+        section.figure(
+            figures.confusion_matrix(*found),
+            "labels",
+            f"Test queries by a label of the next item and the first listed label of the user, the {len(found[1]) - 1} "
+            "most frequent ones. A query is on the diagonal if the next item has that label.",
+        )
+    return section
+
+
+def _data(run: Run) -> Section:
+    section = Section("Data and split")
+    add_data(section, run)
+    return section
+
+
+def _reproduce(run: Run) -> Section:
+    section, name = Section("How to reproduce"), run.folder.name
+    section.text("The run folder holds its data and its settings, so that these commands repeat it:")
+    section.code(f"tfllmrec fit {name}/config.yaml --out {name}-again", f"tfllmrec report {name} {name}-again")
+    section.table(Table(["", ""], provenance(run), numbers=False))
+    section.table(
+        Table(
+            ["setting", "value"], changed_settings(run.config), "Settings that differ from the defaults.", numbers=False
+        )
+    )
+    return section
+
+
+def changed_settings(config: ExperimentConfig) -> list[list[str]]:
+    """Name and value of each setting that differs from its default, except where the data is."""
+    own, plain = (one.model_dump(mode="json") for one in (config, ExperimentConfig()))
+    rows = []
+    for section, values in own.items():
+        pairs = values.items() if isinstance(values, dict) else [("", values)]
+        for name, value in pairs:
+            default = plain[section][name] if name else plain[section]
+            if value != default and (section, name) not in (("data", "source"), ("data", "format")):
+                rows.append([f"{section}.{name}".rstrip("."), without_folders(value)])
+    return rows[: 2 * ROWS]
+
+
+def _model_first(results: Mapping[str, Result]) -> dict[str, Result]:
+    if MODEL not in results:
+        raise DataError(f"The run has no results of the model: expected {MODEL!r} among {', '.join(results)}.")
+    return {MODEL: results[MODEL], **results}
+
+
+def _some_baselines(results: Mapping[str, Result], label: str) -> list[str]:
+    """The model, popularity, text and the best baseline, as far as there are any."""
+    values = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
+    best = max(values, key=values.__getitem__, default=MODEL)
+    return list(dict.fromkeys([MODEL, best, *(name for name in ("popularity", "text") if name in results)]))
+
+
+def _figure_of(result: Result, label: str) -> str:
+    value, interval = result.metrics[label], result.intervals.get(label)
+    half = f" ±{(interval[1] - interval[0]) / 2:.4f}" if interval else ""
+    return f"{plain(value)}{half}"

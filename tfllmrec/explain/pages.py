@@ -1,0 +1,89 @@
+"""Pages from templates: whatever is printed is data, so it is escaped, and its invisible characters are shown."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfllmrec.errors import ConfigError
+from tfllmrec.wording import clipped
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Letters of a text on a page, at most.
+LETTERS = 1000
+
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|#]")
+
+
+def html_page(template: str, **facts: Any) -> str:
+    """A page from a template; only what :func:`as_is` marks is not escaped.
+
+    Raises:
+      ConfigError: jinja2 is not installed.
+    """
+    return _environment(html=True).get_template(template).render(facts)
+
+
+def markdown_page(template: str, **facts: Any) -> str:
+    """The same in Markdown; the signs of Markdown and HTML in data are escaped by a backslash.
+
+    Raises:
+      ConfigError: jinja2 is not installed.
+    """
+    return _environment(html=False).get_template(template).render(facts)
+
+
+def as_is(text: str) -> Any:
+    """Text that a template prints as it is: HTML, or Markdown, made by this package."""
+    require_jinja()
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def require_jinja() -> None:
+    """
+    Raises:
+      ConfigError: jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"'tfllmrec report' needs jinja2 ({error}): pip install 'tfllmrec[report]'") from error
+
+
+@functools.cache
+def _environment(html: bool) -> Environment:
+    require_jinja()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        if not isinstance(value, str) or isinstance(value, Markup):
+            return value
+        value = clipped(value, LETTERS)
+        return value if html else _MARKDOWN.sub(r"\\\g<0>", value)
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=html,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["groups"] = _groups
+    return environment
+
+
+def _groups(parts: Sequence[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """The parts of a section, with those of one kind that follow each other together."""
+    return [(kind, [part for _, part in group]) for kind, group in itertools.groupby(parts, key=lambda part: part[0])]
