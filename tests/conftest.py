@@ -296,7 +296,15 @@ def board_run(chain_config, cache, made_once):
     """The ring, fitted with all that TensorBoard shows."""
     config = chain_config.model_copy(deep=True)
     config.board.details = True
-    return run_and_told(made_once("board-run", lambda folder: fit_and_tell(config, folder)))[0]
+
+    def make(folder):
+        from tfllmrec.explain.board import write_board
+        from tfllmrec.runs.run import Run
+
+        fit_and_tell(config, folder)
+        write_board(Run.open(folder / "run"))
+
+    return run_and_told(made_once("board-run", make))[0]
 
 
 @pytest.fixture(scope="session")
