@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tfllmrec.explain.board import is_written
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 
 def events(folder):
@@ -13,9 +13,7 @@ def events(folder):
 
 
 def scalars(folder, tag):
-    return {
-        event.step: pytest.approx(tf.make_ndarray(event.tensor_proto).item()) for event in events(folder).Tensors(tag)
-    }
+    return {event.step: pytest.approx(make_ndarray(event.tensor_proto).item()) for event in events(folder).Tensors(tag)}
 
 
 def plugins(folder):
