@@ -395,6 +395,18 @@ class TrainingConfig(Section):
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
 
 
+class BoardConfig(Section):
+    """What a fit shows in TensorBoard, and where else its figures go."""
+
+    details: bool = Field(
+        True,
+        description="Beside curves: recommendations in words, histograms, the graph, a profile, images, item vectors.",
+    )
+    trackers: list[Literal["wandb", "mlflow"]] = Field(
+        [], description="Where the figures of each epoch go as well; these packages are installed by you."
+    )
+
+
 class RankingConfig(Section):
     """The model that puts candidates into order, learnt after the hybrid from the validation queries.
 
@@ -480,6 +492,7 @@ class ExperimentConfig(Section):
     ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     interests: InterestConfig = Field(default_factory=InterestConfig)
+    board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     seed: int = 42
 

@@ -50,13 +50,17 @@ def fit(
         allowed = paraphrase_option(asked.config.tuning.paraphrase)
         note(f"interrupted; continue with: tfllmrec fit --resume {folder}{allowed}")
         raise typer.Exit(130) from None
+    if run.config.board.details:
+        from tfllmrec.explain.board import write_board
+
+        write_board(run)
     if json:
         print_json(run.metrics)
     else:
         print_metrics(run.metrics)
     note(f"run: {run.folder}")
     note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
-    note(f"      tensorboard --logdir {run.folder / 'logs'}")
+    note(f"      tfllmrec board {run.folder}")
 
 
 def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConfig:

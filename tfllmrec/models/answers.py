@@ -46,7 +46,7 @@ def recommend(
     """:meth:`Hybrid.recommend`."""
     past, marks = histories_and_ratings(users, histories, ratings, lambda users: _past_of(users, dataset))
     ids = model.item_ids
-    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
+    index, titles = {item: row for row, item in enumerate(ids)}, titles_of(dataset)
     events = [
         [(row, place) for place, item in enumerate(history) if (row := index.get(item)) is not None] for history in past
     ]
@@ -59,20 +59,32 @@ def recommend(
         exclude=[others if model.repeats else [*history, *others] for history in known],
         fields=_fields_of(model, users, dataset, past, events, context, event_fields),
     )
-    answers: list[Answer[Recommendation]] = []
+    answers = recommended(model, queries, k, titles)
+    for answer, number in zip(answers, unknown, strict=True):
+        answer.unknown = number
+    return to_frame(answers, users)
+
+
+def recommended(model: Hybrid, queries: Queries, k: int, titles: Mapping[str, str]) -> list[Answer[Recommendation]]:
+    """The best ``k`` items of each query with their reasons, without those it excludes.
+
+    Args:
+      titles: by item id; an id without one stands for itself.
+    """
+    ids, answers = model.item_ids, []
     for batch in queries.batches(BATCH):
         scores = masked(model.score(batch), batch.exclude)
         best = top_items(scores, min(count_of(k), len(ids)))
         explained = model.explain(batch, np.where(best < 0, len(ids), best))
         for row, history in enumerate(batch.history):
-            answer: Answer[Recommendation] = Answer(unknown=unknown[len(answers)])
+            answer: Answer[Recommendation] = Answer()
             for place, item in enumerate(best[row][best[row] >= 0]):
                 event = explained["because"][row, place]
                 because = "" if event < 0 else _title(titles, ids[history[event]])
                 why = reason({term: float(explained[term][row, place]) for term in TERMS}, because)
                 answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), why))
             answers.append(answer)
-    return to_frame(answers, users)
+    return answers
 
 
 def _fields_of(
@@ -140,7 +152,7 @@ def fields_of_users(
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
     """:meth:`Hybrid.similar`."""
     ids, asked = model.item_ids, listed_strings("items", items)
-    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
+    index, titles = {item: row for row, item in enumerate(ids)}, titles_of(dataset)
     for item in asked:
         if item not in index:
             raise no_such_item(item, index)
@@ -213,7 +225,7 @@ def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[s
     return histories, [row.tolist() for row in ragged_column(dataset.events, RATING, rows)]
 
 
-def _titles(dataset: Dataset | None) -> Mapping[str, str]:
+def titles_of(dataset: Dataset | None) -> Mapping[str, str]:
     """Titles by item id."""
     if dataset is None:
         return {}

@@ -113,6 +113,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.board.lists import RecommendationsInWords
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
     from tfllmrec.runs.labels import labels_of_run
@@ -126,7 +127,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths)
-    fitted = fit_hybrid(data, config, out, tell)
+    callbacks = [RecommendationsInWords.of(split, out / "logs" / "validation")] if config.board.details else []
+    fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
@@ -146,11 +148,11 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
-    recommenders = fit_all_baselines(data, config.evaluation, tell)
-    results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
+    baselines = fit_all_baselines(data, config.evaluation, tell)
+    results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
-    measured["validation"] = {name: dict(data.baselines[name].figures) for name in recommenders}
+    measured["validation"] = {name: dict(data.baselines[name].figures) for name in baselines}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:

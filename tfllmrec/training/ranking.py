@@ -831,6 +831,7 @@ class Offered:
     """The candidates of the queries whose next item is among them.
 
     Attributes:
+      items: int64 ``[B, M]``, the candidates; N for none.
       probability: float32 ``[B, M]``, that the candidate is the next item.
       label: bool ``[B, M]``, whether it is.
       there: bool ``[B, M]``, whether there is such a candidate.
@@ -838,6 +839,7 @@ class Offered:
       asked: the number of queries that these are of.
     """
 
+    items: np.ndarray
     probability: np.ndarray
     label: np.ndarray
     there: np.ndarray
@@ -856,7 +858,7 @@ def offered_candidates(reranked: Reranked, queries: Queries) -> Iterator[Offered
         probability = reranked.rank(batch, items)[0][rows]
         there = (items < reranked.model.n_items)[rows]
         score = np.take_along_axis(scores[rows], np.where(there, items[rows], 0), axis=1)
-        yield Offered(probability, label[rows], there, score, len(batch))
+        yield Offered(items[rows], probability, label[rows], there, score, len(batch))
 
 
 def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:

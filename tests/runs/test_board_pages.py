@@ -1,0 +1,53 @@
+"""Every dashboard of TensorBoard over a run, in headless Chromium."""
+
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
+
+#: Text that is there once a dashboard shows the run, through all shadow roots.
+TEXT = """
+(() => {
+  const found = [];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) found.push(node.nodeValue);
+    if (node.shadowRoot) walk(node.shadowRoot);
+    if (node.tagName === 'IFRAME' && node.contentDocument) walk(node.contentDocument.body);
+    if (!['SCRIPT', 'STYLE'].includes(node.tagName)) for (const child of node.childNodes) walk(child);
+  };
+  walk(document.body);
+  return found.join(' ').replace(/\\s+/g, ' ');
+})()
+"""
+DASHBOARDS = {
+    "timeseries": ["accuracy", "accuracy/ndcg@10"],
+    "custom_scalars": ["How good", "What epochs are compared by"],
+    "images": ["recall by popularity", "exposure"],
+    "graphs": ["Graph"],
+    "histograms": ["gates/text and feedback against behaviour"],
+    "text": ["recommendations/user 1", "config"],
+    "pr_curves": ["clicks/all"],
+    "projector": ["item vectors", "title"],
+    "hparams": ["model.embedding_dim"],
+}
+
+
+def text_of(page, wanted, seconds=60):
+    """The page's text once all that is ``wanted`` stands there, or what there is after some time."""
+    ends = time.monotonic() + seconds
+    while not all(part in (text := page.evaluate(TEXT)) for part in wanted) and time.monotonic() < ends:
+        time.sleep(0.3)
+    return text
+
+
+def test_each_dashboard_shows_the_run(board_run, page, tmp_path):
+    from tfllmrec.board.server import board_of
+
+    with board_of([board_run.folder]) as address:
+        for name, wanted in DASHBOARDS.items():
+            page.open("about:blank")  # a change of the part after # alone loads nothing
+            page.open(f"{address}#{name}")
+            text = text_of(page, wanted)
+            page.screenshot(tmp_path / f"{name}.png")
+            assert all(part in text for part in wanted), (name, text[:2000])
