@@ -41,13 +41,13 @@ def text_of(page, wanted, seconds=60):
     return text
 
 
-def test_each_dashboard_shows_the_run(board_run, page, tmp_path):
+def test_each_dashboard_shows_the_run(board_run, browser, tmp_path):
     from tfllmrec.board.server import board_of
 
     with board_of([board_run.folder]) as address:
         for name, wanted in DASHBOARDS.items():
-            page.open("about:blank")  # a change of the part after # alone loads nothing
-            page.open(f"{address}#{name}")
-            text = text_of(page, wanted)
-            page.screenshot(tmp_path / f"{name}.png")
+            browser.open("about:blank")  # a change of the part after # alone loads nothing
+            browser.open(f"{address}#{name}")
+            text = text_of(browser, wanted)
+            browser.screenshot(tmp_path / f"{name}.png")
             assert all(part in text for part in wanted), (name, text[:2000])
