@@ -302,6 +302,12 @@ class ModelConfig(Section):
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
         "of the events of a history; exclude single fields with data.fields (use: false).",
     )
+    user_text: bool | None = Field(
+        None,
+        description="Whether these fields include texts that users write (reviews, queries, descriptions of "
+        "themselves), read by the encoder of queries. auto: if there are any, and no more than 100,000 different ones. "
+        "Texts that do not help on validation are ignored.",
+    )
     scene: str | None = Field(
         "scene",
         description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "

@@ -125,7 +125,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config, run.text_widths)
+    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts)
     fitted = fit_hybrid(data, config, out, tell)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:

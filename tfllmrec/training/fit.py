@@ -65,13 +65,17 @@ def build_hybrid(
       blank: leaves the fields of items missing, for weights that are loaded next and hold them.
     """
     items, schema = data.split.dataset.items, data.split.schema
+    if config.model.user_text and data.user_texts is not None:
+        schema = schema.reading_text(data.text.shape[1])
     catalogue = Catalogue.of(items, data.text, schema, data.text_widths, config.model, blank)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
-        return Hybrid(
+        model = Hybrid(
             catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
-            schema, data.split.dataset.repeats,
+            schema, data.split.dataset.repeats, data.text_widths,
         )  # fmt: skip
+    model.texts = data.user_texts
+    return model
 
 
 @random_state_kept()
@@ -117,6 +121,11 @@ def fit_hybrid(
         )
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
+    if model.reads_texts and data.user_texts is not None:
+        model.centre_texts(sequences, data.user_texts)
+        for key, values in data.split.encoded.items():  # those of held-out events now, too, with one bar
+            if key in model.reads_texts:
+                data.user_texts.codes(values)
     if model.use_behaviour:
         tell("item-item weights: solving")
         set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights))
@@ -150,7 +159,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     Returns:
       A line for each choice, which ``tell`` was called with, too.
     """
-    chosen = _told(defaults.sizes(data.split, config), tell)
+    chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
         config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
@@ -372,13 +381,25 @@ def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
 def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     """Sets whether the fields of requests and users are read, as :func:`choose_item_field_use` does for those of items.
 
+    Their texts are no part of it: :func:`choose_text_use`.
+
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
     """
     fusion = model.query_fusion
-    if fusion is None:
+    if fusion is None or fusion.encoder is None:
         return None
     return f"fields of queries ({', '.join(fusion.encoder.keys)}) {_choose_use(fusion.reads, model, data)}"
+
+
+def choose_text_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether the texts of users are read, as :func:`choose_item_field_use` does for the fields of items.
+
+    Returns:
+      A line on the choice; ``None`` for a model that reads no such texts.
+    """
+    read = model.reads_texts
+    return f"texts of users ({', '.join(read)}) {_choose_use(model.reads_text, model, data)}" if read else None
 
 
 def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
@@ -409,7 +430,9 @@ def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
       A line on the choice; ``None`` for a model that reads no such fields.
     """
     fusion = model.query_fusion
-    if fusion is None or not float(fusion.reads):
+    if fusion is None or not (
+        (fusion.encoder is not None and float(fusion.reads)) or (fusion.texts is not None and model.reads_texts)
+    ):
         return None
     nobody = data.sample.without_histories()
     alone: dict[float, Result] = {}
@@ -470,7 +493,7 @@ def _train(
     callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
     if first_epoch < training.epochs:
         batches = training_batches(
-            sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads
+            sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads, model.texts
         )
         with show_progress("Training", "steps") as progress:
             callbacks.append(StepProgress(progress, steps, done=steps * first_epoch // training.epochs))
@@ -488,12 +511,20 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    of_items, of_fields = choose_item_field_use(model, data), choose_field_use(model, data)
+    of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
+    of_fields = choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
-    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_items, of_fields, alone]
+    chosen = [
+        gates if model.gates.trainable else f"{epoch}: best on validation",
+        lift,
+        of_items,
+        of_texts,
+        of_fields,
+        alone,
+    ]
     return _told([line for line in chosen if line is not None], tell)
 
 
@@ -511,6 +542,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
         settings["weights of events"] = fingerprint(sequences.weights.values)
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
+    if not model.reads_texts:
+        without_effect.append("model.user_text")
+    elif model.texts is not None:
+        settings["encoder of texts of users"] = model.texts.encoder.fingerprint
     if not model.items.fields:
         without_effect.append("model.item_fields")
     else:
