@@ -118,7 +118,7 @@ def choose_user_text(data: TrainingData, config: ExperimentConfig, tell: Tell) -
     said: list[str] = []
     if model.user_text is None and data.user_texts is not None:
         encoded = data.split.encoded
-        columns = [encoded.get(field.key, encoded.get(f"event.{field.name}")) for field in fields]
+        columns = [encoded[f"event.{field.name}" if field.owner == "request" else field.key] for field in fields]
         different = len(pd.unique(np.concatenate(columns)))
         model.user_text = different <= MAX_TEXTS
         said.append(
