@@ -364,7 +364,10 @@ class FieldsOfAQuery:
 
     def __init__(self, reading, alone):
         self.query_fusion = SimpleNamespace(
-            reads=tf.Variable(1.0), alone=tf.Variable(0.0), encoder=SimpleNamespace(keys=["user.age", "request.device"])
+            reads=tf.Variable(1.0),
+            alone=tf.Variable(0.0),
+            texts=None,
+            encoder=SimpleNamespace(keys=["user.age", "request.device"]),
         )
         self.reading, self.alone = reading, alone
 
@@ -415,6 +418,7 @@ def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, readin
 
 
 def test_a_model_without_fields_has_nothing_to_choose():
-    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]))
+    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]), reads_texts=[])
+    assert fit.choose_text_use(model, None) is None
     assert fit.choose_item_field_use(model, None) is None
     assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None

@@ -32,6 +32,7 @@ from tfllmrec.columns import (
     NAME_COLUMNS,
     ORDER,
     RATING,
+    TAGS_WRITTEN,
     TIMESTAMP,
     TITLE,
     USER,
@@ -491,7 +492,7 @@ def _owner_of_event_column(name: str) -> Owner:
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
-    known: dict[str, Kind] = {RATING: "number", TIMESTAMP: "time", EVENT_KIND: "category"}
+    known: dict[str, Kind] = {RATING: "number", TIMESTAMP: "time", EVENT_KIND: "category", TAGS_WRITTEN: "text"}
     if owner in ("event", "request") and name in known:
         return known[name]
     if owner == "item" and name in (TITLE, DESCRIPTION):
