@@ -404,7 +404,7 @@ class Hybrid(MeasuredModel):
 
     def _meaning(self, events: tf.Tensor, present: tf.Tensor, query: Query, training: bool) -> tf.Tensor:
         """``q_u`` before it is scaled, ``[B, L, D]``; arguments as in :meth:`query_vectors`."""
-        text_map = tf.convert_to_tensor(self.items.maps["text"])
+        text_map = tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
         if self.event_fusion is not None:
             events += tf.cast(self.event_fusion(query, text_map, training=training), events.dtype)
         state = self.history_encoder(events, present, training=training)

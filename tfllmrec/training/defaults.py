@@ -119,7 +119,7 @@ def choose_user_text(data: TrainingData, config: ExperimentConfig, tell: Tell) -
     if model.user_text is None and data.user_texts is not None:
         encoded = data.split.encoded
         columns = [encoded[f"event.{field.name}" if field.owner == "request" else field.key] for field in fields]
-        different = len(pd.unique(np.concatenate(columns)))
+        different = int((pd.unique(np.concatenate(columns)) != "").sum())
         model.user_text = different <= MAX_TEXTS
         said.append(
             f"model.user_text {str(model.user_text).lower()}: {', '.join(field.key for field in fields)}, "
