@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from quality import fitted_run, folder_of
 from sections import made_by, replace_section
@@ -22,12 +23,13 @@ from seeds import MARKS, ONE_SEED, SEEDS, averaged_runs, differences
 from tfllmrec.config import parse_config
 from tfllmrec.runs.run import Run
 
-#: The ``data`` section of each set, with paths below the folder of all data; and its texts.
-SETS = {
+#: The ``data`` section of each set, with the paths below the folder of all data; and its texts.
+SETS: dict[str, tuple[dict[str, Any], str]] = {
     "amazon-2018-magazine": (
         {
             "events": "amazon-2018-magazine/Magazine_Subscriptions_5.json.gz",
             "items": "amazon-2018-magazine/meta_Magazine_Subscriptions.json.gz",
+            "fields": {"event.image": {"use": False}},  # addresses
         },
         "the title and the text of each review",
     ),
@@ -37,9 +39,10 @@ SETS = {
 VARIANTS = {"without texts of users": ["model.user_text=false"], "with them": ["model.user_text=true"]}
 
 
-def data_of(name: str, folder: Path) -> dict[str, str]:
+def data_of(name: str, folder: Path) -> dict[str, Any]:
     """The ``data`` section of a set whose files are below ``folder``."""
-    return {"name": name} | {role: str(folder / path) for role, path in SETS[name][0].items()}
+    told = {key: value if key == "fields" else str(folder / value) for key, value in SETS[name][0].items()}
+    return {"name": name} | told
 
 
 def section(name: str, runs: Mapping[str, Sequence[Run]], command: str) -> str:
