@@ -542,6 +542,8 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
     mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
     lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
+    if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
+        lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

@@ -122,10 +122,9 @@ def fit_hybrid(
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
     if model.reads_texts and data.user_texts is not None:
+        written = [values for key, values in data.split.encoded.items() if key in model.reads_texts]
+        data.user_texts.codes(np.concatenate(written))  # those of held-out events, too, with one progress bar
         model.centre_texts(sequences, data.user_texts)
-        for key, values in data.split.encoded.items():  # those of held-out events now, too, with one bar
-            if key in model.reads_texts:
-                data.user_texts.codes(values)
     if model.use_behaviour:
         tell("item-item weights: solving")
         set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights))
@@ -393,24 +392,30 @@ def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
 
 
 def choose_text_use(model: Hybrid, data: TrainingData) -> str | None:
-    """Sets whether the texts of users are read, as :func:`choose_item_field_use` does for the fields of items.
+    """Sets whether the texts of users are read: only if the validation sample is ranked better with them.
+
+    Texts that change nothing are not read, because a server would encode them for each request.
 
     Returns:
       A line on the choice; ``None`` for a model that reads no such texts.
     """
-    read = model.reads_texts
-    return f"texts of users ({', '.join(read)}) {_choose_use(model.reads_text, model, data)}" if read else None
+    if not (read := model.reads_texts):
+        return None
+    return f"texts of users ({', '.join(read)}) {_choose_use(model.reads_text, model, data, only_if_better=True)}"
 
 
-def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
-    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it."""
+def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData, only_if_better: bool = False) -> str:
+    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it.
+
+    With ``only_if_better`` also to 0 if it is ranked as well.
+    """
     reads.assign(1.0)
     with_them = data.measure(model, ks=KS)
     reads.assign(0.0)
     without = data.measure(model, ks=KS)
     figures = [selection_value(result) for result in (with_them, without)]
     said = f"selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
-    if figures[1] > figures[0]:
+    if figures[1] > figures[0] or (only_if_better and figures[1] == figures[0]):
         return f"are not read: {said}"
     reads.assign(1.0)
     return f"are read: {said}"
