@@ -147,8 +147,8 @@ def training_batches(
       seed: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
       epochs: number of epochs in all. first_epoch: how many of them are done already, and are left out.
       keys: the keys of the fields that the model reads; by default all.
-      texts: gives the vectors of texts, for a model that reads these. A code is kept for each event and a vector for
-        each different text. By default texts stay strings.
+      texts: gives the vectors of all strings among ``keys``, for a model that reads these. A code is kept for each
+        event and a vector for each different text. By default texts stay strings.
 
     Yields:
       ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool

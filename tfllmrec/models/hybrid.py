@@ -153,9 +153,9 @@ class Hybrid(MeasuredModel):
       seed: of all initialisers and noise.
       schema: of the data. Its fields that have an encoder are read beside texts, ids and ratings: those of events,
         requests and users if ``config.fields`` says so, those of items if ``config.item_fields`` does and the catalogue
-        has them.
+        has them. Texts of users are among them if they have a width (:meth:`Schema.reading_text`), whatever
+        ``config.user_text`` says.
       repeats: whether users come back to items that they know, so that the gates learn from those as well.
-      text_widths: the widths of the encoders' vectors concatenated in the texts of users; by default the catalogue's.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
     The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
@@ -183,7 +183,6 @@ class Hybrid(MeasuredModel):
         seed: int = 42,
         schema: Schema | None = None,
         repeats: bool = False,
-        text_widths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # ratings stay float32 in every precision
@@ -227,7 +226,7 @@ class Hybrid(MeasuredModel):
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
         dim, dropout = config.embedding_dim, config.dropout
-        self.text_widths = catalogue.text_widths if text_widths is None else text_widths
+        self.text_widths = catalogue.text_widths
         self.texts: UserTexts | None = None
         self._texts = [each for each in self.schema.of_inputs() if each.is_read_text]
         if foreign := [each.key for each in self._texts if each.width != text.shape[1]]:
@@ -327,8 +326,9 @@ class Hybrid(MeasuredModel):
         item_weights = ItemWeightSettings(**{"kinds": False} | config.pop("item_weights"))
         schema = Schema.from_dict(config.pop("schema", []))
         fields = {each.key: each.blank(n_items) for each in schema.of("item")}
+        text_widths = config.pop("text_widths", None)
         with keras_policy(config.pop("dtype")):
-            catalogue = Catalogue(placeholder_ids(n_items, width), text, fields=fields)
+            catalogue = Catalogue(placeholder_ids(n_items, width), text, text_widths, fields)
             counts = np.zeros(n_items, np.int64)
             return cls(catalogue, counts, settings, item_weights, negatives, schema=schema, **config)
 
@@ -996,7 +996,7 @@ class Hybrid(MeasuredModel):
         with keras_policy(self.dtype_policy.name):
             model = Hybrid(
                 catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
-                self.text_widths, name=self.name,
+                name=self.name,
             )  # fmt: skip
         model.texts = self.texts
         for variable, learned in zip(model._learned_variables, self._learned_variables, strict=True):

@@ -72,7 +72,7 @@ def build_hybrid(
     with keras_policy(precision):
         model = Hybrid(
             catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
-            schema, data.split.dataset.repeats, data.text_widths,
+            schema, data.split.dataset.repeats,
         )  # fmt: skip
     model.texts = data.user_texts
     return model
