@@ -302,6 +302,12 @@ class ModelConfig(Section):
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
         "of the events of a history; exclude single fields with data.fields (use: false).",
     )
+    user_text: bool | None = Field(
+        None,
+        description="Whether these fields include texts that users write (reviews, queries, descriptions of "
+        "themselves), read by the encoder of queries. auto: if there are any, and no more than 100,000 different ones. "
+        "Texts that do not help on validation are ignored.",
+    )
     scene: str | None = Field(
         "scene",
         description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "
@@ -549,6 +555,8 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
     mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
     lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
+    if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
+        lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

@@ -17,6 +17,7 @@ from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.event_tags import tags_with_events
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import missing
 from tfllmrec.data.splits import ragged_column
@@ -109,6 +110,7 @@ def _fields_of(
             raise DataError(
                 "Expected event_fields only with histories, found it with users: leave it out, the data has them."
             )
+        dataset = tags_with_events(dataset)
         encoded = {field.key: field.encode(dataset.events[field.name]) for field in of_history}
         of_users = [field for field in of_query if field.owner == "user"]
         encoded |= {field.key: field.encode(dataset.users[field.name]) for field in of_users}
@@ -116,18 +118,25 @@ def _fields_of(
     if lines := event_field_inputs(past, event_fields).get("event_fields"):
         texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
         decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
-        fields |= {key: Ragged(values.numpy(), places.offsets) for key, values in decoded.items()}
+        fields |= {key: Ragged(_decoded(values), places.offsets) for key, values in decoded.items()}
     if entries := context_inputs(len(past), context).get("context"):
         width = max(map(len, entries))
         padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)
         # Without defaults: what the data says of a user stays where the context leaves it out.
         decoded, _ = FieldDecoder([replace(field, default=None) for field in of_query], model.reads)(padded)
         for field in of_query:
-            given = decoded[field.key].numpy()
+            given = _decoded(decoded[field.key])
             left_out, known = missing(given), fields.get(field.key)
             given[left_out] = known[left_out] if isinstance(known, np.ndarray) else field.encode([""])[0]
             fields[field.key] = given
     return fields
+
+
+def _decoded(values: tf.Tensor) -> np.ndarray:
+    """What a :class:`FieldDecoder` gives, as :meth:`Field.encode` gives it: texts are strings and no bytes."""
+    if values.dtype == tf.string:
+        return np.array([text.decode(errors="replace") for text in values.numpy().tolist()], object)
+    return values.numpy()
 
 
 def fields_of_users(

@@ -126,7 +126,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config, run.text_widths)
+    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts)
     callbacks = [RecommendationsInWords.of(split, out / "logs" / "validation")] if config.board.details else []
     fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)

@@ -215,6 +215,11 @@ def _export_model(
         columns = list(dict.fromkeys([*template.columns, *columns]))
         with show_progress("Encoding items", "texts") as progress:
             text = encode_items(template.texts(items), encoder, VectorStore(cache_folder() / "vectors"), progress)
+        if not hasattr(encoder.for_queries, "text_to_vector"):
+            raise ModelError(
+                f"export: a {type(encoder).__name__} has no graph (text_to_vector), so it cannot be exported. Take a "
+                "TextEncoder, or leave the encoder out if no search is needed."
+            )
     serving = ServingModel(
         servable,
         items[ITEM].to_numpy(object),
@@ -280,6 +285,7 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
         "items": len(items),
         "schema": schema.as_dict(),
         "reads": list(serving.reads),
+        "texts": {"fields": list(serving.reads_texts), "newest": serving.history_length},
         "ranked": serving.ranked,
         "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         **manifest,

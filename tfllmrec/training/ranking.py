@@ -474,9 +474,8 @@ def rated_events(
     users = users.take(np.argsort(users.history.lengths, kind="stable"))
     of_users = None if factors is None else factors.users(users.history, users.ratings)
     n_items, width = hybrid.n_items, hybrid.history_length
-    inputs = hybrid.query_inputs(users, width + 1)
+    inputs = users.inputs(n_items, [RATING_KEY], width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
-    of_events = {key for key in inputs if key == "history" or key.startswith("event.")}
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
@@ -497,12 +496,11 @@ def rated_events(
             continue
         target = items[here[:, 0], here[:, 1] + 1]
         until = here[:, 1].max() + 1
+        some = hybrid.query_inputs(users.slice(start, start + size), width + 1)
         known = given(
             {
-                key: tf.constant(
-                    values[start : start + size, :until] if key in of_events else values[start : start + size]
-                )
-                for key, values in inputs.items()
+                key: tf.constant(values[:, :until] if key == "history" or key.startswith("event.") else values)
+                for key, values in some.items()
             },
             tf.constant(here[:, 0] - start),
             tf.constant(here[:, 1]),
