@@ -1,0 +1,35 @@
+"""Griffe extension: roles in docstrings, ``:func:`evaluate```, become links where the site has the name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([^`]+)`")
+
+
+class Roles(Extension):
+    def on_instance(self, *, obj: Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = ROLE.sub(lambda role: link(obj, role[1]), obj.docstring.value)
+
+
+def link(obj: Object, name: str) -> str:
+    """A reference to ``name`` as ``obj`` sees it; plain code where the site does not have it."""
+    path = name if name.startswith("tfllmrec.") else path_of(obj, name)
+    code = f"<code>{name}</code>"
+    return code if path is None else f'<autoref optional identifier="{path}">{code}</autoref>'
+
+
+def path_of(obj: Object, name: str) -> str | None:
+    """The full path of a name from the object's class or module."""
+    first = name.split(".")[0]
+    scope: Any = obj
+    while scope is not None:
+        if first in getattr(scope, "members", {}) or first in getattr(scope, "imports", {}):
+            imported = getattr(scope, "imports", {}).get(first)
+            return imported + name[len(first) :] if imported else f"{scope.path}.{name}"
+        scope = scope.parent
+    return None
