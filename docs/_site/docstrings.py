@@ -1,4 +1,8 @@
-"""Griffe extension: roles in docstrings, ``:func:`evaluate```, become links where the site has the name."""
+"""Griffe extension: what docstrings in this repository have beside Google's style.
+
+Roles, ``:func:`evaluate```, become links where the site has the name. Arguments that share a description, ``a, b: ...``,
+get an entry each.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,20 @@ from typing import Any
 from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([^`]+)`")
+SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
 
 
 class Roles(Extension):
     def on_instance(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(lambda role: link(obj, role[1]), obj.docstring.value)
+            single = SHARED.sub(an_entry_each, obj.docstring.value)
+            obj.docstring.value = ROLE.sub(lambda role: link(obj, role[1]), single)
+
+
+def an_entry_each(shared: re.Match[str]) -> str:
+    """``a, b: text`` as two lines."""
+    indent, names, text = shared.groups()
+    return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
 
 
 def link(obj: Object, name: str) -> str:

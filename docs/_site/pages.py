@@ -23,7 +23,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tfllmrec.config import ExperimentConfig, Section  # noqa: E402
+from tfllmrec.config import DataConfig, ExperimentConfig, Section  # noqa: E402
 
 #: Pages made of a file outside of ``docs/``.
 HOME = "README.md"
@@ -139,7 +139,7 @@ def settings() -> str:
             lines += [f"## {name}", "", f"`{name}: {default}`. {field.description or ''}", ""]
         if name == "data":
             lines += ["### data.fields", "", "The keys of each entry, by the name of the column.", ""]
-            lines += table(ExperimentConfig().data.model_fields["fields"].annotation.__args__[1])  # type: ignore[union-attr]
+            lines += table(DataConfig.model_fields["fields"].annotation.__args__[1])  # type: ignore[union-attr]
     return "\n".join(lines)
 
 

@@ -19,9 +19,15 @@ import pandas as pd
 DAY_S = 86_400
 START_S = 1_700_006_400  # a midnight (UTC)
 
-#: Sizes for planted data. A fit of real data has the recipe's settings alone.
-SMALL = ["model.embedding_dim=32", "model.blocks=1", "model.heads=2", "training.epochs=6", "evaluation.bootstrap=200",
-         "training.batch_size=32", "ranking.epochs=0", "interests.learned=false"]  # fmt: skip
+#: Sizes and weights for planted data, which is too small to choose them from; real data needs none of these.
+SMALL = [
+    "model={embedding_dim: 32, blocks: 1, heads: 2}",
+    "training={epochs: 12, batch_size: 32, learning_rate: 0.01}",
+    "item_weights={decay: 0.6, l2: 10, next_item: 1, co_occurrence: 0.1, text: 10, popularity: 0, context: {}}",
+    "ranking.epochs=0",
+    "interests.learned=false",
+    "evaluation.bootstrap=200",
+]
 
 Tables = dict[str, pd.DataFrame]
 

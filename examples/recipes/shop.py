@@ -35,8 +35,7 @@ def plant(rng: np.random.Generator) -> Tables:
         shelf, place = rng.integers(len(SHELVES)), rng.integers(PLACES)
         for day in range(8):
             time = START_S + day * DAY_S + user
-            looked_at = rng.choice(items["item"], 3, replace=False)
-            events += [(f"u{user}", item, time + 60 * minute, "view") for minute, item in enumerate(looked_at)]
+            events.append((f"u{user}", rng.choice(items["item"]), time, "view"))
             events.append((f"u{user}", f"{SHELVES[shelf]}-{(place + day) % PLACES}", time + 600, "purchase"))
     return {"events": pd.DataFrame(events, columns=["user", "item", "timestamp", "kind"]), "items": items}
 
