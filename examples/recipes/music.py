@@ -1,8 +1,8 @@
 """Music: plays, skips and likes; the same track is played many times.
 
-Each listener of the planted service plays a playlist of eight tracks of one genre in a loop, and skips tracks of other
-genres. The next play is a known track: with ``data.repeats=last`` no model could recommend it. Where a table has counts
-instead of plays, ``plays_of`` makes a row of each play.
+Each listener of the planted service has eight tracks of one genre, plays them in any order, two of them most, and skips
+tracks of another genre. The next play is a known track: with ``data.repeats=last`` no model could recommend it. Where a
+table has counts instead of plays, ``plays_of`` makes a row of each play.
 
     python examples/recipes/music.py
 """
@@ -18,6 +18,7 @@ from _recipe import START_S, Tables, fitted
 from tfllmrec.runs.run import Run
 
 GENRES, TRACKS = ["jazz", "metal", "waltz"], 30
+LOVE = [0.25, 0.25, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
 
 
 def plays_of(counts: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +42,8 @@ def plant(rng: np.random.Generator) -> Tables:
         playlist = rng.choice(TRACKS, 8, replace=False)
         for step in range(24):
             time = START_S + 300 * step + user
-            events.append((f"u{user}", f"{GENRES[genre]}-{playlist[step % 8]}", time, "play"))
+            track = rng.choice(playlist, p=LOVE)
+            events.append((f"u{user}", f"{GENRES[genre]}-{track}", time, "play"))
             if rng.random() < 0.3:
                 other = GENRES[(genre + 1) % len(GENRES)]
                 events.append((f"u{user}", f"{other}-{rng.integers(TRACKS)}", time + 100, "skip"))
