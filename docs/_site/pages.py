@@ -1,4 +1,4 @@
-"""MkDocs hook: the pages that are made from other files, and links out of ``docs/``.
+"""MkDocs hook: the pages that are made from other files, links out of ``docs/``, and the content of linked scripts.
 
 Pages in ``docs/`` link to files of the repository as GitHub does, ``../benchmarks/RESULTS.md``. In the site the README
 is the home page, and every other linked file from outside ``docs/`` stands below ``repository/``. Settings, commands
@@ -41,6 +41,8 @@ PACKAGES: dict[str, list[str] | None] = {
     "client": ["client", "answers", "status"],
 }
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+#: A line with a link to a config or script and nothing else.
+SHOWN = re.compile(r"^(?:[\w ]+: )?\[[^\]]+\]\(([^)\s]+\.(yaml|py))\)$", re.MULTILINE)
 FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -83,7 +85,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         uri = posixpath.relpath(uri_of(aim), posixpath.dirname(page.file.src_uri) or ".")
         return f"{opening}{uri}{anchor or ''}{closing}"
 
-    return outside_fences(markdown, lambda text: LINK.sub(in_site, text))
+    def with_content(line: re.Match[str]) -> str:
+        target, suffix = line.groups()
+        return f"{line[0]}\n\n```{suffix}\n{(path.parent / target).read_text()}```\n"
+
+    return outside_fences(markdown, lambda text: LINK.sub(in_site, SHOWN.sub(with_content, text)))
 
 
 def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
