@@ -41,6 +41,7 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 SCANN = "scann==1.4.2"
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 TEST = [
     *TUNE,
     *FEATURES,
@@ -71,6 +72,6 @@ setup(
     package_data={"tfllmrec": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "tune": TUNE, "features": FEATURES, "serve": SERVE, "scann": [SCANN]},
+    extras_require={"test": TEST, "tune": TUNE, "features": FEATURES, "serve": SERVE, "scann": [SCANN], "docs": DOCS},
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )
