@@ -153,9 +153,10 @@ def table(section: type[Section]) -> list[str]:
     """The settings of a section as a table in Markdown."""
     lines = ["| setting | values | default | |", "|---|---|---|---|"]
     for name, schema in section.model_json_schema(ref_template="{model}")["properties"].items():
-        value = schema.get("default")
-        default = "*auto*" if value is None else f"`{plain(value)}`"
-        lines.append(f"| `{name}` | {values(schema)} | {default} | {cell(schema.get('description', ''))} |")
+        described = schema.get("description", "")
+        value = section.model_fields[name].get_default(call_default_factory=True)
+        default = f"`{plain(value)}`" if value is not None else "*auto*" if "auto" in described else "none"
+        lines.append(f"| `{name}` | {values(schema)} | {default} | {cell(described)} |")
     return [*lines, ""]
 
 
@@ -173,6 +174,7 @@ def values(schema: dict[str, Any]) -> str:
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     limits = [f"{words} {schema[key]:g}" for key, words in bounds.items() if key in schema]
     named = {"number": "number", "integer": "whole number", "boolean": "true, false", "string": "text"}
+    kind = schema.get("format", kind)
     return ", ".join([named.get(kind, kind), *limits])
 
 
@@ -182,6 +184,8 @@ def plain(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(map(plain, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
     return str(value)
 
 
@@ -216,7 +220,7 @@ def commands() -> str:
             if parameter.param_type_name == "argument":
                 names = f"`{(parameter.metavar or parameter.name or '').upper()}`"
             default = parameter.default
-            shown = f"`{plain(default)}`" if isinstance(default, str | int | float) and default is not False else ""
+            shown = f"`{plain(default)}`" if isinstance(default, str | int | float | Path) and default is not False else ""
             lines.append(f"| {names} | {shown} | {cell(getattr(parameter, 'help', '') or '')} |")
         lines.append("")
 
