@@ -1,7 +1,7 @@
 """Griffe extension: what docstrings in this repository have beside Google's style.
 
-Roles, ``:func:`evaluate```, become links where the site has the name. Arguments that share a description, ``a, b: ...``,
-get an entry each.
+Roles, ``:func:`evaluate```, become links where the site has the name. Arguments that share a description,
+``a, b: ...``, get an entry each.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tfllmrec import _HOME  # noqa: E402
 from tfllmrec.config import DataConfig, ExperimentConfig, Section  # noqa: E402
 
 #: Pages made of a file outside of ``docs/``.
@@ -56,7 +57,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content()))
-    waiting = [ROOT / HOME, *(Path(str(file.abs_src_path)) for file in files.documentation_pages() if file.abs_src_path)]
+    waiting = [
+        ROOT / HOME,
+        *(Path(str(file.abs_src_path)) for file in files.documentation_pages() if file.abs_src_path),
+    ]
     waiting += [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")]
     while waiting:
         path = waiting.pop()
@@ -132,9 +136,9 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "A config is a YAML file with the sections below. Every setting may be left out. `--set SECTION.KEY=VALUE` sets",
-        "one on the command line. *auto* settings are chosen from the data when a run starts, printed, and written to",
-        "`config.yaml` in the run folder.",
+        "A config is a YAML file with the sections below. Every setting may be left out. `--set SECTION.KEY=VALUE`",
+        "sets one on the command line. *auto* settings are chosen from the data when a run starts, printed, and",
+        "written to `config.yaml` in the run folder.",
         "",
     ]
     for name, default in ExperimentConfig():
@@ -203,8 +207,8 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "Results go to stdout, all else to stderr. Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage",
-        "or config, 3 data, 4 model, 130 Ctrl-C.",
+        "Results go to stdout, all else to stderr. Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2",
+        "usage or config, 3 data, 4 model, 130 Ctrl-C.",
         "",
     ]
 
@@ -220,7 +224,9 @@ def commands() -> str:
             if parameter.param_type_name == "argument":
                 names = f"`{(parameter.metavar or parameter.name or '').upper()}`"
             default = parameter.default
-            shown = f"`{plain(default)}`" if isinstance(default, str | int | float | Path) and default is not False else ""
+            shown = (
+                f"`{plain(default)}`" if isinstance(default, str | int | float | Path) and default is not False else ""
+            )
             lines.append(f"| {names} | {shown} | {cell(getattr(parameter, 'help', '') or '')} |")
         lines.append("")
 
@@ -230,18 +236,18 @@ def commands() -> str:
 
 def exported_names() -> str:
     """The names that ``import tfllmrec`` offers, with the module that each comes from."""
-    tree = ast.parse((ROOT / "tfllmrec" / "__init__.py").read_text())
-    homes = next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "_HOME"
-    )
-    lines = ["# Python", "", "`import tfllmrec` before any code that uses `tf.keras`: it selects Keras 2, which", ""]
-    lines[-2] += " TensorFlow Recommenders needs. These names are loaded when they are first used:"
-    lines += ["| name | from |", "|---|---|"]
-    for name, home in homes.items():
-        package = home.split(".")[1]
-        page = "../settings.md" if package == "config" else f"{package}.md"
+    lines = [
+        "# Python",
+        "",
+        "`import tfllmrec` before any code that uses `tf.keras`: it selects Keras 2, which TensorFlow Recommenders",
+        "needs. These names are loaded when they are first used:",
+        "",
+        "| name | from |",
+        "|---|---|",
+    ]
+    for name, home in _HOME.items():
+        package, *module = home.split(".")[1:]
+        page = "../settings.md" if package == "config" else f"{package}.md{f'#{home}.{name}' if module else ''}"
         lines.append(f"| [`tfllmrec.{name}`]({page}) | `{home}` |")
     return "\n".join([*lines, ""])
 
@@ -251,4 +257,6 @@ def modules(package: str) -> str:
     folder = ROOT / "tfllmrec" / package
     names = PACKAGES[package] or sorted(path.stem for path in folder.glob("[!_]*.py"))
     summary = (ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or "").split("\n\n")[0]
-    return "\n".join([f"# tfllmrec.{package}", "", summary, "", *(f"::: tfllmrec.{package}.{name}\n" for name in names)])
+    return "\n".join(
+        [f"# tfllmrec.{package}", "", summary, "", *(f"::: tfllmrec.{package}.{name}\n" for name in names)]
+    )

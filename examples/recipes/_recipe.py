@@ -32,7 +32,9 @@ SMALL = [
 Tables = dict[str, pd.DataFrame]
 
 
-def fitted(name: str, doc: str | None, plant: Callable[[np.random.Generator], Tables], argv: Sequence[str] | None) -> Run:
+def fitted(
+    name: str, doc: str | None, plant: Callable[[np.random.Generator], Tables], argv: Sequence[str] | None
+) -> Run:
     """Fits the config ``NAME.yaml`` and prints its figures.
 
     Args:
@@ -42,7 +44,9 @@ def fitted(name: str, doc: str | None, plant: Callable[[np.random.Generator], Ta
       argv: the command line; by default that of the process.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the files that the config names; by default planted data")
+    parser.add_argument(
+        "--data", type=Path, help="folder with the files that the config names; by default planted data"
+    )
     parser.add_argument("--out", type=Path, help="run folder; by default a temporary one")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="another setting; may be repeated")
     args = parser.parse_args(argv)

@@ -5,8 +5,6 @@ answers with. Addresses and the ids of MovieLens stand for those of the ring.
 """
 
 import re
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = [page for page in PAGES if BLOCK.search(page.read_text())]
 IDS = {"42": "u4", "515": "u5", "A17": "i17", "B02": "i2", "50": "i5", "172": "i17", "181": "i18", "121": "i12"}
-IDS |= {"245": "i24"}
+IDS |= {"245": "i24", "movielens": "shop"}
 #: A model of two towers with the names that the page uses.
 TOWERS = """
 import tensorflow as tf
@@ -38,6 +36,15 @@ class QueryModel(tf.keras.layers.Layer):
         return tf.reduce_mean(items(tf.minimum(inputs["history"], dataset.n_items - 1)), axis=1)
 model = Towers()
 """
+
+
+@pytest.fixture(scope="module")
+def address(chain_version, serving, tmp_path_factory):
+    """Of a server with the ring's model."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "shop").symlink_to(chain_version.parent)
+    with serving(folder) as server:
+        yield f"grpc://localhost:{server.grpc_port}"
 
 
 @pytest.fixture
@@ -99,8 +106,8 @@ def names(folder, chain_run):
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_python_blocks_run(page, names, folder, serving, small_fits, monkeypatch, capsys):
-    code = [*BLOCK.findall(page.read_text())]
+def test_the_python_blocks_run(page, names, folder, small_fits, request, monkeypatch, capsys):
+    code = BLOCK.findall(page.read_text())
     try:
         assets.weights("minilm")
     except DataError as error:
@@ -110,17 +117,15 @@ def test_the_python_blocks_run(page, names, folder, serving, small_fits, monkeyp
     if "query_model=model.query_model" in code[0]:
         exec(TOWERS, names)
     monkeypatch.syspath_prepend(ROOT / "client")
-    asks = any(re.search(r"\b[Cc]lient\b", block) for block in code)
-    with serving(folder / "saved_models") if asks else nullcontext() as server:
-        address = f"grpc://localhost:{server.grpc_port}" if asks else ""
-        for block in code:
+    for block in code:
+        block = re.sub(r'"(\w+)"', lambda text: f'"{IDS.get(text[1], text[1])}"', block)
+        if re.search(r"\b[Cc]lient\b", block):
+            address = request.getfixturevalue("address")
             block = block.replace("grpc://localhost:8500", address)
-            block = re.sub(r'"(\w+)"', lambda text: f'"{IDS.get(text[1], text[1])}"', block)
             if block.startswith("client."):
                 block = f"with Client('{address}', 'shop') as client:\n  {block}"
-            exec(compile(block, str(page), "exec"), names)
+        exec(compile(block, str(page), "exec"), names)
     if page.name == "README.md":
         # Everybody walks along the ring, one item at a time: the next one is mostly known.
         assert names["result"].metrics["recall@5"] > 0.6
         assert len(re.findall(r"epoch \d: retrieval_loss .* validation ndcg@10", capsys.readouterr().out)) == 3
-    sys.modules.pop("tfllmrec_client", None)
