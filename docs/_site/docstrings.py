@@ -1,7 +1,7 @@
 """Griffe extension: what docstrings in this repository have beside Google's style.
 
 Roles, ``:func:`evaluate```, become links where the site has the name. Arguments that share a description,
-``a, b: ...``, get an entry each.
+``a, b: ...``, get an entry each. ``::`` before code is a colon.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([^`]+)`")
+BEFORE_CODE = re.compile(r"(?<=\w)::$", re.MULTILINE)
 SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
 
 
 class Roles(Extension):
     def on_instance(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:
-            single = SHARED.sub(an_entry_each, obj.docstring.value)
+            single = SHARED.sub(an_entry_each, BEFORE_CODE.sub(":", obj.docstring.value))
             obj.docstring.value = ROLE.sub(lambda role: link(obj, role[1]), single)
 
 
