@@ -1,6 +1,6 @@
 """What README and the pages of docs/ name is there: paths, links, settings, commands with their options, imports.
 
-Running their Python blocks is the task of tests/examples/test_pages_run.py.
+Running their Python blocks is the task of tests/test_pages_run.py.
 """
 
 import ast
