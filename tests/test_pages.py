@@ -52,9 +52,12 @@ def test_every_path_link_and_setting_that_a_page_names_is_there(page):
     assert [f"{section}.{key}" for section, key in settings if key not in sections[section]] == []
 
 
+PROGRAM = typer.main.get_command(app)
+
+
 def problems(words: list[str]) -> list[str]:
     """What is wrong with the words after ``tfllmrec``: an unknown command or option, a setting that does not exist."""
-    command = typer.main.get_command(app)
+    command = PROGRAM
     while hasattr(command, "commands"):
         if not words or words[0] not in command.commands:
             return [f"no command {' '.join(words[:1])}"]
