@@ -45,10 +45,19 @@ model = Towers()
 
 
 @pytest.fixture(scope="module")
-def address(chain_version, serving, tmp_path_factory):
-    """Of a server with the ring's model."""
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "shop").symlink_to(chain_version.parent)
+def address(chain_files, chain_run, serving, tmp_path_factory):
+    """Of a server with the ring's model, whose items stand on shelves of nine: categories are what interests list."""
+    import pandas as pd
+
+    import tfllmrec
+
+    events, items = map(pd.read_csv, chain_files)
+    items["categories"] = [f"shelf {place // 9}" for place in range(len(items))]
+    split = tfllmrec.make_split(tfllmrec.dataset_from_frames(events, items), tfllmrec.SplitConfig(), seed=42)
+    run, folder = chain_run[0], tmp_path_factory.mktemp("served")
+    hybrid = run.load_model()
+    parts = {"encoder": run.text_encoder(), "ranking": run.load_ranking(hybrid)}
+    tfllmrec.export(hybrid, split, folder / "shop", **parts)
     with serving(folder) as server:
         yield f"grpc://localhost:{server.grpc_port}"
 

@@ -87,6 +87,6 @@ def test_video_follows_the_device(run, capsys):
 def test_feed_stays_with_the_language_and_the_liked_subject(run, capsys):
     made = run("feed")
     recall = of(made, "recall@10")
-    assert recall["hybrid"] > 0.9 > 1.5 * recall["popularity_by_segment"]
+    assert recall["hybrid"] > 0.7 > 1.5 * recall["popularity_by_segment"]
     (listed,) = re.findall(r"hide of de-1-2: (.+)", capsys.readouterr().out)
     assert all(item.startswith("de-0-") for item in listed.split(", "))
