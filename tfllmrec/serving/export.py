@@ -95,6 +95,8 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
         has none of the items that an earlier version was given. Of a model: the data that it was fitted on, a
         :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, from which ids, titles, categories, fields and
         popularity come; and the target.
+
+    Keyword Args:
       query_model: of a two-tower model, see :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default
         ``source.query_model``.
       candidate_model: of a two-tower model: the vectors of the items, float32 ``[N, D]``, in the order of the data, or
