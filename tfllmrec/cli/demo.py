@@ -76,7 +76,7 @@ def demo(
         f"tfllmrec recommend {out} --history 50,172,181 --k 5",
         f"tfllmrec search {out} 'a quiet film about growing old'",
         f"tfllmrec evaluate {out}",
-        f"tensorboard --logdir {run / 'logs'}",
+        f"tfllmrec board {run}",
         "tfllmrec fit --events YOUR_EVENTS.csv --items YOUR_ITEMS.csv",
     ):
         say(f"  {line}")

@@ -78,7 +78,7 @@ def write_board(run: Run, tell: Tell = to_stderr) -> None:
     hybrid = run.load_model()
     order = run.load_ranking(hybrid)
     try:
-        texts["card"] = card_of(run)
+        texts["card"] = card_of(run).split("---\n", 2)[-1]  # without what is for machines
         with show_progress("Drawing TensorBoard's images", "images") as progress:
             drawn = {}
             for name, figure in _pictures(run, hybrid, order, tell):

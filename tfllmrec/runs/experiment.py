@@ -25,12 +25,15 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
+from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.run import INTERESTS, PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
+    from tfllmrec.evaluation.recommender import Recommender
+    from tfllmrec.models.fitting import TrainingData
     from tfllmrec.training.ranking import RankingRecord
 
 
@@ -152,7 +155,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
-    measured["validation"] = {name: dict(data.baselines[name].figures) for name in baselines}
+    measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
@@ -162,6 +165,12 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
     return run
+
+
+def _on_validation(data: TrainingData, baseline: Recommender) -> dict[str, float | None]:
+    """A baseline's figures on the queries that epochs are measured on, and what these are compared by."""
+    result = data.measure(baseline)
+    return {"selection": selection_value(result), **result.metrics}
 
 
 @contextlib.contextmanager
