@@ -154,6 +154,7 @@ class Libraries:
     tuned: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     exported: list = field(default_factory=list)
+    boards: list = field(default_factory=list)
     indexes: list = field(default_factory=list)
     models: list = field(default_factory=list)
     manifest: dict = field(default_factory=dict)
@@ -237,6 +238,7 @@ def libraries(monkeypatch):
 
     module("tfllmrec.runs.experiment", fit_experiment=fit_experiment)
     module("tfllmrec.runs.run", Run=FakeRun)
+    module("tfllmrec.explain.board", write_board=log.boards.append, is_written=lambda run: run in log.boards)
     module("tfllmrec.runs.search", tune=tune, resume=go_on, TRIALS=20)
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)

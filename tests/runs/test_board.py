@@ -28,7 +28,7 @@ def test_the_board_of_a_run(board_run):
     logs = board_run.folder / "logs"
     runs = {path.parent.relative_to(logs).as_posix() for path in logs.rglob("*tfevents*")}
     named = ["hybrid", *board_run.config.evaluation.baselines]
-    assert runs >= {".", "validation", "items", *(f"test/{name}" for name in named)}
+    assert runs >= {".", "validation", "items", "details", *(f"test/{name}" for name in named)}
     assert runs >= {f"baselines/{name}" for name in named[1:]}
     for name, of_test in board_run.results.items():  # a level line of the validation figures, and a point of the test's
         line = scalars(logs / "baselines" / name, "accuracy/ndcg@10") if name != "hybrid" else None
@@ -39,7 +39,7 @@ def test_the_board_of_a_run(board_run):
     assert of["accuracy/ndcg@10"] == "scalars" and of["recommendations/user 1"] == "text"
     assert of["gates/text and feedback against behaviour"] == "histograms"
     assert plugins(logs)["_hparams_/session_start_info"] == "hparams"
-    tested = plugins(logs / "test" / "hybrid")
+    tested = plugins(logs / "details")
     assert tested["clicks/all/pr_curves"] == "pr_curves" and tested["config"] == tested["card"] == "text"
     images = {tag for tag, plugin in tested.items() if plugin == "images"}
     assert images >= {"recall by popularity", "gate by popularity", "exposure", "calibration of the probability"}

@@ -30,7 +30,7 @@ def board(
     folders = folders_of(runs or [Path("runs")])
     for folder in folders:
         run = Run(folder)
-        if run.complete and run.config.board.details and not is_written(run):
+        if run.complete and not is_written(run):
             note(f"{folder}: writing what TensorBoard shows")
             write_board(run)
     serve_board(folders, host, port)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.cluster.vq import kmeans2
 
 from tfllmrec.board.pictures import write_pictures
-from tfllmrec.board.projector import CONFIG, sampled, write_projector
+from tfllmrec.board.projector import sampled, write_projector
 from tfllmrec.board.ranking_curves import write_pr_curves
 from tfllmrec.board.scoreboard import write_figures
 from tfllmrec.board.settings import as_markdown, write_settings, write_texts
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from tfllmrec.models.hybrid import Hybrid
 
+#: Runs of TensorBoard below that of the run: a folder for each recommender on the test queries; all else.
+TEST, DETAILS = "test", "details"
 #: The most test queries that lists are made for.
 QUERIES = 2_000
 #: Groups of items with like vectors, for the colours of the Projector.
@@ -48,54 +50,61 @@ COMPARED = ("text", "model", "item_weights", "training", "ranking")
 
 def is_written(run: Run) -> bool:
     """Whether :func:`write_board` came to its end for this run."""
-    return (run.folder / "logs" / "items" / CONFIG).is_file()
+    return (run.folder / "logs" / TEST / "hybrid").is_dir()
 
 
 def write_board(run: Run, tell: Tell = to_stderr) -> None:
     """Writes into the run's ``logs/`` what is known at the end of a fit; once more does no harm.
 
-    The baselines' and the test's figures, HParams, the config with all that was chosen, the model card, precision and
-    recall of the ranking model, images, and vectors for the Projector. Images are left out where matplotlib is missing.
+    These are the figures of the baselines and of the test, HParams, and the config with all that was chosen; and if
+    ``board.details`` says so, the model card, images, precision and recall of the ranking model, and vectors for the
+    Projector. Card and images are left out where the packages that they need are missing.
 
     Args:
       run: complete.
-      tell: called with a line for each part that is left out.
+      tell: called with a line for what is left out.
 
     Raises:
       ModelError: the run is damaged. WriteError: the disk is full, read-only or broken.
     """
-    logs, results, metrics = run.folder / "logs", run.results, run.metrics
+    logs, results = run.folder / "logs", run.results
     last = max(len(epochs_of(run, events=False).selection) - 1, 1)
-    for name, validated in metrics.get("validation", {}).items():
-        if name != "hybrid":
-            write_figures(logs / "baselines" / name, validated, steps=(0, last))
-    for name, result in results.items():
-        write_figures(logs / "test" / name, result.metrics, steps=(last,))
+    texts = {"config": as_markdown(run.record["chosen"], dump_config(run.config))}
+    if run.config.board.details:
+        texts |= _write_details(run, last, tell)
+    for name, validated in run.metrics.get("validation", {}).items():
+        write_figures(logs / "baselines" / name, validated, steps=(0, last))
     sections = {name: getattr(run.config, name) for name in COMPARED}
     write_settings(logs, settings_of(**sections), run.folder.resolve().name)
-    texts = {"config": as_markdown(run.record["chosen"], dump_config(run.config))}
-    of_test = logs / "test" / "hybrid"
-    hybrid = run.load_model()
+    write_texts(logs / DETAILS, texts, last)
+    for name, result in results.items():
+        write_figures(logs / TEST / name, result.metrics, steps=(last,))
+
+
+def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
+    """Writes images, curves of the ranking model, and item vectors; gives the texts that belong to them."""
+    logs, texts, hybrid = run.folder / "logs", {}, run.load_model()
     order = run.load_ranking(hybrid)
     try:
         texts["card"] = card_of(run).split("---\n", 2)[-1]  # without what is for machines
+        drawn = {}
         with show_progress("Drawing TensorBoard's images", "images") as progress:
-            drawn = {}
             for name, figure in _pictures(run, hybrid, order, tell):
                 drawn[name] = figure
                 progress(len(drawn), len(drawn))
-        write_pictures(of_test, drawn, last)
+        write_pictures(logs / DETAILS, drawn, step)
     except ConfigError as error:  # of a package that is not installed
         tell(f"TensorBoard: no images and no card: {error}")
-    write_texts(of_test, texts, last)
     strata = run.split.strata(run.config.evaluation.head_share)
     if order is not None:
-        write_pr_curves(of_test, *_clicks(run, Reranked(hybrid, order, run.config.ranking.candidates), strata), last)
+        reranked = Reranked(hybrid, order, run.config.ranking.candidates)
+        write_pr_curves(logs / DETAILS, *_clicks(run, reranked, strata), step)
     kept = sampled(strata)
     vectors = {"item vectors": hybrid.item_vectors().numpy()[kept]}
     if np.any(run.text):
         vectors["text vectors"] = run.training_data.unit_text[kept]
     write_projector(logs / "items", vectors, _beside(run, strata, kept, vectors["item vectors"]))
+    return texts
 
 
 def _pictures(run: Run, hybrid: Hybrid, order: RankingModel | None, tell: Tell) -> Iterator[tuple[str, Figure]]:
