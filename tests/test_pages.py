@@ -12,6 +12,7 @@ import pytest
 import typer.main
 import yaml
 
+import tfllmrec
 from tfllmrec.cli.app import app
 from tfllmrec.config import ExperimentConfig, parse_config
 
@@ -20,6 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "exa
 #: The pages that are made when the site is built.
 MADE = r"reference/(settings|commands|api/\w+)\.md$"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+#: Paths of pages in mkdocs.yml; the file itself has YAML tags that only MkDocs reads.
+NAVIGATION = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2], re.MULTILINE)
 SETTING = re.compile(r"`((?:" + "|".join(ExperimentConfig.model_fields) + r")\.(?!safetensors)[a-z]\w*)[`=]")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -129,6 +132,24 @@ def test_a_name_that_is_not_there_is_found():
     tree = ast.parse("import tfllmrec\nfrom tfllmrec_client import Client, Clint\ntfllmrec.Hybrid\ntfllmrec.Hybird")
     wrong = [name for name in names_of_the_package(tree) if not is_there(name)]
     assert wrong == ["tfllmrec_client.Clint", "tfllmrec.Hybird"]
+
+
+def test_every_page_is_in_the_navigation():
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if ROOT / "docs" in page.parents]
+    assert [page for page in pages if page not in NAVIGATION] == []
+
+
+def test_the_home_of_every_exported_name_is_in_the_reference():
+    tree = ast.parse((ROOT / "docs" / "_site" / "pages.py").read_text())
+    (described,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "PACKAGES" and node.value
+    )
+    homes = [home.split(".")[1:] for home in tfllmrec._HOME.values() if home != "tfllmrec.config"]
+    assert {package for package, *_ in homes} <= described.keys()
+    assert [home for home in homes if (modules := described[home[0]]) and not set(home[1:]) <= set(modules)] == []
+    assert [package for package in described if f"reference/api/{package}.md" not in NAVIGATION] == []
 
 
 def test_every_setting_is_described():

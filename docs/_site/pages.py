@@ -36,8 +36,10 @@ PACKAGES: dict[str, list[str] | None] = {
     "layers": None,
     "losses": None,
     "models": None,
+    "board": ["scoreboard"],
     "training": ["fit", "callbacks", "defaults"],
     "runs": ["experiment", "run", "search"],
+    "explain": ["compare", "report", "card"],
     "serving": ["export", "saved_model", "signatures", "new_items"],
     "client": ["client", "answers", "status"],
 }
