@@ -18,11 +18,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 def drawn():
     """One figure of each kind."""
     rng = np.random.default_rng(0)
-    events, recall = np.arange(200), (np.arange(200) >= 100).astype(float)
+    events, of_target = np.arange(200), np.arange(1000)
+    recall = (of_target >= 500).astype(float)
     likely = rng.random(500)
     intervals = {"a": (0.2, 0.1, 0.3), "b": (-0.1, None, None)}
     return {
-        "popularity": figures.recall_by_popularity(events, {"hybrid": recall, "text": 1 - recall}),
+        "popularity": figures.recall_by_popularity(of_target, {"hybrid": recall, "text": 1 - recall}),
         "gate": figures.gate_by_popularity(events, 1 / (1 + events)),
         "lorenz": figures.lorenz_curve({"recommended": events, "even": np.ones(200, int)}),
         "probability": figures.calibration(likely, rng.random(500) < likely),
@@ -58,16 +59,16 @@ def test_recall_by_popularity_has_groups_of_equal_size(all_figures):
     (_, hybrid), (_, text) = lines(all_figures["popularity"])
     assert hybrid.tolist() == [0] * 5 + [1] * 5 and text.tolist() == [1] * 5 + [0] * 5
     ticks = [tick.get_text() for tick in all_figures["popularity"].axes[0].get_xticklabels()]
-    assert (ticks[0], ticks[-1], len(ticks)) == ("0–19", "180–199", 10)
+    assert (ticks[0], ticks[-1], len(ticks)) == ("0–99", "900–999", 10)
 
 
 @pytest.mark.parametrize(
     ("events", "sizes"),
     [
-        (np.arange(200), [20] * 10),
-        (np.arange(50), [25, 25]),  # a group has at least 20 of them
-        (np.arange(30), [30]),
-        (np.repeat([0, 1, 5], [100, 60, 40]), [100, 60, 40]),  # equal ones share a group
+        (np.arange(1000), [100] * 10),
+        (np.arange(250), [125, 125]),  # a group has at least 100 of them
+        (np.arange(150), [150]),
+        (np.repeat([0, 1, 5], [500, 300, 200]), [500, 300, 200]),  # equal ones share a group
         (np.empty(0, int), []),
     ],
 )

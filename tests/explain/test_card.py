@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -34,7 +35,16 @@ def test_a_card_has_front_matter_and_sections(plain_run):
     assert "hints, not claims: all (60), head (14), tail (46), cold (0)." in body
     assert f"| hybrid | **{figures['ndcg@10']:.4f} ±" in body
     assert "tfllmrec fit plain/config.yaml --out plain-again" in body
+    assert "answers a text query" in body and "The lists of 10 for all test queries show" in body
     assert "minilm (English)" in body and "LATIN 100%" in body
+
+
+def test_what_was_not_measured_is_left_out(plain_run):
+    path = plain_run.folder / "metrics.json"
+    measured = json.loads(path.read_text())
+    measured["results"]["hybrid"] |= {"coverage@10": None, "gini@10": None}
+    path.write_text(json.dumps(measured))
+    assert "The lists of 10" not in write_card(plain_run.folder).read_text()
 
 
 def test_names_are_data(hostile_split, tmp_path):

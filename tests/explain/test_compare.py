@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from plain_runs import write_run
@@ -6,7 +8,7 @@ import tfllmrec
 from tfllmrec.config import EvaluationConfig
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.protocol import paired_difference
-from tfllmrec.explain.compare import names_of
+from tfllmrec.explain.compare import folders_of, names_of
 from tfllmrec.runs.run import Run
 
 
@@ -45,6 +47,15 @@ def test_it_is_a_table_and_a_plot(runs):
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["second", "popularity"]
 
 
+def test_metrics_without_differences_are_no_plot(runs):
+    with pytest.raises(DataError, match=r"No differences in coverage@10, mrr: expected metrics among ndcg@10, recall"):
+        tfllmrec.compare(runs).plot(["coverage@10", "ndcg@10", "mrr"])
+    comparison = tfllmrec.compare(runs)
+    bare = replace(comparison, table=comparison.table[["coverage@10"]])
+    with pytest.raises(DataError, match="no difference to plot"):
+        bare.plot()
+
+
 def test_a_run_beside_itself_does_not_differ(runs):
     table = tfllmrec.compare([runs[0], runs[0]]).table
     assert list(table.index)[:2] == [("first", "hybrid"), ("first (2)", "hybrid")]
@@ -55,6 +66,7 @@ def test_names_tell_folders_apart(tmp_path, chain_split):
     paths = ["a/run", "b/run", "a/x/run", "a/popularity"]
     runs = [write_run(tmp_path / path, chain_split) for path in paths]
     assert names_of(runs) == ["a/run", "b/run", "x/run", "run popularity"]
+    assert folders_of(runs) == ["a/run", "b/run", "x/run", "popularity"]
 
 
 def test_what_cannot_be_compared_is_refused(runs, chain_split, tmp_path):

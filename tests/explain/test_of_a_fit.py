@@ -65,7 +65,7 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert re.findall(r"<h2>(.*?)</h2>", text)[4:] == [
         "Examples", "Exposure", "Ranking of candidates", "Interests", "Data and split", "How to reproduce",
     ]  # fmt: skip
-    assert text.count("<svg") == 8
+    assert text.count("<svg") == 7
     words, measured = told(text), copied.metrics
     assert f"calibration error {measured['ranking']['ece']:.4f}" in words
     assert f"calibration error {measured['ranking']['rating_ece']:.4f}" in words
@@ -122,6 +122,6 @@ def test_the_least_that_a_team_may_have(bare_run, tmp_path):
     from tfllmrec.explain.report import write_report
 
     words = told(check(write_report([bare_run[0].folder], tmp_path / "page.html").path))
-    assert "leave_random_out" in words and re.search(r"Next: i\d+ \(rank", words)
+    assert "leave_random_out" in words and re.search(r"Held out: i\d+ \(rank", words)
     card = write_card(bare_run[0], tmp_path / "card.md").read_text()
-    assert "No item has text." in card and "with ratings" not in card
+    assert "No item has text." in card and "with ratings" not in card and "text query" not in card

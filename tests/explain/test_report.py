@@ -35,22 +35,29 @@ def test_of_one_run(plain_run, loads_stand_in):
         "Data and split",
         "How to reproduce",
     ]
-    assert text.count("<svg") == 5  # strata, popularity, epochs, gate, exposure
+    assert text.count("<svg") == 4  # strata, epochs, gate, exposure; of 60 targets no groups by popularity are made
     words, model = told(text), plain_run.metrics["results"]["hybrid"]
     difference, low, high = paired_difference(*plain_run.results.values(), "ndcg@10")
     assert low > 0
     assert page.headline in words
-    assert f"On average {model['recall@10']:.1%} of the items that came next" in page.headline
+    assert f"On average {model['recall@10']:.1%} of the held-out items are among" in page.headline
     assert (
-        f"ahead of the best baseline, popularity, by {difference:.4f} in ndcg@10: larger than chance" in page.headline
+        f"ahead of the best baseline, popularity, by {difference:.4f} in ndcg@10: statistically significant at 5 %"
+        in page.headline
     )
     assert f"{low:+.4f} to {high:+.4f}; fewer than 500 targets" in page.headline
+    assert page.headline.endswith("The interval covers users, not seeds.")
     assert f"popularity {difference:+.4f} [{low:+.4f}, {high:+.4f}]" in words
     assert "targets 60 60 46" in words  # of ndcg, recall and recall of the tail; the head has too few
     assert "Not shown, fewer than 20 targets: recall@10/head (14), recall@10/cold (0)" in words
     assert f"data fingerprint {plain_run.dataset.fingerprint}" in words
     assert "events events.csv" in words and "/somewhere" not in text
     assert "tfllmrec fit plain/config.yaml --out plain-again" in words
+    assert words.count("not adjusted for the number of comparisons") == 1
+    assert (
+        f"share the 600 places in the lists of 10 for 60 test queries, and how evenly they share the {len(plain_run.split.train)}"
+        in words
+    )
 
 
 def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):
@@ -73,16 +80,17 @@ def test_examples_are_what_the_rule_says(plain_run, loads_stand_in):
     scores[queries.history[row]] = -np.inf
     target = queries.targets[row][0]
     rank = int((scores > scores[target]).sum()) + 1
-    assert rank > 10 and f"Next: {titles[target]} (rank {rank})" in example
+    assert rank > 10 and f"Held out: {titles[target]} (rank {rank})" in example
     assert f"Recommended: {titles[np.argmax(scores)]} " in example
     assert example.index(titles[queries.history[row][-1]]) < example.index("Recommended")
 
 
 def test_titles_are_data(hostile_split, tmp_path, loads_stand_in):
-    run = write_run(tmp_path / "<b>run", hostile_split)
+    run = write_run(tmp_path / "<b>run; ls", hostile_split)
     text = check(write_report([run.folder], tmp_path / "page.html").path)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "{{ 7 * 7 }}" in text
     assert "\\x00\\x07" in text and "\\u202egnp" in text and "\u202e" not in text
+    assert "tfllmrec fit '&lt;b&gt;run; ls/config.yaml'" in text.replace("&#39;", "'")
     assert "&lt;u&gt;shop&lt;/u&gt;" in text and "<u>" not in text
     assert "long long" in text and "long " * 30 not in text
 
@@ -116,6 +124,8 @@ def test_of_several_runs(chain_split, tmp_path, monkeypatch):
     difference, low, high = paired_difference(runs[1].results["hybrid"], runs[0].results["hybrid"], "ndcg@10")
     assert f"second {difference:+.4f} [{low:+.4f}, {high:+.4f}]" in words
     assert "training.epochs auto 7 auto" in words
+    for folder in ("runs/first", "second", "more/first"):
+        assert f"tfllmrec fit {folder}/config.yaml --out {folder}-again" in words
     assert page.differences()["ndcg@10"]["second"] == {"difference": difference, "low": low, "high": high}
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.calibration import calibration_curve, calibration_error
 from tfllmrec.evaluation.metrics import gini
-from tfllmrec.evaluation.report import MIN_TARGETS
 from tfllmrec.wording import clipped
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 TEXT, MUTED, GRID = "#1a1a1a", "#595959", "#e3e3e3"
 #: Inches. An SVG of this width has 403 pixels, so that its text keeps its size on a narrow screen.
 WIDTH, HEIGHT = 4.2, 2.9
-#: Groups of targets, as far as each has :data:`~tfllmrec.evaluation.report.MIN_TARGETS`; points of a curve at most.
-GROUPS, POINTS = 10, 100
+#: Groups of targets at most, and the targets of each at least, on average; points of a curve at most.
+GROUPS, GROUP_TARGETS, POINTS = 10, 100, 100
 #: Letters of a name in a figure, at most.
 LETTERS = 28
 
@@ -102,7 +101,7 @@ def _style() -> Iterator[None]:
 def recall_by_popularity(events: np.ndarray, recall: Mapping[str, np.ndarray], label: str = "recall@10") -> Figure:
     """A metric for rare and for popular targets: up to ten groups of about equally many targets.
 
-    Targets with equally many events share a group, and each group has at least 20 of them on average.
+    Targets with equally many events share a group, and each group has at least 100 of them on average.
 
     Args:
       events: int ``[B]``, the training events of each query's target.
@@ -124,7 +123,7 @@ def recall_by_popularity(events: np.ndarray, recall: Mapping[str, np.ndarray], l
 
 def groups_by_popularity(events: np.ndarray) -> dict[str, np.ndarray]:
     """The rows of the groups of :func:`recall_by_popularity` by the group's range of events, such as ``4–9``."""
-    n = max(min(GROUPS, len(events) // MIN_TARGETS), 1)
+    n = max(min(GROUPS, len(events) // GROUP_TARGETS), 1)
     ends = np.unique(np.quantile(events, np.arange(1, n) / n)) if len(events) else np.empty(0)
     group = np.searchsorted(ends, events, side="left")
     found = [np.flatnonzero(group == g) for g in np.unique(group)]
@@ -133,9 +132,9 @@ def groups_by_popularity(events: np.ndarray) -> dict[str, np.ndarray]:
 
 @_figure
 def gate_by_popularity(events: np.ndarray, gate: np.ndarray) -> Figure:
-    """How much the model reads an item's text, against how much it counts what users did, by the item's events.
+    """The mean gate ``a_i`` of items with as many training events.
 
-    The area below the curve is the share of text: the mean gate ``a_i`` of items with as many events.
+    Near 1 the score of an item relies on meaning and feedback, near 0 on item-item weights.
 
     Args:
       events: int ``[N]``, training events of each item.
@@ -153,13 +152,13 @@ def gate_by_popularity(events: np.ndarray, gate: np.ndarray) -> Figure:
     if len(x) == 1:
         axes.plot(x, y, "o", color=COLOURS[0])
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    axes.text(0.97, 0.06, "text", transform=axes.transAxes, ha="right", bbox=box)
+    axes.text(0.97, 0.06, "meaning, feedback", transform=axes.transAxes, ha="right", bbox=box)
     axes.text(0.97, 0.9, "behaviour", transform=axes.transAxes, ha="right", bbox=box)
     ticks = [tick for tick in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000) if tick <= max(counts[-1], 1)]
     axes.set_xticks(np.log1p(ticks), [f"{tick:,}" for tick in ticks])
     axes.set_ylim(0, 1)
     axes.set_xlabel("training events of the item")
-    axes.set_ylabel("gate of the text, a_i")
+    axes.set_ylabel("gate a_i")
     return fig
 
 
@@ -216,7 +215,7 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, what: str = "probab
     axes.plot(foretold, happened, "o", color=COLOURS[0], clip_on=False)
     axes.set_title(f"calibration error {calibration_error(predicted, observed):.4f} in {len(predicted):,} predictions")
     axes.set_xlabel(f"predicted {what}")
-    axes.set_ylabel("share that happened" if what == "probability" else f"{what} given")
+    axes.set_ylabel("observed frequency" if what == "probability" else "observed rating")
     return fig
 
 
@@ -310,10 +309,10 @@ def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: 
 
 @_figure
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Which labels are listed first, by the labels of the items that came next.
+    """Which labels are listed first, by the labels of the held-out items.
 
     Args:
-      counts: int ``[C, C]``; a row for each label of the next item, a column for each label that was listed first.
+      counts: int ``[C, C]``; a row for each label of the held-out item, a column for each label that was listed first.
       labels: of the C rows and columns.
     """
     size = max(WIDTH, 1.6 + 0.24 * len(labels))
@@ -332,8 +331,8 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
     axes.set_yticks(middles, names, fontsize=8)
     axes.grid(False)
     axes.tick_params(length=0)
-    axes.set_xlabel("listed first (% of the row)")
-    axes.set_ylabel("label of the next item")
+    axes.set_xlabel("listed first of these labels (% of the row)")
+    axes.set_ylabel("label of the held-out item")
     return fig
 
 

@@ -14,6 +14,8 @@ from tfllmrec.evaluation import alarms
 from tfllmrec.evaluation.protocol import ALWAYS, RANKING_METRICS, Result, paired_difference
 from tfllmrec.wording import visible
 
+MODEL = "hybrid"
+"""The name of the model among its baselines."""
 MIN_TARGETS = 20
 """A ranking metric of fewer targets is not shown: a single hit would move it by 5 points or more."""
 
@@ -50,19 +52,27 @@ def groups_table(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
       key: of the field, such as ``request.scene``. groups: of :func:`tfllmrec.evaluation.groups.figures_of_groups`.
     """
-    first = next(iter(groups.values()))["results"]["hybrid"]
+    header, rows = group_rows(groups)
     table = Table(title=visible(key), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
-    for label in ("queries", *first, f"best other, {next(iter(first))}"):
+    for label in header:
         table.add_column(label, justify="right", no_wrap=True)
-    for value, group in groups.items():
-        figures, label = group["results"], next(iter(first))
-        others = {name: each[label] for name, each in figures.items() if name != "hybrid" and label in each}
-        best = max(others, key=others.__getitem__, default="")
-        cells = [f"{figures['hybrid'][name]:.4f}" if name in figures["hybrid"] else "" for name in first]
-        other = f"{visible(best)} {others[best]:.4f}" if best else ""
-        table.add_row(visible(value) or "(none)", f"{group['queries']:,}", *cells, other)
+    for row in rows:
+        table.add_row(*map(visible, row))
     return table
+
+
+def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The cells of :func:`groups_table`: a header without the first column, and a row for each value of the field."""
+    labels = list(next(iter(groups.values()))["results"][MODEL])
+    rows = []
+    for value, group in groups.items():
+        figures = group["results"]
+        others = {name: each[labels[0]] for name, each in figures.items() if name != MODEL and labels[0] in each}
+        best = max(others, key=others.__getitem__, default="")
+        cells = [f"{figures[MODEL][label]:.4f}" if label in figures[MODEL] else "" for label in labels]
+        rows.append([value or "(none)", f"{group['queries']:,}", *cells, f"{best} {others[best]:.4f}" if best else ""])
+    return ["queries", *labels, f"best other, {labels[0]}"], rows
 
 
 def results_of(record: Mapping[str, Any]) -> dict[str, Result]:
@@ -110,7 +120,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
 
 def as_json(results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
     """Every metric of every recommender by its label; ``None`` where there is no value, never NaN."""
-    return {name: dict(results[name].metrics) for name in _ordered(results)}
+    return {name: dict(result.metrics) for name, result in model_first(results).items()}
 
 
 def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") -> list[str]:
@@ -121,7 +131,7 @@ def alarm_lines(results: Mapping[str, Result], reference: str = "popularity") ->
     Without a hybrid there is nothing to warn about.
     """
     label = f"ndcg@{list_length(results)}"
-    hybrid = results.get("hybrid")
+    hybrid = results.get(MODEL)
     if hybrid is None:
         return []
     messages: list[str | None] = [*hybrid.alarms]
@@ -180,7 +190,7 @@ def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> li
         for name, r in results.items()
     }
     rows = []
-    for name in _ordered(results):
+    for name in model_first(results):
         cells = []
         for label in columns:
             number = printed[name][label]
@@ -192,6 +202,11 @@ def scoreboard_rows(results: Mapping[str, Result], columns: Sequence[str]) -> li
     return rows
 
 
+def model_first(results: Mapping[str, Result]) -> dict[str, Result]:
+    """The results with that of the model, if there is one, before all others."""
+    return dict(sorted(results.items(), key=lambda of: of[0] != MODEL))
+
+
 def _too_few(results: Mapping[str, Result]) -> dict[str, int]:
     counts = {label: targets_of(results, label) for label in _columns(results)}
     return {label: count for label, count in counts.items() if count is not None and count < MIN_TARGETS}
@@ -200,10 +215,6 @@ def _too_few(results: Mapping[str, Result]) -> dict[str, int]:
 def _target_cells(results: Mapping[str, Result], columns: list[str]) -> list[str]:
     counts = [targets_of(results, label) for label in columns]
     return ["" if count is None else f"{count:,}" for count in counts]
-
-
-def _ordered(results: Mapping[str, Result]) -> list[str]:
-    return sorted(results, key=lambda name: name != "hybrid")
 
 
 def _columns(results: Mapping[str, Result]) -> list[str]:

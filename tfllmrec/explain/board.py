@@ -20,7 +20,7 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation import figures
-from tfllmrec.evaluation.report import list_length
+from tfllmrec.evaluation.report import MODEL, list_length
 from tfllmrec.explain.calibration import predictions_of
 from tfllmrec.explain.card import card_of
 from tfllmrec.explain.epochs import epochs_of
@@ -50,7 +50,7 @@ COMPARED = ("text", "model", "item_weights", "training", "ranking")
 
 def is_written(run: Run) -> bool:
     """Whether :func:`write_board` came to its end for this run."""
-    return (run.folder / "logs" / TEST / "hybrid").is_dir()
+    return (run.folder / "logs" / TEST / MODEL).is_dir()
 
 
 def write_board(run: Run, tell: Tell = to_stderr) -> None:

@@ -15,11 +15,11 @@ from tfllmrec.columns import EVENT_KIND
 from tfllmrec.data.cleaning.scripts import in_words, scripts_of
 from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.evaluation.report import MIN_TARGETS, as_markdown, list_length, targets_of
-from tfllmrec.explain.compare import MODEL, check_data
+from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, as_markdown, list_length, targets_of
+from tfllmrec.explain.compare import check_data
 from tfllmrec.explain.one_run import headline_of
 from tfllmrec.explain.pages import as_is, markdown_page
-from tfllmrec.explain.sections import CLAIM_TARGETS, without_folders
+from tfllmrec.explain.sections import CLAIM_TARGETS, fit_again, without_folders
 from tfllmrec.runs.run import Run
 from tfllmrec.text.template import ItemTemplate
 
@@ -59,12 +59,12 @@ def card_of(run: Run) -> str:
         "card.md",
         front_matter=as_is(yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)),
         name=run.metrics["data"]["name"],
-        folder=run.folder.name,
+        again=fit_again(run.folder.name),
         headline=headline_of(run),
         alarms=run.metrics.get("alarms", []),
         data=run.metrics["data"],
         split=run.metrics["split"],
-        scoreboard=as_is(as_markdown({MODEL: results[MODEL], **results})),
+        scoreboard=as_is(as_markdown(results)),
         fields=[field.line() for field in split.schema.fields],
         doubts=[found["what"] for found in cleaning.get("findings", []) if found["action"] == "doubted"],
         config=config,
@@ -79,7 +79,7 @@ def card_of(run: Run) -> str:
         claim=CLAIM_TARGETS,
         cold=int(split.strata(config.evaluation.head_share)["cold"].sum()),
         k=k,
-        exposure={name: results[MODEL].metrics[f"{name}@{k}"] or 0.0 for name in ("coverage", "gini")},
+        exposure={name: results[MODEL].metrics[f"{name}@{k}"] for name in ("coverage", "gini")},
     )
 
 

@@ -13,14 +13,13 @@ import pandas as pd
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.figures import difference_intervals
 from tfllmrec.evaluation.protocol import Result, paired_differences
-from tfllmrec.evaluation.report import shown_columns, targets_of
+from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, shown_columns, targets_of
 from tfllmrec.progress import show_progress
 from tfllmrec.runs.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MODEL = "hybrid"
 #: A row of a comparison: the name of a run, empty for a baseline; and ``hybrid``, or the name of the baseline.
 Row = tuple[str, str]
 
@@ -50,9 +49,16 @@ class Comparison:
 
         Raises:
           ConfigError: matplotlib is not installed.
+          DataError: a metric that has no differences, or none that has.
         """
         differences = self.differences
-        shown = {label: differences[label] for label in (differences if labels is None else labels)}
+        if not differences:
+            raise DataError(
+                f"There is no difference to plot: no metric has {MIN_TARGETS} test targets, or nothing is compared."
+            )
+        if unknown := [label for label in labels or () if label not in differences]:
+            raise DataError(f"No differences in {', '.join(unknown)}: expected metrics among {', '.join(differences)}.")
+        shown = {label: differences[label] for label in labels or differences}
         first = next(run for run, _ in self.results)
         return difference_intervals(shown, first)
 
@@ -188,10 +194,17 @@ def check_data(run: Run) -> None:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """The names of the run folders; of equal names, with as many of the folders above as it takes to tell them apart.
+    """The names of runs: those of :func:`folders_of`.
 
     The same folder given twice keeps its name, with a number. A name that a baseline has is preceded by ``run``.
     """
+    taken = {name for run in runs for name in run.metrics["results"]}
+    names = [f"run {name}" if name in taken else name for name in folders_of(runs)]
+    return [name if names.index(name) == at else f"{name} ({at + 1})" for at, name in enumerate(names)]
+
+
+def folders_of(runs: Sequence[Run]) -> list[str]:
+    """The run folders; of equal names, with as many of the folders above as it takes to tell them apart."""
     paths = [run.folder.resolve().parts for run in runs]
     names = []
     for at, parts in enumerate(paths):
@@ -201,9 +214,7 @@ def names_of(runs: Sequence[Run]) -> list[str]:
         ):
             depth += 1
         names.append("/".join(parts[-depth:]))
-    taken = {name for run in runs for name in run.metrics["results"]}
-    names = [f"run {name}" if name in taken else name for name in names]
-    return [name if names.index(name) == at else f"{name} ({at + 1})" for at, name in enumerate(names)]
+    return names
 
 
 def _split(run: Run) -> str:

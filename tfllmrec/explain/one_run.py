@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,31 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result, paired_difference
-from tfllmrec.evaluation.report import MIN_TARGETS, hidden_columns, list_length, shown_columns, targets_of
+from tfllmrec.evaluation.report import (
+    MIN_TARGETS,
+    MODEL,
+    group_rows,
+    hidden_columns,
+    list_length,
+    model_first,
+    shown_columns,
+    targets_of,
+)
 from tfllmrec.evaluation.result_files import load_result
-from tfllmrec.explain.compare import MODEL, Comparison, check_data, comparison_of
+from tfllmrec.explain.compare import Comparison, check_data, comparison_of
 from tfllmrec.explain.epochs import Epochs, epochs_of
 from tfllmrec.explain.lists import EXAMPLES, Example, draw_examples, examples_of, exposure_of
 from tfllmrec.explain.sections import (
     CLAIM_TARGETS,
     ROWS,
+    SETTINGS,
+    SIGNIFICANT,
     Section,
     Table,
     add_data,
+    all_settings,
     count,
+    fit_again,
     interval,
     plain,
     provenance,
@@ -43,6 +57,11 @@ if TYPE_CHECKING:
 EXPOSED = 20_000
 #: Of an example: the newest items of the history, the best recommended items, and the first targets that are shown.
 NEWEST, BEST, TARGETS = 8, 5, 3
+#: What the figures of calibration are drawn from, by what is predicted.
+_CALIBRATED = {
+    "probability": "the candidates of only those test queries whose held-out item is among them",
+    "rating": "the rated targets of test queries",
+}
 #: Letters of a title, and fields with a table of their values, at most.
 LETTERS, FIELDS = 90, 5
 
@@ -50,19 +69,19 @@ LETTERS, FIELDS = 90, 5
 def against_baselines(run: Run) -> Comparison:
     """A run beside its baselines."""
     return comparison_of(
-        {(run.folder.name if name == MODEL else "", name): result for name, result in _model_first(run.results).items()}
+        {(run.folder.name if name == MODEL else "", name): result for name, result in _results_of(run).items()}
     )
 
 
 def headline_of(run: Run) -> str:
     """The result of a run in a few sentences: how good the model is, and whether it beats the best baseline."""
-    results = _model_first(run.results)
+    results = _results_of(run)
     k, model = list_length(results), results[MODEL]
     label, found, targets = f"ndcg@{k}", model.metrics[f"recall@{k}"], model.counts["targets"]
     if found is None:
         return "No test query has a target, so nothing was measured."
     said = (
-        f"On average {found:.1%} of the items that came next are among the model's {k} best of {run.dataset.n_items:,} "
+        f"On average {found:.1%} of the held-out items are among the model's {k} best of {run.dataset.n_items:,} "
         f"({targets:,} test targets; {label} {_figure_of(model, label)})."
     )
     others = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
@@ -72,18 +91,19 @@ def headline_of(run: Run) -> str:
         return f"{said} Fewer than {MIN_TARGETS} targets are too few to compare it with baselines."
     best = max(others, key=others.__getitem__)
     lead, low, high = paired_difference(model, results[best], label)
-    verdict = "larger than chance" if low > 0 or high < 0 else "within chance"
+    verdict = f"{'' if low > 0 or high < 0 else 'not '}statistically significant at 5 %"
     few = f"; fewer than {CLAIM_TARGETS} targets make this a hint, not a claim" * (targets < CLAIM_TARGETS)
     return (
         f"{said} The model is {'ahead of' if lead > 0 else 'behind'} the best baseline, {best}, by {abs(lead):.4f} in "
-        f"{label}: {verdict} (paired 95 % interval {low:+.4f} to {high:+.4f}{few})."
+        f"{label}: {verdict} (paired 95 % interval {low:+.4f} to {high:+.4f}{few}). The interval covers "
+        "users, not seeds."
     )
 
 
 def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Section]:
     """The sections of the report of one run, in the order in which a reader needs them."""
     check_data(run)
-    results = _model_first(run.results)
+    results = _results_of(run)
     k = list_length(results)
     tell("loading the model")
     hybrid = run.load_model()
@@ -135,7 +155,7 @@ def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison)
             Table(
                 ["lead over", *lead],
                 [[name, *(interval(rows[name]) for rows in lead.values())] for name in list(results)[1:]],
-                "Lead of the model with its paired 95 % interval over users; an interval without 0 is beyond chance.",
+                f"Lead of the model with its paired 95 % interval over users. {SIGNIFICANT}",
             )
         )
     return section
@@ -156,11 +176,14 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
             if value is not None
         }
     if bars:
-        caption = f"{label} of each stratum of targets, with 95 % intervals."
+        caption = (
+            f"{label} of each stratum of targets, with 95 % intervals. Whether two recommenders differ is said by the "
+            "paired intervals under Scoreboard."
+        )
         section.figure(figures.strata_intervals(bars, label), "strata", caption)
     targets = run.split.test.targets
     single = np.flatnonzero(targets.lengths == 1)
-    if len(single) >= max(2 * MIN_TARGETS, len(targets) / 2):
+    if len(single) >= len(targets) / 2:
         events = run.split.train_counts[targets.values[targets.offsets[:-1][single]]]
         shown = _some_baselines(results, f"ndcg@{k}")
         recall = {name: results[name].per_query[label][single] for name in shown}
@@ -170,21 +193,9 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
             section.figure(figures.recall_by_popularity(events, recall, label), "popularity", f"{caption}{of}.")
     for key, groups in list(run.metrics.get("groups", {}).items())[:FIELDS]:
         if len(groups) > 1:
-            section.table(_of_groups(key, groups))
+            header, rows = group_rows(groups)
+            section.table(Table([key, *header], rows).shortened(ROWS))
     return section
-
-
-def _of_groups(key: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The model beside the best other recommender for each value of a field."""
-    labels = list(next(iter(groups.values()))["results"][MODEL])
-    rows = []
-    for value, group in list(groups.items())[:ROWS]:
-        found = group["results"]
-        others = {name: each[labels[0]] for name, each in found.items() if name != MODEL and labels[0] in each}
-        best = max(others, key=others.__getitem__, default="")
-        cells = [f"{found[MODEL][label]:.4f}" if label in found[MODEL] else "–" for label in labels]
-        rows.append([value or "(none)", f"{group['queries']:,}", *cells, f"{best} {others[best]:.4f}" if best else "–"])
-    return Table([key, "queries", *labels, f"best other, {labels[0]}"], rows)
 
 
 def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
@@ -196,7 +207,8 @@ def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
             figure,
             "training",
             "Validation by epoch. Epochs are compared by the selection value, the mean of ndcg@10 in which queries "
-            "with tail targets count twice" + ("; lines: the best baselines by the same value." if baselines else "."),
+            "with tail targets count twice"
+            + ("; lines: popularity and the three best baselines by the same value." if baselines else "."),
         )
     if hybrid.gates.trainable:
         counts = run.split.train_counts
@@ -204,7 +216,8 @@ def _training(run: Run, epochs: Epochs, hybrid: Hybrid) -> Section:
         section.figure(
             figures.gate_by_popularity(counts, gate),
             "gate",
-            "How much the text of an item weighs against what users did, by the events of the item.",
+            "Gate a_i by training events of the item: near 1 the score relies on meaning and feedback, near 0 on "
+            "item-item weights. It is a weight, not a share of the score.",
         )
     return section
 
@@ -282,8 +295,10 @@ def _exposure(run: Run, hybrid: Hybrid, results: Mapping[str, Result], k: int) -
         section.figure(
             figures.lorenz_curve({"recommended": exposure, "training events": run.split.train_counts}),
             "exposure",
-            f"How evenly the {k} places of {_of_queries(asked, queries)} are given to the {n_items:,} items, beside "
-            "how evenly users chose them. A straight line gives every item the same.",
+            f"How evenly {n_items:,} items share the {exposure.sum():,} places in the lists of {k} for "
+            f"{_of_queries(asked, queries)}, and how evenly they share the {run.split.train_counts.sum():,} training "
+            "events. A straight line gives every item the same. With fewer places than items a curve is uneven "
+            "whatever the model does.",
         )
     labels = [f"{name}@{k}{stratum}" for stratum in ("", "/tail") for name in ("coverage", "gini", "novelty")]
     labels = [label for label in labels if any(result.metrics.get(label) is not None for result in results.values())]
@@ -344,7 +359,7 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
             section.figure(
                 figures.calibration(predicted, observed, what),
                 f"calibration-{what}",
-                f"Calibration of the predicted {what}, on test queries: dots on the line are right on average.",
+                f"Calibration of the predicted {what}, on {_CALIBRATED[what]}: dots on the line are right on average.",
             )
     return section
 
@@ -362,8 +377,9 @@ def _interests(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
         section.figure(
             figures.confusion_matrix(*found),
             "labels",
-            f"Test queries by a label of the next item and the first listed label of the user, the {len(found[1]) - 1} "
-            "most frequent ones. A query is on the diagonal if the next item has that label.",
+            f"Test queries by a label of the held-out item (row) and the label of the user that is listed first "
+            f"(column), of the {len(found[1]) - 1} most frequent ones. If an item has several labels, its row is "
+            "chosen in favour of the diagonal: it is the listed label if the item has it.",
         )
     return section
 
@@ -376,34 +392,31 @@ def _data(run: Run) -> Section:
 
 def _reproduce(run: Run) -> Section:
     section, name = Section("How to reproduce"), run.folder.name
+    both = shlex.join([name, f"{name}-again"])
     section.text("The run folder holds its data and its settings, so that these commands repeat it:")
-    section.code(f"tfllmrec fit {name}/config.yaml --out {name}-again", f"tfllmrec report {name} {name}-again")
+    section.code(fit_again(name), f"tfllmrec report {both}")
     section.table(Table(["", ""], provenance(run), numbers=False))
     section.table(
         Table(
             ["setting", "value"], changed_settings(run.config), "Settings that differ from the defaults.", numbers=False
-        )
+        ).shortened(SETTINGS)
     )
     return section
 
 
 def changed_settings(config: ExperimentConfig) -> list[list[str]]:
     """Name and value of each setting that differs from its default, except where the data is."""
-    own, plain = (one.model_dump(mode="json") for one in (config, ExperimentConfig()))
-    rows = []
-    for section, values in own.items():
-        pairs = values.items() if isinstance(values, dict) else [("", values)]
-        for name, value in pairs:
-            default = plain[section][name] if name else plain[section]
-            if value != default and (section, name) not in (("data", "source"), ("data", "format")):
-                rows.append([f"{section}.{name}".rstrip("."), without_folders(value)])
-    return rows[: 2 * ROWS]
+    own, default = all_settings(config), all_settings(ExperimentConfig())
+    changed = [name for name in own if own[name] != default[name] and name not in ("data.source", "data.format")]
+    return [[name, without_folders(own[name])] for name in changed]
 
 
-def _model_first(results: Mapping[str, Result]) -> dict[str, Result]:
+def _results_of(run: Run) -> dict[str, Result]:
+    """The results of a run, the model's first."""
+    results = model_first(run.results)
     if MODEL not in results:
         raise DataError(f"The run has no results of the model: expected {MODEL!r} among {', '.join(results)}.")
-    return {MODEL: results[MODEL], **results}
+    return results
 
 
 def _some_baselines(results: Mapping[str, Result], label: str) -> list[str]:

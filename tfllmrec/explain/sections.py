@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import Section as ConfigSection
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import scoreboard_rows
 from tfllmrec.explain.pages import as_is
 from tfllmrec.runs.run import Run
+from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.wording import clipped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Rows of a list or table whose length depends on the data, at most.
-ROWS = 30
+#: Rows of a list or table whose length depends on the data, and of a table of settings, at most.
+ROWS, SETTINGS = 30, 60
 #: Letters of a setting, at most.
 LETTERS = 120
 #: Fewer targets than these make no claim, only a hint.
 CLAIM_TARGETS = 500
+#: How to read a table of paired intervals.
+SIGNIFICANT = (
+    "A difference is statistically significant at 5 % if its interval excludes 0. The intervals are not adjusted "
+    "for the number of comparisons."
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     numbers: bool = True
+
+    def shortened(self, most: int) -> Table:
+        """The first ``most`` rows, and a note of how many more there are."""
+        more = len(self.rows) - most
+        if more <= 0:
+            return self
+        return replace(self, rows=self.rows[:most], note=f"{self.note} And {more:,} more.".lstrip())
 
 
 @dataclass
@@ -83,7 +99,7 @@ def add_data(section: Section, run: Run) -> None:
                 ["targets", count(split.get("targets"))],
                 *([f"targets: {s}", count(split.get(f"targets/{s}"))] for s in ("head", "tail", "cold")),
                 ["targets that the user had already", count(split.get("targets_excluded"))],
-                ["head", f"the {split.get('head_share', 0.2):.0%} of items with the most training events"],
+                ["head", f"the {split['head_share']:.0%} of items with the most training events"],
             ],
             numbers=False,
         )
@@ -107,6 +123,17 @@ def provenance(run: Run) -> list[list[str]]:
         ["peak memory", f"{record['peak_memory_mb']:,.0f} MB"],
         ["versions", ", ".join(f"{name} {version or '–'}" for name, version in record["versions"].items())],
     ]
+
+
+def all_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Every setting of a config, such as ``model.blocks``, as a JSON value; the seed comes first."""
+    sections = {name: value for name, value in config if isinstance(value, ConfigSection)}
+    return {"seed": config.seed, **settings_of(**sections)}
+
+
+def fit_again(folder: str) -> str:
+    """The command that repeats the run in a folder, for a shell."""
+    return f"tfllmrec fit {shlex.quote(f'{folder}/config.yaml')} --out {shlex.quote(f'{folder}-again')}"
 
 
 def without_folders(value: Any) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfllmrec.config import ExperimentConfig
 from tfllmrec.evaluation import figures
-from tfllmrec.evaluation.report import MIN_TARGETS, hidden_columns
-from tfllmrec.explain.compare import MODEL, Comparison, names_of
+from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, hidden_columns
+from tfllmrec.explain.compare import Comparison, folders_of, names_of
 from tfllmrec.explain.epochs import epochs_of
 from tfllmrec.explain.sections import (
     CLAIM_TARGETS,
-    ROWS,
+    SETTINGS,
+    SIGNIFICANT,
     Section,
     Table,
     add_data,
+    all_settings,
     count,
+    fit_again,
     interval,
     provenance,
     score_rows,
@@ -25,7 +27,7 @@ from tfllmrec.runs.run import Run
 
 
 def headline_of_runs(comparison: Comparison) -> str:
-    """Which of the other runs are better or worse than the first one, beyond chance."""
+    """Which of the other runs are better or worse than the first one, statistically significant at 5 %."""
     first, *others = [run for run, recommender in comparison.results if recommender == MODEL]
     if not comparison.differences:
         return f"The runs have fewer than {MIN_TARGETS} test targets, which are too few to compare them."
@@ -33,12 +35,12 @@ def headline_of_runs(comparison: Comparison) -> str:
     parts = []
     for run in others:
         difference, low, high = rows[run]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not significantly different"
         parts.append(f"{run} is {verdict} ({difference:+.4f}, {low:+.4f} to {high:+.4f})")
     few = comparison.targets.get(label, 0)
     hint = f" Fewer than {CLAIM_TARGETS} targets make these hints, not claims." if few < CLAIM_TARGETS else ""
     return (
-        f"Compared with {first} in {label}, by paired 95 % intervals over users: {'; '.join(parts)}. The intervals "
+        f"Compared with {first} in {label}, statistically significant at 5 % or not: {'; '.join(parts)}. The intervals "
         f"cover users, not how far seeds lie apart.{hint}"
     )
 
@@ -66,11 +68,11 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
                     [name, *(interval(rows[name]) for rows in comparison.differences.values())]
                     for name in list(results)[1:]
                 ],
-                "With paired 95 % intervals over users; an interval without 0 is larger than chance.",
+                f"With paired 95 % intervals over users. {SIGNIFICANT}",
             )
         )
         others = {label: {name: rows[name] for name in names[1:]} for label, rows in comparison.differences.items()}
-        caption = f"Differences to {names[0]}; filled where larger than chance."
+        caption = f"Differences to {names[0]}; filled where statistically significant at 5 %."
         differences.figure(figures.difference_intervals(others, names[0]), "differences", caption)
     training = Section("Training")
     epochs = [epochs_of(run, events=False) for run in runs]
@@ -88,8 +90,7 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
     data.text("The same for all runs:")
     add_data(data, runs[0])
     reproduce = Section("How to reproduce")
-    folders = [run.folder.name for run in runs]
-    reproduce.code(*(f"tfllmrec fit {folder}/config.yaml --out {folder}-again" for folder in folders))
+    reproduce.code(*map(fit_again, dict.fromkeys(folders_of(runs))))
     facts = [[of[0][0], *(value for _, value in of)] for of in zip(*map(provenance, runs), strict=True)]
     differing = [row for row in facts if len(set(row[1:])) > 1]
     reproduce.table(Table(["", *names], differing, numbers=False))
@@ -100,15 +101,8 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
 
 
 def _different_settings(names: Sequence[str], runs: Sequence[Run]) -> Table:
-    settings = [{"seed": str(run.config.seed), **dict(_all_settings(run.config))} for run in runs]
-    different = [name for name in settings[0] if len({each.get(name) for each in settings}) > 1]
-    rows = [[name, *(each.get(name, "–") for each in settings)] for name in different[: 2 * ROWS]]
+    settings = [all_settings(run.config) for run in runs]
+    different = [name for name in settings[0] if any(each[name] != settings[0][name] for each in settings)]
+    rows = [[name, *(without_folders(each[name]) for each in settings)] for name in different]
     note = "" if rows else "All settings are the same."
-    return Table(["setting", *names], rows, note, numbers=False)
-
-
-def _all_settings(config: ExperimentConfig) -> list[tuple[str, str]]:
-    dumped = config.model_dump(mode="json", exclude={"seed"})
-    return [
-        (f"{section}.{name}", without_folders(value)) for section, of in dumped.items() for name, value in of.items()
-    ]
+    return Table(["setting", *names], rows, note, numbers=False).shortened(SETTINGS)
