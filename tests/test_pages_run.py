@@ -96,7 +96,8 @@ def folder(tmp_path, monkeypatch, chain_files, chain_run, chain_version, tiny):
         (tmp_path / "saved_models" / name).mkdir(parents=True)
         (tmp_path / "saved_models" / name / "1").symlink_to(chain_version)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "shop").symlink_to(chain_run[0].folder)
+    for name in ("shop", "shop-tuned"):
+        (tmp_path / "runs" / name).symlink_to(chain_run[0].folder)
     bert = tmp_path / "downloads" / "some-bert"
     bert.mkdir(parents=True)
     sizes = tiny.sizes | {"model_type": "bert", "hidden_act": "gelu", "max_position_embeddings": 128}

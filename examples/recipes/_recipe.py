@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ def fitted(
     parser.add_argument("--out", type=Path, help="run folder; by default a temporary one")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="another setting; may be repeated")
     args = parser.parse_args(argv)
-    scratch = Path(tempfile.mkdtemp(prefix=f"recipe-{name}-"))
+    if args.data is None or args.out is None:
+        scratch = Path(tempfile.mkdtemp(prefix=f"recipe-{name}-"))
+        print(f"temporary files: {scratch}", file=sys.stderr)
     if args.data is None:
         for table, rows in plant(np.random.default_rng(0)).items():
             rows.to_csv(scratch / f"{table}.csv", index=False)

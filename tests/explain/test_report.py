@@ -54,10 +54,8 @@ def test_of_one_run(plain_run, loads_stand_in):
     assert "events events.csv" in words and "/somewhere" not in text
     assert "tfllmrec fit plain/config.yaml --out plain-again" in words
     assert words.count("not adjusted for the number of comparisons") == 1
-    assert (
-        f"share the 600 places in the lists of 10 for 60 test queries, and how evenly they share the {len(plain_run.split.train)}"
-        in words
-    )
+    events = len(plain_run.split.train)
+    assert f"the 600 places in the lists of 10 for 60 test queries, and how evenly they share the {events}" in words
 
 
 def test_the_same_run_gives_the_same_page(plain_run, loads_stand_in, tmp_path):

@@ -13,7 +13,10 @@ from tfllmrec.cli.output import note, print_json, say, working
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders; all others are compared with the first one.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, at most eight; all others are compared with the first one."
+        ),
     ],
     out: Annotated[
         Path | None,
