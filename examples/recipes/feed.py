@@ -51,14 +51,16 @@ def plant(rng: np.random.Generator) -> Tables:
 
 def main(argv: Sequence[str] | None = None) -> Run:
     run = fitted("feed", __doc__, plant, argv)
-    found = run.load_model().recommend(
-        histories=[["de-0-1", "de-1-2"]],
-        event_fields=[[{"kind": "like"}, {"kind": "hide"}]],
-        context=[{"language": "de"}],
-        k=5,
-        dataset=run.dataset,
-    )
-    print(f"\nAfter a like of de-0-1 and a hide of de-1-2: {', '.join(found['item_id'])}")
+    model = run.load_model()
+    for kind in ("like", "hide"):
+        found = model.recommend(
+            histories=[["de-0-1", "de-1-2"]],
+            event_fields=[[{"kind": "like"}, {"kind": kind}]],
+            context=[{"language": "de"}],
+            k=5,
+            dataset=run.dataset,
+        )
+        print(f"\nAfter a like of de-0-1 and a {kind} of de-1-2: {', '.join(found['item_id'])}")
     return run
 
 
