@@ -4,10 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from tfllmrec.config import load_config, settings_without_effect
+from tfllmrec.data import make_split, read_dataset
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 PAGES = RECIPES.parents[1] / "docs" / "recipes"
@@ -65,6 +67,16 @@ def test_news_finds_articles_that_nobody_has_read(run):
     cold = of(made, "recall@10/cold")
     assert cold["hybrid"] > 0.3 > 0 == cold["popularity"] == cold["markov"]
     assert made.metrics["split"]["kind"] == "global_time"
+
+
+def test_in_music_the_own_most_played_tracks_are_hard_to_beat(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(RECIPES)
+    music = runpy.run_path(str(RECIPES / "music.py"))
+    for table, rows in music["plant"](np.random.default_rng(0)).items():
+        rows.to_csv(tmp_path / f"{table}.csv", index=False)
+    config = load_config(RECIPES / "music.yaml").config
+    split = make_split(read_dataset(config.data, tmp_path), config.split, seed=config.seed)
+    assert music["most_played"](split).strip() in (PAGES / "music.md").read_text()
 
 
 @pytest.mark.tf

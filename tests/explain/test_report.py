@@ -16,7 +16,9 @@ from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.result_files import save_result
+from tfllmrec.explain.one_run import changed_settings
 from tfllmrec.explain.report import RUNS, write_report
+from tfllmrec.explain.sections import Table
 from tfllmrec.runs.run import ABLATION, Run
 
 
@@ -201,3 +203,21 @@ def test_in_a_browser(hostile_split, loads_stand_in, tmp_path, browser, width):
     assert browser.problems == []
     browser.open("data:text/html,<script>console.error('seen')</script>", width)
     assert any("seen" in problem for problem in browser.problems)  # this test would notice
+
+
+def test_what_is_cut_from_a_table_is_counted():
+    table = Table(["setting", "value"], [[str(n), "1"] for n in range(70)], "Settings.")
+    assert table.shortened(70) is table
+    short = table.shortened(60)
+    assert (len(short.rows), short.rows[-1], short.note) == (60, ["59", "1"], "Settings. And 10 more.")
+
+
+def test_settings_that_differ_from_their_defaults(plain_run):
+    assert dict(changed_settings(plain_run.config)) == {
+        "data.name": plain_run.dataset.name,
+        "evaluation.baselines": "['popularity']",
+        "evaluation.bootstrap": "20",
+        "ranking.epochs": "0",
+        "split.kind": "leave_last_out",
+        "text.template": "{title}",
+    }

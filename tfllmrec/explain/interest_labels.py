@@ -42,7 +42,7 @@ def label_confusion(run: Run, hybrid: Hybrid, tell: Tell) -> tuple[np.ndarray, l
 
 
 def confusion(lists: np.ndarray, wanted: sp.csr_array, labels: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Counts of queries whose next item has a label: a row for its label, a column for the label that is listed first.
+    """Counts of queries whose held-out item has a label: a row for its label, a column for the label listed first.
 
     Only the most frequent labels of next items are told apart. The column is the first listed label that is one of
     them, the row is the same label if the next item has it, else the label with the largest weight.
