@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfllmrec.board.tags import tag_of
 from tfllmrec.config import ItemWeightSettings, dump_config, load_config
 from tfllmrec.data.splits import make_split
 from tfllmrec.errors import ConfigError, ModelError, WriteError
@@ -151,10 +152,10 @@ def test_tensorboard_shows_settings_and_figures(searched, space):
     (experiment,) = (content.experiment for content in read(search.folder / "logs")[0].values())
     assert [info.name for info in experiment.hparam_infos] == [setting.key for setting in space]
     assert {info.name.tag for info in experiment.metric_infos} >= {
-        "selection",
-        "ndcg@10",
-        "recall@10",
-        "recall@10/tail",
+        "accuracy/selection",
+        "accuracy/ndcg@10",
+        "accuracy/recall@10",
+        "tail/recall@10",
     }
     assert experiment.hparam_infos[0].domain_interval.max_value == 1e-1
     for trial in search.trials:
@@ -163,7 +164,8 @@ def test_tensorboard_shows_settings_and_figures(searched, space):
         (start,) = (each.session_start_info for each in content.values())
         assert start.hparams["model.dropout"].number_value == trial.settings["model.dropout"]
         assert start.hparams["model.terms"].string_value == trial.settings["model.terms"]
-        assert values == pytest.approx({"selection": trial.selection, **trial.metrics})
+        figures = {"selection": trial.selection, **trial.metrics}
+        assert values == pytest.approx({tag_of(label): value for label, value in figures.items()})
         assert list((folder / "validation").iterdir())  # the curves of its epochs
 
 
@@ -173,6 +175,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(searched, small, tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
+from tfllmrec.board.tags import tag_of
 from tfllmrec.config import load_config
 from tfllmrec.runs.search_space import parse_space
 from tfllmrec.runs.search import tune
