@@ -47,7 +47,7 @@ def test_the_board_of_a_run(board_run):
     tested = plugins(logs / "details")
     assert tested["clicks/all/pr_curves"] == "pr_curves" and tested["config"] == tested["card"] == "text"
     images = {tag for tag, plugin in tested.items() if plugin == "images"}
-    assert images >= {"recall by popularity", "gate by popularity", "exposure", "calibration of the probability"}
+    assert images >= {"gate by popularity", "exposure", "calibration of the probability"}
     assert (logs / "items" / "projector_config.pbtxt").is_file()
     assert events(next(path.parent for path in logs.glob("profile/**/*tfevents*"))).Tags()["graph"]
 

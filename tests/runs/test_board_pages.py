@@ -23,7 +23,7 @@ TEXT = """
 DASHBOARDS = {
     "timeseries": ["accuracy/ndcg@10"],
     "custom_scalars": ["How good", "What epochs are compared by"],
-    "images": ["recall by popularity", "exposure"],
+    "images": ["gate by popularity", "exposure"],
     "graphs": ["Graph"],
     "histograms": ["gates/dense terms against behaviour"],
     "text": ["recommendations", "config"],

@@ -129,8 +129,10 @@ def _pictures(
     def recall() -> Figure | None:
         single = queries_with_one_target(split.test)
         events = counts[split.test.targets.values[split.test.targets.offsets[:-1][single]]]
+        if len(figures.groups_by_popularity(events)) < 2:
+            return None
         of = {name: result.per_query[f"recall@{k}"][single] for name, result in results.items()}
-        return figures.recall_by_popularity(events, of, f"recall@{k}") if len(single) else None
+        return figures.recall_by_popularity(events, of, f"recall@{k}")
 
     def exposure() -> Figure | None:
         asked = split.test.take(evenly_spread(len(split.test), QUERIES))

@@ -28,7 +28,14 @@ from tfllmrec.evaluation.report import (
 from tfllmrec.evaluation.result_files import load_result
 from tfllmrec.explain.compare import Comparison, check_data, comparison_of
 from tfllmrec.explain.epochs import Epochs, epochs_of
-from tfllmrec.explain.lists import EXAMPLES, Example, draw_examples, examples_of, exposure_of
+from tfllmrec.explain.lists import (
+    EXAMPLES,
+    Example,
+    draw_examples,
+    examples_of,
+    exposure_of,
+    queries_with_one_target,
+)
 from tfllmrec.explain.sections import (
     CLAIM_TARGETS,
     ROWS,
@@ -182,8 +189,8 @@ def _strata(run: Run, results: Mapping[str, Result], k: int) -> Section:
         )
         section.figure(figures.strata_intervals(bars, label), "strata", caption)
     targets = run.split.test.targets
-    single = np.flatnonzero(targets.lengths == 1)
-    if len(single) >= len(targets) / 2:
+    single = queries_with_one_target(run.split.test)
+    if len(single):
         events = run.split.train_counts[targets.values[targets.offsets[:-1][single]]]
         shown = _some_baselines(results, f"ndcg@{k}")
         recall = {name: results[name].per_query[label][single] for name in shown}
