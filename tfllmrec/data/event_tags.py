@@ -30,11 +30,11 @@ def tags_of_events(events: pd.DataFrame, users: pd.DataFrame, tags: pd.DataFrame
         return None
     user, said = user[known], tags[known]
     written = said[TIMESTAMP].to_numpy()
-    users, seconds = np.concatenate([own, user]), np.concatenate([times, written])
-    is_tag = np.arange(len(users)) >= len(events)
-    by_time = np.lexsort((is_tag, seconds, users))  # stable: events at the same time keep their order
+    owners, seconds = np.concatenate([own, user]), np.concatenate([times, written])
+    is_tag = np.arange(len(owners)) >= len(events)
+    by_time = np.lexsort((is_tag, seconds, owners))  # stable: events at the same time keep their order
     last = np.maximum.accumulate(np.where(is_tag[by_time], -1, by_time))
-    event = np.empty(len(users), np.int64)
+    event = np.empty(len(owners), np.int64)
     event[by_time] = last
     event = event[len(events) :]
     found = pd.DataFrame({"event": event, "tag": said[TAG].to_numpy(), "time": written})
