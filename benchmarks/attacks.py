@@ -252,6 +252,10 @@ ATTACKS: dict[str, Attack] = {
         history=tensor(STRING, [1, 1000], string_val=[b"x"]),
         event_fields=tensor(STRING, [1, 1000], string_val=[b"a=b\n" * 2000]),
     ),
+    # Of an item that the MovieLens models know; a model that reads texts of events makes vectors of those.
+    "recommend_full: 1,900,000 events": lambda t: t.predict(
+        "recommend_full", **_recommend(1) | {"history": tensor(STRING, [1, 1_900_000], string_val=[b"1"])}
+    ),
     "bodies: 400 x 7.9 MB": _bodies,
     "bodies: gzip of 200 MB": _gzip_bomb,
     "bodies: gzip of 100 MB over gRPC": lambda t: t.send(bytes(100 << 20), compressed=True),

@@ -3,7 +3,7 @@
     python benchmarks/user_text.py amazon-2018-magazine --seeds 1 2 42
 
 amazon-2018-magazine has reviews, which are texts of events; movielens-small has tags with times, which become texts of
-the events before them (:func:`tfllmrec.data.event_tags.tags_with_events`). Each variant is fitted for each seed into
+the events before them (:attr:`tfllmrec.data.Dataset.with_tags_written`). Each variant is fitted for each seed into
 runs/user_text/SET, without baselines; an interrupted fit is resumed. Writes a section of benchmarks/RESULTS.md.
 """
 

@@ -33,7 +33,7 @@ DESCRIPTION = "description"
 CATEGORIES = "categories"
 TAG = "tag"
 TAGS = "tags"
-#: Of events: the tags that the user wrote after it, see :func:`tfllmrec.data.event_tags.tags_with_events`.
+#: Of events: the tags that the user wrote after it, see :func:`tfllmrec.data.dataset.Dataset.with_tags_written`.
 TAGS_WRITTEN = "tags_written"
 #: Columns of items that hold names: categories, and what catalogues file items under besides.
 NAME_COLUMNS = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")

@@ -76,7 +76,11 @@ class FakeModel:
             raise ZeroDivisionError
         histories = [self.people[user][0] for user in users] if histories is None else histories
         unread = sum(not label.startswith("label") for label in rules.get("label_weights") or ())
-        unread += sum(name not in ("age", "about") for fields in self.fields["context"] or () for name in fields or ())
+        unread += sum(
+            name.split(".")[-1] not in ("age", "about")
+            for fields in self.fields["context"] or ()
+            for name in fields or ()
+        )
         return to_frame([answers.Answer(self._best([*h, *exclude], k), unread=unread) for h in histories], users)
 
     def search(self, texts, k=10, *, histories=None, exclude=(), allow=None, categories=()):

@@ -74,6 +74,10 @@ def test_labels_are_not_blamed_for_what_else_was_not_read(capsys):
         assert err.endswith(said) and bool(err) == bool(said)
 
 
+CONTEXT_FIELDS = [{"name": "hour", "owner": owner, "kind": "number"} for owner in ("request", "user")]
+CONTEXT_FIELDS += [{"name": name, "owner": "user", "kind": "text"} for name in ("about", "age")]
+
+
 def test_fields_of_the_request_and_the_user(program, libraries, saved_model, tmp_path):
     about = "about = gritty space opera"
     assert program("recommend", saved_model, "--history", "", "--context", about).code == 0
@@ -83,6 +87,15 @@ def test_fields_of_the_request_and_the_user(program, libraries, saved_model, tmp
     assert libraries.models[1].fields["context"] == [{"age": "4", "about": "a=b"}]  # the rest is in the data
     err = program("recommend", saved_model, "--history", "a", "--context", "abuot=x", "--context", "age=4").err
     assert "the model has no such field of requests and users, or cannot read the value: abuot=x" in err
+    libraries.manifest = {"schema": CONTEXT_FIELDS}
+    program("recommend", saved_model, "--user", "u1", "--context", "about=x", "--context", "user.age=4")
+    assert libraries.models[-1].fields["context"] == [{"age": "30", "user.about": "x", "user.age": "4"}]
+    for twice in (["about=x", "user.about=y"], ["hour=3", "user.hour=4"], ["nope=1", "nope=2"]):
+        given = [part for entry in twice for part in ("--context", entry)]
+        answer = program("recommend", saved_model, "--history", "", *given)
+        name = twice[0].partition("=")[0]
+        said = f"--context {twice[1].partition('=')[0]}: expected each field once, found {name} as well"
+        assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
     file = ["--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv"]
     for given, said in (
         (["--user", "u1", "--context", "about"], "--context about: expected NAME=VALUE"),

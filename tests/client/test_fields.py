@@ -34,13 +34,19 @@ def test_fields_of_events_are_lines():
     assert told == {"event_fields": [["kind=view\ndwell=3", ""], [""]]}
 
 
-@pytest.mark.parametrize("field", [{"": 1}, {"a=b": 1}, {3: 1}, {"kind": "x\ny"}])
+@pytest.mark.parametrize("field", [{"": 1}, {"a=b": 1}, {3: 1}, {"ki\nnd": 1}])
 def test_a_field_that_cannot_be_sent_is_named(field):
-    with pytest.raises(DataError, match="Expected fields of events and requests as names without '='"):
+    with pytest.raises(DataError, match="Expected fields of events and requests as names of one line"):
         event_field_inputs([["a"]], [[field]])
-    if "kind" not in field:
-        with pytest.raises(DataError, match="Expected fields"):
-            context_inputs(1, [field])
+    with pytest.raises(DataError, match="Expected fields"):
+        context_inputs(1, [field])
+
+
+def test_the_lines_of_a_value_are_joined_where_a_line_is_an_entry():
+    review = {"review": "Good.\r\nkind=purchase\n\nAgain!", "kind": "view"}
+    told = event_field_inputs([["a"]], [[review]])
+    assert told == {"event_fields": [["review=Good. kind=purchase  Again!\nkind=view"]]}
+    assert context_inputs(1, [{"about": "a\nb"}]) == {"context": [["about=a\nb"]]}
 
 
 def test_as_many_as_there_are():

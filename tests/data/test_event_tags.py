@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 from small_datasets import made
 
-from tfllmrec.config import SplitConfig
+from tfllmrec.config import FieldConfig, SplitConfig
 from tfllmrec.data import make_split
 from tfllmrec.data.cleaning.tags import TAG_TYPES
-from tfllmrec.data.event_tags import tags_with_events
+from tfllmrec.errors import ConfigError
 
 EVENTS = [("a", f"i{step}", 3, 10 * step) for step in range(1, 6)] + [("b", "i1", 3, 10), ("b", "i2", 3, 10)]
 TAGS = [
@@ -29,7 +30,7 @@ def tagged(tags=TAGS, events=EVENTS, **config):
 
 
 def texts(dataset):
-    events = tags_with_events(dataset).events
+    events = dataset.with_tags_written.events
     return {(user, text) for user, text in zip(events["user_id"], events["tags_written"], strict=True) if text}
 
 
@@ -37,7 +38,7 @@ def test_an_event_has_the_tags_until_the_next_event():
     assert texts(tagged()) == {
         ("a", "at once, a day later"), ("a", "before the next"), ("a", "with the last"), ("b", "of both")
     }  # fmt: skip
-    events = tags_with_events(tagged()).events
+    events = tagged().with_tags_written.events
     own = events[events["user_id"] == "a"]
     assert dict(zip(own["timestamp_s"], own["tags_written"], strict=True)) == {
         10.0: "at once, a day later", 20.0: "", 30.0: "", 40.0: "before the next", 50.0: "with the last"
@@ -60,11 +61,28 @@ def test_the_data_set_stays_as_it_is_where_tags_have_no_place():
     strangers = [("c", *tag[1:]) for tag in TAGS]
     early = [(*tag[:3], 1.0) for tag in TAGS]
     for dataset in (tagged(timeless), tagged(strangers), tagged(early), made(EVENTS)):
-        assert tags_with_events(dataset) is dataset
+        assert dataset.with_tags_written is dataset
     assert (
-        tags_with_events(replace(tagged(), ordered=False)).events.columns.tolist() == tagged().events.columns.tolist()
+        replace(tagged(), ordered=False).with_tags_written.events.columns.tolist() == tagged().events.columns.tolist()
     )
-    assert "tags_written" in tags_with_events(tagged()).events
+    assert "tags_written" in tagged().with_tags_written.events
     backwards = tagged()
     backwards.events["timestamp_s"] = backwards.events["timestamp_s"].to_numpy()[::-1]
-    assert tags_with_events(backwards) is backwards
+    assert backwards.with_tags_written is backwards
+
+
+def test_the_tags_are_joined_once():
+    dataset = tagged()
+    assert dataset.with_tags_written is dataset.with_tags_written
+    again = dataset.with_tags_written
+    assert again.with_tags_written is again
+
+
+def test_the_settings_of_the_field_are_accepted_before_and_after_the_split():
+    unread = {"tags_written": FieldConfig(use=False)}
+    dataset = replace(tagged(), fields=unread)
+    assert "event.tags_written" not in [field.key for field in dataset.schema]
+    split = make_split(dataset, SplitConfig(kind="leave_last_out"), 1)
+    assert "event.tags_written" not in [field.key for field in split.schema]
+    with pytest.raises(ConfigError, match=r"data\.fields\.tags_written: no table has such a column"):
+        made(EVENTS, fields=unread)

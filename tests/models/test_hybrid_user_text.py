@@ -10,6 +10,7 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.servable import SCORE_BATCH
 from tfllmrec.text.user_texts import UserTexts
 
 pytestmark = pytest.mark.tf
@@ -216,13 +217,32 @@ def test_only_the_newest_texts_of_a_long_history_are_encoded():
     fields = {COMMENT: Ragged.from_rows(comments, object)}
     inputs = model.query_inputs(Queries.from_histories([list(range(10)), [3]], fields=fields))
     assert encoder.asked == [*(f"text {place}" for place in range(10 - LENGTH, 10)), "other"]
-    assert np.isfinite(inputs[COMMENT][..., 0]).tolist() == [[False] * 4 + [True] * 6, [True] + [False] * 9]
+    assert inputs["history"].shape == (2, 10)
+    assert np.isfinite(inputs[COMMENT][..., 0]).tolist() == [[True] * LENGTH, [True] + [False] * (LENGTH - 1)]
+    longer = model.query_inputs(Queries.from_histories([list(range(10)), [3]], fields=fields), LENGTH + 1)
+    assert longer["history"].shape == longer[COMMENT].shape[:2] == (2, LENGTH + 1)
+
+
+def test_texts_that_are_not_read_take_no_memory():
+    model = made(SCHEMA)
+    model.texts = UserTexts(encoder := Encoder())
+    fields = {COMMENT: Ragged.from_rows([["a"] * 4] * 3, object), ABOUT: np.array(["a"] * 3, object)}
+    queries = Queries.from_histories([[1, 2, 3, 4]] * 3, fields=fields)
+    silent = model.score(Queries.from_histories([[1, 2, 3, 4]] * 3))
+    model.reads_text.assign(0.0)
+    inputs = model.query_inputs(queries)
+    assert inputs[COMMENT].shape == (3, 1, WIDTH) and inputs[ABOUT].shape == (3, WIDTH)
+    assert np.isnan(inputs[COMMENT]).all() and not encoder.asked
+    np.testing.assert_allclose(model.score(queries), silent, atol=1e-6)
+    model.explain(queries, np.array([[0, 1]] * 3))
 
 
 def test_scores_do_not_depend_on_how_many_histories_are_scored_at_once(trained, monkeypatch):
     queries, _ = asked(20)
     at_once = trained.score(queries)
-    monkeypatch.setattr("tfllmrec.models.hybrid.TEXT_VALUES", 3 * WIDTH * 2)
+    assert trained.rows_at_once == SCORE_BATCH
+    monkeypatch.setattr("tfllmrec.models.hybrid.TEXT_VALUES", LENGTH * WIDTH * 2)
+    assert trained.rows_at_once == 2
     np.testing.assert_allclose(trained.score(queries), at_once, atol=1e-5)
 
 

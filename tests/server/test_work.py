@@ -198,6 +198,28 @@ def test_texts_among_the_fields_count_as_texts(inputs, texts):
     assert cells_with_texts(**inputs) - plain == texts * work._TEXT
 
 
+@pytest.mark.parametrize(
+    ("inputs", "vectors"),
+    [
+        ({"history": [[b"i"]], "context": [[b""]]}, 2 * 2 + 2),  # an event, and the empty column that the model adds
+        ({"history": np.broadcast_to(np.array(b"i", object), (1, 1_900_000)), "context": [[b""]]}, 2 * 3 + 2),
+        ({"history": [[b"i"]]}, 0),  # of signatures without fields
+        ({"context": [[b""]]}, 2 * 1 + 2),
+    ],
+)
+def test_vectors_of_texts_are_work_with_and_without_texts(inputs, vectors):
+    fields, newest = TEXTS.fields, TEXTS.newest
+    wide, narrow = (cells_with_texts(work.TextFields(fields, newest, width), **inputs) for width in (100, 0))
+    assert wide - narrow == work._NUMBER * 100 * vectors
+
+
+def test_a_row_of_too_wide_vectors_is_refused():
+    history = np.broadcast_to(np.array(b"i", object), (1, 1_900_000))
+    inputs = {"history": history, "context": [[b""]]}
+    few, many = (work.TextFields(["event.note"], 1000, width) for width in (100, 1000))
+    assert cells_with_texts(few, **inputs) < work.CALL_CELLS < cells_with_texts(many, **inputs)
+
+
 def test_a_row_of_too_many_texts_is_refused():
     few, many = (work.TextFields(["event.note"], newest) for newest in (50, 200))
     inputs = {"history": [[b"i"] * 200], "event_fields": [[b"note=a"] * 200]}

@@ -148,7 +148,7 @@ def test_an_export_without_the_encoder_is_refused(model, split, encoder, tmp_pat
 
 def test_the_manifest_says_which_texts_are_encoded(version):
     manifest = json.loads((version / "assets.extra" / "tfllmrec.json").read_text())
-    assert manifest["texts"] == {"fields": ["event.note", "event.wish", *TEXTS[1:]], "newest": LENGTH}
+    assert manifest["texts"] == {"fields": ["event.note", "event.wish", *TEXTS[1:]], "newest": LENGTH, "width": 16}
 
 
 def test_different_texts_are_encoded_once_and_few_at_a_time():
@@ -176,3 +176,28 @@ def test_different_texts_are_encoded_once_and_few_at_a_time():
     none = {"a": tf.fill((2, 0), ""), "b": tf.constant([""])}
     found = given_texts.vectors_of_texts(none, encode, 2)
     assert found["a"].shape == (2, 0, 2) and np.isnan(found["b"]).all() and not asked
+
+
+@pytest.mark.parametrize("reads", [1.0, 0.0])
+def test_only_the_texts_of_the_newest_events_become_vectors(model, split, encoder, reads):
+    import tensorflow as tf
+
+    from tfllmrec.serving.signatures import ServingModel
+
+    model.reads_text.assign(reads)
+    try:
+        serving = ServingModel(
+            model, split.dataset.items["item_id"].to_numpy(object), model.text_vectors,
+            encoder.for_queries.text_to_vector, split.train_queries(), schema=split.schema,
+        )  # fmt: skip
+        history, ratings = tf.fill((1, 50), "i1"), tf.zeros((1, 0))
+        full, *_ = serving._query(history, ratings, tf.fill((1, 50), "note=red"), tf.constant([["about=car"]]))
+        short, *_ = serving._query(history, ratings)
+    finally:
+        model.reads_text.assign(1.0)
+    width = encoder.dim
+    assert full["history"].shape == (1, 51)
+    assert full["event.note"].shape == (1, LENGTH if reads else 1, width) and full["user.about"].shape == (1, width)
+    assert np.isfinite(full["event.note"]).all() == np.isfinite(full["user.about"]).all() == bool(reads)
+    assert short["event.note"].shape == (1, 1, width) and np.isnan(short["event.note"]).all()
+    assert serving.width_of_texts == (width if reads else 0)

@@ -354,6 +354,27 @@ def test_checkpoints_of_unknown_origin_are_refused(interrupted, chain_split, sma
         fit_hybrid(TrainingData(chain_split, text), config, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("made_from", "asked", "settled"),
+    [("{}", None, False), ("{}", True, True), ('{"model.user_text": true}', None, None), (None, None, None)],
+)
+def test_a_fit_that_was_begun_without_texts_of_users_goes_on_without(
+    made_from, asked, settled, chain_split, small, tmp_path, monkeypatch
+):
+    def choose(data, config, tell):
+        assert config.model.user_text is settled
+        raise InterruptedError
+
+    monkeypatch.setattr(fit, "choose", choose)
+    (tmp_path / "checkpoints").mkdir()
+    if made_from is not None:
+        (tmp_path / "checkpoints" / "made_from.json").write_text(made_from)
+    config, text = small
+    config = config.model_copy(update={"model": config.model.model_copy(update={"user_text": asked})})
+    with pytest.raises(InterruptedError):
+        fit_hybrid(TrainingData(chain_split, text), config, tmp_path)
+
+
 def test_a_strength_of_zero_is_explained():
     assert GateSettings(0.5, 0.25, 0.3).line() == "gates dense strength 0.5, closing 0.25, popularity discount 0.3"
     assert GateSettings(0.0, 0.25).line().startswith("gates dense strength 0 (items are ranked by behaviour alone: ")

@@ -116,7 +116,6 @@ def recommend(
         raise typer.BadParameter("--context goes with --user ID or --history ID,ID.")
     if wrong := [entry for entry in context or () if not entry.partition("=")[0].strip() or "=" not in entry]:
         raise typer.BadParameter(f"--context {wrong[0]}: expected NAME=VALUE.")
-    given = {name.strip(): value for name, _, value in (entry.partition("=") for entry in context or ())}
     excluded, pinned = ids(exclude), ids(pin)
     rules = {
         "diversity": diversity,
@@ -146,6 +145,7 @@ def recommend(
     with working():
         model = open_model(saved_model)
         past, ratings, fields, typed = past_of(model, user, history)
+        given = _by_key(context or (), model)
         if given:
             fields["context"] = (fields["context"] or {}) | given
         unknown = unknown_ids(model, typed + excluded + pinned)
@@ -158,6 +158,26 @@ def recommend(
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
         print_list(found)
+
+
+def _by_key(context: Sequence[str], model: SavedModel) -> dict[str, str]:
+    """Entries ``NAME=VALUE`` as values by the keys of the model's fields; an unknown name stays as it is.
+
+    Raises:
+      BadParameter: a field comes twice, such as by its name and by its key.
+    """
+    from tfllmrec.data.schema import Schema
+
+    fields = Schema.from_dict(model.manifest.get("schema", [])).of_query()
+    values: dict[str, str] = {}
+    name_of: dict[str, str] = {}
+    for name, _, value in (entry.partition("=") for entry in context):
+        name = name.strip()
+        for key in [field.key for field in fields if name in (field.name, field.key)] or [name]:
+            if key in values:
+                raise typer.BadParameter(f"--context {name}: expected each field once, found {name_of[key]} as well.")
+            values[key], name_of[key] = value, name
+    return values
 
 
 def recommend_to_file(

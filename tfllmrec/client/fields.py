@@ -38,7 +38,7 @@ def event_field_inputs(
 
     Args:
       histories: item ids. event_fields: for each history, the fields of each of its events; ``None`` where they have
-        none.
+        none. The lines of a value are joined (:func:`one_line`).
 
     Raises:
       DataError: not as many lists as histories, a list that is not as long as its history, or a field that cannot be
@@ -53,21 +53,24 @@ def event_field_inputs(
             f"{[len(history) for history in histories[:8]]} events."
         )
     rows = [[None] * len(history) if row is None else row for history, row in zip(histories, event_fields, strict=True)]
-    return {"event_fields": [["\n".join(_entries(fields, "\n")) for fields in row] for row in rows]}
+    return {"event_fields": [["\n".join(map(one_line, _entries(fields))) for fields in row] for row in rows]}
 
 
-def _entries(fields: Fields | None, forbidden: str = "") -> list[str]:
+def one_line(text: str) -> str:
+    """The lines of a text as one, with spaces between them: in ``event_fields`` a line break ends an entry."""
+    return " ".join(text.splitlines())
+
+
+def _entries(fields: Fields | None) -> list[str]:
     entries = []
     for name, value in (fields or {}).items():
         if value is None or (isinstance(value, float | datetime) and value != value):  # NaN and NaT
             continue
-        entry = f"{name}={_text(value)}"
-        if not isinstance(name, str) or not name or "=" in name or (forbidden and forbidden in entry):
+        if not isinstance(name, str) or not name or "=" in name or one_line(name) != name:
             raise DataError(
-                f"Expected fields of events and requests as names without '=' and values of one line, got {name!r}: "
-                f"{value!r}."
+                f"Expected fields of events and requests as names of one line without '=', got {name!r}: {value!r}."
             )
-        entries.append(entry)
+        entries.append(f"{name}={_text(value)}")
     return entries
 
 

@@ -25,6 +25,7 @@ from tfllmrec.columns import (
     NAME_COLUMNS,
     RATING,
     TAGS,
+    TAGS_WRITTEN,
     TEST_EVENT,
     TIMESTAMP,
     TITLE,
@@ -35,6 +36,7 @@ from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.scripts import scripts_of
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
+from tfllmrec.data.event_tags import tags_of_events
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.schema import Schema, infer_schema
 from tfllmrec.durable import read_json, write_folder
@@ -148,8 +150,22 @@ class Dataset:
         Raises:
           ConfigError: :attr:`fields` do not fit the tables.
         """
-        events = events.drop(columns=TEST_EVENT, errors="ignore")
-        return infer_schema(events, self.items, users, self.fields, every_event=self.events)
+        events, asked = events.drop(columns=TEST_EVENT, errors="ignore"), self.fields
+        if len(self.tags) and TAGS_WRITTEN not in events:  # a column of :attr:`with_tags_written`
+            asked = {name: want for name, want in asked.items() if name not in (TAGS_WRITTEN, f"event.{TAGS_WRITTEN}")}
+        return infer_schema(events, self.items, users, asked, every_event=self.events)
+
+    @cached_property
+    def with_tags_written(self) -> Dataset:
+        """This data set with a text of events, ``tags_written``, see :func:`tfllmrec.data.event_tags.tags_of_events`.
+
+        It stays as it is where there are no such texts, if its events have no order, or if they have a column of that
+        name.
+        """
+        if not self.ordered or TAGS_WRITTEN in self.events:
+            return self
+        texts = tags_of_events(self.events, self.users, self.tags)
+        return self if texts is None else replace(self, events=self.events.assign(**{TAGS_WRITTEN: texts}))
 
     @cached_property
     def choices(self) -> np.ndarray:

@@ -146,6 +146,11 @@ class Field:
     weights: Mapping[str, float] | None = None
     dropped: int = 0
 
+    @classmethod
+    def of(cls, field: Field | Mapping[str, Any]) -> Field:
+        """A field, or what ``asdict`` made of it, as a field."""
+        return field if isinstance(field, Field) else cls(**field)
+
     @property
     def key(self) -> str:
         """``OWNER.NAME``, the field's name among the inputs of a model."""
@@ -222,6 +227,10 @@ class Field:
     def blank(self, rows: int) -> np.ndarray:
         """The encoding of ``rows`` missing values."""
         return np.full((rows, *([self.width] if self.width else [])), self.padding, self.dtype)
+
+    def without_text(self, rows: int) -> np.ndarray:
+        """Vectors of a read text that is missing: NaN, ``[rows, 1, width]`` of all events, else ``[rows, width]``."""
+        return np.full((rows, *[1] * (self.owner == "event"), self.width), np.nan, np.float32)
 
     def _codes(self, texts: pd.Series) -> np.ndarray:
         if not self.width:

@@ -44,7 +44,7 @@ class FieldEncoder(tf.keras.layers.Layer):
 
     def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # seconds since 1970 need all their digits
-        self.field = field if isinstance(field, Field) else Field(**field)
+        self.field = Field.of(field)
         if not _is_plain(self.field):
             raise ValueError(f"{self.field.key}: expected a category, number, time or vector, found {self.field.kind}.")
         self.dim, self.seed = dim, seed
@@ -127,12 +127,12 @@ class FieldsEncoder(tf.keras.layers.Layer):
     @classmethod
     def of(cls, fields: Iterable[Field], dim: int, seed: int, **kwargs: Any) -> Self | None:
         """The layer; ``None`` where no field can be encoded."""
-        plain = [field for field in fields if _is_plain(field)]
-        return cls(plain, dim, seed, **kwargs) if plain else None
+        fields = list(fields)
+        return cls(fields, dim, seed, **kwargs) if any(map(_is_plain, fields)) else None
 
     def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        every = [Field.of(field) for field in fields]
         self.fields = [field for field in every if _is_plain(field)]
         if not self.fields:
             raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
@@ -190,7 +190,7 @@ class TextFieldEncoder(tf.keras.layers.Layer):
         self, field: Field | Mapping[str, Any], dim: int, widths: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # vectors are centred in float32
-        self.field = field if isinstance(field, Field) else Field(**field)
+        self.field = Field.of(field)
         if not self.field.is_read_text:
             raise ValueError(f"{self.field.key}: expected a text with a width, found {self.field.kind}.")
         self.dim = dim
@@ -238,7 +238,7 @@ class TextFieldsEncoder(tf.keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        every = [Field.of(field) for field in fields]
         self.fields = [field for field in every if field.is_read_text]
         self.dim, self.widths = dim, widths
         self.encoders = [
@@ -248,8 +248,8 @@ class TextFieldsEncoder(tf.keras.layers.Layer):
     @classmethod
     def of(cls, fields: Iterable[Field], dim: int, widths: Sequence[int] | None, **kwargs: Any) -> Self | None:
         """The layer; ``None`` where no field is a text with a width."""
-        texts = [field for field in fields if field.is_read_text]
-        return cls(texts, dim, widths, **kwargs) if texts else None
+        fields = list(fields)
+        return cls(fields, dim, widths, **kwargs) if any(field.is_read_text for field in fields) else None
 
     def call(self, inputs: Mapping[str, tf.Tensor], text_map: tf.Tensor) -> tf.Tensor:
         """The mapping that holds every field, in shapes that can be broadcast to each other."""

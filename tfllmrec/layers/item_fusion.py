@@ -79,7 +79,7 @@ class ItemFusion(tf.keras.layers.Layer):
                 name="id_half_count", shape=(), initializer=tf.constant_initializer(1.0)
             )
             self.id_dropout = SeededDropout(id_dropout, seed, noise_shape=(None, 1), name="id_dropout")
-        known = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        known = [Field.of(field) for field in fields]
         self.fields = [
             ItemField(field, (values or {})[field.key], dim, seed + 10 + place, name=f"field_{place}")
             for place, field in enumerate(known)

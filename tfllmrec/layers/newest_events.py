@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: int | float) -> tf.Tensor:
+def newest_events(values: tf.Tensor, lengths: tf.Tensor, length: int, padding: int | float | str) -> tf.Tensor:
     """The last ``length`` values of each row, left-aligned.
 
     Args:

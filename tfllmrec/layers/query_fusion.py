@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -44,7 +46,7 @@ class EventFusion(tf.keras.layers.Layer):
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.dim, self.seed, self.text_widths = dim, seed, text_widths
-        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        every = [Field.of(field) for field in fields]
         self.fields = [field for field in every if field.has_encoder]
         self.encoder = FieldsEncoder.of(self.fields, dim, seed, name="fields")
         self.texts = TextFieldsEncoder.of(self.fields, dim, text_widths, name="texts")
@@ -57,6 +59,9 @@ class EventFusion(tf.keras.layers.Layer):
         self, query: Mapping[str, tf.Tensor], text_map: tf.Tensor | None = None, training: bool | None = None
     ) -> tf.Tensor:
         """The fields by their keys, ``[B, L]`` each, texts ``[B, L, width]`` -> ``[B, L, D]``.
+
+        A text may have one column for all events, ``[B, 1, width]``; if there is nothing but such texts, so has the
+        result.
 
         Args:
           text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
@@ -73,7 +78,7 @@ class EventFusion(tf.keras.layers.Layer):
             before = tf.pad(times[:, :-1], [[0, 0], [1, 0]], constant_values=float("nan"))
             parts.append(self.gaps(before, times))
             unknown.append(self.gaps.missing())
-        result, missing = tf.add_n(parts), tf.add_n(unknown)
+        result, missing = functools.reduce(operator.add, parts), tf.add_n(unknown)
         given = self.hide(tf.ones_like(result[..., :1]), training=training) > 0
         return tf.where(given, result, missing) * tf.cast(self.strength, result.dtype)
 
@@ -119,7 +124,7 @@ class QueryFusion(tf.keras.layers.Layer):
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.dim, self.heads, self.rate, self.seed, self.text_widths = dim, heads, dropout, seed, text_widths
-        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        every = [Field.of(field) for field in fields]
         self.fields = [field for field in every if field.has_encoder]
         self.encoder = FieldsEncoder.of(self.fields, dim, seed, name="fields")
         self.texts = TextFieldsEncoder.of(self.fields, dim, text_widths, name="texts")

@@ -17,7 +17,6 @@ from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import ITEM, RATING, USER
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
-from tfllmrec.data.event_tags import tags_with_events
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import missing
 from tfllmrec.data.splits import ragged_column
@@ -110,7 +109,7 @@ def _fields_of(
             raise DataError(
                 "Expected event_fields only with histories, found it with users: leave it out, the data has them."
             )
-        dataset = tags_with_events(dataset)
+        dataset = dataset.with_tags_written
         encoded = {field.key: field.encode(dataset.events[field.name]) for field in of_history}
         of_users = [field for field in of_query if field.owner == "user"]
         encoded |= {field.key: field.encode(dataset.users[field.name]) for field in of_users}

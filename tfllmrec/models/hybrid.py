@@ -53,7 +53,7 @@ from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit, text_mean
 from tfllmrec.text.user_texts import UserTexts
 
-#: Numbers in the vectors of events' texts that are scored at once: 200 MB.
+#: Numbers in the vectors of texts that are scored at once: 200 MB.
 TEXT_VALUES = 50_000_000
 
 
@@ -646,7 +646,11 @@ class Hybrid(MeasuredModel):
         """The query with no more than the ``size`` newest of ``lengths`` int32 ``[B]`` events."""
         padding = {"history": self.n_items, RATING_KEY: float("nan")}
         padding |= {field.key: field.padding for field in self.schema.of_history()}
-        newest = {key: newest_events(query[key], lengths, size, fill) for key, fill in padding.items()}
+        newest = {}
+        for key, fill in padding.items():
+            # Texts may have fewer columns than the history, those of its newest events.
+            known = tf.minimum(lengths, tf.shape(query[key])[1])
+            newest[key] = newest_events(query[key], known, size, fill)
         return {key: newest.get(key, query[key]) for key in self.query_spec}
 
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -855,37 +859,36 @@ class Hybrid(MeasuredModel):
         """Rows, and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
-        lengths = queries.history.lengths
-        order = np.argsort(lengths, kind="stable")
-        width = sum(field.width for field in self._texts if field.owner == "event")
-        done = 0
-        while done < len(order):
-            rows = order[done : done + SCORE_BATCH]
-            if width:  # their longest history decides on the size of the vectors
-                rows = rows[: max(TEXT_VALUES // (width * max(int(lengths[rows].max()), 1)), 1)]
-            done += len(rows)
+        order = np.argsort(queries.history.lengths, kind="stable")
+        for start in range(0, len(order), self.rows_at_once):
+            rows = order[start : start + self.rows_at_once]
             inputs = self.query_inputs(queries.take(rows))
             yield rows, (items, {key: tf.constant(values) for key, values in inputs.items()})
 
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
 
+    @property
+    def rows_at_once(self) -> int:
+        of_row = sum(each.width * (self.history_length if each.owner == "event" else 1) for each in self._texts)
+        return max(min(SCORE_BATCH, TEXT_VALUES // max(of_row, 1)), 1)
+
     def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
-        inputs = queries.with_missing(self.schema.of_inputs()).inputs(self.n_items, self.reads, length)
-        if self._texts:
+        queries, texts = queries.with_missing(self.schema.of_inputs()), {each.key: each for each in self._texts}
+        inputs = queries.inputs(self.n_items, [key for key in self.reads if key not in texts], length)
+        if texts:
             # Without a length the whole history is there for the item-item weights, and its oldest texts are not read.
-            n_events = (inputs["history"] < self.n_items).sum(axis=1, keepdims=True)
-            oldest = np.arange(inputs["history"].shape[1]) < n_events - self.history_length
-            for field in self._texts:
-                texts = inputs[field.key]
-                if field.owner == "event" and length is None:
-                    texts = np.where(oldest, "", texts)
-                inputs[field.key] = self._vectors_of(texts, field)
+            newest = min(inputs["history"].shape[1], self.history_length) if length is None else length
+            strings = queries.inputs(self.n_items, self.reads_texts, newest)
+            for key, field in texts.items():
+                found = strings.get(key)
+                if found is None or not np.any(found != ""):
+                    inputs[key] = field.without_text(len(queries))
+                else:
+                    inputs[key] = self._vectors_of(found, field)
         return inputs
 
     def _vectors_of(self, texts: np.ndarray, field: Field) -> np.ndarray:
         """The vectors of texts, object ``[...]`` -> float32 ``[..., width]``."""
-        if field.key not in self.reads_texts or not np.any(texts != ""):
-            return np.full((*texts.shape, field.width), np.nan, np.float32)
         if self.texts is None:
             raise ModelError(
                 f"The model reads texts of {field.key}, but has no encoder: set model.texts = UserTexts(encoder."

@@ -34,7 +34,7 @@ from tfllmrec.losses.focal import FocalCrossentropy
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.rating_factors import RatingFactors
-from tfllmrec.models.servable import SCORE_BATCH, Query, Servable, empty_query
+from tfllmrec.models.servable import Query, Servable, empty_query
 
 #: Ratings that an item and a user need for half of their bias to be believed.
 ITEM_SHRINKAGE, USER_SHRINKAGE = 10.0, 10.0
@@ -404,8 +404,9 @@ class Reranked:
         """Probabilities and ratings of ``items`` int ``[B, M]``, N for none: float32 ``[B, M]`` each."""
         probability, rating = np.empty(items.shape, np.float32), np.empty(items.shape, np.float32)
         order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
-        for start in range(0, len(queries), SCORE_BATCH):
-            rows = order[start : start + SCORE_BATCH]
+        size = self.hybrid.rows_at_once
+        for start in range(0, len(queries), size):
+            rows = order[start : start + size]
             query = self.hybrid.query_inputs(queries.take(rows))
             probability[rows], rating[rows] = self._rank(self.model.item_vectors, query, items[rows].astype(np.int32))
         return probability, rating

@@ -45,9 +45,16 @@ class Servable(Protocol):
     def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
         """The arrays of a query for each of ``queries``; fields that these lack are missing.
 
+        Texts of events that are read as vectors may have fewer columns than ``history``: without a ``length`` those of
+        the newest :attr:`history_length` events, and a single one where all are missing.
+
         Args:
           length: as in :meth:`Queries.inputs`.
         """
+
+    @property
+    def rows_at_once(self) -> int:
+        """Queries whose :meth:`query_inputs` may be in memory at once, at most :data:`SCORE_BATCH`."""
 
     @property
     def reads_texts(self) -> Sequence[str]:

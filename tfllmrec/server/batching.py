@@ -18,7 +18,7 @@ import numpy as np
 
 from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.tensors import STRING, Signature, Tensors
-from tfllmrec.server.work import CALL_CELLS, TextFields, Work, check_rows, work_of
+from tfllmrec.server.work import CALL_CELLS, NO_TEXTS, TextFields, Work, check_rows, work_of
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"ratings": np.nan} | dict.fromkeys(
@@ -50,7 +50,7 @@ class Joining:
     ours: bool
     catalogue: int = 0
     ranked: int = 0
-    texts: TextFields = field(default_factory=TextFields)
+    texts: TextFields = NO_TEXTS
 
     def checked(self, inputs: Tensors) -> Tensors:
         """The inputs of a request, defaults filled in: those of a model of ours with a row for each row of the others.

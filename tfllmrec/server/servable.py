@@ -57,7 +57,7 @@ class Servable:
                 ours,
                 manifest.get("items", 0),
                 manifest.get("ranked", 0) if name in RANKED else 0,
-                TextFields(**texts) if (texts := manifest.get("texts")) else TextFields(),
+                TextFields(**manifest.get("texts", {})),
             )
             for name, signature in self.signatures.items()
         }

@@ -26,8 +26,10 @@ ANSWER_VALUES = 1 << 22
 
 # Cells of an id; of an event of the history, which is read with its neighbours; of an entry of the context; of the
 # fields of an event, at most tfllmrec.layers.field_decoder.ENTRIES; of a candidate; of a text, which the tokenizer
-# truncates; of a token; and of a pair of tokens, as attention compares them.
-_ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _TOKEN, _TOKEN_PAIR = 8, 128, 32, 512, 1024, 1 << 17, 2048, 8
+# truncates; of a number in the vector of a text among the fields, which is kept as it came and centred; of a token; and
+# of a pair of tokens, as attention compares them.
+_ID, _EVENT, _ENTRY, _EVENT_FIELDS, _CANDIDATE, _TEXT, _NUMBER = 8, 128, 32, 512, 1024, 1 << 17, 2
+_TOKEN, _TOKEN_PAIR = 2048, 8
 # Of a diverse list: about what 500 candidates with vectors of 128 numbers and 100 components of each take. Of a list
 # with another rule: 500 candidates with 32 categories. Of a pinned item, beside those of an id: its vector, its
 # components, and the candidates that it is compared with.
@@ -94,10 +96,12 @@ class TextFields:
     Attributes:
       fields: their keys, such as ``event.comment``.
       newest: events of a history whose texts are encoded.
+      width: numbers in the vector of a text.
     """
 
     fields: Sequence[str] = ()
     newest: int = 0
+    width: int = 0
 
     def in_row(self, inputs: Mapping[str, np.ndarray]) -> int:
         """How many texts a row of a request has at most, by the names of fields that its entries contain."""
@@ -105,6 +109,15 @@ class TextFields:
         of_query = [key.partition(".")[2].encode() for key in self.fields if not key.startswith("event.")]
         named = _naming(inputs.get("event_fields"), of_events)
         return min(named, self.newest * len(of_events)) + min(_naming(inputs.get("context"), of_query), len(of_query))
+
+    def numbers_in_row(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """Numbers of the vectors of a row: each field has one for each event that is read, with and without a text."""
+        if "context" not in inputs:  # then texts are left out
+            return 0
+        of_events = sum(key.startswith("event.") for key in self.fields)
+        # The model adds an empty column to a history.
+        events = min(inputs["history"].shape[1] + 1 if "history" in inputs else 1, self.newest)
+        return self.width * (of_events * events + len(self.fields) - of_events)
 
 
 NO_TEXTS = TextFields()
@@ -148,6 +161,7 @@ def work_of(
         + _EVENT_FIELDS * width.get("event_fields", 0)
         + (_CANDIDATE + events) * (candidates + min(ranked, catalogue))
         + _TEXT * (int("text" in inputs) + texts.in_row(inputs))
+        + _NUMBER * texts.numbers_in_row(inputs)
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
         + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
         + _RULED * bool(ruled)

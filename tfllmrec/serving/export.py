@@ -287,7 +287,11 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
         "items": len(items),
         "schema": schema.as_dict(),
         "reads": list(serving.reads),
-        "texts": {"fields": list(serving.reads_texts), "newest": serving.history_length},
+        "texts": {
+            "fields": list(serving.reads_texts),
+            "newest": serving.history_length,
+            "width": serving.width_of_texts,
+        },
         "ranked": serving.ranked,
         "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         **manifest,

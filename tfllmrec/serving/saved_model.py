@@ -13,7 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
-from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
+from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line
 from tfllmrec.client.filters import Allow, filter_inputs
 from tfllmrec.client.inputs import count_of, listed_strings, rule_inputs
 from tfllmrec.client.ratings import rating_rows
@@ -463,7 +463,7 @@ class SavedModel:
             assert isinstance(values, Ragged)
             for event, word in enumerate(field.words(values.values)):
                 if word:
-                    lines[event] += f"{field.key}={' '.join(word.splitlines())}\n"
+                    lines[event] += f"{field.key}={one_line(word)}\n"
         width = max(int(queries.history.lengths.max(initial=1)), 1)
         context = np.full((len(queries), max(len(of_query), 1)), "", object)
         for column, field in enumerate(of_query):

@@ -20,6 +20,7 @@ from tfllmrec.layers.interest_forecast import CANDIDATES
 from tfllmrec.layers.interest_profile import RISING
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
+from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.ranking import RankingModel
@@ -623,22 +624,30 @@ class ServingModel(tf.Module):
             known = tf.ragged.boolean_mask(values, present).to_tensor(default_value=padding)
             # A batch of empty histories still needs a column.
             query[key] = tf.pad(known, [[0, 0], [0, 1], *[[0, 0]] * (known.shape.rank - 2)], constant_values=padding)
-        return query | self._vectors_of_texts(query), unknown, unread
+        return query | self._vectors_of_texts(query, () if context is None else self.reads_texts), unknown, unread
 
-    def _vectors_of_texts(self, query: Query) -> dict[str, tf.Tensor]:
-        """The texts of a query as the model reads them: vectors, of events only of the newest that it reads."""
-        n_events = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1, keepdims=True)
-        old = tf.range(tf.shape(query["history"])[1]) < n_events - self.history_length
+    def _vectors_of_texts(self, query: Query, given: Sequence[str]) -> dict[str, tf.Tensor]:
+        """The texts of a query as :meth:`Servable.query_inputs` has them, all missing but those of the ``given`` keys.
+
+        Those of events are cut to the newest that are read before they become vectors, which bounds the memory.
+        """
+        lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
         texts = {
-            key: tf.where(old, "", query[key]) if key.startswith("event.") else query[key] for key in self.reads_texts
+            key: newest_events(query[key], lengths, self.history_length, "") if key.startswith("event.") else query[key]
+            for key in given
         }
         vectors = {
-            key: tf.fill(tf.concat([tf.shape(query[key]), [width]], axis=0), float("nan"))
+            key: tf.fill([tf.shape(lengths)[0], *[1] * key.startswith("event."), width], float("nan"))
             for key, width in self._vector_widths.items()
         }
         if texts:
-            vectors |= vectors_of_texts(texts, self.text_to_vector, next(iter(self._vector_widths.values())))
+            vectors |= vectors_of_texts(texts, self.text_to_vector, self.width_of_texts)
         return vectors
+
+    @property
+    def width_of_texts(self) -> int:
+        """Numbers in the vector of a text of a request; 0: none is read."""
+        return self._vector_widths[self.reads_texts[0]] if self.reads_texts else 0
 
     def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""

@@ -18,6 +18,7 @@ from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
+from tfllmrec.durable import read_json
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.metrics import TargetRanks, masked, rank_targets
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value, selection_value_of_ranks
@@ -120,6 +121,8 @@ def fit_hybrid(
             f"{data.split.dataset.name} leaves no user with two training events, so there is no next event to learn "
             "from: use more data or another split.kind."
         )
+    if folder is not None and config.model.user_text is None and _begun_without_user_text(folder):
+        config.model.user_text = False
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
     if model.reads_texts and data.user_texts is not None:
@@ -135,6 +138,18 @@ def fit_hybrid(
             chosen += _train(model, sequences, data, config, kept, tell, callbacks)
     result = data.measure(model)
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
+
+
+def _begun_without_user_text(folder: Path) -> bool:
+    """Whether a fit was begun there that reads no texts of users, such as one of a version that could not."""
+    made_from = _made_from_file(folder)
+    return made_from.is_file() and "model.user_text" not in read_json(
+        made_from, dict[str, Any], f"delete {made_from.parent} and start again"
+    )
+
+
+def _made_from_file(folder: Path) -> Path:
+    return folder / "checkpoints" / "made_from.json"
 
 
 def _settle_precision(config: ExperimentConfig) -> None:
@@ -479,7 +494,7 @@ def _train(
     model.compile(optimizer=optimizer)
     callbacks = [Scoreboard(measure, folder / "logs" / "validation", tell), tf.keras.callbacks.TerminateOnNaN()]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
-    made_from, made_from_file = _made_from(model, sequences, data, config), folder / "checkpoints" / "made_from.json"
+    made_from, made_from_file = _made_from(model, sequences, data, config), _made_from_file(folder)
     if checkpoint.state.epochs_done and not made_from_file.is_file():
         raise ModelError(
             f"{made_from_file} is missing, so it is not known which settings and data the checkpoints beside it belong "

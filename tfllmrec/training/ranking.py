@@ -411,7 +411,7 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
     n_items, parts = hybrid.n_items, []
     given = tf.function(model.given, reduce_retracing=True, autograph=False)
     order = np.argsort(queries.history.lengths, kind="stable")  # like lengths together, as in the model's score
-    ordered, size = queries.take(order), max(1, min(SCORE_BATCH, SCORES // n_items))
+    ordered, size = queries.take(order), max(1, min(hybrid.rows_at_once, SCORES // n_items))
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
         batch = ordered.slice(start, start + size)
         target = batch.targets.values[batch.targets.offsets[:-1]]
@@ -488,7 +488,7 @@ def rated_events(
         return model.given(model.item_vectors, before, target, terms)
 
     given = tf.function(after_events, reduce_retracing=True, autograph=False)
-    size = max(1, min(16, SCORES // (n_items * width)))
+    size = max(1, min(16, hybrid.rows_at_once, SCORES // (n_items * width)))
     parts = []
     for start in _starts("Scoring rated events", "users", len(users), size):
         here = wanted[slice(*np.searchsorted(wanted[:, 0], [start, start + size]))]
