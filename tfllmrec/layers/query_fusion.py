@@ -117,6 +117,7 @@ class QueryFusion(tf.keras.layers.Layer):
         present: tf.Tensor,
         query: Mapping[str, tf.Tensor],
         training: bool | None = None,
+        fields_given: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Query vectors, ``[B, L, D]``.
 
@@ -126,21 +127,28 @@ class QueryFusion(tf.keras.layers.Layer):
           query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
             with another dimension where a value has several numbers. Where the request has a time, also
             ``event.timestamp`` ``[B, L]``.
+          fields_given: float32 ``[B]``, from 0, as if all fields were missing, to 1, as they are; by default 1.
         """
         there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
         known = self.hide_history(there, training=training) > 0
-        profile = self._profile(query, known, training)
+        profile = self._profile(query, known, training, fields_given)
         # What is behind absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state)) + self.profile_map(self.dropout(profile, training=training))
         normed = self.norm(z)
         attended = self._attended(normed, events, present)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
-    def _profile(self, query: Mapping[str, tf.Tensor], known: tf.Tensor, training: bool | None) -> tf.Tensor:
+    def _profile(
+        self,
+        query: Mapping[str, tf.Tensor],
+        known: tf.Tensor,
+        training: bool | None,
+        fields_given: tf.Tensor | None,
+    ) -> tf.Tensor:
         """The fields of a request and its user, ``[B, L, D]``.
 
         Args:
-          known: bool ``[B, L, 1]``, where the history is not hidden.
+          known: bool ``[B, L, 1]``, where the history is not hidden. fields_given: as in :meth:`call`.
         """
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
         profile, missing = self.encoder(values), self.encoder.missing()
@@ -149,6 +157,8 @@ class QueryFusion(tf.keras.layers.Layer):
             gaps = self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
             profile += tf.where(known, gaps, unknown)
             missing += unknown
+        if fields_given is not None:
+            profile = missing + tf.cast(fields_given[:, tf.newaxis, tf.newaxis], profile.dtype) * (profile - missing)
         ones = tf.ones_like(known, self.compute_dtype)
         given = (self.hide_fields(ones, training=training) > 0) & (self.reads > 0)
         return tf.cast(tf.where(given, profile, missing), self.compute_dtype)
