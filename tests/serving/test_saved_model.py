@@ -474,3 +474,18 @@ def test_a_damaged_table_of_items_is_named(chain_version, tmp_path, damage):
 def test_a_manifest_that_names_no_run_is_told_where_the_run_is_needed(saved):
     with pytest.raises(ModelError, match=r"tfllmrec\.json is damaged \(it lacks config\): export the run again"):
         moved(saved, config=None).histories_of(["u1"])
+
+
+def test_reasons_come_with_the_list(saved, chain_run):
+    """For as many of the first places as were asked for, and the same as in the list that a frame shows."""
+    inputs = {name: np.full((1, 0), "", object) for name in saved._inputs("recommend_full") if name != "reasons"}
+    inputs |= {name: np.zeros(1, np.float32) for name in ("diversity", "tail_share")}
+    inputs |= {"history": np.array([["i3", "i4"]], object), "ratings": np.zeros((1, 0), np.float32)}
+    inputs |= {"k": np.array([5], np.int32), "category_cap": np.zeros(1, np.int32)}
+    out = saved._call("recommend_full", **inputs, reasons=np.array([2], np.int32))
+    first, second, *others = [text.decode() for text in out["reasons"][0]]
+    assert first and second and others == ["", "", ""]
+    told = saved.recommend(histories=[["i3", "i4"]], k=5).reason.tolist()
+    assert told[:2] == [first, second] and all(told)
+    run = chain_run[0]
+    assert any(run.dataset.items.title[3] in reason or run.dataset.items.title[4] in reason for reason in told)

@@ -35,7 +35,7 @@ MOST_ITEMS = 100
 class Contributions(NamedTuple):
     """The parts of the scores of M items for one query; T are the terms, in the order of ``Hybrid.term_names``.
 
-    ``score = popularity + sum(events) + fields + sum(anyone)``, and without the last two sums over T, each term likewise.
+    ``score = popularity + sum(events) + fields + sum(anyone)``.
 
     Attributes:
       events: float32 ``[L, M, T]``, what each of the newest :data:`LONGEST` events of the history adds.
@@ -77,7 +77,7 @@ def contributions(model: Hybrid, query: Queries, items: np.ndarray) -> Contribut
             f"Expected one query and at most {MOST_ITEMS} items, found {len(query)} and {len(items):,}: explain fewer "
             "at once."
         )
-    if len(items) and not (0 <= np.min(items) and np.max(items) < model.n_items):
+    if len(items) and not (np.min(items) >= 0 and np.max(items) < model.n_items):
         raise DataError(f"Expected items from 0 to {model.n_items - 1}, found {np.min(items)} to {np.max(items)}.")
     vectors = tf.convert_to_tensor(model.item_vectors())
     inputs = {key: tf.constant(values) for key, values in model.query_inputs(query).items()}
@@ -111,9 +111,12 @@ def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items
     last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
     vectors = rows_of(item_vectors, items)
     events, present = model.events_of(item_vectors, newest)
-    feedback, gate = tf.zeros(tf.concat([tf.shape(present), [tf.shape(items)[1]]], axis=0)), tf.zeros_like(events)[:, 0, :1]
+    feedback, gate = (
+        tf.zeros(tf.concat([tf.shape(present), [tf.shape(items)[1]]], axis=0)),
+        tf.zeros_like(events)[:, 0, :1],
+    )
     if model.use_feedback:
-        feedback, gate = _feedback_by_event(model, vectors, events, newest, present, last)
+        feedback, gate = feedback_by_event(model, vectors, events, newest, present, last)
     meaning, fields = tf.zeros_like(feedback), tf.zeros(tf.shape(items))
     if "meaning" in model.config.terms:
         read = model.events_read(events, newest)
@@ -122,7 +125,7 @@ def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items
     factor = factors.dense / model.config.temperature
     weight = model.weight_of_meaning(query, lengths)[:, tf.newaxis]
     dense *= factor[:, tf.newaxis, :, tf.newaxis]
-    by_event = tf.concat([_among(dense, lengths, size, tf.shape(behaviour)[1]), behaviour[..., tf.newaxis]], axis=-1)
+    by_event = tf.concat([among(dense, lengths, size, behaviour), behaviour[..., tf.newaxis]], axis=-1)
     fields *= factor * weight * (1.0 - gate)
     rest = model.terms_of_items(item_vectors, query, items) - tf.reduce_sum(by_event, axis=1)
     anyone = rest - tf.pad(fields[..., tf.newaxis], [[0, 0], [0, 0], [0, 2]])
@@ -130,7 +133,7 @@ def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items
     return by_event, fields, anyone, tf.where(lengths[:, tf.newaxis] > 0, 0.0, popularity)
 
 
-def _feedback_by_event(
+def feedback_by_event(
     model: Hybrid, vectors: tf.Tensor, events: tf.Tensor, query: Query, present: tf.Tensor, last: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """What each event adds to ``b_u <e_i, r_u>``, float32 ``[B, L, M]``, and ``b_u``, ``[B, 1]``."""
@@ -170,10 +173,14 @@ def _meaning_by_event(
     return tf.transpose(by_event, [0, 2, 1]), by_fields
 
 
-def _among(values: tf.Tensor, lengths: tf.Tensor, size: int, longest: tf.Tensor) -> tf.Tensor:
-    """Values of the ``size`` newest events, ``[B, L', ...]``, as those of the LONGEST newest, ``[B, longest, ...]``."""
+def among(values: tf.Tensor, lengths: tf.Tensor, size: int, like: tf.Tensor) -> tf.Tensor:
+    """Values of the ``size`` newest events as those of the :data:`LONGEST` newest, zeros for the others.
+
+    Args:
+      values: float32 ``[B, L', M, ...]``. lengths: int32 ``[B]``, of the histories. like: ``[B, L, M]``, has the L.
+    """
     first = tf.maximum(tf.minimum(lengths, LONGEST) - size, 0)
-    at = tf.range(longest) - first[:, tf.newaxis]
+    at = tf.range(tf.shape(like)[1]) - first[:, tf.newaxis]
     inside = (at >= 0) & (at < tf.minimum(lengths, size)[:, tf.newaxis])
     found = tf.gather(values, tf.where(inside, at, 0), batch_dims=1)
-    return tf.where(inside[..., tf.newaxis, tf.newaxis], found, 0.0)
+    return tf.where(tf.reshape(inside, [*tf.unstack(tf.shape(inside)), *[1] * (len(values.shape) - 2)]), found, 0.0)

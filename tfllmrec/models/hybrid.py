@@ -45,7 +45,13 @@ from tfllmrec.layers.unit import unit
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
 from tfllmrec.models.answers import recommend, similar
-from tfllmrec.models.contributions import Contributions, contributions, contributions_of
+from tfllmrec.models.contributions import (
+    Contributions,
+    among,
+    contributions,
+    contributions_of,
+    feedback_by_event,
+)
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
@@ -345,6 +351,11 @@ class Hybrid(MeasuredModel):
         if items is None:
             return unit(self.items(tf.convert_to_tensor(counts), content=content, training=training))
         return unit(self.items(rows_of(counts, items), items, content, training=training))
+
+    def item_vectors_of_texts(self, item: int, text: tf.Tensor) -> tf.Tensor:
+        """Unit ``e_i`` of one item, had it other texts: float32 ``[W, D]`` of their vectors ``[W, Dt]``."""
+        items = tf.fill([tf.shape(text)[0]], item)
+        return self.item_vectors(items=items, content=self.items.content(items, own_text=text))
 
     def query_vectors(
         self, item_vectors: tf.Tensor, query: Query, training: bool = False
@@ -655,8 +666,11 @@ class Hybrid(MeasuredModel):
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
           ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
           event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
-          that were rated no lower than the user's mean. Only the newest :data:`LONGEST` events are looked at, which
-          bounds the memory: ``[B, LONGEST, M]``.
+          that were rated no lower than the user's mean. ``behind`` int32 ``[B, M, 3]`` are such positions for each
+          term: of the event that is closest in meaning; of the one whose rating adds the most to feedback, if it is
+          liked and the item is like it, or disliked and the item is unlike it; and of the one that adds the most to
+          behaviour. They are -1 where no event adds to the score that way. Only the newest :data:`LONGEST` events are
+          looked at, which bounds the memory: ``[B, LONGEST, M]``.
         """
         known_items = tf.where(items < self.n_items, items, 0)
         factors = self.factors_of(known_items)
@@ -667,8 +681,7 @@ class Hybrid(MeasuredModel):
             terms[name] = tf.einsum("bmd,bd->bm", vectors, vector) * factors.dense
         history, ratings = query["history"], query[RATING_KEY]
         known = tf.math.is_finite(ratings)
-        marks = tf.where(known, ratings, 0.0)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
+        mean = tf.math.divide_no_nan(tf.reduce_sum(marks_of(ratings), 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         first = tf.maximum(lengths - LONGEST, 0)[:, tf.newaxis]
         newest = self.newest(query, lengths, LONGEST)
@@ -696,7 +709,31 @@ class Hybrid(MeasuredModel):
         terms[self._offset_term] += tf.where(has_history, factors.offset, 0.0)
         there = items < self.n_items
         terms = {name: tf.where(there, value, 0.0) for name, value in terms.items()}
-        return terms | {"because": tf.where(there & has_history, first + because, -1)}
+        by_rating = tf.zeros_like(closeness)
+        if self.use_feedback:
+            by_rating = among(self._by_rating(item_vectors, query, vectors), lengths, self.history_length, closeness)
+            agrees = (marks_of(ratings) - mean[:, tf.newaxis])[..., tf.newaxis] * closeness > 0
+            by_rating = tf.where(agrees, by_rating, 0.0)
+        behind = []
+        for name, added in (("meaning", closeness), ("feedback", by_rating), ("behaviour", by_event)):
+            used = name in self.config.terms
+            best = tf.argmax(added + absent, axis=1, output_type=tf.int32)
+            adds = there & has_history & (tf.reduce_max(added + absent, axis=1) > 0) & used
+            behind.append(tf.where(adds, first + best, -1))
+        found = {"because": tf.where(there & has_history, first + because, -1), "behind": tf.stack(behind, axis=-1)}
+        return terms | found
+
+    def _by_rating(self, item_vectors: tf.Tensor, query: Query, vectors: tf.Tensor) -> tf.Tensor:
+        """What each of the newest events adds to the feedback term before it is scaled, float32 ``[B, L, M]``.
+
+        Args:
+          vectors: float32 ``[B, M, D]``, of the items.
+        """
+        lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
+        newest = self.newest(query, lengths, self.history_length)
+        last = tf.maximum(tf.minimum(lengths, self.history_length) - 1, 0)
+        events, present = self.events_of(item_vectors, newest)
+        return feedback_by_event(self, vectors, events, newest, present, last)[0]
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``: their sum is the score.
@@ -792,6 +829,7 @@ class Hybrid(MeasuredModel):
         """:meth:`explain_items` of all ``queries`` and int ``[B, M]`` items, N for none."""
         terms = {name: np.zeros(items.shape, np.float32) for name in ("meaning", "feedback", "behaviour")}
         explained = terms | {"because": np.empty(items.shape, np.int32)}
+        explained["behind"] = np.empty((*items.shape, len(terms)), np.int32)
         for rows, inputs in self._batches(queries):
             for name, values in self._explain_batch(*inputs, items[rows].astype(np.int32)).items():
                 explained[name][rows] = values
@@ -977,3 +1015,8 @@ class Hybrid(MeasuredModel):
                 item_weights = item_weights.model_copy(update={"form": "low_rank"})
             model.set_item_weights(solve_item_weights(histories, n_items, item_weights, model.text_vectors))
         return model
+
+
+def marks_of(ratings: tf.Tensor) -> tf.Tensor:
+    """Ratings with 0 in the place of those that are missing."""
+    return tf.where(tf.math.is_finite(ratings), ratings, 0.0)
