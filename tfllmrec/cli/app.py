@@ -23,6 +23,7 @@ from tfllmrec.cli import (
     demo,
     doctor,
     evaluate,
+    explain,
     export,
     fit,
     interests,
@@ -56,6 +57,7 @@ app.command()(evaluate.evaluate)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(recommend.recommend)
+app.command()(explain.explain)
 app.command()(search.search)
 app.command()(similar.similar)
 app.command()(interests.interests)
