@@ -49,7 +49,6 @@ TEST = [
     *SERVE,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
-    "html5lib>=1.1,<2",
     "pyversity>=0.2,<0.3",
     "ovmsclient==2023.1",
     "urllib3>=2.2,<3",

@@ -127,6 +127,13 @@ def test_bars_have_the_length_of_their_value(all_figures):
     assert [line[0].tolist() for line in lines(all_figures["strata"])] == [[0.1, 0.3]]  # b has no interval
 
 
+def test_bars_of_all_strata_fit_the_axis_that_they_share():
+    rows = {"all": {"a": (0.1, 0.05, 0.15)}, "head": {"a": (0.5, 0.3, 0.9)}, "tail": {"a": (0.1, 0.0, 0.2)}}
+    for axes in figures.strata_intervals(rows).axes:
+        low, high = axes.get_xlim()
+        assert low == 0 and 0.9 < high < 1.1
+
+
 def test_differences_beyond_chance_are_filled():
     rows = {"better": (0.2, 0.1, 0.3), "worse": (-0.2, -0.3, -0.1), "alike": (0.1, -0.1, 0.3)}
     _, *drawn = figures.difference_intervals({"ndcg@10": rows}, "first").axes[0].lines

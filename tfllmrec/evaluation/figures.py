@@ -210,8 +210,8 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, what: str = "probab
         ticks = [t for t in ticks if t == 0 or np.sqrt(t) > 0.1 * np.sqrt(ends[1])]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlim(ends)
-    axes.set_ylim(ends)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
     axes.plot(ends, ends, color=MUTED, linewidth=0.8)
     axes.plot(foretold, happened, "o", color=COLOURS[0], clip_on=False)
     axes.set_title(f"calibration error {calibration_error(predicted, observed):.4f} in {len(predicted):,} predictions")
@@ -235,6 +235,8 @@ def training_curves(
       baselines: of each baseline the value that its settings were chosen by: horizontal lines.
       best_epoch: from 0, marked.
     """
+    from matplotlib.ticker import MaxNLocator
+
     fig, panels = _axes(2 if strata else 1, height=2.6)
     for at, (name, values) in enumerate(selection.items()):
         panels[0].plot(range(1, len(values) + 1), values, label=_legend(name), **_series(at))
@@ -249,7 +251,7 @@ def training_curves(
     for axes in panels:
         if best_epoch is not None:
             axes.axvline(best_epoch + 1, color=MUTED, linewidth=0.8, linestyle=":")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     panels[-1].set_xlabel("epoch" if best_epoch is None else f"epoch (dotted: the best, {best_epoch + 1})")
     return fig
@@ -274,8 +276,8 @@ def strata_intervals(figures: Mapping[str, Mapping[str, Interval]], label: str =
         axes.invert_yaxis()
         axes.grid(False, axis="y")
         axes.set_title(stratum)
-        axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0)
+    panels[-1].set_xlim(left=0)  # once all are drawn, because they share the axis
     panels[-1].set_xlabel(f"{label}, with its 95 % interval")
     return fig
 

@@ -17,7 +17,7 @@ from tfllmrec.durable import write_text
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import MIN_TARGETS, as_markdown, list_length, targets_of
 from tfllmrec.explain.compare import MODEL, check_data
-from tfllmrec.explain.one_run import against_baselines, headline_of
+from tfllmrec.explain.one_run import headline_of
 from tfllmrec.explain.pages import as_is, markdown_page
 from tfllmrec.explain.sections import CLAIM_TARGETS, without_folders
 from tfllmrec.runs.run import Run
@@ -60,7 +60,7 @@ def card_of(run: Run) -> str:
         front_matter=as_is(yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)),
         name=run.metrics["data"]["name"],
         folder=run.folder.name,
-        headline=headline_of(run, against_baselines(run)),
+        headline=headline_of(run),
         alarms=run.metrics.get("alarms", []),
         data=run.metrics["data"],
         split=run.metrics["split"],
@@ -73,6 +73,7 @@ def card_of(run: Run) -> str:
         chosen=run.record["chosen"],
         record=run.record,
         rated=run.dataset.has_ratings,
+        repeats=run.dataset.repeats,
         kinds=any(field.name == EVENT_KIND for field in split.schema.fields),
         small=small_strata(results),
         claim=CLAIM_TARGETS,

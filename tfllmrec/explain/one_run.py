@@ -13,7 +13,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation import figures
-from tfllmrec.evaluation.protocol import Result
+from tfllmrec.evaluation.protocol import Result, paired_difference
 from tfllmrec.evaluation.report import MIN_TARGETS, hidden_columns, list_length, shown_columns, targets_of
 from tfllmrec.evaluation.result_files import load_result
 from tfllmrec.explain.compare import MODEL, Comparison, check_data, comparison_of
@@ -54,32 +54,29 @@ def against_baselines(run: Run) -> Comparison:
     )
 
 
-def headline_of(run: Run, comparison: Comparison) -> str:
+def headline_of(run: Run) -> str:
     """The result of a run in a few sentences: how good the model is, and whether it beats the best baseline."""
-    results = run.results
-    k = list_length(results)
-    model, counts = results[MODEL], results[MODEL].counts
-    label = f"ndcg@{k}"
-    found = model.metrics[f"recall@{k}"]
-    if found is None or model.metrics[label] is None:
+    results = _model_first(run.results)
+    k, model = list_length(results), results[MODEL]
+    label, found, targets = f"ndcg@{k}", model.metrics[f"recall@{k}"], model.counts["targets"]
+    if found is None:
         return "No test query has a target, so nothing was measured."
     said = (
         f"On average {found:.1%} of the items that came next are among the model's {k} best of {run.dataset.n_items:,} "
-        f"({counts['targets']:,} test targets; {label} {_figure_of(model, label)})."
+        f"({targets:,} test targets; {label} {_figure_of(model, label)})."
     )
     others = {name: result.metrics[label] or 0.0 for name, result in results.items() if name != MODEL}
     if not others:
         return said
-    best = max(others, key=others.__getitem__)
-    if best not in comparison.differences.get(label, {}):
+    if targets < MIN_TARGETS:
         return f"{said} Fewer than {MIN_TARGETS} targets are too few to compare it with baselines."
-    difference, low, high = comparison.differences[label][best]
+    best = max(others, key=others.__getitem__)
+    lead, low, high = paired_difference(model, results[best], label)
     verdict = "larger than chance" if low > 0 or high < 0 else "within chance"
-    lead = "ahead of" if difference < 0 else "behind"
-    few = f"; fewer than {CLAIM_TARGETS} targets make this a hint, not a claim" * (counts["targets"] < CLAIM_TARGETS)
+    few = f"; fewer than {CLAIM_TARGETS} targets make this a hint, not a claim" * (targets < CLAIM_TARGETS)
     return (
-        f"{said} The model is {lead} the best baseline, {best}, by {abs(difference):.4f} in {label}: {verdict} (paired "
-        f"95 % interval {-high:+.4f} to {-low:+.4f}{few})."
+        f"{said} The model is {'ahead of' if lead > 0 else 'behind'} the best baseline, {best}, by {abs(lead):.4f} in "
+        f"{label}: {verdict} (paired 95 % interval {low:+.4f} to {high:+.4f}{few})."
     )
 
 
@@ -93,7 +90,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
     return [
         section
         for section in (
-            _scoreboard(results, comparison),
+            _scoreboard(run, results, comparison),
             _strata(run, results, k),
             _training(run, epochs_of(run), hybrid),
             _chosen(run),
@@ -109,14 +106,15 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
     ]
 
 
-def _scoreboard(results: Mapping[str, Result], comparison: Comparison) -> Section:
+def _scoreboard(run: Run, results: Mapping[str, Result], comparison: Comparison) -> Section:
     section = Section("Scoreboard")
     columns = shown_columns(results)
     k = list_length(results)
+    had = "" if run.dataset.repeats else " Items that the user had are left out."
     section.text(
-        "Whole catalogue, what the user has already is left out, ties count at their expected rank. head: the items "
-        "with the most training events; tail: all others; cold: those without any. ± is half the 95 % interval over "
-        "users. All recommenders were tuned on the same validation queries."
+        f"The whole catalogue is ranked.{had} Ties count at their expected rank. head: the items with the most "
+        "training events; tail: all others; cold: those without any. ± is half the 95 % interval over users. All "
+        "recommenders were tuned on the same validation queries."
     )
     section.table(
         Table(

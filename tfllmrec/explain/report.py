@@ -68,7 +68,7 @@ def write_report(runs: Sequence[Path | str], out: Path | None = None, tell: Tell
     opened = [Run.open(run) for run in runs]
     if len(opened) == 1:
         title, comparison = opened[0].metrics["data"]["name"], against_baselines(opened[0])
-        headline, sections = headline_of(opened[0], comparison), sections_of_run(opened[0], comparison, tell)
+        headline, sections = headline_of(opened[0]), sections_of_run(opened[0], comparison, tell)
         alarms = opened[0].metrics.get("alarms", [])
     else:
         comparison = compare(opened)
