@@ -68,7 +68,7 @@ def test_gradients_add_up_to_what_the_words_are_worth(model, encoder):
     table.scatter_update(tf.IndexedSlices(tf.zeros_like(kept), used))
     nothing = tower.vectors(tokens) - before.mean(axis=0, keepdims=True)
     table.scatter_update(tf.IndexedSlices(kept, used))
-    without = text._meaning(tf.linalg.l2_normalize(nothing, 1))[0]
+    without = float(text._meaning(tf.linalg.l2_normalize(nothing, 1))[0])
     assert words.added.sum() == pytest.approx(
         meaning(model, 0) - without, abs=0.02 * float(np.abs(words.added).max()) + 1e-3
     )

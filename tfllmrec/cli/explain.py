@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,10 +41,10 @@ def explain(
         past, ratings, fields, typed = past_of(model, user, history)
         unknown = unknown_ids(model, typed)
         rated = None if ratings is None else [ratings]
-        given = {name: [value] for name, value in fields.items()}
+        given: dict[str, Any] = {name: [value] for name, value in fields.items()}
         listed = model.recommend(histories=[past], k=len(items), ratings=rated, allow=items, **given)
         reasons = dict(zip(listed["item_id"], listed["reason"], strict=True))
-        asked = {"user": user} if user is not None else {"history": past}
+        asked: dict[str, Any] = {"user": user} if user is not None else {"history": past}
         found = explain(model.run, items, **asked, reasons=reasons)
     if html is not None:
         whom = f"user {user}" if user is not None else f"history {', '.join(map(model.title, past))}"

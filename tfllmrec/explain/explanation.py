@@ -1,4 +1,4 @@
-"""Why items have their scores for one user: terms, events, fields and words, which add up, and the page that shows them.
+"""Why items have their scores for one user: terms, events, fields and words, which add up; and a page of them.
 
 from tfllmrec.explain.explanation import explain
 from tfllmrec.runs.run import Run
@@ -137,8 +137,8 @@ def explain(
     if reasons is None:
         reasons = dict(zip(items, reasons_of(model, query, rows[np.newaxis], dataset)[0], strict=True))
     titles = display_titles(dataset.items).to_numpy()
-    events = query.history.values[-len(parts.events) :] if len(parts.events) else []
-    marks = query.ratings.values[-len(parts.events) :] if len(parts.events) else []
+    newest = slice(len(query.history.values) - len(parts.events), None)
+    events, marks = query.history.values[newest], query.ratings.values[newest]
     texts = _texts(run, rows, model, query, tell)
 
     def by_term(values: np.ndarray) -> dict[str, float]:

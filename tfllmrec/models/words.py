@@ -74,10 +74,15 @@ class TextOfItem:
           store: where vectors are looked up and kept. progress: called with (done, total) of the texts encoded.
         """
         texts = [self.text, *(f"{self.text[:start]}{self.text[end:].lstrip()}" for start, end in self.spans)]
-        vectors = encode_items(texts, self.encoder, store, progress)
-        centred = centred_unit(vectors, self.catalogue, self.encoder.widths)
-        terms = self._meaning(tf.constant(centred)).numpy()
+        terms = self.terms_of(texts, store, progress)
         return Words(self.text, self.spans, terms[0] - terms[1:])
+
+    def terms_of(
+        self, texts: Sequence[str], store: VectorStore | None = None, progress: Progress | None = None
+    ) -> np.ndarray:
+        """The meaning term, had the item each of ``texts``: float32 ``[n]``; other arguments as :meth:`left_out`."""
+        vectors = encode_items(texts, self.encoder, store, progress)
+        return self._meaning(tf.constant(centred_unit(vectors, self.catalogue, self.encoder.widths))).numpy()
 
     def by_gradients(self) -> Words:
         """By integrated gradients; a word that is there several times shares what its pieces add.
