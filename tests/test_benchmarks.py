@@ -714,7 +714,7 @@ def test_orders_are_compared_with_the_first():
 
     deletion = {"contributions": np.array([0.0, 1.0]), "random": np.array([1.0, 2.0])}
     text = "\n".join(faithfulness.table(deletion, {name: -values for name, values in deletion.items()}))
-    assert "| contributions | 0.500 |  | -0.500 |  |" in text
+    assert "| contributions | 0.500 | | -0.500 | |" in text
     assert "| random | 1.500 | +1.000 [+1.000, +1.000] | -1.500 | -1.000 [-1.000, -1.000] |" in text
 
 

@@ -64,8 +64,8 @@ ITEM = ItemExplained(
 
 def test_the_page_highlights_words_by_what_they_add(tmp_path):
     text = check(write_explanation([ITEM], "user 7", tmp_path / "page.html"))
-    assert '<span class="up" style="background: rgba(0, 114, 178, 0.45)">warm</span>' in text
-    assert '<span class="down" style="background: rgba(213, 94, 0, 0.22)">wool</span>' in text
+    assert '<span class="up" style="background: rgba(0, 114, 178, 0.40)">warm</span>' in text
+    assert '<span class="down" style="background: rgba(213, 94, 0, 0.20)">wool</span>' in text
     words = told(text)
     assert "Why these items: user 7" in words and "b, score 1.5000: often chosen after a" in words
     assert "Event 1 (4) +0.1250 +0.1250 +0.1250 +0.3750" in words
@@ -74,12 +74,10 @@ def test_the_page_highlights_words_by_what_they_add(tmp_path):
     assert "the same for anyone +0.0000 -1.0000 -1.0000 -2.0000" in words
 
 
-def test_nothing_in_the_data_breaks_the_page(tmp_path):
-    from conftest import HOSTILE
-
+def test_nothing_in_the_data_breaks_the_page(tmp_path, hostile):
     evil = [
         replace(ITEM, title=each, item_id=each, reason=each, text=each, words=[WordPart(each, 0, len(each), 1.0, None)],
                 events=[replace(ITEM.events[0], title=each)])
-        for each in HOSTILE
+        for each in hostile
     ]  # fmt: skip
     check(write_explanation(evil, "<b>who</b>", tmp_path / "page.html"))
