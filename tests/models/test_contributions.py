@@ -133,6 +133,17 @@ def test_the_planted_event_is_found():
     assert parts.events[..., 2].argmax() == 1 * 3 + 0 and (parts.events[..., 2] != 0).sum() == 1
     assert parts.events[:, 1, 0].argmax() == 3
     assert parts.events[:, 2, 1].argmin() == 2 and parts.events[2, 2, 1] < 0
+    # The events that reasons name: liked and alike, or disliked and unlike.
+    explained = model.explain(ask([7, 5, 4, 7], [5, 5, 1, 4]), np.arange(N)[np.newaxis])
+    closest, rated, followed = explained["behind"][0].T
+    assert closest[[2, 6]].tolist() == [0, 2] and followed.tolist() == [1 if item == 9 else -1 for item in range(N)]
+    vectors, marks = model.item_vectors().numpy(), np.array([5, 5, 1, 4]) - 3.75
+    cosines = vectors[[7, 5, 4, 7]] @ vectors.T
+    for item, event in enumerate(rated):
+        assert event < 0 or marks[event] * cosines[event, item] > 0
+    assert 2 in rated and {0, 1, 3} & set(rated)
+    nothing = model.explain(ask([]), np.array([[9, N]]))["behind"]
+    assert (nothing == -1).all()
 
 
 @pytest.mark.parametrize("terms", [["meaning"], ["behaviour"], ["feedback", "behaviour"]])

@@ -114,7 +114,7 @@ def test_rules_are_more_work_and_a_plain_list_is_not():
     assert cells(category_cap=np.int32([3])) - plain == work._RULED
     assert cells(tail_share=np.float32([0.1]), category_cap=np.int32([3])) - plain == work._RULED
     assert cells(reasons=np.int32([0])) == plain
-    assert cells(reasons=np.int32([500])) - cells(reasons=np.int32([0])) == 100 * (work._CANDIDATE + 1)
+    assert cells(reasons=np.int32([500])) - cells(reasons=np.int32([0])) == 100 * (work._CANDIDATE + 5)
     # Clients send a column of padding; the items of the catalogue are looked at twice where any are pinned.
     pinned = work._RULED + 4 * (work._ID + work._PINNED + 4) + CATALOGUE * 2
     assert cells({"pinned": 5}.items()) - plain == pinned

@@ -122,7 +122,8 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
         + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
         + _RULED * bool(ruled)
-        + (_CANDIDATE + events) * _explained(inputs)
+        # What the parts of a reason add is kept for each event.
+        + (_CANDIDATE + 5 * events) * _explained(inputs)
         # Whether a pinned item may be listed is looked up among all; and each is compared with the others.
         + (_ID + _PINNED + pinned) * pinned
         # The items of a category are looked up for each mention of it, and those of a label that is weighed.
