@@ -60,6 +60,16 @@ def test_subjects_are_categories_and_words_that_say_something():
     ]  # fmt: skip
 
 
+def test_what_most_items_have_is_not_named():
+    """In a catalogue of 20; of fewer items nobody knows."""
+    few = Subjects.of_texts(["Alien", "Contact"], [["Film"], ["Film"]])
+    many = Subjects.of_texts(["Alien"] * 11 + ["Contact"] * 9, [["Film"]] * 20)
+    assert list(few.names) == ["Film", "Alien", "Contact"] and list(many.names) == ["", "", "Contact"]
+    reasons = Reasons(tf.constant(["a"] * 20 + [""]), many, np.zeros(20, bool), True)
+    alike = reasons._shared(tf.constant([[0, 19]]), tf.constant([[1, 18]])).numpy()[0]
+    assert alike.tolist() == [b"", b"Contact"]
+
+
 def test_popular_items_have_events():
     assert popular_items(np.array([0, 5, 9, 1, 2])).tolist() == [False, False, True, False, False]
     assert not popular_items(np.zeros(5)).any()

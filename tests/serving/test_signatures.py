@@ -29,7 +29,7 @@ pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
 NAN = float("nan")
 #: Of the inputs that are not strings.
-TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32}
+TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32, "reasons": tf.int32}
 TYPES |= {"tail_share": tf.float32} | dict.fromkeys(INPUTS, tf.int32)
 
 
@@ -387,6 +387,7 @@ def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fiel
         assert answer(with_fields.search_full, **ASKED["search"], ratings=marks, k=[5])["scores"] != full["scores"]
     assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
     assert full.pop("unread", [0]) == [0]
+    assert full.pop("reasons", [[b""] * 5]) == [[b""] * 5]
     assert full == short
 
 

@@ -21,6 +21,8 @@ TERMS = ("meaning", "feedback", "behaviour")
 SUBSTANTIAL, NAMED = 0.25, 3
 #: Labels of an item that are looked at.
 PER_ITEM = 12
+#: A label of more than this share of the items says nothing; among fewer than :data:`FEW` items no share is known.
+COMMON, FEW = 0.5, 20
 
 
 class Subjects(NamedTuple):
@@ -28,7 +30,7 @@ class Subjects(NamedTuple):
 
     Attributes:
       columns: int32 ``[N + 1, P]``, places in ``names``, padded with C; the last row is padding.
-      names: string ``[C]``.
+      names: string ``[C]``; ``""`` is never named.
     """
 
     columns: tf.Tensor | tf.Variable
@@ -50,7 +52,13 @@ class Subjects(NamedTuple):
         columns = np.full((len(rows) + 1, PER_ITEM), len(names), np.int32)
         for row, of_item in zip(columns, rows, strict=False):
             row[: len(of_item)] = of_item
-        return cls(tf.constant(columns), names)
+        share = np.bincount(columns.ravel(), minlength=len(names) + 1)[:-1] / max(len(rows), FEW)
+        return cls(tf.constant(columns), telling(names, share))
+
+
+def telling(names: Sequence[str], share: np.ndarray) -> list[str]:
+    """The names with ``""`` in the place of those that too many items have; ``share`` float ``[C]`` of the items."""
+    return [name if of <= COMMON else "" for name, of in zip(names, share, strict=True)]
 
 
 class Reasons(tf.Module):
@@ -66,7 +74,7 @@ class Reasons(tf.Module):
     def __init__(self, titles: tf.Tensor, subjects: Subjects, popular: np.ndarray, ordered: bool) -> None:
         super().__init__(name="reasons")
         self.titles, self.columns = titles, subjects.columns
-        self.n_items, self.n_names = len(popular), len(subjects.names)
+        self.n_items = len(popular)
         self.names = tf.constant([*subjects.names, ""])
         self.popular = tf.constant(np.append(popular, False))
         self.followed = "often chosen after " if ordered else "often chosen with "
@@ -109,9 +117,11 @@ class Reasons(tf.Module):
     def _shared(self, items: tf.Tensor, events: tf.Tensor) -> tf.Tensor:
         """Up to :data:`NAMED` labels of items that an event has, too, joined: string ``[B, M]``."""
         own, others = rows_of(self.columns, items), rows_of(self.columns, events)
-        both = tf.reduce_any(own[..., tf.newaxis] == others[..., tf.newaxis, :], axis=-1) & (own < self.n_names)
+        both = tf.reduce_any(own[..., tf.newaxis] == others[..., tf.newaxis, :], axis=-1)
+        names = tf.gather(self.names, own)
+        both &= names != ""
         named = both & (tf.cumsum(tf.cast(both, tf.int32), axis=-1) <= NAMED)
-        words = tf.where(named, ", " + tf.gather(self.names, own), "")
+        words = tf.where(named, ", " + names, "")
         joined = tf.strings.reduce_join(words, axis=-1)
         return tf.strings.regex_replace(joined, "^, ", "")
 

@@ -22,7 +22,7 @@ from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.ranking import RankingModel
-from tfllmrec.models.reasons import TERMS, Reasons, Subjects
+from tfllmrec.models.reasons import TERMS, Reasons, Subjects, telling
 from tfllmrec.models.servable import Query, Servable
 from tfllmrec.serving.label_weights import LabelWeights, Weighed
 from tfllmrec.serving.list_rules import Asked, ListRules
@@ -215,7 +215,7 @@ class ServingModel(tf.Module):
             if labels is None:
                 subjects = Subjects.of_texts(ids if titles is None else titles, names_of)
             else:
-                subjects = Subjects(self.label_weights.columns, names)
+                subjects = Subjects(self.label_weights.columns, telling(names, labels.share))
             self.reasons = Reasons(self.titles, subjects, ~tail, ordered)
         #: How many of the best items ``recommend`` lists in the order of the ranking model.
         self.ranked = 0
