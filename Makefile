@@ -1,12 +1,13 @@
-# make demo | test | test-slow | test-examples | lint | clean: each sets up what it needs in .venv, the first time only.
+# make demo | test | test-slow | test-examples | lint | docs | clean: each sets up what it needs in .venv, the first time only.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.installed-docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-examples lint clean help
+.PHONY: demo test test-slow test-examples lint docs clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -30,8 +31,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/: a wrong link, heading or docstring ends it. It does not load TensorFlow.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Again whenever the requirements change.
@@ -41,4 +46,8 @@ $(STAMP): setup.py pyproject.toml
 	@echo "installing into $(VENV) (once; TensorFlow alone is 600 MB)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@quiet=; test -t 1 || quiet=-qq; $(BIN)/python -m pip install $$quiet -e '.[test]'
+	@touch $@
+
+$(DOCS): $(STAMP)
+	@quiet=; test -t 1 || quiet=-qq; $(BIN)/python -m pip install $$quiet -e '.[docs]'
 	@touch $@

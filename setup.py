@@ -42,6 +42,7 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 SCANN = "scann==1.4.2"
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 TEST = [
     *TUNE,
     *FEATURES,
@@ -80,6 +81,7 @@ setup(
         "report": REPORT,
         "serve": SERVE,
         "scann": [SCANN],
+        "docs": DOCS,
     },
     entry_points={"console_scripts": ["tfllmrec = tfllmrec.cli.app:main"]},
 )

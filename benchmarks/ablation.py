@@ -3,7 +3,7 @@
     python benchmarks/ablation.py runs/quality/toys runs/quality/toys-seed1 runs/quality/toys-seed2
 
 Each folder is a run with a seed of its own; figures are averaged over the seeds. Terms and gates are switched off in
-the fitted model, with the gates' settings chosen again on validation. Text, ids, attention and feedback are
+the fitted model, with the gates' settings chosen again on validation. Texts, ids, attention and feedback are
 left out of the training, which is repeated for each part and seed with the run's own settings: each takes as long as
 the run's training did (``--switches-only`` omits them). Writes a section of benchmarks/RESULTS.md.
 
@@ -87,6 +87,7 @@ RETRAINED: dict[str, dict[str, object]] = {
     "without feedback": {"model.terms": ["meaning", "behaviour"]},
     "without ids": {"model.id_dropout": 1.0},
     "without attention": {"model.blocks": 0},
+    "without texts of users": {"model.user_text": False},
 }
 
 
@@ -101,11 +102,13 @@ def variants(run: Run, switches_only: bool) -> Iterator[tuple[str, Callable[[], 
     if switches_only:
         return
     for name, settings in RETRAINED.items():
-        if rated or name != "without feedback":
+        lacking = {"without feedback": not rated, "without texts of users": not run.config.model.user_text}
+        if not lacking.get(name):
             yield f"{name}, trained again", partial(retrained, run, name, settings, run.training_data)
     if read:
         data = TrainingData.of(run.split, np.zeros_like(run.text), run.config)
-        yield "without text, trained again", partial(retrained, run, "without text", {"item_weights.text": 0.0}, data)
+        none = {"item_weights.text": 0.0, "model.user_text": False}
+        yield "without text, trained again", partial(retrained, run, "without text", none, data)
 
 
 def switched(run: Run, switch: Callable[[Hybrid, Run], None]) -> Hybrid:

@@ -38,15 +38,16 @@ class Served:
         return found
 
     def megabytes(self) -> float:
-        """Resident memory of all processes, in millions of bytes; 0 once they have ended.
+        """Memory of all processes without pages of files, in millions of bytes; 0 once they have ended.
 
-        A page that several processes share counts once (PSS): the libraries are such pages.
+        A page that several processes share counts once (PSS). Pages of files, such as the libraries, are left out: how
+        much of them is ours depends on which other programs use them, too.
         """
         kilobytes = 0
         for pid in self.processes():
             with suppress(OSError):
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
+                    if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                         kilobytes += int(line.split()[1])
         return kilobytes * 1024 / 1e6
 

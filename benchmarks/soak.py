@@ -279,7 +279,8 @@ def section(figures: Figures, made: str) -> str:
             "|---|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Memory of the server and of its models' processes (PSS): {memory[0]:,.0f} MB at the start, at most "
+            "Memory of the server and of its models' processes (PSS without pages of files): "
+            f"{memory[0]:,.0f} MB at the start, at most "
             f"{max(memory):,.0f} MB; {SETTLES_S:g} s after each swap "
             f"{', '.join(settled)} MB. Allowed are {figures.bound_mb:,.0f} MB more after the last one "
             "than after the first.",

@@ -212,6 +212,7 @@ def chain_split():
 def chain_config(chain_files, tiny_hub):
     """An experiment on the ring that takes seconds; a copy may be changed."""
     from tfllmrec.config import (
+        BoardConfig,
         DataConfig,
         EvaluationConfig,
         ExperimentConfig,
@@ -230,6 +231,7 @@ def chain_config(chain_files, tiny_hub):
         training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01),
         ranking=RankingConfig(epochs=1, candidates=20, crosses=1, folds=2),
         evaluation=EvaluationConfig(baselines=["popularity", "markov", "two_tower"], bootstrap=20),
+        board=BoardConfig(details=False),  # takes seconds
     )
 
 
@@ -287,6 +289,22 @@ def run_and_told(folder):
 def chain_run(chain_config, cache, made_once):
     """(run, what it told): the ring, fitted once by ``fit_experiment``."""
     return run_and_told(made_once("chain-run", lambda folder: fit_and_tell(chain_config, folder)))
+
+
+@pytest.fixture(scope="session")
+def board_run(chain_config, cache, made_once):
+    """The ring, fitted with all that TensorBoard shows."""
+    config = chain_config.model_copy(deep=True)
+    config.board.details = True
+
+    def make(folder):
+        from tfllmrec.explain.board import write_board
+        from tfllmrec.runs.run import Run
+
+        fit_and_tell(config, folder)
+        write_board(Run.open(folder / "run"))
+
+    return run_and_told(made_once("board-run", make))[0]
 
 
 @pytest.fixture(scope="session")

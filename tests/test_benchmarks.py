@@ -365,6 +365,17 @@ def test_the_section_of_modalities_compares_the_variants(chain_run):
     assert {ndcg.strip() for _, ndcg in rows} == {f"{figure} (+0.0000)"}
 
 
+@pytest.mark.tf
+def test_the_section_of_user_text_compares_with_and_without(chain_run):
+    import user_text
+
+    run, _ = chain_run
+    text = user_text.section("movielens-small", {name: [run] for name in user_text.VARIANTS}, "made")
+    figure = f"{run.metrics['results']['hybrid']['ndcg@10']:.4f}"
+    assert f"| with them | {figure} (+0.0000) |" in text and "The texts are the tags" in text
+    assert user_text.data_of("movielens-small", Path("d")) == {"name": "movielens-small", "source": "d/movielens-small"}
+
+
 def test_each_variant_of_modalities_reads_what_the_one_before_it_reads():
     import modalities
 

@@ -129,6 +129,10 @@ def test_an_override_of_broken_yaml(tmp_path):
         ),
         ({"distillation": {"epochs": 2}}, ["distillation.epochs has no effect with text.query_encoder=same"]),
         (
+            {"model": {"user_text": True, "fields": False}},
+            ["model.user_text has no effect without model.fields=true and meaning among model.terms"],
+        ),
+        (
             {"text": {"query_encoder": "static"}, "distillation": {"buckets": 9, "layers": 3, "hidden": 4}},
             [
                 "distillation.layers has no effect with text.query_encoder=static",

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "tfllmrec"
 # which measures itself.
 ROOMS = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
-    "evaluation", "text", "layers", "losses", "models", "training", "runs", "explain", "serving", "feedback", "server",
-    "cli",
+    "evaluation", "text", "layers", "losses", "models", "board", "training", "runs", "explain", "serving", "feedback",
+    "server", "cli",
 ]  # fmt: skip
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
 WITHOUT_TENSORFLOW = [

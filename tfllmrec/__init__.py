@@ -35,7 +35,7 @@ _HOME = {
     "RankingConfig": "tfllmrec.config",
     "RankingModel": "tfllmrec.models.ranking",
     "Reranked": "tfllmrec.models.ranking",
-    "Scoreboard": "tfllmrec.training.callbacks",
+    "Scoreboard": "tfllmrec.board.scoreboard",
     "set_item_weights": "tfllmrec.training.fit",
     "fit_hybrid": "tfllmrec.training.fit",
     "fit_experiment": "tfllmrec.runs.experiment",

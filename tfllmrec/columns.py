@@ -33,6 +33,8 @@ DESCRIPTION = "description"
 CATEGORIES = "categories"
 TAG = "tag"
 TAGS = "tags"
+#: Of events: the tags that the user wrote after it, see :func:`tfllmrec.data.event_tags.tags_with_events`.
+TAGS_WRITTEN = "tags_written"
 #: Columns of items that hold names: categories, and what catalogues file items under besides.
 NAME_COLUMNS = (CATEGORIES, TAGS, "authors", "author", "artist", "brand")
 #: Name columns that hold people. Only the first name of a cell is used; illustrators and translators often follow.

@@ -57,7 +57,9 @@ class DataConfig(Section):
     source: str | None = Field(
         default=None, description="A registered data set (movielens-100k) or a folder in a known format."
     )
-    format: Literal["auto", "movielens", "recbole", "table", "tfllmrec"] = "auto"
+    format: Literal["auto", "movielens", "recbole", "table", "tfllmrec"] = Field(
+        default="auto", description="Of source; auto: recognised by its files."
+    )
     events: Path | None = Field(
         default=None,
         description="Event file (CSV, TSV, JSONL, Parquet; compressed too) or folder of its parts, instead of source.",
@@ -71,14 +73,14 @@ class DataConfig(Section):
         description="Column name -> .npy file with vectors of the items (of images, of audio), [R, D]: a row for each "
         "row of the catalogue file, in the same order. A row of NaN is a missing vector.",
     )
-    users: Path | None = None
+    users: Path | None = Field(default=None, description="Table of users; auto: found in source, or none.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
     )
     fields: dict[str, FieldConfig] = Field(
         default_factory=dict, description="Owner, kind and the like of columns that are recognised wrongly, by name."
     )
-    encoding: str = "utf-8"
+    encoding: str = Field(default="utf-8", description="Of text files, by its name in Python.")
     time_format: str = Field(
         default="auto",
         description="How the times of events are written: a strptime pattern (%d/%m/%Y), a unit (epoch_s, epoch_ms, "
@@ -220,9 +222,9 @@ class TuningConfig(Section):
     )
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the weights are updated.")
     learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode; of joint, by tuning.joint.")
-    warmup_share: float = Field(0.1, ge=0, lt=1)
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(0.05, gt=0, description="Divides the cosines of pairs in the contrastive loss.")
     patience: int = Field(2, ge=1, description="Epochs without gain on validation before tuning stops.")
     window: int = Field(3, ge=1, description="Events so close in a history were read together.")
     tail_power: float = Field(0.5, ge=0, description="How much pairs of frequent items are drawn less often.")
@@ -288,7 +290,7 @@ class ModelConfig(Section):
 
     embedding_dim: int = Field(128, ge=4, description="Width D of e_i and q_u.")
     blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, description="Attention heads of each block; embedding_dim must be a multiple.")
     dropout: float | None = Field(None, ge=0, lt=1, description="auto: less where items have many events.")
     id_dropout: float | None = Field(
         None, ge=0, le=1, description="Share of item ids hidden in a step, so that text is learnt; 1: no ids. auto."
@@ -296,11 +298,17 @@ class ModelConfig(Section):
     history_length: int | None = Field(
         None, ge=1, description="Most recent events that the history encoder sees; auto."
     )
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(0.05, gt=0, description="Divides the dense scores in the retrieval loss.")
     fields: bool = Field(
         True,
         description="Whether the meaning term reads the fields of requests (device, weather, time), of users (age) and "
         "of the events of a history; exclude single fields with data.fields (use: false).",
+    )
+    user_text: bool | None = Field(
+        None,
+        description="Whether these fields include texts that users write (reviews, queries, descriptions of "
+        "themselves), read by the encoder of queries. auto: if there are any, and no more than 100,000 different ones. "
+        "Texts that do not help on validation are ignored.",
     )
     scene: str | None = Field(
         "scene",
@@ -385,14 +393,28 @@ class TrainingConfig(Section):
 
     epochs: int | None = Field(None, ge=1, description="auto")
     batch_size: int | None = Field(None, ge=1, description="Users in a step; auto.")
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    learning_rate: float = Field(2e-3, gt=0, description="Of AdamW, at its highest.")
+    weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     negatives: int | None = Field(None, ge=0, description="Sampled negatives; auto: the whole catalogue where it fits.")
     log_q: float = Field(1.0, ge=0, le=1, description="Strength of the log-q correction when negatives are sampled.")
     gate_holdout: float = Field(0.2, gt=0, lt=1, description="Share of users whose last events fit the gates only.")
     patience: int = Field(5, ge=1, description="Evaluations without gain before training stops.")
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16"] = Field(
+        "float32", description="In which the hybrid is trained; it is measured and exported in float32."
+    )
+
+
+class BoardConfig(Section):
+    """What a fit shows in TensorBoard, and where else its figures go."""
+
+    details: bool = Field(
+        True,
+        description="Beside curves: recommendations in words, histograms, the graph, a profile, images, item vectors.",
+    )
+    trackers: list[Literal["wandb", "mlflow"]] = Field(
+        [], description="Where the figures of each epoch go as well; these packages are installed by you."
+    )
 
 
 class RankingConfig(Section):
@@ -414,8 +436,8 @@ class RankingConfig(Section):
     hidden: int = Field(16, ge=1, description="Units of the attention and of each head.")
     crosses: int = Field(2, ge=0, description="Layers of feature crosses.")
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(2e-3, gt=0, description="Of AdamW, at its highest.")
+    weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
     focal_gamma: float = Field(
         0.0,
         ge=0,
@@ -456,7 +478,9 @@ class EvaluationConfig(Section):
     metrics: list[Literal["precision", "f1", "map", "auc"]] = Field(
         default_factory=list, description="Measured beside recall, ndcg and mrr."
     )
-    baselines: list[BaselineName] = list(get_args(BaselineName))
+    baselines: list[BaselineName] = Field(
+        list(get_args(BaselineName)), description="Fitted and measured beside the hybrid, on the same queries."
+    )
     head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
     by: list[str] = Field(
         ["request.scene"],
@@ -480,8 +504,9 @@ class ExperimentConfig(Section):
     ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     interests: InterestConfig = Field(default_factory=InterestConfig)
+    board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    seed: int = 42
+    seed: int = Field(42, description="Of everything that is drawn at random.")
 
     @model_validator(mode="after")
     def _layers_have_nothing_above_them(self) -> Self:
@@ -536,6 +561,8 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         unread |= _OF_PAIRS if text.mode == "joint" else {"joint"}
     mode = f"text.mode={text.mode}" + (f" and tuning.joint={tuning.joint}" if text.mode == "joint" else "")
     lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
+    if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
+        lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

@@ -78,6 +78,7 @@ class FakeModel:
             raise ZeroDivisionError
         histories = [self.people[user][0] for user in users] if histories is None else histories
         unread = sum(not label.startswith("label") for label in rules.get("label_weights") or ())
+        unread += sum(name not in ("age", "about") for fields in self.fields["context"] or () for name in fields or ())
         return to_frame([answers.Answer(self._best([*h, *exclude], k), unread=unread) for h in histories], users)
 
     def search(self, texts, k=10, *, histories=None, exclude=(), allow=None, categories=()):
@@ -155,6 +156,7 @@ class Libraries:
     tuned: list = field(default_factory=list)
     measured: list = field(default_factory=list)
     exported: list = field(default_factory=list)
+    boards: list = field(default_factory=list)
     indexes: list = field(default_factory=list)
     models: list = field(default_factory=list)
     manifest: dict = field(default_factory=dict)
@@ -238,6 +240,7 @@ def libraries(monkeypatch):
 
     module("tfllmrec.runs.experiment", fit_experiment=fit_experiment)
     module("tfllmrec.runs.run", Run=FakeRun)
+    module("tfllmrec.explain.board", write_board=log.boards.append, is_written=lambda run: run in log.boards)
     module("tfllmrec.runs.search", tune=tune, resume=go_on, TRIALS=20)
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)

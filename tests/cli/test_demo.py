@@ -45,7 +45,7 @@ def test_the_whole_way(program, libraries, movielens):
     assert [call[0] for call in libraries.models[0].calls] == [
         "recommend", "recommend", "recommend", "search", "similar",
     ]  # fmt: skip
-    assert "tensorboard --logdir runs/movielens-100k/logs" in answer.out
+    assert "tfllmrec board runs/movielens-100k" in answer.out
 
 
 def test_a_second_time_goes_on_with_the_run_and_keeps_the_export(program, libraries, finished):

@@ -74,6 +74,25 @@ def test_labels_are_not_blamed_for_what_else_was_not_read(capsys):
         assert err.endswith(said) and bool(err) == bool(said)
 
 
+def test_fields_of_the_request_and_the_user(program, libraries, saved_model, tmp_path):
+    about = "about = gritty space opera"
+    assert program("recommend", saved_model, "--history", "", "--context", about).code == 0
+    assert libraries.models[0].fields == {"context": [{"about": " gritty space opera"}], "event_fields": [None]}
+    answer = program("recommend", saved_model, "--user", "u1", "--context", "about=a=b", "--context", "age=4")
+    assert "no such field" not in answer.err
+    assert libraries.models[1].fields["context"] == [{"age": "4", "about": "a=b"}]  # the rest is in the data
+    err = program("recommend", saved_model, "--history", "a", "--context", "abuot=x", "--context", "age=4").err
+    assert "the model has no such field of requests and users, or cannot read the value: abuot=x" in err
+    file = ["--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv"]
+    for given, said in (
+        (["--user", "u1", "--context", "about"], "--context about: expected NAME=VALUE"),
+        (["--user", "u1", "--context", "=about"], "--context =about: expected NAME=VALUE"),
+        ([*file, "--context", "a=b"], "--context goes with --user ID or --history ID,ID"),
+    ):
+        answer = program("recommend", saved_model, *given)
+        assert answer.code == 2 and said in " ".join(answer.err.replace("│", "").split())
+
+
 def test_an_empty_history_is_somebody_too(program, libraries, saved_model):
     assert program("recommend", saved_model, "--history", "").code == 0
     assert libraries.models[0].calls[0][3] == [[]]

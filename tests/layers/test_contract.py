@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfllmrec import layers
 from tfllmrec.data.schema import Field
 from tfllmrec.layers.feedback_profile import FeedbackProfile
-from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder
+from tfllmrec.layers.field_encoder import FieldEncoder, FieldsEncoder, TextFieldEncoder, TextFieldsEncoder
 from tfllmrec.layers.history_encoder import HistoryBlock, HistoryEncoder, SelfAttention, causal_mask
 from tfllmrec.layers.id_table import IdTable
 from tfllmrec.layers.item_field import ItemField
@@ -35,8 +35,11 @@ HISTORY = np.array([[1, 4, N], [0, 2, 3]], np.int32)
 CODES = Field("kind", "event", "category", vocabulary=("view", "purchase"))
 PRICE = Field("price", "item", "number", edges=(1.0, 5.0, 9.0), median=4.0, spread=2.0)
 TIMES = np.array([[1.6e9, 1.7e9, np.nan], [1.5e9, 1.5e9, 1.6e9]])
-EVENT_FIELDS = [CODES, Field("timestamp_s", "event", "time")]
-QUERY_FIELDS = [Field("timestamp_s", "request", "time"), Field("age", "user", "number", edges=(1.0, 5.0, 9.0))]
+REVIEW, ABOUT = Field("review", "event", "text", width=6), Field("about", "user", "text", width=6)
+EVENT_FIELDS = [CODES, Field("timestamp_s", "event", "time"), REVIEW]
+QUERY_FIELDS = [Field("timestamp_s", "request", "time"), Field("age", "user", "number", edges=(1.0, 5.0, 9.0)), ABOUT]
+REVIEWS = np.where(PRESENT[..., np.newaxis], RNG.normal(size=(B, L, 6)), np.nan).astype(np.float32)
+TEXT_MAP = (RNG.normal(size=(6, D)).astype(np.float32),)
 TEXT = RNG.normal(size=(N, 6)).astype(np.float32)
 LOOK = Field("look", "item", "vector", width=6)
 BRAND = Field("brand", "item", "category", vocabulary=("a", "b", "c"))
@@ -45,7 +48,14 @@ BRAND = Field("brand", "item", "category", vocabulary=("a", "b", "c"))
 ENROLLED = {
     "EventFusion": lambda: (
         EventFusion(EVENT_FIELDS, D, seed=1),
-        [{CODES.key: np.array([[0, 2, 0], [3, 2, 2]], np.int32), "event.timestamp_s": TIMES}],
+        [
+            {
+                CODES.key: np.array([[0, 2, 0], [3, 2, 2]], np.int32),
+                "event.timestamp_s": TIMES,
+                REVIEW.key: REVIEWS,
+            },
+            TEXT_MAP,
+        ],
     ),
     "FeedbackProfile": lambda: (FeedbackProfile(D, 0.3, seed=1), [VECTORS, RATINGS, PRESENT]),
     "FieldEncoder": lambda: (FieldEncoder(PRICE, D), [RATINGS[1]]),
@@ -68,7 +78,13 @@ ENROLLED = {
             VECTORS,
             VECTORS[..., ::-1].copy(),
             PRESENT,
-            {"request.timestamp_s": TIMES[:, 0], "user.age": RATINGS[:, 0], "event.timestamp_s": TIMES},
+            {
+                "request.timestamp_s": TIMES[:, 0],
+                "user.age": RATINGS[:, 0],
+                "event.timestamp_s": TIMES,
+                ABOUT.key: REVIEWS[:, 2],
+            },
+            TEXT_MAP,
         ],
     ),
     "RatingPosterior": lambda: (
@@ -79,6 +95,11 @@ ENROLLED = {
     "SeededDropout": lambda: (SeededDropout(0.3, seed=1, noise_shape=(None, 1)), [VECTORS[:, 0]]),
     "SelfAttention": lambda: (SelfAttention(D, 2, 0.3, seed=1), [VECTORS, causal_mask(PRESENT).numpy()]),
     "TargetAttention": lambda: (TargetAttention(D, 6, seed=1), [VECTORS[:, :M], VECTORS, VECTORS[..., :2], PRESENT]),
+    "TextFieldEncoder": lambda: (TextFieldEncoder(REVIEW, D, widths=[4, 2]), [REVIEWS, TEXT_MAP]),
+    "TextFieldsEncoder": lambda: (
+        TextFieldsEncoder([REVIEW, CODES, ABOUT], D),
+        [{REVIEW.key: REVIEWS, ABOUT.key: REVIEWS[:, ::-1].copy()}, TEXT_MAP],
+    ),
     "TimeGaps": lambda: (TimeGaps(D, seed=1), [TIMES[:, 1:], TIMES[:, :-1]]),
     "TermGates": lambda: (
         TermGates(np.any(TEXT > 1, axis=1), seed=1),

@@ -5,7 +5,15 @@ import pytest
 import tensorflow as tf
 
 from tfllmrec.data.schema import Field
-from tfllmrec.layers.field_encoder import DAY_S, FieldEncoder, FieldsEncoder
+from tfllmrec.layers.field_encoder import (
+    DAY_S,
+    FieldEncoder,
+    FieldsEncoder,
+    TextFieldEncoder,
+    TextFieldsEncoder,
+    is_given,
+)
+from tfllmrec.text.centring import centred_unit
 
 pytestmark = pytest.mark.tf
 NAN = float("nan")
@@ -117,3 +125,47 @@ def test_an_unknown_value_is_a_missing_one_unless_training_has_some(field):
     np.testing.assert_array_equal(unknown, missing)
     unknown, missing = encoded(replace(field, dropped=3), ["new", ""])
     assert np.abs(unknown - missing).max() > 1e-3
+
+
+ABOUT = Field("about", "user", "text", width=5)
+
+
+def test_a_text_goes_where_the_items_texts_go_and_has_a_map_of_its_own():
+    rng = np.random.default_rng(0)
+    texts, text_map = rng.normal(1, 1, size=(4, 5)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
+    texts[2] = NAN
+    layer = TextFieldEncoder(ABOUT, 3, widths=[3, 2])
+    layer(texts, text_map)
+    layer.mean.assign(rng.normal(1, 1, size=5))
+    layer.missing.assign([7.0, 8.0, 9.0])
+    centred = texts[[0, 1, 3]] - layer.mean.numpy()
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (centred[:, :3], centred[:, 3:])]
+    unit = np.hstack(units) / 2**0.5
+    for kernel in (np.zeros((5, 3)), rng.normal(size=(5, 3))):
+        layer.kernel.assign(kernel)
+        found = layer(texts, text_map).numpy()
+        np.testing.assert_allclose(found[[0, 1, 3]], unit @ (text_map + kernel), atol=1e-5)
+        np.testing.assert_array_equal(found[2], [7, 8, 9])
+    assert is_given(ABOUT, tf.constant(texts)).numpy().tolist() == [True, True, False, True]
+
+
+def test_a_text_is_centred_as_those_of_the_items_are():
+    texts = np.random.default_rng(0).normal(1, 1, size=(9, 5)).astype(np.float32)
+    layer = TextFieldEncoder(ABOUT, 5)
+    layer(texts, np.eye(5, dtype=np.float32))
+    layer.mean.assign(texts.mean(axis=0))
+    np.testing.assert_allclose(layer(texts, np.eye(5, dtype=np.float32)), centred_unit(texts), atol=1e-6)
+    equal = np.broadcast_to(layer.mean.numpy(), (2, 5))  # nothing is left of it
+    np.testing.assert_array_equal(layer(equal, np.eye(5, dtype=np.float32)), np.zeros((2, 5)))
+
+
+def test_texts_without_a_width_have_no_encoder():
+    unread = replace(ABOUT, width=0)
+    assert TextFieldsEncoder.of([unread, COLOUR], 4, None) is None and FieldsEncoder.of([unread, ABOUT], 4, 1) is None
+    assert TextFieldsEncoder.of([unread, ABOUT, COLOUR], 4, None).fields == [ABOUT]
+    assert FieldsEncoder.of([ABOUT, COLOUR], 4, 1).fields == [COLOUR]
+    for field in (unread, COLOUR):
+        with pytest.raises(ValueError, match="expected a text with a width"):
+            TextFieldEncoder(field, 4)
+    with pytest.raises(ValueError, match="expected a category, number, time or vector, found text"):
+        FieldEncoder(ABOUT, 4)

@@ -170,3 +170,38 @@ def test_inputs_that_do_not_fit_together_are_named():
         "event_fields has 4 columns, history 3: expected at most one text"
     )
     assert joining("recommend", ours=False).work(uneven, 2).rows == 2
+
+
+TEXTS = work.TextFields(["event.note", "event.wish", "request.wish", "user.about"], newest=3)
+
+
+def cells_with_texts(texts=TEXTS, **inputs):
+    inputs_, outputs = SIGNATURES["recommend_full"]
+    signature = Signature({i: SPECS[i] for i in inputs_.split()}, outputs)
+    made = {name: np.array(rows, object) if isinstance(rows, list) else rows for name, rows in inputs.items()}
+    return work.work_of(signature, made, CATALOGUE, texts=texts).row_cells
+
+
+@pytest.mark.parametrize(
+    ("inputs", "texts"),
+    [
+        ({"event_fields": [[b"kind=x", b""], [b"kind=y", b""]]}, 0),
+        ({"event_fields": [[b"note=a b", b"kind=x\n note =c"], [b"note=d", b""]]}, 2),  # in the row that has most
+        ({"event_fields": [[b"note=a\nwish=b", b""]]}, 2),
+        ({"event_fields": [[b"note=a"] * 9]}, 2 * 3),  # only those of the newest events are encoded
+        ({"context": [[b"about=a", b"hour=3"]]}, 1),
+        ({"context": [[b"about=a", b"about=b", b"about=c", b"wish=d"]]}, 2),  # of each field the last one counts
+        ({"event_fields": np.broadcast_to(np.array(b"note=a", object), (2, 4))}, 4),  # one value stands for all
+        ({"event_fields": np.broadcast_to(np.zeros((), object), (2, 10**6))}, 0),  # declared, without values
+        ({"event_fields": np.empty((2, 0), object), "context": np.empty((0, 3), object)}, 0),
+    ],
+)
+def test_texts_among_the_fields_count_as_texts(inputs, texts):
+    plain = cells_with_texts(work.TextFields(), **inputs)
+    assert cells_with_texts(**inputs) - plain == texts * work._TEXT
+
+
+def test_a_row_of_too_many_texts_is_refused():
+    few, many = (work.TextFields(["event.note"], newest) for newest in (50, 200))
+    inputs = {"history": [[b"i"] * 200], "event_fields": [[b"note=a"] * 200]}
+    assert cells_with_texts(few, **inputs) < work.CALL_CELLS < cells_with_texts(many, **inputs)

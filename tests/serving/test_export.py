@@ -96,7 +96,16 @@ def quickly(monkeypatch):
     monkeypatch.setattr(
         exporting,
         "ServingModel",
-        lambda *args: SimpleNamespace(signatures=dict, best=NAMED, alike=NAMED, reads=(), ranked=0, some_labels=()),
+        lambda *args: SimpleNamespace(
+            signatures=dict,
+            best=NAMED,
+            alike=NAMED,
+            reads=(),
+            reads_texts=(),
+            history_length=0,
+            ranked=0,
+            some_labels=(),
+        ),
     )
     monkeypatch.setattr(exporting.tf.saved_model, "save", save)
     return seen

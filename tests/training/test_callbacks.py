@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from small_disks import LARGEST_FILE, small_files
 
+from tfllmrec.board.scoreboard import Scoreboard
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.evaluation.protocol import Result
-from tfllmrec.training.callbacks import EpochCheckpoint, FitState, Scoreboard, claim, read_weights, write_weights
+from tfllmrec.training.callbacks import EpochCheckpoint, FitState, claim, read_weights, write_weights
 
 pytestmark = pytest.mark.tf
 
@@ -27,40 +28,6 @@ def model(units=1):
 def fit(made, callbacks, epochs, initial_epoch=0):
     data = tf.ones((4, 2)), tf.zeros((4, 1))
     return made.fit(*data, epochs=epochs, initial_epoch=initial_epoch, callbacks=callbacks, verbose=0).history
-
-
-def scalars(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
-    events.Reload()
-    return {
-        tag: {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)}
-        for tag in events.Tags()["tensors"]
-    }
-
-
-def test_scoreboard_writes_the_usual_labels(tmp_path):
-    values, told = iter([0.2, 0.3]), []
-    board = Scoreboard(lambda _: result(next(values), ["odd"]), tmp_path, told.append)
-    history = fit(model(), [board], epochs=2)
-    written = scalars(tmp_path)
-    assert set(written) == {
-        *("ndcg@10", "recall@10", "recall@10/tail"),  # recall@10/cold has no value, and no point
-        *("training/loss", "training/selection"),
-    }
-    assert written["recall@10/tail"] == pytest.approx({0: 0.2 / 2, 1: 0.3 / 2})
-    assert history["selection"] == pytest.approx([0.2, 0.3])
-    assert written["training/selection"] == pytest.approx({0: 0.2, 1: 0.3})
-    assert told[0] == "epoch 1: validation ndcg@10 0.2000, recall@10 0.4000, recall@10/tail 0.1000"
-    assert told[1] == "  alarm: odd"
-
-
-def test_scoreboard_without_a_folder_only_measures():
-    early = tf.keras.callbacks.EarlyStopping("selection", mode="max", patience=1)
-    values = iter([0.3, 0.2, 0.1])
-    history = fit(model(), [Scoreboard(lambda _: result(next(values))), early], epochs=3)
-    assert history["selection"] == [0.3, 0.2]
 
 
 def planted(values):

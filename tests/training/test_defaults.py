@@ -9,7 +9,7 @@ import pytest
 from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.data.queries import Queries
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite
 from tfllmrec.training import defaults
@@ -121,6 +121,60 @@ def test_what_is_set_stays():
     before = config.model_copy(deep=True)
     assert defaults.sizes(stand_in([5], 100), config) == []
     assert config == before
+
+
+# Texts of users -------------------------------------------------------------------------------------------------------
+
+
+def split_with_texts(user=True):
+    """Five users with three events each, all with comments, of which two are alike."""
+    rows = [
+        (f"u{user}", f"i{item}", 100 * user + item, "so so" if item else f"on {user}")
+        for user in range(5)
+        for item in range(3)
+    ]
+    events = pd.DataFrame(rows, columns=["user", "item", "timestamp", "comment"])
+    users = pd.DataFrame({"user": [f"u{user}" for user in range(5)], "about": [f"I am {u}" for u in "abcde"]})
+    config = DataConfig(fields={name: {"kind": "text"} for name in ["comment", *["about"] * user]})
+    dataset = dataset_from_frames(events, None, users if user else None, config=config)
+    return make_split(dataset, SplitConfig(kind="leave_last_out"), 0)
+
+
+def chosen_user_text(split, given, texts="an encoder", **model):
+    config, told = ExperimentConfig(), []
+    config.model = config.model.model_copy(update={"user_text": given, **model})
+    data = TrainingData(split, text_of(split), user_texts=texts)
+    said = defaults.choose_user_text(data, config, told.append)
+    return config.model.user_text, said, told
+
+
+def test_texts_of_users_are_read_if_there_are_any_and_not_too_many(chain_split, monkeypatch):
+    split = split_with_texts()
+    assert chosen_user_text(split, None)[:2] == (
+        True, ["model.user_text true: event.comment, user.about, 11 different texts"]
+    )  # fmt: skip
+    assert chosen_user_text(split, True)[:2] == (True, []) and chosen_user_text(split, False)[:2] == (False, [])
+    monkeypatch.setattr(defaults, "MAX_TEXTS", 10)
+    assert chosen_user_text(split, None)[:2] == (
+        False, ["model.user_text false: event.comment, user.about, 11 different texts, more than 10"]
+    )  # fmt: skip
+    assert chosen_user_text(split, True)[0] is True
+    assert chosen_user_text(chain_split, None) == (False, [], [])
+    for unread in ({"fields": False}, {"terms": ["feedback"]}):
+        assert chosen_user_text(split, None, **unread) == (False, [], [])
+
+
+def test_without_an_encoder_texts_are_not_read_and_nobody_may_ask_for_it():
+    assert chosen_user_text(split_with_texts(), None, texts=None)[:2] == (False, [])
+    with pytest.raises(ModelError, match=r"expected an encoder, .*event\.comment, user\.about\), found none"):
+        chosen_user_text(split_with_texts(), True, texts=None)
+
+
+def test_a_text_without_a_time_may_be_of_the_future():
+    (warning,) = chosen_user_text(split_with_texts(), None)[2]
+    assert warning.startswith("warning: user.about: a text of a user has no time") and "event.comment" not in warning
+    assert chosen_user_text(split_with_texts(user=False), None)[2] == []
+    assert chosen_user_text(split_with_texts(), False)[2] == []
 
 
 # Item weights ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,13 @@ def test_types_shapes_and_values_count(tmp_path):
     assert fingerprint(np.array([np.nan, 1.0])) == fingerprint(np.array([np.nan, 1.0]))
 
 
+def test_strings_count_by_their_characters():
+    texts = np.array(["ab", "c", "é", "\ud800"], object)
+    assert fingerprint(texts) == fingerprint(np.array(["a" + "b", "c", "é", "\ud800"], object))
+    others = [texts, np.array(["a", "bc", "é", "\ud800"], object), texts[::-1], texts.reshape(2, 2), texts[:0]]
+    assert len({fingerprint(array) for array in others}) == len(others)
+
+
 def test_every_part_of_queries_counts():
     asked = {"histories": [[1, 2], [3]], "ratings": [[1, 2], [3]], "exclude": [[1], []], "targets": [[4], []]}
     found = {queries_fingerprint(Queries.from_histories(**asked))}

@@ -364,7 +364,10 @@ class FieldsOfAQuery:
 
     def __init__(self, reading, alone):
         self.query_fusion = SimpleNamespace(
-            reads=tf.Variable(1.0), alone=tf.Variable(0.0), encoder=SimpleNamespace(keys=["user.age", "request.device"])
+            reads=tf.Variable(1.0),
+            alone=tf.Variable(0.0),
+            texts=None,
+            encoder=SimpleNamespace(keys=["user.age", "request.device"]),
         )
         self.reading, self.alone = reading, alone
 
@@ -414,7 +417,23 @@ def test_fields_of_items_are_read_unless_validation_is_worse(monkeypatch, readin
     assert said == f"fields of items (item.brand, item.image) {verdict}: {figures}, on validation"
 
 
+@pytest.mark.parametrize(("reading", "reads"), [(0.6, 1.0), (0.5, 0.0), (0.4, 0.0)])
+def test_texts_of_users_are_read_if_validation_is_better(monkeypatch, reading, reads):
+    model = SimpleNamespace(reads_texts=["event.comment", "user.about"], reads_text=tf.Variable(1.0))
+
+    def measure(model, ks):
+        return SimpleNamespace(value=reading if float(model.reads_text) else 0.5)
+
+    monkeypatch.setattr(fit, "selection_value", lambda result: result.value)
+    said = fit.choose_text_use(model, SimpleNamespace(measure=measure))
+    assert float(model.reads_text) == reads
+    verdict = "are read" if reads else "are not read"
+    figures = f"selection value {reading:.4f} with them, 0.5000 without them"
+    assert said == f"texts of users (event.comment, user.about) {verdict}: {figures}, on validation"
+
+
 def test_a_model_without_fields_has_nothing_to_choose():
-    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]))
+    model = SimpleNamespace(query_fusion=None, items=SimpleNamespace(fields=[]), reads_texts=[])
+    assert fit.choose_text_use(model, None) is None
     assert fit.choose_item_field_use(model, None) is None
     assert fit.choose_field_use(model, None) is None and fit.choose_strength_alone(model, None) is None

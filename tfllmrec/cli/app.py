@@ -19,6 +19,7 @@ import typer
 
 import tfllmrec
 from tfllmrec.cli import (
+    board,
     data,
     demo,
     doctor,
@@ -55,6 +56,7 @@ app.command()(fit.fit)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(report.report)
+app.command()(board.board)
 app.command()(export.export)
 app.command()(recommend.recommend)
 app.command()(explain.explain)

@@ -45,6 +45,7 @@ def demo(
     out_console.rule("2. Fit and measure", align="left")
     check_run(run, config, dataset)
     note("starting TensorFlow")
+    from tfllmrec.explain.board import is_written, write_board
     from tfllmrec.runs.experiment import fit_experiment
 
     resume = (run / "config.yaml").is_file()
@@ -55,6 +56,8 @@ def demo(
         note("")
         note("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
+    if not is_written(fitted):
+        write_board(fitted)
     print_metrics(fitted.metrics)
 
     out_console.rule("3. Export", align="left")
@@ -74,7 +77,7 @@ def demo(
         f"tfllmrec explain {out} --history 50,172 --item 181",
         f"tfllmrec search {out} 'a quiet film about growing old'",
         f"tfllmrec evaluate {out}",
-        f"tensorboard --logdir {run / 'logs'}",
+        f"tfllmrec board {run}",
         "tfllmrec fit --events YOUR_EVENTS.csv --items YOUR_ITEMS.csv",
     ):
         say(f"  {line}")

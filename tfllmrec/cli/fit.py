@@ -39,6 +39,7 @@ def fit(
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
     from tfllmrec.config import paraphrase_option
+    from tfllmrec.explain.board import write_board
     from tfllmrec.runs.experiment import fit_experiment
 
     try:
@@ -50,13 +51,15 @@ def fit(
         allowed = paraphrase_option(asked.config.tuning.paraphrase)
         note(f"interrupted; continue with: tfllmrec fit --resume {folder}{allowed}")
         raise typer.Exit(130) from None
+    with working():
+        write_board(run)
     if json:
         print_json(run.metrics)
     else:
         print_metrics(run.metrics)
     note(f"run: {run.folder}")
     note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
-    note(f"      tensorboard --logdir {run.folder / 'logs'}")
+    note(f"      tfllmrec board {run.folder}")
 
 
 def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConfig:

@@ -86,6 +86,15 @@ def recommend(
     less: Annotated[
         list[str] | None, typer.Option("--less", metavar="LABEL", help="Fewer items with this label.")
     ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context",
+            metavar="NAME=VALUE",
+            help="A field of the request or its user, such as device=phone or about='gritty space opera'. May be "
+            "repeated. Not with --users.",
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
@@ -103,6 +112,11 @@ def recommend(
         raise typer.BadParameter(f"--skip {unknown_stages[0]}: expected {', '.join(STAGES)}.")
     if both := sorted(set(more or ()) & set(less or ())):
         raise typer.BadParameter(f"--more and --less {both[0]}: expected one of them.")
+    if context and users is not None:
+        raise typer.BadParameter("--context goes with --user ID or --history ID,ID.")
+    if wrong := [entry for entry in context or () if not entry.partition("=")[0].strip() or "=" not in entry]:
+        raise typer.BadParameter(f"--context {wrong[0]}: expected NAME=VALUE.")
+    given = {name.strip(): value for name, _, value in (entry.partition("=") for entry in context or ())}
     excluded, pinned = ids(exclude), ids(pin)
     rules = {
         "diversity": diversity,
@@ -132,12 +146,14 @@ def recommend(
     with working():
         model = open_model(saved_model)
         past, ratings, fields, typed = past_of(model, user, history)
+        if given:
+            fields["context"] = (fields["context"] or {}) | given
         unknown = unknown_ids(model, typed + excluded + pinned)
         rated = None if ratings is None else [ratings]
         asked = filters(model, allow, category) | rules
         asked |= {name: [value] for name, value in fields.items()}
         found = model.recommend(histories=[past], k=k, ratings=rated, exclude=excluded, **asked)
-    _note_unread(model, found, asked)
+    _note_unread(model, found, asked, given)
     if json:
         print_json({"user": user, "history": past, "unknown": unknown, "items": as_rows(found)})
     else:
@@ -202,13 +218,22 @@ def recommend_to_file(
     }
 
 
-def _note_unread(model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any]) -> None:
-    """Names on stderr the weighed labels that the model does not have.
+def _note_unread(
+    model: SavedModel, found: pd.DataFrame, asked: Mapping[str, Any], context: Mapping[str, str] | None = None
+) -> None:
+    """Names on stderr the weighed labels and the entries of the ``context`` that the model does not have.
 
-    ``unread`` of an answer counts entries of the context, too; so each label is asked for alone.
+    ``unread`` of an answer counts both, and entries of the data; so each is asked for alone.
     """
     if not any(found.attrs["unread"]):
         return
+    unread = [
+        f"{name}={value}"
+        for name, value in (context or {}).items()
+        if any(model.recommend(histories=[[]], k=1, context=[{name: value}]).attrs["unread"])
+    ]
+    if unread:
+        note(f"the model has no such field of requests and users, or cannot read the value: {_first(unread)}")
     lacking = [
         label
         for label in asked["label_weights"]

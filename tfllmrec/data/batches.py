@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,17 @@ from tfllmrec.data.schema import padding_of
 from tfllmrec.data.splits import Split
 
 BUCKET = 16  # batches whose windows are sorted together by length: less padding, order still random
+
+
+class Texts(Protocol):
+    """Vectors of texts, such as :class:`tfllmrec.text.user_texts.UserTexts`."""
+
+    @property
+    def table(self) -> np.ndarray:
+        """float32 ``[U + 1, width]``; row 0 is NaN, for no text."""
+
+    def codes(self, texts: np.ndarray) -> np.ndarray:
+        """The rows of texts in the table, int32 of the same shape, after those that it lacked were added."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ def training_batches(
     epochs: int,
     first_epoch: int = 0,
     keys: Iterable[str] | None = None,
+    texts: Texts | None = None,
 ) -> tf.data.Dataset:
     """The batches that ``Hybrid.fit`` takes: those of all epochs, one epoch after another, each in a new order.
 
@@ -134,13 +147,15 @@ def training_batches(
       seed: a batch is a function of seed and epoch, so that a resumed run goes on with the right ones.
       epochs: number of epochs in all. first_epoch: how many of them are done already, and are left out.
       keys: the keys of the fields that the model reads; by default all.
+      texts: gives the vectors of all strings among ``keys``, for a model that reads these. A code is kept for each
+        event and a vector for each different text. By default texts stay strings.
 
     Yields:
       ``history`` int32 ``[B, L]`` padded with N, ``targets`` int32 ``[B, L]``, the event after each, ``held_out`` bool
       ``[B, L]``, targets for the gates alone; where events have weights, ``target_weights`` float32 ``[B, L]``; and the
       fields: ``event.NAME`` ``[B, L]`` of each event of the history,
       ``request.NAME`` ``[B, L]`` of each target, ``user.NAME`` ``[B]``; with another dimension where a value has
-      several numbers.
+      several numbers, such as the vector of a text.
     """
     drawn = [
         cuts
@@ -152,9 +167,14 @@ def training_batches(
     )
     keys = sequences.keys if keys is None else list(keys)
     items, offsets = tf.constant(sequences.items.values, tf.int32), tf.constant(sequences.items.offsets)
-    held_out, fields = tf.constant(sequences.held_out.values), {k: tf.constant(sequences.values_of(k)) for k in keys}
+    held_out, values_of = tf.constant(sequences.held_out.values), {key: sequences.values_of(key) for key in keys}
+    coded = [key for key in keys if texts is not None and values_of[key].dtype == object]
+    if texts is not None:
+        values_of |= {key: texts.codes(values_of[key]) for key in coded}
+    table = tf.constant(texts.table) if texts is not None and coded else None
+    fields = {key: tf.constant(values) for key, values in values_of.items()}
     weights = None if sequences.weights is None else tf.constant(np.maximum(sequences.weights.values, 0.0))
-    padding = {key: padding_of(sequences.values_of(key).dtype) for key in keys}
+    padding = {key: padding_of(values.dtype) for key, values in values_of.items()}
 
     def gathered(cuts: tf.Tensor) -> dict[str, tf.Tensor]:
         position = cuts[:, 1:2] + tf.range(tf.reduce_max(cuts[:, 2] - cuts[:, 1]) - 1)
@@ -176,7 +196,7 @@ def training_batches(
             read = tf.gather(values, target if key.startswith("request.") else at)
             there = tf.reshape(inside, tf.concat([tf.shape(inside), [1] * (values.shape.rank - 1)], 0))
             batch[key] = tf.where(there, read, tf.constant(padding[key], read.dtype))
-        return batch
+        return batch | {key: tf.gather(table, batch[key]) for key in coded}
 
     return windows_of_batch.map(gathered, num_parallel_calls=2, deterministic=True).prefetch(4)
 

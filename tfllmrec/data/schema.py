@@ -32,6 +32,7 @@ from tfllmrec.columns import (
     NAME_COLUMNS,
     ORDER,
     RATING,
+    TAGS_WRITTEN,
     TIMESTAMP,
     TITLE,
     USER,
@@ -125,7 +126,9 @@ class Field:
       edges: of a number, or of a time of items, its quantiles, ascending and distinct: bins for piecewise-linear
         encoding.
       dropped: of a category, how many of its values are not in the vocabulary, which has a limit.
-      width: numbers of a vector; names of a cell that holds several (0: a cell holds one value).
+      width: numbers of a vector; names of a cell that holds several (0: a cell holds one value); of a text of events,
+        requests or users that a model reads, numbers of its vector (0: the text is not read). Texts are strings in
+        queries, and vectors only where a model reads them; see :meth:`Schema.reading_text`.
       default: the value where a request leaves the field out; ``None``: the value is missing then.
       weights: of a kind of event, how much an event of each value counts as a choice of the item, in [0, 1]; below 0,
         down to -1: the user rejected the item.
@@ -150,19 +153,24 @@ class Field:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of encoded values: int32 codes, float32 numbers, float64 seconds, or text."""
+        """The type of the values in models: int32 codes, float32 numbers and vectors, float64 seconds, or text."""
         by_kind = {"category": np.int32, "number": np.float32, "vector": np.float32, "time": np.float64}
-        return np.dtype(by_kind.get(self.kind, object))
+        return np.dtype(np.float32 if self.is_read_text else by_kind.get(self.kind, object))
 
     @property
     def padding(self) -> Any:
-        """The encoding of a missing value: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
+        """A missing value in models: 0 for categories, NaN for numbers, vectors and times, ``""`` for text."""
         return padding_of(self.dtype)
 
     @property
+    def is_read_text(self) -> bool:
+        """Whether values are texts that models read as vectors of an encoder."""
+        return self.kind == "text" and bool(self.width)
+
+    @property
     def has_encoder(self) -> bool:
-        """Whether :mod:`tfllmrec.layers.field_encoder` can encode the values: not those of texts and ids."""
-        return self.kind not in ("text", "id")
+        """Whether :mod:`tfllmrec.layers.field_encoder` can encode the values: not those of ids and unread texts."""
+        return self.kind not in ("text", "id") or self.is_read_text
 
     @property
     def size(self) -> int:
@@ -262,6 +270,8 @@ class Field:
                 about = f", median {self.median:.4g}, spread {self.spread:.4g}" if self.edges else ", no value"
             case "vector":
                 about = f" of {self.width} numbers"
+            case "text" if self.width:
+                about = f", read as vectors of {self.width} numbers"
             case _:
                 about = ""
         default = "" if self.default is None else f"; {self.default!r} where none is given"
@@ -292,6 +302,15 @@ class Schema:
     def of_inputs(self) -> list[Field]:
         """All fields that a model may read of a query: those of its history, of its request and of its user."""
         return [*self.of_history(), *self.of_query()]
+
+    def texts_of_users(self) -> list[Field]:
+        """The fields that users may have written: texts of events, requests and users."""
+        return [field for field in self.of("event", "request", "user") if field.kind == "text"]
+
+    def reading_text(self, width: int) -> Schema:
+        """This schema for a model that reads :meth:`texts_of_users`, as vectors of ``width`` numbers."""
+        read = self.texts_of_users()
+        return Schema(tuple(replace(field, width=width) if field in read else field for field in self))
 
     @cached_property
     def kind_of_event(self) -> Field | None:
@@ -473,7 +492,7 @@ def _owner_of_event_column(name: str) -> Owner:
 
 
 def _kind_of(name: str, owner: Owner, filled: pd.Series) -> Kind:
-    known: dict[str, Kind] = {RATING: "number", TIMESTAMP: "time", EVENT_KIND: "category"}
+    known: dict[str, Kind] = {RATING: "number", TIMESTAMP: "time", EVENT_KIND: "category", TAGS_WRITTEN: "text"}
     if owner in ("event", "request") and name in known:
         return known[name]
     if owner == "item" and name in (TITLE, DESCRIPTION):

@@ -14,6 +14,7 @@ from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, TIMESTAMP
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.event_tags import tags_with_events
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
@@ -28,7 +29,7 @@ class Split:
     """Training events, and the validation and test queries.
 
     Attributes:
-      dataset: the divided data set.
+      dataset: the divided data set; its events have the tags that users wrote (:func:`tags_with_events`).
       kind: one of ``split.kind``; never ``auto``.
       schema: the fields, with the vocabularies and statistics of the training events, their users, and the catalogue.
       train: the training events, rows of ``dataset.events`` in their order, index 0 to E - 1.
@@ -321,7 +322,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       ConfigError: validation and test take everything; or the data set was not read with ``config.test_events``.
       DataError: the data has no order or times where the kind needs them, or too few events for three parts.
     """
-    kind = config.kind
+    dataset, kind = tags_with_events(dataset), config.kind
     if kind == "auto":
         kind = "leave_last_out" if dataset.ordered else "leave_random_out"
     if (

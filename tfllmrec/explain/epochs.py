@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from tfllmrec.board.tags import tag_of
 from tfllmrec.durable import read_json
 from tfllmrec.runs.run import REMEDY, Run
 
@@ -50,7 +51,8 @@ def epochs_of(run: Run, events: bool = True) -> Epochs:
     if not state.values:
         return Epochs()
     logged = logged_scalars(run.folder / "logs" / "validation") if events else {}
-    names = {"all": "ndcg@10", **{stratum: f"ndcg@10/{stratum}" for stratum in ("head", "tail", "cold")}}
+    labels = {"all": "ndcg@10", **{stratum: f"ndcg@10/{stratum}" for stratum in ("head", "tail", "cold")}}
+    names = {name: tag_of(label) for name, label in labels.items()}
     strata = {
         name: [logged[label][epoch] for epoch in range(len(state.values))]
         for name, label in names.items()

@@ -16,6 +16,8 @@ _SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\
 _DATE = r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?)?(?:Z|\+00:00)?"
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 DAY_S = 86_400.0
+#: Kinds of fields whose values stay strings.
+_STRINGS = ("text", "id")
 #: Entries of one event that are read.
 ENTRIES = 32
 
@@ -30,7 +32,8 @@ class FieldDecoder(tf.Module):
 
     Values are written as in the files, with two exceptions, because a file is read as a whole and a request by itself:
     numbers are plain (``1234.5``, ``1e-3``; no decimal comma, no marks between thousands), and times are seconds since
-    1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``).
+    1970 (UTC) or ISO dates in UTC (``2014-05-26``, ``2014-05-26T10:11:12Z``). Texts stay strings here, whether a model
+    reads them as vectors or not.
 
     Args:
       fields: all fields that entries may name, such as ``schema.of_query()``.
@@ -41,7 +44,7 @@ class FieldDecoder(tf.Module):
         super().__init__(name="field_decoder")
         self.fields = [field for field in fields if field.key in reads]
         self._missing = {
-            field.key: tf.constant(field.encode([""])[0], tf.string if field.dtype == object else field.dtype)
+            field.key: tf.constant(field.encode([""])[0], tf.string if field.kind in _STRINGS else field.dtype)
             for field in self.fields
         }
         self._names = static_table({"": 0} | {name: 1 for field in fields for name in (field.name, field.key)}, 0)
@@ -101,7 +104,7 @@ class FieldDecoder(tf.Module):
         """The values of texts string ``[R]``, and whether each could be read, bool ``[R]``."""
         if field.kind == "category":
             return self._categories(field, texts), tf.ones_like(texts, tf.bool)
-        if field.dtype == object:
+        if field.kind in _STRINGS:
             return texts, tf.ones_like(texts, tf.bool)
         if field.kind == "vector":
             numbers = _vectors(texts, field.width)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -31,8 +31,8 @@ class FieldEncoder(tf.keras.layers.Layer):
       item, such as its release, is encoded as a number, too.
     - vector: a dense map.
 
-    Texts are encoded by :class:`tfllmrec.layers.text_tower.TextTower`. Ids have no encoder, because an id says nothing
-    about users or items with other ids.
+    Texts are encoded by :class:`TextFieldEncoder`. Ids have no encoder, because an id says nothing about users or items
+    with other ids.
 
     Args:
       field: with the vocabulary and statistics of training.
@@ -45,7 +45,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     def __init__(self, field: Field | Mapping[str, Any], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # seconds since 1970 need all their digits
         self.field = field if isinstance(field, Field) else Field(**field)
-        if not self.field.has_encoder:
+        if not _is_plain(self.field):
             raise ValueError(f"{self.field.key}: expected a category, number, time or vector, found {self.field.kind}.")
         self.dim, self.seed = dim, seed
 
@@ -124,10 +124,16 @@ class FieldsEncoder(tf.keras.layers.Layer):
       ValueError: no field can be encoded.
     """
 
+    @classmethod
+    def of(cls, fields: Iterable[Field], dim: int, seed: int, **kwargs: Any) -> Self | None:
+        """The layer; ``None`` where no field can be encoded."""
+        plain = [field for field in fields if _is_plain(field)]
+        return cls(plain, dim, seed, **kwargs) if plain else None
+
     def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int = 42, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         every = [field if isinstance(field, Field) else Field(**field) for field in fields]
-        self.fields = [field for field in every if field.has_encoder]
+        self.fields = [field for field in every if _is_plain(field)]
         if not self.fields:
             raise ValueError(f"Expected a category, number, time or vector among {[field.key for field in every]}.")
         self.dim, self.seed = dim, seed
@@ -155,6 +161,109 @@ class FieldsEncoder(tf.keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         fields = [asdict(field) for field in self.fields]
         return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
+
+
+def _is_plain(field: Field) -> bool:
+    return field.has_encoder and not field.is_read_text
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class TextFieldEncoder(tf.keras.layers.Layer):
+    """A field of texts as vectors in the space of the items: ``F(x) = W_text t + K t``.
+
+    ``t`` is the vector ``x`` of the text minus :attr:`mean`, scaled to length 1 (of several encoders one by one, as in
+    :func:`tfllmrec.text.centring.centred_unit`). ``W_text`` is the map of the items' own texts, so a text that reads
+    like an item points to that item before anything is learned. ``K`` is a map of the field's own and starts at 0. A
+    missing text is a vector of its own.
+
+    Args:
+      field: a text with a width, that of ``x``.
+      dim: D.
+      widths: the widths of the encoders' vectors concatenated in ``x``; ``None``: there is one encoder.
+
+    Attributes:
+      mean: float32 ``[width]``, not trained: the mean vector of the texts of training. It is part of the model, so
+        training and serving cannot differ.
+    """
+
+    def __init__(
+        self, field: Field | Mapping[str, Any], dim: int, widths: Sequence[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)  # vectors are centred in float32
+        self.field = field if isinstance(field, Field) else Field(**field)
+        if not self.field.is_read_text:
+            raise ValueError(f"{self.field.key}: expected a text with a width, found {self.field.kind}.")
+        self.dim = dim
+        self.widths = [self.field.width] if widths is None else list(widths)
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        frozen = {"trainable": False, "dtype": tf.float32, "experimental_autocast": False}
+        self.mean = self.add_weight("mean", (self.field.width,), initializer="zeros", **frozen)
+        self.kernel = self.add_weight("kernel", (self.field.width, self.dim), initializer="zeros")
+        self.missing = self.add_weight("missing", (self.dim,), initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, values: tf.Tensor, text_map: tf.Tensor) -> tf.Tensor:
+        """Vectors of texts ``[..., width]``, NaN where there is no text, -> ``[..., D]``.
+
+        Args:
+          values: float32, as the encoder gives them.
+          text_map: ``W_text``, ``[width, D]``.
+        """
+        there = tf.reduce_all(tf.math.is_finite(values), -1, keepdims=True)
+        centred = tf.split(tf.where(there, values, self.mean) - self.mean, self.widths, axis=-1)
+        unit = tf.concat([tf.math.l2_normalize(part, axis=-1, epsilon=1e-9) for part in centred], axis=-1)
+        unit = tf.cast(unit * len(self.widths) ** -0.5, self.compute_dtype)
+        both = tf.cast(text_map, self.compute_dtype) + tf.cast(self.kernel, self.compute_dtype)
+        return tf.where(there, tf.tensordot(unit, both, 1), tf.cast(self.missing, self.compute_dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "field": asdict(self.field), "dim": self.dim, "widths": self.widths}
+
+
+@tf.keras.utils.register_keras_serializable("tfllmrec")
+class TextFieldsEncoder(tf.keras.layers.Layer):
+    """The sum of the encoded texts of an input mapping, by the keys of their fields: ``[..., D]``.
+
+    Args:
+      fields: those to read; all but texts with a width are left out.
+      dim: D. widths: as in :class:`TextFieldEncoder`.
+    """
+
+    def __init__(
+        self,
+        fields: Iterable[Field | Mapping[str, Any]],
+        dim: int,
+        widths: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        self.fields = [field for field in every if field.is_read_text]
+        self.dim, self.widths = dim, widths
+        self.encoders = [
+            TextFieldEncoder(field, dim, widths, name=f"text_{place}") for place, field in enumerate(self.fields)
+        ]
+
+    @classmethod
+    def of(cls, fields: Iterable[Field], dim: int, widths: Sequence[int] | None, **kwargs: Any) -> Self | None:
+        """The layer; ``None`` where no field is a text with a width."""
+        texts = [field for field in fields if field.is_read_text]
+        return cls(texts, dim, widths, **kwargs) if texts else None
+
+    def call(self, inputs: Mapping[str, tf.Tensor], text_map: tf.Tensor) -> tf.Tensor:
+        """The mapping that holds every field, in shapes that can be broadcast to each other."""
+        return functools.reduce(
+            operator.add, [encoder(inputs[encoder.field.key], text_map) for encoder in self.encoders]
+        )
+
+    def missing(self) -> tf.Tensor:
+        """The vector of an input of which every text is missing, ``[D]``."""
+        return tf.add_n([tf.cast(encoder.missing, self.compute_dtype) for encoder in self.encoders])
+
+    def get_config(self) -> dict[str, Any]:
+        fields = [asdict(field) for field in self.fields]
+        return {**super().get_config(), "fields": fields, "dim": self.dim, "widths": self.widths}
 
 
 def is_given(field: Field, values: tf.Tensor) -> tf.Tensor:

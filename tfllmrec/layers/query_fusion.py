@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.data.schema import Field
-from tfllmrec.layers.field_encoder import FieldsEncoder, is_given
+from tfllmrec.layers.field_encoder import FieldsEncoder, TextFieldsEncoder, is_given
 from tfllmrec.layers.history_encoder import causal_mask
 from tfllmrec.layers.seeded_dropout import SeededDropout
 from tfllmrec.layers.time_gaps import TimeGaps
@@ -24,46 +24,73 @@ HIDDEN_HISTORIES, HIDDEN_FIELDS, HIDDEN_EVENT_FIELDS = 0.1, 0.1, 0.1
 class EventFusion(tf.keras.layers.Layer):
     """The fields of each event of a history as vectors that are added to those of the items: ``[B, L, D]``.
 
-    It is the sum of the encoded fields and, where events have times, of the gap to the event before. A learned scalar
-    that starts at 0 scales the sum, so training starts from the items alone. In training, the fields of
-    :data:`HIDDEN_EVENT_FIELDS` of the histories are hidden.
+    It is the sum of the encoded fields, texts among them, and, where events have times, of the gap to the event before.
+    A learned scalar that starts at 0 scales the sum, so training starts from the items alone. In training, the fields
+    of :data:`HIDDEN_EVENT_FIELDS` of the histories are hidden.
 
     Args:
       fields: of events, named ``event.NAME``.
       dim: D. seed: of the initial weights.
+      text_widths: as in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
     """
 
-    def __init__(self, fields: Iterable[Field | Mapping[str, Any]], dim: int, seed: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        fields: Iterable[Field | Mapping[str, Any]],
+        dim: int,
+        seed: int,
+        text_widths: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.dim, self.seed = dim, seed
-        self.encoder = FieldsEncoder(fields, dim, seed, name="fields")
-        has_times = any(field.name == TIMESTAMP for field in self.encoder.fields)
+        self.dim, self.seed, self.text_widths = dim, seed, text_widths
+        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        self.fields = [field for field in every if field.has_encoder]
+        self.encoder = FieldsEncoder.of(self.fields, dim, seed, name="fields")
+        self.texts = TextFieldsEncoder.of(self.fields, dim, text_widths, name="texts")
+        has_times = any(field.name == TIMESTAMP for field in self.fields)
         self.gaps = TimeGaps(dim, seed + 50, name="gaps") if has_times else None
         self.hide = SeededDropout(HIDDEN_EVENT_FIELDS, seed + 70, noise_shape=(None, 1, 1), name="hide")
         self.strength = self.add_weight(name="strength", shape=(), initializer="zeros")
 
-    def call(self, query: Mapping[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
-        """The fields of :attr:`FieldsEncoder.keys`, ``[B, L]`` each -> ``[B, L, D]``."""
-        result, missing = self.encoder(query), self.encoder.missing()
+    def call(
+        self, query: Mapping[str, tf.Tensor], text_map: tf.Tensor | None = None, training: bool | None = None
+    ) -> tf.Tensor:
+        """The fields by their keys, ``[B, L]`` each, texts ``[B, L, width]`` -> ``[B, L, D]``.
+
+        Args:
+          text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
+        """
+        parts, unknown = [], []
+        if self.encoder is not None:
+            parts.append(self.encoder(query))
+            unknown.append(self.encoder.missing())
+        if self.texts is not None:
+            parts.append(self.texts(query, text_map))
+            unknown.append(self.texts.missing())
         if self.gaps is not None:
             times = query[f"event.{TIMESTAMP}"]
             before = tf.pad(times[:, :-1], [[0, 0], [1, 0]], constant_values=float("nan"))
-            result += self.gaps(before, times)
-            missing += self.gaps.missing()
+            parts.append(self.gaps(before, times))
+            unknown.append(self.gaps.missing())
+        result, missing = tf.add_n(parts), tf.add_n(unknown)
         given = self.hide(tf.ones_like(result[..., :1]), training=training) > 0
         return tf.where(given, result, missing) * tf.cast(self.strength, result.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        fields = [asdict(field) for field in self.encoder.fields]
-        return {**super().get_config(), "fields": fields, "dim": self.dim, "seed": self.seed}
+        fields = [asdict(field) for field in self.fields]
+        sizes = {"dim": self.dim, "seed": self.seed, "text_widths": self.text_widths}
+        return {**super().get_config(), "fields": fields, **sizes}
 
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class QueryFusion(tf.keras.layers.Layer):
     """Weighs a history by the fields of the request and its user: ``q_t = z_t + A(z_t; x_1 .. x_t) + F(z_t)``.
 
-    Here ``z_t = h_t + W p_t``, ``h_t`` is the state of the history encoder after event t, and ``p_t`` the sum of the
-    encoded fields of the request for the event after t and of its user. ``A`` is attention of ``z_t`` over the events
+    Here ``z_t = h_t + W p_t + s_t``, ``h_t`` is the state of the history encoder after event t, and ``p_t`` the sum of
+    the encoded fields of the request for the event after t and of its user. ``s_t`` is the sum of their texts in the
+    space of the items (:class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`): ``q_t`` of a text without a history
+    is the item that reads like it, until training changes that. ``A`` is attention of ``z_t`` over the events
     up to t, so evenings can count more for a request in the evening. ``F`` is a two-layer feed-forward map.
 
     The fields are joined here and not as tokens before the history, because each target of a training sequence has a
@@ -71,12 +98,13 @@ class QueryFusion(tf.keras.layers.Layer):
 
     In training, the history is hidden from :data:`HIDDEN_HISTORIES` of the targets, so that ``q`` is learned for users
     without a history as well, and the fields from :data:`HIDDEN_FIELDS`. Two scalars are chosen on validation and not
-    trained: ``reads`` (0: fields do not help, and are treated as missing) and ``alone``, which scales ``q`` of a query
-    without a history against the popularity of items (0: popularity alone).
+    trained: ``reads`` (0: fields other than texts do not help, and are treated as missing) and ``alone``, which scales
+    ``q`` of a query without a history against the popularity of items (0: popularity alone).
 
     Args:
-      fields: of requests and users; texts and ids are left out.
+      fields: of requests and users; ids and texts without a width are left out.
       dim: D. heads, dropout: of the attention. seed: of initial weights and noise.
+      text_widths: as in :class:`~tfllmrec.layers.field_encoder.TextFieldEncoder`.
     """
 
     def __init__(
@@ -86,16 +114,21 @@ class QueryFusion(tf.keras.layers.Layer):
         heads: int,
         dropout: float,
         seed: int,
+        text_widths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.dim, self.heads, self.rate, self.seed = dim, heads, dropout, seed
-        self.encoder = FieldsEncoder(fields, dim, seed, name="fields")
-        has_times = any(field.key == f"request.{TIMESTAMP}" for field in self.encoder.fields)
+        self.dim, self.heads, self.rate, self.seed, self.text_widths = dim, heads, dropout, seed, text_widths
+        every = [field if isinstance(field, Field) else Field(**field) for field in fields]
+        self.fields = [field for field in every if field.has_encoder]
+        self.encoder = FieldsEncoder.of(self.fields, dim, seed, name="fields")
+        self.texts = TextFieldsEncoder.of(self.fields, dim, text_widths, name="texts")
+        has_times = any(field.key == f"request.{TIMESTAMP}" for field in self.fields)
         self.gaps = TimeGaps(dim, seed + 50, name="gaps") if has_times else None
         glorot = tf.keras.initializers.GlorotUniform
         dense = tf.keras.layers.Dense
-        self.profile_map = dense(dim, kernel_initializer=glorot(seed + 60), name="profile_map")
+        if self.encoder is not None:
+            self.profile_map = dense(dim, kernel_initializer=glorot(seed + 60), name="profile_map")
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.query_map = dense(dim, kernel_initializer=glorot(seed + 61), name="query")
         self.key_map = dense(dim, kernel_initializer=glorot(seed + 62), name="key")
@@ -116,6 +149,7 @@ class QueryFusion(tf.keras.layers.Layer):
         events: tf.Tensor,
         present: tf.Tensor,
         query: Mapping[str, tf.Tensor],
+        text_map: tf.Tensor | None = None,
         training: bool | None = None,
         fields_given: tf.Tensor | None = None,
     ) -> tf.Tensor:
@@ -127,29 +161,35 @@ class QueryFusion(tf.keras.layers.Layer):
           query: the fields: of the request ``[B]``, or ``[B, L]`` where each target has its own; of the user ``[B]``;
             with another dimension where a value has several numbers. Where the request has a time, also
             ``event.timestamp`` ``[B, L]``.
+          text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
           fields_given: float32 ``[B]``, from 0, as if all fields were missing, to 1, as they are; by default 1.
         """
         there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
         known = self.hide_history(there, training=training) > 0
-        profile = self._profile(query, known, training, fields_given)
+        shown = self.hide_fields(tf.ones_like(known, self.compute_dtype), training=training) > 0
         # What is behind absent positions is undefined.
-        z = tf.where(known, state, tf.zeros_like(state)) + self.profile_map(self.dropout(profile, training=training))
+        z = tf.where(known, state, tf.zeros_like(state))
+        if self.encoder is not None:
+            profile = self._profile(query, known, shown & (self.reads > 0), fields_given)
+            z += self.profile_map(self.dropout(profile, training=training))
+        if self.texts is not None:
+            said = self.texts({f.key: self._spread(f, query[f.key]) for f in self.texts.fields}, text_map)
+            missing = self.texts.missing()
+            z += tf.where(shown, _partly(missing, said, fields_given), missing)
         normed = self.norm(z)
         attended = self._attended(normed, events, present)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
     def _profile(
-        self,
-        query: Mapping[str, tf.Tensor],
-        known: tf.Tensor,
-        training: bool | None,
-        fields_given: tf.Tensor | None,
+        self, query: Mapping[str, tf.Tensor], known: tf.Tensor, given: tf.Tensor, fields_given: tf.Tensor | None
     ) -> tf.Tensor:
-        """The fields of a request and its user, ``[B, L, D]``.
+        """The fields of a request and its user without their texts, ``[B, L, D]``.
 
         Args:
-          known: bool ``[B, L, 1]``, where the history is not hidden. fields_given: as in :meth:`call`.
+          known, given: bool ``[B, L, 1]``, where the history and the fields are not hidden.
+          fields_given: as in :meth:`call`.
         """
+        assert self.encoder is not None
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
         profile, missing = self.encoder(values), self.encoder.missing()
         if self.gaps is not None:
@@ -157,10 +197,7 @@ class QueryFusion(tf.keras.layers.Layer):
             gaps = self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
             profile += tf.where(known, gaps, unknown)
             missing += unknown
-        if fields_given is not None:
-            profile = missing + tf.cast(fields_given[:, tf.newaxis, tf.newaxis], profile.dtype) * (profile - missing)
-        ones = tf.ones_like(known, self.compute_dtype)
-        given = (self.hide_fields(ones, training=training) > 0) & (self.reads > 0)
+        profile = _partly(missing, profile, fields_given)
         return tf.cast(tf.where(given, profile, missing), self.compute_dtype)
 
     @staticmethod
@@ -181,11 +218,18 @@ class QueryFusion(tf.keras.layers.Layer):
         return self.output_map(tf.reshape(mixed, tf.shape(z)))
 
     def given(self, query: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Which requests carry the value of any field, bool ``[B]``; all False where fields are not read."""
-        any_of = [is_given(field, query[field.key]) for field in self.encoder.fields]
-        return tf.reduce_any(tf.stack(any_of), axis=0) & (self.reads > 0)
+        """Which requests carry the value of any field that is read, bool ``[B]``."""
+        any_of = [is_given(field, query[field.key]) & (field.is_read_text | (self.reads > 0)) for field in self.fields]
+        return tf.reduce_any(tf.stack(any_of), axis=0)
 
     def get_config(self) -> dict[str, Any]:
-        fields = [asdict(field) for field in self.encoder.fields]
+        fields = [asdict(field) for field in self.fields]
         sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
-        return {**super().get_config(), "fields": fields, **sizes}
+        return {**super().get_config(), "fields": fields, **sizes, "text_widths": self.text_widths}
+
+
+def _partly(missing: tf.Tensor, there: tf.Tensor, share: tf.Tensor | None) -> tf.Tensor:
+    """``[B, L, D]``, from ``missing`` to what is there by a ``share`` float32 ``[B]``; ``None``: all that is there."""
+    if share is None:
+        return there
+    return missing + tf.cast(share[:, tf.newaxis, tf.newaxis], there.dtype) * (there - missing)

@@ -18,6 +18,7 @@ from tfllmrec.columns import CATEGORIES, ITEM, RATING, USER
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.event_tags import tags_with_events
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, missing
 from tfllmrec.data.splits import ragged_column
@@ -46,18 +47,9 @@ def recommend(
 ) -> pd.DataFrame:
     """:meth:`Hybrid.recommend`."""
     queries, unknown = queries_of(model, users, histories, ratings, exclude, dataset, context, event_fields)
-    ids, titles = model.item_ids, _titles(dataset)
-    answers: list[Answer[Recommendation]] = []
-    for batch in queries.batches(BATCH):
-        scores = masked(model.score(batch), batch.exclude)
-        best = top_items(scores, min(count_of(k), len(ids)))
-        why = reasons_of(model, batch, best[:, :MOST_REASONS], dataset)
-        for row in range(len(batch)):
-            answer: Answer[Recommendation] = Answer(unknown=unknown[len(answers)])
-            for place, item in enumerate(best[row][best[row] >= 0]):
-                reason = why[row, place] if place < MOST_REASONS else ""
-                answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), reason))
-            answers.append(answer)
+    answers = recommended(model, queries, k, dataset)
+    for answer, number in zip(answers, unknown, strict=True):
+        answer.unknown = number
     return to_frame(answers, users)
 
 
@@ -89,9 +81,30 @@ def queries_of(
     return queries, unknown
 
 
+def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None) -> list[Answer[Recommendation]]:
+    """The best ``k`` items of each query with their reasons, without those it excludes.
+
+    Args:
+      dataset: has titles and categories; without it, ids stand for titles.
+    """
+    ids, titles = model.item_ids, titles_of(dataset)
+    answers: list[Answer[Recommendation]] = []
+    for batch in queries.batches(BATCH):
+        scores = masked(model.score(batch), batch.exclude)
+        best = top_items(scores, min(count_of(k), len(ids)))
+        why = reasons_of(model, batch, best[:, :MOST_REASONS], dataset)
+        for row in range(len(batch)):
+            answer: Answer[Recommendation] = Answer()
+            for place, item in enumerate(best[row][best[row] >= 0]):
+                reason = why[row, place] if place < MOST_REASONS else ""
+                answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), reason))
+            answers.append(answer)
+    return answers
+
+
 def reasons_of(model: Hybrid, queries: Queries, best: np.ndarray, dataset: Dataset | None) -> np.ndarray:
     """The reasons of ``best`` int ``[B, M]`` (-1: none), object ``[B, M]``."""
-    titles = _titles(dataset)
+    titles = titles_of(dataset)
     explained = model.explain(queries, np.where(best < 0, model.n_items, best))
     history = queries.history.padded(max(int(queries.history.lengths.max(initial=0)), 1), model.n_items)
     # What the others are about need not be read.
@@ -142,6 +155,7 @@ def _fields_of(
             raise DataError(
                 "Expected event_fields only with histories, found it with users: leave it out, the data has them."
             )
+        dataset = tags_with_events(dataset)
         encoded = {field.key: field.encode(dataset.events[field.name]) for field in of_history}
         of_users = [field for field in of_query if field.owner == "user"]
         encoded |= {field.key: field.encode(dataset.users[field.name]) for field in of_users}
@@ -149,18 +163,25 @@ def _fields_of(
     if lines := event_field_inputs(past, event_fields).get("event_fields"):
         texts = [lines[row][place] for row, known in enumerate(events) for _, place in known]
         decoded, _ = FieldDecoder(of_history, model.reads).decode_lines(tf.constant(texts, tf.string))
-        fields |= {key: Ragged(values.numpy(), places.offsets) for key, values in decoded.items()}
+        fields |= {key: Ragged(_decoded(values), places.offsets) for key, values in decoded.items()}
     if entries := context_inputs(len(past), context).get("context"):
         width = max(map(len, entries))
         padded = tf.constant([[*row, *[""] * (width - len(row))] for row in entries], tf.string)
         # Without defaults: what the data says of a user stays where the context leaves it out.
         decoded, _ = FieldDecoder([replace(field, default=None) for field in of_query], model.reads)(padded)
         for field in of_query:
-            given = decoded[field.key].numpy()
+            given = _decoded(decoded[field.key])
             left_out, known = missing(given), fields.get(field.key)
             given[left_out] = known[left_out] if isinstance(known, np.ndarray) else field.encode([""])[0]
             fields[field.key] = given
     return fields
+
+
+def _decoded(values: tf.Tensor) -> np.ndarray:
+    """What a :class:`FieldDecoder` gives, as :meth:`Field.encode` gives it: texts are strings and no bytes."""
+    if values.dtype == tf.string:
+        return np.array([text.decode(errors="replace") for text in values.numpy().tolist()], object)
+    return values.numpy()
 
 
 def fields_of_users(
@@ -185,7 +206,7 @@ def fields_of_users(
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
     """:meth:`Hybrid.similar`."""
     ids, asked = model.item_ids, listed_strings("items", items)
-    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
+    index, titles = {item: row for row, item in enumerate(ids)}, titles_of(dataset)
     for item in asked:
         if item not in index:
             raise no_such_item(item, index)
@@ -258,7 +279,7 @@ def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[s
     return histories, [row.tolist() for row in ragged_column(dataset.events, RATING, rows)]
 
 
-def _titles(dataset: Dataset | None) -> Mapping[str, str]:
+def titles_of(dataset: Dataset | None) -> Mapping[str, str]:
     """Titles by item id."""
     if dataset is None:
         return {}

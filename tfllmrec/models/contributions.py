@@ -119,8 +119,9 @@ def contributions_of(model: Hybrid, item_vectors: tf.Tensor, query: Query, items
         feedback, gate = feedback_by_event(model, vectors, events, newest, present, last)
     meaning, fields = tf.zeros_like(feedback), tf.zeros(tf.shape(items))
     if "meaning" in model.config.terms:
-        read = model.events_read(events, newest)
-        meaning, fields = _meaning_by_event(model, vectors, read, newest, present, last)
+        asked = model.with_texts_read(newest)
+        read = model.events_read(events, asked)
+        meaning, fields = _meaning_by_event(model, vectors, read, asked, present, last)
     dense = tf.stack([meaning * (1.0 - gate)[:, tf.newaxis], feedback], axis=-1)
     factor = factors.dense / model.config.temperature
     weight = model.weight_of_meaning(query, lengths)[:, tf.newaxis]

@@ -19,6 +19,7 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, resolved
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
+from tfllmrec.text.user_texts import UserTexts
 
 #: Validation queries that settings are compared on. With 3,000 of beauty's 22,363 the search for item-item weights
 #: ended at others than with all of them.
@@ -58,6 +59,7 @@ class TrainingData:
       text: float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
       head_share: share of the items, by training events, that are head.
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
+      user_texts: encodes what users write, into vectors as wide as those of ``text``; ``None``: that is not read.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
 
@@ -70,6 +72,7 @@ class TrainingData:
     head_share: float = 0.2
     seed: int = 42
     text_widths: Sequence[int] | None = None
+    user_texts: UserTexts | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
@@ -82,10 +85,15 @@ class TrainingData:
 
     @classmethod
     def of(
-        cls, split: Split, text: np.ndarray, config: ExperimentConfig, text_widths: Sequence[int] | None = None
+        cls,
+        split: Split,
+        text: np.ndarray,
+        config: ExperimentConfig,
+        text_widths: Sequence[int] | None = None,
+        user_texts: UserTexts | None = None,
     ) -> Self:
         """The data of an experiment, with the head share and the seed of its config."""
-        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths)
+        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths, user_texts)
 
     @property
     def n_items(self) -> int:

@@ -26,9 +26,10 @@ import tensorflow_recommenders as tfrs
 from tfllmrec.client.fields import Fields
 from tfllmrec.columns import ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
+from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
-from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Schema
+from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.feedback_profile import FeedbackProfile
 from tfllmrec.layers.global_state import keras_policy
@@ -57,7 +58,11 @@ from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_we
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
-from tfllmrec.text.centring import centred_unit
+from tfllmrec.text.centring import centred_unit, text_mean
+from tfllmrec.text.user_texts import UserTexts
+
+#: Numbers in the vectors of events' texts that are scored at once: 200 MB.
+TEXT_VALUES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ class Hybrid(MeasuredModel):
       seed: of all initialisers and noise.
       schema: of the data. Its fields that have an encoder are read beside texts, ids and ratings: those of events,
         requests and users if ``config.fields`` says so, those of items if ``config.item_fields`` does and the catalogue
-        has them.
+        has them. Texts of users are among them if they have a width (:meth:`Schema.reading_text`), whatever
+        ``config.user_text`` says.
       repeats: whether users come back to items that they know, so that the gates learn from those as well.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
@@ -166,6 +172,8 @@ class Hybrid(MeasuredModel):
     Attributes:
       reads: keys of the fields that a query needs beside its ``history``.
       query_spec: types and shapes of a query.
+      texts: encodes the texts of queries (:class:`tfllmrec.text.user_texts.UserTexts`), if the schema has texts with a
+        width; it is not saved. ``None``: queries may have no texts.
 
     Raises:
       ModelError: ``train_counts`` are those of another catalogue.
@@ -226,16 +234,33 @@ class Hybrid(MeasuredModel):
         }
         text = centred_unit(catalogue.text, widths=catalogue.text_widths)
         dim, dropout = config.embedding_dim, config.dropout
+        self.text_widths = catalogue.text_widths
+        self.texts: UserTexts | None = None
+        self._texts = [each for each in self.schema.of_inputs() if each.is_read_text]
+        if foreign := [each.key for each in self._texts if each.width != text.shape[1]]:
+            raise ModelError(
+                f"Hybrid: expected texts of the width of the items' text vectors, {text.shape[1]}, for "
+                f"{', '.join(foreign)}. Encode both with one encoder, and declare them by "
+                "schema.reading_text(encoder.dim)."
+            )
         self.items = ItemFusion(text, dim, config.id_dropout, seed, of_items, catalogue.fields, name="items")
         self.history_encoder = HistoryEncoder(
             config.embedding_dim, config.blocks, config.heads, config.dropout, config.history_length, seed + 100,
             name="history",
         )  # fmt: skip
         of_history, of_query = (self.schema.of_history(), self.schema.of_query()) if reads_fields else ([], [])
-        self.event_fusion = EventFusion(of_history, dim, seed + 150, name="event_fields") if of_history else None
-        self.query_fusion = (
-            QueryFusion(of_query, dim, config.heads, dropout, seed + 160, name="query_fields") if of_query else None
+        widths = self.text_widths if self._texts else None
+        self.event_fusion = (
+            EventFusion(of_history, dim, seed + 150, widths, name="event_fields") if of_history else None
         )
+        self.query_fusion = (
+            QueryFusion(of_query, dim, config.heads, dropout, seed + 160, widths, name="query_fields")
+            if of_query
+            else None
+        )
+        if self._texts:
+            #: Chosen on validation: 0 if the texts of users do not help; they are then treated as missing.
+            self.reads_text = tf.Variable(1.0, trainable=False, name="reads_text")
         self.scene = next((f for f in of_query if f.key == f"request.{config.scene}" and f.kind == "category"), None)
         self.scene_experts = (
             SceneExperts(self.scene.size, dim, config.scene_experts, seed + 180, name="scene_experts")
@@ -291,6 +316,7 @@ class Hybrid(MeasuredModel):
             "seed": self.seed,
             "schema": self.schema.as_dict(),
             "repeats": self.repeats,
+            "text_widths": None if self.text_widths is None else list(self.text_widths),
         }
 
     @classmethod
@@ -308,8 +334,9 @@ class Hybrid(MeasuredModel):
         item_weights = ItemWeightSettings(**{"kinds": False} | config.pop("item_weights"))
         schema = Schema.from_dict(config.pop("schema", []))
         fields = {each.key: each.blank(n_items) for each in schema.of("item")}
+        text_widths = config.pop("text_widths", None)
         with keras_policy(config.pop("dtype")):
-            catalogue = Catalogue(placeholder_ids(n_items, width), text, fields=fields)
+            catalogue = Catalogue(placeholder_ids(n_items, width), text, text_widths, fields)
             counts = np.zeros(n_items, np.int64)
             return cls(catalogue, counts, settings, item_weights, negatives, schema=schema, **config)
 
@@ -368,6 +395,7 @@ class Hybrid(MeasuredModel):
         """
         events, present = self.events_of(item_vectors, query)
         meaning = feedback = tf.zeros_like(events)
+        query = self.with_texts_read(query)
         if "meaning" in self.config.terms:
             read = self.events_read(events, query, training)
             meaning = unit(self.meaning(read, present, query, training)) / self.config.temperature
@@ -385,11 +413,26 @@ class Hybrid(MeasuredModel):
         events = rows_of(item_vectors, tf.where(present, history, 0))
         return tf.where(present[..., tf.newaxis], events, 0.0), present
 
+    def with_texts_read(self, query: Query) -> Query:
+        """The query, without its texts where these are not read."""
+        if not self._texts:
+            return query
+        read = self.reads_text > 0
+        return {**query, **{each.key: tf.where(read, query[each.key], each.padding) for each in self._texts}}
+
+    @property
+    def _text_map(self) -> tf.Tensor | None:
+        return tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
+
     def events_read(self, events: tf.Tensor, query: Query, training: bool = False) -> tf.Tensor:
-        """:meth:`events_of` with the fields of each event, as the meaning term reads them, ``[B, L, D]``."""
+        """:meth:`events_of` with the fields of each event, as the meaning term reads them, ``[B, L, D]``.
+
+        Args:
+          query: :meth:`with_texts_read`.
+        """
         if self.event_fusion is None:
             return events
-        return events + tf.cast(self.event_fusion(query, training=training), events.dtype)
+        return events + tf.cast(self.event_fusion(query, self._text_map, training=training), events.dtype)
 
     def meaning(
         self,
@@ -402,7 +445,7 @@ class Hybrid(MeasuredModel):
         """``q_u`` before it is scaled, ``[B, L, D]``.
 
         Args:
-          events: :meth:`events_read`. present: bool ``[B, L]``. query, training: as in :meth:`query_vectors`.
+          events: :meth:`events_read`. present: bool ``[B, L]``. query: :meth:`with_texts_read`.
           fields_given: float32 ``[B]``, from 0, as if the fields of the request and its user were missing, to 1, as
             they are; by default 1. Explanations read the values between.
         """
@@ -410,7 +453,13 @@ class Hybrid(MeasuredModel):
         if self.query_fusion is None:
             return state
         state = self.query_fusion(
-            state, tf.cast(events, state.dtype), present, query, training=training, fields_given=fields_given
+            state,
+            tf.cast(events, state.dtype),
+            present,
+            query,
+            self._text_map,
+            training=training,
+            fields_given=fields_given,
         )
         if self.scene is None or self.scene_experts is None:
             return state
@@ -439,6 +488,11 @@ class Hybrid(MeasuredModel):
           text: float32 ``[N, Dt]``, text vectors in place of the model's own, such as those of an encoder in training.
         """
         targets, held_out = inputs["targets"], inputs["held_out"]
+        if strings := [each.key for each in self._texts if inputs[each.key].dtype == tf.string]:
+            raise ModelError(
+                f"The model reads the texts {', '.join(strings)} as vectors, found strings: pass texts=model.texts to "
+                "training_batches."
+            )
         query = {key: inputs[key] for key in ("history", *self.reads)}
         wanted = targets < self.n_items
         weights = inputs.get("target_weights")
@@ -646,7 +700,8 @@ class Hybrid(MeasuredModel):
         known = tf.cast(lengths > 0, tf.float32)
         if self.query_fusion is None:
             return known
-        by_fields = tf.cast(self.query_fusion.given(query), tf.float32) * self.query_fusion.alone
+        given = self.query_fusion.given(self.with_texts_read(query))
+        by_fields = tf.cast(given, tf.float32) * self.query_fusion.alone
         return tf.where(lengths > 0, known, by_fields)
 
     def newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
@@ -909,16 +964,66 @@ class Hybrid(MeasuredModel):
         """Rows, and the arguments of :meth:`score_items` for them."""
         items = self.item_vectors()
         # Like lengths together: most histories are short, and a padded event costs as much as a real one.
-        order = np.argsort(queries.history.lengths, kind="stable")
-        for start in range(0, len(queries), SCORE_BATCH):
-            rows = order[start : start + SCORE_BATCH]
+        lengths = queries.history.lengths
+        order = np.argsort(lengths, kind="stable")
+        width = sum(field.width for field in self._texts if field.owner == "event")
+        done = 0
+        while done < len(order):
+            rows = order[done : done + SCORE_BATCH]
+            if width:  # their longest history decides on the size of the vectors
+                rows = rows[: max(TEXT_VALUES // (width * max(int(lengths[rows].max()), 1)), 1)]
+            done += len(rows)
             inputs = self.query_inputs(queries.take(rows))
             yield rows, (items, {key: tf.constant(values) for key, values in inputs.items()})
 
     # Export, ranking and new items: the protocol Servable ------------------------------------------------------------
 
     def query_inputs(self, queries: Queries, length: int | None = None) -> dict[str, np.ndarray]:
-        return queries.with_missing(self.schema.of_inputs()).inputs(self.n_items, self.reads, length)
+        inputs = queries.with_missing(self.schema.of_inputs()).inputs(self.n_items, self.reads, length)
+        if self._texts:
+            # Without a length the whole history is there for the item-item weights, and its oldest texts are not read.
+            n_events = (inputs["history"] < self.n_items).sum(axis=1, keepdims=True)
+            oldest = np.arange(inputs["history"].shape[1]) < n_events - self.history_length
+            for field in self._texts:
+                texts = inputs[field.key]
+                if field.owner == "event" and length is None:
+                    texts = np.where(oldest, "", texts)
+                inputs[field.key] = self._vectors_of(texts, field)
+        return inputs
+
+    def _vectors_of(self, texts: np.ndarray, field: Field) -> np.ndarray:
+        """The vectors of texts, object ``[...]`` -> float32 ``[..., width]``."""
+        if field.key not in self.reads_texts or not np.any(texts != ""):
+            return np.full((*texts.shape, field.width), np.nan, np.float32)
+        if self.texts is None:
+            raise ModelError(
+                f"The model reads texts of {field.key}, but has no encoder: set model.texts = UserTexts(encoder."
+                "for_queries) with the encoder of the fit, or load the model by Run.load_model()."
+            )
+        if self.texts.width != field.width:
+            raise ModelError(
+                f"The model reads texts of {field.key} as vectors of {field.width} numbers, but its encoder gives "
+                f"{self.texts.width}: set model.texts to the encoder of the fit."
+            )
+        return self.texts(texts)
+
+    @property
+    def reads_texts(self) -> list[str]:
+        """Keys of the fields whose texts are read, as vectors; none where validation was better without."""
+        return [field.key for field in self._texts] if self._texts and float(self.reads_text) > 0 else []
+
+    def centre_texts(self, sequences: Sequences, texts: UserTexts) -> None:
+        """Sets the means of the texts of users to those of training, before ``fit``.
+
+        Args:
+          sequences: the training histories. texts: encodes; it becomes :attr:`texts`.
+        """
+        self.texts = texts
+        for fusion in (self.event_fusion, self.query_fusion):
+            for encoder in [] if fusion is None or fusion.texts is None else fusion.texts.encoders:
+                found = np.unique(texts.codes(sequences.values_of(encoder.field.key)))
+                vectors = texts.table[found[found > 0]]
+                encoder.mean.assign(text_mean(vectors[np.isfinite(vectors).all(axis=1)]))
 
     term_names = ("meaning", "feedback", "behaviour")
 
@@ -939,7 +1044,8 @@ class Hybrid(MeasuredModel):
     @property
     def _learned_variables(self) -> list[tf.Variable]:
         # Not W: it follows from settings and training events, and another machine may compute other last digits.
-        return [variable for layer in (self.items, *self._query_layers, self.gates) for variable in layer.weights]
+        weights = [variable for layer in (self.items, *self._query_layers, self.gates) for variable in layer.weights]
+        return [*weights, self.reads_text] if self._texts else weights
 
     @property
     def learned(self) -> list[np.ndarray]:
@@ -948,7 +1054,8 @@ class Hybrid(MeasuredModel):
     @property
     def resources(self) -> list[tf.Variable]:
         layers = (*self._query_layers, self.behaviour, self.gates)
-        return [self.train_counts, *(variable for layer in layers for variable in layer.variables)]
+        of_texts = [self.reads_text, self.items.maps["text"]] if self._texts else []
+        return [self.train_counts, *of_texts, *(variable for layer in layers for variable in layer.variables)]
 
     def fold(self) -> FoldedHybrid:
         return FoldedHybrid(self)
@@ -1000,6 +1107,7 @@ class Hybrid(MeasuredModel):
                 catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
                 name=self.name,
             )  # fmt: skip
+        model.texts = self.texts
         for variable, learned in zip(model._learned_variables, self._learned_variables, strict=True):
             if variable.shape == learned.shape:
                 variable.assign(learned)

@@ -41,8 +41,19 @@ class MeasuredModel(tfrs.Model):
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, inputs: Any) -> dict[str, tf.Tensor]:
+        """As ``tfrs.Model`` does it; also gives ``gradient_norm``, that of the step before it is clipped."""
         self._update_metrics(inputs)
-        return super().train_step(inputs)
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(inputs, training=True)
+            regularization = tf.add_n(self.losses) if self.losses else tf.constant(0.0)
+            total = loss + regularization
+        gradients = tape.gradient(total, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
+        results = {metric.name: metric.result() for metric in self.metrics}
+        return results | {
+            "loss": loss, "regularization_loss": regularization, "total_loss": total, "gradient_norm": norm,
+        }  # fmt: skip
 
     def test_step(self, inputs: Any) -> dict[str, tf.Tensor]:
         self._update_metrics(inputs)

@@ -50,6 +50,10 @@ class Servable(Protocol):
         """
 
     @property
+    def reads_texts(self) -> Sequence[str]:
+        """Keys of the fields whose texts are read as vectors: those of the encoder of queries, NaN for no text."""
+
+    @property
     def history_length(self) -> int:
         """Events of a history that are read, the newest ones."""
 

@@ -46,6 +46,7 @@ class TwoTowerServable:
 
     term_names = ("score",)
     history_length = 1000
+    reads_texts = ()  # texts are strings to the query model
 
     def __init__(
         self,

@@ -25,12 +25,15 @@ from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
+from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.run import INTERESTS, PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
+    from tfllmrec.evaluation.recommender import Recommender
+    from tfllmrec.models.fitting import TrainingData
     from tfllmrec.training.ranking import RankingRecord
 
 
@@ -113,6 +116,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
+    from tfllmrec.board.lists import RecommendationsInWords
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
     from tfllmrec.runs.labels import labels_of_run
@@ -125,8 +129,9 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config, run.text_widths)
-    fitted = fit_hybrid(data, config, out, tell)
+    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts)
+    callbacks = [RecommendationsInWords.of(split, out / "logs" / "validation")] if config.board.details else []
+    fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
@@ -146,11 +151,11 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
-    recommenders = fit_all_baselines(data, config.evaluation, tell)
-    results = measure_all({"hybrid": hybrid, **recommenders}, split, config)
+    baselines = fit_all_baselines(data, config.evaluation, tell)
+    results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
-    measured["validation"] = {name: dict(data.baselines[name].figures) for name in recommenders}
+    measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
     if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
@@ -160,6 +165,12 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
     return run
+
+
+def _on_validation(data: TrainingData, baseline: Recommender) -> dict[str, float | None]:
+    """A baseline's figures on the queries that epochs are measured on, and what these are compared by."""
+    result = data.measure(baseline)
+    return {"selection": selection_value(result), **result.metrics}
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tfllmrec.models.ranking import RankingModel
     from tfllmrec.text.side_by_side import Encoder
     from tfllmrec.text.student import Student
+    from tfllmrec.text.user_texts import UserTexts
     from tfllmrec.training.ranking import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
@@ -261,7 +262,20 @@ class Run:
         """
         from tfllmrec.models.fitting import TrainingData
 
-        return TrainingData.of(self.split, self.text, self.config, self.text_widths)
+        return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts)
+
+    @cached_property
+    def user_texts(self) -> UserTexts | None:
+        """Encodes what users write, by the encoder of queries, which is loaded when it is needed.
+
+        ``None`` if no item has text: the run then has no encoder.
+        """
+        from tfllmrec.text.store import VectorStore
+        from tfllmrec.text.user_texts import UserTexts
+
+        if not np.any(self.text):
+            return None
+        return UserTexts(lambda: self.query_encoder(self.text_encoder()), VectorStore(cache_folder() / "vectors"))
 
     def text_encoder(self, tell: Tell = to_stderr) -> Encoder:
         """The encoder of the run's item texts; it is trained now if the config asks for that and the run has none yet.

@@ -277,7 +277,7 @@ def _search(
     run: Run, config: ExperimentConfig, text: np.ndarray, space: Sequence[Setting], trials: int, out: Path, tell: Tell
 ) -> Search:
     write_text(run.folder / "config.yaml", dump_config(config))  # with the template that was chosen
-    data = TrainingData.of(run.split, text, config, run.text_widths)
+    data = TrainingData.of(run.split, text, config, run.text_widths, run.user_texts)
     chosen = config.model_copy(deep=True)
     if any(setting.key.startswith("item_weights.") for setting in space):
         for line in sizes(run.split, chosen):

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.tensors import STRING, Signature, Tensors
-from tfllmrec.server.work import CALL_CELLS, Work, check_rows, work_of
+from tfllmrec.server.work import CALL_CELLS, TextFields, Work, check_rows, work_of
 
 #: Inputs of our own signatures whose rows may be filled up without changing the answer, and with what.
 PADDING: dict[str, Any] = {"ratings": np.nan} | dict.fromkeys(
@@ -42,14 +42,15 @@ class Joining:
       these go together. Ids and ratings may have any width: they are filled up with what those models ignore.
 
     Attributes:
-      catalogue, ranked: items of a model of ours, and those that the signature ranks, by which the work of a request is
-        measured.
+      catalogue, ranked, texts: items of a model of ours, those that the signature ranks, and the fields whose texts are
+        encoded, by which the work of a request is measured.
     """
 
     signature: Signature
     ours: bool
     catalogue: int = 0
     ranked: int = 0
+    texts: TextFields = field(default_factory=TextFields)
 
     def checked(self, inputs: Tensors) -> Tensors:
         """The inputs of a request, defaults filled in: those of a model of ours with a row for each row of the others.
@@ -73,13 +74,13 @@ class Joining:
         """The work that a request asks for.
 
         Args:
-          inputs: as :meth:`checked` returns them; only their shapes and the values of numbers are read.
+          inputs: as :meth:`checked` returns them; see :func:`tfllmrec.server.work.work_of`.
           max_rows: of a request.
 
         Raises:
           RequestError: INVALID_ARGUMENT where it is too much, or where inputs of a model of ours do not fit together.
         """
-        work = work_of(self.signature, inputs, self.catalogue if self.ours else None, self.ranked)
+        work = work_of(self.signature, inputs, self.catalogue if self.ours else None, self.ranked, self.texts)
         work.check(max_rows)
         if self.ours:
             check_rows(inputs)

@@ -18,6 +18,7 @@ from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.protos import from_proto
 from tfllmrec.server.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
+from tfllmrec.server.work import TextFields
 from tfllmrec.serving.layout import EXTRA, MANIFEST, WARM_UP, has_scann, read_manifest
 from tfllmrec.serving.loading import load
 
@@ -51,7 +52,13 @@ class Servable:
         self._functions = dict(self._loaded.signatures)
         self.signatures = {name: _signature(self.definitions[name]) for name in self._functions}
         self.joining = {
-            name: Joining(signature, ours, manifest.get("items", 0), manifest.get("ranked", 0) if name in RANKED else 0)
+            name: Joining(
+                signature,
+                ours,
+                manifest.get("items", 0),
+                manifest.get("ranked", 0) if name in RANKED else 0,
+                TextFields(**texts) if (texts := manifest.get("texts")) else TextFields(),
+            )
             for name, signature in self.signatures.items()
         }
         self._warm_up(folder / EXTRA / WARM_UP)

@@ -7,7 +7,7 @@ queued. The unit is the cell: about one number that the model keeps in memory wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,14 +88,44 @@ class Work:
             )
 
 
-def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: int | None, ranked: int = 0) -> Work:
+@dataclass(frozen=True)
+class TextFields:
+    """The fields of events, requests and users whose texts a model encodes.
+
+    Attributes:
+      fields: their keys, such as ``event.comment``.
+      newest: events of a history whose texts are encoded.
+    """
+
+    fields: Sequence[str] = ()
+    newest: int = 0
+
+    def in_row(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """How many texts a row of a request has at most, by the names of fields that its entries contain."""
+        of_events = [key.partition(".")[2].encode() for key in self.fields if key.startswith("event.")]
+        of_query = [key.partition(".")[2].encode() for key in self.fields if not key.startswith("event.")]
+        named = _naming(inputs.get("event_fields"), of_events)
+        return min(named, self.newest * len(of_events)) + min(_naming(inputs.get("context"), of_query), len(of_query))
+
+
+NO_TEXTS = TextFields()
+
+
+def work_of(
+    signature: Signature,
+    inputs: Mapping[str, np.ndarray],
+    catalogue: int | None,
+    ranked: int = 0,
+    texts: TextFields = NO_TEXTS,
+) -> Work:
     """The work that a request asks for.
 
     Args:
-      inputs: as ``Joining.checked`` returns them; only their shapes, the values of numbers and the first column of
-        ``label_weights`` are read.
+      inputs: as ``Joining.checked`` returns them; only their shapes, the values of numbers, the first column of
+        ``label_weights`` and, where texts are encoded, the fields are read.
       catalogue: items of a model of ours; ``None`` for any other model.
       ranked: the best items that the signature puts into the order of the ranking model.
+      texts: what a model of ours encodes of the fields.
     """
     rows = 1
     for name, tensor in inputs.items():
@@ -118,7 +148,7 @@ def work_of(signature: Signature, inputs: Mapping[str, np.ndarray], catalogue: i
         + _ENTRY * width.get("context", 0)
         + _EVENT_FIELDS * width.get("event_fields", 0)
         + (_CANDIDATE + events) * (candidates + min(ranked, catalogue))
-        + _TEXT * ("text" in inputs)
+        + _TEXT * (int("text" in inputs) + texts.in_row(inputs))
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
         + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
         + _RULED * bool(ruled)
@@ -161,6 +191,16 @@ def _explained(inputs: Mapping[str, np.ndarray]) -> int:
     """Items of a list that get a reason."""
     wanted = inputs.get("reasons", np.zeros(0, int))
     return min(max(int(wanted.max(initial=0)), 0), MOST_REASONS)
+
+
+def _naming(entries: np.ndarray | None, names: Sequence[bytes]) -> int:
+    """How often entries string ``[B, C]`` contain a name, in the row that has most; each entry counts once a name."""
+    if entries is None or entries.ndim < 2 or not names:
+        return 0
+    rows, columns = entries.strides
+    few = entries[: 1 if not rows else None, : 1 if not columns else None]  # one value stands for all
+    most = max((sum(name in cell for cell in row if cell for name in names) for row in few), default=0)
+    return most * (1 if columns else entries.shape[1])
 
 
 def _weighed(entries: np.ndarray) -> int:

@@ -95,6 +95,8 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
         has none of the items that an earlier version was given. Of a model: the data that it was fitted on, a
         :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, from which ids, titles, categories, fields and
         popularity come; and the target.
+
+    Keyword Args:
       query_model: of a two-tower model, see :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default
         ``source.query_model``.
       candidate_model: of a two-tower model: the vectors of the items, float32 ``[N, D]``, in the order of the data, or
@@ -216,6 +218,11 @@ def _export_model(
         columns = list(dict.fromkeys([*template.columns, *columns]))
         with show_progress("Encoding items", "texts") as progress:
             text = encode_items(template.texts(items), encoder, VectorStore(cache_folder() / "vectors"), progress)
+        if not hasattr(encoder.for_queries, "text_to_vector"):
+            raise ModelError(
+                f"export: a {type(encoder).__name__} has no graph (text_to_vector), so it cannot be exported. Take a "
+                "TextEncoder, or leave the encoder out if no search is needed."
+            )
     serving = ServingModel(
         servable,
         items[ITEM].to_numpy(object),
@@ -282,6 +289,7 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
         "items": len(items),
         "schema": schema.as_dict(),
         "reads": list(serving.reads),
+        "texts": {"fields": list(serving.reads_texts), "newest": serving.history_length},
         "ranked": serving.ranked,
         "indexes": {"recommend": serving.best.about, "search": serving.alike.about},
         **manifest,

@@ -54,9 +54,14 @@ class _Manifest(BaseModel, extra="allow"):
         seed: int
         evaluation: Evaluation
 
+    class Texts(BaseModel):
+        fields: list[str]
+        newest: NonNegativeInt
+
     items: NonNegativeInt = 0
     ranked: NonNegativeInt = 0
     indexes: dict[str, Index] = {}
+    texts: Texts | None = None
     run: str = ""
     data_sha256: str = ""
     config: RunConfig | None = None

@@ -15,6 +15,7 @@ from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.field_decoder import ENTRIES, FieldDecoder
+from tfllmrec.layers.given_texts import vectors_of_texts
 from tfllmrec.layers.interest_forecast import CANDIDATES
 from tfllmrec.layers.interest_profile import RISING
 from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
@@ -126,7 +127,7 @@ class ServingModel(tf.Module):
       ordered: whether the order of a user's events is known, so that reasons may speak of it.
 
     Raises:
-      ModelError: the model reads a field that the schema does not have.
+      ModelError: the model reads a field that the schema does not have, or texts, and there is no encoder for them.
     """
 
     def __init__(
@@ -176,6 +177,24 @@ class ServingModel(tf.Module):
             raise ModelError(
                 f"The model reads {', '.join(missing)}; expected fields of the data's schema "
                 f"({', '.join(field.key for field in schema) or 'none'}). Export it with the data it was fitted on."
+            )
+        #: Keys of texts that the model reads as vectors: strings in requests, and which of these are encoded.
+        self._vector_widths = {
+            field.key: spec.shape[-1]
+            for field in (*self.event_decoder.fields, *self.context_decoder.fields)
+            if field.kind == "text" and (spec := model.query_spec[field.key]).dtype == tf.float32
+        }
+        self.reads_texts = tuple(model.reads_texts)
+        self.history_length = model.history_length
+        if self.reads_texts and text_to_vector is None:
+            raise ModelError(
+                f"The model reads the texts {', '.join(self.reads_texts)}; expected the encoder that it was fitted "
+                "with, as a graph that can be exported, found none. Export it with encoder=."
+            )
+        if others := [key for key in self.reads_texts if self._vector_widths[key] != np.shape(text)[1]]:
+            raise ModelError(
+                f"The model reads the texts {', '.join(others)} as vectors of {self._vector_widths[others[0]]} "
+                f"numbers; the encoder gives {np.shape(text)[1]}. Export it with the encoder that it was fitted with."
             )
         self.item_vectors = tf.Variable(model.item_vectors(), trainable=False, name="item_vectors")
         self.folded = model.fold()
@@ -635,7 +654,22 @@ class ServingModel(tf.Module):
             known = tf.ragged.boolean_mask(values, present).to_tensor(default_value=padding)
             # A batch of empty histories still needs a column.
             query[key] = tf.pad(known, [[0, 0], [0, 1], *[[0, 0]] * (known.shape.rank - 2)], constant_values=padding)
-        return query, unknown, unread
+        return query | self._vectors_of_texts(query), unknown, unread
+
+    def _vectors_of_texts(self, query: Query) -> dict[str, tf.Tensor]:
+        """The texts of a query as the model reads them: vectors, of events only of the newest that it reads."""
+        n_events = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1, keepdims=True)
+        old = tf.range(tf.shape(query["history"])[1]) < n_events - self.history_length
+        texts = {
+            key: tf.where(old, "", query[key]) if key.startswith("event.") else query[key] for key in self.reads_texts
+        }
+        vectors = {
+            key: tf.fill(tf.concat([tf.shape(query[key]), [width]], axis=0), float("nan"))
+            for key, width in self._vector_widths.items()
+        }
+        if texts:
+            vectors |= vectors_of_texts(texts, self.text_to_vector, next(iter(self._vector_widths.values())))
+        return vectors
 
     def _event_ids(self, known: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         """Ids of the items at ``position`` int32 ``[B, M]`` of a history; ``""`` at -1."""

@@ -93,5 +93,6 @@ def _values(spec: tf.TensorSpec, batch: int, said: Mapping[str, Sequence[str]]) 
 
 def _entry(field: Field) -> str:
     """An entry of a request for this field, with a value that can be read."""
-    value = {"category": field.vocabulary[0] if field.vocabulary else "", "number": f"{field.median:g}", "time": "0"}
+    category = field.vocabulary[0] if field.vocabulary else ""
+    value = {"category": category, "number": f"{field.median:g}", "time": "0", "text": "some words"}
     return f"{field.name}={value.get(field.kind, '1 ' * field.width)}"

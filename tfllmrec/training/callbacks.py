@@ -1,10 +1,10 @@
-"""Keras callbacks: the scoreboard in TensorBoard, and a run that can be killed at any moment."""
+"""Keras callbacks: progress, and a run that can be killed at any moment."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,56 +14,7 @@ from pydantic import ConfigDict
 
 from tfllmrec.durable import read_json, sync, write_text, writing
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import Result, selection_value
-from tfllmrec.models.hybrid import Hybrid
-from tfllmrec.progress import Progress, Tell
-
-
-class Scoreboard(tf.keras.callbacks.Callback):
-    """Measures the model after each epoch, and writes the figures to TensorBoard under their usual labels.
-
-    ``recall@10/tail`` is called that here, in tables and in JSON. The value that epochs are compared by enters Keras'
-    ``logs`` as ``selection``, so ``EarlyStopping(monitor="selection", mode="max")`` works too.
-
-    Args:
-      measure: the model -> :class:`Result`; usually ``evaluate`` on (a sample of) the validation queries.
-      log_dir: of TensorBoard; ``None`` writes nothing.
-      tell: called with a line for each epoch.
-    """
-
-    def __init__(
-        self,
-        measure: Callable[[tf.keras.Model], Result],
-        log_dir: Path | str | None = None,
-        tell: Tell | None = None,
-    ) -> None:
-        super().__init__()
-        self.measure = measure
-        self.tell = tell
-        self.writer = tf.summary.create_file_writer(str(log_dir)) if log_dir else None
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = logs if logs is not None else {}
-        result = self.measure(self.model)
-        logs["selection"] = selection_value(result)
-        figures = {label: value for label, value in result.metrics.items() if value is not None}
-        if self.writer is not None:
-            with self.writer.as_default(step=epoch):
-                for label, value in figures.items():
-                    tf.summary.scalar(label, value)
-                for label, value in logs.items():
-                    tf.summary.scalar(f"training/{label}", value)
-                if isinstance(self.model, Hybrid):
-                    tf.summary.histogram("gates/a_i", self.model.gates.gate(self.model.train_counts))
-            self.writer.flush()
-        if self.tell is not None:
-            shown = ("ndcg@10", "recall@10", "recall@10/tail")
-            losses = [f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs]
-            measured = [f"{label} {figures[label]:.4f}" for label in shown if label in figures]
-            parts = [", ".join(losses), f"validation {', '.join(measured)}"]
-            self.tell(f"epoch {epoch + 1}: {'; '.join(filter(None, parts))}")
-            for alarm in result.alarms:
-                self.tell(f"  alarm: {alarm}")
+from tfllmrec.progress import Progress
 
 
 class StepProgress(tf.keras.callbacks.Callback):
@@ -112,7 +63,8 @@ class EpochCheckpoint(tf.keras.callbacks.Callback):
     gives the result of an undisturbed run, since batches and noise are functions of seed and step.
 
     Args:
-      folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of :class:`Scoreboard`.
+      folder: where to keep it. patience: epochs. Reads ``logs["selection"]`` of
+        :class:`tfllmrec.board.scoreboard.Scoreboard`.
     """
 
     def __init__(self, folder: Path, patience: int) -> None:

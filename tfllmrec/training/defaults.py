@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
+from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
 from tfllmrec.models.fitting import SCORES, TrainingData
 from tfllmrec.models.item_weights import (
@@ -37,6 +39,8 @@ MAX_IALS_EVENTS = 5_000_000
 OFTEN = 100
 #: ``model.dropout`` and ``model.id_dropout`` from :data:`OFTEN` events per item on, and below.
 DROPOUTS = ((0.2, 0.1), (0.4, 0.3))
+#: Different texts of users that *auto* reads at most: a quarter of an hour on two cores.
+MAX_TEXTS = 100_000
 
 
 def sizes(split: Split, config: ExperimentConfig) -> list[str]:
@@ -87,6 +91,47 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if "ials" in config.evaluation.baselines and n_events > MAX_IALS_EVENTS:
         config.evaluation.baselines = [name for name in config.evaluation.baselines if name != "ials"]
         said.append(f"evaluation.baselines without ials: {n_events:,} training events take too long for its grid")
+    return said
+
+
+def choose_user_text(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str]:
+    """Sets ``model.user_text``, in place, where it says *auto*; returns a line if there are texts of users.
+
+    Args:
+      data: with the texts, and with what encodes them.
+      config: of the fit.
+      tell: called with a warning about texts that may have been written after the test events.
+
+    Raises:
+      ModelError: texts are to be read, and there is nothing that encodes them.
+    """
+    fields, model = data.split.schema.texts_of_users(), config.model
+    if not fields or not model.fields or "meaning" not in model.terms:
+        model.user_text = bool(model.user_text)
+        return []
+    if model.user_text and data.user_texts is None:
+        raise ModelError(
+            "model.user_text=true: expected an encoder, because the data has texts of users "
+            f"({', '.join(field.key for field in fields)}), found none. Pass TrainingData(user_texts=...), "
+            "add texts of items, or set model.user_text=false."
+        )
+    said: list[str] = []
+    if model.user_text is None and data.user_texts is not None:
+        encoded = data.split.encoded
+        columns = [encoded[f"event.{field.name}" if field.owner == "request" else field.key] for field in fields]
+        different = int((pd.unique(np.concatenate(columns)) != "").sum())
+        model.user_text = different <= MAX_TEXTS
+        said.append(
+            f"model.user_text {str(model.user_text).lower()}: {', '.join(field.key for field in fields)}, "
+            f"{different:,} different texts" + ("" if model.user_text else f", more than {MAX_TEXTS:,}")
+        )
+    model.user_text = bool(model.user_text)
+    timeless = [field.key for field in fields if field.owner == "user"]
+    if model.user_text and timeless and data.split.dataset.events[TIMESTAMP].nunique() > 1:
+        tell(
+            f"warning: {', '.join(timeless)}: a text of a user has no time, so it may have been written after the test "
+            "event. Give it with the events instead, if it changes."
+        )
     return said
 
 

@@ -13,11 +13,15 @@ from tfllmrec.data.queries import Queries, Ragged
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """sha256 (hex) of numeric arrays: their types, shapes and values."""
+    """sha256 (hex) of arrays of numbers or strings: their types, shapes and values."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        if array.dtype == object:
+            for text in array.ravel():
+                digest.update(f"{len(text)} {text}".encode(errors="replace"))
+        else:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

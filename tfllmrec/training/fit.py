@@ -13,6 +13,10 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.board.histograms import Histograms
+from tfllmrec.board.profile import GraphAndProfile
+from tfllmrec.board.scoreboard import Scoreboard
+from tfllmrec.board.trackers import tracker
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
@@ -28,7 +32,7 @@ from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import ItemWeightStatistics, solve, solve_item_weights
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress, claim
+from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
 from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
 from tfllmrec.training.optimizer import adamw
 
@@ -65,13 +69,17 @@ def build_hybrid(
       blank: leaves the fields of items missing, for weights that are loaded next and hold them.
     """
     items, schema = data.split.dataset.items, data.split.schema
+    if config.model.user_text and data.user_texts is not None:
+        schema = schema.reading_text(data.text.shape[1])
     catalogue = Catalogue.of(items, data.text, schema, data.text_widths, config.model, blank)
     negatives = Negatives(config.training.negatives or 0, config.training.log_q)
     with keras_policy(precision):
-        return Hybrid(
+        model = Hybrid(
             catalogue, data.split.train_counts, config.model, config.item_weights, negatives, config.seed,
             schema, data.split.dataset.repeats,
         )  # fmt: skip
+    model.texts = data.user_texts
+    return model
 
 
 @random_state_kept()
@@ -117,6 +125,10 @@ def fit_hybrid(
         )
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
+    if model.reads_texts and data.user_texts is not None:
+        written = [values for key, values in data.split.encoded.items() if key in model.reads_texts]
+        data.user_texts.codes(np.concatenate(written))  # those of held-out events, too, with one progress bar
+        model.centre_texts(sequences, data.user_texts)
     if model.use_behaviour:
         tell("item-item weights: solving")
         set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights))
@@ -150,7 +162,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     Returns:
       A line for each choice, which ``tell`` was called with, too.
     """
-    chosen = _told(defaults.sizes(data.split, config), tell)
+    chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
         config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
@@ -372,24 +384,42 @@ def choose_item_field_use(model: Hybrid, data: TrainingData) -> str | None:
 def choose_field_use(model: Hybrid, data: TrainingData) -> str | None:
     """Sets whether the fields of requests and users are read, as :func:`choose_item_field_use` does for those of items.
 
+    Their texts are no part of it: :func:`choose_text_use`.
+
     Returns:
       A line on the choice; ``None`` for a model that reads no such fields.
     """
     fusion = model.query_fusion
-    if fusion is None:
+    if fusion is None or fusion.encoder is None:
         return None
     return f"fields of queries ({', '.join(fusion.encoder.keys)}) {_choose_use(fusion.reads, model, data)}"
 
 
-def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData) -> str:
-    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it."""
+def choose_text_use(model: Hybrid, data: TrainingData) -> str | None:
+    """Sets whether the texts of users are read: only if the validation sample is ranked better with them.
+
+    Texts that change nothing are not read, because a server would encode them for each request.
+
+    Returns:
+      A line on the choice; ``None`` for a model that reads no such texts.
+    """
+    if not (read := model.reads_texts):
+        return None
+    return f"texts of users ({', '.join(read)}) {_choose_use(model.reads_text, model, data, only_if_better=True)}"
+
+
+def _choose_use(reads: tf.Variable, model: Hybrid, data: TrainingData, only_if_better: bool = False) -> str:
+    """Sets ``reads`` to 1, or to 0 if the validation sample is ranked better then; returns the end of a line on it.
+
+    With ``only_if_better`` also to 0 if it is ranked as well.
+    """
     reads.assign(1.0)
     with_them = data.measure(model, ks=KS)
     reads.assign(0.0)
     without = data.measure(model, ks=KS)
     figures = [selection_value(result) for result in (with_them, without)]
     said = f"selection value {figures[0]:.4f} with them, {figures[1]:.4f} without them, on validation"
-    if figures[1] > figures[0]:
+    if figures[1] > figures[0] or (only_if_better and figures[1] == figures[0]):
         return f"are not read: {said}"
     reads.assign(1.0)
     return f"are read: {said}"
@@ -409,7 +439,9 @@ def choose_strength_alone(model: Hybrid, data: TrainingData) -> str | None:
       A line on the choice; ``None`` for a model that reads no such fields.
     """
     fusion = model.query_fusion
-    if fusion is None or not float(fusion.reads):
+    if fusion is None or not (
+        (fusion.encoder is not None and float(fusion.reads)) or (fusion.texts is not None and model.reads_texts)
+    ):
         return None
     nobody = data.sample.without_histories()
     alone: dict[float, Result] = {}
@@ -448,10 +480,8 @@ def _train(
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
     optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
-    callbacks = [
-        Scoreboard(measure, folder / "logs" / "validation", tell),
-        tf.keras.callbacks.TerminateOnNaN(),
-    ]
+    logs, trackers = folder / "logs", [tracker(name) for name in config.board.trackers]
+    callbacks = [Scoreboard(measure, logs / "validation", tell, trackers), tf.keras.callbacks.TerminateOnNaN()]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
     made_from, made_from_file = _made_from(model, sequences, data, config), folder / "checkpoints" / "made_from.json"
     if checkpoint.state.epochs_done and not made_from_file.is_file():
@@ -467,10 +497,14 @@ def _train(
         tell(f"resumed after epoch {checkpoint.state.epochs_done}")
     # With the first epoch, and not before it: a run that has learnt nothing may be started again with other settings.
     callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
-    callbacks += [checkpoint, tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False), *more]
+    callbacks += [checkpoint, *more]
+    if config.board.details:
+        callbacks.append(Histograms(logs / "validation"))
+        if not first_epoch:
+            callbacks.append(GraphAndProfile(logs / "profile"))
     if first_epoch < training.epochs:
         batches = training_batches(
-            sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads
+            sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads, model.texts
         )
         with show_progress("Training", "steps") as progress:
             callbacks.append(StepProgress(progress, steps, done=steps * first_epoch // training.epochs))
@@ -488,12 +522,20 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
-    of_items, of_fields = choose_item_field_use(model, data), choose_field_use(model, data)
+    of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
+    of_fields = choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
-    chosen = [gates if model.gates.trainable else f"{epoch}: best on validation", lift, of_items, of_fields, alone]
+    chosen = [
+        gates if model.gates.trainable else f"{epoch}: best on validation",
+        lift,
+        of_items,
+        of_texts,
+        of_fields,
+        alone,
+    ]
     return _told([line for line in chosen if line is not None], tell)
 
 
@@ -511,6 +553,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
         settings["weights of events"] = fingerprint(sequences.weights.values)
     if model.scene is None:
         without_effect += ["model.scene", "model.scene_experts"]
+    if not model.reads_texts:
+        without_effect.append("model.user_text")
+    elif model.texts is not None:
+        settings["encoder of texts of users"] = model.texts.encoder.fingerprint
     if not model.items.fields:
         without_effect.append("model.item_fields")
     else:

@@ -474,9 +474,8 @@ def rated_events(
     users = users.take(np.argsort(users.history.lengths, kind="stable"))
     of_users = None if factors is None else factors.users(users.history, users.ratings)
     n_items, width = hybrid.n_items, hybrid.history_length
-    inputs = hybrid.query_inputs(users, width + 1)
+    inputs = users.inputs(n_items, [RATING_KEY], width + 1)
     items, ratings = inputs["history"], inputs[RATING_KEY]
-    of_events = {key for key in inputs if key == "history" or key.startswith("event.")}
     wanted = np.argwhere(np.isfinite(ratings[:, 1:]))
     wanted = wanted[np.sort(generator.permutation(len(wanted))[: min(RATED, SCORED // n_items)])].astype(np.int32)
 
@@ -497,12 +496,11 @@ def rated_events(
             continue
         target = items[here[:, 0], here[:, 1] + 1]
         until = here[:, 1].max() + 1
+        some = hybrid.query_inputs(users.slice(start, start + size), width + 1)
         known = given(
             {
-                key: tf.constant(
-                    values[start : start + size, :until] if key in of_events else values[start : start + size]
-                )
-                for key, values in inputs.items()
+                key: tf.constant(values[:, :until] if key == "history" or key.startswith("event.") else values)
+                for key, values in some.items()
             },
             tf.constant(here[:, 0] - start),
             tf.constant(here[:, 1]),
@@ -831,6 +829,7 @@ class Offered:
     """The candidates of the queries whose next item is among them.
 
     Attributes:
+      items: int64 ``[B, M]``, the candidates; N for none.
       probability: float32 ``[B, M]``, that the candidate is the next item.
       label: bool ``[B, M]``, whether it is.
       there: bool ``[B, M]``, whether there is such a candidate.
@@ -838,6 +837,7 @@ class Offered:
       asked: the number of queries that these are of.
     """
 
+    items: np.ndarray
     probability: np.ndarray
     label: np.ndarray
     there: np.ndarray
@@ -856,7 +856,7 @@ def offered_candidates(reranked: Reranked, queries: Queries) -> Iterator[Offered
         probability = reranked.rank(batch, items)[0][rows]
         there = (items < reranked.model.n_items)[rows]
         score = np.take_along_axis(scores[rows], np.where(there, items[rows], 0), axis=1)
-        yield Offered(probability, label[rows], there, score, len(batch))
+        yield Offered(items[rows], probability, label[rows], there, score, len(batch))
 
 
 def _of_probabilities(reranked: Reranked, queries: Queries) -> dict[str, Any]:

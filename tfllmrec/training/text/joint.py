@@ -132,7 +132,9 @@ def tune_jointly(
     )
     vectors = encoded("Encoding item texts")
     data = TrainingData.of(split, vectors, config)
-    fitted = fit_hybrid(data, config, folder / "hybrid", lambda line: tell(f"hybrid: {line}"))
+    # The vectors of users' texts would change with the encoder.
+    plain = config.model_copy(update={"model": config.model.model_copy(update={"user_text": False})})
+    fitted = fit_hybrid(data, plain, folder / "hybrid", lambda line: tell(f"hybrid: {line}"))
     hybrid, settled = fitted.model, fitted.options
     sequences = Sequences.from_split(split, settled.training.gate_holdout, config.seed)
     batch_size, length = settled.training.batch_size, settled.model.history_length

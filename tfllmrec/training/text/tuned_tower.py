@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllmrec.board.scoreboard import Scoreboard
 from tfllmrec.config import TuningConfig
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result
@@ -17,7 +18,7 @@ from tfllmrec.progress import Tell, show_progress
 from tfllmrec.text.encoder import TextEncoder
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.text.tuning import Tuning, tuning_of
-from tfllmrec.training.callbacks import EpochCheckpoint, Scoreboard, StepProgress
+from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress
 from tfllmrec.training.optimizer import adamw
 
 #: New weights (the first four modes) are trained from scratch, at a higher rate than the encoder's pretrained ones.
@@ -201,7 +202,6 @@ def train_tower(
                     scoreboard,
                     tf.keras.callbacks.TerminateOnNaN(),
                     checkpoint,
-                    tf.keras.callbacks.TensorBoard(str(folder / "logs" / "keras"), write_graph=False),
                     StepProgress(progress, config.epochs * steps, done=first_epoch * steps),
                 ],
                 verbose=0,

@@ -1,0 +1,95 @@
+"""Fits a data set without and with the texts that its users write.
+
+    python benchmarks/user_text.py amazon-2018-magazine --seeds 1 2 42
+
+amazon-2018-magazine has reviews, which are texts of events; movielens-small has tags with times, which become texts of
+the events before them (:func:`tfllmrec.data.event_tags.tags_with_events`). Each variant is fitted for each seed into
+runs/user_text/SET, without baselines; an interrupted fit is resumed. Writes a section of benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quality import fitted_run, folder_of
+from sections import made_by, replace_section
+from seeds import MARKS, ONE_SEED, SEEDS, averaged_runs, differences
+
+from tfllmrec.config import parse_config
+from tfllmrec.runs.run import Run
+
+#: The ``data`` section of each set, with the paths below the folder of all data; and its texts.
+SETS: dict[str, tuple[dict[str, Any], str]] = {
+    "amazon-2018-magazine": (
+        {
+            "events": "amazon-2018-magazine/Magazine_Subscriptions_5.json.gz",
+            "items": "amazon-2018-magazine/meta_Magazine_Subscriptions.json.gz",
+            "fields": {"event.image": {"use": False}},  # addresses
+        },
+        "the title and the text of each review",
+    ),
+    "movielens-small": ({"source": "movielens-small"}, "the tags that a user wrote between two ratings"),
+}
+#: By name: the settings of a variant.
+VARIANTS = {"without texts of users": ["model.user_text=false"], "with them": ["model.user_text=true"]}
+
+
+def data_of(name: str, folder: Path) -> dict[str, Any]:
+    """The ``data`` section of a set whose files are below ``folder``."""
+    told = {key: value if key == "fields" else str(folder / value) for key, value in SETS[name][0].items()}
+    return {"name": name} | told
+
+
+def section(name: str, runs: Mapping[str, Sequence[Run]], command: str) -> str:
+    """The body of a section: how the runs were made, and the table of the variants' differences."""
+    first = next(iter(runs.values()))
+    seeds, data, split = [run.config.seed for run in first], first[0].metrics["data"], first[0].metrics["split"]
+    results = {variant: averaged_runs(own)["hybrid"] for variant, own in runs.items()}
+    return "\n".join(
+        [
+            made_by(command, seeds),
+            "",
+            f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "
+            f"{split['queries']:,} test queries. The texts are {SETS[name][1]}. "
+            f"{SEEDS if len(seeds) > 1 else ONE_SEED} {MARKS}",
+            "",
+            *differences(results, len(seeds)),
+            "",
+            *(
+                f"- {variant}, seed {run.config.seed}: {line}."
+                for variant, own in runs.items()
+                for run in own
+                for line in run.record["chosen"]
+                if line.startswith("texts of users")
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Folder of all data sets.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="Each variant is fitted for each.")
+    parser.add_argument("--out", type=Path, help="Folder of the runs; by default runs/user_text/SET.")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="A setting.")
+    options = parser.parse_args()
+    out = options.out or Path("runs/user_text") / options.set
+    runs: dict[str, list[Run]] = {variant: [] for variant in VARIANTS}
+    for seed in dict.fromkeys(options.seeds):
+        for variant, settings in VARIANTS.items():
+            raw = {"data": data_of(options.set, options.data), "evaluation": {"baselines": []}, "seed": seed}
+            config = parse_config(raw, [*options.overrides, *settings], origin="command line")
+            runs[variant].append(fitted_run(config, folder_of(out / variant.replace(" ", "-"), seed)))
+    body = section(options.set, runs, shlex.join(["python", *sys.argv]))
+    replace_section(f"user text: {options.set}", body)
+    print(body)
+
+
+if __name__ == "__main__":
+    main()

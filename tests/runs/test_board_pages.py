@@ -1,0 +1,56 @@
+"""Every dashboard of TensorBoard over a run, in headless Chromium."""
+
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
+
+#: Text that is there once a dashboard shows the run, through all shadow roots.
+TEXT = """
+(() => {
+  const found = [];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) found.push(node.nodeValue);
+    if (node.shadowRoot) walk(node.shadowRoot);
+    if (node.tagName === 'IFRAME' && node.contentDocument) walk(node.contentDocument.body);
+    if (!['SCRIPT', 'STYLE'].includes(node.tagName)) for (const child of node.childNodes) walk(child);
+  };
+  walk(document.body);
+  return found.join('').replace(/\\s+/g, '');
+})()
+"""
+DASHBOARDS = {
+    "timeseries": ["accuracy/ndcg@10"],
+    "custom_scalars": ["How good", "What epochs are compared by"],
+    "images": ["recall by popularity", "exposure"],
+    "graphs": ["Graph"],
+    "histograms": ["gates/text and feedback against behaviour"],
+    "text": ["recommendations/user 1", "config"],
+    "pr_curves": ["clicks/all"],
+    "projector": ["item vectors", "title"],
+    "hparams": ["model.embedding_dim"],
+}
+
+
+def lacking_of(page, wanted, seconds=60):
+    """What of ``wanted`` does not stand in the page, after some time, and its text; both without spaces."""
+    ends = time.monotonic() + seconds
+    while True:
+        text = page.evaluate(TEXT)
+        lacking = [part for part in wanted if part.replace(" ", "") not in text]
+        if not lacking or time.monotonic() > ends:
+            return lacking, text
+        time.sleep(0.3)
+
+
+def test_each_dashboard_shows_the_run(board_run, browser, tmp_path):
+    from tfllmrec.board.server import board_of
+
+    with board_of([board_run.folder]) as address:
+        for name, wanted in DASHBOARDS.items():
+            browser.open("about:blank")  # a change of the part after # alone loads nothing
+            browser.open(f"{address}#{name}")
+            lacking, text = lacking_of(browser, wanted)
+            browser.screenshot(tmp_path / f"{name}.png")
+            assert not lacking, (name, text[:2000])

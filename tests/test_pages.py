@@ -1,0 +1,137 @@
+"""What README and the pages of docs/ name is there: paths, links, settings, commands with their options, imports.
+
+Running their Python blocks is the task of tests/test_pages_run.py.
+"""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from tfllmrec.cli.app import app
+from tfllmrec.config import ExperimentConfig, parse_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
+#: The pages that are made when the site is built.
+MADE = r"reference/(settings|commands|api/\w+)\.md$"
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+SETTING = re.compile(r"`((?:" + "|".join(ExperimentConfig.model_fields) + r")\.(?!safetensors)[a-z]\w*)[`=]")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The code blocks of a page in these languages, without their indentation."""
+    found = FENCE.findall(page.read_text())
+    return [re.sub(f"^{indent}", "", code, flags=re.MULTILINE) for indent, name, code in found if name in languages]
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of the headings of a page, spelled as GitHub spells them in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_every_path_link_and_setting_that_a_page_names_is_there(page):
+    text = page.read_text()
+    named = re.findall(r"`((?:tfllmrec|configs|benchmarks|notebooks|docs|deploy|examples)/[\w./-]*)`", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    prose = FENCE.sub("", text)
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "://" not in link]
+    links = [link for link in links if not re.search(MADE, link[0])]
+    assert [link for link, _, _ in links if not (page.parent / link).exists()] == []
+    assert [(link, a) for link, _, a in links if a and a not in anchors(page.parent / link if link else page)] == []
+    sections = ExperimentConfig().model_dump()
+    settings = [name.split(".") for name in SETTING.findall(text)]
+    assert [f"{section}.{key}" for section, key in settings if key not in sections[section]] == []
+
+
+PROGRAM = typer.main.get_command(app)
+
+
+def problems(words: list[str]) -> list[str]:
+    """What is wrong with the words after ``tfllmrec``: an unknown command or option, a setting that does not exist."""
+    command = PROGRAM
+    while hasattr(command, "commands"):
+        if not words or words[0] not in command.commands:
+            return [f"no command {' '.join(words[:1])}"]
+        command, words = command.commands[words[0]], words[1:]
+    options = {name: option for option in command.params for name in option.opts if name.startswith("-")}
+    wrong = [f"no option {word}" for word in words if word.startswith("-") and word not in options]
+    for i, word in enumerate(words[:-1]):
+        if word == "--set":
+            try:
+                parse_config({}, [words[i + 1]])
+            except Exception as error:
+                wrong.append(str(error))
+    return wrong
+
+
+def commands(code: str) -> list[list[str]]:
+    """The calls of tfllmrec in a shell block, as words."""
+    lines = code.replace("\\\n", " ").splitlines()
+    calls = [re.search(r"(?:^|&& *|\$ )tfllmrec (.*)", line) for line in lines]
+    return [shlex.split(call[1], comments=True) for call in calls if call]
+
+
+@every_page
+def test_every_command_is_one_that_the_program_takes(page):
+    calls = [words for code in blocks(page, "", "bash", "sh", "console") for words in commands(code)]
+    assert [(words, wrong) for words in calls if (wrong := problems(words))] == []
+
+
+def test_a_wrong_command_is_found():
+    assert problems(["fit", "--events", "a.csv", "--set", "model.blocks=3"]) == []
+    assert problems(["fti"]) == ["no command fti"]
+    assert problems(["fit", "--event", "a.csv"]) == ["no option --event"]
+    assert "model.block is no setting" in problems(["fit", "--set", "model.block=3"])[0]
+    assert commands("pip install x\ntfllmrec fit \\\n  --out a  # a run\n") == [["fit", "--out", "a"]]
+
+
+@every_page
+def test_every_yaml_block_is_a_config(page):
+    for code in blocks(page, "yaml"):
+        parse_config(yaml.safe_load(code), origin=page.name)
+
+
+@every_page
+def test_every_python_block_compiles_and_imports_what_there_is(page):
+    for code in blocks(page, "python", "py"):
+        assert [name for name in names_of_the_package(ast.parse(code)) if not is_there(name)] == []
+
+
+def names_of_the_package(tree: ast.AST) -> list[str]:
+    """Dotted names below tfllmrec that code imports or uses."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("tfllmrec", "tfllmrec_client"):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tfllmrec":
+            names.append(f"tfllmrec.{node.attr}")
+    return names
+
+
+def is_there(name: str) -> bool:
+    """Whether a module has a name at its top level; nothing is imported."""
+    module, _, last = name.rpartition(".")
+    path = ROOT / ("client" if module == "tfllmrec_client" else "") / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file.is_file() and (bool(re.search(rf"\b{last}\b", file.read_text())) or (path / f"{last}.py").is_file())
+
+
+def test_a_name_that_is_not_there_is_found():
+    tree = ast.parse("import tfllmrec\nfrom tfllmrec_client import Client, Clint\ntfllmrec.Hybrid\ntfllmrec.Hybird")
+    wrong = [name for name in names_of_the_package(tree) if not is_there(name)]
+    assert wrong == ["tfllmrec_client.Clint", "tfllmrec.Hybird"]
+
+
+def test_every_setting_is_described():
+    sections = [(name, value) for name, value in ExperimentConfig() if hasattr(value, "model_fields_set")]
+    fields = [(f"{name}.{key}", field) for name, part in sections for key, field in type(part).model_fields.items()]
+    assert [name for name, field in fields if not field.description] == []

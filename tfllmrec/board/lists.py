@@ -1,0 +1,71 @@
+"""What a model recommends to a few users, in words, after each epoch: one sees what it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from tfllmrec.board.scoreboard import writing_to
+from tfllmrec.client.answers import to_frame
+from tfllmrec.columns import ITEM, QUERY, REASON, TITLE
+from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.data.splits import Split
+from tfllmrec.models.answers import recommended, titles_of
+from tfllmrec.wording import visible
+
+#: Users whose recommendations are shown.
+USERS = 5
+#: The newest titles of a history, and the recommendations, that are shown.
+SHOWN_HISTORY, SHOWN = 5, 5
+
+
+class RecommendationsInWords(tf.keras.callbacks.Callback):
+    """Writes the recommendations for a few users, with reasons, as a table into TensorBoard's Text.
+
+    Args:
+      recommend: the model -> a row for each recommendation, in the order of users, as
+        :func:`tfllmrec.client.answers.to_frame` makes them: ``query``, ``title`` and ``reason``.
+      histories: the titles of each user's history, the newest last.
+      log_dir: of TensorBoard.
+    """
+
+    def __init__(
+        self,
+        recommend: Callable[[tf.keras.Model], pd.DataFrame],
+        histories: Sequence[Sequence[str]],
+        log_dir: Path | str,
+    ) -> None:
+        super().__init__()
+        self.recommend, self.histories, self.log_dir = recommend, histories, log_dir
+
+    @classmethod
+    def of(cls, split: Split, log_dir: Path | str) -> Self:
+        """The callback of a hybrid for :data:`USERS` validation users, spread evenly over the lengths of histories."""
+        queries = split.validation
+        by_length = np.argsort(queries.history.lengths, kind="stable")
+        asked = queries.take(by_length[evenly_spread(len(queries), USERS)])
+        ids, titles = split.dataset.items[ITEM].to_numpy(), titles_of(split.dataset)
+        histories = [[titles[ids[item]] for item in history] for history in asked.history]
+        return cls(lambda model: to_frame(recommended(model, asked, SHOWN, split.dataset)), histories, log_dir)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        found = self.recommend(self.model)
+        with writing_to(self.log_dir, epoch):
+            for place, history in enumerate(self.histories):
+                own = found[found[QUERY] == place].head(SHOWN)
+                tf.summary.text(f"recommendations/user {place + 1}", _table(history, own))
+
+
+def _table(history: Sequence[str], found: pd.DataFrame) -> str:
+    before = "; ".join(map(_cell, history[-SHOWN_HISTORY:])) or "nothing yet"
+    rows = [f"| {_cell(title)} | {_cell(why)} |" for title, why in zip(found[TITLE], found[REASON], strict=True)]
+    return "\n".join([f"After: {before}", "", "| recommended | reason |", "|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in visible(text))

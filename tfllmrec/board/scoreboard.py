@@ -1,0 +1,114 @@
+"""The curves of a fit: figures of the protocol after each epoch, losses and speed; and level lines for baselines."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfllmrec.board.tags import SELECTION, TRAINING, layout, shown
+from tfllmrec.board.trackers import Tracker
+from tfllmrec.evaluation.protocol import Result, selection_value
+from tfllmrec.progress import Tell
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path | str, step: int = 0) -> Iterator[tf.summary.SummaryWriter]:
+    """A writer of TensorBoard's files, the default one within the block; what was written is on disk afterwards."""
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=step):
+        yield writer
+    writer.close()
+
+
+def write_figures(folder: Path | str, metrics: Mapping[str, float | None], steps: tuple[int, ...]) -> None:
+    """Writes the figures of one model, such as a baseline, as a run of its own.
+
+    Args:
+      folder: of the run; its name is that of the line.
+      metrics: :attr:`Result.metrics`.
+      steps: where it stands; two steps make a level line.
+    """
+    with writing_to(folder):
+        for step in steps:
+            for tag, value in shown(metrics).items():
+                tf.summary.scalar(tag, value, step=step)
+
+
+class Scoreboard(tf.keras.callbacks.Callback):
+    """Measures the model after each epoch, and writes figures, losses and speed to TensorBoard.
+
+    The value that epochs are compared by enters Keras' ``logs`` as ``selection``, so
+    ``EarlyStopping(monitor="selection", mode="max")`` works too. It is called before callbacks that read it.
+
+    Tags are those of :mod:`tfllmrec.board.tags`; Custom Scalars shows them in the order in which one needs them.
+
+    Args:
+      measure: the model -> :class:`Result`; usually ``evaluate`` on (a sample of) the validation queries.
+      log_dir: of TensorBoard; ``None`` writes nothing.
+      tell: called with a line for each epoch.
+      trackers: get the same figures, see :mod:`tfllmrec.board.trackers`.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[tf.keras.Model], Result],
+        log_dir: Path | str | None = None,
+        tell: Tell | None = None,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        super().__init__()
+        self.measure = measure
+        self.tell = tell
+        self.trackers = trackers
+        self.writer = tf.summary.create_file_writer(str(log_dir)) if log_dir else None
+        self._has_layout = False
+        self._began, self._steps = 0.0, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._began, self._steps = time.monotonic(), 0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._steps += 1
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs if logs is not None else {}
+        seconds = time.monotonic() - self._began
+        result = self.measure(self.model)
+        logs["selection"] = selection_value(result)
+        figures = {SELECTION: logs["selection"], **shown(result.metrics)}
+        figures |= {f"{TRAINING}/{name}": float(value) for name, value in logs.items() if name != "selection"}
+        figures[f"{TRAINING}/learning_rate"] = self._learning_rate()
+        figures[f"{TRAINING}/steps per second"] = self._steps / max(seconds, 1e-9)
+        if self.writer is not None:
+            with self.writer.as_default(step=epoch):
+                if not self._has_layout:
+                    tf.summary.experimental.write_raw_pb(layout(figures), step=0)
+                    self._has_layout = True
+                for tag, value in figures.items():
+                    tf.summary.scalar(tag, value)
+            self.writer.flush()
+        for track in self.trackers:
+            track(figures, epoch)
+        if self.tell is not None:
+            self._tell(self.tell, epoch, result, logs)
+
+    def _learning_rate(self) -> float:
+        rate = self.model.optimizer.learning_rate
+        # Of the step that is done, where a schedule gives one for each.
+        return float(rate(self.model.optimizer.iterations) if callable(rate) else rate)
+
+    @staticmethod
+    def _tell(tell: Tell, epoch: int, result: Result, logs: Mapping[str, Any]) -> None:
+        labels = ("ndcg@10", "recall@10", "recall@10/tail")
+        losses = [f"{name} {logs[name]:.3f}" for name in ("retrieval_loss", "gate_loss") if name in logs]
+        figures = [(label, value) for label in labels if (value := result.metrics.get(label)) is not None]
+        measured = [f"{label} {value:.4f}" for label, value in figures]
+        parts = [", ".join(losses), f"validation {', '.join(measured)}"]
+        tell(f"epoch {epoch + 1}: {'; '.join(filter(None, parts))}")
+        for alarm in result.alarms:
+            tell(f"  alarm: {alarm}")

@@ -1,0 +1,76 @@
+"""TensorBoard over run folders."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tensorboard.program import TensorBoard, TensorBoardServerException
+
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.progress import to_stderr
+
+LOGS = "logs"
+
+
+def folders_of(named: Sequence[Path]) -> list[Path]:
+    """The folders with logs among and directly below those that are named.
+
+    Raises:
+      ModelError: a folder is not there, or holds no logs.
+    """
+    found: list[Path] = []
+    for folder in named:
+        if not folder.is_dir():
+            raise ModelError(f"{folder} is no folder: name runs, such as 'tfllmrec board runs/shop'.")
+        own = [folder] if (folder / LOGS).is_dir() else sorted(path.parent for path in folder.glob(f"*/{LOGS}"))
+        if not own:
+            raise ModelError(f"{folder} holds no logs: expected the folder of a run, of a search, or of several.")
+        found += own
+    return found
+
+
+def _names(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders by the name to show: their own, or where two have the same one, all that leads to them."""
+    own = [folder.resolve().name for folder in folders]
+    return {
+        name if own.count(name) == 1 else str(folder.resolve()).strip("/").replace("/", "-"): folder
+        for name, folder in zip(own, folders, strict=True)
+    }
+
+
+@contextlib.contextmanager
+def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """TensorBoard over run folders in a thread of this process, until the block ends; gives its address.
+
+    Raises:
+      ConfigError: the port is taken, or the host unknown.
+    """
+    with _folder_of_links({name: folder / LOGS for name, folder in _names(runs).items()}) as folder:
+        program = TensorBoard()
+        program.configure(argv=[None, "--logdir", str(folder), "--host", host, "--port", str(port)])
+        try:
+            yield program.launch()
+        except TensorBoardServerException as error:
+            raise ConfigError(f"TensorBoard cannot listen on {host}:{port}: {error.msg}") from error
+
+
+@contextlib.contextmanager
+def _folder_of_links(logs: Mapping[str, Path]) -> Iterator[Path]:
+    """One folder for TensorBoard, in which each of ``logs`` has its name; more than one can only be read so."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, target in logs.items():
+            (Path(folder) / name).symlink_to(target.resolve(), target_is_directory=True)
+        yield Path(folder)
+
+
+def serve_board(runs: Sequence[Path], host: str, port: int) -> None:
+    """As :func:`board_of`, until the process is interrupted or told to end."""
+    with board_of(runs, host, port) as address:
+        to_stderr(f"TensorBoard: {address} (Ctrl-C ends it)")
+        ended = signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        if ended == signal.SIGINT:
+            raise KeyboardInterrupt

@@ -1,0 +1,50 @@
+"""Settings of a run in TensorBoard: HParams, which compares runs, and a text with what was chosen and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
+
+from tfllmrec.board.scoreboard import writing_to
+
+
+def write_settings(folder: Path | str, settings: Mapping[str, Any], name: str) -> None:
+    """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
+
+    HParams shows a row for each such folder below the one that TensorBoard reads. Lists and what is left out are
+    written as text, because a column has values of one type.
+
+    Args:
+      folder: of the run's logs.
+      settings: by ``section.name``, of the resolved config.
+      name: of the run.
+    """
+    with writing_to(folder):
+        hp.hparams({key: _plain(value) for key, value in settings.items()}, trial_id=name)
+
+
+def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> None:
+    """Writes Markdown texts, such as the config and the model card, by the name to show."""
+    with writing_to(folder):
+        for name, text in texts.items():
+            tf.summary.text(name, text, step=step)
+
+
+def as_markdown(chosen: Iterable[str], config: str) -> str:
+    """What was chosen automatically, a line each, and the config as YAML."""
+    lines = [f"- {_escaped(line)}" for line in chosen]
+    return "\n".join(
+        ["**Chosen from the data**", "", *lines, "", "**The resolved config**", "", "```", config.strip(), "```"]
+    )
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, float, str)) else "none" if value is None else str(value)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in text)

@@ -1,0 +1,87 @@
+"""Under which tags figures stand in TensorBoard, and the layout of its Custom Scalars.
+
+TensorBoard groups tags by what stands before the first slash and sorts the groups, so ``accuracy`` comes first. Figures
+at one length of lists are enough there: the others are in ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tensorboard.plugins.custom_scalar import layout_pb2, summary
+
+#: The group of the figures that say how well items are found, over all targets.
+ACCURACY = "accuracy"
+#: The group of what the lists are like: coverage, Gini, novelty, of all items or of a stratum.
+LISTS = "lists"
+TRAINING = "training"
+#: What epochs are compared by, see :func:`tfllmrec.evaluation.protocol.selection_value`.
+SELECTION = f"{ACCURACY}/selection"
+_OF_LISTS = ("coverage", "gini", "novelty")
+
+
+def tag_of(label: str) -> str:
+    """The tag of a figure: ``ndcg@10`` is ``accuracy/ndcg@10``, ``ndcg@10/tail`` ``tail/ndcg@10``.
+
+    Figures of lists stand together: ``coverage@10/tail`` is ``lists/coverage@10 tail``.
+    """
+    name, _, stratum = label.partition("/")
+    if name.partition("@")[0] in _OF_LISTS:
+        return f"{LISTS}/{name}{' ' * bool(stratum)}{stratum}"
+    return f"{stratum or ACCURACY}/{name}"
+
+
+def shown(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """The figures that TensorBoard shows, by tag: those at 10, or at the largest k where 10 was not measured."""
+    lengths = {int(found) for label in metrics if (found := _length(label))}
+    k = 10 if 10 in lengths else max(lengths, default=0)
+    return {
+        tag_of(label): value for label, value in metrics.items() if value is not None and _length(label) in (str(k), "")
+    }
+
+
+def _length(label: str) -> str:
+    """The length of lists that a figure is measured at; ``""`` where it has none."""
+    return label.partition("@")[2].partition("/")[0]
+
+
+def layout(tags: Iterable[str]) -> bytes:
+    """The Custom Scalars layout for these tags, in the order in which one needs them, as a serialized summary.
+
+    A chart draws one line for each run, so baselines, validation and test stand in the same chart.
+    """
+    tags = list(tags)
+    strata = [group for group in dict.fromkeys(tag.partition("/")[0] for tag in tags) if group not in _GROUPS]
+    charts = [
+        ("How good", [("What epochs are compared by", [SELECTION]), *_each(tags, ACCURACY, but=SELECTION)]),
+        *((f"How good: {stratum} items", _each(tags, stratum)) for stratum in strata),
+        ("Training", _each(tags, TRAINING)),
+        ("Lists", _each(tags, LISTS)),
+    ]
+    categories = [
+        layout_pb2.Category(
+            title=title,
+            chart=[
+                layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=map(_exact, of)))
+                for name, of in parts
+            ],
+        )
+        for title, parts in charts
+        if parts
+    ]
+    return summary.pb(layout_pb2.Layout(category=categories)).SerializeToString()
+
+
+#: What means something in a regular expression.
+_SIGNS = r".^$*+?()[]{}|\/"
+_GROUPS = (ACCURACY, LISTS, TRAINING)
+
+
+def _each(tags: Iterable[str], group: str, but: str = "") -> list[tuple[str, list[str]]]:
+    return [(tag.partition("/")[2], [tag]) for tag in tags if tag.partition("/")[0] == group and tag != but]
+
+
+def _exact(tag: str) -> str:
+    """A regular expression for the tag, as JavaScript reads it."""
+    escaped = "".join(f"\\{sign}" if sign in _SIGNS else sign for sign in tag)
+    return f"^{escaped}$"

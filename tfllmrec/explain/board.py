@@ -1,0 +1,153 @@
+"""What TensorBoard shows of a complete run beside its curves: comparisons, images, item vectors, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.vq import kmeans2
+
+from tfllmrec.board.pictures import write_pictures
+from tfllmrec.board.projector import sampled, write_projector
+from tfllmrec.board.ranking_curves import write_pr_curves
+from tfllmrec.board.scoreboard import write_figures
+from tfllmrec.board.settings import as_markdown, write_settings, write_texts
+from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.config import dump_config
+from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.errors import ConfigError
+from tfllmrec.evaluation import figures
+from tfllmrec.evaluation.report import list_length
+from tfllmrec.explain.calibration import predictions_of
+from tfllmrec.explain.card import card_of
+from tfllmrec.explain.epochs import epochs_of
+from tfllmrec.explain.interest_labels import label_confusion
+from tfllmrec.explain.lists import exposure_of
+from tfllmrec.models.answers import titles_of
+from tfllmrec.models.ranking import RankingModel, Reranked
+from tfllmrec.progress import Tell, show_progress, to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.training.fingerprint import settings_of
+from tfllmrec.training.ranking import measured_queries, offered_candidates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tfllmrec.models.hybrid import Hybrid
+
+#: Runs of TensorBoard below that of the run: a folder for each recommender on the test queries; all else.
+TEST, DETAILS = "test", "details"
+#: The most test queries that lists are made for.
+QUERIES = 2_000
+#: Groups of items with like vectors, for the colours of the Projector.
+CLUSTERS = 20
+#: Sections of the config that HParams compares.
+COMPARED = ("text", "model", "item_weights", "training", "ranking")
+
+
+def is_written(run: Run) -> bool:
+    """Whether :func:`write_board` came to its end for this run."""
+    return (run.folder / "logs" / TEST / "hybrid").is_dir()
+
+
+def write_board(run: Run, tell: Tell = to_stderr) -> None:
+    """Writes into the run's ``logs/`` what is known at the end of a fit; once more does no harm.
+
+    These are the figures of the baselines and of the test, HParams, and the config with all that was chosen; and if
+    ``board.details`` says so, the model card, images, precision and recall of the ranking model, and vectors for the
+    Projector. Card and images are left out where the packages that they need are missing.
+
+    Args:
+      run: complete.
+      tell: called with a line for what is left out.
+
+    Raises:
+      ModelError: the run is damaged. WriteError: the disk is full, read-only or broken.
+    """
+    logs, results = run.folder / "logs", run.results
+    last = max(len(epochs_of(run, events=False).selection) - 1, 1)
+    texts = {"config": as_markdown(run.record["chosen"], dump_config(run.config))}
+    if run.config.board.details:
+        texts |= _write_details(run, last, tell)
+    for name, validated in run.metrics.get("validation", {}).items():
+        write_figures(logs / "baselines" / name, validated, steps=(0, last))
+    sections = {name: getattr(run.config, name) for name in COMPARED}
+    write_settings(logs, settings_of(**sections), run.folder.resolve().name)
+    write_texts(logs / DETAILS, texts, last)
+    for name, result in results.items():
+        write_figures(logs / TEST / name, result.metrics, steps=(last,))
+
+
+def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
+    """Writes images, curves of the ranking model, and item vectors; gives the texts that belong to them."""
+    logs, texts, hybrid = run.folder / "logs", {}, run.load_model()
+    order = run.load_ranking(hybrid)
+    try:
+        texts["card"] = card_of(run).split("---\n", 2)[-1]  # without what is for machines
+        drawn = {}
+        with show_progress("Drawing TensorBoard's images", "images") as progress:
+            for name, figure in _pictures(run, hybrid, order, tell):
+                drawn[name] = figure
+                progress(len(drawn), len(drawn))
+        write_pictures(logs / DETAILS, drawn, step)
+    except ConfigError as error:  # of a package that is not installed
+        tell(f"TensorBoard: no images and no card: {error}")
+    strata = run.split.strata(run.config.evaluation.head_share)
+    if order is not None:
+        reranked = Reranked(hybrid, order, run.config.ranking.candidates)
+        write_pr_curves(logs / DETAILS, *_clicks(run, reranked, strata), step)
+    kept = sampled(strata)
+    vectors = {"item vectors": hybrid.item_vectors().numpy()[kept]}
+    if np.any(run.text):
+        vectors["text vectors"] = run.training_data.unit_text[kept]
+    write_projector(logs / "items", vectors, _beside(run, strata, kept, vectors["item vectors"]))
+    return texts
+
+
+def _pictures(run: Run, hybrid: Hybrid, order: RankingModel | None, tell: Tell) -> Iterator[tuple[str, Figure]]:
+    """The images by name."""
+    split, results = run.split, run.results
+    k = list_length(results)
+    events = split.train_counts[split.test.targets.values[split.test.targets.offsets[:-1]]]
+    recall = {name: result.per_query[f"recall@{k}"] for name, result in results.items()}
+    yield "recall by popularity", figures.recall_by_popularity(events, recall, f"recall@{k}")
+    if hybrid.gates.trainable:
+        gate = np.asarray(hybrid.gates.gate(hybrid.train_counts))
+        yield "gate by popularity", figures.gate_by_popularity(split.train_counts, gate)
+    asked = split.test.take(evenly_spread(len(split.test), QUERIES))
+    shown = exposure_of(hybrid, asked, run.dataset.n_items, k, run.config.evaluation.batch_size)
+    if shown.any():
+        yield "exposure", figures.lorenz_curve({"recommended": shown, "training events": split.train_counts})
+    if order is not None:
+        for what, (predicted, observed) in predictions_of(run, hybrid, order).items():
+            yield f"calibration of the {what}", figures.calibration(predicted, observed, what)
+    if (found := label_confusion(run, hybrid, tell)) is not None:
+        yield "labels of interests", figures.confusion_matrix(*found)
+
+
+def _clicks(
+    run: Run, reranked: Reranked, strata: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The probability of each candidate of the measured queries, whether it came next, and its strata."""
+    found = [
+        (batch.items[batch.there], batch.probability[batch.there], batch.label[batch.there])
+        for batch in offered_candidates(reranked, measured_queries(run.split, run.config.seed))
+    ]
+    items, probability, label = (np.concatenate(part) for part in zip(*found, strict=True))
+    return probability, label, {name: mask[items] for name, mask in strata.items()}
+
+
+def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
+    """What the Projector shows beside the items ``kept``: title, category, stratum, training events, cluster."""
+    items, titles = run.dataset.items, titles_of(run.dataset)
+    table = pd.DataFrame({"title": [titles[item] for item in items[ITEM].iloc[kept]]})
+    if CATEGORIES in items:
+        table["category"] = [next(iter(category_names(cell)[::-1]), "") for cell in items[CATEGORIES].iloc[kept]]
+    stratum = np.full(run.dataset.n_items, "", object)
+    for name, mask in strata.items():
+        stratum[mask] = name
+    clusters = kmeans2(vectors, min(CLUSTERS, len(kept)), minit="++", seed=run.config.seed)[1]
+    return table.assign(stratum=stratum[kept], events=run.split.train_counts[kept], cluster=clusters)
