@@ -32,6 +32,9 @@ def test_shared_labels_are_named_where_the_text_has_a_substantial_share():
     assert told((1, 0, 2), (0, -1, 1)) == shared
     assert told((1, 0, 4), (0, -1, 1)) == "often chosen after Casablanca"
     assert told((3, 0, 1), (1, -1, 1)) == "similar to Casablanca"  # nothing is shared
+    # A single label is a reason only where the text adds the most.
+    assert told((3, 0, 1), (0, -1, 1), item=3) == "similar text to The Abyss: Sci-Fi"
+    assert told((2, 0, 3), (0, -1, 1), item=3) == "often chosen after Casablanca"
 
 
 def test_nothing_comes_after_something_else_where_events_have_no_order():
@@ -66,8 +69,8 @@ def test_what_most_items_have_is_not_named():
     many = Subjects.of_texts(["Alien"] * 11 + ["Contact"] * 9, [["Film"]] * 20)
     assert list(few.names) == ["Film", "Alien", "Contact"] and list(many.names) == ["", "", "Contact"]
     reasons = Reasons(tf.constant(["a"] * 20 + [""]), many, np.zeros(20, bool), True)
-    alike = reasons._shared(tf.constant([[0, 19]]), tf.constant([[1, 18]])).numpy()[0]
-    assert alike.tolist() == [b"", b"Contact"]
+    alike, several = reasons._shared(tf.constant([[0, 19]]), tf.constant([[1, 18]]))
+    assert alike.numpy().tolist() == [[b"", b"Contact"]] and not several.numpy().any()
 
 
 def test_popular_items_have_events():

@@ -1,7 +1,8 @@
 """The reasons of recommendations, in words that say nothing but facts.
 
 A reason names the event behind the part of a score that adds the most, with one exception: where the texts of an item
-and of the closest event share labels and the meaning term is a quarter of what speaks for the item, the reason says so.
+and of the closest event share two labels and the meaning term is a quarter of what speaks for the item, the reason says
+so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from tfllmrec.models.interests import content_words
 
 #: The terms of a score that reasons are made of.
 TERMS = ("meaning", "feedback", "behaviour")
-#: Share of what speaks for an item from which on a shared text is the reason, and how many labels it names.
-SUBSTANTIAL, NAMED = 0.25, 3
+#: Where another term adds more, a shared text is the reason if the meaning term is at least this share of what speaks for
+#: an item, and at least so many labels are shared.
+SUBSTANTIAL, SEVERAL = 0.25, 2
+#: Labels that a reason names.
+NAMED = 3
 #: Labels of an item that are looked at.
 PER_ITEM = 12
 #: A label of more than this share of the items says nothing; among fewer than :data:`FEW` items no share is known.
@@ -96,11 +100,11 @@ class Reasons(tf.Module):
         flat = tf.reshape(at, [shape[0], -1])
         events = tf.where(there, tf.reshape(tf.gather(history, flat, batch_dims=1), shape), self.n_items)
         closest, rated, followed = tf.unstack(tf.gather(self.titles, events), axis=-1)
-        shared = self._shared(items, events[..., 0])
+        shared, several = self._shared(items, events[..., 0])
         speaks = tf.where(there, terms, -np.inf)
         leads = tf.argmax(speaks, axis=-1, output_type=tf.int32)
         for_it = tf.reduce_sum(tf.maximum(terms, 0.0), axis=-1)
-        of_text = (shared != "") & (terms[..., 0] > 0) & (terms[..., 0] >= SUBSTANTIAL * for_it)
+        of_text = several & (terms[..., 0] > 0) & (terms[..., 0] >= SUBSTANTIAL * for_it)
         alike = tf.where(shared != "", "similar text to " + closest + ": " + shared, "similar to " + closest)
         heard = tf.cast(tf.math.is_finite(ratings), tf.float32)
         mean = tf.math.divide_no_nan(tf.reduce_sum(tf.where(heard > 0, ratings, 0.0), 1), tf.reduce_sum(heard, 1))
@@ -114,8 +118,8 @@ class Reasons(tf.Module):
         popular = tf.where(nobody & tf.gather(self.popular, items), "popular with all users", "")
         return tf.where(tf.reduce_any(there, axis=-1), found, popular)
 
-    def _shared(self, items: tf.Tensor, events: tf.Tensor) -> tf.Tensor:
-        """Up to :data:`NAMED` labels of items that an event has, too, joined: string ``[B, M]``."""
+    def _shared(self, items: tf.Tensor, events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Up to :data:`NAMED` labels of items that an event has, too, joined: string ``[B, M]``; and if several are."""
         own, others = rows_of(self.columns, items), rows_of(self.columns, events)
         both = tf.reduce_any(own[..., tf.newaxis] == others[..., tf.newaxis, :], axis=-1)
         names = tf.gather(self.names, own)
@@ -123,7 +127,7 @@ class Reasons(tf.Module):
         named = both & (tf.cumsum(tf.cast(both, tf.int32), axis=-1) <= NAMED)
         words = tf.where(named, ", " + names, "")
         joined = tf.strings.reduce_join(words, axis=-1)
-        return tf.strings.regex_replace(joined, "^, ", "")
+        return tf.strings.regex_replace(joined, "^, ", ""), tf.math.count_nonzero(both, axis=-1) >= SEVERAL
 
 
 def popular_items(counts: np.ndarray, share: float = 0.2) -> np.ndarray:
