@@ -18,8 +18,8 @@ from tfllmrec.models.interests import content_words
 
 #: The terms of a score that reasons are made of.
 TERMS = ("meaning", "feedback", "behaviour")
-#: Where another term adds more, a shared text is the reason if the meaning term is at least this share of what speaks for
-#: an item, and at least so many labels are shared.
+#: Where another term adds more, a shared text is the reason if the meaning term is at least this share of what speaks
+#: for an item, and at least so many labels are shared.
 SUBSTANTIAL, SEVERAL = 0.25, 2
 #: Labels that a reason names.
 NAMED = 3
