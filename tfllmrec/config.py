@@ -857,6 +857,11 @@ def _keys() -> list[str]:
     return [key for key, _ in _leaves(ExperimentConfig().model_dump())]
 
 
+def settings_by_key(config: ExperimentConfig) -> dict[str, Any]:
+    """Every setting as ``section.key``, with its value as JSON has it."""
+    return dict(_leaves(config.model_dump(mode="json")))
+
+
 def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and not above:

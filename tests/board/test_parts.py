@@ -1,7 +1,6 @@
 """Texts, precision and recall, trackers."""
 
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from tensorboard.plugins.pr_curve import metadata
 from tfllmrec.board.lists import RecommendationsInWords
 from tfllmrec.board.ranking_curves import THRESHOLDS, write_pr_curves
 from tfllmrec.board.settings import as_markdown
-from tfllmrec.board.trackers import tracker
+from tfllmrec.board.trackers import Tracker
 from tfllmrec.errors import ConfigError
 
 pytestmark = pytest.mark.tf
@@ -62,20 +61,68 @@ def test_precision_and_recall_of_candidates(tmp_path):
     assert about.plugin_data.plugin_name == metadata.PLUGIN_NAME
 
 
-def test_trackers(monkeypatch):
-    logged = []
-    mlflow = SimpleNamespace(log_metrics=lambda figures, step: logged.append((figures, step)))
-    wandb = SimpleNamespace(run=None, log=lambda figures: logged.append(figures))
-    wandb.init = lambda project: setattr(wandb, "run", project)
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    tracker("mlflow")({"accuracy/ndcg@10": 0.5, "training/steps per second": 2.0}, 3)
-    tracker("wandb")({"accuracy/ndcg@10": 0.5}, 3)
-    assert logged == [
-        ({"accuracy/ndcg_at_10": 0.5, "training/steps per second": 2.0}, 3),
-        {"accuracy/ndcg@10": 0.5, "epoch": 3},
+class Log:
+    """A stand-in of a tracking service: what was called."""
+
+    def __init__(self, active=None, fails=False):
+        self.run, self.called, self.fails = active, [], fails
+
+    def __getattr__(self, name):
+        def call(*given, **named):
+            self.called.append((name, *given, named))
+            if self.fails:
+                raise OSError("no network")
+            return self.run if name == "active_run" else None
+
+        return call
+
+
+def track(name, service, monkeypatch):
+    """What a fit of one epoch told, with the service in place of the package."""
+    monkeypatch.setitem(sys.modules, name, service)
+    told = []
+    tracker = Tracker(name, "shop", {"model.blocks": 2}, told.append)
+    tracker.on_train_begin()
+    tracker.on_epoch_end(3, {"loss": 1.5, "accuracy/ndcg@10": 0.5})
+    tracker.on_train_end()
+    return told
+
+
+def test_mlflow_gets_the_figures_of_each_epoch(monkeypatch):
+    assert track("mlflow", service := Log(), monkeypatch) == []
+    assert service.called == [
+        ("active_run", {}),
+        ("start_run", {"run_name": "shop"}),
+        ("log_params", {"model.blocks": 2}, {}),
+        ("log_metrics", {"loss": 1.5, "accuracy/ndcg_at_10": 0.5}, {"step": 3}),
+        ("end_run", {}),
     ]
-    assert wandb.run == "tfllmrec"
+
+
+def test_wandb_gets_the_figures_of_each_epoch(monkeypatch):
+    assert track("wandb", service := Log(), monkeypatch) == []
+    assert service.called == [
+        ("init", {"project": "tfllmrec", "name": "shop", "config": {"model.blocks": 2}}),
+        ("log", {"loss": 1.5, "accuracy/ndcg@10": 0.5, "epoch": 3}, {}),
+        ("finish", {}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_run_of_the_caller_is_used_and_not_ended(monkeypatch, name):
+    track(name, service := Log(active="theirs"), monkeypatch)
+    assert [call[0] for call in service.called if call[0] != "active_run"] == [
+        {"wandb": "log"}.get(name, "log_metrics")
+    ]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_cannot_be_reached_is_told_of_once(monkeypatch, name):
+    (said,) = track(name, service := Log(fails=True), monkeypatch)
+    assert name in said and "no network" in said and len(service.called) == 1
+
+
+def test_a_tracker_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ConfigError, match="mlflow is not installed"):
-        tracker("mlflow")
+        Tracker("mlflow", "shop", {}, print)

@@ -240,7 +240,7 @@ def libraries(monkeypatch):
 
     module("tfllmrec.runs.experiment", fit_experiment=fit_experiment)
     module("tfllmrec.runs.run", Run=FakeRun)
-    module("tfllmrec.explain.board", write_board=log.boards.append, is_written=lambda run: run in log.boards)
+    module("tfllmrec.explain.board", write_board=log.boards.append)
     module("tfllmrec.runs.search", tune=tune, resume=go_on, TRIALS=20)
     module("tfllmrec.serving.measure", measure=measure)
     module("tfllmrec.serving.export", export=export)

@@ -25,7 +25,8 @@ def logged(folder):
 def test_runs_are_found_by_their_folder_or_by_the_one_above(tmp_path):
     one, two = logged(tmp_path / "runs" / "one"), logged(tmp_path / "runs" / "two")
     assert folders_of([tmp_path / "runs"]) == folders_of([one, two]) == [one, two]
-    with pytest.raises(ModelError, match="is no folder"):
+    assert folders_of([tmp_path / "runs", one]) == [one, two]
+    with pytest.raises(ModelError, match="There is no folder"):
         folders_of([tmp_path / "gone"])
     with pytest.raises(ModelError, match="holds no logs"):
         folders_of([tmp_path])
@@ -46,15 +47,16 @@ def test_a_taken_port_is_named(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_serves_until_it_is_interrupted(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_it_serves_until_it_is_interrupted_or_told_to_end(tmp_path, number, code):
     command = [sys.executable, "-m", "tfllmrec", "board", str(logged(tmp_path / "one")), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     try:
         line = next(line for line in process.stderr if "TensorBoard: http" in line)
         address = line.split()[1]
         assert json.load(urllib.request.urlopen(f"{address}data/runs", timeout=30)) == ["one/validation"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        process.send_signal(number)
+        assert process.wait(60) == code
     finally:
         process.kill()
         process.stderr.close()

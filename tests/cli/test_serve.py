@@ -17,6 +17,7 @@ def served(monkeypatch):
         rest_port=8501,
         grpc_port=8500,
         local=True,
+        has_page=True,
         interrupted=False,
         loaded=lambda: {"shop": [2]},
         example=lambda: ("shop", '{"inputs": {"k": [5]}}'),
@@ -45,6 +46,7 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     answer = program("serve", tmp_path)
     assert answer.code == 0
     assert answer.out.splitlines() == [
+        "page  http://127.0.0.1:8501/",
         "REST  http://127.0.0.1:8501/v1/models/NAME:predict",
         "gRPC  127.0.0.1:8500",
         "model shop, version 2",
@@ -53,7 +55,19 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.path, settings.host, settings.rest_port, settings.grpc_port) == (tmp_path, "127.0.0.1", 8501, 8500)
     assert (settings.token, settings.certificate, settings.limits.body_bytes) == (None, None, 8 << 20)
-    assert (settings.allow_reload, settings.allow_hosts) == (False, ())
+    assert (settings.allow_reload, settings.allow_hosts, settings.page) == (False, (), None)
+
+
+@pytest.mark.parametrize(("option", "wanted"), [("--page", True), ("--no-page", False)])
+def test_the_page_can_be_asked_for(program, served, tmp_path, option, wanted):
+    assert program("serve", tmp_path, option).code == 0
+    assert served.asked[0].page is wanted
+
+
+def test_a_page_behind_a_token_is_refused(program, served, tmp_path):
+    (tmp_path / "token").write_text("secret")
+    answer = program("serve", tmp_path, "--page", "--token-file", tmp_path / "token")
+    assert answer.code == 2 and "a browser sends no token" in answer.err and not served.asked
 
 
 def test_a_second_interrupt_ends_the_process_at_once(program, served, tmp_path, monkeypatch):
@@ -104,7 +118,9 @@ def test_addresses_are_flushed_also_while_no_model_answers(served, monkeypatch):
     served.server.loaded, served.server.example = dict, lambda: None
     served.server.settings = types.SimpleNamespace(host="127.0.0.1", certificate=None, token=None, path=Path("m"))
     _say_where(served.server)
-    assert written.getvalue().startswith(b"REST  http://127.0.0.1:8501/v1/models/NAME:predict\ngRPC  127.0.0.1:8500\n")
+    assert written.getvalue().startswith(
+        b"page  http://127.0.0.1:8501/\nREST  http://127.0.0.1:8501/v1/models/NAME:predict\ngRPC  127.0.0.1:8500\n"
+    )
 
 
 def test_an_open_door_and_an_empty_house_are_said(program, served, tmp_path):

@@ -55,7 +55,7 @@ def test_prints_the_best_trials_and_what_matters(program, libraries, config, tmp
     assert "chatter of a library" in answer.err
     folder = tmp_path / "search"
     assert f"tfllmrec fit {folder / 'best.yaml'} --out {folder}-best\n" in answer.err
-    assert f"tensorboard --logdir {folder / 'logs'}" in answer.err
+    assert f"tfllmrec board {folder}" in answer.err
 
 
 def test_json_is_the_only_thing_on_stdout(program, libraries, config):

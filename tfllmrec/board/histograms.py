@@ -6,28 +6,28 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfllmrec.board.scoreboard import writing_to
 from tfllmrec.models.hybrid import Hybrid
 
 
 class Histograms(tf.keras.callbacks.Callback):
-    """Writes how a hybrid's gates are spread over its items, and the lengths of its item vectors before they are 1.
+    """Writes how a hybrid's gates are spread over its items, and how long item vectors are before they are scaled to 1.
 
     Args:
-      log_dir: of TensorBoard.
+      log_dir: of TensorBoard, for this callback alone.
     """
 
     def __init__(self, log_dir: Path | str) -> None:
         super().__init__()
-        self.log_dir = log_dir
+        self.writer = tf.summary.create_file_writer(str(log_dir))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model: Hybrid = self.model
-        with writing_to(self.log_dir, epoch):
+        with self.writer.as_default(step=epoch):
             if model.gates.trainable:
-                tf.summary.histogram("gates/text and feedback against behaviour", model.gates.gate(model.train_counts))
+                tf.summary.histogram("gates/dense terms against behaviour", model.gates.gate(model.train_counts))
             content = model.items.content()
             tf.summary.histogram("vectors/length, text and fields", tf.norm(tf.cast(content.every, tf.float32), axis=1))
             if model.items.use_ids:
                 ids = tf.norm(tf.cast(model.items.id_embedding, tf.float32), axis=1)
                 tf.summary.histogram("vectors/length, ids", ids)
+        self.writer.flush()

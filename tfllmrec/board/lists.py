@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfllmrec.board.scoreboard import writing_to
+from tfllmrec.board.words import escaped
 from tfllmrec.client.answers import to_frame
 from tfllmrec.columns import ITEM, QUERY, REASON, TITLE
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.splits import Split
 from tfllmrec.models.answers import recommended, titles_of
-from tfllmrec.wording import visible
 
 #: Users whose recommendations are shown.
 USERS = 5
@@ -31,7 +30,7 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
       recommend: the model -> a row for each recommendation, in the order of users, as
         :func:`tfllmrec.client.answers.to_frame` makes them: ``query``, ``title`` and ``reason``.
       histories: the titles of each user's history, the newest last.
-      log_dir: of TensorBoard.
+      log_dir: of TensorBoard, for this callback alone.
     """
 
     def __init__(
@@ -41,7 +40,8 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
         log_dir: Path | str,
     ) -> None:
         super().__init__()
-        self.recommend, self.histories, self.log_dir = recommend, histories, log_dir
+        self.recommend, self.histories = recommend, histories
+        self.writer = tf.summary.create_file_writer(str(log_dir))
 
     @classmethod
     def of(cls, split: Split, log_dir: Path | str) -> Self:
@@ -55,17 +55,14 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         found = self.recommend(self.model)
-        with writing_to(self.log_dir, epoch):
+        with self.writer.as_default(step=epoch):
             for place, history in enumerate(self.histories):
                 own = found[found[QUERY] == place].head(SHOWN)
                 tf.summary.text(f"recommendations/user {place + 1}", _table(history, own))
+        self.writer.flush()
 
 
 def _table(history: Sequence[str], found: pd.DataFrame) -> str:
-    before = "; ".join(map(_cell, history[-SHOWN_HISTORY:])) or "nothing yet"
-    rows = [f"| {_cell(title)} | {_cell(why)} |" for title, why in zip(found[TITLE], found[REASON], strict=True)]
+    before = "; ".join(map(escaped, history[-SHOWN_HISTORY:])) or "nothing yet"
+    rows = [f"| {escaped(title)} | {escaped(why)} |" for title, why in zip(found[TITLE], found[REASON], strict=True)]
     return "\n".join([f"After: {before}", "", "| recommended | reason |", "|---|---|", *rows])
-
-
-def _cell(text: str) -> str:
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in visible(text))

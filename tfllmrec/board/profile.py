@@ -6,22 +6,43 @@ from pathlib import Path
 
 import tensorflow as tf
 
-#: The steps that are profiled; the first ones also trace and allocate.
-PROFILED = (11, 20)
+#: The profile begins after so many steps, which also trace and allocate, and takes so many.
+FIRST, STEPS = 10, 10
 
 
 class GraphAndProfile(tf.keras.callbacks.TensorBoard):
-    """Keras' callback for the graph of a training step and a profile of the steps :data:`PROFILED`.
+    """Keras' callback for the graph of a training step, and a profile of :data:`STEPS` steps of the first epoch.
 
-    Scalars are left to :class:`tfllmrec.board.scoreboard.Scoreboard`. TensorBoard shows the profile where
-    ``tensorboard-plugin-profile`` is installed.
+    An epoch of fewer steps is not profiled. TensorBoard shows the profile where ``tensorboard-plugin-profile`` is
+    installed. Scalars are left to :class:`tfllmrec.board.scoreboard.Scoreboard`.
 
     Args:
       log_dir: of TensorBoard.
     """
 
     def __init__(self, log_dir: Path | str) -> None:
-        super().__init__(str(log_dir), write_graph=True, profile_batch=PROFILED)
+        super().__init__(str(log_dir), write_graph=True, profile_batch=0)
+        self._next, self._runs = True, False
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        super().on_train_batch_begin(batch, logs)
+        if self._next and batch == FIRST and (self.params.get("steps") or 0) >= FIRST + STEPS:
+            tf.profiler.experimental.start(self.log_dir)
+            self._next, self._runs = False, True
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if batch == FIRST + STEPS - 1:
+            self._stop()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes nothing."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._stop()
+        super().on_train_end(logs)
+
+    def _stop(self) -> None:
+        if self._runs:
+            tf.profiler.experimental.stop()
+            self._runs = False

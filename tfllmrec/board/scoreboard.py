@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfllmrec.board.tags import SELECTION, TRAINING, layout, shown
-from tfllmrec.board.trackers import Tracker
 from tfllmrec.evaluation.protocol import Result, selection_value
 from tfllmrec.progress import Tell
+
+#: TFRS' names for what ``loss`` is, unless a layer has a loss of its own.
+_SAID_TWICE = ("regularization_loss", "total_loss")
 
 
 @contextlib.contextmanager
@@ -42,8 +44,8 @@ def write_figures(folder: Path | str, metrics: Mapping[str, float | None], steps
 class Scoreboard(tf.keras.callbacks.Callback):
     """Measures the model after each epoch, and writes figures, losses and speed to TensorBoard.
 
-    The value that epochs are compared by enters Keras' ``logs`` as ``selection``, so
-    ``EarlyStopping(monitor="selection", mode="max")`` works too. It is called before callbacks that read it.
+    The figures enter Keras' ``logs``, and the value that epochs are compared by also as ``selection``, so
+    ``EarlyStopping(monitor="selection", mode="max")`` works too. It is called before callbacks that read them.
 
     Tags are those of :mod:`tfllmrec.board.tags`; Custom Scalars shows them in the order in which one needs them.
 
@@ -51,7 +53,6 @@ class Scoreboard(tf.keras.callbacks.Callback):
       measure: the model -> :class:`Result`; usually ``evaluate`` on (a sample of) the validation queries.
       log_dir: of TensorBoard; ``None`` writes nothing.
       tell: called with a line for each epoch.
-      trackers: get the same figures, see :mod:`tfllmrec.board.trackers`.
     """
 
     def __init__(
@@ -59,12 +60,10 @@ class Scoreboard(tf.keras.callbacks.Callback):
         measure: Callable[[tf.keras.Model], Result],
         log_dir: Path | str | None = None,
         tell: Tell | None = None,
-        trackers: Sequence[Tracker] = (),
     ) -> None:
         super().__init__()
         self.measure = measure
         self.tell = tell
-        self.trackers = trackers
         self.writer = tf.summary.create_file_writer(str(log_dir)) if log_dir else None
         self._has_layout = False
         self._began, self._steps = 0.0, 0
@@ -79,11 +78,11 @@ class Scoreboard(tf.keras.callbacks.Callback):
         logs = logs if logs is not None else {}
         seconds = time.monotonic() - self._began
         result = self.measure(self.model)
-        logs["selection"] = selection_value(result)
-        figures = {SELECTION: logs["selection"], **shown(result.metrics)}
-        figures |= {f"{TRAINING}/{name}": float(value) for name, value in logs.items() if name != "selection"}
-        figures[f"{TRAINING}/learning_rate"] = self._learning_rate()
-        figures[f"{TRAINING}/steps per second"] = self._steps / max(seconds, 1e-9)
+        training = {name: float(value) for name, value in logs.items() if name not in _SAID_TWICE}
+        training |= {"learning_rate": self._learning_rate(), "steps_per_second": self._steps / max(seconds, 1e-9)}
+        figures = {SELECTION: selection_value(result), **shown(result.metrics)}
+        logs |= {"selection": figures[SELECTION], **figures}
+        figures |= {f"{TRAINING}/{name}": value for name, value in training.items()}
         if self.writer is not None:
             with self.writer.as_default(step=epoch):
                 if not self._has_layout:
@@ -92,8 +91,6 @@ class Scoreboard(tf.keras.callbacks.Callback):
                 for tag, value in figures.items():
                     tf.summary.scalar(tag, value)
             self.writer.flush()
-        for track in self.trackers:
-            track(figures, epoch)
         if self.tell is not None:
             self._tell(self.tell, epoch, result, logs)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tensorboard.program import TensorBoard, TensorBoardServerException
@@ -14,6 +15,8 @@ from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.progress import to_stderr
 
 LOGS = "logs"
+#: In the logs of a run, once all that TensorBoard shows of it is there.
+WRITTEN = "board.json"
 
 
 def folders_of(named: Sequence[Path]) -> list[Path]:
@@ -25,12 +28,12 @@ def folders_of(named: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in named:
         if not folder.is_dir():
-            raise ModelError(f"{folder} is no folder: name runs, such as 'tfllmrec board runs/shop'.")
+            raise ModelError(f"There is no folder {folder}: name runs, such as 'tfllmrec board runs/shop'.")
         own = [folder] if (folder / LOGS).is_dir() else sorted(path.parent for path in folder.glob(f"*/{LOGS}"))
         if not own:
             raise ModelError(f"{folder} holds no logs: expected the folder of a run, of a search, or of several.")
         found += own
-    return found
+    return list({folder.resolve(): folder for folder in found}.values())
 
 
 def _names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -44,7 +47,7 @@ def _names(folders: Sequence[Path]) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """TensorBoard over run folders in a thread of this process, until the block ends; gives its address.
+    """TensorBoard over run folders, in a thread that ends with this process; gives its address.
 
     Raises:
       ConfigError: the port is taken, or the host unknown.
@@ -67,10 +70,27 @@ def _folder_of_links(logs: Mapping[str, Path]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def serve_board(runs: Sequence[Path], host: str, port: int) -> None:
-    """As :func:`board_of`, until the process is interrupted or told to end."""
+def is_written(run: Path) -> bool:
+    """Whether all that TensorBoard shows of a complete run is in its logs."""
+    return (run / LOGS / WRITTEN).is_file()
+
+
+def serve_board(runs: Sequence[Path], host: str, port: int, meanwhile: Callable[[], None]) -> None:
+    """As :func:`board_of`, until the process is interrupted or told to end (SIGTERM).
+
+    Args:
+      meanwhile: called once TensorBoard answers.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C.
+    """
+
+    def end(*_: object) -> None:
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     with board_of(runs, host, port) as address:
         to_stderr(f"TensorBoard: {address} (Ctrl-C ends it)")
-        ended = signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        if ended == signal.SIGINT:
-            raise KeyboardInterrupt
+        meanwhile()
+        while True:
+            signal.pause()

@@ -10,9 +10,17 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
 from tfllmrec.board.scoreboard import writing_to
+from tfllmrec.board.tags import SELECTION, tag_of
+from tfllmrec.board.words import escaped
+
+#: What HParams shows beside the settings: the folder of the run, and the tag.
+COMPARED = [
+    ("validation", SELECTION),
+    *(("test/hybrid", tag_of(label)) for label in ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")),
+]
 
 
-def write_settings(folder: Path | str, settings: Mapping[str, Any], name: str) -> None:
+def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
 
     HParams shows a row for each such folder below the one that TensorBoard reads. Lists and what is left out are
@@ -21,10 +29,11 @@ def write_settings(folder: Path | str, settings: Mapping[str, Any], name: str) -
     Args:
       folder: of the run's logs.
       settings: by ``section.name``, of the resolved config.
-      name: of the run.
     """
+    plain = {key: _plain(value) for key, value in settings.items()}
     with writing_to(folder):
-        hp.hparams({key: _plain(value) for key, value in settings.items()}, trial_id=name)
+        hp.hparams_config([hp.HParam(key) for key in plain], [hp.Metric(tag, group) for group, tag in COMPARED])
+        hp.hparams(plain, trial_id=str(Path(folder).resolve()))
 
 
 def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> None:
@@ -36,7 +45,7 @@ def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> 
 
 def as_markdown(chosen: Iterable[str], config: str) -> str:
     """What was chosen automatically, a line each, and the config as YAML."""
-    lines = [f"- {_escaped(line)}" for line in chosen]
+    lines = [f"- {escaped(line)}" for line in chosen]
     return "\n".join(
         ["**Chosen from the data**", "", *lines, "", "**The resolved config**", "", "```", config.strip(), "```"]
     )
@@ -44,7 +53,3 @@ def as_markdown(chosen: Iterable[str], config: str) -> str:
 
 def _plain(value: Any) -> bool | int | float | str:
     return value if isinstance(value, (bool, int, float, str)) else "none" if value is None else str(value)
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in text)

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfllmrec.cli.output import note
+from tfllmrec.errors import TfllmrecError
+
+if TYPE_CHECKING:
+    from tfllmrec.runs.run import Run
 
 
 def board(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN ...]", help="Run folders, or a folder of them. Default: runs.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback show the runs to anyone.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other address than loopback lets others read the runs.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 6006,
 ) -> None:
     """Start TensorBoard over runs, and print its address.
 
     What it shows of complete runs is written first where it is missing.
     """
-    from tfllmrec.board.server import folders_of, serve_board
-    from tfllmrec.explain.board import is_written, write_board
+    from tfllmrec.board.server import folders_of, is_written, serve_board
     from tfllmrec.runs.run import Run
 
     folders = folders_of(runs or [Path("runs")])
-    for folder in folders:
-        run = Run(folder)
-        if run.complete and not is_written(run):
-            note(f"{folder}: writing what TensorBoard shows")
+
+    def write_missing() -> None:
+        for run in map(Run, folders):
+            if run.complete and not is_written(run.folder):
+                write_or_note(run)
+
+    serve_board(folders, host, port, write_missing)
+
+
+def write_or_note(run: Run) -> None:
+    """Writes what TensorBoard shows of a complete run; one that cannot be read keeps nobody from the others."""
+    from tfllmrec.cli.output import working
+    from tfllmrec.explain.board import write_board
+
+    note(f"{run.folder}: writing what TensorBoard shows")
+    try:
+        with working():
             write_board(run)
-    serve_board(folders, host, port)
+    except TfllmrecError as error:
+        note(f"{run.folder}: TensorBoard shows only its curves: {error}")

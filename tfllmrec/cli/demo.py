@@ -45,7 +45,8 @@ def demo(
     out_console.rule("2. Fit and measure", align="left")
     check_run(run, config, dataset)
     note("starting TensorFlow")
-    from tfllmrec.explain.board import is_written, write_board
+    from tfllmrec.board.server import is_written
+    from tfllmrec.cli.board import write_or_note
     from tfllmrec.runs.experiment import fit_experiment
 
     resume = (run / "config.yaml").is_file()
@@ -56,9 +57,9 @@ def demo(
         note("")
         note("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
-    if not is_written(fitted):
-        write_board(fitted)
     print_metrics(fitted.metrics)
+    if not is_written(fitted.folder):
+        write_or_note(fitted)
 
     out_console.rule("3. Export", align="left")
     from tfllmrec.serving.export import export

@@ -38,8 +38,9 @@ def fit(
         asked = _of_run(resume, asked, named=config is None)
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume RUN.")
+    from tfllmrec.board.server import is_written
+    from tfllmrec.cli.board import write_or_note
     from tfllmrec.config import paraphrase_option
-    from tfllmrec.explain.board import write_board
     from tfllmrec.runs.experiment import fit_experiment
 
     try:
@@ -51,12 +52,12 @@ def fit(
         allowed = paraphrase_option(asked.config.tuning.paraphrase)
         note(f"interrupted; continue with: tfllmrec fit --resume {folder}{allowed}")
         raise typer.Exit(130) from None
-    with working():
-        write_board(run)
     if json:
         print_json(run.metrics)
     else:
         print_metrics(run.metrics)
+    if not is_written(run.folder):
+        write_or_note(run)
     note(f"run: {run.folder}")
     note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
     note(f"      tfllmrec board {run.folder}")

@@ -78,6 +78,14 @@ def serve(
             help=f"Holds the token that each request must have (Authorization: Bearer TOKEN); or ${TOKEN_VARIABLE}."
         ),
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--page/--no-page",
+            help="A page at / to try the models in a browser; by default if only this machine is served, and there is "
+            "no token.",
+        ),
+    ] = None,
     allow_reload: Annotated[
         bool,
         typer.Option(
@@ -96,6 +104,8 @@ def serve(
     """
     require(models)
     token = _token(token_file)
+    if page and token:
+        raise ConfigError("--page: a browser sends no token, so it would see nothing: leave out one of them.")
     try:
         from tfllmrec.server.engine import Limits
         from tfllmrec.server.server import Settings
@@ -123,6 +133,7 @@ def serve(
         certificate=tls_cert,
         key=tls_key,
         token=token,
+        page=page,
         allow_reload=allow_reload,
         limits=limits,
     )
@@ -154,6 +165,8 @@ def _say_where(server: Server) -> None:
     settings = server.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     rest = f"{'https' if settings.certificate else 'http'}://{host}:{server.rest_port}"
+    if server.has_page:
+        say(f"page  {rest}/")
     say(f"REST  {rest}/v1/models/NAME:predict")
     say(f"gRPC  {host}:{server.grpc_port}")
     for name, numbers in server.loaded().items():

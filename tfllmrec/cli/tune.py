@@ -96,7 +96,7 @@ def tune(
         print_search(search)
     note(f"best settings: {search.best_config}")
     note(f"next: {search.fit_command}")
-    note(f"      tensorboard --logdir {search.folder / 'logs'}")
+    note(f"      tfllmrec board {search.folder}")
 
 
 def print_search(search: Search) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +16,13 @@ from tfllmrec.board.pictures import write_pictures
 from tfllmrec.board.projector import sampled, write_projector
 from tfllmrec.board.ranking_curves import write_pr_curves
 from tfllmrec.board.scoreboard import write_figures
+from tfllmrec.board.server import LOGS, WRITTEN
 from tfllmrec.board.settings import as_markdown, write_settings, write_texts
 from tfllmrec.columns import CATEGORIES, ITEM
 from tfllmrec.config import dump_config
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.durable import locked, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.report import list_length
@@ -25,21 +30,23 @@ from tfllmrec.explain.calibration import predictions_of
 from tfllmrec.explain.card import card_of
 from tfllmrec.explain.epochs import epochs_of
 from tfllmrec.explain.interest_labels import label_confusion
-from tfllmrec.explain.lists import exposure_of
+from tfllmrec.explain.lists import exposure_of, queries_with_one_target
 from tfllmrec.models.answers import titles_of
 from tfllmrec.models.ranking import RankingModel, Reranked
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.training.ranking import measured_queries, offered_candidates
+from tfllmrec.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tfllmrec.models.hybrid import Hybrid
 
-#: Runs of TensorBoard below that of the run: a folder for each recommender on the test queries; all else.
-TEST, DETAILS = "test", "details"
+#: Runs of TensorBoard below that of the run: a folder for each baseline on validation queries, and for each recommender
+#: on the test queries; all else; the items' vectors.
+BASELINES, TEST, DETAILS, ITEMS = "baselines", "test", "details", "items"
 #: The most test queries that lists are made for.
 QUERIES = 2_000
 #: Groups of items with like vectors, for the colours of the Projector.
@@ -48,13 +55,8 @@ CLUSTERS = 20
 COMPARED = ("text", "model", "item_weights", "training", "ranking")
 
 
-def is_written(run: Run) -> bool:
-    """Whether :func:`write_board` came to its end for this run."""
-    return (run.folder / "logs" / TEST / "hybrid").is_dir()
-
-
 def write_board(run: Run, tell: Tell = to_stderr) -> None:
-    """Writes into the run's ``logs/`` what is known at the end of a fit; once more does no harm.
+    """Writes into the run's ``logs/`` what is known at the end of a fit, in place of anything written so before.
 
     These are the figures of the baselines and of the test, HParams, and the config with all that was chosen; and if
     ``board.details`` says so, the model card, images, precision and recall of the ranking model, and vectors for the
@@ -65,77 +67,100 @@ def write_board(run: Run, tell: Tell = to_stderr) -> None:
       tell: called with a line for what is left out.
 
     Raises:
-      ModelError: the run is damaged. WriteError: the disk is full, read-only or broken.
+      ConfigError: another process writes to the run. ModelError: the run is damaged.
+      WriteError: the disk is full, read-only or broken.
     """
-    logs, results = run.folder / "logs", run.results
-    last = max(len(epochs_of(run, events=False).selection) - 1, 1)
-    texts = {"config": as_markdown(run.record["chosen"], dump_config(run.config))}
-    if run.config.board.details:
-        texts |= _write_details(run, last, tell)
-    for name, validated in run.metrics.get("validation", {}).items():
-        write_figures(logs / "baselines" / name, validated, steps=(0, last))
-    sections = {name: getattr(run.config, name) for name in COMPARED}
-    write_settings(logs, settings_of(**sections), run.folder.resolve().name)
-    write_texts(logs / DETAILS, texts, last)
-    for name, result in results.items():
-        write_figures(logs / TEST / name, result.metrics, steps=(last,))
+    logs, results = run.folder / LOGS, run.results
+    with locked(run.folder), writing(logs):
+        (logs / WRITTEN).unlink(missing_ok=True)
+        for earlier in (*logs.glob("events.out.*"), *(logs / name for name in (BASELINES, TEST, DETAILS, ITEMS))):
+            if earlier.is_dir():
+                shutil.rmtree(earlier)
+            else:
+                earlier.unlink(missing_ok=True)
+        last = max(len(epochs_of(run, events=False).selection) - 1, 1)
+        texts = {"config": as_markdown(run.record["chosen"], dump_config(run.config))}
+        if run.config.board.details:
+            texts |= _write_details(run, last, tell)
+        write_texts(logs / DETAILS, texts, last)
+        for name, validated in run.metrics.get("validation", {}).items():
+            write_figures(logs / BASELINES / name, validated, steps=(0, last))
+        for name, result in results.items():
+            write_figures(logs / TEST / name, result.metrics, steps=(last,))
+        write_settings(logs, settings_of(**{name: getattr(run.config, name) for name in COMPARED}))
+        write_text(logs / WRITTEN, json.dumps({"version": __version__}))
 
 
 def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     """Writes images, curves of the ranking model, and item vectors; gives the texts that belong to them."""
-    logs, texts, hybrid = run.folder / "logs", {}, run.load_model()
+    details, texts, hybrid = run.folder / LOGS / DETAILS, {}, run.load_model()
     order = run.load_ranking(hybrid)
     try:
         texts["card"] = card_of(run).split("---\n", 2)[-1]  # without what is for machines
-        drawn = {}
-        with show_progress("Drawing TensorBoard's images", "images") as progress:
-            for name, figure in _pictures(run, hybrid, order, tell):
-                drawn[name] = figure
-                progress(len(drawn), len(drawn))
-        write_pictures(logs / DETAILS, drawn, step)
     except ConfigError as error:  # of a package that is not installed
-        tell(f"TensorBoard: no images and no card: {error}")
+        tell(f"TensorBoard: no model card: {error}")
+    try:
+        drawings = _pictures(run, hybrid, order, tell)
+        with show_progress("Drawing TensorBoard's images", "images") as progress:
+            for done, (name, draw) in enumerate(drawings.items(), start=1):
+                if (figure := draw()) is not None:
+                    write_pictures(details, {name: figure}, step)
+                progress(done, len(drawings))
+    except ConfigError as error:
+        tell(f"TensorBoard: no images: {error}")
     strata = run.split.strata(run.config.evaluation.head_share)
-    if order is not None:
-        reranked = Reranked(hybrid, order, run.config.ranking.candidates)
-        write_pr_curves(logs / DETAILS, *_clicks(run, reranked, strata), step)
+    if order is not None and (clicks := _clicks(run, Reranked(hybrid, order, run.config.ranking.candidates), strata)):
+        write_pr_curves(details, *clicks, step)
     kept = sampled(strata)
     vectors = {"item vectors": hybrid.item_vectors().numpy()[kept]}
     if np.any(run.text):
         vectors["text vectors"] = run.training_data.unit_text[kept]
-    write_projector(logs / "items", vectors, _beside(run, strata, kept, vectors["item vectors"]))
+    write_projector(run.folder / LOGS / ITEMS, vectors, _beside(run, strata, kept, vectors["item vectors"]))
     return texts
 
 
-def _pictures(run: Run, hybrid: Hybrid, order: RankingModel | None, tell: Tell) -> Iterator[tuple[str, Figure]]:
-    """The images by name."""
+def _pictures(
+    run: Run, hybrid: Hybrid, order: RankingModel | None, tell: Tell
+) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each image, by its name; ``None`` where there is nothing to show."""
     split, results = run.split, run.results
-    k = list_length(results)
-    events = split.train_counts[split.test.targets.values[split.test.targets.offsets[:-1]]]
-    recall = {name: result.per_query[f"recall@{k}"] for name, result in results.items()}
-    yield "recall by popularity", figures.recall_by_popularity(events, recall, f"recall@{k}")
+    k, counts = list_length(results), split.train_counts
+
+    def recall() -> Figure | None:
+        single = queries_with_one_target(split.test)
+        events = counts[split.test.targets.values[split.test.targets.offsets[:-1][single]]]
+        of = {name: result.per_query[f"recall@{k}"][single] for name, result in results.items()}
+        return figures.recall_by_popularity(events, of, f"recall@{k}") if len(single) else None
+
+    def exposure() -> Figure | None:
+        asked = split.test.take(evenly_spread(len(split.test), QUERIES))
+        shown = exposure_of(hybrid, asked, run.dataset.n_items, k, run.config.evaluation.batch_size)
+        return figures.lorenz_curve({"recommended": shown, "training events": counts}) if shown.any() else None
+
+    def confusion() -> Figure | None:
+        found = label_confusion(run, hybrid, tell)
+        return None if found is None else figures.confusion_matrix(*found)
+
+    drawings: dict[str, Callable[[], Figure | None]] = {"recall by popularity": recall, "exposure": exposure}
     if hybrid.gates.trainable:
         gate = np.asarray(hybrid.gates.gate(hybrid.train_counts))
-        yield "gate by popularity", figures.gate_by_popularity(split.train_counts, gate)
-    asked = split.test.take(evenly_spread(len(split.test), QUERIES))
-    shown = exposure_of(hybrid, asked, run.dataset.n_items, k, run.config.evaluation.batch_size)
-    if shown.any():
-        yield "exposure", figures.lorenz_curve({"recommended": shown, "training events": split.train_counts})
+        drawings["gate by popularity"] = partial(figures.gate_by_popularity, counts, gate)
     if order is not None:
         for what, (predicted, observed) in predictions_of(run, hybrid, order).items():
-            yield f"calibration of the {what}", figures.calibration(predicted, observed, what)
-    if (found := label_confusion(run, hybrid, tell)) is not None:
-        yield "labels of interests", figures.confusion_matrix(*found)
+            drawings[f"calibration of the {what}"] = partial(figures.calibration, predicted, observed, what)
+    return drawings | {"labels of interests": confusion}
 
 
 def _clicks(
     run: Run, reranked: Reranked, strata: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The probability of each candidate of the measured queries, whether it came next, and its strata."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
+    """The probability of each candidate of the measured queries, whether it was held out, and its strata."""
     found = [
         (batch.items[batch.there], batch.probability[batch.there], batch.label[batch.there])
         for batch in offered_candidates(reranked, measured_queries(run.split, run.config.seed))
     ]
+    if not found:
+        return None
     items, probability, label = (np.concatenate(part) for part in zip(*found, strict=True))
     return probability, label, {name: mask[items] for name, mask in strata.items()}
 

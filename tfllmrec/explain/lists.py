@@ -10,6 +10,7 @@ import numpy as np
 from tfllmrec.data.queries import Queries
 from tfllmrec.evaluation.metrics import UNREACHABLE, masked, rank_targets, top_items
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import MIN_TARGETS
 
 #: Examples of each kind.
 EXAMPLES = 5
@@ -68,6 +69,12 @@ def examples_of(recommender: Recommender, queries: Queries, k: int) -> list[Exam
         ]
         examples.append(Example(str(queries.user_ids[row]), history, best[row][best[row] >= 0], targets))
     return examples
+
+
+def queries_with_one_target(queries: Queries) -> np.ndarray:
+    """The rows of queries with exactly one target, whose popularity says something, int64; none if they are few."""
+    single = np.flatnonzero(queries.targets.lengths == 1)
+    return single if len(single) >= max(2 * MIN_TARGETS, len(queries) / 2) else single[:0]
 
 
 def exposure_of(

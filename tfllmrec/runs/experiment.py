@@ -112,11 +112,13 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     for finding in split.findings:
         tell(f"split: {finding}")
 
+    from tfllmrec.board.fit import board_callbacks
+
+    callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
     text = encode(run, config, tell)
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
-    from tfllmrec.board.lists import RecommendationsInWords
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
     from tfllmrec.runs.labels import labels_of_run
@@ -130,7 +132,6 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts)
-    callbacks = [RecommendationsInWords.of(split, out / "logs" / "validation")] if config.board.details else []
     fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:

@@ -32,6 +32,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
 
+from tfllmrec.board.scoreboard import writing_to
+from tfllmrec.board.tags import SELECTION, tag_of
 from tfllmrec.config import ExperimentConfig, dump_config, load_config, paraphrase_option
 from tfllmrec.durable import add_advice, locked, publish_folder, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError, ModelError, TfllmrecError, WriteError
@@ -468,30 +470,22 @@ def _write_hparams(out: Path, space: Sequence[Setting], trials: Iterable[Trial])
     """One TensorBoard run a trial: its settings, its figures, and the curves that its fit wrote."""
     logs = out / "logs"
     if not logs.is_dir():
-        with _writer(logs):
+        with writing_to(logs):
             hp.hparams_config(
                 [hp.HParam(setting.key, _domain(setting)) for setting in space],
-                [hp.Metric(tag) for tag in ("selection", *METRICS)],
+                [hp.Metric(tag) for tag in (SELECTION, *map(tag_of, METRICS))],
             )
     for trial in trials:
         target = logs / f"trial-{trial.number}"
         if target.is_dir():
             continue
         written = out / f"trial-{trial.number}" / "logs"
-        with _writer(written):
+        with writing_to(written):
             hp.hparams({s.key: _plain(s, trial.settings[s.key]) for s in space}, trial_id=f"trial-{trial.number}")
-            for tag, value in {"selection": trial.selection, **trial.metrics}.items():
+            for label, value in {"selection": trial.selection, **trial.metrics}.items():
                 if value is not None:
-                    tf.summary.scalar(tag, value, step=trial.epochs)
+                    tf.summary.scalar(tag_of(label), value, step=trial.epochs)
         publish_folder(written, target)  # only now, so that a kill leaves no run without its figures
-
-
-@contextmanager
-def _writer(folder: Path) -> Iterator[None]:
-    writer = tf.summary.create_file_writer(str(folder))
-    with writer.as_default():
-        yield
-    writer.close()
 
 
 def _domain(setting: Setting) -> Any:

@@ -4,6 +4,7 @@ GET  /v1/models/NAME[/versions/N|/labels/L]             state of the versions
 GET  /v1/models/NAME[/versions/N|/labels/L]/metadata    signatures
 POST /v1/models/NAME[/versions/N|/labels/L]:predict     an answer
 GET  /monitoring/prometheus/metrics                     figures
+GET  /                                                  a page to try a model, if it is switched on
 
 Every answer has the header ``X-Request-Id``.
 """
@@ -29,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tfllmrec.client.status import Code, RequestError, invalid
 from tfllmrec.client.transports import REQUEST_ID
-from tfllmrec.server import json_tensors, metrics, request_ids
+from tfllmrec.server import json_tensors, metrics, request_ids, try_page
 from tfllmrec.server.engine import LARGE_BYTES, Body, Busy, Engine, Limits
 from tfllmrec.server.hosts import KnownHosts
 from tfllmrec.server.tensors import Signature, Tensors, signature_of
@@ -51,12 +52,15 @@ DRAINED_BODIES = 16
 JSON_BYTES = 10  # about so many for a value
 
 
-def rest_app(engine: Engine, token: str | None = None, hosts: Iterable[str] | None = None) -> ASGIApp:
+def rest_app(
+    engine: Engine, token: str | None = None, hosts: Iterable[str] | None = None, page: bool = False
+) -> ASGIApp:
     """The REST API as an ASGI application.
 
     Args:
       token: asked for as ``Authorization: Bearer TOKEN`` with each request.
       hosts: the names of this server, as :class:`KnownHosts` takes them; ``None``: any ``Host`` and ``Origin`` will do.
+      page: whether ``/`` is the page of :mod:`tfllmrec.server.try_page`.
 
     Raises:
       ConfigError: one of ``hosts`` is neither a name nor an address.
@@ -66,6 +70,7 @@ def rest_app(engine: Engine, token: str | None = None, hosts: Iterable[str] | No
     app: ASGIApp = Starlette(
         routes=[
             Route(metrics.PATH, api.metrics, methods=["GET"]),
+            *(Route(path, api.page, methods=["GET"]) for path in (try_page.FILES if page else ())),
             Route("/{path:path}", api.request, methods=methods),
         ]
     )
@@ -82,6 +87,10 @@ class _Api:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._engine.metrics.page(), headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def page(self, request: Request) -> Response:
+        models = self._engine.models
+        return try_page.page(request.url.path, [name for name in models.names() if models.available(name)])
 
     async def request(self, request: Request) -> Response:
         """Anything below ``/v1/``; a wrong path is answered as TF Serving does."""

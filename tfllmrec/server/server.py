@@ -60,6 +60,7 @@ class Settings:
       grace_s: the time for running requests to finish when the server is told to stop.
       certificate, key: PEM files; both protocols speak TLS with them.
       token: required of every request as ``Authorization: Bearer TOKEN``.
+      page: whether ``/`` is a page to try a model; ``None``: if only this machine reaches the server, without a token.
       allow_reload: clients may choose the models by ``HandleReloadConfigRequest``; with a token they always may.
     """
 
@@ -74,6 +75,7 @@ class Settings:
     certificate: Path | None = None
     key: Path | None = None
     token: str | None = None
+    page: bool | None = None
     allow_reload: bool = False
     limits: Limits = field(default_factory=Limits)
 
@@ -100,6 +102,12 @@ class Server:
         with contextlib.suppress(ValueError):
             return ip_address(self.settings.host).is_loopback
         return self.settings.host == "localhost"
+
+    @property
+    def has_page(self) -> bool:
+        """Whether ``/`` is a page to try a model."""
+        wanted = self.settings.page
+        return (self.local and self.settings.token is None) if wanted is None else wanted
 
     @property
     def reloadable(self) -> bool:
@@ -267,7 +275,7 @@ class Server:
     def _rest_server(self) -> _Uvicorn:
         settings = self.settings
         hosts = (settings.host, *settings.allow_hosts) if self.local or settings.allow_hosts else None
-        app = rest_app(self.engine, settings.token, hosts)
+        app = rest_app(self.engine, settings.token, hosts, self.has_page)
         return _Uvicorn(
             uvicorn.Config(
                 app,

@@ -13,10 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.board.histograms import Histograms
-from tfllmrec.board.profile import GraphAndProfile
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.board.trackers import tracker
 from tfllmrec.config import ExperimentConfig, TrainingConfig
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
@@ -480,8 +477,7 @@ def _train(
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
     optimizer.build(model.trainable_variables)  # in the first step it would have the step traced twice
     model.compile(optimizer=optimizer)
-    logs, trackers = folder / "logs", [tracker(name) for name in config.board.trackers]
-    callbacks = [Scoreboard(measure, logs / "validation", tell, trackers), tf.keras.callbacks.TerminateOnNaN()]
+    callbacks = [Scoreboard(measure, folder / "logs" / "validation", tell), tf.keras.callbacks.TerminateOnNaN()]
     checkpoint = EpochCheckpoint(folder / "checkpoints", training.patience)
     made_from, made_from_file = _made_from(model, sequences, data, config), folder / "checkpoints" / "made_from.json"
     if checkpoint.state.epochs_done and not made_from_file.is_file():
@@ -498,10 +494,6 @@ def _train(
     # With the first epoch, and not before it: a run that has learnt nothing may be started again with other settings.
     callbacks.append(tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: claim(made_from_file, made_from)))
     callbacks += [checkpoint, *more]
-    if config.board.details:
-        callbacks.append(Histograms(logs / "validation"))
-        if not first_epoch:
-            callbacks.append(GraphAndProfile(logs / "profile"))
     if first_epoch < training.epochs:
         batches = training_batches(
             sequences, training.batch_size, length, config.seed, training.epochs, first_epoch, model.reads, model.texts
