@@ -33,7 +33,13 @@ class Next:
 def stand_in(n_items: int, share: float = 0.6) -> SimpleNamespace:
     """A hybrid, as far as a report looks at it."""
     gates = SimpleNamespace(trainable=True, gate=lambda counts: 1 / (1 + counts))
-    return SimpleNamespace(score=Next(n_items, share).score, gates=gates)
+    names = ("meaning", "feedback", "behaviour")
+
+    def explain(queries, items):
+        return {name: np.full(items.shape, number, np.float32) for number, name in enumerate(names, start=1)}
+
+    score = Next(n_items, share).score
+    return SimpleNamespace(score=score, gates=gates, term_names=names, reads=["event.rating"], explain=explain)
 
 
 def write_run(folder: Path, split: Split, share: float = 0.6, **settings) -> Run:

@@ -708,3 +708,50 @@ def test_a_run_that_was_begun_is_gone_on_with_unless_its_settings_are_others(cha
     other.model.embedding_dim *= 2
     with pytest.raises(SystemExit, match=r"was begun with other settings: .*embedding_dim.* Name another folder"):
         fitted_run(other, chain_run[0].folder)
+
+
+def test_parts_are_deleted_and_inserted_in_an_order():
+    import faithfulness
+
+    gone, there = faithfulness.kept(np.array([2, 0, 1]))
+    assert gone.sum(axis=1).tolist() == [3, 3, 3, 3, 2, 2, 2, 1, 1, 1]
+    assert there.sum(axis=1).tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert gone[4].tolist() == [True, True, False] and gone[7].tolist() == [False, True, False]
+    assert there[0].tolist() == [False, False, True] and there[3].tolist() == [True, False, True]
+
+
+def test_orders_are_compared_with_the_first():
+    import faithfulness
+
+    deletion = {"contributions": np.array([0.0, 1.0]), "random": np.array([1.0, 2.0])}
+    text = "\n".join(faithfulness.table(deletion, {name: -values for name, values in deletion.items()}))
+    assert "| contributions | 0.500 | | -0.500 | |" in text
+    assert "| random | 1.500 | +1.000 [+1.000, +1.000] | -1.500 | -1.000 [-1.000, -1.000] |" in text
+
+
+@pytest.mark.tf
+def test_the_order_of_contributions_is_the_best_one_where_a_score_is_a_sum():
+    """With behaviour alone, each event adds to the score on its own, but for its place; random orders know nothing."""
+    import faithfulness
+
+    from tfllmrec.config import ItemWeightSettings, ModelConfig
+    from tfllmrec.data.queries import Queries
+    from tfllmrec.models.hybrid import Catalogue, Hybrid
+    from tfllmrec.models.item_weights import PrunedWeights
+
+    rng, n = np.random.default_rng(0), 30
+    text = rng.normal(size=(n, 8)).astype(np.float32)
+    config = ModelConfig(embedding_dim=8, blocks=2, heads=2, dropout=0.0, history_length=12)
+    ids = np.arange(n).astype(str).astype(object)
+    model = Hybrid(Catalogue(ids, text), np.full(n, 5), config, ItemWeightSettings(neighbours=9, decay=0.99), seed=1)
+    model.gates.dense_strength.assign(0.0)
+    neighbours = np.stack([rng.permutation(n)[:9] for _ in range(n)])
+    model.set_item_weights(PrunedWeights(neighbours, rng.exponential(size=(n, 9)).astype(np.float32) ** 3))
+    asked = Queries.from_histories([rng.permutation(n)[: 8 + row % 8] for row in range(12)] + [[1, 2]])
+    deletion, insertion, users = faithfulness.curves_of_events(model, asked, 3)
+    assert list(deletion) == ["contributions", "random", "recency", "attention weights"] and len(users) == 12
+    for other in ("random", "recency", "attention weights"):
+        assert deletion["contributions"].mean() < deletion[other].mean() - 0.2
+        assert insertion["contributions"].mean() > insertion[other].mean() + 0.2
+    weights = faithfulness.attention_weights(model, asked.take(np.array([7])))
+    assert weights.shape == (15,) and not weights[:3].any() and weights.sum() == pytest.approx(1, abs=1e-4)

@@ -57,6 +57,8 @@ class FakeModel:
     def fields_of(self, user):
         return {"context": {"age": "30"}, "event_fields": [{"kind": "view"}] * len(self.people[user][0])}
 
+    run = "the run"
+
     def known_users(self, users):
         return [user in self.people for user in users]
 

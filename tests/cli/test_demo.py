@@ -42,7 +42,9 @@ def test_the_whole_way(program, libraries, movielens):
     assert "because" in answer.out
     assert "Search: " in answer.out
     assert "Similar to Title a" in answer.out  # all were met once, the first wins
-    assert [call[0] for call in libraries.models[0].calls] == ["recommend", "recommend", "search", "similar"]
+    assert [call[0] for call in libraries.models[0].calls] == [
+        "recommend", "recommend", "recommend", "search", "similar",
+    ]  # fmt: skip
     assert "tfllmrec board runs/movielens-100k" in answer.out
 
 

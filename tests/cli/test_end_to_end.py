@@ -110,6 +110,17 @@ def test_recommend(program, exported):
     assert told["unknown"] == ["nothing"]
 
 
+def test_explain(program, exported, tmp_path):
+    page = tmp_path / "why.html"
+    done = program("explain", exported, "--history", ",".join(HISTORY), "--item", NEXT, "--json", "--html", page)
+    assert done.code == 0, done.err
+    (item,) = json.loads(done.out)["items"]
+    assert item["item_id"] == NEXT and len(item["events"]) == len(HISTORY) and item["reason"]
+    added = [*item["anyone"].values(), *(value for event in item["events"] for value in event["added"].values())]
+    assert sum(added) + item["fields"] + item["popularity"] == pytest.approx(item["score"], abs=1e-4)
+    assert [word["word"] for word in item["words"]] == item["text"].split() and item["title"] in page.read_text()
+
+
 def test_recommend_from_a_folder_without_a_model(program, folder):
     done = program("recommend", folder / "nothing", "--history", "i1")
     assert done.code == 4 and done.err.startswith("error: ") and done.out == ""
@@ -135,7 +146,8 @@ def test_serve(program, exported):
             for address in (rest, grpc):
                 with Client(address, "ring", deadline_s=60) as client:
                     items = [item.item_id for item in client.recommend(HISTORY, k=5)]
-                assert items[0] == NEXT and len(set(items)) == 5
+                    reasons = [item.reason for item in client.recommend(HISTORY, k=5, reasons=True)]
+                assert items[0] == NEXT and len(set(items)) == 5 and all(reasons)
         finally:
             server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0

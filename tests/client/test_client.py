@@ -101,7 +101,7 @@ FIELDS = dict.fromkeys(("history", "exclude", "context", "event_fields"), Tensor
 FIELDS |= {"ratings": TensorSpec("DT_FLOAT", MATRIX), **FILTERS}
 RULES = dict.fromkeys(("diversity", "tail_share"), TensorSpec("DT_FLOAT", ROW))
 RULES |= dict.fromkeys(("pinned", "skip", "label_weights"), TensorSpec("DT_STRING", MATRIX))
-RULES |= {"category_cap": TensorSpec("DT_INT32", ROW)}
+RULES |= dict.fromkeys(("category_cap", "reasons"), TensorSpec("DT_INT32", ROW))
 PERSON = {name: FIELDS[name] for name in ("history", "ratings", "event_fields", "context")}
 OFFERED = PERSON | {"items": TensorSpec("DT_STRING", MATRIX)}
 SCORES = {"scores": TensorSpec("DT_FLOAT", (None, 5))}
@@ -509,7 +509,7 @@ def rules_sent(served):
 
 def test_rules_go_with_all_inputs(client, served):
     none = {"diversity": [0], "tail_share": [0], "category_cap": [0], "pinned": [[""]], "skip": [[""]]}
-    none |= {"label_weights": [[""]]}
+    none |= {"label_weights": [[""]], "reasons": [0]}
     client.recommend(["a"], diversity=0.25)
     client.recommend_many([["a"], []], diversity=[0, 1], pinned=[["b", "c"], []], category_cap=[2, 0], tail_share=0.5)
     client.recommend(["a"], skip=["ranking"])
@@ -520,6 +520,7 @@ def test_rules_go_with_all_inputs(client, served):
         ("recommend_full", {
             "diversity": [0, 1], "tail_share": [0.5, 0.5], "category_cap": [2, 0],
             "pinned": [["", "b", "c"], ["", "", ""]], "skip": [[""], [""]], "label_weights": [[""], [""]],
+            "reasons": [0, 0],
         }),
         ("recommend_full", none | {"skip": [["", "ranking"]]}),
         ("recommend", {}),
@@ -1207,6 +1208,10 @@ def test_the_answers_are_those_of_the_saved_model(patient, served, exported, sig
     answer = patient.recommend(history, ratings, exclude=["i7"], k=6)
     agree(answer, here)
     assert answer.unknown == 1
+    told = patient.recommend(history, ratings, exclude=["i7"], k=6, reasons=True)
+    agree(told, here)
+    assert [line.reason for line in told] == here.reason.tolist() and any(here.reason)
+    assert not any(line.reason for line in answer)
     agree(patient.recommend([], k=50), exported.recommend(histories=[[]], k=50))
     people = [["i3"], [], ["i7", "i8", "i9"]]
     rows = exported.recommend(histories=people, k=4).groupby("query")

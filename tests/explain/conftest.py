@@ -20,6 +20,11 @@ HOSTILE = [
 
 
 @pytest.fixture
+def hostile():
+    return HOSTILE
+
+
+@pytest.fixture
 def plain_run(chain_split, tmp_path):
     return write_run(tmp_path / "plain", chain_split)
 

@@ -34,6 +34,8 @@ def test_of_one_run(plain_run, loads_stand_in):
         "Chosen from the data",
         "Examples",
         "Exposure",
+        "What the lists rely on",
+        "What the fields are worth",
         "Data and split",
         "How to reproduce",
     ]
@@ -52,6 +54,7 @@ def test_of_one_run(plain_run, loads_stand_in):
     assert f"popularity {difference:+.4f} [{low:+.4f}, {high:+.4f}]" in words
     assert "targets 60 60 46" in words  # of ndcg, recall and recall of the tail; the head has too few
     assert "Not shown, fewer than 20 targets: recall@10/head (14), recall@10/cold (0)" in words
+    assert "all 600 17% 33% 50%" in words and "event.rating +0.0000 [+0.0000, +0.0000]" in words
     assert f"data fingerprint {plain_run.dataset.fingerprint}" in words
     assert "events events.csv" in words and "/somewhere" not in text
     assert "tfllmrec fit plain/config.yaml --out plain-again" in words

@@ -511,8 +511,8 @@ def test_recommendations_are_the_best_new_items_with_their_reasons(hybrid):
         assert own["rank"].tolist() == [1, 2, 3, 4]
         np.testing.assert_allclose(own["score"], scores[query, order], atol=1e-6)
         for item, why in zip(order, own["reason"], strict=True):
-            event = explained["because"][query, item]
-            assert (why == "") if query else (f" {IDS[[3, 0][event]]}" in why), why
+            behind = [f" {IDS[[3, 0][event]]}" for event in explained["behind"][query, item] if event >= 0]
+            assert any(each in f"{why} " for each in behind) if behind else why in ("", "popular with all users"), why
 
 
 def test_users_have_their_history_in_the_dataset(hybrid, dataset):

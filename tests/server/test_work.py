@@ -13,8 +13,9 @@ MATRIX = TensorSpec(STRING, (None, None))
 SPECS = dict.fromkeys(("history", "exclude", "allow", "categories", "context", "event_fields", "items"), MATRIX)
 SPECS |= {"text": TensorSpec(STRING, (None,)), "item_id": TensorSpec(STRING, (None,))}
 SPECS |= {"ratings": TensorSpec(FLOAT, (None, None)), "k": TensorSpec(INT, (None,))}
-SPECS |= dict.fromkeys(("pinned", "skip", "label_weights"), MATRIX) | {"category_cap": TensorSpec(INT, (None,))}
-RULES = ("diversity", "category_cap", "tail_share")
+SPECS |= dict.fromkeys(("pinned", "skip", "label_weights"), MATRIX)
+SPECS |= dict.fromkeys(("category_cap", "reasons"), TensorSpec(INT, (None,)))
+RULES = ("diversity", "category_cap", "tail_share", "reasons")
 SPECS |= dict.fromkeys(("diversity", "tail_share"), TensorSpec(FLOAT, (None,)))
 TOKENS = ("input_word_ids", "input_mask", "input_type_ids")
 SPECS |= dict.fromkeys(TOKENS, TensorSpec(INT, (None, None)))
@@ -22,7 +23,7 @@ SIGNATURES = {
     "recommend": ("history ratings exclude k", {"item_ids": MATRIX}),
     "recommend_full": (
         "history ratings event_fields context exclude allow categories k diversity pinned category_cap tail_share skip "
-        "label_weights",
+        "label_weights reasons",
         {"item_ids": MATRIX},
     ),
     "search": ("text history exclude k", {"item_ids": MATRIX}),
@@ -112,6 +113,8 @@ def test_rules_are_more_work_and_a_plain_list_is_not():
     assert cells(diversity=np.float32([0.5])) - plain == work._DIVERSE
     assert cells(category_cap=np.int32([3])) - plain == work._RULED
     assert cells(tail_share=np.float32([0.1]), category_cap=np.int32([3])) - plain == work._RULED
+    assert cells(reasons=np.int32([0])) == plain
+    assert cells(reasons=np.int32([500])) - cells(reasons=np.int32([0])) == 100 * (work._CANDIDATE + 5)
     # Clients send a column of padding; the items of the catalogue are looked at twice where any are pinned.
     pinned = work._RULED + 4 * (work._ID + work._PINNED + 4) + CATALOGUE * 2
     assert cells({"pinned": 5}.items()) - plain == pinned

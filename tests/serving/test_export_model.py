@@ -221,6 +221,7 @@ out = signatures["recommend_full"](
     context=tf.constant([["device=phone", ""], ["device=tv", "shape=round"]]),
     exclude=none, allow=none, categories=none, k=tf.constant([3, 3]), diversity=tf.zeros(2), pinned=none, skip=none,
     category_cap=tf.constant([0, 0]), tail_share=tf.zeros(2), label_weights=none,
+    reasons=tf.constant([0, 0]),
 )
 assert not {name.split(".")[0] for name in sys.modules} & {"tfllmrec", "tensorflow_recommenders"}
 print(json.dumps([out["item_ids"].numpy()[:, 0].astype(str).tolist(), out["titles"].numpy()[:, 0].astype(str).tolist(),

@@ -202,11 +202,9 @@ def test_recommend_explains_itself(saved, chain_run):
         assert item.title == titles[item.item_id]
         terms = explanation.terms
         assert sum(terms.values()) == pytest.approx(item.score, abs=1e-4)
-        assert titles[explanation.because] in item.reason
-        if terms["behaviour"] > terms["meaning"] + terms["feedback"]:
-            assert item.reason.startswith("people who had")
-        else:
-            assert item.reason.startswith(("reads like", "fits your ratings"))
+        assert any(titles[event] in item.reason for event in history)
+        if terms["behaviour"] > 0 > max(terms["meaning"], terms["feedback"]):
+            assert item.reason == f"often chosen after {titles[explanation.because]}"
 
 
 def test_users_of_the_run_are_recommended_from_their_events(saved):
@@ -221,15 +219,6 @@ def test_users_of_the_run_are_recommended_from_their_events(saved):
     assert not set(past[1][0]) & set(found.item_id[3:6])
     assert saved.recommend([]).empty
     assert saved.known_users(["u33", "u333"]) == [True, False]
-
-
-def test_the_reason_is_that_of_the_event_that_was_found(saved):
-    """Meaning and feedback are weighed against behaviour together, as the model does when it looks for the event."""
-    said = saved._reason({"meaning": 3.0, "feedback": 2.0, "behaviour": 4.0}, "i3")
-    assert said.startswith("reads like") and saved.title("i3") in said
-    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 0.0}, "i3").startswith("fits your ratings")
-    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 3.0}, "i3").startswith("people who had")
-    assert saved._reason({"meaning": 1.0, "feedback": 2.0, "behaviour": 3.0}, "") == ""
 
 
 def test_nothing_known_and_nothing_left(saved):
@@ -474,3 +463,18 @@ def test_a_damaged_table_of_items_is_named(chain_version, tmp_path, damage):
 def test_a_manifest_that_names_no_run_is_told_where_the_run_is_needed(saved):
     with pytest.raises(ModelError, match=r"tfllmrec\.json is damaged \(it lacks config\): export the run again"):
         moved(saved, config=None).histories_of(["u1"])
+
+
+def test_reasons_come_with_the_list(saved, chain_run):
+    """For as many of the first places as were asked for, and the same as in the list that a frame shows."""
+    inputs = {name: np.full((1, 0), "", object) for name in saved._inputs("recommend_full") if name != "reasons"}
+    inputs |= {name: np.zeros(1, np.float32) for name in ("diversity", "tail_share")}
+    inputs |= {"history": np.array([["i3", "i4"]], object), "ratings": np.zeros((1, 0), np.float32)}
+    inputs |= {"k": np.array([5], np.int32), "category_cap": np.zeros(1, np.int32)}
+    out = saved._call("recommend_full", **inputs, reasons=np.array([2], np.int32))
+    first, second, *others = [text.decode() for text in out["reasons"][0]]
+    assert first and second and others == ["", "", ""]
+    told = saved.recommend(histories=[["i3", "i4"]], k=5).reason.tolist()
+    assert told[:2] == [first, second] and all(told)
+    run = chain_run[0]
+    assert any(run.dataset.items.title[3] in reason or run.dataset.items.title[4] in reason for reason in told)

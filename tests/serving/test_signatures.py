@@ -29,7 +29,7 @@ pytestmark = pytest.mark.tf
 ALL = [f"i{i}" for i in range(40)]
 NAN = float("nan")
 #: Of the inputs that are not strings.
-TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32}
+TYPES = {"ratings": tf.float32, "k": tf.int32, "diversity": tf.float32, "category_cap": tf.int32, "reasons": tf.int32}
 TYPES |= {"tail_share": tf.float32} | dict.fromkeys(INPUTS, tf.int32)
 
 
@@ -97,7 +97,7 @@ def test_recommends_what_the_keras_models_do(served, model, reranked, chain_run,
     nothing = {name: [[""]] for name in ("event_fields", "context", "exclude", "allow", "categories", "pinned")}
     nothing["label_weights"] = [[""]]
     asked = {"history": [[*history, ""]], "ratings": [ratings or []], "k": [k], **nothing}
-    off = {"diversity": [0], "category_cap": [0], "tail_share": [0]}
+    off = {"diversity": [0], "category_cap": [0], "tail_share": [0], "reasons": [0]}
     plain = served("recommend_full", **asked, **off, skip=[["ranking"]])
     assert plain.item_ids[0, :left].tolist() == ids[:left]
     np.testing.assert_allclose(plain.scores, out.scores, atol=1e-6)
@@ -387,6 +387,7 @@ def test_a_full_signature_answers_as_the_short_one_and_says_the_titles(with_fiel
         assert answer(with_fields.search_full, **ASKED["search"], ratings=marks, k=[5])["scores"] != full["scores"]
     assert full.pop("titles") == [[item.decode().upper().encode() for item in short["item_ids"][0]]]
     assert full.pop("unread", [0]) == [0]
+    assert full.pop("reasons", [[b""] * 5]) == [[b""] * 5]
     assert full == short
 
 
@@ -436,7 +437,8 @@ def test_the_full_signatures_have_defaults_that_grpc_fills_in(chain_version):
     defaults = {name: set(signature.defaults) for name, signature in graph.signature_def.items() if signature.defaults}
     of_search = {"history", "ratings", "event_fields", "context", "exclude", "allow", "categories", "k"}
     assert defaults == {
-        "recommend_full": of_search | {"diversity", "pinned", "category_cap", "tail_share", "skip", "label_weights"},
+        "recommend_full": of_search
+        | {"diversity", "pinned", "category_cap", "tail_share", "skip", "label_weights", "reasons"},
         "search_full": of_search,
         "similar_full": {"allow", "categories", "k"},
         **{name: {"event_fields", "context"} for name in ("explain", "rank", "score")},

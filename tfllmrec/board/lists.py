@@ -51,7 +51,7 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
         asked = queries.take(by_length[evenly_spread(len(queries), USERS)])
         ids, titles = split.dataset.items[ITEM].to_numpy(), titles_of(split.dataset)
         histories = [[titles[ids[item]] for item in history] for history in asked.history]
-        return cls(lambda model: to_frame(recommended(model, asked, SHOWN, titles)), histories, log_dir)
+        return cls(lambda model: to_frame(recommended(model, asked, SHOWN, split.dataset)), histories, log_dir)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         found = self.recommend(self.model)

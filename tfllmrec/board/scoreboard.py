@@ -79,7 +79,8 @@ class Scoreboard(tf.keras.callbacks.Callback):
         seconds = time.monotonic() - self._began
         result = self.measure(self.model)
         training = {name: float(value) for name, value in logs.items() if name not in _SAID_TWICE}
-        training |= {"learning_rate": self._learning_rate(), "steps_per_second": self._steps / max(seconds, 1e-9)}
+        if self._steps:  # not where the model is measured before it is trained
+            training |= {"learning_rate": self._learning_rate(), "steps_per_second": self._steps / max(seconds, 1e-9)}
         figures = {SELECTION: selection_value(result), **shown(result.metrics)}
         logs |= {"selection": figures[SELECTION], **figures}
         figures |= {f"{TRAINING}/{name}": value for name, value in training.items()}

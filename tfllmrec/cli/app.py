@@ -24,6 +24,7 @@ from tfllmrec.cli import (
     demo,
     doctor,
     evaluate,
+    explain,
     export,
     fit,
     interests,
@@ -58,6 +59,7 @@ app.command()(report.report)
 app.command()(board.board)
 app.command()(export.export)
 app.command()(recommend.recommend)
+app.command()(explain.explain)
 app.command()(search.search)
 app.command()(similar.similar)
 app.command()(interests.interests)

@@ -75,6 +75,7 @@ def demo(
     out_console.rule("What to try next", align="left")
     for line in (
         f"tfllmrec recommend {out} --history 50,172,181 --k 5",
+        f"tfllmrec explain {out} --history 50,172 --item 181",
         f"tfllmrec search {out} 'a quiet film about growing old'",
         f"tfllmrec evaluate {out}",
         f"tfllmrec board {run}",
@@ -126,7 +127,7 @@ def _exported(run: Run, out: Path) -> SavedModel | None:
 
 
 def _show(model: SavedModel, dataset: Dataset) -> None:
-    """Three people with what they had and what they get, a search, and the neighbours of the best known item."""
+    """Three users with a history, one without, a search, and the neighbours of the best known item."""
     import numpy as np
 
     from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
@@ -142,6 +143,9 @@ def _show(model: SavedModel, dataset: Dataset) -> None:
         with working():
             found = model.recommend([person], 5)
         print_list(found)
+    say()
+    say("A user without a history:")
+    print_list(model.recommend(histories=[[]], k=3))
     say()
     say(f"Search: {SEARCH}")
     print_list(model.search([SEARCH], 5))

@@ -49,8 +49,8 @@ class Recommendation:
     Attributes:
       item_id, title: the title is the id where the catalogue has none, or where the server does not send it.
       score: higher is better; comparable within one answer only.
-      reason: the term that adds the most and the history item behind it; ``""`` where there is no history, or where
-        the server does not send it.
+      reason: a fact behind the score, such as ``similar text to The Abyss: science fiction``; ``""`` where there is
+        none, or where reasons were not asked for.
     """
 
     item_id: str

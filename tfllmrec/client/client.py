@@ -35,7 +35,7 @@ from .answers import (
 )
 from .fields import Fields, context_inputs, event_field_inputs
 from .filters import Allow, filter_inputs
-from .inputs import count_of, listed_strings, rule_inputs
+from .inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
 from .ratings import rating_rows
 from .transports import Grpc, Rest, Security, ServingError, Target, Transport, reading
 
@@ -49,7 +49,7 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 MAX_ANSWER_MB = 2047  # gRPC counts the bytes of a message in an int32
 
 #: Inputs that are not strings.
-NUMBERS = ("ratings", "diversity", "category_cap", "tail_share")
+NUMBERS = ("ratings", "diversity", "category_cap", "tail_share", "reasons")
 
 PORTS = {"http": 8501, "https": 8501, "grpc": 8500, "grpcs": 8500}
 
@@ -169,6 +169,7 @@ class Client:
         skip: Sequence[str] = (),
         label_weights: Mapping[str, float] | None = None,
         titles: bool = False,
+        reasons: bool = False,
         deadline_s: float | None = None,
     ) -> Answer[Recommendation]:
         """The best ``k`` items for one user.
@@ -191,6 +192,7 @@ class Client:
             items with the label by two standard deviations of the request's scores; -1 lowers them by as much. Labels
             that the model does not have count in ``unread``.
           titles: whether the answer has the titles of the items, and not their ids in the place of titles.
+          reasons: whether the first 100 items of the answer have reasons, and titles too.
         """
         return self.recommend_many(
             [history],
@@ -208,6 +210,7 @@ class Client:
             skip=skip,
             label_weights=[label_weights or {}],
             titles=titles,
+            reasons=reasons,
             deadline_s=deadline_s,
         )[0]
 
@@ -229,6 +232,7 @@ class Client:
         skip: Sequence[str] = (),
         label_weights: Sequence[Mapping[str, float]] | None = None,
         titles: bool = False,
+        reasons: bool = False,
         deadline_s: float | None = None,
     ) -> list[Answer[Recommendation]]:
         """As :meth:`recommend` for many users in one request; every list but ``skip`` has a row for each of them."""
@@ -247,6 +251,7 @@ class Client:
             **context_inputs(len(histories), context),
             **event_field_inputs(histories, event_fields),
             **rule_inputs(len(histories), diversity, pinned, category_cap, tail_share, skip, label_weights),
+            **({"reasons": [MOST_REASONS] * len(histories)} if reasons else {}),
         }
         return self._list("recommend", inputs, allow, categories, fields, titles, deadline_s)
 
@@ -533,14 +538,15 @@ def _ratings(histories: Sequence[Sequence[str]], ratings: Sequence[Sequence[floa
 def _answers(out: Outputs) -> list[Answer[Recommendation]]:
     with reading(out.request_id):
         titles, none = out.get("titles", out["item_ids"]), [0] * len(out["item_ids"])
+        reasons = out.get("reasons") or [[""] * len(ids) for ids in out["item_ids"]]
         return [
             Answer(
-                (Recommendation(*line) for line in zip(ids, names, scores, strict=True) if line[0]),
+                (Recommendation(*line) for line in zip(ids, names, scores, why, strict=True) if line[0]),
                 unknown,
                 out.request_id,
                 unread,
             )
-            for ids, names, scores, unknown, unread in zip(
-                out["item_ids"], titles, out["scores"], out["unknown"], out.get("unread", none), strict=True
+            for ids, names, scores, why, unknown, unread in zip(
+                out["item_ids"], titles, out["scores"], reasons, out["unknown"], out.get("unread", none), strict=True
             )
         ]

@@ -11,6 +11,8 @@ from ..errors import DataError
 
 #: Stages of ``recommend`` that a request may skip.
 STAGES = ("ranking",)
+#: Places of a list that get a reason, which bounds the work.
+MOST_REASONS = 100
 
 
 def count_of(k: int) -> int:

@@ -36,6 +36,7 @@ from tfllmrec.explain.lists import (
     exposure_of,
     queries_with_one_target,
 )
+from tfllmrec.explain.reliance import QUERIES, field_importance, term_shares
 from tfllmrec.explain.sections import (
     CLAIM_TARGETS,
     ROWS,
@@ -123,6 +124,8 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _chosen(run),
             _examples(run, hybrid, k),
             _exposure(run, hybrid, results, k),
+            _terms(run, hybrid, k),
+            _fields(run, hybrid, k),
             _ablation(run),
             _ranking(run, hybrid, tell),
             _interests(run, hybrid, tell),
@@ -320,6 +323,42 @@ def _exposure(run: Run, hybrid: Hybrid, results: Mapping[str, Result], k: int) -
 
 def _of_queries(asked: Queries, queries: Queries) -> str:
     return f"{len(asked):,} test queries" + ("" if len(asked) == len(queries) else f" of {len(queries):,}")
+
+
+def _terms(run: Run, hybrid: Hybrid, k: int) -> Section:
+    section = Section("What the lists rely on")
+    queries = run.split.test
+    asked = queries.take(evenly_spread(len(queries), QUERIES))
+    strata = run.split.strata(run.config.evaluation.head_share)
+    with show_progress("Explaining lists", "queries") as progress:
+        found = term_shares(hybrid, asked, {"all": np.ones(run.dataset.n_items, bool), **strata}, k, progress)
+    if found:
+        rows = [
+            [name, f"{places:,}", *(f"{share:.0%}" for share in shares.values())]
+            for name, (places, shares) in found.items()
+        ]
+        note = (
+            f"Mean share of each term in the scores of the {k} best items of {_of_queries(asked, queries)}: its "
+            "absolute value, divided by the sum of those of all terms. places: of the lists, those with such an item."
+        )
+        section.table(Table(["items", "places", *hybrid.term_names], rows, note))
+    return section
+
+
+def _fields(run: Run, hybrid: Hybrid, k: int) -> Section:
+    section = Section("What the fields are worth")
+    queries = run.split.test
+    asked = queries.take(evenly_spread(len(queries), QUERIES))
+    with show_progress("Shuffling fields", "fields") as progress:
+        found = field_importance(hybrid, asked, run.split.train_counts, k, run.config.seed, progress)
+    if found:
+        note = (
+            f"By how much ndcg@{k} falls on {_of_queries(asked, queries)} if the values of a field are shuffled, with "
+            "its paired 95 % interval over users. Fields that say the same replace each other, so each falls by less."
+        )
+        rows = [[key, interval(difference)] for key, difference in found.items()]
+        section.table(Table(["field", f"ndcg@{k}"], rows, note))
+    return section
 
 
 def _ablation(run: Run) -> Section:

@@ -56,7 +56,7 @@ def require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"'tfllmrec report' needs jinja2 ({error}): pip install 'tfllmrec[report]'") from error
+        raise ConfigError(f"pages and cards need jinja2 ({error}): pip install 'tfllmrec[report]'") from error
 
 
 @functools.cache

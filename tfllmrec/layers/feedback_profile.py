@@ -60,16 +60,41 @@ class FeedbackProfile(tf.keras.layers.Layer):
         self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Items ``[B, L, D]``, ratings ``[B, L]``, present bool ``[B, L]`` -> ``[B, L, D]`` and gate ``[B, L, 1]``."""
+        weights, centred, count = self._weights(items, ratings, present)
+        profile = tf.matmul(tf.cast(weights, items.dtype), items)
+        profile = self.norm(self.dropout(profile, training=training), training=training)
+        return profile, self._gate(centred, count)
+
+    def by_event(
+        self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor, last: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The profile after the event ``last`` int32 ``[B]`` as a sum, because the norm is linear after training.
+
+        Returns:
+          What each event adds, float32 ``[B, L, D]``; what the norm adds for everyone, ``[D]``; the gate, ``[B, 1]``.
+        """
+        weights, centred, count = self._weights(items, ratings, present)
+        scale = self.norm.gamma * tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
+        events = tf.gather(weights, last, batch_dims=1)[..., tf.newaxis] * tf.cast(items, tf.float32) * scale
+        gate = tf.gather(self._gate(centred, count), last, batch_dims=1)
+        return events, self.norm.beta - self.norm.moving_mean * scale, gate
+
+    def _weights(
+        self, items: tf.Tensor, ratings: tf.Tensor, present: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """``softmax_j(k_j . k_t) c_j(t)``, float32 ``[B, L, L]``, and what :func:`centred_ratings` gives."""
         centred, count = centred_ratings(tf.where(present, ratings, float("nan")))
         keys = self.key(items)
         logits = tf.matmul(keys, keys, transpose_b=True) * tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
         attention = tf.nn.softmax(tf.cast(logits, tf.float32) + causal_mask(present)[:, 0])
-        profile = tf.matmul(tf.cast(attention * centred, items.dtype), items)
-        profile = self.norm(self.dropout(profile, training=training), training=training)
+        return attention * centred, centred, count
+
+    def _gate(self, centred: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """``b_u``, float32 ``[B, L, 1]``."""
         spread = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(centred**2, axis=-1), count) + 1e-6)
         gate = tf.sigmoid(self.gate(tf.stack([tf.math.log1p(count), spread], axis=-1)))
         heard = tf.cast(count > 0, tf.float32)[..., tf.newaxis]
-        return profile, gate * heard
+        return gate * heard
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dim": self.dim, "dropout": self.rate, "seed": self.seed}

@@ -96,14 +96,17 @@ class ItemFusion(tf.keras.layers.Layer):
         """The fields that the vectors are made of; none where ``reads`` is 0."""
         return [each.field for each in self.fields] if self.fields and float(self.reads) > 0 else []
 
-    def content(self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None) -> Content:
+    def content(
+        self, indices: tf.Tensor | None = None, text: tf.Tensor | None = None, own_text: tf.Tensor | None = None
+    ) -> Content:
         """The part of the vectors that does not depend on ids.
 
         Args:
           indices: int32 ``[M]``, the items; by default all of them.
           text: float32 ``[N, Dt]``, text vectors in place of the layer's own.
+          own_text: float32 ``[M, Dt]``, those of ``indices`` alone, which may then name an item several times.
         """
-        vectors = _rows(self.blocks["text"] if text is None else text, indices)
+        vectors = _rows(self.blocks["text"] if text is None else text, indices) if own_text is None else own_text
         of_text = tf.matmul(tf.cast(vectors, self.compute_dtype), tf.cast(self.maps["text"], self.compute_dtype))
         if not self.fields:
             return Content(of_text, of_text)

@@ -156,6 +156,7 @@ class QueryFusion(tf.keras.layers.Layer):
         query: Mapping[str, tf.Tensor],
         text_map: tf.Tensor | None = None,
         training: bool | None = None,
+        fields_given: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Query vectors, ``[B, L, D]``.
 
@@ -166,6 +167,7 @@ class QueryFusion(tf.keras.layers.Layer):
             with another dimension where a value has several numbers. Where the request has a time, also
             ``event.timestamp`` ``[B, L]``.
           text_map: the map of the items' own texts, ``[width, D]``, where there are texts.
+          fields_given: float32 ``[B]``, from 0, as if all fields were missing, to 1, as they are; by default 1.
         """
         there = tf.cast(present, self.compute_dtype)[..., tf.newaxis]
         known = self.hide_history(there, training=training) > 0
@@ -173,20 +175,24 @@ class QueryFusion(tf.keras.layers.Layer):
         # What is behind absent positions is undefined.
         z = tf.where(known, state, tf.zeros_like(state))
         if self.encoder is not None:
-            profile = self._profile(query, known, shown & (self.reads > 0))
+            profile = self._profile(query, known, shown & (self.reads > 0), fields_given)
             z += self.profile_map(self.dropout(profile, training=training))
         if self.texts is not None:
             said = self.texts({f.key: self._spread(f, query[f.key]) for f in self.texts.fields}, text_map)
-            z += tf.where(shown, said, self.texts.missing())
+            missing = self.texts.missing()
+            z += tf.where(shown, _partly(missing, said, fields_given), missing)
         normed = self.norm(z)
         attended = self._attended(normed, events, present)
         return z + tf.where(known, attended, tf.zeros_like(attended)) + self.narrow(self.widen(normed))
 
-    def _profile(self, query: Mapping[str, tf.Tensor], known: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
+    def _profile(
+        self, query: Mapping[str, tf.Tensor], known: tf.Tensor, given: tf.Tensor, fields_given: tf.Tensor | None
+    ) -> tf.Tensor:
         """The fields of a request and its user without their texts, ``[B, L, D]``.
 
         Args:
           known, given: bool ``[B, L, 1]``, where the history and the fields are not hidden.
+          fields_given: as in :meth:`call`.
         """
         assert self.encoder is not None
         values = {field.key: self._spread(field, query[field.key]) for field in self.encoder.fields}
@@ -196,6 +202,7 @@ class QueryFusion(tf.keras.layers.Layer):
             gaps = self.gaps(query[f"event.{TIMESTAMP}"], values[f"request.{TIMESTAMP}"])
             profile += tf.where(known, gaps, unknown)
             missing += unknown
+        profile = _partly(missing, profile, fields_given)
         return tf.cast(tf.where(given, profile, missing), self.compute_dtype)
 
     @staticmethod
@@ -224,3 +231,10 @@ class QueryFusion(tf.keras.layers.Layer):
         fields = [asdict(field) for field in self.fields]
         sizes = {"dim": self.dim, "heads": self.heads, "dropout": self.rate, "seed": self.seed}
         return {**super().get_config(), "fields": fields, **sizes, "text_widths": self.text_widths}
+
+
+def _partly(missing: tf.Tensor, there: tf.Tensor, share: tf.Tensor | None) -> tf.Tensor:
+    """``[B, L, D]``, from ``missing`` to what is there by a ``share`` float32 ``[B]``; ``None``: all that is there."""
+    if share is None:
+        return there
+    return missing + tf.cast(share[:, tf.newaxis, tf.newaxis], there.dtype) * (there - missing)

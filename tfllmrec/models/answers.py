@@ -12,18 +12,19 @@ import tensorflow as tf
 
 from tfllmrec.client.answers import Answer, Recommendation, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs
-from tfllmrec.client.inputs import count_of, listed, listed_strings
+from tfllmrec.client.inputs import MOST_REASONS, count_of, listed, listed_strings
 from tfllmrec.client.ratings import rating_rows
-from tfllmrec.columns import ITEM, RATING, USER
+from tfllmrec.columns import CATEGORIES, ITEM, RATING, USER
+from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
-from tfllmrec.data.schema import missing
+from tfllmrec.data.schema import RATING_KEY, missing
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.field_decoder import FieldDecoder
-from tfllmrec.models.reasons import TERMS, reason
+from tfllmrec.models.reasons import Reasons, Subjects, popular_items
 from tfllmrec.wording import nearest
 
 if TYPE_CHECKING:
@@ -44,9 +45,26 @@ def recommend(
     event_fields: Sequence[Sequence[Fields | None] | None] | None,
 ) -> pd.DataFrame:
     """:meth:`Hybrid.recommend`."""
+    queries, unknown = queries_of(model, users, histories, ratings, exclude, dataset, context, event_fields)
+    answers = recommended(model, queries, k, dataset)
+    for answer, number in zip(answers, unknown, strict=True):
+        answer.unknown = number
+    return to_frame(answers, users)
+
+
+def queries_of(
+    model: Hybrid,
+    users: Sequence[str] | None,
+    histories: Sequence[Sequence[str]] | None,
+    ratings: Sequence[Sequence[float | None]] | None,
+    exclude: Sequence[str],
+    dataset: Dataset | None,
+    context: Sequence[Fields | None] | None,
+    event_fields: Sequence[Sequence[Fields | None] | None] | None,
+) -> tuple[Queries, list[int]]:
+    """The queries that the arguments of :meth:`Hybrid.recommend` ask, and how many unknown ids each has."""
     past, marks = histories_and_ratings(users, histories, ratings, lambda users: _past_of(users, dataset))
-    ids = model.item_ids
-    index, titles = {item: row for row, item in enumerate(ids)}, titles_of(dataset)
+    index = {item: row for row, item in enumerate(model.item_ids)}
     events = [
         [(row, place) for place, item in enumerate(history) if (row := index.get(item)) is not None] for history in past
     ]
@@ -59,32 +77,59 @@ def recommend(
         exclude=[others if model.repeats else [*history, *others] for history in known],
         fields=_fields_of(model, users, dataset, past, events, context, event_fields),
     )
-    answers = recommended(model, queries, k, titles)
-    for answer, number in zip(answers, unknown, strict=True):
-        answer.unknown = number
-    return to_frame(answers, users)
+    return queries, unknown
 
 
-def recommended(model: Hybrid, queries: Queries, k: int, titles: Mapping[str, str]) -> list[Answer[Recommendation]]:
+def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None) -> list[Answer[Recommendation]]:
     """The best ``k`` items of each query with their reasons, without those it excludes.
 
     Args:
-      titles: by item id; an id without one stands for itself.
+      dataset: has titles and categories; without it, ids stand for titles.
     """
-    ids, answers = model.item_ids, []
+    ids, titles = model.item_ids, titles_of(dataset)
+    answers: list[Answer[Recommendation]] = []
     for batch in queries.batches(BATCH):
         scores = masked(model.score(batch), batch.exclude)
         best = top_items(scores, min(count_of(k), len(ids)))
-        explained = model.explain(batch, np.where(best < 0, len(ids), best))
-        for row, history in enumerate(batch.history):
+        why = reasons_of(model, batch, best[:, :MOST_REASONS], dataset)
+        for row in range(len(batch)):
             answer: Answer[Recommendation] = Answer()
             for place, item in enumerate(best[row][best[row] >= 0]):
-                event = explained["because"][row, place]
-                because = "" if event < 0 else _title(titles, ids[history[event]])
-                why = reason({term: float(explained[term][row, place]) for term in TERMS}, because)
-                answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), why))
+                reason = why[row, place] if place < MOST_REASONS else ""
+                answer.append(Recommendation(ids[item], _title(titles, ids[item]), float(scores[row, item]), reason))
             answers.append(answer)
     return answers
+
+
+def reasons_of(model: Hybrid, queries: Queries, best: np.ndarray, dataset: Dataset | None) -> np.ndarray:
+    """The reasons of ``best`` int ``[B, M]`` (-1: none), object ``[B, M]``."""
+    titles = titles_of(dataset)
+    explained = model.explain(queries, np.where(best < 0, model.n_items, best))
+    history = queries.history.padded(max(int(queries.history.lengths.max(initial=0)), 1), model.n_items)
+    # What the others are about need not be read.
+    met = np.unique(np.concatenate([best[best >= 0], queries.history.values]))
+    ids = model.item_ids[met]
+    categories: list[list[str]] = [[]] * len(met)
+    if dataset is not None and CATEGORIES in dataset.items:
+        cells = dataset.items.set_index(ITEM)[CATEGORIES].reindex(ids, fill_value="")
+        categories = [category_names(cell) for cell in cells]
+    named = [_title(titles, item) for item in ids]
+    reasons = Reasons(
+        tf.constant([*named, ""]),
+        Subjects.of_texts(named if titles else [""] * len(met), categories),
+        popular_items(model.train_counts.numpy())[met],
+        dataset is None or dataset.ordered,
+    )
+
+    def among_met(items: np.ndarray) -> tf.Tensor:
+        there = (items >= 0) & (items < model.n_items)
+        return tf.constant(np.where(there, np.searchsorted(met, items), len(met)), tf.int32)
+
+    marks = model.query_inputs(queries, history.shape[1])[RATING_KEY]
+    told = reasons(
+        {name: tf.constant(of) for name, of in explained.items()}, among_met(history), marks, among_met(best)
+    )
+    return np.vectorize(bytes.decode, otypes=[object])(told.numpy())
 
 
 def _fields_of(

@@ -42,9 +42,17 @@ from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.scene_experts import SceneExperts
 from tfllmrec.layers.term_gates import Factors, TermGates
+from tfllmrec.layers.unit import unit
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
 from tfllmrec.models.answers import recommend, similar
+from tfllmrec.models.contributions import (
+    Contributions,
+    among,
+    contributions,
+    contributions_of,
+    feedback_by_event,
+)
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
@@ -368,8 +376,13 @@ class Hybrid(MeasuredModel):
         """
         counts = self.train_counts if counts is None else counts
         if items is None:
-            return _unit(self.items(tf.convert_to_tensor(counts), content=content, training=training))
-        return _unit(self.items(rows_of(counts, items), items, content, training=training))
+            return unit(self.items(tf.convert_to_tensor(counts), content=content, training=training))
+        return unit(self.items(rows_of(counts, items), items, content, training=training))
+
+    def item_vectors_of_texts(self, item: int, text: tf.Tensor) -> tf.Tensor:
+        """Unit ``e_i`` of one item, had it other texts: float32 ``[W, D]`` of their vectors ``[W, Dt]``."""
+        items = tf.fill([tf.shape(text)[0]], item)
+        return self.item_vectors(items=items, content=self.items.content(items, own_text=text))
 
     def query_vectors(
         self, item_vectors: tf.Tensor, query: Query, training: bool = False
@@ -380,44 +393,85 @@ class Hybrid(MeasuredModel):
           item_vectors: ``[N, D]``, or some of them.
           query: its history are rows of these.
         """
+        events, present = self.events_of(item_vectors, query)
+        meaning = feedback = tf.zeros_like(events)
+        query = self.with_texts_read(query)
+        if "meaning" in self.config.terms:
+            read = self.events_read(events, query, training)
+            meaning = unit(self.meaning(read, present, query, training)) / self.config.temperature
+        if self.use_feedback:
+            profile, gate = self.feedback(events, query[RATING_KEY], present, training=training)
+            meaning *= 1.0 - gate
+            feedback = unit(profile) * gate / self.config.temperature
+        return meaning, feedback
+
+    def events_of(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
+        """The item vectors of a history, ``[B, L, D]``, zeros where there is no event, and where there is one."""
         history = query["history"]
         present = history < self.n_items
         # Not from a catalogue with a row of zeros at its end, which would be copied for each request.
         events = rows_of(item_vectors, tf.where(present, history, 0))
-        events = tf.where(present[..., tf.newaxis], events, 0.0)
-        meaning = feedback = tf.zeros_like(events)
-        query = self._with_texts_read(query)
-        if "meaning" in self.config.terms:
-            meaning = _unit(self._meaning(events, present, query, training)) / self.config.temperature
-        if self.use_feedback:
-            profile, gate = self.feedback(events, query[RATING_KEY], present, training=training)
-            meaning *= 1.0 - gate
-            feedback = _unit(profile) * gate / self.config.temperature
-        return meaning, feedback
+        return tf.where(present[..., tf.newaxis], events, 0.0), present
 
-    def _with_texts_read(self, query: Query) -> Query:
+    def with_texts_read(self, query: Query) -> Query:
         """The query, without its texts where these are not read."""
         if not self._texts:
             return query
         read = self.reads_text > 0
         return {**query, **{each.key: tf.where(read, query[each.key], each.padding) for each in self._texts}}
 
-    def _meaning(self, events: tf.Tensor, present: tf.Tensor, query: Query, training: bool) -> tf.Tensor:
-        """``q_u`` before it is scaled, ``[B, L, D]``; arguments as in :meth:`query_vectors`."""
-        text_map = tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
-        if self.event_fusion is not None:
-            events += tf.cast(self.event_fusion(query, text_map, training=training), events.dtype)
+    @property
+    def _text_map(self) -> tf.Tensor | None:
+        return tf.convert_to_tensor(self.items.maps["text"]) if self._texts else None
+
+    def events_read(self, events: tf.Tensor, query: Query, training: bool = False) -> tf.Tensor:
+        """:meth:`events_of` with the fields of each event, as the meaning term reads them, ``[B, L, D]``.
+
+        Args:
+          query: :meth:`with_texts_read`.
+        """
+        if self.event_fusion is None:
+            return events
+        return events + tf.cast(self.event_fusion(query, self._text_map, training=training), events.dtype)
+
+    def meaning(
+        self,
+        events: tf.Tensor,
+        present: tf.Tensor,
+        query: Query,
+        training: bool = False,
+        fields_given: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """``q_u`` before it is scaled, ``[B, L, D]``.
+
+        Args:
+          events: :meth:`events_read`. present: bool ``[B, L]``. query: :meth:`with_texts_read`.
+          fields_given: float32 ``[B]``, from 0, as if the fields of the request and its user were missing, to 1, as
+            they are; by default 1. Explanations read the values between.
+        """
         state = self.history_encoder(events, present, training=training)
         if self.query_fusion is None:
             return state
-        state = self.query_fusion(state, tf.cast(events, state.dtype), present, query, text_map, training=training)
+        state = self.query_fusion(
+            state,
+            tf.cast(events, state.dtype),
+            present,
+            query,
+            self._text_map,
+            training=training,
+            fields_given=fields_given,
+        )
         if self.scene is None or self.scene_experts is None:
             return state
         scene = query[self.scene.key]
         # No gate was trained for scenes that training did not have; and fields that do not help are not read at all.
         is_known = scene > (MISSING_CODE if self.scene.dropped else UNKNOWN_CODE)
         scene = tf.where(is_known & (self.query_fusion.reads > 0), scene, MISSING_CODE)
-        return self.scene_experts(state, scene, training=training)
+        known = self.scene_experts(state, scene, training=training)
+        if fields_given is None:
+            return known
+        unknown = self.scene_experts(state, tf.fill(tf.shape(scene), MISSING_CODE), training=training)
+        return unknown + tf.cast(fields_given[:, tf.newaxis, tf.newaxis], known.dtype) * (known - unknown)
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -521,7 +575,7 @@ class Hybrid(MeasuredModel):
         at = tf.cast(tf.where(held_out), tf.int32)
         until = tf.range(tf.shape(history)[1])[tf.newaxis] <= at[:, 1:]
         known = tf.where(until, tf.gather(history, at[:, 0]), self.n_items)
-        weights = self._event_weights(query, at)
+        weights = self.event_weights(query, at)
         target = tf.gather_nd(targets, at)
         if isinstance(self.retrieval, SampledRetrieval):
             return self._sampled_gate_loss(query, at, known, weights, target)
@@ -594,10 +648,10 @@ class Hybrid(MeasuredModel):
             vectors = tf.add_n(self.last_query_vectors(item_vectors, query))
             dense = tf.matmul(vectors, item_vectors, transpose_b=True)
         if self.use_behaviour:
-            sparse = self.behaviour(query["history"], self._event_weights(query))
+            sparse = self.behaviour(query["history"], self.event_weights(query))
         return dense, sparse
 
-    def _event_weights(self, query: Query, at: tf.Tensor | None = None) -> tf.Tensor | None:
+    def event_weights(self, query: Query, at: tf.Tensor | None = None) -> tf.Tensor | None:
         """:func:`tfllmrec.models.item_weights.event_weights` of a query, float32 ``[B, L]``; ``None``: all count 1.
 
         With ``at`` int32 ``[R, 2]``, rows and positions of the events before a target, those of the histories of these
@@ -622,7 +676,7 @@ class Hybrid(MeasuredModel):
 
     def behaviour_pairs(self, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """The behaviour term of a query as :meth:`NeighbourScores.pairs`."""
-        return self.behaviour.pairs(query["history"], self._event_weights(query))
+        return self.behaviour.pairs(query["history"], self.event_weights(query))
 
     def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
@@ -633,16 +687,24 @@ class Hybrid(MeasuredModel):
         size = self.history_encoder.max_length
         last = tf.maximum(tf.minimum(lengths, size) - 1, 0)
         known = tf.cast(lengths > 0, tf.float32)
-        counts = known
-        if self.query_fusion is not None:
-            given = self.query_fusion.given(self._with_texts_read(query))
-            by_fields = tf.cast(given, tf.float32) * self.query_fusion.alone
-            counts = tf.where(lengths > 0, known, by_fields)
-        meaning, feedback = self.query_vectors(item_vectors, self._newest(query, lengths, size))
-        meaning = tf.gather(meaning, last, batch_dims=1) * counts[:, tf.newaxis]
+        meaning, feedback = self.query_vectors(item_vectors, self.newest(query, lengths, size))
+        meaning = tf.gather(meaning, last, batch_dims=1) * self.weight_of_meaning(query, lengths)[:, tf.newaxis]
         return meaning, tf.gather(feedback, last, batch_dims=1) * known[:, tf.newaxis]
 
-    def _newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
+    def weight_of_meaning(self, query: Query, lengths: tf.Tensor) -> tf.Tensor:
+        """How much ``q_u`` counts, float32 ``[B]``: 1 with a history, without one what the fields say ``alone``.
+
+        Args:
+          lengths: int32 ``[B]``, of the histories.
+        """
+        known = tf.cast(lengths > 0, tf.float32)
+        if self.query_fusion is None:
+            return known
+        given = self.query_fusion.given(self.with_texts_read(query))
+        by_fields = tf.cast(given, tf.float32) * self.query_fusion.alone
+        return tf.where(lengths > 0, known, by_fields)
+
+    def newest(self, query: Query, lengths: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
         """The query with no more than the ``size`` newest of ``lengths`` int32 ``[B]`` events."""
         padding = {"history": self.n_items, RATING_KEY: float("nan")}
         padding |= {field.key: field.padding for field in self.schema.of_history()}
@@ -663,11 +725,14 @@ class Hybrid(MeasuredModel):
           ``meaning``, ``feedback``, ``behaviour`` float32 ``[B, M]``, whose sum is the score; ``because`` int32
           ``[B, M]``, a position in the history, -1 where nothing stands behind. If behaviour adds the most, that is the
           event that adds the most to it; otherwise the event whose item is closest in meaning, for feedback among those
-          that were rated no lower than the user's mean. Only the newest :data:`LONGEST` events are looked at, which
-          bounds the memory: ``[B, LONGEST, M]``.
+          that were rated no lower than the user's mean. ``behind`` int32 ``[B, M, 3]`` are such positions for each
+          term: of the event that is closest in meaning; of the one whose rating adds the most to feedback, if it is
+          liked and the item is like it, or disliked and the item is unlike it; and of the one that adds the most to
+          behaviour. They are -1 where no event adds to the score that way. Only the newest :data:`LONGEST` events are
+          looked at, which bounds the memory: ``[B, LONGEST, M]``.
         """
         known_items = tf.where(items < self.n_items, items, 0)
-        factors = self._factors_of(known_items)
+        factors = self.factors_of(known_items)
         vectors = rows_of(item_vectors, known_items)
         terms = {}
         asked = self.last_query_vectors(item_vectors, query)
@@ -675,13 +740,12 @@ class Hybrid(MeasuredModel):
             terms[name] = tf.einsum("bmd,bd->bm", vectors, vector) * factors.dense
         history, ratings = query["history"], query[RATING_KEY]
         known = tf.math.is_finite(ratings)
-        marks = tf.where(known, ratings, 0.0)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(marks, 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
+        mean = tf.math.divide_no_nan(tf.reduce_sum(marks_of(ratings), 1), tf.reduce_sum(tf.cast(known, tf.float32), 1))
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         first = tf.maximum(lengths - LONGEST, 0)[:, tf.newaxis]
-        newest = self._newest(query, lengths, LONGEST)
+        newest = self.newest(query, lengths, LONGEST)
         history, ratings = newest["history"], newest[RATING_KEY]
-        by_event = self.behaviour.by_event(history, known_items, self._event_weights(newest))  # [B, L, M]
+        by_event = self.behaviour.by_event(history, known_items, self.event_weights(newest))  # [B, L, M]
         terms["behaviour"] = tf.reduce_sum(by_event, axis=1) * factors.sparse
         present = history < self.n_items
         events = rows_of(item_vectors, tf.where(present, history, 0))
@@ -704,7 +768,31 @@ class Hybrid(MeasuredModel):
         terms[self._offset_term] += tf.where(has_history, factors.offset, 0.0)
         there = items < self.n_items
         terms = {name: tf.where(there, value, 0.0) for name, value in terms.items()}
-        return terms | {"because": tf.where(there & has_history, first + because, -1)}
+        by_rating = tf.zeros_like(closeness)
+        if self.use_feedback:
+            by_rating = among(self._by_rating(item_vectors, query, vectors), lengths, self.history_length, closeness)
+            agrees = (marks_of(ratings) - mean[:, tf.newaxis])[..., tf.newaxis] * closeness > 0
+            by_rating = tf.where(agrees, by_rating, 0.0)
+        behind = []
+        for name, added in (("meaning", closeness), ("feedback", by_rating), ("behaviour", by_event)):
+            used = name in self.config.terms
+            best = tf.argmax(added + absent, axis=1, output_type=tf.int32)
+            adds = there & has_history & (tf.reduce_max(added + absent, axis=1) > 0) & used
+            behind.append(tf.where(adds, first + best, -1))
+        found = {"because": tf.where(there & has_history, first + because, -1), "behind": tf.stack(behind, axis=-1)}
+        return terms | found
+
+    def _by_rating(self, item_vectors: tf.Tensor, query: Query, vectors: tf.Tensor) -> tf.Tensor:
+        """What each of the newest events adds to the feedback term before it is scaled, float32 ``[B, L, M]``.
+
+        Args:
+          vectors: float32 ``[B, M, D]``, of the items.
+        """
+        lengths = tf.reduce_sum(tf.cast(query["history"] < self.n_items, tf.int32), axis=1)
+        newest = self.newest(query, lengths, self.history_length)
+        last = tf.maximum(tf.minimum(lengths, self.history_length) - 1, 0)
+        events, present = self.events_of(item_vectors, newest)
+        return feedback_by_event(self, vectors, events, newest, present, last)[0]
 
     def terms_of_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tf.Tensor:
         """Meaning, feedback and behaviour of a few items, float32 ``[B, M, 3]``: their sum is the score.
@@ -715,7 +803,7 @@ class Hybrid(MeasuredModel):
           item_vectors, query: as in :meth:`score_items`. items: int32 ``[B, M]``, all of the catalogue.
         """
         queries = tf.stack(self.last_query_vectors(item_vectors, query), axis=-1)
-        return self.weighed_terms(item_vectors, queries, query["history"], items, self._event_weights(query))
+        return self.weighed_terms(item_vectors, queries, query["history"], items, self.event_weights(query))
 
     def weighed_terms(
         self,
@@ -726,7 +814,7 @@ class Hybrid(MeasuredModel):
         event_weights: tf.Tensor | None,
     ) -> tf.Tensor:
         """:meth:`terms_of_items`, where both :meth:`query_vectors` are known: ``queries`` float32 ``[B, D, 2]``."""
-        factors = self._factors_of(items)
+        factors = self.factors_of(items)
         dense = tf.matmul(rows_of(item_vectors, items), queries) * factors.dense[..., tf.newaxis]
         terms = dict(zip(("meaning", "feedback"), tf.unstack(dense, axis=-1), strict=True))
         known = tf.reduce_any(history < self.n_items, axis=1, keepdims=True)
@@ -734,7 +822,7 @@ class Hybrid(MeasuredModel):
         terms["behaviour"] = tf.gather(self.behaviour(history, event_weights), items, batch_dims=1) * factors.sparse
         return tf.stack(list(terms.values()), axis=-1)
 
-    def _factors_of(self, items: tf.Tensor) -> Factors:
+    def factors_of(self, items: tf.Tensor) -> Factors:
         """The gates' factors and offset of int32 ``[B, M]``; without gates, see :meth:`item_factors`."""
         return self._without_missing_terms(self.gates.factors(rows_of(self.train_counts, items), items=items))
 
@@ -776,6 +864,12 @@ class Hybrid(MeasuredModel):
         items = tf.TensorSpec((None, None), tf.int32)
         return partial(tf.function(self.explain_items, input_signature=[*self._score_inputs, items], autograph=False))
 
+    @cached_property
+    def contributions_batch(self) -> Callable[..., tuple[tf.Tensor, ...]]:
+        """:func:`contributions_of` this model, as a graph."""
+        inputs = [*self._score_inputs, tf.TensorSpec((None, None), tf.int32)]
+        return partial(tf.function(partial(contributions_of, self), input_signature=inputs, autograph=False))
+
     def score(self, queries: Queries) -> np.ndarray:
         """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
         scores = np.empty((len(queries), self.n_items), np.float32)
@@ -794,10 +888,25 @@ class Hybrid(MeasuredModel):
         """:meth:`explain_items` of all ``queries`` and int ``[B, M]`` items, N for none."""
         terms = {name: np.zeros(items.shape, np.float32) for name in ("meaning", "feedback", "behaviour")}
         explained = terms | {"because": np.empty(items.shape, np.int32)}
+        explained["behind"] = np.empty((*items.shape, len(terms)), np.int32)
         for rows, inputs in self._batches(queries):
             for name, values in self._explain_batch(*inputs, items[rows].astype(np.int32)).items():
                 explained[name][rows] = values
         return explained
+
+    def contributions(self, query: Queries, items: np.ndarray) -> Contributions:
+        """What each event of a history adds to the scores of ``items``, so that all parts add up to each score.
+
+            parts = model.contributions(Queries.from_histories([[49, 171]]), np.array([180]))
+            parts.events.sum(axis=-1)  # by event and item
+
+        Args:
+          query: a single one. items: int ``[M]``, indices of the catalogue, at most 100.
+
+        Raises:
+          DataError: more queries or items than that, or items that are not in the catalogue.
+        """
+        return contributions(self, query, np.asarray(items))
 
     def recommend(
         self,
@@ -970,7 +1079,7 @@ class Hybrid(MeasuredModel):
         known = tf.range(tf.shape(history)[1]) <= at[:, tf.newaxis]
         past = tf.where(known, tf.gather(history, row), self.n_items)
         asked = tf.gather_nd(queries, tf.stack([row, at], axis=1))
-        weights = self._event_weights(query, tf.stack([row, at], axis=1))
+        weights = self.event_weights(query, tf.stack([row, at], axis=1))
         return self.weighed_terms(item_vectors, asked, past, items, weights)
 
     def extend(self, catalogue: Catalogue, text: np.ndarray, histories: Ragged, tell: Tell) -> Hybrid:
@@ -1019,6 +1128,6 @@ class Hybrid(MeasuredModel):
         return model
 
 
-def _unit(vectors: tf.Tensor) -> tf.Tensor:
-    """float32 rows of length 1 (zeros stay zero)."""
-    return tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=-1, epsilon=1e-9)
+def marks_of(ratings: tf.Tensor) -> tf.Tensor:
+    """Ratings with 0 in the place of those that are missing."""
+    return tf.where(tf.math.is_finite(ratings), ratings, 0.0)

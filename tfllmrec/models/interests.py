@@ -339,6 +339,12 @@ def _key(label: str) -> str:
     return " ".join(map(_stem, _TOKEN.findall(unicodedata.normalize("NFC", label))))
 
 
+def content_words(text: str) -> list[tuple[str, str]]:
+    """The words of a text that say something, each with its key, which is the same for other spellings of it."""
+    words = _TOKEN.findall(unicodedata.normalize("NFC", text[:MAX_CHARACTERS]))
+    return [(_stem(word), word) for word in words if _kind(word) == _CONTENT]
+
+
 def _kind(word: str) -> int:
     lower = word.lower().replace("’", "'")
     if lower in _CONNECTORS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfllmrec.client.inputs import MOST_REASONS
 from tfllmrec.client.status import invalid
 from tfllmrec.server.tensors import Signature
 
@@ -165,6 +166,8 @@ def work_of(
         + (_TOKEN + _TOKEN_PAIR * tokens) * tokens
         + _DIVERSE * bool("diversity" in inputs and np.any(inputs["diversity"] > 0))
         + _RULED * bool(ruled)
+        # What the parts of a reason add is kept for each event.
+        + (_CANDIDATE + 5 * events) * _explained(inputs)
         # Whether a pinned item may be listed is looked up among all; and each is compared with the others.
         + (_ID + _PINNED + pinned) * pinned
         # The items of a category are looked up for each mention of it, and those of a label that is weighed.
@@ -196,6 +199,12 @@ def check_rows(inputs: Mapping[str, np.ndarray]) -> None:
                 f"{name} has {columns[name]} columns, history {columns.get('history', 0)}: expected at most one {one} "
                 "for each entry of the history"
             )
+
+
+def _explained(inputs: Mapping[str, np.ndarray]) -> int:
+    """Items of a list that get a reason."""
+    wanted = inputs.get("reasons", np.zeros(0, int))
+    return min(max(int(wanted.max(initial=0)), 0), MOST_REASONS)
 
 
 def _naming(entries: np.ndarray | None, names: Sequence[bytes]) -> int:

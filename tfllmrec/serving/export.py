@@ -168,6 +168,7 @@ def _export_run(
         _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
         run.dataset.repeats,
         forecast,
+        run.dataset.ordered,
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -237,6 +238,7 @@ def _export_model(
         None if encoder is None else encoder.widths,
         split.strata()["tail"],
         split.dataset.repeats,
+        ordered=split.dataset.ordered,
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, schema, Path(target), manifest)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfllmrec.client.answers import Answer, Explanation, Interest, Ranked, Recommendation, ranked, to_frame
 from tfllmrec.client.fields import Fields, context_inputs, event_field_inputs, one_line
 from tfllmrec.client.filters import Allow, filter_inputs
-from tfllmrec.client.inputs import count_of, listed_strings, rule_inputs
+from tfllmrec.client.inputs import MOST_REASONS, count_of, listed_strings, rule_inputs
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, TITLE
 from tfllmrec.data.queries import Queries, Ragged
@@ -23,7 +23,6 @@ from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.data.splits import ragged_column
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.models.answers import fields_of_users, histories_and_ratings, no_such_item
-from tfllmrec.models.reasons import reason
 from tfllmrec.models.two_tower_servable import USER_FIELD, with_user_ids
 from tfllmrec.runs.run import Run
 from tfllmrec.serving.layout import EXTRA, MANIFEST, has_scann, read_catalogue, read_manifest, version_folders
@@ -185,9 +184,9 @@ class SavedModel:
             queries = {"history": _strings(some), "ratings": _padded(marks[rows]) if marks else _no_ratings(len(some))}
             own = {name: lists[rows] for name, lists in fields.items()}
             asked = own | {name: row * len(some) for name, row in rules.items()}
-            answers = self._top("recommend", len(some), k, exclude, allow, categories, asked, **queries)
-            explained = {name: _strings(lists) for name, lists in own.items() if name in self._inputs("explain")}
-            return self._with_reasons(answers, queries | explained)
+            if "reasons" in self._inputs("recommend_full"):  # exports of earlier versions have none
+                asked["reasons"] = [min(count_of(k), MOST_REASONS)] * len(some)
+            return self._top("recommend", len(some), k, exclude, allow, categories, asked, **queries)
 
         return to_frame(_in_batches(len(past), of), users)
 
@@ -534,11 +533,12 @@ class SavedModel:
             }
         out = self._call(signature, **inputs)
         unread = out.get("unread", np.zeros(queries, int))
+        reasons = out.get("reasons", np.full(out["item_ids"].shape, b"", object))
         return [
             Answer(
                 (
-                    Recommendation(item.decode(), self.title(item.decode()), float(score))
-                    for item, score in zip(out["item_ids"][row], out["scores"][row], strict=True)
+                    Recommendation(item.decode(), self.title(item.decode()), float(score), reason.decode())
+                    for item, score, reason in zip(out["item_ids"][row], out["scores"][row], reasons[row], strict=True)
                     if item
                 ),
                 int(out["unknown"][row]),
@@ -546,23 +546,6 @@ class SavedModel:
             )
             for row in range(queries)
         ]
-
-    def _with_reasons(
-        self, answers: list[Answer[Recommendation]], queries: Mapping[str, np.ndarray]
-    ) -> list[Answer[Recommendation]]:
-        """The recommendations with their reasons; ``queries`` are the histories and ratings that they were made for."""
-        if not any(answers):
-            return answers
-        items = _strings([[line.item_id for line in answer] for answer in answers])
-        out = self._call("explain", **queries, items=items)
-        terms = out.keys() - {"because", "unknown"}
-
-        def why(place: tuple[int, int]) -> str:
-            return self._reason({term: float(out[term][place]) for term in terms}, out["because"][place].decode())
-
-        for row, answer in enumerate(answers):
-            answer[:] = [replace(line, reason=why((row, column))) for column, line in enumerate(answer)]
-        return answers
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         if signature not in self._signatures:
@@ -604,9 +587,6 @@ class SavedModel:
             return ": it was exported from a run without a ranking model. Fit with ranking.epochs above 0."
         reads = signature in ("search", "search_full", "search_tokens", "encode")
         return ": the catalogue that it was trained on has no text." if reads else "."
-
-    def _reason(self, terms: dict[str, float], because: str) -> str:
-        return reason(terms, because and self.title(because))
 
 
 def _in_batches(queries: int, answers: Callable[[slice], list[Answer[Recommendation]]]) -> list[Answer[Recommendation]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.client.inputs import STAGES
+from tfllmrec.client.inputs import MOST_REASONS, STAGES
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
@@ -24,6 +24,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.static_table import static_table
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.ranking import RankingModel
+from tfllmrec.models.reasons import TERMS, Reasons, Subjects, telling
 from tfllmrec.models.servable import Query, Servable
 from tfllmrec.serving.label_weights import LabelWeights, Weighed
 from tfllmrec.serving.list_rules import Asked, ListRules
@@ -42,11 +43,11 @@ HISTORY, EXCLUDE, ITEMS, CONTEXT, EVENT_FIELDS, ALLOW, CATEGORIES, PINNED, SKIP,
 )  # fmt: skip
 TOKENS = [tf.TensorSpec((None, None), tf.int32, name) for name in INPUTS]
 RATINGS = tf.TensorSpec((None, None), tf.float32, "ratings")
-K, CATEGORY_CAP = (tf.TensorSpec((None,), tf.int32, name) for name in ("k", "category_cap"))
+K, CATEGORY_CAP, REASONS = (tf.TensorSpec((None,), tf.int32, name) for name in ("k", "category_cap", "reasons"))
 DIVERSITY, TAIL_SHARE = (tf.TensorSpec((None,), tf.float32, name) for name in ("diversity", "tail_share"))
 #: Defaults of the full signatures, each of one row, which stands for every row of a request.
 NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant([10])
-NO_CAP, NO_SHARE = tf.constant([0]), tf.zeros(1)
+NO_CAP, NO_REASONS, NO_SHARE = tf.constant([0]), tf.constant([0]), tf.zeros(1)
 
 (RANKING,) = STAGES
 #: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
@@ -124,6 +125,7 @@ class ServingModel(tf.Module):
       tail: bool ``[N]``, the items that ``tail_share`` is about; ``None``: all.
       repeats: whether ``recommend`` may list items of the history, because using an item again is the task.
       forecast: learned on ``model``; ``None``: interests are what is counted in the history.
+      ordered: whether the order of a user's events is known, so that reasons may speak of it.
 
     Raises:
       ModelError: the model reads a field that the schema does not have, or texts, and there is no encoder for them.
@@ -146,6 +148,7 @@ class ServingModel(tf.Module):
         tail: np.ndarray | None = None,
         repeats: bool = False,
         forecast: LabelForecast | None = None,
+        ordered: bool = True,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items, self.repeats = len(item_ids), repeats
@@ -226,6 +229,14 @@ class ServingModel(tf.Module):
         self.resources = model.resources
         self._score_items = model.score_items
         self._explain_items = model.explain_items
+        #: Only of a model with the three terms that reasons are made of.
+        self.reasons: Reasons | None = None
+        if set(TERMS) <= set(model.term_names):
+            if labels is None:
+                subjects = Subjects.of_texts(ids if titles is None else titles, names_of)
+            else:
+                subjects = Subjects(self.label_weights.columns, telling(names, labels.share))
+            self.reasons = Reasons(self.titles, subjects, ~tail, ordered)
         #: How many of the best items ``recommend`` lists in the order of the ranking model.
         self.ranked = 0
         if ranking is None:
@@ -296,7 +307,7 @@ class ServingModel(tf.Module):
 
     @_signature(
         HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY, PINNED, CATEGORY_CAP,
-        TAIL_SHARE, SKIP, LABEL_WEIGHTS,
+        TAIL_SHARE, SKIP, LABEL_WEIGHTS, REASONS,
     )  # fmt: skip
     def recommend_full(
         self,
@@ -314,6 +325,7 @@ class ServingModel(tf.Module):
         tail_share=NO_SHARE,
         skip=NO_STRINGS,
         label_weights=NO_STRINGS,
+        reasons=NO_REASONS,
     ):
         """As :meth:`recommend`, with fields, filters and rules; see the class.
 
@@ -336,12 +348,14 @@ class ServingModel(tf.Module):
             sum of the weights of its labels. In ranking, the logarithm of its click probability rises likewise, by the
             standard deviation over the candidates. The weights of a label that is given several times add
             up, to -1 or 1 at most. Entries that name no label of ``interests``, or have no number, count in ``unread``.
+          reasons: int32 ``[B]``, how many of the first places get a reason, 0 to 100; ``reasons`` string ``[B, k]`` of
+            the answer are ``""`` in all others, and where no fact is behind a score (:mod:`tfllmrec.models.reasons`).
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
-            tail_share, skip, label_weights,
+            tail_share, skip, label_weights, reasons,
         )  # fmt: skip
-        diversity, pinned, category_cap, tail_share, skip, label_weights = rows
+        diversity, pinned, category_cap, tail_share, skip, label_weights, reasons = rows
         k = tf.maximum(k, 0)
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         weighed, unread_labels = self.label_weights.read(label_weights)
@@ -359,7 +373,23 @@ class ServingModel(tf.Module):
             lambda: self._first(*self.rules.apply(items, scores, k, asked, request), k),
             lambda: (items, scores),
         )
-        return self._titled(*found) | {"unknown": unknown, "unread": unread}
+        why = self._reasons_of(query, found[0], reasons)
+        return self._titled(*found) | {"reasons": why, "unknown": unknown, "unread": unread}
+
+    def _reasons_of(self, query: Query, items: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+        """The reasons of the first ``wanted`` int32 ``[B]`` of ``items`` int32 ``[B, k]``: string ``[B, k]``."""
+        none = tf.fill(tf.shape(items), "")
+        if (reasons := self.reasons) is None:
+            return none
+        first = items[:, : tf.minimum(tf.reduce_max(tf.concat([wanted, [0]], axis=0)), MOST_REASONS)]
+
+        def told() -> tf.Tensor:
+            explained = self._explain_items(self.item_vectors, query, first)
+            why = reasons(explained, query["history"], query[RATING_KEY], first)
+            why = tf.where(tf.range(tf.shape(first)[1]) < wanted[:, tf.newaxis], why, "")
+            return tf.concat([why, none[:, tf.shape(first)[1] :]], axis=1)
+
+        return tf.cond(tf.reduce_any(wanted > 0), told, lambda: none)
 
     def _request(self, query: Query, exclude: tf.Tensor, filters: Mapping[str, tf.Tensor]) -> dict[str, Any]:
         """The arguments of ``self.best.top_k``, but for ``k``."""
@@ -521,7 +551,8 @@ class ServingModel(tf.Module):
     def explain(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
         """The terms of the scores of ``items`` string ``[B, M]``, and the history item behind each (``""``: none)."""
         query, unknown = self._query_of(history, ratings, event_fields, context)
-        terms = self._explain_items(self.item_vectors, query, self.index_of.lookup(items))
+        terms = dict(self._explain_items(self.item_vectors, query, self.index_of.lookup(items)))
+        terms.pop("behind", None)
         return terms | {"because": self._event_ids(query["history"], terms.pop("because")), "unknown": unknown}
 
     @_signature(HISTORY, RATINGS, K)

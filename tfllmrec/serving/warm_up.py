@@ -21,7 +21,7 @@ from tfllmrec.text.preprocessor import INPUTS
 BATCHES = (1, 8)
 HISTORY, FEW, TOKENS = 10, 5, 16
 #: Of the inputs that have one number for each query.
-NUMBERS = {"k": 10, "diversity": 0.5, "category_cap": 5, "tail_share": 0.3}
+NUMBERS = {"k": 10, "diversity": 0.5, "category_cap": 5, "tail_share": 0.3, "reasons": 5}
 
 
 def write_warm_up(

@@ -36,11 +36,11 @@ def pieces_of(preprocessor: Any, texts: Sequence[str]) -> list[np.ndarray]:
       texts: any number.
     """
     if hasattr(preprocessor, "tokenize"):
-        found = preprocessor.tokenize(tf.constant(texts))
+        found = preprocessor.tokenize(tf.constant(texts, tf.string))
         if found.shape.rank > 2:  # [B, words, pieces]; TF Hub's preprocessors with SentencePiece give [B, pieces]
             found = found.merge_dims(1, -1)
         return [np.array(row, np.int32) for row in found.to_list()]
-    packed = preprocessor(tf.constant(texts))
+    packed = preprocessor(tf.constant(texts, tf.string))
     lengths = packed["input_mask"].numpy().sum(axis=1)
     return [row[1 : n - 1] for row, n in zip(packed["input_word_ids"].numpy(), lengths, strict=True)]
 

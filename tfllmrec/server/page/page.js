@@ -39,12 +39,14 @@ function common() {
     tail_share: [0],
     skip: [[""]],
     label_weights: [["", ...[...wishes].map(([label, weight]) => `${label}=${weight}`)]],
+    reasons: [10],
   };
 }
 
 function itemsOf(outputs) {
-  const ids = outputs.item_ids[0];
-  return ids.map((id, place) => ({ id, title: outputs.titles[0][place] || id })).filter((item) => item.id);
+  const { item_ids: [ids], titles: [titles], reasons: [reasons] = [[]] } = outputs; // a search has no reasons
+  const items = ids.map((id, place) => ({ id, title: titles[place] || id, reason: reasons[place] || "" }));
+  return items.filter((item) => item.id);
 }
 
 function show(list, items, click, detail) {
@@ -67,7 +69,7 @@ function add(item) {
   update();
 }
 
-function detailOf(terms, place) {
+function detailOf(terms, place, reason) {
   const names = ["meaning", "feedback", "behaviour"];
   const values = names.map((name) => Math.max(terms[name][0][place], 0));
   const all = values.reduce((sum, value) => sum + value, 0) || 1;
@@ -80,11 +82,10 @@ function detailOf(terms, place) {
     bar.append(part);
   });
   bar.title = names.map((name) => `${name} ${terms[name][0][place].toFixed(2)}`).join(", ");
-  const because = history.find((item) => item.id === terms.because[0][place]);
-  if (!because) return [bar];
+  if (!reason) return [bar];
   const why = document.createElement("span");
   why.className = "why";
-  why.textContent = `because of ${because.title}`;
+  why.textContent = reason;
   return [why, bar];
 }
 
@@ -149,7 +150,7 @@ function update() {
   asking(
     async () => ({ ...(await recommend()), labels: await interests() }),
     ({ found, terms, labels }) => {
-      show("recommended", found, add, terms && ((place) => detailOf(terms, place)));
+      show("recommended", found, add, terms && ((place) => detailOf(terms, place, found[place].reason)));
       showInterests(labels);
     },
   );
