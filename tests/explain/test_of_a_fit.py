@@ -16,7 +16,7 @@ from tfllmrec.explain.interest_labels import label_confusion
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.runs.run import Run
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 EACH = 9
 

@@ -12,7 +12,7 @@ from tfllmrec.models.contributions import MOST_ITEMS, contributions_of
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.item_weights import PrunedWeights
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 N, NAN = 12, float("nan")
 SCHEMA = Schema(
     (

@@ -8,7 +8,7 @@ from tfllmrec.config import DataConfig, ModelConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames
 from tfllmrec.data.splits import make_split
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 N = 8
 
 

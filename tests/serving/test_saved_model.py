@@ -223,7 +223,7 @@ def test_users_of_the_run_are_recommended_from_their_events(saved):
 
 def test_nothing_known_and_nothing_left(saved):
     popular = saved.recommend(histories=[[]], k=3)
-    assert len(popular) == 3 and (popular.reason == "").all()
+    assert len(popular) == 3 and (popular.reason == "popular with all users").all()
     assert saved.recommend(histories=[["i0"]], exclude=list(saved.item_ids)).empty
     assert saved.known(["i0", "nope"]) == [True, False]
     assert saved.title("nope") == "nope"

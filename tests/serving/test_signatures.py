@@ -661,6 +661,7 @@ def staged():
 HISTORIES = [["i3", "i9"], ["i4", ""], ["", ""]]
 
 
+@pytest.mark.slow
 def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
     assert staged.ranked == 8
     asked = {"history": HISTORIES, "k": [12] * 3}
@@ -714,6 +715,7 @@ def test_rules_apply_to_the_order_of_the_ranking_model(staged):
     assert filtered[0] == b"i33" and b"i30" not in filtered
 
 
+@pytest.mark.slow
 def test_without_a_click_head_recommend_is_the_same_graph():
     def nodes(ranking, signature):
         alive = []
@@ -745,6 +747,7 @@ def labelled(**further):
     return small_model(labels=labels, **further)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_items", [40, 10])
 def test_items_rise_and_fall_with_the_labels_that_a_request_weighs(exact_items, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", exact_items)
@@ -768,6 +771,7 @@ def test_items_rise_and_fall_with_the_labels_that_a_request_weighs(exact_items, 
     assert nothing["unread"] == [1, 0, 1] and moved["unread"] == plain["unread"] == [0] * 3
 
 
+@pytest.mark.slow
 def test_labels_move_items_within_the_order_of_the_ranking_model():
     alive = []
 
@@ -854,6 +858,7 @@ def test_learned_interests_take_only_operations_of_tensorflow(tmp_path):
     assert before["labels"] == after["labels"] and before["weights"] == after["weights"]
 
 
+@pytest.mark.slow
 def test_where_use_again_is_the_task_the_history_may_come_back():
     again, once = small_model(repeats=True), small_model()
     asked = {"history": [["i3", "i9"]], "exclude": [["i12", "i9"]], "k": [40]}

@@ -10,7 +10,7 @@ from tfllmrec.config import DataConfig, ModelConfig, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
 from tfllmrec.errors import ModelError
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 N, LENGTH = 8, 3
 TEXTS = ["event.note", "request.wish", "user.about"]
 WORDS = ["red", "blue", "car", "toy", "cafe"]

@@ -15,7 +15,7 @@ from tfllmrec.models.interests import Interests
 from tfllmrec.training import interests
 from tfllmrec.training.interests import fit_forecast, label_figures, listed, mixture_of, prepared_forecast, targets_of
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 C, EACH = 8, 6
 N = C * EACH  # item i has the label i // EACH
 

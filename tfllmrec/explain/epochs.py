@@ -74,6 +74,6 @@ def logged_scalars(folder: Path) -> dict[str, dict[int, float]]:
     for tag in events.Tags()[TENSORS]:
         for event in events.Tensors(tag):
             value = make_ndarray(event.tensor_proto)
-            if value.ndim == 0:
+            if value.ndim == 0 and value.dtype.kind == "f":  # not the layout of Custom Scalars, which is bytes
                 found.setdefault(tag, {})[event.step] = float(value)
     return found
