@@ -45,7 +45,7 @@ def test_names_of_models_are_text():
     assert "<option>a&lt;script&gt;</option><option>b&quot;c</option>" in shown and shown.count("<script") == 1
 
 
-def wait_for(browser, expression, seconds=60):
+def wait_for(browser, expression, seconds=240):
     ends = time.monotonic() + seconds
     while not (value := browser.evaluate(expression)) and time.monotonic() < ends:
         time.sleep(0.2)
