@@ -1168,7 +1168,7 @@ def signatures(exported):
 
     def call(signature, inputs):
         types = dict.fromkeys(("ratings", "diversity", "tail_share"), tf.float32)
-        types |= dict.fromkeys(("k", "category_cap"), tf.int32)
+        types |= dict.fromkeys(("k", "category_cap", "reasons"), tf.int32)
         given = {name: tf.constant(values, types.get(name, tf.string)) for name, values in inputs.items()}
         out = exported._loaded.signatures[signature](**given)
         return {

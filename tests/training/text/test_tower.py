@@ -371,7 +371,7 @@ def test_training_a_tower_leaves_the_random_state_of_a_script_alone(tower_run, t
 def test_a_complete_tower_keeps_nothing_to_go_on_with_but_its_curves(tower_run):
     folder = tower_run[0].folder / "text"
     assert {path.name for path in folder.iterdir()} == {"encoder", "tuned.safetensors", "tower.json", "logs"}
-    assert {path.name for path in (folder / "logs").iterdir()} == {"pretraining", "validation", "keras"}
+    assert {path.name for path in (folder / "logs").iterdir()} == {"pretraining", "validation"}
     assert list((folder / "logs" / "pretraining").rglob("*tfevents*"))
 
 
