@@ -12,25 +12,25 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quality import SETS, files_of, fitted_run, folder_of
-from sections import made_by, replace_section
-from seeds import MARKS, ONE_SEED, SEEDS, averaged_runs, differences
+from quality import SETS, files_of
+from sections import replace_section
+from variants import fitted_variants, section
 
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import TextConfig, parse_config
 from tfllmrec.data import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.progress import show_progress
-from tfllmrec.runs.run import Run
 from tfllmrec.text.side_by_side import encoder_of
 from tfllmrec.text.store import VectorStore, encode_items
 from tfllmrec.text.template import ItemTemplate
 
 #: The column of the vectors.
 VECTORS = "second_vector"
+#: How the line of a fit begins that says whether the fields are read.
+CHOSEN = "fields of items"
 #: By name: the settings of a variant.
 VARIANTS = {
     "text and id": ["model.item_fields=none"],
@@ -52,28 +52,9 @@ def items_with_vectors(data: dict[str, str], encoder_name: str, path: Path) -> N
         items.assign(**{VECTORS: told}).to_parquet(fresh, index=False)
 
 
-def section(runs: Mapping[str, Sequence[Run]], encoder: str, command: str) -> str:
-    """The body of a section: how the runs were made, and the table of the variants' differences."""
-    seeds = [run.config.seed for run in next(iter(runs.values()))]
-    results = {name: averaged_runs(own)["hybrid"] for name, own in runs.items()}
-    return "\n".join(
-        [
-            made_by(command, seeds),
-            "",
-            f"Each row reads all that the row above it reads. The vectors are those of the encoder {encoder}. "
-            f"{SEEDS if len(seeds) > 1 else ONE_SEED} {MARKS}",
-            "",
-            *differences(results, len(seeds)),
-            "",
-            *(
-                f"- {name}, seed {run.config.seed}: {line}."
-                for name, own in runs.items()
-                for run in own
-                for line in run.record["chosen"]
-                if line.startswith("fields of items")
-            ),
-        ]
-    )
+def about(encoder: str) -> str:
+    """What the variants have in common."""
+    return f"Each row reads all that the row above it reads. The vectors are those of the encoder {encoder}."
 
 
 def main() -> None:
@@ -89,14 +70,10 @@ def main() -> None:
     data, items = files_of(options.set, options.data), out / f"items-{options.encoder}.parquet"
     if not items.is_file():
         items_with_vectors(data, options.encoder, items)
-    runs: dict[str, list[Run]] = {name: [] for name in VARIANTS}
-    for seed in dict.fromkeys(options.seeds):
-        for name, settings in VARIANTS.items():
-            folder = folder_of(out / f"{options.encoder}-{name.replace(' ', '-')}", seed)
-            raw = {"data": data | {"items": str(items)}, "evaluation": {"baselines": []}, "seed": seed}
-            config = parse_config(raw, [*options.overrides, *settings], origin="command line")
-            runs[name].append(fitted_run(config, folder))
-    body = section(runs, options.encoder, shlex.join(["python", *sys.argv]))
+    runs = fitted_variants(
+        VARIANTS, data | {"items": str(items)}, options.seeds, options.overrides, out, prefix=f"{options.encoder}-"
+    )
+    body = section(runs, about(options.encoder), CHOSEN, shlex.join(["python", *sys.argv]))
     replace_section(f"modalities: {options.set}", body)
     print(body)
 

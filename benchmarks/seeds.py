@@ -9,6 +9,7 @@ import numpy as np
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
 from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_table, shown_columns, targets_of
+from tfllmrec.explain.sections import CLAIM_TARGETS
 from tfllmrec.runs.run import Run
 
 #: How a figure of several seeds is to be read; stands above each table that has such figures.
@@ -23,8 +24,8 @@ MARKS = (
     "* where its paired 95 % interval over users excludes 0; (*) where it does so with fewer than 3 seeds or "
     "500 targets."
 )
-#: What a claim needs; a difference beyond chance with fewer is only a hint.
-CLAIM_SEEDS, CLAIM_TARGETS = 3, 500
+#: The seeds that a claim needs beside :data:`CLAIM_TARGETS`; a difference beyond chance with fewer is only a hint.
+CLAIM_SEEDS = 3
 
 
 def check_seeds(runs: Sequence[Run]) -> None:

@@ -12,15 +12,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quality import fitted_run, folder_of
-from sections import made_by, replace_section
-from seeds import MARKS, ONE_SEED, SEEDS, averaged_runs, differences
+from sections import replace_section
+from variants import fitted_variants, section
 
-from tfllmrec.config import parse_config
 from tfllmrec.runs.run import Run
 
 #: The ``data`` section of each set, with the paths below the folder of all data; and its texts.
@@ -35,6 +32,8 @@ SETS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "movielens-small": ({"source": "movielens-small"}, "the tags that a user wrote between two ratings"),
 }
+#: How the line of a fit begins that says whether the texts are read.
+CHOSEN = "texts of users"
 #: By name: the settings of a variant.
 VARIANTS = {"without texts of users": ["model.user_text=false"], "with them": ["model.user_text=true"]}
 
@@ -45,29 +44,12 @@ def data_of(name: str, folder: Path) -> dict[str, Any]:
     return {"name": name} | told
 
 
-def section(name: str, runs: Mapping[str, Sequence[Run]], command: str) -> str:
-    """The body of a section: how the runs were made, and the table of the variants' differences."""
-    first = next(iter(runs.values()))
-    seeds, data, split = [run.config.seed for run in first], first[0].metrics["data"], first[0].metrics["split"]
-    results = {variant: averaged_runs(own)["hybrid"] for variant, own in runs.items()}
-    return "\n".join(
-        [
-            made_by(command, seeds),
-            "",
-            f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "
-            f"{split['queries']:,} test queries. The texts are {SETS[name][1]}. "
-            f"{SEEDS if len(seeds) > 1 else ONE_SEED} {MARKS}",
-            "",
-            *differences(results, len(seeds)),
-            "",
-            *(
-                f"- {variant}, seed {run.config.seed}: {line}."
-                for variant, own in runs.items()
-                for run in own
-                for line in run.record["chosen"]
-                if line.startswith("texts of users")
-            ),
-        ]
+def about(name: str, run: Run) -> str:
+    """What the runs of a set have in common."""
+    data, split = run.metrics["data"], run.metrics["split"]
+    return (
+        f"{data['users']:,} users, {data['items']:,} items, {data['events']:,} events; {split['kind']} split, "
+        f"{split['queries']:,} test queries. The texts are {SETS[name][1]}."
     )
 
 
@@ -80,13 +62,10 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="A setting.")
     options = parser.parse_args()
     out = options.out or Path("runs/user_text") / options.set
-    runs: dict[str, list[Run]] = {variant: [] for variant in VARIANTS}
-    for seed in dict.fromkeys(options.seeds):
-        for variant, settings in VARIANTS.items():
-            raw = {"data": data_of(options.set, options.data), "evaluation": {"baselines": []}, "seed": seed}
-            config = parse_config(raw, [*options.overrides, *settings], origin="command line")
-            runs[variant].append(fitted_run(config, folder_of(out / variant.replace(" ", "-"), seed)))
-    body = section(options.set, runs, shlex.join(["python", *sys.argv]))
+    data = data_of(options.set, options.data)
+    runs = fitted_variants(VARIANTS, data, options.seeds, options.overrides, out)
+    told = about(options.set, next(iter(runs.values()))[0])
+    body = section(runs, told, CHOSEN, shlex.join(["python", *sys.argv]))
     replace_section(f"user text: {options.set}", body)
     print(body)
 

@@ -356,9 +356,11 @@ def test_the_section_of_a_ranking_model_has_its_figures_and_what_it_takes(chain_
 @pytest.mark.tf
 def test_the_section_of_modalities_compares_the_variants(chain_run):
     import modalities
+    from variants import section
 
     run, _ = chain_run
-    text = modalities.section({name: [run] for name in modalities.VARIANTS}, "use", "made")
+    runs = {name: [run] for name in modalities.VARIANTS}
+    text = section(runs, modalities.about("use"), modalities.CHOSEN, "made")
     figure = f"{run.metrics['results']['hybrid']['ndcg@10']:.4f}"
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| and ")]
     assert [name.strip() for name, _ in rows] == list(modalities.VARIANTS)[1:]
@@ -368,9 +370,11 @@ def test_the_section_of_modalities_compares_the_variants(chain_run):
 @pytest.mark.tf
 def test_the_section_of_user_text_compares_with_and_without(chain_run):
     import user_text
+    from variants import section
 
     run, _ = chain_run
-    text = user_text.section("movielens-small", {name: [run] for name in user_text.VARIANTS}, "made")
+    runs = {name: [run] for name in user_text.VARIANTS}
+    text = section(runs, user_text.about("movielens-small", run), user_text.CHOSEN, "made")
     figure = f"{run.metrics['results']['hybrid']['ndcg@10']:.4f}"
     assert f"| with them | {figure} (+0.0000) |" in text and "The texts are the tags" in text
     assert user_text.data_of("movielens-small", Path("d")) == {"name": "movielens-small", "source": "d/movielens-small"}

@@ -58,7 +58,7 @@ class DataConfig(Section):
         default=None, description="A registered data set (movielens-100k) or a folder in a known format."
     )
     format: Literal["auto", "movielens", "recbole", "table", "tfllmrec"] = Field(
-        default="auto", description="Of source; auto: recognised by its files."
+        default="auto", description="Format of source; auto: recognised from its files."
     )
     events: Path | None = Field(
         default=None,
@@ -393,7 +393,7 @@ class TrainingConfig(Section):
 
     epochs: int | None = Field(None, ge=1, description="auto")
     batch_size: int | None = Field(None, ge=1, description="Users in a step; auto.")
-    learning_rate: float = Field(2e-3, gt=0, description="Of AdamW, at its highest.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     negatives: int | None = Field(None, ge=0, description="Sampled negatives; auto: the whole catalogue where it fits.")
@@ -401,7 +401,7 @@ class TrainingConfig(Section):
     gate_holdout: float = Field(0.2, gt=0, lt=1, description="Share of users whose last events fit the gates only.")
     patience: int = Field(5, ge=1, description="Evaluations without gain before training stops.")
     precision: Literal["float32", "mixed_bfloat16"] = Field(
-        "float32", description="In which the hybrid is trained; it is measured and exported in float32."
+        "float32", description="Precision of training; the hybrid is measured and exported in float32."
     )
 
 
@@ -413,7 +413,8 @@ class BoardConfig(Section):
         description="Beside curves: recommendations in words, histograms, the graph, a profile, images, item vectors.",
     )
     trackers: list[Literal["wandb", "mlflow"]] = Field(
-        [], description="Where the figures of each epoch go as well; these packages are installed by you."
+        [],
+        description="Experiment trackers that also receive the figures of each epoch; install their packages yourself.",
     )
 
 
@@ -436,7 +437,7 @@ class RankingConfig(Section):
     hidden: int = Field(16, ge=1, description="Units of the attention and of each head.")
     crosses: int = Field(2, ge=0, description="Layers of feature crosses.")
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
-    learning_rate: float = Field(2e-3, gt=0, description="Of AdamW, at its highest.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
     focal_gamma: float = Field(
         0.0,
@@ -506,7 +507,7 @@ class ExperimentConfig(Section):
     interests: InterestConfig = Field(default_factory=InterestConfig)
     board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    seed: int = Field(42, description="Of everything that is drawn at random.")
+    seed: int = Field(42, description="Seed of all random draws.")
 
     @model_validator(mode="after")
     def _layers_have_nothing_above_them(self) -> Self:
@@ -858,8 +859,8 @@ def _keys() -> list[str]:
 
 
 def settings_by_key(config: ExperimentConfig) -> dict[str, Any]:
-    """Every setting as ``section.key``, with its value as JSON has it."""
-    return dict(_leaves(config.model_dump(mode="json")))
+    """Every setting as ``section.key``, with its value as JSON has it; the seed comes first."""
+    return {"seed": config.seed, **dict(_leaves(config.model_dump(mode="json")))}
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,6 +29,15 @@ class ConfigError(TfllmrecError):
     exit_code = 2
 
 
+def not_installed(what: str, error: ImportError, extra: str) -> ConfigError:
+    """The error where a package of one of the extras is missing.
+
+    Args:
+      what: what needs it, such as ``figures need matplotlib``. error: of the import. extra: has the package.
+    """
+    return ConfigError(f"{what} ({error}): pip install 'tfllmrec[{extra}]'")
+
+
 class DataError(TfllmrecError):
     """An input file or table cannot be used; names the file, row and column where there is one."""
 

@@ -10,10 +10,11 @@ import pytest
 from html_pages import check, told
 
 from tfllmrec.evaluation.calibration import calibration_error
-from tfllmrec.explain.calibration import predictions_of
+from tfllmrec.explain.calibration import candidates_of, predictions_of
 from tfllmrec.explain.epochs import epochs_of
 from tfllmrec.explain.interest_labels import label_confusion
 from tfllmrec.models.interests import Interests, LabelForecast
+from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs.run import Run
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
@@ -103,7 +104,8 @@ def test_epochs_are_those_of_the_logs(copied):
 
 def test_calibration_is_that_of_the_metrics(copied):
     hybrid = copied.load_model()
-    found = predictions_of(copied, hybrid, copied.load_ranking(hybrid))
+    reranked = Reranked(hybrid, copied.load_ranking(hybrid), copied.config.ranking.candidates)
+    found = predictions_of(copied, reranked, candidates_of(copied, reranked))
     errors = {what: calibration_error(*both) for what, both in found.items()}
     measured = copied.metrics["ranking"]
     assert errors == pytest.approx({"probability": measured["ece"], "rating": measured["rating_ece"]}, rel=1e-4)

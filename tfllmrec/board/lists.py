@@ -15,7 +15,7 @@ from tfllmrec.client.answers import to_frame
 from tfllmrec.columns import ITEM, QUERY, REASON, TITLE
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.splits import Split
-from tfllmrec.models.answers import recommended, titles_of
+from tfllmrec.models.answers import recommended
 
 #: Users whose recommendations are shown.
 USERS = 5
@@ -49,7 +49,7 @@ class RecommendationsInWords(tf.keras.callbacks.Callback):
         queries = split.validation
         by_length = np.argsort(queries.history.lengths, kind="stable")
         asked = queries.take(by_length[evenly_spread(len(queries), USERS)])
-        ids, titles = split.dataset.items[ITEM].to_numpy(), titles_of(split.dataset)
+        ids, titles = split.dataset.items[ITEM].to_numpy(), split.dataset.titles
         histories = [[titles[ids[item]] for item in history] for history in asked.history]
         return cls(lambda model: to_frame(recommended(model, asked, SHOWN, split.dataset)), histories, log_dir)
 

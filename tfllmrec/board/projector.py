@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 from tfllmrec.board.scoreboard import writing_to
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import replacing, write_text
-from tfllmrec.wording import visible
+from tfllmrec.wording import clipped
 
 #: The file by which the Projector finds all others; written last.
 CONFIG = "projector_config.pbtxt"
@@ -64,10 +64,8 @@ def write_projector(folder: Path | str, vectors: Mapping[str, np.ndarray], besid
     folder.mkdir(parents=True, exist_ok=True)
     # A column alone would have no heading: the Projector takes its first line for a value.
     table = beside if beside.shape[1] > 1 else beside.assign(row=np.arange(len(beside)))
-    lines = [
-        "\t".join(map(_cell, table.columns)),
-        *("\t".join(map(_cell, row)) for row in table.itertuples(index=False)),
-    ]
+    rows: list[Iterable[object]] = [table.columns, *table.to_numpy(object)]
+    lines = ["\t".join(clipped(str(cell), LONGEST) for cell in row) for row in rows]
     write_text(folder / "items.tsv", "".join(f"{line}\n" for line in lines))
     for name, values in vectors.items():
         if len(values) != len(beside):
@@ -89,8 +87,3 @@ def _components(vectors: np.ndarray) -> np.ndarray:
     centred = vectors - vectors.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     return centred @ axes[:, : -WIDTH - 1 : -1]
-
-
-def _cell(value: object) -> str:
-    text = visible(str(value))
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -1,4 +1,4 @@
-"""The curves of a fit: figures of the protocol after each epoch, losses and speed; and level lines for baselines."""
+"""The curves of a fit: figures of the protocol after each epoch, losses, speed; and horizontal lines for baselines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_figures(folder: Path | str, metrics: Mapping[str, float | None], steps
     Args:
       folder: of the run; its name is that of the line.
       metrics: :attr:`Result.metrics`.
-      steps: where it stands; two steps make a level line.
+      steps: where it stands; two steps make a horizontal line.
     """
     with writing_to(folder):
         for step in steps:

@@ -19,13 +19,13 @@ def board(
         list[Path] | None, typer.Argument(metavar="[RUN ...]", help="Run folders, or a folder of them. Default: runs.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any other address than loopback lets others read the runs.")
+        str, typer.Option(help="Address to listen on; any address other than loopback lets others read the runs.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 6006,
 ) -> None:
     """Start TensorBoard over runs, and print its address.
 
-    What it shows of complete runs is written first where it is missing.
+    Once it is running, TensorBoard data that a complete run lacks is written.
     """
     from tfllmrec.board.server import folders_of, is_written, serve_board
     from tfllmrec.runs.run import Run

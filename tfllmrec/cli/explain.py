@@ -28,7 +28,10 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what each event, field and word adds to the scores of items; the run folder must be beside the model."""
+    """Say what each event, field and word adds to the scores of items.
+
+    Needs the run folder that the model was exported from.
+    """
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     if html is not None and html.suffix.lower() != ".html":

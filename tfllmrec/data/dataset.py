@@ -36,6 +36,7 @@ from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data.cleaning.names import names_as_text
 from tfllmrec.data.cleaning.scripts import scripts_of
 from tfllmrec.data.cleaning.tags import TAG_TYPES, no_tags, with_tags
+from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.event_tags import tags_of_events
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.schema import Schema, infer_schema
@@ -166,6 +167,11 @@ class Dataset:
             return self
         texts = tags_of_events(self.events, self.users, self.tags)
         return self if texts is None else replace(self, events=self.events.assign(**{TAGS_WRITTEN: texts}))
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """By item id, a short text that is never empty, see :func:`tfllmrec.data.cleaning.titles.display_titles`."""
+        return dict(zip(self.items[ITEM], display_titles(self.items), strict=True))
 
     @cached_property
     def choices(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import BINS, FAR, RATING_KEY, Field, missing
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import not_installed
 from tfllmrec.progress import Progress
 
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ def feature_report(
     try:
         import sklearn  # noqa: F401 (what needs it comes late)
     except ImportError as error:
-        raise ConfigError(
-            f"'tfllmrec data features' needs scikit-learn ({error}): pip install 'tfllmrec[features]'"
-        ) from error
+        raise not_installed("'tfllmrec data features' needs scikit-learn", error, "features") from error
 
     events = dataset.events.iloc[_sample(dataset, at_most, seed)]
     chosen, rated, label = _targets(dataset, events)

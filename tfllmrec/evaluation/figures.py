@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import not_installed
 from tfllmrec.evaluation.calibration import calibration_curve, calibration_error
 from tfllmrec.evaluation.metrics import gini
 from tfllmrec.wording import clipped
@@ -90,7 +90,7 @@ def _style() -> Iterator[None]:
     try:
         import matplotlib.style
     except ImportError as error:
-        raise ConfigError(f"Figures need matplotlib ({error}): pip install 'tfllmrec[report]'") from error
+        raise not_installed("Figures need matplotlib", error, "report") from error
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
         # A browser has the letters of every script; matplotlib's own font only measures them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

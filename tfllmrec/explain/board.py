@@ -26,17 +26,15 @@ from tfllmrec.durable import locked, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.report import list_length
-from tfllmrec.explain.calibration import predictions_of
+from tfllmrec.explain.calibration import candidates_of, predictions_of
 from tfllmrec.explain.card import card_of
 from tfllmrec.explain.epochs import epochs_of
 from tfllmrec.explain.interest_labels import label_confusion
 from tfllmrec.explain.lists import exposure_of, queries_with_one_target
-from tfllmrec.models.answers import titles_of
-from tfllmrec.models.ranking import RankingModel, Reranked
+from tfllmrec.models.ranking import Reranked
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.training.fingerprint import settings_of
-from tfllmrec.training.ranking import measured_queries, offered_candidates
 from tfllmrec.version import __version__
 
 if TYPE_CHECKING:
@@ -95,12 +93,17 @@ def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     """Writes images, curves of the ranking model, and item vectors; gives the texts that belong to them."""
     details, texts, hybrid = run.folder / LOGS / DETAILS, {}, run.load_model()
     order = run.load_ranking(hybrid)
+    reranked = None if order is None else Reranked(hybrid, order, run.config.ranking.candidates)
+    candidates = None if reranked is None else candidates_of(run, reranked)
     try:
-        texts["card"] = card_of(run).split("---\n", 2)[-1]  # without what is for machines
+        texts["card"] = card_of(run, for_machines=False)
     except ConfigError as error:  # of a package that is not installed
         tell(f"TensorBoard: no model card: {error}")
     try:
-        drawings = _pictures(run, hybrid, order, tell)
+        drawings = _pictures(run, hybrid, tell)
+        if reranked is not None and candidates is not None:
+            for what, (predicted, observed) in predictions_of(run, reranked, candidates).items():
+                drawings[f"calibration of the {what}"] = partial(figures.calibration, predicted, observed, what)
         with show_progress("Drawing TensorBoard's images", "images") as progress:
             for done, (name, draw) in enumerate(drawings.items(), start=1):
                 if (figure := draw()) is not None:
@@ -109,8 +112,9 @@ def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     except ConfigError as error:
         tell(f"TensorBoard: no images: {error}")
     strata = run.split.strata(run.config.evaluation.head_share)
-    if order is not None and (clicks := _clicks(run, Reranked(hybrid, order, run.config.ranking.candidates), strata)):
-        write_pr_curves(details, *clicks, step)
+    if candidates is not None and len(candidates.items):
+        of_strata = {name: mask[candidates.items] for name, mask in strata.items()}
+        write_pr_curves(details, candidates.probability, candidates.label, of_strata, step)
     kept = sampled(strata)
     vectors = {"item vectors": hybrid.item_vectors().numpy()[kept]}
     if np.any(run.text):
@@ -119,9 +123,7 @@ def _write_details(run: Run, step: int, tell: Tell) -> dict[str, str]:
     return texts
 
 
-def _pictures(
-    run: Run, hybrid: Hybrid, order: RankingModel | None, tell: Tell
-) -> dict[str, Callable[[], Figure | None]]:
+def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Figure | None]]:
     """What draws each image, by its name; ``None`` where there is nothing to show."""
     split, results = run.split, run.results
     k, counts = list_length(results), split.train_counts
@@ -147,29 +149,12 @@ def _pictures(
     if hybrid.gates.trainable:
         gate = np.asarray(hybrid.gates.gate(hybrid.train_counts))
         drawings["gate by popularity"] = partial(figures.gate_by_popularity, counts, gate)
-    if order is not None:
-        for what, (predicted, observed) in predictions_of(run, hybrid, order).items():
-            drawings[f"calibration of the {what}"] = partial(figures.calibration, predicted, observed, what)
     return drawings | {"labels of interests": confusion}
-
-
-def _clicks(
-    run: Run, reranked: Reranked, strata: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
-    """The probability of each candidate of the measured queries, whether it was held out, and its strata."""
-    found = [
-        (batch.items[batch.there], batch.probability[batch.there], batch.label[batch.there])
-        for batch in offered_candidates(reranked, measured_queries(run.split, run.config.seed))
-    ]
-    if not found:
-        return None
-    items, probability, label = (np.concatenate(part) for part in zip(*found, strict=True))
-    return probability, label, {name: mask[items] for name, mask in strata.items()}
 
 
 def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
     """What the Projector shows beside the items ``kept``: title, category, stratum, training events, cluster."""
-    items, titles = run.dataset.items, titles_of(run.dataset)
+    items, titles = run.dataset.items, run.dataset.titles
     table = pd.DataFrame({"title": [titles[item] for item in items[ITEM].iloc[kept]]})
     if CATEGORIES in items:
         table["category"] = [next(iter(category_names(cell)[::-1]), "") for cell in items[CATEGORIES].iloc[kept]]

@@ -51,13 +51,17 @@ def write_card(run: Run | Path | str, out: Path | None = None) -> Path:
     return path
 
 
-def card_of(run: Run) -> str:
-    """The text of a run's card; all facts come from the run folder."""
+def card_of(run: Run, for_machines: bool = True) -> str:
+    """The text of a run's card; all facts come from the run folder.
+
+    Args:
+      for_machines: whether it begins with the front matter, as a file does.
+    """
     results, config, split = run.results, run.config, run.split
     k, cleaning = list_length(results), run.record.get("cleaning") or {}
     return markdown_page(
         "card.md",
-        front_matter=as_is(yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)),
+        front_matter=as_is(_yaml(front_matter(run))) if for_machines else None,
         name=run.metrics["data"]["name"],
         again=fit_again(run.folder.name),
         headline=headline_of(run),
@@ -81,6 +85,10 @@ def card_of(run: Run) -> str:
         k=k,
         exposure={name: results[MODEL].metrics[f"{name}@{k}"] for name in ("coverage", "gini")},
     )
+
+
+def _yaml(facts: dict[str, Any]) -> str:
+    return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def front_matter(run: Run) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.durable import write_text
 from tfllmrec.errors import DataError, ModelError
 from tfllmrec.explain.pages import html_page
@@ -136,7 +135,7 @@ def explain(
     parts = model.contributions(query, rows)
     if reasons is None:
         reasons = dict(zip(items, reasons_of(model, query, rows[np.newaxis], dataset)[0], strict=True))
-    titles = display_titles(dataset.items).to_numpy()
+    titles = dataset.titles
     newest = slice(len(query.history.values) - len(parts.events), None)
     events, marks = query.history.values[newest], query.ratings.values[newest]
     texts = _texts(run, rows, model, query, tell)
@@ -149,7 +148,7 @@ def explain(
         of_events = [
             EventPart(
                 str(model.item_ids[event]),
-                str(titles[event]),
+                titles[model.item_ids[event]],
                 float(mark) if np.isfinite(mark) else None,
                 by_term(parts.events[number, place]),
             )
@@ -158,7 +157,7 @@ def explain(
         told.append(
             ItemExplained(
                 item,
-                str(titles[rows[place]]),
+                titles[item],
                 float(parts.scores[place]),
                 reasons.get(item, ""),
                 by_term(parts.terms[place]),

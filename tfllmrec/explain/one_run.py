@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.columns import ITEM, TITLE
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import ExperimentConfig, settings_by_key
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import DataError
@@ -45,7 +45,6 @@ from tfllmrec.explain.sections import (
     Section,
     Table,
     add_data,
-    all_settings,
     count,
     fit_again,
     interval,
@@ -391,7 +390,8 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
     measured = run.metrics.get("ranking")
     if measured is None:
         return section
-    from tfllmrec.explain.calibration import predictions_of
+    from tfllmrec.explain.calibration import candidates_of, predictions_of
+    from tfllmrec.models.ranking import Reranked
     from tfllmrec.training.ranking import ranking_lines
 
     if record := run.ranking_record:
@@ -401,7 +401,8 @@ def _ranking(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
     ranking = run.load_ranking(hybrid)
     if ranking is not None:
         tell("calibration of the ranking model")
-        for what, (predicted, observed) in predictions_of(run, hybrid, ranking).items():
+        reranked = Reranked(hybrid, ranking, run.config.ranking.candidates)
+        for what, (predicted, observed) in predictions_of(run, reranked, candidates_of(run, reranked)).items():
             section.figure(
                 figures.calibration(predicted, observed, what),
                 f"calibration-{what}",
@@ -452,7 +453,7 @@ def _reproduce(run: Run) -> Section:
 
 def changed_settings(config: ExperimentConfig) -> list[list[str]]:
     """Name and value of each setting that differs from its default, except where the data is."""
-    own, default = all_settings(config), all_settings(ExperimentConfig())
+    own, default = settings_by_key(config), settings_by_key(ExperimentConfig())
     changed = [name for name in own if own[name] != default[name] and name not in ("data.source", "data.format")]
     return [[name, without_folders(own[name])] for name in changed]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import not_installed
 from tfllmrec.wording import clipped
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"pages and cards need jinja2 ({error}): pip install 'tfllmrec[report]'") from error
+        raise not_installed("pages and cards need jinja2", error, "report") from error
 
 
 @functools.cache

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfllmrec.config import ExperimentConfig
-from tfllmrec.config import Section as ConfigSection
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.report import scoreboard_rows
 from tfllmrec.explain.pages import as_is
 from tfllmrec.runs.run import Run
-from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.wording import clipped
 
 if TYPE_CHECKING:
@@ -123,12 +120,6 @@ def provenance(run: Run) -> list[list[str]]:
         ["peak memory", f"{record['peak_memory_mb']:,.0f} MB"],
         ["versions", ", ".join(f"{name} {version or '–'}" for name, version in record["versions"].items())],
     ]
-
-
-def all_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Every setting of a config, such as ``model.blocks``, as a JSON value; the seed comes first."""
-    sections = {name: value for name, value in config if isinstance(value, ConfigSection)}
-    return {"seed": config.seed, **settings_of(**sections)}
 
 
 def fit_again(folder: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfllmrec.config import settings_by_key
 from tfllmrec.evaluation import figures
 from tfllmrec.evaluation.report import MIN_TARGETS, MODEL, hidden_columns
 from tfllmrec.explain.compare import Comparison, folders_of, names_of
@@ -15,7 +16,6 @@ from tfllmrec.explain.sections import (
     Section,
     Table,
     add_data,
-    all_settings,
     count,
     fit_again,
     interval,
@@ -101,7 +101,7 @@ def sections_of_runs(runs: Sequence[Run], comparison: Comparison) -> list[Sectio
 
 
 def _different_settings(names: Sequence[str], runs: Sequence[Run]) -> Table:
-    settings = [all_settings(run.config) for run in runs]
+    settings = [settings_by_key(run.config) for run in runs]
     different = [name for name in settings[0] if any(each[name] != settings[0][name] for each in settings)]
     rows = [[name, *(without_folders(each[name]) for each in settings)] for name in different]
     note = "" if rows else "All settings are the same."

@@ -16,7 +16,6 @@ from tfllmrec.client.inputs import MOST_REASONS, count_of, listed, listed_string
 from tfllmrec.client.ratings import rating_rows
 from tfllmrec.columns import CATEGORIES, ITEM, RATING, USER
 from tfllmrec.data.cleaning.names import category_names
-from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, missing
@@ -86,7 +85,7 @@ def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None
     Args:
       dataset: has titles and categories; without it, ids stand for titles.
     """
-    ids, titles = model.item_ids, titles_of(dataset)
+    ids, titles = model.item_ids, _titles(dataset)
     answers: list[Answer[Recommendation]] = []
     for batch in queries.batches(BATCH):
         scores = masked(model.score(batch), batch.exclude)
@@ -103,7 +102,7 @@ def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None
 
 def reasons_of(model: Hybrid, queries: Queries, best: np.ndarray, dataset: Dataset | None) -> np.ndarray:
     """The reasons of ``best`` int ``[B, M]`` (-1: none), object ``[B, M]``."""
-    titles = titles_of(dataset)
+    titles = _titles(dataset)
     explained = model.explain(queries, np.where(best < 0, model.n_items, best))
     history = queries.history.padded(max(int(queries.history.lengths.max(initial=0)), 1), model.n_items)
     # What the others are about need not be read.
@@ -205,7 +204,7 @@ def fields_of_users(
 def similar(model: Hybrid, items: Sequence[str], k: int, dataset: Dataset | None) -> pd.DataFrame:
     """:meth:`Hybrid.similar`."""
     ids, asked = model.item_ids, listed_strings("items", items)
-    index, titles = {item: row for row, item in enumerate(ids)}, titles_of(dataset)
+    index, titles = {item: row for row, item in enumerate(ids)}, _titles(dataset)
     for item in asked:
         if item not in index:
             raise no_such_item(item, index)
@@ -278,11 +277,9 @@ def _past_of(users: Sequence[str], dataset: Dataset | None) -> tuple[list[list[s
     return histories, [row.tolist() for row in ragged_column(dataset.events, RATING, rows)]
 
 
-def titles_of(dataset: Dataset | None) -> Mapping[str, str]:
+def _titles(dataset: Dataset | None) -> Mapping[str, str]:
     """Titles by item id."""
-    if dataset is None:
-        return {}
-    return dict(zip(dataset.items[ITEM], display_titles(dataset.items), strict=True))
+    return {} if dataset is None else dataset.titles
 
 
 def _title(titles: Mapping[str, str], item: str) -> str:

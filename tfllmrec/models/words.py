@@ -1,9 +1,9 @@
 """What each word of an item's text adds to the meaning term of its score.
 
-By leave-one-out: the text is encoded again without the word, and the term falls by so much. And by integrated gradients
-(Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017) through the encoder: the rows of its word
-embedding that the text uses grow from zero to what they are, and the gradients along the way are shared out among the
-words; what the other tokens and an empty text add is the remainder.
+By leave-one-out: the text is encoded again without the word; the drop in the term is what the word adds. And by
+integrated gradients (Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017) through the encoder:
+the rows of its word embedding that the text uses grow from zero to what they are, and the gradients along the way are
+shared out among the words; what the other tokens and an empty text add is the remainder.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings, ModelConfig, Section, TrainingConfig, parse_config
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import ConfigError, not_installed
 
 if TYPE_CHECKING:
     import optuna
@@ -54,7 +54,7 @@ def require_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError(f"'tfllmrec tune' needs optuna ({error}): pip install 'tfllmrec[tune]'") from error
+        raise not_installed("'tfllmrec tune' needs optuna", error, "tune") from error
     return optuna
 
 

@@ -166,7 +166,7 @@ async function begin() {
   );
   if (signatures.recommend_full && signatures.search_full) update();
   else if (at("problem").hidden) {
-    at("problem").textContent = "This model has no signatures recommend_full and search_full, which this page asks.";
+    at("problem").textContent = "This model lacks the signatures recommend_full and search_full, which this page needs.";
     at("problem").hidden = false;
   }
 }
