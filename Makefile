@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-examples | lint | docs | clean: each sets up what it needs in .venv, the first time only.
+# make demo | test | test-slow | test-examples | notebooks | lint | docs | clean: each sets up what it needs in .venv, the first time only.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DOCS := $(VENV)/.installed-docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-examples lint docs clean help
+.PHONY: demo test test-slow test-examples notebooks lint docs clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -16,15 +16,19 @@ demo: $(STAMP)
 	$(BIN)/tfllmrec demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow' --ignore tests/examples
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow' --ignore tests/examples --ignore tests/notebooks
 
 # Whole programs, killed processes, whole fits: minutes.
 test-slow: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow --ignore tests/examples
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow --ignore tests/examples --ignore tests/notebooks
 
 # Each script in examples/ on small planted data.
 test-examples: $(STAMP)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist load tests/examples
+
+# Each notebook, on MovieLens 100K.
+notebooks: $(STAMP)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist load tests/notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -41,13 +41,13 @@ SERVE = [
     "uvloop>=0.20; sys_platform != 'win32'",
     "prometheus-client>=0.20",
 ]
+NOTEBOOKS = [*REPORT, *SERVE, "ipykernel>=6.29", "nbclient>=0.10,<1"]
 SCANN = "scann==1.4.2"
 DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 TEST = [
     *TUNE,
     *FEATURES,
-    *REPORT,
-    *SERVE,
+    *NOTEBOOKS,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
     "pyversity>=0.2,<0.3",
@@ -80,6 +80,7 @@ setup(
         "features": FEATURES,
         "report": REPORT,
         "serve": SERVE,
+        "notebooks": NOTEBOOKS,
         "scann": [SCANN],
         "docs": DOCS,
     },

@@ -64,7 +64,8 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert written["report"] == str(copied.folder / "report.html") and written["card"] == str(copied.folder / "CARD.md")
     text = check(copied.folder / "report.html")
     assert re.findall(r"<h2>(.*?)</h2>", text)[4:] == [
-        "Examples", "Exposure", "Ranking of candidates", "Interests", "Data and split", "How to reproduce",
+        "Examples", "Exposure", "What the lists rely on", "What the fields are worth", "Ranking of candidates", "Interests",
+        "Data and split", "How to reproduce",
     ]  # fmt: skip
     assert text.count("<svg") == 7
     words, measured = told(text), copied.metrics
