@@ -54,9 +54,13 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG file."""
-        path.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+    def screenshot(self, seconds: float = 20) -> bytes:
+        """What the window shows, as WebP, a few times smaller than PNG: once nothing in it moves, or after some time."""
+        ends, before, shown = time.monotonic() + seconds, "", "?"
+        while before != shown and time.monotonic() < ends:
+            time.sleep(0.7)
+            before, shown = shown, self._ask("Page.captureScreenshot", format="webp", quality=80)["data"]
+        return base64.b64decode(shown)
 
     def pdf(self, path: Path) -> None:
         """The page as it is printed on A4."""

@@ -11,6 +11,7 @@ import string
 import sys
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,12 @@ settings.register_profile("everywhere", derandomize=True, deadline=None, suppres
 settings.load_profile("everywhere")
 
 _FILE = pytest.StashKey[object]()
+
+
+def pytest_addoption(parser):
+    """``pytest -m slow -k in_chromium --run RUN --screenshots docs/images`` makes the pictures of the documentation."""
+    parser.addoption("--screenshots", type=Path, help="a folder for pictures of the pages that tests open in Chromium")
+    parser.addoption("--run", type=Path, help="the run that these pages show instead of the planted one")
 
 
 def _randomness(seed=None, deterministic=False):
@@ -443,3 +450,30 @@ def browser():
         pytest.skip(MISSING)
     with chromium() as page:
         yield page
+
+
+@pytest.fixture
+def picture(browser, request, tmp_path):
+    """``picture(NAME)`` keeps what the browser shows, for the documentation if that was asked for."""
+    folder = request.config.getoption("--screenshots") or tmp_path
+    return lambda name: (folder / f"{name}.webp").write_bytes(browser.screenshot())
+
+
+@pytest.fixture
+def shown_run(request):
+    """The run whose pages are opened: the planted ring's, or the one that was asked for."""
+    from tfllmrec.runs.run import Run
+
+    named = request.config.getoption("--run")
+    return Run.open(named) if named else request.getfixturevalue("board_run")
+
+
+@pytest.fixture
+def shown_models(request, tmp_path):
+    """A folder of exported models to serve: the planted ring's, or that of the run that was asked for."""
+    if (named := request.config.getoption("--run")) is None:
+        return request.getfixturevalue("chain_version").parent.parent
+    from tfllmrec.serving.export import export
+
+    export(named, tmp_path / "models" / named.name)
+    return tmp_path / "models"

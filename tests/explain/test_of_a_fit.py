@@ -64,8 +64,8 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert written["report"] == str(copied.folder / "report.html") and written["card"] == str(copied.folder / "CARD.md")
     text = check(copied.folder / "report.html")
     assert re.findall(r"<h2>(.*?)</h2>", text)[4:] == [
-        "Examples", "Exposure", "What the lists rely on", "What the fields are worth", "Ranking of candidates", "Interests",
-        "Data and split", "How to reproduce",
+        "Examples", "Exposure", "What the lists rely on", "What the fields are worth", "Ranking of candidates",
+        "Interests", "Data and split", "How to reproduce",
     ]  # fmt: skip
     assert text.count("<svg") == 7
     words, measured = told(text), copied.metrics
@@ -75,6 +75,15 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert all(line in words for line in copied.record["chosen"])
     assert f"The model is ahead of the best baseline, {best_baseline(measured)}" in written["headline"]
     assert "# chain" in (copied.folder / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_chromium(shown_run, browser, picture, tmp_path, width):
+    from tfllmrec.explain.report import write_report
+
+    browser.open(write_report([shown_run.folder], tmp_path / "page.html").path.as_uri(), width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width and browser.problems == []
+    picture(f"report-{width}")
 
 
 def best_baseline(measured):

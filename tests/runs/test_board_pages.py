@@ -22,14 +22,14 @@ TEXT = """
 """
 DASHBOARDS = {
     "timeseries": ["accuracy/ndcg@10"],
-    "custom_scalars": ["How good", "What epochs are compared by"],
+    "custom_scalars": ["How good", "What epochs are compared by", "Matches (1)"],
     "images": ["gate by popularity", "exposure"],
-    "graphs": ["Graph"],
+    "graphs": ["Main Graph", "gradient_tape"],
     "histograms": ["gates/dense terms against behaviour"],
     "text": ["recommendations", "config"],
-    "pr_curves": ["clicks/all"],
+    "pr_curves": ["clicks/all", "is at step"],
     "projector": ["item vectors", "title"],
-    "hparams": ["model.embedding_dim"],
+    "hparams": ["model.embedding_dim", "Number of matching session groups: 1"],
 }
 
 
@@ -44,13 +44,13 @@ def lacking_of(page, wanted, seconds=60):
         time.sleep(0.3)
 
 
-def test_each_dashboard_shows_the_run(board_run, browser, tmp_path):
+def test_each_dashboard_shows_the_run_in_chromium(shown_run, browser, picture):
     from tfllmrec.board.server import board_of
 
-    with board_of([board_run.folder]) as address:
+    with board_of([shown_run.folder]) as address:
         for name, wanted in DASHBOARDS.items():
             browser.open("about:blank")  # a change of the part after # alone loads nothing
             browser.open(f"{address}#{name}")
             lacking, text = lacking_of(browser, wanted)
-            browser.screenshot(tmp_path / f"{name}.png")
+            picture(f"board-{name}")
             assert not lacking, (name, text[:2000])

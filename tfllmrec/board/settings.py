@@ -23,17 +23,18 @@ COMPARED = [
 def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
 
-    HParams shows a row for each such folder below the one that TensorBoard reads. Lists and what is left out are
+    HParams shows a row for each such folder below the one that TensorBoard reads, named by the folder of the run and the
+    one above it. Lists and what is left out are
     written as text, because a column has values of one type.
 
     Args:
-      folder: of the run's logs.
+      folder: of the run's logs, ``.../runs/shop/logs``.
       settings: by ``section.name``, of the resolved config.
     """
     plain = {key: _plain(value) for key, value in settings.items()}
     with writing_to(folder):
         hp.hparams_config([hp.HParam(key) for key in plain], [hp.Metric(tag, group) for group, tag in COMPARED])
-        hp.hparams(plain, trial_id=str(Path(folder).resolve()))
+        hp.hparams(plain, trial_id="/".join(Path(folder).resolve().parts[-3:-1]))
 
 
 def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> None:
