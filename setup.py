@@ -43,7 +43,7 @@ SERVE = [
 ]
 NOTEBOOKS = [*REPORT, *SERVE, "ipykernel>=6.29", "nbclient>=0.10,<1"]
 SCANN = "scann==1.4.2"
-DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter>=0.25,<0.27"]
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2", "nbconvert>=7.16,<8"]
 TEST = [
     *TUNE,
     *FEATURES,

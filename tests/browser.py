@@ -55,7 +55,7 @@ class Page:
         return answer["result"].get("value")
 
     def screenshot(self, seconds: float = 20) -> bytes:
-        """What the window shows, as WebP, a few times smaller than PNG: once nothing in it moves, or after some time."""
+        """What the window shows once nothing in it moves, or after some time; WebP is a few times smaller than PNG."""
         ends, before, shown = time.monotonic() + seconds, "", "?"
         while before != shown and time.monotonic() < ends:
             time.sleep(0.7)

@@ -19,6 +19,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -46,6 +47,10 @@ PACKAGES: dict[str, list[str] | None] = {
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 #: A line with a link to a config or script and nothing else.
 SHOWN = re.compile(r"^(?:[\w ]+: )?\[[^\]]+\]\(([^)\s]+\.(yaml|py))\)$", re.MULTILINE)
+#: The style that pandas gives its tables; without it they look like the others.
+PANDAS = re.compile(r"<style scoped>.*?</style>\s*<table border=\"1\" class=\"dataframe\">", re.DOTALL)
+#: A picture of another host, and its link.
+BADGE = re.compile(r"\[!\[[^\]]*\]\(https://[^)]*\)\]\(([^)]*)\)")
 FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,6 +64,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content()))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for uri, content in notebook(path).items():
+            files.append(File.generated(config, uri, content=content))
     waiting = [
         ROOT / HOME,
         *(Path(str(file.abs_src_path)) for file in files.documentation_pages() if file.abs_src_path),
@@ -96,6 +104,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{line[0]}\n\n```{suffix}\n{(path.parent / target).read_text()}```\n"
 
     return outside_fences(markdown, lambda text: LINK.sub(in_site, SHOWN.sub(with_content, text)))
+
+
+def notebook(path: Path) -> dict[str, str | bytes]:
+    """The page of a notebook, with what it showed when it was stored, and its pictures."""
+    markdown, made = MarkdownExporter().from_filename(path, {"output_files_dir": f"{path.stem}_pictures"})
+    markdown = BADGE.sub(r"[Open in Colab](\1)", markdown)
+    markdown = PANDAS.sub("<table>", markdown)
+    pages = {f"{path.stem}.md": markdown, **made["outputs"]}
+    return {f"notebooks/{name}": content for name, content in pages.items()}
 
 
 def outside_fences(markdown: str, change: Callable[[str], str]) -> str:

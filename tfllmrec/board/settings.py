@@ -23,9 +23,8 @@ COMPARED = [
 def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a run into ``folder``, whose subfolders hold its figures.
 
-    HParams shows a row for each such folder below the one that TensorBoard reads, named by the folder of the run and the
-    one above it. Lists and what is left out are
-    written as text, because a column has values of one type.
+    HParams shows a row for each such folder below the one that TensorBoard reads, named by the folder of the run and
+    the one above it. Lists and what is left out are written as text, because a column has values of one type.
 
     Args:
       folder: of the run's logs, ``.../runs/shop/logs``.
