@@ -39,6 +39,13 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert len(shown) == 2 and all("shop" in name for name in shown)
 
 
+def test_a_single_run_is_read_where_it_is(tmp_path):
+    """The Profile dashboard follows no links."""
+    with board_of([logged(tmp_path / "shop")]) as address:
+        read = json.load(urllib.request.urlopen(f"{address}data/environment", timeout=30))
+    assert read["data_location"] == str(tmp_path / "shop" / "logs")
+
+
 def test_a_taken_port_is_named(program, tmp_path):
     with board_of([logged(tmp_path / "one")]) as address:
         port = address.rstrip("/").rpartition(":")[2]
@@ -54,7 +61,7 @@ def test_it_serves_until_it_is_interrupted_or_told_to_end(tmp_path, number, code
     try:
         line = next(line for line in process.stderr if "TensorBoard: http" in line)
         address = line.split()[1]
-        assert json.load(urllib.request.urlopen(f"{address}data/runs", timeout=30)) == ["one/validation"]
+        assert json.load(urllib.request.urlopen(f"{address}data/runs", timeout=30)) == ["validation"]
         process.send_signal(number)
         assert process.wait(60) == code
     finally:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tensorboard.program import TensorBoard, TensorBoardServerException
@@ -52,7 +52,7 @@ def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> It
     Raises:
       ConfigError: the port is taken, or the host unknown.
     """
-    with _folder_of_links({name: folder / LOGS for name, folder in _names(runs).items()}) as folder:
+    with _folder_to_read(runs) as folder:
         program = TensorBoard()
         program.configure(argv=[None, "--logdir", str(folder), "--host", host, "--port", str(port)])
         try:
@@ -62,11 +62,14 @@ def board_of(runs: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> It
 
 
 @contextlib.contextmanager
-def _folder_of_links(logs: Mapping[str, Path]) -> Iterator[Path]:
-    """One folder for TensorBoard, in which each of ``logs`` has its name; more than one can only be read so."""
+def _folder_to_read(runs: Sequence[Path]) -> Iterator[Path]:
+    """The logs of a single run; of several, a folder of links, in which the Profile dashboard finds nothing."""
+    if len(runs) == 1:
+        yield runs[0].resolve() / LOGS
+        return
     with tempfile.TemporaryDirectory() as folder:
-        for name, target in logs.items():
-            (Path(folder) / name).symlink_to(target.resolve(), target_is_directory=True)
+        for name, run in _names(runs).items():
+            (Path(folder) / name).symlink_to((run / LOGS).resolve(), target_is_directory=True)
         yield Path(folder)
 
 
