@@ -14,7 +14,7 @@ TEXT = """
   const walk = (node) => {
     if (node.nodeType === Node.TEXT_NODE) found.push(node.nodeValue);
     if (node.shadowRoot) walk(node.shadowRoot);
-    if (node.tagName === 'IFRAME' && node.contentDocument) walk(node.contentDocument.body);
+    if (node.tagName === 'IFRAME' && node.contentDocument?.body) walk(node.contentDocument.body);
     if (!['SCRIPT', 'STYLE'].includes(node.tagName)) for (const child of node.childNodes) walk(child);
   };
   walk(document.body);
