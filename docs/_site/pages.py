@@ -135,6 +135,8 @@ def uri_of(path: Path) -> str:
     inside = Path(os.path.normpath(path)).relative_to(ROOT)
     if inside == Path(HOME):
         return "index.md"
+    if inside.suffix == ".ipynb":
+        return inside.with_suffix(".md").as_posix()
     return inside.relative_to("docs").as_posix() if inside.parts[0] == "docs" else f"repository/{inside.as_posix()}"
 
 
