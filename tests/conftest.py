@@ -31,7 +31,7 @@ _FILE = pytest.StashKey[object]()
 
 def pytest_addoption(parser):
     """``pytest -m slow -k in_chromium --run RUN --screenshots docs/images`` makes the pictures of the documentation."""
-    parser.addoption("--screenshots", type=Path, help="a folder for pictures of the pages that tests open in Chromium")
+    parser.addoption("--screenshots", type=Path, help="folder of pictures to make again from the pages that tests open")
     parser.addoption("--run", type=Path, help="the run that these pages show instead of the planted one")
 
 
@@ -453,10 +453,15 @@ def browser():
 
 
 @pytest.fixture
-def picture(browser, request, tmp_path):
-    """``picture(NAME)`` keeps what the browser shows, for the documentation if that was asked for."""
-    folder = request.config.getoption("--screenshots") or tmp_path
-    return lambda name: (folder / f"{name}.webp").write_bytes(browser.screenshot())
+def picture(browser, request):
+    """``picture(NAME)`` renews the picture of that name in the folder of the option, if it is there."""
+
+    def renew(name):
+        folder = request.config.getoption("--screenshots")
+        if folder and (file := folder / f"{name}.webp").exists():
+            file.write_bytes(browser.screenshot())
+
+    return renew
 
 
 @pytest.fixture

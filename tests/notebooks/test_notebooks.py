@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+assert NAMES
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/tfllmrec/tfllmrec/blob/main/notebooks/{}.ipynb)"
@@ -18,9 +19,9 @@ BADGE = (
 SETUP = """import sys
 
 if "google.colab" in sys.modules:
-    !git clone --depth 1 https://github.com/tfllmrec/tfllmrec
-    %cd tfllmrec/notebooks
-    %pip install -q "..[notebooks]"
+    ![ -d /content/tfllmrec ] || git clone --depth 1 https://github.com/tfllmrec/tfllmrec /content/tfllmrec
+    %cd /content/tfllmrec/notebooks
+    %pip install -q "..[report,serve]"  # if Colab asks for a restart: restart, and run this cell again
 """
 
 
@@ -32,7 +33,7 @@ def run(name, clone):
     """The notebook after a run in a folder of its own clone."""
     notebook = stored(name)
     where = {"metadata": {"path": clone / "notebooks"}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     return notebook
 
 
@@ -46,7 +47,10 @@ def pictures(notebook):
 
 @pytest.fixture(scope="session")
 def clone(made_once):
-    """What the notebooks read of the repository, and the run that the first of them fits and the others open."""
+    """What the notebooks read of the repository, and the run that the first of them fits and the others open.
+
+    All of them run here, at the same time: each writes into folders of its own.
+    """
 
     def make(folder):
         shutil.copytree(ROOT / "configs", folder / "configs")
