@@ -18,9 +18,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow' --ignore tests/examples --ignore tests/notebooks
 
-# Whole programs, killed processes, whole fits: minutes.
+# Whole programs, killed processes, whole fits: minutes. Three at a time, because they often wait for another process.
 test-slow: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m slow --ignore tests/examples --ignore tests/notebooks
+	$(BIN)/pytest -n 3 --dist loadfile -m slow --ignore tests/examples --ignore tests/notebooks
 
 # Each script in examples/ on small planted data.
 test-examples: $(STAMP)
@@ -28,7 +28,7 @@ test-examples: $(STAMP)
 
 # Each notebook, on MovieLens 100K.
 notebooks: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist load tests/notebooks
+	$(BIN)/pytest -n 3 --dist load tests/notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

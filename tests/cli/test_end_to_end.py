@@ -68,17 +68,16 @@ def test_fit(fitted):
     "split",
     [
         ["split.kind=random", "split.test_share=0.25", "split.validation_share=0.25"],
-        ["split.kind=fixed", "split.test_events=0:30", "split.validation_share=0.25"],
         ["split.kind=fixed", "split.test_events=test.csv", "split.validation_share=0.25"],
     ],
-    ids=["random", "rows", "file"],
+    ids=["random", "file"],
 )
 def test_fit_on_other_splits(program, tmp_path, chain_files, thin_hub, cache, monkeypatch, split):
     (events, items), (preprocessor, encoder) = chain_files, thin_hub
     monkeypatch.chdir(tmp_path)
     header, *rows = events.read_text().splitlines()
     (tmp_path / "test.csv").write_text("\n".join([header, *rows[:5], *rows[-5:]]))
-    named = {"0:30": rows[:30], "test.csv": rows[:5] + rows[-5:]}.get(split[1].partition("=")[2])
+    named = {"test.csv": rows[:5] + rows[-5:]}.get(split[1].partition("=")[2])
     queries = len({row.partition(",")[0] for row in named or rows})
     hub = f"text.encoder={encoder}", f"text.preprocessor={preprocessor}"
     asked = settings(*hub, *SMALL, *split)

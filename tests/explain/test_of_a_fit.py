@@ -77,13 +77,14 @@ def test_the_program_writes_page_and_card(copied, four_labels, program):
     assert "# chain" in (copied.folder / "CARD.md").read_text()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_chromium(shown_run, browser, picture, tmp_path, width):
+def test_the_page_in_chromium(shown_run, browser, picture, tmp_path):
     from tfllmrec.explain.report import write_report
 
-    browser.open(write_report([shown_run.folder], tmp_path / "page.html").path.as_uri(), width)
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width and browser.problems == []
-    picture(f"report-{width}")
+    page = write_report([shown_run.folder], tmp_path / "page.html").path
+    for width in (390, 1280):
+        browser.open(page.as_uri(), width)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width and browser.problems == []
+        picture(f"report-{width}")
 
 
 def best_baseline(measured):
