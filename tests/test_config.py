@@ -13,13 +13,16 @@ from tfllmrec.config import (
     DistillationConfig,
     ExperimentConfig,
     ItemWeightSettings,
+    ModelConfig,
     TextConfig,
+    TrainingConfig,
     TuningConfig,
     contradictions,
     dump_config,
     load_config,
     paraphrase_option,
     parse_config,
+    settings_of,
     settings_without_effect,
 )
 from tfllmrec.errors import ConfigError
@@ -436,3 +439,9 @@ def test_settled_item_weights_keep_what_is_set():
     settled = ItemWeightSettings(l2=7.0, text=0.0, form="auto").settled()
     assert (settled.decay, settled.l2, settled.text, settled.form) == (1.0, 7.0, 0.0, "auto")
     assert None not in settled.model_dump().values()
+
+
+def test_settings_are_named_as_in_a_config():
+    said = settings_of(model=ModelConfig(blocks=7), training=TrainingConfig())
+    assert said["model.blocks"] == 7 and said["training.precision"] == "float32" and said["model.dropout"] is None
+    assert len(said) == len(ModelConfig.model_fields) + len(TrainingConfig.model_fields)

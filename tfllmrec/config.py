@@ -858,6 +858,11 @@ def _keys() -> list[str]:
     return [key for key, _ in _leaves(ExperimentConfig().model_dump())]
 
 
+def settings_of(**sections: Section) -> dict[str, Any]:
+    """The settings of some sections of a config, named as the config names them, as JSON values."""
+    return dict(_leaves({name: section.model_dump(mode="json") for name, section in sections.items()}))
+
+
 def settings_by_key(config: ExperimentConfig) -> dict[str, Any]:
     """Every setting as ``section.key``, with its value as JSON has it; the seed comes first."""
     return {"seed": config.seed, **dict(_leaves(config.model_dump(mode="json")))}

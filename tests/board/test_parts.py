@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.pr_curve import metadata
 
 from tfllmrec.board.lists import RecommendationsInWords
 from tfllmrec.board.ranking_curves import THRESHOLDS, write_pr_curves
-from tfllmrec.board.settings import as_markdown
+from tfllmrec.board.settings import as_markdown, write_settings
 from tfllmrec.board.trackers import Tracker
 from tfllmrec.errors import ConfigError
 
@@ -40,6 +41,16 @@ def test_lists_in_words(tmp_path):
 def test_chosen_settings_are_shown_as_they_are():
     shown = as_markdown(["decay_x 0.6: *best*"], "seed: 42\n")
     assert r"- decay\_x 0.6: \*best\*" in shown and shown.endswith("```\nseed: 42\n```")
+
+
+def test_trials_are_named_by_the_folders_of_their_runs(tmp_path):
+    def name(run):
+        write_settings(tmp_path / "runs" / run / "logs", {"model.blocks": 2})
+        events = EventAccumulator(str(tmp_path / "runs" / run / "logs")).Reload()
+        content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
+        return hparams_metadata.parse_session_start_info_plugin_data(content).group_name
+
+    assert [name("shop"), name("other")] == ["runs/shop", "runs/other"]
 
 
 def test_precision_and_recall_of_candidates(tmp_path):

@@ -1,8 +1,7 @@
 import numpy as np
 
-from tfllmrec.config import ModelConfig, TrainingConfig
 from tfllmrec.data.queries import Queries
-from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 
 
 def test_types_shapes_and_values_count(tmp_path):
@@ -34,9 +33,3 @@ def test_every_part_of_queries_counts():
             changed["ratings"] = [[1], [2, 3]]
         found.add(queries_fingerprint(Queries.from_histories(**changed)))
     assert len(found) == 5
-
-
-def test_settings_are_named_as_in_a_config():
-    said = settings_of(model=ModelConfig(blocks=7), training=TrainingConfig())
-    assert said["model.blocks"] == 7 and said["training.precision"] == "float32" and said["model.dropout"] is None
-    assert len(said) == len(ModelConfig.model_fields) + len(TrainingConfig.model_fields)

@@ -31,9 +31,10 @@ def write_settings(folder: Path | str, settings: Mapping[str, Any]) -> None:
       settings: by ``section.name``, of the resolved config.
     """
     plain = {key: _plain(value) for key, value in settings.items()}
+    run = Path(folder).resolve().parent
     with writing_to(folder):
         hp.hparams_config([hp.HParam(key) for key in plain], [hp.Metric(tag, group) for group, tag in COMPARED])
-        hp.hparams(plain, trial_id="/".join(Path(folder).resolve().parts[-3:-1]))
+        hp.hparams(plain, trial_id=f"{run.parent.name}/{run.name}")
 
 
 def write_texts(folder: Path | str, texts: Mapping[str, str], step: int = 0) -> None:

@@ -19,7 +19,7 @@ from tfllmrec.board.scoreboard import write_figures
 from tfllmrec.board.server import LOGS, WRITTEN
 from tfllmrec.board.settings import as_markdown, write_settings, write_texts
 from tfllmrec.columns import CATEGORIES, ITEM
-from tfllmrec.config import dump_config
+from tfllmrec.config import dump_config, settings_of
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.durable import locked, write_text, writing
@@ -34,7 +34,6 @@ from tfllmrec.explain.lists import exposure_of, queries_with_one_target
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.run import Run
-from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.version import __version__
 
 if TYPE_CHECKING:

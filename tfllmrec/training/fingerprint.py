@@ -1,14 +1,12 @@
-"""Fingerprints of settings and data, so that a fit never continues from another experiment's files."""
+"""Fingerprints of data, so that a fit never continues from another experiment's files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
-from tfllmrec.config import Section
 from tfllmrec.data.queries import Queries, Ragged
 
 
@@ -33,12 +31,3 @@ def queries_fingerprint(queries: Queries, keys: Iterable[str] = ()) -> str:
         *(array for part in parts for array in (part.values, part.offsets)),
         *(field.values if isinstance(field, Ragged) else field for field in fields),
     )
-
-
-def settings_of(**sections: Section) -> dict[str, Any]:
-    """The settings of some sections of a config, named as the config names them, as JSON values."""
-    return {
-        f"{name}.{key}": value
-        for name, section in sections.items()
-        for key, value in section.model_dump(mode="json").items()
-    }

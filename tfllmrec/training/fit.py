@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllmrec.board.scoreboard import Scoreboard
-from tfllmrec.config import ExperimentConfig, TrainingConfig
+from tfllmrec.config import ExperimentConfig, TrainingConfig, settings_of
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
@@ -31,7 +31,7 @@ from tfllmrec.models.item_weights import ItemWeightStatistics, solve, solve_item
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
-from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
 #: What the gates' strength, closing and discount may be; see :func:`choose_gates`.

@@ -24,7 +24,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.columns import ITEM_INDEX, RATING, USER, USER_INDEX
-from tfllmrec.config import RankingConfig
+from tfllmrec.config import RankingConfig, settings_of
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.data.splits import Split
@@ -38,7 +38,7 @@ from tfllmrec.models.rating_factors import ITEMS, RatingFactors, fit_rating_fact
 from tfllmrec.models.servable import SCORE_BATCH, Servable
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training.callbacks import StepProgress, claim, read_weights, write_weights
-from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint, settings_of
+from tfllmrec.training.fingerprint import fingerprint, queries_fingerprint
 from tfllmrec.training.optimizer import adamw
 
 #: What *auto* epochs are, and the validation queries below which it is 0: so few say nothing.

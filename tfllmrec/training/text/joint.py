@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import ExperimentConfig, settings_of
 from tfllmrec.data.batches import Sequences, steps_per_epoch, training_batches
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.splits import Split
@@ -24,7 +24,6 @@ from tfllmrec.text.preprocessor import padded_inputs
 from tfllmrec.text.store import encode_items
 from tfllmrec.text.tuning import Tuning
 from tfllmrec.training.callbacks import claim
-from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.training.fit import choose_gates, fit_hybrid
 from tfllmrec.training.text.tuned_tower import TunedTower, new_tuning, train_tower
 

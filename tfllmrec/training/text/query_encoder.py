@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.config import DistillationConfig
+from tfllmrec.config import DistillationConfig, settings_of
 from tfllmrec.durable import read_json, write_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.progress import Tell
@@ -21,7 +21,6 @@ from tfllmrec.text.static_tower import static_tower
 from tfllmrec.text.store import VectorStore
 from tfllmrec.text.student import HashedNgrams, NgramSizes, Student, few_layers
 from tfllmrec.training.callbacks import claim
-from tfllmrec.training.fingerprint import settings_of
 from tfllmrec.training.text.distil import ALL, Agreement, distil, short_queries
 
 RECORD, MADE_FROM = "record.json", "made_from.json"
