@@ -454,7 +454,7 @@ def browser():
 
 @pytest.fixture
 def picture(browser, request):
-    """``picture(NAME)`` renews the picture of that name in the folder of the option, if it is there."""
+    """``picture(NAME)`` replaces the picture of that name in the folder of ``--screenshots``, if there is one."""
 
     def renew(name):
         folder = request.config.getoption("--screenshots")

@@ -25,7 +25,7 @@ def board(
 ) -> None:
     """Start TensorBoard over runs, and print its address.
 
-    Once it is running, TensorBoard data that a complete run lacks is written.
+    If a complete run lacks data for TensorBoard, it is written while the server is running.
     """
     from tfllmrec.board.server import folders_of, is_written, serve_board
     from tfllmrec.runs.run import Run
