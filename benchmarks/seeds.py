@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfllmrec.errors import ModelError
-from tfllmrec.evaluation.protocol import Result, averaged, paired_difference
+from tfllmrec.evaluation.protocol import Result, averaged, paired_difference, users_of
 from tfllmrec.evaluation.report import between_seeds, hidden_columns, markdown_table, shown_columns, targets_of
 from tfllmrec.explain.sections import CLAIM_TARGETS
 from tfllmrec.runs.run import Run
@@ -59,6 +59,26 @@ def averaged_runs(runs: Sequence[Run]) -> dict[str, Result]:
         if run.results.keys() != runs[0].results.keys():
             raise ModelError(f"Expected runs with the same baselines; {run.folder} has {', '.join(run.results)}.")
     return {name: averaged([run.results[name] for run in runs]) for name in runs[0].results}
+
+
+def pooled(results: Sequence[Result], user_ids: Sequence[np.ndarray]) -> Result:
+    """The results of one recommender on the test users that each seed drew, as one result on all of these queries.
+
+    Args:
+      results: Of each seed, measured in the same way. user_ids: of the queries of each; a user whom several seeds drew
+        is resampled as one.
+    """
+    per_query = {label: np.concatenate([each.per_query[label] for each in results]) for label in results[0].per_query}
+    known = {label: [value for each in results if (value := each.metrics[label]) is not None] for label in per_query}
+    return Result(
+        metrics={label: float(np.nanmean(values)) if known[label] else None for label, values in per_query.items()},
+        intervals={},
+        counts={name: sum(each.counts[name] for each in results) for name in results[0].counts},
+        per_query=per_query,
+        alarms=[],
+        spread={label: (min(values), max(values)) for label, values in known.items() if values},
+        users=users_of(np.concatenate(user_ids)),
+    )
 
 
 def differences(

@@ -127,13 +127,15 @@ class SplitConfig(Section):
         "global_time",
         "cold_items",
         "cold_users",
+        "cold_domain",
         "random",
         "fixed",
     ] = Field(
         default="auto",
         description="How held-out events are chosen. leave_last_out: each user's last two events. leave_random_out: "
         "two random events of each user. global_time: the latest events of the whole data set. cold_items: all events "
-        "of some items. cold_users: the last event of some users, who are left out of training. random: random shares "
+        "of some items. cold_users: the last event of some users, who are left out of training. cold_domain: events of "
+        "some users in one domain of joined data, while their events in other domains are known. random: random shares "
         "of each user's events. fixed: the events given by test_events. auto: leave_last_out where the data has an "
         "order, else leave_random_out.",
     )
@@ -142,7 +144,8 @@ class SplitConfig(Section):
         gt=0,
         lt=1,
         description="Share held out for validation: of all events (global_time), of each user's events (random), of "
-        "each user's non-test events (fixed), of items (cold_items) or of users (cold_users).",
+        "each user's non-test events (fixed), of items (cold_items), of users (cold_users) or of the users with events "
+        "in split.domain and in another domain (cold_domain).",
     )
     test_share: float = Field(
         default=0.1,
@@ -154,6 +157,18 @@ class SplitConfig(Section):
         default=None,
         description="The test events of a fixed split: rows of the events file, such as 0:20000 for its first 20,000 "
         "(the header does not count), or a file of events with the same columns.",
+    )
+
+    domain: str | None = Field(
+        default=None,
+        description="The domain whose items are asked for in a cold_domain split, such as toys. Only its items are "
+        "candidates.",
+    )
+    known_events: int = Field(
+        default=0,
+        ge=0,
+        description="In a cold_domain split: how many of a held-out user's first events in that domain are known when "
+        "the user asks. 0: none.",
     )
 
     @field_validator("test_events", mode="before")
@@ -458,6 +473,8 @@ BaselineName = Literal[
     "text",
     "ease_text",
     "star",
+    "emcdr",
+    "domain_map",
     "two_tower",
 ]
 

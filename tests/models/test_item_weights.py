@@ -350,7 +350,7 @@ def test_the_eigenpairs_of_largest_magnitude_are_found():
     basis = np.linalg.qr(rng.normal(size=(80, 80)))[0]
     spectrum = np.array([3.0, -2.5, 2.0, -1.5, *(0.01 * rng.normal(size=76))])
     matrix = sparse.csr_array((basis * spectrum @ basis.T).astype(np.float32))
-    values, vectors = item_weights._leading_eigenpairs(matrix, 4)
+    values, vectors = item_weights.leading_eigenpairs(matrix, 4)
     assert values == pytest.approx([3.0, -2.5, 2.0, -1.5], abs=1e-5)
     assert np.abs(vectors.T @ basis[:, :4]) == pytest.approx(np.eye(4), abs=1e-4)
 

@@ -10,6 +10,7 @@ import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.errors import ConfigError
 from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
@@ -66,6 +67,48 @@ def prepare(
         print_json({"folder": str(out), **dataset.describe(), "cleaning": dataset.report.as_dict()})
     else:
         print_description(dataset)
+        note(f"saved: {out}")
+
+
+@app.command()
+def join(
+    domains: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=SOURCE...",
+            help="A domain and its data, twice or more: a saved data set, a run folder, a config or a registered data "
+            "set. Name the domain that is to be recommended last: where times do not say it, its events come last.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: Parquet tables and a manifest.")],
+    share_users: Annotated[
+        bool, typer.Option("--share-users/--separate-users", help="Whether equal user ids are one user.")
+    ] = True,
+    share_items: Annotated[
+        bool, typer.Option("--share-items/--separate-items", help="Whether equal item ids are one item.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Join the data of several domains into one data set, and print what they share; 'fit' reads the folder."""
+    from tfllmrec.data.domains import join_datasets, overlaps
+
+    datasets = {}
+    for each in domains:
+        name, separator, source = each.partition("=")
+        if not separator or not name or not source:
+            raise ConfigError(f"Expected NAME=SOURCE, such as toys=runs/toys, found {each!r}.")
+        if name in datasets:
+            raise ConfigError(f"Expected each domain once, found {name!r} twice.")
+        folder = Path(source)
+        in_run = (folder / "data" / "manifest.json").is_file()
+        datasets[name] = _read(str(folder / "data") if in_run else source, None, None, None, None)
+    joined = join_datasets(datasets, share_users=share_users, share_items=share_items)
+    joined.save(out)
+    if json:
+        shared = [each.as_dict() for each in overlaps(datasets, share_users, share_items)]
+        print_json({"folder": str(out), **joined.describe(), "overlaps": shared, "cleaning": joined.report.as_dict()})
+    else:
+        print_description(joined)
         note(f"saved: {out}")
 
 

@@ -104,6 +104,7 @@ class Queries:
       fields: encoded values (:meth:`tfllmrec.data.schema.Field.encode`) by the field's key: ``event.NAME`` a Ragged
         with one value for each history entry; ``request.NAME`` and ``user.NAME`` arrays ``[B]`` or ``[B, width]``,
         of the request whose first target came next. ``event.rating`` is always there, NaN where the event has none.
+      candidates: bool ``[N]``, the items that may be recommended, of one domain in joined data; ``None``: all.
       weights: float32, how much each history entry counts by its kind, see :attr:`tfllmrec.data.schema.Field.weights`;
         ``None``: all count 1.
 
@@ -117,6 +118,7 @@ class Queries:
     targets: Ragged
     fields: Mapping[str, Ragged | np.ndarray]
     weights: Ragged | None = None
+    candidates: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         parts = {"history": self.history, "exclude": self.exclude, "targets": self.targets, **self.fields}
@@ -218,6 +220,7 @@ class Queries:
             self.targets.slice(start, stop),
             {k: v.slice(start, stop) if isinstance(v, Ragged) else v[start:stop] for k, v in self.fields.items()},
             None if self.weights is None else self.weights.slice(start, stop),
+            self.candidates,
         )
 
     def take(self, rows: np.ndarray) -> Queries:
@@ -230,6 +233,7 @@ class Queries:
             self.targets.take(rows),
             {k: v.take(rows) if isinstance(v, Ragged) else v[rows] for k, v in self.fields.items()},
             None if self.weights is None else self.weights.take(rows),
+            self.candidates,
         )
 
     def batches(self, size: int) -> Iterator[Queries]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tfllmrec.columns import ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.columns import DOMAIN, ITEM, ITEM_INDEX, ORDER, TAG, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import SplitConfig
 from tfllmrec.data.cleaning.tags import MAY_LEAK, with_tags
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import items_of_domain
 from tfllmrec.data.findings import Action, Finding
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
@@ -163,8 +164,8 @@ class Split:
         of the request; exclusions are the history, or nothing where re-use is the task. By kind: the target is the
         user's next event (leave_last_out); every target is later than all that was trained on, and test later than
         validation (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are
-        not in train (cold_users); test targets are the events that were named, and no other part has one of these
-        (fixed). Where the data keeps repeated events, events of a pair are counted, not told apart.
+        not in train (cold_users), or have no event of the asked domain there (cold_domain); test targets are the
+        events that were named, and no other part has one of these (fixed). Where the data keeps repeated events, events of a pair are counted, not told apart.
 
         Raises:
           DataError: what leaks, with the user and item.
@@ -185,6 +186,13 @@ class Split:
                 seen = users[np.isin(users, others)]
                 if len(seen):
                     raise DataError(self._leak(f"the held-out {name} user {self._user(seen[0])} is met before"))
+        elif self.kind == "cold_domain":
+            assert self.test_events is not None
+            known = self.train[USER_INDEX][self.train[DOMAIN] == self.test_events[DOMAIN].iloc[0]]
+            for name, (users, *_) in asked.items():
+                seen = users[np.isin(users, known)]
+                if len(seen):
+                    raise DataError(self._leak(f"the {name} user {self._user(seen[0])} has trained events there"))
         else:
             self._forbid(_excess([validation_history], train), "a validation history holds an event outside train")
         if self.kind == "cold_items":
@@ -296,6 +304,9 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       history.
     - ``cold_users``: shares of the users with at least 2 events are taken out of train altogether. Last event: target,
       all before: history.
+    - ``cold_domain``: of the users with events both in ``split.domain`` and in another domain, shares are held out. All
+      their events in other domains are in train and in their histories; their first ``known_events`` in that domain are
+      in their histories only; the others are the targets. Only items of that domain are candidates.
     - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
       validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
       that it is right in total. A user keeps at least one event to train on. The history of a query
@@ -325,7 +336,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
     if kind == "auto":
         kind = "leave_last_out" if dataset.ordered else "leave_random_out"
     if (
-        kind in ("global_time", "cold_items", "cold_users", "random")
+        kind in ("global_time", "cold_items", "cold_users", "cold_domain", "random")
         and config.validation_share + config.test_share >= 1
     ):
         raise ConfigError(
@@ -333,7 +344,9 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
             "to train on; their sum must be below 1."
         )
     part = _PARTS[kind](dataset, config, np.random.default_rng(seed))
-    if kind == "cold_users":
+    if kind == "cold_domain":
+        known = [(part == _TRAIN) | (part == _HISTORY)] * 2
+    elif kind == "cold_users":
         known = [part == _HISTORY, part == _HISTORY]
     elif kind == "cold_items":
         known = [part == _TRAIN, part == _TRAIN]
@@ -350,7 +363,10 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
         users = np.unique(events[USER_INDEX][is_target])
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
-        asked.append(_queries(dataset, schema, encoded, events[history], events[is_target], users))
+        queries = _queries(dataset, schema, encoded, events[history], events[is_target], users)
+        if kind == "cold_domain":
+            queries = replace(queries, candidates=items_of_domain(dataset.items, str(config.domain)))
+        asked.append(queries)
     targets = events[part == _VALIDATION], events[part == _TEST]
     split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
@@ -371,6 +387,8 @@ _NEEDS = {
     "fixed": "It takes test events, and users with at least 2 others; a larger validation_share helps.",
     "global_time": "It takes users with events in several periods.",
     "cold_items": "It takes users with events on held-out and on other items; larger shares help.",
+    "cold_domain": "It takes at least 3 users with events in two domains, two of them with more than "
+    "split.known_events in split.domain; larger shares help.",
     "cold_users": "It takes at least 3 users, two of them with 2 events; larger shares help.",
 }
 
@@ -421,6 +439,27 @@ def _cold_users(dataset: Dataset, config: SplitConfig, rng: np.random.Generator)
     from_end = _from_end(dataset) if dataset.ordered else _shuffled(dataset, rng)
     part = of_user[users]
     return np.where((part != _TRAIN) & (from_end > 0), _HISTORY, part)
+
+
+def _cold_domain(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
+    if DOMAIN not in dataset.events:
+        raise ConfigError(
+            f"split.kind cold_domain needs joined data, whose events have a column '{DOMAIN}': join several data sets "
+            "with 'tfllmrec data join', or use another split.kind."
+        )
+    domains = dataset.events[DOMAIN]
+    if config.domain not in set(domains):
+        raise ConfigError(
+            f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
+        )
+    users, inside = dataset.events[USER_INDEX].to_numpy(), (domains == config.domain).to_numpy()
+    of_both = np.intersect1d(users[inside & dataset.choices], users[~inside & dataset.choices])
+    part = np.where(inside, _held_out(of_both, dataset.n_users, config, rng)[users], _TRAIN)
+    own = np.flatnonzero(inside)  # sorted by user and order
+    place = np.arange(len(own)) - np.searchsorted(users[own], users[own])
+    known = np.zeros(len(users), dtype=bool)
+    known[own] = place < config.known_events
+    return np.where((part != _TRAIN) & known, _HISTORY, part)
 
 
 def _random(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
@@ -479,6 +518,7 @@ _PARTS: dict[str, Callable[[Dataset, SplitConfig, np.random.Generator], np.ndarr
     "global_time": _global_time,
     "cold_items": _cold_items,
     "cold_users": _cold_users,
+    "cold_domain": _cold_domain,
     "random": _random,
     "fixed": _fixed,
 }

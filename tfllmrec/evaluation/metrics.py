@@ -8,8 +8,8 @@ expectation over that.
 
 What all ranking metrics share:
 
-- Excluded items are masked to minus infinity before ranking. A target that is itself excluded is a miss at every k; it
-  still counts among the targets, and :attr:`TargetRanks.excluded` tells how many there were.
+- Excluded items, and items that are no candidates, are masked to minus infinity before ranking. A target that is itself
+  excluded is a miss at every k; it still counts among the targets, and :attr:`TargetRanks.excluded` tells how many there were.
 - Queries without targets have no value (NaN per query) and are left out of means.
 - An item index outside the catalogue is an error, never a miss: queries and scores do not belong together then.
 """
@@ -73,8 +73,12 @@ class TargetRanks:
         return len(self.row)
 
 
-def masked(scores: np.ndarray, exclude: Ragged) -> np.ndarray:
-    """A float32 copy of ``scores`` ``[B, N]`` in which the excluded items are minus infinity.
+def masked(scores: np.ndarray, exclude: Ragged, candidates: np.ndarray | None = None) -> np.ndarray:
+    """A float32 copy of ``scores`` ``[B, N]`` in which excluded items, and those that are no candidates, are -infinity.
+
+    Args:
+      scores: float32 ``[B, N]``. exclude: B rows of item indices.
+      candidates: bool ``[N]``; ``None``: every item is one.
 
     Raises:
       ModelError: A score is NaN or infinite, the shape does not fit, or an excluded item is not in the catalogue.
@@ -90,6 +94,8 @@ def masked(scores: np.ndarray, exclude: Ragged) -> np.ndarray:
         )
     _check_items(exclude, out.shape[1], "excluded")
     out[exclude.row_of_value, exclude.values] = -np.inf
+    if candidates is not None:
+        out[:, ~candidates] = -np.inf
     return out
 
 

@@ -68,7 +68,8 @@ def evaluate(
     """Scores every query against the whole catalogue and measures what came out.
 
     Args:
-      recommender: Gives float32 ``[B, N]``; its scores are masked here by ``queries.exclude``.
+      recommender: Gives float32 ``[B, N]``; its scores are masked here by ``queries.exclude`` and
+        ``queries.candidates``.
       queries: With targets; those without still count for coverage, Gini and novelty.
       train_counts: int64 ``[N]``, training events of each item; also says how large the catalogue is.
       strata: Name -> bool ``[N]``, as ``Split.strata`` gives them. May be empty.
@@ -102,7 +103,7 @@ def evaluate(
                 f"Expected scores of shape [{len(batch)}, {n_items}] (queries, items), got {list(scores.shape)} from "
                 f"{type(recommender).__name__}: it was fitted on another catalogue."
             )
-        masked_scores = metrics.masked(scores, batch.exclude)
+        masked_scores = metrics.masked(scores, batch.exclude, batch.candidates)
         alike.append(alarms.scores_alike(scores))
         parts.append(metrics.rank_targets(masked_scores, batch.targets))
         first_rows.append(done)

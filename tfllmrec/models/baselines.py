@@ -23,6 +23,7 @@ from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.domain_map import DomainMap, Emcdr
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ials import Ials
 from tfllmrec.models.item_weights import (
@@ -313,6 +314,8 @@ BASELINES: dict[str, type[Baseline]] = {
     "text": TextSimilarity,
     "ease_text": EaseText,
     "star": Star,
+    "emcdr": Emcdr,
+    "domain_map": DomainMap,
 }
 
 

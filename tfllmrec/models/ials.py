@@ -57,9 +57,12 @@ class Ials:
     items: np.ndarray = field(init=False, repr=False)
 
     def fit(self, data: TrainingData) -> Self:
-        by_user = interactions(data.histories, data.n_items)
+        return self.fit_matrix(interactions(data.histories, data.n_items))
+
+    def fit_matrix(self, by_user: sparse.csr_array) -> Self:
+        """:meth:`fit` on a user-by-item matrix, float32 ``[U, N]``, 1 where the user has had the item."""
         by_item = by_user.T.tocsr()
-        start = np.random.default_rng(0).standard_normal((data.n_items, self.dim), np.float32)
+        start = np.random.default_rng(0).standard_normal((by_user.shape[1], self.dim), np.float32)
         items = start * np.float32(0.1 / np.sqrt(self.dim))
         for _ in range(_SWEEPS):
             users = self._solved(by_user, items)
@@ -71,7 +74,11 @@ class Ials:
         # A copy: sum_duplicates sorts in place, and the rows are the histories of the queries, oldest first.
         history = recency_matrix(queries.choices, len(self.items), self.decay).copy()
         history.sum_duplicates()
-        return self._solved(history, self.items) @ self.items.T
+        return self.user_vectors(history) @ self.items.T
+
+    def user_vectors(self, weights: sparse.csr_array) -> np.ndarray:
+        """The vectors of users with the given events: float32 ``[B, N]`` to ``[B, dim]``; zeros for no events."""
+        return self._solved(weights, self.items)
 
     def _solved(self, weights: sparse.csr_array, others: np.ndarray) -> np.ndarray:
         """The vectors that minimize the loss for given vectors of the other side, float32 ``[R, dim]``.

@@ -253,7 +253,7 @@ def low_rank_weights(
     scale = 1 / np.sqrt(diagonal + np.float32(settings.l2))
     scaling = sparse.diags_array(scale)
     known = scaling @ (known - sparse.diags_array(diagonal)) @ scaling  # E
-    values, vectors = _leading_eigenpairs(known, rank)
+    values, vectors = leading_eigenpairs(known, rank)
     del known
     if values.min(initial=0) <= -1:
         raise NotPositiveDefinite(f"The item-item matrix is not positive definite (l2 {settings.l2}): raise l2.")
@@ -279,7 +279,7 @@ def low_rank_weights(
     return _strongest_of_sum(direct.tocsr(), *_cut(left, right, rank), neighbours, settings.itself)
 
 
-def _leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def leading_eigenpairs(matrix: sparse.csr_array, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues ``[r]`` of largest magnitude of a symmetric matrix, and their vectors ``[N, r]``.
 
     Randomized subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), always from the same

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.config import EvaluationConfig, ExperimentConfig
+from tfllmrec.data.domains import domain_names
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.splits import Split
 from tfllmrec.durable import replacing
@@ -35,6 +36,8 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     names = [name for name in config.baselines if name != "two_tower"]
     if not any(map(segmented, data.split.schema.of_query())):  # it would be popularity once more
         names = [name for name in names if name != "popularity_by_segment"]
+    if len(domain_names(data.split.dataset.items)) < 2:
+        names = [name for name in names if name not in ("emcdr", "domain_map")]
     if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text", "star")]):
         names = [name for name in names if name not in reading]
         tell(f"no item has text, so there is no baseline {', '.join(reading)}")

@@ -1,0 +1,216 @@
+"""Several data sets as one: the domains of a company, with shared users, shared items or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import DOMAIN, EVENT_TYPES, ITEM, ITEM_INDEX, ORDER, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
+from tfllmrec.data.cleaning.order_checks import by_id
+from tfllmrec.data.cleaning.tags import no_tags
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.findings import CleaningReport
+from tfllmrec.errors import ConfigError, DataError
+
+#: Between the name of a domain and an id, in ids that are not shared.
+SEPARATOR = ":"
+#: Between the domains of a shared item.
+BOTH = "|"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two domains share.
+
+    Attributes:
+      domains: their names.
+      users, items: ids that both have.
+      user_share, item_share: of the ids of the smaller domain.
+      events: events of the shared users in each of the two domains.
+    """
+
+    domains: tuple[str, str]
+    users: int
+    items: int
+    user_share: float
+    item_share: float
+    events: tuple[int, int]
+
+    def __str__(self) -> str:
+        first, second = self.domains
+        return (
+            f"{first} and {second} share {self.users:,} users ({self.user_share:.1%} of the smaller domain; "
+            f"{self.events[0]:,} and {self.events[1]:,} events) and {self.items:,} items ({self.item_share:.1%})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The overlap as plain JSON types."""
+        return {**asdict(self), "domains": list(self.domains), "events": list(self.events)}
+
+
+def overlaps(datasets: Mapping[str, Dataset], share_users: bool = True, share_items: bool = False) -> list[Overlap]:
+    """What each two of some data sets share, as :func:`join_datasets` joins them."""
+    return [_overlap((a, b), datasets[a], datasets[b], share_users, share_items) for a, b in combinations(datasets, 2)]
+
+
+def _overlap(names: tuple[str, str], a: Dataset, b: Dataset, share_users: bool, share_items: bool) -> Overlap:
+    users = np.intersect1d(a.users[USER], b.users[USER]) if share_users else np.empty(0, object)
+    items = np.intersect1d(a.items[ITEM], b.items[ITEM]) if share_items else np.empty(0, object)
+    return Overlap(
+        names,
+        len(users),
+        len(items),
+        len(users) / min(a.n_users, b.n_users),
+        len(items) / min(a.n_items, b.n_items),
+        (int(a.events[USER].isin(users).sum()), int(b.events[USER].isin(users).sum())),
+    )
+
+
+def join_datasets(
+    datasets: Mapping[str, Dataset], *, name: str | None = None, share_users: bool = True, share_items: bool = False
+) -> Dataset:
+    """One data set of several domains; events and items say in a column ``domain`` which one they belong to.
+
+    - A user with the same id in two domains is one user, unless ``share_users`` is False. An item with the same id in
+      two domains is another item, unless ``share_items`` is True. Ids that are not shared are written
+      ``DOMAIN:ID``, always, so that they stay the same when a domain is added.
+    - Where all events of all domains have times, a user's events are ordered by time. Otherwise the domains have no
+      common clock: a user's events of the first domain come first, then those of the second one, and so on, each in
+      the order of its own domain. The report counts the users concerned. Name the domain that you want recommendations
+      for last.
+    - A shared item has the values of the first domain; empty ones are filled from the others. Its ``domain`` holds the
+      names of all of them, separated by ``|``.
+
+    Args:
+      datasets: by the name of the domain, at least two.
+      name: of the result; by default the names of the domains, joined by ``+``.
+      share_users: whether equal user ids are one user.
+      share_items: whether equal item ids are one item.
+
+    Raises:
+      ConfigError: fewer than two domains, or a name that is empty or has one of ``:`` and ``|``.
+      DataError: a domain has test events, a column ``domain``, or only one of them allows repeats.
+    """
+    _check(datasets)
+    overlap = overlaps(datasets, share_users, share_items)
+    items = _joined_table(datasets, "items", ITEM, share_items)
+    users = _joined_table(datasets, "users", USER, share_users)
+    parts = []
+    for place, (domain, dataset) in enumerate(datasets.items()):
+        ids = {
+            USER: _ids(domain, dataset.events[USER], share_users),
+            ITEM: _ids(domain, dataset.events[ITEM], share_items),
+        }
+        parts.append(dataset.events.assign(**ids, **{DOMAIN: domain}, _place=place))
+    events = pd.concat(parts, ignore_index=True)
+    for column in events.columns.difference([*EVENT_TYPES, DOMAIN, "_place"]):
+        events[column] = events[column].fillna("").astype("str")
+    events[USER_INDEX] = pd.Index(users[USER]).get_indexer(events[USER]).astype(np.int64)
+    events[ITEM_INDEX] = pd.Index(items[ITEM]).get_indexer(events[ITEM]).astype(np.int64)
+    timed = bool(events[TIMESTAMP].notna().all()) and all(dataset.ordered for dataset in datasets.values())
+    events = events.sort_values([USER_INDEX, *([TIMESTAMP] if timed else []), "_place", ORDER], kind="stable")
+    report = _report(datasets, overlap)
+    if not timed:
+        several = events.groupby(USER_INDEX)["_place"].nunique() > 1
+        what = "users of several domains, which have no common clock: events in the order in which domains are named"
+        report.add("users", what, int(several.sum()), "kept")
+    repeats = next(iter(datasets.values())).repeats
+    if share_items and not repeats:
+        again = events.duplicated([USER_INDEX, ITEM_INDEX], keep="last")
+        report.add("events", "the same user and item in several domains (kept: the last)", int(again.sum()), "dropped")
+        report.rows_kept["events"] = report.rows_kept.get("events", 0) - int(again.sum())
+        events = events[~again]
+    events = events.drop(columns="_place").reset_index(drop=True)
+    events[ORDER] = events.groupby(USER_INDEX).cumcount().astype(np.int64)
+    columns = [*EVENT_TYPES, *(column for column in events if column not in EVENT_TYPES)]
+    return Dataset(
+        name=name or "+".join(datasets),
+        events=events[columns].astype(EVENT_TYPES),
+        items=items,
+        users=users,
+        tags=_joined_tags(datasets, share_users, share_items),
+        ordered=all(dataset.ordered for dataset in datasets.values()),
+        repeats=repeats,
+        fields={key: known for dataset in datasets.values() for key, known in dataset.fields.items()},
+        report=report,
+    )
+
+
+def domain_names(items: pd.DataFrame) -> list[str]:
+    """The domains of an items table, in the order in which they come first; none where it is not joined."""
+    if DOMAIN not in items:
+        return []
+    return list(dict.fromkeys(name for names in items[DOMAIN].unique() for name in names.split(BOTH)))
+
+
+def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
+    """bool ``[N]``: the items of a domain, those that it shares with others included."""
+    return items[DOMAIN].str.split(BOTH, regex=False).map(lambda names: domain in names).to_numpy(dtype=bool)
+
+
+def _check(datasets: Mapping[str, Dataset]) -> None:
+    if len(datasets) < 2:
+        raise ConfigError(f"Expected at least two domains to join, got {len(datasets)}.")
+    for domain, dataset in datasets.items():
+        if not domain or SEPARATOR in domain or BOTH in domain:
+            raise ConfigError(f"Expected a name of a domain, without '{SEPARATOR}' and '{BOTH}', got {domain!r}.")
+        if TEST_EVENT in dataset.events:
+            raise DataError(f"{domain}: expected data without test events. Read it again without split.test_events.")
+        for table in ("events", "items"):
+            if DOMAIN in getattr(dataset, table):
+                raise DataError(
+                    f"{domain}: its {table} have a column '{DOMAIN}' already, which says the domain of each of them in "
+                    "joined data. Rename the column, or use this data set as it is."
+                )
+    if len({dataset.repeats for dataset in datasets.values()}) > 1:
+        raise DataError("Expected data.repeats to be 'all' for every domain or for none, because it is one task.")
+
+
+def _ids(domain: str, ids: pd.Series, shared: bool) -> pd.Series:
+    return ids if shared else (domain + SEPARATOR + ids.astype("str")).astype("str")
+
+
+def _joined_table(datasets: Mapping[str, Dataset], table: str, key: str, shared: bool) -> pd.DataFrame:
+    """The rows of all domains; in natural order of their ids, domain after domain where they are not shared."""
+    parts = []
+    for domain, dataset in datasets.items():
+        rows = getattr(dataset, table)
+        rows = rows.assign(**{key: _ids(domain, rows[key], shared)})
+        parts.append(rows.assign(**{DOMAIN: domain}) if table == "items" else rows)
+    joined = pd.concat(parts, ignore_index=True).fillna("").astype("str")
+    if not shared:
+        return joined
+    grouped = joined.replace("", None).groupby(key, sort=False)
+    first = grouped.first()  # the first value that is not empty
+    if table == "items":
+        first[DOMAIN] = grouped[DOMAIN].agg(BOTH.join)
+    merged = first.reset_index().fillna("").astype("str")[list(joined.columns)]
+    return merged.iloc[by_id(merged[key])].reset_index(drop=True)
+
+
+def _joined_tags(datasets: Mapping[str, Dataset], share_users: bool, share_items: bool) -> pd.DataFrame:
+    parts = [
+        dataset.tags.assign(
+            **{
+                USER: _ids(domain, dataset.tags[USER], share_users).where(dataset.tags[USER] != "", ""),
+                ITEM: _ids(domain, dataset.tags[ITEM], share_items),
+            }
+        )
+        for domain, dataset in datasets.items()
+        if len(dataset.tags)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else no_tags()
+
+
+def _report(datasets: Mapping[str, Dataset], overlap: list[Overlap]) -> CleaningReport:
+    """The reports of all domains, one after another, and a line for what each two of them share."""
+    report = CleaningReport()
+    for dataset in datasets.values():
+        report = report.followed_by(dataset.report)
+    report.sources = [*report.sources, *map(str, overlap)]
+    return report
