@@ -128,3 +128,27 @@ def test_describe_and_prepare_warn_of_a_doubtful_order(program, tmp_path):
 def test_files_beside_a_source_are_refused(program, tmp_path, role):
     answer = program("data", "describe", tmp_path, role, "other.csv")
     assert answer.code == 2 and "leave out --items and --users" in " ".join(answer.err.split())
+
+
+def test_join_makes_one_data_set_of_several_domains(program, folder):
+    for name, events in (("books", "user,item\n1,2\n1,3\n2,3\n"), ("films", "user,item\n1,2\n3,2\n")):
+        (folder / name).mkdir()
+        (folder / name / "events.csv").write_text(events)
+    domains = [f"books={folder / 'books'}", f"films={folder / 'films'}"]
+    printed = program("data", "join", *domains, "--out", folder / "joined")
+    assert printed.code == 0
+    assert "books and films share 1 users (50.0% of the smaller domain; 2 and 1 events) and 0 items" in printed.out
+    told = json.loads(program("data", "join", *domains, "--out", folder / "both", "--share-items", "--json").out)
+    assert told["items"] == 2 and told["overlaps"][0]["items"] == 1
+    described = json.loads(program("data", "describe", folder / "joined", "--json").out)
+    assert described["items"] == 3 and "item.domain: category, 2 values (books, films)" in described["schema"]
+
+
+def test_join_refuses_what_names_no_domain(program, folder):
+    for domains, message in (
+        ([folder / "raw"], "Expected NAME=SOURCE, such as toys=runs/toys"),
+        ([f"a={folder / 'raw'}"] * 2, "Expected each domain once, found 'a' twice"),
+        ([f"a={folder / 'raw'}"], "at least two domains"),
+    ):
+        answer = program("data", "join", *domains, "--out", folder / "joined")
+        assert answer.code == 2 and message in answer.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -210,7 +210,9 @@ def _joined_tags(datasets: Mapping[str, Dataset], share_users: bool, share_items
 def _report(datasets: Mapping[str, Dataset], overlap: list[Overlap]) -> CleaningReport:
     """The reports of all domains, one after another, and a line for what each two of them share."""
     report = CleaningReport()
-    for dataset in datasets.values():
-        report = report.followed_by(dataset.report)
+    for domain, dataset in datasets.items():
+        findings = [replace(found, what=f"{domain}: {found.what}") for found in dataset.report.findings]
+        sources = [f"{domain}: {source}" for source in dataset.report.sources]
+        report = report.followed_by(replace(dataset.report, findings=findings, sources=sources))
     report.sources = [*report.sources, *map(str, overlap)]
     return report

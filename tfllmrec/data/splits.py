@@ -165,7 +165,8 @@ class Split:
         user's next event (leave_last_out); every target is later than all that was trained on, and test later than
         validation (global_time); held-out items are nowhere in train or in a history (cold_items); held-out users are
         not in train (cold_users), or have no event of the asked domain there (cold_domain); test targets are the
-        events that were named, and no other part has one of these (fixed). Where the data keeps repeated events, events of a pair are counted, not told apart.
+        events that were named, and no other part has one of these (fixed). Where the data keeps repeated events, events
+        of a pair are counted, not told apart.
 
         Raises:
           DataError: what leaks, with the user and item.

@@ -9,7 +9,8 @@ expectation over that.
 What all ranking metrics share:
 
 - Excluded items, and items that are no candidates, are masked to minus infinity before ranking. A target that is itself
-  excluded is a miss at every k; it still counts among the targets, and :attr:`TargetRanks.excluded` tells how many there were.
+  masked is a miss at every k; it still counts among the targets, and :attr:`TargetRanks.excluded` tells how many there
+  were.
 - Queries without targets have no value (NaN per query) and are left out of means.
 - An item index outside the catalogue is an error, never a miss: queries and scores do not belong together then.
 """

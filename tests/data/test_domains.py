@@ -1,0 +1,174 @@
+"""Joined data, and the split that asks in one domain for what users of another one did there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.config import DataConfig, SplitConfig
+from tfllmrec.data import Dataset, dataset_from_frames, make_split
+from tfllmrec.data.domains import domain_names, items_of_domain, join_datasets, overlaps
+from tfllmrec.errors import ConfigError, DataError
+
+
+def dataset(name, rows, items=None, *, times=None, tags=None, **config) -> Dataset:
+    """``rows``: "user item" in their order; ``times``: of each, in seconds."""
+    frame = pd.DataFrame([row.split() for row in rows], columns=["user", "item"])
+    frame["order" if times is None else "timestamp"] = np.arange(len(rows)) if times is None else times
+    catalogue = None if items is None else pd.DataFrame(items)
+    written = None if tags is None else pd.DataFrame([row.split() for row in tags], columns=["user", "item", "tag"])
+    return dataset_from_frames(frame, catalogue, config=DataConfig(name=name, **config), tags=written)
+
+
+def shops(**more):
+    return {
+        "books": dataset("books", ["u 1", "u 2", "v 1", "w 2"], **more),
+        "films": dataset("films", ["u 1", "v 3", "v 1", "x 3"]),
+    }
+
+
+def told(joined):
+    events = joined.events
+    return [" ".join(row) for row in zip(events.user_id, events.item_id, events.domain, strict=True)]
+
+
+def test_users_are_shared_and_items_are_not():
+    joined = join_datasets(shops())
+    assert joined.name == "books+films" and list(joined.users.user_id) == ["u", "v", "w", "x"]
+    assert list(joined.items.item_id) == ["books:1", "books:2", "films:1", "films:3"]
+    assert list(joined.items.domain) == ["books", "books", "films", "films"]
+    assert told(joined) == [
+        *("u books:1 books", "u books:2 books", "u films:1 films", "v books:1 books", "v films:3 films"),
+        *("v films:1 films", "w books:2 books", "x films:3 films"),
+    ]
+    assert joined.events.order.tolist() == [0, 1, 2, 0, 1, 2, 0, 0]
+    assert joined.items.item_id.iloc[joined.events.item_index].tolist() == joined.events.item_id.tolist()
+    assert joined.users.user_id.iloc[joined.events.user_index].tolist() == joined.events.user_id.tolist()
+    assert [str(field).split(":")[0] for field in joined.schema.lines() if "domain" in field] == [
+        "request.domain",
+        "item.domain",
+    ]
+
+
+def test_ids_stay_the_same_when_a_domain_is_added():
+    two, three = join_datasets(shops()), join_datasets(shops() | {"games": dataset("games", ["u 1", "y 9"])})
+    assert list(three.items.item_id)[:4] == list(two.items.item_id)
+    assert set(told(two)) < set(told(three))
+
+
+def test_users_can_be_separate_and_items_shared():
+    joined = join_datasets(shops(), share_users=False, share_items=True)
+    assert list(joined.users.user_id) == [
+        *("books:u", "books:v", "books:w"),
+        *("films:u", "films:v", "films:x"),
+    ]
+    assert dict(zip(joined.items.item_id, joined.items.domain, strict=True)) == {
+        "1": "books|films",
+        "2": "books",
+        "3": "films",
+    }
+    assert items_of_domain(joined.items, "films").tolist() == [True, False, True]
+    assert domain_names(joined.items) == ["books", "films"]
+
+
+def test_a_shared_item_has_the_first_value_that_is_not_empty():
+    one = dataset("a", ["u 1", "u 2"], {"item": ["1", "2"], "title": ["", "Two"]})
+    other = dataset("b", ["u 1", "u 3"], {"item": ["1", "3"], "title": ["One", "Three"], "brand": ["X", ""]})
+    items = join_datasets({"a": one, "b": other}, share_items=True).items
+    assert items[["item_id", "title", "brand"]].to_numpy().tolist() == [
+        ["1", "One", "X"],
+        ["2", "Two", ""],
+        ["3", "Three", ""],
+    ]
+
+
+def test_an_event_that_two_domains_have_is_kept_once_and_counted():
+    joined = join_datasets(shops(), share_items=True)
+    assert told(joined) == ["u 2 books", "u 1 films", "v 3 films", "v 1 films", "w 2 books", "x 3 films"]
+    dropped = [finding for finding in joined.report.findings if finding.action == "dropped"]
+    assert [finding.count for finding in dropped] == [2] and joined.report.rows_kept["events"] == 6
+
+
+def test_times_order_the_events_where_all_have_them():
+    books = dataset("books", ["u 1", "u 2"], times=[5, 20])
+    timed = join_datasets({"books": books, "films": dataset("films", ["u 1", "x 3"], times=[10, 11])})
+    assert told(timed)[:3] == ["u books:1 books", "u films:1 films", "u books:2 books"]
+    assert not [f for f in timed.report.findings if "no common clock" in f.what]
+    joined = join_datasets({"books": books, "films": dataset("films", ["u 1", "x 3"])})
+    assert told(joined)[:3] == ["u books:1 books", "u books:2 books", "u films:1 films"]
+    assert [f.count for f in joined.report.findings if "no common clock" in f.what] == [1]
+
+
+def test_overlaps_count_users_items_and_events():
+    (overlap,) = overlaps(shops(), share_items=True)
+    assert (overlap.users, overlap.items, overlap.events) == (2, 1, (3, 3))
+    assert overlap.user_share == 2 / 3 and overlap.item_share == 1 / 2
+    assert "books and films share 2 users (66.7% of the smaller domain; 3 and 3 events) and 1 items" in str(overlap)
+    assert overlaps(shops())[0].items == 0 and overlaps(shops(), share_users=False)[0].users == 0
+
+
+def test_tags_and_further_columns_come_along(tmp_path):
+    one = dataset("a", ["u 1", "v 2"], tags=["u 1 good"])
+    joined = join_datasets({"a": one, "b": dataset("b", ["u 5", "w 5"])})
+    assert joined.tags[["user_id", "item_id", "tag"]].to_numpy().tolist() == [["u", "a:1", "good"]]
+    joined.save(tmp_path / "joined")
+    assert Dataset.load(tmp_path / "joined").fingerprint == joined.fingerprint
+
+
+def test_what_cannot_be_joined_is_refused():
+    books = shops()["books"]
+    with pytest.raises(ConfigError, match="at least two domains to join, got 1"):
+        join_datasets({"books": books})
+    for name in ("", "a:b", "a|b"):
+        with pytest.raises(ConfigError, match="Expected a name of a domain"):
+            join_datasets({name: books, "films": books})
+    with pytest.raises(DataError, match="its events have a column 'domain' already"):
+        join_datasets({"a": join_datasets(shops()), "b": books})
+    with pytest.raises(DataError, match="for every domain or for none"):
+        join_datasets({"a": books, "b": dataset("b", ["u 1", "u 1"], repeats="all")})
+
+
+def users_of_both(n=20):
+    """Users a0 .. with two books and three films each, and users of films alone."""
+    books = [f"a{u} {i}" for u in range(n) for i in (u % 7, 7 + u % 5)]
+    films = [f"{kind}{u} {i}" for kind in "ab" for u in range(n) for i in (u % 6, 6 + u % 4, 10 + u % 3)]
+    return join_datasets({"books": dataset("books", books), "films": dataset("films", films)})
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_cold_domain_asks_for_what_was_done_there(known):
+    joined = users_of_both()
+    config = SplitConfig(kind="cold_domain", domain="films", known_events=known, validation_share=0.2, test_share=0.3)
+    split = make_split(joined, config, seed=1)
+    assert (len(split.validation), len(split.test)) == (4, 6)
+    ids = joined.items.item_id.to_numpy()
+    trained = set(zip(split.train.user_id, split.train.domain, strict=True))
+    for queries in (split.validation, split.test):
+        assert ids[queries.candidates].tolist() == [i for i in ids if i.startswith("films:")]
+        for user, history, targets in zip(queries.user_ids, queries.history, queries.targets, strict=True):
+            own = joined.events[joined.events.user_id == user].item_id.tolist()
+            assert [*ids[history], *ids[targets]] == own and len(targets) == 3 - known
+            assert (user, "books") in trained and (user, "films") not in trained
+    # All books are trained on, and the films of all other users.
+    assert len(split.train) == len(joined.events) - 10 * 3
+
+
+def test_cold_domain_needs_joined_data_and_a_domain():
+    with pytest.raises(ConfigError, match="needs joined data"):
+        make_split(dataset("a", ["u 1", "u 2"]), SplitConfig(kind="cold_domain", domain="a"), 0)
+    with pytest.raises(ConfigError, match="expected one of books, films, found 'music'"):
+        make_split(users_of_both(), SplitConfig(kind="cold_domain", domain="music"), 0)
+    with pytest.raises(DataError, match="users with events in two domains"):
+        config = SplitConfig(kind="cold_domain", domain="films", known_events=5)
+        make_split(users_of_both(), config, 0)
+
+
+def test_a_held_out_user_who_was_trained_on_is_found():
+    split = make_split(users_of_both(), SplitConfig(kind="cold_domain", domain="films"), 0)
+    events = split.dataset.events
+    more = events[(events.user_id == split.test.user_ids[0]) & (events.domain == "films")]
+    # The targets are then two users' at once, so one of the two checks must speak.
+    leaking = replace(split, train=pd.concat([split.train, more], ignore_index=True))
+    with pytest.raises(DataError, match="leaks"):
+        leaking.check()
