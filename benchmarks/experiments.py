@@ -78,7 +78,8 @@ def looked_at(experiment: Experiment, outcomes: Outcomes, users: np.ndarray, eve
     different: dict[Looks, list[bool]] = {method: [] for method in METHODS}
     alarm: dict[Looks, list[bool]] = {method: [] for method in METHODS}
     for n in range(every, len(users) + 1, every):
-        estimates = arm_estimates(arm_of[:n], 2, *(None if each is None else each[:n] for each in outcomes))  # type: ignore[arg-type]
+        base, covariate = (None if each is None else each[:n] for each in outcomes[1:])
+        estimates = arm_estimates(arm_of[:n], 2, outcomes.values[:n], base, covariate)
         for method in METHODS:
             found = difference_of(estimates, 1, method, ALPHA, 1, planned)
             different[method].append(found is not None and not found.low <= 0 <= found.high)
@@ -107,7 +108,7 @@ def share(hits: np.ndarray) -> str:
 
 
 def rows_of(found: list[Found]) -> tuple[list[str], list[str]]:
-    """The cells of false positives, and of sample-ratio alarms: many looks, one look, one look's method at each look."""
+    """The cells of false positives, and of sample-ratio alarms, for the columns of the table."""
     cells = []
     for kind in ("different", "alarm"):
         by_method = {method: np.array([getattr(each, kind)[method] for each in found]) for method in METHODS}
@@ -135,14 +136,14 @@ def section(repeats: int, users: int, every: int, seed: int, command: str) -> st
             made_by(command, seed),
             "",
             f"Experiments without an effect: {repeats:,} for each row, {users:,} users each, a look after each {every} "
-            "users, users assigned by hash. Share of experiments in which the 95 % interval of the difference excludes 0, "
-            "with its exact 95 % interval. The goal is at most 5 %. The last column shows what happens if the ordinary "
-            "interval is looked at again and again.",
+            "users, users assigned by hash. Share of experiments in which the 95 % interval of the difference "
+            "excludes 0, with its exact 95 % interval. The goal is at most 5 %. The last column shows what happens if "
+            "the ordinary interval is looked at again and again.",
             "",
             *markdown_table(header, differences),
             "",
-            f"Sample-ratio alarms at alpha {RATIO_ALPHA:g} where the ratio is as expected, in the same experiments. The goal "
-            "is 1 % with one look, and at most 1 % with many.",
+            f"Sample-ratio alarms at alpha {RATIO_ALPHA:g} where the ratio is as expected, in the same experiments. "
+            "The goal is 1 % with one look, and at most 1 % with many.",
             "",
             *markdown_table(header, ratios),
         ]

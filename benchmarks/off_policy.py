@@ -2,8 +2,8 @@
 
     python benchmarks/off_policy.py
 
-The small Open Bandit data (Saito et al. 2020) has 10,000 impressions of a random policy and of Bernoulli Thompson sampling
-(BTS) for each of two campaigns. A section of RESULTS.md. Nothing is trained; it takes some minutes.
+The small Open Bandit data (Saito et al. 2020) has 10,000 impressions of a random policy and of Bernoulli Thompson
+sampling (BTS) for each of two campaigns. A section of RESULTS.md. Nothing is trained; it takes some minutes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ PRIOR = 300.0
 
 def read_log(data: Path, policy: str, campaign: str) -> pd.DataFrame:
     """A log of Open Bandit as an exposure log."""
-    frame = pd.read_csv(data / f"{policy}_{campaign}.csv.gz", usecols=["item_id", "position", "click", "propensity_score"])
+    frame = pd.read_csv(
+        data / f"{policy}_{campaign}.csv.gz", usecols=["item_id", "position", "click", "propensity_score"]
+    )
     return frame.rename(columns={"click": REWARD, "propensity_score": PROPENSITY})
 
 
@@ -98,20 +100,25 @@ def world(data: Path, campaign: str) -> World:
 
 
 def coverage(of: World, rows: int, repeats: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By estimator, for each simulated log of the random policy: whether the interval covers, and the interval's width."""
+    """By estimator, for each simulated log of the random policy: whether the interval covers, and its width."""
     rng, truth = np.random.default_rng(seed), float((of.bts * of.clicks).sum(axis=1).mean())
     covered: dict[str, list[bool]] = {name: [] for name in ESTIMATORS}
     widths: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
     for _ in range(repeats):
         log = of.logged(of.random, rows, rng)
         for name, found in estimate(log, of.bts[log.position]).estimates.items():
-            covered[name].append(found.low <= truth <= found.high)
-            widths[name].append(found.high - found.low)
+            covered[name].append(covers(found, truth))
+            widths[name].append(np.nan if found.low is None or found.high is None else found.high - found.low)
     return {name: (np.array(covered[name]), np.array(widths[name])) for name in ESTIMATORS}
 
 
+def covers(found: Estimate, truth: float) -> bool:
+    return found.low is not None and found.high is not None and found.low <= truth <= found.high
+
+
 def cell(found: Estimate) -> str:
-    return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    interval = "no interval" if found.low is None else f"[{found.low:.4f}, {found.high:.4f}]"
+    return f"{found.value:.4f} {interval}"
 
 
 def rows_of_campaign(data: Path, campaign: str) -> list[list[str]]:
@@ -127,9 +134,8 @@ def rows_of_campaign(data: Path, campaign: str) -> list[list[str]]:
                 f"{campaign}, {logging} log, {other} policy",
                 cell(on_policy),
                 *(
-                    cell(found.estimates[name])
-                    + ("" if found.estimates[name].low <= on_policy.value <= found.estimates[name].high else " misses")
-                    for name in ESTIMATORS
+                    cell(each) + ("" if each.low is None or covers(each, on_policy.value) else ", misses")
+                    for each in (found.estimates[name] for name in ESTIMATORS)
                 ),
                 f"{found.effective:,.0f}",
                 f"{found.largest_weight:,.1f}",
@@ -146,7 +152,7 @@ def section(data: Path, repeats: int, rows: int, seed: int, command: str) -> str
         for name, (covered, widths) in coverage(world(data, campaign), rows, repeats, seed).items():
             low, high = stats.binomtest(int(covered.sum()), repeats).proportion_ci()
             covering.append(
-                [f"{campaign}, {name}", f"{covered.mean():.1%} [{low:.1%}, {high:.1%}]", f"{widths.mean():.4f}"]
+                [f"{campaign}, {name}", f"{covered.mean():.1%} [{low:.1%}, {high:.1%}]", f"{np.nanmean(widths):.4f}"]
             )
             print(covering[-1], flush=True)
     names = [name.upper() for name in ESTIMATORS]
@@ -154,20 +160,19 @@ def section(data: Path, repeats: int, rows: int, seed: int, command: str) -> str
         [
             made_by(command, seed),
             "",
-            "Open Bandit, small: 10,000 impressions of each policy and campaign. Estimated click rate of the other policy, and "
-            "the click rate of that policy's own log (on-policy), with 95 % intervals. BTS learnt while it ran: its "
-            "probabilities change from row to row, and the logs have those of the shown items only. So its policy is how "
-            "often its log shows each item at each position, which is the mean of its probabilities over time, up to "
-            "sampling noise. `misses`: the interval does not contain the on-policy click rate. In the log of BTS some "
-            "propensities are as low as 0.000001: what its effective sample size warns of is seen in the estimates.",
+            "Open Bandit, small: 10,000 impressions of each policy and campaign. Estimated click rate of the other "
+            "policy, and the click rate of that policy's own log (on-policy), with 95 % intervals. BTS learnt while "
+            "it ran: its probabilities change from row to row, and the logs have those of the shown items only. So "
+            "its policy is how often its log shows each item at each position, which is the mean of its probabilities "
+            "over time, up to sampling noise. `misses`: the interval does not contain the on-policy click rate. In "
+            "the log of BTS some propensities are as low as 0.000001: what its effective sample size warns of is seen "
+            "in the estimates.",
             "",
-            *markdown_table(
-                ["", "on-policy", *names, "effective sample size", "largest weight"], table
-            ),
+            *markdown_table(["", "on-policy", *names, "effective sample size", "largest weight"], table),
             "",
-            f"Coverage of the 95 % intervals over {repeats:,} simulated logs of the random policy, {rows:,} rows each, BTS as the "
-            "target policy. Click rates of items and positions are those of both logs, shrunk to the campaign's mean; the "
-            "true value is known. The goal is 93 to 97 %.",
+            f"Coverage of the 95 % intervals over {repeats:,} simulated logs of the random policy, {rows:,} rows "
+            "each, BTS as the target policy. Click rates of items and positions are those of both logs, shrunk to the "
+            "campaign's mean; the true value is known. The goal is 93 to 97 %.",
             "",
             *markdown_table(["", "coverage", "mean width"], covering),
         ]

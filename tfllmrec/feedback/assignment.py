@@ -48,7 +48,9 @@ class Experiment:
         if not self.name:
             raise ConfigError("Expected a name for the experiment, found an empty one.")
         if len(self.arms) < 2 or "" in self.arms:
-            raise ConfigError(f"Expected two or more arms with names, found {', '.join(map(repr, self.arms)) or 'none'}.")
+            raise ConfigError(
+                f"Expected two or more arms with names, found {', '.join(map(repr, self.arms)) or 'none'}."
+            )
         for arm, share in self.arms.items():
             if not (math.isfinite(share) and share > 0):
                 raise ConfigError(f"Expected a share above 0 for the arm {arm!r}, found {share}.")

@@ -1,8 +1,8 @@
 """Reads the result of an experiment from the exposure log and outcomes per user.
 
-    experiment = Experiment("ranking-2", {"control": 0.5, "new": 0.5})
-    users = users_of(exposures, experiment, outcomes)
-    analysis = analyze(users, experiment, [Metric.parse("reward/exposures"), Metric.parse("revenue")])
+experiment = Experiment("ranking-2", {"control": 0.5, "new": 0.5})
+users = users_of(exposures, experiment, outcomes)
+analysis = analyze(users, experiment, [Metric.parse("reward/exposures"), Metric.parse("revenue")])
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Users:
     """The users of an experiment.
 
     Attributes:
-      table: a row for each user that has exposures in exactly one arm: ``user_id``, ``arm``, ``exposures``, ``reward`` if
-        the log has it, and the columns of the outcomes.
+      table: a row for each user that has exposures in exactly one arm: ``user_id``, ``arm``, ``exposures``, ``reward``
+        if the log has it, and the columns of the outcomes.
       in_two_arms: users that have exposures in several arms, who are left out.
       exposures_without_user: rows of the log without a user id, which are left out.
       without_outcome: users of the table that the outcomes do not have; their outcomes are 0.
@@ -149,6 +149,52 @@ class Analysis:
         """JSON types."""
         return asdict(self)
 
+    @property
+    def described(self) -> str:
+        """What the intervals are, in a few words."""
+        level = f"{100 * (1 - self.alpha):.4g} %"
+        valid = "valid at every look" if self.looks == "many" else "valid at one look"
+        several = len(self.comparisons) > 1
+        return f"simultaneous {level} intervals, {valid}" if several else f"{level} interval, {valid}"
+
+    @property
+    def headline(self) -> str:
+        """The significant differences, or that there is none."""
+        users = sum(self.sample_ratio.users.values())
+        found = [each for each in self.comparisons if each.significant]
+        said = "; ".join(f"{each.arm} {each.difference:+.4g} in {each.metric}" for each in found)
+        return f"{users:,} users. " + (
+            f"Significant differences to {self.control}: {said}." if said else "No difference is significant."
+        )
+
+    @property
+    def left_out(self) -> list[str]:
+        """Lines on the users and exposures that the comparisons lack."""
+        return [
+            f"{what}: {count:,}"
+            for count, what in (
+                (self.in_two_arms, "users with exposures in several arms, left out"),
+                (self.exposures_without_user, "exposures without a user id, left out"),
+                (self.without_outcome, "users without a row in the outcomes, counted as 0"),
+            )
+            if count
+        ]
+
+    @property
+    def explained(self) -> list[str]:
+        """How the figures are to be read, in sentences."""
+        return [
+            "Users are the unit. A metric with a slash is the ratio of two sums, such as clicks per exposure.",
+            "The result may be looked at as often as you like: the intervals cover the true differences at all looks "
+            f"together (asymptotic confidence sequences, tightest at {self.planned_users:,} users in two arms)."
+            if self.looks == "many"
+            else "The intervals are valid for one look, at a time that was fixed before.",
+            f"All intervals together miss with probability {self.alpha:g} at most (Bonferroni). A difference is "
+            f"significant if its p-value, adjusted for the number of comparisons (Holm), is below {self.alpha:g}.",
+            f"An arm has no interval while too few users have values that differ, such as fewer than {MIN_EFFECTIVE} "
+            "buyers: wait for more users.",
+        ]
+
 
 def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataFrame | None = None) -> Users:
     """Collects the exposures and outcomes of each user.
@@ -189,7 +235,7 @@ def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataF
     in_one = of_users[of_users["arms"] == 1].drop(columns="arms").reset_index()
     if absent := [arm for arm in experiment.arms if arm not in set(in_one[ARM])]:
         raise DataError(f"{log.capitalize()} has no user who is only in the arm {absent[0]!r} of {experiment.name!r}.")
-    without, columns = 0, ()
+    without, columns = 0, tuple[str, ...]()
     if outcomes is not None:
         in_one, without, columns = _with_outcomes(in_one, outcomes)
     return Users(in_one, len(of_users) - len(in_one), int((~with_user).sum()), without, columns)
@@ -225,8 +271,8 @@ def analyze(
     """Checks the sample ratio, and compares each arm with the first one in each metric.
 
     Users are the unit: clicks of one user are not independent of each other. For a metric ``sum(x) / sum(y)`` in an arm
-    with ``n`` users the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance of
-    the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
+    with ``n`` users the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance
+    of the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
 
     CUPED (Deng, Xu, Kohavi and Walker 2013) takes out of ``u`` what a covariate from before the experiment explains:
     ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval and leaves
@@ -238,8 +284,9 @@ def analyze(
     Args:
       users: of :func:`users_of`. experiment: its first arm is the control.
       metrics: at least one.
-      looks: ``many``: intervals and sample ratio stay valid however often they are computed; ``one``: they are narrower, and
-        valid if they are computed once, at a time that was fixed before; see :mod:`tfllmrec.feedback.repeated_looks`.
+      looks: ``many``: intervals and sample ratio stay valid however often they are computed; ``one``: they are
+        narrower, and valid if they are computed once, at a time that was fixed before; see
+        :mod:`tfllmrec.feedback.repeated_looks`.
       alpha: the chance that any interval of the analysis misses its difference.
       planned_users: with how many users in two arms the intervals of many looks are tightest.
 
@@ -265,7 +312,9 @@ def analyze(
         estimates = arm_estimates(arm_of, len(arms), values, base, covariate)
         if not np.isfinite(estimates.value).all():
             arm = arms[int(np.flatnonzero(~np.isfinite(estimates.value))[0])]
-            raise DataError(f"The metric {metric.name} has no value in the arm {arm!r}: {metric.per} adds up to 0 there.")
+            raise DataError(
+                f"The metric {metric.name} has no value in the arm {arm!r}: {metric.per} adds up to 0 there."
+            )
         compared += [(metric, arm, place, estimates) for place, arm in enumerate(arms) if place > 0]
     differences = [
         difference_of(estimates, place, looks, alpha, len(compared), planned_users)
@@ -280,7 +329,14 @@ def analyze(
         significant = found is not None and p_adjusted < alpha
         comparisons.append(
             Comparison(
-                metric.name, arm, control, value, value - control, significant=significant, variance_removed=removed, **known
+                metric.name,
+                arm,
+                control,
+                value,
+                value - control,
+                significant=significant,
+                variance_removed=removed,
+                **known,
             )
         )
     return Analysis(
@@ -304,9 +360,9 @@ class ArmEstimates:
 
     Attributes:
       value: float64. variance: of the value, float64. users: int64.
-      effective: float64, ``sum(u^2)^2 / sum(u^4)`` of the users' linearised values: how many users the variance rests on.
-        The relative standard error of the variance is about ``1 / sqrt(effective)``. It is a third of the users for normal
-        values, and about the number of buyers where few users buy.
+      effective: float64, ``sum(u^2)^2 / sum(u^4)`` of the users' linearised values: how many users the variance rests
+        on. The relative standard error of the variance is about ``1 / sqrt(effective)``. It is a third of the users for
+        normal values, and about the number of buyers where few users buy.
       variance_removed: by CUPED, as a share of the variance within the arms.
     """
 
@@ -400,7 +456,41 @@ def _alarms(users: Users, ratio: SampleRatio) -> list[str]:
         )
     if users.in_two_arms > 0.01 * len(users.table):
         alarms.append(
-            f"{users.in_two_arms:,} users were in several arms and are left out, more than 1 %: expected the same arm at "
-            "each visit. Check how arms are assigned."
+            f"{users.in_two_arms:,} users were in several arms and are left out, more than 1 %: expected the same arm "
+            "at each visit. Check how arms are assigned."
         )
     return alarms
+
+
+def user_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of the users in each arm."""
+    ratio = analysis.sample_ratio
+    total = sum(ratio.users.values())
+    rows = [
+        [arm, f"{count:,}", f"{count / total:.2%}", f"{ratio.expected[arm]:.2%}"] for arm, count in ratio.users.items()
+    ]
+    verdict = "alarm" if ratio.alarm else "as expected"
+    return ["arm", "users", "share", "expected"], [*rows, ["sample ratio", f"p = {ratio.p:.3g}", verdict, ""]]
+
+
+def comparison_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of the comparisons."""
+    header = ["metric", "arm", analysis.control, "arm's value", "difference", "interval", "p adjusted", "significant"]
+    cuped = any(each.variance_removed is not None for each in analysis.comparisons)
+    rows = []
+    for each in analysis.comparisons:
+        known = each.low is not None
+        rows.append(
+            [
+                each.metric,
+                each.arm,
+                f"{each.control_value:.4g}",
+                f"{each.value:.4g}",
+                f"{each.difference:+.4g}",
+                f"[{each.low:+.4g}, {each.high:+.4g}]" if known else "too little data",
+                f"{each.p_adjusted:.3g}" if known else "",
+                "yes" if each.significant else "no",
+                *([f"{each.variance_removed or 0:.0%}"] if cuped else []),
+            ]
+        )
+    return [*header, *(["variance removed"] if cuped else [])], rows

@@ -1,7 +1,7 @@
 """Statistics of experiments for one look at the end, and such that stay valid when looked at again and again.
 
-**Differences.** An ordinary 95 % interval covers the true difference in 95 of 100 experiments if it is computed once. Who
-computes it after each 100 users and stops at the first significant one is wrong far more often. With
+**Differences.** An ordinary 95 % interval covers the true difference in 95 of 100 experiments if it is computed once.
+Who computes it after each 100 users and stops at the first significant one is wrong far more often. With
 ``looks="many"`` intervals are *asymptotic confidence sequences* (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas
 2024, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52, Theorem 2.2):
 for a difference ``d`` with standard error ``s`` after ``t`` users,
@@ -14,7 +14,8 @@ look. The p-value that belongs to it is ``1 / E`` with
     E = exp(t r^2 / (1 + t r^2) * (d / s)^2 / 2) / sqrt(1 + t r^2)
 
 ``E`` is the likelihood ratio of the mixture sequential probability ratio test with a normal mixture (mSPRT; Johari et
-al. 2022, "Always valid inference"), so both methods give one and the same interval. ``r`` is chosen so that the interval is
+al. 2022, "Always valid inference"), so both methods give one and the same interval. ``r`` is chosen so that the
+interval is
 tightest after a planned number of users, and has to be chosen before the first look: there it is 1.5 times as wide as
 the ordinary one, and not much wider at half or twice as many users. We chose it because it needs nothing but a mean and
 its standard error, so that it goes with CUPED and with ratios.
