@@ -35,7 +35,7 @@ def write_experiment(analysis: Analysis, out: Path) -> Path:
     differences.figure(
         difference_intervals(by_metric, analysis.control, 1 - analysis.alpha),
         "differences",
-        f"Difference of each arm to {analysis.control}. Filled circles: the interval excludes 0.",
+        "Difference of each arm to the control. Filled circles: the interval excludes 0.",
     )
     users = Section("Users")
     users.table(Table(*user_rows(analysis)))

@@ -47,7 +47,7 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> Non
 def texts(frame: pd.DataFrame, name: str) -> pd.Series:
     """A column as strings; a missing value is the empty string, and a whole number has no decimal point."""
     column = frame[name]
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+    if pd.api.types.is_float_dtype(column) and (column.dropna().to_numpy(dtype=np.float64) % 1 == 0).all():
         column = column.astype("Int64")
     return column.astype("object").where(column.notna(), "").map(str).str.strip()
 
