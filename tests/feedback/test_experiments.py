@@ -1,4 +1,4 @@
-"""Experiments are analysed: users as the unit, ratios, CUPED, several metrics, what is left out, and false positives."""
+"""Experiments: users as the unit, ratios, CUPED, several metrics, users that are left out, and false positives."""
 
 import sys
 from pathlib import Path
@@ -164,7 +164,7 @@ def test_a_wrong_sample_ratio_is_an_alarm():
         ({"drop": "arm"}, "Expected a column 'arm' in the exposure log"),
         ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'"),
         ({"arm": "new"}, "no user who is only in the arm 'control'"),
-        ({"reward": "much"}, "Expected a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
+        ({"reward": "much"}, "a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
         ({"experiment": "f"}, "has no row of the experiment 'e'. It has: f"),
     ],
 )  # fmt: skip

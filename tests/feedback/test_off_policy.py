@@ -124,20 +124,13 @@ def test_propensities_that_do_not_fit_are_told():
     assert any("The mean weight is 1.9" in each for each in estimate(wrong, target).warnings)
 
 
-def test_few_clicks_have_no_interval():
+@pytest.mark.parametrize(("clicks", "there"), [(0, False), (3, False), (5, True)])
+def test_few_clicks_have_no_interval(clicks, there):
     log, target = planted(np.random.default_rng(4), 300, [0.5, 0.3, 0.2])
-    rare = ExposureLog(
-        log.items,
-        log.positions,
-        log.item,
-        log.position,
-        log.request,
-        log.propensity,
-        (np.arange(300) < 2).astype(float),
-    )
+    clicked = (np.arange(300) < clicks).astype(float)
+    rare = ExposureLog(log.items, log.positions, log.item, log.position, log.request, log.propensity, clicked)
     found = estimate(rare, target)
-    assert found.estimates["ips"].low is None and found.logged.high is None
-    assert estimate(log, target).estimates["ips"].low is not None
+    assert (found.estimates["ips"].low is not None) == (found.logged.high is not None) == there
 
 
 def test_negative_rewards_have_a_plain_interval():

@@ -20,7 +20,7 @@ def test_one_look_is_the_z_test_of_statsmodels():
 
 
 def test_many_looks_are_the_mixture_of_likelihood_ratios():
-    """E is the integral of the likelihood ratio of effects over the normal mixture; the interval has all with E < 1/alpha."""
+    """E is the likelihood ratio integrated over a normal mixture; the interval has the effects with E < 1/alpha."""
     users, difference, error, alpha, planned = 400, 0.3, 0.1, 0.05, 1000
     # Per user: the deviation is error * sqrt(users), the mixture's is that times r.
     spread = error * np.sqrt(users) * np.sqrt(mixture_variance(planned, alpha))

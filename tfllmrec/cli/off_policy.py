@@ -86,7 +86,7 @@ def print_estimates(found: OffPolicy, alpha: float) -> None:
         table.add_column(label, justify="right")
 
     def shown(each: Estimate) -> str:
-        interval = "too little data" if each.low is None else f"[{each.low:.4f}, {each.high:.4f}]"
+        interval = "too few rewards" if each.low is None else f"[{each.low:.4f}, {each.high:.4f}]"
         return f"{each.value:.4f} {interval}"
 
     rows = {"all": found, **found.by_position}

@@ -302,7 +302,7 @@ def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: 
         axes.set_yticks(range(len(rows)), [_legend(name) for name in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(False, axis="y")
-        axes.set_title(label)
+        axes.set_title(_legend(label))
         axes.tick_params(axis="y", length=0)
     panels[-1].set_xlabel(f"difference to {_legend(to)}, with its {100 * coverage:.4g} % interval")
     return fig

@@ -17,9 +17,10 @@ the logging policy chose it. The target policy would have chosen it with the pro
 **Intervals.** Requests are the unit, because the rows of one answer depend on each other. Each estimate is a mean of
 one value for each request (for SNIPS the ratio is linearised: ``w (r - estimate) / mean(w)``), so the standard
 deviation of these values gives its standard error ``s``. Clicks are rare and weights uneven, so the estimates are
-skewed, and the interval ``v ± z s`` is too low. Where no reward is negative and ``v > 0``, the interval is therefore a
-normal one of ``log v`` (delta method): ``v exp(± z s / v)``. Otherwise it is ``v ± z s``. We chose it over the
-bootstrap because it needs no random numbers; ``benchmarks/off_policy.py`` measures its coverage.
+skewed, and the interval ``v ± z s`` is too low. Where no reward is negative, the interval is therefore a normal one of
+``log v`` (delta method): ``v exp(± z s / v)``; there is none if ``s`` is more than half of ``v``, as with three clicks.
+Otherwise it is ``v ± z s``. We chose it over the bootstrap because it needs no random numbers;
+``benchmarks/off_policy.py`` measures its coverage.
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ ESTIMATORS = ("ips", "snips", "dr")
 FOLDS = 5
 #: How many exposures the mean reward of a position counts as in the mean reward of an item at this position.
 PRIOR_EXPOSURES = 100.0
-#: The interval of an estimate needs so many requests with ``sum(u^2)^2 / sum(u^4)`` of their values ``u``, which is
-#: about the number of clicks where clicks are rare and weights even.
-MIN_EFFECTIVE = 5
+#: An estimate has no interval on the logarithmic scale if its standard error is more than this share of it.
+MAX_RELATIVE_ERROR = 0.5
 #: Numbers of a matrix of rows by items at most; 800 MB.
 MAX_CELLS = 100_000_000
 _LOG = "the exposure log"
@@ -124,7 +124,7 @@ class ExposureLog:
 
 
 class Estimate(NamedTuple):
-    """The value of a policy, and its interval; ``None`` if it rests on less than :data:`MIN_EFFECTIVE` requests."""
+    """The value of a policy, and its interval; ``None`` if the log has too few rewards for one."""
 
     value: float
     low: float | None = None
@@ -227,14 +227,16 @@ def _estimate(
 
     def interval(value: float, influence: np.ndarray) -> Estimate:
         """Of an estimate that differs from the truth by about the mean of ``influence`` over the rows."""
-        squares = (np.bincount(of_request, influence) * len(requests) / n) ** 2
-        if squares.sum() ** 2 < MIN_EFFECTIVE * (squares**2).sum() or not squares.any():
+        if len(requests) < 2:
             return Estimate(value)
-        error = float(np.sqrt(squares.sum() / (len(requests) - 1) / len(requests)))
+        by_request = np.bincount(of_request, influence) * len(requests) / n
+        error = float(by_request.std(ddof=1) / np.sqrt(len(requests)))
         width = float(stats.norm.isf(alpha / 2)) * error
-        if value > 0 and log.reward.min() >= 0:
-            return Estimate(value, value * float(np.exp(-width / value)), value * float(np.exp(width / value)))
-        return Estimate(value, value - width, value + width)
+        if log.reward.min() < 0:
+            return Estimate(value, value - width, value + width)
+        if value <= 0 or error > MAX_RELATIVE_ERROR * value:
+            return Estimate(value)
+        return Estimate(value, value * float(np.exp(-width / value)), value * float(np.exp(width / value)))
 
     ips, snips = float((weight * log.reward).mean()), float(weight @ log.reward / weight.sum())
     estimates = {
