@@ -161,12 +161,13 @@ def section(data: Path, repeats: int, rows: int, seed: int, command: str) -> str
             made_by(command, seed),
             "",
             "Open Bandit, small: 10,000 impressions of each policy and campaign. Estimated click rate of the other "
-            "policy, and the click rate of that policy's own log (on-policy), with 95 % intervals. BTS learnt while "
-            "it ran: its probabilities change from row to row, and the logs have those of the shown items only. So "
-            "its policy is how often its log shows each item at each position, which is the mean of its probabilities "
-            "over time, up to sampling noise. `misses`: the interval does not contain the on-policy click rate. In "
-            "the log of BTS some propensities are as low as 0.000001: what its effective sample size warns of is seen "
-            "in the estimates.",
+            "policy, beside the click rate of that policy's own log (on-policy), with 95 % intervals. BTS learnt "
+            "while it ran, so its probabilities change from row to row, and its logs have those of the shown items "
+            "only. Its policy here is the share of each item at each position in its log: the mean of its "
+            "probabilities over time, up to sampling noise. `misses`: the interval does not contain the on-policy "
+            "click rate. `no interval`: the standard error is more than half of the estimate. The log of BTS has "
+            "propensities down to 0.000001, so it cannot tell how the random policy does for women; the effective "
+            "sample size shows this.",
             "",
             *markdown_table(["", "on-policy", *names, "effective sample size", "largest weight"], table),
             "",

@@ -112,7 +112,7 @@ def test_candidates_that_cannot_be_are_refused():
         (uniform, (ITEMS, SCORES, EXPOSURES - 1, 5), "exposures that are 0 or more"),
         (thompson, (ITEMS, SCORES * 10, EXPOSURES, 5), "click rates above 0 and below 1"),
         (thompson, (ITEMS, SCORES, EXPOSURES, 5, CLICKS[:3]), "clicks for each item"),
-        (thompson, (ITEMS, SCORES, EXPOSURES, 5, CLICKS + 9), "from 0 to the number of exposures"),
+        (thompson, (ITEMS, SCORES, EXPOSURES, 5, CLICKS + 9), "from 0 to its exposures"),
     ):
         clicks = given[4] if len(given) == 5 else CLICKS
         with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Reads the result of an experiment from the exposure log and outcomes per user.
+"""The analysis of an experiment, from the exposure log and outcomes of users.
 
 experiment = Experiment("ranking-2", {"control": 0.5, "new": 0.5})
 users = users_of(exposures, experiment, outcomes)
@@ -274,8 +274,9 @@ def analyze(
     with ``n`` users the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance
     of the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
 
-    CUPED (Deng, Xu, Kohavi and Walker 2013) takes out of ``u`` what a covariate from before the experiment explains:
-    ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval and leaves
+    CUPED (Deng, Xu, Kohavi and Walker 2013) removes from ``u`` the part that a covariate from before the experiment
+    explains: ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval
+      and leaves
     the expected difference as it is. A user without a value of the covariate has the mean.
 
     The intervals for many looks assume that the outcome of a user does not change after the user was counted. Where
@@ -490,7 +491,7 @@ def comparison_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
                 f"[{each.low:+.4g}, {each.high:+.4g}]" if known else "too little data",
                 f"{each.p_adjusted:.3g}" if known else "",
                 "yes" if each.significant else "no",
-                *([f"{each.variance_removed or 0:.0%}"] if cuped else []),
+                *(["" if each.variance_removed is None else f"{each.variance_removed:.0%}"] if cuped else []),
             ]
         )
     return [*header, *(["variance removed"] if cuped else [])], rows

@@ -1,30 +1,30 @@
-"""Shows rarely shown items now and then, so that the log says what they are worth; with the probability of each choice.
+"""Exploration: rarely shown items get places in lists now and then, and each choice has a known probability.
 
-    settings = Exploration(places=2, epsilon=0.2, method="thompson", max_loss=0.01)
+    settings = Exploration(places=2, epsilon=0.2, max_loss=0.01, method="thompson")
     choice = settings.plan(items, scores, exposures, k=10, clicks=clicks, rng=rng).draw(rng)
     choice.items, choice.propensity  # the list to show, and what to log
 
-The first places of the list always have the best items. Each of the last ``places`` has its best item with probability
-``1 - epsilon``, and otherwise an item of the tail: one of the candidates that are not on the list and have had at most
-``tail_exposures`` exposures. Two methods order the tail:
+The first places of a list always have the best items. Each of the last ``places`` keeps its best item with probability
+``1 - epsilon`` and otherwise has a tail item. Tail items are candidates that are not on the list and have had at most
+``tail_exposures`` exposures; the best :data:`MAX_TAIL` of them count. Two methods order them:
 
 - ``uniform``: each order is equally likely (epsilon-greedy).
-- ``thompson``: the click rate of each item has a Beta distribution, which begins as if the item had been shown
-  :data:`PRIOR_EXPOSURES` times with the click rate that the model predicts, its score. A list of :data:`DRAWS` draws
-  from these distributions gives as many orders; one of them is taken (Thompson 1933). In a tenth of the cases
-  (:data:`FLOOR`) the order is a uniform one instead, so that each tail item has a probability above 0.
+- ``thompson`` (Thompson 1933): the click rate of each item has a Beta distribution. Its prior counts as
+  :data:`PRIOR_EXPOSURES` exposures with the click rate that the model predicts, the score. :data:`DRAWS` draws from
+  these distributions give as many orders, and one of them is taken. With probability :data:`FLOOR` the order is a
+  uniform one instead, so that each tail item has a probability above 0.
 
-An explored place takes the next item of the order for it, so no item comes twice.
+A place that is explored has the item of the same place in the order, so no item appears twice.
 
-**Propensities** are exact. With ``uniform`` each of the T tail items comes to a place with probability ``epsilon / T``.
-With ``thompson`` they are exact given the draws, which are made before the choice and know nothing of it: an item that
-has a place in m of M orders comes there with probability ``epsilon (0.9 m / M + 0.1 / T)``. They are what inverse
-propensity scores need (:mod:`tfllmrec.feedback.off_policy`).
+**Propensities** are exact. With ``uniform`` each of T tail items has the probability ``epsilon / T`` at a place. With
+``thompson`` an item that is at the place in m of the M drawn orders has ``epsilon (0.9 m / M + 0.1 / T)``. This is the
+probability given the draws, which are made before the choice and do not depend on it: all that inverse propensity
+scores (:mod:`tfllmrec.feedback.off_policy`) need.
 
-**Loss.** The expected loss of a list is the sum of ``epsilon (best - tail)`` over the explored places, with the score
-of the place's best item and the expected score of the tail item. Its unit is that of the scores: expected clicks per
-list where scores are click rates, and no position bias is counted. It is the model's own belief, and exact for it. A
-list whose expected loss is above ``max_loss`` is refused.
+**Loss.** The expected loss of a list is the sum over the explored places of ``epsilon (best - tail)``: the score of the
+place's best item less the expected score of the tail item. Its unit is that of the scores, so expected clicks per list
+if scores are click rates. It trusts the scores and does not correct them for position. A list whose expected loss is
+above ``max_loss`` is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ Method = Literal["uniform", "thompson"]
 PRIOR_EXPOSURES = 20.0
 #: Orders that are drawn for a list, and the share of uniform orders.
 DRAWS, FLOOR = 256, 0.1
+#: Tail items of a list at most.
+MAX_TAIL = 500
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Exploration:
         if not (exposures >= 0).all():
             raise DataError("Expected numbers of exposures that are 0 or more, found others.")
         ids = np.array(list(items), dtype=object)
-        tail = k + np.flatnonzero(exposures[k:] <= self.tail_exposures)
+        tail = k + np.flatnonzero(exposures[k:] <= self.tail_exposures)[:MAX_TAIL]
         places = min(self.places, len(tail))
         if places == 0:
             return Plan(ids[:k], ids[:0], np.zeros((0, 0), np.int64), 1.0, self.epsilon, np.zeros((0, 0)), 0.0)
@@ -176,10 +178,10 @@ class Exploration:
         if self.method == "thompson":
             if clicks is None or rng is None:
                 raise ConfigError("Expected clicks and rng for the method thompson of exploration.")
-            orders, floor = (
-                _thompson_orders(scores[tail], exposures[tail], np.asarray(clicks), tail, places, rng),
-                FLOOR,
-            )
+            clicks = np.asarray(clicks, dtype=np.float64)
+            if clicks.shape != (n,) or not ((clicks >= 0) & (clicks <= exposures)).all():
+                raise DataError("Expected a number of clicks for each item, from 0 to its exposures; found others.")
+            orders, floor = _thompson_orders(scores[tail], exposures[tail], clicks[tail], places, rng), FLOOR
             counted = np.stack([np.bincount(column, minlength=len(tail)) for column in orders.T])
             share = (1 - FLOOR) * counted / DRAWS + FLOOR * share
         best = scores[k - places : k]
@@ -194,24 +196,14 @@ class Exploration:
 
 
 def _thompson_orders(
-    scores: np.ndarray,
-    exposures: np.ndarray,
-    clicks: np.ndarray,
-    tail: np.ndarray,
-    places: int,
-    rng: np.random.Generator,
+    scores: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, places: int, rng: np.random.Generator
 ) -> np.ndarray:
     """The first items of :data:`DRAWS` orders of the tail, int64 ``[M, places]``."""
-    if clicks.ndim != 1 or len(clicks) <= tail[-1]:
-        raise DataError(f"Expected a number of clicks for each item, found an array of {list(clicks.shape)}.")
-    clicked = clicks[tail].astype(np.float64)
-    if not ((clicked >= 0) & (clicked <= exposures)).all():
-        raise DataError("Expected numbers of clicks from 0 to the number of exposures, found others.")
     if not ((scores > 0) & (scores < 1)).all():
         raise DataError(
             f"Expected click rates above 0 and below 1 as scores for thompson, found {scores.min():.4g} to "
-            f"{scores.max():.4g}. Give the click rates of the ranking model, or explore by uniform."
+            f"{scores.max():.4g}. Give the click rates of the ranking model, or use the method uniform."
         )
-    a = PRIOR_EXPOSURES * scores + clicked
-    b = PRIOR_EXPOSURES * (1 - scores) + exposures - clicked
-    return np.argsort(-rng.beta(a, b, (DRAWS, len(tail))), axis=1, kind="stable")[:, :places]
+    a = PRIOR_EXPOSURES * scores + clicks
+    b = PRIOR_EXPOSURES * (1 - scores) + exposures - clicks
+    return np.argsort(-rng.beta(a, b, (DRAWS, len(scores))), axis=1, kind="stable")[:, :places]

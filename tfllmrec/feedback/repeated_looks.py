@@ -1,29 +1,30 @@
-"""Statistics of experiments for one look at the end, and such that stay valid when looked at again and again.
+"""Statistics of experiments: for one look at the end, and for any number of looks.
 
 **Differences.** An ordinary 95 % interval covers the true difference in 95 of 100 experiments if it is computed once.
-Who computes it after each 100 users and stops at the first significant one is wrong far more often. With
-``looks="many"`` intervals are *asymptotic confidence sequences* (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas
-2024, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52, Theorem 2.2):
-for a difference ``d`` with standard error ``s`` after ``t`` users,
+If it is computed after each 100 users, and the experiment stops at the first significant difference, far more than 5 of
+100 experiments without an effect end with a false positive. With ``looks="many"`` intervals are therefore *asymptotic
+confidence sequences* (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, "Time-uniform central limit theory and
+asymptotic confidence sequences", Annals of Statistics 52). For a difference ``d`` with the standard error ``s`` after
+``t`` users,
 
     d ± s * sqrt(2 (t r^2 + 1) / (t r^2) * log(sqrt(t r^2 + 1) / alpha))
 
-covers the true difference at all looks together with probability 1 - alpha, in the limit of many users at the first
-look. The p-value that belongs to it is ``1 / E`` with
+covers the true difference at all looks together with probability 1 - alpha, if there are many users at the first look.
+The p-value that belongs to it is ``min(1, 1 / E)`` with
 
     E = exp(t r^2 / (1 + t r^2) * (d / s)^2 / 2) / sqrt(1 + t r^2)
 
-``E`` is the likelihood ratio of the mixture sequential probability ratio test with a normal mixture (mSPRT; Johari et
-al. 2022, "Always valid inference"), so both methods give one and the same interval. ``r`` is chosen so that the
-interval is
-tightest after a planned number of users, and has to be chosen before the first look: there it is 1.5 times as wide as
-the ordinary one, and not much wider at half or twice as many users. We chose it because it needs nothing but a mean and
-its standard error, so that it goes with CUPED and with ratios.
+``E`` is the likelihood ratio of a mixture sequential probability ratio test with a normal mixture (mSPRT; Johari,
+Koomen, Pekelis and Walsh 2022, "Always valid inference"): both methods give the same interval. The setting ``r`` makes
+the interval tightest after a planned number of users. There it is about 1.5 times as wide as the ordinary one, and
+little more at half or twice as many users. ``r`` must be chosen before the first look. We chose this method because it
+needs only an estimate and its standard error, so it works with CUPED and with ratios.
 
-**Sample ratio.** The counts of users in each arm are compared with the expected shares by the chi-squared test for one
-look, and for many looks by the sequential test of Lindon and Malek (2022, "Anytime-valid inference for multinomial
-count data"): ``p = 1 / B``, where B compares the expected shares with shares drawn from a Dirichlet distribution around
-them. Its probability of an alarm at any look is at most alpha, exactly, however few users there are.
+**Sample ratio.** The number of users in each arm is compared with the expected shares. For one look this is the
+chi-squared test. For many looks it is the sequential test of Lindon and Malek (2022, "Anytime-valid inference for
+multinomial count data"): ``p = min(1, 1 / B)``, where the Bayes factor ``B`` compares shares from a Dirichlet
+distribution around the expected ones with the expected ones. With it, the probability of a false alarm at any look is
+at most alpha; this is exact for any number of users.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def interval_of(
 
 
 def mixture_variance(planned_users: int, alpha: float) -> float:
-    """``r^2``: makes the confidence sequence tightest at ``planned_users`` (Waudby-Smith et al. 2024, Section B.2)."""
+    """``r^2``: makes the confidence sequence tightest at ``planned_users`` (Waudby-Smith et al. 2024)."""
     return float(-special.lambertw(-(alpha**2) / np.e, -1).real - 1) / planned_users
 
 
