@@ -12,6 +12,7 @@ from tfllmrec.cli.arguments import Json
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
 from tfllmrec.columns import ARM, EXPERIMENT, USER
 from tfllmrec.durable import replacing
+from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,8 @@ app = typer.Typer(
 
 #: The metric of an analysis if none is named.
 METRIC = "reward/exposures"
+#: Users that are assigned between two steps of the progress bar.
+BATCH = 100_000
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 Name = Annotated[str, typer.Option("--name", help="Name of the experiment.")]
@@ -80,7 +83,12 @@ def assign(
         ids, report = read_ids(users, DataConfig())
         for line in report.lines():
             note(line)
-        assigned = pd.DataFrame({USER: ids, EXPERIMENT: name, ARM: experiment.assign_all(ids)})
+        arms: list[str] = []
+        with show_progress("Assigning", "users") as progress:
+            for start in range(0, len(ids), BATCH):
+                arms += experiment.assign_all(ids[start : start + BATCH]).tolist()
+                progress(len(arms), len(ids))
+        assigned = pd.DataFrame({USER: ids, EXPERIMENT: name, ARM: arms})
         _write(assigned, out)
         counts = {each: int((assigned[ARM] == each).sum()) for each in experiment.arms}
         if json:

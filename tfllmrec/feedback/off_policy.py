@@ -6,11 +6,12 @@
 
 A row of the log has the item ``a`` that was shown, its reward ``r``, and the probability ``p`` (propensity) with which
 the logging policy chose it. The target policy would have chosen it with the probability ``t``; the weight of the row is
-``w = t / p``. The value of a policy is the mean reward of an exposure.
+``w = t / p``. The value of a policy is the mean reward of an exposure. All estimates assume that a reward depends on
+the item, its position and the request, and not on the other items of the list.
 
 - **IPS** (inverse propensity score; Horvitz and Thompson 1952): ``mean(w r)``. Unbiased.
-- **SNIPS** (self-normalized; Swaminathan and Joachims 2015): ``sum(w r) / sum(w)``. Slightly biased, and mostly closer,
-  because a log with too high weights by chance is divided by them.
+- **SNIPS** (self-normalized; Swaminathan and Joachims 2015): ``sum(w r) / sum(w)``. Slightly biased, and usually
+  nearer to the truth, because it corrects for weights that are too high or too low by chance.
 - **DR** (doubly robust; Dudik, Langford and Li 2011): ``mean(sum_a t(a) q(a) + w (r - q))``, where ``q`` predicts
   rewards. Unbiased with any ``q`` that was not fitted on the same row; the better ``q``, the narrower the interval.
 
