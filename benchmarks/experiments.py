@@ -20,7 +20,7 @@ from sections import made_by, replace_section
 
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.feedback.assignment import Experiment
-from tfllmrec.feedback.experiments import RATIO_ALPHA, arm_estimates, difference_of
+from tfllmrec.feedback.experiments import MIN_EFFECTIVE, RATIO_ALPHA, arm_estimates, difference_of
 from tfllmrec.feedback.repeated_looks import Looks, sample_ratio_p
 
 ALPHA = 0.05
@@ -138,7 +138,9 @@ def section(repeats: int, users: int, every: int, seed: int, command: str) -> st
             f"Experiments without an effect: {repeats:,} for each row, {users:,} users each, a look after each {every} "
             "users, users assigned by hash. Share of experiments in which the 95 % interval of the difference "
             "excludes 0, with its exact 95 % interval. The goal is at most 5 %. The last column shows what happens if "
-            "the ordinary interval is looked at again and again.",
+            "the ordinary interval is looked at again and again. An arm has no interval below an effective number of "
+            f"{MIN_EFFECTIVE} users; this bound was chosen in such experiments with other seeds, because with a bound "
+            "of 30 users instead, rare and skewed outcomes had more than 5 % false positives at a split of 90/10.",
             "",
             *markdown_table(header, differences),
             "",

@@ -173,7 +173,9 @@ def section(data: Path, repeats: int, rows: int, seed: int, command: str) -> str
             "",
             f"Coverage of the 95 % intervals over {repeats:,} simulated logs of the random policy, {rows:,} rows "
             "each, BTS as the target policy. Click rates of items and positions are those of both logs, shrunk to the "
-            "campaign's mean; the true value is known. The goal is 93 to 97 %.",
+            "campaign's mean; the true value is known. The goal is 93 to 97 %. The method was chosen among four "
+            "(normal, normal with Johnson's and with Hall's correction for skewness, normal on the logarithmic scale) "
+            "by their coverage in such logs with the seeds 1 and 42, so only other seeds are a test of it.",
             "",
             *markdown_table(["", "coverage", "mean width"], covering),
         ]
@@ -185,7 +187,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/open-bandit"), help="Folder of Open Bandit.")
     parser.add_argument("--repeats", type=int, default=1000, help="Simulated logs.")
     parser.add_argument("--rows", type=int, default=10_000, help="Rows of a simulated log.")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=7, help="Not 1 or 42: the method was chosen with these.")
     given = parser.parse_args()
     command = shlex.join(["python", *sys.argv])
     replace_section("off-policy estimates", section(given.data, given.repeats, given.rows, given.seed, command))
