@@ -51,6 +51,7 @@ TEST = [
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
     "pyversity>=0.2,<0.3",
+    "statsmodels>=0.15,<1",
     "ovmsclient==2023.1",
     "urllib3>=2.2,<3",
     "pytest>=8",

@@ -759,3 +759,35 @@ def test_the_order_of_contributions_is_the_best_one_where_a_score_is_a_sum():
         assert insertion["contributions"].mean() > insertion[other].mean() + 0.2
     weights = faithfulness.attention_weights(model, asked.take(np.array([7])))
     assert weights.shape == (15,) and not weights[:3].any() and weights.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_section_of_experiments_has_a_row_for_each_metric_and_split():
+    import experiments
+
+    lines = experiments.section(2, 200, 100, 1, "made").splitlines()
+    rows = [line for line in lines if line.startswith(tuple(f"| {name}" for name in experiments.METRICS))]
+    assert len(rows) == 2 * len(experiments.METRICS)
+    assert all("0.0% [0.0%, 84.2%]" in row for row in rows)  # Clopper and Pearson: 1 - .025 ** (1 / 2)
+    assert sum(line.startswith("| sample ratio") for line in lines) == 2
+
+
+def test_intervals_of_simulated_logs_cover_the_click_rate_of_the_target_policy():
+    import off_policy
+
+    clicks = np.array([[0.1, 0.3], [0.2, 0.4]])
+    world = off_policy.World(clicks, np.full((2, 2), 0.5), np.array([[0.2, 0.8], [0.7, 0.3]]))
+    log = world.logged(world.bts, 4000, np.random.default_rng(0))
+    shown = [(log.item[log.position == place] == 1).mean() for place in (0, 1)]
+    assert shown == pytest.approx([0.8, 0.3], abs=0.04) and set(log.propensity) == {0.2, 0.3, 0.7, 0.8}
+    for covered, widths in off_policy.coverage(world, 300, 60, 1).values():
+        assert covered.mean() > 0.85 and 0.02 < widths.mean() < 0.3
+
+
+def test_policies_of_open_bandit_are_tables():
+    import off_policy
+
+    frame = pd.DataFrame({"position": [1, 1, 1, 2], "item_id": [0, 0, 2, 1]})
+    assert off_policy.frequencies(frame).values.tolist() == [[1, 0, 2 / 3], [1, 2, 1 / 3], [2, 1, 1.0]]
+    assert off_policy.uniform(frame).values.tolist() == [[0, 1 / 3], [1, 1 / 3], [2, 1 / 3]]
+    assert off_policy.covers(off_policy.Estimate(1.0, 0.5, 1.5), 1.4)
+    assert not off_policy.covers(off_policy.Estimate(1.0), 1.0)

@@ -46,3 +46,19 @@ QUERY = "query"
 RANK = "rank"
 SCORE = "score"
 REASON = "reason"
+
+#: Of the exposure log, which has a row for each item shown: the request that the list answered, the time, the model and
+#: its version, the policy that chose the item, the position (0 is first), and the probability, above 0 and at most 1,
+#: with which the policy shows this item at this position.
+REQUEST_ID = "request_id"
+TIME_S = "time_s"
+MODEL = "model"
+VERSION = "version"
+POLICY = "policy"
+POSITION = "position"
+PROPENSITY = "propensity"
+#: Of the exposure log, where they apply: the experiment and the user's arm in it, and what the exposure brought, such
+#: as 1 for a click.
+EXPERIMENT = "experiment"
+ARM = "arm"
+REWARD = "reward"

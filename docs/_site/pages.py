@@ -33,6 +33,7 @@ HOME = "README.md"
 PACKAGES: dict[str, list[str] | None] = {
     "data": None,
     "evaluation": None,
+    "feedback": ["assignment", "experiments", "repeated_looks", "off_policy", "exploration"],
     "text": ["encoder", "template", "store", "tuning", "bundled", "reading"],
     "layers": None,
     "losses": None,
@@ -40,7 +41,7 @@ PACKAGES: dict[str, list[str] | None] = {
     "board": ["scoreboard"],
     "training": ["fit", "callbacks", "defaults"],
     "runs": ["experiment", "run", "search"],
-    "explain": ["compare", "report", "card"],
+    "explain": ["compare", "report", "card", "experiment"],
     "serving": ["export", "saved_model", "signatures", "new_items"],
     "client": ["client", "answers", "status"],
 }

@@ -24,10 +24,12 @@ from tfllmrec.cli import (
     demo,
     doctor,
     evaluate,
+    experiment,
     explain,
     export,
     fit,
     interests,
+    off_policy,
     rank,
     recommend,
     report,
@@ -65,6 +67,8 @@ app.command()(similar.similar)
 app.command()(interests.interests)
 app.command()(rank.rank)
 app.command()(serve.serve)
+app.add_typer(experiment.app)
+app.command()(off_policy.off_policy)
 app.command()(doctor.doctor)
 
 

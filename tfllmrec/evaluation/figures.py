@@ -282,12 +282,13 @@ def strata_intervals(figures: Mapping[str, Mapping[str, Interval]], label: str =
 
 
 @_figure
-def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: str) -> Figure:
+def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: str, coverage: float = 0.95) -> Figure:
     """Differences to one result, with their paired intervals: a panel for each metric.
 
     Args:
-      differences: by the metric's label, by name: the difference and its 95 % interval.
+      differences: by the metric's label, by name: the difference and its interval.
       to: the name of the result that all others are compared with.
+      coverage: of the intervals.
     """
     sizes = [len(each) for each in differences.values()]
     fig, panels = _axes(len(differences), ratios=sizes, height=0.5 + 0.19 * max(sizes))
@@ -301,9 +302,9 @@ def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: 
         axes.set_yticks(range(len(rows)), [_legend(name) for name in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(False, axis="y")
-        axes.set_title(label)
+        axes.set_title(_legend(label))
         axes.tick_params(axis="y", length=0)
-    panels[-1].set_xlabel(f"difference to {_legend(to)}, with its 95 % interval")
+    panels[-1].set_xlabel(f"difference to {_legend(to)}, with its {100 * coverage:.4g} % interval")
     return fig
 
 

@@ -1,0 +1,258 @@
+"""``tfllmrec experiment``: which arm a user is in, and what an experiment shows."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.columns import ARM, EXPERIMENT, USER
+from tfllmrec.durable import replacing
+from tfllmrec.progress import show_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfllmrec.feedback.assignment import Experiment
+    from tfllmrec.feedback.experiments import Analysis, Metric
+
+app = typer.Typer(
+    name="experiment",
+    help="Assign users to the arms of an experiment, and analyze it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+#: The metric of an analysis if none is named.
+METRIC = "reward/exposures"
+#: Users that are assigned between two steps of the progress bar.
+BATCH = 100_000
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+Name = Annotated[str, typer.Option("--name", help="Name of the experiment.")]
+Arms = Annotated[
+    list[str],
+    typer.Option(
+        "--arm",
+        metavar="NAME=SHARE",
+        help="An arm and its share, such as control=0.5; the first one is the control. Repeat it for each arm.",
+    ),
+]
+Salt = Annotated[str, typer.Option("--salt", help="Changes all assignments, such as for a second run.")]
+
+
+class Looks(StrEnum):
+    """How often an experiment is looked at."""
+
+    many = "many"
+    one = "one"
+
+
+@app.command()
+def assign(
+    name: Name,
+    arm: Arms,
+    user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="A user. May be repeated.")] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="A file of user ids: one a line, or a table with user ids.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --users: FILE.csv, FILE.tsv, FILE.jsonl or FILE.parquet.")
+    ] = None,
+    salt: Salt = "",
+    json: Json = False,
+) -> None:
+    """Print the arm of users, or write the arms of a file of users."""
+    if (user is None) == (users is None):
+        raise typer.BadParameter("expected --user ID, or else --users FILE --out FILE.")
+    if (users is None) != (out is None):
+        raise typer.BadParameter("--users FILE and --out FILE go together.")
+    if out is not None and out.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    experiment = _experiment(name, arm, salt)
+    if users is not None and out is not None:
+        import pandas as pd
+
+        from tfllmrec.config import DataConfig
+        from tfllmrec.data.readers import read_ids
+
+        ids, report = read_ids(users, DataConfig())
+        for line in report.lines():
+            note(line)
+        arms: list[str] = []
+        with show_progress("Assigning", "users") as progress:
+            for start in range(0, len(ids), BATCH):
+                arms += experiment.assign_all(ids[start : start + BATCH]).tolist()
+                progress(len(arms), len(ids))
+        assigned = pd.DataFrame({USER: ids, EXPERIMENT: name, ARM: arms})
+        _write(assigned, out)
+        counts = {each: int((assigned[ARM] == each).sum()) for each in experiment.arms}
+        if json:
+            print_json({"file": str(out), "experiment": name, "shares": experiment.shares, "users": counts})
+        else:
+            for each, count in counts.items():
+                say(f"{each}: {count:,} users ({count / len(ids):.1%}, expected {experiment.shares[each]:.1%})")
+            note(f"saved: {out}")
+        return
+    found = dict(zip(user or (), experiment.assign_all(user or ()), strict=True))
+    if json:
+        assignments = [{USER: each, ARM: its} for each, its in found.items()]
+        print_json({"experiment": name, "shares": experiment.shares, "assignments": assignments})
+    else:
+        for each, its in found.items():
+            say(f"{each}: {its}")
+
+
+@app.command()
+def analyze(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG",
+            help="Exposure log with user_id and arm, and optionally experiment and reward: CSV, TSV, JSONL or Parquet, "
+            "compressed too, or a folder of its parts.",
+        ),
+    ],
+    name: Name,
+    arm: Arms,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option("--outcomes", help="A row for each user: user_id and columns of numbers, in the same formats."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help=f"A column, averaged over users, or a ratio of two, such as {METRIC} (the default): reward and the "
+            "number of exposures come from the log. May be repeated.",
+        ),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--covariate",
+            metavar="METRIC=COLUMN",
+            help="A column of the outcomes from before the experiment; it makes the metric's interval narrower "
+            "(CUPED). May be repeated.",
+        ),
+    ] = None,
+    looks: Annotated[
+        Looks,
+        typer.Option(
+            "--looks",
+            help="many: the result may be looked at as often as you like; one: narrower intervals, valid once, at a "
+            "time that was fixed before.",
+        ),
+    ] = Looks.many,
+    planned_users: Annotated[
+        int,
+        typer.Option(
+            "--planned-users",
+            min=2,
+            help="With many looks: the number of users in two arms for which intervals are tightest; do not change it "
+            "between looks.",
+        ),
+    ] = 10_000,
+    alpha: Annotated[float, typer.Option("--alpha", help="Error rate of all intervals together.")] = 0.05,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page, too; pip install -e '.[report]'.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare the arms of an experiment with the first one, and check the numbers of users."""
+    experiment, metrics = _experiment(name, arm, ""), _metrics(metric or [METRIC], covariate or [])
+    from tfllmrec.feedback.experiments import analyze as analyzed
+    from tfllmrec.feedback.experiments import users_of
+    from tfllmrec.feedback.tables import read_feedback
+
+    tables = []
+    with working():
+        for path in (log, outcomes):
+            frame, findings = (None, []) if path is None else read_feedback(path)
+            tables.append(frame)
+            for finding in findings:
+                note(finding)
+        assert tables[0] is not None
+        users = users_of(tables[0], experiment, tables[1])
+        analysis = analyzed(users, experiment, metrics, looks=looks.value, alpha=alpha, planned_users=planned_users)
+        if html is not None:
+            from tfllmrec.explain.experiment import write_experiment
+
+            write_experiment(analysis, html)
+    if json:
+        print_json(analysis.as_dict())
+    else:
+        print_analysis(analysis)
+    if html is not None:
+        note(f"page: {html}")
+
+
+def print_analysis(analysis: Analysis) -> None:
+    """Prints the numbers of users and the comparisons as tables, then what was left out and the alarms."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from tfllmrec.feedback.experiments import comparison_rows, user_rows
+
+    for title, (header, rows) in (
+        (f"{analysis.experiment}: users", user_rows(analysis)),
+        (f"Differences to {analysis.control}, {analysis.described}", comparison_rows(analysis)),
+    ):
+        table = Table(box=SIMPLE, title=cell(title), title_justify="left")
+        for place, label in enumerate(header):
+            table.add_column(label, justify="right" if place else "left")
+        for row in rows:
+            table.add_row(*map(cell, row))
+        console().print(table)
+    for line in analysis.left_out:
+        say(line)
+    for alarm in analysis.alarms:
+        say(f"alarm: {alarm}")
+
+
+def _experiment(name: str, arms: list[str], salt: str) -> Experiment:
+    shares: dict[str, float] = {}
+    for text in arms:
+        arm, equals, share = text.rpartition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not arm.strip():
+            raise typer.BadParameter(f"--arm {text}: expected NAME=SHARE, such as control=0.5.")
+        if arm.strip() in shares:
+            raise typer.BadParameter(f"--arm {text}: expected each arm once.")
+        shares[arm.strip()] = number
+    from tfllmrec.feedback.assignment import Experiment
+
+    return Experiment(name, shares, salt)
+
+
+def _metrics(names: list[str], covariates: list[str]) -> list[Metric]:
+    from tfllmrec.feedback.experiments import Metric
+
+    column_of = {}
+    for text in covariates:
+        metric, equals, column = (part.strip() for part in text.partition("="))
+        if not (metric and equals and column):
+            raise typer.BadParameter(f"--covariate {text}: expected METRIC=COLUMN, such as revenue=revenue_before.")
+        column_of[metric] = column
+    metrics = [Metric.parse(name) for name in names]
+    if unknown := sorted(set(column_of) - {metric.name for metric in metrics}):
+        raise typer.BadParameter(f"--covariate {unknown[0]}: expected one of the metrics {', '.join(names)}.")
+    return [Metric(metric.column, metric.per, column_of.get(metric.name)) for metric in metrics]
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    with replacing(out) as fresh:
+        if out.suffix == ".parquet":
+            table.to_parquet(fresh, index=False)
+        elif out.suffix == ".jsonl":
+            table.to_json(fresh, orient="records", lines=True, force_ascii=False)
+        else:
+            table.to_csv(fresh, index=False, sep="," if out.suffix == ".csv" else "\t")

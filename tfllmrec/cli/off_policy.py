@@ -1,0 +1,104 @@
+"""``tfllmrec off-policy``: what another policy would have earned, by the log of the one that was running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.columns import ITEM
+
+if TYPE_CHECKING:
+    from tfllmrec.feedback.off_policy import Estimate, OffPolicy
+
+#: Positions that are printed.
+SHOWN = 20
+
+
+def off_policy(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG",
+            help="Exposure log with item_id, propensity and reward, and optionally position and request_id: CSV, TSV, "
+            "JSONL or Parquet, compressed too, or a folder of its parts.",
+        ),
+    ],
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--target",
+            metavar="FILE",
+            help="The target policy, in the same formats: item_id, probability and, where it depends on it, position.",
+        ),
+    ] = None,
+    target_column: Annotated[
+        str | None,
+        typer.Option(
+            "--target-column",
+            metavar="NAME",
+            help="Column of the log: the probability with which the target policy would have chosen the shown item. "
+            "For policies that depend on the request; without the doubly robust estimate.",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="Error rate of the intervals.")] = 0.05,
+    json: Json = False,
+) -> None:
+    """Estimate the mean reward of another policy from an exposure log with propensities."""
+    if (target is None) == (target_column is None):
+        raise typer.BadParameter("expected one of --target FILE and --target-column NAME.")
+    from tfllmrec.feedback.off_policy import ExposureLog, estimate, policy_table
+    from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
+
+    with working():
+        exposures, findings = read_feedback(log)
+        if target is not None:
+            policy, more = read_feedback(target)
+            require_columns(policy, [ITEM], "the target policy")
+            checked = ExposureLog.from_frame(exposures, texts(policy, ITEM).unique().tolist())
+            found = estimate(checked, policy_table(checked, policy), alpha=alpha)
+            findings += more
+        elif target_column is not None:
+            checked = ExposureLog.from_frame(exposures)
+            require_columns(exposures, [target_column], "the exposure log")
+            found = estimate(checked, numbers(exposures, target_column, "the exposure log"), alpha=alpha)
+    for finding in findings:
+        note(finding)
+    if json:
+        print_json(found.as_dict())
+    else:
+        print_estimates(found, alpha)
+
+
+def print_estimates(found: OffPolicy, alpha: float) -> None:
+    """Prints a table with a row for all positions and for each, then the warnings."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"Mean reward of an exposure, with {100 * (1 - alpha):.4g} % intervals"
+    table = Table(box=SIMPLE, title=cell(title), title_justify="left")
+    table.add_column("position")
+    names = list(found.estimates)
+    for label in ("log", *(name.upper() for name in names), "exposures", "effective"):
+        table.add_column(label, justify="right")
+
+    def shown(each: Estimate) -> str:
+        interval = "too few rewards" if each.low is None else f"[{each.low:.4f}, {each.high:.4f}]"
+        return f"{each.value:.4f} {interval}"
+
+    rows = {"all": found, **found.by_position}
+    for position, each in list(rows.items())[: 1 + SHOWN]:
+        estimates = [shown(each.logged), *(shown(each.estimates[name]) for name in names)]
+        table.add_row(*map(cell, [position, *estimates, f"{each.exposures:,}", f"{each.effective:,.0f}"]))
+    console().print(table)
+    if len(rows) > 1 + SHOWN:
+        say(f"and {len(rows) - 1 - SHOWN:,} more positions: --json lists all")
+    say(
+        f"{found.requests:,} requests; the weights of exposures have the mean {found.mean_weight:.3f} and reach "
+        f"{found.largest_weight:,.1f}."
+    )
+    for warning in found.warnings:
+        say(f"warning: {warning}")

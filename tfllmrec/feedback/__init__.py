@@ -1,0 +1,1 @@
+"""After deployment: experiments, estimates from logs, exploration; numpy, pandas and scipy alone."""

@@ -1,0 +1,497 @@
+"""The analysis of an experiment, from the exposure log and outcomes of users.
+
+experiment = Experiment("ranking-2", {"control": 0.5, "new": 0.5})
+users = users_of(exposures, experiment, outcomes)
+analysis = analyze(users, experiment, [Metric.parse("reward/exposures"), Metric.parse("revenue")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ARM, EXPERIMENT, REWARD, USER
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.feedback.assignment import Experiment
+from tfllmrec.feedback.repeated_looks import Interval, Looks, holm, interval_of, sample_ratio_p
+from tfllmrec.feedback.tables import numbers, require_columns, texts
+
+#: The number of exposures of each user, which :func:`users_of` adds.
+EXPOSURES = "exposures"
+#: The error rate of the sample-ratio check.
+RATIO_ALPHA = 0.01
+#: An arm has no interval below this effective number of users, see :class:`ArmEstimates`.
+MIN_EFFECTIVE = 10
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean of a column over users, or the ratio of the sums of two columns.
+
+    Attributes:
+      column: summed up. per: the column that the sum is divided by; ``None``: the number of users.
+      covariate: a column from before the experiment, for CUPED; ``None``: none.
+    """
+
+    column: str
+    per: str | None = None
+    covariate: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.column if self.per is None else f"{self.column}/{self.per}"
+
+    @classmethod
+    def parse(cls, text: str, covariate: str | None = None) -> Metric:
+        """``revenue`` or ``reward/exposures``.
+
+        Raises:
+          ConfigError: the name of a column is empty.
+        """
+        column, slash, per = (part.strip() for part in text.partition("/"))
+        if not column or (slash and not per):
+            raise ConfigError(f"Expected a metric such as revenue or reward/exposures, found {text!r}.")
+        return cls(column, per or None, covariate)
+
+
+@dataclass(frozen=True)
+class Users:
+    """The users of an experiment.
+
+    Attributes:
+      table: a row for each user that has exposures in exactly one arm: ``user_id``, ``arm``, ``exposures``, ``reward``
+        if the log has it, and the columns of the outcomes.
+      in_two_arms: users that have exposures in several arms, who are left out.
+      exposures_without_user: rows of the log without a user id, which are left out.
+      without_outcome: users of the table that the outcomes do not have; their outcomes are 0.
+      outcome_columns: names of the columns that come from the outcomes.
+    """
+
+    table: pd.DataFrame
+    in_two_arms: int = 0
+    exposures_without_user: int = 0
+    without_outcome: int = 0
+    outcome_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SampleRatio:
+    """Whether as many users are in each arm as expected; an alarm means that no difference can be trusted.
+
+    Attributes:
+      users: in each arm. expected: shares, which add up to 1.
+      p: of the chi-squared test for one look, of the sequential test for many. alarm: ``p`` is below .01.
+    """
+
+    users: dict[str, int]
+    expected: dict[str, float]
+    p: float
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm beside the control in one metric.
+
+    Attributes:
+      metric, arm: names.
+      control_value, value: the metric in both arms; with CUPED, adjusted.
+      difference: ``value - control_value``.
+      low, high: its interval. All intervals of an experiment cover at once with probability 1 - alpha (Bonferroni).
+        ``None`` if the effective number of users of an arm is below :data:`MIN_EFFECTIVE`.
+      p: of no difference. p_adjusted: for the number of comparisons (Holm). Both are ``None`` without an interval.
+      significant: ``p_adjusted`` is below alpha. Holm's test finds at least what the intervals show.
+      variance_removed: by CUPED, as a share; ``None`` without a covariate.
+    """
+
+    metric: str
+    arm: str
+    control_value: float
+    value: float
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    significant: bool = False
+    variance_removed: float | None = None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The result of an experiment; see :class:`SampleRatio` and :class:`Comparison`.
+
+    Attributes:
+      experiment, control: names.
+      looks, alpha, planned_users: as they were given.
+      sample_ratio, comparisons: the checks.
+      in_two_arms, exposures_without_user, without_outcome: as in :class:`Users`.
+      alarms: why the differences may be wrong, in words.
+    """
+
+    experiment: str
+    control: str
+    looks: Looks
+    alpha: float
+    planned_users: int
+    sample_ratio: SampleRatio
+    comparisons: list[Comparison]
+    in_two_arms: int
+    exposures_without_user: int
+    without_outcome: int
+    alarms: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self)
+
+    @property
+    def described(self) -> str:
+        """What the intervals are, in a few words."""
+        level = f"{100 * (1 - self.alpha):.4g} %"
+        valid = "valid at every look" if self.looks == "many" else "valid at one look"
+        several = len(self.comparisons) > 1
+        return f"simultaneous {level} intervals, {valid}" if several else f"{level} interval, {valid}"
+
+    @property
+    def headline(self) -> str:
+        """The significant differences, or that there is none."""
+        users = sum(self.sample_ratio.users.values())
+        found = [each for each in self.comparisons if each.significant]
+        said = "; ".join(f"{each.arm} {each.difference:+.4g} in {each.metric}" for each in found)
+        return f"{users:,} users. " + (
+            f"Significant differences to {self.control}: {said}." if said else "No difference is significant."
+        )
+
+    @property
+    def left_out(self) -> list[str]:
+        """Lines on the users and exposures that the comparisons lack."""
+        return [
+            f"{what}: {count:,}"
+            for count, what in (
+                (self.in_two_arms, "users with exposures in several arms, left out"),
+                (self.exposures_without_user, "exposures without a user id, left out"),
+                (self.without_outcome, "users without a row in the outcomes, counted as 0"),
+            )
+            if count
+        ]
+
+    @property
+    def explained(self) -> list[str]:
+        """How the figures are to be read, in sentences."""
+        return [
+            "Users are the unit. A metric with a slash is the ratio of two sums, such as clicks per exposure.",
+            "The result may be looked at as often as you like: the intervals cover the true differences at all looks "
+            f"together (asymptotic confidence sequences, tightest at {self.planned_users:,} users in two arms)."
+            if self.looks == "many"
+            else "The intervals are valid for one look, at a time that was fixed before.",
+            f"All intervals together miss with probability {self.alpha:g} at most (Bonferroni). A difference is "
+            f"significant if its p-value, adjusted for the number of comparisons (Holm), is below {self.alpha:g}.",
+            f"An arm has no interval while too few users have values that differ, such as fewer than {MIN_EFFECTIVE} "
+            "buyers: wait for more users.",
+        ]
+
+
+def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataFrame | None = None) -> Users:
+    """Collects the exposures and outcomes of each user.
+
+    Args:
+      exposures: the exposure log, a row for each item shown: ``user_id``, ``arm``, and optionally ``experiment`` and
+        ``reward``. Rows of other experiments are ignored.
+      experiment: its name, and its arms.
+      outcomes: a row for each user: ``user_id`` and columns of numbers. Users without exposures are ignored. A user who
+        is missing has the outcome 0. A missing value is 0, too, except for covariates, see :func:`analyze`.
+
+    Raises:
+      DataError: a column is missing or holds no numbers, the log has no row of the experiment, or has an arm that the
+        experiment does not have, or no user in an arm; the outcomes have a user twice.
+    """
+    log = "the exposure log"
+    require_columns(exposures, [USER, ARM], log)
+    if EXPERIMENT in exposures:
+        named = texts(exposures, EXPERIMENT)
+        kept = (named == experiment.name).to_numpy()
+        if not kept.any():
+            there = ", ".join(sorted({name for name in named if name})[:10]) or "none"
+            raise DataError(f"{log.capitalize()} has no row of the experiment {experiment.name!r}. It has: {there}.")
+        exposures = exposures[kept]
+    table = pd.DataFrame({USER: texts(exposures, USER), ARM: texts(exposures, ARM)}).reset_index(drop=True)
+    if unknown := sorted(set(table[ARM]) - set(experiment.arms)):
+        raise DataError(
+            f"Expected the arms {', '.join(experiment.arms)} in {log}; found {', '.join(map(repr, unknown[:10]))}. "
+            "Name all arms with their shares, or leave out these rows."
+        )
+    if REWARD in exposures:
+        table[REWARD] = numbers(exposures, REWARD, log)
+    with_user = (table[USER] != "").to_numpy()
+    groups = table[with_user].groupby(USER, sort=False)
+    of_users = groups.agg(**{ARM: (ARM, "first"), "arms": (ARM, "nunique"), EXPOSURES: (ARM, "size")})
+    if REWARD in table:
+        of_users[REWARD] = groups[REWARD].sum()
+    in_one = of_users[of_users["arms"] == 1].drop(columns="arms").reset_index()
+    if absent := [arm for arm in experiment.arms if arm not in set(in_one[ARM])]:
+        raise DataError(f"{log.capitalize()} has no user who is only in the arm {absent[0]!r} of {experiment.name!r}.")
+    without, columns = 0, tuple[str, ...]()
+    if outcomes is not None:
+        in_one, without, columns = _with_outcomes(in_one, outcomes)
+    return Users(in_one, len(of_users) - len(in_one), int((~with_user).sum()), without, columns)
+
+
+def _with_outcomes(users: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[pd.DataFrame, int, tuple[str, ...]]:
+    what = "the outcomes"
+    require_columns(outcomes, [USER], what)
+    ids = texts(outcomes, USER)
+    if ids.duplicated().any():
+        raise DataError(
+            f"Expected one row for each user in {what}; found user {ids[ids.duplicated()].iloc[0]!r} twice, and "
+            f"{int(ids.duplicated().sum()):,} such rows in all. Add up the rows of each user first."
+        )
+    columns = tuple(str(name) for name in outcomes if name not in (USER, ARM, EXPERIMENT))
+    if clash := [name for name in columns if name in users]:
+        raise DataError(f"The column {clash[0]!r} of {what} is also a column of the users of the log. Rename it.")
+    places = pd.Index(ids).get_indexer(pd.Index(users[USER]))
+    found = outcomes.iloc[np.maximum(places, 0)].reset_index(drop=True)
+    added = {name: found[name].where(places >= 0) for name in columns}
+    return users.assign(**added), int((places < 0).sum()), columns
+
+
+def analyze(
+    users: Users,
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    *,
+    looks: Looks = "many",
+    alpha: float = 0.05,
+    planned_users: int = 10_000,
+) -> Analysis:
+    """Checks the sample ratio, and compares each arm with the first one in each metric.
+
+    Users are the unit: clicks of one user are not independent of each other. For a metric ``sum(x) / sum(y)`` in an arm
+    with ``n`` users the value of a user is linearised (delta method), ``u = (x - ratio y) / mean(y)``, and the variance
+    of the ratio is ``var(u) / n``; a plain mean has ``y = 1``.
+
+    CUPED (Deng, Xu, Kohavi and Walker 2013) removes from ``u`` the part that a covariate from before the experiment
+    explains: ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval
+      and leaves
+    the expected difference as it is. A user without a value of the covariate has the mean.
+
+    The intervals for many looks assume that the outcome of a user does not change after the user was counted. Where
+    outcomes take days, look only at users whose days are over.
+
+    Args:
+      users: of :func:`users_of`. experiment: its first arm is the control.
+      metrics: at least one.
+      looks: ``many``: intervals and sample ratio stay valid however often they are computed; ``one``: they are
+        narrower, and valid if they are computed once, at a time that was fixed before; see
+        :mod:`tfllmrec.feedback.repeated_looks`.
+      alpha: the chance that any interval of the analysis misses its difference.
+      planned_users: with how many users in two arms the intervals of many looks are tightest.
+
+    Raises:
+      ConfigError: no metric, or one twice; alpha or planned_users out of range.
+      DataError: a column is missing or holds no numbers; a ratio's denominator is 0 in an arm.
+    """
+    if not metrics or len({metric.name for metric in metrics}) < len(metrics):
+        raise ConfigError(f"Expected metrics, each once; found {', '.join(m.name for m in metrics) or 'none'}.")
+    if not 0 < alpha < 0.5:
+        raise ConfigError(f"Expected an alpha above 0 and below 0.5, found {alpha}.")
+    if planned_users < 2:
+        raise ConfigError(f"Expected at least 2 planned users, found {planned_users}.")
+    arms = list(experiment.arms)
+    arm_of = users.table[ARM].map({arm: place for place, arm in enumerate(arms)}).to_numpy()
+    counts = np.bincount(arm_of, minlength=len(arms))
+    shares = experiment.shares
+    p = sample_ratio_p(counts.tolist(), list(shares.values()), looks)
+    ratio = SampleRatio(dict(zip(arms, counts.tolist(), strict=True)), shares, p, p < RATIO_ALPHA)
+    compared = []
+    for metric in metrics:
+        values, base, covariate = _columns_of(users, metric)
+        estimates = arm_estimates(arm_of, len(arms), values, base, covariate)
+        if not np.isfinite(estimates.value).all():
+            arm = arms[int(np.flatnonzero(~np.isfinite(estimates.value))[0])]
+            raise DataError(
+                f"The metric {metric.name} has no value in the arm {arm!r}: {metric.per} adds up to 0 there."
+            )
+        compared += [(metric, arm, place, estimates) for place, arm in enumerate(arms) if place > 0]
+    differences = [
+        difference_of(estimates, place, looks, alpha, len(compared), planned_users)
+        for _, _, place, estimates in compared
+    ]
+    adjusted = iter(holm([found.p for found in differences if found is not None]))
+    comparisons = []
+    for (metric, arm, place, each), found in zip(compared, differences, strict=True):
+        control, value = float(each.value[0]), float(each.value[place])
+        removed = None if metric.covariate is None else each.variance_removed
+        known = {} if found is None else {**found._asdict(), "p_adjusted": (p_adjusted := next(adjusted))}
+        significant = found is not None and p_adjusted < alpha
+        comparisons.append(
+            Comparison(
+                metric.name,
+                arm,
+                control,
+                value,
+                value - control,
+                significant=significant,
+                variance_removed=removed,
+                **known,
+            )
+        )
+    return Analysis(
+        experiment.name,
+        arms[0],
+        looks,
+        alpha,
+        planned_users,
+        ratio,
+        comparisons,
+        users.in_two_arms,
+        users.exposures_without_user,
+        users.without_outcome,
+        _alarms(users, ratio),
+    )
+
+
+@dataclass(frozen=True)
+class ArmEstimates:
+    """A metric in each arm, ``[A]`` each.
+
+    Attributes:
+      value: float64. variance: of the value, float64. users: int64.
+      effective: float64, ``sum(u^2)^2 / sum(u^4)`` of the users' linearised values: how many users the variance rests
+        on. The relative standard error of the variance is about ``1 / sqrt(effective)``. It is a third of the users for
+        normal values, and about the number of buyers where few users buy.
+      variance_removed: by CUPED, as a share of the variance within the arms.
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    users: np.ndarray
+    effective: np.ndarray
+    variance_removed: float
+
+
+def arm_estimates(
+    arm_of: np.ndarray,
+    arms: int,
+    values: np.ndarray,
+    base: np.ndarray | None = None,
+    covariate: np.ndarray | None = None,
+) -> ArmEstimates:
+    """The value of a metric in each arm and its variance, see :func:`analyze`.
+
+    Args:
+      arm_of: int ``[n]``, each user's arm. arms: their number.
+      values, base: float64 ``[n]``, numerator and denominator of each user; no base: users are counted.
+      covariate: float64 ``[n]``, NaN where it is missing.
+    """
+    users = np.bincount(arm_of, minlength=arms)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sums = np.bincount(arm_of, values, arms)
+        below = users if base is None else np.bincount(arm_of, base, arms)
+        value = sums / below
+        left = values - value[arm_of] * (1.0 if base is None else base)
+        left = left / (below / users)[arm_of]
+        removed = 0.0
+        if covariate is not None:
+            known = np.isfinite(covariate)
+            centred = np.where(known, covariate - (covariate[known].mean() if known.any() else 0.0), 0.0)
+            means = np.bincount(arm_of, centred, arms) / users
+            within = centred - means[arm_of]
+            if spread := float(within @ within):
+                theta = float(within @ left) / spread
+                before = float(left @ left)
+                left = left - theta * within
+                value = value - theta * means
+                removed = 1 - float(left @ left) / before if before else 0.0
+        squares = np.bincount(arm_of, left**2, arms)
+        effective = np.nan_to_num(squares**2 / np.bincount(arm_of, left**4, arms))
+        variance = squares / (users - 1) / users
+    return ArmEstimates(value, variance, users, effective, removed)
+
+
+def difference_of(
+    estimates: ArmEstimates, arm: int, looks: Looks, alpha: float, comparisons: int, planned_users: int
+) -> Interval | None:
+    """The interval of the difference between an arm and the first one; ``None`` where too little is known.
+
+    Args:
+      comparisons: among which ``alpha`` is divided (Bonferroni).
+    """
+    pair = [0, arm]
+    if estimates.effective[pair].min() < MIN_EFFECTIVE:
+        return None
+    difference = float(estimates.value[arm] - estimates.value[0])
+    error = float(np.sqrt(estimates.variance[pair].sum()))
+    users = int(estimates.users[pair].sum())
+    return interval_of(difference, error, users, looks, alpha / comparisons, planned_users, alpha)
+
+
+def _columns_of(users: Users, metric: Metric) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    what = "the log and the outcomes"
+    named = [name for name in (metric.column, metric.per, metric.covariate) if name is not None]
+    require_columns(users.table, named, what)
+
+    def column(name: str) -> np.ndarray:
+        return numbers(users.table, name, what, missing=name in users.outcome_columns)
+
+    values = np.nan_to_num(column(metric.column))
+    base = None if metric.per is None else np.nan_to_num(column(metric.per))
+    covariate = None if metric.covariate is None else column(metric.covariate)
+    return values, base, covariate
+
+
+def _alarms(users: Users, ratio: SampleRatio) -> list[str]:
+    alarms = []
+    if ratio.alarm:
+        total = sum(ratio.users.values())
+        found = ", ".join(
+            f"{arm} {count:,} (expected {total * ratio.expected[arm]:,.0f})" for arm, count in ratio.users.items()
+        )
+        alarms.append(
+            f"The numbers of users do not fit the shares: {found}; p = {ratio.p:.2g}. Users were lost or assigned "
+            "otherwise; do not trust the differences until you know why."
+        )
+    if users.in_two_arms > 0.01 * len(users.table):
+        alarms.append(
+            f"{users.in_two_arms:,} users were in several arms and are left out, more than 1 %: expected the same arm "
+            "at each visit. Check how arms are assigned."
+        )
+    return alarms
+
+
+def user_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of the users in each arm."""
+    ratio = analysis.sample_ratio
+    total = sum(ratio.users.values())
+    rows = [
+        [arm, f"{count:,}", f"{count / total:.2%}", f"{ratio.expected[arm]:.2%}"] for arm, count in ratio.users.items()
+    ]
+    verdict = "alarm" if ratio.alarm else "as expected"
+    return ["arm", "users", "share", "expected"], [*rows, ["sample ratio", f"p = {ratio.p:.3g}", verdict, ""]]
+
+
+def comparison_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of the comparisons."""
+    header = ["metric", "arm", analysis.control, "arm's value", "difference", "interval", "p adjusted", "significant"]
+    cuped = any(each.variance_removed is not None for each in analysis.comparisons)
+    rows = []
+    for each in analysis.comparisons:
+        known = each.low is not None
+        rows.append(
+            [
+                each.metric,
+                each.arm,
+                f"{each.control_value:.4g}",
+                f"{each.value:.4g}",
+                f"{each.difference:+.4g}",
+                f"[{each.low:+.4g}, {each.high:+.4g}]" if known else "too little data",
+                f"{each.p_adjusted:.3g}" if known else "",
+                "yes" if each.significant else "no",
+                *(["" if each.variance_removed is None else f"{each.variance_removed:.0%}"] if cuped else []),
+            ]
+        )
+    return [*header, *(["variance removed"] if cuped else [])], rows

@@ -1,0 +1,209 @@
+"""Exploration: rarely shown items get places in lists now and then, and each choice has a known probability.
+
+    settings = Exploration(places=2, epsilon=0.2, max_loss=0.01, method="thompson")
+    choice = settings.plan(items, scores, exposures, k=10, clicks=clicks, rng=rng).draw(rng)
+    choice.items, choice.propensity  # the list to show, and what to log
+
+The first places of a list always have the best items. Each of the last ``places`` keeps its best item with probability
+``1 - epsilon`` and otherwise has a tail item. Tail items are candidates that are not on the list and have had at most
+``tail_exposures`` exposures; the best :data:`MAX_TAIL` of them count. Two methods order them:
+
+- ``uniform``: each order is equally likely (epsilon-greedy).
+- ``thompson`` (Thompson 1933): the click rate of each item has a Beta distribution. Its prior counts as
+  :data:`PRIOR_EXPOSURES` exposures with the click rate that the model predicts, the score. :data:`DRAWS` draws from
+  these distributions give as many orders, and one of them is taken. With probability :data:`FLOOR` the order is a
+  uniform one instead, so that each tail item has a probability above 0.
+
+A place that is explored has the item of the same place in the order, so no item appears twice.
+
+**Propensities** are exact. With ``uniform`` each of T tail items has the probability ``epsilon / T`` at a place. With
+``thompson`` an item that is at the place in m of the M drawn orders has ``epsilon (0.9 m / M + 0.1 / T)``. This is the
+probability given the draws, which are made before the choice and do not depend on it: all that inverse propensity
+scores (:mod:`tfllmrec.feedback.off_policy`) need.
+
+**Loss.** The expected loss of a list is the sum over the explored places of ``epsilon (best - tail)``: the score of the
+place's best item less the expected score of the tail item. Its unit is that of the scores, so expected clicks per list
+if scores are click rates. It trusts the scores and does not correct them for position. A list whose expected loss is
+above ``max_loss`` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tfllmrec.errors import ConfigError, DataError
+
+Method = Literal["uniform", "thompson"]
+#: Exposures that the predicted click rate counts as.
+PRIOR_EXPOSURES = 20.0
+#: Orders that are drawn for a list, and the share of uniform orders.
+DRAWS, FLOOR = 256, 0.1
+#: Tail items of a list at most.
+MAX_TAIL = 500
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A list to show, ``[K]`` each, best first.
+
+    Attributes:
+      items: object, the item ids. propensity: float64, the probability of the item at its position. explored: bool.
+    """
+
+    items: np.ndarray
+    propensity: np.ndarray
+    explored: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The probabilities of a list, from which any number of lists can be drawn.
+
+    Attributes:
+      best: object ``[K]``, the list without exploration. tail: object ``[T]``, the items that may be explored.
+      orders: int64 ``[M, places]``, of the tail; none if all orders are equally likely.
+      floor: the share of uniform orders. epsilon: the probability of exploration at each of the last places.
+      probability: float64 ``[places, T]``, of each tail item at each of the last places.
+      expected_loss: of a list, in the unit of the scores.
+    """
+
+    best: np.ndarray
+    tail: np.ndarray
+    orders: np.ndarray
+    floor: float
+    epsilon: float
+    probability: np.ndarray
+    expected_loss: float
+
+    def draw(self, rng: np.random.Generator) -> Choice:
+        """Draws a list."""
+        items, places = self.best.copy(), len(self.probability)
+        propensity, explored = np.ones(len(items)), np.zeros(len(items), dtype=bool)
+        if places:
+            last = slice(len(items) - places, None)
+            explored[last] = rng.random(places) < self.epsilon
+            if rng.random() < self.floor:
+                order = rng.permutation(len(self.tail))[:places]
+            else:
+                order = self.orders[rng.integers(len(self.orders))]
+            items[last] = np.where(explored[last], self.tail[order], items[last])
+            of_tail = self.probability[np.arange(places), order]
+            propensity[last] = np.where(explored[last], of_tail, 1 - self.epsilon)
+        return Choice(items, propensity, explored)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Settings, see the module.
+
+    Attributes:
+      places: the number of last places of a list that may be explored.
+      epsilon: the probability of exploration at each of them.
+      max_loss: the largest expected loss of a list, in the unit of the scores.
+      method: ``uniform`` or ``thompson``.
+      tail_exposures: an item with at most so many exposures belongs to the tail.
+
+    Raises:
+      ConfigError: a setting is out of range.
+    """
+
+    places: int
+    epsilon: float
+    max_loss: float
+    method: Method = "uniform"
+    tail_exposures: int = 100
+
+    def __post_init__(self) -> None:
+        for name, right, expected in (
+            ("places", self.places >= 1, "1 or more"),
+            ("epsilon", 0 < self.epsilon <= 1, "a number above 0 and at most 1"),
+            ("max_loss", 0 <= self.max_loss < np.inf, "a number that is 0 or more"),
+            ("method", self.method in ("uniform", "thompson"), "uniform or thompson"),
+            ("tail_exposures", self.tail_exposures >= 0, "0 or more"),
+        ):
+            if not right:
+                raise ConfigError(f"Expected {expected} for {name} of exploration, found {getattr(self, name)!r}.")
+
+    def plan(
+        self,
+        items: Sequence[str],
+        scores: np.ndarray,
+        exposures: np.ndarray,
+        k: int,
+        *,
+        clicks: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Plan:
+        """Plans a list for one request.
+
+        Fewer tail items than places leave the first of these places without exploration, and no tail item leaves all.
+
+        Args:
+          items: the ids of the candidates, best first, ``[N]``. scores: float ``[N]``, descending; for ``thompson``
+            click rates.
+          exposures: int ``[N]``, how often each was shown.
+          k: the length of the list.
+          clicks: int ``[N]``, and rng: for ``thompson``, which draws from it.
+
+        Raises:
+          ConfigError: the expected loss is above ``max_loss``; the list has fewer places than may be explored;
+            ``thompson`` without clicks or rng.
+          DataError: arrays of other lengths, scores that do not descend, or for ``thompson`` are no rates, or counts
+            that cannot be.
+        """
+        scores, exposures = np.asarray(scores, dtype=np.float64), np.asarray(exposures, dtype=np.float64)
+        n = len(items)
+        if k < self.places:
+            raise ConfigError(f"Expected a list of at least {self.places} items, the places of exploration; found {k}.")
+        if scores.shape != (n,) or exposures.shape != (n,) or len(set(items)) < n:
+            raise DataError(
+                f"Expected a score and a number of exposures for each of {n:,} items, each once; found "
+                f"{len(set(items)):,} items, {scores.size:,} scores and {exposures.size:,} numbers of exposures."
+            )
+        if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
+            raise DataError("Expected scores that descend, found others: give the best item first.")
+        if not (exposures >= 0).all():
+            raise DataError("Expected numbers of exposures that are 0 or more, found others.")
+        ids = np.array(list(items), dtype=object)
+        tail = k + np.flatnonzero(exposures[k:] <= self.tail_exposures)[:MAX_TAIL]
+        places = min(self.places, len(tail))
+        if places == 0:
+            return Plan(ids[:k], ids[:0], np.zeros((0, 0), np.int64), 1.0, self.epsilon, np.zeros((0, 0)), 0.0)
+        share = np.full((places, len(tail)), 1 / len(tail))
+        orders, floor = np.zeros((0, places), np.int64), 1.0
+        if self.method == "thompson":
+            if clicks is None or rng is None:
+                raise ConfigError("Expected clicks and rng for the method thompson of exploration.")
+            clicks = np.asarray(clicks, dtype=np.float64)
+            if clicks.shape != (n,) or not ((clicks >= 0) & (clicks <= exposures)).all():
+                raise DataError("Expected a number of clicks for each item, from 0 to its exposures; found others.")
+            orders, floor = _thompson_orders(scores[tail], exposures[tail], clicks[tail], places, rng), FLOOR
+            counted = np.stack([np.bincount(column, minlength=len(tail)) for column in orders.T])
+            share = (1 - FLOOR) * counted / DRAWS + FLOOR * share
+        best = scores[k - places : k]
+        loss = float(self.epsilon * (best - share @ scores[tail]).sum())
+        if loss > self.max_loss:
+            raise ConfigError(
+                f"Exploration would cost {loss:.4g} per list in the unit of the scores, more than max_loss = "
+                f"{self.max_loss:g}. Set epsilon to {self.epsilon * self.max_loss / loss:.3g} or less, explore fewer "
+                "places, or raise max_loss."
+            )
+        return Plan(ids[:k], ids[tail], orders, floor, self.epsilon, self.epsilon * share, loss)
+
+
+def _thompson_orders(
+    scores: np.ndarray, exposures: np.ndarray, clicks: np.ndarray, places: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The first items of :data:`DRAWS` orders of the tail, int64 ``[M, places]``."""
+    if not ((scores > 0) & (scores < 1)).all():
+        raise DataError(
+            f"Expected click rates above 0 and below 1 as scores for thompson, found {scores.min():.4g} to "
+            f"{scores.max():.4g}. Give the click rates of the ranking model, or use the method uniform."
+        )
+    a = PRIOR_EXPOSURES * scores + clicks
+    b = PRIOR_EXPOSURES * (1 - scores) + exposures - clicks
+    return np.argsort(-rng.beta(a, b, (DRAWS, len(scores))), axis=1, kind="stable")[:, :places]

@@ -1,0 +1,75 @@
+"""Reads tables of feedback, such as the exposure log: columns under their own names, and checked values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.config import DataConfig
+from tfllmrec.data.files.tables import read_table
+from tfllmrec.errors import DataError
+from tfllmrec.wording import nearest
+
+
+def read_feedback(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Reads a file, or a folder of its parts, in any format that :func:`tfllmrec.data.read_dataset` reads.
+
+    Returns:
+      The table, whose columns have the names of the file; and a line on each kind of row that was dropped or repaired.
+
+    Raises:
+      DataError: the file is missing, empty, unreadable or too large.
+    """
+    raw = read_table(path, path.name, DataConfig())
+    return raw.frame, [str(finding) for finding in raw.findings]
+
+
+def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
+    """
+    Args:
+      what: has the columns, such as ``the exposure log``.
+
+    Raises:
+      DataError: a column is missing.
+    """
+    for name in names:
+        if name not in frame:
+            near = nearest(name, list(map(str, frame.columns)), n=1, cutoff=0.6)
+            hint = f" (is it {near[0]!r}?)" if near else ""
+            raise DataError(
+                f"Expected a column {name!r} in {what}{hint}; found {', '.join(map(str, frame.columns))}. Rename it."
+            )
+
+
+def texts(frame: pd.DataFrame, name: str) -> pd.Series:
+    """A column as strings; a missing value is the empty string, and a whole number has no decimal point."""
+    column = frame[name]
+    if pd.api.types.is_float_dtype(column) and (column.dropna().to_numpy(dtype=np.float64) % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype("object").where(column.notna(), "").map(str).str.strip()
+
+
+def numbers(frame: pd.DataFrame, name: str, what: str, missing: bool = False) -> np.ndarray:
+    """A column as numbers, float64 ``[n]``.
+
+    Args:
+      what: has the column, for messages. missing: whether values may be missing; they are NaN.
+
+    Raises:
+      DataError: a value is no finite number, or missing.
+    """
+    column = frame[name]
+    absent = column.isna().to_numpy(dtype=bool) | (texts(frame, name) == "").to_numpy(dtype=bool)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = ~np.isfinite(values) & ~(absent & missing)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        found = "a missing value" if absent[row] else repr(column.iloc[row])
+        raise DataError(
+            f"Expected a finite number in each row of the column {name!r} of {what}; found {found} in row {row + 1:,}, "
+            f"and {int(wrong.sum()):,} such rows in all. Correct or leave out these rows."
+        )
+    return values
