@@ -16,13 +16,13 @@ PACKAGE = ROOT / "tfllmrec"
 # which measures itself.
 ROOMS = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
-    "evaluation", "text", "layers", "losses", "models", "board", "training", "runs", "explain", "serving", "feedback",
+    "evaluation", "feedback", "text", "layers", "losses", "models", "board", "training", "runs", "explain", "serving",
     "server", "cli",
 ]  # fmt: skip
 # What needs no TensorFlow at its top level. numpy and pandas are light in comparison, but not for --help.
 WITHOUT_TENSORFLOW = [
     "version", "columns", "wording", "errors", "durable", "progress", "client", "config", "assets", "data",
-    "evaluation", "explain", "server", "cli",
+    "evaluation", "feedback", "explain", "server", "cli",
 ]  # fmt: skip
 # The server's process leaves TensorFlow to those of the models.
 NEEDS_TENSORFLOW = ["data/batches.py", "server/servable.py"]

@@ -44,3 +44,19 @@ QUERY = "query"
 RANK = "rank"
 SCORE = "score"
 REASON = "reason"
+
+#: Of logs: the request that an event or a list belongs to, when the list was shown, and what made it.
+REQUEST_ID = "request_id"
+TIME_S = "time_s"
+MODEL = "model"
+VERSION = "version"
+POLICY = "policy"
+#: Of an item in a list: its place, from 0, and the probability with which the policy puts it there.
+POSITION = "position"
+PROPENSITY = "propensity"
+EXPERIMENT = "experiment"
+ARM = "arm"
+REWARD = "reward"
+#: Of an event in a log: the key that its sender gives it, and when the log received it.
+EVENT_ID = "event_id"
+RECEIVED = "received_s"
