@@ -5,7 +5,7 @@ import pytest
 from pyarrow import parquet
 
 from tfllmrec.cli.recommend import _note_unread
-from tfllmrec.client.answers import Answer, Recommendation, to_frame
+from tfllmrec.client.answers import Answer, to_frame
 
 
 def test_a_known_user(program, libraries, saved_model):

@@ -16,6 +16,7 @@ import pytest
 from programs import killed_when_late
 from small_disks import small_files
 
+from tfllmrec.client.answers import Receipt
 from tfllmrec.config import DataConfig
 from tfllmrec.data.files import event_log as event_log_file
 from tfllmrec.data.files.event_log import LOG_FILE, LogReader
@@ -47,7 +48,7 @@ def test_a_receipt_accounts_for_every_event(log):
     assert (receipt.accepted, receipt.duplicates, len(receipt.refused), receipt.skewed) == (3, 1, 1, 1)
     again = log.append([click(2, rating=3.5, device="phone"), click(3)])
     assert (again.accepted, again.duplicates) == (1, 1)
-    assert log.append([]) == log.append([]).__class__(0, 0)
+    assert log.append([]) == Receipt(0, 0)
     first, second, skewed, last = log.replay()
     assert first == {
         "number": first["number"], "user_id": "u1", "item_id": "i1", "timestamp_s": NOW + 1, "received_s": NOW + 100,
@@ -357,7 +358,7 @@ class SlowLog(EventLog):
 @pytest.fixture
 def slow(tmp_path):
     commits = []
-    writer = EventWriter(SlowLog(tmp_path / "log"), lambda *commit: commits.append(commit))
+    writer = EventWriter(SlowLog(tmp_path / "log"), commits.append)
     writer.commits = commits
     yield writer
     writer.log.error = None
@@ -377,7 +378,7 @@ def test_requests_that_come_meanwhile_share_one_commit(slow):
     assert first.result(30).accepted == 1
     assert [(r.accepted, r.duplicates) for r in (each.result(30) for each in others)] == [(1, 1)] * 5
     assert items(slow.log) == [f"i{n}" for n in range(6)]
-    assert [len(receipts) for receipts, *_ in slow.commits] == [1, 5]
+    assert [len(commit.receipts) for commit in slow.commits] == [1, 5]
 
 
 def test_a_failed_commit_fails_all_of_its_requests_and_no_later_one(slow):
@@ -422,7 +423,7 @@ def test_closing_writes_what_is_queued(tmp_path):
 def test_lists_alone_are_written_soon(tmp_path, monkeypatch):
     monkeypatch.setattr("tfllmrec.feedback.event_writer.SHOWN_AFTER_S", 0.01)
     written = threading.Event()
-    writer = EventWriter(EventLog(tmp_path), lambda receipts, shown, seconds: written.set())
+    writer = EventWriter(EventLog(tmp_path), lambda commit: written.set())
     assert writer.offer(1, lambda: [Exposure("r", NOW, None, "m", 1, "p", "i", 0)])
     assert written.wait(30)
     assert len(list(writer.log.shown())) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tfllmrec.client.answers import Receipt
 from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, RATING, REQUEST_ID, TIMESTAMP, USER
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.recognition import name_columns
@@ -23,7 +24,7 @@ from tfllmrec.data.files.table_writer import SUFFIXES, writing_table
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import ConfigError, DataError
-from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog, Receipt
+from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.progress import show_progress
 
@@ -33,7 +34,7 @@ NAMED = 10
 
 @dataclass
 class Imported:
-    """What became of the rows of a file; the fields of :class:`~tfllmrec.feedback.event_log.Receipt`, added up.
+    """What became of the rows of a file; the fields of :class:`~tfllmrec.client.answers.Receipt`, added up.
 
     Attributes:
       refused: how many rows. reasons: of the first :data:`NAMED`, with their places in the file.

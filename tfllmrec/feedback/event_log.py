@@ -19,10 +19,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfllmrec.client.answers import Receipt
 from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, POSITION, RATING, RECEIVED, REQUEST_ID, TIMESTAMP, USER
 from tfllmrec.data.files.event_log import (
     APPLICATION,
@@ -41,7 +41,7 @@ from tfllmrec.data.files.event_log import (
 )
 from tfllmrec.durable import sync, writing
 from tfllmrec.errors import DataError
-from tfllmrec.feedback.events import LATE_S, Batch, Refused, Row, check
+from tfllmrec.feedback.events import LATE_S, Batch, Row, check
 
 #: Events that :meth:`EventLog.append` takes at once.
 MOST_EVENTS = 10_000
@@ -80,24 +80,6 @@ class Exposure(NamedTuple):
     item_id: str
     position: int
     propensity: float = 1.0
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of a batch: every event was accepted, or is a duplicate, or was refused.
-
-    Attributes:
-      accepted: how many are new, and are on the disk.
-      duplicates: how many the log had already, or came twice in the batch.
-      refused: the invalid ones. They are not in the log.
-      late, skewed: as in :class:`~tfllmrec.feedback.events.Batch`.
-    """
-
-    accepted: int
-    duplicates: int
-    refused: tuple[Refused, ...] = ()
-    late: int = 0
-    skewed: int = 0
 
 
 class EventLog:

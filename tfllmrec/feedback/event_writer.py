@@ -8,9 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
+from tfllmrec.client.answers import Receipt
 from tfllmrec.errors import TfllmrecError
-from tfllmrec.feedback.event_log import EventLog, Exposure, Receipt
+from tfllmrec.feedback.event_log import EventLog, Exposure
 from tfllmrec.feedback.events import Batch
 
 logger = logging.getLogger(__name__)
@@ -20,9 +22,24 @@ MOST_BATCHES, COMMIT_EVENTS = 1000, 10_000
 #: Shown items that may wait. They are written with the next events, or after this time.
 MOST_SHOWN, SHOWN_AFTER_S = 100_000, 0.5
 
-#: Called in the writer's thread after each commit: the receipts of its batches, how many shown items it wrote (below 0:
-#: failed to write), its seconds.
-OnCommit = Callable[[list[Receipt], int, float], None]
+
+@dataclass(frozen=True)
+class Commit:
+    """One durable write.
+
+    Attributes:
+      receipts: of its batches; none if it failed.
+      shown: how many shown items it wrote, or lost if it failed. seconds: how long it took.
+    """
+
+    receipts: list[Receipt]
+    shown: int
+    seconds: float
+    failed: bool = False
+
+
+Waiting = tuple[Batch, Future[Receipt]]
+Shown = Callable[[], Sequence[Exposure]]
 
 
 class Full(Exception):
@@ -37,14 +54,15 @@ class EventWriter:
 
     Args:
       log: closed by :meth:`close`.
+      on_commit: called in the writer's thread after each write.
     """
 
-    def __init__(self, log: EventLog, on_commit: OnCommit = lambda receipts, shown, seconds: None) -> None:
+    def __init__(self, log: EventLog, on_commit: Callable[[Commit], None] = lambda commit: None) -> None:
         self.log = log
         self._on_commit = on_commit
         self._changed = threading.Condition()
-        self._batches: deque[tuple[Batch, Future[Receipt]]] = deque()
-        self._shown: deque[Callable[[], Sequence[Exposure]]] = deque()
+        self._batches: deque[Waiting] = deque()
+        self._shown: deque[Shown] = deque()
         self._shown_items = 0
         self._shown_since = 0.0
         self._closing = False
@@ -66,7 +84,7 @@ class EventWriter:
             self._changed.notify()
         return future
 
-    def offer(self, items: int, make: Callable[[], Sequence[Exposure]]) -> bool:
+    def offer(self, items: int, make: Shown) -> bool:
         """Queues a list that was shown, without waiting for anything.
 
         Args:
@@ -98,9 +116,7 @@ class EventWriter:
         while (work := self._next()) is not None:
             self._commit(*work)
 
-    def _next(
-        self,
-    ) -> tuple[list[tuple[Batch, Future[Receipt]]], list[Callable[[], Sequence[Exposure]]]] | None:
+    def _next(self) -> tuple[list[Waiting], list[Shown]] | None:
         """Waits for work; ``None`` when the writer is closed and nothing is left."""
         with self._changed:
             while not self._batches:
@@ -121,9 +137,7 @@ class EventWriter:
             self._shown_items = 0
             return taken, shown
 
-    def _commit(
-        self, taken: list[tuple[Batch, Future[Receipt]]], shown: list[Callable[[], Sequence[Exposure]]]
-    ) -> None:
+    def _commit(self, taken: list[Waiting], shown: list[Shown]) -> None:
         begun = time.perf_counter()
         exposures: list[Exposure] = []
         try:
@@ -137,9 +151,9 @@ class EventWriter:
             self._failing = True  # said once, until a write succeeds
             for _, future in taken:
                 future.set_exception(error)
-            self._on_commit([], -len(exposures), time.perf_counter() - begun)
+            self._on_commit(Commit([], len(exposures), time.perf_counter() - begun, failed=True))
             return
         self._failing = False
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
-        self._on_commit(receipts, len(exposures), time.perf_counter() - begun)
+        self._on_commit(Commit(receipts, len(exposures), time.perf_counter() - begun))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tfllmrec.client.answers import Refused
 from tfllmrec.columns import (
     EVENT_ID,
     EVENT_KIND,
@@ -56,14 +57,6 @@ class Row(NamedTuple):
     received_s: float
     claimed_s: float | None
     fields: str | None
-
-
-@dataclass(frozen=True)
-class Refused:
-    """An event of a batch that was not taken: its place from 0, and what is wrong with it."""
-
-    event: int
-    reason: str
 
 
 @dataclass(frozen=True)
