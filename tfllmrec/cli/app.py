@@ -24,6 +24,7 @@ from tfllmrec.cli import (
     demo,
     doctor,
     evaluate,
+    events,
     explain,
     export,
     fit,
@@ -65,6 +66,7 @@ app.command()(similar.similar)
 app.command()(interests.interests)
 app.command()(rank.rank)
 app.command()(serve.serve)
+app.add_typer(events.app)
 app.command()(doctor.doctor)
 
 
