@@ -33,6 +33,7 @@ HOME = "README.md"
 PACKAGES: dict[str, list[str] | None] = {
     "data": None,
     "evaluation": None,
+    "feedback": None,
     "text": ["encoder", "template", "store", "tuning", "bundled", "reading"],
     "layers": None,
     "losses": None,

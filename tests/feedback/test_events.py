@@ -25,11 +25,12 @@ def reason(event):
 def test_what_an_event_may_hold():
     full = row(rating=4, kind="click", request_id="r1", event_id="e1", dwell=2.5, device="phone", seen=True, n=3)
     assert (full.user_id, full.item_id, full.rating, full.kind) == ("u", "i", 4.0, "click")
-    assert (full.request_id, full.event_id, full.timestamp_s, full.received_s) == ("r1", "e1", NOW - 1, NOW)
+    assert (full.request_id, full.key, full.timestamp_s, full.received_s) == ("r1", "e1", NOW - 1, NOW)
     assert full.fields == '{"device":"phone","dwell":2.5,"n":3,"seen":true}'
     plain = row(user_id=7, item_id=2**40, kind=None, rating=None, device=None)
     assert (plain.user_id, plain.item_id) == ("7", str(2**40))
-    assert (plain.kind, plain.rating, plain.fields, plain.event_id) == (None, None, None, None)
+    assert (plain.kind, plain.rating, plain.fields) == (None, None, None)
+    assert isinstance(plain.key, bytes)
 
 
 @pytest.mark.parametrize(

@@ -532,7 +532,8 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
 def _event_line(event: Mapping[str, Any]) -> bytes:
     """An event as JSON."""
     if event.get("event_id") is None and event.get("timestamp_s") is None:
-        event = {**event, "event_id": uuid.uuid4().hex}
+        # The time comes first: the log's index of ids grows at its end.
+        event = {**event, "event_id": f"{time.time_ns():016x}{uuid.uuid4().hex[:16]}"}
     try:
         return json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:  # text that is no Unicode is a ValueError, too

@@ -1,0 +1,1 @@
+"""After deployment: the log of events and of the lists that were shown."""

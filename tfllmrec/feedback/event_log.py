@@ -7,8 +7,9 @@ each commit (``journal_mode=WAL, synchronous=FULL``), a unique index, locks betw
 other, so that numbers of rows appear in order. Parquet segments would need an index of keys beside them, a log in front
 of them (a segment with a footer for each small batch is slow and large) and rules for compaction and recovery: a
 database. What Parquet is better at, reading columns, takes an export. The cost: one writer at a time, which group
-commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an index of 16-byte keys in random order, about 30 bytes
-for each event, which should fit into memory; and no network file systems, where the shared memory of WAL does not work.
+commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an index of keys, in which each event of a commit changes a
+page of its own if keys come in random order (they do not if ``event_id`` begins with the time, as in UUIDv7, and those
+made of content do); and no network file systems, where the shared memory of WAL does not work.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tfllmrec.data.files.event_log import (
     EXPOSURE_TYPES,
     EXPOSURES,
     FIELDS,
+    KEY,
     LAYOUT,
     LOG_FILE,
     NUMBER,
@@ -52,13 +54,13 @@ _WAL_BYTES = 64 << 20
 
 _INSERT_EVENT = (
     f"INSERT INTO {EVENTS} ({', '.join(Row._fields)}) "
-    f"VALUES ({', '.join('?' * len(Row._fields))}) ON CONFLICT (key) DO NOTHING"
+    f"VALUES ({', '.join('?' * len(Row._fields))}) ON CONFLICT ({KEY}) DO NOTHING"
 )
 _INSERT_EXPOSURE = (
     f"INSERT INTO {EXPOSURES} ({', '.join(EXPOSURE_TYPES)}) VALUES ({', '.join('?' * len(EXPOSURE_TYPES))}) "
     f"ON CONFLICT ({REQUEST_ID}, {POSITION}) DO NOTHING"
 )
-_REPLAYED = (NUMBER, EVENT_ID, USER, ITEM, RATING, EVENT_KIND, REQUEST_ID, TIMESTAMP, RECEIVED, CLAIMED, FIELDS)
+_REPLAYED = (NUMBER, KEY, USER, ITEM, RATING, EVENT_KIND, REQUEST_ID, TIMESTAMP, RECEIVED, CLAIMED, FIELDS)
 
 
 class Exposure(NamedTuple):
@@ -209,6 +211,8 @@ class EventLog:
             for page in reader.pages(EVENTS, _REPLAYED, since, by_time=by_time):
                 for row in page:
                     event = {name: value for name, value in zip(_REPLAYED, row, strict=True) if value is not None}
+                    if isinstance(key := event.pop(KEY), str):
+                        event[EVENT_ID] = key
                     if from_s is None or event[TIMESTAMP] >= from_s:
                         yield {**json.loads(event.pop(FIELDS, "{}")), **event}
 

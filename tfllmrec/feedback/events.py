@@ -44,10 +44,9 @@ _NAMES_OF_TIME = {plain_name(name) for name in ALIASES[TIMESTAMP]}
 
 
 class Row(NamedTuple):
-    """A valid event as the log stores it; ``key`` is the same for the same event."""
+    """A valid event as the log stores it; ``key``, its ``event_id`` or bytes, is the same for the same event."""
 
-    key: bytes
-    event_id: str | None
+    key: str | bytes
     user_id: str
     item_id: str
     rating: float | None
@@ -141,15 +140,11 @@ def _row(event: Any, received_s: float) -> Row:
     elif not 0 <= time < _TOO_LATE_S:
         hint = "; milliseconds?" if time > 0 else ""
         raise ValueError(f"{TIMESTAMP}: expected seconds since 1970 (UTC), found {time:.15g}{hint}")
-    if event_id is not None:
-        key = _digest("id", event_id)
-    else:
-        key = _digest("content", user, item, kind, request_id, rating, time, fields)
+    key = event_id if time is None else event_id or _key(time, user, item, kind, request_id, rating, fields)
+    assert key is not None
     skewed = time is not None and time > received_s + SKEW_S
     happened = received_s if time is None or skewed else time
-    return Row(
-        key, event_id, user, item, rating, kind, request_id, happened, received_s, time if skewed else None, fields
-    )
+    return Row(key, user, item, rating, kind, request_id, happened, received_s, time if skewed else None, fields)
 
 
 class Unreadable(NamedTuple):
@@ -158,8 +153,10 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def _digest(*parts: Any) -> bytes:
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).digest()[:16]
+def _key(time: float, *content: Any) -> bytes:
+    """Bytes that depend on all of an event's content. The time comes first: the index of keys grows at its end."""
+    digest = hashlib.sha256(json.dumps((time, *content), ensure_ascii=False).encode()).digest()
+    return int(time).to_bytes(5, "big") + digest[:15]
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:

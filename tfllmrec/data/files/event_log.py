@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from tfllmrec.columns import (
-    EVENT_ID,
     EVENT_KIND,
     ITEM,
     MODEL,
@@ -39,6 +38,8 @@ from tfllmrec.errors import DataError, WriteError
 LOG_FILE = "events.sqlite3"
 #: The table of events, and of shown items; ``number`` counts rows in the order in which they were written.
 EVENTS, EXPOSURES, NUMBER = "events", "exposures", "number"
+#: What makes an event unique: text, the ``event_id`` that its sender gave it, or bytes made of its content.
+KEY = "key"
 #: The claimed time of an event whose clock was ahead, and the further fields of an event, as one JSON object.
 CLAIMED, FIELDS = "claimed_s", "fields"
 #: ``PRAGMA application_id`` of a log ("tfel"), and ``PRAGMA user_version``: of the tables below.
@@ -50,10 +51,10 @@ PAGE = 10_000
 
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS {EVENTS} (
-  {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, {EVENT_ID} TEXT,
+  {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, {KEY} ANY NOT NULL,
   {USER} TEXT NOT NULL, {ITEM} TEXT NOT NULL, {RATING} REAL, {EVENT_KIND} TEXT, {REQUEST_ID} TEXT,
   {TIMESTAMP} REAL NOT NULL, {RECEIVED} REAL NOT NULL, {CLAIMED} REAL, {FIELDS} TEXT) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS events_by_key ON {EVENTS} (key);
+CREATE UNIQUE INDEX IF NOT EXISTS events_by_key ON {EVENTS} ({KEY});
 CREATE INDEX IF NOT EXISTS events_by_time ON {EVENTS} ({TIMESTAMP});
 CREATE TABLE IF NOT EXISTS {EXPOSURES} (
   {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, {REQUEST_ID} TEXT NOT NULL, {TIME_S} REAL NOT NULL, {USER} TEXT,
@@ -151,7 +152,7 @@ class LogReader:
     writer after the other: no row with a smaller number appears later.
 
     Raises:
-      DataError: the folder holds no event log, or a damaged one.
+      DataError: the folder holds no event log, or a damaged one, or may not be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -241,8 +242,16 @@ class LogReader:
         further = {key: _JSON_TYPES.get(frozenset(kinds.split(",")), pa.string()) for key, kinds in found}
         return LogTable(self, name, pa.schema(types | further), tuple(further), since, upto, count)
 
-    def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return sqlite_errors(self.folder)
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with sqlite_errors(self.folder):
+                yield
+        except OSError as error:
+            raise DataError(
+                f"{self.folder} cannot be read: {error.strerror}. Expected a folder that this user may write to: "
+                "SQLite shares memory there with the log's writers. Or read a copy."
+            ) from error
 
 
 class LogTable(NamedTuple):
