@@ -291,8 +291,8 @@ def main() -> None:
         *table,
         "",
         "fsync: as many bytes, without JSON. JSON lines: a batch is appended to a file and synchronised; nothing is "
-        "checked, and an event that is sent twice is there twice. event log: one process, one thread. Ids of events begin "
-        "with the time, except in the row of random ids, where the index of keys grows in all places at once.",
+        "checked, and an event that is sent twice is there twice. event log: one process, one thread. Ids of events "
+        "begin with the time, except in the row of random ids, where the index of keys grows in all places at once.",
         "",
         told(result),
     ]

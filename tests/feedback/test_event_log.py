@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pyarrow.parquet
@@ -162,6 +163,22 @@ def test_two_processes_write_at_once(tmp_path, log):
     found = items(log)
     assert [item for item in found if item.startswith("i")] == [f"i{n}" for n in range(30)]
     assert {f"other-{n}-0" for n in range(last + 1)} <= set(found)
+
+
+def test_a_log_that_was_killed_while_it_was_made_is_made_again(tmp_path):
+    with sqlite3.connect(tmp_path / LOG_FILE) as begun:
+        begun.execute("PRAGMA journal_mode = WAL")
+    with EventLog(tmp_path) as log:
+        assert log.append([click(1)]).accepted == 1
+
+
+def test_several_writers_make_the_log_at_once(tmp_path):
+    def write(n):
+        with EventLog(tmp_path / "log") as log:
+            return log.append([click(n), click(0)]).accepted
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(write, range(1, 17))) == 17
 
 
 def test_a_log_that_another_process_holds_for_too_long(log, monkeypatch):

@@ -123,17 +123,28 @@ class EventLog:
     def _prepare(self) -> None:
         """Makes the tables where the file is new, and asks for a durable commit."""
         connection = self._connection
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        if pages:
-            require_layout(connection, self.folder)
+        self._is_new()  # another program's file must stay as it is
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         with self._transaction():
+            if not self._is_new():
+                return
             for statement in filter(str.strip, TABLES.split(";")):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def _is_new(self) -> bool:
+        """Whether the file has no tables yet, as after a kill while it was made.
+
+        Raises:
+          DataError: its tables are not those of an event log.
+        """
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables:
+            require_layout(self._connection, self.folder)
+        return not tables
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
