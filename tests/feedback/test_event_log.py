@@ -65,8 +65,9 @@ def test_too_many_events_at_once_are_refused_as_a_whole(log):
     assert log.last() == 0
 
 
-def test_replay_by_receipt_and_by_time(log, monkeypatch):
-    monkeypatch.setattr(event_log_file, "PAGE", 2)
+@pytest.mark.parametrize("page", [1, 2])
+def test_replay_by_receipt_and_by_time(log, monkeypatch, page):
+    monkeypatch.setattr(event_log_file, "PAGE", page)
     for n in (5, 1, 4, 2, 3, 1.5):
         log.append([click(n)])
     log.append([click(4) | {"user_id": "other"}])  # the same time as an earlier one

@@ -18,7 +18,7 @@ from tfllmrec.client.client import Client
 from tfllmrec.client.messages import MESSAGES
 from tfllmrec.client.transports import ServingError
 from tfllmrec.data.files.event_log import LogReader
-from tfllmrec.errors import DataError
+from tfllmrec.errors import DataError, WriteError
 from tfllmrec.feedback.event_log import EventLog, Exposure
 from tfllmrec.server import intake as intake_module
 from tfllmrec.server.batching import Joining
@@ -277,6 +277,18 @@ def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):
     page = engine.metrics.page().decode()
     assert 'tfllmrec_shown_items_total{outcome="dropped"} 2.0' in page
     assert 'tfllmrec_shown_items_total{outcome="logged"} 4.0' in page
+
+
+def test_a_full_disk_drops_lists_and_fails_no_request(tmp_path, monkeypatch):
+    def full(log, batches, exposures=()):
+        raise WriteError("no room")
+
+    monkeypatch.setattr(EventLog, "write", full)
+    engine, answers, shown = ask(tmp_path, {"inputs": {"history": [["a", "b"]]}})
+    assert (answers[0].status_code, shown) == (200, [])
+    page = engine.metrics.page().decode()
+    assert 'tfllmrec_shown_items_total{outcome="dropped"} 2.0' in page
+    assert "tfllmrec_event_write_failures_total 1.0" in page
 
 
 def test_a_disk_that_hangs_delays_no_answer(tmp_path, monkeypatch):
