@@ -54,7 +54,7 @@ class EventWriter:
 
     Args:
       log: closed by :meth:`close`.
-      on_commit: called in the writer's thread after each write.
+      on_commit: called in the writer's thread after each write, before its requests are answered.
     """
 
     def __init__(self, log: EventLog, on_commit: Callable[[Commit], None] = lambda commit: None) -> None:
@@ -149,11 +149,11 @@ class EventWriter:
             elif not self._failing:
                 logger.error("%s", error)
             self._failing = True  # said once, until a write succeeds
+            self._on_commit(Commit([], len(exposures), time.perf_counter() - begun, failed=True))
             for _, future in taken:
                 future.set_exception(error)
-            self._on_commit(Commit([], len(exposures), time.perf_counter() - begun, failed=True))
             return
         self._failing = False
+        self._on_commit(Commit(receipts, len(exposures), time.perf_counter() - begun))
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
-        self._on_commit(Commit(receipts, len(exposures), time.perf_counter() - begun))
