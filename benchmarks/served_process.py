@@ -61,10 +61,11 @@ class Served:
 
 
 @contextmanager
-def served(models: Path, names: Sequence[str]) -> Iterator[Served]:
-    """``tfllmrec serve`` on the folder, from when all ``names`` are available."""
+def served(models: Path, names: Sequence[str], *options: str) -> Iterator[Served]:
+    """``tfllmrec serve`` on the folder with further ``options``, from when all ``names`` are available."""
     begun = time.perf_counter()
     command = [sys.executable, "-m", "tfllmrec", "serve", str(models), "--rest-port", "0", "--grpc-port", "0"]
+    command += options
     # In a session of its own, or Ctrl-C would reach it too, before it is told to stop.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

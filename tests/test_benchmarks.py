@@ -791,3 +791,28 @@ def test_policies_of_open_bandit_are_tables():
     assert off_policy.uniform(frame).values.tolist() == [[0, 1 / 3], [1, 1 / 3], [2, 1 / 3]]
     assert off_policy.covers(off_policy.Estimate(1.0, 0.5, 1.5), 1.4)
     assert not off_policy.covers(off_policy.Estimate(1.0), 1.0)
+
+
+def test_kills_fail_if_an_acknowledged_event_is_lost_or_there_twice():
+    import intake
+
+    good = intake.Kills(kills=3, acknowledged=1000, sent_again=7, lost=0, twice=0, unasked=0)
+    assert intake.told(good).endswith("**Passed.**") and "1,000 events were acknowledged; 0 of them are lost" in (
+        intake.told(good)
+    )
+    for wrong in ({"lost": 1}, {"twice": 1}, {"unasked": 1}):
+        assert intake.told(intake.Kills(**{**vars(good), **wrong})).endswith("**FAILED.**")
+
+
+def test_contenders_of_intake_write_what_they_are_given(tmp_path, monkeypatch):
+    import intake
+
+    monkeypatch.setattr(intake, "SIZES", (1, 3))
+    monkeypatch.setattr(intake, "TURNS", 1)
+    monkeypatch.setattr(intake, "CONTENDERS", {n: intake.CONTENDERS[n] for n in ("fsync", "JSON lines", "event log")})
+    header, _, *rows = intake.speed(tmp_path, 0.02, seed=1)
+    assert header.endswith("| batches of 1 | batches of 3 |") and len(rows) == 3
+    lines = (tmp_path / "1" / "events.jsonl").read_text().splitlines()
+    with intake.EventLog(tmp_path / "2" / "log") as log:
+        assert {event["event_id"][17:] for event in log.replay()} >= {"0-1-0-0-0", "0-3-0-0-2"}
+    assert len(lines) >= 4

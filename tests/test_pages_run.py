@@ -58,7 +58,7 @@ def address(chain_files, chain_run, serving, tmp_path_factory):
     hybrid = run.load_model()
     parts = {"encoder": run.text_encoder(), "ranking": run.load_ranking(hybrid)}
     tfllmrec.export(hybrid, split, folder / "shop", **parts)
-    with serving(folder) as server:
+    with serving(folder, log=tmp_path_factory.mktemp("log")) as server:
         yield f"grpc://localhost:{server.grpc_port}"
 
 

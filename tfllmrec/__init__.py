@@ -25,6 +25,7 @@ _HOME = {
     "Sequences": "tfllmrec.data.batches",
     "training_batches": "tfllmrec.data.batches",
     "evaluate": "tfllmrec.evaluation.protocol",
+    "EventLog": "tfllmrec.feedback.event_log",
     "ItemTemplate": "tfllmrec.text.template",
     "TextEncoder": "tfllmrec.text.encoder",
     "TextTower": "tfllmrec.layers.text_tower",

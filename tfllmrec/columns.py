@@ -62,3 +62,6 @@ PROPENSITY = "propensity"
 EXPERIMENT = "experiment"
 ARM = "arm"
 REWARD = "reward"
+#: Of an event in a log: the key that its sender gives it, and when the log received it.
+EVENT_ID = "event_id"
+RECEIVED = "received_s"

@@ -62,7 +62,8 @@ class DataConfig(Section):
     )
     events: Path | None = Field(
         default=None,
-        description="Event file (CSV, TSV, JSONL, Parquet; compressed too) or folder of its parts, instead of source.",
+        description="Event file (CSV, TSV, JSONL, Parquet; compressed too), folder of its parts or event log, instead "
+        "of source.",
     )
     items: Path | None = Field(
         default=None, description="Catalogue file or folder; auto: found in source, else the items of the events."

@@ -1,6 +1,6 @@
 """Recommendations from a served model, by REST or gRPC, without TensorFlow: see :class:`Client`."""
 
-from .client.answers import Answer, Explanation, Interest, Ranked, Recommendation, to_frame
+from .client.answers import Answer, Explanation, Interest, Ranked, Receipt, Recommendation, Refused, to_frame
 from .client.client import Client
 from .client.transports import ServingError
 from .errors import ConfigError, DataError, ModelError, TfllmrecError
@@ -15,7 +15,9 @@ __all__ = [
     "Interest",
     "ModelError",
     "Ranked",
+    "Receipt",
     "Recommendation",
+    "Refused",
     "ServingError",
     "TfllmrecError",
     "__version__",

@@ -33,7 +33,7 @@ HOME = "README.md"
 PACKAGES: dict[str, list[str] | None] = {
     "data": None,
     "evaluation": None,
-    "feedback": ["assignment", "experiments", "repeated_looks", "off_policy", "exploration"],
+    "feedback": None,
     "text": ["encoder", "template", "store", "tuning", "bundled", "reading"],
     "layers": None,
     "losses": None,

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from tfllmrec.cli.recommend import _note_unread, _writer
-from tfllmrec.client.answers import Answer, Recommendation, to_frame
+from tfllmrec.cli.recommend import _note_unread
+from tfllmrec.client.answers import Answer, to_frame
 
 
 def test_a_known_user(program, libraries, saved_model):
@@ -173,23 +173,6 @@ def test_a_file_of_users(program, libraries, saved_model, tmp_path, monkeypatch,
     assert "1 users: u9" in answer.err and "recommending: 2 users in " in answer.err
     asked = [["u2"], ["u1"]] if batch == 1 else [["u2", "u1"]]
     assert libraries.models[0].calls == [("recommend", users, 2, None, None, ["d"]) for users in asked]
-
-
-@pytest.mark.parametrize("suffix", READ)
-def test_titles_with_separators_and_line_breaks_come_back_whole(tmp_path, suffix):
-    title = 'Say "hi",\tthen\nleave, é'
-    with _writer(tmp_path / "x", suffix) as write:
-        write(to_frame([[Recommendation("a", title, 0.1, "r")]], ["u1"]))
-    (row,) = READ[suffix](tmp_path / "x")
-    assert row == {
-        "user_id": "u1", "rank": 1, "item_id": "a", "title": title, "score": pytest.approx(0.1), "reason": "r",
-    }  # fmt: skip
-
-
-def test_scores_in_text_have_the_digits_of_float32(tmp_path):
-    with _writer(tmp_path / "x", ".csv") as write:
-        write(to_frame([[Recommendation("a", "A", 0.1)]], ["u1"]))
-    assert (tmp_path / "x").read_text() == "user_id,rank,item_id,title,score,reason\nu1,1,a,A,0.1,\n"
 
 
 def test_nobody_with_data_exits_3_and_writes_nothing(program, libraries, saved_model, tmp_path):

@@ -55,7 +55,7 @@ def test_says_where_it_is_and_how_to_try(program, served, tmp_path):
     (settings,) = served.asked
     assert (settings.path, settings.host, settings.rest_port, settings.grpc_port) == (tmp_path, "127.0.0.1", 8501, 8500)
     assert (settings.token, settings.certificate, settings.limits.body_bytes) == (None, None, 8 << 20)
-    assert (settings.allow_reload, settings.allow_hosts, settings.page) == (False, (), None)
+    assert (settings.allow_reload, settings.allow_hosts, settings.page, settings.log) == (False, (), None, None)
 
 
 @pytest.mark.parametrize(("option", "wanted"), [("--page", True), ("--no-page", False)])
@@ -84,7 +84,7 @@ def test_settings_reach_the_server(program, served, tmp_path):
     (tmp_path / "token").write_text("secret\n")
     options = "--host 0.0.0.0 --rest-port 0 --max-body-mb 0.5 --batch-wait-ms 2 --workers 3 --max-queue 7 --max-batch 9"
     options += " --max-bodies-mb 4 --max-rows 50"
-    options += " --allow-reload --allow-host shop.example --allow-host 10.0.0.7"
+    options += " --allow-reload --allow-host shop.example --allow-host 10.0.0.7 --log events"
     answer = program("serve", tmp_path, *options.split(), "--token-file", tmp_path / "token", "--tls-cert", "c.pem")
     (settings,) = served.asked
     assert (settings.host, settings.rest_port, settings.token) == ("0.0.0.0", 0, "secret")
@@ -93,7 +93,8 @@ def test_settings_reach_the_server(program, served, tmp_path):
         "workers": 3, "timeout_s": 30.0,
     }  # fmt: skip
     assert (settings.allow_reload, settings.allow_hosts) == (True, ("shop.example", "10.0.0.7"))
-    assert settings.certificate == Path("c.pem")
+    assert (settings.certificate, settings.log) == (Path("c.pem"), Path("events"))
+    assert "log   https://0.0.0.0:8501/v1/events -> events" in answer.out
     assert '-H "authorization: Bearer $TFLLMREC_TOKEN" --cacert c.pem https://' in answer.out
 
 
@@ -116,7 +117,9 @@ def test_addresses_are_flushed_also_while_no_model_answers(served, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
     monkeypatch.setattr("tfllmrec.cli.serve.note", lambda what: None)
     served.server.loaded, served.server.example = dict, lambda: None
-    served.server.settings = types.SimpleNamespace(host="127.0.0.1", certificate=None, token=None, path=Path("m"))
+    served.server.settings = types.SimpleNamespace(
+        host="127.0.0.1", certificate=None, token=None, path=Path("m"), log=None
+    )
     _say_where(served.server)
     assert written.getvalue().startswith(
         b"page  http://127.0.0.1:8501/\nREST  http://127.0.0.1:8501/v1/models/NAME:predict\ngRPC  127.0.0.1:8500\n"

@@ -24,6 +24,7 @@ from tfllmrec.cli import (
     demo,
     doctor,
     evaluate,
+    events,
     experiment,
     explain,
     export,
@@ -67,6 +68,7 @@ app.command()(similar.similar)
 app.command()(interests.interests)
 app.command()(rank.rank)
 app.command()(serve.serve)
+app.add_typer(events.app)
 app.add_typer(experiment.app)
 app.command()(off_policy.off_policy)
 app.command()(doctor.doctor)

@@ -45,7 +45,9 @@ Overrides = Annotated[
 ]
 Events = Annotated[
     Path | None,
-    typer.Option("--events", help="Event log: CSV, TSV, JSONL or Parquet, compressed too, or a folder of its parts."),
+    typer.Option(
+        "--events", help="Events: CSV, TSV, JSONL or Parquet, compressed too, a folder of parts, or an event log."
+    ),
 ]
 Items = Annotated[Path | None, typer.Option("--items", help="Catalogue, in the same formats.")]
 Users = Annotated[

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +27,6 @@ from tfllmrec.cli.arguments import (
 from tfllmrec.cli.output import as_rows, note, print_json, print_list, working
 from tfllmrec.client.inputs import STAGES
 from tfllmrec.columns import ITEM, RANK, REASON, SCORE, TITLE, USER
-from tfllmrec.durable import replacing
 from tfllmrec.errors import DataError
 from tfllmrec.progress import show_progress
 
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 SHOWN = 20
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def recommend(
@@ -126,6 +122,8 @@ def recommend(
         "label_weights": dict.fromkeys(more or (), 1.0) | dict.fromkeys(less or (), -1.0),
     }
     if users is not None and out is not None:
+        from tfllmrec.data.files.table_writer import SUFFIXES
+
         if out.suffix not in SUFFIXES:
             raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
         if not out.parent.is_dir():
@@ -191,7 +189,7 @@ def recommend_to_file(
     """Writes the rows of :meth:`SavedModel.recommend` for each user, wholly or not at all.
 
     Args:
-      out: a name with one of :data:`SUFFIXES`.
+      out: a name with one of :data:`tfllmrec.data.files.table_writer.SUFFIXES`.
       asked: other arguments of :meth:`SavedModel.recommend`.
 
     Returns:
@@ -202,6 +200,10 @@ def recommend_to_file(
       DataError: none of the users is in the training data.
       WriteError: the file cannot be written.
     """
+    import pyarrow as pa
+
+    from tfllmrec.data.files.table_writer import writing_table
+
     unknown = unknown_ids(model, [*exclude, *asked["pinned"]])
     known = model.known_users(user_ids)
     answered = [user for user, there in zip(user_ids, known, strict=True) if there]
@@ -213,15 +215,16 @@ def recommend_to_file(
         )
 
     rows = 0
+    types = {name: pa.string() for name in (USER, RANK, ITEM, TITLE, SCORE, REASON)}
+    schema = pa.schema(types | {RANK: pa.int32(), SCORE: pa.float32()})
     with (
-        replacing(out) as fresh,
-        _writer(fresh, out.suffix) as write,
+        writing_table(out, schema) as write,
         show_progress("recommending", "users") as progress,
     ):
         for start in range(0, len(answered), BATCH):
             some = answered[start : start + BATCH]
             found = model.recommend(some, k, exclude=exclude, **asked)
-            write(found)
+            write(pa.Table.from_pandas(found, schema, preserve_index=False))
             if not rows:
                 _note_unread(model, found, asked)
             rows += len(found)
@@ -267,25 +270,3 @@ def _first(user_ids: Sequence[str], hint: str = "") -> str:
     """The first ids, and the number of the others with a hint where to find them."""
     more = f" and {len(user_ids) - SHOWN:,} more{f' ({hint})' if hint else ''}" if len(user_ids) > SHOWN else ""
     return f"{', '.join(user_ids[:SHOWN])}{more}"
-
-
-@contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Yields a function that appends recommendations of users to a file in the format of ``suffix``."""
-    if suffix == ".parquet":
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetWriter
-
-        types = {name: pa.string() for name in (USER, RANK, ITEM, TITLE, SCORE, REASON)}
-        schema = pa.schema(types | {RANK: pa.int32(), SCORE: pa.float32()})
-        with ParquetWriter(path, schema) as table:
-            yield lambda found: table.write_table(pa.Table.from_pandas(found, schema, preserve_index=False))
-        return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if suffix == ".jsonl":
-            yield lambda found: file.writelines(
-                json_format.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in found.to_dict("records")
-            )
-        else:
-            separator = "," if suffix == ".csv" else "\t"
-            yield lambda found: found.to_csv(file, sep=separator, index=False, header=file.tell() == 0)

@@ -86,6 +86,14 @@ def serve(
             "no token.",
         ),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Event log, made where it is missing: clients may send events (POST /v1/events), and the lists that "
+            "recommend answers are logged. MODELS may then be an empty folder.",
+        ),
+    ] = None,
     allow_reload: Annotated[
         bool,
         typer.Option(
@@ -135,6 +143,7 @@ def serve(
         token=token,
         page=page,
         allow_reload=allow_reload,
+        log=log,
         limits=limits,
     )
     try:
@@ -168,6 +177,8 @@ def _say_where(server: Server) -> None:
     if server.has_page:
         say(f"page  {rest}/")
     say(f"REST  {rest}/v1/models/NAME:predict")
+    if settings.log is not None:
+        say(f"log   {rest}/v1/events -> {settings.log}")
     say(f"gRPC  {host}:{server.grpc_port}")
     for name, numbers in server.loaded().items():
         say(f"model {name}, version {', '.join(map(str, numbers)) or 'none yet'}")

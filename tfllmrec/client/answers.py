@@ -153,6 +153,35 @@ def ranked(
 
 
 @dataclass(frozen=True)
+class Refused:
+    """An event that was not taken: its place in the batch, from 0, and what is wrong with it."""
+
+    event: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a batch of events: each was accepted, or is a duplicate, or was refused.
+
+    Attributes:
+      accepted: how many are new. They are on the log's disk.
+      duplicates: how many the log had already, or came twice in the batch.
+      refused: the invalid ones, which are not in the log.
+      late: how many of the valid ones came more than an hour after they happened.
+      skewed: how many of the valid ones were more than five minutes ahead of the log's clock, and got its time.
+      request_id: as in :class:`Answer`.
+    """
+
+    accepted: int
+    duplicates: int
+    refused: tuple[Refused, ...] = ()
+    late: int = 0
+    skewed: int = 0
+    request_id: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """A version that the server knows.
 

@@ -10,6 +10,7 @@ these modules as the package ``tfllmrec_client``, for ``from tfllmrec_client imp
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -28,6 +29,7 @@ from .answers import (
     ModelVersion,
     Outputs,
     Ranked,
+    Receipt,
     Recommendation,
     Signature,
     TensorSpec,
@@ -42,7 +44,7 @@ from .transports import Grpc, Rest, Security, ServingError, Target, Transport, r
 T = TypeVar("T")
 
 # A busy server, a server that is being replaced, a lost connection: another attempt may find it well. All that is asked
-# here only reads, so asking twice does no harm.
+# here only reads, and an event is taken once, so asking twice does no harm.
 RETRYABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 
@@ -405,6 +407,28 @@ class Client:
             lambda timeout, request_id: self._transport.predict(signature, inputs, timeout, request_id), deadline_s
         )
 
+    def send_events(self, events: Sequence[Mapping[str, Any]], *, deadline_s: float | None = None) -> Receipt:
+        """Sends events to the log of the embedded server, whatever the model; those accepted are on its disk.
+
+        Another attempt, here or in a later call, does no harm: the log has an event once. Two events are the same if
+        they have the same ``event_id``, or none and the same content. An event with neither ``event_id`` nor
+        ``timestamp_s`` gets an ``event_id`` here, for the attempts of this call.
+
+        Args:
+          events: each with ``user_id`` and ``item_id``; further ``timestamp_s`` (seconds since 1970; by default the
+            time of receipt), ``rating``, ``kind``, ``event_id``, ``request_id`` (of the answer that showed the item),
+            and fields of any other name, whose values are text, numbers or truth values.
+
+        Raises:
+          ServingError: the server says so, or does not answer within ``deadline_s``. Any of the events may be in the
+            log; send them again. ``UNAVAILABLE``: its disk is full; ``UNIMPLEMENTED``: it has no log.
+          DataError: an event that JSON cannot hold.
+        """
+        lines = [_event_line(event) for event in events]
+        return self._ask(
+            lambda timeout, request_id: self._transport.send_events(lines, timeout, request_id), deadline_s
+        )
+
     def status(self, *, deadline_s: float | None = None) -> Answer[ModelVersion]:
         """The versions that the server knows, or the chosen one, and whether they answer."""
         return self._ask(self._transport.status, deadline_s)
@@ -503,6 +527,17 @@ def _ids(name: str, rows: Sequence[Sequence[str]]) -> list[list[str]]:
     checked = [listed_strings(name, row) for row in rows]
     width = max(map(len, checked))
     return [["", *row, *[""] * (width - len(row))] for row in checked]
+
+
+def _event_line(event: Mapping[str, Any]) -> bytes:
+    """An event as JSON."""
+    if event.get("event_id") is None and event.get("timestamp_s") is None:
+        # The time comes first: the log's index of ids grows at its end.
+        event = {**event, "event_id": f"{time.time_ns():016x}{uuid.uuid4().hex[:16]}"}
+    try:
+        return json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:  # text that is no Unicode is a ValueError, too
+        raise DataError(f"The event {event!r:.200} cannot be sent as JSON: {error}.") from error
 
 
 def _default(spec: TensorSpec, rows: int) -> list[Any]:

@@ -68,6 +68,18 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "ReloadConfigRequest": {"config": (1, "bytes")},
     "ReloadConfigResponse": {"status": (1, "StatusProto")},
 }
+#: Our own service, ``tfllmrec.EventService`` with the method ``SendEvents``; an event is one JSON object, as in REST.
+EVENT_FIELDS: dict[str, dict[str, tuple[int, str]]] = {
+    "SendEventsRequest": {"events": (1, "repeated bytes")},
+    "RefusedEvent": {"event": (1, "int64"), "reason": (2, "string")},
+    "SendEventsResponse": {
+        "accepted": (1, "int64"),
+        "duplicates": (2, "int64"),
+        "refused": (3, "repeated RefusedEvent"),
+        "late": (4, "int64"),
+        "skewed": (5, "int64"),
+    },
+}
 #: ``ModelVersionStatus.State``.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
@@ -114,7 +126,7 @@ def _add_field(message: Any, name: str, number: int, kind: str, repeated: bool =
 
 
 #: Message classes by name, such as ``MESSAGES["PredictRequest"]``.
-MESSAGES = message_classes(FIELDS)
+MESSAGES = message_classes(FIELDS | EVENT_FIELDS)
 
 
 def dtype_name(dtype: int) -> str:

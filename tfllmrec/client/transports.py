@@ -6,14 +6,14 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 from ..errors import ConfigError, DataError, ModelError
-from .answers import Answer, Metadata, ModelVersion, Outputs, Signature, TensorSpec
+from .answers import Answer, Metadata, ModelVersion, Outputs, Receipt, Refused, Signature, TensorSpec
 from .status import HTTP_STATUS
 
 # Where TF Serving has one HTTP status for several codes, the likeliest; and what the embedded server and proxies add.
@@ -76,6 +76,8 @@ class Transport(Protocol):
 
     def metadata(self, timeout: float, request_id: str) -> Metadata: ...
 
+    def send_events(self, events: Sequence[bytes], timeout: float, request_id: str) -> Receipt: ...
+
     def close(self) -> None: ...
 
 
@@ -106,6 +108,7 @@ class Rest:
             self._pool = urllib3.HTTPSConnectionPool(host, ssl_context=context, **options)
         else:
             self._pool = urllib3.HTTPConnectionPool(host, **options)
+        self._events_path = f"{prefix}/v1/events"
         self._path = f"{prefix}/v1/models/{quote(target.model, safe='')}"
         if target.version is not None:
             self._path += f"/versions/{target.version}"
@@ -142,6 +145,13 @@ class Rest:
             }
             spec = told["model_spec"]
             return Metadata(spec["name"], int(spec["version"]), _offered(signatures), request_id)
+
+    def send_events(self, events: Sequence[bytes], timeout: float, request_id: str) -> Receipt:
+        body = b'{"events": [' + b",".join(events) + b"]}"
+        told, request_id = self._call("POST", self._events_path, timeout, request_id, body)
+        with reading():
+            refused = tuple(Refused(each["event"], each["reason"]) for each in told["refused"])
+            return Receipt(told["accepted"], told["duplicates"], refused, told["late"], told["skewed"], request_id)
 
     def close(self) -> None:
         self._pool.close()
@@ -208,7 +218,7 @@ class Rest:
 
 
 class Grpc:
-    """TF Serving's ``PredictionService`` and ``ModelService``."""
+    """TF Serving's ``PredictionService`` and ``ModelService``, and the embedded server's ``EventService``."""
 
     def __init__(self, host: str, port: int, target: Target, security: Security, max_answer_bytes: int) -> None:
         import grpc
@@ -237,11 +247,18 @@ class Grpc:
         self._call_metadata = (("authorization", f"Bearer {security.token}"),) if security.token else ()
         self._target = target
         self._max_answer_bytes = max_answer_bytes
-        self._predict = self._method("PredictionService/Predict", "PredictRequest", "PredictResponse")
-        self._metadata = self._method(
-            "PredictionService/GetModelMetadata", "GetModelMetadataRequest", "GetModelMetadataResponse"
+        self._predict = self._method(
+            "tensorflow.serving.PredictionService/Predict", "PredictRequest", "PredictResponse"
         )
-        self._status = self._method("ModelService/GetModelStatus", "GetModelStatusRequest", "GetModelStatusResponse")
+        self._metadata = self._method(
+            "tensorflow.serving.PredictionService/GetModelMetadata",
+            "GetModelMetadataRequest",
+            "GetModelMetadataResponse",
+        )
+        self._status = self._method(
+            "tensorflow.serving.ModelService/GetModelStatus", "GetModelStatusRequest", "GetModelStatusResponse"
+        )
+        self._send_events = self._method("tfllmrec.EventService/SendEvents", "SendEventsRequest", "SendEventsResponse")
 
     def predict(self, signature: str, inputs: dict[str, Any], timeout: float, request_id: str) -> Outputs:
         request = self._messages.MESSAGES["PredictRequest"](model_spec=self._spec(signature))
@@ -277,6 +294,12 @@ class Grpc:
         }
         return Metadata(told.model_spec.name, told.model_spec.version.value, _offered(signatures), request_id)
 
+    def send_events(self, events: Sequence[bytes], timeout: float, request_id: str) -> Receipt:
+        request = self._messages.MESSAGES["SendEventsRequest"](events=events)
+        told, request_id = self._call(self._send_events, request, timeout, request_id)
+        refused = tuple(Refused(each.event, each.reason) for each in told.refused)
+        return Receipt(told.accepted, told.duplicates, refused, told.late, told.skewed, request_id)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -299,9 +322,7 @@ class Grpc:
 
     def _method(self, path: str, request: str, response: str) -> Any:
         classes = self._messages.MESSAGES
-        return self._channel.unary_unary(
-            f"/tensorflow.serving.{path}", classes[request].SerializeToString, classes[response].FromString
-        )
+        return self._channel.unary_unary(f"/{path}", classes[request].SerializeToString, classes[response].FromString)
 
     def _call(self, method: Any, request: Any, timeout: float, request_id: str) -> tuple[Any, str]:
         """The response, and the request id that came with it."""

@@ -1,1 +1,1 @@
-"""After deployment: experiments, estimates from logs, exploration; numpy, pandas and scipy alone."""
+"""After deployment: the log of events and of the lists that were shown, experiments, estimates, exploration."""

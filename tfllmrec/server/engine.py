@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.batching import Batcher, put_together
@@ -19,6 +19,9 @@ from tfllmrec.server.model_process import ModelProcess, give_back_memory
 from tfllmrec.server.tensors import Tensors
 from tfllmrec.server.versions import SETTLED_S, Models, State, Version
 from tfllmrec.server.work import Work
+
+if TYPE_CHECKING:
+    from tfllmrec.server.intake import Intake
 
 T = TypeVar("T")
 
@@ -97,10 +100,18 @@ class Engine:
     Args:
       load: a version's folder to the process that answers; by default :class:`ModelProcess`. Blocks.
       settled_s: see :data:`tfllmrec.server.versions.SETTLED_S`.
+      log: folder of the event log, if there is one.
+
+    Raises:
+      WriteError, DataError: the log cannot be opened.
     """
 
     def __init__(
-        self, limits: Limits, load: Callable[[Path], ModelProcess] | None = None, settled_s: float = SETTLED_S
+        self,
+        limits: Limits,
+        load: Callable[[Path], ModelProcess] | None = None,
+        settled_s: float = SETTLED_S,
+        log: Path | None = None,
     ) -> None:
         self.limits = limits
         self.metrics = Metrics(lambda: self._batcher.waiting)
@@ -112,6 +123,21 @@ class Engine:
         self._giving_back: asyncio.TimerHandle | None = None
         load = load or partial(ModelProcess, calls=limits.workers)
         self.models: Models[ModelProcess] = Models(load, settled_s, self._on_load)
+        self._intake: Intake | None = None
+        if log is not None:
+            from tfllmrec.server.intake import Intake  # only here: it loads pandas
+
+            self._intake = Intake(log, self)
+
+    def require_intake(self) -> Intake:
+        """What takes events.
+
+        Raises:
+          RequestError: UNIMPLEMENTED: the server has no event log.
+        """
+        if self._intake is None:
+            raise RequestError(Code.UNIMPLEMENTED, "this server takes no events: start it with --log FOLDER")
+        return self._intake
 
     def check(self, version: Version[ModelProcess], signature: str, inputs: Tensors) -> tuple[Tensors, Work]:
         """The inputs, defaults filled in, and the work that they ask for.
@@ -152,7 +178,10 @@ class Engine:
             if work.rows > work.call_rows:
                 some = {name: tensor[start : start + work.call_rows] for name, tensor in inputs.items()}
             parts.append(await self._batcher((version, signature), call, joining, some, work.row_cells))
-        return parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
+        outputs = parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
+        if self._intake is not None:
+            self._intake.shown(version, signature, inputs, outputs)
+        return outputs
 
     @asynccontextmanager
     async def within(self, version: Version[ModelProcess], timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -221,6 +250,8 @@ class Engine:
             self._giving_back.cancel()
         await self._batcher.close()
         await asyncio.to_thread(self._aside.shutdown)
+        if self._intake is not None:
+            await asyncio.to_thread(self._intake.close)
 
     def _count(self, size: int) -> None:
         """Adds to the bytes of bodies, or takes off where ``size`` is negative."""

@@ -1,4 +1,4 @@
-"""TF Serving's gRPC services: PredictionService and ModelService. Initial metadata have the request's id."""
+"""TF Serving's gRPC services, PredictionService and ModelService, and EventService; metadata have the request's id."""
 
 from __future__ import annotations
 
@@ -29,24 +29,22 @@ Reload = Callable[[Any], Awaitable[list[str]]]
 
 
 def add_services(server: grpc.aio.Server, engine: Engine, reload: Reload | None) -> None:
-    """Adds both services; ``reload`` is ``None`` if clients may not choose the models."""
+    """Adds the services; ``reload`` is ``None`` if clients may not choose the models."""
     prediction, model = _Prediction(engine), _Model(engine, reload)
     services = {
-        "PredictionService": {
+        "tensorflow.serving.PredictionService": {
             "Predict": _handler(prediction.predict, "PredictRequest"),
             "GetModelMetadata": _handler(prediction.metadata, "GetModelMetadataRequest"),
             **{api: _unimplemented(api) for api in ("Classify", "Regress", "MultiInference")},
         },
-        "ModelService": {
+        "tensorflow.serving.ModelService": {
             "GetModelStatus": _handler(model.status, "GetModelStatusRequest"),
             "HandleReloadConfigRequest": _handler(model.reload, "ReloadConfigRequest"),
         },
+        "tfllmrec.EventService": {"SendEvents": _handler(_Events(engine).send, "SendEventsRequest")},
     }
     server.add_generic_rpc_handlers(
-        tuple(
-            grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
-            for service, methods in services.items()
-        )
+        tuple(grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items())
     )
 
 
@@ -158,6 +156,23 @@ class _Model:
         if unmoved:
             raise RequestError(Code.FAILED_PRECONDITION, "; ".join(unmoved))
         return MESSAGES["ReloadConfigResponse"]()
+
+
+class _Events:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def send(self, request: Any, timeout_s: float | None) -> Any:
+        intake = self._engine.require_intake()
+        with self._engine.body() as body:
+            body.add(request.ByteSize())
+            receipt = await intake.take(body.bytes, lambda: intake.of_lines(request.events), timeout_s)
+        response = MESSAGES["SendEventsResponse"](
+            accepted=receipt.accepted, duplicates=receipt.duplicates, late=receipt.late, skewed=receipt.skewed
+        )
+        for refused in receipt.refused:
+            response.refused.add(event=refused.event, reason=refused.reason)
+        return response
 
 
 class WithRequestId(grpc.aio.ServerInterceptor):

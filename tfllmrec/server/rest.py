@@ -3,6 +3,7 @@
 GET  /v1/models/NAME[/versions/N|/labels/L]             state of the versions
 GET  /v1/models/NAME[/versions/N|/labels/L]/metadata    signatures
 POST /v1/models/NAME[/versions/N|/labels/L]:predict     an answer
+POST /v1/events                                         events into the log, if the server has one
 GET  /monitoring/prometheus/metrics                     figures
 GET  /                                                  a page to try a model, if it is switched on
 
@@ -20,6 +21,7 @@ import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
@@ -47,6 +49,9 @@ T = TypeVar("T")
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"(?i:{_MODEL}:(?P<method>predict|classify|regress))", re.ASCII)
 _STATUS = re.compile(rf"(?i:{_MODEL}(?P<metadata>/metadata)?)", re.ASCII)
+EVENTS_PATH = "/v1/events"
+#: Media types of JSON lines, for which there is no registered one.
+JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
 #: Of a body that is too large so much is still read, so that the client finishes sending and sees the answer.
 DRAINED_BODIES = 16
 JSON_BYTES = 10  # about so many for a value
@@ -99,12 +104,37 @@ class _Api:
         status = _STATUS.fullmatch(path) if method in ("GET", "HEAD") else None
         if predict:
             return await _answered(lambda: self._predict(request, predict))
+        if method == "POST" and path == EVENTS_PATH:
+            return await _answered(lambda: self._events(request))
         if status:
             return await _answered(lambda: self._status(status))
         what = f"Malformed request: {method} {path}"
         if path.lower().startswith("/v1/"):
-            return _error(400, f"{what} (expected GET or POST .../v1/models/NAME[/versions/N|/labels/L][:predict])")
+            return _error(
+                400,
+                f"{what} (expected GET or POST .../v1/models/NAME[/versions/N|/labels/L][:predict], or POST "
+                f"{EVENTS_PATH})",
+            )
         return _error(404, f"{what} (the API is below /v1/models/)")
+
+    async def _events(self, request: Request) -> Response:
+        engine, compressed = self._engine, _is_compressed(request)
+        by_lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() in JSON_LINES
+        with engine.body() as body:
+            content = await _read(request, body, engine.limits)
+            intake = engine.require_intake()
+            if compressed:
+                content = await self._decompressed(content, body)
+
+            def events() -> list[Any]:
+                if by_lines:
+                    return intake.of_lines(line for line in content.split(b"\n") if line.strip())
+                return intake.of_document(content)
+
+            receipt = await intake.take(len(content), events)
+        told = asdict(receipt)
+        del told["request_id"]  # a header has it
+        return _json(json.dumps(told).encode())
 
     async def _predict(self, request: Request, match: re.Match[str]) -> Response:
         engine, model, api = self._engine, match["model"], match["method"].lower()
@@ -127,14 +157,18 @@ class _Api:
         signatures = version.servable.signatures
         async with engine.within(version):
             if compressed:
-                # In a thread whatever its size: a small one may become large.
-                content = await engine.aside(LARGE_BYTES, _decompressed, content, engine.limits.body_bytes)
-                body.drop()
-                body.add(len(content))
+                content = await self._decompressed(content, body)
             name, inputs, rows = await engine.aside(len(content), _decoded, content, signatures)
             outputs = await engine.predict(version, name, inputs)
             size = JSON_BYTES * sum(output.size for output in outputs.values())
             return await engine.aside(size, json_tensors.encode, outputs, rows)
+
+    async def _decompressed(self, content: bytes, body: Body) -> bytes:
+        # In a thread whatever its size: a small one may become large.
+        content = await self._engine.aside(LARGE_BYTES, _decompressed, content, self._engine.limits.body_bytes)
+        body.drop()
+        body.add(len(content))
+        return content
 
     async def _status(self, match: re.Match[str]) -> Response:
         models, name, number = self._engine.models, match["model"], _number(match)

@@ -61,6 +61,8 @@ class Settings:
       certificate, key: PEM files; both protocols speak TLS with them.
       token: required of every request as ``Authorization: Bearer TOKEN``.
       page: whether ``/`` is a page to try a model; ``None``: if only this machine reaches the server, without a token.
+      log: folder of the event log, which is made where it is missing; ``None``: events are refused, and lists are not
+        logged.
       allow_reload: clients may choose the models by ``HandleReloadConfigRequest``; with a token they always may.
     """
 
@@ -77,6 +79,7 @@ class Settings:
     token: str | None = None
     page: bool | None = None
     allow_reload: bool = False
+    log: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -140,6 +143,7 @@ class Server:
 
         Raises:
           ConfigError: the path, the addresses or the TLS files are wrong, or the REST server ends at once.
+          WriteError, DataError: the event log cannot be opened.
         """
         settings = self.settings
         self._read = read_sources(settings.path)
@@ -150,7 +154,7 @@ class Server:
             rest_socket = until_started.enter_context(_reserve("REST", settings.host, settings.rest_port))
             with _reserve("gRPC", settings.host, settings.grpc_port) as grpc_socket:
                 self.rest_port, self.grpc_port = rest_socket.getsockname()[1], grpc_socket.getsockname()[1]
-                self.engine = Engine(settings.limits, settled_s=settings.settled_s)
+                self.engine = Engine(settings.limits, settled_s=settings.settled_s, log=settings.log)
                 until_started.push_async_callback(self._unload)
                 rest = self._rest_server()
                 await self._first_models()
@@ -203,7 +207,8 @@ class Server:
     async def _first_models(self) -> None:
         """Loads the models that are there; returns when the ports may be opened.
 
-        That is when a version is loaded or all have failed, and at once if clients are to choose the first model.
+        That is when a version is loaded or all have failed; and at once if there is none, and clients may choose the
+        first model or send events.
         """
         models = self.engine.models
         await models.follow(self._read)
@@ -224,7 +229,8 @@ class Server:
     def _ready(self) -> bool:
         if any(self.loaded().values()):
             return True
-        return not self.engine.models.undecided() and (bool(self.engine.models.names()) or self.reloadable)
+        of_use = bool(self.engine.models.names()) or self.reloadable or self.settings.log is not None
+        return of_use and not self.engine.models.undecided()
 
     async def _poll(self) -> None:
         while True:

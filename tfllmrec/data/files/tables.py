@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet
 from tfllmrec.config import DataConfig
 from tfllmrec.data.files.decompression import read_content
 from tfllmrec.data.files.delimited import HEADERLESS, read_delimited
+from tfllmrec.data.files.event_log import LogReader, is_event_log
 from tfllmrec.data.files.file_names import ATOMIC, JSON_ENDINGS, without_compression
 from tfllmrec.data.files.json_records import read_json
 from tfllmrec.data.files.parts import add_folder_columns, find_parts, join_parts
@@ -54,10 +54,11 @@ def require_file(path: Path) -> None:
 
 
 def read_table(path: Path, table: str, config: DataConfig, only: str | None = None) -> RawTable:
-    """Reads a file, or a folder of files that are parts of one table.
+    """Reads a file, a folder of files that are parts of one table, or the events of an event log.
 
     Formats are CSV and its relatives, JSON lines, a JSON array, Parquet, MovieLens and RecBole; each may be
-    compressed. Names of folders such as ``day=2024-01-01`` become columns.
+    compressed. Names of folders such as ``day=2024-01-01`` become columns. The folder of an event log
+    (:mod:`tfllmrec.feedback.event_log`) is the table of its events.
 
     Args:
       path: the file or folder.
@@ -71,7 +72,9 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
       DataError: the table is missing, empty, unreadable or larger than a limit, or the folder holds several tables.
     """
     meter = SizeMeter(config)
-    if path.is_dir():
+    if is_event_log(path):
+        raw = _read_log(path, table, meter)
+    elif path.is_dir():
         files, findings = find_parts(path, table)
         parts = [(file, add_folder_columns(_read_file(file, table, config, meter, only), file, path)) for file in files]
         # An empty part has no columns to compare; Spark writes one for each empty partition.
@@ -89,6 +92,21 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
             raise DataError(f"{path} is empty: expected a table with a header and rows.")
         raise DataError(f"{path} has a header but no rows.")
     return raw
+
+
+def _read_log(path: Path, table: str, meter: SizeMeter) -> RawTable:
+    """The events of a log; rows are counted in the order of receipt."""
+    with LogReader(path) as reader:
+        log = reader.table()
+        meter.add_rows(log.rows, path)
+        meter.check("max_columns", len(log.schema), path)
+        batches = []
+        for batch in log.batches():
+            meter.add_bytes(batch.nbytes, path)
+            batches.append(batch)
+    frame, findings = _to_frame(pa.Table.from_batches(batches, log.schema), table, path)
+    rows = np.arange(1, len(frame) + 1, dtype=np.int64)
+    return RawTable(table, path.name, frame, rows, np.ones_like(rows), findings=findings)
 
 
 def _read_file(path: Path, table: str, config: DataConfig, meter: SizeMeter, only: str | None) -> RawTable:
@@ -195,12 +213,6 @@ def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> R
     A named pandas index becomes a column, like any other column. Nested values become dicts and lists, as from JSON.
     Dates, and decimals beyond the precision of a number, become strings; durations become seconds.
     """
-
-    def dtype(kind: pa.DataType) -> Any:
-        # Arrow's own values: an integer must not pass through a float because its neighbour is missing.
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        return pd.StringDtype(na_value=np.nan) if is_text else pd.ArrowDtype(kind)
-
     try:
         # In nanoseconds, the unit of INT96 by default, years after 2262 would overflow.
         file = pa.parquet.ParquetFile(pa.BufferReader(content), coerce_int96_timestamp_unit="us")
@@ -208,7 +220,7 @@ def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> R
         meter.check("max_columns", file.metadata.num_columns, path)
         meter.check("max_depth", 1 + max((_depth(field.type) for field in file.schema_arrow), default=0), path)
         arrow = _index_as_columns(_batches(file, meter, path))
-        frame, findings = _to_frame(arrow, table, path, dtype)
+        frame, findings = _to_frame(arrow, table, path)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
@@ -255,7 +267,13 @@ def _index_as_columns(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata({b"pandas": json.dumps(kept)})
 
 
-def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
+def _pandas_type(kind: pa.DataType) -> Any:
+    # Arrow's own values: an integer must not pass through a float because its neighbour is missing.
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pd.StringDtype(na_value=np.nan) if is_text else pd.ArrowDtype(kind)
+
+
+def _to_frame(table: pa.Table, name: str, path: Path) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
     findings: list[Finding] = []
     columns: list[pd.Series] = []
     for label, column in zip(table.column_names, table.columns, strict=True):
@@ -268,7 +286,7 @@ def _to_frame(table: pa.Table, name: str, path: Path, mapper: Callable) -> tuple
             what = f"bytes in {label!r} that are no text: written in hexadecimal"
             findings.append(Finding(name, what, len(column) - column.null_count, "repaired", path.name))
         one = pa.table({label: plain}).replace_schema_metadata(table.schema.metadata)
-        columns.append(one.to_pandas(types_mapper=mapper).iloc[:, 0])
+        columns.append(one.to_pandas(types_mapper=_pandas_type).iloc[:, 0])
     names = distinct_names([str(label) for label in table.column_names])
     return pd.DataFrame(dict(zip(names, columns, strict=True))), tuple(findings)
 

@@ -1,0 +1,103 @@
+"""``tfllmrec events``: the event log that a server fills, from files, into files, and its figures."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json, Overrides, config_of_files
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
+
+app = typer.Typer(
+    name="events", help="The event log: append files, describe, export.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Log = Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log.")]
+
+
+@app.command()
+def append(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log; made where it is missing.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES...", help="Events: CSV, TSV, JSONL or Parquet, compressed too, or folders."),
+    ],
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Append the events of files; rows that the log has already count as duplicates, invalid rows are refused."""
+    if wrong := [setting for setting in overrides or () if not setting.startswith("data.")]:
+        raise typer.BadParameter(f"--set {wrong[0]}: expected a setting of the section data.")
+    from tfllmrec.feedback.event_files import append_file
+    from tfllmrec.feedback.event_log import EventLog
+
+    config = config_of_files(None, None, None, overrides).config.data
+    results = []
+    with EventLog(log) as opened:
+        for file in files:
+            with working():
+                done = append_file(opened, file, config)
+            for line in [*done.report.lines(), *(f"refused: {reason}" for reason in done.reasons)]:
+                note(line)
+            results.append(done.as_dict())
+            if not json:
+                counts = ", ".join(
+                    f"{getattr(done, name):,} {name}"
+                    for name in ("accepted", "duplicates", "refused", "late", "skewed")
+                    if getattr(done, name) or name == "accepted"
+                )
+                say(f"{done.file}: {counts}")
+    if json:
+        print_json({"log": str(log), "files": results})
+
+
+@app.command()
+def describe(log: Log, json: Json = False) -> None:
+    """Print the figures of an event log."""
+    from tfllmrec.feedback import event_log
+
+    figures = event_log.describe(log)
+    if json:
+        print_json(figures)
+        return
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table(title=cell(figures.pop("folder")), title_justify="left", show_header=False)
+    kinds = figures.pop("kinds")
+    for name, value in figures.items():
+        if name.endswith("_s"):
+            shown = (
+                "-" if value is None else f"{datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M:%S}"
+            )
+            name = f"{name.removesuffix('_s')} (UTC)"
+        else:
+            shown = decimal(value) if name == "bytes" else f"{value:,}"
+        table.add_row(name.replace("_", " "), cell(shown))
+    table.add_row("kinds", cell("  ".join(f"{kind or '(none)'} {count:,}" for kind, count in kinds.items()) or "-"))
+    console().print(table)
+
+
+@app.command()
+def export(
+    log: Log,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="FILE.parquet, FILE.csv, FILE.tsv or FILE.jsonl.")],
+    since: Annotated[
+        int, typer.Option("--since", min=0, help="Only rows after this number, as the last export printed it.")
+    ] = 0,
+    exposures: Annotated[
+        bool, typer.Option("--exposures", help="The items that were shown, instead of the events.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write events, or the items that were shown, to a file that 'tfllmrec fit --events' and pandas read."""
+    from tfllmrec.feedback import event_files
+
+    told = event_files.export(log, out, since, exposures)
+    if json:
+        print_json(told)
+    else:
+        say(f"{out}: {told['rows']:,} rows; the next export: --since {told['next']}")

@@ -1,0 +1,286 @@
+"""What an event log holds on disk, and how it is read; :mod:`tfllmrec.feedback.event_log` writes it.
+
+A log is a folder with one SQLite file. Readers never hold a transaction open for longer than it takes to read a page of
+rows, so that a writer can reuse the space of its write-ahead log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from tfllmrec.columns import (
+    EVENT_KIND,
+    ITEM,
+    MODEL,
+    POLICY,
+    POSITION,
+    PROPENSITY,
+    RATING,
+    RECEIVED,
+    REQUEST_ID,
+    TIME_S,
+    TIMESTAMP,
+    USER,
+    VERSION,
+)
+from tfllmrec.errors import DataError, WriteError
+
+#: The file in the folder of a log.
+LOG_FILE = "events.sqlite3"
+#: The table of events, and of shown items; ``number`` counts rows in the order in which they were written.
+EVENTS, EXPOSURES, NUMBER = "events", "exposures", "number"
+#: What makes an event unique: text, the ``event_id`` that its sender gave it, or bytes made of its content.
+KEY = "key"
+#: The claimed time of an event whose clock was ahead, and the further fields of an event, as one JSON object.
+CLAIMED, FIELDS = "claimed_s", "fields"
+#: ``PRAGMA application_id`` of a log ("tfel"), and ``PRAGMA user_version``: of the tables below.
+APPLICATION, LAYOUT = 0x7466656C, 1
+#: Columns of the events that a row may lack.
+OPTIONAL = (RATING, EVENT_KIND, REQUEST_ID)
+#: Rows that are read at once.
+PAGE = 10_000
+
+TABLES = f"""
+CREATE TABLE {EVENTS} (
+  {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, {KEY} ANY NOT NULL,
+  {USER} TEXT NOT NULL, {ITEM} TEXT NOT NULL, {RATING} REAL, {EVENT_KIND} TEXT, {REQUEST_ID} TEXT,
+  {TIMESTAMP} REAL NOT NULL, {RECEIVED} REAL NOT NULL, {CLAIMED} REAL, {FIELDS} TEXT) STRICT;
+CREATE UNIQUE INDEX events_by_key ON {EVENTS} ({KEY});
+CREATE INDEX events_by_time ON {EVENTS} ({TIMESTAMP});
+CREATE TABLE {EXPOSURES} (
+  {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, {REQUEST_ID} TEXT NOT NULL, {TIME_S} REAL NOT NULL, {USER} TEXT,
+  {MODEL} TEXT NOT NULL, {VERSION} INTEGER NOT NULL, {POLICY} TEXT NOT NULL, {ITEM} TEXT NOT NULL,
+  {POSITION} INTEGER NOT NULL, {PROPENSITY} REAL NOT NULL) STRICT;
+CREATE UNIQUE INDEX exposures_by_place ON {EXPOSURES} ({REQUEST_ID}, {POSITION});
+"""
+#: Columns of the table of exposures, in order.
+EXPOSURE_TYPES = {
+    REQUEST_ID: pa.string(),
+    TIME_S: pa.float64(),
+    USER: pa.string(),
+    MODEL: pa.string(),
+    VERSION: pa.int64(),
+    POLICY: pa.string(),
+    ITEM: pa.string(),
+    POSITION: pa.int64(),
+    PROPENSITY: pa.float64(),
+}
+_EVENT_TYPES = {
+    USER: pa.string(),
+    ITEM: pa.string(),
+    RATING: pa.float64(),
+    EVENT_KIND: pa.string(),
+    REQUEST_ID: pa.string(),
+    TIMESTAMP: pa.float64(),
+}
+#: Types of SQLite's JSON -> type of a column that has no others; all other mixtures become text.
+_JSON_TYPES = {
+    frozenset({"integer"}): pa.int64(),
+    frozenset({"real"}): pa.float64(),
+    frozenset({"integer", "real"}): pa.float64(),
+    frozenset({"true", "false"}): pa.bool_(),
+    frozenset({"true"}): pa.bool_(),
+    frozenset({"false"}): pa.bool_(),
+}
+# What SQLite says, by its first eight bits, and what the operating system would.
+_OF_DISKS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+}
+
+
+def is_event_log(path: Path) -> bool:
+    """Whether a path is the folder of an event log."""
+    return (path / LOG_FILE).is_file()
+
+
+@contextlib.contextmanager
+def sqlite_errors(folder: Path) -> Iterator[None]:
+    """Turns the errors of SQLite about its file into those of the library.
+
+    Raises:
+      OSError: the disk is full, broken or read-only; :func:`tfllmrec.durable.writing` says what to do.
+      WriteError: another process held the log for too long.
+      DataError: the file is damaged, or no event log.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _OF_DISKS:
+            number = _OF_DISKS[code]
+            raise OSError(number, os.strerror(number), str(folder / LOG_FILE)) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise WriteError(f"{folder} is busy: another process has held it for too long.", "Try again.") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise DataError(
+                f"{folder / LOG_FILE} is damaged ({error}): restore it from a backup, or save what can be read with "
+                "'sqlite3 events.sqlite3 .recover'."
+            ) from error
+        raise
+
+
+def require_layout(connection: sqlite3.Connection, folder: Path) -> None:
+    """Raises DataError unless the open file is an event log of this layout."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION:
+        raise DataError(f"{folder / LOG_FILE} is no event log: expected a folder that 'tfllmrec events append' made.")
+    if layout != LAYOUT:
+        raise DataError(
+            f"{folder} is an event log of layout {layout}; this version of tfllmrec reads {LAYOUT}: use the version "
+            "that wrote it."
+        )
+
+
+class LogReader:
+    """Reads an event log beside its writers; close it, or use it in a ``with`` block.
+
+    Only rows that were committed are seen. A reader in the order of receipt misses no row, because SQLite commits one
+    writer after the other: no row with a smaller number appears later.
+
+    Raises:
+      DataError: the folder holds no event log, or a damaged one, or may not be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not is_event_log(folder):
+            raise DataError(f"{folder} is no event log: expected a folder with {LOG_FILE} in it.")
+        # Not mode=ro: the first reader of a log whose writer was killed has to recover the write-ahead log.
+        with self._errors():
+            self._connection = sqlite3.connect(
+                folder.absolute().joinpath(LOG_FILE).as_uri() + "?mode=rw", timeout=30, uri=True, isolation_level=None
+            )
+            self._connection.execute("PRAGMA query_only = 1")
+            require_layout(self._connection, folder)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> LogReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        """The rows of a short query."""
+        with self._errors():
+            return self._connection.execute(sql, values).fetchall()
+
+    def last(self, table: str = EVENTS) -> int:
+        """The number of the newest row; 0 where there is none."""
+        return int(self.rows(f"SELECT coalesce(max({NUMBER}), 0) FROM {table}")[0][0])
+
+    def pages(
+        self, table: str, columns: Sequence[str], since: int = 0, upto: int | None = None, by_time: bool = False
+    ) -> Iterator[list[Any]]:
+        """Rows after number ``since`` and up to ``upto`` (by default the newest now), a page at a time.
+
+        Args:
+          by_time: in the order of the events' times, those of equal times in the order of receipt; by default in the
+            order of receipt. Rows that are written meanwhile are left out.
+        """
+        upto = self.last(table) if upto is None else upto
+        listed = ", ".join((*columns, NUMBER, TIMESTAMP if by_time else NUMBER))
+        after: tuple[float, int] = (float("-inf"), 0)
+        while True:
+            if by_time:
+                found = self.rows(
+                    f"SELECT {listed} FROM {table} WHERE ({TIMESTAMP}, {NUMBER}) > (?, ?) AND +{NUMBER} > ? AND "
+                    f"+{NUMBER} <= ? ORDER BY {TIMESTAMP}, {NUMBER} LIMIT {PAGE}",
+                    *after, since, upto,
+                )  # fmt: skip
+            else:
+                found = self.rows(
+                    f"SELECT {listed} FROM {table} WHERE {NUMBER} > ? AND {NUMBER} <= ? ORDER BY {NUMBER} LIMIT {PAGE}",
+                    since, upto,
+                )  # fmt: skip
+            if not found:
+                return
+            if by_time:
+                after = (found[-1][-1], found[-1][-2])
+            else:
+                since = found[-1][-2]
+            yield [row[:-2] for row in found]
+
+    def table(self, name: str = EVENTS, since: int = 0, upto: int | None = None) -> LogTable:
+        """The rows with a number above ``since`` as a table in the order of receipt, read batch by batch.
+
+        Events have ``user_id``, ``item_id``, ``timestamp_s``, those of rating, kind and ``request_id`` that any row
+        has, and the further fields. A field is a number or a truth value if all of its values are, else text.
+        """
+        upto = self.last(name) if upto is None else upto
+        (count,) = self.rows(f"SELECT count(*) FROM {name} WHERE {NUMBER} > ? AND {NUMBER} <= ?", since, upto)[0]
+        if name == EXPOSURES:
+            return LogTable(self, name, pa.schema(EXPOSURE_TYPES), (), since, upto, count)
+        present = self.rows(
+            f"SELECT {', '.join(f'count({column})' for column in OPTIONAL)} FROM {EVENTS} WHERE {NUMBER} > ? AND "
+            f"{NUMBER} <= ?",
+            since, upto,
+        )[0]  # fmt: skip
+        absent = {column for column, times in zip(OPTIONAL, present, strict=True) if not times}
+        types = {column: kind for column, kind in _EVENT_TYPES.items() if column not in absent}
+        found = self.rows(
+            f"SELECT json_each.key, group_concat(DISTINCT json_each.type) FROM {EVENTS}, json_each({EVENTS}.{FIELDS}) "
+            f"WHERE {EVENTS}.{NUMBER} > ? AND {EVENTS}.{NUMBER} <= ? GROUP BY json_each.key ORDER BY json_each.key",
+            since, upto,
+        )  # fmt: skip
+        further = {key: _JSON_TYPES.get(frozenset(kinds.split(",")), pa.string()) for key, kinds in found}
+        return LogTable(self, name, pa.schema(types | further), tuple(further), since, upto, count)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with sqlite_errors(self.folder):
+                yield
+        except OSError as error:
+            raise DataError(
+                f"{self.folder} cannot be read: {error.strerror}. Expected a folder that this user may write to: "
+                "SQLite shares memory there with the log's writers. Or read a copy."
+            ) from error
+
+
+class LogTable(NamedTuple):
+    """Rows of a log as a table; ``further`` are the columns that come from the fields of events."""
+
+    reader: LogReader
+    name: str
+    schema: pa.Schema
+    further: tuple[str, ...]
+    since: int
+    upto: int
+    rows: int
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, at most :data:`PAGE` at a time."""
+        own = [column for column in self.schema.names if column not in self.further]
+        columns = [*own, *([FIELDS] if self.further else [])]
+        for page in self.reader.pages(self.name, columns, self.since, self.upto):
+            values: dict[str, list[Any]] = dict(zip(columns, map(list, zip(*page, strict=True)), strict=True))
+            if self.further:
+                fields = [json.loads(text) if text else {} for text in values.pop(FIELDS)]
+                for column in self.further:
+                    cells = [given.get(column) for given in fields]
+                    text = self.schema.field(column).type == pa.string()
+                    values[column] = [_text(cell) for cell in cells] if text else cells
+            yield pa.record_batch(
+                [pa.array(values[field.name], field.type) for field in self.schema], schema=self.schema
+            )
+
+
+def _text(cell: Any) -> str | None:
+    return cell if cell is None or isinstance(cell, str) else json.dumps(cell)

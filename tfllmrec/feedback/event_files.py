@@ -1,0 +1,173 @@
+"""Events from files into a log, and from a log into files that ``tfllmrec fit --events`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.client.answers import Receipt
+from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, RATING, REQUEST_ID, TIMESTAMP, USER
+from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.recognition import name_columns
+from tfllmrec.data.cleaning.rows import Rows
+from tfllmrec.data.cleaning.times import times
+from tfllmrec.data.cleaning.values import numbers, strings
+from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader
+from tfllmrec.data.files.raw_table import RawTable
+from tfllmrec.data.files.table_writer import SUFFIXES, writing_table
+from tfllmrec.data.files.tables import read_table
+from tfllmrec.data.findings import CleaningReport
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog
+from tfllmrec.feedback.events import Unreadable
+from tfllmrec.progress import show_progress
+
+#: Refused rows of a file that are named; all are counted.
+NAMED = 10
+
+
+@dataclass
+class Imported:
+    """What became of the rows of a file; the fields of :class:`~tfllmrec.client.answers.Receipt`, added up.
+
+    Attributes:
+      refused: how many rows. reasons: of the first :data:`NAMED`, with their places in the file.
+      report: what reading the file repaired or dropped.
+    """
+
+    file: str
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    late: int = 0
+    skewed: int = 0
+    reasons: list[str] = field(default_factory=list)
+    report: CleaningReport = field(default_factory=CleaningReport)
+
+    def add(self, receipt: Receipt, place_of: Callable[[int], str]) -> None:
+        self.accepted += receipt.accepted
+        self.duplicates += receipt.duplicates
+        self.late += receipt.late
+        self.skewed += receipt.skewed
+        self.refused += len(receipt.refused)
+        for refused in receipt.refused[: NAMED - len(self.reasons)]:
+            self.reasons.append(f"{place_of(refused.event)}: {refused.reason}")
+
+    def as_dict(self) -> dict[str, Any]:
+        names = ("file", "accepted", "duplicates", "refused", "late", "skewed", "reasons")
+        return {name: getattr(self, name) for name in names}
+
+
+def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
+    """Appends the events of a file, or of a folder of parts, in any format that ``data.events`` may have.
+
+    Columns are recognised by their usual names or by ``data.columns``; numbers and times are read as in
+    :func:`tfllmrec.read_dataset`. A column ``event_id`` or ``request_id`` is that of the events. Nothing else is
+    cleaned: the log keeps repeats, which a data set made of it treats by ``data.repeats``. A row is refused by itself.
+    A file may be appended again after an interruption: its rows that the log has count as duplicates.
+
+    Raises:
+      DataError: the file is missing or unreadable, or lacks the columns of users and items; or every row was refused.
+      WriteError: the disk is full; the events of earlier parts are in the log.
+    """
+    required = (USER, ITEM)
+    raw = name_columns(
+        read_table(path, "events", config), (*required, RATING, TIMESTAMP, EVENT_KIND), required, config.columns
+    )
+    done = Imported(path.name)
+    events = _Events(raw, config, done.report)
+    with show_progress(f"appending {path.name}", "events") as progress:
+        for start in range(0, len(raw.frame), MOST_EVENTS):
+            part = events.part(start, start + MOST_EVENTS)
+            done.add(log.append(part), partial(_place, raw, start))
+            progress(start + len(part), len(raw.frame))
+    if done.refused and not done.accepted + done.duplicates:
+        raise DataError(f"{path}: none of its {done.refused:,} rows is an event. {done.reasons[0]}")
+    return done
+
+
+def _place(raw: RawTable, start: int, event: int) -> str:
+    return raw.example(start + event)
+
+
+class _Events:
+    """The rows of a table as events; what is decided from a whole column is decided once."""
+
+    def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport) -> None:
+        rows = Rows(raw, config, report)
+        frame, nothing = raw.frame, pd.Series(np.full(len(raw.frame), np.nan))
+        self._ids = {name: rows.ids(name) for name in (USER, ITEM)}
+        self._rating, self._no_rating = numbers(frame.get(RATING, nothing))
+        self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
+        self._texts = {name: strings(frame[name]) for name in (EVENT_KIND, EVENT_ID, REQUEST_ID) if name in frame}
+        own = {USER, ITEM, RATING, TIMESTAMP, *self._texts}
+        self._further = {str(name): frame[name] for name in frame.columns if name not in own}
+
+    def part(self, start: int, end: int) -> list[Any]:
+        part = slice(start, end)
+        columns: dict[str, list[Any]] = {name: values[part].tolist() for name, values in self._ids.items()}
+        columns |= {name: values[part].tolist() for name, values in self._texts.items()}
+        for name, numeric in ((RATING, self._rating), (TIMESTAMP, self._seconds)):
+            columns[name] = [None if value != value else value for value in numeric[part].tolist()]
+        for name, cells in self._further.items():
+            columns[name] = list(map(_plain, cells[part].tolist()))
+        events: list[Any] = [
+            {name: value for name, value in zip(columns, row, strict=True) if value is not None and value != ""}
+            for row in zip(*columns.values(), strict=True)
+        ]
+        for bad, reason in ((self._no_rating, "the rating is no number"), (self._no_time, "the time is no time")):
+            for place in np.flatnonzero(bad[part]):
+                events[place] = Unreadable(reason)
+        return events
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it: text, a number, a truth value or nothing."""
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    return strings(pd.Series([value], dtype=object))[0]
+
+
+def export(folder: Path, out: Path, since: int = 0, exposures: bool = False) -> dict[str, Any]:
+    """Writes the events of a log, or the items that were shown, as CSV, TSV, JSON lines or Parquet.
+
+    Events have the columns of :meth:`tfllmrec.data.files.event_log.LogReader.table`, in the order of receipt;
+    ``event_id`` and ``received_s`` are left out, because a model should not read them. Exposures have a row for each
+    item of each list.
+
+    Args:
+      folder: of the log.
+      out: a name that ends in one of ``.csv``, ``.tsv``, ``.jsonl`` and ``.parquet``.
+      since: leaves out rows up to this number.
+
+    Returns:
+      ``file``, ``rows``, and ``next``: the ``since`` of the next export.
+
+    Raises:
+      ConfigError: another suffix.
+      DataError: there is no log, or there are no rows after ``since``.
+      WriteError: the file cannot be written; one that was there before is as it was.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"{out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    name = EXPOSURES if exposures else EVENTS
+    with LogReader(folder) as reader:
+        table = reader.table(name, since)
+        if not table.rows:
+            what = "shown items" if exposures else "events"
+            raise DataError(f"{folder} has no {what} after number {since} (the last one is {table.upto}).")
+        with writing_table(out, table.schema) as write, show_progress(f"writing {out.name}", "rows") as progress:
+            rows = 0
+            for batch in table.batches():
+                write(batch)
+                rows += len(batch)
+                progress(rows, table.rows)
+    return {"file": str(out), "rows": rows, "next": table.upto}

@@ -1,0 +1,290 @@
+"""An append-only log of events and of the lists that were shown, which keeps what it has acknowledged.
+
+**Why SQLite.** A log needs four things at once: an event that was acknowledged survives a kill and a power cut; the
+same event sent twice counts once; several processes write (a server, the command line); and a reader that remembers how
+far it came misses nothing. SQLite, which comes with Python, has all four: a write-ahead log that is synchronised at
+each commit (``journal_mode=WAL, synchronous=FULL``), a unique index, locks between processes, and commits one after the
+other, so that numbers of rows appear in order. Parquet segments would need an index of keys beside them, a log in front
+of them (a segment with a footer for each small batch is slow and large) and rules for compaction and recovery: a
+database. What Parquet is better at, reading columns, takes an export. The cost: one writer at a time, which group
+commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an index of keys, in which each event of a commit changes a
+page of its own if keys come in random order (they do not if ``event_id`` begins with the time, as in UUIDv7, and those
+made of content do); and no network file systems, where the shared memory of WAL does not work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfllmrec.client.answers import Receipt
+from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, POSITION, RATING, RECEIVED, REQUEST_ID, TIMESTAMP, USER
+from tfllmrec.data.files.event_log import (
+    APPLICATION,
+    CLAIMED,
+    EVENTS,
+    EXPOSURE_TYPES,
+    EXPOSURES,
+    FIELDS,
+    KEY,
+    LAYOUT,
+    LOG_FILE,
+    NUMBER,
+    TABLES,
+    LogReader,
+    require_layout,
+    sqlite_errors,
+)
+from tfllmrec.durable import sync, writing
+from tfllmrec.errors import DataError
+from tfllmrec.feedback.events import LATE_S, Batch, Row, check
+
+#: Events that :meth:`EventLog.append` takes at once.
+MOST_EVENTS = 10_000
+# How long a writer waits for another process.
+_BUSY_S = 30.0
+# The write-ahead log is cut to this size when its content is in the main file.
+_WAL_BYTES = 64 << 20
+
+_INSERT_EVENT = (
+    f"INSERT INTO {EVENTS} ({', '.join(Row._fields)}) "
+    f"VALUES ({', '.join('?' * len(Row._fields))}) ON CONFLICT ({KEY}) DO NOTHING"
+)
+_INSERT_EXPOSURE = (
+    f"INSERT INTO {EXPOSURES} ({', '.join(EXPOSURE_TYPES)}) VALUES ({', '.join('?' * len(EXPOSURE_TYPES))}) "
+    f"ON CONFLICT ({REQUEST_ID}, {POSITION}) DO NOTHING"
+)
+_REPLAYED = (NUMBER, KEY, USER, ITEM, RATING, EVENT_KIND, REQUEST_ID, TIMESTAMP, RECEIVED, CLAIMED, FIELDS)
+
+
+class Exposure(NamedTuple):
+    """An item of a list that was shown.
+
+    Attributes:
+      request_id: of the list. Within a list, one item is at each position.
+      time_s: when, in seconds since 1970. user_id: if it is known.
+      model, version: what answered. policy: what ordered the list.
+      position: from 0. propensity: the probability with which the policy puts this item there; 1 if it draws nothing.
+    """
+
+    request_id: str
+    time_s: float
+    user_id: str | None
+    model: str
+    version: int
+    policy: str
+    item_id: str
+    position: int
+    propensity: float = 1.0
+
+
+class EventLog:
+    """The event log in a folder, which is made where it is missing; for use by all threads of a process.
+
+        with EventLog(Path("log")) as log:
+            receipt = log.append([{"user_id": "42", "item_id": "A17", "kind": "click", "timestamp_s": 1790000000.0}])
+            for event in log.replay(since=0): ...
+
+    Several processes may write and read at the same time.
+
+    Args:
+      folder: of the log.
+      clock: seconds since 1970, for tests.
+
+    Raises:
+      WriteError: the folder cannot be written.
+      DataError: its file is damaged, or no event log.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with sqlite_errors(folder):
+                self._connection = sqlite3.connect(
+                    folder / LOG_FILE, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                )
+                try:
+                    self._prepare()
+                except BaseException:
+                    self._connection.close()
+                    raise
+            for path in (folder, folder.absolute().parent):
+                sync(path)
+
+    def _prepare(self) -> None:
+        """Makes the tables where the file is new, and asks for a durable commit."""
+        connection = self._connection
+        self._is_new()  # another program's file must stay as it is
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        with self._transaction():
+            if not self._is_new():
+                return
+            for statement in filter(str.strip, TABLES.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def _is_new(self) -> bool:
+        """Whether the file has no tables yet, as after a kill while it was made.
+
+        Raises:
+          DataError: its tables are not those of an event log.
+        """
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables:
+            require_layout(self._connection, self.folder)
+        return not tables
+
+    # --- Writing ------------------------------------------------------------------------------------------------------
+
+    def check(self, events: Iterable[Any]) -> Batch:
+        """Checks events by :func:`tfllmrec.feedback.events.check`, received now; writes nothing."""
+        return check(events, self._clock())
+
+    def append(self, events: Sequence[Any]) -> Receipt:
+        """Writes events; when it returns, they are on the disk.
+
+        Args:
+          events: at most :data:`MOST_EVENTS`, as :func:`tfllmrec.feedback.events.check` takes them.
+
+        Raises:
+          DataError: too many events at once.
+          WriteError: the disk is full or broken: none of the events is in the log.
+        """
+        if len(events) > MOST_EVENTS:
+            raise DataError(f"{len(events):,} events at once: expected at most {MOST_EVENTS:,}. Append them in parts.")
+        return self.write([self.check(events)])[0]
+
+    def write(self, batches: Sequence[Batch], exposures: Sequence[Exposure] = ()) -> list[Receipt]:
+        """Writes checked batches and shown items by one durable commit; a receipt for each batch.
+
+        An item at a position that its list has already is left out.
+
+        Raises:
+          WriteError: the disk is full or broken; nothing was written.
+        """
+        accepted = []
+        with self._lock, writing(self.folder, _ADVICE), sqlite_errors(self.folder):
+            if exposures or any(batch.rows for batch in batches):
+                with self._transaction():
+                    for batch in batches:
+                        found = self._connection.executemany(_INSERT_EVENT, batch.rows).rowcount if batch.rows else 0
+                        accepted.append(found)
+                    if exposures:
+                        self._connection.executemany(_INSERT_EXPOSURE, exposures)
+            else:
+                accepted = [0] * len(batches)
+        return [
+            Receipt(new, len(batch.rows) - new, tuple(batch.refused), batch.late, batch.skewed)
+            for batch, new in zip(batches, accepted, strict=True)
+        ]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # Immediate: a transaction that begins by reading may find that another process has written meanwhile.
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    def replay(self, since: int = 0, *, by_time: bool = False, from_s: float | None = None) -> Iterator[dict[str, Any]]:
+        """The events as mappings, in constant memory.
+
+        Args:
+          since: leaves out events up to this ``number``. Who remembers the last number that he saw, or :meth:`last`
+            from before, gets every later event once.
+          by_time: in the order of event time; by default in the order of receipt.
+          from_s: leaves out events that happened before, in seconds since 1970.
+
+        Yields:
+          ``number``, ``user_id``, ``item_id``, ``timestamp_s``, ``received_s``, and if there is one, ``rating``,
+          ``kind``, ``event_id``, ``request_id``, ``claimed_s`` (the time of an event whose clock was ahead) and further
+          fields. Events that are written meanwhile may be left out.
+        """
+        with LogReader(self.folder) as reader:
+            for page in reader.pages(EVENTS, _REPLAYED, since, by_time=by_time):
+                for row in page:
+                    event = {name: value for name, value in zip(_REPLAYED, row, strict=True) if value is not None}
+                    if isinstance(key := event.pop(KEY), str):
+                        event[EVENT_ID] = key
+                    if from_s is None or event[TIMESTAMP] >= from_s:
+                        yield {**json.loads(event.pop(FIELDS, "{}")), **event}
+
+    def shown(self, since: int = 0) -> Iterator[Exposure]:
+        """The items that were shown, in the order in which they were written."""
+        with LogReader(self.folder) as reader:
+            for page in reader.pages(EXPOSURES, tuple(EXPOSURE_TYPES), since):
+                yield from (Exposure(*row) for row in page)
+
+    def last(self) -> int:
+        """The number of the newest event; 0 where there is none."""
+        with LogReader(self.folder) as reader:
+            return reader.last()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_ADVICE = "Make room: no event was lost that the log has acknowledged, and the others may be sent again."
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The figures of a log.
+
+    Returns:
+      ``events``, ``users``, ``items``, ``kinds`` (count of each kind), ``first_s`` and ``last_s`` (event times),
+      ``received_first_s`` and ``received_last_s``, ``late``, ``skewed``, ``last_number``, ``lists`` and ``shown_items``
+      (of the exposures), ``bytes`` (of the files).
+
+    Raises:
+      DataError: no event log is there, or a damaged one.
+    """
+    with LogReader(folder) as reader:
+        events, users, items, first, last, got_first, got_last, late, skewed = reader.rows(
+            f"SELECT count(*), count(DISTINCT {USER}), count(DISTINCT {ITEM}), min({TIMESTAMP}), max({TIMESTAMP}), "
+            f"min({RECEIVED}), max({RECEIVED}), coalesce(sum({TIMESTAMP} < {RECEIVED} - {LATE_S}), 0), "
+            f"count({CLAIMED}) FROM {EVENTS}"
+        )[0]
+        kinds = reader.rows(f"SELECT {EVENT_KIND}, count(*) FROM {EVENTS} GROUP BY 1 ORDER BY 2 DESC, 1")
+        shown, lists = reader.rows(f"SELECT count(*), count(DISTINCT {REQUEST_ID}) FROM {EXPOSURES}")[0]
+        return {
+            "folder": str(folder),
+            "events": events,
+            "users": users,
+            "items": items,
+            "kinds": {kind or "": count for kind, count in kinds},
+            "first_s": first,
+            "last_s": last,
+            "received_first_s": got_first,
+            "received_last_s": got_last,
+            "late": late,
+            "skewed": skewed,
+            "last_number": reader.last(),
+            "lists": lists,
+            "shown_items": shown,
+            "bytes": sum(path.stat().st_size for path in folder.glob(f"{LOG_FILE}*")),
+        }

@@ -1,0 +1,159 @@
+"""One thread that writes to the event log for many requests at once (group commit)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from tfllmrec.client.answers import Receipt
+from tfllmrec.errors import TfllmrecError
+from tfllmrec.feedback.event_log import EventLog, Exposure
+from tfllmrec.feedback.events import Batch
+
+logger = logging.getLogger(__name__)
+
+#: Batches that may wait for the disk; events of one commit beyond which further batches wait for the next one.
+MOST_BATCHES, COMMIT_EVENTS = 1000, 10_000
+#: Shown items that may wait. They are written with the next events, or after this time.
+MOST_SHOWN, SHOWN_AFTER_S = 100_000, 0.5
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One durable write.
+
+    Attributes:
+      receipts: of its batches; none if it failed.
+      shown: how many shown items it wrote, or lost if it failed. seconds: how long it took.
+    """
+
+    receipts: list[Receipt]
+    shown: int
+    seconds: float
+    failed: bool = False
+
+
+Waiting = tuple[Batch, Future[Receipt]]
+Shown = Callable[[], Sequence[Exposure]]
+
+
+class Full(Exception):
+    """Too many batches wait for the disk."""
+
+
+class EventWriter:
+    """Writes batches of events, and lists that were shown, in a thread of its own.
+
+    While a commit waits for the disk, others gather; the next commit takes them all. So a durable write, which takes
+    milliseconds on a disk, is shared by as many requests as come in that time.
+
+    Args:
+      log: closed by :meth:`close`.
+      on_commit: called in the writer's thread after each write, before its requests are answered.
+    """
+
+    def __init__(self, log: EventLog, on_commit: Callable[[Commit], None] = lambda commit: None) -> None:
+        self.log = log
+        self._on_commit = on_commit
+        self._changed = threading.Condition()
+        self._batches: deque[Waiting] = deque()
+        self._shown: deque[Shown] = deque()
+        self._shown_items = 0
+        self._shown_since = 0.0
+        self._closing = False
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> Future[Receipt]:
+        """Queues a batch; the future has its receipt once it is on the disk, or the error of the write.
+
+        Raises:
+          Full: :data:`MOST_BATCHES` wait.
+        """
+        future: Future[Receipt] = Future()
+        with self._changed:
+            if self._closing or len(self._batches) >= MOST_BATCHES:
+                raise Full
+            self._batches.append((batch, future))
+            self._changed.notify()
+        return future
+
+    def offer(self, items: int, make: Shown) -> bool:
+        """Queues a list that was shown, without waiting for anything.
+
+        Args:
+          items: how many at most. make: gives them; called in the writer's thread.
+
+        Returns:
+          Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
+          is full.
+        """
+        with self._changed:
+            if self._closing or self._shown_items + items > MOST_SHOWN:
+                return False
+            if not self._shown:
+                self._shown_since = time.monotonic()
+                self._changed.notify()
+            self._shown.append(make)
+            self._shown_items += items
+        return True
+
+    def close(self) -> None:
+        """Writes what is queued, and closes the log."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self.log.close()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            self._commit(*work)
+
+    def _next(self) -> tuple[list[Waiting], list[Shown]] | None:
+        """Waits for work; ``None`` when the writer is closed and nothing is left."""
+        with self._changed:
+            while not self._batches:
+                left = self._shown_since + SHOWN_AFTER_S - time.monotonic()
+                if self._closing or (self._shown and left <= 0):
+                    break
+                self._changed.wait(left if self._shown else None)
+            if not self._batches and not self._shown:
+                return None
+            taken, events = [], 0
+            while self._batches and events < COMMIT_EVENTS:
+                batch, future = self._batches.popleft()
+                if future.set_running_or_notify_cancel():  # else its request has ended: nobody waits for a receipt
+                    taken.append((batch, future))
+                    events += len(batch.rows)
+            shown = list(self._shown)
+            self._shown.clear()
+            self._shown_items = 0
+            return taken, shown
+
+    def _commit(self, taken: list[Waiting], shown: list[Shown]) -> None:
+        begun = time.perf_counter()
+        exposures: list[Exposure] = []
+        try:
+            exposures = [exposure for make in shown for exposure in make()]
+            receipts = self.log.write([batch for batch, _ in taken], exposures)
+        except Exception as error:
+            if not self._failing and not isinstance(error, TfllmrecError):
+                logger.exception("writing to %s failed", self.log.folder)
+            elif not self._failing:
+                logger.error("%s", error)
+            self._failing = True  # said once, until a write succeeds
+            self._on_commit(Commit([], len(exposures), time.perf_counter() - begun, failed=True))
+            for _, future in taken:
+                future.set_exception(error)
+            return
+        self._failing = False
+        self._on_commit(Commit(receipts, len(exposures), time.perf_counter() - begun))
+        for (_, future), receipt in zip(taken, receipts, strict=True):
+            future.set_result(receipt)
