@@ -314,41 +314,43 @@ import numpy as np
 import tfllmrec, tensorflow as tf
 from tfllmrec import TextTower
 
-folder = sys.argv[1]
-given = np.load(f"{folder}/given.npz", allow_pickle=True)
-inputs = [tf.constant(given["texts"]), tf.constant(given["items"])]
-
-def check(model, name):
+def check(model, given, name):
     assert isinstance(model.get_layer("tower"), TextTower), name
-    for found, wanted in zip(model(inputs), (given["of_texts"], given["of_items"]), strict=True):
+    outputs = model([tf.constant(given["texts"]), tf.constant(given["items"])])
+    for found, wanted in zip(outputs, (given["of_texts"], given["of_items"]), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=name)
 
-for name in sys.argv[2].split():
-    model = tf.keras.models.load_model(f"{folder}/{name}")
-    check(model, name)
-before = model(inputs)[0]
-model.compile(tf.keras.optimizers.SGD(0.1), "mse")
-model.fit(inputs, [tf.ones_like(x) for x in model(inputs)], batch_size=4, verbose=0)
-assert not np.allclose(model(inputs)[0], before)
-for name in sys.argv[3].split():
-    other = tf.keras.Model.from_config(model.get_config())
-    other.load_weights(f"{folder}/{name}")
-    check(other, name)
+for folder, models, weights in zip(*[iter(sys.argv[1:])] * 3):
+    given = np.load(f"{folder}/given.npz", allow_pickle=True)
+    for name in models.split():
+        model = tf.keras.models.load_model(f"{folder}/{name}")
+        check(model, given, f"{folder}/{name}")
+    inputs = [tf.constant(given["texts"]), tf.constant(given["items"])]
+    before = model(inputs)[0]
+    model.compile(tf.keras.optimizers.SGD(0.1), "mse")
+    model.fit(inputs, [tf.ones_like(x) for x in model(inputs)], batch_size=4, verbose=0)
+    assert not np.allclose(model(inputs)[0], before)
+    for name in weights.split():
+        other = tf.keras.Model.from_config(model.get_config())
+        other.load_weights(f"{folder}/{name}")
+        check(other, given, f"{folder}/{name}")
 print("equal")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mode", "models", "weights"),
-    [
-        ("frozen", "folder m.keras", "w.weights.h5"),
-        ("lora", "folder", "checkpoint"),
-        ("adalora", "m.keras", "w.h5"),
-        ("full", "m.keras", ""),
-    ],
-)
-def test_a_fresh_process_loads_what_was_saved(handles, mode, models, weights, tmp_path):
+#: By mode: the formats of models and of weights that it is saved in; each format is there once.
+SAVED = {
+    "frozen": ("folder m.keras", "w.weights.h5"),
+    "lora": ("folder", "checkpoint"),
+    "adalora": ("m.keras", "w.h5"),
+    "full": ("m.keras", ""),
+}
+
+
+def write(handles, mode, folder):
+    """A model with a tower, saved in the formats of its mode, beside inputs and what it gives for them."""
+    folder.mkdir()
+    models, weights = SAVED[mode]
     tower = TextTower(**handles, texts=TEXTS, mode=mode, tuning=TUNING.get(mode), output_dim=3, name="tower")
     texts, items = tf.keras.Input((), dtype=tf.string), tf.keras.Input((None,), dtype=tf.int32)
     model = tf.keras.Model([texts, items], [moved(tower)(texts), tower(items)])
@@ -356,13 +358,19 @@ def test_a_fresh_process_loads_what_was_saved(handles, mode, models, weights, tm
     of_texts, of_items = model([tf.constant(TEXTS), tf.constant(rows)])
     assert np.ptp(of_items) > 0.1
     given = {"texts": np.array(TEXTS, object), "items": rows}
-    np.savez(tmp_path / "given.npz", **given, of_texts=of_texts.numpy(), of_items=of_items.numpy())
+    np.savez(folder / "given.npz", **given, of_texts=of_texts.numpy(), of_items=of_items.numpy())
     for name in models.split():
-        model.save(tmp_path / name)
+        model.save(folder / name)
     for name in weights.split():
-        model.save_weights(tmp_path / name)
+        model.save_weights(folder / name)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_loads_what_was_saved(handles, tmp_path):
+    for mode in SAVED:
+        write(handles, mode, tmp_path / mode)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), models, weights],
+        [sys.executable, "-c", SCRIPT, *(part for mode, saved in SAVED.items() for part in (tmp_path / mode, *saved))],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
