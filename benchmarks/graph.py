@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,16 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation
+from tfllmrec.models.graph import build_graph, smoothed, text_relation, use_relation, view_of
 from tfllmrec.models.item_weights import PrunedWeights, event_weights, score_history, solve
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.text.centring import centred_unit
-from tfllmrec.training.defaults import choose_item_weights
+from tfllmrec.training.defaults import item_weights_value, starting_item_weights
 
 SEED = 42
 SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2
+TEXTS = (30.0, 300.0, 3000.0)
 LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
 MIN_TARGETS, EVENTS_PER_ITEM = 20, 10
 
@@ -80,36 +82,33 @@ def variants(graph: ItemGraph) -> Iterator[tuple[str, sparse.csr_array]]:
     """The graph by kinds of relations, and whole."""
     kinds = list(dict.fromkeys(each.kind for each in graph.relations))
     for kind in kinds:
-        yield kind, graph.adjacency([each.name for each in graph.relations if each.kind == kind])
+        yield kind, graph.adjacency([kind])
     if len(kinds) > 1:
         yield "all", graph.adjacency()
 
 
 def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph) -> list[list[str]]:
-    """A row for each of the three uses, and one for each without the graph."""
+    """A row for each of the three uses, and one for each recommender without the graph."""
     text = fit_baseline(data, "text").model
-    statistics = data.item_weight_statistics(settings)
+    statistics, unit = data.item_weight_statistics(settings), data.unit_text
 
     def weights(vectors: np.ndarray, view: sparse.csr_array | None = None, strength: float = 0.0) -> Weights:
         used = settings.model_copy(update={"graph": strength})
         return Weights(solve(statistics, used, vectors, view), used)
 
-    unit, of_graph = data.unit_text, list(variants(graph))
-    mixed = {
-        f"{name}, share {share:g}": (lambda adjacency=adjacency, share=share: smoothed(unit, adjacency, share, STEPS))
-        for name, adjacency in of_graph
+    texts = {
+        f"{name}, share {share:g}": partial(smoothed, unit, adjacency, share, STEPS)
+        for name, adjacency in variants(graph)
         for share in SHARES
     }
-    viewed = {
-        f"{name}, strength {strength:g}": (
-            lambda adjacency=adjacency, strength=strength: weights(unit, similarity_of(adjacency), strength)
-        )
-        for name, adjacency in of_graph
-        for strength in STRENGTHS
-    }
-    rows = used("text baseline", data, lambda: text, {k: lambda v=v: Text(text, v()) for k, v in mixed.items()}, "smooth")
-    plain: Callable[[], Recommender] = lambda: weights(unit)  # noqa: E731
-    rows += used("item-item weights", data, plain, {k: lambda v=v: weights(v()) for k, v in mixed.items()}, "smooth")
+    rows = used(
+        "text baseline", data, lambda: text, {k: lambda v=v: Text(text, v()) for k, v in texts.items()}, "smooth"
+    )
+    whole = {k: lambda v=v: weights(v()) for k, v in texts.items() if k.startswith("all") or len(graph.relations) == 1}
+    plain = partial(weights, unit)
+    rows += used("item-item weights", data, plain, whole, "smooth")
+    view = view_of(graph)
+    viewed = {f"strength {strength:g}": partial(weights, unit, view, strength) for strength in STRENGTHS}
     return rows + used("item-item weights", data, plain, viewed, "view")[1:]
 
 
@@ -154,8 +153,12 @@ def used(
 
 def enough(result: Result, label: str) -> bool:
     """Whether a column has targets enough to be shown."""
-    stratum = label.partition("/")[2]
-    return result.counts["targets" + (f"/{stratum}" if stratum else "")] >= MIN_TARGETS
+    return result.counts[targets_of(label)] >= MIN_TARGETS
+
+
+def targets_of(label: str) -> str:
+    """The name of the number of targets behind a metric."""
+    return "/".join(["targets", *label.split("/")[1:]])
 
 
 def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig, wanted: GraphConfig, cmd: str) -> str:
@@ -163,18 +166,24 @@ def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig
     graph = build_graph(data.split, data.text, wanted, config, data.text_widths)
     took = time.monotonic() - begun
     counts = data.measure(fit_baseline(data, "popularity").model, data.split.test).counts
-    targets = ["targets", "", *(f"{counts['targets' + ('/' + x.partition('/')[2] if '/' in x else '')]:,}" for x in LABELS)]
+    targets = [
+        "targets",
+        "",
+        *(f"{counts['targets' + ('/' + x.partition('/')[2] if '/' in x else '')]:,}" for x in LABELS),
+    ]
     return "\n".join(
         [
             made_by(cmd, data.seed),
             "",
-            f"{data.n_items:,} items, {data.split.kind} split, {len(data.split.test):,} test queries. The graph was built "
-            f"in {took:.1f} s: {'; '.join(graph.lines())}.",
+            f"{data.n_items:,} items, {data.split.kind} split, {len(data.split.test):,} test queries. The graph was "
+            f"built in {took:.1f} s: {'; '.join(graph.lines())}.",
             "",
             f"Nothing is trained. Shares {', '.join(f'{x:g}' for x in SHARES)} in {STEPS} steps and strengths "
-            f"{', '.join(f'{x:g}' for x in STRENGTHS)} were tried with each kind of relation and with all; the best on "
-            "validation is shown, with its gain in the selection value there (interval for all tries together, by "
-            "Bonferroni). Test figures with the graph have the paired difference to those without, and its 95 % interval.",
+            f"{', '.join(f'{x:g}' for x in STRENGTHS)} were tried: texts of the baseline with each kind of relation "
+            "and with all, the item-item weights with all (their view of the graph: all but use). The best on validation "
+            "is shown, with its gain in the selection value there (interval for all tries together, by "
+            "Bonferroni). Test figures with the graph have the paired difference to those without it, with its "
+            "95 % interval.",
             "",
             *markdown_table(["", "gain on validation", *LABELS], [*measured(data, settings, graph), targets]),
         ]
@@ -202,11 +211,27 @@ def of_citeulike(folder: Path, command: str) -> None:
         texts = ItemTemplate.from_items(split.items).texts(split.items)
         vectors = encode_items(texts, TextEncoder.from_config(TextConfig()), VectorStore(cache_folder() / "vectors"))
         data = TrainingData(split, vectors, seed=SEED)
-        settings, lines = choose_item_weights(data, ItemWeightSettings(form="low_rank"), to_stderr)
-        wanted = GraphConfig(relations=["use", "values"], edges=files["edges"])
+        settings, value = best_text(data)
+        wanted = GraphConfig(relations=["values"], edges=files["edges"])
         body = section(data, settings, config, wanted, command)
-    replace_section(f"graph: {split.dataset.name}", f"{body}\n\n{'; '.join(lines)}.")
-    print(body)
+    said = (
+        "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
+        f"strengths {', '.join(f'{x:g}' for x in TEXTS)} of the text, {settings.text:g} was best on validation ({value:.4f})."
+    )
+    replace_section(f"graph: {split.dataset.name}", f"{body}\n\n{said}")
+    print(body, said, sep="\n\n")
+
+
+def best_text(data: TrainingData) -> tuple[ItemWeightSettings, float]:
+    """The starting settings with the best strength of the text, and their selection value."""
+    start = starting_item_weights(data).model_copy(update={"form": "low_rank"})
+    tried = {}
+    for text in TEXTS:
+        settings = start.model_copy(update={"text": text})
+        tried[text] = item_weights_value(data, settings)
+        to_stderr(f"item-item weights, text {text:g}: {tried[text]:.4f}")
+    best = max(TEXTS, key=tried.__getitem__)
+    return start.model_copy(update={"text": best}), tried[best]
 
 
 def citeulike_files(folder: Path, out: Path) -> dict[str, Path]:
@@ -220,7 +245,9 @@ def citeulike_files(folder: Path, out: Path) -> dict[str, Path]:
         names = [line.strip() for line in lines]
     users, tags, cited = lists("users.dat.gz"), lists("item-tag.dat.gz"), lists("citations.dat.gz")
     tables = {
-        "events": pd.DataFrame([(f"u{u}", f"a{a}") for u, own in enumerate(users) for a in own], columns=["user", "item"]),
+        "events": pd.DataFrame(
+            [(f"u{u}", f"a{a}") for u, own in enumerate(users) for a in own], columns=["user", "item"]
+        ),
         "items": pd.DataFrame(
             [(f"a{a}", "|".join(names[int(t)].replace("|", " ") for t in own)) for a, own in enumerate(tags)],
             columns=["item", "tags"],
@@ -279,8 +306,8 @@ def of_size(n_items: int, command: str) -> None:
         [
             made_by(command, SEED),
             "",
-            f"{n_items:,} made-up items: texts of width 384 around {len(topics):,} topics, {users * 10:,} events. Of the "
-            f"exact mutual neighbours of 200 items, {found:.1%} are in the graph.",
+            f"{n_items:,} made-up items: texts of width 384 around {len(topics):,} topics, {users * 10:,} events. Of "
+            f"the exact mutual neighbours of 200 items, {found:.1%} are in the graph.",
             "",
             *markdown_table(
                 ["", "seconds", "edges"],

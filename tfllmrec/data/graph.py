@@ -6,7 +6,7 @@ Edges are undirected. :mod:`tfllmrec.models.graph` makes those that need vectors
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,13 @@ class Relation:
     def __len__(self) -> int:
         return len(self.heads)
 
+    @property
+    def words(self) -> str:
+        """How the relation is told to people: ``similar text``, ``same author``, or its name."""
+        fixed = {"text": "similar text", "use": "often used together"}
+        plain = self.name.replace("_", " ")
+        return fixed.get(self.kind, f"same {plain}" if self.kind == "value" else plain)
+
 
 def _among_strongest(heads: np.ndarray, tails: np.ndarray, weights: np.ndarray, neighbours: int) -> np.ndarray:
     """Whether each edge is among the ``neighbours`` strongest of its head, and of its tail: bool ``[2, E]``."""
@@ -104,13 +111,13 @@ class ItemGraph:
     n_items: int
     relations: tuple[Relation, ...]
 
-    def adjacency(self, names: Iterable[str] | None = None) -> sparse.csr_array:
+    def adjacency(self, kinds: Collection[Kind] | None = None) -> sparse.csr_array:
         """The sum of the weights of the relations: symmetric float32 ``[N, N]``.
 
         Args:
-          names: only these relations; ``None``: all.
+          kinds: only relations of these kinds; ``None``: all.
         """
-        chosen = [each for each in self.relations if names is None or each.name in set(names)]
+        chosen = [each for each in self.relations if kinds is None or each.kind in kinds]
         shape = (self.n_items, self.n_items)
         rows = np.concatenate([np.empty(0, np.int32), *(each.heads for each in chosen)])
         columns = np.concatenate([np.empty(0, np.int32), *(each.tails for each in chosen)])
@@ -191,7 +198,7 @@ class ItemGraph:
             total.indices[order].astype(np.int32),
             total.data[order],
             self._sets(rows[order], total.indices[order]),
-            tuple(each.name for each in self.relations),
+            tuple(each.words for each in self.relations),
         )
 
     def _sets(self, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
@@ -247,7 +254,7 @@ class Neighbours:
       offsets: int64 ``[N + 1]``; item i has ``items[offsets[i]:offsets[i + 1]]``.
       items: int32 ``[E]``. weights: float32 ``[E]``, the sum over the relations.
       sets: int64 ``[E]``, bit r is set if relation r joins the two.
-      names: of the relations.
+      names: of the relations, in words.
     """
 
     offsets: np.ndarray
@@ -257,11 +264,7 @@ class Neighbours:
     names: tuple[str, ...]
 
     def words(self) -> tuple[list[str], np.ndarray]:
-        """The relations of each edge in words: the different ones, and which of them an edge has, int32 ``[E]``.
-
-        >>> Neighbours(np.array([0, 1]), np.array([1]), np.array([1.0]), np.array([3]), ("text", "author")).words()[0]
-        ['text, author']
-        """
+        """What joins two items in words: the different ones, and which of them an edge has, int32 ``[E]``."""
         different, place = np.unique(self.sets, return_inverse=True)
         words = [", ".join(name for bit, name in enumerate(self.names) if held >> bit & 1) for held in different]
         return words, place.astype(np.int32)
@@ -297,11 +300,12 @@ def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: b
         names = category_names(cell)[-1:] if last_only else category_names(cell)
         rows += [item] * len(names)
         values += names
-    return _of_groups(name, np.asarray(rows, np.int64), np.asarray(values, object), len(cells), neighbours)
+    pairs = _same_values(np.asarray(rows, np.int64), np.asarray(values, object), len(cells))
+    return Relation.of(name, "value", pairs, neighbours)
 
 
-def _of_groups(name: str, rows: np.ndarray, values: np.ndarray, n_items: int, neighbours: int) -> Relation:
-    """Joins the items ``rows`` [V] that have the same of ``values`` [V]."""
+def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.coo_array:
+    """Joins the items ``rows`` [V] that have the same of ``values`` [V]: sparse ``[N, N]``."""
     codes, _ = pd.factorize(values)
     groups = sparse.coo_array(
         (np.ones(len(rows), np.float32), (rows, codes)), shape=(n_items, int(codes.max(initial=-1)) + 1)
@@ -310,8 +314,8 @@ def _of_groups(name: str, rows: np.ndarray, values: np.ndarray, n_items: int, ne
     sizes = groups.sum(axis=0)
     groups = groups[:, (sizes > 1) & (sizes <= LARGEST_GROUP)]
     sizes = groups.sum(axis=0)
-    pairs = (groups * (1 / np.log2(np.maximum(sizes, 2)))) @ groups.T
-    return Relation.of(name, "value", pairs.tocoo(), neighbours)
+    weights = sparse.diags_array((1 / np.log2(np.maximum(sizes, 2))).astype(np.float32))
+    return (groups @ weights @ groups.T).tocoo()
 
 
 def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neighbours: int) -> list[Relation]:
@@ -356,17 +360,14 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
                 f"{path}: expected a weight above 0, found {frame['weight'].iloc[row]!r} in row {row + 1}. Leave out "
                 "rows that join nothing."
             )
-    names = frame["relation"].fillna("").astype(str) if "relation" in frame else pd.Series(["link"] * len(frame))
+    names = frame["relation"].fillna("").astype(str) if "relation" in frame else pd.Series([""] * len(frame))
+    names = names.replace("", "link").to_numpy(object)
     n_items, found = len(item_ids), []
-    both, either = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
+    linked, shared = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
+    values = np.where(head >= 0, ends[1], ends[0])
     for name in dict.fromkeys(names):
-        own = (names == name).to_numpy()
-        linked = own & both
-        if linked.any():
-            pairs = sparse.coo_array((weights[linked], (head[linked], tail[linked])), shape=(n_items, n_items))
-            found.append(Relation.of(name or "link", "link", pairs, neighbours))
-        valued = own & either
-        if valued.any():
-            values = np.where(head >= 0, ends[1].to_numpy(object), ends[0].to_numpy(object))[valued]
-            found.append(_of_groups(name or "value", np.maximum(head, tail)[valued], values, n_items, neighbours))
+        own, joined = (names == name) & linked, (names == name) & shared
+        pairs = sparse.coo_array((weights[own], (head[own], tail[own])), shape=(n_items, n_items)).tocsr()
+        pairs += _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()
+        found.append(Relation.of(name, "link" if own.any() else "value", pairs.tocoo(), neighbours))
     return found

@@ -62,7 +62,8 @@ def build_graph(
             if field.kind == "category" and field.name in items:
                 cells = items[field.name].fillna("").astype(str).tolist()
                 # The levels of a path of categories say less and less about an item; the last says most.
-                found.append(shared_values(field.name, cells, k, last_only=field.name == CATEGORIES))
+                path = field.name == CATEGORIES
+                found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
     if settings.edges is not None:
         found += edges_of_file(Path(settings.edges), items[ITEM].tolist(), data, k)
     found = [relation for relation in found if len(relation)]
@@ -201,6 +202,15 @@ def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, ste
         out = own * vectors + np.float32(share) * (mean @ out)
     length = np.linalg.norm(out, axis=1, keepdims=True)
     return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
+
+
+def view_of(graph: ItemGraph) -> sparse.csr_array:
+    """The graph without *use*, by :func:`similarity_of`.
+
+    The other views of the regression know use together already; and where the gates are fitted, these views leave
+    events out that the graph has.
+    """
+    return similarity_of(graph.adjacency(("text", "value", "link")))
 
 
 def similarity_of(adjacency: sparse.csr_array) -> sparse.csr_array:
