@@ -180,10 +180,10 @@ def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig
             "",
             f"Nothing is trained. Shares {', '.join(f'{x:g}' for x in SHARES)} in {STEPS} steps and strengths "
             f"{', '.join(f'{x:g}' for x in STRENGTHS)} were tried: texts of the baseline with each kind of relation "
-            "and with all, the item-item weights with all (their view of the graph: all but use). The best on validation "
-            "is shown, with its gain in the selection value there (interval for all tries together, by "
-            "Bonferroni). Test figures with the graph have the paired difference to those without it, with its "
-            "95 % interval.",
+            "and with all, the item-item weights with all (their view of the graph has all but use). The best on "
+            "validation is shown, with its gain in the selection value there (interval for all tries together, by "
+            "Bonferroni). Test figures with the graph have the paired difference to those without it, with its 95 % "
+            "interval.",
             "",
             *markdown_table(["", "gain on validation", *LABELS], [*measured(data, settings, graph), targets]),
         ]
@@ -216,7 +216,8 @@ def of_citeulike(folder: Path, command: str) -> None:
         body = section(data, settings, config, wanted, command)
     said = (
         "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
-        f"strengths {', '.join(f'{x:g}' for x in TEXTS)} of the text, {settings.text:g} was best on validation ({value:.4f})."
+        f"strengths {', '.join(f'{x:g}' for x in TEXTS)} of the text, {settings.text:g} was best on validation "
+        f"({value:.4f})."
     )
     replace_section(f"graph: {split.dataset.name}", f"{body}\n\n{said}")
     print(body, said, sep="\n\n")

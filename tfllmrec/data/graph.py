@@ -180,7 +180,7 @@ class ItemGraph:
             {
                 "head": np.concatenate([empty, *(each.heads for each in self.relations)]),
                 "tail": np.concatenate([empty, *(each.tails for each in self.relations)]),
-                "relation": pd.Categorical.from_codes(codes, names),
+                "relation": np.asarray(names, object)[codes],
                 "weight": np.concatenate([np.empty(0, np.float32), *(each.weights for each in self.relations)]),
             }
         )
@@ -360,14 +360,16 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
                 f"{path}: expected a weight above 0, found {frame['weight'].iloc[row]!r} in row {row + 1}. Leave out "
                 "rows that join nothing."
             )
-    names = frame["relation"].fillna("").astype(str) if "relation" in frame else pd.Series([""] * len(frame))
-    names = names.replace("", "link").to_numpy(object)
+    names = np.full(len(frame), "link", object)
+    if "relation" in frame:
+        named = frame["relation"].fillna("").astype(str).to_numpy(object)
+        names = np.where(named == "", names, named)
     n_items, found = len(item_ids), []
     linked, shared = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
     values = np.where(head >= 0, ends[1], ends[0])
     for name in dict.fromkeys(names):
         own, joined = (names == name) & linked, (names == name) & shared
         pairs = sparse.coo_array((weights[own], (head[own], tail[own])), shape=(n_items, n_items)).tocsr()
-        pairs += _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()
-        found.append(Relation.of(name, "link" if own.any() else "value", pairs.tocoo(), neighbours))
+        pairs = (pairs + _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()).tocoo()
+        found.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
     return found

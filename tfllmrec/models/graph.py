@@ -131,13 +131,12 @@ def _by_cells(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             inside = order[starts[cell] : starts[cell + 1]]
             own = vectors[inside].T
             for start in range(ends[cell], ends[cell + 1] if len(inside) else ends[cell], _ROWS):
-                rows = askers[start : min(start + _ROWS, ends[cell + 1])]
-                cosines = vectors[rows] @ own
-                cosines[rows[:, np.newaxis] == inside] = -np.inf
+                asking = askers[start : min(start + _ROWS, ends[cell + 1])]
+                cosines = vectors[asking] @ own
+                cosines[asking[:, np.newaxis] == inside] = -np.inf
                 place, best = _best(cosines, min(k, len(inside)))
-                both = np.hstack([scores[rows], best])
-                place, scores[rows] = _best(both, k, np.hstack([items[rows], inside[place]]))
-                items[rows] = place
+                both, names = np.hstack([scores[asking], best]), np.hstack([items[asking], inside[place]])
+                items[asking], scores[asking] = _best(both, k, names)
             progress(cell + 1, len(cells.centroids))
     return items, scores
 

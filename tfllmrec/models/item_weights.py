@@ -15,10 +15,11 @@ adds a Gram matrix of what is known and a target matrix of what is asked for:
 ``G_next`` and ``C_next`` are sums over all prefixes of all histories: of ``m m^T``, with ``m`` the prefix weighted by
 ``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix (who had
 both, in whatever order) and ``T`` the unit text vectors (what reads alike), which reach items that few or none have
-met. ``S`` is a graph of the items, where there is one (:func:`tfllmrec.models.graph.similarity_of`). No item may explain itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with
-the co-occurrence view alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al.,
-"Session-aware Linear Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set
-to ``itself``: solved with all others, it would explain every event, and nothing would be left for neighbours.
+met. ``S`` is the graph of the items, where there is one (:func:`tfllmrec.models.graph.view_of`). No item may explain
+itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with the co-occurrence view
+alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al., "Session-aware Linear
+Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set to ``itself``: solved
+with all others, it would explain every event, and nothing would be left for neighbours.
 
 ``1 / P_ii`` is what the other items leave unexplained of item i, plus ``l2``: it grows with the item's events. The
 weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which takes candidates down that many have met.
