@@ -5,9 +5,10 @@
     python benchmarks/graph.py --recbole ml-100k.kg ml-100k.link --out ml-100k.csv
     python benchmarks/graph.py --items 1000000
 
-Two uses are measured apart: text vectors that are smoothed over the graph, as input of the text baseline and of the
-item-item weights; and the graph as a view of the item-item weights. Which relations, how much of the neighbours' text
-and how strong a view is chosen on validation; the choice is measured on test queries once, against no graph.
+Three uses are measured apart: text vectors that are smoothed over the graph, as input of the text baseline and of the
+item-item weights; the graph as a view of the item-item weights; and the neighbours of the history, added to the text
+baseline. Which relations, how much of the neighbours' text and how strong a view is chosen on validation; the choice is
+measured on test queries once, against no graph.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.graph import build_graph, smoothed, text_relation, use_relation, view_of
-from tfllmrec.models.item_weights import PrunedWeights, event_weights, score_history, solve
+from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
+from tfllmrec.models.item_weights import PrunedWeights, event_weights, recency_matrix, score_history, solve
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.text.centring import centred_unit
@@ -47,6 +48,7 @@ from tfllmrec.training.defaults import item_weights_value, starting_item_weights
 
 SEED = 42
 SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2
+NEAR = (0.1, 0.3, 1.0)
 TEXTS = (30.0, 300.0, 3000.0)
 LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
 MIN_TARGETS, EVENTS_PER_ITEM = 20, 10
@@ -64,6 +66,18 @@ class Text:
             return self.baseline.score(queries)
         finally:
             self.baseline.vectors = before  # type: ignore[attr-defined]
+
+
+class Near:
+    """Text similarity plus ``weight`` times what the graph says: the history, by recency, times its view."""
+
+    def __init__(self, baseline: Recommender, view: sparse.csr_array, weight: float) -> None:
+        self.baseline, self.view, self.weight = baseline, view, weight
+
+    def score(self, queries: Queries) -> np.ndarray:
+        decay = self.baseline.decay  # type: ignore[attr-defined]
+        near = (recency_matrix(queries.choices, self.view.shape[0], decay) @ self.view).toarray()
+        return self.baseline.score(queries) + np.float32(self.weight) * near
 
 
 class Weights:
@@ -101,10 +115,19 @@ def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph)
         for name, adjacency in variants(graph)
         for share in SHARES
     }
-    rows = used(
-        "text baseline", data, lambda: text, {k: lambda v=v: Text(text, v()) for k, v in texts.items()}, "smooth"
-    )
-    whole = {k: lambda v=v: weights(v()) for k, v in texts.items() if k.startswith("all") or len(graph.relations) == 1}
+    mixed = {name: lambda make=make: Text(text, make()) for name, make in texts.items()}
+    near = {
+        f"{name}, weight {weight:g}": partial(Near, text, similarity_of(adjacency), weight)
+        for name, adjacency in variants(graph)
+        for weight in NEAR
+    }
+    rows = used("text baseline", data, lambda: text, mixed, "smooth")
+    rows += used("text baseline", data, lambda: text, near, "near")[1:]
+    whole = {
+        name: lambda make=make: weights(make())
+        for name, make in texts.items()
+        if name.startswith("all") or len(graph.relations) == 1
+    }
     plain = partial(weights, unit)
     rows += used("item-item weights", data, plain, whole, "smooth")
     view = view_of(graph)
@@ -146,7 +169,7 @@ def used(
             for label in LABELS
         ]
 
-    how = {"smooth": "smoothed texts", "view": "view of the graph"}[use]
+    how = {"smooth": "smoothed texts", "near": "plus the history's neighbours", "view": "view of the graph"}[use]
     said = f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"
     return [[name, "", *cells(before, False)], [f"{name}, {how} ({best})", said, *cells(after, True)]]
 
@@ -159,6 +182,10 @@ def enough(result: Result, label: str) -> bool:
 def targets_of(label: str) -> str:
     """The name of the number of targets behind a metric."""
     return "/".join(["targets", *label.split("/")[1:]])
+
+
+def listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig, wanted: GraphConfig, cmd: str) -> str:
@@ -178,12 +205,12 @@ def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig
             f"{data.n_items:,} items, {data.split.kind} split, {len(data.split.test):,} test queries. The graph was "
             f"built in {took:.1f} s: {'; '.join(graph.lines())}.",
             "",
-            f"Nothing is trained. Shares {', '.join(f'{x:g}' for x in SHARES)} in {STEPS} steps and strengths "
-            f"{', '.join(f'{x:g}' for x in STRENGTHS)} were tried: texts of the baseline with each kind of relation "
-            "and with all, the item-item weights with all (their view of the graph has all but use). The best on "
-            "validation is shown, with its gain in the selection value there (interval for all tries together, by "
-            "Bonferroni). Test figures with the graph have the paired difference to those without it, with its 95 % "
-            "interval.",
+            f"Nothing is trained. Shares {listed(SHARES)} of the neighbours' texts in {STEPS} steps, weights "
+            f"{listed(NEAR)} of the history's neighbours and strengths {listed(STRENGTHS)} of the view were tried: the "
+            "text baseline with each kind of relation and with all, the item-item weights with all (their view has all "
+            "but use). The best on validation is shown, with its gain in the selection value there (interval for all "
+            "tries together, by Bonferroni). Test figures with the graph have the paired difference to those without "
+            "it, with its 95 % interval.",
             "",
             *markdown_table(["", "gain on validation", *LABELS], [*measured(data, settings, graph), targets]),
         ]
@@ -216,7 +243,7 @@ def of_citeulike(folder: Path, command: str) -> None:
         body = section(data, settings, config, wanted, command)
     said = (
         "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
-        f"strengths {', '.join(f'{x:g}' for x in TEXTS)} of the text, {settings.text:g} was best on validation "
+        f"strengths {listed(TEXTS)} of the text, {settings.text:g} was best on validation "
         f"({value:.4f})."
     )
     replace_section(f"graph: {split.dataset.name}", f"{body}\n\n{said}")

@@ -82,6 +82,11 @@ class Relation:
         return len(self.heads)
 
     @property
+    def n_joined(self) -> int:
+        """How many items have an edge."""
+        return len(np.unique(np.concatenate([self.heads, self.tails])))
+
+    @property
     def words(self) -> str:
         """How the relation is told to people: ``similar text``, ``same author``, or its name."""
         fixed = {"text": "similar text", "use": "often used together"}
@@ -128,8 +133,7 @@ class ItemGraph:
     def lines(self) -> list[str]:
         """A line for each relation, for people."""
         return [
-            f"{each.name} ({each.kind}): {len(each):,} edges, "
-            f"{len(np.unique(np.concatenate([each.heads, each.tails]))):,} of {self.n_items:,} items"
+            f"{each.name} ({each.kind}): {len(each):,} edges, {each.n_joined:,} of {self.n_items:,} items"
             for each in self.relations
         ]
 
