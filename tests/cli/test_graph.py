@@ -44,3 +44,8 @@ def test_keeps_the_graph_that_is_there(program, asked, tmp_path):
     assert program("graph", tmp_path / "bare", "--keep").code == 4
     answer = program("graph", tmp_path / "run", "--keep", "--relation", "use")
     assert answer.code == 2 and "--keep takes the graph as it is" in answer.err
+
+
+def test_an_unknown_kind_is_refused(program, asked, tmp_path):
+    answer = program("graph", tmp_path / "run", "--relation", "friends")
+    assert answer.code == 2 and "graph.relations" in answer.err and not asked

@@ -831,7 +831,7 @@ def test_related_of_no_rows_is_empty(with_graph):
     assert out["item_ids"].shape == (0, 0)
 
 
-def test_without_a_graph_there_is_no_related(served):
+def test_without_a_graph_there_is_no_related():
     assert "related" not in labelled().signatures()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,10 @@ from tfllmrec.cli.output import note, print_json, say, working
 def graph(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     relations: Annotated[
-        list[Literal["text", "use", "values"]] | None,
+        list[str] | None,
         typer.Option(
             "--relation",
+            metavar="KIND",
             help="Build the graph from these alone: text (similar texts), use (the same users), values (a shared value "
             "of the catalogue). May be repeated; by default all.",
         ),
@@ -40,12 +41,12 @@ def graph(
     """Build the graph of a run's items, for export (related) and report, and print its relations."""
     if keep and (relations or edges):
         raise typer.BadParameter("--keep takes the graph as it is: leave out --relation and --edges.")
-    from tfllmrec.config import GraphConfig
+    from tfllmrec.config import parse_config
     from tfllmrec.runs.graph import graph_of, write_graphml
 
     with working():
-        chosen = relations or ["text", "use", "values"]
-        settings = None if keep else GraphConfig(relations=chosen, edges=edges, neighbours=neighbours)
+        named = {"relations": relations or ["text", "use", "values"], "edges": edges, "neighbours": neighbours}
+        settings = None if keep else parse_config({"graph": named}, origin="command line").graph
         built = graph_of(run, settings, tell=lambda line: None)
         if graphml is not None:
             write_graphml(run, built, graphml)
