@@ -4,6 +4,7 @@ from plain_runs import write_run
 
 from tfllmrec.config import GraphConfig
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.models.item_weights import fit_item_weights
 from tfllmrec.runs.graph import graph_of, make_graph, write_graphml
 from tfllmrec.runs.run import Run
 
@@ -44,3 +45,30 @@ def test_the_graph_that_item_weights_were_solved_with_stays(run):
     config.write_text(config.read_text().replace("  graph: null", "  graph: 10.0"))
     with pytest.raises(ModelError, match=r"item_weights.graph 10\), so the graph stays"):
         make_graph(run, GraphConfig(relations=["use"]))
+
+
+@pytest.mark.slow
+@pytest.mark.tf
+def test_a_fit_builds_the_graph_and_solves_its_item_weights_with_it(chain_config, cache, tmp_path):
+    """The edges of the file say that each item of the ring goes with the one four steps on, which no event does."""
+    from tfllmrec.runs.experiment import fit_experiment
+
+    rows = [f"i{i},goes_with,i{(i + 4) % 36}" for i in range(36)]
+    (tmp_path / "edges.csv").write_text("\n".join(["head,relation,tail", *rows]))
+    config = chain_config.model_copy(deep=True)
+    config.graph = GraphConfig(edges=tmp_path / "edges.csv")
+    config.item_weights.graph, config.model.terms = 300.0, ["behaviour"]
+    config.ranking.epochs, config.evaluation.baselines = 0, ["popularity"]
+    told = []
+    run = fit_experiment(config, tmp_path / "run", tell=told.append)
+    assert any(line.startswith("graph: goes_with (link): 36 edges") for line in told)
+    data, settings = run.training_data, run.config.item_weights
+    with_graph, without = (
+        fit_item_weights(data.item_weight_statistics(each), each, data.unit_text, data.graph_view)
+        for each in (settings, settings.model_copy(update={"graph": 0.0}))
+    )
+    row = {item: index for index, item in enumerate(run.dataset.items.item_id)}
+    heads, tails = ([row[f"i{(i + far) % 36}"] for i in range(36)] for far in (0, 4))
+    assert with_graph[heads, tails].mean() > without[heads, tails].mean() + 0.1
+    solved = np.sort(run.load_model().behaviour.weights_.numpy()[:-1], axis=1)
+    np.testing.assert_allclose(solved, np.sort(with_graph, axis=1), atol=1e-4)
