@@ -585,6 +585,12 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
     lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
     if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
         lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
+    graph = config.graph
+    if not graph.relations and graph.edges is None:
+        changed = _changed(graph, frozenset(["neighbours", "support"]))
+        lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
+    elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
+        lines.append("graph.support has no effect without use among graph.relations")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:
