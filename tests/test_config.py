@@ -445,3 +445,16 @@ def test_settings_are_named_as_in_a_config():
     said = settings_of(model=ModelConfig(blocks=7), training=TrainingConfig())
     assert said["model.blocks"] == 7 and said["training.precision"] == "float32" and said["model.dropout"] is None
     assert len(said) == len(ModelConfig.model_fields) + len(TrainingConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("graph", "lines"),
+    [
+        ({}, []),
+        ({"neighbours": 5}, ["graph.neighbours has no effect without graph.relations or graph.edges"]),
+        ({"relations": ["text"], "support": 3}, ["graph.support has no effect without use among graph.relations"]),
+        ({"relations": ["use"], "support": 3, "neighbours": 5}, []),
+    ],
+)
+def test_settings_of_a_graph_that_are_not_read_are_named(graph, lines):
+    assert settings_without_effect(parse_config({"graph": graph})) == lines

@@ -375,6 +375,9 @@ class ItemWeightSettings(Section):
     l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto.")
     co_occurrence: float | None = Field(None, ge=0, description="Beta, weight of co-occurrence, in any order; auto.")
     text: float | None = Field(None, ge=0, description="Alpha, weight of similar texts; 0 leaves the text out; auto.")
+    graph: float | None = Field(
+        None, ge=0, description="Gamma, weight of the graph of items, see the section graph; auto: 0 without a graph."
+    )
     next_item: float | None = Field(
         None, ge=0, description="Nu, weight of the item that came next; auto: 0 where events have no order."
     )
@@ -401,7 +404,24 @@ class ItemWeightSettings(Section):
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, itself=0.0, context={})
+        return self.with_plain(**plain, graph=0.0, itself=0.0, context={})
+
+
+class GraphConfig(Section):
+    """The graph of the items: which relations it has, and how many neighbours."""
+
+    relations: list[Literal["text", "use", "values"]] = Field(
+        [],
+        description="text: mutual nearest neighbours by text. use: items of the same users. values: items that share a "
+        "category, an author or another value of the catalogue. Empty, and without edges: no graph.",
+    )
+    edges: Path | None = Field(
+        None,
+        description="File of further edges: head, relation, tail and optionally weight. Two items are an edge; an item "
+        "and something else make an edge with each item that shares it.",
+    )
+    neighbours: int = Field(20, ge=1, le=1000, description="Strongest neighbours of an item in each relation.")
+    support: int = Field(2, ge=1, description="Of use: users that two items must share.")
 
 
 class TrainingConfig(Section):
@@ -522,6 +542,7 @@ class ExperimentConfig(Section):
     item_weights: ItemWeightSettings = Field(default_factory=ItemWeightSettings)
     ranking: RankingConfig = Field(default_factory=RankingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    graph: GraphConfig = Field(default_factory=GraphConfig)
     interests: InterestConfig = Field(default_factory=InterestConfig)
     board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -582,6 +603,12 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
     lines += [f"tuning.{name} has no effect with {mode}" for name in _changed(tuning, unread)]
     if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
         lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
+    graph = config.graph
+    if not graph.relations and graph.edges is None:
+        changed = _changed(graph, frozenset(["neighbours", "support"]))
+        lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
+    elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
+        lines.append("graph.support has no effect without use among graph.relations")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

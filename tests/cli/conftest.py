@@ -105,6 +105,10 @@ class FakeModel:
         self.calls.append(("similar", items, k))
         return to_frame([self._best([item], k) for item in items])
 
+    def related(self, items, k=10):
+        self.calls.append(("related", items, k))
+        return to_frame([[] if item == "e" else self._best([item], k) for item in items])
+
     def title(self, item):
         return f"Title {item}"
 

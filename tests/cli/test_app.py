@@ -14,7 +14,7 @@ from tfllmrec.errors import ConfigError, DataError, ModelError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "data", "data describe", "data prepare", "fit", "evaluate", "export", "recommend", "search"]
-COMMANDS += ["similar", "interests", "rank", "doctor", "tune", "serve", "report"]
+COMMANDS += ["similar", "related", "graph", "interests", "rank", "doctor", "tune", "serve", "report"]
 HEAVY = ["tensorflow", "numpy", "pandas", "pyarrow", "yaml", "optuna", "grpc", "requests", "starlette", "jinja2"]
 
 

@@ -71,7 +71,7 @@ def made_model(signature, inputs):
         told = {"click_probability": [[w / max(sum(row), 1) for w in row] for row in weights], "unknown": unknown}
         return told | ({"rating": [[0.5 * w for w in row] for row in weights]} if inputs["history"][0][1:] else {})
     listing, _, full = signature.partition("_")
-    if listing == "similar":
+    if listing in ("similar", "related"):
         unknown = [int(i not in CATALOGUE) for i in inputs["item_id"]]
         candidates = [[i for i in CATALOGUE if i != item] if item in CATALOGUE else [] for item in inputs["item_id"]]
     elif listing == "search":
@@ -91,6 +91,8 @@ def made_model(signature, inputs):
         ]
     rows = [best(c, k, max(inputs["k"])) for c, k in zip(candidates, inputs["k"], strict=True)]
     out = {"item_ids": [ids for ids, _ in rows], "scores": [scores for _, scores in rows], "unknown": unknown}
+    if listing == "related":
+        out["reasons"] = [["same author" if i else "" for i in ids] for ids, _ in rows]
     return out | ({"titles": [[i.upper() for i in ids] for ids, _ in rows]} if full else {})
 
 
@@ -465,6 +467,14 @@ def test_similar(client, served):
     assert served.calls == [("predict", "similar", {"item_id": ["é"], "k": [3]})]
     with pytest.raises(DataError, match=r"No item 'nope' in the catalogue of 'made' at (http|grpc)://"):
         client.similar("nope")
+
+
+def test_related(client, served):
+    found = client.related("é", k=2)
+    assert [(item.item_id, item.reason) for item in found] == [("a", "same author"), ("b", "same author")]
+    assert served.calls == [("predict", "related", {"item_id": ["é"], "k": [2]})]
+    with pytest.raises(DataError, match=r"No item 'nope' in the catalogue of 'made' at (http|grpc)://"):
+        client.related("nope")
 
 
 def test_filters_go_to_signatures_of_their_own(client, served):

@@ -32,6 +32,9 @@ def drawn():
         "strata": figures.strata_intervals({"all": intervals, "tail": intervals}),
         "differences": figures.difference_intervals({"ndcg@10": intervals}, "a run"),
         "labels": figures.confusion_matrix(np.array([[8, 2], [0, 10]]), ["Drama", "other"]),
+        "neighbourhood": figures.neighbourhood(
+            "Alien", ["Aliens", "_x"], np.array([2.0, 1.0]), ["same author", "cites"]
+        ),
     }
 
 
@@ -51,6 +54,8 @@ def words(text):
 
 def test_axes_have_names(all_figures):
     for name, figure in all_figures.items():
+        if name == "neighbourhood":  # has no axes
+            continue
         assert figure.axes[-1].get_xlabel(), name
         assert name in ("strata", "differences") or all(axes.get_ylabel() for axes in figure.axes), name
 
@@ -144,6 +149,12 @@ def test_differences_beyond_chance_are_filled():
 
 def test_confusion_matrix_tells_shares_of_rows(all_figures):
     assert [text.get_text() for text in all_figures["labels"].axes[0].texts] == ["80", "20", "100"]
+
+
+def test_neighbours_are_joined_by_lines_as_wide_as_they_are_strong(all_figures):
+    axes = all_figures["neighbourhood"].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["Aliens", "same author", " _x", "cites", "Alien"]
+    assert [line.get_linewidth() for line in axes.lines] == pytest.approx([0.8 + 2.4, 0.8 + 2.4 / 2])
 
 
 def test_svg_is_small_plain_and_keeps_its_text(all_figures):

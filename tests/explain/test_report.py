@@ -13,6 +13,7 @@ from plain_runs import Next, stand_in, write_run
 
 from tfllmrec.config import SplitConfig, TrainingConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.graph import ItemGraph, shared_values
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.result_files import save_result
@@ -20,6 +21,14 @@ from tfllmrec.explain.one_run import changed_settings
 from tfllmrec.explain.report import RUNS, write_report
 from tfllmrec.explain.sections import Table
 from tfllmrec.runs.run import ABLATION, Run
+
+
+def test_the_graph_has_a_section_with_a_picture(plain_run, loads_stand_in):
+    n_items = plain_run.dataset.n_items
+    cells = ["shared" if item in (3, 5, 7) else "" for item in range(n_items)]
+    ItemGraph(n_items, (shared_values("author", cells, 9),)).save(plain_run.folder / "graph")
+    text = check(write_report([plain_run.folder], tell=lambda line: None).path)
+    assert "<h2>Graph of the items</h2>" in text and "The strongest neighbours of" in text and "same author" in text
 
 
 def test_of_one_run(plain_run, loads_stand_in):

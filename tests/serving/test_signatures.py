@@ -803,6 +803,38 @@ def learned_labels(mixture=(0.2, 0.5, 0.3)):
     return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7, 0.6, 10.0)
 
 
+@pytest.fixture(scope="module")
+def with_graph():
+    """Ten items in a model of twelve: 0, 1 and 2 are of one author, and 0 cites 3."""
+    from tfllmrec.data.graph import ItemGraph, Relation, shared_values
+
+    cites = Relation("cites", "link", np.array([0], np.int32), np.array([3], np.int32), np.array([0.5], np.float32))
+    graph = ItemGraph(10, (shared_values("author", ["x", "x", "x"] + [""] * 7, 5), cites))
+    return labelled(graph=graph)
+
+
+def test_related_lists_neighbours_and_what_joins_them(with_graph):
+    out = answer(with_graph.related, item_id=["i0", "i3", "i9", "i39", "nobody"], k=[2, 3, 1, 2, 3])
+    assert "related" in with_graph.signatures()
+    assert [[item.decode() for item in row] for row in out["item_ids"]] == [
+        ["i1", "i2", ""], ["i0", "", ""], ["", "", ""], ["", "", ""], ["", "", ""],
+    ]  # fmt: skip
+    assert [[word.decode() for word in row] for row in out["reasons"]][:2] == [
+        ["same author", "same author", ""], ["cites", "", ""],
+    ]  # fmt: skip
+    np.testing.assert_allclose(out["scores"][:2], [[1, 1, 0], [0.5, 0, 0]])
+    assert list(out["unknown"]) == [0, 0, 0, 0, 1]
+
+
+def test_related_of_no_rows_is_empty(with_graph):
+    out = with_graph.related(tf.constant([], tf.string), tf.constant([], tf.int32))
+    assert out["item_ids"].shape == (0, 0)
+
+
+def test_without_a_graph_there_is_no_related():
+    assert "related" not in labelled().signatures()
+
+
 def test_the_labels_of_items_are_stored_once():
     served = labelled()
     assert served.label_weights.columns is served.forecast.profile.columns

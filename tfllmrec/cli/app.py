@@ -29,10 +29,12 @@ from tfllmrec.cli import (
     explain,
     export,
     fit,
+    graph,
     interests,
     off_policy,
     rank,
     recommend,
+    related,
     report,
     search,
     serve,
@@ -60,11 +62,13 @@ app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(report.report)
 app.command()(board.board)
+app.command()(graph.graph)
 app.command()(export.export)
 app.command()(recommend.recommend)
 app.command()(explain.explain)
 app.command()(search.search)
 app.command()(similar.similar)
+app.command()(related.related)
 app.command()(interests.interests)
 app.command()(rank.rank)
 app.command()(serve.serve)

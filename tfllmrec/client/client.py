@@ -288,6 +288,16 @@ class Client:
         marks = {} if ratings is None else {"ratings": _ratings([history], [ratings])}
         return self._list("search", inputs, [allow], [categories], fields | marks, titles, deadline_s)[0]
 
+    def related(self, item_id: str, k: int = 10, *, deadline_s: float | None = None) -> Answer[Recommendation]:
+        """The neighbours of an item in the graph; ``reason`` says what joins them, such as ``same author``.
+
+        Raises:
+          DataError: the item is not in the catalogue.
+        """
+        return self._of_item(
+            item_id, lambda inputs: _answers(self.predict("related", inputs, deadline_s=deadline_s)), k
+        )
+
     def similar(
         self,
         item_id: str,
@@ -303,10 +313,19 @@ class Client:
         Raises:
           DataError: the item is not in the catalogue.
         """
+
+        def listed(inputs: dict[str, Any]) -> list[Answer[Recommendation]]:
+            return self._list("similar", inputs, [allow], [categories], {}, titles, deadline_s)
+
+        return self._of_item(item_id, listed, k)
+
+    def _of_item(
+        self, item_id: str, ask: Callable[[dict[str, Any]], list[Answer[Recommendation]]], k: int
+    ) -> Answer[Recommendation]:
+        """What ``ask`` answers on one item that is in the catalogue."""
         if not isinstance(item_id, str):
             raise DataError(f"Expected an item id as one str, got {item_id!r}.")
-        inputs = {"item_id": [item_id], "k": [count_of(k)]}
-        answer = self._list("similar", inputs, [allow], [categories], {}, titles, deadline_s)[0]
+        answer = ask({"item_id": [item_id], "k": [count_of(k)]})[0]
         if answer.unknown:
             raise DataError(f"No item {item_id!r} in the catalogue of {self.model!r} at {self.address}.")
         return answer

@@ -337,6 +337,30 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
     return fig
 
 
+@_figure
+def neighbourhood(item: str, neighbours: Sequence[str], weights: np.ndarray, joined_by: Sequence[str]) -> Figure:
+    """The neighbours of an item in a graph, strongest first, each with the relations that join it.
+
+    Args:
+      item: its title.
+      neighbours: titles of the neighbours, at least one.
+      weights: float ``[K]``, above 0; a stronger edge has a wider line.
+      joined_by: the relations of each neighbour, in words.
+    """
+    fig, (axes,) = _axes(height=0.3 + 0.42 * len(neighbours))
+    middle = (len(neighbours) - 1) / 2
+    for place, (name, weight, words) in enumerate(zip(neighbours, weights, joined_by, strict=True)):
+        width = 0.8 + 2.4 * float(weight / np.max(weights))
+        axes.plot([0, 0.6], [middle, place], color=COLOURS[0], linewidth=width)
+        axes.text(0.65, place, _legend(name), va="bottom")
+        axes.text(0.65, place, _legend(words, 36), va="top", color=MUTED)
+    axes.text(-0.05, middle, _legend(item, 14), va="center", ha="right")
+    axes.set_xlim(-0.9, 2.9)
+    axes.set_ylim(len(neighbours) - 0.4, -0.6)
+    axes.set_axis_off()
+    return fig
+
+
 # How figures are written ----------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,8 @@ _CALIBRATED = {
     "probability": "the candidates of only those test queries whose held-out item is among them",
     "rating": "the rated targets of test queries",
 }
+#: Neighbours in the picture of the graph.
+NEIGHBOURS = 10
 #: Letters of a title, and fields with a table of their values, at most.
 LETTERS, FIELDS = 90, 5
 
@@ -128,6 +130,7 @@ def sections_of_run(run: Run, comparison: Comparison, tell: Tell) -> list[Sectio
             _ablation(run),
             _ranking(run, hybrid, tell),
             _interests(run, hybrid, tell),
+            _graph(run),
             _data(run),
             _reproduce(run),
         )
@@ -428,6 +431,29 @@ def _interests(run: Run, hybrid: Hybrid, tell: Tell) -> Section:
             f"(column), of the {len(found[1]) - 1} most frequent ones. If an item has several labels, its row is "
             "chosen in favour of the diagonal: it is the listed label if the item has it.",
         )
+    return section
+
+
+def _graph(run: Run) -> Section:
+    """The relations of the graph, and the neighbours of the item with the most training events that has any."""
+    section, graph = Section("Graph of the items"), run.graph
+    if graph is None or not graph.relations:
+        return section
+    header = ["relation", "kind", "edges", "items"]
+    rows = [[each.name, each.kind, count(len(each)), count(each.n_joined)] for each in graph.relations]
+    section.table(Table(header, rows, numbers=False).shortened(ROWS))
+    near, titles = graph.strongest(NEIGHBOURS), _Titles(run)
+    words, place = near.words()
+    some = np.flatnonzero(np.diff(near.offsets))
+    item = int(some[np.argmax(run.split.train_counts[some])])
+    own = slice(near.offsets[item], near.offsets[item + 1])
+    names = [titles[other] for other in near.items[own]]
+    section.figure(
+        figures.neighbourhood(titles[item], names, near.weights[own], [words[at] for at in place[own]]),
+        "neighbourhood",
+        f"The strongest neighbours of {titles[item]}, the item with the most training events among those with edges. A "
+        "wider line is a stronger edge.",
+    )
     return section
 
 

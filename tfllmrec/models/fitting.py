@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
+from scipy import sparse
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.graph import view_of
 from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, resolved
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
@@ -59,6 +62,7 @@ class TrainingData:
       text: float32 ``[N, Dt]``, in the order of the items table; a row of zeros is an item without text.
       head_share: share of the items, by training events, that are head.
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
+      graph: of the items; ``None``: there is none.
       user_texts: encodes what users write, into vectors as wide as those of ``text``; ``None``: that is not read.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
@@ -73,6 +77,7 @@ class TrainingData:
     seed: int = 42
     text_widths: Sequence[int] | None = None
     user_texts: UserTexts | None = None
+    graph: ItemGraph | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
@@ -91,9 +96,10 @@ class TrainingData:
         config: ExperimentConfig,
         text_widths: Sequence[int] | None = None,
         user_texts: UserTexts | None = None,
+        graph: ItemGraph | None = None,
     ) -> Self:
         """The data of an experiment, with the head share and the seed of its config."""
-        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths, user_texts)
+        return cls(split, np.asarray(text), config.evaluation.head_share, config.seed, text_widths, user_texts, graph)
 
     @property
     def n_items(self) -> int:
@@ -108,6 +114,11 @@ class TrainingData:
     def unit_text(self) -> np.ndarray:
         """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
         return centred_unit(self.text, widths=self.text_widths)
+
+    @cached_property
+    def graph_view(self) -> sparse.csr_array | None:
+        """The graph as a view of the item-item weights, see :func:`tfllmrec.models.graph.view_of`."""
+        return None if self.graph is None else view_of(self.graph)
 
     @cached_property
     def _item_pairs(self) -> int:

@@ -8,17 +8,18 @@ over users: users are added or subtracted, and :func:`solve` gives the weights a
 The weights predict the next item from the recency-weighted history before it. Each *view* of the data
 adds a Gram matrix of what is known and a target matrix of what is asked for:
 
-    A = nu G_next + beta X^T X + alpha T T^T + l2 I
-    B = nu C_next + beta X^T X + alpha T T^T
+    A = nu G_next + beta X^T X + alpha T T^T + gamma S + l2 I
+    B = nu C_next + beta X^T X + alpha T T^T + gamma S
     W = A^-1 (B - diag(g)),    g such that diag W = 0
 
 ``G_next`` and ``C_next`` are sums over all prefixes of all histories: of ``m m^T``, with ``m`` the prefix weighted by
 ``decay ** steps_back``, and of ``m`` times the item that came next. ``X`` is the binary user-by-item matrix (who had
 both, in whatever order) and ``T`` the unit text vectors (what reads alike), which reach items that few or none have
-met. No item may explain itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with
-the co-occurrence view alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al.,
-"Session-aware Linear Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set
-to ``itself``: solved with all others, it would explain every event, and nothing would be left for neighbours.
+met. ``S`` is the graph of the items, where there is one (:func:`tfllmrec.models.graph.view_of`). No item may explain
+itself: with ``P = A^-1`` that takes ``g_i = (P B)_ii / P_ii``, as in EASE, which is this with the co-occurrence view
+alone. The next-item view is the linear form of a sequential model (compare SLIT in Choe et al., "Session-aware Linear
+Item-Item Models", WWW 2021). Where users come back to items that they know, ``W_ii`` is then set to ``itself``: solved
+with all others, it would explain every event, and nothing would be left for neighbours.
 
 ``1 / P_ii`` is what the other items leave unexplained of item i, plus ``l2``: it grows with the item's events. The
 weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which takes candidates down that many have met.
@@ -93,6 +94,7 @@ def solve_item_weights(
     n_items: int,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
+    graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
     """The item-item weights of a catalogue of any size, pruned: exact, or in the low-rank form.
 
@@ -103,30 +105,34 @@ def solve_item_weights(
         :data:`EXACT_ITEMS` items and ``low_rank`` above. All weights are kept where N is less than ``neighbours``.
       text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
         is above 0.
+      graph: sparse ``[N, N]``, positive semidefinite; needed where ``settings.graph`` is above 0.
 
     Raises:
-      ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text of another
-        catalogue.
+      ModelError: Too many items for ``exact``, an item outside the catalogue, a bad setting, or text or a graph of
+        another catalogue.
     """
-    return solve(ItemWeightStatistics.of(histories, n_items, settings), settings, text_vectors)
+    return solve(ItemWeightStatistics.of(histories, n_items, settings), settings, text_vectors, graph)
 
 
 def solve(
-    statistics: ItemWeightStatistics, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
+    statistics: ItemWeightStatistics,
+    settings: ItemWeightSettings,
+    text_vectors: np.ndarray | None = None,
+    graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
     """The weights of :func:`solve_item_weights`, from statistics that were stored or added up.
 
     Args:
       statistics: Of all events, with the decay of ``settings`` where ``settings.next_item`` is above 0.
-      settings, text_vectors: As in :func:`solve_item_weights`.
+      settings, text_vectors, graph: As in :func:`solve_item_weights`.
 
     Raises:
-      ModelError: Too many items for ``exact``, a bad setting, statistics with another decay, or text of another
-        catalogue.
+      ModelError: Too many items for ``exact``, a bad setting, statistics with another decay, or text or a graph of
+        another catalogue.
     """
     if resolved(settings.form, statistics.n_items) == "low_rank":
-        return low_rank_weights(statistics, settings, text_vectors)
-    return prune(fit_item_weights(statistics, settings, text_vectors), settings.neighbours)
+        return low_rank_weights(statistics, settings, text_vectors, graph)
+    return prune(fit_item_weights(statistics, settings, text_vectors, graph), settings.neighbours)
 
 
 def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
@@ -143,7 +149,10 @@ def resolved(form: Form, n_items: int) -> Literal["exact", "low_rank"]:
 
 
 def fit_item_weights(
-    statistics: ItemWeightStatistics, settings: ItemWeightSettings, text_vectors: np.ndarray | None = None
+    statistics: ItemWeightStatistics,
+    settings: ItemWeightSettings,
+    text_vectors: np.ndarray | None = None,
+    graph: sparse.csr_array | None = None,
 ) -> np.ndarray:
     """Solves for the item-item weights exactly.
 
@@ -154,6 +163,7 @@ def fit_item_weights(
       settings: The strengths of the views.
       text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
         is above 0.
+      graph: As in :func:`solve_item_weights`.
 
     Returns:
       float32 ``[N, N]``, with ``settings.itself`` on the diagonal.
@@ -165,7 +175,7 @@ def fit_item_weights(
     assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     _check_size(n_items)
     text = _checked_text(n_items, settings, text_vectors)
-    met, target = statistics.weighted(settings)
+    met, target = statistics.weighted(settings, graph)
     known = met.toarray()
     del met
     if text is not None:
@@ -212,10 +222,11 @@ def low_rank_weights(
     statistics: ItemWeightStatistics,
     settings: ItemWeightSettings,
     text_vectors: np.ndarray | None = None,
+    graph: sparse.csr_array | None = None,
 ) -> PrunedWeights:
     """The same weights without any N x N matrix: a diagonal plus low rank in the place of A.
 
-    With ``S`` what A has from events, ``D = l2 I + diag S`` and ``E = D^-1/2 offdiag(S) D^-1/2``,
+    With ``M`` what A has from events and the graph, ``D = l2 I + diag M`` and ``E = D^-1/2 offdiag(M) D^-1/2``,
 
         A = D^1/2 (I + E + U U^T) D^1/2,    U = sqrt(alpha) D^-1/2 T.
 
@@ -238,9 +249,10 @@ def low_rank_weights(
         weights kept for each item (all of them where N is smaller).
       text_vectors: float32 ``[N, D]``, see :func:`tfllmrec.text.centring.centred_unit`; needed where ``settings.text``
         is above 0.
+      graph: As in :func:`solve_item_weights`.
 
     Raises:
-      ModelError: A bad setting, statistics with another decay, or text of another catalogue.
+      ModelError: A bad setting, statistics with another decay, or text or a graph of another catalogue.
     """
     n_items, settings = statistics.n_items, settings.settled()
     rank, neighbours = settings.rank, settings.neighbours
@@ -248,7 +260,7 @@ def low_rank_weights(
         raise ModelError(f"Expected a rank of 1 or more, got {rank}.")
     assert settings.l2 is not None and settings.text is not None and settings.itself is not None
     text = _checked_text(n_items, settings, text_vectors)
-    known, target = statistics.weighted(settings)
+    known, target = statistics.weighted(settings, graph)
     diagonal = known.diagonal()
     scale = 1 / np.sqrt(diagonal + np.float32(settings.l2))
     scaling = sparse.diags_array(scale)
@@ -405,18 +417,30 @@ class ItemWeightStatistics:
     def n_items(self) -> int:
         return self.co_occurrence.shape[0]
 
-    def weighted(self, settings: ItemWeightSettings) -> tuple[sparse.csr_array, sparse.csr_array]:
-        """The matrices A and B that come from events, before ``l2``, as sparse float32 ``[N, N]``.
+    def weighted(
+        self, settings: ItemWeightSettings, graph: sparse.csr_array | None = None
+    ) -> tuple[sparse.csr_array, sparse.csr_array]:
+        """The matrices A and B that come from events and the graph, before ``l2``, as sparse float32 ``[N, N]``.
 
         Returns:
-          ``nu G_next + beta X^T X`` and ``nu C_next + beta X^T X``; where nu is 0 these are one and the same array.
+          ``nu G_next + beta X^T X + gamma S`` and ``nu C_next + beta X^T X + gamma S``; where nu is 0 these are one and
+          the same array.
 
         Raises:
-          ModelError: ``settings`` have a next-item view, and the statistics have none or one with another decay.
+          ModelError: ``settings`` have a next-item view, and the statistics have none or one with another decay; or
+            they have the view of a graph, and there is none of as many items.
         """
         both = _nothing(self.n_items)
         if settings.co_occurrence:
             both = np.float32(settings.co_occurrence) * self.co_occurrence.astype(np.float32, copy=False)
+        if settings.graph:
+            if graph is None or graph.shape != both.shape:
+                given = "none" if graph is None else f"one of {graph.shape[0]} items"
+                raise ModelError(
+                    f"Expected a graph of {self.n_items} items because item_weights.graph is {settings.graph}, got "
+                    f"{given}. Set graph.relations, or item_weights.graph=0."
+                )
+            both = (both + np.float32(settings.graph) * graph).tocsr()
         if not settings.next_item:
             return both, both
         if settings.decay != self.decay:

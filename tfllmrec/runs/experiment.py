@@ -27,7 +27,20 @@ from tfllmrec.durable import locked, read_json, replacing, write_text, writing
 from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.protocol import selection_value
 from tfllmrec.progress import Tell, show_progress, to_stderr
-from tfllmrec.runs.run import INTERESTS, PARENT, PER_QUERY, PLAN, REMEDY, SCHEMA, Parent, Recorded, Run, unfinished
+from tfllmrec.runs.graph import make_graph
+from tfllmrec.runs.run import (
+    GRAPH,
+    INTERESTS,
+    PARENT,
+    PER_QUERY,
+    PLAN,
+    REMEDY,
+    SCHEMA,
+    Parent,
+    Recorded,
+    Run,
+    unfinished,
+)
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
 from tfllmrec.text.template import ItemTemplate
 
@@ -38,7 +51,7 @@ if TYPE_CHECKING:
 
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", PARENT, SCHEMA, "data", "vectors.npy", "vectors.json", "logs"}
+BEFORE_TRAINING = {"config.yaml", "source.json", PARENT, SCHEMA, "data", "vectors.npy", "vectors.json", "logs", GRAPH}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -116,6 +129,8 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
     callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
     text = encode(run, config, tell)
+    if (config.graph.relations or config.graph.edges) and run.graph is None:
+        make_graph(run, config.graph, tell)
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
@@ -131,7 +146,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts)
+    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, run.graph)
     fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
@@ -222,6 +237,8 @@ def _begun(
     )  # fmt: skip
     if config.tuning.synonyms is not None:
         config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
+    if config.graph.edges is not None:
+        config.graph.edges = (base / config.graph.edges).resolve()
     for role in ("encoder", "preprocessor"):
         if handle := getattr(config.text, role):
             setattr(config.text, role, _absolute(handle, base))

@@ -9,6 +9,7 @@ RUN/
   schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
   vectors.npy     the items' text vectors, float32 [N, Dt]; vectors.json: of which encoder they are
+  graph/          the graph of the items (Parquet, JSON), where the config or 'tfllmrec graph' asks for one
   query_encoder/  by its name, the small tower that queries are read with, where the config asks for one
   checkpoints/    the newest epoch, the best one, and how far training is
   logs/           TensorBoard
@@ -36,6 +37,7 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
 from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphrase_option
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import read_json, reading_npz
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from tfllmrec.training.ranking import RankingRecord
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
-PER_QUERY, SCHEMA, INTERESTS = "per_query.npz", "schema.json", "interests"
+PER_QUERY, SCHEMA, INTERESTS, GRAPH = "per_query.npz", "schema.json", "interests", "graph"
 #: The folder of results of the model without one of its parts, which ``benchmarks/ablation.py`` writes.
 ABLATION = "ablation"
 #: In the folder of a search: the settings that are searched.
@@ -262,7 +264,18 @@ class Run:
         """
         from tfllmrec.models.fitting import TrainingData
 
-        return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts)
+        graph = self.graph
+        return TrainingData.of(self.split, self.text, self.config, self.text_widths, self.user_texts, graph)
+
+    @property
+    def graph(self) -> ItemGraph | None:
+        """The graph of the items; ``None`` where there is none.
+
+        Raises:
+          ModelError: it is damaged.
+        """
+        folder = self.folder / GRAPH
+        return ItemGraph.load(folder) if folder.is_dir() else None
 
     @cached_property
     def user_texts(self) -> UserTexts | None:

@@ -25,6 +25,7 @@ from tfllmrec.durable import publish_folder, writing, writing_folder
 from tfllmrec.errors import ModelError
 from tfllmrec.layers.item_index import Form
 from tfllmrec.layers.item_scann import scann_operations
+from tfllmrec.models.graph import view_of
 from tfllmrec.models.hybrid import Catalogue
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.servable import Servable
@@ -139,13 +140,14 @@ def _export_run(
     run = Run.open(run_folder)
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
-    model = run.load_model()
+    model, graph = run.load_model(), run.graph
     if new_items is not None:
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
         if counts.added + counts.replaced:
             catalogue = Catalogue.of(items, text, run.split.schema, run.text_widths, model.config)
-            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell)
+            view = view_of(graph) if graph is not None and run.config.item_weights.graph else None
+            model = model.extend(catalogue, np.asarray(run.text), run.split.train_queries().choices, tell, view)
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
@@ -169,6 +171,7 @@ def _export_run(
         run.dataset.repeats,
         forecast,
         run.dataset.ordered,
+        graph,
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 

@@ -276,16 +276,38 @@ class SavedModel:
         Raises:
           DataError: the catalogue does not have one of ``items``.
         """
-        asked = listed_strings("items", items)
-        for item in asked:
-            if item not in self._title:
-                raise no_such_item(item, self._title)
+        asked = self._known_items(items)
 
         def of(rows: slice) -> list[Answer[Recommendation]]:
             some = np.asarray(asked[rows], object)
             return self._top("similar", len(some), k, None, allow, categories, item_id=some)
 
         return to_frame(_in_batches(len(asked), of))
+
+    def related(self, items: Sequence[str], k: int = 10) -> pd.DataFrame:
+        """The neighbours of each of ``items`` in the graph, at most 50; ``reason`` says what joins them.
+
+        Rows as in :meth:`recommend`.
+
+        Raises:
+          DataError: the catalogue does not have one of ``items``.
+          ModelError: the model was exported without a graph.
+        """
+        asked = self._known_items(items)
+
+        def of(rows: slice) -> list[Answer[Recommendation]]:
+            some = np.asarray(asked[rows], object)
+            return self._top("related", len(some), k, None, None, (), item_id=some)
+
+        return to_frame(_in_batches(len(asked), of))
+
+    def _known_items(self, items: Sequence[str]) -> list[str]:
+        """The ids, if the catalogue has them all."""
+        asked = listed_strings("items", items)
+        for item in asked:
+            if item not in self._title:
+                raise no_such_item(item, self._title)
+        return asked
 
     def explain(
         self,
@@ -571,6 +593,8 @@ class SavedModel:
     def _why_not(self, signature: str) -> str:
         if signature == "search_tokens" and "search" in self._signatures:
             return ": what reads its queries knows words and no tokens. Ask search."
+        if signature == "related":
+            return ": it was exported from a run without a graph. Make one with 'tfllmrec graph RUN', and export again."
         if signature == "interests":
             return (
                 ": what the catalogue says of its items makes no label that some of them share, or it was exported "

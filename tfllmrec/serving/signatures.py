@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfllmrec.client.inputs import MOST_REASONS, STAGES
 from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.schema import RATING_KEY, Schema, padding_of
@@ -57,6 +58,8 @@ PERSONAL = 0.5
 FAINT = 1e-4
 #: Labels of warm-up requests.
 SHOWN_LABELS = 5
+#: Neighbours of an item that ``related`` may list.
+NEIGHBOURS = 50
 #: The smallest probability that the ranking model is taken to have given.
 TINY = 1e-30
 #: Requests that an index of a large catalogue is measured on: chosen on 300, recall on others was .02 lower.
@@ -126,6 +129,7 @@ class ServingModel(tf.Module):
       repeats: whether ``recommend`` may list items of the history, because using an item again is the task.
       forecast: learned on ``model``; ``None``: interests are what is counted in the history.
       ordered: whether the order of a user's events is known, so that reasons may speak of it.
+      graph: of the first items; further ones have no neighbours. ``None``: no ``related``.
 
     Raises:
       ModelError: the model reads a field that the schema does not have, or texts, and there is no encoder for them.
@@ -149,6 +153,7 @@ class ServingModel(tf.Module):
         repeats: bool = False,
         forecast: LabelForecast | None = None,
         ordered: bool = True,
+        graph: ItemGraph | None = None,
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items, self.repeats = len(item_ids), repeats
@@ -216,6 +221,10 @@ class ServingModel(tf.Module):
         #: A few labels that requests may weigh; none without labels.
         self.some_labels = () if labels is None else tuple(map(str, labels.labels[:SHOWN_LABELS]))
         self._spread_of_prior = float(np.std(self.folded.prior))
+        if graph is None:
+            self.related = None
+        else:
+            self._set_neighbours(graph)
         if labels is None:
             self.interests = None
         else:
@@ -245,6 +254,20 @@ class ServingModel(tf.Module):
             self.resources += [*ranking.network.variables, ranking.item_bias]
             self._rank_items, self._rates = ranking.rank, ranking.rates
             self.ranked = ranking.config.candidates if ranking.reorders else 0
+
+    def _set_neighbours(self, graph: ItemGraph) -> None:
+        near = graph.strongest(NEIGHBOURS)
+        words, place = near.words()
+        self.relation_words = tf.constant([*words, ""])
+        offsets = np.concatenate([near.offsets, np.full(self.n_items - graph.n_items, near.offsets[-1])])
+        self.neighbour_offsets = tf.Variable(offsets, trainable=False, name="neighbour_offsets", dtype=tf.int64)
+        # A row more, for items that have fewer.
+        items, weights = np.append(near.items, self.n_items), np.append(near.weights, 0)
+        self.neighbours = tf.Variable(items, trainable=False, name="neighbours", dtype=tf.int32)
+        self.neighbour_weights = tf.Variable(weights, trainable=False, name="neighbour_weights", dtype=tf.float32)
+        self.neighbour_words = tf.Variable(
+            np.append(place, len(words)), trainable=False, name="neighbour_words", dtype=tf.int32
+        )
 
     def _build_indexes(
         self,
@@ -289,7 +312,7 @@ class ServingModel(tf.Module):
         """By the name that a client calls them by."""
         served = {"serving_default": self.recommend}
         names = ("recommend", "recommend_full", "similar", "similar_full", "explain", "score")
-        optional = ("search", "search_full", "search_tokens", "encode", "interests", "rank")
+        optional = ("search", "search_full", "search_tokens", "encode", "related", "interests", "rank")
         served |= {name: function for name in (*names, *optional) if (function := getattr(self, name)) is not None}
         return served
 
@@ -546,6 +569,24 @@ class ServingModel(tf.Module):
         text_and_own = self.alike.read(index)[:, : -self.folded.dim]
         query = tf.pad(0.5 * text_and_own, [[0, 0], [0, self.folded.dim]])
         return self.alike.top_k(query, k, exclude=index[:, tf.newaxis], allowed=allowed, **filters)
+
+    @_signature(ITEM_ID, K)
+    def related(self, item_id, k):
+        """The neighbours of ``item_id`` string ``[B]`` in the graph, at most :data:`NEIGHBOURS`, strongest first.
+
+        ``scores`` are the sums of the weights of the relations; ``reasons`` string ``[B, k]`` say which these are, such
+        as ``same author, similar text``.
+        """
+        index = self.index_of.lookup(item_id)
+        known = index < self.n_items
+        at = tf.where(known, index, 0)
+        start, end = tf.gather(self.neighbour_offsets, at), tf.gather(self.neighbour_offsets, at + 1)
+        end = tf.where(known, tf.minimum(end, start + tf.cast(tf.maximum(k, 0), tf.int64)), start)
+        place = start[:, tf.newaxis] + tf.range(tf.cast(tf.maximum(tf.reduce_max(tf.concat([k, [0]], 0)), 0), tf.int64))
+        place = tf.where(place < end[:, tf.newaxis], place, tf.size(self.neighbours, tf.int64) - 1)
+        found = self._listed(tf.gather(self.neighbours, place), tf.gather(self.neighbour_weights, place))
+        reasons = tf.gather(self.relation_words, tf.gather(self.neighbour_words, place))
+        return found | {"reasons": reasons, "unknown": tf.cast(~known, tf.int32)}
 
     @_signature(HISTORY, RATINGS, ITEMS, EVENT_FIELDS, CONTEXT)
     def explain(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):

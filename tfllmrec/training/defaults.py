@@ -142,6 +142,8 @@ def events_per_item(split: Split) -> float:
 
 #: How much more an event counts that shares a field of the request, as exponents; see :func:`choose_context`.
 CONTEXT_STRENGTHS = (0.5, 1.0, 1.5)
+#: How much the graph of the items may count in the item-item weights; see :func:`choose_graph`.
+GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
 #: Where the search goes from a value, upwards and downwards; in the order in which it looks.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
     "text": lambda v: (v * 3, v / 3),
@@ -183,6 +185,7 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
+    start.graph = 0.0  # see choose_graph
     start.itself = 3.0 if data.split.dataset.repeats else 0.0
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
 
@@ -202,8 +205,13 @@ def searched_settings(data: TrainingData) -> set[str]:
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
     """The selection value on the validation sample of item-item weights that are solved from the training histories."""
     settings = settings.settled()
-    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)
-    return selection_value(data.measure(_Weights(weights, settings)))
+    return selection_value(_measured(data, settings))
+
+
+def _measured(data: TrainingData, settings: ItemWeightSettings) -> Result:
+    """The validation figures of item-item weights that are solved from the training histories."""
+    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text, data.graph_view)
+    return data.measure(_Weights(weights, settings))
 
 
 def choose_item_weights(
@@ -263,6 +271,37 @@ def choose_item_weights(
     return best, [f"item_weights {_said(best)}: best of {tried} on validation (selection value {best_value:.4f})"]
 
 
+def choose_graph(
+    data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
+) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets ``graph``: how much the graph of the items counts in the item-item weights.
+
+    It is the best of :data:`GRAPH_STRENGTHS` on validation; 0, which leaves the graph out, unless the gain is larger
+    than chance (as for the popularity discount of the gates).
+
+    Args:
+      data: with or without a graph.
+      given: where it has a strength, that is taken.
+      settings: of the item-item weights, all chosen but ``graph`` and ``context``. They are not changed.
+      tell: called with a line for each try.
+
+    Returns:
+      The settings, and a line on what was chosen; none where there is no graph.
+    """
+    if given.graph is not None or data.graph is None or not data.graph.relations:
+        return settings, []
+    without, tried = _measured(data, settings), {}
+    for strength in GRAPH_STRENGTHS:
+        tried[strength] = _measured(data, settings.model_copy(update={"graph": strength}))
+        tell(f"item_weights.graph {strength:g}: selection value {selection_value(tried[strength]):.4f}")
+    best = max(GRAPH_STRENGTHS, key=lambda strength: selection_value(tried[strength]))
+    found, low, high = selection_gain(tried[best], without, confidence=1 - 0.05 / len(GRAPH_STRENGTHS))
+    taken = best if low > 0 else 0.0
+    left_out = "" if taken else f" (the graph is left out: {best:g} gains no more than chance)"
+    said = f"item_weights.graph {taken:g}{left_out}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
+    return settings.model_copy(update={"graph": taken}), [said]
+
+
 def contexts(schema: Schema) -> list[str]:
     """The names of the fields that ``item_weights.context`` may have: categories of requests."""
     return [field.name for field in schema.of("request") if field.kind == "category"]
@@ -305,7 +344,7 @@ def choose_context(
     fields = contexts(data.split.schema)
     if settings.context is not None or not fields:
         return settings, []
-    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text)
+    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text, data.graph_view)
 
     def measured(context: dict[str, float]) -> Result:
         return data.measure(_Weights(weights, settings.model_copy(update={"context": context})))

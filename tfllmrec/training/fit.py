@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 import tensorflow as tf
+from scipy import sparse
 
 from tfllmrec.board.scoreboard import Scoreboard
 from tfllmrec.config import ExperimentConfig, TrainingConfig, settings_of
@@ -131,7 +132,7 @@ def fit_hybrid(
         model.centre_texts(sequences, data.user_texts)
     if model.use_behaviour:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights))
+        set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights), data.graph_view)
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -177,7 +178,10 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
-        config.item_weights, said = defaults.choose_item_weights(data, config.item_weights, tell)
+        given = config.item_weights
+        config.item_weights, said = defaults.choose_item_weights(data, given, tell)
+        chosen += _told(said, tell)
+        config.item_weights, said = defaults.choose_graph(data, given, config.item_weights, tell)
         chosen += _told(said, tell)
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
             config.item_weights, said = defaults.choose_context(data, config.item_weights, tell)
@@ -192,19 +196,25 @@ def _told(chosen: list[str], tell: Tell) -> list[str]:
     return chosen
 
 
-def set_item_weights(model: Hybrid, sequences: Sequences, statistics: ItemWeightStatistics | None = None) -> None:
+def set_item_weights(
+    model: Hybrid,
+    sequences: Sequences,
+    statistics: ItemWeightStatistics | None = None,
+    graph: sparse.csr_array | None = None,
+) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
     Args:
       model: its ``item_weights`` are the settings, its text vectors the side information.
       sequences: the training events.
       statistics: of all training events, for these settings; by default they are computed.
+      graph: as :func:`tfllmrec.models.item_weights.solve_item_weights` takes it.
     """
     unit, settings, kept = model.text_vectors, model.item_weights, sequences.choices(held_out=False)
     if statistics is None:
         statistics = ItemWeightStatistics.of(sequences.choices(held_out=True), model.n_items, settings)
-    model.set_item_weights(solve(statistics, settings, unit))
-    without = solve_item_weights(kept, model.n_items, settings, unit)
+    model.set_item_weights(solve(statistics, settings, unit, graph))
+    without = solve_item_weights(kept, model.n_items, settings, unit, graph)
     model.set_holdout(without, np.bincount(kept.values, minlength=model.n_items))
 
 
@@ -552,8 +562,10 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     further = [key for key in model.reads if key != RATING_KEY]
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
-    may_lack = ("model.fields", "item_weights.itself", "item_weights.context")
+    may_lack = ("model.fields", "item_weights.itself", "item_weights.context", "item_weights.graph")
     without_effect = [key for key in may_lack if not settings[key]]
+    if config.item_weights.graph and data.graph_view is not None:
+        settings["graph"] = fingerprint(data.graph_view.data, data.graph_view.indices, data.graph_view.indptr)
     if sequences.weights is None:
         without_effect.append("item_weights.kinds")
     else:

@@ -1,0 +1,392 @@
+"""What a graph of the items is worth without training, and how long it takes to build; sections of RESULTS.md.
+
+    python benchmarks/graph.py runs/quality/movielens-100k --edges ml-100k.csv
+    python benchmarks/graph.py --citeulike ../shared/data/citeulike-a
+    python benchmarks/graph.py --recbole ml-100k.kg ml-100k.link --out ml-100k.csv
+    python benchmarks/graph.py --items 1000000
+
+Three uses are measured apart: text vectors that are smoothed over the graph, as input of the text baseline and of the
+item-item weights; the graph as a view of the item-item weights; and the neighbours of the history, added to the text
+baseline. Which relations, how much of the neighbours' text and how strong a view is chosen on validation; the choice is
+measured on test queries once, against no graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from sections import made_by, replace_section
+
+from tfllmrec.assets import cache_folder
+from tfllmrec.config import DataConfig, GraphConfig, ItemWeightSettings, SplitConfig, TextConfig
+from tfllmrec.data.graph import ItemGraph
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.splits import make_split
+from tfllmrec.evaluation.protocol import Result, evaluate, paired_differences, selection_gain, selection_value
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.graph import build_graph, similarity_of, smoothed, text_relation, use_relation, view_of
+from tfllmrec.models.item_weights import PrunedWeights, event_weights, recency_matrix, score_history, solve
+from tfllmrec.progress import to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.text.centring import centred_unit
+from tfllmrec.training.defaults import item_weights_value, starting_item_weights
+
+SEED = 42
+SHARES, STRENGTHS, STEPS = (0.3, 0.6, 0.9), (10.0, 100.0, 1000.0), 2
+NEAR = (0.1, 0.3, 1.0)
+TEXTS = (30.0, 300.0, 3000.0)
+LABELS = ("ndcg@10", "recall@10", "recall@10/tail", "recall@10/cold")
+MIN_TARGETS, EVENTS_PER_ITEM = 20, 10
+
+
+class Text:
+    """Text similarity, with other vectors than those of the data."""
+
+    def __init__(self, baseline: Recommender, vectors: np.ndarray) -> None:
+        self.baseline, self.vectors = baseline, vectors
+
+    def score(self, queries: Queries) -> np.ndarray:
+        before, self.baseline.vectors = self.baseline.vectors, self.vectors  # type: ignore[attr-defined]
+        try:
+            return self.baseline.score(queries)
+        finally:
+            self.baseline.vectors = before  # type: ignore[attr-defined]
+
+
+class Near:
+    """Text similarity plus ``weight`` times what the graph says: the history, by recency, times its view."""
+
+    def __init__(self, baseline: Recommender, view: sparse.csr_array, weight: float) -> None:
+        self.baseline, self.view, self.weight = baseline, view, weight
+
+    def score(self, queries: Queries) -> np.ndarray:
+        decay = self.baseline.decay  # type: ignore[attr-defined]
+        near = (recency_matrix(queries.choices, self.view.shape[0], decay) @ self.view).toarray()
+        return self.baseline.score(queries) + np.float32(self.weight) * near
+
+
+class Weights:
+    """Item-item weights."""
+
+    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
+        self.weights, self.settings = weights, settings.settled()
+
+    def score(self, queries: Queries) -> np.ndarray:
+        assert self.settings.decay is not None
+        of_events = event_weights(queries, self.settings)
+        return score_history(queries.history, self.weights, self.settings.decay, of_events)
+
+
+def variants(graph: ItemGraph) -> Iterator[tuple[str, sparse.csr_array]]:
+    """The graph by kinds of relations, and whole."""
+    kinds = list(dict.fromkeys(each.kind for each in graph.relations))
+    for kind in kinds:
+        yield kind, graph.adjacency([kind])
+    if len(kinds) > 1:
+        yield "all", graph.adjacency()
+
+
+def measured(data: TrainingData, settings: ItemWeightSettings, graph: ItemGraph) -> list[list[str]]:
+    """A row for each of the three uses, and one for each recommender without the graph."""
+    text = fit_baseline(data, "text").model
+    statistics, unit = data.item_weight_statistics(settings), data.unit_text
+
+    def weights(vectors: np.ndarray, view: sparse.csr_array | None = None, strength: float = 0.0) -> Weights:
+        used = settings.model_copy(update={"graph": strength})
+        return Weights(solve(statistics, used, vectors, view), used)
+
+    texts = {
+        f"{name}, share {share:g}": partial(smoothed, unit, adjacency, share, STEPS)
+        for name, adjacency in variants(graph)
+        for share in SHARES
+    }
+    mixed = {name: lambda make=make: Text(text, make()) for name, make in texts.items()}
+    near = {
+        f"{name}, weight {weight:g}": partial(Near, text, similarity_of(adjacency), weight)
+        for name, adjacency in variants(graph)
+        for weight in NEAR
+    }
+    rows = used("text baseline", data, lambda: text, mixed, "smooth")
+    rows += used("text baseline", data, lambda: text, near, "near")[1:]
+    whole = {
+        name: lambda make=make: weights(make())
+        for name, make in texts.items()
+        if name.startswith("all") or len(graph.relations) == 1
+    }
+    plain = partial(weights, unit)
+    rows += used("item-item weights", data, plain, whole, "smooth")
+    view = view_of(graph)
+    viewed = {f"strength {strength:g}": partial(weights, unit, view, strength) for strength in STRENGTHS}
+    return rows + used("item-item weights", data, plain, viewed, "view")[1:]
+
+
+def used(
+    name: str,
+    data: TrainingData,
+    plain: Callable[[], Recommender],
+    tries: dict[str, Callable[[], Recommender]],
+    use: str,
+) -> list[list[str]]:
+    """The row of a recommender without the graph and that of the best try, chosen on validation."""
+    without = plain()
+    base = data.measure(without)
+    results: dict[str, Result] = {}
+    for key, make in tries.items():
+        results[key] = data.measure(make())
+        to_stderr(f"{name}, {use}: {key}: {selection_value(results[key]):.4f} (without {selection_value(base):.4f})")
+    best = max(results, key=lambda key: selection_value(results[key]))
+    gain = selection_gain(results[best], base, confidence=1 - 0.05 / len(tries))
+    strata = data.strata
+
+    def on_test(model: Recommender) -> Result:
+        return evaluate(model, data.split.test, train_counts=data.split.train_counts, strata=strata, ks=(10,))
+
+    before, after = on_test(without), on_test(tries[best]())
+    shown = [label for label in LABELS if enough(before, label)]
+    gains = paired_differences(after, before, shown)
+
+    def cells(result: Result, differences: bool) -> list[str]:
+        return [
+            "-"
+            if label not in shown
+            else f"{result.metrics[label]:.4f}"
+            + (f" ({gains[label][0]:+.4f} [{gains[label][1]:+.4f}, {gains[label][2]:+.4f}])" if differences else "")
+            for label in LABELS
+        ]
+
+    how = {"smooth": "smoothed texts", "near": "plus the history's neighbours", "view": "view of the graph"}[use]
+    said = f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"
+    return [[name, "", *cells(before, False)], [f"{name}, {how} ({best})", said, *cells(after, True)]]
+
+
+def enough(result: Result, label: str) -> bool:
+    """Whether a column has targets enough to be shown."""
+    return result.counts[targets_of(label)] >= MIN_TARGETS
+
+
+def targets_of(label: str) -> str:
+    """The name of the number of targets behind a metric."""
+    return "/".join(["targets", *label.split("/")[1:]])
+
+
+def listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def section(data: TrainingData, settings: ItemWeightSettings, config: DataConfig, wanted: GraphConfig, cmd: str) -> str:
+    begun = time.monotonic()
+    graph = build_graph(data.split, data.text, wanted, config, data.text_widths)
+    took = time.monotonic() - begun
+    counts = data.measure(fit_baseline(data, "popularity").model, data.split.test).counts
+    targets = [
+        "targets",
+        "",
+        *(f"{counts['targets' + ('/' + x.partition('/')[2] if '/' in x else '')]:,}" for x in LABELS),
+    ]
+    return "\n".join(
+        [
+            made_by(cmd, data.seed),
+            "",
+            f"{data.n_items:,} items, {data.split.kind} split, {len(data.split.test):,} test queries. The graph was "
+            f"built in {took:.1f} s: {'; '.join(graph.lines())}.",
+            "",
+            f"Nothing is trained. Shares {listed(SHARES)} of the neighbours' texts in {STEPS} steps, weights "
+            f"{listed(NEAR)} of the history's neighbours and strengths {listed(STRENGTHS)} of the view were tried: the "
+            "text baseline with each kind of relation and with all, the item-item weights with all (their view has all "
+            "but use). The best on validation is shown, with its gain in the selection value there (interval for all "
+            "tries together, by Bonferroni). Test figures with the graph have the paired difference to those without "
+            "it, with its 95 % interval.",
+            "",
+            *markdown_table(["", "gain on validation", *LABELS], [*measured(data, settings, graph), targets]),
+        ]
+    )
+
+
+def of_run(folder: Path, edges: Path | None, command: str) -> None:
+    run = Run.open(folder)
+    wanted = GraphConfig(relations=["text", "use", "values"], edges=edges)
+    body = section(run.training_data, run.config.item_weights, DataConfig(), wanted, command)
+    replace_section(f"graph: {run.split.dataset.name}", body)
+    print(body)
+
+
+def of_citeulike(folder: Path, command: str) -> None:
+    """Libraries of articles: a tenth of the articles is held out whole. Text is the articles' tags."""
+    from tfllmrec.text.encoder import TextEncoder
+    from tfllmrec.text.store import VectorStore, encode_items
+    from tfllmrec.text.template import ItemTemplate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        files = citeulike_files(folder, Path(scratch))
+        config = DataConfig(name=folder.name, events=files["events"], items=files["items"])
+        split = make_split(read_dataset(config), SplitConfig(kind="cold_items"), seed=SEED)
+        texts = ItemTemplate.from_items(split.items).texts(split.items)
+        vectors = encode_items(texts, TextEncoder.from_config(TextConfig()), VectorStore(cache_folder() / "vectors"))
+        data = TrainingData(split, vectors, seed=SEED)
+        settings, value = best_text(data)
+        wanted = GraphConfig(relations=["values"], edges=files["edges"])
+        body = section(data, settings, config, wanted, command)
+    said = (
+        "The item-item weights have the starting settings for events without order, in the low-rank form; of the "
+        f"strengths {listed(TEXTS)} of the text, {settings.text:g} was best on validation "
+        f"({value:.4f})."
+    )
+    replace_section(f"graph: {split.dataset.name}", f"{body}\n\n{said}")
+    print(body, said, sep="\n\n")
+
+
+def best_text(data: TrainingData) -> tuple[ItemWeightSettings, float]:
+    """The starting settings with the best strength of the text, and their selection value."""
+    start = starting_item_weights(data).model_copy(update={"form": "low_rank"})
+    tried = {}
+    for text in TEXTS:
+        settings = start.model_copy(update={"text": text})
+        tried[text] = item_weights_value(data, settings)
+        to_stderr(f"item-item weights, text {text:g}: {tried[text]:.4f}")
+    best = max(TEXTS, key=tried.__getitem__)
+    return start.model_copy(update={"text": best}), tried[best]
+
+
+def citeulike_files(folder: Path, out: Path) -> dict[str, Path]:
+    """``events``, ``items`` and ``edges`` as CSV files, from lines whose first number is how many follow."""
+
+    def lists(name: str) -> list[list[str]]:
+        with gzip.open(folder / name, "rt") as lines:
+            return [line.split()[1:] for line in lines]
+
+    with gzip.open(folder / "tags.dat.gz", "rt") as lines:
+        names = [line.strip() for line in lines]
+    users, tags, cited = lists("users.dat.gz"), lists("item-tag.dat.gz"), lists("citations.dat.gz")
+    tables = {
+        "events": pd.DataFrame(
+            [(f"u{u}", f"a{a}") for u, own in enumerate(users) for a in own], columns=["user", "item"]
+        ),
+        "items": pd.DataFrame(
+            [(f"a{a}", "|".join(names[int(t)].replace("|", " ") for t in own)) for a, own in enumerate(tags)],
+            columns=["item", "tags"],
+        ),
+        "edges": pd.DataFrame(
+            [(f"a{a}", "cites", f"a{b}") for a, own in enumerate(cited) for b in own],
+            columns=["head", "relation", "tail"],
+        ),
+    }
+    paths = {name: out / f"{name}.csv" for name in tables}
+    for name, table in tables.items():
+        table.to_csv(paths[name], index=False)
+    return paths
+
+
+def convert_recbole(triples: Path, links: Path, out: Path) -> None:
+    """Writes RecBole's atomic files as a file of edges whose heads and tails are item ids where they are items.
+
+    Of the two names that a relation has in both directions, the one from the film is kept.
+    """
+    frame = pd.read_csv(triples, sep="\t", names=["head", "relation", "tail"], skiprows=1, dtype=str)
+    link = pd.read_csv(links, sep="\t", names=["item", "entity"], skiprows=1, dtype=str)
+    item_of = dict(zip(link["entity"], link["item"], strict=True))
+    frame = frame[frame["relation"].str.startswith("film.film.")]
+    for end in ("head", "tail"):
+        frame[end] = frame[end].map(lambda entity: item_of.get(entity, entity))
+    frame["relation"] = frame["relation"].str.removeprefix("film.film.").replace({"prequel": "sequel"})
+    frame.drop_duplicates().to_csv(out, index=False)
+
+
+def of_size(n_items: int, command: str) -> None:
+    """Seconds for made-up items: clustered random texts of width 384, ten events an item by users of ten events."""
+    rng = np.random.default_rng(SEED)
+    topics = rng.standard_normal((max(n_items // 100, 1), 384), np.float32)
+    topic = rng.integers(len(topics), size=n_items)
+    text = centred_unit(topics[topic] + rng.standard_normal((n_items, 384), np.float32))
+    begun = time.monotonic()
+    relation = text_relation(text, 20)
+    of_text = time.monotonic() - begun
+    users = n_items * EVENTS_PER_ITEM // 10
+    near = rng.integers(n_items, size=(users, 1)) + rng.laplace(scale=30, size=(users, 10))
+    from tfllmrec.data.queries import Ragged
+
+    histories = Ragged(near.round().astype(np.int64).ravel() % n_items, np.arange(0, users * 10 + 1, 10))
+    begun = time.monotonic()
+    together = use_relation(histories, n_items, 20, 2)
+    of_use = time.monotonic() - begun
+    found = recall(relation.heads, relation.tails, text)
+    graph = ItemGraph(n_items, (relation, together))
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.monotonic()
+        graph.save(Path(folder) / "graph")
+        to_disk = time.monotonic() - begun
+        size = sum(path.stat().st_size for path in (Path(folder) / "graph").iterdir())
+    body = "\n".join(
+        [
+            made_by(command, SEED),
+            "",
+            f"{n_items:,} made-up items: texts of width 384 around {len(topics):,} topics, {users * 10:,} events. Of "
+            f"the exact mutual neighbours of 200 items, {found:.1%} are in the graph.",
+            "",
+            *markdown_table(
+                ["", "seconds", "edges"],
+                [
+                    ["text", f"{of_text:.0f}", f"{len(relation):,}"],
+                    ["use", f"{of_use:.0f}", f"{len(together):,}"],
+                    [f"written, {size / 1e6:.0f} MB", f"{to_disk:.0f}", f"{len(relation) + len(together):,}"],
+                ],
+            ),
+        ]
+    )
+    replace_section(f"graph: {n_items:,} items", body)
+    print(body)
+
+
+def recall(heads: np.ndarray, tails: np.ndarray, text: np.ndarray, k: int = 20, asked: int = 200) -> float:
+    """The share of the exact mutual neighbours of some items that are edges."""
+
+    def nearest(rows: np.ndarray) -> np.ndarray:
+        cosines = text[rows] @ text.T
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        return np.argpartition(-cosines, k, axis=1)[:, :k]
+
+    some = np.random.default_rng(SEED).choice(len(text), asked, replace=False)
+    key = set(map(int, heads.astype(np.int64) * len(text) + tails))
+    found = wanted = 0
+    for item, others in zip(some, nearest(some), strict=True):
+        for other in others[[item in back for back in nearest(others)]]:
+            wanted += 1
+            found += int(min(item, other)) * len(text) + int(max(item, other)) in key
+    return found / max(wanted, 1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="*", help="Complete runs.")
+    parser.add_argument("--edges", type=Path, help="Further edges of the runs' items, as graph.edges.")
+    parser.add_argument("--citeulike", type=Path, metavar="FOLDER", help="The folder of citeulike-a.")
+    parser.add_argument("--recbole", type=Path, nargs=2, metavar=("KG", "LINK"), help="RecBole's files to convert.")
+    parser.add_argument("--out", type=Path, default=Path("edges.csv"), help="Where --recbole writes.")
+    parser.add_argument("--items", type=int, help="How many made-up items to build a graph of.")
+    asked, command = parser.parse_args(arguments), shlex.join(["python", *sys.argv])
+    if asked.recbole:
+        convert_recbole(*asked.recbole, asked.out)
+    for folder in asked.runs:
+        of_run(folder, asked.edges, command)
+    if asked.citeulike:
+        of_citeulike(asked.citeulike, command)
+    if asked.items:
+        of_size(asked.items, command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from plain_runs import write_run
+
+from tfllmrec.config import GraphConfig
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.models.item_weights import fit_item_weights
+from tfllmrec.runs.graph import graph_of, make_graph, write_graphml
+from tfllmrec.runs.run import Run
+
+
+@pytest.fixture
+def run(chain_split, tmp_path):
+    made = write_run(tmp_path / "plain", chain_split)
+    rng = np.random.default_rng(0)
+    np.save(made.folder / "vectors.npy", rng.standard_normal((made.dataset.n_items, 8)).astype(np.float32))
+    return Run(made.folder)
+
+
+def test_a_complete_run_gets_a_graph(run):
+    assert run.graph is None
+    with pytest.raises(ModelError, match=r"has no graph: make one with 'tfllmrec graph "):
+        graph_of(run.folder, None)
+    told = []
+    made = graph_of(run.folder, GraphConfig(relations=["text", "use"]), told.append)
+    assert [each.name for each in made.relations] == ["text", "use"] and len(told) == 2
+    assert graph_of(run.folder, None).lines() == run.graph.lines() == made.lines()
+    assert run.training_data.graph_view.shape == (run.dataset.n_items,) * 2
+
+
+def test_graphml_has_every_item(run, tmp_path):
+    graph = graph_of(run.folder, GraphConfig(relations=["use"]), lambda line: None)
+    write_graphml(run.folder, graph, tmp_path / "graph.xml")
+    text = (tmp_path / "graph.xml").read_text()
+    assert text.count("<node ") == run.dataset.n_items and text.count("<edge ") == sum(map(len, graph.relations))
+
+
+def test_nothing_asked_for_is_refused(run):
+    with pytest.raises(ConfigError, match=r"expected graph.relations or graph.edges"):
+        make_graph(run, GraphConfig())
+
+
+def test_the_graph_that_item_weights_were_solved_with_stays(run):
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace("  graph: null", "  graph: 10.0"))
+    with pytest.raises(ModelError, match=r"item_weights.graph 10\), so the graph stays"):
+        make_graph(run, GraphConfig(relations=["use"]))
+
+
+@pytest.mark.slow
+@pytest.mark.tf
+def test_a_fit_builds_the_graph_and_solves_its_item_weights_with_it(chain_config, cache, tmp_path):
+    """The edges of the file say that each item of the ring goes with the one four steps on, which no event does."""
+    from tfllmrec.runs.experiment import fit_experiment
+
+    rows = [f"i{i},goes_with,i{(i + 4) % 36}" for i in range(36)]
+    (tmp_path / "edges.csv").write_text("\n".join(["head,relation,tail", *rows]))
+    config = chain_config.model_copy(deep=True)
+    config.graph = GraphConfig(edges=tmp_path / "edges.csv")
+    config.item_weights.graph, config.model.terms = 300.0, ["behaviour"]
+    config.ranking.epochs, config.evaluation.baselines = 0, ["popularity"]
+    told = []
+    run = fit_experiment(config, tmp_path / "run", tell=told.append)
+    assert any(line.startswith("graph: goes_with (link): 36 edges") for line in told)
+    data, settings = run.training_data, run.config.item_weights
+    with_graph, without = (
+        fit_item_weights(data.item_weight_statistics(each), each, data.unit_text, data.graph_view)
+        for each in (settings, settings.model_copy(update={"graph": 0.0}))
+    )
+    row = {item: index for index, item in enumerate(run.dataset.items.item_id)}
+    heads, tails = ([row[f"i{(i + far) % 36}"] for i in range(36)] for far in (0, 4))
+    assert with_graph[heads, tails].mean() > without[heads, tails].mean() + 0.1
+    solved = np.sort(run.load_model().behaviour.weights_.numpy()[:-1], axis=1)
+    np.testing.assert_allclose(solved, np.sort(with_graph, axis=1), atol=1e-4)

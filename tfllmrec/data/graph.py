@@ -1,0 +1,379 @@
+"""A graph of the catalogue's items: named relations, each with weighted edges; read from tables and files.
+
+Edges are undirected. :mod:`tfllmrec.models.graph` makes those that need vectors or events, and builds the whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
+from scipy import sparse
+
+from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.files.tables import read_table
+from tfllmrec.durable import read_json, replacing, write_folder, write_text
+from tfllmrec.errors import DataError, ModelError
+
+#: Where an edge comes from: *text* similar vectors, *use* the same users, *value* the same value of a column or of a
+#: triple, *link* a row of a file that names both items.
+Kind = Literal["text", "use", "value", "link"]
+
+EDGES, MANIFEST = "edges.parquet", "graph.json"
+REMEDY = "build the graph again with 'tfllmrec graph RUN'"
+#: Items that a value may have; a more frequent one tells little, and would give each of its items as many edges.
+LARGEST_GROUP = 500
+#: Control characters that XML 1.0 cannot hold, not even escaped.
+_NOT_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF, *range(0xD800, 0xE000)], "\ufffd")
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """The edges of one relation.
+
+    Attributes:
+      name: such as ``text``, ``author`` or ``cites``.
+      kind: where the edges come from.
+      heads, tails: int32 ``[E]``, items with ``head < tail``; each pair once, in ascending order.
+      weights: float32 ``[E]`` in (0, 1]; the strongest edge has 1.
+    """
+
+    name: str
+    kind: Kind
+    heads: np.ndarray
+    tails: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, kind: Kind, pairs: sparse.coo_array, neighbours: int, mutual: bool = False) -> Relation:
+        """Keeps the strongest edges of each item and scales them.
+
+        Args:
+          name, kind: as in the class.
+          pairs: ``[N, N]``, weights from row to column; what is 0 or below, and an item with itself, is left out. Of
+            the two weights of a pair the larger one counts.
+          neighbours: K. An edge stays if it is among the K strongest of its head or of its tail; equal weights count
+            in the order of the items.
+          mutual: it stays if it is among those of both.
+        """
+        rows, columns = pairs.coords
+        real = (rows != columns) & (pairs.data > 0)
+        rows, columns, weights = rows[real].astype(np.int64), columns[real].astype(np.int64), pairs.data[real]
+        n_items = pairs.shape[0]
+        key = np.minimum(rows, columns) * n_items + np.maximum(rows, columns)
+        key, place = np.unique(key, return_inverse=True)
+        strongest = np.zeros(len(key), np.float32)
+        np.maximum.at(strongest, place, weights.astype(np.float32))
+        heads, tails = key // n_items, key % n_items
+        among = _among_strongest(heads, tails, strongest, neighbours)
+        kept = among[0] & among[1] if mutual else among[0] | among[1]
+        weights = strongest[kept] / max(float(strongest[kept].max(initial=0)), np.finfo(np.float32).tiny)
+        return cls(name, kind, heads[kept].astype(np.int32), tails[kept].astype(np.int32), weights)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    @property
+    def n_joined(self) -> int:
+        """How many items have an edge."""
+        return len(np.unique(np.concatenate([self.heads, self.tails])))
+
+    @property
+    def words(self) -> str:
+        """How the relation is told to people: ``similar text``, ``same author``, or its name."""
+        fixed = {"text": "similar text", "use": "often used together"}
+        plain = self.name.replace("_", " ")
+        return fixed.get(self.kind, f"same {plain}" if self.kind == "value" else plain)
+
+
+def _among_strongest(heads: np.ndarray, tails: np.ndarray, weights: np.ndarray, neighbours: int) -> np.ndarray:
+    """Whether each edge is among the ``neighbours`` strongest of its head, and of its tail: bool ``[2, E]``."""
+    ends, others = np.concatenate([heads, tails]), np.concatenate([tails, heads])
+    order = np.lexsort((others, -np.concatenate([weights, weights]), ends))
+    first = np.searchsorted(ends[order], ends[order])
+    kept = np.empty(len(order), bool)
+    kept[order] = np.arange(len(order)) - first < neighbours
+    return kept.reshape(2, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemGraph:
+    """The relations between N items.
+
+    Attributes:
+      n_items: N.
+      relations: those that have edges, each name once.
+    """
+
+    n_items: int
+    relations: tuple[Relation, ...]
+
+    def adjacency(self, kinds: Collection[Kind] | None = None) -> sparse.csr_array:
+        """The sum of the weights of the relations: symmetric float32 ``[N, N]``.
+
+        Args:
+          kinds: only relations of these kinds; ``None``: all.
+        """
+        chosen = [each for each in self.relations if kinds is None or each.kind in kinds]
+        shape = (self.n_items, self.n_items)
+        rows = np.concatenate([np.empty(0, np.int32), *(each.heads for each in chosen)])
+        columns = np.concatenate([np.empty(0, np.int32), *(each.tails for each in chosen)])
+        weights = np.concatenate([np.empty(0, np.float32), *(each.weights for each in chosen)])
+        half = sparse.coo_array((weights, (rows, columns)), shape=shape).tocsr()
+        return (half + half.T).tocsr()
+
+    def lines(self) -> list[str]:
+        """A line for each relation, for people."""
+        return [
+            f"{each.name} ({each.kind}): {len(each):,} edges, {each.n_joined:,} of {self.n_items:,} items"
+            for each in self.relations
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Writes ``edges.parquet`` (head, tail, relation, weight; items by their index) and ``graph.json``.
+
+        Raises:
+          WriteError: the disk is full, read-only or broken; a graph that was there before is as it was.
+        """
+
+        def write(fresh: Path) -> None:
+            fresh.mkdir()
+            with replacing(fresh / EDGES) as path:
+                self.frame().to_parquet(path, index=False)
+            relations = [{"name": each.name, "kind": each.kind, "edges": len(each)} for each in self.relations]
+            write_text(fresh / MANIFEST, json.dumps({"items": self.n_items, "relations": relations}, indent=1))
+
+        write_folder(folder, write, replace=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> ItemGraph:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          ModelError: a file is missing or damaged.
+        """
+        about = _Manifest.model_validate(read_json(folder / MANIFEST, _Manifest, REMEDY))
+        try:
+            frame = pd.read_parquet(folder / EDGES)
+            relations = []
+            for each in about.relations:
+                own = frame[frame["relation"] == each.name]
+                heads, tails = own["head"].to_numpy(np.int32), own["tail"].to_numpy(np.int32)
+                if len(own) != each.edges or ((heads < 0) | (tails <= heads) | (tails >= about.items)).any():
+                    raise ValueError(f"edges of {each.name}")
+                relations.append(Relation(each.name, each.kind, heads, tails, own["weight"].to_numpy(np.float32)))
+        except (OSError, ValueError, KeyError, ValidationError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"{folder / EDGES} cannot be read ({reason}): {REMEDY}.") from error
+        return cls(about.items, tuple(relations))
+
+    def frame(self) -> pd.DataFrame:
+        """All edges as a table: ``head``, ``tail``, ``relation``, ``weight``."""
+        names = [each.name for each in self.relations]
+        codes = np.repeat(np.arange(len(names)), [len(each) for each in self.relations])
+        empty = np.empty(0, np.int32)
+        return pd.DataFrame(
+            {
+                "head": np.concatenate([empty, *(each.heads for each in self.relations)]),
+                "tail": np.concatenate([empty, *(each.tails for each in self.relations)]),
+                "relation": np.asarray(names, object)[codes],
+                "weight": np.concatenate([np.empty(0, np.float32), *(each.weights for each in self.relations)]),
+            }
+        )
+
+    def strongest(self, neighbours: int) -> Neighbours:
+        """The strongest neighbours of each item, over all relations."""
+        total = self.adjacency()
+        rows = np.repeat(np.arange(self.n_items), np.diff(total.indptr))
+        order = np.lexsort((total.indices, -total.data, rows))
+        place = np.arange(len(order)) - total.indptr[rows[order]]
+        order = order[place < neighbours]
+        counts = np.minimum(np.diff(total.indptr), neighbours)
+        return Neighbours(
+            np.concatenate([[0], np.cumsum(counts)]),
+            total.indices[order].astype(np.int32),
+            total.data[order],
+            self._sets(rows[order], total.indices[order]),
+            tuple(each.words for each in self.relations),
+        )
+
+    def _sets(self, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
+        """Which relations join each pair: int64 ``[E]``, a bit for each relation."""
+        asked = np.minimum(heads, tails).astype(np.int64) * self.n_items + np.maximum(heads, tails)
+        sets = np.zeros(len(asked), np.int64)
+        for bit, each in enumerate(self.relations):
+            sets |= np.isin(asked, each.heads.astype(np.int64) * self.n_items + each.tails).astype(np.int64) << bit
+        return sets
+
+    def write_graphml(self, path: Path, ids: Sequence[str], titles: Sequence[str]) -> None:
+        """Writes the graph as GraphML, which Gephi, Cytoscape, yEd and networkx read.
+
+        Nodes are the item ids with their ``title``; edges have ``relation`` and ``weight``. Characters that XML cannot
+        hold are replaced by U+FFFD.
+
+        Raises:
+          WriteError: the disk is full, read-only or broken; ``path`` is as it was.
+        """
+
+        def quoted(text: str) -> str:
+            return quoteattr(str(text).translate(_NOT_XML))
+
+        def content(text: str) -> str:
+            return quoted(text)[1:-1].replace("&quot;", '"')
+
+        with replacing(path) as fresh, fresh.open("w", encoding="utf-8") as out:
+            out.write(
+                '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
+                '<key id="title" for="node" attr.name="title" attr.type="string"/>\n'
+                '<key id="relation" for="edge" attr.name="relation" attr.type="string"/>\n'
+                '<key id="weight" for="edge" attr.name="weight" attr.type="double"/>\n'
+                '<graph edgedefault="undirected">\n'
+            )
+            nodes = [quoted(item) for item in ids]
+            for node, title in zip(nodes, titles, strict=True):
+                out.write(f'<node id={node}><data key="title">{content(title)}</data></node>\n')
+            for each in self.relations:
+                name = content(each.name)
+                for head, tail, weight in zip(each.heads, each.tails, each.weights, strict=True):
+                    out.write(
+                        f'<edge source={nodes[head]} target={nodes[tail]}><data key="relation">{name}</data>'
+                        f'<data key="weight">{weight:.6g}</data></edge>\n'
+                    )
+            out.write("</graph>\n</graphml>\n")
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The neighbours of each item, strongest first.
+
+    Attributes:
+      offsets: int64 ``[N + 1]``; item i has ``items[offsets[i]:offsets[i + 1]]``.
+      items: int32 ``[E]``. weights: float32 ``[E]``, the sum over the relations.
+      sets: int64 ``[E]``, bit r is set if relation r joins the two.
+      names: of the relations, in words.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+    sets: np.ndarray
+    names: tuple[str, ...]
+
+    def words(self) -> tuple[list[str], np.ndarray]:
+        """What joins two items in words: the different ones, and which of them an edge has, int32 ``[E]``."""
+        different, place = np.unique(self.sets, return_inverse=True)
+        words = [", ".join(name for bit, name in enumerate(self.names) if held >> bit & 1) for held in different]
+        return words, place.astype(np.int32)
+
+
+class _Relation(BaseModel):
+    name: str
+    kind: Kind
+    edges: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    """``graph.json``."""
+
+    items: int = Field(ge=0)
+    relations: list[_Relation] = Field(max_length=62)
+
+
+def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: bool = False) -> Relation:
+    """Items that share a value of a column: the same author, director or series.
+
+    A value of g items joins each two of them by ``1 / log2(g)``: popular values weigh less. Items that share several
+    values have the sum. Values of one item, or of more than :data:`LARGEST_GROUP`, join nothing.
+
+    Args:
+      name: of the relation.
+      cells: of the items: a clean cell each, see :func:`tfllmrec.data.cleaning.names.category_names`.
+      neighbours: as in :meth:`Relation.of`.
+      last_only: only the last name of a cell counts, as for a path of categories.
+    """
+    rows, values = [], []
+    for item, cell in enumerate(cells):
+        names = category_names(cell)[-1:] if last_only else category_names(cell)
+        rows += [item] * len(names)
+        values += names
+    pairs = _same_values(np.asarray(rows, np.int64), np.asarray(values, object), len(cells))
+    return Relation.of(name, "value", pairs, neighbours)
+
+
+def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.coo_array:
+    """Joins the items ``rows`` [V] that have the same of ``values`` [V]: sparse ``[N, N]``."""
+    codes, _ = pd.factorize(values)
+    groups = sparse.coo_array(
+        (np.ones(len(rows), np.float32), (rows, codes)), shape=(n_items, int(codes.max(initial=-1)) + 1)
+    ).tocsr()
+    groups.data[:] = 1
+    sizes = groups.sum(axis=0)
+    groups = groups[:, (sizes > 1) & (sizes <= LARGEST_GROUP)]
+    sizes = groups.sum(axis=0)
+    weights = sparse.diags_array((1 / np.log2(np.maximum(sizes, 2))).astype(np.float32))
+    return (groups @ weights @ groups.T).tocoo()
+
+
+def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neighbours: int) -> list[Relation]:
+    """The relations of a file of triples or pairs.
+
+    The columns are ``head``, ``relation``, ``tail`` and, if there is one, ``weight``; without ``relation`` all rows are
+    of the relation ``link``. Where both ends are items, the row is an edge. Where only one is, the other end is a value
+    (a person, a subject), and items that share it are joined as by :func:`shared_values`. Rows without an item have no
+    effect.
+
+    Args:
+      path: a table in any format that events are read in.
+      item_ids: of the catalogue, in its order.
+      config: the limits and the encoding of the ``data`` section.
+      neighbours: as in :meth:`Relation.of`.
+
+    Raises:
+      DataError: the file cannot be read, lacks a column, names no item, or has a weight that is no number above 0.
+    """
+    frame = read_table(path, "edges", config).frame
+    if missing := [name for name in ("head", "tail") if name not in frame]:
+        raise DataError(
+            f"{path}: expected the columns head, relation, tail and optionally weight, found "
+            f"{', '.join(map(str, frame.columns))}; {' and '.join(missing)} missing. Rename the columns."
+        )
+    index_of: Mapping[str, int] = {str(item): index for index, item in enumerate(item_ids)}
+    ends = [frame[name].fillna("").astype(str) for name in ("head", "tail")]
+    head, tail = (end.map(index_of).fillna(-1).to_numpy(np.int64) for end in ends)
+    if not ((head >= 0) | (tail >= 0)).any():
+        example = f"{ends[0].iloc[0]!r} and {ends[1].iloc[0]!r}" if len(frame) else "no rows"
+        raise DataError(
+            f"{path}: expected item ids of the catalogue among head and tail, found none ({example}). Write the ids as "
+            f"the catalogue does, such as {str(item_ids[0]) if len(item_ids) else ''!r}."
+        )
+    weights = np.ones(len(frame), np.float32)
+    if "weight" in frame:
+        weights = pd.to_numeric(frame["weight"], errors="coerce").to_numpy(np.float32)
+        wrong = ~(np.isfinite(weights) & (weights > 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{path}: expected a weight above 0, found {frame['weight'].iloc[row]!r} in row {row + 1}. Leave out "
+                "rows that join nothing."
+            )
+    names = np.full(len(frame), "link", object)
+    if "relation" in frame:
+        named = frame["relation"].fillna("").astype(str).to_numpy(object)
+        names = np.where(named == "", names, named)
+    n_items, found = len(item_ids), []
+    linked, shared = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
+    values = np.where(head >= 0, ends[1], ends[0])
+    for name in dict.fromkeys(names):
+        own, joined = (names == name) & linked, (names == name) & shared
+        pairs = sparse.coo_array((weights[own], (head[own], tail[own])), shape=(n_items, n_items)).tocsr()
+        pairs = (pairs + _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()).tocoo()
+        found.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
+    return found

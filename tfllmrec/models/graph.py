@@ -1,0 +1,224 @@
+"""A run's graph of items: its edges from text vectors and from use together, and what the graph is good for.
+
+Two uses need no training. :func:`smoothed` mixes the text vectors of neighbours, and :func:`similarity_of` is a view
+of the ridge regression of the item-item weights, beside events and text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.config import DataConfig, GraphConfig
+from tfllmrec.data.graph import ItemGraph, Relation, edges_of_file, shared_values
+from tfllmrec.data.queries import Ragged
+from tfllmrec.data.sampling import evenly_spread
+from tfllmrec.data.splits import Split
+from tfllmrec.errors import ConfigError
+from tfllmrec.layers.item_cells import partition
+from tfllmrec.models.item_weights import interactions
+from tfllmrec.progress import show_progress
+from tfllmrec.text.centring import centred_unit
+
+#: Up to this many items, all texts are compared with each other; beyond, those of near cells.
+EXACT_ITEMS = 50_000
+#: Seed of the cells, and how many items their number of probes is chosen on.
+_SEED, _ASKED = 0, 1000
+_SCORES = 16_000_000  # at once
+_ROWS = 4096
+
+
+def build_graph(
+    split: Split, text: np.ndarray, settings: GraphConfig, data: DataConfig, text_widths: Sequence[int] | None = None
+) -> ItemGraph:
+    """The graph of a split's items, from its training events, its catalogue, its texts and a file of edges.
+
+    Args:
+      split: held-out events are not read.
+      text: float32 ``[N, Dt]``; rows of zeros are items without text.
+      settings: which relations, and how many neighbours.
+      data: limits for the file of edges.
+      text_widths: as in :func:`tfllmrec.text.centring.centred_unit`.
+
+    Returns:
+      The relations that have edges.
+
+    Raises:
+      ConfigError: two relations have the same name, or there are too many.
+      DataError: the file of edges cannot be used.
+    """
+    items, n_items, k = split.items, split.dataset.n_items, settings.neighbours
+    found: list[Relation] = []
+    if "text" in settings.relations and np.any(text):
+        found.append(text_relation(centred_unit(text, widths=text_widths), k))
+    if "use" in settings.relations:
+        found.append(use_relation(split.train_queries().choices, n_items, k, settings.support))
+    if "values" in settings.relations:
+        for field in split.schema.of("item"):
+            if field.kind == "category" and field.name in items:
+                cells = items[field.name].fillna("").astype(str).tolist()
+                # The levels of a path of categories say less and less about an item; the last says most.
+                path = field.name == CATEGORIES
+                found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
+    if settings.edges is not None:
+        found += edges_of_file(Path(settings.edges), items[ITEM].tolist(), data, k)
+    found = [relation for relation in found if len(relation)]
+    names = [relation.name for relation in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"graph: expected relations with different names, found {twice[0]!r} twice. Rename it in the file of edges."
+        )
+    if len(found) > 62:
+        raise ConfigError(f"graph: expected at most 62 relations, found {len(found)}. Leave some out of the file.")
+    return ItemGraph(n_items, tuple(found))
+
+
+def text_relation(vectors: np.ndarray, neighbours: int) -> Relation:
+    """Mutual nearest neighbours by text: each of two items is among the K nearest of the other, by cosine.
+
+    Up to :data:`EXACT_ITEMS` items the neighbours are exact. Beyond, an item is compared with the items of the cells
+    nearest to it (:func:`tfllmrec.layers.item_cells.partition`), as many as find 95 % of the nearest ten.
+
+    Args:
+      vectors: float32 ``[N, D]``, of length 1; rows of zeros have no neighbours.
+      neighbours: K.
+    """
+    find = _exact if len(vectors) <= EXACT_ITEMS else _by_cells
+    items, scores = find(vectors, min(neighbours, len(vectors) - 1))
+    rows = np.repeat(np.arange(len(vectors)), items.shape[1])
+    real = np.isfinite(scores.ravel())
+    places = (rows[real], items.ravel()[real])
+    pairs = sparse.coo_array((scores.ravel()[real], places), shape=(len(vectors), len(vectors)))
+    return Relation.of("text", "text", pairs, neighbours, mutual=True)
+
+
+def _exact(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest ``k`` of each item: indices and cosines ``[N, k]``."""
+    n_items = len(vectors)
+    items, scores = np.zeros((n_items, k), np.int32), np.full((n_items, k), -np.inf, np.float32)
+    step = max(1, _SCORES // n_items)
+    with show_progress("Comparing texts", "items") as progress:
+        for start in range(0, n_items, step) if k else ():
+            rows = slice(start, min(start + step, n_items))
+            cosines = vectors[rows] @ vectors.T
+            cosines[np.arange(len(cosines)), np.arange(start, rows.stop)] = -np.inf
+            items[rows], scores[rows] = _best(cosines, k)
+            progress(rows.stop, n_items)
+    return items, scores
+
+
+def _by_cells(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`_exact`, among the items of the nearest cells; places that are left over have ``-inf``."""
+    n_items = len(vectors)
+    asked = evenly_spread(n_items, _ASKED)
+    cells = partition(vectors, vectors[asked], _SEED, exclude=asked[:, np.newaxis].astype(np.int32))
+    order = np.argsort(cells.cell_of, kind="stable")
+    starts = np.searchsorted(cells.cell_of[order], np.arange(len(cells.centroids) + 1))
+    probed = np.empty((n_items, cells.probes), np.int32)
+    for start in range(0, n_items, _ROWS):
+        rows = slice(start, start + _ROWS)
+        probed[rows] = _best(vectors[rows] @ cells.centroids.T, cells.probes)[0]
+    askers = np.argsort(probed.ravel(), kind="stable")
+    ends = np.searchsorted(probed.ravel()[askers], np.arange(len(cells.centroids) + 1))
+    askers //= cells.probes
+    items, scores = np.zeros((n_items, k), np.int32), np.full((n_items, k), -np.inf, np.float32)
+    with show_progress("Comparing texts", "cells") as progress:
+        for cell in range(len(cells.centroids)):
+            inside = order[starts[cell] : starts[cell + 1]]
+            own = vectors[inside].T
+            for start in range(ends[cell], ends[cell + 1] if len(inside) else ends[cell], _ROWS):
+                asking = askers[start : min(start + _ROWS, ends[cell + 1])]
+                cosines = vectors[asking] @ own
+                cosines[asking[:, np.newaxis] == inside] = -np.inf
+                place, best = _best(cosines, min(k, len(inside)))
+                both, names = np.hstack([scores[asking], best]), np.hstack([items[asking], inside[place]])
+                items[asking], scores[asking] = _best(both, k, names)
+            progress(cell + 1, len(cells.centroids))
+    return items, scores
+
+
+def _best(scores: np.ndarray, k: int, names: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Columns, or their ``names``, and values of the ``k`` highest in each row, in no order."""
+    place = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    best = np.take_along_axis(scores, place, axis=1)
+    return (place if names is None else np.take_along_axis(names, place, axis=1)), best
+
+
+def use_relation(histories: Ragged, n_items: int, neighbours: int, support: int) -> Relation:
+    """Items that the same users had: ``c_ij / sqrt(n_i n_j)``, with c_ij users of both and n_i of i.
+
+    Args:
+      histories: items of each training user.
+      n_items: N.
+      neighbours: as in :meth:`Relation.of`.
+      support: pairs with fewer users of both are left out.
+    """
+    x = interactions(histories, n_items)
+    by_item = x.T.tocsr()
+    # An item without users is in no pair.
+    scale = 1 / np.sqrt(np.maximum(np.bincount(x.indices, minlength=n_items), 1))
+    rows, columns, weights = [], [], []
+    with show_progress("Counting use together", "items") as progress:
+        for start in range(0, n_items, _ROWS):
+            both = (by_item[start : start + _ROWS] @ x).tocoo()
+            row, column = both.coords[0] + start, both.coords[1]
+            kept = (both.data >= support) & (row != column)
+            row, column = row[kept], column[kept]
+            value = both.data[kept] * scale[row] * scale[column]
+            order = np.lexsort((-value, row))
+            first = np.searchsorted(row[order], row[order])
+            order = order[np.arange(len(order)) - first < neighbours]
+            rows.append(row[order])
+            columns.append(column[order])
+            weights.append(value[order].astype(np.float32))
+            progress(min(start + _ROWS, n_items), n_items)
+    places = (np.concatenate(rows), np.concatenate(columns))
+    pairs = sparse.coo_array((np.concatenate(weights), places), shape=(n_items, n_items))
+    return Relation.of("use", "use", pairs, neighbours)
+
+
+def smoothed(vectors: np.ndarray, adjacency: sparse.csr_array, share: float, steps: int = 2) -> np.ndarray:
+    """Vectors mixed with those of their neighbours: ``x <- (1 - share) x_0 + share D^-1 A x``, then length 1.
+
+    Personalized propagation with restart (Gasteiger et al., "Predict then Propagate", ICLR 2019, eq. 4-5, with row
+    normalization). An item without text gets that of its neighbours. An item without neighbours keeps its own.
+
+    Args:
+      vectors: float32 ``[N, D]``.
+      adjacency: ``[N, N]``, weights not below 0.
+      share: of the neighbours, 0 to 1.
+      steps: how many edges a text travels.
+    """
+    degree = np.asarray(adjacency.sum(axis=1)).ravel()
+    mean = sparse.diags_array(np.divide(1, degree, out=np.zeros_like(degree), where=degree > 0)) @ adjacency
+    own = np.where(degree > 0, 1 - share, 1.0).astype(np.float32)[:, np.newaxis]
+    out = vectors
+    for _ in range(steps):
+        out = own * vectors + np.float32(share) * (mean @ out)
+    length = np.linalg.norm(out, axis=1, keepdims=True)
+    return np.divide(out, length, out=np.zeros(out.shape, np.float32), where=length > 0, casting="same_kind")
+
+
+def view_of(graph: ItemGraph) -> sparse.csr_array:
+    """The graph without *use*, by :func:`similarity_of`.
+
+    The other views of the regression know use together already; and where the gates are fitted, these views leave
+    events out that the graph has.
+    """
+    return similarity_of(graph.adjacency(("text", "value", "link")))
+
+
+def similarity_of(adjacency: sparse.csr_array) -> sparse.csr_array:
+    """The graph as a view of the ridge regression: ``(I + D^-1/2 A D^-1/2) / 2``, 0 where an item has no edges.
+
+    It is positive semidefinite, as the eigenvalues of the scaled adjacency are between -1 and 1, and so may stand
+    beside ``T T^T``, the similarity of texts. Sparse float32 ``[N, N]``.
+    """
+    degree = np.asarray(adjacency.sum(axis=1)).ravel()
+    scale = sparse.diags_array(np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0))
+    joined = sparse.diags_array((degree > 0).astype(np.float32))
+    return (0.5 * (joined + scale @ adjacency @ scale)).astype(np.float32).tocsr()

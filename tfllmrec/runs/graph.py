@@ -1,0 +1,71 @@
+"""The graph of a run's items: made in a fit where the config asks for it, or for a complete run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfllmrec.columns import ITEM
+from tfllmrec.config import GraphConfig
+from tfllmrec.data.cleaning.titles import display_titles
+from tfllmrec.data.graph import ItemGraph
+from tfllmrec.durable import locked, writing
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.runs.run import GRAPH, Run
+
+
+def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemGraph:
+    """Builds the graph of a run that has its text vectors, and writes it into the run's folder ``graph``.
+
+    Args:
+      run: its training events, catalogue and text vectors are read.
+      settings: relations, file of edges, neighbours.
+      tell: called with a line for each relation.
+
+    Raises:
+      ConfigError: two relations have the same name, or no relation is asked for.
+      DataError: the file of edges cannot be used.
+      ModelError: the run's item-item weights were solved with the graph that it has.
+      WriteError: the disk is full, read-only or broken.
+    """
+    from tfllmrec.models.graph import build_graph
+
+    if not settings.relations and settings.edges is None:
+        raise ConfigError("graph: expected graph.relations or graph.edges, found neither.")
+    if run.complete and run.config.item_weights.graph:
+        raise ModelError(
+            f"{run.folder}: its item-item weights were solved with the graph that it has (item_weights.graph "
+            f"{run.config.item_weights.graph:g}), so the graph stays. Fit again with other settings of graph."
+        )
+    graph = build_graph(run.split, run.text, settings, run.config.data, run.text_widths)
+    graph.save(run.folder / GRAPH)
+    for line in graph.lines():
+        tell(f"graph: {line}")
+    return graph
+
+
+def graph_of(folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr) -> ItemGraph:
+    """The graph of a complete run: made now if ``settings`` are given, else the one that is there.
+
+    Raises:
+      ModelError: the run is not complete, or it has no graph and ``settings`` are ``None``.
+      ConfigError, DataError, WriteError: see :func:`make_graph`.
+    """
+    run = Run.open(folder)
+    if settings is not None:
+        with writing(run.folder), locked(run.folder):
+            return make_graph(run, settings, tell)
+    if (graph := run.graph) is None:
+        raise ModelError(f"{run.folder} has no graph: make one with 'tfllmrec graph {run.folder}'.")
+    return graph
+
+
+def write_graphml(folder: Path, graph: ItemGraph, path: Path) -> None:
+    """Writes a run's graph as GraphML, with the items' ids and titles.
+
+    Raises:
+      WriteError: the disk is full, read-only or broken.
+    """
+    items = Run.open(folder).split.items
+    with writing(path):
+        graph.write_graphml(path, items[ITEM].tolist(), display_titles(items).tolist())
