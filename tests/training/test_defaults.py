@@ -225,7 +225,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         def __init__(self, weights, decay):
             self.settings = weights
 
-    def solve(statistics, settings, text):
+    def solve(statistics, settings, text, graph):
         assert (settings.form, settings.rank, settings.neighbours) == ("low_rank", 7, 512)
         return settings
 
