@@ -192,7 +192,7 @@ def data_of(split):
 def test_all_set_means_nothing_is_searched(chain_split):
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     settings, said = defaults.choose_item_weights(data_of(chain_split), config)
-    assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0})
+    assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0, "graph": 0.0})
     assert said == []
 
 
@@ -225,7 +225,7 @@ def test_the_search_climbs_one_setting_at_a_time(chain_split, monkeypatch):
         def __init__(self, weights, decay):
             self.settings = weights
 
-    def solve(statistics, settings, text):
+    def solve(statistics, settings, text, graph):
         assert (settings.form, settings.rank, settings.neighbours) == ("low_rank", 7, 512)
         return settings
 
