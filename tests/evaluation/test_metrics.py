@@ -31,6 +31,14 @@ def log2(x):
     return np.log2(x)
 
 
+def test_only_candidates_are_ranked():
+    candidates = np.array([True, False, True, True])
+    masked = metrics.masked(np.array([[1.0, 9.0, 3.0, 2.0]]), ragged([3]), candidates)
+    assert masked.tolist() == [[1.0, -np.inf, 3.0, -np.inf]]
+    ranks = metrics.rank_targets(masked, ragged([0, 1]))
+    assert ranks.better.tolist() == [1, metrics.UNREACHABLE] and ranks.unmasked.tolist() == [2, 2]
+
+
 def test_one_target_without_ties():
     recall, ndcg, mrr = measured([[0.1, 0.9, 0.5, 0.3]], ragged([3]), ragged([]), 3)
     assert recall == [1.0]
