@@ -130,6 +130,14 @@ def test_an_override_of_broken_yaml(tmp_path):
             {"split": {"kind": "cold_items", "test_share": 0.2, "test_events": "0:5"}},
             ["split.test_events has no effect with split.kind=cold_items"],
         ),
+        ({"split": {"kind": "cold_domain", "domain": "a", "known_events": 2, "test_share": 0.2}}, []),
+        (
+            {"split": {"kind": "random", "domain": "a", "known_events": 2}},
+            [
+                "split.domain has no effect with split.kind=random",
+                "split.known_events has no effect with split.kind=random",
+            ],
+        ),
         ({"distillation": {"epochs": 2}}, ["distillation.epochs has no effect with text.query_encoder=same"]),
         (
             {"model": {"user_text": True, "fields": False}},

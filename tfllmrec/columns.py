@@ -15,7 +15,7 @@ EVENT_KIND = "kind"
 #: bool: whether the event is one of those that ``split.test_events`` names. The column exists only if
 #: ``split.test_events`` names events.
 TEST_EVENT = "test_event"
-#: The domain of an event and of an item, in data that was joined of several domains.
+#: The domain of an event and of an item, in data joined from several domains.
 DOMAIN = "domain"
 
 #: The columns of events that are always there, in order, and their types; any other but ``test_event`` is text.

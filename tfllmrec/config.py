@@ -145,8 +145,8 @@ class SplitConfig(Section):
         gt=0,
         lt=1,
         description="Share held out for validation: of all events (global_time), of each user's events (random), of "
-        "each user's non-test events (fixed), of items (cold_items), of users (cold_users) or of the users with events "
-        "in split.domain and in another domain (cold_domain).",
+        "each user's non-test events (fixed), of items (cold_items), of users (cold_users) or of the users who have "
+        "events in another domain and more than known_events in split.domain (cold_domain).",
     )
     test_share: float = Field(
         default=0.1,
@@ -162,8 +162,7 @@ class SplitConfig(Section):
 
     domain: str | None = Field(
         default=None,
-        description="The domain whose items are asked for in a cold_domain split, such as toys. Only its items are "
-        "candidates.",
+        description="Target domain of a cold_domain split, such as toys. Only its items are candidates.",
     )
     known_events: int = Field(
         default=0,
@@ -560,11 +559,10 @@ class ExperimentConfig(Section):
         return self
 
 
-#: Settings of ``split`` that some kinds do not read; all others do not read test_events.
-_NOT_OF_KIND = {
-    **dict.fromkeys(
-        ["auto", "leave_last_out", "leave_random_out"], frozenset(["validation_share", "test_share", "test_events"])
-    ),
+#: Settings of ``split``, beside its shares, that a kind reads; and those of its shares that it does not read.
+_OF_KIND = {"fixed": frozenset(["test_events"]), "cold_domain": frozenset(["domain", "known_events"])}
+_SHARES_NOT_OF_KIND = {
+    **dict.fromkeys(["auto", "leave_last_out", "leave_random_out"], frozenset(["validation_share", "test_share"])),
     "fixed": frozenset(["test_share"]),
 }
 #: Settings of ``tuning`` that only some modes of the text tower read: those of tuning on pairs, and those of each mode.
@@ -590,7 +588,8 @@ _OF_TOWER = {
 def settings_without_effect(config: ExperimentConfig) -> list[str]:
     """The settings that differ from their default but are not read with the config's other settings, a line each."""
     split, text, tuning, tower = config.split, config.text, config.tuning, config.text.query_encoder
-    unread = _NOT_OF_KIND.get(split.kind, frozenset(["test_events"]))
+    unread = frozenset[str]().union(*_OF_KIND.values()) - _OF_KIND.get(split.kind, frozenset())
+    unread |= _SHARES_NOT_OF_KIND.get(split.kind, frozenset())
     lines = [f"split.{name} has no effect with split.kind={split.kind}" for name in _changed(split, unread)]
     every = frozenset(TuningConfig.model_fields)
     if text.mode == "frozen":

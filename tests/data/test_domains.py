@@ -46,7 +46,7 @@ def test_users_are_shared_and_items_are_not():
     assert joined.items.item_id.iloc[joined.events.item_index].tolist() == joined.events.item_id.tolist()
     assert joined.users.user_id.iloc[joined.events.user_index].tolist() == joined.events.user_id.tolist()
     assert [str(field).split(":")[0] for field in joined.schema.lines() if "domain" in field] == [
-        "request.domain",
+        "event.domain",
         "item.domain",
     ]
 
@@ -125,6 +125,10 @@ def test_what_cannot_be_joined_is_refused():
             join_datasets({name: books, "films": books})
     with pytest.raises(DataError, match="its events have a column 'domain' already"):
         join_datasets({"a": join_datasets(shops()), "b": books})
+    items = {"item": ["1", "2"], "brand": ["X", "Y"]}
+    one, other = (dataset("a", ["u 1", "u 2"], items, fields={"brand": {"kind": kind}}) for kind in ("category", "id"))
+    with pytest.raises(DataError, match="a and b declare it differently"):
+        join_datasets({"a": one, "b": other})
     with pytest.raises(DataError, match="for every domain or for none"):
         join_datasets({"a": books, "b": dataset("b", ["u 1", "u 1"], repeats="all")})
 
@@ -154,6 +158,14 @@ def test_cold_domain_asks_for_what_was_done_there(known):
     assert len(split.train) == len(joined.events) - 10 * 3
 
 
+def test_users_without_an_event_to_ask_for_are_not_held_out():
+    books, films = [f"u{u} 1" for u in range(10)], [f"u{u} {i}" for u in range(10) for i in range(1 + u % 2)]
+    joined = join_datasets({"books": dataset("books", books), "films": dataset("films", films)})
+    config = SplitConfig(kind="cold_domain", domain="films", known_events=1, validation_share=0.4, test_share=0.4)
+    split = make_split(joined, config, seed=0)
+    assert (len(split.validation), len(split.test)) == (2, 2) and len(split.train) == 25 - 2 * 4
+
+
 def test_cold_domain_needs_joined_data_and_a_domain():
     with pytest.raises(ConfigError, match="needs joined data"):
         make_split(dataset("a", ["u 1", "u 2"]), SplitConfig(kind="cold_domain", domain="a"), 0)
@@ -170,5 +182,5 @@ def test_a_held_out_user_who_was_trained_on_there_is_found():
     # The one film that is in the history and no target.
     more = events[(events.user_id == split.test.user_ids[0]) & (events.domain == "films")][:1]
     leaking = replace(split, train=pd.concat([split.train, more], ignore_index=True))
-    with pytest.raises(DataError, match="the test user 'a[0-9]+' has trained events there"):
+    with pytest.raises(DataError, match=r"the test user 'a[0-9]+' has trained events there"):
         leaking.check()

@@ -79,6 +79,13 @@ def test_metrics_and_counts_by_hand():
     }
 
 
+def test_coverage_is_that_of_the_candidates():
+    asked = replace(queries([[0], [2]]), candidates=np.array([True, False, True, False]))
+    result = run(SCORES[:2], asked)
+    assert result.metrics["coverage@1"] == 2 / 2 and result.metrics["coverage@1/tail"] == 1 / 1
+    assert result.metrics["coverage@1/cold"] is None and result.metrics["recall@1"] == 1
+
+
 def test_further_metrics_are_measured_on_demand():
     asked = queries([[0], [2], []])
     plain, result = run(SCORES, asked), run(SCORES, asked, further=["precision", "f1", "map", "auc"])

@@ -10,7 +10,7 @@ from tfllmrec.data import Queries, Ragged, dataset_from_frames, make_split
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.errors import ModelError
 from tfllmrec.models.baselines import BASELINES, Popularity
-from tfllmrec.models.domain_map import DomainMap, Emcdr, SingularVectors
+from tfllmrec.models.domain_map import DomainMap, Emcdr, SingularVectors, users_of_several
 from tfllmrec.models.fitting import TrainingData
 
 TASTES, ITEMS = 4, 10  # of each taste in each domain
@@ -113,6 +113,7 @@ def test_both_directions_are_learned_and_a_domain_without_shared_users_scores_0(
     histories = Ragged.from_rows([g.to_numpy() for _, g in lonely.groupby("user_id").item_index], np.int64)
     nobody = training_data(histories, 80, text=data.text)
     nobody.split.dataset.items = data.split.dataset.items
+    assert not len(users_of_several(nobody)) and len(users_of_several(data)) == 72
     with pytest.raises(ModelError, match="users with events in two domains"):
         DomainMap().fit(nobody)
 

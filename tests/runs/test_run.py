@@ -25,6 +25,7 @@ from tfllmrec.config import (
     paraphrase_option,
 )
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import replacing
 from tfllmrec.errors import ConfigError, DataError, ModelError, WriteError
@@ -141,6 +142,20 @@ def test_baselines_are_chosen_on_the_queries_and_strata_of_the_hybrid(chain_spli
     assert len(users) == 20 and users != list(chain_split.validation.user_ids[:20])
     assert {name for name, _, _ in chosen_on} == {"Popularity", "Markov", "TwoTower"}
     assert all(asked == users and head == 12 for _, asked, head in chosen_on)
+
+
+def test_maps_between_domains_are_left_out_where_no_user_is_in_two(chain_split, chain_config):
+    config = chain_config.model_copy(deep=True)
+    config.evaluation.baselines = ["popularity", "emcdr", "domain_map"]
+    text, told = np.zeros((chain_split.dataset.n_items, 1), np.float32), []
+    assert set(fit_all_baselines(TrainingData(chain_split, text), config.evaluation, told.append)) == {"popularity"}
+    assert told == ["baseline: popularity"]  # the data is not joined: nothing is missing
+    shops = dict.fromkeys("ab", chain_split.dataset)
+    for shared, expected in ((False, {"popularity"}), (True, {"popularity", "emcdr", "domain_map"})):
+        split = make_split(join_datasets(shops, share_users=shared), config.split, 0)
+        data = TrainingData(split, np.zeros((split.dataset.n_items, 1), np.float32))
+        assert set(fit_all_baselines(data, config.evaluation, told.append)) == expected
+    assert told.count("no user has training events in two domains, so there is no baseline emcdr, domain_map") == 1
 
 
 def test_alarms_are_about_every_baseline(chain_split, chain_config):

@@ -94,7 +94,8 @@ def join_datasets(
 
     Raises:
       ConfigError: fewer than two domains, or a name that is empty or has one of ``:`` and ``|``.
-      DataError: a domain has test events, a column ``domain``, or only one of them allows repeats.
+      DataError: a domain has test events or a column ``domain``, two domains declare a field differently, or only some
+        of them allow repeats.
     """
     _check(datasets)
     overlap = overlaps(datasets, share_users, share_items)
@@ -167,6 +168,13 @@ def _check(datasets: Mapping[str, Dataset]) -> None:
                     f"{domain}: its {table} have a column '{DOMAIN}' already, which says the domain of each of them in "
                     "joined data. Rename the column, or use this data set as it is."
                 )
+    for key in {key for dataset in datasets.values() for key in dataset.fields}:
+        declared = {domain: dataset.fields[key] for domain, dataset in datasets.items() if key in dataset.fields}
+        if any(known != next(iter(declared.values())) for known in declared.values()):
+            raise DataError(
+                f"data.fields: expected one declaration of {key!r}, because joined data has one such column; "
+                f"{' and '.join(declared)} declare it differently. Read them again with the same declaration."
+            )
     if len({dataset.repeats for dataset in datasets.values()}) > 1:
         raise DataError("Expected data.repeats to be 'all' for every domain or for none, because it is one task.")
 

@@ -77,7 +77,7 @@ _CONTEXT_WORDS = frozenset(
     for words in (
         "hour daytime daypart weekday weekend isweekend dow month season holiday",
         "device platform os browser app client channel carrier network language locale",
-        "referrer medium campaign surface placement slot scene domain homework companion mood",
+        "referrer medium campaign surface placement slot scene homework companion mood",
         "location city region country geo latitude longitude weather temperature",
     )
     for word in words.split()

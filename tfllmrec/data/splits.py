@@ -305,9 +305,10 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       history.
     - ``cold_users``: shares of the users with at least 2 events are taken out of train altogether. Last event: target,
       all before: history.
-    - ``cold_domain``: of the users with events both in ``split.domain`` and in another domain, shares are held out. All
-      their events in other domains are in train and in their histories; their first ``known_events`` in that domain are
-      in their histories only; the others are the targets. Only items of that domain are candidates.
+    - ``cold_domain``: of the users with events in another domain and more than ``known_events`` in ``split.domain``,
+      shares are held out. All their events in other domains are in train and in their histories; their first
+      ``known_events`` in that domain are in their histories only; the others are the targets. Only items of that domain
+      are candidates.
     - ``random``: ``test_share`` of each user's events, drawn at random, are the test, and ``validation_share`` the
       validation. Where a share is no whole number of events it is rounded up for some users and down for others, so
       that it is right in total. A user keeps at least one event to train on. The history of a query
@@ -454,12 +455,12 @@ def _cold_domain(dataset: Dataset, config: SplitConfig, rng: np.random.Generator
             f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
         )
     users, inside = dataset.events[USER_INDEX].to_numpy(), (domains == config.domain).to_numpy()
-    of_both = np.intersect1d(users[inside & dataset.choices], users[~inside & dataset.choices])
-    part = np.where(inside, _held_out(of_both, dataset.n_users, config, rng)[users], _TRAIN)
     own = np.flatnonzero(inside)  # sorted by user and order
-    place = np.arange(len(own)) - np.searchsorted(users[own], users[own])
     known = np.zeros(len(users), dtype=bool)
-    known[own] = place < config.known_events
+    known[own] = np.arange(len(own)) - np.searchsorted(users[own], users[own]) < config.known_events
+    asked = users[inside & ~known & dataset.choices]
+    of_both = np.intersect1d(asked, users[~inside & dataset.choices])
+    part = np.where(inside, _held_out(of_both, dataset.n_users, config, rng)[users], _TRAIN)
     return np.where((part != _TRAIN) & known, _HISTORY, part)
 
 

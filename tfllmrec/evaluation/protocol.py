@@ -32,7 +32,8 @@ class Result:
     Attributes:
       metrics: By label: ``ndcg@10``, ``recall@10/tail``, ``coverage@10``, ``gini@10/tail``, ``novelty@10``, ... Ranking
         metrics of a stratum look at the targets in it; coverage, Gini and novelty of a stratum look at the recommended
-        items in it. ``None`` (never NaN) where there is nothing to average, such as a stratum without targets.
+        items in it; items that are no candidates count nowhere. ``None`` (never NaN) where there is nothing to average,
+        such as a stratum without targets.
       intervals: 95 % percentile bootstrap over users, for each ranking metric that has a value.
       counts: ``queries``, ``queries_without_targets`` (left out of ranking metrics), ``targets``,
         ``targets/<stratum>``, ``targets_excluded`` (impossible to recommend, counted as misses).
@@ -136,13 +137,14 @@ def evaluate(
             f"auc{suffix}": metrics.auc(ranks.within(stratum), len(queries)) for suffix, stratum in views.items()
         }
     surprise = metrics.self_information(train_counts)
+    shown_from = np.ones(n_items, dtype=bool) if queries.candidates is None else queries.candidates
     lists = {}
     for suffix, stratum in views.items():
         for k in ks:
-            shown = exposure[k][stratum]
+            shown = exposure[k][stratum & shown_from]
             lists[f"coverage@{k}{suffix}"] = metrics.coverage(shown)
             lists[f"gini@{k}{suffix}"] = metrics.gini(shown)
-            lists[f"novelty@{k}{suffix}"] = metrics.novelty(shown, surprise[stratum])
+            lists[f"novelty@{k}{suffix}"] = metrics.novelty(shown, surprise[stratum & shown_from])
 
     means = {label: _mean(values) for label, values in per_query.items()}
     users = users_of(queries.user_ids)

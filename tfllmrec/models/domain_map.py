@@ -1,4 +1,4 @@
-"""From what a user did in other domains to a first guess in this one: closed-form maps between domains.
+"""Baselines that recommend in one domain from a user's events in the others: closed-form maps between domains.
 
 Both models work on joined data (:func:`tfllmrec.data.domains.join_datasets`), whose items say in a column ``domain``
 which domain they belong to. Items of a domain are scored by the events of the other domains alone; in-domain events
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from tfllmrec.columns import DOMAIN
@@ -177,6 +178,22 @@ class _Map:
         return (self.mean + _products(features, self.features) @ coefficients).astype(np.float32)
 
 
+def users_of_several(data: TrainingData) -> np.ndarray:
+    """The rows of ``data.histories`` with events in at least two domains, int64 ``[S]``."""
+    events, items = interactions(data.histories, data.n_items), data.split.dataset.items
+    return np.flatnonzero(np.sum(list(_has(events, _items_of(items)).values()), axis=0) > 1)
+
+
+def _items_of(items: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By domain, its items, int64 ``[M]``."""
+    return {name: np.flatnonzero(items_of_domain(items, name)) for name in domain_names(items)}
+
+
+def _has(events: sparse.csr_array, of_domain: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By domain, which users have events there, bool ``[U]``."""
+    return {name: np.diff(events[:, items].indptr) > 0 for name, items in of_domain.items()}
+
+
 @dataclass
 class DomainMap:
     """Kernel ridge regression from a user's events in other domains onto the user's vector in this one.
@@ -211,20 +228,18 @@ class DomainMap:
           ModelError: the data is not joined, or no user has events in two domains.
         """
         items, self.n_items = data.split.dataset.items, data.n_items
-        names = domain_names(items)
-        if len(names) < 2:
+        of_domain = _items_of(items)
+        if len(of_domain) < 2:
             raise ModelError(
                 f"Expected joined data, whose items have a column '{DOMAIN}' with several domains. Join data sets with "
                 "'tfllmrec data join'."
             )
         events = interactions(data.histories, data.n_items)
-        of_domain = {name: np.flatnonzero(items_of_domain(items, name)) for name in names}
-        has = {name: np.diff(events[:, own].indptr) > 0 for name, own in of_domain.items()}
-        self.domains = {name: _Domain.of(events, own, data, self._learn) for name, own in of_domain.items()}
+        has = {name: there for name, there in _has(events, of_domain).items() if there.any()}
+        self.domains = {name: _Domain.of(events, of_domain[name], data, self._learn) for name in has}
         rng, self.maps = np.random.default_rng(data.seed), {}
         for name, domain in self.domains.items():
-            elsewhere = np.any([there for other, there in has.items() if other != name], axis=0)
-            users = np.flatnonzero(has[name] & elsewhere)
+            users = np.flatnonzero(has[name] & (np.sum(list(has.values()), axis=0) > 1))
             if len(users) > MOST_USERS:
                 users = np.sort(rng.choice(users, MOST_USERS, replace=False))
             if len(users):

@@ -19,6 +19,7 @@ from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
 from tfllmrec.models.baselines import fit_baseline, segmented
+from tfllmrec.models.domain_map import users_of_several
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.runs.run import Run
@@ -36,8 +37,12 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     names = [name for name in config.baselines if name != "two_tower"]
     if not any(map(segmented, data.split.schema.of_query())):  # it would be popularity once more
         names = [name for name in names if name != "popularity_by_segment"]
-    if len(domain_names(data.split.dataset.items)) < 2:
-        names = [name for name in names if name not in ("emcdr", "domain_map")]
+    mapping = [name for name in names if name in ("emcdr", "domain_map")]
+    joined = len(domain_names(data.split.dataset.items)) > 1
+    if mapping and not (joined and len(users_of_several(data))):
+        names = [name for name in names if name not in mapping]
+        if joined:
+            tell(f"no user has training events in two domains, so there is no baseline {', '.join(mapping)}")
     if not np.any(data.text) and (reading := [name for name in names if name in ("text", "ease_text", "star")]):
         names = [name for name in names if name not in reading]
         tell(f"no item has text, so there is no baseline {', '.join(reading)}")
