@@ -3,10 +3,17 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 
+from tfllmrec.columns import DOMAIN
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Schema
 from tfllmrec.models.fitting import TrainingData
+
+
+def halves(n_items: int) -> pd.DataFrame:
+    """An items table of two domains: the first half of the items, and the others."""
+    return pd.DataFrame({DOMAIN: np.where(np.arange(n_items) < n_items // 2, "a", "b")})
 
 
 def training_data(
@@ -20,6 +27,6 @@ def training_data(
         train_counts=counts,
         validation=Queries.from_histories([]) if validation is None else validation,
         strata=lambda share: strata or {},
-        dataset=SimpleNamespace(n_items=n_items, ordered=True, repeats=False),
+        dataset=SimpleNamespace(n_items=n_items, ordered=True, repeats=False, items=halves(n_items)),
     )
     return TrainingData(split, np.zeros((n_items, 1), np.float32) if text is None else text, seed=seed)

@@ -3,9 +3,11 @@
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from stand_ins import halves
 
 from tfllmrec import models
 from tfllmrec.config import ItemWeightSettings, ModelConfig
@@ -25,7 +27,8 @@ def text_of(split):
 
 def baseline(name):
     def make(split):
-        return BASELINES[name]().fit(TrainingData(split, text_of(split)))
+        dataset = replace(split.dataset, items=split.dataset.items.assign(**halves(split.dataset.n_items)))
+        return BASELINES[name]().fit(TrainingData(replace(split, dataset=dataset), text_of(split)))
 
     return make
 

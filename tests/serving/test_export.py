@@ -137,7 +137,7 @@ def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, qui
     stub = exporting.ServingModel
     monkeypatch.setattr(exporting, "ServingModel", lambda *args: given.append(args) or stub(*args))
     export(run.folder, tmp_path / "made")
-    *_, tail, used_again, _, _ = given[0]
+    *_, tail, used_again, _, _, _ = given[0]
     np.testing.assert_array_equal(tail, run.split.strata(0.3)["tail"])
     assert used_again == (repeats == "all")
     assert exporting._with_new_items(np.array([False, True]), 4).tolist() == [False, True, True, True]
