@@ -151,6 +151,33 @@ def test_intervals_wait_until_enough_users_differ():
     assert each.low is None and not each.significant
 
 
+def test_rounding_is_no_difference():
+    """Sums of equal decimal numbers differ in their last bits from one arm to the other, by the number of users."""
+    control, new = 1000, 1300
+    values = [0.3] * (control + new)
+    by_arm = np.repeat([0.1, 0.7], [control, new])
+    shown = np.arange(control + new) % 7 + 1
+    rng = np.random.default_rng(0)
+    for value, per, covariate in (
+        (values, 1, None),
+        (shown * 0.3, shown, None),
+        (by_arm, 1, None),
+        (by_arm, 1, values),
+        (noise := rng.normal(size=control + new), 1, noise),
+    ):
+        users = table(value[:control], value[control:])
+        users.table["per"] = per
+        users.table["before"] = 0.0 if covariate is None else covariate
+        metric = Metric("value", "per", None if covariate is None else "before")
+        (each,) = analyze(users, PAIR, [metric]).comparisons
+        assert each.low is None and not each.significant
+    users = table(noise[:control], noise[control:])
+    users.table["before"] = 0.3
+    (plain,) = analyze(users, PAIR, [Metric("value")]).comparisons
+    (cuped,) = analyze(users, PAIR, [Metric("value", covariate="before")]).comparisons
+    assert cuped.difference == plain.difference and cuped.variance_removed == 0
+
+
 def test_a_wrong_sample_ratio_is_an_alarm():
     for looks in ("one", "many"):
         analysis = analyze(table(np.arange(1000.0), np.arange(1300.0)), PAIR, [Metric("value")], looks=looks)

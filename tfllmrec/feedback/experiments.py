@@ -26,6 +26,8 @@ EXPOSURES = "exposures"
 RATIO_ALPHA = 0.01
 #: An arm has no interval below this effective number of users, see :class:`ArmEstimates`.
 MIN_EFFECTIVE = 10
+#: A value that differs from the expected one by this share or less differs by the rounding of sums.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -393,24 +395,32 @@ def arm_estimates(
         sums = np.bincount(arm_of, values, arms)
         below = users if base is None else np.bincount(arm_of, base, arms)
         value = sums / below
-        left = values - value[arm_of] * (1.0 if base is None else base)
+        expected = value[arm_of] * (1.0 if base is None else base)
+        left = _without_rounding(values - expected, expected)
         left = left / (below / users)[arm_of]
         removed = 0.0
         if covariate is not None:
             known = np.isfinite(covariate)
-            centred = np.where(known, covariate - (covariate[known].mean() if known.any() else 0.0), 0.0)
+            mean = covariate[known].mean() if known.any() else 0.0
+            centred = _without_rounding(np.where(known, covariate - mean, 0.0), mean)
             means = np.bincount(arm_of, centred, arms) / users
-            within = centred - means[arm_of]
+            within = _without_rounding(centred - means[arm_of], means[arm_of])
             if spread := float(within @ within):
                 theta = float(within @ left) / spread
                 before = float(left @ left)
-                left = left - theta * within
+                explained = theta * within
+                left = _without_rounding(left - explained, explained)
                 value = value - theta * means
                 removed = 1 - float(left @ left) / before if before else 0.0
         squares = np.bincount(arm_of, left**2, arms)
         effective = np.nan_to_num(squares**2 / np.bincount(arm_of, left**4, arms))
         variance = squares / (users - 1) / users
     return ArmEstimates(value, variance, users, effective, removed)
+
+
+def _without_rounding(difference: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
+    """Differences to an expected value, with 0 for those below :data:`ROUNDING` of it: so small, they are no effect."""
+    return np.where(np.abs(difference) <= ROUNDING * np.abs(expected), 0.0, difference)
 
 
 def difference_of(
