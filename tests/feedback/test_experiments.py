@@ -52,6 +52,22 @@ def test_users_are_collected_and_those_in_two_arms_left_out():
     assert "1 users were in several arms" in analysis.alarms[0]
 
 
+def test_ignored_arms_and_rows_without_an_arm_are_left_out_and_counted():
+    """User 3 moved from the rest into the experiment."""
+    log = exposures(
+        ("1", "control", 1), ("2", "new", 1), ("3", "rest", 1), ("3", "new", 0), ("4", "rest", 1), ("1", "", 1),
+        ("5", None, 1),
+    )  # fmt: skip
+    found = users_of(log, PAIR, ignored_arms=["rest"])
+    assert found.table.values.tolist() == [["1", "control", 1, 1.0], ["2", "new", 1, 1.0], ["3", "new", 1, 0.0]]
+    assert found.in_two_arms == 0
+    analysis = analyze(found, PAIR, [RATIO])
+    assert (analysis.exposures_without_arm, analysis.exposures_of_ignored_arms) == (2, 2)
+    assert analysis.left_out == ["exposures without an arm, left out: 2", "exposures of ignored arms, left out: 2"]
+    with pytest.raises(ConfigError, match="either compared or ignored; 'new' is both"):
+        users_of(log, PAIR, ignored_arms=["new"])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_one_look_at_means_is_the_z_interval_of_statsmodels(seed):
     from statsmodels.stats.weightstats import CompareMeans
@@ -189,13 +205,13 @@ def test_a_wrong_sample_ratio_is_an_alarm():
     ("change", "message"),
     [
         ({"drop": "arm"}, "Expected a column 'arm' in the exposure log"),
-        ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'"),
+        ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'.*--ignore-arm"),
         ({"arm": "new"}, "no user who is only in the arm 'control'"),
         ({"reward": "much"}, "a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
         ({"experiment": "f"}, "has no row of the experiment 'e'. It has: f"),
     ],
 )  # fmt: skip
-def test_logs_that_cannot_be_analysed_are_refused(change, message):
+def test_logs_that_cannot_be_analyzed_are_refused(change, message):
     log = exposures(("1", "control", 1), ("2", "new", 0)).astype(object)
     log = log.drop(columns=change["drop"]) if "drop" in change else log.assign(**change)
     with pytest.raises(DataError, match=message):
