@@ -2,7 +2,7 @@
 
     python benchmarks/experiments.py
 
-Each simulated experiment assigns new users by hash (``tfllmrec.feedback.assignment``) and is analysed by
+Each simulated experiment assigns new users by hash (``tfllmrec.feedback.assignment``) and is analyzed by
 ``tfllmrec.feedback.experiments`` after each 100 users. Nothing is trained; it takes some minutes.
 """
 

@@ -5,6 +5,7 @@ answers with. Addresses and the ids of MovieLens stand for those of the ring.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ import pytest
 pytest.importorskip("tensorflow")
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
+import tfllmrec  # noqa: E402
 from tfllmrec import assets  # noqa: E402
+from tfllmrec.config import GraphConfig  # noqa: E402
 from tfllmrec.errors import DataError  # noqa: E402
+from tfllmrec.runs.graph import graph_of  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -96,7 +100,7 @@ def folder(tmp_path, monkeypatch, chain_files, chain_run, chain_version, tiny):
         (tmp_path / "saved_models" / name).mkdir(parents=True)
         (tmp_path / "saved_models" / name / "1").symlink_to(chain_version)
     (tmp_path / "runs").mkdir()
-    for name in ("shop", "shop-tuned"):
+    for name in ("shop", "shop-tuned", "beauty", "toys"):
         (tmp_path / "runs" / name).symlink_to(chain_run[0].folder)
     bert = tmp_path / "downloads" / "some-bert"
     bert.mkdir(parents=True)
@@ -128,6 +132,11 @@ def test_the_python_blocks_run(page, names, folder, chain_run, small_fits, reque
         pytest.skip(f"needs the bundled BERT: {error}")
     if page.name == "train.md":
         (folder / "runs" / "shop").unlink()  # the page makes it
+    if page.name == "graph.md":  # the version of a run that has a graph
+        run = shutil.copytree(chain_run[0].folder, folder / "runs" / "joined")
+        graph_of(run, GraphConfig(relations=["use"]))
+        (folder / "saved_models" / "shop" / "1").unlink()
+        tfllmrec.export(run, folder / "saved_models" / "shop")
     if page.name == "serving.md":
         names |= {"hybrid": chain_run[0].load_model(), "encoder": chain_run[0].text_encoder()}
         exec(TOWERS, names)

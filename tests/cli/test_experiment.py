@@ -1,6 +1,7 @@
 """The experiment commands as they run, without stand-ins."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,8 @@ def test_users_are_assigned_one_by_one_or_from_a_file(program, tmp_path):
         "assignments": [{"user_id": "u3", "arm": IN_ARM[3]}],
     }
     (tmp_path / "users.csv").write_text("user_id\n" + "\n".join(IDS))
-    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+    readers = {".csv": pd.read_csv, ".jsonl": partial(pd.read_json, lines=True), ".parquet": pd.read_parquet}
+    for suffix, read in readers.items():
         out = tmp_path / f"arms{suffix}"
         answer = program("experiment", "assign", *ARMS, "--users", tmp_path / "users.csv", "--out", out)
         assert answer.code == 0 and f"new: {(IN_ARM == 'new').sum()} users" in answer.out
@@ -52,7 +54,7 @@ def test_users_are_assigned_one_by_one_or_from_a_file(program, tmp_path):
     assert pd.read_parquet(out)["arm"].tolist() != IN_ARM.tolist()
 
 
-def test_an_experiment_is_analysed_as_a_table_as_json_and_as_a_page(program, files):
+def test_an_experiment_is_analyzed_as_a_table_as_json_and_as_a_page(program, files):
     asked = [
         "experiment", "analyze", files / "log.parquet", *ARMS, "--outcomes", files / "outcomes.csv",
         "--metric", "reward/exposures", "--metric", "minutes", "--covariate", "minutes=before",
@@ -73,6 +75,18 @@ def test_an_experiment_is_analysed_as_a_table_as_json_and_as_a_page(program, fil
         and "Significant differences to control: new +0.1" in words
         and "reward/exposures" in words
     )
+
+
+def test_users_who_are_not_in_the_experiment_yet_are_ignored(program, files):
+    log = pd.read_parquet(files / "log.parquet")
+    pd.concat([log, log.assign(arm="rest", reward=0), log.assign(arm=None)]).to_parquet(files / "log.parquet")
+    answer = program("experiment", "analyze", files / "log.parquet", *ARMS)
+    assert answer.code == 3 and "--ignore-arm" in answer.err
+    answer = program("experiment", "analyze", files / "log.parquet", *ARMS, "--ignore-arm", "rest")
+    assert answer.code == 0 and "several arms" not in answer.out
+    assert answer.out.splitlines()[-2:] == [
+        "exposures without an arm, left out: 3,000", "exposures of ignored arms, left out: 3,000",
+    ]  # fmt: skip
 
 
 def test_a_wrong_sample_ratio_is_printed(program, files):

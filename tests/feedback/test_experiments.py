@@ -52,6 +52,22 @@ def test_users_are_collected_and_those_in_two_arms_left_out():
     assert "1 users were in several arms" in analysis.alarms[0]
 
 
+def test_ignored_arms_and_rows_without_an_arm_are_left_out_and_counted():
+    """User 3 moved from the rest into the experiment."""
+    log = exposures(
+        ("1", "control", 1), ("2", "new", 1), ("3", "rest", 1), ("3", "new", 0), ("4", "rest", 1), ("1", "", 1),
+        ("5", None, 1),
+    )  # fmt: skip
+    found = users_of(log, PAIR, ignored_arms=["rest"])
+    assert found.table.values.tolist() == [["1", "control", 1, 1.0], ["2", "new", 1, 1.0], ["3", "new", 1, 0.0]]
+    assert found.in_two_arms == 0
+    analysis = analyze(found, PAIR, [RATIO])
+    assert (analysis.exposures_without_arm, analysis.exposures_of_ignored_arms) == (2, 2)
+    assert analysis.left_out == ["exposures without an arm, left out: 2", "exposures of ignored arms, left out: 2"]
+    with pytest.raises(ConfigError, match="either compared or ignored; 'new' is both"):
+        users_of(log, PAIR, ignored_arms=["new"])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_one_look_at_means_is_the_z_interval_of_statsmodels(seed):
     from statsmodels.stats.weightstats import CompareMeans
@@ -151,6 +167,34 @@ def test_intervals_wait_until_enough_users_differ():
     assert each.low is None and not each.significant
 
 
+def test_rounding_is_no_difference():
+    """Sums of equal decimal numbers differ in their last bits from one arm to the other, by the number of users."""
+    control, new = 1000, 1300
+    values = [0.3] * (control + new)
+    by_arm = np.repeat([0.1, 0.7], [control, new])
+    shown = np.arange(control + new) % 7 + 1
+    rng = np.random.default_rng(0)
+    for value, per, covariate in (
+        (values, 1, None),
+        (shown * 0.3, shown, None),
+        (by_arm, 1, None),
+        (by_arm, 1, values),
+        (noise := rng.normal(size=control + new), 1, noise),
+    ):
+        users = table(value[:control], value[control:])
+        users.table["per"] = per
+        users.table["before"] = 0.0 if covariate is None else covariate
+        metric = Metric("value", "per", None if covariate is None else "before")
+        (each,) = analyze(users, PAIR, [metric]).comparisons
+        assert each.low is None and not each.significant
+    arm = np.repeat([0, 1], [control, new])
+    plain = arm_estimates(arm, 2, noise)
+    some = np.where(shown > 1, 1.1, np.nan)
+    for covariate in (some, by_arm):  # the same for all users that have it, or for all of an arm: it explains nothing
+        cuped = arm_estimates(arm, 2, noise, covariate=covariate)
+        assert cuped.value.tolist() == plain.value.tolist() and cuped.variance_removed == 0
+
+
 def test_a_wrong_sample_ratio_is_an_alarm():
     for looks in ("one", "many"):
         analysis = analyze(table(np.arange(1000.0), np.arange(1300.0)), PAIR, [Metric("value")], looks=looks)
@@ -162,13 +206,13 @@ def test_a_wrong_sample_ratio_is_an_alarm():
     ("change", "message"),
     [
         ({"drop": "arm"}, "Expected a column 'arm' in the exposure log"),
-        ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'"),
+        ({"arm": "z"}, "Expected the arms control, new in the exposure log; found 'z'.*--ignore-arm"),
         ({"arm": "new"}, "no user who is only in the arm 'control'"),
         ({"reward": "much"}, "a finite number in each row of the column 'reward' of the exposure log; found 'much'"),
         ({"experiment": "f"}, "has no row of the experiment 'e'. It has: f"),
     ],
 )  # fmt: skip
-def test_logs_that_cannot_be_analysed_are_refused(change, message):
+def test_logs_that_cannot_be_analyzed_are_refused(change, message):
     log = exposures(("1", "control", 1), ("2", "new", 0)).astype(object)
     log = log.drop(columns=change["drop"]) if "drop" in change else log.assign(**change)
     with pytest.raises(DataError, match=message):

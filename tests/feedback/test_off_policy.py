@@ -92,6 +92,16 @@ def test_rows_of_one_request_count_once():
         assert found[1][name] == pytest.approx(found[0][name])
 
 
+def test_rows_without_a_request_are_requests_of_their_own():
+    log = LOG.assign(request_id=["r1", None, "", "r1"])
+    checked = ExposureLog.from_frame(log)
+    assert checked.request[0] == checked.request[3] and len(set(checked.request)) == 3
+    found = estimate(checked, np.full(4, 0.5))
+    assert found.requests == 3
+    assert "2 exposures have no request_id and count as requests of their own" in found.warnings[0]
+    assert not any("request_id" in each for each in estimate(ExposureLog.from_frame(LOG), np.full(4, 0.5)).warnings)
+
+
 def test_the_reward_model_knows_nothing_of_its_own_fold():
     log = ExposureLog.from_frame(LOG)
     fitted = fitted_rewards(log)
@@ -181,6 +191,10 @@ def test_targets_that_are_no_policies_are_refused():
         ({"item_id": ["a", "a"], "probability": [0.5, 0.5]}, "found item 'a' twice"),
         ({"item_id": ["a", "b"], "probability": [0.5, 0.4]}, "add up to 0.9 at position 0"),
         ({"item_id": ["a", "b"], "probability": [0.5, 0.5], "position": [0, 0]}, "add up to 0 at position 1"),
+        (
+            {"item_id": ["a", "b"] * 3, "probability": [0.5] * 6, "position": [0, 0, 1, 1, 2, 2]},
+            "has 2 rows at positions that the log does not have, such as 2; the log has 0, 1",
+        ),
         ({"item_id": ["a"]}, "Expected a column 'probability' in the target policy"),
     ):
         with pytest.raises(DataError, match=message):
@@ -188,9 +202,14 @@ def test_targets_that_are_no_policies_are_refused():
 
 
 def test_matrices_that_are_too_large_are_refused(monkeypatch):
+    log = ExposureLog.from_frame(LOG)
+    monkeypatch.setattr("tfllmrec.feedback.off_policy.MAX_CELLS", 8)
+    assert policy_table(log, pd.DataFrame({"item_id": ["a"], "probability": [1.0]})).shape == (4, 2)
+    with pytest.raises(DataError, match="at most 8 numbers; 4 rows, 2 positions and 2 items need 20"):
+        fitted_rewards(log)  # a table of 5 folds, 2 positions and 2 items
     monkeypatch.setattr("tfllmrec.feedback.off_policy.MAX_CELLS", 7)
-    with pytest.raises(DataError, match="at most 7 numbers for 4 rows and 2 items"):
-        fitted_rewards(ExposureLog.from_frame(LOG))
+    with pytest.raises(DataError, match="need 8"):
+        policy_table(log, pd.DataFrame({"item_id": ["a"], "probability": [1.0]}))
 
 
 @pytest.mark.shared

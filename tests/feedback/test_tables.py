@@ -1,5 +1,7 @@
 """Tables of feedback in any format, with ids as text and numbers that are checked."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,7 +35,26 @@ def test_rows_that_are_dropped_are_told(tmp_path):
 def test_ids_are_text_without_decimal_point_and_missing_ones_are_empty():
     assert texts(pd.DataFrame({"x": [7.0, np.nan]}), "x").tolist() == ["7", ""]
     assert texts(pd.DataFrame({"x": [" a ", None]}), "x").tolist() == ["a", ""]
-    assert texts(pd.DataFrame({"x": [0.5, 7.0]}), "x").tolist() == ["0.5", "7.0"]
+    assert texts(pd.DataFrame({"x": [0.5, 7.0]}), "x").tolist() == ["0.5", "7"]
+    long = pd.Series([2**53 + 1, None], dtype="int64[pyarrow]")
+    assert texts(pd.DataFrame({"x": long}), "x").tolist() == [str(2**53 + 1), ""]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (["0,5", "1,25", ""], [0.5, 1.25, np.nan]),
+        (["0.5", "1,234.5", "N/A"], [0.5, 1234.5, np.nan]),
+        ([True, False, None], [1, 0, np.nan]),
+        (pd.Series([True, None], dtype="boolean"), [1, np.nan]),
+        (pd.Series([True, None], dtype="bool[pyarrow]"), [1, np.nan]),
+        (pd.Series([3, None], dtype="int64[pyarrow]"), [3, np.nan]),
+        ([Decimal("0.5"), 2, None], [0.5, 2, np.nan]),
+    ],
+)
+def test_numbers_are_read_as_in_ratings(column, expected):
+    found = numbers(pd.DataFrame({"x": column}), "x", "the log", missing=True)
+    assert found.dtype == np.float64 and found.tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_values_that_are_no_numbers_are_refused():

@@ -11,12 +11,9 @@ import typer
 from tfllmrec.cli.arguments import Json
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
 from tfllmrec.columns import ARM, EXPERIMENT, USER
-from tfllmrec.durable import replacing
 from tfllmrec.progress import show_progress
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tfllmrec.feedback.assignment import Experiment
     from tfllmrec.feedback.experiments import Analysis, Metric
 
@@ -31,7 +28,6 @@ app = typer.Typer(
 METRIC = "reward/exposures"
 #: Users that are assigned between two steps of the progress bar.
 BATCH = 100_000
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 Name = Annotated[str, typer.Option("--name", help="Name of the experiment.")]
 Arms = Annotated[
@@ -71,26 +67,33 @@ def assign(
         raise typer.BadParameter("expected --user ID, or else --users FILE --out FILE.")
     if (users is None) != (out is None):
         raise typer.BadParameter("--users FILE and --out FILE go together.")
-    if out is not None and out.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    if out is not None:
+        from tfllmrec.data.files.table_writer import SUFFIXES
+
+        if out.suffix not in SUFFIXES:
+            raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
     experiment = _experiment(name, arm, salt)
     if users is not None and out is not None:
-        import pandas as pd
+        from collections import Counter
+
+        import pyarrow as pa
 
         from tfllmrec.config import DataConfig
+        from tfllmrec.data.files.table_writer import writing_table
         from tfllmrec.data.readers import read_ids
 
         ids, report = read_ids(users, DataConfig())
         for line in report.lines():
             note(line)
-        arms: list[str] = []
-        with show_progress("Assigning", "users") as progress:
+        counts = Counter(dict.fromkeys(experiment.arms, 0))
+        schema = pa.schema([(USER, pa.string()), (EXPERIMENT, pa.string()), (ARM, pa.string())])
+        with writing_table(out, schema) as write, show_progress("Assigning", "users") as progress:
             for start in range(0, len(ids), BATCH):
-                arms += experiment.assign_all(ids[start : start + BATCH]).tolist()
-                progress(len(arms), len(ids))
-        assigned = pd.DataFrame({USER: ids, EXPERIMENT: name, ARM: arms})
-        _write(assigned, out)
-        counts = {each: int((assigned[ARM] == each).sum()) for each in experiment.arms}
+                some = ids[start : start + BATCH]
+                arms = experiment.assign_all(some)
+                write(pa.table([some, [name] * len(some), arms], schema=schema))
+                counts.update(arms.tolist())
+                progress(start + len(some), len(ids))
         if json:
             print_json({"file": str(out), "experiment": name, "shares": experiment.shares, "users": counts})
         else:
@@ -119,6 +122,15 @@ def analyze(
     ],
     name: Name,
     arm: Arms,
+    ignore_arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore-arm",
+            metavar="NAME",
+            help="An arm of the log that is not compared, such as one for users who are not in the experiment yet. "
+            "May be repeated.",
+        ),
+    ] = None,
     outcomes: Annotated[
         Path | None,
         typer.Option("--outcomes", help="A row for each user: user_id and columns of numbers, in the same formats."),
@@ -178,7 +190,7 @@ def analyze(
             for finding in findings:
                 note(finding)
         assert tables[0] is not None
-        users = users_of(tables[0], experiment, tables[1])
+        users = users_of(tables[0], experiment, tables[1], ignore_arm or ())
         analysis = analyzed(users, experiment, metrics, looks=looks.value, alpha=alpha, planned_users=planned_users)
         if html is not None:
             from tfllmrec.explain.experiment import write_experiment
@@ -246,13 +258,3 @@ def _metrics(names: list[str], covariates: list[str]) -> list[Metric]:
     if unknown := sorted(set(column_of) - {metric.name for metric in metrics}):
         raise typer.BadParameter(f"--covariate {unknown[0]}: expected one of the metrics {', '.join(names)}.")
     return [Metric(metric.column, metric.per, column_of.get(metric.name)) for metric in metrics]
-
-
-def _write(table: pd.DataFrame, out: Path) -> None:
-    with replacing(out) as fresh:
-        if out.suffix == ".parquet":
-            table.to_parquet(fresh, index=False)
-        elif out.suffix == ".jsonl":
-            table.to_json(fresh, orient="records", lines=True, force_ascii=False)
-        else:
-            table.to_csv(fresh, index=False, sep="," if out.suffix == ".csv" else "\t")

@@ -7,7 +7,7 @@ analysis = analyze(users, experiment, [Metric.parse("reward/exposures"), Metric.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ EXPOSURES = "exposures"
 RATIO_ALPHA = 0.01
 #: An arm has no interval below this effective number of users, see :class:`ArmEstimates`.
 MIN_EFFECTIVE = 10
+#: A value that differs from the expected one by this share or less differs by the rounding of sums.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Users:
         if the log has it, and the columns of the outcomes.
       in_two_arms: users that have exposures in several arms, who are left out.
       exposures_without_user: rows of the log without a user id, which are left out.
+      exposures_without_arm, exposures_of_ignored_arms: rows without an arm, and rows of arms that the analysis was told
+        to ignore; both are left out before users are collected.
       without_outcome: users of the table that the outcomes do not have; their outcomes are 0.
       outcome_columns: names of the columns that come from the outcomes.
     """
@@ -74,6 +78,8 @@ class Users:
     table: pd.DataFrame
     in_two_arms: int = 0
     exposures_without_user: int = 0
+    exposures_without_arm: int = 0
+    exposures_of_ignored_arms: int = 0
     without_outcome: int = 0
     outcome_columns: tuple[str, ...] = ()
 
@@ -129,7 +135,8 @@ class Analysis:
       experiment, control: names.
       looks, alpha, planned_users: as they were given.
       sample_ratio, comparisons: the checks.
-      in_two_arms, exposures_without_user, without_outcome: as in :class:`Users`.
+      in_two_arms, exposures_without_user, exposures_without_arm, exposures_of_ignored_arms, without_outcome: as in
+        :class:`Users`.
       alarms: why the differences may be wrong, in words.
     """
 
@@ -142,6 +149,8 @@ class Analysis:
     comparisons: list[Comparison]
     in_two_arms: int
     exposures_without_user: int
+    exposures_without_arm: int
+    exposures_of_ignored_arms: int
     without_outcome: int
     alarms: list[str] = field(default_factory=list)
 
@@ -175,6 +184,8 @@ class Analysis:
             for count, what in (
                 (self.in_two_arms, "users with exposures in several arms, left out"),
                 (self.exposures_without_user, "exposures without a user id, left out"),
+                (self.exposures_without_arm, "exposures without an arm, left out"),
+                (self.exposures_of_ignored_arms, "exposures of ignored arms, left out"),
                 (self.without_outcome, "users without a row in the outcomes, counted as 0"),
             )
             if count
@@ -196,20 +207,30 @@ class Analysis:
         ]
 
 
-def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataFrame | None = None) -> Users:
+def users_of(
+    exposures: pd.DataFrame,
+    experiment: Experiment,
+    outcomes: pd.DataFrame | None = None,
+    ignored_arms: Collection[str] = (),
+) -> Users:
     """Collects the exposures and outcomes of each user.
 
     Args:
       exposures: the exposure log, a row for each item shown: ``user_id``, ``arm``, and optionally ``experiment`` and
-        ``reward``. Rows of other experiments are ignored.
+        ``reward``. Rows of other experiments are ignored; rows without an arm are left out and counted.
       experiment: its name, and its arms.
       outcomes: a row for each user: ``user_id`` and columns of numbers. Users without exposures are ignored. A user who
         is missing has the outcome 0. A missing value is 0, too, except for covariates, see :func:`analyze`.
+      ignored_arms: arms of the log whose rows are left out and counted, such as one for users who are not in the
+        experiment yet. A user who moved from it into an arm of the experiment counts with the rows of that arm.
 
     Raises:
+      ConfigError: an ignored arm is one of the experiment.
       DataError: a column is missing or holds no numbers, the log has no row of the experiment, or has an arm that the
         experiment does not have, or no user in an arm; the outcomes have a user twice.
     """
+    if both := sorted(set(ignored_arms) & set(experiment.arms)):
+        raise ConfigError(f"Expected arms that are either compared or ignored; {both[0]!r} is both.")
     log = "the exposure log"
     require_columns(exposures, [USER, ARM], log)
     if EXPERIMENT in exposures:
@@ -219,11 +240,14 @@ def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataF
             there = ", ".join(sorted({name for name in named if name})[:10]) or "none"
             raise DataError(f"{log.capitalize()} has no row of the experiment {experiment.name!r}. It has: {there}.")
         exposures = exposures[kept]
+    arm = texts(exposures, ARM)
+    without_arm, ignored = (arm == "").to_numpy(), arm.isin(list(ignored_arms)).to_numpy()
+    exposures = exposures[~(without_arm | ignored)]
     table = pd.DataFrame({USER: texts(exposures, USER), ARM: texts(exposures, ARM)}).reset_index(drop=True)
     if unknown := sorted(set(table[ARM]) - set(experiment.arms)):
         raise DataError(
             f"Expected the arms {', '.join(experiment.arms)} in {log}; found {', '.join(map(repr, unknown[:10]))}. "
-            "Name all arms with their shares, or leave out these rows."
+            "Name all arms with their shares, or ignore those that are not compared (--ignore-arm NAME)."
         )
     if REWARD in exposures:
         table[REWARD] = numbers(exposures, REWARD, log)
@@ -238,7 +262,15 @@ def users_of(exposures: pd.DataFrame, experiment: Experiment, outcomes: pd.DataF
     without, columns = 0, tuple[str, ...]()
     if outcomes is not None:
         in_one, without, columns = _with_outcomes(in_one, outcomes)
-    return Users(in_one, len(of_users) - len(in_one), int((~with_user).sum()), without, columns)
+    return Users(
+        in_one,
+        len(of_users) - len(in_one),
+        int((~with_user).sum()),
+        int(without_arm.sum()),
+        int(ignored.sum()),
+        without,
+        columns,
+    )
 
 
 def _with_outcomes(users: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[pd.DataFrame, int, tuple[str, ...]]:
@@ -276,8 +308,7 @@ def analyze(
 
     CUPED (Deng, Xu, Kohavi and Walker 2013) removes from ``u`` the part that a covariate from before the experiment
     explains: ``u - theta (c - mean(c))``, with ``theta = cov(u, c) / var(c)`` within the arms. It narrows the interval
-      and leaves
-    the expected difference as it is. A user without a value of the covariate has the mean.
+    and leaves the expected difference as it is. A user without a value of the covariate has the mean.
 
     The intervals for many looks assume that the outcome of a user does not change after the user was counted. Where
     outcomes take days, look only at users whose days are over.
@@ -350,6 +381,8 @@ def analyze(
         comparisons,
         users.in_two_arms,
         users.exposures_without_user,
+        users.exposures_without_arm,
+        users.exposures_of_ignored_arms,
         users.without_outcome,
         _alarms(users, ratio),
     )
@@ -393,24 +426,32 @@ def arm_estimates(
         sums = np.bincount(arm_of, values, arms)
         below = users if base is None else np.bincount(arm_of, base, arms)
         value = sums / below
-        left = values - value[arm_of] * (1.0 if base is None else base)
+        expected = value[arm_of] * (1.0 if base is None else base)
+        left = _without_rounding(values - expected, expected)
         left = left / (below / users)[arm_of]
         removed = 0.0
         if covariate is not None:
             known = np.isfinite(covariate)
-            centred = np.where(known, covariate - (covariate[known].mean() if known.any() else 0.0), 0.0)
+            mean = covariate[known].mean() if known.any() else 0.0
+            centred = _without_rounding(np.where(known, covariate - mean, 0.0), mean)
             means = np.bincount(arm_of, centred, arms) / users
-            within = centred - means[arm_of]
+            within = _without_rounding(centred - means[arm_of], means[arm_of])
             if spread := float(within @ within):
                 theta = float(within @ left) / spread
                 before = float(left @ left)
-                left = left - theta * within
+                explained = theta * within
+                left = _without_rounding(left - explained, explained)
                 value = value - theta * means
                 removed = 1 - float(left @ left) / before if before else 0.0
         squares = np.bincount(arm_of, left**2, arms)
         effective = np.nan_to_num(squares**2 / np.bincount(arm_of, left**4, arms))
         variance = squares / (users - 1) / users
     return ArmEstimates(value, variance, users, effective, removed)
+
+
+def _without_rounding(difference: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
+    """Differences to an expected value, with 0 for those below :data:`ROUNDING` of it: so small, they are no effect."""
+    return np.where(np.abs(difference) <= ROUNDING * np.abs(expected), 0.0, difference)
 
 
 def difference_of(

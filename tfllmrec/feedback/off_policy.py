@@ -47,8 +47,8 @@ FOLDS = 5
 PRIOR_EXPOSURES = 100.0
 #: An estimate has no interval on the logarithmic scale if its standard error is more than this share of it.
 MAX_RELATIVE_ERROR = 0.5
-#: Numbers of a matrix of rows by items at most; 800 MB.
-MAX_CELLS = 100_000_000
+#: Numbers of an array at most, 200 MB; an estimate holds several arrays of this size at a time.
+MAX_CELLS = 25_000_000
 _LOG = "the exposure log"
 
 
@@ -60,6 +60,7 @@ class ExposureLog:
       items: the item ids, ``[A]``. positions: the positions, ``[P]``, ascending.
       item: int64, number of the item. position: int64, number of the position. request: int64, number of the request.
       propensity: float64, above 0 and at most 1. reward: float64.
+      without_request: rows without a request id, each of which counts as a request of its own.
     """
 
     items: np.ndarray
@@ -69,6 +70,7 @@ class ExposureLog:
     request: np.ndarray
     propensity: np.ndarray
     reward: np.ndarray
+    without_request: int = 0
 
     def __len__(self) -> int:
         return len(self.item)
@@ -79,7 +81,7 @@ class ExposureLog:
 
         Args:
           exposures: ``item_id``, ``propensity``, ``reward``, and optionally ``position`` (by default all rows have the
-            same) and ``request_id`` (by default each row is a request).
+            same) and ``request_id`` (by default each row is a request, and so is a row without an id).
           items: further items that a policy may choose, and the log need not have.
 
         Raises:
@@ -104,7 +106,11 @@ class ExposureLog:
             )
         n = len(exposures)
         position = numbers(exposures, POSITION, _LOG) if POSITION in exposures else np.zeros(n)
-        request = texts(exposures, REQUEST_ID).to_numpy() if REQUEST_ID in exposures else np.arange(n)
+        request, without = np.arange(n), np.zeros(n, dtype=bool)
+        if REQUEST_ID in exposures:
+            ids = texts(exposures, REQUEST_ID).to_numpy(dtype=object)
+            without = ids == ""
+            request = np.where(without, n + request, pd.factorize(ids)[0])  # no number of an id is above n
         shown = texts(exposures, ITEM).to_numpy(dtype=object)
         every = np.unique(np.concatenate([shown, np.array(list(items), dtype=object)]).astype(str))
         positions, position_of = np.unique(position, return_inverse=True)
@@ -116,6 +122,7 @@ class ExposureLog:
             pd.factorize(request)[0].astype(np.int64),
             propensity,
             numbers(exposures, REWARD, _LOG),
+            int(without.sum()),
         )
 
     def take(self, rows: np.ndarray) -> ExposureLog:
@@ -270,7 +277,7 @@ def fitted_rewards(log: ExposureLog) -> np.ndarray:
     Raises:
       DataError: the matrix would be too large.
     """
-    _check_size(len(log), len(log.items))
+    _check_size(log, FOLDS)
     fold = log.request % FOLDS
     shape = (FOLDS, len(log.positions), len(log.items))
     cell = np.ravel_multi_index((fold, log.position, log.item), shape)
@@ -296,7 +303,7 @@ def policy_table(log: ExposureLog, probabilities: pd.DataFrame) -> np.ndarray:
     """
     what = "the target policy"
     require_columns(probabilities, [ITEM, PROBABILITY], what)
-    _check_size(len(log), len(log.items))
+    _check_size(log)
     number_of: Mapping[str, int] = {item: place for place, item in enumerate(log.items)}
     item = texts(probabilities, ITEM).map(number_of)
     if item.isna().any():
@@ -309,9 +316,14 @@ def policy_table(log: ExposureLog, probabilities: pd.DataFrame) -> np.ndarray:
     given = np.zeros(table.shape, dtype=np.int64)
     if POSITION in probabilities:
         position = numbers(probabilities, POSITION, what)
-        rows = np.isin(position, log.positions)
-        places = (np.searchsorted(log.positions, position[rows]), item.to_numpy(dtype=np.int64)[rows])
-        np.add.at(table, places, value[rows])
+        if (unknown := ~np.isin(position, log.positions)).any():
+            there = ", ".join(f"{each:g}" for each in log.positions[:10])
+            raise DataError(
+                f"{what.capitalize()} has {int(unknown.sum()):,} rows at positions that the log does not have, such as "
+                f"{position[unknown][0]:g}; the log has {there}. Leave out these rows."
+            )
+        places = (np.searchsorted(log.positions, position), item.to_numpy(dtype=np.int64))
+        np.add.at(table, places, value)
         np.add.at(given, places, 1)
     else:
         np.add.at(table.T, item.to_numpy(dtype=np.int64), value[:, np.newaxis])
@@ -328,11 +340,14 @@ def policy_table(log: ExposureLog, probabilities: pd.DataFrame) -> np.ndarray:
     return table[log.position]
 
 
-def _check_size(rows: int, items: int) -> None:
-    if rows * items > MAX_CELLS:
+def _check_size(log: ExposureLog, folds: int = 1) -> None:
+    """Refuses arrays that are too large, of rows by items or of folds by positions by items."""
+    rows, positions, items = len(log), len(log.positions), len(log.items)
+    if (needed := max(rows, folds * positions) * items) > MAX_CELLS:
         raise DataError(
-            f"Expected at most {MAX_CELLS:,} numbers for {rows:,} rows and {items:,} items. Give fewer rows, or the "
-            "probability of the shown item alone, which is enough for IPS and SNIPS."
+            f"Expected arrays of at most {MAX_CELLS:,} numbers; {rows:,} rows, {positions:,} positions and {items:,} "
+            f"items need {needed:,}. Give fewer rows, or the probability of the shown item alone, which is enough for "
+            "IPS and SNIPS."
         )
 
 
@@ -358,15 +373,18 @@ def _check_target(log: ExposureLog, target: np.ndarray, every: bool) -> None:
 
 def _warnings(log: ExposureLog, target: np.ndarray | None, found: OffPolicy, weight: np.ndarray) -> list[str]:
     warnings = []
+    if log.without_request:
+        warnings.append(
+            f"{log.without_request:,} exposures have no request_id and count as requests of their own: if they belong "
+            "to lists, the intervals are too narrow."
+        )
     if target is not None:
         there = np.zeros((len(log.positions), len(log.items)), dtype=bool)
         there[log.position, log.item] = True
-        without = (target > 0) & ~there[log.position]
-        if without.any():
-            pairs = int(
-                np.unique(np.argwhere(without)[:, 1] + len(log.items) * log.position[np.nonzero(without)[0]]).size
-            )
-            mass = float(np.where(without, target, 0).sum(axis=1).mean())
+        row, item = np.nonzero((target > 0) & ~there[log.position])
+        if len(row):
+            pairs = np.unique(item + len(log.items) * log.position[row]).size
+            mass = float(target[row, item].sum() / len(log))
             warnings.append(
                 f"{pairs:,} pairs of item and position that the target policy chooses, with {mass:.2%} of its "
                 "probability, are not in the log. IPS and SNIPS do not count what they earn; DR counts its prediction."

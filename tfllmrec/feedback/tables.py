@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning import values
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.errors import DataError
 from tfllmrec.wording import nearest
@@ -46,14 +47,11 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> Non
 
 def texts(frame: pd.DataFrame, name: str) -> pd.Series:
     """A column as strings; a missing value is the empty string, and a whole number has no decimal point."""
-    column = frame[name]
-    if pd.api.types.is_float_dtype(column) and (column.dropna().to_numpy(dtype=np.float64) % 1 == 0).all():
-        column = column.astype("Int64")
-    return column.astype("object").where(column.notna(), "").map(str).str.strip()
+    return values.strings(frame[name])
 
 
 def numbers(frame: pd.DataFrame, name: str, what: str, missing: bool = False) -> np.ndarray:
-    """A column as numbers, float64 ``[n]``.
+    """A column as numbers, float64 ``[n]``; true is 1. Text is read as in ratings, with a decimal comma too.
 
     Args:
       what: has the column, for messages. missing: whether values may be missing; they are NaN.
@@ -62,14 +60,17 @@ def numbers(frame: pd.DataFrame, name: str, what: str, missing: bool = False) ->
       DataError: a value is no finite number, or missing.
     """
     column = frame[name]
-    absent = column.isna().to_numpy(dtype=bool) | (texts(frame, name) == "").to_numpy(dtype=bool)
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~np.isfinite(values) & ~(absent & missing)
+    if pd.api.types.infer_dtype(column) == "boolean":
+        column = column.astype("boolean").astype("Float64")
+    parsed, wrong = values.numbers(column)
+    absent = np.isnan(parsed) & ~wrong
+    if not missing:
+        wrong = wrong | absent
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        found = "a missing value" if absent[row] else repr(column.iloc[row])
+        found = "a missing value" if absent[row] else repr(frame[name].iloc[row])
         raise DataError(
             f"Expected a finite number in each row of the column {name!r} of {what}; found {found} in row {row + 1:,}, "
             f"and {int(wrong.sum()):,} such rows in all. Correct or leave out these rows."
         )
-    return values
+    return parsed
