@@ -61,8 +61,8 @@ def test_columns_are_mapped(program, files):
     [
         (["append", "log", "none.csv"], 3, "none.csv is not there"),
         (["append", "log", "a.csv", "--set", "seed=1"], 2, "expected a setting of the section data"),
-        (["describe", "nowhere"], 3, "nowhere is no event log"),
-        (["export", "nowhere", "x.csv"], 3, "nowhere is no event log"),
+        (["describe", "nowhere"], 3, "nowhere is not an event log"),
+        (["export", "nowhere", "x.csv"], 3, "nowhere is not an event log"),
         (["export", "log", "x.xlsx"], 2, "expected a name that ends in .csv"),
     ],
 )

@@ -100,4 +100,6 @@ def export(
     if json:
         print_json(told)
     else:
+        if told["left_out"]:
+            note(f"{told['left_out']:,} rare fields of events have no column")
         say(f"{out}: {told['rows']:,} rows; the next export: --since {told['next']}")

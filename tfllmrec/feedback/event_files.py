@@ -18,7 +18,7 @@ from tfllmrec.data.cleaning.recognition import name_columns
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.values import numbers, strings
-from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader
+from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader, is_event_log
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.table_writer import SUFFIXES, writing_table
 from tfllmrec.data.files.tables import read_table
@@ -27,6 +27,7 @@ from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.progress import show_progress
+from tfllmrec.wording import shown
 
 #: Refused rows of a file that are named; all are counted.
 NAMED = 10
@@ -73,9 +74,16 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
     A file may be appended again after an interruption: its rows that the log has count as duplicates.
 
     Raises:
-      DataError: the file is missing or unreadable, or lacks the columns of users and items; or every row was refused.
+      DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
+        every row was refused.
       WriteError: the disk is full; the events of earlier parts are in the log.
     """
+    if is_event_log(path):
+        raise DataError(
+            f"{path} is an event log, whose events lose their {EVENT_ID} when it is read as a file: different events "
+            "could count as one. To move a log, copy its folder. To train on several logs, export each into one folder and give "
+            "that folder to 'tfllmrec fit --events'."
+        )
     required = (USER, ITEM)
     raw = name_columns(
         read_table(path, "events", config), (*required, RATING, TIMESTAMP, EVENT_KIND), required, config.columns
@@ -102,6 +110,7 @@ class _Events:
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport) -> None:
         rows = Rows(raw, config, report)
         frame, nothing = raw.frame, pd.Series(np.full(len(raw.frame), np.nan))
+        self._frame = frame
         self._ids = {name: rows.ids(name) for name in (USER, ITEM)}
         self._rating, self._no_rating = numbers(frame.get(RATING, nothing))
         self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
@@ -121,9 +130,12 @@ class _Events:
             {name: value for name, value in zip(columns, row, strict=True) if value is not None and value != ""}
             for row in zip(*columns.values(), strict=True)
         ]
-        for bad, reason in ((self._no_rating, "the rating is no number"), (self._no_time, "the time is no time")):
+        for bad, name, expected in (
+            (self._no_rating, RATING, "a number as the rating"),
+            (self._no_time, TIMESTAMP, "a time"),
+        ):
             for place in np.flatnonzero(bad[part]):
-                events[place] = Unreadable(reason)
+                events[place] = Unreadable(f"expected {expected}, found {shown(self._frame[name][start + place])}")
         return events
 
 
@@ -149,7 +161,8 @@ def export(folder: Path, out: Path, since: int = 0, exposures: bool = False) -> 
       since: leaves out rows up to this number.
 
     Returns:
-      ``file``, ``rows``, and ``next``: the ``since`` of the next export.
+      ``file``, ``rows``, ``next``: the ``since`` of the next export, and ``left_out``: how many further fields have no
+      column, because the events have more than :data:`~tfllmrec.data.files.event_log.MOST_FURTHER` different ones.
 
     Raises:
       ConfigError: another suffix.
@@ -170,4 +183,4 @@ def export(folder: Path, out: Path, since: int = 0, exposures: bool = False) -> 
                 write(batch)
                 rows += len(batch)
                 progress(rows, table.rows)
-    return {"file": str(out), "rows": rows, "next": table.upto}
+    return {"file": str(out), "rows": rows, "next": table.upto, "left_out": table.left_out}
