@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
@@ -260,13 +261,13 @@ def test_what_is_no_log(tmp_path):
 
 def test_a_reader_that_fails_leaves_no_file_open(tmp_path):
     (tmp_path / LOG_FILE).write_text("x" * 5000)
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
     kept = []
     for _ in range(3):
         with pytest.raises(DataError) as refused:
             LogReader(tmp_path)
         kept.append(refused)  # its traceback holds what was opened
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
 def test_a_damaged_page_is_named(log):
@@ -332,7 +333,7 @@ def test_only_the_most_frequent_fields_are_columns(log, tmp_path, monkeypatch):
 def test_a_log_is_not_appended_as_a_file(log, tmp_path):
     """Two purchases that differ in their event_id only would become one."""
     log.append([click(1, event_id="a"), click(1, event_id="b")])
-    with EventLog(tmp_path / "other") as other, pytest.raises(DataError, match="is an event log.* copy its folder"):
+    with EventLog(tmp_path / "other") as other, pytest.raises(DataError, match=r"is an event log.* copy its folder"):
         append_file(other, log.folder, DataConfig())
 
 

@@ -81,8 +81,8 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
     if is_event_log(path):
         raise DataError(
             f"{path} is an event log, whose events lose their {EVENT_ID} when it is read as a file: different events "
-            "could count as one. To move a log, copy its folder. To train on several logs, export each into one folder and give "
-            "that folder to 'tfllmrec fit --events'."
+            "could count as one. To move a log, copy its folder. To train on several logs, export each into one folder "
+            "and give that folder to 'tfllmrec fit --events'."
         )
     required = (USER, ITEM)
     raw = name_columns(
