@@ -327,7 +327,7 @@ def test_only_the_most_frequent_fields_are_columns(log, tmp_path, monkeypatch):
     assert told["left_out"] == 4
     assert (tmp_path / "e.csv").read_text().splitlines()[0] == "user_id,item_id,timestamp_s,y,z"
     report = read_dataset(DataConfig(events=log.folder, max_columns=5)).report
-    assert any("only the 2 most frequent fields are columns" in line for line in report.lines())
+    assert any("4 repaired: fields left out: only the 2 most frequent" in line for line in report.lines())
 
 
 def test_a_log_is_not_appended_as_a_file(log, tmp_path):
