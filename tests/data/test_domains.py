@@ -170,5 +170,5 @@ def test_a_held_out_user_who_was_trained_on_there_is_found():
     # The one film that is in the history and no target.
     more = events[(events.user_id == split.test.user_ids[0]) & (events.domain == "films")][:1]
     leaking = replace(split, train=pd.concat([split.train, more], ignore_index=True))
-    with pytest.raises(DataError, match="the test user 'a[0-9]+' has trained events there"):
+    with pytest.raises(DataError, match=r"the test user 'a[0-9]+' has trained events there"):
         leaking.check()
