@@ -27,6 +27,7 @@ from tfllmrec.errors import ConfigError, DataError, WriteError
 from tfllmrec.feedback.event_files import append_file, export
 from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog, Exposure, describe
 from tfllmrec.feedback.event_writer import EventWriter, Full
+from tfllmrec.feedback.off_policy import ExposureLog
 
 NOW = 1_790_000_000.0
 
@@ -360,6 +361,32 @@ def test_exported_exposures(log, tmp_path):
         "request_id": "r", "time_s": NOW, "user_id": None, "model": "shop", "version": 3, "policy": "recommend",
         "item_id": "i", "position": 0, "propensity": 1.0,
     }  # fmt: skip
+
+
+def test_exposures_with_the_rewards_that_followed(log, tmp_path):
+    lists = [
+        ("a", "u", "x"),
+        ("a", "u", "y"),
+        ("b/0", "v", "x"),
+        ("b/1", "w", "y"),
+        ("c/1", "w", "x"),
+        ("d", None, "x"),
+    ]
+    log.write([], [Exposure(r, NOW, u, "m", 1, "p", item, n) for n, (r, u, item) in enumerate(lists)])
+    for request, item, kind in [
+        ("a", "x", "click"), ("a", "x", "click"), ("a", "y", "view"), ("b", "y", "click"), ("c/1", "x", "click"),
+        (None, "x", "click"),
+    ]:  # fmt: skip
+        log.append([click(log.last()) | {"item_id": item, "kind": kind, "request_id": request}])
+    export(log.folder, tmp_path / "x.parquet", exposures=True, reward="click")
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
+    assert table["reward"].to_pylist() == [1, 0, 0, 1, 1, 0]
+    found = ExposureLog.from_frame(table.to_pandas())
+    assert found.reward.sum() == 3
+    with pytest.raises(DataError, match="no events of kind 'buy' with a request_id"):
+        export(log.folder, tmp_path / "y.csv", exposures=True, reward="buy")
+    with pytest.raises(ConfigError, match="add --exposures"):
+        export(log.folder, tmp_path / "y.csv", reward="click")
 
 
 def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
