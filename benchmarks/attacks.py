@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -69,7 +70,14 @@ class Target:
 
     def post(self, body: bytes, **headers: str) -> str:
         """What the server says to a ``:predict`` over REST."""
-        url = f"http://{self.rest}/v1/models/{self.model}:predict"
+        return self._post(f"models/{self.model}:predict", body, headers)
+
+    def events(self, body: bytes, **headers: str) -> str:
+        """What the server says to events over REST."""
+        return self._post("events", body, headers)
+
+    def _post(self, path: str, body: bytes, headers: dict[str, str]) -> str:
+        url = f"http://{self.rest}/v1/{path}"
         answer = urllib3.request("POST", url, body=body, headers=headers, timeout=self.seconds, retries=False)
         return _said(answer.status, answer.data)
 
@@ -258,6 +266,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "bodies: 400 x 7.9 MB": _bodies,
     "bodies: gzip of 200 MB": _gzip_bomb,
+    "events: 4,000,000 lines": lambda t: t.events(
+        gzip.compress(b"{\n" * 4_000_000), **{"content-type": "application/x-ndjson", "content-encoding": "gzip"}
+    ),
     "bodies: gzip of 100 MB over gRPC": lambda t: t.send(bytes(100 << 20), compressed=True),
     "JSON: 2,600,000 lists": lambda t: t.post(
         b'{"signature_name": "score", "inputs": {"history": [' + b"[]," * 2_600_000 + b"[]]}}"
@@ -362,7 +373,7 @@ def main() -> None:
     passed, model = True, options.model.resolve().name
     print(HEADER, flush=True)
     while left:
-        with served(options.model, [model]) as server:
+        with TemporaryDirectory() as log, served(options.model, [model], "--log", log) as server:
             with Client(server.addresses["REST"], model, deadline_s=options.seconds) as client:
                 client.recommend([])
             time.sleep(SETTLES_S)

@@ -42,6 +42,8 @@ def test_append_describe_export_and_read(program, files):
     assert pyarrow.parquet.read_table(files / "new.parquet")["user_id"].to_pylist() == ["u9"]
     assert program("events", "export", log, files / "x.csv", "--exposures").code == 0
     assert (files / "x.csv").read_text().splitlines()[1] == "r,1700000000.0,u9,m,1,recommend,9,0,1.0"
+    refused = program("events", "export", log, files / "y.csv", "--exposures", "--reward", "buy")
+    assert refused.code == 3 and "no events of kind 'buy' with a request_id" in " ".join(refused.err.split())
 
     described = json.loads(program("data", "describe", "--events", log, "--json").out)
     assert (described["events"], described["users"]) == (4, 3)
@@ -61,8 +63,8 @@ def test_columns_are_mapped(program, files):
     [
         (["append", "log", "none.csv"], 3, "none.csv is not there"),
         (["append", "log", "a.csv", "--set", "seed=1"], 2, "expected a setting of the section data"),
-        (["describe", "nowhere"], 3, "nowhere is no event log"),
-        (["export", "nowhere", "x.csv"], 3, "nowhere is no event log"),
+        (["describe", "nowhere"], 3, "nowhere is not an event log"),
+        (["export", "nowhere", "x.csv"], 3, "nowhere is not an event log"),
         (["export", "log", "x.xlsx"], 2, "expected a name that ends in .csv"),
     ],
 )

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
@@ -26,6 +27,7 @@ from tfllmrec.errors import ConfigError, DataError, WriteError
 from tfllmrec.feedback.event_files import append_file, export
 from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog, Exposure, describe
 from tfllmrec.feedback.event_writer import EventWriter, Full
+from tfllmrec.feedback.off_policy import ExposureLog
 
 NOW = 1_790_000_000.0
 
@@ -76,7 +78,6 @@ def test_replay_by_receipt_and_by_time(log, monkeypatch, page):
     third = [event["number"] for event in log.replay()][2]
     assert items(log, since=third) == ["i2", "i3", "i1.5", "i4"]
     assert items(log, since=third, by_time=True) == ["i1.5", "i2", "i3", "i4"]
-    assert items(log, from_s=NOW + 4) == ["i5", "i4", "i4"]
 
 
 def test_a_cursor_gets_every_event_once(log):
@@ -100,8 +101,10 @@ def test_events_written_during_a_replay_do_not_make_it_endless(log):
 
 def test_exposures(log):
     shown = [Exposure("r1", NOW, "u", "shop", 3, "recommend", f"i{n}", n) for n in range(3)]
-    log.write([], shown)
-    log.write([log.check([click(1, request_id="r1")])], [*shown, shown[0]._replace(request_id="r2", user_id=None)])
+    assert log.write([], shown) == ([], 3)
+    more = [*shown, shown[0]._replace(request_id="r2", user_id=None)]
+    (receipt,), written = log.write([log.check([click(1, request_id="r1")])], more)
+    assert (receipt.accepted, written) == (1, 1)
     assert list(log.shown()) == [*shown, Exposure("r2", NOW, None, "shop", 3, "recommend", "i0", 0, 1.0)]
     figures = describe(log.folder)
     assert (figures["events"], figures["lists"], figures["shown_items"]) == (1, 2, 4)
@@ -234,7 +237,7 @@ def test_commits_are_synchronised(log):
 
 
 def test_what_is_no_log(tmp_path):
-    with pytest.raises(DataError, match=r"is no event log: expected a folder with events\.sqlite3"):
+    with pytest.raises(DataError, match=r"is not an event log: expected a folder with events\.sqlite3"):
         LogReader(tmp_path)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / LOG_FILE).write_text("x" * 5000)
@@ -245,7 +248,7 @@ def test_what_is_no_log(tmp_path):
     (tmp_path / "other").mkdir()
     with sqlite3.connect(tmp_path / "other" / LOG_FILE) as other:
         other.execute("CREATE TABLE t (x)")
-    with pytest.raises(DataError, match="is no event log"):
+    with pytest.raises(DataError, match="is not an event log"):
         EventLog(tmp_path / "other")
     EventLog(tmp_path / "log").close()
     with sqlite3.connect(tmp_path / "log" / LOG_FILE) as newer:
@@ -255,6 +258,17 @@ def test_what_is_no_log(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="file cannot be written"):
         EventLog(tmp_path / "file")
+
+
+def test_a_reader_that_fails_leaves_no_file_open(tmp_path):
+    (tmp_path / LOG_FILE).write_text("x" * 5000)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    kept = []
+    for _ in range(3):
+        with pytest.raises(DataError) as refused:
+            LogReader(tmp_path)
+        kept.append(refused)  # its traceback holds what was opened
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
 def test_a_damaged_page_is_named(log):
@@ -280,7 +294,7 @@ def test_a_log_and_what_it_exports_are_the_same_data(log, tmp_path, suffix):
         click(5, mixed="x"),
     ])  # fmt: skip
     told = export(log.folder, tmp_path / f"e{suffix}")
-    assert told == {"file": str(tmp_path / f"e{suffix}"), "rows": 4, "next": log.last()}
+    assert told == {"file": str(tmp_path / f"e{suffix}"), "rows": 4, "next": log.last(), "left_out": 0}
     config = DataConfig(unrated=[])
     of_log, of_file = (
         read_dataset(config.model_copy(update={"events": path})) for path in (log.folder, tmp_path / f"e{suffix}")
@@ -293,6 +307,35 @@ def test_a_log_and_what_it_exports_are_the_same_data(log, tmp_path, suffix):
         done = append_file(again, tmp_path / f"e{suffix}", config)
         assert (done.accepted, done.refused, done.duplicates) == (4, 0, 0)
         assert append_file(again, tmp_path / f"e{suffix}", config).duplicates == 4
+
+
+def test_integers_beyond_float64_beside_other_numbers_are_text(log, tmp_path):
+    log.append([
+        click(1, large=2**53 + 1, exact=2**53, alone=-(2**63), true=2**53 + 1),
+        click(2, large=1.5, exact=1.5, alone=2**63 - 1, true=True),
+    ])  # fmt: skip
+    export(log.folder, tmp_path / "e.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
+    assert table["large"] == ["9007199254740993", "1.5"] and table["true"] == ["9007199254740993", "true"]
+    assert table["exact"] == [2.0**53, 1.5] and table["alone"] == [-(2**63), 2**63 - 1]
+    assert len(read_dataset(DataConfig(events=log.folder)).events) == 2
+
+
+def test_only_the_most_frequent_fields_are_columns(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(event_log_file, "MOST_FURTHER", 2)
+    log.append([click(n, **{f"rare{n}": 1}, z=n, y=n) for n in range(4)])
+    told = export(log.folder, tmp_path / "e.csv")
+    assert told["left_out"] == 4
+    assert (tmp_path / "e.csv").read_text().splitlines()[0] == "user_id,item_id,timestamp_s,y,z"
+    report = read_dataset(DataConfig(events=log.folder, max_columns=5)).report
+    assert any("4 repaired: fields left out: only the 2 most frequent" in line for line in report.lines())
+
+
+def test_a_log_is_not_appended_as_a_file(log, tmp_path):
+    """Two purchases that differ in their event_id only would become one."""
+    log.append([click(1, event_id="a"), click(1, event_id="b")])
+    with EventLog(tmp_path / "other") as other, pytest.raises(DataError, match=r"is an event log.* copy its folder"):
+        append_file(other, log.folder, DataConfig())
 
 
 def test_an_export_from_a_cursor_on(log, tmp_path):
@@ -320,6 +363,32 @@ def test_exported_exposures(log, tmp_path):
     }  # fmt: skip
 
 
+def test_exposures_with_the_rewards_that_followed(log, tmp_path):
+    lists = [
+        ("a", "u", "x"),
+        ("a", "u", "y"),
+        ("b/0", "v", "x"),
+        ("b/1", "w", "y"),
+        ("c/1", "w", "x"),
+        ("d", None, "x"),
+    ]
+    log.write([], [Exposure(r, NOW, u, "m", 1, "p", item, n) for n, (r, u, item) in enumerate(lists)])
+    for request, item, kind in [
+        ("a", "x", "click"), ("a", "x", "click"), ("a", "y", "view"), ("b", "y", "click"), ("c/1", "x", "click"),
+        (None, "x", "click"),
+    ]:  # fmt: skip
+        log.append([click(log.last()) | {"item_id": item, "kind": kind, "request_id": request}])
+    export(log.folder, tmp_path / "x.parquet", exposures=True, reward="click")
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
+    assert table["reward"].to_pylist() == [1, 0, 0, 1, 1, 0]
+    found = ExposureLog.from_frame(table.to_pandas())
+    assert found.reward.sum() == 3
+    with pytest.raises(DataError, match="no events of kind 'buy' with a request_id"):
+        export(log.folder, tmp_path / "y.csv", exposures=True, reward="buy")
+    with pytest.raises(ConfigError, match="add --exposures"):
+        export(log.folder, tmp_path / "y.csv", reward="click")
+
+
 def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
     (tmp_path / "e.csv").write_text(
         "user,movie_id,time,stars,event_id,city\n"
@@ -328,9 +397,9 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
     done = append_file(log, tmp_path / "e.csv", DataConfig())
     assert (done.accepted, done.refused, done.late) == (1, 3, 1)
     assert done.reasons == [
-        "e.csv:3: the rating is no number",
+        "e.csv:3: expected a number as the rating, found 'x'",
         "e.csv:4: no item_id: found event_id, rating, timestamp_s, user_id",
-        "e.csv:5: the time is no time",
+        "e.csv:5: expected a time, found 'later'",
     ]
     (event,) = log.replay()
     assert (event["user_id"], event["item_id"], event["rating"], event["city"]) == ("007", "1", 4.0, "Bonn")
@@ -424,6 +493,17 @@ def test_waiting_batches_and_lists_are_bounded(slow, monkeypatch):
     assert [slow.offer(2, lambda: shown) for _ in range(3)] == [True, True, False]
     for _ in range(2):
         slow.log.go.release()
+
+
+def test_a_list_that_cannot_be_made_fails_nothing_else(tmp_path):
+    commits = []
+    writer = EventWriter(EventLog(tmp_path), commits.append)
+    shown = [Exposure("r", NOW, None, "m", 1, "p", "i", 0)]
+    assert writer.offer(3, lambda: shown.no_such_thing) and writer.offer(2, lambda: shown * 2)
+    future = writer.submit(writer.log.check([click(0)]))
+    writer.close()
+    assert future.result(0).accepted == 1
+    assert [sum(commit.shown for commit in commits), sum(commit.dropped for commit in commits)] == [1, 4]
 
 
 def test_closing_writes_what_is_queued(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from small_disks import small_files
 from tfllmrec.client.answers import Refused
 from tfllmrec.client.client import Client
 from tfllmrec.client.messages import MESSAGES
+from tfllmrec.client.status import Code, RequestError
 from tfllmrec.client.transports import ServingError
 from tfllmrec.data.files.event_log import LogReader
 from tfllmrec.errors import DataError, WriteError
@@ -110,8 +112,8 @@ def test_json_and_json_lines(serving, tmp_path):
         ("[1]", {}, 400, "Is not object"),
         (json.dumps(click(1)), {}, 400, "a body of JSON lines needs the header"),
         ('{"events": {}}', {}, 400, 'expected {"events": [{...}, ...]}'),
-        (json.dumps({"events": [{}] * 21}), {}, 400, "The request has 21 events; expected 20 at most"),
-        ("{}\n" * 21, {"content-type": "application/x-ndjson"}, 400, "The request has 21 events; expected 20 at most"),
+        (json.dumps({"events": [{}] * 21}), {}, 400, "The request has more than 20 events"),
+        ("{}\n" * 21, {"content-type": "application/x-ndjson"}, 400, "The request has more than 20 events"),
         ("x" * 5000, {}, 413, "the body has more than 4096 bytes"),
         ("x", {"content-encoding": "br"}, 415, "expected gzip"),
         ('{"events": []}', {"host": "elsewhere.example"}, 403, "is not a name of this server"),
@@ -131,7 +133,7 @@ def serving_small(serving, tmp_path_factory):
 
 def test_too_much_over_grpc(serving_small):
     with clients(serving_small) as (_, rpc):
-        with pytest.raises(ServingError, match="The request has 21 events; expected 20 at most") as refused:
+        with pytest.raises(ServingError, match="The request has more than 20 events") as refused:
             rpc.send_events([click(n) for n in range(21)])
         assert refused.value.code == "INVALID_ARGUMENT"
         with pytest.raises(ServingError) as refused:
@@ -145,6 +147,42 @@ def test_too_much_over_grpc(serving_small):
         )
         told = send(MESSAGES["SendEventsRequest"](events=[b"{", b"\xff", json.dumps(click(1)).encode()]), timeout=30)
         assert told.accepted == 1 and [refused.event for refused in told.refused] == [0, 1]
+
+
+def test_of_too_many_events_none_is_parsed(serving_small, monkeypatch):
+    """Or a body of millions of short lines keeps a thread busy for minutes."""
+    parsed = []
+    monkeypatch.setattr(intake_module.json_tensors, "parse", parsed.append)
+    intake = serving_small.engine.require_intake()
+    endless = itertools.repeat(b"{}")
+    with pytest.raises(RequestError, match="more than 20 events"):
+        intake.of_lines(endless)
+    assert parsed == []
+
+
+def test_reading_the_events_counts_against_the_deadline(tmp_path):
+    async def main():
+        engine = Engine(Limits(timeout_s=0.05), Backwards, log=tmp_path / "log")
+        go = threading.Event()
+        try:
+            with pytest.raises(RequestError, match="not written within") as refused:
+                await asyncio.wait_for(engine.require_intake().take(1 << 20, lambda: go.wait(30) and []), 10)
+            assert refused.value.code == Code.DEADLINE_EXCEEDED
+        finally:
+            go.set()
+            await engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_damaged_log_is_a_503_that_names_no_file(serving, tmp_path, monkeypatch):
+    def damaged(log, batches, exposures=()):
+        raise DataError(f"{log.folder} is damaged")
+
+    with served(serving, tmp_path) as server:
+        monkeypatch.setattr(EventLog, "write", damaged)
+        answer = post(server, json.dumps({"events": [click(1)]}))
+    assert answer.status_code == 503 and str(tmp_path) not in answer.text
 
 
 def test_a_token_is_asked_for(serving, tmp_path):
@@ -320,3 +358,18 @@ def test_a_context_for_all_rows_and_bytes_that_are_no_text():
     assert [(each.request_id, each.user_id, each.item_id, each.position) for each in shown] == [
         ("r/0", "7", "a", 0), ("r/1", "7", "�", 0), ("r/1", "7", "b�", 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        np.array([b"user_id=7", b""], object),
+        np.array([[1.5], [2.5]]),
+        np.array([[[b"user_id=7"]]], object),
+        np.array([[b"user_id=7"]] * 3, object),
+        np.array([], object),
+    ],
+)
+def test_a_context_of_another_shape_or_type_names_nobody(context):
+    ids = np.array([[b"a"], [b"b"]], object)
+    assert [each.user_id for each in intake_module.exposures("r", 1.0, "m", 1, "p", ids, context)] == [None, None]

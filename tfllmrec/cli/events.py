@@ -91,13 +91,21 @@ def export(
     exposures: Annotated[
         bool, typer.Option("--exposures", help="The items that were shown, instead of the events.")
     ] = False,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="With --exposures: add the column reward, 1 where an event of this kind followed."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write events, or the items that were shown, to a file that 'tfllmrec fit --events' and pandas read."""
     from tfllmrec.feedback import event_files
 
-    told = event_files.export(log, out, since, exposures)
+    told = event_files.export(log, out, since, exposures, reward)
     if json:
         print_json(told)
     else:
+        if told["left_out"]:
+            note(f"{told['left_out']:,} rare fields of events have no column")
         say(f"{out}: {told['rows']:,} rows; the next export: --since {told['next']}")

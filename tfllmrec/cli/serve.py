@@ -90,8 +90,8 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Event log, made where it is missing: clients may send events (POST /v1/events), and the lists that "
-            "recommend answers are logged. MODELS may then be an empty folder.",
+            help="Event log, made where it is missing: clients may send events (POST /v1/events), and lists "
+            "returned by recommend are logged. MODELS may then be an empty folder.",
         ),
     ] = None,
     allow_reload: Annotated[

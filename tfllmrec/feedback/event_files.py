@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from tfllmrec.client.answers import Receipt
-from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, RATING, REQUEST_ID, TIMESTAMP, USER
+from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, RATING, REQUEST_ID, REWARD, TIMESTAMP, USER
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.recognition import name_columns
 from tfllmrec.data.cleaning.rows import Rows
 from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.values import numbers, strings
-from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader
+from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader, is_event_log
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.table_writer import SUFFIXES, writing_table
 from tfllmrec.data.files.tables import read_table
@@ -27,6 +28,7 @@ from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import MOST_EVENTS, EventLog
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.progress import show_progress
+from tfllmrec.wording import shown
 
 #: Refused rows of a file that are named; all are counted.
 NAMED = 10
@@ -73,9 +75,16 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
     A file may be appended again after an interruption: its rows that the log has count as duplicates.
 
     Raises:
-      DataError: the file is missing or unreadable, or lacks the columns of users and items; or every row was refused.
+      DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
+        every row was refused.
       WriteError: the disk is full; the events of earlier parts are in the log.
     """
+    if is_event_log(path):
+        raise DataError(
+            f"{path} is an event log, whose events lose their {EVENT_ID} when it is read as a file: different events "
+            "could count as one. To move a log, copy its folder. To train on several logs, export each into one folder "
+            "and give that folder to 'tfllmrec fit --events'."
+        )
     required = (USER, ITEM)
     raw = name_columns(
         read_table(path, "events", config), (*required, RATING, TIMESTAMP, EVENT_KIND), required, config.columns
@@ -102,6 +111,7 @@ class _Events:
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport) -> None:
         rows = Rows(raw, config, report)
         frame, nothing = raw.frame, pd.Series(np.full(len(raw.frame), np.nan))
+        self._frame = frame
         self._ids = {name: rows.ids(name) for name in (USER, ITEM)}
         self._rating, self._no_rating = numbers(frame.get(RATING, nothing))
         self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
@@ -121,9 +131,12 @@ class _Events:
             {name: value for name, value in zip(columns, row, strict=True) if value is not None and value != ""}
             for row in zip(*columns.values(), strict=True)
         ]
-        for bad, reason in ((self._no_rating, "the rating is no number"), (self._no_time, "the time is no time")):
+        for bad, name, expected in (
+            (self._no_rating, RATING, "a number as the rating"),
+            (self._no_time, TIMESTAMP, "a time"),
+        ):
             for place in np.flatnonzero(bad[part]):
-                events[place] = Unreadable(reason)
+                events[place] = Unreadable(f"expected {expected}, found {shown(self._frame[name][start + place])}")
         return events
 
 
@@ -136,7 +149,9 @@ def _plain(value: Any) -> Any:
     return strings(pd.Series([value], dtype=object))[0]
 
 
-def export(folder: Path, out: Path, since: int = 0, exposures: bool = False) -> dict[str, Any]:
+def export(
+    folder: Path, out: Path, since: int = 0, exposures: bool = False, reward: str | None = None
+) -> dict[str, Any]:
     """Writes the events of a log, or the items that were shown, as CSV, TSV, JSON lines or Parquet.
 
     Events have the columns of :meth:`tfllmrec.data.files.event_log.LogReader.table`, in the order of receipt;
@@ -147,27 +162,60 @@ def export(folder: Path, out: Path, since: int = 0, exposures: bool = False) -> 
       folder: of the log.
       out: a name that ends in one of ``.csv``, ``.tsv``, ``.jsonl`` and ``.parquet``.
       since: leaves out rows up to this number.
+      reward: of exposures: a kind of events. Adds the column ``reward``: 1 where an event of this kind has the item and
+        the ``request_id`` of the list, else 0. ``REQUEST/N``, the id of a list of a request with several rows, also
+        matches events with the id ``REQUEST``.
 
     Returns:
-      ``file``, ``rows``, and ``next``: the ``since`` of the next export.
+      ``file``, ``rows``, ``next``: the ``since`` of the next export, and ``left_out``: how many further fields have no
+      column, because the events have more than :data:`~tfllmrec.data.files.event_log.MOST_FURTHER` different ones.
 
     Raises:
-      ConfigError: another suffix.
-      DataError: there is no log, or there are no rows after ``since``.
+      ConfigError: another suffix; a reward of events.
+      DataError: there is no log, there are no rows after ``since``, or no events of the kind have a ``request_id``.
       WriteError: the file cannot be written; one that was there before is as it was.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    if reward is not None and not exposures:
+        raise ConfigError("Events have no reward: add --exposures.")
     name = EXPOSURES if exposures else EVENTS
     with LogReader(folder) as reader:
         table = reader.table(name, since)
         if not table.rows:
             what = "shown items" if exposures else "events"
             raise DataError(f"{folder} has no {what} after number {since} (the last one is {table.upto}).")
-        with writing_table(out, table.schema) as write, show_progress(f"writing {out.name}", "rows") as progress:
+        schema, rewarded = table.schema, None
+        if reward is not None:
+            rewarded = _rewarded(reader, reward)
+            schema = schema.append(pa.field(REWARD, pa.float64()))
+        with writing_table(out, schema) as write, show_progress(f"writing {out.name}", "rows") as progress:
             rows = 0
             for batch in table.batches():
-                write(batch)
+                write(
+                    batch if rewarded is None else pa.record_batch([*batch.columns, _rewards(batch, rewarded)], schema)
+                )
                 rows += len(batch)
                 progress(rows, table.rows)
-    return {"file": str(out), "rows": rows, "next": table.upto}
+    return {"file": str(out), "rows": rows, "next": table.upto, "left_out": table.left_out}
+
+
+def _rewarded(reader: LogReader, kind: str) -> set[tuple[str, str]]:
+    """The request and item of each event of a kind that has both."""
+    found = reader.rows(
+        f"SELECT DISTINCT {REQUEST_ID}, {ITEM} FROM {EVENTS} WHERE {EVENT_KIND} = ? AND {REQUEST_ID} IS NOT NULL", kind
+    )
+    if not found:
+        raise DataError(
+            f"{reader.folder} has no events of kind {shown(kind)} with a {REQUEST_ID}: look up the kinds with "
+            f"'tfllmrec events describe', and send the {REQUEST_ID} of the answer with each event."
+        )
+    return set(found)
+
+
+def _rewards(batch: pa.RecordBatch, rewarded: set[tuple[str, str]]) -> pa.Array:
+    rewards = []
+    for list_id, item in zip(batch[REQUEST_ID].to_pylist(), batch[ITEM].to_pylist(), strict=True):
+        request, _, row = list_id.rpartition("/")
+        rewards.append(float((list_id, item) in rewarded or (row.isdigit() and (request, item) in rewarded)))
+    return pa.array(rewards, pa.float64())

@@ -6,10 +6,10 @@ far it came misses nothing. SQLite, which comes with Python, has all four: a wri
 each commit (``journal_mode=WAL, synchronous=FULL``), a unique index, locks between processes, and commits one after the
 other, so that numbers of rows appear in order. Parquet segments would need an index of keys beside them, a log in front
 of them (a segment with a footer for each small batch is slow and large) and rules for compaction and recovery: a
-database. What Parquet is better at, reading columns, takes an export. The cost: one writer at a time, which group
+database. Parquet is better at reading columns: export the log for that. The cost: one writer at a time, which group
 commit (:mod:`tfllmrec.feedback.event_writer`) makes up for; an index of keys, in which each event of a commit changes a
-page of its own if keys come in random order (they do not if ``event_id`` begins with the time, as in UUIDv7, and those
-made of content do); and no network file systems, where the shared memory of WAL does not work.
+page of its own if keys come in random order; and no network file systems, where the shared memory of WAL does not work.
+Keys made of content begin with the time, and so do UUIDv7 ids; these stay together.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class EventLog:
 
     Raises:
       WriteError: the folder cannot be written.
-      DataError: its file is damaged, or no event log.
+      DataError: its file is damaged, or not an event log.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -164,17 +164,20 @@ class EventLog:
         """
         if len(events) > MOST_EVENTS:
             raise DataError(f"{len(events):,} events at once: expected at most {MOST_EVENTS:,}. Append them in parts.")
-        return self.write([self.check(events)])[0]
+        (receipt,), _ = self.write([self.check(events)])
+        return receipt
 
-    def write(self, batches: Sequence[Batch], exposures: Sequence[Exposure] = ()) -> list[Receipt]:
-        """Writes checked batches and shown items by one durable commit; a receipt for each batch.
+    def write(self, batches: Sequence[Batch], exposures: Sequence[Exposure] = ()) -> tuple[list[Receipt], int]:
+        """Writes checked batches and shown items by one durable commit.
 
-        An item at a position that its list has already is left out.
+        Returns:
+          A receipt for each batch, and how many of the shown items were written: an item at a position that its list
+          has already is left out.
 
         Raises:
           WriteError: the disk is full or broken; nothing was written.
         """
-        accepted = []
+        accepted, shown = [], 0
         with self._lock, writing(self.folder, _ADVICE), sqlite_errors(self.folder):
             if exposures or any(batch.rows for batch in batches):
                 with self._transaction():
@@ -182,13 +185,14 @@ class EventLog:
                         found = self._connection.executemany(_INSERT_EVENT, batch.rows).rowcount if batch.rows else 0
                         accepted.append(found)
                     if exposures:
-                        self._connection.executemany(_INSERT_EXPOSURE, exposures)
+                        shown = self._connection.executemany(_INSERT_EXPOSURE, exposures).rowcount
             else:
                 accepted = [0] * len(batches)
-        return [
+        receipts = [
             Receipt(new, len(batch.rows) - new, tuple(batch.refused), batch.late, batch.skewed)
             for batch, new in zip(batches, accepted, strict=True)
         ]
+        return receipts, shown
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -204,14 +208,13 @@ class EventLog:
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def replay(self, since: int = 0, *, by_time: bool = False, from_s: float | None = None) -> Iterator[dict[str, Any]]:
+    def replay(self, since: int = 0, *, by_time: bool = False) -> Iterator[dict[str, Any]]:
         """The events as mappings, in constant memory.
 
         Args:
-          since: leaves out events up to this ``number``. Who remembers the last number that he saw, or :meth:`last`
-            from before, gets every later event once.
+          since: leaves out events up to this ``number``. A reader that passes the last number it saw, or an earlier
+            :meth:`last`, gets each later event exactly once.
           by_time: in the order of event time; by default in the order of receipt.
-          from_s: leaves out events that happened before, in seconds since 1970.
 
         Yields:
           ``number``, ``user_id``, ``item_id``, ``timestamp_s``, ``received_s``, and if there is one, ``rating``,
@@ -224,8 +227,7 @@ class EventLog:
                     event = {name: value for name, value in zip(_REPLAYED, row, strict=True) if value is not None}
                     if isinstance(key := event.pop(KEY), str):
                         event[EVENT_ID] = key
-                    if from_s is None or event[TIMESTAMP] >= from_s:
-                        yield {**json.loads(event.pop(FIELDS, "{}")), **event}
+                    yield {**json.loads(event.pop(FIELDS, "{}")), **event}
 
     def shown(self, since: int = 0) -> Iterator[Exposure]:
         """The items that were shown, in the order in which they were written."""

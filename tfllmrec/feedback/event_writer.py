@@ -29,17 +29,21 @@ class Commit:
 
     Attributes:
       receipts: of its batches; none if it failed.
-      shown: how many shown items it wrote, or lost if it failed. seconds: how long it took.
+      shown: how many shown items it wrote. dropped: how many it did not, because their list has an item at that
+        position, or could not be made, or the write failed.
+      seconds: how long it took.
     """
 
     receipts: list[Receipt]
     shown: int
+    dropped: int
     seconds: float
     failed: bool = False
 
 
 Waiting = tuple[Batch, Future[Receipt]]
-Shown = Callable[[], Sequence[Exposure]]
+#: How many items a list has at most, and what gives them.
+Shown = tuple[int, Callable[[], Sequence[Exposure]]]
 
 
 class Full(Exception):
@@ -67,6 +71,7 @@ class EventWriter:
         self._shown_since = 0.0
         self._closing = False
         self._failing = False
+        self._unmade = False
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
 
@@ -84,11 +89,11 @@ class EventWriter:
             self._changed.notify()
         return future
 
-    def offer(self, items: int, make: Shown) -> bool:
+    def offer(self, items: int, make: Callable[[], Sequence[Exposure]]) -> bool:
         """Queues a list that was shown, without waiting for anything.
 
         Args:
-          items: how many at most. make: gives them; called in the writer's thread.
+          items: how many at most. make: gives them; called in the writer's thread. If it raises, they are dropped.
 
         Returns:
           Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
@@ -100,7 +105,7 @@ class EventWriter:
             if not self._shown:
                 self._shown_since = time.monotonic()
                 self._changed.notify()
-            self._shown.append(make)
+            self._shown.append((items, make))
             self._shown_items += items
         return True
 
@@ -139,21 +144,35 @@ class EventWriter:
 
     def _commit(self, taken: list[Waiting], shown: list[Shown]) -> None:
         begun = time.perf_counter()
-        exposures: list[Exposure] = []
+        exposures, unmade = self._made(shown)
         try:
-            exposures = [exposure for make in shown for exposure in make()]
-            receipts = self.log.write([batch for batch, _ in taken], exposures)
+            receipts, written = self.log.write([batch for batch, _ in taken], exposures)
         except Exception as error:
             if not self._failing and not isinstance(error, TfllmrecError):
                 logger.exception("writing to %s failed", self.log.folder)
             elif not self._failing:
                 logger.error("%s", error)
             self._failing = True  # said once, until a write succeeds
-            self._on_commit(Commit([], len(exposures), time.perf_counter() - begun, failed=True))
+            self._on_commit(Commit([], 0, unmade + len(exposures), time.perf_counter() - begun, failed=True))
             for _, future in taken:
                 future.set_exception(error)
             return
         self._failing = False
-        self._on_commit(Commit(receipts, len(exposures), time.perf_counter() - begun))
+        dropped = unmade + len(exposures) - written
+        self._on_commit(Commit(receipts, written, dropped, time.perf_counter() - begun))
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
+
+    def _made(self, shown: list[Shown]) -> tuple[list[Exposure], int]:
+        """The items of the lists, and how many are lost with lists that cannot be made."""
+        exposures: list[Exposure] = []
+        lost = 0
+        for items, make in shown:
+            try:
+                exposures += make()
+            except Exception:  # events that wait for the same write must not fail with it
+                lost += items
+                if not self._unmade:
+                    logger.exception("a list that was shown cannot be logged in %s", self.log.folder)
+                self._unmade = True  # said once
+        return exposures, lost

@@ -25,7 +25,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.data.cleaning.values import MISSING
 from tfllmrec.data.files.column_names import ALIASES, plain_name
-from tfllmrec.wording import shown
+from tfllmrec.wording import clipped, shown
 
 #: The clock of an event may be so far ahead of the log's; beyond, the time of receipt is taken.
 SKEW_S = 300.0
@@ -39,7 +39,10 @@ _INT64 = 1 << 63
 _LARGEST_FLOAT32 = 3.4028234663852886e38  # ratings are float32 in a data set
 #: Names that a further field may not have: the log or a data set has its own columns of these names, or a reader would
 #: take the field for the order of events, which their times decide.
-_RESERVED = {plain_name(name) for name in (RECEIVED, USER_INDEX, ITEM_INDEX, TEST_EVENT, "number", *ALIASES["order"])}
+_RESERVED = {
+    plain_name(name)
+    for name in (RECEIVED, USER_INDEX, ITEM_INDEX, TEST_EVENT, "claimed_s", "number", *ALIASES["order"])
+}
 _NAMES_OF_TIME = {plain_name(name) for name in ALIASES[TIMESTAMP]}
 
 
@@ -121,7 +124,8 @@ def _row(event: Any, received_s: float) -> Row:
     user, item = _text(given, USER), _text(given, ITEM)
     for name, value in ((USER, user), (ITEM, item)):
         if value is None or value in MISSING:
-            raise ValueError(f"no {name}: found {', '.join(sorted(map(str, given))[:10]) or 'nothing'}")
+            names = ", ".join(clipped(str(each), 40) for each in sorted(given, key=str)[:10])
+            raise ValueError(f"no {name}: found {names or 'nothing'}")
     assert user is not None and item is not None
     kind, request_id = _text(given, EVENT_KIND), _text(given, REQUEST_ID)
     rating = _number(given, RATING)
@@ -134,7 +138,7 @@ def _row(event: Any, received_s: float) -> Row:
     if time is None:
         meant = next((name for name in further if plain_name(name) in _NAMES_OF_TIME), None)
         if meant is not None:
-            raise ValueError(f"field {meant!r}: expected the time as {TIMESTAMP}, in seconds since 1970 (UTC)")
+            raise ValueError(f"field {shown(meant)}: expected the time as {TIMESTAMP}, in seconds since 1970 (UTC)")
         if event_id is None:
             raise ValueError(f"expected {TIMESTAMP} or {EVENT_ID}: without both, a repeat cannot be told from a retry")
     elif not 0 <= time < _TOO_LATE_S:
@@ -198,20 +202,21 @@ def _fields(further: Mapping[str, Any]) -> str | None:
         if not isinstance(name, str) or not name.strip() or len(name) > MOST_CHARACTERS or not name.isprintable():
             raise ValueError(f"field {shown(name)}: expected a name of 1 to {MOST_CHARACTERS} printable characters")
         if plain_name(name) in _RESERVED:
-            raise ValueError(f"field {name!r}: the log has a meaning of its own for this name: rename the field")
+            raise ValueError(f"field {shown(name)}: the log has a meaning of its own for this name: rename the field")
         match value:
             case bool():
                 pass
             case int():
                 if not -_INT64 <= value < _INT64:
-                    raise ValueError(f"field {name!r}: expected an integer of 64 bits, found {shown(value)}")
+                    raise ValueError(f"field {shown(name)}: expected an integer of 64 bits, found {shown(value)}")
             case float():
                 _number(further, name)
             case str():
                 _require_unicode(name, value)
             case _:
                 raise ValueError(
-                    f"field {name!r}: expected text, a number or true/false, found {shown(value)}; join names by '|'"
+                    f"field {shown(name)}: expected text, a number or true/false, found {shown(value)}; join names by "
+                    "'|'"
                 )
     text = json.dumps(further, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode()) > MOST_BYTES:

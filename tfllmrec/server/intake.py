@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from tfllmrec.client.answers import Receipt
 from tfllmrec.client.status import Code, RequestError, invalid
 from tfllmrec.columns import USER
-from tfllmrec.errors import WriteError
+from tfllmrec.errors import TfllmrecError
 from tfllmrec.feedback.event_log import EventLog, Exposure
 from tfllmrec.feedback.event_writer import EventWriter, Full
 from tfllmrec.feedback.events import Unreadable
@@ -56,21 +57,20 @@ class Intake:
         """Writes the events of a request; when it returns, they are on the disk.
 
         Args:
-          size: bytes of the request. read: its events; may run in a thread.
+          size: bytes of the request. read: its events, by :meth:`of_document` or :meth:`of_lines`; may run in a thread.
           timeout_s: what is left of the client's deadline; ``None``: it sets none.
 
         Raises:
           RequestError: INVALID_ARGUMENT: too many events; DEADLINE_EXCEEDED.
-          DiskFull: the log cannot be written.
+          DiskFull: the log cannot be written, or is damaged.
           Busy: too many requests wait for it.
         """
         engine = self._engine
-        batch = await engine.aside(size, lambda: self._writer.log.check(self._bounded(read())))
         timeout_s = engine.limits.timeout_s if timeout_s is None else timeout_s
         try:
-            future = self._writer.submit(batch)
             async with asyncio.timeout(timeout_s):
-                return await asyncio.wrap_future(future)
+                batch = await engine.aside(size, lambda: self._writer.log.check(read()))
+                return await asyncio.wrap_future(self._writer.submit(batch))
         except Full:
             raise Busy(Code.UNAVAILABLE, "too many requests wait for the event log: try again later") from None
         except TimeoutError:
@@ -79,23 +79,16 @@ class Intake:
                 f"the events were not written within {timeout_s:.3g} s: send them again; those that are in the log "
                 "count as duplicates",
             ) from None
-        except WriteError:  # its text names files of this machine; the server's log has it
+        except TfllmrecError:  # its text names files of this machine; the server's log has it
             raise DiskFull(
                 Code.UNAVAILABLE, "the event log cannot be written: no event of this request was taken; try again later"
             ) from None
 
-    def _bounded(self, events: list[Any]) -> list[Any]:
-        most = self._engine.limits.rows
-        if len(events) > most:
-            raise invalid(f"The request has {len(events)} events; expected {most} at most: send several requests")
-        return events
-
-    @staticmethod
-    def of_document(content: bytes) -> list[Any]:
+    def of_document(self, content: bytes) -> list[Any]:
         """The events of ``{"events": [...]}``.
 
         Raises:
-          RequestError: INVALID_ARGUMENT: the body is no such document.
+          RequestError: INVALID_ARGUMENT: the body is no such document, or has too many events.
         """
         events = json_tensors.parse(content).get("events")
         if not isinstance(events, list):
@@ -103,18 +96,28 @@ class Intake:
                 'expected {"events": [{...}, ...]}; a body of JSON lines needs the header "Content-Type: '
                 'application/x-ndjson"'
             )
-        return events
+        return self._bounded(events)
 
-    @staticmethod
-    def of_lines(lines: Iterable[bytes]) -> list[Any]:
-        """The events of JSON objects; one that cannot be read takes its place as :class:`Unreadable`."""
+    def of_lines(self, lines: Iterable[bytes]) -> list[Any]:
+        """The events of JSON objects; one that cannot be read takes its place as :class:`Unreadable`.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT: too many lines; none is parsed then.
+        """
         events: list[Any] = []
-        for line in lines:
+        for line in self._bounded(lines):
             try:
                 events.append(json_tensors.parse(line))
             except RequestError as error:
                 events.append(Unreadable(error.message))
         return events
+
+    def _bounded(self, events: Iterable[Any]) -> list[Any]:
+        most = self._engine.limits.rows
+        found = list(islice(events, most + 1))
+        if len(found) > most:
+            raise invalid(f"The request has more than {most} events: send several requests")
+        return found
 
     def shown(self, version: Version[ModelProcess], signature: str, inputs: Tensors, outputs: Tensors) -> None:
         """Queues the lists of an answer for the log; a full queue counts them as dropped."""
@@ -149,12 +152,15 @@ def exposures(
 
     Args:
       item_ids: object ``[B, K]``, bytes, padded with ``b""``.
-      context: object ``[B, C]`` or ``[1, C]``, bytes; an entry ``user_id=ID`` names the user of its row.
+      context: object ``[B, C]`` or ``[1, C]``, bytes; an entry ``user_id=ID`` names the user of its row. Of any other
+        type or shape, as a model of another kind may have it, it names nobody.
     """
+    if context is not None and (context.dtype != object or context.ndim != 2 or len(context) not in (1, len(item_ids))):
+        context = None
     shown = []
     for row, ids in enumerate(item_ids.tolist()):
         list_id = request_id if len(item_ids) == 1 else f"{request_id}/{row}"
-        entries = [] if context is None or not len(context) else context[row if len(context) > 1 else 0].tolist()
+        entries = [] if context is None else context[row if len(context) > 1 else 0].tolist()
         user = next((_text(entry.partition(b"=")[2]) for entry in entries if entry.startswith(_USER)), None)
         listed = (_text(item) for item in ids if item)
         shown += [

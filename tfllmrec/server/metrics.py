@@ -115,7 +115,8 @@ class Metrics:
 
     def commit(self, commit: Commit) -> None:
         """Counts a durable write of the event log."""
-        self._shown.labels("dropped" if commit.failed else "logged").inc(commit.shown)
+        self._shown.labels("logged").inc(commit.shown)
+        self._shown.labels("dropped").inc(commit.dropped)
         if commit.failed:
             self._write_failures.inc()
             return

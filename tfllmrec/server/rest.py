@@ -128,7 +128,7 @@ class _Api:
 
             def events() -> list[Any]:
                 if by_lines:
-                    return intake.of_lines(line for line in content.split(b"\n") if line.strip())
+                    return intake.of_lines(line for line in io.BytesIO(content) if line.strip())
                 return intake.of_document(content)
 
             receipt = await intake.take(len(content), events)

@@ -1,7 +1,8 @@
 """What an event log holds on disk, and how it is read; :mod:`tfllmrec.feedback.event_log` writes it.
 
-A log is a folder with one SQLite file. Readers never hold a transaction open for longer than it takes to read a page of
-rows, so that a writer can reuse the space of its write-ahead log.
+A log is a folder with one SQLite file. Rows are read a page at a time, each in a transaction of its own, so that a
+writer can reuse the space of its write-ahead log meanwhile. Only what counts all rows, such as the columns of a table,
+holds a transaction for longer.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ APPLICATION, LAYOUT = 0x7466656C, 1
 OPTIONAL = (RATING, EVENT_KIND, REQUEST_ID)
 #: Rows that are read at once.
 PAGE = 10_000
+#: Columns of a table that come from further fields. Of more different fields, the most frequent ones get a column.
+MOST_FURTHER = 1000
 
 TABLES = f"""
 CREATE TABLE {EVENTS} (
@@ -86,11 +89,12 @@ _EVENT_TYPES = {
 _JSON_TYPES = {
     frozenset({"integer"}): pa.int64(),
     frozenset({"real"}): pa.float64(),
-    frozenset({"integer", "real"}): pa.float64(),
+    frozenset({"integer", "real"}): pa.float64(),  # if float64 has each of the integers, see _EXACT
     frozenset({"true", "false"}): pa.bool_(),
     frozenset({"true"}): pa.bool_(),
     frozenset({"false"}): pa.bool_(),
 }
+_EXACT = 1 << 53  # float64 has all integers up to here
 # What SQLite says, by its first eight bits, and what the operating system would.
 _OF_DISKS = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -113,7 +117,7 @@ def sqlite_errors(folder: Path) -> Iterator[None]:
     Raises:
       OSError: the disk is full, broken or read-only; :func:`tfllmrec.durable.writing` says what to do.
       WriteError: another process held the log for too long.
-      DataError: the file is damaged, or no event log.
+      DataError: the file is damaged, or not an event log.
     """
     try:
         yield
@@ -137,7 +141,9 @@ def require_layout(connection: sqlite3.Connection, folder: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (layout,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION:
-        raise DataError(f"{folder / LOG_FILE} is no event log: expected a folder that 'tfllmrec events append' made.")
+        raise DataError(
+            f"{folder / LOG_FILE} is not an event log: expected a folder that 'tfllmrec events append' made."
+        )
     if layout != LAYOUT:
         raise DataError(
             f"{folder} is an event log of layout {layout}; this version of tfllmrec reads {LAYOUT}: use the version "
@@ -158,14 +164,18 @@ class LogReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not is_event_log(folder):
-            raise DataError(f"{folder} is no event log: expected a folder with {LOG_FILE} in it.")
+            raise DataError(f"{folder} is not an event log: expected a folder with {LOG_FILE} in it.")
         # Not mode=ro: the first reader of a log whose writer was killed has to recover the write-ahead log.
         with self._errors():
             self._connection = sqlite3.connect(
                 folder.absolute().joinpath(LOG_FILE).as_uri() + "?mode=rw", timeout=30, uri=True, isolation_level=None
             )
-            self._connection.execute("PRAGMA query_only = 1")
-            require_layout(self._connection, folder)
+            try:
+                self._connection.execute("PRAGMA query_only = 1")
+                require_layout(self._connection, folder)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         self._connection.close()
@@ -221,12 +231,13 @@ class LogReader:
         """The rows with a number above ``since`` as a table in the order of receipt, read batch by batch.
 
         Events have ``user_id``, ``item_id``, ``timestamp_s``, those of rating, kind and ``request_id`` that any row
-        has, and the further fields. A field is a number or a truth value if all of its values are, else text.
+        has, and the further fields, at most :data:`MOST_FURTHER`. A field is a number or a truth value if all of its
+        values are, else text.
         """
         upto = self.last(name) if upto is None else upto
         (count,) = self.rows(f"SELECT count(*) FROM {name} WHERE {NUMBER} > ? AND {NUMBER} <= ?", since, upto)[0]
         if name == EXPOSURES:
-            return LogTable(self, name, pa.schema(EXPOSURE_TYPES), (), since, upto, count)
+            return LogTable(self, name, pa.schema(EXPOSURE_TYPES), (), 0, since, upto, count)
         present = self.rows(
             f"SELECT {', '.join(f'count({column})' for column in OPTIONAL)} FROM {EVENTS} WHERE {NUMBER} > ? AND "
             f"{NUMBER} <= ?",
@@ -235,12 +246,15 @@ class LogReader:
         absent = {column for column, times in zip(OPTIONAL, present, strict=True) if not times}
         types = {column: kind for column, kind in _EVENT_TYPES.items() if column not in absent}
         found = self.rows(
-            f"SELECT json_each.key, group_concat(DISTINCT json_each.type) FROM {EVENTS}, json_each({EVENTS}.{FIELDS}) "
-            f"WHERE {EVENTS}.{NUMBER} > ? AND {EVENTS}.{NUMBER} <= ? GROUP BY json_each.key ORDER BY json_each.key",
+            "SELECT json_each.key, group_concat(DISTINCT json_each.type), max(json_each.type = 'integer' AND "
+            f"json_each.value NOT BETWEEN -{_EXACT} AND {_EXACT}), count(*) OVER () "
+            f"FROM {EVENTS}, json_each({EVENTS}.{FIELDS}) WHERE {EVENTS}.{NUMBER} > ? AND {EVENTS}.{NUMBER} <= ? "
+            f"GROUP BY json_each.key ORDER BY count(*) DESC, json_each.key LIMIT {MOST_FURTHER}",
             since, upto,
         )  # fmt: skip
-        further = {key: _JSON_TYPES.get(frozenset(kinds.split(",")), pa.string()) for key, kinds in found}
-        return LogTable(self, name, pa.schema(types | further), tuple(further), since, upto, count)
+        further = {key: _field_type(set(kinds.split(",")), inexact) for key, kinds, inexact, _ in sorted(found)}
+        left_out = found[0][-1] - len(found) if found else 0
+        return LogTable(self, name, pa.schema(types | further), tuple(further), left_out, since, upto, count)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -255,12 +269,17 @@ class LogReader:
 
 
 class LogTable(NamedTuple):
-    """Rows of a log as a table; ``further`` are the columns that come from the fields of events."""
+    """Rows of a log as a table.
+
+    Attributes:
+      further: the columns that come from the fields of events. left_out: how many other fields the events have.
+    """
 
     reader: LogReader
     name: str
     schema: pa.Schema
     further: tuple[str, ...]
+    left_out: int
     since: int
     upto: int
     rows: int
@@ -280,6 +299,17 @@ class LogTable(NamedTuple):
             yield pa.record_batch(
                 [pa.array(values[field.name], field.type) for field in self.schema], schema=self.schema
             )
+
+
+def _field_type(kinds: set[str], inexact: bool) -> pa.DataType:
+    """The type of a column.
+
+    Args:
+      kinds: SQLite's types of its values. inexact: whether float64 lacks one of its integers.
+    """
+    if inexact and "real" in kinds:
+        return pa.string()
+    return _JSON_TYPES.get(frozenset(kinds), pa.string())
 
 
 def _text(cell: Any) -> str | None:

@@ -105,6 +105,9 @@ def _read_log(path: Path, table: str, meter: SizeMeter) -> RawTable:
             meter.add_bytes(batch.nbytes, path)
             batches.append(batch)
     frame, findings = _to_frame(pa.Table.from_batches(batches, log.schema), table, path)
+    if log.left_out:
+        what = f"fields left out: only the {len(log.further):,} most frequent fields of events are columns"
+        findings = (*findings, Finding(table, what, log.left_out, "repaired"))
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
     return RawTable(table, path.name, frame, rows, np.ones_like(rows), findings=findings)
 
