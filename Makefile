@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-examples | notebooks | lint | docs | clean: each sets up what it needs in .venv, the first time only.
+# make demo | test | test-slow | test-long | test-examples | notebooks | lint | docs | clean: each sets up what it needs in .venv, the first time only.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DOCS := $(VENV)/.installed-docs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-examples notebooks lint docs clean help
+.PHONY: demo test test-slow test-long test-examples notebooks lint docs clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -20,7 +20,11 @@ test: $(STAMP)
 
 # Whole programs, killed processes, whole fits: minutes. Three at a time, because they often wait for another process.
 test-slow: $(STAMP)
-	$(BIN)/pytest -n 3 --dist loadfile -m slow --ignore tests/examples --ignore tests/notebooks
+	$(BIN)/pytest -n 3 --dist loadfile -m 'slow and not long' --ignore tests/examples --ignore tests/notebooks
+
+# What .ci/run has no time for: runs that are killed at other places, searches, an index of another library.
+test-long: $(STAMP)
+	$(BIN)/pytest -n 2 --dist load -m long --ignore tests/examples --ignore tests/notebooks
 
 # Each script in examples/ on small planted data.
 test-examples: $(STAMP)

@@ -478,6 +478,7 @@ def test_clients_ask_until_their_time_is_over(monkeypatch):
         serving_clients.ask(serving_clients.Order("grpc://here", "shop", 2, 0.02), "recommend", calls)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_e5_finds_in_chinese_and_german_what_it_finds_in_english():
     import languages

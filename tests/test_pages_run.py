@@ -123,7 +123,13 @@ def names(folder, chain_run):
     return {"tfllmrec": tfllmrec, "split": run.split, "dataset": run.dataset}
 
 
-@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.relative_to(ROOT).as_posix())
+def marked(page: Path):
+    """The page as a parameter; those that take minutes are not part of .ci/run."""
+    name = page.relative_to(ROOT).as_posix()
+    return pytest.param(page, id=name, marks=[pytest.mark.long] if name in ("README.md", "docs/serving.md") else [])
+
+
+@pytest.mark.parametrize("page", map(marked, PYTHON))
 def test_the_python_blocks_run(page, names, folder, chain_run, small_fits, request, monkeypatch, capsys):
     code = BLOCK.findall(page.read_text())
     try:

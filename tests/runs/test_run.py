@@ -482,6 +482,7 @@ def test_an_encoder_that_cannot_read_the_items_is_told(chain_config, cache, tmp_
     assert not any("cannot read" in line or "not Latin" in line for line in told)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_encoders_side_by_side_from_fit_to_search(chain_config, thin_hub, cache, tmp_path, monkeypatch):
     """Names of bundled encoders stand for tiny ones; all else is as in a fit of minilm+e5."""

@@ -119,6 +119,7 @@ def test_the_trials(searched, small):
     assert sum("epoch 2: " in line for line in told) == 2
 
 
+@pytest.mark.long
 def test_the_best_config_is_fitted_to_the_same_figures(searched, tmp_path):
     search, *_ = searched
     loaded = load_config(search.folder / "best.yaml", ["evaluation.baselines=[popularity]"])
@@ -169,6 +170,7 @@ def test_tensorboard_shows_settings_and_figures(searched, space):
         assert list((folder / "validation").iterdir())  # the curves of its epochs
 
 
+@pytest.mark.long
 def test_a_killed_search_goes_on_to_the_same_trials(searched, small, tmp_path):
     """SIGKILL in the second epoch of the first trial, in a process of its own."""
     (tmp_path / "config.yaml").write_text(dump_config(small))

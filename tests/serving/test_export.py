@@ -48,6 +48,7 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     assert items.title.tolist() == run.dataset.items.title.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what giving up a searcher raises
 def test_a_version_with_scann_is_loaded_where_scann_is(chain_run, chain_version, tmp_path, monkeypatch):

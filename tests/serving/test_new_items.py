@@ -157,6 +157,7 @@ def test_figures_are_those_of_the_items_that_people_had(grown, chain_run):
     assert figures["ndcg@10"] == pytest.approx(recorded["results"]["hybrid"]["ndcg@10"], abs=0.1)
 
 
+@pytest.mark.long
 def test_nothing_new_is_the_run_itself(chain_run, chain_version, titles, tmp_path):
     """A catalogue as it was trained on, in another format."""
     with gzip.open(tmp_path / "same.csv.gz", "wt") as out:
@@ -302,7 +303,7 @@ def test_a_catalogue_that_grows_too_large_to_invert_is_solved_in_low_rank(chain_
     class Stop(Exception):
         pass
 
-    def solve(histories, n_items, settings, text):
+    def solve(histories, n_items, settings, text, graph):
         asked.update(form=settings.form, n_items=n_items, text=text)
         raise Stop
 

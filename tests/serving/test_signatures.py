@@ -959,6 +959,7 @@ def test_only_operations_of_tensorflow_and_tf_text(chain_version, tmp_path):
     assert told[str(tmp_path / "foreign")]["foreign"] in (["PyFunc"], ["EagerPyFunc"], ["PyFuncStateless"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_only_operations_of_tensorflow_and_tf_text_where_the_tokenizer_is_sentencepiece(chinese_version):
     ours = in_a_fresh_process(OPS_SCRIPT, chinese_version)[str(chinese_version)]

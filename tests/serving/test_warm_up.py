@@ -39,6 +39,7 @@ def test_every_signature_is_asked_for_one_and_for_several(logs, chain_version):
     assert asked == Counter({(name, batch): 1 for name in signatures for batch in (1, 8)})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_embedded_server_replays_them_and_is_answered(logs, chain_version, monkeypatch):
     from tfllmrec.server.servable import Servable

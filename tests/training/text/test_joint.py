@@ -130,6 +130,7 @@ def test_training_moves_the_encoder_and_the_hybrid(chain_split, chain_config, th
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_reads_with_what_it_has_trained_jointly_and_goes_on_where_it_was_killed(
     chain_config, thin_hub, cache, chain_run, tmp_path

@@ -150,6 +150,7 @@ def test_latencies_are_medians_in_turns(monkeypatch):
     assert order[2 * making._WARM_UP :] == [(name, query) for query in "abc" for name in ("slow", "fast")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fit_makes_it_before_training_and_an_interruption_does_not_lose_it(
     chain_config, cache, tmp_path, monkeypatch

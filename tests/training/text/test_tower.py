@@ -124,6 +124,7 @@ def test_where_no_epoch_is_better_the_encoder_stays_as_it_came(encoder, thin_hub
     np.testing.assert_allclose(vectors_of(again), before, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["adalora", "prefix"])
 def test_a_killed_tuning_goes_on_as_if_it_had_not_been(thin_hub, tmp_path, mode):
@@ -138,6 +139,7 @@ def test_a_killed_tuning_goes_on_as_if_it_had_not_been(thin_hub, tmp_path, mode)
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_adalora_with_accumulated_gradients_is_put_back_as_it_was_measured(thin_hub, tmp_path):
     """With an odd number of steps in an epoch: killed and resumed while the budget falls; the best epoch ends then."""
