@@ -70,7 +70,9 @@ def section(source: Run, target: Run, seeds: Sequence[int], command: str) -> tup
         "",
         f"{overlaps(datasets)[0]}. {SHARE:.0%} of the shared users are the test of each seed, {SHARE:.0%} the "
         f"validation; their events in {names[0]} are known, all their events in {names[1]} are targets, and only items "
-        f"of {names[1]} are candidates. Users that several seeds draw are resampled together. {MARKS}",
+        f"of {names[1]} are candidates. Users that several seeds draw are resampled together. The form of "
+        "domain_map was chosen on the validation users of seed 42 and of earlier draws, some of whom are test users of "
+        f"another seed here. {MARKS}",
         "",
         *differences(results, len(seeds)),
         "",
