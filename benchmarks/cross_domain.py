@@ -4,7 +4,8 @@
 
 Both arguments are complete runs, whose data and text vectors are used; nothing is trained by gradient. Each of the two
 is the target once. For each seed a fifth of the users of both domains is the test and another fifth the validation
-(``split.kind=cold_domain``). Writes a section of benchmarks/RESULTS.md for each target.
+(``split.kind=cold_domain``). Writes a section of benchmarks/RESULTS.md for each target; with ``--rows``, prints some
+rows of it and writes nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from sections import made_by, replace_section
 from seeds import MARKS, differences, pooled
 
 from tfllmrec.config import ExperimentConfig, SplitConfig
-from tfllmrec.data import make_split
+from tfllmrec.data import Queries, make_split
 from tfllmrec.data.domains import join_datasets, overlaps
 from tfllmrec.evaluation.protocol import Result, evaluate
+from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.domain_map import users_of_several
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
@@ -35,23 +38,38 @@ ROWS = {
     "ials": "CMF (ials over both domains)",
     "text": "text similarity",
     "popularity": "popularity in the target domain",
+    "popularity_of_both": "popularity among users of both domains",
 }
 SHARE = 0.2
 
 
-def measured(data: TrainingData) -> dict[str, Result]:
-    """The results of all rows on the test queries."""
+class PopularityOfBoth:
+    """Every user gets what users of several domains had most often: a rule of one line, to doubt the models by."""
+
+    def __init__(self, data: TrainingData) -> None:
+        events = data.histories.take(users_of_several(data)).values
+        self.counts = np.bincount(events, minlength=data.n_items).astype(np.float32)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return np.tile(self.counts, (len(queries), 1))
+
+
+def measured(data: TrainingData, rows: Sequence[str]) -> dict[str, Result]:
+    """The results of some rows on the test queries."""
     split, results = data.split, {}
-    for name, row in ROWS.items():
-        fitted = fit_baseline(data, name)
-        to_stderr(f"{name}: {fitted.options}, selection value on validation {fitted.figures['selection']:.4f}")
-        results[row] = evaluate(
-            fitted.model, split.test, train_counts=split.train_counts, strata=data.strata, ks=[10], bootstrap=0
+    for name in rows:
+        model: Recommender = PopularityOfBoth(data)
+        if name != "popularity_of_both":
+            fitted = fit_baseline(data, name)
+            to_stderr(f"{name}: {fitted.options}, selection value on validation {fitted.figures['selection']:.4f}")
+            model = fitted.model
+        results[ROWS[name]] = evaluate(
+            model, split.test, train_counts=split.train_counts, strata=data.strata, ks=[10], bootstrap=0
         )
     return results
 
 
-def section(source: Run, target: Run, seeds: Sequence[int], command: str) -> tuple[str, str]:
+def section(source: Run, target: Run, seeds: Sequence[int], rows: Sequence[str], command: str) -> tuple[str, str]:
     """Title and body."""
     names = [str(run.metrics["data"]["name"]) for run in (source, target)]
     datasets = dict(zip(names, (source.dataset, target.dataset), strict=True))
@@ -61,10 +79,9 @@ def section(source: Run, target: Run, seeds: Sequence[int], command: str) -> tup
         to_stderr(f"from {names[0]} to {names[1]}, seed {seed}")
         config = SplitConfig(kind="cold_domain", domain=names[1], validation_share=SHARE, test_share=SHARE)
         split = make_split(joined, config, seed)
-        of_seeds.append(measured(TrainingData.of(split, text, ExperimentConfig(seed=seed))))
+        of_seeds.append(measured(TrainingData.of(split, text, ExperimentConfig(seed=seed)), rows))
         users.append(split.test.user_ids)
-    results = {row: pooled([results[row] for results in of_seeds], users) for row in ROWS.values()}
-    ratio = results[ROWS["domain_map"]].metrics["recall@10"] / results[ROWS["popularity"]].metrics["recall@10"]
+    results = {row: pooled([results[row] for results in of_seeds], users) for row in of_seeds[0]}
     lines = [
         made_by(command, seeds),
         "",
@@ -75,9 +92,17 @@ def section(source: Run, target: Run, seeds: Sequence[int], command: str) -> tup
         f"another seed here. {MARKS}",
         "",
         *differences(results, len(seeds)),
-        "",
-        f"recall@10 of domain_map is {ratio:.1f} times that of popularity.",
     ]
+    found = {name: results[row].metrics["recall@10"] for name, row in ROWS.items() if row in results}
+    if "domain_map" in found:
+        lines += [
+            "",
+            *(
+                f"recall@10 of domain_map is {found['domain_map'] / found[name]:.1f} times that of {ROWS[name]}."
+                for name in ("popularity", "popularity_of_both")
+                if name in found
+            ),
+        ]
     return f"cross-domain: {names[1]} for users known from {names[0]}", "\n".join(lines)
 
 
@@ -85,12 +110,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="Two complete runs.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="One draw of test users for each.")
+    parser.add_argument("--rows", choices=ROWS, nargs="+", help="Print these rows alone, the first one beside each.")
     options = parser.parse_args()
     first, second = map(Run.open, options.runs)
     for source, target in ((first, second), (second, first)):
-        title, body = section(source, target, options.seeds, shlex.join(["python", *sys.argv]))
-        replace_section(title, body)
-        print(body)
+        title, body = section(
+            source, target, options.seeds, options.rows or list(ROWS), shlex.join(["python", *sys.argv])
+        )
+        if options.rows is None:
+            replace_section(title, body)
+        print(f"{title}\n\n{body}\n")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def join(
     json: Json = False,
 ) -> None:
     """Join the data of several domains into one data set, and print what they share; 'fit' reads the folder."""
+    from tfllmrec.data.dataset import MANIFEST
     from tfllmrec.data.domains import join_datasets, overlaps
 
     datasets = {}
@@ -100,7 +101,7 @@ def join(
         if name in datasets:
             raise ConfigError(f"Expected each domain once, found {name!r} twice.")
         folder = Path(source)
-        in_run = (folder / "data" / "manifest.json").is_file()
+        in_run = (folder / "data" / MANIFEST).is_file()
         datasets[name] = _read(str(folder / "data") if in_run else source, None, None, None, None)
     joined = join_datasets(datasets, share_users=share_users, share_items=share_items)
     joined.save(out)

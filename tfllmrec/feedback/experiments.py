@@ -242,8 +242,9 @@ def users_of(
         exposures = exposures[kept]
     arm = texts(exposures, ARM)
     without_arm, ignored = (arm == "").to_numpy(), arm.isin(list(ignored_arms)).to_numpy()
-    exposures = exposures[~(without_arm | ignored)]
-    table = pd.DataFrame({USER: texts(exposures, USER), ARM: texts(exposures, ARM)}).reset_index(drop=True)
+    compared = ~(without_arm | ignored)
+    exposures = exposures[compared]
+    table = pd.DataFrame({USER: texts(exposures, USER), ARM: arm[compared]}).reset_index(drop=True)
     if unknown := sorted(set(table[ARM]) - set(experiment.arms)):
         raise DataError(
             f"Expected the arms {', '.join(experiment.arms)} in {log}; found {', '.join(map(repr, unknown[:10]))}. "

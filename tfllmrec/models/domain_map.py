@@ -152,6 +152,7 @@ class _Map:
       spectrum, axes: float32 ``[S]`` and ``[S, S]``, eigenvalues and eigenvectors of the kernel.
       mean: float32 ``[d]``, of the users' vectors in the domain.
       turned: float32 ``[S, d]``, ``axes^T (vectors - mean)``.
+      solved: coefficients ``[S, d]`` by the ridge that they were asked for.
     """
 
     features: list[Block]
@@ -159,6 +160,7 @@ class _Map:
     axes: np.ndarray
     mean: np.ndarray
     turned: np.ndarray
+    solved: dict[float, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, features: list[Block], vectors: np.ndarray) -> Self:
@@ -173,9 +175,10 @@ class _Map:
         Args:
           ridge: in units of the mean of the kernel's diagonal.
         """
-        strength = max(ridge * float(self.spectrum.mean()), 1e-9)
-        coefficients = self.axes @ (self.turned / (self.spectrum + strength)[:, np.newaxis])
-        return (self.mean + _products(features, self.features) @ coefficients).astype(np.float32)
+        if ridge not in self.solved:  # once, not for each batch of queries
+            strength = max(ridge * float(self.spectrum.mean()), 1e-9)
+            self.solved[ridge] = self.axes @ (self.turned / (self.spectrum + strength)[:, np.newaxis])
+        return (self.mean + _products(features, self.features) @ self.solved[ridge]).astype(np.float32)
 
 
 def users_of_several(data: TrainingData) -> np.ndarray:
