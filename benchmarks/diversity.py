@@ -34,7 +34,7 @@ def candidates(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, 
     with show_progress("Scoring", "queries") as progress:
         done = 0
         for batch in queries.batches(512):
-            scores = masked(model.score(batch), batch.exclude, batch.candidates)
+            scores = masked(model.score(batch), batch)
             items = top_items(scores, CANDIDATES)
             yield batch, items, np.where(items >= 0, np.take_along_axis(scores, np.maximum(items, 0), axis=1), -np.inf)
             done += len(batch)

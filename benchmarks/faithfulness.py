@@ -110,7 +110,7 @@ def curves_of_events(model: Hybrid, queries: Queries, seed: int) -> tuple[Curves
         for row in range(len(asked)):
             # Events that are too old to be explained are left out of both tests.
             query = _newest(asked.take(np.array([row])), model.history_length)
-            item = int(top_items(masked(model.score(query), query.exclude, query.candidates), 1)[0, 0])
+            item = int(top_items(masked(model.score(query), query), 1)[0, 0])
             n = len(query.history.values)
             added = model.contributions(query, np.array([item])).events[:, 0].sum(axis=1)
             orders = {
@@ -149,7 +149,7 @@ def curves_of_words(run: Run, model: Hybrid, seed: int) -> tuple[Curves, Curves]
     with show_progress("Deleting words", "items") as progress:
         for row in range(len(queries)):
             query = queries.take(np.array([row]))
-            item = int(top_items(masked(model.score(query), query.exclude, query.candidates), 1)[0, 0])
+            item = int(top_items(masked(model.score(query), query), 1)[0, 0])
             (text,) = template.texts(items.iloc[[item]])
             read = TextOfItem(model, query, item, text, encoder, catalogue)
             progress(row + 1, len(queries))

@@ -26,7 +26,7 @@ from sections import made_by, replace_section
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
 from tfllmrec.config import DataConfig, DistillationConfig, TextConfig
-from tfllmrec.data.queries import Ragged
+from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.evaluation.metrics import masked, ndcg, rank_targets
 from tfllmrec.progress import show_progress
@@ -152,8 +152,8 @@ def time_towers(towers: list[Tower], queries: list[str], n_single: int, rounds: 
 
 def search(vectors: np.ndarray, items: np.ndarray, rows: np.ndarray) -> float:
     """NDCG@10 of finding item ``rows[i]`` by ``vectors[i]``."""
-    nothing = Ragged.from_rows([[] for _ in rows], np.int64)
-    ranks = rank_targets(masked(vectors @ items.T, nothing), Ragged.from_rows([[row] for row in rows], np.int64))
+    queries = Queries.from_histories([[]] * len(rows), targets=[[row] for row in rows])
+    ranks = rank_targets(masked(vectors @ items.T, queries), queries.targets)
     return float(ndcg(ranks, len(rows), 10).mean())
 
 

@@ -422,6 +422,11 @@ class GraphConfig(Section):
     neighbours: int = Field(20, ge=1, le=1000, description="Strongest neighbours of an item in each relation.")
     support: int = Field(2, ge=1, description="Of use: users that two items must share.")
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be a graph."""
+        return bool(self.relations) or self.edges is not None
+
 
 class TrainingConfig(Section):
     """How the hybrid is fitted."""
@@ -603,7 +608,7 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
     if config.model.user_text and not (config.model.fields and "meaning" in config.model.terms):
         lines.append("model.user_text has no effect without model.fields=true and meaning among model.terms")
     graph = config.graph
-    if not graph.relations and graph.edges is None:
+    if not graph.wanted:
         changed = _changed(graph, frozenset(["neighbours", "support"]))
         lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
     elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):

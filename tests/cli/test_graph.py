@@ -13,14 +13,15 @@ def asked(monkeypatch):
 
     calls = []
 
-    def graph_of(folder, settings, tell):
+    def graph_of(folder, settings, tell, graphml):
         calls.append((folder, settings))
         if settings is None and folder.name == "bare":
             raise ModelError("bare has no graph: make one with 'tfllmrec graph bare'.")
+        if graphml is not None:
+            graphml.write_text("<graphml/>")
         return ItemGraph(3, (shared_values("author", ["x", "x", "y"], 5),))
 
     monkeypatch.setattr(library, "graph_of", graph_of)
-    monkeypatch.setattr(library, "write_graphml", lambda folder, graph, path: path.write_text("<graphml/>"))
     return calls
 
 

@@ -68,6 +68,12 @@ def test_a_file_joins_items_and_what_shares_a_value(tmp_path):
     assert (director.name, director.kind, edges(director)) == ("director", "value", {(0, 2): 1})
 
 
+def test_of_rows_that_are_there_again_the_largest_weight_counts(tmp_path):
+    path = written(tmp_path, "head,tail,weight\na,b,2\na,b,1\nb,a,2\nc,d,1\n")
+    (found,) = edges_of_file(path, ["a", "b", "c", "d"], DataConfig(), 9)
+    assert edges(found) == {(0, 1): 1, (2, 3): 0.5}
+
+
 def test_pairs_need_no_relation(tmp_path):
     (found,) = edges_of_file(written(tmp_path, "head,tail\na,b\n"), ["a", "b"], DataConfig(), 9)
     assert (found.name, edges(found)) == ("link", {(0, 1): 1})

@@ -1,11 +1,12 @@
 """Golden numbers as arithmetic, and a slow oracle that averages over every order of the ties."""
 
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
 
-from tfllmrec.data.queries import Ragged
+from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation import metrics
 
@@ -14,15 +15,20 @@ def ragged(*rows):
     return Ragged.from_rows(rows, np.int64)
 
 
+def asked(exclude, candidates=None):
+    """Queries that exclude these items."""
+    return replace(Queries.from_histories([[]] * len(exclude), exclude=list(exclude)), candidates=candidates)
+
+
 def measured(scores, targets, exclude, k):
-    ranks = metrics.rank_targets(metrics.masked(np.asarray(scores), exclude), targets)
+    ranks = metrics.rank_targets(metrics.masked(np.asarray(scores), asked(exclude)), targets)
     n = len(targets)
     return tuple(f(ranks, n, k) for f in (metrics.recall, metrics.ndcg, metrics.mrr))
 
 
 def further(scores, targets, exclude, k):
     """precision, f1, average precision and auc"""
-    ranks = metrics.rank_targets(metrics.masked(np.asarray(scores), exclude), targets)
+    ranks = metrics.rank_targets(metrics.masked(np.asarray(scores), asked(exclude)), targets)
     n = len(targets)
     return *(f(ranks, n, k) for f in (metrics.precision, metrics.f1, metrics.average_precision)), metrics.auc(ranks, n)
 
@@ -33,7 +39,7 @@ def log2(x):
 
 def test_only_candidates_are_ranked():
     candidates = np.array([True, False, True, True])
-    masked = metrics.masked(np.array([[1.0, 9.0, 3.0, 2.0]]), ragged([3]), candidates)
+    masked = metrics.masked(np.array([[1.0, 9.0, 3.0, 2.0]]), asked(ragged([3]), candidates))
     assert masked.tolist() == [[1.0, -np.inf, 3.0, -np.inf]]
     ranks = metrics.rank_targets(masked, ragged([0, 1]))
     assert ranks.better.tolist() == [1, metrics.UNREACHABLE] and ranks.unmasked.tolist() == [2, 2]
@@ -68,7 +74,7 @@ def test_excluded_items_are_masked_before_ranking_and_before_ties():
 
 
 def test_an_excluded_target_is_a_miss_at_every_k_and_counted():
-    masked = metrics.masked(np.array([[3.0, 2.0, 1.0]]), ragged([0]))
+    masked = metrics.masked(np.array([[3.0, 2.0, 1.0]]), asked(ragged([0])))
     ranks = metrics.rank_targets(masked, ragged([0, 1]))
     assert ranks.excluded == 1
     assert metrics.recall(ranks, 1, 100) == [1 / 2]
@@ -154,27 +160,27 @@ def test_precision_f1_map_and_auc_by_hand():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_must_be_finite(bad):
     with pytest.raises(ModelError, match="query 1 of the batch, item_index 2"):
-        metrics.masked(np.array([[1.0, 1.0, 1.0], [1.0, 1.0, bad]]), ragged([], []))
+        metrics.masked(np.array([[1.0, 1.0, 1.0], [1.0, 1.0, bad]]), asked(ragged([], [])))
 
 
 @pytest.mark.parametrize("item", [-1, 3])
 def test_items_outside_the_catalogue_are_an_error(item):
     with pytest.raises(ModelError, match=f"excluded items between 0 and 2, got {item}"):
-        metrics.masked(np.zeros((1, 3)), ragged([item]))
+        metrics.masked(np.zeros((1, 3)), asked(ragged([item])))
     with pytest.raises(ModelError, match=f"target items between 0 and 2, got {item}"):
         metrics.rank_targets(np.zeros((1, 3)), ragged([item]))
 
 
 def test_shapes_must_fit():
     with pytest.raises(ModelError, match=r"\[2, N\]"):
-        metrics.masked(np.zeros((1, 3)), ragged([], []))
+        metrics.masked(np.zeros((1, 3)), asked(ragged([], [])))
     with pytest.raises(ModelError, match="targets for 1 queries, got 2"):
         metrics.rank_targets(np.zeros((1, 3)), ragged([], []))
 
 
 def test_masking_leaves_the_given_scores_alone():
     scores = np.ones((1, 3), np.float32)
-    metrics.masked(scores, ragged([1]))
+    metrics.masked(scores, asked(ragged([1])))
     assert scores.min() == 1
 
 

@@ -66,6 +66,17 @@ def test_use_together_is_a_cosine_with_enough_users():
     assert {pair: pytest.approx(w) for pair, w in zip(sorted(pairs(loose)), loose.weights, strict=True)} == expected
 
 
+def test_equal_use_counts_in_the_order_of_the_items():
+    """Items 1 to 6 are used together with item 0 and with nothing else, by one user each, in a shuffled order."""
+    rows = [[3, 0], [5, 0], [1, 0], [6, 0], [2, 0], [4, 0]]
+    found = use_relation(Ragged.from_rows(rows, np.int64), 7, 2, 1)
+    assert pairs(found) == {(0, item) for item in range(1, 7)}  # each has item 0 as its only one
+    both = [[*row, *row2] for row, row2 in zip(rows, [[7, 1], [7, 2], [7, 3], [7, 4], [7, 5], [7, 6]], strict=True)]
+    ties = use_relation(Ragged.from_rows(both, np.int64), 8, 1, 1)
+    strongest = {head: tail for head, tail in zip(ties.heads.tolist(), ties.tails.tolist(), strict=True) if head == 0}
+    assert strongest.get(0) == 7
+
+
 def chain(n_items=4):
     """0 - 1 - 2, and 3 alone."""
     matrix = sparse.coo_array((np.ones(2, np.float32), ([0, 1], [1, 2])), shape=(n_items, n_items))

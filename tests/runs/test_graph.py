@@ -5,7 +5,7 @@ from plain_runs import write_run
 from tfllmrec.config import GraphConfig
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.models.item_weights import fit_item_weights
-from tfllmrec.runs.graph import graph_of, make_graph, write_graphml
+from tfllmrec.runs.graph import graph_of, make_graph
 from tfllmrec.runs.run import Run
 
 
@@ -29,8 +29,7 @@ def test_a_complete_run_gets_a_graph(run):
 
 
 def test_graphml_has_every_item(run, tmp_path):
-    graph = graph_of(run.folder, GraphConfig(relations=["use"]), lambda line: None)
-    write_graphml(run.folder, graph, tmp_path / "graph.xml")
+    graph = graph_of(run.folder, GraphConfig(relations=["use"]), lambda line: None, tmp_path / "graph.xml")
     text = (tmp_path / "graph.xml").read_text()
     assert text.count("<node ") == run.dataset.n_items and text.count("<edge ") == sum(map(len, graph.relations))
 

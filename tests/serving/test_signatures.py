@@ -678,7 +678,7 @@ def test_recommend_ranks_its_best_items_unless_a_request_skips_that(staged):
     # What is served is what is measured.
     (ranking,) = staged.alive
     queries = Queries.from_histories([[3, 9], [4], []], exclude=[[3, 9], [4], []])
-    measured = masked(Reranked(ranking.hybrid, ranking, 8).score(queries), queries.exclude)
+    measured = masked(Reranked(ranking.hybrid, ranking, 8).score(queries), queries)
     assert [[int(item[1:]) for item in row] for row in full["item_ids"]] == top_items(measured, 12).tolist()
     # Each row is as if alone; a short list has the best of the same eight.
     for k in range(1, 8):
@@ -824,6 +824,12 @@ def test_related_lists_neighbours_and_what_joins_them(with_graph):
     ]  # fmt: skip
     np.testing.assert_allclose(out["scores"][:2], [[1, 1, 0], [0.5, 0, 0]])
     assert list(out["unknown"]) == [0, 0, 0, 0, 1]
+
+
+def test_related_is_no_wider_than_the_catalogue_whatever_is_asked(with_graph):
+    out = with_graph.related(tf.constant(["i0", "i3"]), tf.constant([2**31 - 1, -5]))
+    assert out["item_ids"].shape == out["reasons"].shape == (2, with_graph.n_items)
+    assert out["item_ids"].numpy()[:, :2].tolist() == [[b"i1", b"i2"], [b"", b""]]
 
 
 def test_related_of_no_rows_is_empty(with_graph):

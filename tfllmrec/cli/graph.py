@@ -42,14 +42,12 @@ def graph(
     if keep and (relations or edges):
         raise typer.BadParameter("--keep takes the graph as it is: leave out --relation and --edges.")
     from tfllmrec.config import parse_config
-    from tfllmrec.runs.graph import graph_of, write_graphml
+    from tfllmrec.runs.graph import graph_of
 
     with working():
         named = {"relations": relations or ["text", "use", "values"], "edges": edges, "neighbours": neighbours}
         settings = None if keep else parse_config({"graph": named}, origin="command line").graph
-        built = graph_of(run, settings, tell=lambda line: None)
-        if graphml is not None:
-            write_graphml(run, built, graphml)
+        built = graph_of(run, settings, lambda line: None, graphml)
     if json:
         found = [{"name": each.name, "kind": each.kind, "edges": len(each)} for each in built.relations]
         print_json({"items": built.n_items, "relations": found})

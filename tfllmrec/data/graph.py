@@ -6,21 +6,21 @@ Edges are undirected. :mod:`tfllmrec.models.graph` makes those that need vectors
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from scipy import sparse
 
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.files.tables import read_table
-from tfllmrec.durable import read_json, replacing, write_folder, write_text
+from tfllmrec.durable import read_json, replacing, write_folder
 from tfllmrec.errors import DataError, ModelError
 
 #: Where an edge comes from: *text* similar vectors, *use* the same users, *value* the same value of a column or of a
@@ -29,6 +29,8 @@ Kind = Literal["text", "use", "value", "link"]
 
 EDGES, MANIFEST = "edges.parquet", "graph.json"
 REMEDY = "build the graph again with 'tfllmrec graph RUN'"
+#: Relations of a graph: the bits of an int64 say which of them join two items.
+MOST_RELATIONS = 62
 #: Items that a value may have; a more frequent one tells little, and would give each of its items as many edges.
 LARGEST_GROUP = 500
 #: Control characters that XML 1.0 cannot hold, not even escaped.
@@ -97,11 +99,16 @@ class Relation:
 def _among_strongest(heads: np.ndarray, tails: np.ndarray, weights: np.ndarray, neighbours: int) -> np.ndarray:
     """Whether each edge is among the ``neighbours`` strongest of its head, and of its tail: bool ``[2, E]``."""
     ends, others = np.concatenate([heads, tails]), np.concatenate([tails, heads])
-    order = np.lexsort((others, -np.concatenate([weights, weights]), ends))
-    first = np.searchsorted(ends[order], ends[order])
-    kept = np.empty(len(order), bool)
-    kept[order] = np.arange(len(order)) - first < neighbours
+    kept = np.zeros(len(ends), bool)
+    kept[strongest_of_rows(ends, others, np.concatenate([weights, weights]), neighbours)] = True
     return kept.reshape(2, -1)
+
+
+def strongest_of_rows(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, kept: int) -> np.ndarray:
+    """The places of the ``kept`` largest of the ``values`` [E] of each row, row by row; equal ones by column."""
+    order = np.lexsort((columns, -values, rows))
+    ordered = rows[order]
+    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +153,10 @@ class ItemGraph:
 
         def write(fresh: Path) -> None:
             fresh.mkdir()
-            with replacing(fresh / EDGES) as path:
-                self.frame().to_parquet(path, index=False)
+            self.frame().to_parquet(fresh / EDGES, index=False)
             relations = [{"name": each.name, "kind": each.kind, "edges": len(each)} for each in self.relations]
-            write_text(fresh / MANIFEST, json.dumps({"items": self.n_items, "relations": relations}, indent=1))
+            manifest = json.dumps({"items": self.n_items, "relations": relations}, indent=1)
+            (fresh / MANIFEST).write_text(manifest, encoding="utf-8")
 
         write_folder(folder, write, replace=True)
 
@@ -160,7 +167,7 @@ class ItemGraph:
         Raises:
           ModelError: a file is missing or damaged.
         """
-        about = _Manifest.model_validate(read_json(folder / MANIFEST, _Manifest, REMEDY))
+        about = read_json(folder / MANIFEST, _Manifest, REMEDY)
         try:
             frame = pd.read_parquet(folder / EDGES)
             relations = []
@@ -170,7 +177,7 @@ class ItemGraph:
                 if len(own) != each.edges or ((heads < 0) | (tails <= heads) | (tails >= about.items)).any():
                     raise ValueError(f"edges of {each.name}")
                 relations.append(Relation(each.name, each.kind, heads, tails, own["weight"].to_numpy(np.float32)))
-        except (OSError, ValueError, KeyError, ValidationError) as error:
+        except (OSError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ModelError(f"{folder / EDGES} cannot be read ({reason}): {REMEDY}.") from error
         return cls(about.items, tuple(relations))
@@ -193,9 +200,7 @@ class ItemGraph:
         """The strongest neighbours of each item, over all relations."""
         total = self.adjacency()
         rows = np.repeat(np.arange(self.n_items), np.diff(total.indptr))
-        order = np.lexsort((total.indices, -total.data, rows))
-        place = np.arange(len(order)) - total.indptr[rows[order]]
-        order = order[place < neighbours]
+        order = strongest_of_rows(rows, total.indices, total.data, neighbours)
         counts = np.minimum(np.diff(total.indptr), neighbours)
         return Neighbours(
             np.concatenate([[0], np.cumsum(counts)]),
@@ -227,7 +232,7 @@ class ItemGraph:
             return quoteattr(str(text).translate(_NOT_XML))
 
         def content(text: str) -> str:
-            return quoted(text)[1:-1].replace("&quot;", '"')
+            return escape(str(text).translate(_NOT_XML), {"\r": "&#13;"})
 
         with replacing(path) as fresh, fresh.open("w", encoding="utf-8") as out:
             out.write(
@@ -284,7 +289,7 @@ class _Manifest(BaseModel):
     """``graph.json``."""
 
     items: int = Field(ge=0)
-    relations: list[_Relation] = Field(max_length=62)
+    relations: list[_Relation] = Field(max_length=MOST_RELATIONS)
 
 
 def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: bool = False) -> Relation:
@@ -301,7 +306,7 @@ def shared_values(name: str, cells: Sequence[str], neighbours: int, last_only: b
     """
     rows, values = [], []
     for item, cell in enumerate(cells):
-        names = category_names(cell)[-1:] if last_only else category_names(cell)
+        names = category_names(cell)[-1 if last_only else 0 :]
         rows += [item] * len(names)
         values += names
     pairs = _same_values(np.asarray(rows, np.int64), np.asarray(values, object), len(cells))
@@ -316,9 +321,8 @@ def _same_values(rows: np.ndarray, values: np.ndarray, n_items: int) -> sparse.c
     ).tocsr()
     groups.data[:] = 1
     sizes = groups.sum(axis=0)
-    groups = groups[:, (sizes > 1) & (sizes <= LARGEST_GROUP)]
-    sizes = groups.sum(axis=0)
-    weights = sparse.diags_array((1 / np.log2(np.maximum(sizes, 2))).astype(np.float32))
+    kept = (sizes > 1) & (sizes <= LARGEST_GROUP)
+    groups, weights = groups[:, kept], sparse.diags_array((1 / np.log2(sizes[kept])).astype(np.float32))
     return (groups @ weights @ groups.T).tocoo()
 
 
@@ -345,9 +349,8 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
             f"{path}: expected the columns head, relation, tail and optionally weight, found "
             f"{', '.join(map(str, frame.columns))}; {' and '.join(missing)} missing. Rename the columns."
         )
-    index_of: Mapping[str, int] = {str(item): index for index, item in enumerate(item_ids)}
-    ends = [frame[name].fillna("").astype(str) for name in ("head", "tail")]
-    head, tail = (end.map(index_of).fillna(-1).to_numpy(np.int64) for end in ends)
+    ids, ends = pd.Index(item_ids), [frame[name].fillna("").astype(str) for name in ("head", "tail")]
+    head, tail = (ids.get_indexer(pd.Index(end)) for end in ends)
     if not ((head >= 0) | (tail >= 0)).any():
         example = f"{ends[0].iloc[0]!r} and {ends[1].iloc[0]!r}" if len(frame) else "no rows"
         raise DataError(
@@ -373,7 +376,11 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
     values = np.where(head >= 0, ends[1], ends[0])
     for name in dict.fromkeys(names):
         own, joined = (names == name) & linked, (names == name) & shared
-        pairs = sparse.coo_array((weights[own], (head[own], tail[own])), shape=(n_items, n_items)).tocsr()
+        # Of rows that are there several times the largest weight counts, as it does for the two directions of a pair.
+        links = pd.DataFrame({"head": head[own], "tail": tail[own], "weight": weights[own]})
+        links = links.groupby(["head", "tail"], as_index=False).max()
+        places = (links["head"].to_numpy(), links["tail"].to_numpy())
+        pairs = sparse.coo_array((links["weight"].to_numpy(), places), shape=(n_items, n_items)).tocsr()
         pairs = (pairs + _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()).tocoo()
         found.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
     return found

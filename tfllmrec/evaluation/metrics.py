@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfllmrec.data.queries import Ragged
+from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.errors import ModelError
 
 UNREACHABLE = 2**62
@@ -74,16 +74,15 @@ class TargetRanks:
         return len(self.row)
 
 
-def masked(scores: np.ndarray, exclude: Ragged, candidates: np.ndarray | None = None) -> np.ndarray:
-    """A float32 copy of ``scores`` ``[B, N]`` in which excluded items, and those that are no candidates, are -infinity.
+def masked(scores: np.ndarray, queries: Queries) -> np.ndarray:
+    """A float32 copy of ``scores`` ``[B, N]`` in which what ``queries`` exclude, or do not ask among, is -infinity.
 
-    Args:
-      scores: float32 ``[B, N]``. exclude: B rows of item indices.
-      candidates: bool ``[N]``; ``None``: every item is one.
+    That is ``queries.exclude``, and all items but ``queries.candidates``.
 
     Raises:
       ModelError: A score is NaN or infinite, the shape does not fit, or an excluded item is not in the catalogue.
     """
+    exclude, candidates = queries.exclude, queries.candidates
     if scores.ndim != 2 or len(scores) != len(exclude):
         raise ModelError(f"Expected scores of shape [{len(exclude)}, N], got {list(scores.shape)}.")
     out = np.array(scores, dtype=np.float32)

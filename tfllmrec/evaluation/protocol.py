@@ -104,7 +104,7 @@ def evaluate(
                 f"Expected scores of shape [{len(batch)}, {n_items}] (queries, items), got {list(scores.shape)} from "
                 f"{type(recommender).__name__}: it was fitted on another catalogue."
             )
-        masked_scores = metrics.masked(scores, batch.exclude, batch.candidates)
+        masked_scores = metrics.masked(scores, batch)
         alike.append(alarms.scores_alike(scores))
         parts.append(metrics.rank_targets(masked_scores, batch.targets))
         first_rows.append(done)

@@ -52,7 +52,7 @@ def examples_of(recommender: Recommender, queries: Queries, k: int) -> list[Exam
     """The lists of a few queries, and the ranks of their targets among the whole catalogue."""
     if not len(queries):
         return []
-    scores = masked(recommender.score(queries), queries.exclude, queries.candidates)
+    scores = masked(recommender.score(queries), queries)
     ranks, best = rank_targets(scores, queries.targets), top_items(scores, k)
     examples = []
     for row, history in enumerate(queries.history):
@@ -91,7 +91,7 @@ def exposure_of(
     """
     exposure, done = np.zeros(n_items, np.int64), 0
     for batch in queries.batches(batch_size):
-        shown = top_items(masked(recommender.score(batch), batch.exclude, batch.candidates), k)
+        shown = top_items(masked(recommender.score(batch), batch), k)
         exposure += np.bincount(shown[shown >= 0], minlength=n_items)
         done += len(batch)
         if progress is not None:

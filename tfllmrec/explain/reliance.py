@@ -52,7 +52,7 @@ def term_shares(
     items, shares = [np.zeros(0, np.int64)], [np.zeros((0, len(model.term_names)))]
     done = 0
     for batch in queries.batches(_BATCH):
-        scores = masked(model.score(batch), batch.exclude, batch.candidates)
+        scores = masked(model.score(batch), batch)
         best = top_items(scores, min(k, scores.shape[1]))
         there = best >= 0
         explained = model.explain(batch, np.where(there, best, scores.shape[1]))

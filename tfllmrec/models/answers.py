@@ -88,7 +88,7 @@ def recommended(model: Hybrid, queries: Queries, k: int, dataset: Dataset | None
     ids, titles = model.item_ids, _titles(dataset)
     answers: list[Answer[Recommendation]] = []
     for batch in queries.batches(BATCH):
-        scores = masked(model.score(batch), batch.exclude, batch.candidates)
+        scores = masked(model.score(batch), batch)
         best = top_items(scores, min(count_of(k), len(ids)))
         why = reasons_of(model, batch, best[:, :MOST_REASONS], dataset)
         for row in range(len(batch)):

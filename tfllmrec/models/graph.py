@@ -7,14 +7,20 @@ of the ridge regression of the item-item weights, beside events and text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from tfllmrec.columns import CATEGORIES, ITEM
 from tfllmrec.config import DataConfig, GraphConfig
-from tfllmrec.data.graph import ItemGraph, Relation, edges_of_file, shared_values
+from tfllmrec.data.graph import (
+    MOST_RELATIONS,
+    ItemGraph,
+    Relation,
+    edges_of_file,
+    shared_values,
+    strongest_of_rows,
+)
 from tfllmrec.data.queries import Ragged
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.data.splits import Split
@@ -65,15 +71,17 @@ def build_graph(
                 path = field.name == CATEGORIES
                 found.append(shared_values("category" if path else field.name, cells, k, last_only=path))
     if settings.edges is not None:
-        found += edges_of_file(Path(settings.edges), items[ITEM].tolist(), data, k)
+        found += edges_of_file(settings.edges, items[ITEM].tolist(), data, k)
     found = [relation for relation in found if len(relation)]
     names = [relation.name for relation in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(
             f"graph: expected relations with different names, found {twice[0]!r} twice. Rename it in the file of edges."
         )
-    if len(found) > 62:
-        raise ConfigError(f"graph: expected at most 62 relations, found {len(found)}. Leave some out of the file.")
+    if len(found) > MOST_RELATIONS:
+        raise ConfigError(
+            f"graph: expected at most {MOST_RELATIONS} relations, found {len(found)}. Leave some out of the file."
+        )
     return ItemGraph(n_items, tuple(found))
 
 
@@ -168,13 +176,11 @@ def use_relation(histories: Ragged, n_items: int, neighbours: int, support: int)
             row, column = both.coords[0] + start, both.coords[1]
             kept = (both.data >= support) & (row != column)
             row, column = row[kept], column[kept]
-            value = both.data[kept] * scale[row] * scale[column]
-            order = np.lexsort((-value, row))
-            first = np.searchsorted(row[order], row[order])
-            order = order[np.arange(len(order)) - first < neighbours]
+            value = (both.data[kept] * scale[row] * scale[column]).astype(np.float32)
+            order = strongest_of_rows(row, column, value, neighbours)
             rows.append(row[order])
             columns.append(column[order])
-            weights.append(value[order].astype(np.float32))
+            weights.append(value[order])
             progress(min(start + _ROWS, n_items), n_items)
     places = (np.concatenate(rows), np.concatenate(columns))
     pairs = sparse.coo_array((np.concatenate(weights), places), shape=(n_items, n_items))

@@ -55,7 +55,7 @@ from tfllmrec.models.contributions import (
     feedback_by_event,
 )
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, larger, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
@@ -1135,7 +1135,7 @@ class Hybrid(MeasuredModel):
             if n_items > MAX_ITEMS:
                 item_weights = item_weights.model_copy(update={"form": "low_rank"})
             if graph is not None:
-                graph = sparse.block_array([[graph, None], [None, sparse.csr_array((n_new, n_new))]], format="csr")
+                graph = larger(graph, n_items)
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
             model.set_item_weights(weights)
         return model

@@ -490,12 +490,7 @@ class ItemWeightStatistics:
         """
         if n_items < self.n_items:
             raise ModelError(f"Expected at least {self.n_items} items, got {n_items}: items cannot be taken out.")
-
-        def larger(view: sparse.csr_array) -> sparse.csr_array:
-            ends = np.pad(view.indptr, (0, n_items - self.n_items), mode="edge")
-            return sparse.csr_array((view.data, view.indices, ends), shape=(n_items, n_items))
-
-        return self._each(larger)
+        return self._each(lambda view: larger(view, n_items))
 
     def save(self, path: Path) -> None:
         """Writes a compressed ``.npz``, whole or not at all; of the two symmetric matrices, the upper triangles.
@@ -572,6 +567,12 @@ def _checked_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray) -> s
     matrix = sparse.csr_array((data, indices, indptr), shape=(n_items, n_items))
     matrix.check_format(full_check=True)
     return matrix
+
+
+def larger(matrix: sparse.csr_array, n_items: int) -> sparse.csr_array:
+    """A square matrix with empty rows and columns at its end: ``[n_items, n_items]``, of the same type."""
+    ends = np.pad(matrix.indptr, (0, n_items - matrix.shape[0]), mode="edge")
+    return sparse.csr_array((matrix.data, matrix.indices, ends), shape=(n_items, n_items))
 
 
 def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -424,5 +424,5 @@ class Reranked:
 
     def best(self, scores: np.ndarray, queries: Queries) -> np.ndarray:
         """The candidates of each query by the hybrid's scores ``[B, N]``, best first: int64 ``[B, M]``, N for none."""
-        best = top_items(masked(scores, queries.exclude, queries.candidates), min(self.candidates, self.model.n_items))
+        best = top_items(masked(scores, queries), min(self.candidates, self.model.n_items))
         return np.where(best >= 0, best, self.model.n_items)

@@ -129,8 +129,9 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
     callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
     text = encode(run, config, tell)
-    if (config.graph.relations or config.graph.edges) and run.graph is None:
-        make_graph(run, config.graph, tell)
+    graph = run.graph
+    if graph is None and config.graph.wanted:
+        graph = make_graph(run, config.graph, tell)
     if run.query_encoder_folder:
         # Before the training, which knows nothing of it: an encoder that it cannot be made of is found out at once.
         run.query_encoder(run.text_encoder(tell), tell)
@@ -146,7 +147,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
-    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, run.graph)
+    data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
     fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:

@@ -30,7 +30,7 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     """
     from tfllmrec.models.graph import build_graph
 
-    if not settings.relations and settings.edges is None:
+    if not settings.wanted:
         raise ConfigError("graph: expected graph.relations or graph.edges, found neither.")
     if run.complete and run.config.item_weights.graph:
         raise ModelError(
@@ -44,8 +44,13 @@ def make_graph(run: Run, settings: GraphConfig, tell: Tell = to_stderr) -> ItemG
     return graph
 
 
-def graph_of(folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr) -> ItemGraph:
+def graph_of(
+    folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr, graphml: Path | None = None
+) -> ItemGraph:
     """The graph of a complete run: made now if ``settings`` are given, else the one that is there.
+
+    Args:
+      graphml: file that the graph is also written to, as GraphML with the items' ids and titles.
 
     Raises:
       ModelError: the run is not complete, or it has no graph and ``settings`` are ``None``.
@@ -54,18 +59,12 @@ def graph_of(folder: Path, settings: GraphConfig | None, tell: Tell = to_stderr)
     run = Run.open(folder)
     if settings is not None:
         with writing(run.folder), locked(run.folder):
-            return make_graph(run, settings, tell)
-    if (graph := run.graph) is None:
+            graph = make_graph(run, settings, tell)
+    elif run.graph is not None:
+        graph = run.graph
+    else:
         raise ModelError(f"{run.folder} has no graph: make one with 'tfllmrec graph {run.folder}'.")
+    if graphml is not None:
+        items = run.split.items
+        graph.write_graphml(graphml, items[ITEM].tolist(), display_titles(items).tolist())
     return graph
-
-
-def write_graphml(folder: Path, graph: ItemGraph, path: Path) -> None:
-    """Writes a run's graph as GraphML, with the items' ids and titles.
-
-    Raises:
-      WriteError: the disk is full, read-only or broken.
-    """
-    items = Run.open(folder).split.items
-    with writing(path):
-        graph.write_graphml(path, items[ITEM].tolist(), display_titles(items).tolist())

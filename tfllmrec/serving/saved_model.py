@@ -276,13 +276,7 @@ class SavedModel:
         Raises:
           DataError: the catalogue does not have one of ``items``.
         """
-        asked = self._known_items(items)
-
-        def of(rows: slice) -> list[Answer[Recommendation]]:
-            some = np.asarray(asked[rows], object)
-            return self._top("similar", len(some), k, None, allow, categories, item_id=some)
-
-        return to_frame(_in_batches(len(asked), of))
+        return self._of_items("similar", items, k, allow, categories)
 
     def related(self, items: Sequence[str], k: int = 10) -> pd.DataFrame:
         """The neighbours of each of ``items`` in the graph, at most 50; ``reason`` says what joins them.
@@ -293,21 +287,22 @@ class SavedModel:
           DataError: the catalogue does not have one of ``items``.
           ModelError: the model was exported without a graph.
         """
-        asked = self._known_items(items)
+        return self._of_items("related", items, k)
 
-        def of(rows: slice) -> list[Answer[Recommendation]]:
-            some = np.asarray(asked[rows], object)
-            return self._top("related", len(some), k, None, None, (), item_id=some)
-
-        return to_frame(_in_batches(len(asked), of))
-
-    def _known_items(self, items: Sequence[str]) -> list[str]:
-        """The ids, if the catalogue has them all."""
+    def _of_items(
+        self, signature: str, items: Sequence[str], k: int, allow: Allow = None, categories: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """What a signature answers on items, all of the catalogue."""
         asked = listed_strings("items", items)
         for item in asked:
             if item not in self._title:
                 raise no_such_item(item, self._title)
-        return asked
+
+        def of(rows: slice) -> list[Answer[Recommendation]]:
+            some = np.asarray(asked[rows], object)
+            return self._top(signature, len(some), k, None, allow, categories, item_id=some)
+
+        return to_frame(_in_batches(len(asked), of))
 
     def explain(
         self,

@@ -259,7 +259,7 @@ class ServingModel(tf.Module):
         near = graph.strongest(NEIGHBOURS)
         words, place = near.words()
         self.relation_words = tf.constant([*words, ""])
-        offsets = np.concatenate([near.offsets, np.full(self.n_items - graph.n_items, near.offsets[-1])])
+        offsets = np.pad(near.offsets, (0, self.n_items - graph.n_items), mode="edge")  # new items have no edges
         self.neighbour_offsets = tf.Variable(offsets, trainable=False, name="neighbour_offsets", dtype=tf.int64)
         # A row more, for items that have fewer.
         items, weights = np.append(near.items, self.n_items), np.append(near.weights, 0)
@@ -582,7 +582,8 @@ class ServingModel(tf.Module):
         at = tf.where(known, index, 0)
         start, end = tf.gather(self.neighbour_offsets, at), tf.gather(self.neighbour_offsets, at + 1)
         end = tf.where(known, tf.minimum(end, start + tf.cast(tf.maximum(k, 0), tf.int64)), start)
-        place = start[:, tf.newaxis] + tf.range(tf.cast(tf.maximum(tf.reduce_max(tf.concat([k, [0]], 0)), 0), tf.int64))
+        width = tf.minimum(tf.reduce_max(tf.concat([k, [0]], 0)), min(NEIGHBOURS, self.n_items))
+        place = start[:, tf.newaxis] + tf.range(tf.cast(width, tf.int64))
         place = tf.where(place < end[:, tf.newaxis], place, tf.size(self.neighbours, tf.int64) - 1)
         found = self._listed(tf.gather(self.neighbours, place), tf.gather(self.neighbour_weights, place))
         reasons = tf.gather(self.relation_words, tf.gather(self.neighbour_words, place))

@@ -264,7 +264,7 @@ class _Weighed:
         parts, first_rows, done = [], [], 0
         for batch in self.queries.batches(_ROWS):
             first_rows.append(done)
-            parts.append(rank_targets(masked(self.score(batch), batch.exclude, batch.candidates), batch.targets))
+            parts.append(rank_targets(masked(self.score(batch), batch), batch.targets))
             done += len(batch)
         ranks = TargetRanks.concatenate(parts, first_rows)
         return selection_value_of_ranks(ranks, len(self.queries), strata)

@@ -306,7 +306,7 @@ def recommended_items(hybrid: Servable, queries: Queries) -> tuple[np.ndarray, n
     with show_progress("Scoring items for interests", "queries") as progress:
         for start in range(0, len(queries), SCORE_BATCH):
             batch = queries.slice(start, start + SCORE_BATCH)
-            scores = masked(hybrid.score(batch), batch.exclude, batch.candidates)
+            scores = masked(hybrid.score(batch), batch)
             best, rows = top_items(scores, items.shape[1]), slice(start, start + len(batch))
             there = best >= 0
             items[rows] = np.where(there, best, hybrid.n_items)

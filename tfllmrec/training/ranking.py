@@ -415,7 +415,7 @@ def lists_of(model: RankingModel, hybrid: Servable, queries: Queries, candidates
     for start in _starts("Scoring lists to learn from", "lists", len(ordered), size):
         batch = ordered.slice(start, start + size)
         target = batch.targets.values[batch.targets.offsets[:-1]]
-        scores = masked(hybrid.score(batch), batch.exclude, batch.candidates)
+        scores = masked(hybrid.score(batch), batch)
         best = top_items(scores, min(candidates, n_items))
         row = np.arange(len(batch))
         found = (best == target[:, np.newaxis]).any(axis=1)
