@@ -67,14 +67,18 @@ def test_use_together_is_a_cosine_with_enough_users():
 
 
 def test_equal_use_counts_in_the_order_of_the_items():
-    """Items 1 to 6 are used together with item 0 and with nothing else, by one user each, in a shuffled order."""
-    rows = [[3, 0], [5, 0], [1, 0], [6, 0], [2, 0], [4, 0]]
-    found = use_relation(Ragged.from_rows(rows, np.int64), 7, 2, 1)
-    assert pairs(found) == {(0, item) for item in range(1, 7)}  # each has item 0 as its only one
-    both = [[*row, *row2] for row, row2 in zip(rows, [[7, 1], [7, 2], [7, 3], [7, 4], [7, 5], [7, 6]], strict=True)]
-    ties = use_relation(Ragged.from_rows(both, np.int64), 8, 1, 1)
-    strongest = {head: tail for head, tail in zip(ties.heads.tolist(), ties.tails.tolist(), strict=True) if head == 0}
-    assert strongest.get(0) == 7
+    rng = np.random.default_rng(0)
+    n, k = 12, 2
+    for _ in range(10):
+        x = (rng.random((6, n)) < 0.4).astype(np.float32)
+        counts = x.T @ x
+        scale = 1 / np.sqrt(np.maximum(counts.diagonal(), 1))
+        alike = (counts * scale[:, np.newaxis] * scale).astype(np.float32)
+        np.fill_diagonal(alike, 0)
+        nearest = {i: [j for j in np.argsort(-alike[i], kind="stable")[:k].tolist() if alike[i, j]] for i in range(n)}
+        expected = {(min(i, j), max(i, j)) for i, found in nearest.items() for j in found}
+        rows = [np.flatnonzero(row) for row in x]
+        assert pairs(use_relation(Ragged.from_rows(rows, np.int64), n, k, 1)) == expected
 
 
 def chain(n_items=4):
