@@ -22,7 +22,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/pytest -n 3 --dist loadfile -m 'slow and not long' --ignore tests/examples --ignore tests/notebooks
 
-# What .ci/run has no time for: runs that are killed at other places, searches, an index of another library.
+# Tests that .ci/run skips: kills at further points, searches, an index of another library, two long pages.
 test-long: $(STAMP)
 	$(BIN)/pytest -n 2 --dist load -m long --ignore tests/examples --ignore tests/notebooks
 

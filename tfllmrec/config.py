@@ -416,11 +416,11 @@ class GraphConfig(Section):
     )
     edges: Path | None = Field(
         None,
-        description="File of further edges: head, relation, tail and optionally weight. Two items are an edge; an item "
-        "and something else make an edge with each item that shares it.",
+        description="File of further edges: head, relation, tail and optionally weight. A row with two items is an edge; "
+        "a row with an item and a value joins all items that share the value.",
     )
     neighbours: int = Field(20, ge=1, le=1000, description="Strongest neighbours of an item in each relation.")
-    support: int = Field(2, ge=1, description="Of use: users that two items must share.")
+    support: int = Field(2, ge=1, description="Fewest users that two items share, for an edge of the relation use.")
 
     @property
     def wanted(self) -> bool:

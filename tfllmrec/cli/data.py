@@ -77,7 +77,7 @@ def join(
         typer.Argument(
             metavar="NAME=SOURCE...",
             help="A domain and its data, twice or more: a saved data set, a run folder, a config or a registered data "
-            "set. Name the domain that is to be recommended last: where times do not say it, its events come last.",
+            "set. Name the target domain last: where events have no times, its events come last.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write: Parquet tables and a manifest.")],

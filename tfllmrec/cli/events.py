@@ -86,7 +86,7 @@ def export(
     log: Log,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="FILE.parquet, FILE.csv, FILE.tsv or FILE.jsonl.")],
     since: Annotated[
-        int, typer.Option("--since", min=0, help="Only rows after this number, as the last export printed it.")
+        int, typer.Option("--since", min=0, help="Only rows after this number, which the previous export printed.")
     ] = 0,
     exposures: Annotated[
         bool, typer.Option("--exposures", help="The items that were shown, instead of the events.")

@@ -1,4 +1,4 @@
-"""``tfllmrec off-policy``: what another policy would have earned, by the log of the one that was running."""
+"""``tfllmrec off-policy``: what another policy would have earned, from the log of the policy that was running."""
 
 from __future__ import annotations
 

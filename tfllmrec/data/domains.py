@@ -159,14 +159,16 @@ def _check(datasets: Mapping[str, Dataset]) -> None:
         raise ConfigError(f"Expected at least two domains to join, got {len(datasets)}.")
     for domain, dataset in datasets.items():
         if not domain or SEPARATOR in domain or BOTH in domain:
-            raise ConfigError(f"Expected a name of a domain, without '{SEPARATOR}' and '{BOTH}', got {domain!r}.")
+            raise ConfigError(
+                f"Expected a name of a domain, without '{SEPARATOR}' and '{BOTH}', found {domain!r}. Rename it."
+            )
         if TEST_EVENT in dataset.events:
             raise DataError(f"{domain}: expected data without test events. Read it again without split.test_events.")
         for table in ("events", "items"):
             if DOMAIN in getattr(dataset, table):
                 raise DataError(
-                    f"{domain}: its {table} have a column '{DOMAIN}' already, which says the domain of each of them in "
-                    "joined data. Rename the column, or use this data set as it is."
+                    f"{domain}: its {table} have a column '{DOMAIN}' already, which joined data uses for the name of "
+                    "the domain. Rename the column, or use this data set as it is."
                 )
     for key in {key for dataset in datasets.values() for key in dataset.fields}:
         declared = {domain: dataset.fields[key] for domain, dataset in datasets.items() if key in dataset.fields}

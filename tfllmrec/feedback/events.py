@@ -140,7 +140,7 @@ def _row(event: Any, received_s: float) -> Row:
         if meant is not None:
             raise ValueError(f"field {shown(meant)}: expected the time as {TIMESTAMP}, in seconds since 1970 (UTC)")
         if event_id is None:
-            raise ValueError(f"expected {TIMESTAMP} or {EVENT_ID}: without both, a repeat cannot be told from a retry")
+            raise ValueError(f"expected {TIMESTAMP} or {EVENT_ID}: without either, a second event looks like a retry")
     elif not 0 <= time < _TOO_LATE_S:
         hint = "; milliseconds?" if time > 0 else ""
         raise ValueError(f"{TIMESTAMP}: expected seconds since 1970 (UTC), found {time:.15g}{hint}")
