@@ -416,8 +416,8 @@ class GraphConfig(Section):
     )
     edges: Path | None = Field(
         None,
-        description="File of further edges: head, relation, tail and optionally weight. A row with two items is an edge; "
-        "a row with an item and a value joins all items that share the value.",
+        description="File of further edges: head, relation, tail and optionally weight. A row with two items is an "
+        "edge; a row with an item and a value joins all items that share the value.",
     )
     neighbours: int = Field(20, ge=1, le=1000, description="Strongest neighbours of an item in each relation.")
     support: int = Field(2, ge=1, description="Fewest users that two items share, for an edge of the relation use.")
