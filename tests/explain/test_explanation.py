@@ -10,6 +10,7 @@ from tfllmrec.errors import DataError
 from tfllmrec.explain.explanation import EventPart, ItemExplained, WordPart, explain, write_explanation
 
 
+@pytest.mark.slow
 @pytest.mark.tf
 def test_a_users_score_is_the_sum_of_its_parts(chain_run):
     run = chain_run[0]
@@ -42,6 +43,7 @@ def test_what_cannot_be_explained_is_named(chain_run):
         explain(chain_run[0], ["i1"])
 
 
+@pytest.mark.slow
 @pytest.mark.tf
 def test_a_history_of_unknown_ids_is_explained_by_popularity(chain_run):
     (each,) = explain(chain_run[0], ["i5"], history=["nope"])

@@ -120,6 +120,7 @@ def test_without_the_device_both_next_items_are_ahead(trained):
         assert set(best[item]) == {(item + 1) % N, (item + 4) % N}
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_no_fields_answers_every_device_alike():
     model = fitted(CONFIG.model_copy(update={"fields": False}))
     assert list(model.reads) == [RATING_KEY]

@@ -533,6 +533,7 @@ def test_nobody_with_two_training_events_is_an_error(chain_config):
         fit_hybrid(TrainingData(split, text), config)
 
 
+@pytest.mark.slow
 def test_a_fit_that_diverges_says_so(chain_split, chain_config):
     config = chain_config.model_copy(deep=True)
     config.training.learning_rate = 1e38
