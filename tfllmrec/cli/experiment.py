@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 from tfllmrec.columns import ARM, EXPERIMENT, USER
 from tfllmrec.progress import show_progress
 
@@ -68,10 +68,9 @@ def assign(
     if (users is None) != (out is None):
         raise typer.BadParameter("--users FILE and --out FILE go together.")
     if out is not None:
-        from tfllmrec.data.files.table_writer import SUFFIXES
+        from tfllmrec.data.files.table_writer import check_suffix
 
-        if out.suffix not in SUFFIXES:
-            raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+        check_suffix(out)
     experiment = _experiment(name, arm, salt)
     if users is not None and out is not None:
         from collections import Counter
@@ -206,21 +205,10 @@ def analyze(
 
 def print_analysis(analysis: Analysis) -> None:
     """Prints the numbers of users and the comparisons as tables, then what was left out and the alarms."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     from tfllmrec.feedback.experiments import comparison_rows, user_rows
 
-    for title, (header, rows) in (
-        (f"{analysis.experiment}: users", user_rows(analysis)),
-        (f"Differences to {analysis.control}, {analysis.described}", comparison_rows(analysis)),
-    ):
-        table = Table(box=SIMPLE, title=cell(title), title_justify="left")
-        for place, label in enumerate(header):
-            table.add_column(label, justify="right" if place else "left")
-        for row in rows:
-            table.add_row(*map(cell, row))
-        console().print(table)
+    print_table(f"{analysis.experiment}: users", *user_rows(analysis))
+    print_table(f"Differences to {analysis.control}, {analysis.described}", *comparison_rows(analysis))
     for line in analysis.left_out:
         say(line)
     for alarm in analysis.alarms:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 from tfllmrec.columns import ITEM
 
 if TYPE_CHECKING:
@@ -75,25 +75,22 @@ def off_policy(
 
 def print_estimates(found: OffPolicy, alpha: float) -> None:
     """Prints a table with a row for all positions and for each, then the warnings."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    title = f"Mean reward of an exposure, with {100 * (1 - alpha):.4g} % intervals"
-    table = Table(box=SIMPLE, title=cell(title), title_justify="left")
-    table.add_column("position")
     names = list(found.estimates)
-    for label in ("log", *(name.upper() for name in names), "exposures", "effective"):
-        table.add_column(label, justify="right")
 
     def shown(each: Estimate) -> str:
         interval = "too few rewards" if each.low is None else f"[{each.low:.4f}, {each.high:.4f}]"
         return f"{each.value:.4f} {interval}"
 
-    rows = {"all": found, **found.by_position}
-    for position, each in list(rows.items())[: 1 + SHOWN]:
+    def row(position: str, each: OffPolicy) -> list[str]:
         estimates = [shown(each.logged), *(shown(each.estimates[name]) for name in names)]
-        table.add_row(*map(cell, [position, *estimates, f"{each.exposures:,}", f"{each.effective:,.0f}"]))
-    console().print(table)
+        return [position, *estimates, f"{each.exposures:,}", f"{each.effective:,.0f}"]
+
+    rows = {"all": found, **found.by_position}
+    print_table(
+        f"Mean reward of an exposure, with {100 * (1 - alpha):.4g} % intervals",
+        ["position", "log", *(name.upper() for name in names), "exposures", "effective"],
+        [row(position, each) for position, each in list(rows.items())[: 1 + SHOWN]],
+    )
     if len(rows) > 1 + SHOWN:
         say(f"and {len(rows) - 1 - SHOWN:,} more positions: --json lists all")
     say(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,19 @@ def print_list(found: pd.DataFrame) -> None:
         table.add_column(name)
     for row in found.to_dict("records"):
         table.add_row(str(row[RANK]), cell(row[ITEM]), f"{row[SCORE]:.4f}", *(cell(row[name]) for name in shown))
+    console().print(table)
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of figures: the first column names the row, the others are numbers."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, title=cell(title), title_justify="left")
+    for place, label in enumerate(header):
+        table.add_column(label, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*map(cell, row))
     console().print(table)
 
 

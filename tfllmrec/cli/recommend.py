@@ -122,10 +122,9 @@ def recommend(
         "label_weights": dict.fromkeys(more or (), 1.0) | dict.fromkeys(less or (), -1.0),
     }
     if users is not None and out is not None:
-        from tfllmrec.data.files.table_writer import SUFFIXES
+        from tfllmrec.data.files.table_writer import check_suffix
 
-        if out.suffix not in SUFFIXES:
-            raise typer.BadParameter(f"--out {out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+        check_suffix(out)
         if not out.parent.is_dir():
             raise typer.BadParameter(f"--out {out}: the folder {out.parent} does not exist; make it first.")
         from tfllmrec.data.readers import read_ids

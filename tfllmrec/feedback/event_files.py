@@ -21,7 +21,7 @@ from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, LogReader, is_event_log
 from tfllmrec.data.files.raw_table import RawTable
-from tfllmrec.data.files.table_writer import SUFFIXES, writing_table
+from tfllmrec.data.files.table_writer import check_suffix, writing_table
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.errors import ConfigError, DataError
@@ -175,8 +175,7 @@ def export(
       DataError: there is no log, there are no rows after ``since``, or no events of the kind have a ``request_id``.
       WriteError: the file cannot be written; one that was there before is as it was.
     """
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    check_suffix(out)
     if reward is not None and not exposures:
         raise ConfigError("Events have no reward: add --exposures.")
     name = EXPOSURES if exposures else EVENTS

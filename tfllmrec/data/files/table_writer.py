@@ -11,8 +11,19 @@ import pandas as pd
 import pyarrow as pa
 
 from tfllmrec.durable import replacing
+from tfllmrec.errors import ConfigError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def check_suffix(path: Path) -> None:
+    """Checks the name of a file before the work whose result it will hold.
+
+    Raises:
+      ConfigError: the name ends in none of :data:`SUFFIXES`.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}.")
 
 
 @contextmanager
