@@ -359,9 +359,16 @@ def make_split(
             "to train on; their sum must be below 1."
         )
     part = _PARTS[kind](dataset, config, np.random.default_rng(seed))
-    trained = np.empty(0, np.int64) if trained is None else trained
-    trained = trained[(part[trained] == _VALIDATION) | (part[trained] == _TEST)]
-    part[trained] = _TRAIN
+    held_out = (part == _VALIDATION) | (part == _TEST)
+    stays = np.zeros(len(part), bool)
+    if trained is not None:
+        stays[trained] = held_out[trained]
+        if kind == "leave_last_out":  # no target comes before a training event of its user
+            users, rows = dataset.events[USER_INDEX].to_numpy(), np.arange(len(part))
+            until = np.full(dataset.n_users, -1)
+            np.maximum.at(until, users[stays], rows[stays])
+            stays = held_out & (rows <= until[users])
+        part[stays] = _TRAIN
     if kind == "cold_domain":
         known = [(part == _TRAIN) | (part == _HISTORY)] * 2
     elif kind == "cold_users":
@@ -386,7 +393,7 @@ def make_split(
             queries = replace(queries, candidates=items_of_domain(dataset.items, str(config.domain)))
         asked.append(queries)
     targets = events[part == _VALIDATION], events[part == _TEST]
-    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets, len(trained))
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets, int(stays.sum()))
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:

@@ -21,6 +21,7 @@ RUN/
   interests/      the forecast of the next items' labels, and a record, which says whether it helps and is used
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   ablation/       results of the model without one of its parts, where ``benchmarks/ablation.py`` has measured them
+  gate.json       the verdict of the gate, where the run was to be promoted
   report.html, comparison.html, CARD.md    what ``tfllmrec report`` writes
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
@@ -69,6 +70,8 @@ PLAN = "search.json"
 PARENT = "parent.json"
 #: In the folder of an update: what it goes on from, and the rows of events that stay training events.
 UPDATE, TRAINED = "update.json", "trained.npy"
+#: In the folder of a run: the verdict of the gate before promotion.
+GATE = "gate.json"
 #: Folders that an update copies from its parent: the text tower and the small tower of queries.
 TAKEN_OVER = ("text", "query_encoder")
 REMEDY = "copy it back, or fit again into another folder"
@@ -251,6 +254,10 @@ class Run:
         """
         path = self.folder / SCHEMA
         schema = Schema.from_dict(read_json(path, list[dict[str, Any]], REMEDY)) if path.is_file() else None
+        return self.split_by(schema)
+
+    def split_by(self, schema: Schema | None) -> Split:
+        """The split, with the fields of another schema; ``None``: that of its training events."""
         trained = _read_rows(self.folder / TRAINED) if self.update is not None else None
         return make_split(self.dataset, self.config.split, self.config.seed, schema, trained)
 

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, parse_config
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS, ITEM_COLUMNS
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
-from tfllmrec.data.splits import Split, make_split
+from tfllmrec.data.splits import Split
 from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.models.item_weights import MAX_ITEMS
@@ -55,13 +56,13 @@ def update_run(
 
         update_run("runs/shop", "june.csv", "new_items.csv", out="runs/shop-june")
 
-    An update that was interrupted goes on where it stopped, if it is called again with the same ``out`` and files, or by
-    ``tfllmrec fit --resume OUT``.
+    An update that was interrupted goes on where it stopped, if it is called again with the same ``out`` and files, or
+    by ``tfllmrec fit --resume OUT``.
 
     Args:
       parent: a complete run; it is only read.
-      events: new ones, in any format that :func:`tfllmrec.data.read_dataset` reads, or the folder of an event log. Events
-        that the run has already are dropped and counted.
+      events: new ones, in any format that :func:`tfllmrec.data.read_dataset` reads, or the folder of an event log.
+        Events that the run has already are dropped and counted.
       items: new items, and new values of known ones.
       users: the same of users.
       out: the folder of the new run; by default that of the parent with a number.
@@ -188,12 +189,9 @@ def _begin(
 
 def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
     """int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
-    n_items = dataset.n_items
-
-    def pairs(events: pd.DataFrame) -> np.ndarray:
-        return events["user_index"].to_numpy() * n_items + events["item_index"].to_numpy()
-
-    there, trained = pd.Series(pairs(dataset.events)), pd.Series(pairs(before.train))
-    times = trained.value_counts()
-    # Of a pair that occurs several times, the first ones.
-    return np.flatnonzero(there.groupby(there).cumcount().to_numpy() < times.reindex(there, fill_value=0).to_numpy())
+    key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
+    groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
+    trained, there = groups[: len(before.train)], groups[len(before.train) :]
+    # Of equal events that occur several times, the first ones.
+    nth = there.groupby(there).cumcount().to_numpy()
+    return np.flatnonzero(nth < trained.value_counts().reindex(there, fill_value=0).to_numpy())

@@ -1,4 +1,4 @@
-"""What the fit of an update goes on from: its parent's weights, and the sums that its item-item weights were solved from.
+"""What the fit of an update goes on from: its parent's weights, and the statistics of its item-item weights.
 
 :mod:`tfllmrec.runs.update` makes the run.
 """
@@ -20,7 +20,9 @@ from tfllmrec.runs.run import Run
 from tfllmrec.training.fit import WarmStart
 
 
-def warm_start(run: Run, data: TrainingData, config: ExperimentConfig, tell: Tell) -> tuple[WarmStart, ExperimentConfig]:
+def warm_start(
+    run: Run, data: TrainingData, config: ExperimentConfig, tell: Tell
+) -> tuple[WarmStart, ExperimentConfig]:
     """The start of an update's fit, and the config to fit with.
 
     The statistics of ``data`` are those of the parent, without the users whose training events changed and with these
