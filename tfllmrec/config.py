@@ -506,6 +506,7 @@ class RankingConfig(Section):
 
 BaselineName = Literal[
     "popularity",
+    "recent_popularity",
     "popularity_by_segment",
     "markov",
     "item_knn",

@@ -42,6 +42,7 @@ from tfllmrec.cli import (
     similar,
     tune,
     update,
+    watch,
 )
 from tfllmrec.cli.output import note
 from tfllmrec.durable import disk_failure, usual_advice
@@ -76,6 +77,7 @@ app.command()(interests.interests)
 app.command()(rank.rank)
 app.command()(promote.promote)
 app.command()(promote.rollback)
+app.command()(watch.watch)
 app.command()(serve.serve)
 app.add_typer(events.app)
 app.add_typer(experiment.app)

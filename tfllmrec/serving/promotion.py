@@ -158,17 +158,16 @@ def rollback(model: Path) -> Promotions:
     """
     with locked(model):
         state = read_promotions(model)
-        if state.stable is None or not (state.canary is not None or state.before):
+        stable = state.stable
+        if stable is None or not (state.canary is not None or state.before):
             raise ModelError(f"{model}: nothing to roll back: no version was promoted over another one.")
         if state.canary is not None:
-            state = _moved(state, "withdraw", state.canary, canary=None, served=[state.stable])
+            state = _moved(state, "withdraw", state.canary, canary=None, served=[stable])
         else:
             target = state.before[-1]
             _require(model, target)
-            served = [target] if target in state.served else sorted([target, state.stable])
-            state = _moved(
-                state, "rollback", target, stable=target, served=served, before=state.before[:-1]
-            )  # fmt: skip
+            served = [target] if target in state.served else sorted([target, stable])
+            state = _moved(state, "rollback", target, stable=target, served=served, before=state.before[:-1])
         return _written(model, state, None)
 
 
