@@ -19,13 +19,18 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from tfllmrec.durable import locked
+from pydantic import BaseModel
+
+from tfllmrec.data.files.event_log import LogReader
+from tfllmrec.durable import locked, read_json, write_text
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.update import NothingNew, update_run
 from tfllmrec.serving.gate import promote_run
 from tfllmrec.serving.layout import read_manifest, version_folders
 from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
+
+TRIED = "tried.json"
 
 Alarms = Callable[[Path, Path], list[str]]
 """Called with the event log and the model's folder; a line for each reason not to trust what is served."""
@@ -93,16 +98,33 @@ def watch_once(
             tell(f"promoted: version {state.stable} is stable")
         assert state.stable is not None
         parent = Path(read_manifest(version_folders(model)[state.stable])["run"])
+        tried, now = updates / TRIED, _Tried(parent=str(parent), last_event=_last_event(log))
+        if tried.is_file() and read_json(tried, _Tried, "delete it") == now:
+            tell(f"no event came since the last update of {parent}")
+            return state
         try:
             made = update_run(parent, log, items, out=_next_folder(updates, parent), tell=tell)
         except NothingNew as error:
             tell(str(error))
             return state
+        write_text(tried, now.model_dump_json())
         try:
             state, _ = promote_run(made, model, canary=True, tell=tell)
         finally:
             _prune(model, updates, keep, tell)
         return state
+
+
+class _Tried(BaseModel):
+    """The update that was made last: of which run, and the number of the newest event of the log."""
+
+    parent: str
+    last_event: int
+
+
+def _last_event(log: Path) -> int:
+    with LogReader(log) as reader:
+        return reader.last()
 
 
 def _next_folder(updates: Path, parent: Path) -> Path:
