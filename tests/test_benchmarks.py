@@ -817,3 +817,73 @@ def test_contenders_of_intake_write_what_they_are_given(tmp_path, monkeypatch):
     with intake.EventLog(tmp_path / "2" / "log") as log:
         assert {event["event_id"][17:] for event in log.replay()} >= {"0-1-0-0-0", "0-3-0-0-2"}
     assert len(lines) >= 4
+
+
+def test_a_data_set_is_cut_by_time_or_by_order():
+    import update
+
+    from tfllmrec.config import DataConfig
+    from tfllmrec.data import dataset_from_frames
+
+    rows = [("u", f"i{n}", n) for n in range(8)] + [("v", "i9", 100), ("v", "i0", 101)]
+    timed = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    by_time = update.parts_of(dataset_from_frames(timed, config=DataConfig(name="t")), 0.5, 2)
+    assert by_time.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    ordered = timed.rename(columns={"timestamp": "order"})
+    by_order = update.parts_of(dataset_from_frames(ordered, config=DataConfig(name="o")), 0.5, 2)
+    assert by_order.tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 0, 1]
+
+
+def test_items_join_with_their_first_event(tmp_path):
+    import update
+
+    from tfllmrec.config import DataConfig
+    from tfllmrec.data import dataset_from_frames
+
+    events = pd.DataFrame({"user": ["u"] * 4, "item": ["a", "b", "a", "c"], "timestamp": range(4)})
+    items = pd.DataFrame({"item": ["a", "b", "c", "never"], "title": ["A", "B", "C", "N"]})
+    update.write_parts(dataset_from_frames(events, items, config=DataConfig(name="t")), 0.5, 2, tmp_path)
+    parts = [pd.read_csv(tmp_path / f"items-{n}.csv").item_id.tolist() for n in range(3)]
+    assert parts == [["a", "b", "never"], ["c"], []]
+    assert pd.read_csv(tmp_path / "events-1.csv").item_id.tolist() == ["c"]
+
+
+def test_the_table_of_updates(tmp_path):
+    import update
+
+    ndcg = {"update": 0.2, "full fit": 0.21, "stale": 0.1, "text alone": 0.05}
+    few = dict.fromkeys(ndcg)
+    steps = [
+        update.Step(900, 80, 3, 25, ndcg, ndcg, {"update": 10.0, "full fit": 100.0}),
+        update.Step(1000, 90, 4, 7, ndcg, few, {"update": 11.0, "full fit": 100.0}),
+    ]
+    lines = update.section(steps, "made").splitlines()
+    assert (
+        lines[-2].replace(" ", "") == "|1|900|80|0.2000|0.2100|0.1000|0.0500|25|0.2000|0.2100|0.1000|0.0500|10|100|10%|"
+    )
+    assert lines[-1].replace(" ", "") == "|2|1,000|90|0.2000|0.2100|0.1000|0.0500|7|||||11|100|11%|"
+
+
+def test_what_a_killed_promotion_may_leave(tmp_path):
+    import kill_updates
+
+    from tfllmrec.serving.promotion import promote, read_promotions, set_canary
+
+    model = tmp_path / "shop"
+    for number in (1, 2):
+        (model / str(number) / "assets.extra").mkdir(parents=True)
+        (model / str(number) / "assets.extra" / "tfllmrec.json").write_text("{}")
+        (model / str(number) / "saved_model.pb").touch()
+    set_canary(model, 1)
+    set_canary(model, 2)
+    before = read_promotions(model)
+    after = promote(model)
+    assert kill_updates.problem(model, before, before) is None
+    assert kill_updates.problem(model, before, after) is None
+    assert "another state" in kill_updates.problem(model, before, before.model_copy(update={"stable": 2}))
+    (model / "1" / "saved_model.pb").unlink()
+    assert "version 1, which is in use, is not there" in kill_updates.problem(model, before, after)
+    figures = kill_updates.Figures(answers=5, seconds=dict.fromkeys(kill_updates.ACTIONS, 2.0))
+    assert "**Passed.** 0 kills, 5 answers" in kill_updates.section(figures, "made")
+    figures.failures.append("RequestError: no")
+    assert "**Not passed.**" in kill_updates.section(figures, "made")

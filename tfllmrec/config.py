@@ -445,6 +445,22 @@ class TrainingConfig(Section):
     )
 
 
+class UpdateConfig(Section):
+    """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
+
+    epochs: int = Field(3, ge=1, description="Epochs at most, beginning with the run's weights.")
+    learning_rate_share: float = Field(0.5, gt=0, le=1, description="Peak learning rate, as a share of training's.")
+    replay: float = Field(
+        1.0,
+        ge=0,
+        description="Users without new events that are trained on again, for each user with new ones. Without them the "
+        "model forgets what only they show.",
+    )
+    tolerance: float = Field(
+        0.02, ge=0, lt=1, description="How much lower ndcg@10 may be than that of the model in use, as a share of it."
+    )
+
+
 class BoardConfig(Section):
     """What a fit shows in TensorBoard, and where else its figures go."""
 
@@ -490,6 +506,7 @@ class RankingConfig(Section):
 
 BaselineName = Literal[
     "popularity",
+    "recent_popularity",
     "popularity_by_segment",
     "markov",
     "item_knn",
@@ -545,6 +562,7 @@ class ExperimentConfig(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     item_weights: ItemWeightSettings = Field(default_factory=ItemWeightSettings)
     ranking: RankingConfig = Field(default_factory=RankingConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     graph: GraphConfig = Field(default_factory=GraphConfig)
     interests: InterestConfig = Field(default_factory=InterestConfig)

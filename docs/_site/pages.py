@@ -40,9 +40,9 @@ PACKAGES: dict[str, list[str] | None] = {
     "models": None,
     "board": ["scoreboard"],
     "training": ["fit", "callbacks", "defaults"],
-    "runs": ["experiment", "run", "search"],
+    "runs": ["experiment", "run", "search", "update"],
     "explain": ["compare", "report", "card", "experiment"],
-    "serving": ["export", "saved_model", "signatures", "new_items"],
+    "serving": ["export", "saved_model", "signatures", "new_items", "gate", "promotion"],
     "client": ["client", "answers", "status"],
 }
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
@@ -230,7 +230,7 @@ def commands() -> str:
         "# Commands",
         "",
         "Results go to stdout, all else to stderr. Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2",
-        "usage or config, 3 data, 4 model, 130 Ctrl-C.",
+        "usage or config, 3 data, 4 model, 5 a run that does not pass the gate before promotion, 130 Ctrl-C.",
         "",
     ]
 

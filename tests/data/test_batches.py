@@ -268,3 +268,13 @@ def test_keras_takes_no_step_too_many_in_the_first_epoch_of_a_fit(sequences):
     batches = training_batches(sequences, batch_size=2, length=4, seed=1, epochs=3)
     model.fit(batches, epochs=3, steps_per_epoch=len(batches) // 3, verbose=0)
     assert int(model.steps) == 3 * steps_per_epoch(sequences, 2, 4)
+
+
+def test_some_users_of_sequences(sequences):
+    named = replace(
+        sequences, fields={**sequences.fields, "user.age": np.arange(len(LENGTHS))}, weights=sequences.items
+    )
+    some = named.take(np.array([7, 4]))
+    assert [row.tolist() for row in some.items] == [named.items[7].tolist(), named.items[4].tolist()]
+    assert np.array_equal(some.held_out[1], named.held_out[4]) and np.array_equal(some.weights[0], named.items[7])
+    assert some.values_of("user.age").tolist() == [7, 4] and some.values_of(RATING_KEY)[0] == named.items[7][0] / 10

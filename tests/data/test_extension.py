@@ -357,3 +357,13 @@ def test_forgetting_takes_a_list():
     known = dataset_from_frames(pd.DataFrame({"user": ["u1", "u2"], "item": ["a", "b"]}))
     with pytest.raises(DataError, match=r"Expected user ids as a list, found the string 'u1': write \['u1'\]"):
         known.without_users("u1")
+
+
+def test_late_and_known_events_are_counted():
+    known = dataset_from_frames(pd.DataFrame({"user": ["u"] * 3, "item": ["a", "b", "c"], "time": [10.0, 20.0, 30.0]}))
+    came = pd.DataFrame({"user": ["u", "u", "u", "v"], "item": ["b", "d", "e", "a"], "time": [20.0, 15.0, 40.0, 5.0]})
+    whole = known.extend(came)
+    assert whole.events.item_id.tolist() == ["a", "d", "b", "c", "e", "a"]
+    assert finding(whole, "late").count == 1
+    assert finding(whole, "known already").count == 1
+    assert finding(whole, "new, among the known ones").count == 3

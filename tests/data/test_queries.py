@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -153,3 +155,21 @@ def test_without_histories_only_the_requests_are_left():
     assert queries.history.lengths.tolist() == queries.exclude.lengths.tolist() == [0, 0]
     assert queries.targets.values.tolist() == [5, 6]
     assert queries.fields["event.look"].values.shape == (0, 2) and len(queries.fields["request.device"]) == 2
+
+
+def test_queries_to_a_catalogue_that_lacks_items():
+    queries = Queries.from_histories(
+        [[0, 3, 1], [3]], ratings=[[5, 4, 3], [2]], targets=[[2], [0]], user_ids=["a", "b"]
+    )
+    queries = replace(
+        queries,
+        weights=Ragged(np.array([1.0, 0.5, 0.25, 2.0]), queries.history.offsets),
+        candidates=np.array([True, False, True, True]),
+    )
+    other = queries.renumbered(np.array([1, 0, 2, -1]))  # item 3 is not there
+    assert [row.tolist() for row in other.history] == [[1, 0], []]
+    assert [row.tolist() for row in other.exclude] == [[1, 0], []]
+    assert [row.tolist() for row in other.targets] == [[2], [1]]
+    assert [row.tolist() for row in other.ratings] == [[5, 3], []]
+    assert [row.tolist() for row in other.weights] == [[1.0, 0.25], []]
+    assert other.candidates.tolist() == [False, True, True] and other.user_ids.tolist() == ["a", "b"]

@@ -556,3 +556,31 @@ def test_only_choices_are_targets(kind):
 def test_names_that_say_nothing_give_no_weights():
     split = make_split(dataset({"u": ["a", "b", "c", "d"]}, kind=["x"] * 4), SplitConfig(kind="leave_last_out"), seed=0)
     assert split.test.weights is None and not split.findings
+
+
+# Events that an earlier model was trained on --------------------------------------------------------------------------
+
+
+def test_what_an_earlier_model_was_trained_on_is_held_out_no_more():
+    data = dataset({"u": ["a", "b", "c", "d"], "v": ["b", "a", "c"]})
+    rows = {pair: row for row, pair in enumerate(zip(data.events.user_id, data.events.item_id, strict=True))}
+    trained = np.array([rows["u", "a"], rows["v", "b"], rows["v", "a"]])  # of v, one event is new
+    split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0, trained=trained)
+    assert by_user(split, split.validation) == {"u": (["a", "b"], ["c"])}
+    assert by_user(split, split.test) == {"u": (["a", "b", "c"], ["d"]), "v": (["b", "a"], ["c"])}
+    assert split.trained_before == 1
+    assert "1 kept: to be held out, but an earlier model was trained on them" in str(split.findings[-1])
+    # No target comes before a training event of its user.
+    split = make_split(data, SplitConfig(kind="leave_last_out"), seed=0, trained=np.array([rows["v", "c"]]))
+    assert by_user(split, split.test) == {"u": (["a", "b", "c"], ["d"])} and split.trained_before == 2
+
+
+@pytest.mark.parametrize("kind", ["random", "leave_random_out"])
+def test_no_event_is_drawn_that_an_earlier_model_was_trained_on(kind):
+    data = random_dataset()
+    trained = np.arange(50)
+    split = make_split(data, SplitConfig(kind=kind), seed=2, trained=trained)
+    train = set(zip(split.train[USER_INDEX], split.train[ITEM_INDEX], strict=True))
+    events = data.events.iloc[trained]
+    assert split.trained_before > 0
+    assert set(zip(events[USER_INDEX], events[ITEM_INDEX], strict=True)) <= train

@@ -17,6 +17,7 @@ from tfllmrec.models.baselines import (
     ItemKNN,
     Markov,
     Popularity,
+    RecentPopularity,
     SegmentPopularity,
     Star,
     TextSimilarity,
@@ -52,6 +53,28 @@ def checkerboard():
 def test_popularity_counts_training_events():
     model = Popularity().fit(training_data(ragged([0, 2], [2], [2, 1]), 4))
     assert model.score(ask([0], [])).tolist() == [[1, 1, 3, 0]] * 2
+
+
+def test_recent_popularity_fades_with_the_share_of_events_that_are_newer():
+    # By time: 2, 0, 1, 2; 0, 1, 2 and 3 quarters of the events are newer than these, from the last one on.
+    histories, times = ragged([0, 2], [2, 1]), [20.0, 40.0, 10.0, 30.0]
+    model = RecentPopularity(half_life=0.25).fit(training_data(histories, 4, times=times))
+    expected = [2**-2, 2**-1, 2**0 + 2**-3, 0]
+    np.testing.assert_allclose(model.score(ask([0], [])), [expected] * 2)
+    # Without times an order says what is newer among the events of a user: half of them, or none.
+    model = RecentPopularity(half_life=0.25).fit(training_data(histories, 4))
+    np.testing.assert_allclose(model.score(ask([])), [[2**-2, 2**0, 2**0 + 2**-2, 0]])
+    with pytest.raises(ModelError, match="events with times or an order"):
+        RecentPopularity().fit(training_data(histories, 4, ordered=False))
+
+
+def test_the_half_life_is_chosen_on_validation():
+    # Item 0 was popular for long, item 1 is popular now.
+    histories = ragged(*([0] for _ in range(90)), *([1] for _ in range(10)))
+    for target, half_life in ((1, 0.01), (0, 0.3)):
+        validation = Queries.from_histories([[2]] * 5, targets=[[target]] * 5)
+        data = training_data(histories, 3, validation, times=np.arange(100.0))
+        assert fit_baseline(data, "recent_popularity").model.half_life == half_life
 
 
 def test_markov_by_hand():
@@ -162,7 +185,7 @@ def test_planted_checkerboard(name, checkerboard):
     model = fit_baseline(training_data(train, n_items, validation, text), name).model
     result = evaluate(model, test, train_counts=np.ones(n_items, np.int64), strata={}, ks=[11], bootstrap=0)
     # Nine of the twenty liked items are known, so a list of eleven can hold all the others and nothing else.
-    if name in ("popularity", "popularity_by_segment"):
+    if name in ("popularity", "recent_popularity", "popularity_by_segment"):
         assert result.metrics["recall@11"] < 0.5  # does not know who asks: about 11 of the 31 left
     elif name == "markov":
         assert result.metrics["recall@11"] > 0.5  # sees one item only, and few successions of it

@@ -8,6 +8,7 @@ import types
 import pytest
 
 from tfllmrec.client.status import Code, RequestError
+from tfllmrec.errors import ConfigError
 from tfllmrec.server.models_config import ModelSource
 from tfllmrec.server.versions import ENDED_SHOWN, Models, State, Version, content_of
 
@@ -484,3 +485,43 @@ def test_nothing_is_remembered_of_models_that_are_no_longer_served(models, base,
         follow(models, ModelSource("shop", tmp_path / f"missing{number}"), ModelSource(f"m{number}", elsewhere))
     follow(models)
     assert str(tmp_path) not in repr(vars(models))
+
+
+def test_labels_follow_promotions_and_rollbacks_and_stable_always_answers(models, loader, base):
+    from tfllmrec.server.models_config import read_sources
+    from tfllmrec.serving.promotion import adopt, promote, rollback, set_canary
+
+    def stable():
+        follow(models, *read_sources(base))
+        with models.hold("shop", label="stable") as version:
+            return version.number, models.available("shop")
+
+    put(base, 1)
+    adopt(base)
+    assert stable() == (1, [1])
+    put(base, 2)  # exported, and not promoted
+    assert stable() == (1, [1])
+    set_canary(base, 2)
+    assert stable() == (1, [1, 2]) and models.labelled("shop", "canary") == 2
+    promote(base)
+    assert stable() == (2, [1, 2])
+    rollback(base)
+    assert stable() == (1, [1])
+    put(base, 3, "broken")
+    set_canary(base, 3)
+    promote(base)
+    assert stable() == (1, [1])  # version 3 cannot be loaded: the label stays where it was
+    rollback(base)
+    put(base, 4)
+    set_canary(base, 4)
+    promote(base)
+    put(base, 5)
+    set_canary(base, 5)
+    assert stable() == (4, [4, 5])
+    rollback(base)
+    assert stable() == (4, [4])
+    rollback(base)
+    assert stable() == (1, [1, 4])  # version 1 was loaded before the label moved
+    (base / "promotions.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"promotions\.json is damaged"):
+        read_sources(base)

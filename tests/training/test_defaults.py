@@ -92,8 +92,8 @@ def test_no_catalogue_is_too_large_for_behaviour_but_for_ease():
     said = "\n".join(defaults.sizes(stand_in([5], MAX_ITEMS + 1), config))
     assert "without ease, ease_text: 30,001 items" in said
     assert config.evaluation.baselines == [
-        "popularity", "popularity_by_segment", "markov", "item_knn", "ials", "text", "star", "emcdr", "domain_map",
-        "two_tower",
+        "popularity", "recent_popularity", "popularity_by_segment", "markov", "item_knn", "ials", "text", "star",
+        "emcdr", "domain_map", "two_tower",
     ]  # fmt: skip
     assert config.model.terms == ["behaviour"]
 

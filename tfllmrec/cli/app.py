@@ -1,7 +1,7 @@
 """The ``tfllmrec`` program: its commands, and how it ends.
 
-Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 130 Ctrl-C. Results
-go to stdout, all else to stderr.
+Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 5 a run that does not
+pass the gate before promotion, 130 Ctrl-C. Results go to stdout, all else to stderr.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tfllmrec.cli import (
     graph,
     interests,
     off_policy,
+    promote,
     rank,
     recommend,
     related,
@@ -40,6 +41,8 @@ from tfllmrec.cli import (
     serve,
     similar,
     tune,
+    update,
+    watch,
 )
 from tfllmrec.cli.output import note
 from tfllmrec.durable import disk_failure, usual_advice
@@ -59,6 +62,7 @@ app.command()(demo.demo)
 app.add_typer(data.app)
 app.command()(fit.fit)
 app.command()(tune.tune)
+app.command()(update.update)
 app.command()(evaluate.evaluate)
 app.command()(report.report)
 app.command()(board.board)
@@ -71,6 +75,9 @@ app.command()(similar.similar)
 app.command()(related.related)
 app.command()(interests.interests)
 app.command()(rank.rank)
+app.command()(promote.promote)
+app.command()(promote.rollback)
+app.command()(watch.watch)
 app.command()(serve.serve)
 app.add_typer(events.app)
 app.add_typer(experiment.app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +72,16 @@ class Sequences:
         owner, _, name = key.partition(".")
         values = self.fields[f"event.{name}" if owner == "request" and name in self.requests else key]
         return values.values if isinstance(values, Ragged) else values
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """The users at ``rows``, in that order; int ``[R]``, or a bool ``[U]`` mask."""
+        return replace(
+            self,
+            items=self.items.take(rows),
+            held_out=self.held_out.take(rows),
+            fields={k: v.take(rows) if isinstance(v, Ragged) else v[rows] for k, v in self.fields.items()},
+            weights=None if self.weights is None else self.weights.take(rows),
+        )
 
     def choices(self, held_out: bool) -> Ragged:
         """The item rows without what was rejected, with or without the held-out events."""

@@ -144,6 +144,10 @@ def extended_events(
     compared = [column for column in came if column not in (USER, ITEM, ORDER, TEST_EVENT)]
     again = _known_rows(events[compared], is_new)
     report.add("events", "the event is known already", int(again.sum()), "dropped")
+    # By the order that was found: an event with others of its user after it that are known.
+    known_after = pd.Series(~is_new)[::-1].groupby(user[::-1]).cumsum()[::-1].to_numpy() > 0
+    late = is_new & ~again & known_after
+    report.add("events", "late: before events of the user that are known", int(late.sum()), "kept")
     kept = ~again
     if repeats != "all":
         pair = pd.Series(user * (int(item.max(initial=0)) + 1) + events[ITEM_INDEX].to_numpy())

@@ -201,6 +201,28 @@ class Queries:
             added[key] = Ragged(values, self.history.offsets) if of_events else values
         return replace(self, fields={**self.fields, **added})
 
+    def renumbered(self, places: np.ndarray) -> Queries:
+        """The same requests to another catalogue, without the events, exclusions and targets that it does not have.
+
+        Args:
+          places: int64 ``[N]``, the place of each item in the other catalogue; -1: it is not there.
+        """
+
+        def of(items: Ragged) -> Ragged:
+            found = Ragged(places[items.values], items.offsets)
+            return found.where(found.values >= 0)
+
+        known = places[self.history.values] >= 0
+        fields = {key: v.where(known) if isinstance(v, Ragged) else v for key, v in self.fields.items()}
+        weights = None if self.weights is None else self.weights.where(known)
+        candidates = None
+        if self.candidates is not None:
+            candidates = np.zeros(places.max(initial=-1) + 1, bool)
+            candidates[places[self.candidates & (places >= 0)]] = True
+        return Queries(
+            self.user_ids, of(self.history), of(self.exclude), of(self.targets), fields, weights, candidates
+        )  # fmt: skip
+
     def without_histories(self) -> Queries:
         """The same requests by users of whom no event is known: nothing is excluded."""
         none = Ragged(self.history.values[:0], np.zeros(len(self) + 1, np.int64))

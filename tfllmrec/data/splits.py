@@ -37,6 +37,8 @@ class Split:
       test: queries of the reported figures.
       validation_events, test_events: what these ask for, rows of ``dataset.events`` in their order; ``None`` where
         nothing was divided.
+      trained_before: how many events the kind of split would hold out, and are training events because an earlier model
+        was trained on them.
     """
 
     dataset: Dataset
@@ -47,6 +49,7 @@ class Split:
     test: Queries
     validation_events: pd.DataFrame | None = None
     test_events: pd.DataFrame | None = None
+    trained_before: int = 0
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -63,9 +66,11 @@ class Split:
 
     @property
     def findings(self) -> list[Finding]:
-        """How many tags are left out of :attr:`items` and why, and how many may have been written too late; and how
-        many held-out events are not asked for, because they are rejections or impressions."""
-        return [*self._tag_use[1], *self._not_asked_for]
+        """How many tags are left out of :attr:`items` and why, and how many may have been written too late; how many
+        held-out events are not asked for, because they are rejections or impressions; and :attr:`trained_before`."""
+        what = "to be held out, but an earlier model was trained on them: they stay training events"
+        of_before = [Finding("events", what, self.trained_before, "kept")] if self.trained_before else []
+        return [*self._tag_use[1], *self._not_asked_for, *of_before]
 
     @cached_property
     def _not_asked_for(self) -> list[Finding]:
@@ -287,7 +292,13 @@ class Split:
         return f"The {self.kind} split of {self.dataset.name} leaks: {what}."
 
 
-def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema | None = None) -> Split:
+def make_split(
+    dataset: Dataset,
+    config: SplitConfig,
+    seed: int,
+    schema: Schema | None = None,
+    trained: np.ndarray | None = None,
+) -> Split:
     """Divides ``dataset`` and checks that nothing leaks.
 
     Where kinds of events have weights, events with a weight of 0 or less, such as dislikes and impressions, are no
@@ -329,6 +340,8 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
       config: kind and shares.
       seed: same seed, same data: same split.
       schema: that of an earlier split, if models fitted on it stay in use; by default that of the training events.
+      trained: int ``[T]``, rows of ``dataset.events`` that such models were trained on: they are training events,
+        whatever the kind of split says.
 
     Raises:
       ConfigError: validation and test take everything; or the data set was not read with ``config.test_events``.
@@ -346,6 +359,16 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
             "to train on; their sum must be below 1."
         )
     part = _PARTS[kind](dataset, config, np.random.default_rng(seed))
+    held_out = (part == _VALIDATION) | (part == _TEST)
+    stays = np.zeros(len(part), bool)
+    if trained is not None:
+        stays[trained] = held_out[trained]
+        if kind == "leave_last_out":  # no target comes before a training event of its user
+            users, rows = dataset.events[USER_INDEX].to_numpy(), np.arange(len(part))
+            until = np.full(dataset.n_users, -1)
+            np.maximum.at(until, users[stays], rows[stays])
+            stays = held_out & (rows <= until[users])
+        part[stays] = _TRAIN
     if kind == "cold_domain":
         known = [(part == _TRAIN) | (part == _HISTORY)] * 2
     elif kind == "cold_users":
@@ -370,7 +393,7 @@ def make_split(dataset: Dataset, config: SplitConfig, seed: int, schema: Schema 
             queries = replace(queries, candidates=items_of_domain(dataset.items, str(config.domain)))
         asked.append(queries)
     targets = events[part == _VALIDATION], events[part == _TEST]
-    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets)
+    split = Split(dataset, kind, schema, train, asked[0], asked[1], *targets, int(stays.sum()))
     sizes = {"training events": len(split.train), "validation queries": len(asked[0]), "test queries": len(asked[1])}
     empty = [name for name, size in sizes.items() if not size]
     if empty:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
+from tfllmrec.columns import TIMESTAMP
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import MISSING_CODE, UNKNOWN_CODE, Field
 from tfllmrec.errors import ModelError
@@ -68,6 +69,50 @@ class Popularity(Baseline):
 
     def score(self, queries: Queries) -> np.ndarray:
         return np.tile(self.counts, (len(queries), 1))
+
+
+@dataclass
+class RecentPopularity(Baseline):
+    """Every user gets the items that are popular lately: training events fade with age.
+
+    An event adds ``2 ** (-age / half_life)`` to its item; ``age`` is the share of the training events that are newer
+    (:func:`ages`), so busy and quiet days count alike. With a half-life of .1, an event before a tenth of all events
+    counts half.
+    """
+
+    fit_grid: ClassVar[Grid] = {"half_life": (0.01, 0.03, 0.1, 0.3, 1.0)}
+    score_grid: ClassVar[Grid] = {}
+    half_life: float = 0.1
+    popularity: np.ndarray = field(init=False, repr=False)
+
+    def fit(self, data: TrainingData) -> Self:
+        found = ages(data)
+        if found is None:
+            raise ModelError("recent_popularity: expected events with times or an order: leave it out.")
+        weight = np.exp2(-found / self.half_life)
+        self.popularity = np.bincount(data.histories.values, weight, minlength=data.n_items).astype(np.float32)
+        return self
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return np.tile(self.popularity, (len(queries), 1))
+
+
+def ages(data: TrainingData) -> np.ndarray | None:
+    """The age of each event of ``data.histories``, float64 ``[E]`` from 0 to 1; ``None``: the events have no order.
+
+    It is the share of the training events that are newer, or where events have an order and no times, the share of the
+    user's own training events that are.
+    """
+    split, weights = data.split, data.split.train_queries().weights
+    chosen = np.ones(len(split.train), bool) if weights is None else weights.values > 0
+    times = split.train[TIMESTAMP].to_numpy()[chosen]
+    if len(times) and not np.isnan(times).any() and times.min() < times.max():
+        ordered = np.sort(times)
+        return 1.0 - np.searchsorted(ordered, times, "right") / len(times)
+    if not split.dataset.ordered:
+        return None
+    lengths = np.repeat(data.histories.lengths, data.histories.lengths)
+    return (np.repeat(data.histories.offsets[1:], data.histories.lengths) - 1 - np.arange(len(lengths))) / lengths
 
 
 @dataclass
@@ -306,6 +351,7 @@ class Star(Baseline):
 
 BASELINES: dict[str, type[Baseline]] = {
     "popularity": Popularity,
+    "recent_popularity": RecentPopularity,
     "popularity_by_segment": SegmentPopularity,
     "markov": Markov,
     "item_knn": ItemKNN,

@@ -134,8 +134,7 @@ class TrainingData:
         Raises:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
         """
-        settings = settings.settled()
-        needed = (resolved(settings.form, self.n_items), settings.decay if settings.next_item else None)
+        needed = self._statistics_key(settings)
         if needed in self._statistics:
             return self._statistics[needed]
         self._statistics.clear()  # first, because both may be large
@@ -143,6 +142,20 @@ class TrainingData:
         if self._item_pairs <= MAX_STORED_PAIRS:
             self._statistics[needed] = statistics
         return statistics
+
+    def set_item_weight_statistics(self, settings: ItemWeightSettings, statistics: ItemWeightStatistics) -> None:
+        """Makes :meth:`item_weight_statistics` return statistics that were made of earlier ones.
+
+        Args:
+          settings: for which they hold.
+          statistics: of :attr:`histories`.
+        """
+        self._statistics.clear()
+        self._statistics[self._statistics_key(settings)] = statistics
+
+    def _statistics_key(self, settings: ItemWeightSettings) -> tuple[str, float | None]:
+        settings = settings.settled()
+        return resolved(settings.form, self.n_items), settings.decay if settings.next_item else None
 
     def store_item_weight_statistics(self, path: Path, settings: ItemWeightSettings, tell: Tell) -> None:
         """Writes :meth:`item_weight_statistics` and drops the copy in memory.

@@ -1083,6 +1083,44 @@ class Hybrid(MeasuredModel):
         weights = self.event_weights(query, tf.stack([row, at], axis=1))
         return self.weighed_terms(item_vectors, asked, past, items, weights)
 
+    def start_from(self, other: Hybrid) -> None:
+        """Takes over what a model with the same settings has learned; the catalogue stays this model's own.
+
+        Rows of ids that only this model has keep their initial values. Without training events they do not count
+        (:class:`~tfllmrec.layers.item_fusion.ItemFusion`).
+
+        Args:
+          other: its items are the first ones of this model's catalogue.
+
+        Raises:
+          ModelError: the other model has other settings or fields, or items that are not the first ones of this model.
+        """
+        ours, theirs = self._learned_variables, other._learned_variables
+        of_items = {variable.ref() for variable in self._item_variables}
+        fits = len(ours) == len(theirs) and all(
+            a.shape[1:] == b.shape[1:] if a.ref() in of_items else a.shape == b.shape
+            for a, b in zip(ours, theirs, strict=False)
+        )
+        if not fits or not np.array_equal(self.item_ids[: other.n_items], other.item_ids):
+            raise ModelError(
+                "A hybrid starts from one with the same settings and fields, whose items come first in its catalogue; "
+                "found another one: fit again."
+            )
+        for variable, learned in zip(ours, theirs, strict=True):
+            if variable.ref() not in of_items:
+                variable.assign(learned)
+        if self.items.use_ids:
+            learned = other.items.id_embedding.numpy()
+            self.items.id_embedding.assign(np.concatenate([learned, self.items.id_embedding.numpy()[len(learned) :]]))
+
+    @property
+    def _item_variables(self) -> list[tf.Variable]:
+        """What belongs to the catalogue: variables with a row for each item, and the means of its vectors."""
+        fields = self.items.fields
+        means = [each.mean for each in fields if each.field.kind == "vector"]
+        ids = [self.items.id_embedding] if self.items.use_ids else []
+        return [self.items.blocks["text"], *(each.values for each in fields), *means, self.gates.has_text, *ids]
+
     def extend(
         self,
         catalogue: Catalogue,
@@ -1112,24 +1150,23 @@ class Hybrid(MeasuredModel):
                 f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
                 "them. Build it with Catalogue.of(items, text, schema)."
             )
-        n_items = len(catalogue.item_ids)
-        n_new, item_weights = n_items - self.n_items, self.item_weights
-        counts = np.pad(self.train_counts.numpy(), (0, n_new))
+        n_items, item_weights = len(catalogue.item_ids), self.item_weights
+        counts = np.pad(self.train_counts.numpy(), (0, n_items - self.n_items))
         with keras_policy(self.dtype_policy.name):
             model = Hybrid(
                 catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
                 name=self.name,
             )  # fmt: skip
         model.texts = self.texts
-        for variable, learned in zip(model._learned_variables, self._learned_variables, strict=True):
-            if variable.shape == learned.shape:
-                variable.assign(learned)
+        model.start_from(self)
         model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
-        for each in model.items.fields:
-            each.set_values(catalogue.fields[each.field.key])
-        model.gates.has_text.assign(np.any(catalogue.text != 0, axis=1))
+        for each, ours in zip(model.items.fields, self.items.fields, strict=True):
+            if each.field.kind == "vector":
+                each.mean.assign(ours.mean)
+                each.set_values(catalogue.fields[each.field.key])
         if model.items.use_ids:
-            model.items.id_embedding.assign(np.pad(self.items.id_embedding.numpy(), ((0, n_new), (0, 0))))
+            ids = self.items.id_embedding.numpy()
+            model.items.id_embedding.assign(np.pad(ids, ((0, n_items - self.n_items), (0, 0))))
         if model.use_behaviour:
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:

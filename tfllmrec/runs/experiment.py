@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.config import ExperimentConfig, dump_config, settings_without_effect
+from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
@@ -36,6 +36,9 @@ from tfllmrec.runs.run import (
     PLAN,
     REMEDY,
     SCHEMA,
+    TAKEN_OVER,
+    TRAINED,
+    UPDATE,
     Parent,
     Recorded,
     Run,
@@ -51,7 +54,9 @@ if TYPE_CHECKING:
 
 
 #: What a run folder may hold before its first epoch is done.
-BEFORE_TRAINING = {"config.yaml", "source.json", PARENT, SCHEMA, "data", "vectors.npy", "vectors.json", "logs", GRAPH}
+BEFORE_TRAINING = {
+    "config.yaml", "source.json", PARENT, UPDATE, TRAINED, SCHEMA, "data", "vectors.npy", "vectors.json", "logs", GRAPH,
+}  # fmt: skip
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -96,7 +101,7 @@ def fit_experiment(
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
             tell(f"run folder: {run.folder}")
-            return _fit(run, config, tell)
+            return continue_run(run, config, tell)
     if out is None or not (out / "config.yaml").is_file():
         raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
     run = Run(out, config.tuning.paraphrase)
@@ -104,11 +109,11 @@ def fit_experiment(
         tell(f"{out} is complete already.")
         return run
     with locked(out):
-        return _fit(run, run.config, tell)
+        return continue_run(run, run.config, tell)
 
 
-def _fit(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
-    """Runs the steps of a fit that are not done yet; the caller holds the lock."""
+def continue_run(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
+    """Runs the steps of a fit, or of an update, that are not done yet; the caller holds the lock."""
     with writing(run.folder, f"Once it can be written, continue with: {run.resume_command}"):
         return _fit_and_measure(run, config, tell)
 
@@ -138,6 +143,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.models.fitting import TrainingData
     from tfllmrec.models.item_weights import STATISTICS
     from tfllmrec.runs.labels import labels_of_run
+    from tfllmrec.runs.warm_start import warm_start
     from tfllmrec.training.callbacks import write_weights
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.interests import prepared_forecast
@@ -148,12 +154,15 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
-    fitted = fit_hybrid(data, config, out, tell, callbacks)
+    warm, options = (None, config) if run.update is None else warm_start(run, data, config, tell)
+    fitted = fit_hybrid(data, options, out, tell, callbacks, warm)
+    del warm  # it holds the parent
     write_weights(out / "model" / "weights", model=fitted.model)
     if "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
-    config = fitted.options
+    if run.update is None:  # the settings of an update are its parent's, those of training included
+        config = fitted.options
     if said := settle_epochs(config.ranking, split):
         tell(f"chosen: {said}")
         chosen.append(said)
@@ -168,7 +177,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
         prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
-    baselines = fit_all_baselines(data, config.evaluation, tell)
+    baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
     results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
@@ -214,7 +223,7 @@ def start_run(
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
     dataset = read_dataset(config.data, base, test_events=config.split.named_events)
-    with _free_folder(out, dataset.name) as out:
+    with free_folder(out, dataset.name) as out:
         yield _begun(config, source, dataset, out, base, tell)
 
 
@@ -232,10 +241,7 @@ def _begun(
         tell(f"data: {line}")
     dataset.save(out / "data")
     config = config.model_copy(deep=True)
-    config.data = config.data.model_copy(
-        update={"name": dataset.name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
-                "users": None, "more_items": [], "vectors": {}, "columns": {}, "fields": {}}
-    )  # fmt: skip
+    config.data = data_beside(config.data, dataset.name)
     if config.tuning.synonyms is not None:
         config.tuning.synonyms = (base / config.tuning.synonyms).resolve()
     if config.graph.edges is not None:
@@ -252,6 +258,14 @@ def _begun(
         _choose_encoder(config, split, tell)
     write_text(out / "config.yaml", dump_config(config))
     return Run(out, config.tuning.paraphrase), config
+
+
+def data_beside(section: DataConfig, name: str) -> DataConfig:
+    """The ``data`` section of a run, whose data set is saved beside its config."""
+    return section.model_copy(
+        update={"name": name, "source": "data", "format": "tfllmrec", "events": None, "items": None,
+                "users": None, "more_items": [], "vectors": {}, "columns": {}, "fields": {}}
+    )  # fmt: skip
 
 
 def _absolute(handle: str, base: Path) -> str:
@@ -359,19 +373,25 @@ def _record(
 
 
 @contextlib.contextmanager
-def _free_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """Locks ``out`` if it is free, else the next free ``runs/NAME``, and empties it of a run that learnt nothing."""
+def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Iterator[Path]:
+    """Locks ``out``, or the next free ``NAME`` in ``beside``, and empties it of a run that learnt nothing.
+
+    Raises:
+      ConfigError: ``out`` is taken, or in use by another process.
+    """
     if out is None:
-        out, number = Path("runs") / name, 1
+        out, number = beside / name, 1
         while out.exists():
             number += 1
-            out = Path("runs") / f"{name}-{number}"
+            out = beside / f"{name}-{number}"
     taken = f"{out} is not empty: name another folder with --out, or continue with --resume {out}."
     if out.is_file():
         raise ConfigError(taken)
     with locked(out):
         held = [path for path in out.iterdir() if not unfinished(path)]
-        ours = (out / "source.json").is_file() and all(path.name in BEFORE_TRAINING for path in held)
+        # What an update took over, and did not learn.
+        before = BEFORE_TRAINING.union(TAKEN_OVER if (out / UPDATE).is_file() else ())
+        ours = (out / "source.json").is_file() and all(path.name in before for path in held)
         if held and not ours:
             raise ConfigError(taken)
         # A run that ended before it had learnt anything is started again: its settings may have been the mistake.

@@ -5,6 +5,8 @@ RUN/
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
   parent.json     the search or run that it was made from, if there is one
+  update.json     of an update: the folder of the run that it goes on from, and how much was new
+  trained.npy     of an update: the rows of the events that its parent was trained on
   data/           the data set as it was used (Parquet)
   schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
@@ -19,6 +21,7 @@ RUN/
   interests/      the forecast of the next items' labels, and a record, which says whether it helps and is used
   per_query.npz   the ranking metrics of each test query, of the model and of every baseline
   ablation/       results of the model without one of its parts, where ``benchmarks/ablation.py`` has measured them
+  gate.json       the verdict of the gate, where the run was to be promoted
   report.html, comparison.html, CARD.md    what ``tfllmrec report`` writes
   metrics.json    figures of the model and of every baseline; written last: a run with it is complete
 """
@@ -65,6 +68,12 @@ ABLATION = "ablation"
 PLAN = "search.json"
 #: In the folder of a run that was made from another one: which one.
 PARENT = "parent.json"
+#: In the folder of an update: what it goes on from, and the rows of events that stay training events.
+UPDATE, TRAINED = "update.json", "trained.npy"
+#: In the folder of a run: the verdict of the gate before promotion.
+GATE = "gate.json"
+#: Folders that an update copies from its parent: the text tower and the small tower of queries.
+TAKEN_OVER = ("text", "query_encoder")
 REMEDY = "copy it back, or fit again into another folder"
 
 
@@ -105,6 +114,20 @@ class Parent(BaseModel):
 
     folder: str
     data_sha256: str
+
+
+class Update(BaseModel):
+    """``update.json``: what a run goes on from that was made by an update.
+
+    Attributes:
+      parent: the folder of the run that it goes on from; it is read until the update is trained.
+      new_events, new_items, new_users: how many more there are than in the parent.
+    """
+
+    parent: str
+    new_events: int
+    new_items: int
+    new_users: int
 
 
 class Recorded(BaseModel, extra="allow"):
@@ -231,7 +254,22 @@ class Run:
         """
         path = self.folder / SCHEMA
         schema = Schema.from_dict(read_json(path, list[dict[str, Any]], REMEDY)) if path.is_file() else None
-        return make_split(self.dataset, self.config.split, self.config.seed, schema)
+        return self.split_by(schema)
+
+    def split_by(self, schema: Schema | None) -> Split:
+        """The split, with the fields of another schema; ``None``: that of its training events."""
+        trained = _read_rows(self.folder / TRAINED) if self.update is not None else None
+        return make_split(self.dataset, self.config.split, self.config.seed, schema, trained)
+
+    @cached_property
+    def update(self) -> Update | None:
+        """What the run goes on from; ``None`` if it was made by a fit.
+
+        Raises:
+          ModelError: the record is damaged.
+        """
+        path = self.folder / UPDATE
+        return read_json(path, Update, REMEDY) if path.is_file() else None
 
     @cached_property
     def text(self) -> np.ndarray:
@@ -421,6 +459,21 @@ class Run:
         from tfllmrec.training.ranking import RankingRecord
 
         return RankingRecord.load(self.folder / "ranking") if self.config.ranking.epochs else None
+
+
+def _read_rows(path: Path) -> np.ndarray:
+    """Rows of events.
+
+    Raises:
+      ModelError: the file is missing or damaged.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): {REMEDY}.") from error
+    if rows.ndim != 1 or rows.dtype != np.int64:
+        raise ModelError(f"{path} is damaged (expected int64 [T], found {rows.dtype} {list(rows.shape)}): {REMEDY}.")
+    return rows
 
 
 def unfinished(path: Path) -> bool:

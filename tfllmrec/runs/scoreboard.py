@@ -18,7 +18,7 @@ from tfllmrec.evaluation.groups import figures_of_groups, groups_of
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import alarm_lines, as_json
-from tfllmrec.models.baselines import fit_baseline, segmented
+from tfllmrec.models.baselines import ages, fit_baseline, segmented
 from tfllmrec.models.domain_map import users_of_several
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.progress import Tell, show_progress
@@ -37,6 +37,8 @@ def fit_all_baselines(data: TrainingData, config: EvaluationConfig, tell: Tell) 
     names = [name for name in config.baselines if name != "two_tower"]
     if not any(map(segmented, data.split.schema.of_query())):  # it would be popularity once more
         names = [name for name in names if name != "popularity_by_segment"]
+    if ages(data) is None:
+        names = [name for name in names if name != "recent_popularity"]
     mapping = [name for name in names if name in ("emcdr", "domain_map")]
     joined = len(domain_names(data.split.dataset.items)) > 1
     if mapping and not (joined and len(users_of_several(data))):

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tfllmrec.errors import ConfigError
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.serving.layout import LARGEST_VERSION, ignore, version_folders
+from tfllmrec.serving.promotion import read_promotions
 
 #: The most models that one server serves.
 MAX_MODELS = 1000
@@ -41,6 +42,8 @@ class ModelSource:
 def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSource]:
     """The models of a ``models.config``, of a folder of models, or of one model's folder.
 
+    Of a model with promoted versions, these are served, with their labels; of another one, the newest version.
+
     Args:
       known: the models that were read before. The folder of a known model stays a model while it has no versions, for
         example between ``rm`` and the next export.
@@ -57,13 +60,24 @@ def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSou
             "models.config."
         )
     if version_folders(path):
-        return [ModelSource(path.resolve().name, path)]
+        return [_source_of(path.resolve().name, path)]
     bases = {source.base for source in known}
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    sources = [ModelSource(folder.name, folder) for folder in folders if folder in bases or _has_versions(folder)]
+    sources = [_source_of(folder.name, folder) for folder in folders if folder in bases or _has_versions(folder)]
     if len(sources) > MAX_MODELS:
         raise ConfigError(f"{path} has {len(sources)} models: expected at most {MAX_MODELS}. Serve a models.config.")
     return sources or ([ModelSource(path.resolve().name, path)] if path in bases else [])
+
+
+def _source_of(name: str, folder: Path) -> ModelSource:
+    """A model's folder: the versions that were promoted there, else the newest."""
+    try:
+        state = read_promotions(folder)
+    except ModelError as error:
+        raise ConfigError(str(error)) from None
+    if not state.served:
+        return ModelSource(name, folder)
+    return ModelSource(name, folder, "specific", versions=tuple(state.served), labels=state.labels)
 
 
 def _has_versions(folder: Path) -> bool:

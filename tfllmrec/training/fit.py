@@ -81,6 +81,22 @@ def build_hybrid(
     return model
 
 
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """What a fit goes on from, in place of random weights.
+
+    Attributes:
+      model: fitted on an earlier state of the data, with the same settings.
+      users: bool ``[U]``, the training users whose events the dense side and the gates are trained on.
+      new_events: bool ``[E]``, the events of :meth:`Split.train_queries` that ``model`` was not trained on. Only these
+        are held out for the gates, because the dense side knows the others.
+    """
+
+    model: Hybrid
+    users: np.ndarray
+    new_events: np.ndarray
+
+
 @random_state_kept()
 def fit_hybrid(
     data: TrainingData,
@@ -88,6 +104,7 @@ def fit_hybrid(
     folder: Path | None = None,
     tell: Tell | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    start: WarmStart | None = None,
 ) -> Fitted[Hybrid, ExperimentConfig]:
     """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
@@ -102,6 +119,7 @@ def fit_hybrid(
       tell: called with a line for each step.
       callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
         and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
+      start: the model that training goes on from. The item-item weights are those of all training events anyway.
 
     Returns:
       The model; the config without *auto*; and the model's metrics on the validation sample, with ``selection``, its
@@ -110,13 +128,17 @@ def fit_hybrid(
     Raises:
       ConfigError: ``training.precision`` is left out, and Keras' global policy is not one of its values.
       DataError: no user has two training events.
-      ModelError: the loss is not a number, or the folder's checkpoints belong to other settings or other data.
+      ModelError: the loss is not a number; the folder's checkpoints belong to other settings or other data; or
+        ``start`` has other settings.
     """
     config = config.model_copy(deep=True)
     _settle_precision(config)
     tell = tell or (lambda line: None)
     set_seeds(config.seed)
     sequences = Sequences.from_split(data.split, config.training.gate_holdout, config.seed)
+    if start is not None:
+        held_out = Ragged(sequences.held_out.values & start.new_events, sequences.held_out.offsets)
+        sequences = replace(sequences, held_out=held_out)
     if not (sequences.items.lengths >= 2).any():
         raise DataError(
             f"{data.split.dataset.name} leaves no user with two training events, so there is no next event to learn "
@@ -126,6 +148,8 @@ def fit_hybrid(
         config.model.user_text = False
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
+    if start is not None:
+        model.start_from(start.model)
     if model.reads_texts and data.user_texts is not None:
         written = [values for key, values in data.split.encoded.items() if key in model.reads_texts]
         data.user_texts.codes(np.concatenate(written))  # those of held-out events, too, with one progress bar
@@ -136,7 +160,8 @@ def fit_hybrid(
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            chosen += _train(model, sequences, data, config, kept, tell, callbacks)
+            trained_on = sequences if start is None else sequences.take(start.users)
+            chosen += _train(model, trained_on, data, config, kept, tell, callbacks)
     result = data.measure(model)
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
 

@@ -1,0 +1,143 @@
+"""A run from an earlier one and newer tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.columns import ITEM, USER
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.update import NothingNew, update_run
+from tfllmrec.runs.warm_start import _changes, warm_start
+
+pytestmark = pytest.mark.tf
+
+
+def quietly(line):
+    pass
+
+
+def test_whose_training_events_changed():
+    before = Queries.from_histories([[0, 1], [2], [3, 4], [5]], user_ids=["a", "b", "c", "gone"])
+    now = Queries.from_histories([[0, 1], [2, 6, 0], [9], [4, 3]], user_ids=["a", "b", "new", "c"])
+    new_events, changed, gone = _changes(before, now, 10)
+    assert new_events.tolist() == [False, False, False, True, True, True, False, False]
+    assert changed.tolist() == [False, True, True, True]  # of c, the order
+    assert gone.tolist() == [False, True, True, True]
+
+
+def newer_tables(folder):
+    """Steps of known and new users along the ring, beside a late, a known and a repeated event; two items more."""
+    rows = [
+        (f"u{user}", f"i{(user + step) % 36}", 4, 90_000 + 10 * user + step) for user in range(20) for step in (0, 1)
+    ]
+    rows += [(f"w{user}", f"i{(7 * user + step) % 36}", 3, 95_000 + step) for user in range(5) for step in range(6)]
+    rows += [("w0", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("u30", "i41", 2, 1)]
+    pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"]).to_csv(folder / "newer.csv", index=False)
+    titles = pd.DataFrame({"item": ["i40", "i41", "i42"], "title": ["red car", "blue toy", "the cafe"]})
+    titles.to_csv(folder / "newer_items.csv", index=False)
+    return folder / "newer.csv", folder / "newer_items.csv"
+
+
+@pytest.fixture(scope="module")
+def updated(chain_run, made_once):
+    def make(folder):
+        update_run(chain_run[0].folder, *newer_tables(folder), out=folder / "run", tell=quietly)
+
+    return Run.open(made_once("updated", make) / "run")
+
+
+@pytest.mark.slow
+def test_an_update_is_a_whole_run_that_names_its_parent(chain_run, updated):
+    parent = chain_run[0]
+    assert updated.record["parent"] == {"folder": "run", "data_sha256": parent.dataset.fingerprint}
+    assert updated.update.new_items == 3 and updated.update.new_users == 5
+    assert updated.update.new_events == len(updated.dataset.events) - len(parent.dataset.events)
+    # Places are stable; new ones follow.
+    assert updated.dataset.items[ITEM][: parent.dataset.n_items].equals(parent.dataset.items[ITEM])
+    assert updated.dataset.users[USER][: parent.dataset.n_users].equals(parent.dataset.users[USER])
+    assert updated.split.schema.as_dict() == parent.split.schema.as_dict()
+    said = [finding.what for finding in updated.dataset.report.findings]
+    assert any(what.startswith("late") for what in said) and any("again" in what for what in said)
+    assert set(updated.metrics["results"]) == {"hybrid"}
+    assert updated.config.training == parent.config.training
+    model = updated.load_model()
+    assert np.isfinite(model.score(updated.split.test)).all()
+    assert np.array_equal(updated.text[: parent.dataset.n_items], parent.text)
+    assert updated.text[parent.dataset.n_items :].any(axis=1).all()
+
+
+@pytest.mark.slow
+def test_nothing_is_held_out_that_the_parent_was_trained_on(chain_run, updated):
+    parent = chain_run[0]
+    trained = set(zip(parent.split.train[USER], parent.split.train[ITEM], strict=True))
+    newer = {(user, item) for user, item in zip(updated.split.train[USER], updated.split.train[ITEM], strict=True)}
+    assert trained - newer <= set(zip(updated.dataset.events[USER], updated.dataset.events[ITEM], strict=True)) - newer
+    old_times = parent.split.train.set_index([USER, ITEM])["timestamp_s"]
+    for part in (updated.split.validation_events, updated.split.test_events):
+        for user, item, time in zip(part[USER], part[ITEM], part["timestamp_s"], strict=True):
+            assert (user, item) not in old_times.index or old_times[user, item] != time
+
+
+@pytest.mark.slow
+def test_item_weights_are_those_of_all_events(chain_run, updated):
+    model, settings = updated.load_model(), updated.config.item_weights
+    histories = updated.split.train_queries().choices
+    expected = solve_item_weights(histories, model.n_items, settings, updated.training_data.unit_text)
+    kept = PrunedWeights(model.behaviour.neighbours.numpy()[:-1], model.behaviour.weights_.numpy()[:-1])
+    found = _dense(kept, model.n_items)
+    assert np.abs(found - _dense(expected, model.n_items)).max() < 1e-5
+    # Without the new events they are others: the sums of the parent alone would not do.
+    old = chain_run[0].split.train_queries().choices
+    stale = solve_item_weights(old, model.n_items, settings, updated.training_data.unit_text)
+    assert np.abs(found - _dense(stale, model.n_items)).max() > 1e-3
+    sums = updated.training_data
+    warm_start(updated, sums, updated.config, quietly)
+    whole = ItemWeightStatistics.of(histories, model.n_items, settings)
+    of_update = sums.item_weight_statistics(settings)
+    assert of_update.co_occurrence.sum() == whole.co_occurrence.sum()
+    assert abs(of_update.known - whole.known).max() < 1e-4 and abs(of_update.target - whole.target).max() < 1e-4
+
+
+def _dense(weights, n_items):
+    table = np.zeros((n_items, n_items), np.float32)
+    np.put_along_axis(table, weights.neighbours, weights.weights, axis=1)
+    return table
+
+
+@pytest.mark.slow
+def test_an_interrupted_update_goes_on_to_the_same_result(chain_run, updated, tmp_path):
+    tables, out = newer_tables(tmp_path), tmp_path / "again"
+
+    class Stop(BaseException):
+        pass
+
+    def stop_at(start):
+        def tell(line):
+            if line.startswith(start):
+                raise Stop
+
+        return tell
+
+    for start in ("item-item weights: solving", "epoch 2", "chosen: gates"):
+        with pytest.raises(Stop):
+            update_run(chain_run[0].folder, *tables, out=out, tell=stop_at(start))
+        assert not Run(out).complete
+    with pytest.raises(ConfigError, match="is not empty"):
+        update_run(chain_run[0].folder, tables[0], out=out, tell=quietly)  # other files
+    done = update_run(chain_run[0].folder, *tables, out=out, tell=quietly)
+    assert done.metrics["results"] == updated.metrics["results"]
+    assert update_run(chain_run[0].folder, *tables, out=out, tell=quietly).folder == done.folder  # complete
+
+
+def test_what_cannot_be_updated_is_refused(chain_run, chain_files, tmp_path):
+    folder = chain_run[0].folder
+    with pytest.raises(NothingNew, match="have no event that the run does not know"):
+        update_run(folder, chain_files[0], out=tmp_path / "same", tell=quietly)
+    assert not (tmp_path / "same").exists()
+    with pytest.raises(ConfigError, match="found model, which the run in"):
+        update_run(folder, chain_files[0], overrides=["model.embedding_dim=64"], tell=quietly)
+    with pytest.raises(DataError, match=r"newer\.csv"):
+        update_run(folder, tmp_path / "newer.csv", out=tmp_path / "none", tell=quietly)

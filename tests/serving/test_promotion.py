@@ -1,0 +1,148 @@
+"""Labels of versions, and what a killed process leaves of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tfllmrec.errors import ModelError
+from tfllmrec.serving.promotion import MODELS_CONFIG, PROMOTIONS, adopt, promote, read_promotions, rollback, set_canary
+
+ROOT = Path(__file__).parents[2]
+
+
+def versions(folder, *numbers):
+    for number in numbers:
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "saved_model.pb").touch()
+    return folder
+
+
+def labels(state):
+    return state.stable, state.canary, state.served
+
+
+def test_the_way_of_three_versions(tmp_path):
+    model = versions(tmp_path / "shop", 1)
+    assert labels(set_canary(model, 1)) == (1, None, [1])  # the first one is stable at once
+    versions(model, 2)
+    assert labels(set_canary(model, 2)) == (1, 2, [1, 2])
+    assert labels(promote(model)) == (2, None, [1, 2])
+    versions(model, 3)
+    assert labels(set_canary(model, 3)) == (2, 3, [2, 3])
+    assert labels(rollback(model)) == (2, None, [2])  # first the canary is withdrawn
+    # Version 1 is not loaded: version 2 is served until the label has moved.
+    assert labels(rollback(model)) == (1, None, [1, 2])
+    with pytest.raises(ModelError, match="nothing to roll back"):
+        rollback(model)
+    steps = [(step.action, step.version, step.stable_before) for step in read_promotions(model).history]
+    assert steps == [
+        ("promote", 1, None),
+        ("canary", 2, 1),
+        ("promote", 2, 1),
+        ("canary", 3, 2),
+        ("withdraw", 3, 2),
+        ("rollback", 1, 2),
+    ]
+
+
+def test_a_rollback_serves_the_version_before_alone_where_it_is_loaded(tmp_path):
+    model = versions(tmp_path / "shop", 1, 2)
+    set_canary(model, 1)
+    set_canary(model, 2)
+    promote(model)
+    state = rollback(model)
+    assert labels(state) == (1, None, [1]) and state.before == []
+    versions(model, 3)
+    set_canary(model, 3)
+    assert promote(model).before == [1]  # version 2, which was rolled back, is not among them
+
+
+def test_exports_are_not_served_before_they_have_a_label(tmp_path):
+    assert adopt(tmp_path / "nothing").stable is None
+    model = versions(tmp_path / "shop", 3, 10)
+    assert labels(adopt(model)) == (10, None, [10])
+    versions(model, 11)
+    assert labels(adopt(model)) == (10, None, [10])
+
+
+def test_what_cannot_be_promoted_is_refused(tmp_path):
+    model = versions(tmp_path / "shop", 1)
+    with pytest.raises(ModelError, match="expected a canary to promote"):
+        promote(model)
+    with pytest.raises(ModelError, match="has no version 7"):
+        set_canary(model, 7)
+    set_canary(model, 1)
+    with pytest.raises(ModelError, match="version 1 is stable already"):
+        set_canary(model, 1)
+    versions(model, 2)
+    set_canary(model, 2)
+    (model / "2" / "saved_model.pb").unlink()
+    (model / "2").rmdir()
+    with pytest.raises(ModelError, match="has no version 2"):
+        promote(model)
+    (model / PROMOTIONS).write_text("{")
+    with pytest.raises(ModelError, match=r"promotions\.json is damaged"):
+        rollback(model)
+
+
+def test_tf_serving_reads_the_same_labels(tmp_path):
+    pytest.importorskip("tensorflow_serving")
+    from tfllmrec.server.models_config import read_sources
+
+    model = versions(tmp_path / "shop", 1, 2)
+    set_canary(model, 1, base_path="/models/shop")
+    set_canary(model, 2)
+    (served,) = read_sources(model / MODELS_CONFIG)
+    assert str(served.base) == "/models/shop" and served.name == "shop"
+    (followed,) = read_sources(model)
+    assert followed.base == model
+    for source in (served, followed):
+        assert (source.policy, source.versions, source.labels) == ("specific", (1, 2), {"stable": 1, "canary": 2})
+    assert [source.labels for source in read_sources(tmp_path)] == [{"stable": 1, "canary": 2}]
+
+
+STEPS = """
+    import os, signal, sys
+    from pathlib import Path
+    from tfllmrec.serving import promotion
+    calls, real, at = 0, Path.replace, int(sys.argv[2])
+    def replace(self, target):
+        global calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, target)
+        if calls + 1 == -at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    Path.replace = replace
+    getattr(promotion, sys.argv[3])(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+@pytest.mark.parametrize(("at", "done"), [(1, False), (-2, True), (2, True)])
+def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path, action, at, done):
+    """``at``: before the first or second rename; negative: after it."""
+    model = versions(tmp_path / "shop", 1, 2, 3)
+    set_canary(model, 1)
+    set_canary(model, 2)
+    promote(model)
+    if action == "promote":
+        set_canary(model, 3)
+    before = read_promotions(model)
+    command = [sys.executable, "-c", textwrap.dedent(STEPS), str(model), str(at), action]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    after = read_promotions(model)
+    new = {"promote": (3, None, [2, 3]), "rollback": (1, None, [1])}[action]
+    assert labels(after) == (new if done else labels(before))
+    # The next command renews what TF Serving reads.
+    state = adopt(model)
+    assert state == after and (model / MODELS_CONFIG).read_text() == state.models_config("shop")
+    assert json.loads((model / PROMOTIONS).read_text())["stable"] == after.stable

@@ -1,0 +1,119 @@
+"""A round of watching, with stand-ins for what takes minutes."""
+
+import json
+import types
+from pathlib import Path
+
+import pytest
+
+from tfllmrec.feedback.event_log import EventLog
+from tfllmrec.runs.update import NothingNew
+from tfllmrec.serving import promotion, watch
+from tfllmrec.serving.promotion import read_promotions
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture
+def shop(monkeypatch, tmp_path):
+    """A run, a log with an event, and a model's folder; ``done`` is what was called."""
+    shop = types.SimpleNamespace(
+        run=tmp_path / "run",
+        log=tmp_path / "log",
+        model=tmp_path / "shop",
+        done=[],
+        gate=True,
+        told=[],
+        events=0,
+        known={"run": 0},
+    )
+
+    def finished(folder):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        (folder / "metrics.json").touch()
+        return types.SimpleNamespace(folder=folder)
+
+    def event():
+        shop.events += 1
+        with EventLog(shop.log) as log:
+            log.append([{"user_id": "u", "item_id": "i", "timestamp_s": 1.7e9 + shop.events}])
+
+    def update_run(parent, log, items, *, out, tell):
+        if shop.known[parent.name] == shop.events:
+            raise NothingNew("nothing was updated")
+        shop.done.append(("update", parent.name, out.name))
+        shop.known[out.name] = shop.events
+        return finished(out)
+
+    def promote_run(run, model, *, canary=False, tell):
+        shop.done.append(("promote", run.folder.name, canary))
+        if not shop.gate:
+            raise RuntimeError("the gate")
+        number = str(1 + max((int(path.name) for path in model.glob("[0-9]*")), default=0))
+        (model / number / "assets.extra").mkdir(parents=True)
+        (model / number / "assets.extra" / "tfllmrec.json").write_text(json.dumps({"run": str(run.folder.resolve())}))
+        return promotion.set_canary(model, int(number)), None
+
+    monkeypatch.setattr(watch, "update_run", update_run)
+    monkeypatch.setattr(watch, "promote_run", promote_run)
+
+    def once(**options):
+        shop.done.clear()
+        state = watch.watch_once(shop.run, shop.log, shop.model, tell=shop.told.append, **options)
+        return state.stable, state.canary
+
+    shop.once, shop.event = once, event
+    finished(shop.run)
+    event()
+    return shop
+
+
+def test_a_canary_is_promoted_a_round_later(shop):
+    assert shop.once() == (1, 2)
+    assert shop.done == [("promote", "run", False), ("update", "run", "1"), ("promote", "1", True)]
+    assert shop.once() == (2, None) and shop.done == []
+    assert shop.told[-1] == "nothing was updated"
+
+
+def test_an_alarm_rolls_back_and_nothing_else_is_done(shop):
+    def alarms(log, model):
+        assert (log, model) == (shop.log, shop.model)
+        return ["the click rate fell"]
+
+    shop.once()
+    assert shop.once(alarms=alarms) == (1, None) and shop.done == []  # the canary is withdrawn
+    assert shop.once(alarms=alarms) == (1, None)
+    assert "there is no version before 1: it stays" in shop.told
+    assert "alarm: the click rate fell" in shop.told
+
+
+def test_an_update_that_failed_is_tried_again_when_events_came(shop):
+    shop.gate = True
+    shop.once()
+    shop.once(alarms=lambda log, model: ["withdrawn"])
+    shop.gate = False
+    shop.event()
+    with pytest.raises(RuntimeError, match="the gate"):
+        shop.once()
+    assert shop.once() == (1, None) and shop.done == []
+    shop.event()
+    shop.gate = True
+    assert shop.once() == (1, 3) and shop.done[0][0] == "update"
+
+
+def test_old_versions_and_runs_go_and_those_in_use_stay(shop):
+    for _ in range(7):
+        shop.event()
+        shop.once(keep=1)
+    state = read_promotions(shop.model)
+    left = sorted(int(path.name) for path in shop.model.glob("[0-9]*"))
+    assert {state.stable, state.canary, state.before[-1]} <= set(left) and len(left) < 6
+    runs = {path.name for path in Path(f"{shop.run}-updates").iterdir() if path.name.isdigit()}
+    assert len(runs) < 6 and shop.run.is_dir()
+
+
+def test_a_command_is_an_alarm_if_it_fails(tmp_path):
+    assert watch.alarms_of_command("true")(tmp_path, tmp_path) == []
+    found = watch.alarms_of_command("sh -c 'echo too many unknown items; exit 3'")(tmp_path, tmp_path)
+    assert found == ["sh -c 'echo too many unknown items; exit 3': exit code 3", "too many unknown items"]

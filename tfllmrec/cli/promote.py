@@ -1,0 +1,134 @@
+"""``tfllmrec promote`` and ``tfllmrec rollback``: which version of an exported model is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfllmrec.cli.arguments import Json
+from tfllmrec.cli.output import console, note, print_json, say, working
+
+if TYPE_CHECKING:
+    from tfllmrec.evaluation.regression import Verdict
+    from tfllmrec.serving.promotion import Promotions
+
+Model = Annotated[Path, typer.Argument(metavar="saved_models/NAME", help="The folder with the versions.")]
+Canary = Annotated[
+    bool, typer.Option("--canary", help="Stop at the label canary; a promotion without a run makes it stable.")
+]
+BasePath = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="The folder as TF Serving sees it, such as /models/NAME; it is remembered."),
+]
+
+
+def promote(
+    model: Model,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]", help="Export this run, if it is no worse than the stable version; else exit 5."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, help="Promote this version, which is exported already, without a comparison.")
+    ] = None,
+    canary: Canary = False,
+    base_path: BasePath = None,
+    json: Json = False,
+) -> None:
+    """Give a run, a version or the canary the label stable; servers follow without a restart."""
+    if run is not None and version is not None:
+        raise typer.BadParameter("expected a RUN or --version, found both.")
+    if run is None and version is None and canary:
+        raise typer.BadParameter("--canary goes with a RUN or --version.")
+    from tfllmrec.serving import promotion
+
+    verdict = None
+    if run is not None:
+        from tfllmrec.runs.run import Run
+        from tfllmrec.serving.gate import NotPromoted, promote_run
+
+        try:
+            with working():
+                state, verdict = promote_run(Run.open(run), model, canary=canary, base_path=base_path)
+        except NotPromoted as error:
+            if json:
+                print_json({"gate": error.verdict.as_dict()})
+            else:
+                print_verdict(error.verdict)
+            raise
+    else:
+        _require_versions(model)
+        if version is not None:
+            state = promotion.set_canary(model, version, base_path)
+        if version is None or (not canary and state.canary is not None):
+            state = promotion.promote(model, base_path)
+    if json:
+        print_json(promotion_as_json(state, verdict))
+        return
+    print_verdict(verdict)
+    say_labels(model, state)
+
+
+def rollback(model: Model, json: Json = False) -> None:
+    """Withdraw the canary; without one, give the label stable back to the version before. Requests go on meanwhile."""
+    from tfllmrec.serving import promotion
+
+    _require_versions(model)
+    state = promotion.rollback(model)
+    if json:
+        print_json(promotion_as_json(state, None))
+    else:
+        say_labels(model, state)
+
+
+def _require_versions(model: Path) -> None:
+    from tfllmrec.errors import ModelError
+    from tfllmrec.serving.layout import version_folders
+
+    if not model.is_dir() or not version_folders(model):
+        raise ModelError(f"{model} has no versions: expected a folder that 'tfllmrec export' wrote.")
+
+
+def promotion_as_json(state: Promotions, verdict: Verdict | None) -> dict[str, Any]:
+    """The labels, and the verdict of the gate."""
+    step = state.history[-1].model_dump() if state.history else None
+    return {"labels": state.labels, "step": step, "gate": None if verdict is None else verdict.as_dict()}
+
+
+def say_labels(model: Path, state: Promotions) -> None:
+    for label, number in state.labels.items():
+        say(f"{label}: {model}/{number}")
+    if state.canary is not None:
+        note(f"next: tfllmrec promote {model}, or tfllmrec rollback {model}")
+
+
+def print_verdict(verdict: Verdict | None) -> None:
+    """A table with a row for each stratum."""
+    if verdict is None:
+        note("gate: no version was in use, so there is nothing to compare with")
+        return
+    from rich import box
+    from rich.table import Table
+
+    folded = any(each.with_new_items is not None for each in verdict.strata)
+    table = Table(title=f"gate: {verdict.metric} on held-out events", title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ["", "targets", "in use", *(["in use, with new items"] if folded else []), "updated", "difference", ""]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    for each in verdict.strata:
+        new = "" if each.with_new_items is None else f"{each.with_new_items:.4f}"
+        table.add_row(
+            each.stratum,
+            f"{each.targets:,}",
+            f"{each.in_use:.4f}",
+            *([new] if folded else []),
+            f"{each.updated:.4f}",
+            f"{each.updated - each.in_use:+.4f} [{each.low:+.4f}, {each.high:+.4f}]",
+            "worse" if each.worse else "",
+        )
+    console().print(table)
+    say(f"gate: {'passed' if verdict.passed else 'not passed'}")

@@ -1,0 +1,76 @@
+"""``tfllmrec update``: a run from an earlier one and newer events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfllmrec.cli.arguments import Items, Json, Overrides, Users, require
+from tfllmrec.cli.output import note, print_json, print_metrics, working
+from tfllmrec.cli.promote import BasePath, Canary, print_verdict, promotion_as_json, say_labels
+
+
+def update(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder; it is only read.")],
+    events: Annotated[
+        Path,
+        typer.Option(
+            "--events", help="New events, in any format of 'fit', or an event log. Known ones are dropped and counted."
+        ),
+    ],
+    items: Items = None,
+    users: Users = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="NEW_RUN", help="By default that of RUN with a number.")
+    ] = None,
+    promote: Annotated[
+        Path | None,
+        typer.Option(
+            "--promote",
+            metavar="saved_models/NAME",
+            help="Export the new run there and make it stable, if it is no worse than the version in use; else exit 5.",
+        ),
+    ] = None,
+    canary: Canary = False,
+    base_path: BasePath = None,
+    json: Json = False,
+) -> None:
+    """Make a new run from a run and what came since, in minutes: it goes on from the run's weights.
+
+    After an interruption the same command with --out, or 'tfllmrec fit --resume NEW_RUN', goes on.
+    """
+    if promote is None and (canary or base_path):
+        raise typer.BadParameter("--canary and --base-path go with --promote.")
+    require(run)
+    require(events)
+    from tfllmrec.runs.update import update_run
+
+    with working():
+        made = update_run(run, events, items, users, out, overrides=overrides or ())
+    told: dict[str, Any] = {"run": str(made.folder), "parent": made.record["parent"], "metrics": made.metrics}
+    if not json:
+        print_metrics(made.metrics)
+    note(f"run: {made.folder}")
+    if promote is None:
+        note(f"next: tfllmrec promote saved_models/NAME {made.folder}")
+    else:
+        from tfllmrec.serving.gate import NotPromoted, promote_run
+
+        try:
+            with working():
+                state, verdict = promote_run(made, promote, canary=canary, base_path=base_path)
+        except NotPromoted as error:
+            if json:
+                print_json(told | {"gate": error.verdict.as_dict()})
+            else:
+                print_verdict(error.verdict)
+            raise
+        told |= promotion_as_json(state, verdict)
+        if not json:
+            print_verdict(verdict)
+            say_labels(promote, state)
+    if json:
+        print_json(told)

@@ -1,0 +1,74 @@
+"""``tfllmrec watch``: keeps a served model up to date with its event log."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Items, Json, require
+from tfllmrec.cli.output import note, print_json, say, working
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(text: str) -> int:
+    """``90s``, ``10m``, ``2h``, ``1d``."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if found is None or not int(found[1]):
+        raise typer.BadParameter(f"expected a time such as 90s, 10m or 2h, found {text!r}.")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder, the first to be served.")],
+    log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' fills it.")],
+    model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
+    every: Annotated[str, typer.Option(metavar="TIME", help="From one round to the next: 90s, 10m, 2h.")] = "10m",
+    once: Annotated[bool, typer.Option("--once", help="One round, for cron.")] = False,
+    items: Items = None,
+    alarm: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Run before each promotion; an exit code other than 0 rolls back."),
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Old versions and runs of updates that are kept.")] = 5,
+    json: Json = False,
+) -> None:
+    """Update, check, serve as canary, promote; roll back on an alarm. Until Ctrl-C, or once.
+
+    A round promotes the canary of the round before, updates the stable version's run with the events of the log, and
+    serves the result as the next canary if it is no worse.
+    """
+    seconds = seconds_of(every)
+    require(run)
+    require(log)
+    if once:
+        from tfllmrec.serving.watch import alarms_of_command, watch_once
+
+        with working():
+            alarms = alarms_of_command(alarm) if alarm else None
+            state = watch_once(run, log, model, items=items, alarms=alarms, keep=keep)
+        if json:
+            print_json({"labels": state.labels, "step": state.history[-1].model_dump() if state.history else None})
+        else:
+            say(", ".join(f"{label}: version {number}" for label, number in state.labels.items()))
+        return
+    command = [sys.executable, "-m", "tfllmrec", "watch", str(run), "--log", str(log), "--model", str(model), "--once"]
+    command += ["--keep", str(keep), *(["--items", str(items)] if items else [])]
+    command += [*(["--alarm", alarm] if alarm else []), *(["--json"] if json else [])]
+    while True:
+        start = time.monotonic()
+        # A process for each round: whatever a round leaves in memory ends with it.
+        code = subprocess.run(command, check=False).returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        if code == 2:  # a wrong argument or setting stays wrong
+            raise typer.Exit(code)
+        if code:
+            note(f"this round ended with exit code {code}; the next one tries again")
+        time.sleep(max(0.0, seconds - (time.monotonic() - start)))

@@ -1,0 +1,197 @@
+"""A run from an earlier one and what came since: minutes, where a fit takes hours.
+
+The catalogue and the users keep their places; new ones follow (:meth:`Dataset.extend`). The split is made again, so
+that what was held out before is trained on now and the newest events are held out; no event is held out that the parent
+was trained on. The settings are the parent's, and so are the vocabularies of fields: a value that the parent has not
+seen counts as unknown until the next fit. Only new texts are encoded. The item-item weights are exact
+(:mod:`tfllmrec.runs.warm_start`), the dense side goes on from the parent's, and gates, ranking and interests are fitted
+as in a fit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
+from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, parse_config
+from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS, ITEM_COLUMNS
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.findings import CleaningReport
+from tfllmrec.data.readers import read_dataset
+from tfllmrec.data.splits import Split
+from tfllmrec.durable import locked, read_json, replacing, write_text
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.models.item_weights import MAX_ITEMS
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.runs.experiment import continue_run, data_beside, free_folder
+from tfllmrec.runs.run import PARENT, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
+
+#: Settings that decide what the parent's weights mean.
+KEPT = ("split", "text", "tuning", "distillation", "model", "item_weights", "seed")
+
+
+class NothingNew(DataError):
+    """The files have no event that the run does not know."""
+
+
+def update_run(
+    parent: Path | str,
+    events: Path | str,
+    items: Path | None = None,
+    users: Path | None = None,
+    out: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    tell: Tell = to_stderr,
+) -> Run:
+    """Makes a complete run from an earlier one and newer tables.
+
+        update_run("runs/shop", "june.csv", "new_items.csv", out="runs/shop-june")
+
+    An update that was interrupted goes on where it stopped, if it is called again with the same ``out`` and files, or
+    by ``tfllmrec fit --resume OUT``.
+
+    Args:
+      parent: a complete run; it is only read.
+      events: new ones, in any format that :func:`tfllmrec.data.read_dataset` reads, or the folder of an event log.
+        Events that the run has already are dropped and counted.
+      items: new items, and new values of known ones.
+      users: the same of users.
+      out: the folder of the new run; by default that of the parent with a number.
+      overrides: settings such as ``update.epochs=5``; those that decide what the parent's weights mean cannot change.
+      tell: called with a line for each step.
+
+    Returns:
+      The new run. Its ``run.json`` names the parent.
+
+    Raises:
+      ConfigError: a setting that cannot change; ``out`` is taken, or in use by another process.
+      NothingNew: the files have nothing that the run does not know.
+      DataError: they cannot be read, or do not fit the run's data.
+      ModelError: the parent is not complete, or damaged.
+      WriteError: the disk is full, read-only or broken.
+    """
+    run = Run.open(parent)
+    config = _config(run, overrides)
+    came = _data_section(run, events, items, users)
+    source = came.model_dump(mode="json", exclude_defaults=True)
+    if out is not None and (begun := _begun(out, run, source)) is not None:
+        tell(f"going on with {out}")
+        if begun.complete:
+            return begun
+        with locked(out):
+            return continue_run(begun, begun.config, tell)
+    tell("reading the data")
+    dataset = read_dataset(came, known=run.dataset)
+    dataset = replace(dataset, report=_of_this_reading(dataset.report, run.dataset.report))
+    for line in dataset.report.lines():
+        tell(f"data: {line}")
+    if _is_known(dataset, run.dataset):
+        raise NothingNew(f"{run.folder}: the files have no event that the run does not know: nothing was updated.")
+    with free_folder(out, run.folder.name, run.folder.parent) as folder:
+        tell(f"run folder: {folder}")
+        _begin(run, config, source, dataset, folder, tell)
+        return continue_run(Run(folder, config.tuning.paraphrase), config, tell)
+
+
+def _config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
+    own = run.config.model_dump(mode="json")
+    config = parse_config(json.loads(json.dumps(own)), overrides, origin=str(run.folder / "config.yaml"))
+    asked = config.model_dump(mode="json")
+    if changed := [name for name in ("data", *KEPT) if asked[name] != own[name]]:
+        raise ConfigError(
+            f"--set: expected settings of an update, such as update.epochs; found {', '.join(changed)}, which the run "
+            f"in {run.folder} was made with: leave them out, or fit again."
+        )
+    config.model, config.item_weights = config.model.settled(), config.item_weights.settled()
+    return config
+
+
+def _data_section(run: Run, events: Path | str, items: Path | None, users: Path | None) -> DataConfig:
+    """How the new tables are read: as those of the run were, with the mapped columns that they may have."""
+    source = run.record["source"]
+    may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
+    mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
+    named = {"events": events, "items": items, "users": users}
+    own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
+    files = {role: None if path is None else str(path) for role, path in named.items()}
+    return DataConfig.model_validate({**own, **files, "columns": mapped})
+
+
+def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
+    """The update in ``out`` of the same parent with the same files, if there is one that has begun to learn."""
+    if not (out / UPDATE).is_file() or not (out / "checkpoints" / "state.json").is_file():
+        return None
+    run = Run(out)
+    assert run.update is not None
+    same = read_json(out / "source.json", dict[str, Any], "start again in another folder") == source
+    return run if same and Path(run.update.parent) == parent.folder.resolve() else None
+
+
+def _of_this_reading(report: CleaningReport, earlier: CleaningReport) -> CleaningReport:
+    """What was found now, and the doubts about the data that were known: a report that many updates do not lengthen."""
+    found = report.findings[len(earlier.findings) :]
+    doubts = [finding for finding in earlier.findings if finding.action == "doubted" and finding not in found]
+    rows_in = {table: n - earlier.rows_in.get(table, 0) for table, n in report.rows_in.items()}
+    rows_kept = {table: n - earlier.rows_kept.get(table, 0) for table, n in report.rows_kept.items()}
+    return CleaningReport(
+        {table: n for table, n in rows_in.items() if n},
+        {table: rows_kept[table] for table, n in rows_in.items() if n},
+        doubts + found,
+        report.sources[len(earlier.sources) :],
+        report.tied_users,
+    )
+
+
+def _is_known(dataset: Dataset, known: Dataset) -> bool:
+    return len(dataset.events) == len(known.events) and dataset.events[list(known.events)].equals(known.events)
+
+
+def _begin(
+    parent: Run, config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, folder: Path, tell: Tell
+) -> None:
+    """Writes what the update starts from into its folder, which is free."""
+    write_text(folder / "source.json", json.dumps(source, indent=1))
+    lineage = Parent(folder=parent.folder.resolve().name, data_sha256=parent.dataset.fingerprint)
+    write_text(folder / PARENT, lineage.model_dump_json(indent=1))
+    trained = _trained_rows(dataset, parent.split)
+    with replacing(folder / TRAINED) as fresh, fresh.open("wb") as stream:
+        np.save(stream, trained)
+    write_text(folder / SCHEMA, json.dumps(parent.split.schema.as_dict(), indent=1, ensure_ascii=False))
+    dataset.save(folder / "data")
+    known = parent.dataset
+    record = Update(
+        parent=str(parent.folder.resolve()),
+        new_events=len(dataset.events) - len(known.events),
+        new_items=dataset.n_items - known.n_items,
+        new_users=dataset.n_users - known.n_users,
+    )
+    write_text(folder / UPDATE, record.model_dump_json(indent=1))
+    for name in TAKEN_OVER:
+        if (parent.folder / name).is_dir():
+            ignored = [path.name for path in (parent.folder / name).iterdir() if unfinished(path)]
+            shutil.copytree(parent.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints", *ignored))
+    config.data = data_beside(config.data, dataset.name)
+    if config.item_weights.form == "exact" and dataset.n_items > MAX_ITEMS:
+        config.item_weights.form = "low_rank"
+        tell(f"item_weights.form low_rank: {dataset.n_items:,} items, more than exact takes ({MAX_ITEMS:,})")
+    # Last: with it, the folder is a run that can be continued.
+    write_text(folder / "config.yaml", dump_config(config))
+
+
+def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
+    """int64 ``[T]``: the rows of ``dataset.events`` that are the training events of an earlier split."""
+    key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
+    groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
+    trained, there = groups[: len(before.train)], groups[len(before.train) :]
+    # Of equal events that occur several times, the first ones.
+    nth = there.groupby(there).cumcount().to_numpy()
+    return np.flatnonzero(nth < trained.value_counts().reindex(there, fill_value=0).to_numpy())

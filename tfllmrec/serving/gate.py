@@ -1,0 +1,178 @@
+"""The gate before promotion: a run beside the version in use, on events that neither was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
+from tfllmrec.data.queries import Queries
+from tfllmrec.data.schema import Schema
+from tfllmrec.durable import write_text
+from tfllmrec.errors import ModelError, TfllmrecError
+from tfllmrec.evaluation.protocol import Result
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.regression import OfEarlierCatalogue, Verdict, verdict_of, without_queries
+from tfllmrec.models.graph import view_of
+from tfllmrec.models.hybrid import Catalogue
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.runs.run import GATE, Run
+from tfllmrec.runs.scoreboard import measure_one
+from tfllmrec.serving.export import export
+from tfllmrec.serving.layout import read_manifest, version_folders
+from tfllmrec.serving.promotion import Promotions, adopt, promote, read_promotions, set_canary
+from tfllmrec.serving.saved_model import SavedModel
+
+
+class NotPromoted(TfllmrecError):
+    """A run did not pass the gate; the version in use stays."""
+
+    exit_code = 5
+
+    def __init__(self, verdict: Verdict, *lines: str) -> None:
+        super().__init__(*lines)
+        self.verdict = verdict
+
+
+def promote_run(
+    run: Run, model: Path, *, canary: bool = False, base_path: str | None = None, tell: Tell = to_stderr
+) -> tuple[Promotions, Verdict | None]:
+    """Exports a run that passes the gate, labels the version ``canary``, and then ``stable``.
+
+    A run that was exported there before is not exported again, so a promotion that was interrupted is finished by
+    another call.
+
+    Args:
+      run: complete.
+      model: the folder of the versions, such as ``saved_models/shop``; made where it is missing.
+      canary: stop at the label ``canary``; :func:`tfllmrec.serving.promotion.promote` does the rest.
+      base_path: see :func:`tfllmrec.serving.promotion.adopt`.
+      tell: called with a line for each step.
+
+    Returns:
+      The state of the model's folder; the verdict of the gate, ``None`` where there was no version to compare with.
+
+    Raises:
+      NotPromoted: the run did not pass the gate; nothing was exported.
+      ModelError, DataError, WriteError: see the steps.
+    """
+    state = adopt(model, base_path)
+    version, verdict = _exported(run, model), None
+    if state.stable is not None and version == state.stable:
+        tell(f"{model}: version {version}, which is stable, was exported from {run.folder} already")
+        return state, None
+    if state.stable is not None:
+        verdict = compare_with_version(run, version_folders(model)[state.stable], tell)
+        if not verdict.passed:
+            raise NotPromoted(
+                verdict,
+                f"{run.folder} does not pass the gate; version {state.stable} of {model} stays stable:",
+                *(f"  {reason}" for reason in verdict.reasons),
+            )
+    if version is None:
+        tell("exporting")
+        version = int(export(run.folder, model, tell=tell).name)
+    state = set_canary(model, version, base_path)
+    if not canary and state.canary is not None:
+        state = promote(model, base_path)
+    return state, verdict
+
+
+def _exported(run: Run, model: Path) -> int | None:
+    """The newest version that was exported from the run as it is; ``None``: there is none."""
+    if not model.is_dir():
+        return None
+    rolled_back = {step.version for step in read_promotions(model).history if step.action in ("rollback", "withdraw")}
+    for number, folder in sorted(version_folders(model).items(), reverse=True):
+        manifest = read_manifest(folder)
+        same = manifest.get("run") == str(run.folder.resolve()) and not manifest.get("new_items")
+        if same and manifest.get("data_sha256") == run.record["data_sha256"] and number not in rolled_back:
+            return number
+    return None
+
+
+def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Verdict:
+    """Measures a version on the test queries of a run, and judges the run; the verdict is kept in the run's folder.
+
+    The version is measured as it is served: by its ``score`` signature, over its own items. It ignores items of a
+    history that it does not know, and cannot recommend them. Test events that its run was trained on are left out.
+
+    Args:
+      run: complete; its own figures are those in its folder.
+      version: the folder of an exported version of a run.
+      tell: called with a line for each step.
+
+    Raises:
+      ModelError: the version or its run is gone or damaged.
+    """
+    manifest = read_manifest(version)
+    if not manifest.get("run"):
+        raise ModelError(
+            f"{version} was not exported from a run, so it is not known what it was trained on: expected a run to "
+            "compare with. Promote without the gate: tfllmrec export, and tfllmrec promote MODEL --version N."
+        )
+    used, saved = Run.open(manifest["run"]), SavedModel.open(version)
+    tell(f"gate: {run.folder} beside {version}, on {len(run.split.test):,} test queries")
+    queries = _queries_of(run, Schema.from_dict(manifest["schema"]))
+    places = pd.Index(saved.item_ids).get_indexer(pd.Index(run.split.items[ITEM]))
+    left_out = _trained_on(run, used, queries)
+    strata = run.split.strata(run.config.evaluation.head_share)
+    kept = queries.targets.take(~left_out).values
+    targets = {"targets": len(kept), **{f"targets/{name}": int(mask[kept].sum()) for name, mask in strata.items()}}
+    if left_out.any():
+        tell(f"gate: {int(left_out.sum()):,} test queries are left out: {used.folder} was trained on their targets")
+
+    def measured(model: Recommender) -> Result:
+        return without_queries(measure_one(model, queries, run.split, run.config), left_out, targets)
+
+    grown = _with_new_items(run, used, tell)
+    verdict = verdict_of(
+        without_queries(run.results["hybrid"], left_out, targets),
+        measured(OfEarlierCatalogue(saved, places)),
+        run.config.update.tolerance,
+        None if grown is None else measured(grown),
+    )
+    content = {"version": str(version), "run_of_version": manifest["run"], **verdict.as_dict()}
+    write_text(run.folder / GATE, json.dumps(content, indent=1))
+    return verdict
+
+
+def _queries_of(run: Run, schema: Schema) -> Queries:
+    """The test queries of a run, with their fields encoded by a schema."""
+    own = run.split
+    queries = own.test if schema.as_dict() == own.schema.as_dict() else run.split_by(schema).test
+    if not (
+        np.array_equal(queries.user_ids, own.test.user_ids)
+        and np.array_equal(queries.targets.values, own.test.targets.values)
+    ):
+        raise ModelError(
+            f"{run.folder}: the version in use reads other fields of requests, so that the same events are other test "
+            "queries: expected the same fields. Promote without the gate: tfllmrec promote MODEL --version N."
+        )
+    return queries
+
+
+def _trained_on(run: Run, used: Run, queries: Queries) -> np.ndarray:
+    """bool ``[B]``: the queries with a target that another run was trained on."""
+    users, items = run.dataset.users[USER], run.dataset.items[ITEM]
+    train, n_items = used.split.train, len(items)
+    user = pd.Index(users).get_indexer(used.dataset.users[USER])[train[USER_INDEX]]
+    item = pd.Index(items).get_indexer(used.dataset.items[ITEM])[train[ITEM_INDEX]]
+    row = queries.targets.row_of_value
+    asked = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[row] * n_items + queries.targets.values
+    seen = np.isin(asked, (user * n_items + item)[(user >= 0) & (item >= 0)]) & (not run.dataset.repeats)
+    return np.bincount(row, seen, len(queries)) > 0
+
+
+def _with_new_items(run: Run, used: Run, tell: Tell) -> Recommender | None:
+    """The model of the version in use, with the run's new items added without training; ``None`` if there are none."""
+    known, now = used.split.items[ITEM], run.split.items[ITEM]
+    if len(now) <= len(known) or not np.array_equal(now[: len(known)], known) or not np.any(used.text):
+        return None
+    model = used.load_model()
+    catalogue = Catalogue.of(run.split.items, np.asarray(run.text), used.split.schema, used.text_widths, model.config)
+    graph = view_of(used.graph) if used.graph is not None and used.config.item_weights.graph else None
+    return model.extend(catalogue, np.asarray(used.text), used.split.train_queries().choices, tell, graph)

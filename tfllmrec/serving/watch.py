@@ -1,0 +1,155 @@
+"""One round of keeping a served model up to date: alarms, the canary, an update, the gate, the next canary.
+
+    1. an alarm takes the last step back: the canary, or the stable version; nothing else is done in this round
+    2. a canary that was served since the last round without an alarm becomes stable
+    3. the run of the stable version is updated with the events of the log
+    4. an update that passes the gate is the next canary
+    5. versions and runs that nobody needs any more are deleted
+
+``tfllmrec watch`` does a round every few minutes, each in a process of its own. Whatever a round leaves unfinished, the
+next one finishes or starts again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from tfllmrec.data.files.event_log import LogReader
+from tfllmrec.durable import locked, read_json, write_text
+from tfllmrec.progress import Tell, to_stderr
+from tfllmrec.runs.run import Run
+from tfllmrec.runs.update import NothingNew, update_run
+from tfllmrec.serving.gate import promote_run
+from tfllmrec.serving.layout import read_manifest, version_folders
+from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
+
+TRIED = "tried.json"
+
+Alarms = Callable[[Path, Path], list[str]]
+"""Called with the event log and the model's folder; a line for each reason not to trust what is served."""
+
+
+def alarms_of_command(command: str) -> Alarms:
+    """Runs a command, such as ``tfllmrec monitor log/``; an exit code other than 0 is an alarm."""
+
+    def alarms(log: Path, model: Path) -> list[str]:
+        ended = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+        if ended.returncode == 0:
+            return []
+        said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        return [f"{command}: exit code {ended.returncode}", *said[-5:]]
+
+    return alarms
+
+
+def watch_once(
+    run: Path,
+    log: Path,
+    model: Path,
+    *,
+    items: Path | None = None,
+    alarms: Alarms | None = None,
+    keep: int = 5,
+    tell: Tell = to_stderr,
+) -> Promotions:
+    """Does one round.
+
+    Args:
+      run: complete; it is exported and made stable if the model has no version yet. Updates are written to numbered
+        folders in ``RUN-updates`` beside it.
+      log: the folder of the event log.
+      model: the folder of the versions.
+      items: the catalogue, read at each update, where it has new items.
+      alarms: ``None``: there are none.
+      keep: versions, and runs of updates, that are kept beside those in use.
+      tell: called with a line for each step.
+
+    Returns:
+      The state of the model's folder.
+
+    Raises:
+      NotPromoted: the update did not pass the gate.
+      ConfigError: another process watches the run.
+      TfllmrecError: see the steps; all that was finished stays.
+    """
+    updates = run.with_name(f"{run.name}-updates")
+    with locked(updates):
+        state = read_promotions(model)
+        if state.stable is None:
+            state, _ = promote_run(Run.open(run), model, tell=tell)
+        if found := alarms(log, model) if alarms is not None else []:
+            for line in found:
+                tell(f"alarm: {line}")
+            if state.canary is None and not state.before:
+                tell(f"there is no version before {state.stable}: it stays")
+                return state
+            state = rollback(model)
+            tell(f"rolled back: version {state.stable} is stable")
+            return state
+        if state.canary is not None:
+            state = promote(model)
+            tell(f"promoted: version {state.stable} is stable")
+        assert state.stable is not None
+        parent = Path(read_manifest(version_folders(model)[state.stable])["run"])
+        tried, now = updates / TRIED, _Tried(parent=str(parent), last_event=_last_event(log))
+        if tried.is_file() and read_json(tried, _Tried, "delete it") == now:
+            tell(f"no event came since the last update of {parent}")
+            return state
+        try:
+            made = update_run(parent, log, items, out=_next_folder(updates, parent), tell=tell)
+        except NothingNew as error:
+            tell(str(error))
+            return state
+        write_text(tried, now.model_dump_json())
+        try:
+            state, _ = promote_run(made, model, canary=True, tell=tell)
+        finally:
+            _prune(model, updates, keep, tell)
+        return state
+
+
+class _Tried(BaseModel):
+    """The update that was made last: of which run, and the number of the newest event of the log."""
+
+    parent: str
+    last_event: int
+
+
+def _last_event(log: Path) -> int:
+    with LogReader(log) as reader:
+        return reader.last()
+
+
+def _next_folder(updates: Path, parent: Path) -> Path:
+    """The folder of an update of ``parent`` that was begun, else the next free one."""
+    numbers = sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
+    if numbers:
+        newest = Run(updates / str(numbers[-1]))
+        if not newest.complete:
+            if newest.update is None or Path(newest.update.parent) != parent.resolve():
+                shutil.rmtree(newest.folder)
+            return newest.folder
+    return updates / str(max(numbers, default=0) + 1)
+
+
+def _prune(model: Path, updates: Path, keep: int, tell: Tell) -> None:
+    """Deletes old versions and runs of updates; those with a label, served, or needed for a rollback stay."""
+    state, versions = read_promotions(model), version_folders(model)
+    needed = {*state.labels.values(), *state.served, *state.before[-keep:], *sorted(versions)[-keep:]}
+    runs = {Path(read_manifest(versions[number])["run"]) for number in needed & versions.keys()}
+    numbers = sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
+    runs |= {(updates / str(number)).resolve() for number in numbers[-keep:]}
+    old = [folder for number, folder in versions.items() if number not in needed]
+    old += [updates / str(number) for number in numbers if (updates / str(number)).resolve() not in runs]
+    for folder in old:
+        hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp")  # at once, and not file by file
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+        tell(f"deleted: {folder}")
