@@ -298,6 +298,37 @@ def chain_run(chain_config, cache, made_once):
     return run_and_told(made_once("chain-run", lambda folder: fit_and_tell(chain_config, folder)))
 
 
+def write_newer_tables(folder):
+    """Steps of known and new users along the ring, beside a late, a known and a repeated event; two items more."""
+    rows = [
+        (f"u{user}", f"i{(user + step) % 36}", 4, 90_000 + 10 * user + step) for user in range(20) for step in (0, 1)
+    ]
+    rows += [(f"w{user}", f"i{(7 * user + step) % 36}", 3, 95_000 + step) for user in range(5) for step in range(6)]
+    rows += [("w0", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("u30", "i41", 2, 1)]
+    pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"]).to_csv(folder / "newer.csv", index=False)
+    titles = pd.DataFrame({"item": ["i40", "i41", "i42"], "title": ["red car", "blue toy", "the cafe"]})
+    titles.to_csv(folder / "newer_items.csv", index=False)
+
+
+@pytest.fixture(scope="session")
+def newer_tables(made_once):
+    """(events, items) that came after the ring was fitted."""
+    folder = made_once("newer", write_newer_tables)
+    return folder / "newer.csv", folder / "newer_items.csv"
+
+
+@pytest.fixture(scope="session")
+def updated(chain_run, newer_tables, made_once):
+    """The ring's run, updated with newer tables."""
+    from tfllmrec.runs.run import Run
+    from tfllmrec.runs.update import update_run
+
+    def make(folder):
+        update_run(chain_run[0].folder, *newer_tables, out=folder / "run", tell=lambda line: None)
+
+    return Run.open(made_once("updated", make) / "run")
+
+
 @pytest.fixture(scope="session")
 def board_run(chain_config, cache, made_once):
     """The ring, fitted with all that TensorBoard shows."""

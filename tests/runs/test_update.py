@@ -1,7 +1,6 @@
 """A run from an earlier one and newer tables."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tfllmrec.columns import ITEM, USER
@@ -26,27 +25,6 @@ def test_whose_training_events_changed():
     assert new_events.tolist() == [False, False, False, True, True, True, False, False]
     assert changed.tolist() == [False, True, True, True]  # of c, the order
     assert gone.tolist() == [False, True, True, True]
-
-
-def newer_tables(folder):
-    """Steps of known and new users along the ring, beside a late, a known and a repeated event; two items more."""
-    rows = [
-        (f"u{user}", f"i{(user + step) % 36}", 4, 90_000 + 10 * user + step) for user in range(20) for step in (0, 1)
-    ]
-    rows += [(f"w{user}", f"i{(7 * user + step) % 36}", 3, 95_000 + step) for user in range(5) for step in range(6)]
-    rows += [("w0", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("w1", "i40", 5, 96_000), ("u30", "i41", 2, 1)]
-    pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"]).to_csv(folder / "newer.csv", index=False)
-    titles = pd.DataFrame({"item": ["i40", "i41", "i42"], "title": ["red car", "blue toy", "the cafe"]})
-    titles.to_csv(folder / "newer_items.csv", index=False)
-    return folder / "newer.csv", folder / "newer_items.csv"
-
-
-@pytest.fixture(scope="module")
-def updated(chain_run, made_once):
-    def make(folder):
-        update_run(chain_run[0].folder, *newer_tables(folder), out=folder / "run", tell=quietly)
-
-    return Run.open(made_once("updated", make) / "run")
 
 
 @pytest.mark.slow
@@ -108,8 +86,8 @@ def _dense(weights, n_items):
 
 
 @pytest.mark.slow
-def test_an_interrupted_update_goes_on_to_the_same_result(chain_run, updated, tmp_path):
-    tables, out = newer_tables(tmp_path), tmp_path / "again"
+def test_an_interrupted_update_goes_on_to_the_same_result(chain_run, updated, newer_tables, tmp_path):
+    tables, out = newer_tables, tmp_path / "again"
 
     class Stop(BaseException):
         pass
