@@ -39,7 +39,7 @@ SERVE = [
     "uvicorn>=0.30",
     "httptools>=0.6",
     "uvloop>=0.20; sys_platform != 'win32'",
-    "prometheus-client>=0.20",
+    "prometheus-client>=0.24",
 ]
 NOTEBOOKS = [*REPORT, *SERVE, "ipykernel>=6.29", "nbclient>=0.10,<1"]
 SCANN = "scann==1.4.2"

@@ -25,6 +25,7 @@ from tfllmrec.feedback.event_log import EventLog, Exposure
 from tfllmrec.server import intake as intake_module
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.engine import Engine, Limits
+from tfllmrec.server.lists import Items, lists_of
 from tfllmrec.server.models_config import ModelSource
 from tfllmrec.server.rest import rest_app
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -176,7 +177,7 @@ def test_reading_the_events_counts_against_the_deadline(tmp_path):
 
 
 def test_a_damaged_log_is_a_503_that_names_no_file(serving, tmp_path, monkeypatch):
-    def damaged(log, batches, exposures=()):
+    def damaged(log, *written):
         raise DataError(f"{log.folder} is damaged")
 
     with served(serving, tmp_path) as server:
@@ -249,6 +250,7 @@ class Backwards:
     """Answers with the history backwards."""
 
     alive = True
+    items = Items(fields=frozenset({"device"}))
 
     def __init__(self, folder):
         self.signatures = {"serving_default": LIST, "recommend_full": FULL, "similar": LIST}
@@ -318,7 +320,7 @@ def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_drops_lists_and_fails_no_request(tmp_path, monkeypatch):
-    def full(log, batches, exposures=()):
+    def full(log, *written):
         raise WriteError("no room")
 
     monkeypatch.setattr(EventLog, "write", full)
@@ -334,9 +336,9 @@ def test_a_disk_that_hangs_delays_no_answer(tmp_path, monkeypatch):
     go = threading.Event()
     write = EventLog.write
 
-    def hang(log, batches, exposures=()):
+    def hang(log, *written):
         assert go.wait(60)
-        return write(log, batches, exposures)
+        return write(log, *written)
 
     monkeypatch.setattr(EventLog, "write", hang)
     seen = []
@@ -354,7 +356,7 @@ def test_a_disk_that_hangs_delays_no_answer(tmp_path, monkeypatch):
 def test_a_context_for_all_rows_and_bytes_that_are_no_text():
     context = np.array([[b"user_id=7"]], object)
     ids = np.array([[b"a", b""], [b"\xff", b"b\0"]], object)
-    shown = intake_module.exposures("r", 1.0, "m", 1, "p", ids, context)
+    shown, _ = intake_module.answered("r", 1.0, "m", 1, "p", ids, context, lists_of({}, {"item_ids": ids}, Items()))
     assert [(each.request_id, each.user_id, each.item_id, each.position) for each in shown] == [
         ("r/0", "7", "a", 0), ("r/1", "7", "�", 0), ("r/1", "7", "b�", 1),
     ]  # fmt: skip
@@ -372,4 +374,7 @@ def test_a_context_for_all_rows_and_bytes_that_are_no_text():
 )
 def test_a_context_of_another_shape_or_type_names_nobody(context):
     ids = np.array([[b"a"], [b"b"]], object)
-    assert [each.user_id for each in intake_module.exposures("r", 1.0, "m", 1, "p", ids, context)] == [None, None]
+    lists = lists_of({"context": context}, {"item_ids": ids}, Items())
+    shown, requests = intake_module.answered("r", 1.0, "m", 1, "p", ids, context, lists, frozenset({"user_id"}))
+    assert [each.user_id for each in (*shown, *requests)] == [None] * 4
+    assert [each.context for each in requests] == [None, None]
