@@ -57,9 +57,9 @@ VERSION = "version"
 POLICY = "policy"
 POSITION = "position"
 PROPENSITY = "propensity"
-#: Of the log's requests, which have a row for each list: how many items it has, how many ids its history has, how many of
-#: these the model does not know, the highest and the mean score, the letters and the script of the free text, and the
-#: fields of the request.
+#: Of the log's requests, which have a row for each list: how many items it has, how many ids its history has, how many
+#: of these the model does not know, the highest and the mean score, the letters and the script of the free text, and
+#: the fields of the request.
 LISTED = "listed"
 HISTORY_IDS = "history_ids"
 UNKNOWN_IDS = "unknown_ids"

@@ -96,10 +96,11 @@ class RequestRecord(NamedTuple):
 
     Attributes:
       request_id, time_s, user_id, model, version, policy: as in :class:`Exposure`.
-      listed: items of the list. history_ids: ids of the history. unknown_ids: those of them that the model does not know.
+      listed: items of the list.
+      history_ids, unknown_ids: ids of the history, and those of them that the model does not know.
       best_score, mean_score: of the list; ``None`` if it is empty or has no scores.
-      letters, script: length of the free text, and the script of most of its letters, such as ``LATIN``; ``None`` without
-        a text. The text itself is not kept.
+      letters, script: length of the free text, and the script of most of its letters, such as ``LATIN``; ``None``
+        without a text. The text itself is not kept.
       context: fields of the request, as one JSON object; ``None`` without any.
     """
 

@@ -98,8 +98,8 @@ class EventWriter:
         """Queues the lists of an answer, without waiting for anything.
 
         Args:
-          items: how many at most. make: gives what is logged; called in the writer's thread. If it raises, the lists are
-            dropped.
+          items: how many at most. make: gives what is logged; called in the writer's thread. If it raises, the lists
+            are dropped.
 
         Returns:
           Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk

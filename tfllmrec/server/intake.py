@@ -227,18 +227,20 @@ def answered(
         list_id = request_id if len(item_ids) == 1 else f"{request_id}/{row}"
         user = user_of(entries)
         if not searched:
-            listed = (text_of(item) for item in ids if item)
+            there = (text_of(item) for item in ids if item)
             shown += [
                 Exposure(list_id, time_s, user, model, version, policy, item, position)
-                for position, item in enumerate(listed)
+                for position, item in enumerate(there)
             ]
         best, mean = (
             float(value[row]) if np.isfinite(value[row]) else None for value in (lists.best_score, lists.mean_score)
         )
-        counts = (int(value[row]) for value in (lists.listed, lists.history_ids, lists.unknown_ids))
-        text = letters_and_script(lists.texts[row]) if lists.texts else (None, None)
-        said = context_of(entries, fields)
+        listed, history, unknown = (int(each[row]) for each in (lists.listed, lists.history_ids, lists.unknown_ids))
+        letters, script = letters_and_script(lists.texts[row]) if lists.texts else (None, None)
         requests.append(
-            RequestRecord(list_id, time_s, user, model, version, policy, *counts, best, mean, *text, said)
-        )
+            RequestRecord(
+                list_id, time_s, user, model, version, policy, listed, history, unknown, best, mean, letters, script,
+                context_of(entries, fields),
+            )
+        )  # fmt: skip
     return shown, requests

@@ -168,5 +168,3 @@ def letters_and_script(text: bytes) -> tuple[int | None, str | None]:
 def text_of(value: bytes) -> str:
     """Bytes as text that the log can keep."""
     return value.decode(errors="replace").replace("\0", "�")
-
-

@@ -45,8 +45,8 @@ from tfllmrec.errors import DataError, WriteError
 
 #: The file in the folder of a log.
 LOG_FILE = "events.sqlite3"
-#: The tables of events, of shown items, and of what their lists were requested with; ``number`` counts rows in the order
-#: in which they were written. A log of an earlier version has no table of requests until a writer opens it.
+#: The tables of events, of shown items, and of what their lists were requested with; ``number`` counts rows in the
+#: order in which they were written. A log of an earlier version has no table of requests until a writer opens it.
 EVENTS, EXPOSURES, REQUESTS, NUMBER = "events", "exposures", "requests", "number"
 #: What makes an event unique: text, the ``event_id`` that its sender gave it, or bytes made of its content.
 KEY = "key"
@@ -291,14 +291,19 @@ class LogReader:
             if rows := [row for row in page if after_s < row[0] <= upto_s]:
                 yield rows
 
+    def count_between(self, table: str, after_s: float, upto_s: float) -> int:
+        """About how many rows :meth:`between` reads."""
+        if table == EVENTS:
+            sql = f"SELECT count(*) FROM {table} WHERE {TIMESTAMP} > ? AND {TIMESTAMP} <= ?"
+            return int(self.rows(sql, after_s, upto_s)[0][0])
+        return self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S) - self._number_at(table, after_s)
+
     def _number_at(self, table: str, time_s: float) -> int:
         """The number of a row such that rows before it are from before ``time_s``; by bisection."""
         low, high = 0, self.last(table)
         while low < high:
             middle = (low + high + 1) // 2
-            found = self.rows(
-                f"SELECT {TIME_S} FROM {table} WHERE {NUMBER} >= ? ORDER BY {NUMBER} LIMIT 1", middle
-            )
+            found = self.rows(f"SELECT {TIME_S} FROM {table} WHERE {NUMBER} >= ? ORDER BY {NUMBER} LIMIT 1", middle)
             if found and found[0][0] < time_s - WRITTEN_WITHIN_S:
                 low = middle
             else:
