@@ -63,7 +63,7 @@ CHANGES: dict[str, tuple[dict[str, float | str], tuple[str, ...]]] = {
     "clicks fall by 30 %": ({"clicks": 0.056}, ("ctr", "bounce", "conversion")),
     "purchases fall by half": ({"bought": 0.075}, ("conversion",)),
     "users stay half as long": ({"stay_s": 20.0}, ("dwell_s",)),
-    "histories are half as long": ({"history": 10.0}, ("history ids",)),
+    "histories are half as long": ({"history": 10.0}, ("history ids", "no_history")),
     "unknown ids from 2 to 6 %": ({"unknown": 0.06}, ("unknown_ids",)),
     "empty lists from 1 to 6 %": ({"empty": 0.06}, ("empty_lists", "list length")),
     "best scores rise by one deviation": ({"score": 2.0}, ("best score",)),

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-#: Fewer users than these are not compared.
-MIN_USERS = 30
+#: Fewer users than these are not compared; of fewer expected cases, a normal distribution says too little.
+MIN_USERS, FEW = 30, 10
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,25 @@ def estimate(values: np.ndarray, weights: np.ndarray, users: np.ndarray, rate: b
 def p_of_difference(before: Estimate, after: Estimate, rate: bool = True) -> float | None:
     """The two-sided p-value of no difference; ``None`` where one has fewer than :data:`MIN_USERS` users.
 
-    Rates: a z-test with the variance of the common rate and the effective sample sizes. Means: a z-test with their own
-    variances. Both take the two periods as independent. A user who is in both makes them alike, so that the test raises
-    fewer false alarms than it may.
+    Rates: a z-test with the variance of the common rate, and Fisher's exact test where fewer than :data:`FEW` cases are
+    expected; both with effective sample sizes by the larger of both design effects, because a period without any case
+    has none that could be estimated. Means: a z-test with their own variances. Both take the two periods as
+    independent. A user who is in both makes them alike, so that false alarms become rarer.
     """
     if min(before.users, after.users) < MIN_USERS:
         return None
+    difference = after.value - before.value
     if rate:
-        total = before.effective + after.effective
-        common = (before.value * before.effective + after.value * after.effective) / total
-        variance = common * (1 - common) * (1 / before.effective + 1 / after.effective)
+        effect = max(each.count / each.effective for each in (before, after))
+        sizes = np.array([before.count, after.count]) / effect
+        cases = sizes * [before.value, after.value]
+        common = cases.sum() / sizes.sum()
+        if min(common, 1 - common) * sizes.min() < FEW:
+            table = np.rint([cases, sizes - cases]).astype(int)
+            return float(stats.fisher_exact(table).pvalue)
+        variance = common * (1 - common) * (1 / sizes).sum()
     else:
         variance = before.variance + after.variance
-    difference = after.value - before.value
     if variance <= 0:
         return 1.0 if difference == 0 else 0.0
     return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))

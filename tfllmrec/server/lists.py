@@ -58,12 +58,11 @@ def lists_of(inputs: Tensors, outputs: Tensors, about: Items) -> Lists | None:
     best, mean = np.full((2, rows), np.nan)
     scores = outputs.get("scores")
     if scores is not None and scores.shape == items.shape and scores.dtype.kind == "f":
-        some = listed > 0
-        scores = np.where(there & np.isfinite(scores), scores, -np.inf).astype(np.float64)
-        highest = scores.max(axis=1, initial=-np.inf)
-        best = np.where(np.isfinite(highest), highest, np.nan)
-        total = np.where(np.isfinite(scores), scores, 0.0).sum(axis=1)
-        mean = np.where(some, total / np.maximum(listed, 1), np.nan)
+        known = there & np.isfinite(scores)
+        count = known.sum(axis=1)
+        highest = np.where(known, scores, -np.inf).max(axis=1, initial=-np.inf)
+        total = np.where(known, scores, 0).sum(axis=1, dtype=np.float64)
+        best, mean = (np.where(count > 0, each, np.nan) for each in (highest, total / np.maximum(count, 1)))
     history = inputs.get("history")
     ids = np.zeros(rows, np.int64)
     if history is not None and history.dtype == object and history.ndim == 2 and len(history) in (1, rows):

@@ -105,6 +105,8 @@ class Metrics:
         self._events = PrometheusCounter(
             "tfllmrec_events", "Events that clients sent, by what became of them.", ["outcome"], registry=self._registry
         )
+        for outcome in ("accepted", "duplicate", "refused"):
+            self._events.labels(outcome)  # from 0 on, or the first one would be no increase
         self._late = PrometheusCounter(
             "tfllmrec_events_late", "Events that came over an hour after they happened.", registry=self._registry
         )
@@ -117,6 +119,8 @@ class Metrics:
             ["outcome"],
             registry=self._registry,
         )
+        for outcome in ("logged", "dropped"):
+            self._shown.labels(outcome)
         self._write_seconds = Histogram(
             "tfllmrec_event_write_seconds",
             "How long a durable write of the event log took, which several requests may share.",
