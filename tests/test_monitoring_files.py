@@ -199,7 +199,7 @@ def test_requests_lists_and_events_are_counted(page):
         f"tfllmrec_empty_lists_total{{{of_list}}}": 1,
         f"tfllmrec_lists_without_history_total{{{of_list}}}": 1,
         f"tfllmrec_unknown_ids_total{{{of_list}}}": 1,
-        f'tfllmrec_listed_items_total{{model_name="shop",signature="serving_default",stratum="unknown",version="1"}}': 3,
+        'tfllmrec_listed_items_total{model_name="shop",signature="serving_default",stratum="unknown",version="1"}': 3,
         'tfllmrec_logged_items_total{model_name="shop",policy="recommend",version="1"}': 3,
         'tfllmrec_used_items_total{model_name="shop",policy="recommend",version="1"}': 1,  # r1 and a, once
         'tfllmrec_events_by_kind_total{kind="click"}': 4,
@@ -283,7 +283,7 @@ def test_the_dashboard_is_what_grafana_imports():
     assert BOARD["schemaVersion"] >= 36 and BOARD["uid"] and BOARD["title"] and "id" not in BOARD
     (given,) = BOARD["__inputs"]
     assert (given["type"], given["pluginId"]) == ("datasource", "prometheus")
-    source = {"type": "prometheus", "uid": "${%s}" % given["name"]}
+    source = {"type": "prometheus", "uid": f"${{{given['name']}}}"}
     ids = [panel["id"] for panel in BOARD["panels"]]
     assert len(set(ids)) == len(ids)
     taken = set()
@@ -338,7 +338,7 @@ FIRED = """
           - exp_labels: {severity: critical, model_name: shop}
             exp_annotations:
               summary: "The click-through rate of shop is 5%, under 70 % of a day ago."
-              action: Run 'tfllmrec monitor LOG --since 3h --reference 1d --model MODEL'; roll back if it is one version.
+              action: Run 'tfllmrec monitor LOG --since 3h --model MODEL'. Roll back if it is one version.
 """
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool (apt-get install prometheus) is absent"

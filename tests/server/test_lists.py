@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.serving.layout import EXTRA, ITEMS
 from tfllmrec.server.lists import Items, context_of, entries_of, letters_and_script, lists_of, user_of
+from tfllmrec.serving.layout import EXTRA, ITEMS
 
 
 def strings(*rows):

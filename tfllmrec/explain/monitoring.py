@@ -55,10 +55,10 @@ def write_monitoring(report: Report, out: Path) -> Path:
     users.items(change_lines(report))
     inputs = Section("Inputs and scores")
     inputs.table(Table(*drift_rows(report)))
-    for each in sorted(report.drifts, key=lambda drift: -drift.psi)[:DRAWN]:
+    for at, each in enumerate(sorted(report.drifts, key=lambda drift: -drift.psi)[:DRAWN]):
         inputs.figure(
             two_distributions(each.labels, np.asarray(each.before), np.asarray(each.after), each.name),
-            f"drift-{each.name.replace(' ', '-')}",
+            f"drift-{at}",
             f"{each.name}: population stability index {each.psi:.3f}, {each.size}.",
         )
     shown = Section("Exposure of items")

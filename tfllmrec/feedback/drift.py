@@ -61,7 +61,7 @@ class Shift:
     @property
     def moved(self) -> str:
         """The bin that adds most to the index, such as ``phone .30 -> .55``."""
-        p, q = np.asarray(self.before) + 1e-9, np.asarray(self.after) + 1e-9
+        p, q = (shares(np.asarray(s) * n + 0.5) for s, n in zip((self.before, self.after), self.counts, strict=True))
         at = int(np.argmax((q - p) * np.log(q / p)))
         return f"{self.labels[at]}: {self.before[at]:.1%} -> {self.after[at]:.1%}"
 

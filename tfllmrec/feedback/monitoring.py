@@ -628,10 +628,12 @@ def clock_of(time_s: float) -> str:
 
 def words_of(seconds: float) -> str:
     """``24 hours``, ``7 days``, ``30 minutes``."""
+    if seconds == HOUR_S:
+        return "hour"
     for unit, length in (("days", DAY_S), ("hours", HOUR_S), ("minutes", 60.0)):
         if seconds >= 2 * length and seconds % length == 0:
             return f"{seconds / length:.0f} {unit}"
-    return {DAY_S: "24 hours", HOUR_S: "hour"}.get(seconds, f"{seconds:g} seconds")
+    return f"{seconds:g} seconds"
 
 
 def _value(measure: str, value: float) -> str:
