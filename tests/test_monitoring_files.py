@@ -210,6 +210,7 @@ def test_requests_lists_and_events_are_counted(page):
         'tfllmrec_version_label{label="stable",model_name="shop",version="1"}': 1,
     }.items():
         assert value(page, name) == expected, name
+    assert 0 < value(page, f"tfllmrec_answer_seconds_sum{{{of_list}}}") < 30
     assert value(page, "tfllmrec_event_log_bytes") > 4096
     assert value(page, "tfllmrec_last_event_timestamp_seconds") > 1.7e9
     assert value(page, "tfllmrec_last_list_timestamp_seconds") > 1.7e9

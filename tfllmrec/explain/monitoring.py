@@ -59,7 +59,7 @@ def write_monitoring(report: Report, out: Path) -> Path:
         inputs.figure(
             two_distributions(each.labels, np.asarray(each.before), np.asarray(each.after), each.name),
             f"drift-{at}",
-            f"{each.name}: population stability index {each.psi:.3f}, {each.size}.",
+            f"Population stability index {each.psi:.3f}, {each.size}.",
         )
     shown = Section("Exposure of items")
     shown.table(Table(*exposure_rows(report)))

@@ -172,7 +172,7 @@ class Engine:
         Raises:
           RequestError: what is wrong with the request, why it is refused, or what the model says.
         """
-        servable, start = version.servable, time.perf_counter()
+        servable, begun = version.servable, time.perf_counter()
         assert servable is not None
         inputs, work = self.check(version, signature, inputs)
         joining, call = servable.joining[signature], servable.calls[signature]
@@ -183,7 +183,7 @@ class Engine:
                 some = {name: tensor[start : start + work.call_rows] for name, tensor in inputs.items()}
             parts.append(await self._batcher((version, signature), call, joining, some, work.row_cells))
         outputs = parts[0] if len(parts) == 1 else await self.aside(LARGE_BYTES, put_together, parts)
-        self.metrics.answer(version.model, version.number, signature, time.perf_counter() - start)
+        self.metrics.answer(version.model, version.number, signature, time.perf_counter() - begun)
         if (item_ids := outputs.get("item_ids")) is not None:
             lists = await self.aside(ITEM_BYTES * item_ids.size, lists_of, inputs, outputs, servable.items)
             if lists is not None:
