@@ -19,13 +19,13 @@ import monitoring as simulation
 def report():
     service, rng = simulation.Service(users=150), np.random.default_rng(0)
     days = [simulation.day_of(each, rng, n) for n, each in enumerate((service, replace(service, phone=0.95)))]
-    return replace(simulation.report_of(*days), log="log of the shop")
+    return replace(simulation.report_of(*days), log="shop-log")
 
 
 def test_the_page_has_figures_drifts_exposure_and_pictures(report, tmp_path):
     text = check(write_monitoring(report, tmp_path / "page.html"))
     words = told(text)
-    assert "Monitoring of log of the shop" in words and "compared with the day before: one alarm." in words
+    assert "Monitoring of shop-log" in words and "compared with the day before: one alarm." in words
     assert "Alarm: field device moved: population stability index" in words
     ctr = report.figures[0]
     assert f"ctr all {ctr.value:.2%} [{ctr.low:.2%}, {ctr.high:.2%}] {ctr.count:,.0f} {ctr.reference:.2%}" in words
@@ -42,3 +42,12 @@ def test_names_of_the_data_do_not_break_the_page(report, tmp_path, hostile):
         figure = replace(report.figures[0], group=f"scene {name}")
         page = replace(report, log=name, figures=[figure], drifts=[drift])
         check(write_monitoring(page, tmp_path / f"{number}.html"))
+
+
+@pytest.mark.slow
+def test_the_page_in_chromium(report, tmp_path, browser, picture):
+    page = write_monitoring(report, tmp_path / "page.html")
+    for width in (390, 1280):
+        browser.open(page.as_uri(), width)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width and browser.problems == []
+        picture(f"monitoring-{width}")

@@ -41,10 +41,16 @@ def test_a_number_has_bins_of_equally_many_values_of_the_reference():
     assert len(found.labels) == 11 and found.labels[0] == "up to 9.9" and found.labels[-1] == NONE
     np.testing.assert_allclose(found.before, [0.1] * 10 + [0])
     np.testing.assert_allclose(found.after, [10 / 51] * 5 + [0] * 5 + [1 / 51])
-    counts = shift(
-        pd.Series([0] * 95 + [1, 2, 3, 4, 5]), pd.Series([0] * 50 + [9] * 50), np.arange(100), np.arange(100)
-    )
-    assert counts.labels == ("up to 0", "above 0") and counts.after == (0.5, 0.5)
+
+
+def test_a_frequent_number_has_a_bin_of_its_own():
+    users = np.arange(100)
+    found = shift(pd.Series([0] * 95 + [1, 2, 3, 4, 5]), pd.Series([0] * 50 + [9] * 50), users, users)
+    assert found.labels == ("0", "above 0") and found.after == (0.5, 0.5)
+    lengths = shift(pd.Series([10] * 100), pd.Series([10] * 60 + [5] * 40), users, users)
+    assert lengths.labels == ("below 10", "10") and lengths.after == (0.4, 0.6) and lengths.p < 1e-6
+    mixed = shift(pd.Series([*range(50), *[60] * 50]), pd.Series([*range(40), *[55] * 60]), users, users)
+    assert mixed.labels[-2:] == ("54.5 to below 60", "60") and mixed.after[-2:] == (0.6, 0.0)
 
 
 def test_a_constant_or_empty_field_is_not_compared():

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -142,13 +141,8 @@ def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.nd
     if pd.api.types.is_numeric_dtype(both) and not pd.api.types.is_bool_dtype(both):
         values = both.to_numpy(np.float64, na_value=np.nan)
         known = values[: len(before)][~np.isnan(values[: len(before)])]
-        edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else np.zeros(0)
-        # A bin ends at its edge, the edge included, so that the many zeros of a count have a bin of their own.
-        codes = np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="left"))
-        ends = [f"{edge:.4g}" for edge in edges]
-        labels = [f"up to {ends[0]}"] if ends else []
-        labels += [f"{low} to {high}" for low, high in pairwise(ends)]
-        labels.append(f"above {ends[-1]}" if ends else "any")
+        edges, labels = _bins_of(known)
+        codes = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="left"))
         labels.append(NONE)
     else:
         texts = both.astype("object").where(both.notna(), NONE).astype(str)
@@ -159,6 +153,26 @@ def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.nd
         codes = np.where(codes < 0, len(kept), codes)
     present, codes = np.unique(codes, return_inverse=True)
     return tuple(labels[at] for at in present), codes[: len(before)], codes[len(before) :]
+
+
+def _bins_of(known: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The upper ends of bins by quantiles, each included in its bin, and the labels of the bins.
+
+    A value that takes several quantiles, such as the one length that nearly all lists have, has a bin of its own.
+    """
+    quantiles, times = np.unique(
+        np.quantile(known, np.arange(1, BINS) / BINS) if len(known) else [], return_counts=True
+    )
+    edges, labels, low = [], [], ""
+    for end, repeated in zip(quantiles.tolist(), times > 1, strict=True):
+        name = f"{end:.4g}"
+        if repeated:
+            edges.append(np.nextafter(end, -np.inf))
+            labels.append(f"{low} to below {name}" if low else f"below {name}")
+        edges.append(end)
+        labels.append(name if repeated else f"{low} to {name}" if low else f"up to {name}")
+        low = name
+    return np.array(edges), [*labels, f"above {low}" if low else "any"]
 
 
 @dataclass(frozen=True)
