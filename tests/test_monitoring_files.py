@@ -9,10 +9,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from tfllmrec.client.client import PORTS
+from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.lists import Items
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -255,6 +257,27 @@ def test_placeholders_of_legends_and_annotations_are_labels_of_the_result(series
         elif "sum(" in EXPRESSIONS[name]:
             kept = set()
         assert set(placeholders) <= kept, name
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_a_real_model_is_counted_by_stratum(chain_version, serving, tmp_path):
+    """In the process of the model, which reads the strata, and in the server's."""
+    items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet").set_index("item_id")["stratum"]
+    with serving(chain_version.parent, log=tmp_path / "log") as server:
+        body = {"inputs": {"history": [["i1", "nobody"]], "ratings": [[5, 5]], "exclude": [["i2"]], "k": [9]}}
+        at = f"http://127.0.0.1:{server.rest_port}"
+        answer = httpx.post(f"{at}/v1/models/chain:predict", json=body, timeout=120).json()["outputs"]
+        page = httpx.get(f"{at}/monitoring/prometheus/metrics", timeout=30).text
+    shown = items[answer["item_ids"][0]].value_counts().to_dict()
+    of_list = 'model_name="chain",signature="serving_default"'
+    for stratum, expected in shown.items():
+        assert value(page, f'tfllmrec_listed_items_total{{{of_list},stratum="{stratum}",version="1"}}') == expected
+    assert value(page, f'tfllmrec_unknown_ids_total{{{of_list},version="1"}}') == 1
+    with EventLog(tmp_path / "log") as log:
+        (asked,) = log.requested()
+    assert (asked.history_ids, asked.unknown_ids, asked.listed) == (2, 1, 9)
+    assert asked.best_score == pytest.approx(max(answer["scores"][0]), rel=1e-5)
 
 
 # What reads them ------------------------------------------------------------------------------------------------------

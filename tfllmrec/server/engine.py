@@ -31,8 +31,8 @@ UNCOUNTED_BYTES = 64 << 10
 #: Up to here bodies are decoded and answers encoded in the event loop: that takes less than handing them to a thread
 #: (measured: .1 ms for 2 KB of JSON, .15 ms more in a thread).
 SMALL_BYTES = 4 << 10
-#: Facts on a listed item take about as long as so many bytes of JSON (measured: .1 ms for 150 items).
-ITEM_BYTES = 24
+#: Facts on a listed item take about as long as so many bytes of JSON (measured: .3 ms for 150 items).
+ITEM_BYTES = 32
 #: What a request may leave in memory before it is given back to the system.
 LARGE_BYTES = 1 << 20
 GIVE_BACK_AFTER_S = 1.0
