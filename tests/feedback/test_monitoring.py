@@ -162,6 +162,12 @@ def test_a_fault_of_some_hours_is_dated(day):
     )
 
 
+def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
+    monkeypatch.setitem(sys.modules, "river.drift", None)
+    report = compare(day, None)
+    assert report.changes == {} and any("tfllmrec[monitor]" in note for note in report.notes)
+
+
 def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     def folder(name, start, days, clicks):
         rng = np.random.default_rng(days)

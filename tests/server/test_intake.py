@@ -21,7 +21,7 @@ from tfllmrec.client.status import Code, RequestError
 from tfllmrec.client.transports import ServingError
 from tfllmrec.data.files.event_log import LogReader
 from tfllmrec.errors import DataError, WriteError
-from tfllmrec.feedback.event_log import EventLog, Exposure
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.server import intake as intake_module
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.engine import Engine, Limits
@@ -246,6 +246,9 @@ LIST = Signature({"history": STRINGS}, {"item_ids": STRINGS})
 FULL = Signature({"history": STRINGS, "context": STRINGS}, {"item_ids": STRINGS})
 
 
+SEARCH = Signature({"history": STRINGS, "text": TensorSpec(STRING, (None,))}, {"item_ids": STRINGS})
+
+
 class Backwards:
     """Answers with the history backwards."""
 
@@ -253,7 +256,7 @@ class Backwards:
     items = Items(fields=frozenset({"device"}))
 
     def __init__(self, folder):
-        self.signatures = {"serving_default": LIST, "recommend_full": FULL, "similar": LIST}
+        self.signatures = {"serving_default": LIST, "recommend_full": FULL, "similar": LIST, "search": SEARCH}
         self.joining = {name: Joining(signature, False) for name, signature in self.signatures.items()}
         self.calls = dict.fromkeys(self.signatures, lambda inputs: {"item_ids": inputs["history"][:, ::-1]})
 
@@ -305,6 +308,27 @@ def test_lists_are_logged_with_what_made_them(tmp_path):
         Exposure("r1/0", 0.0, "42", "m", 3, "recommend_full", "a", 1),
         Exposure("r1/1", 0.0, None, "m", 3, "recommend_full", "c", 0),
     ]
+
+
+def test_a_request_is_logged_with_its_list(tmp_path):
+    ask(
+        tmp_path,
+        {"inputs": {"history": [["", "é"], ["", ""]]}},
+        {
+            "signature_name": "recommend_full",
+            "inputs": {"history": [["a"]], "context": [["device=tv", "user_id=42", "note=a secret"]]},
+        },
+        {"signature_name": "search", "inputs": {"history": [["a", ""]], "text": ["rote Schuhe"]}},
+        {"signature_name": "similar", "inputs": {"history": [["x", "y"]]}},
+    )
+    with EventLog(tmp_path / "log") as log:
+        assert [each._replace(time_s=0.0) for each in log.requested()] == [
+            RequestRecord("r0/0", 0.0, None, "m", 3, "recommend", 1, 1),
+            RequestRecord("r0/1", 0.0, None, "m", 3, "recommend", 0, 0),
+            RequestRecord("r1", 0.0, "42", "m", 3, "recommend_full", 1, 1, context='{"device":"tv"}'),
+            RequestRecord("r2", 0.0, None, "m", 3, "search", 1, 1, letters=11, script="LATIN"),
+        ]
+        assert [each.request_id for each in log.shown()] == ["r0/0", "r1"]
 
 
 def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):
