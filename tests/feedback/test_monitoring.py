@@ -162,6 +162,20 @@ def test_a_fault_of_some_hours_is_dated(day):
     )
 
 
+def test_a_field_is_a_number_in_both_periods_or_in_none(day):
+    rng = np.random.default_rng(7)
+
+    def with_hours(hours):
+        lists = day.lists.assign(**{"context.hour": rng.choice(hours, len(day.lists)).astype(int).astype(str)})
+        return replace(day, lists=lists)
+
+    whole, part = with_hours(range(24)), with_hours(range(8))
+    (hour,) = [drift for drift in compare(part, whole).drifts if drift.name == "field hour"]
+    assert hour.labels[0].startswith("up to") and sum(hour.after[:4]) == pytest.approx(1, abs=0.1) and hour.alarm
+    (hour,) = [drift for drift in compare(part, with_hours(range(8))).drifts if drift.name == "field hour"]
+    assert sorted(hour.labels) == [str(n) for n in range(8)] and not hour.alarm
+
+
 def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
     monkeypatch.setitem(sys.modules, "river.drift", None)
     report = compare(day, None)

@@ -46,8 +46,10 @@ LEAST_CHANGE = 0.05
 PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 #: Smaller differences of coverage, as a share of the expected one, and of Gini's index are no alarm.
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
-#: Groups of a kind, such as scenes, that are shown; the largest ones.
-MOST_GROUPS = 8
+#: Groups of a kind, such as scenes, that are shown, the largest ones; hours that are shown, the last ones.
+MOST_GROUPS, MOST_HOURS = 8, 14 * 24
+#: A field of so few different numbers is a category.
+FEW_VALUES = 10
 DAY_S, HOUR_S = 86400.0, 3600.0
 
 
@@ -188,7 +190,8 @@ class Report:
     Attributes:
       log: its name. after_s, upto_s: the period. reference: in words; empty without one.
       lists, shown_items: of the period, and of the reference.
-      hours: for each hour of both periods its time, the click-through rate and its interval.
+      hours: for each hour of the period, and of a reference right before it, its time, the click-through rate and its
+        interval.
       changes: by measure, where streams changed (ADWIN).
       notes: what could not be compared, and why.
     """
@@ -389,13 +392,14 @@ def _figures(now: Observed, before: Observed | None, scene: str) -> Iterator[Fig
 
 
 def _hours(now: Observed, before: Observed | None) -> list[tuple[float, float, float, float]]:
-    """Time, click-through rate and its interval of each hour of both periods."""
-    shown = pd.concat([period.shown for period in (before, now) if period is not None])
+    """Time, click-through rate and its interval of each hour of the period, and of the time right before it."""
+    follows = before is not None and before.upto_s == now.after_s
+    shown = pd.concat([before.shown, now.shown]) if follows and before is not None else now.shown
     told = []
     for hour, rows in shown.groupby(np.floor(shown[TIME_S] / HOUR_S)):
         rate = estimate(rows["used"].to_numpy(float), np.ones(len(rows)), rows["user"].to_numpy())
         told.append((float(hour) * HOUR_S, rate.value, rate.low, rate.high))
-    return told[-24 * 14 :]
+    return told[-MOST_HOURS:]
 
 
 # Drift ----------------------------------------------------------------------------------------------------------------
@@ -425,9 +429,8 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
         known = [table[table[TRAIN_EVENTS].notna()] for table in tables]
         pairs[f"popularity of {name}"] = (known[0], known[1], TRAIN_EVENTS)
     for name, (old, new, column) in pairs.items():
-        found: Shift | None = shift(
-            _numeric(old[column]), _numeric(new[column]), old["user"].to_numpy(), new["user"].to_numpy()
-        )
+        first, second = _as_numbers(old[column], new[column])
+        found: Shift | None = shift(first, second, old["user"].to_numpy(), new["user"].to_numpy())
         if found is not None:
             size = "large" if found.psi >= PSI_ALARM else "moderate" if found.psi >= PSI_MODERATE else "small"
             yield Drift(
@@ -436,9 +439,13 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
             )  # fmt: skip
 
 
-def _numeric(values: pd.Series) -> pd.Series:
-    """Columns that are numbers but for missing values come from the log as objects."""
-    return values.infer_objects()
+def _as_numbers(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A field of both periods as numbers, if all of its values are and there are more than a few different ones."""
+    both = pd.concat([before, after])
+    numbers = pd.to_numeric(both, errors="coerce")
+    if numbers.nunique() <= FEW_VALUES or not numbers.notna().equals(both.notna()):
+        return before, after
+    return numbers.iloc[: len(before)], numbers.iloc[len(before) :]
 
 
 def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> list[Exposed]:

@@ -172,7 +172,7 @@ def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, u
         [json.loads(text) if isinstance(text, str) else {} for text in lists[CONTEXT]], index=lists.index
     )
     for name in fields.notna().sum().sort_values(ascending=False, kind="stable").index[:MOST_FIELDS]:
-        lists[f"{FIELD}{name}"] = _as_numbers(fields[name])
+        lists[f"{FIELD}{name}"] = fields[name]
     return lists
 
 
@@ -202,12 +202,6 @@ def _add_outcomes(shown: pd.DataFrame, events: pd.DataFrame, within_s: float) ->
     shown["used"] = by_row["liked"].any().reindex(shown.index, fill_value=False).to_numpy(bool)
     shown["bought"] = by_row["took"].any().reindex(shown.index, fill_value=False).to_numpy(bool)
     shown["dwell_s"] = by_row["stay"].sum(min_count=1).reindex(shown.index).to_numpy(np.float64)
-
-
-def _as_numbers(values: pd.Series) -> pd.Series:
-    """A field of requests as numbers, if all of its values are and there are more than a few."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    return numbers if numbers.nunique() > 10 and numbers.notna().equals(values.notna()) else values
 
 
 def _base(list_id: str) -> str:
