@@ -39,14 +39,16 @@ SERVE = [
     "uvicorn>=0.30",
     "httptools>=0.6",
     "uvloop>=0.20; sys_platform != 'win32'",
-    "prometheus-client>=0.20",
+    "prometheus-client>=0.24",
 ]
+MONITOR = ["river>=0.26.1,<0.27"]
 NOTEBOOKS = [*REPORT, *SERVE, "ipykernel>=6.29", "nbclient>=0.10,<1"]
 SCANN = "scann==1.4.2"
 DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2", "nbconvert>=7.16,<8"]
 TEST = [
     *TUNE,
     *FEATURES,
+    *MONITOR,
     *NOTEBOOKS,
     f"{SCANN}; sys_platform == 'linux' and platform_machine == 'x86_64'",  # other systems have no wheels
     "httpx>=0.27",
@@ -81,6 +83,7 @@ setup(
         "features": FEATURES,
         "report": REPORT,
         "serve": SERVE,
+        "monitor": MONITOR,
         "notebooks": NOTEBOOKS,
         "scann": [SCANN],
         "docs": DOCS,

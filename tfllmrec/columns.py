@@ -57,6 +57,20 @@ VERSION = "version"
 POLICY = "policy"
 POSITION = "position"
 PROPENSITY = "propensity"
+#: Of the log's requests, which have a row for each list: how many items it has, how many ids its history has, how many
+#: of these the model does not know, the highest and the mean score, the letters and the script of the free text, and
+#: the fields of the request.
+LISTED = "listed"
+HISTORY_IDS = "history_ids"
+UNKNOWN_IDS = "unknown_ids"
+BEST_SCORE = "best_score"
+MEAN_SCORE = "mean_score"
+LETTERS = "letters"
+SCRIPT = "script"
+CONTEXT = "context"
+#: Of the items of an exported model: the number of training events, and head, tail or cold.
+TRAIN_EVENTS = "train_events"
+STRATUM = "stratum"
 #: Of the exposure log, where they apply: the experiment and the user's arm in it, and what the exposure brought, such
 #: as 1 for a click.
 EXPERIMENT = "experiment"

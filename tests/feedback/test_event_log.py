@@ -434,7 +434,7 @@ class SlowLog(EventLog):
         self.began = threading.Semaphore(0)
         self.error = None
 
-    def write(self, batches, exposures=()):
+    def write(self, batches, exposures=(), requests=()):
         self.began.release()
         assert self.go.acquire(timeout=30)
         if self.error:
@@ -490,7 +490,7 @@ def test_waiting_batches_and_lists_are_bounded(slow, monkeypatch):
     with pytest.raises(Full):
         slow.submit(slow.log.check([click(3)]))
     shown = [Exposure("r", NOW, None, "m", 1, "p", "i", 0)]
-    assert [slow.offer(2, lambda: shown) for _ in range(3)] == [True, True, False]
+    assert [slow.offer(2, lambda: (shown, ())) for _ in range(3)] == [True, True, False]
     for _ in range(2):
         slow.log.go.release()
 
@@ -499,7 +499,7 @@ def test_a_list_that_cannot_be_made_fails_nothing_else(tmp_path):
     commits = []
     writer = EventWriter(EventLog(tmp_path), commits.append)
     shown = [Exposure("r", NOW, None, "m", 1, "p", "i", 0)]
-    assert writer.offer(3, lambda: shown.no_such_thing) and writer.offer(2, lambda: shown * 2)
+    assert writer.offer(3, lambda: shown.no_such_thing) and writer.offer(2, lambda: (shown * 2, ()))
     future = writer.submit(writer.log.check([click(0)]))
     writer.close()
     assert future.result(0).accepted == 1
@@ -508,11 +508,11 @@ def test_a_list_that_cannot_be_made_fails_nothing_else(tmp_path):
 
 def test_closing_writes_what_is_queued(tmp_path):
     writer = EventWriter(EventLog(tmp_path))
-    assert writer.offer(1, lambda: [Exposure("r", NOW, None, "m", 1, "p", "i", 0)])
+    assert writer.offer(1, lambda: ([Exposure("r", NOW, None, "m", 1, "p", "i", 0)], ()))
     future = writer.submit(writer.log.check([click(0)]))
     writer.close()
     assert future.result(0).accepted == 1
-    assert not writer.offer(1, list)
+    assert not writer.offer(1, tuple)
     with pytest.raises(Full):
         writer.submit(None)
     assert describe(tmp_path)["shown_items"] == 1
@@ -522,7 +522,7 @@ def test_lists_alone_are_written_soon(tmp_path, monkeypatch):
     monkeypatch.setattr("tfllmrec.feedback.event_writer.SHOWN_AFTER_S", 0.01)
     written = threading.Event()
     writer = EventWriter(EventLog(tmp_path), lambda commit: written.set())
-    assert writer.offer(1, lambda: [Exposure("r", NOW, None, "m", 1, "p", "i", 0)])
+    assert writer.offer(1, lambda: ([Exposure("r", NOW, None, "m", 1, "p", "i", 0)], ()))
     assert written.wait(30)
     assert len(list(writer.log.shown())) == 1
     writer.close()

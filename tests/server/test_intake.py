@@ -21,10 +21,11 @@ from tfllmrec.client.status import Code, RequestError
 from tfllmrec.client.transports import ServingError
 from tfllmrec.data.files.event_log import LogReader
 from tfllmrec.errors import DataError, WriteError
-from tfllmrec.feedback.event_log import EventLog, Exposure
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.server import intake as intake_module
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.engine import Engine, Limits
+from tfllmrec.server.lists import Items, lists_of
 from tfllmrec.server.models_config import ModelSource
 from tfllmrec.server.rest import rest_app
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -176,7 +177,7 @@ def test_reading_the_events_counts_against_the_deadline(tmp_path):
 
 
 def test_a_damaged_log_is_a_503_that_names_no_file(serving, tmp_path, monkeypatch):
-    def damaged(log, batches, exposures=()):
+    def damaged(log, *written):
         raise DataError(f"{log.folder} is damaged")
 
     with served(serving, tmp_path) as server:
@@ -245,13 +246,17 @@ LIST = Signature({"history": STRINGS}, {"item_ids": STRINGS})
 FULL = Signature({"history": STRINGS, "context": STRINGS}, {"item_ids": STRINGS})
 
 
+SEARCH = Signature({"history": STRINGS, "text": TensorSpec(STRING, (None,))}, {"item_ids": STRINGS})
+
+
 class Backwards:
     """Answers with the history backwards."""
 
     alive = True
+    items = Items(fields=frozenset({"device"}))
 
     def __init__(self, folder):
-        self.signatures = {"serving_default": LIST, "recommend_full": FULL, "similar": LIST}
+        self.signatures = {"serving_default": LIST, "recommend_full": FULL, "similar": LIST, "search": SEARCH}
         self.joining = {name: Joining(signature, False) for name, signature in self.signatures.items()}
         self.calls = dict.fromkeys(self.signatures, lambda inputs: {"item_ids": inputs["history"][:, ::-1]})
 
@@ -305,6 +310,27 @@ def test_lists_are_logged_with_what_made_them(tmp_path):
     ]
 
 
+def test_a_request_is_logged_with_its_list(tmp_path):
+    ask(
+        tmp_path,
+        {"inputs": {"history": [["", "é"], ["", ""]]}},
+        {
+            "signature_name": "recommend_full",
+            "inputs": {"history": [["a"]], "context": [["device=tv", "user_id=42", "note=a secret"]]},
+        },
+        {"signature_name": "search", "inputs": {"history": [["a", ""]], "text": ["rote Schuhe"]}},
+        {"signature_name": "similar", "inputs": {"history": [["x", "y"]]}},
+    )
+    with EventLog(tmp_path / "log") as log:
+        assert [each._replace(time_s=0.0) for each in log.requested()] == [
+            RequestRecord("r0/0", 0.0, None, "m", 3, "recommend", 1, 1),
+            RequestRecord("r0/1", 0.0, None, "m", 3, "recommend", 0, 0),
+            RequestRecord("r1", 0.0, "42", "m", 3, "recommend_full", 1, 1, context='{"device":"tv"}'),
+            RequestRecord("r2", 0.0, None, "m", 3, "search", 1, 1, letters=11, script="LATIN"),
+        ]
+        assert [each.request_id for each in log.shown()] == ["r0/0", "r1"]
+
+
 def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):
     monkeypatch.setattr("tfllmrec.feedback.event_writer.MOST_SHOWN", 5)
     monkeypatch.setattr("tfllmrec.feedback.event_writer.SHOWN_AFTER_S", 60)
@@ -318,7 +344,7 @@ def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_drops_lists_and_fails_no_request(tmp_path, monkeypatch):
-    def full(log, batches, exposures=()):
+    def full(log, *written):
         raise WriteError("no room")
 
     monkeypatch.setattr(EventLog, "write", full)
@@ -334,9 +360,9 @@ def test_a_disk_that_hangs_delays_no_answer(tmp_path, monkeypatch):
     go = threading.Event()
     write = EventLog.write
 
-    def hang(log, batches, exposures=()):
+    def hang(log, *written):
         assert go.wait(60)
-        return write(log, batches, exposures)
+        return write(log, *written)
 
     monkeypatch.setattr(EventLog, "write", hang)
     seen = []
@@ -354,7 +380,7 @@ def test_a_disk_that_hangs_delays_no_answer(tmp_path, monkeypatch):
 def test_a_context_for_all_rows_and_bytes_that_are_no_text():
     context = np.array([[b"user_id=7"]], object)
     ids = np.array([[b"a", b""], [b"\xff", b"b\0"]], object)
-    shown = intake_module.exposures("r", 1.0, "m", 1, "p", ids, context)
+    shown, _ = intake_module.answered("r", 1.0, "m", 1, "p", ids, context, lists_of({}, {"item_ids": ids}, Items()))
     assert [(each.request_id, each.user_id, each.item_id, each.position) for each in shown] == [
         ("r/0", "7", "a", 0), ("r/1", "7", "�", 0), ("r/1", "7", "b�", 1),
     ]  # fmt: skip
@@ -372,4 +398,7 @@ def test_a_context_for_all_rows_and_bytes_that_are_no_text():
 )
 def test_a_context_of_another_shape_or_type_names_nobody(context):
     ids = np.array([[b"a"], [b"b"]], object)
-    assert [each.user_id for each in intake_module.exposures("r", 1.0, "m", 1, "p", ids, context)] == [None, None]
+    lists = lists_of({"context": context}, {"item_ids": ids}, Items())
+    shown, requests = intake_module.answered("r", 1.0, "m", 1, "p", ids, context, lists, frozenset({"user_id"}))
+    assert [each.user_id for each in (*shown, *requests)] == [None] * 4
+    assert [each.context for each in requests] == [None, None]

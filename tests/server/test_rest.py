@@ -16,6 +16,7 @@ from tfllmrec.server import engine as engine_module
 from tfllmrec.server import json_tensors
 from tfllmrec.server.batching import Joining
 from tfllmrec.server.engine import Engine, Limits
+from tfllmrec.server.lists import Items
 from tfllmrec.server.models_config import ModelSource
 from tfllmrec.server.rest import rest_app
 from tfllmrec.server.tensors import STRING, Signature, TensorSpec
@@ -254,6 +255,8 @@ def test_memory_is_given_back_once_after_large_requests(tmp_path, monkeypatch):
 
 class Lists(Doubles):
     """A model of ours of 1,000 items: the first ``k`` of them."""
+
+    items = Items()
 
     def __init__(self, folder):
         strings = TensorSpec(STRING, (None, None))

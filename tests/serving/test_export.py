@@ -46,6 +46,11 @@ def test_a_version_carries_its_manifest_and_items(chain_run, chain_version):
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet")
     assert items.item_id.tolist() == run.dataset.items.item_id.tolist()
     assert items.title.tolist() == run.dataset.items.title.tolist()
+    strata = run.split.strata(run.config.evaluation.head_share)
+    assert items.train_events.tolist() == run.split.train_counts.tolist()
+    assert (items.stratum == "head").tolist() == strata["head"].tolist()
+    assert (items.stratum == "cold").tolist() == strata["cold"].tolist() == (items.train_events == 0).tolist()
+    assert set(items.stratum) == {"head", "tail", "cold"}
 
 
 @pytest.mark.long

@@ -70,6 +70,8 @@ def test_the_manifest_counts_and_the_items_follow_the_old_ones(grown, chain_run,
     said = "\n".join(told)
     assert "item_id <- sku" in said and "the item_id occurs again" in said and "'wordless'" in said
     assert "solving again, for 42 items" in said
+    new = pd.read_parquet(model.folder / "assets.extra" / "items.parquet").tail(2)
+    assert new[["train_events", "stratum"]].to_numpy().tolist() == [[0, "cold"], [0, "cold"]]
 
 
 def test_a_new_item_scores_as_a_cold_one_with_its_text(grown):

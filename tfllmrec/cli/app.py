@@ -1,7 +1,7 @@
 """The ``tfllmrec`` program: its commands, and how it ends.
 
-Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 5 a run that does not
-pass the gate before promotion, 130 Ctrl-C. Results go to stdout, all else to stderr.
+Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2 usage or config, 3 data, 4 model, 5 a check that failed
+(an alarm of 'monitor', a run that is not promoted), 130 Ctrl-C. Results go to stdout, all else to stderr.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tfllmrec.cli import (
     fit,
     graph,
     interests,
+    monitor,
     off_policy,
     promote,
     rank,
@@ -82,6 +83,7 @@ app.command()(serve.serve)
 app.add_typer(events.app)
 app.add_typer(experiment.app)
 app.command()(off_policy.off_policy)
+app.command()(monitor.monitor)
 app.command()(doctor.doctor)
 
 

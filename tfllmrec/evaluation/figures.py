@@ -309,6 +309,48 @@ def difference_intervals(differences: Mapping[str, Mapping[str, Interval]], to: 
 
 
 @_figure
+def rate_by_time(times: Sequence[Any], values: np.ndarray, low: np.ndarray, high: np.ndarray, since: Any) -> Figure:
+    """A rate by the hour with its interval, and where the period begins that is compared with the time before.
+
+    Args:
+      times: datetimes, ascending. values, low, high: float ``[H]``. since: a datetime.
+    """
+    import matplotlib.dates
+
+    fig, (axes,) = _axes()
+    axes.fill_between(times, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    axes.plot(times, values, color=COLOURS[0])
+    axes.axvline(since, color=MUTED, linewidth=0.8, linestyle="--")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("click-through rate")
+    locator = matplotlib.dates.AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(locator))
+    return fig
+
+
+@_figure
+def two_distributions(labels: Sequence[str], before: np.ndarray, after: np.ndarray, name: str) -> Figure:
+    """The shares of bins in a reference and in the period that is compared with it.
+
+    Args:
+      labels: of the bins. before, after: float ``[B]``. name: of the field.
+    """
+    fig, (axes,) = _axes(height=0.9 + 0.24 * len(labels))
+    at = np.arange(len(labels))
+    for place, (label, values) in enumerate((("reference", before), ("now", after))):
+        axes.barh(at + 0.4 * place - 0.2, values, 0.38, color=(MUTED, COLOURS[0])[place], label=label)
+    axes.set_yticks(at, [_legend(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("share")
+    axes.set_ylabel(_legend(name))
+    _legend_above(fig)
+    return fig
+
+
+@_figure
 def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> Figure:
     """Which labels are listed first, by the labels of the held-out items.
 

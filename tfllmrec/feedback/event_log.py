@@ -36,6 +36,9 @@ from tfllmrec.data.files.event_log import (
     LAYOUT,
     LOG_FILE,
     NUMBER,
+    REQUEST_TYPES,
+    REQUESTS,
+    TABLE_OF_REQUESTS,
     TABLES,
     LogReader,
     require_layout,
@@ -60,6 +63,10 @@ _INSERT_EXPOSURE = (
     f"INSERT INTO {EXPOSURES} ({', '.join(EXPOSURE_TYPES)}) VALUES ({', '.join('?' * len(EXPOSURE_TYPES))}) "
     f"ON CONFLICT ({REQUEST_ID}, {POSITION}) DO NOTHING"
 )
+_INSERT_REQUEST = (
+    f"INSERT INTO {REQUESTS} ({', '.join(REQUEST_TYPES)}) VALUES ({', '.join('?' * len(REQUEST_TYPES))}) "
+    f"ON CONFLICT ({REQUEST_ID}) DO NOTHING"
+)
 _REPLAYED = (NUMBER, KEY, USER, ITEM, RATING, EVENT_KIND, REQUEST_ID, TIMESTAMP, RECEIVED, CLAIMED, FIELDS)
 
 
@@ -82,6 +89,35 @@ class Exposure(NamedTuple):
     item_id: str
     position: int
     propensity: float = 1.0
+
+
+class RequestRecord(NamedTuple):
+    """What a list was requested with, an empty list too.
+
+    Attributes:
+      request_id, time_s, user_id, model, version, policy: as in :class:`Exposure`.
+      listed: items of the list.
+      history_ids, unknown_ids: ids of the history, and those of them that the model does not know.
+      best_score, mean_score: of the list; ``None`` if it is empty or has no scores.
+      letters, script: length of the free text, and the script of most of its letters, such as ``LATIN``; ``None``
+        without a text. The text itself is not kept.
+      context: fields of the request, as one JSON object; ``None`` without any.
+    """
+
+    request_id: str
+    time_s: float
+    user_id: str | None
+    model: str
+    version: int
+    policy: str
+    listed: int
+    history_ids: int = 0
+    unknown_ids: int = 0
+    best_score: float | None = None
+    mean_score: float | None = None
+    letters: int | None = None
+    script: str | None = None
+    context: str | None = None
 
 
 class EventLog:
@@ -128,12 +164,12 @@ class EventLog:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         with self._transaction():
-            if not self._is_new():
-                return
-            for statement in filter(str.strip, TABLES.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            if self._is_new():
+                for statement in filter(str.strip, TABLES.split(";")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            connection.execute(TABLE_OF_REQUESTS)
 
     def _is_new(self) -> bool:
         """Whether the file has no tables yet, as after a kill while it was made.
@@ -167,8 +203,13 @@ class EventLog:
         (receipt,), _ = self.write([self.check(events)])
         return receipt
 
-    def write(self, batches: Sequence[Batch], exposures: Sequence[Exposure] = ()) -> tuple[list[Receipt], int]:
-        """Writes checked batches and shown items by one durable commit.
+    def write(
+        self,
+        batches: Sequence[Batch],
+        exposures: Sequence[Exposure] = (),
+        requests: Sequence[RequestRecord] = (),
+    ) -> tuple[list[Receipt], int]:
+        """Writes checked batches, shown items and what their lists were requested with by one durable commit.
 
         Returns:
           A receipt for each batch, and how many of the shown items were written: an item at a position that its list
@@ -179,13 +220,15 @@ class EventLog:
         """
         accepted, shown = [], 0
         with self._lock, writing(self.folder, _ADVICE), sqlite_errors(self.folder):
-            if exposures or any(batch.rows for batch in batches):
+            if exposures or requests or any(batch.rows for batch in batches):
                 with self._transaction():
                     for batch in batches:
                         found = self._connection.executemany(_INSERT_EVENT, batch.rows).rowcount if batch.rows else 0
                         accepted.append(found)
                     if exposures:
                         shown = self._connection.executemany(_INSERT_EXPOSURE, exposures).rowcount
+                    if requests:
+                        self._connection.executemany(_INSERT_REQUEST, requests)
             else:
                 accepted = [0] * len(batches)
         receipts = [
@@ -235,10 +278,20 @@ class EventLog:
             for page in reader.pages(EXPOSURES, tuple(EXPOSURE_TYPES), since):
                 yield from (Exposure(*row) for row in page)
 
+    def requested(self, since: int = 0) -> Iterator[RequestRecord]:
+        """What lists were requested with, in the order in which they were written."""
+        with LogReader(self.folder) as reader:
+            for page in reader.pages(REQUESTS, tuple(REQUEST_TYPES), since):
+                yield from (RequestRecord(*row) for row in page)
+
     def last(self) -> int:
         """The number of the newest event; 0 where there is none."""
         with LogReader(self.folder) as reader:
             return reader.last()
+
+    def size(self) -> int:
+        """Bytes of the files."""
+        return log_bytes(self.folder)
 
     def close(self) -> None:
         with self._lock:
@@ -252,6 +305,11 @@ class EventLog:
 
 
 _ADVICE = "Make room: no event was lost that the log has acknowledged, and the others may be sent again."
+
+
+def log_bytes(folder: Path) -> int:
+    """Bytes of the files of a log."""
+    return sum(path.stat().st_size for path in folder.glob(f"{LOG_FILE}*"))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -288,5 +346,5 @@ def describe(folder: Path) -> dict[str, Any]:
             "last_number": reader.last(),
             "lists": lists,
             "shown_items": shown,
-            "bytes": sum(path.stat().st_size for path in folder.glob(f"{LOG_FILE}*")),
+            "bytes": log_bytes(folder),
         }

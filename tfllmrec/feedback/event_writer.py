@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tfllmrec.client.answers import Receipt
 from tfllmrec.errors import TfllmrecError
-from tfllmrec.feedback.event_log import EventLog, Exposure
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.feedback.events import Batch
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Commit:
       shown: how many shown items it wrote. dropped: how many it did not, because their list has an item at that
         position, or could not be made, or the write failed.
       seconds: how long it took.
+      batches: those of the receipts. exposures: the shown items, also those that it did not write.
     """
 
     receipts: list[Receipt]
@@ -39,11 +40,15 @@ class Commit:
     dropped: int
     seconds: float
     failed: bool = False
+    batches: Sequence[Batch] = ()
+    exposures: Sequence[Exposure] = ()
 
 
 Waiting = tuple[Batch, Future[Receipt]]
-#: How many items a list has at most, and what gives them.
-Shown = tuple[int, Callable[[], Sequence[Exposure]]]
+#: What is logged of an answer: its shown items, and what each of its lists was requested with.
+Answered = tuple[Sequence[Exposure], Sequence[RequestRecord]]
+#: How many items the lists of an answer have at most, and what gives what is logged.
+Shown = tuple[int, Callable[[], Answered]]
 
 
 class Full(Exception):
@@ -89,17 +94,19 @@ class EventWriter:
             self._changed.notify()
         return future
 
-    def offer(self, items: int, make: Callable[[], Sequence[Exposure]]) -> bool:
-        """Queues a list that was shown, without waiting for anything.
+    def offer(self, items: int, make: Callable[[], Answered]) -> bool:
+        """Queues the lists of an answer, without waiting for anything.
 
         Args:
-          items: how many at most. make: gives them; called in the writer's thread. If it raises, they are dropped.
+          items: how many at most. make: gives what is logged; called in the writer's thread. If it raises, the lists
+            are dropped.
 
         Returns:
           Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
           is full.
         """
         with self._changed:
+            items = max(items, 1)  # an empty list takes room too
             if self._closing or self._shown_items + items > MOST_SHOWN:
                 return False
             if not self._shown:
@@ -144,9 +151,10 @@ class EventWriter:
 
     def _commit(self, taken: list[Waiting], shown: list[Shown]) -> None:
         begun = time.perf_counter()
-        exposures, unmade = self._made(shown)
+        exposures, requests, unmade = self._made(shown)
+        batches = [batch for batch, _ in taken]
         try:
-            receipts, written = self.log.write([batch for batch, _ in taken], exposures)
+            receipts, written = self.log.write(batches, exposures, requests)
         except Exception as error:
             if not self._failing and not isinstance(error, TfllmrecError):
                 logger.exception("writing to %s failed", self.log.folder)
@@ -159,20 +167,24 @@ class EventWriter:
             return
         self._failing = False
         dropped = unmade + len(exposures) - written
-        self._on_commit(Commit(receipts, written, dropped, time.perf_counter() - begun))
+        seconds = time.perf_counter() - begun
+        self._on_commit(Commit(receipts, written, dropped, seconds, False, batches, exposures))
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
 
-    def _made(self, shown: list[Shown]) -> tuple[list[Exposure], int]:
-        """The items of the lists, and how many are lost with lists that cannot be made."""
+    def _made(self, shown: list[Shown]) -> tuple[list[Exposure], list[RequestRecord], int]:
+        """What is logged of the answers, and how many items are lost with lists that cannot be made."""
         exposures: list[Exposure] = []
+        requests: list[RequestRecord] = []
         lost = 0
         for items, make in shown:
             try:
-                exposures += make()
+                made = make()
+                exposures += made[0]
+                requests += made[1]
             except Exception:  # events that wait for the same write must not fail with it
                 lost += items
                 if not self._unmade:
                     logger.exception("a list that was shown cannot be logged in %s", self.log.folder)
                 self._unmade = True  # said once
-        return exposures, lost
+        return exposures, requests, lost

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import numpy as np
 
 from tfllmrec.client.answers import Receipt
 from tfllmrec.client.status import Code, RequestError, invalid
-from tfllmrec.columns import USER
+from tfllmrec.data.cleaning.event_kinds import kind_weight
 from tfllmrec.errors import TfllmrecError
-from tfllmrec.feedback.event_log import EventLog, Exposure
-from tfllmrec.feedback.event_writer import EventWriter, Full
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
+from tfllmrec.feedback.event_writer import Answered, Commit, EventWriter, Full
 from tfllmrec.feedback.events import Unreadable
 from tfllmrec.server import json_tensors, request_ids
 from tfllmrec.server.engine import Busy
+from tfllmrec.server.lists import Lists, context_of, entries_of, letters_and_script, text_of, user_of
 from tfllmrec.server.tensors import DEFAULT_SIGNATURE, Tensors
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 #: Signatures whose answers are lists for a user -> the policy under which they are logged.
 POLICIES = {DEFAULT_SIGNATURE: "recommend", "recommend": "recommend", "recommend_full": "recommend_full"}
+#: Signatures whose lists answer a text -> the policy of their requests, which are logged without the items.
+SEARCHES = {"search": "search", "search_full": "search_full"}
+#: Shown items whose events are counted: those of the most recently logged lists.
+RECENT_ITEMS = 100_000
+_weight = lru_cache(1000)(kind_weight)
 
 
 class DiskFull(Busy):
@@ -51,7 +58,9 @@ class Intake:
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         self._engine = engine
-        self._writer = EventWriter(EventLog(folder), engine.metrics.commit)
+        self._recent = Recent(RECENT_ITEMS)
+        self._writer = EventWriter(EventLog(folder), self._committed)
+        engine.metrics.log(self._writer.log.size)
 
     async def take(self, size: int, read: Callable[[], list[Any]], timeout_s: float | None = None) -> Receipt:
         """Writes the events of a request; when it returns, they are on the disk.
@@ -65,6 +74,15 @@ class Intake:
           DiskFull: the log cannot be written, or is damaged.
           Busy: too many requests wait for it.
         """
+        try:
+            receipt = await self._take(size, read, timeout_s)
+        except RequestError as error:
+            self._engine.metrics.event_request(error.code)
+            raise
+        self._engine.metrics.event_request(Code.OK)
+        return receipt
+
+    async def _take(self, size: int, read: Callable[[], list[Any]], timeout_s: float | None) -> Receipt:
         engine = self._engine
         timeout_s = engine.limits.timeout_s if timeout_s is None else timeout_s
         try:
@@ -119,25 +137,69 @@ class Intake:
             raise invalid(f"The request has more than {most} events: send several requests")
         return found
 
-    def shown(self, version: Version[ModelProcess], signature: str, inputs: Tensors, outputs: Tensors) -> None:
-        """Queues the lists of an answer for the log; a full queue counts them as dropped."""
-        policy, item_ids = POLICIES.get(signature), outputs.get("item_ids")
-        if policy is None or item_ids is None or item_ids.dtype != object or item_ids.ndim != 2:
-            return  # no list for a user, or a model of another kind
+    def shown(
+        self, version: Version[ModelProcess], signature: str, lists: Lists, inputs: Tensors, outputs: Tensors
+    ) -> None:
+        """Queues the lists of an answer for the log; a full queue counts their items as dropped."""
+        policy = POLICIES.get(signature) or SEARCHES.get(signature)
+        if policy is None:
+            return  # no list for a user
+        assert version.servable is not None
+        item_ids = outputs["item_ids"]
+        items = item_ids.size if signature in POLICIES else 0
         make = partial(
-            exposures,
+            answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
-            inputs.get("context"),
+            inputs.get("context"), lists, version.servable.items.fields,
         )  # fmt: skip
-        if not self._writer.offer(item_ids.size, make):
-            self._engine.metrics.dropped(item_ids.size)
+        if not self._writer.offer(items, make):
+            self._engine.metrics.dropped(items)
+
+    def _committed(self, commit: Commit) -> None:
+        """Counts a write of the log, and which shown items its events followed."""
+        self._recent.add(commit.exposures)
+        used: Counter[tuple[str, str, str]] = Counter()
+        for batch in commit.batches:
+            for event in batch.rows:
+                if event.request_id is not None and _weight(event.kind or "") > 0:
+                    used.update(self._recent.take(event.request_id, event.item_id))
+        self._engine.metrics.commit(commit, used)
 
     def close(self) -> None:
         """Writes what is queued."""
         self._writer.close()
 
 
-def exposures(
+class Recent:
+    """Finds the shown items that events belong to, among those of the lists that were logged last."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._items = most, 0
+        # The request's id -> item -> model, version, policy; without the items that an event was counted for.
+        self._lists: OrderedDict[str, dict[str, tuple[str, str, str]]] = OrderedDict()
+
+    def add(self, exposures: Iterable[Exposure]) -> None:
+        for shown in exposures:
+            items = self._lists.setdefault(_base(shown.request_id), {})
+            self._items += shown.item_id not in items
+            items[shown.item_id] = (shown.model, str(shown.version), shown.policy)
+        while max(self._items, len(self._lists)) > self._most and len(self._lists) > 1:
+            self._items -= len(self._lists.popitem(last=False)[1])
+
+    def take(self, request_id: str, item_id: str) -> list[tuple[str, str, str]]:
+        """Model, version and policy of an item that was shown; nothing if it was not, or was taken before."""
+        found = self._lists.get(_base(request_id), {}).pop(item_id, None)
+        self._items -= found is not None
+        return [] if found is None else [found]
+
+
+def _base(request_id: str) -> str:
+    """The request's id of a list: of ``REQUEST/0``, ``REQUEST``."""
+    base, _, row = request_id.rpartition("/")
+    return base if row.isdigit() else request_id
+
+
+def answered(
     request_id: str,
     time_s: float,
     model: str,
@@ -145,33 +207,40 @@ def exposures(
     policy: str,
     item_ids: np.ndarray,
     context: np.ndarray | None,
-) -> list[Exposure]:
-    """The items of an answer's lists.
+    lists: Lists,
+    fields: frozenset[str] = frozenset(),
+) -> Answered:
+    """What is logged of an answer: the items of its lists, and what each list was requested with.
 
-    Lists of a request with several rows have the request's id with ``/0``, ``/1``, ... behind it.
+    Lists of a request with several rows have the request's id with ``/0``, ``/1``, ... behind it. Lists of searches are
+    logged without their items.
 
     Args:
       item_ids: object ``[B, K]``, bytes, padded with ``b""``.
-      context: object ``[B, C]`` or ``[1, C]``, bytes; an entry ``user_id=ID`` names the user of its row. Of any other
-        type or shape, as a model of another kind may have it, it names nobody.
+      context: object ``[B, C]`` or ``[1, C]``, bytes, see :func:`tfllmrec.server.lists.entries_of`; an entry
+        ``user_id=ID`` names the user of its row.
+      lists: of the answer. fields: of the context that may be logged.
     """
-    if context is not None and (context.dtype != object or context.ndim != 2 or len(context) not in (1, len(item_ids))):
-        context = None
-    shown = []
-    for row, ids in enumerate(item_ids.tolist()):
+    shown, requests = [], []
+    searched = policy in SEARCHES.values()
+    for row, (ids, entries) in enumerate(zip(item_ids.tolist(), entries_of(context, len(item_ids)), strict=True)):
         list_id = request_id if len(item_ids) == 1 else f"{request_id}/{row}"
-        entries = [] if context is None else context[row if len(context) > 1 else 0].tolist()
-        user = next((_text(entry.partition(b"=")[2]) for entry in entries if entry.startswith(_USER)), None)
-        listed = (_text(item) for item in ids if item)
-        shown += [
-            Exposure(list_id, time_s, user or None, model, version, policy, item, position)
-            for position, item in enumerate(listed)
-        ]
-    return shown
-
-
-_USER = f"{USER}=".encode()
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace").replace("\0", "�")
+        user = user_of(entries)
+        if not searched:
+            there = (text_of(item) for item in ids if item)
+            shown += [
+                Exposure(list_id, time_s, user, model, version, policy, item, position)
+                for position, item in enumerate(there)
+            ]
+        best, mean = (
+            float(value[row]) if np.isfinite(value[row]) else None for value in (lists.best_score, lists.mean_score)
+        )
+        listed, history, unknown = (int(each[row]) for each in (lists.listed, lists.history_ids, lists.unknown_ids))
+        letters, script = letters_and_script(lists.texts[row]) if lists.texts else (None, None)
+        requests.append(
+            RequestRecord(
+                list_id, time_s, user, model, version, policy, listed, history, unknown, best, mean, letters, script,
+                context_of(entries, fields),
+            )
+        )  # fmt: skip
+    return shown, requests

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.batching import Joining
+from tfllmrec.server.lists import Items
 from tfllmrec.server.tensors import Signature, Tensors
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ModelProcess:
       calls: for each signature, the function that answers it.
       definitions: the SignatureDefs, serialized.
       metadata: the same SignatureDefs as JSON.
+      items: the strata of the items.
       process: the operating system's process that has the version.
 
     Args:
@@ -83,6 +85,7 @@ class ModelProcess:
         self.joining: dict[str, Joining] = described["joining"]
         self.definitions: dict[str, bytes] = described["definitions"]
         self.metadata: dict[str, Any] = described["metadata"]
+        self.items: Items = described["items"]
         self.calls = {name: partial(self.call, name) for name in self.signatures}
 
     @property
@@ -204,6 +207,7 @@ def _run(folder: Path, pipes: list[Connection]) -> None:
             "joining": servable.joining,
             "definitions": {name: one.SerializeToString() for name, one in servable.definitions.items()},
             "metadata": servable.metadata,
+            "items": servable.items,
         }
     )
     memory = _Memory()

@@ -16,6 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfllmrec.client.status import Code, RequestError
 from tfllmrec.server.batching import Joining
+from tfllmrec.server.lists import Items
 from tfllmrec.server.protos import from_proto
 from tfllmrec.server.tensors import STRING, Signature, Tensors, TensorSpec, signature_of
 from tfllmrec.server.work import TextFields
@@ -32,6 +33,7 @@ class Servable:
     Attributes:
       signatures: by name.
       metadata: the SignatureDefs as TF Serving prints them: plain JSON types.
+      items: the strata of the items.
 
     Args:
       folder: with ``saved_model.pb``.
@@ -47,6 +49,7 @@ class Servable:
             manifest = read_manifest(folder) if ours else {}
             scann = has_scann(manifest)
             self._loaded = load(folder, scann)
+            self.items = Items.of(folder, manifest) if ours else Items()
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
             raise RequestError(Code.FAILED_PRECONDITION, f"{folder} cannot be loaded: {error}") from error
         self._functions = dict(self._loaded.signatures)

@@ -136,6 +136,14 @@ class Models(Generic[Servable]):
         """The versions of a model that answer, ascending."""
         return self._models[name].available()
 
+    def serving(self) -> list[tuple[str, int, list[str]]]:
+        """Model, number and labels of each version that answers."""
+        return [
+            (name, number, sorted(label for label, labelled in model.labels.items() if labelled == number))
+            for name, model in sorted(self._models.items())
+            for number in model.available()
+        ]
+
     # --- For requests ---------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -14,7 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ITEM_INDEX, TITLE
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ITEM_INDEX, STRATUM, TITLE, TRAIN_EVENTS
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
@@ -115,7 +115,8 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
       The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (schema,
       data hash, versions, indexes, how many items ``recommend`` ranks; of a run also its config, its metrics unless
       there are new items, the encoder of queries and how many items are new), ``items.parquet`` (ids, titles to show,
-      lists of categories, in the order of the ``score`` signature: new items last), and warm-up requests.
+      lists of categories, training events and strata, in the order of the ``score`` signature: new items last), and
+      warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
@@ -173,7 +174,8 @@ def _export_run(
         run.dataset.ordered,
         graph,
     )
-    return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
+    popularity = _popularity(run.split, run.config.evaluation.head_share)
+    return _write(serving, items, popularity, run.split.schema, Path(target), _manifest(run, counts))
 
 
 def _export_model(
@@ -244,7 +246,14 @@ def _export_model(
         ordered=split.dataset.ordered,
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
-    return _write(serving, items, schema, Path(target), manifest)
+    return _write(serving, items, _popularity(split), schema, Path(target), manifest)
+
+
+def _popularity(split: Split, head_share: float = 0.2) -> pd.DataFrame:
+    """How many training events each item of the split has, and its stratum: head, tail or cold."""
+    strata = split.strata(head_share)
+    stratum = np.select([strata["head"], strata["cold"]], ["head", "cold"], "tail")
+    return pd.DataFrame({TRAIN_EVENTS: split.train_counts, STRATUM: stratum})
 
 
 def _with_new_items(tail: np.ndarray, n_items: int) -> np.ndarray:
@@ -285,8 +294,19 @@ def _candidate_vectors(
     return np.concatenate(parts)
 
 
-def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: Path, manifest: dict[str, Any]) -> Path:
-    """Writes the next version of ``target`` and returns its folder."""
+def _write(
+    serving: ServingModel,
+    items: pd.DataFrame,
+    popularity: pd.DataFrame,
+    schema: Schema,
+    target: Path,
+    manifest: dict[str, Any],
+) -> Path:
+    """Writes the next version of ``target`` and returns its folder.
+
+    Args:
+      popularity: of the first items; the others are new.
+    """
     manifest = {
         "name": target.name,
         "items": len(items),
@@ -314,6 +334,8 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
             told = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)})
             if CATEGORIES in items:
                 told[CATEGORIES] = items[CATEGORIES].map(category_names)
+            for name, of_new in ((TRAIN_EVENTS, 0), (STRATUM, "cold")):
+                told[name] = popularity[name].reindex(range(len(items)), fill_value=of_new).to_numpy()
             told.to_parquet(extra / ITEMS, index=False)
             (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))

@@ -6,7 +6,8 @@ VERSION/
   saved_model.pb, variables/, assets/    what TensorFlow wrote
   assets.extra/                          what TensorFlow keeps with a model and does not read
     tfllmrec.json                        the manifest
-    items.parquet                        ids, titles to show and categories, in the order of the ``score`` signature
+    items.parquet                        ids, titles to show, categories, training events and strata, in the order of
+                                         the ``score`` signature
     tf_serving_warmup_requests           what TF Serving asks a version before it serves it
 """
 
@@ -77,7 +78,7 @@ def read_manifest(version: Path) -> dict[str, Any]:
 
 
 def read_catalogue(version: Path) -> pd.DataFrame:
-    """The ids, titles and categories of an export's items.
+    """The ids, titles, categories, training events and strata of an export's items.
 
     Raises:
       ModelError: the table is missing or damaged.

@@ -19,8 +19,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from tfllmrec.columns import (
+    BEST_SCORE,
+    CONTEXT,
     EVENT_KIND,
+    HISTORY_IDS,
     ITEM,
+    LETTERS,
+    LISTED,
+    MEAN_SCORE,
     MODEL,
     POLICY,
     POSITION,
@@ -28,8 +34,10 @@ from tfllmrec.columns import (
     RATING,
     RECEIVED,
     REQUEST_ID,
+    SCRIPT,
     TIME_S,
     TIMESTAMP,
+    UNKNOWN_IDS,
     USER,
     VERSION,
 )
@@ -37,8 +45,9 @@ from tfllmrec.errors import DataError, WriteError
 
 #: The file in the folder of a log.
 LOG_FILE = "events.sqlite3"
-#: The table of events, and of shown items; ``number`` counts rows in the order in which they were written.
-EVENTS, EXPOSURES, NUMBER = "events", "exposures", "number"
+#: The tables of events, of shown items, and of what their lists were requested with; ``number`` counts rows in the
+#: order in which they were written. A log of an earlier version has no table of requests until a writer opens it.
+EVENTS, EXPOSURES, REQUESTS, NUMBER = "events", "exposures", "requests", "number"
 #: What makes an event unique: text, the ``event_id`` that its sender gave it, or bytes made of its content.
 KEY = "key"
 #: The claimed time of an event whose clock was ahead, and the further fields of an event, as one JSON object.
@@ -49,6 +58,8 @@ APPLICATION, LAYOUT = 0x7466656C, 1
 OPTIONAL = (RATING, EVENT_KIND, REQUEST_ID)
 #: Rows that are read at once.
 PAGE = 10_000
+#: Lists are written so soon after they were made; more only if a disk hung or a clock was set.
+WRITTEN_WITHIN_S = 600.0
 #: Columns of a table that come from further fields. Of more different fields, the most frequent ones get a column.
 MOST_FURTHER = 1000
 
@@ -65,6 +76,13 @@ CREATE TABLE {EXPOSURES} (
   {POSITION} INTEGER NOT NULL, {PROPENSITY} REAL NOT NULL) STRICT;
 CREATE UNIQUE INDEX exposures_by_place ON {EXPOSURES} ({REQUEST_ID}, {POSITION});
 """
+TABLE_OF_REQUESTS = f"""
+CREATE TABLE IF NOT EXISTS {REQUESTS} (
+  {NUMBER} INTEGER PRIMARY KEY AUTOINCREMENT, {REQUEST_ID} TEXT NOT NULL UNIQUE, {TIME_S} REAL NOT NULL, {USER} TEXT,
+  {MODEL} TEXT NOT NULL, {VERSION} INTEGER NOT NULL, {POLICY} TEXT NOT NULL, {LISTED} INTEGER NOT NULL,
+  {HISTORY_IDS} INTEGER NOT NULL, {UNKNOWN_IDS} INTEGER NOT NULL, {BEST_SCORE} REAL, {MEAN_SCORE} REAL,
+  {LETTERS} INTEGER, {SCRIPT} TEXT, {CONTEXT} TEXT) STRICT
+"""
 #: Columns of the table of exposures, in order.
 EXPOSURE_TYPES = {
     REQUEST_ID: pa.string(),
@@ -76,6 +94,23 @@ EXPOSURE_TYPES = {
     ITEM: pa.string(),
     POSITION: pa.int64(),
     PROPENSITY: pa.float64(),
+}
+#: Columns of the table of requests, in order.
+REQUEST_TYPES = {
+    REQUEST_ID: pa.string(),
+    TIME_S: pa.float64(),
+    USER: pa.string(),
+    MODEL: pa.string(),
+    VERSION: pa.int64(),
+    POLICY: pa.string(),
+    LISTED: pa.int64(),
+    HISTORY_IDS: pa.int64(),
+    UNKNOWN_IDS: pa.int64(),
+    BEST_SCORE: pa.float64(),
+    MEAN_SCORE: pa.float64(),
+    LETTERS: pa.int64(),
+    SCRIPT: pa.string(),
+    CONTEXT: pa.string(),
 }
 _EVENT_TYPES = {
     USER: pa.string(),
@@ -227,6 +262,54 @@ class LogReader:
                 since = found[-1][-2]
             yield [row[:-2] for row in found]
 
+    def has_requests(self) -> bool:
+        """Whether the log has the table of requests."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", REQUESTS))
+
+    def between(self, table: str, columns: Sequence[str], after_s: float, upto_s: float) -> Iterator[list[Any]]:
+        """Rows whose time is above ``after_s`` and at most ``upto_s``, a page at a time.
+
+        Events come by an index. Lists are written within :data:`WRITTEN_WITHIN_S` after they were made, so the first
+        row is found by bisection, and the rows from there to the last one are read.
+
+        Args:
+          columns: the first one is the time: ``timestamp_s`` of events, else ``time_s``.
+        """
+        if table == EVENTS:
+            at, number = after_s, 1 << 62  # no event at after_s itself
+            while found := self.rows(
+                f"SELECT {', '.join(columns)}, {NUMBER} FROM {table} WHERE ({TIMESTAMP}, {NUMBER}) > (?, ?) AND "
+                f"{TIMESTAMP} <= ? ORDER BY {TIMESTAMP}, {NUMBER} LIMIT {PAGE}",
+                at, number, upto_s,
+            ):  # fmt: skip
+                at, number = found[-1][0], found[-1][-1]
+                yield [row[:-1] for row in found]
+            return
+        for page in self.pages(
+            table, columns, self._number_at(table, after_s), self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S)
+        ):
+            if rows := [row for row in page if after_s < row[0] <= upto_s]:
+                yield rows
+
+    def count_between(self, table: str, after_s: float, upto_s: float) -> int:
+        """About how many rows :meth:`between` reads."""
+        if table == EVENTS:
+            sql = f"SELECT count(*) FROM {table} WHERE {TIMESTAMP} > ? AND {TIMESTAMP} <= ?"
+            return int(self.rows(sql, after_s, upto_s)[0][0])
+        return self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S) - self._number_at(table, after_s)
+
+    def _number_at(self, table: str, time_s: float) -> int:
+        """The number of a row such that rows before it are from before ``time_s``; by bisection."""
+        low, high = 0, self.last(table)
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self.rows(f"SELECT {TIME_S} FROM {table} WHERE {NUMBER} >= ? ORDER BY {NUMBER} LIMIT 1", middle)
+            if found and found[0][0] < time_s - WRITTEN_WITHIN_S:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def table(self, name: str = EVENTS, since: int = 0, upto: int | None = None) -> LogTable:
         """The rows with a number above ``since`` as a table in the order of receipt, read batch by batch.
 
@@ -236,8 +319,9 @@ class LogReader:
         """
         upto = self.last(name) if upto is None else upto
         (count,) = self.rows(f"SELECT count(*) FROM {name} WHERE {NUMBER} > ? AND {NUMBER} <= ?", since, upto)[0]
-        if name == EXPOSURES:
-            return LogTable(self, name, pa.schema(EXPOSURE_TYPES), (), 0, since, upto, count)
+        if name != EVENTS:
+            types = EXPOSURE_TYPES if name == EXPOSURES else REQUEST_TYPES
+            return LogTable(self, name, pa.schema(types), (), 0, since, upto, count)
         present = self.rows(
             f"SELECT {', '.join(f'count({column})' for column in OPTIONAL)} FROM {EVENTS} WHERE {NUMBER} > ? AND "
             f"{NUMBER} <= ?",

@@ -1,0 +1,166 @@
+"""``tfllmrec monitor`` through the program, on logs that a server's own intake wrote."""
+
+import asyncio
+import json
+from itertools import count
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from html_pages import check, told
+
+from tfllmrec.feedback.event_log import EventLog
+from tfllmrec.server.batching import Joining
+from tfllmrec.server.engine import Engine, Limits
+from tfllmrec.server.lists import Items
+from tfllmrec.server.models_config import ModelSource
+from tfllmrec.server.rest import rest_app
+from tfllmrec.server.tensors import STRING, Signature, TensorSpec
+from tfllmrec.serving.layout import EXTRA, ITEMS
+
+IDS = TensorSpec(STRING, (None, None))
+FULL = Signature(
+    {"history": IDS, "context": IDS}, {"item_ids": IDS, "unknown": TensorSpec(np.dtype(np.int32), (None,))}
+)
+START = 1.79e9
+
+
+class Shop:
+    """Recommends the items a to e; those of the history that are no letters are unknown to it."""
+
+    alive = True
+
+    def __init__(self, folder):
+        self.signatures = {"recommend_full": FULL}
+        self.joining = {"recommend_full": Joining(FULL, False)}
+        self.calls = {"recommend_full": self.answer}
+        self.items = Items.of(folder, {"schema": [{"name": "device", "owner": "request", "kind": "category"}]})
+
+    def answer(self, inputs):
+        rows = len(inputs["history"])
+        unknown = np.vectorize(lambda item: item.isdigit(), [int])(inputs["history"]).sum(axis=1)
+        ids = np.array([[letter.encode() for letter in "abcde"]] * rows, object)
+        return {"item_ids": ids, "unknown": unknown.astype(np.int32)}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """The folder of a model, and ``log(DAYS)``: serves a day for each (share of phones, share of clicks)."""
+    folder = tmp_path_factory.mktemp("shop")
+    version = folder / "models" / "shop" / "1"
+    (version / EXTRA).mkdir(parents=True)
+    (version / "saved_model.pb").write_text("x")
+    strata = {
+        "item_id": list("abcde"),
+        "train_events": [9, 5, 2, 1, 0],
+        "stratum": ["head", "tail", "tail", "tail", "cold"],
+    }
+    pd.DataFrame(strata).to_parquet(version / EXTRA / ITEMS)
+    runs = count()
+
+    def log(days):
+        out, now, rng = folder / f"log{next(runs)}", [START], np.random.default_rng(len(days))
+
+        async def serve():
+            engine = Engine(Limits(), Shop, settled_s=0, log=out)
+            engine.require_intake()._writer.log._clock = lambda: now[0]
+            await engine.models.follow([ModelSource("shop", folder / "models" / "shop", "all")])
+            transport = httpx.ASGITransport(rest_app(engine))
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                for day, (phones, clicks) in enumerate(days):
+                    for hour in range(24):
+                        now[0] = START + (24 * day + hour) * 3600
+                        users = [f"u{n}" for n in rng.integers(0, 120, 10)]
+                        context = [
+                            [f"user_id={u}", f"device={'phone' if rng.random() < phones else 'tv'}"] for u in users
+                        ]
+                        body = {"inputs": {"history": [["a", "7"]] * 10, "context": context}}
+                        name = f"r{day}-{hour}"
+                        asked = {"signature_name": "recommend_full", **body}
+                        answer = await client.post(
+                            "/v1/models/shop:predict", json=asked, headers={"x-request-id": name}
+                        )
+                        assert answer.status_code == 200, answer.text
+                        events = [
+                            {
+                                "user_id": user, "item_id": item, "kind": "click", "request_id": f"{name}/{row}",
+                                "timestamp_s": now[0] + 60.0 + row, "stayed": 5.0,
+                            }
+                            for row, user in enumerate(users)
+                            for item in "abcde"
+                            if rng.random() < clicks
+                        ]  # fmt: skip
+                        sent = await client.post("/v1/events", json={"events": events})
+                        assert sent.json()["accepted"] == len(events)
+            await engine.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tfllmrec.server.intake.time.time", lambda: now[0])
+            asyncio.run(serve())
+        return out
+
+    return folder / "models" / "shop", log
+
+
+def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
+    model, log = shop
+    moved = log([(0.5, 0.3), (0.95, 0.3)])
+    with EventLog(moved) as opened:
+        shown, asked = list(opened.shown()), list(opened.requested())
+    assert (len(shown), len(asked)) == (2 * 24 * 10 * 5, 2 * 24 * 10)
+    assert asked[0].context in ('{"device":"phone"}', '{"device":"tv"}')
+    assert (asked[0].listed, asked[0].history_ids, asked[0].unknown_ids, asked[0].user_id[0]) == (5, 2, 1, "u")
+
+    page = tmp_path / "page.html"
+    answer = program("monitor", moved, "--since", "23h", "--dwell", "stayed", "--model", model, "--html", page)
+    assert answer.code == 5, answer.err
+    (alarm,) = [line for line in answer.out.splitlines() if line.startswith("alarm: ")]
+    assert alarm.startswith("alarm: field device moved: population stability index") and "To do: " in alarm
+    assert "stratum head" in answer.out and "dwell_s" in answer.out and "unknown_ids" in answer.out
+    assert "Alarm: field device moved" in told(check(page)) and "page.html" in answer.err
+
+    told_json = json.loads(program("monitor", moved, "--since", "23h", "--json").out)
+    assert [each["about"] for each in told_json["alarms"]] == ["field device"]
+    unknown = next(f for f in told_json["figures"] if f["measure"] == "unknown_ids")
+    assert unknown["value"] == 0.5 and unknown["reference"] == 0.5
+
+    steady = log([(0.5, 0.3), (0.5, 0.3)])
+    answer = program("monitor", steady, "--since", "23h", "--model", model / "1")
+    assert answer.code == 0 and answer.out.splitlines()[-1].endswith("compared with the 23 hours before: no alarm.")
+
+    fell = log([(0.5, 0.1)])
+    answer = program("monitor", fell, "--since", "30h", "--reference", steady, "--json")
+    about = [each["about"] for each in json.loads(answer.out)["alarms"]]
+    assert answer.code == 5 and about == ["ctr (all)", "bounce (all)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--since", "soon"], 2, "--since soon: expected a period such as 30m, 24h or 7d"),
+        (["--reference", "nowhere"], 2, "--reference nowhere: expected a period"),
+        (["--within", "0m"], 2, "--within 0m"),
+        (["--model", "nowhere"], 4, "nowhere does not exist"),
+        ([], 3, "is not an event log"),
+    ],
+)
+def test_wrong_usage(program, tmp_path, arguments, code, message):
+    answer = program("monitor", tmp_path, *arguments)
+    assert answer.code == code and message in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_an_export_without_strata_is_named(program, tmp_path):
+    (tmp_path / "m" / "1" / EXTRA).mkdir(parents=True)
+    pd.DataFrame({"item_id": ["a"]}).to_parquet(tmp_path / "m" / "1" / EXTRA / ITEMS)
+    answer = program("monitor", tmp_path, "--model", tmp_path / "m")
+    assert answer.code == 4 and "wrote no strata: export the run again" in answer.err
+
+
+def test_a_log_without_lists_is_an_error(program, tmp_path):
+    EventLog(tmp_path / "log").close()
+    answer = program("monitor", tmp_path / "log")
+    assert answer.code == 3 and "has no lists: expected those that 'tfllmrec serve --log' writes" in answer.err

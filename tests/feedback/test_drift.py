@@ -1,0 +1,129 @@
+"""Drift, beside scipy's Pearson test, slow versions, and river itself."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tfllmrec.errors import ConfigError
+from tfllmrec.evaluation.metrics import gini
+from tfllmrec.feedback.drift import NONE, OTHER, changes, exposure, homogeneity_p, psi, shift
+
+
+def test_the_index_is_the_sum_over_bins_with_half_a_count_in_each():
+    before, after = np.array([10, 0, 30]), np.array([20, 5, 5])
+    p, q = (before + 0.5) / 41.5, (after + 0.5) / 31.5
+    assert psi(before, after) == pytest.approx(sum((b - a) * np.log(b / a) for a, b in zip(p, q, strict=True)))
+    assert psi(before, before) == 0 < psi(before, after)
+
+
+def slow_jensen_shannon(p, q):
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    half = [sum(a * np.log2(a / c) for a, c in zip(one, m, strict=True) if a) / 2 for one in (p, q)]
+    return np.sqrt(sum(half))
+
+
+def test_a_category_has_a_bin_for_each_frequent_value():
+    before = pd.Series(["tv"] * 50 + ["phone"] * 40 + [None] * 8 + ["rare"] + ["odd"])
+    after = pd.Series(["tv"] * 20 + ["phone"] * 70 + [None] * 10)
+    found = shift(before, after, np.arange(100), np.arange(100))
+    assert dict(zip(found.labels, found.before, strict=True)) == {"phone": 0.4, "tv": 0.5, NONE: 0.08, OTHER: 0.02}
+    assert dict(zip(found.labels, found.after, strict=True)) == {"phone": 0.7, "tv": 0.2, NONE: 0.1, OTHER: 0.0}
+    assert found.jensen_shannon == pytest.approx(slow_jensen_shannon(found.before, found.after))
+    assert found.moved == "tv: 50.0% -> 20.0%" and found.counts == (100, 100)
+    assert found.p < 0.001
+
+
+def test_a_number_has_bins_of_equally_many_values_of_the_reference():
+    before = pd.Series(np.arange(100.0))
+    after = pd.Series([*np.arange(50.0), np.nan])
+    found = shift(before, after, np.arange(100), np.arange(51))
+    assert len(found.labels) == 11 and found.labels[0] == "up to 9.9" and found.labels[-1] == NONE
+    np.testing.assert_allclose(found.before, [0.1] * 10 + [0])
+    np.testing.assert_allclose(found.after, [10 / 51] * 5 + [0] * 5 + [1 / 51])
+
+
+def test_a_frequent_number_has_a_bin_of_its_own():
+    users = np.arange(100)
+    found = shift(pd.Series([0] * 95 + [1, 2, 3, 4, 5]), pd.Series([0] * 50 + [9] * 50), users, users)
+    assert found.labels == ("0", "above 0") and found.after == (0.5, 0.5)
+    lengths = shift(pd.Series([10] * 100), pd.Series([10] * 60 + [5] * 40), users, users)
+    assert lengths.labels == ("below 10", "10") and lengths.after == (0.4, 0.6) and lengths.p < 1e-6
+    mixed = shift(pd.Series([*range(50), *[60] * 50]), pd.Series([*range(40), *[55] * 60]), users, users)
+    assert mixed.labels[-2:] == ("54.5 to below 60", "60") and mixed.after[-2:] == (0.6, 0.0)
+
+
+def test_a_constant_or_empty_field_is_not_compared():
+    one = np.arange(3)
+    assert shift(pd.Series(["a"] * 3), pd.Series(["a"] * 3), one, one) is None
+    assert shift(pd.Series([1.0] * 3), pd.Series([1.0] * 3), one, one) is None
+    assert shift(pd.Series([], dtype=float), pd.Series([1.0] * 3), one[:0], one) is None
+    few = shift(pd.Series(["a", "b", "a"]), pd.Series(["a", "b", "b"]), one, one)
+    assert few.p is None and few.psi > 0
+
+
+def test_of_independent_values_the_p_value_is_pearsons():
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 5, 3000), rng.choice(5, 2000, p=[0.22, 0.2, 0.2, 0.2, 0.18])
+    table = [np.bincount(first, minlength=5), np.bincount(second, minlength=5)]
+    found = homogeneity_p(first, second, np.arange(3000), np.arange(2000), 5)
+    assert found == pytest.approx(stats.chi2_contingency(table).pvalue, rel=0.1)
+
+
+def test_values_of_one_user_are_alike_and_raise_no_alarm():
+    """Each user has a device; a test of single requests would find differences everywhere."""
+    rng = np.random.default_rng(2)
+    p, naive = [], []
+    for _ in range(300):
+        codes, users = [], []
+        for _ in range(2):
+            user = np.repeat(np.arange(150), rng.geometric(0.1, 150))
+            device = rng.choice(4, 150)
+            codes.append(np.where(rng.random(len(user)) < 0.9, device[user], rng.choice(4, len(user))))
+            users.append(user)
+        p.append(homogeneity_p(codes[0], codes[1], users[0], users[1], 4))
+        naive.append(stats.chi2_contingency([np.bincount(each, minlength=4) for each in codes]).pvalue)
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.085 and np.mean(np.array(naive) < 0.05) > 0.5
+    assert np.mean(np.array(p) < 0.01) <= 0.025
+
+
+def test_exposure_is_compared_with_the_same_users_divided_at_random():
+    rng = np.random.default_rng(3)
+
+    def shown(users, steepness):
+        weights = 1 / np.arange(1, 301.0) ** steepness
+        return rng.choice(300, users * 10, p=weights / weights.sum()), np.repeat(np.arange(users), 10)
+
+    (few, who), (many, they) = shown(60, 1.0), shown(240, 1.0)
+    same = exposure(few, many, who, they, 300)
+    assert same["coverage"].before == len(np.unique(few)) / 300
+    assert same["gini"].after == gini(np.bincount(many, minlength=300))
+    assert same["coverage"].after > same["coverage"].before + 0.2  # four times as much was shown
+    assert all(each.p > 0.01 and abs(each.after - each.expected) < 0.03 for each in same.values())
+    narrow, them = shown(240, 1.8)
+    moved = exposure(few, narrow, who, them, 300)
+    assert all(each.p < 1e-4 for each in moved.values()) and moved["gini"].after > moved["gini"].expected + 0.05
+    assert exposure(few[:100], many, who[:100], they, 300)["gini"].p is None
+
+
+def test_a_change_of_a_stream_is_found_where_it_is():
+    drift = pytest.importorskip("river.drift")
+    rng = np.random.default_rng(4)
+    values = [*(rng.random(3000) < 0.1).astype(float), *(rng.random(2000) < 0.04).astype(float)]
+    (found,) = changes(values, np.arange(5000) * 10.0)
+    assert abs(found.time_s - 30_000) < 1500
+    assert found.before == pytest.approx(0.1, abs=0.015) and found.after == pytest.approx(0.04, abs=0.015)
+    adwin, at = drift.ADWIN(delta=0.002), []
+    for place, value in enumerate(values):
+        adwin.update(value)
+        if adwin.drift_detected:
+            at.append(place)
+    assert at and at[0] > 3000  # river itself
+    assert changes(values[:3000], np.arange(3000.0)) == []
+    assert changes([], []) == []
+
+
+def test_without_river_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "river.drift", None)
+    with pytest.raises(ConfigError, match=r"river .*tfllmrec\[monitor\]"):
+        changes([0.0], [0.0])

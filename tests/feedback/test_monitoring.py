@@ -1,0 +1,215 @@
+"""Alarms: a planted change raises its own and no other, days without a change raise none."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfllmrec.errors import DataError
+from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
+from tfllmrec.feedback.monitoring import (
+    ALPHA,
+    PSI_ALARM,
+    Alarm,
+    alarms,
+    change_lines,
+    compare,
+    drift_rows,
+    exposure_rows,
+    figure_rows,
+    monitor,
+    words_of,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import monitoring as simulation
+
+SMALL = simulation.Service(users=250)
+
+
+@pytest.fixture(scope="module")
+def day():
+    return simulation.day_of(SMALL, np.random.default_rng(0), 0)
+
+
+@pytest.mark.parametrize("name", simulation.CHANGES)
+def test_a_planted_change_has_its_alarm_and_no_other(name, day):
+    changed, own = simulation.CHANGES[name]
+    if name in ("clicks fall by 30 %", "purchases fall by half"):
+        changed = {key: value / 2 for key, value in changed.items()}  # 250 users do not show less
+    now = simulation.day_of(replace(SMALL, **changed), np.random.default_rng(1), 1)
+    about = [alarm.about for alarm in simulation.report_of(day, now).alarms]
+    assert about and all(each.startswith(own) for each in about), about
+
+
+def test_days_without_a_change_have_no_alarm():
+    """benchmarks/monitoring.py does the same for 200 days."""
+    assert simulation.without_change(6, seed=5, service=replace(SMALL, users=100)) == [[]] * 6
+
+
+def test_a_change_of_few_users_is_no_alarm(day):
+    few = simulation.Service(users=25, phone=0.95)
+    now = simulation.day_of(few, np.random.default_rng(2), 1)
+    report = simulation.report_of(day, now)
+    (device,) = [drift for drift in report.drifts if drift.name == "field device"]
+    assert device.psi > PSI_ALARM and device.p is None and report.alarms == []
+
+
+def test_a_change_that_does_not_matter_is_no_alarm():
+    rng = np.random.default_rng(3)
+    before = simulation.day_of(simulation.Service(users=1000), rng, 0)
+    now = simulation.day_of(simulation.Service(users=1000, phone=0.7), rng, 1)
+    report = simulation.report_of(before, now)
+    (device,) = [drift for drift in report.drifts if drift.name == "field device"]
+    assert device.p_adjusted < ALPHA and device.size == "small" and report.alarms == []
+
+
+def test_a_change_for_the_better_is_no_alarm(day):
+    now = simulation.day_of(replace(SMALL, clicks=0.2, unknown=0.001), np.random.default_rng(4), 1)
+    report = simulation.report_of(day, now)
+    ctr = next(figure for figure in report.figures if (figure.measure, figure.group) == ("ctr", "all"))
+    assert ctr.p_adjusted < ALPHA and ctr.change > 0.5
+    assert not [alarm for alarm in report.alarms if "popularity" not in alarm.about]
+
+
+def test_figures_are_those_of_the_tables(day):
+    lists = day.lists[~day.lists["searched"]]
+    report = compare(day, None, items=simulation.CATALOGUE)
+    found = {(figure.measure, figure.group): figure for figure in report.figures}
+    expected = {
+        ("ctr", "all"): day.shown["used"].mean(),
+        ("ctr", "stratum cold"): day.shown.loc[day.shown["stratum"] == "cold", "used"].mean(),
+        ("conversion", "all"): day.shown["bought"].mean(),
+        ("dwell_s", "all"): day.shown["dwell_s"].mean(),
+        ("bounce", "all"): 1 - lists.loc[lists["listed"] > 0, "used"].mean(),
+        ("unknown_ids", "all"): lists["unknown_ids"].sum() / lists["history_ids"].sum(),
+        ("empty_lists", "all"): (lists["listed"] == 0).mean(),
+        ("no_history", "all"): (lists["history_ids"] == 0).mean(),
+    }
+    for key, value in expected.items():
+        assert found[key].value == pytest.approx(value) and found[key].low <= value <= found[key].high, key
+    assert not [key for key in found if key[1].startswith(("scene", "version"))]  # one version: the same as all
+    assert report.alarms == [] and "nothing to compare" in report.headline and report.drifts == []
+
+
+def test_groups_by_version_and_scene(day):
+    table = day.lists.assign(**{"context.scene": np.where(np.arange(len(day.lists)) % 3, "feed", "cart")})
+    table["version"] = np.where(np.arange(len(table)) % 2, "shop/3", "shop/4")
+    now = replace(day, lists=table)
+    slow = np.array(["shop/4"] * len(now.shown)) == table["version"].to_numpy()[now.shown["list"]]
+    now.shown["used"] &= ~slow | (np.arange(len(slow)) % 3 == 0)
+    report = compare(now, now, scene="scene")
+    by_group = {figure.group: figure for figure in report.figures if figure.measure == "ctr"}
+    assert set(by_group) == {
+        "all",
+        *(f"stratum {s}" for s in ("head", "tail", "cold")),
+        "version shop/3",
+        "version shop/4",
+        "scene feed",
+        "scene cart",
+    }
+    assert by_group["version shop/4"].value < by_group["version shop/3"].value / 2
+    assert by_group["version shop/4"].change == 0 and report.alarms == []
+
+
+def test_scores_of_different_versions_are_not_compared(day):
+    other = replace(day, lists=day.lists.assign(version="shop/4"))
+    report = compare(other, day)
+    assert "best score" not in [drift.name for drift in report.drifts]
+    assert "scores are not compared: no version answered in both periods" in report.notes
+
+
+def test_rows_lines_and_json_say_the_same(day):
+    now = simulation.day_of(replace(SMALL, phone=0.9), np.random.default_rng(6), 1)
+    report = simulation.report_of(day, now)
+    (alarm,) = report.alarms
+    assert alarm.about == "field device" and "population stability index" in alarm.message and "To do:" in alarm.message
+    plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert plain["alarms"] == [{"about": alarm.about, "message": alarm.message}]
+    for header, rows in (figure_rows(report), drift_rows(report), exposure_rows(report)):
+        assert rows and all(len(row) == len(header) for row in rows)
+    assert len(plain["figures"]) == len(figure_rows(report)[1])
+    assert report.headline.endswith("compared with the day before: one alarm.")
+    assert isinstance(change_lines(report), list)
+    assert [words_of(s) for s in (86400, 604800, 3600, 7200, 1800, 90)] == [
+        "24 hours", "7 days", "hour", "2 hours", "30 minutes", "90 seconds",
+    ]  # fmt: skip
+
+
+def test_without_lists_there_is_an_error(day):
+    empty = replace(day, lists=day.lists.head(0), shown=day.shown.head(0))
+    with pytest.raises(DataError, match=r"No lists from .*: expected some\. Take a longer period"):
+        compare(empty, day)
+
+
+def test_a_fault_of_some_hours_is_dated(day):
+    river = pytest.importorskip("river")
+    assert river
+    lists, shown = day.lists.sort_values("time_s").reset_index(drop=True), day.shown.copy()
+    begun = day.after_s + 8 * 3600
+    shown["used"] &= shown["time_s"] < begun
+    shown = shown.assign(list=lists.set_index("request_id").index.get_indexer(shown["request_id"]))
+    now = replace(day, shown=shown, lists=lists)
+    report = compare(now, replace(day, after_s=day.after_s - 86400, upto_s=day.after_s))
+    (ctr,) = [figure for figure in report.figures if (figure.measure, figure.group) == ("ctr", "all")]
+    assert ctr.alarm and abs(ctr.since_s - begun) < 1800
+    assert any(
+        f"since about {pd.Timestamp(ctr.since_s, unit='s'):%Y-%m-%d %H:%M} UTC" in a.message for a in report.alarms
+    )
+
+
+def test_a_field_is_a_number_in_both_periods_or_in_none(day):
+    rng = np.random.default_rng(7)
+
+    def with_hours(hours):
+        lists = day.lists.assign(**{"context.hour": rng.choice(hours, len(day.lists)).astype(int).astype(str)})
+        return replace(day, lists=lists)
+
+    whole, part = with_hours(range(24)), with_hours(range(8))
+    (hour,) = [drift for drift in compare(part, whole).drifts if drift.name == "field hour"]
+    assert hour.labels[0].startswith("up to") and sum(hour.after[:4]) == pytest.approx(1, abs=0.1) and hour.alarm
+    (hour,) = [drift for drift in compare(part, with_hours(range(8))).drifts if drift.name == "field hour"]
+    assert sorted(hour.labels) == [str(n) for n in range(8)] and not hour.alarm
+
+
+def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
+    monkeypatch.setitem(sys.modules, "river.drift", None)
+    report = compare(day, None)
+    assert report.changes == {} and any("tfllmrec[monitor]" in note for note in report.notes)
+
+
+def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
+    def folder(name, start, days, clicks):
+        rng = np.random.default_rng(days)
+        lists, records, events = [], [], []
+        for n, at in enumerate(np.sort(rng.uniform(0, days * 86400, 300 * days)).tolist()):
+            items = [Exposure(f"r{n}", start + at, f"u{n % 90}", "m", 1, "recommend", f"i{k}", k) for k in range(5)]
+            lists += items
+            records.append(RequestRecord(f"r{n}", start + at, f"u{n % 90}", "m", 1, "recommend", 5, 3))
+            events += [
+                {"user_id": each.user_id, "item_id": each.item_id, "request_id": f"r{n}", "timestamp_s": start + at + 9}
+                for each in items
+                if rng.random() < clicks[int(at // 86400)]
+            ]
+        with EventLog(tmp_path / name, clock=lambda: start + days * 86400 + 9000) as log:
+            log.write([log.check(events)], lists, records)
+        return tmp_path / name
+
+    log = folder("log", 1.79e9, 3, [0.4, 0.4, 0.2])
+    found = monitor(log, since_s=80_000)
+    assert found.reference == "the 80000 seconds before" and {alarm.about for alarm in found.alarms} == {
+        "ctr (all)",
+        "bounce (all)",
+    }
+    assert found.lists[0] == pytest.approx(300 * 80 / 86.4, rel=0.1)
+    assert found.alarms == alarms(log, since_s=80_000) and isinstance(found.alarms[0], Alarm)
+    assert {alarm.about for alarm in alarms(log, 150_000.0, since_s=80_000)} >= {"ctr (all)"}
+    other = folder("other", 1.7e9, 2, [0.2, 0.2])
+    same = monitor(log, other, since_s=80_000)
+    assert same.alarms == [] and same.reference == "the log other" and same.lists[1] == pytest.approx(600, abs=20)
+    first = monitor(log, since_s=10 * 86400)
+    assert first.reference == "" and "no reference" in " ".join(first.notes)

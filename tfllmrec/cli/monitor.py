@@ -1,0 +1,143 @@
+"""``tfllmrec monitor``: what changed in a service since a reference period, from its event log."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json, require
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfllmrec.feedback.monitoring import Report
+
+#: The exit code where there is an alarm.
+ALARM = 5
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+def monitor(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log that 'serve --log' writes.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="PERIOD|LOG",
+            help="What the newest lists are compared with: a period before them, such as 7d, or another log. By "
+            "default a period as long as --since.",
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="SAVED_MODEL",
+            help="saved_models/NAME (its newest version) or saved_models/NAME/1: for figures by stratum of the items, "
+            "and for their popularity.",
+        ),
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="PERIOD", help="How far back the newest lists go: 1h, 24h, 7d.")
+    ] = "24h",
+    within: Annotated[
+        str,
+        typer.Option(
+            "--within",
+            metavar="PERIOD",
+            help="An event belongs to a list if it came within this time; newer lists are not compared yet.",
+        ),
+    ] = "30m",
+    scene: Annotated[
+        str, typer.Option("--scene", metavar="FIELD", help="Field of the request by which figures are grouped.")
+    ] = "scene",
+    dwell: Annotated[
+        str, typer.Option("--dwell", metavar="FIELD", help="Field of events with the seconds that a user stayed.")
+    ] = "dwell_s",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page, too; pip install -e '.[report]'.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare the newest lists of an event log with earlier ones; exits with 5 where something got worse or moved."""
+    since_s, within_s = _seconds(since, "--since"), _seconds(within, "--within")
+    before = None if reference is None else _reference(reference)
+    items = None if model is None else _items(model)
+    from tfllmrec.feedback.monitoring import monitor as monitored
+
+    with working():
+        found = monitored(log, before, items, since_s=since_s, within_s=within_s, scene=scene, dwell=dwell)
+        if html is not None:
+            from tfllmrec.explain.monitoring import write_monitoring
+
+            write_monitoring(found, html)
+    if json:
+        print_json(found.as_dict())
+    else:
+        print_report(found)
+    if html is not None:
+        note(f"page: {html}")
+    if found.alarms:
+        raise typer.Exit(ALARM)
+
+
+def print_report(report: Report) -> None:
+    """Prints the figures, the drifts and the exposure as tables, then changes, notes and alarms."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from tfllmrec.feedback.monitoring import change_lines, drift_rows, exposure_rows, figure_rows
+
+    for title, (header, rows) in (
+        ("What users did", figure_rows(report)),
+        ("Inputs and scores", drift_rows(report)),
+        ("Exposure of items", exposure_rows(report)),
+    ):
+        if not rows:
+            continue
+        table = Table(box=SIMPLE, title=cell(title), title_justify="left")
+        for place, label in enumerate(header):
+            table.add_column(label, justify="left" if place == 0 or label in ("group", "largest move") else "right")
+        for row in rows:
+            table.add_row(*map(cell, row))
+        console().print(table)
+    for line in [*change_lines(report), *report.notes]:
+        say(line)
+    say(report.headline)
+    for alarm in report.alarms:
+        say(f"alarm: {alarm.message}")
+
+
+def _seconds(text: str, option: str) -> float:
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise typer.BadParameter(f"{option} {text}: expected a period such as 30m, 24h or 7d.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _reference(text: str) -> float | Path:
+    """A period, or the folder of a log."""
+    return Path(text) if Path(text).exists() else _seconds(text, "--reference")
+
+
+def _items(model: Path) -> pd.DataFrame:
+    """The items of an exported model with their strata.
+
+    Raises:
+      ModelError: no such model is there, or it was exported before strata were written.
+    """
+    require(model)
+    from tfllmrec.columns import STRATUM
+    from tfllmrec.errors import ModelError
+    from tfllmrec.serving.layout import read_catalogue, version_folders
+
+    versions = version_folders(model) if model.is_dir() else {}
+    items = read_catalogue(versions[max(versions)] if versions else model)
+    if STRATUM not in items:
+        raise ModelError(f"{model} was exported by a version of tfllmrec that wrote no strata: export the run again.")
+    return items

@@ -1,0 +1,272 @@
+"""Whether a distribution moved between two periods, by how much, and since when.
+
+**How much.** The population stability index ``sum_b (p_b - q_b) ln(p_b / q_b)`` over bins, and the Jensen-Shannon
+distance (base 2, between 0 and 1). That 0.1 is a moderate and 0.25 a large index is custom in credit scoring. Half a
+count is added to each bin, so that none is empty.
+
+**Chance.** Of two samples of one distribution the index is about ``(1/n + 1/m)`` times a chi-squared variable, so it is
+above any limit where samples are small (Yurdakul and Naranjo 2020, "Statistical properties of the population stability
+index", J. Risk Model Validation 14). So a limit alone is no rule. The p-value of no change is that of Pearson's test of
+homogeneity, corrected for events of one user being alike by Rao and Scott's second-order method (1981, "The analysis of
+categorical data from complex sample surveys", JASA 76), with the covariance of the bins linearised over users. A field
+moved if the index is at its limit *and* the p-value, adjusted for all comparisons of a report, is below alpha: small
+samples then raise no alarm by chance, and large ones none for a difference that matters to nobody.
+
+**Since when.** ADWIN (Bifet and Gavalda 2007) of `river` compares the means of the older and the newer part of a stream
+at many places, and drops the older part where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from tfllmrec.errors import not_installed
+from tfllmrec.evaluation.metrics import gini
+from tfllmrec.feedback.rates import MIN_USERS
+
+#: Bins of a number, by quantiles of the reference; values of a category that have a bin of their own, the most frequent
+#: ones with at least this share; all others are *other*, missing ones *none*.
+BINS, VALUES, LEAST_SHARE = 10, 20, 0.01
+OTHER, NONE = "other", "none"
+#: Permutations for the expected exposure; shown items that are permuted.
+PERMUTATIONS, PERMUTED = 200, 200_000
+#: Error rate of ADWIN; changes that are fewer looks apart are one.
+DELTA, APART = 0.002, 10
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A field in two periods.
+
+    Attributes:
+      psi: population stability index. jensen_shannon: distance. p: of no change; ``None`` with too few users.
+      labels: of the bins. before, after: their shares. counts: of values in both periods.
+    """
+
+    psi: float
+    jensen_shannon: float
+    p: float | None
+    labels: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    counts: tuple[int, int]
+
+    @property
+    def moved(self) -> str:
+        """The bin that adds most to the index, such as ``phone .30 -> .55``."""
+        p, q = (shares(np.asarray(s) * n + 0.5) for s, n in zip((self.before, self.after), self.counts, strict=True))
+        at = int(np.argmax((q - p) * np.log(q / p)))
+        return f"{self.labels[at]}: {self.before[at]:.1%} -> {self.after[at]:.1%}"
+
+
+def shift(before: pd.Series, after: pd.Series, users_before: np.ndarray, users_after: np.ndarray) -> Shift | None:
+    """Compares a field in two periods; ``None`` where it has one value only, or none in a period.
+
+    Args:
+      before, after: values, numbers or texts. users_before, users_after: int ``[N]``, whose they are.
+    """
+    if not len(before) or not len(after):
+        return None
+    labels, first, second = _binned(before, after)
+    if len(labels) < 2:
+        return None
+    counts = [np.bincount(codes, minlength=len(labels)) for codes in (first, second)]
+    p, q = (shares(each) for each in counts)
+    few = min(len(np.unique(users_before)), len(np.unique(users_after))) < MIN_USERS
+    return Shift(
+        psi(counts[0], counts[1]),
+        float(jensenshannon(p, q, base=2)),
+        None if few else homogeneity_p(first, second, users_before, users_after, len(labels)),
+        labels,
+        tuple(p.tolist()),
+        tuple(q.tolist()),
+        (len(before), len(after)),
+    )
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Counts as shares, float64 ``[B]``."""
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def psi(before: np.ndarray, after: np.ndarray) -> float:
+    """The population stability index of two rows of counts ``[B]``, with half a count added to each bin."""
+    p, q = shares(before + 0.5), shares(after + 0.5)
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def homogeneity_p(
+    first: np.ndarray, second: np.ndarray, users_first: np.ndarray, users_second: np.ndarray, bins: int
+) -> float:
+    """The p-value of equal shares of the bins in two samples, by Rao and Scott's second-order correction.
+
+    Args:
+      first, second: int ``[N]``, ``[M]``: the bin of each value. users_first, users_second: whose they are.
+    """
+    p, v_first, n = _linearised(first, users_first, bins)
+    q, v_second, m = _linearised(second, users_second, bins)
+    pooled = (p * n + q * m) / (n + m)
+    used = pooled > 0
+    scale = pooled[used] * (1 / n + 1 / m)
+    statistic = float(((q - p)[used] ** 2 / scale).sum())
+    effects = (v_first + v_second)[np.ix_(used, used)] / scale[:, None]
+    degrees = int(used.sum()) - 1
+    mean, squares = float(np.trace(effects)) / degrees, float(np.trace(effects @ effects)) / degrees
+    if mean <= 0:
+        return 1.0 if statistic == 0 else 0.0
+    spread = squares / mean**2  # 1 + the squared coefficient of variation of the design effects
+    return float(stats.chi2.sf(statistic / (mean * spread), degrees / spread))
+
+
+def _linearised(codes: np.ndarray, users: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Shares of the bins ``[B]``, their covariance over users ``[B, B]``, and the number of values."""
+    _, user = np.unique(users, return_inverse=True)
+    counts = np.zeros((int(user.max()) + 1, bins))
+    np.add.at(counts, (user, codes), 1.0)
+    n, people = len(codes), len(counts)
+    p = counts.sum(axis=0) / n
+    residual = counts - counts.sum(axis=1, keepdims=True) * p
+    return p, people / (people - 1) * residual.T @ residual / n**2, n
+
+
+def _binned(before: pd.Series, after: pd.Series) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """The labels of the bins that occur, and the bin of each value of both periods."""
+    both = pd.concat([before, after], ignore_index=True)
+    if pd.api.types.is_numeric_dtype(both) and not pd.api.types.is_bool_dtype(both):
+        values = both.to_numpy(np.float64, na_value=np.nan)
+        known = values[: len(before)][~np.isnan(values[: len(before)])]
+        edges, labels = _bins_of(known)
+        codes = np.where(np.isnan(values), len(labels), np.searchsorted(edges, values, side="left"))
+        labels.append(NONE)
+    else:
+        texts = both.astype("object").where(both.notna(), NONE).astype(str)
+        frequent = texts.value_counts(normalize=True).head(VALUES)
+        kept = frequent.index[frequent >= LEAST_SHARE].tolist()
+        labels = [*kept, OTHER]
+        codes = pd.Categorical(texts, kept).codes.astype(np.int64)
+        codes = np.where(codes < 0, len(kept), codes)
+    present, codes = np.unique(codes, return_inverse=True)
+    return tuple(labels[at] for at in present), codes[: len(before)], codes[len(before) :]
+
+
+def _bins_of(known: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The upper ends of bins by quantiles, each included in its bin, and the labels of the bins.
+
+    A value that takes several quantiles, such as the one length that nearly all lists have, has a bin of its own.
+    """
+    quantiles, times = np.unique(
+        np.quantile(known, np.arange(1, BINS) / BINS) if len(known) else [], return_counts=True
+    )
+    edges, labels, low = [], [], ""
+    for end, repeated in zip(quantiles.tolist(), times > 1, strict=True):
+        name = f"{end:.4g}"
+        if repeated:
+            edges.append(np.nextafter(end, -np.inf))
+            labels.append(f"{low} to below {name}" if low else f"below {name}")
+        edges.append(end)
+        labels.append(name if repeated else f"{low} to {name}" if low else f"up to {name}")
+        low = name
+    return np.array(edges), [*labels, f"above {low}" if low else "any"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How evenly items are shown, in two periods.
+
+    Attributes:
+      before, after: the figure. expected: of the later period, if nothing but its size changed. p: of no change.
+    """
+
+    before: float
+    after: float
+    expected: float
+    p: float | None
+
+
+def exposure(
+    items_before: np.ndarray, items_after: np.ndarray, users_before: np.ndarray, users_after: np.ndarray, catalogue: int
+) -> dict[str, Spread]:
+    """``coverage``, the share of the catalogue that was shown, and ``gini`` of the places, in both periods.
+
+    Both depend on how much was shown. So the difference is compared with that of :data:`PERMUTATIONS` random divisions
+    of the same users into two periods of the same numbers of users; the p-value takes it as normal. Of more shown items
+    than :data:`PERMUTED`, an evenly spread part is compared.
+
+    Args:
+      items_before, items_after: int ``[N]``, ``[M]``, below ``catalogue``. users_before, users_after: who saw them.
+    """
+    items = np.concatenate([items_before, items_after])
+    _, first = np.unique(users_before, return_inverse=True)
+    _, second = np.unique(users_after, return_inverse=True)
+    n = int(first.max()) + 1
+    units = np.concatenate([first, second + n])
+    step = -(-len(items) // PERMUTED)
+    items, units = items[::step], units[::step]
+    total = int(units.max()) + 1
+    everything = np.bincount(items, minlength=catalogue)
+
+    def figures(early: np.ndarray) -> np.ndarray:
+        counts = np.bincount(items[early[units]], minlength=catalogue)
+        late = everything - counts
+        return np.array([[(each > 0).mean(), gini(each)] for each in (counts, late)])
+
+    rng = np.random.default_rng(0)
+    found = figures(np.arange(total) < n)
+    drawn = np.stack([figures(rng.permutation(total) < n) for _ in range(PERMUTATIONS)])
+    few = min(n, total - n) < MIN_USERS
+    told = {}
+    for at, name in enumerate(("coverage", "gini")):
+        differences = drawn[:, 1, at] - drawn[:, 0, at]
+        mean, deviation = float(differences.mean()), float(differences.std())
+        observed = float(found[1, at] - found[0, at])
+        p = None if few or deviation == 0 else float(2 * stats.norm.sf(abs(observed - mean) / deviation))
+        told[name] = Spread(float(found[0, at]), float(found[1, at]), float(found[0, at]) + mean, p)
+    return told
+
+
+@dataclass(frozen=True)
+class Change:
+    """A place in a stream where its mean changed: about when, and the means before and after."""
+
+    time_s: float
+    before: float
+    after: float
+
+
+def changes(values: Sequence[float], times_s: Sequence[float], clock: int = 32) -> list[Change]:
+    """Where the mean of a stream changed, by ADWIN; ``clock``: it looks after so many values.
+
+    Args:
+      values: between 0 and 1, in the order of time.
+
+    Raises:
+      ConfigError: river is not installed.
+    """
+    try:
+        from river.drift import ADWIN
+    except ImportError as error:
+        raise not_installed("changes in streams need river", error, "monitor") from error
+    adwin, found = ADWIN(delta=DELTA, clock=clock), []
+    starts = [0]
+    for at, value in enumerate(values):
+        adwin.update(value)
+        if adwin.drift_detected:
+            start = at + 1 - int(adwin.width)
+            if len(starts) > 1 and start - starts[-1] < APART * clock:
+                starts[-1] = start  # the older part of a change is dropped bit by bit
+            elif start > starts[-1]:
+                starts.append(start)
+    known = np.asarray(values, np.float64)
+    for before, near, end in zip(starts, starts[1:], [*starts[2:], len(known)], strict=False):
+        # ADWIN keeps its older values in large buckets; the change is where the sum departs most from a straight line.
+        part = known[before:end]
+        sums = np.cumsum(part - part.mean())[:-1]
+        start = before + 1 + int(np.argmax(np.abs(sums))) if len(sums) else near
+        found.append(Change(float(times_s[start]), float(known[before:start].mean()), float(known[start:end].mean())))
+    return found

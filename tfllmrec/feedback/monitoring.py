@@ -1,0 +1,661 @@
+"""What changed since a reference period: what users did with lists, the inputs, the scores, what was shown.
+
+**Alarms.** A report makes many comparisons. Each has a p-value of no change; they are adjusted together (Holm 1979), so
+that at most :data:`ALPHA` of the reports without any change have an alarm. An alarm also needs a change that matters:
+:data:`LEAST_CHANGE` of the reference in the wrong direction for rates and means, :data:`PSI_ALARM` for distributions,
+and :data:`LEAST_COVERAGE` or :data:`LEAST_SPREAD` for exposure. Which users come, and when, is part of the comparison:
+compare whole days with whole days, or the cycle of the day is a change too.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import (
+    BEST_SCORE,
+    HISTORY_IDS,
+    ITEM,
+    LETTERS,
+    LISTED,
+    SCRIPT,
+    STRATUM,
+    TIME_S,
+    TRAIN_EVENTS,
+    UNKNOWN_IDS,
+    VERSION,
+)
+from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.feedback.drift import Change, Shift, Spread, changes, exposure, shift
+from tfllmrec.feedback.observed import FIELD, Observed, ends_of, read_period
+from tfllmrec.feedback.rates import Estimate, estimate, p_of_difference
+from tfllmrec.feedback.repeated_looks import holm
+from tfllmrec.wording import clipped
+
+#: Share of reports without a change that have an alarm, at most.
+ALPHA = 0.01
+#: Of the reference: a smaller change of a rate or mean is no alarm.
+LEAST_CHANGE = 0.05
+#: From the first limit on a population stability index is called moderate, from the second on it is an alarm.
+PSI_MODERATE, PSI_ALARM = 0.1, 0.25
+#: Smaller differences of coverage, as a share of the expected one, and of Gini's index are no alarm.
+LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
+#: Groups of a kind, such as scenes, that are shown, the largest ones; hours that are shown, the last ones.
+MOST_GROUPS, MOST_HOURS = 8, 14 * 24
+#: A field of so few different numbers is a category.
+FEW_VALUES = 10
+DAY_S, HOUR_S = 86400.0, 3600.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that is monitored.
+
+    Attributes:
+      rate: whether it is between 0 and 1. worse: 1 if a rise is bad, -1 if a fall is.
+      means: in words. advice: what to do when it gets worse.
+    """
+
+    rate: bool
+    worse: int
+    means: str
+    advice: str
+
+
+MEASURES = {
+    "ctr": Measure(
+        True, -1, "shown items that a click or a stronger event followed",
+        "look up in which stratum, version or scene it fell; if it is one version, roll back; if it is all of them, "
+        "check that events still carry the request_id",
+    ),
+    "conversion": Measure(
+        True, -1, "shown items that a purchase or the like followed",
+        "check prices, stock and the checkout before the model: clicks tell them apart",
+    ),
+    "dwell_s": Measure(
+        False, -1, "mean seconds with an item, of events that say so",
+        "look at the items that are shown more than before: titles may promise too much",
+    ),
+    "bounce": Measure(
+        True, 1, "lists that no click or stronger event followed",
+        "as for ctr; lists may also load too slowly, see the latency in /metrics",
+    ),
+    "unknown_ids": Measure(
+        True, 1, "ids of histories that the model does not know",
+        "the catalogue is ahead of the model: update or export it with the new items, and check the form of the ids",
+    ),
+    "empty_lists": Measure(
+        True, 1, "lists without an item",
+        "look at filters and exclusions of the requests: they leave nothing over",
+    ),
+    "no_history": Measure(
+        True, 1, "lists for an empty history",
+        "check that clients still send the history: without one every user gets the same list",
+    ),
+}  # fmt: skip
+_ADVICE = {
+    BEST_SCORE: "check that all servers have the version that you expect, and what went into its last update",
+    "coverage": "look at the most shown items: a model that collapsed shows the same ones to all",
+    "gini": "look at the most shown items, and at the caps and shares of the list's rules",
+    "shown items": "the lists moved to items of other popularity: check the version and the list's rules",
+    "used items": "users moved to items of other popularity: update the model with the newest events",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measure of a group in both periods.
+
+    Attributes:
+      measure: a key of :data:`MEASURES`. group: such as ``all``, ``stratum tail``, ``version shop/3``, ``scene feed``.
+      value, low, high: with the 95 % interval. count: of what it is a mean. users: theirs.
+      reference, reference_count: of the period before; ``None`` without one.
+      change: relative to the reference. p, p_adjusted: of no change; ``None`` with too few users.
+      since_s: about when it changed, by ADWIN. alarm: see the module.
+    """
+
+    measure: str
+    group: str
+    value: float
+    low: float
+    high: float
+    count: float
+    users: int
+    reference: float | None = None
+    reference_count: float | None = None
+    change: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    since_s: float | None = None
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A field in both periods; the attributes of :class:`tfllmrec.feedback.drift.Shift`, and what follows from them.
+
+    Attributes:
+      moved: the bin that adds most to the index. size: *small*, *moderate* or *large*, by the index alone.
+    """
+
+    name: str
+    psi: float
+    jensen_shannon: float
+    moved: str
+    counts: tuple[int, int]
+    size: str
+    labels: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    p: float | None = None
+    p_adjusted: float | None = None
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """How evenly items are shown: a :class:`tfllmrec.feedback.drift.Spread`, and what follows from it."""
+
+    name: str
+    before: float
+    after: float
+    expected: float
+    p: float | None = None
+    p_adjusted: float | None = None
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A change that needs somebody.
+
+    Attributes:
+      about: the measure and group, or the field, such as ``ctr (stratum tail)``. message: with figures, and what to do.
+    """
+
+    about: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`monitor` found.
+
+    Attributes:
+      log: its name. after_s, upto_s: the period. reference: in words; empty without one.
+      lists, shown_items: of the period, and of the reference.
+      hours: for each hour of the period, and of a reference right before it, its time, the click-through rate and its
+        interval.
+      changes: by measure, where streams changed (ADWIN).
+      notes: what could not be compared, and why.
+    """
+
+    log: str
+    after_s: float
+    upto_s: float
+    reference: str
+    lists: tuple[int, int]
+    shown_items: tuple[int, int]
+    figures: list[Figure]
+    drifts: list[Drift]
+    exposed: list[Exposed]
+    hours: list[tuple[float, float, float, float]]
+    changes: dict[str, list[Change]]
+    notes: list[str]
+    alarms: list[Alarm] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        """One sentence."""
+        lists = f"{self.lists[0]:,} lists from {clock_of(self.after_s)} to {clock_of(self.upto_s)} UTC"
+        if not self.reference:
+            return f"{lists}; nothing to compare them with yet."
+        count = {0: "no alarm", 1: "one alarm"}.get(len(self.alarms), f"{len(self.alarms)} alarms")
+        return f"{lists}, compared with {self.reference}: {count}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types; NaN is ``None``."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def monitor(
+    log: Path,
+    reference: float | Path | None = None,
+    items: pd.DataFrame | None = None,
+    *,
+    since_s: float = DAY_S,
+    within_s: float = 1800.0,
+    scene: str = "scene",
+    dwell: str = "dwell_s",
+    alpha: float = ALPHA,
+) -> Report:
+    """Compares the newest lists of a log with earlier ones.
+
+    The period ends ``within_s`` before the newest list, because later lists have not had their events yet.
+
+    Args:
+      log: folder of the event log.
+      reference: seconds before the period, by default as many as the period has; or another log, all of it.
+      items: of the model, with ``item_id``, ``train_events`` and ``stratum``, as
+        :func:`tfllmrec.serving.layout.read_catalogue` returns them; ``None``: nothing by stratum or popularity.
+      since_s: length of the period.
+      within_s: an event belongs to a list if it came within this time.
+      scene: the field of the request by which figures are grouped.
+      dwell: the field of events with the seconds that the user stayed.
+
+    Raises:
+      DataError: there is no log, it is damaged, or it has no lists.
+    """
+    first, newest = ends_of(log)
+    upto = max(newest - within_s, first)
+    after = upto - since_s
+    now = read_period(log, after, upto, within_s, dwell, items)
+    if isinstance(reference, Path):
+        begin, end = ends_of(reference)
+        before = read_period(reference, begin - 1, max(end - within_s, begin), within_s, dwell, items)
+        words = f"the log {reference.name}"
+    else:
+        length = since_s if reference is None else reference
+        before = read_period(log, after - length, after, within_s, dwell, items)
+        words = f"the {words_of(length)} before"
+    return compare(now, before if len(before.lists) else None, words, log.name, scene, alpha, items)
+
+
+def alarms(
+    log: Path, reference: float | Path | None = None, items: pd.DataFrame | None = None, **more: Any
+) -> list[Alarm]:
+    """The alarms of :func:`monitor`, which takes the same arguments."""
+    return monitor(log, reference, items, **more).alarms
+
+
+def compare(
+    now: Observed,
+    before: Observed | None,
+    reference: str = "the reference",
+    log: str = "",
+    scene: str = "scene",
+    alpha: float = ALPHA,
+    items: pd.DataFrame | None = None,
+) -> Report:
+    """Compares two periods of :func:`tfllmrec.feedback.observed.read_period` or ``observed``; see :func:`monitor`.
+
+    Args:
+      before: the reference; ``None``: figures without a comparison. reference: in words.
+
+    Raises:
+      DataError: there are no lists in the period.
+    """
+    if not len(now.lists):
+        raise DataError(
+            f"No lists from {clock_of(now.after_s)} to {clock_of(now.upto_s)} UTC: expected some. Take a longer period "
+            "(--since), or look whether the server runs with --log."
+        )
+    notes = []
+    if items is None:
+        notes.append("no strata and no popularity: --model names the exported model that has them")
+    if before is None:
+        notes.append("no reference: nothing was shown before this period, so nothing is compared")
+    for period in (now, before):
+        if period is not None and period.one_in > 1:
+            notes.append(f"of the lists up to {clock_of(period.upto_s)} UTC one request in {period.one_in} was read")
+    figures = list(_figures(now, before, scene))
+    drifts = [] if before is None else list(_drifts(now, before, notes))
+    exposed = [] if before is None else _exposed(now, before, items)
+    streams = _streams(now, before, notes)
+    figures, drifts, exposed = _judged(figures, drifts, exposed, streams, now.after_s, alpha)
+    report = Report(
+        log,
+        now.after_s,
+        now.upto_s,
+        "" if before is None else reference,
+        (len(now.lists), 0 if before is None else len(before.lists)),
+        (len(now.shown), 0 if before is None else len(before.shown)),
+        figures,
+        drifts,
+        exposed,
+        _hours(now, before),
+        streams,
+        notes,
+    )
+    return replace(report, alarms=list(_alarms(report)))
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
+    """(group, table, column, value) of each group; *all* has no column."""
+    found: list[tuple[str, str, str, Any]] = [("all", "", "", "")]
+    if (now.shown[STRATUM] != "").any():
+        found += [(f"stratum {name}", "shown", STRATUM, name) for name in ("head", "tail", "cold")]
+    recommended = now.lists[~now.lists["searched"]]
+    for kind, column in (("version", VERSION), (scene, f"{FIELD}{scene}")):
+        if column in recommended:
+            values = recommended[column].value_counts(dropna=False).index
+            if len(values) > 1:  # else the group is the same as all
+                found += [
+                    (f"{kind} {clipped(str(value), 40)}", "lists", column, value)
+                    for value in values.dropna()[:MOST_GROUPS]
+                ]
+    return found
+
+
+def _measured(period: Observed, table: str, column: str, value: Any) -> dict[str, Estimate]:
+    """The measures of a group."""
+    shown, lists = period.shown, period.lists[~period.lists["searched"]]
+    if table == "shown":
+        shown, lists = shown[shown[column] == value], lists.head(0)
+    elif table == "lists":
+        if column not in lists:
+            return {}
+        chosen = (period.lists[column] == value).to_numpy(bool)
+        shown, lists = shown[chosen[shown["list"]]], lists[lists[column] == value]
+    seen, of_shown, of_lists = np.ones(len(shown)), shown["user"].to_numpy(), lists["user"].to_numpy()
+    told = {
+        "ctr": estimate(shown["used"].to_numpy(float), seen, of_shown),
+        "conversion": estimate(shown["bought"].to_numpy(float), seen, of_shown),
+    }
+    stayed = shown["dwell_s"].notna().to_numpy()
+    told["dwell_s"] = estimate(shown["dwell_s"].to_numpy(float)[stayed], seen[stayed], of_shown[stayed], rate=False)
+    full = (lists[LISTED] > 0).to_numpy()
+    told["bounce"] = estimate((~lists["used"].to_numpy(bool)).astype(float) * full, full.astype(float), of_lists)
+    known = lists[HISTORY_IDS].notna().to_numpy()
+    asked, of_asked = lists[known], of_lists[known]
+    ids = asked[HISTORY_IDS].to_numpy(float)
+    told["unknown_ids"] = estimate(asked[UNKNOWN_IDS].to_numpy(float), ids, of_asked)
+    told["empty_lists"] = estimate((asked[LISTED] == 0).to_numpy(float), np.ones(len(asked)), of_asked)
+    told["no_history"] = estimate((ids == 0).astype(float), np.ones(len(asked)), of_asked)
+    return told
+
+
+def _figures(now: Observed, before: Observed | None, scene: str) -> Iterator[Figure]:
+    for group, table, column, value in _groups(now, scene):
+        found = _measured(now, table, column, value)
+        earlier = {} if before is None else _measured(before, table, column, value)
+        for name, measured in found.items():
+            if not measured.count:
+                continue
+            figure = Figure(name, group, measured.value, measured.low, measured.high, measured.count, measured.users)
+            old = earlier.get(name)
+            if old is not None and old.count:
+                change = (measured.value - old.value) / old.value if old.value else None
+                p = p_of_difference(old, measured, MEASURES[name].rate)
+                figure = replace(figure, reference=old.value, reference_count=old.count, change=change, p=p)
+            yield figure
+
+
+def _hours(now: Observed, before: Observed | None) -> list[tuple[float, float, float, float]]:
+    """Time, click-through rate and its interval of each hour of the period, and of the time right before it."""
+    follows = before is not None and before.upto_s == now.after_s
+    shown = pd.concat([before.shown, now.shown]) if follows and before is not None else now.shown
+    told = []
+    for hour, rows in shown.groupby(np.floor(shown[TIME_S] / HOUR_S)):
+        rate = estimate(rows["used"].to_numpy(float), np.ones(len(rows)), rows["user"].to_numpy())
+        told.append((float(hour) * HOUR_S, rate.value, rate.low, rate.high))
+    return told[-MOST_HOURS:]
+
+
+# Drift ----------------------------------------------------------------------------------------------------------------
+
+
+def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift]:
+    pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame, str]] = {}
+    asked = [period.lists[period.lists[HISTORY_IDS].notna()] for period in (before, now)]
+    lists = [table[~table["searched"]] for table in asked]
+    pairs["history ids"] = (lists[0], lists[1], HISTORY_IDS)
+    pairs["list length"] = (lists[0], lists[1], LISTED)
+    for column in map(str, lists[1]):
+        if column.startswith(FIELD) and column in lists[0]:
+            pairs[f"field {column.removeprefix(FIELD)}"] = (lists[0], lists[1], column)
+        elif column.startswith(FIELD):
+            notes.append(f"the reference has no field {column.removeprefix(FIELD)}")
+    texts = [table[table[LETTERS].notna()] for table in asked]
+    pairs["letters of texts"] = (texts[0], texts[1], LETTERS)
+    pairs["script of texts"] = (texts[0], texts[1], SCRIPT)
+    both = set(lists[0][VERSION]) & set(lists[1][VERSION])
+    scored = [table[table[VERSION].isin(both) & table[BEST_SCORE].notna()] for table in lists]
+    if len(scored[0]) and len(scored[1]):
+        pairs["best score"] = (scored[0], scored[1], BEST_SCORE)
+    elif len(lists[0]) and len(lists[1]):
+        notes.append("scores are not compared: no version answered in both periods")
+    for name, tables in (("shown items", (before.shown, now.shown)), ("used items", (before.events, now.events))):
+        known = [table[table[TRAIN_EVENTS].notna()] for table in tables]
+        pairs[f"popularity of {name}"] = (known[0], known[1], TRAIN_EVENTS)
+    for name, (old, new, column) in pairs.items():
+        first, second = _as_numbers(old[column], new[column])
+        found: Shift | None = shift(first, second, old["user"].to_numpy(), new["user"].to_numpy())
+        if found is not None:
+            size = "large" if found.psi >= PSI_ALARM else "moderate" if found.psi >= PSI_MODERATE else "small"
+            yield Drift(
+                name, found.psi, found.jensen_shannon, found.moved, found.counts, size, found.labels, found.before,
+                found.after, found.p,
+            )  # fmt: skip
+
+
+def _as_numbers(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A field of both periods as numbers, if all of its values are and there are more than a few different ones."""
+    both = pd.concat([before, after])
+    numbers = pd.to_numeric(both, errors="coerce")
+    if numbers.nunique() <= FEW_VALUES or not numbers.notna().equals(both.notna()):
+        return before, after
+    return numbers.iloc[: len(before)], numbers.iloc[len(before) :]
+
+
+def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> list[Exposed]:
+    if not len(before.shown) or not len(now.shown):
+        return []
+    ids = pd.concat([before.shown[ITEM], now.shown[ITEM]])
+    codes, known = pd.factorize(ids)
+    catalogue = max(len(known), 0 if items is None else len(items))
+    n = len(before.shown)
+    found: dict[str, Spread] = exposure(
+        codes[:n], codes[n:], before.shown["user"].to_numpy(), now.shown["user"].to_numpy(), catalogue
+    )
+    return [Exposed(name, each.before, each.after, each.expected, each.p) for name, each in found.items()]
+
+
+def _streams(now: Observed, before: Observed | None, notes: list[str]) -> dict[str, list[Change]]:
+    """Where the shares of used items and of unknown ids of the lists changed."""
+    lists = pd.concat([period.lists for period in (before, now) if period is not None])
+    lists = lists[~lists["searched"]]
+    used = np.concatenate(
+        [
+            np.bincount(period.shown["list"], period.shown["used"], minlength=len(period.lists))[
+                ~period.lists["searched"]
+            ]
+            for period in (before, now)
+            if period is not None
+        ]
+    )
+    streams = {
+        "ctr": (used, lists[LISTED].to_numpy(float)),
+        "unknown_ids": (lists[UNKNOWN_IDS].to_numpy(float), lists[HISTORY_IDS].to_numpy(float)),
+    }
+    found = {}
+    try:
+        for name, (part, whole) in streams.items():
+            there = whole > 0
+            values = np.clip(part[there] / whole[there], 0, 1)
+            if where := changes(values.tolist(), lists[TIME_S].to_numpy(float)[there].tolist()):
+                found[name] = where
+    except ConfigError as error:
+        notes.append(f"{error}")
+    return found
+
+
+# Alarms ---------------------------------------------------------------------------------------------------------------
+
+_Compared = TypeVar("_Compared", Figure, Drift, Exposed)
+
+
+def _judged(
+    figures: list[Figure],
+    drifts: list[Drift],
+    exposed: list[Exposed],
+    streams: dict[str, list[Change]],
+    after_s: float,
+    alpha: float,
+) -> tuple[list[Figure], list[Drift], list[Exposed]]:
+    """Adjusts all p-values together, and says which changes are alarms."""
+    given: list[float | None] = [*(f.p for f in figures), *(d.p for d in drifts), *(e.p for e in exposed)]
+    adjusted = iter(holm([p for p in given if p is not None]))
+
+    def with_adjusted(parts: Sequence[_Compared]) -> list[_Compared]:
+        return [each if each.p is None else replace(each, p_adjusted=next(adjusted)) for each in parts]
+
+    judged_figures = []
+    for figure in with_adjusted(figures):
+        worse = MEASURES[figure.measure].worse
+        grown = figure.reference is not None and (figure.value - figure.reference) * worse
+        enough = grown and grown >= LEAST_CHANGE * (figure.reference or 0)
+        since = next((each.time_s for each in reversed(streams.get(figure.measure, ())) if each.time_s > after_s), None)
+        alarm = bool(enough and figure.p_adjusted is not None and figure.p_adjusted < alpha)
+        judged_figures.append(replace(figure, alarm=alarm, since_s=since if figure.group == "all" else None))
+    judged_drifts = [
+        replace(each, alarm=each.psi >= PSI_ALARM and each.p_adjusted is not None and each.p_adjusted < alpha)
+        for each in with_adjusted(drifts)
+    ]
+    judged_exposed = []
+    for each in with_adjusted(exposed):
+        least = LEAST_COVERAGE * each.expected if each.name == "coverage" else LEAST_SPREAD
+        enough = abs(each.after - each.expected) >= least
+        judged_exposed.append(replace(each, alarm=enough and each.p_adjusted is not None and each.p_adjusted < alpha))
+    return judged_figures, judged_drifts, judged_exposed
+
+
+def _alarms(report: Report) -> Iterator[Alarm]:
+    for each in report.figures:
+        if each.alarm:
+            assert each.reference is not None
+            measure = MEASURES[each.measure]
+            since = "" if each.since_s is None else f", since about {clock_of(each.since_s)} UTC"
+            change = "" if each.change is None else f" ({each.change:+.0%})"
+            yield Alarm(
+                f"{each.measure} ({each.group})",
+                f"{each.measure} ({each.group}) went from {_value(each.measure, each.reference)} to "
+                f"{_value(each.measure, each.value)}{change}{since}. To do: {measure.advice}.",
+            )
+    for drift in report.drifts:
+        if drift.alarm:
+            advice = next(
+                (advice for name, advice in _ADVICE.items() if name.replace("_", " ") in drift.name),
+                "look up what changed in the clients that send it; if the change stays, update the model",
+            )
+            yield Alarm(
+                drift.name,
+                f"{drift.name} moved: population stability index {drift.psi:.2f} (an alarm from {PSI_ALARM}); "
+                f"{drift.moved}. To do: {advice}.",
+            )
+    for spread in report.exposed:
+        if spread.alarm:
+            yield Alarm(
+                spread.name,
+                f"{spread.name} of shown items is {spread.after:.4f}, expected were {spread.expected:.4f} after "
+                f"{spread.before:.4f}. To do: {_ADVICE[spread.name]}.",
+            )
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def figure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the figures."""
+    header = ["measure", "group", "value", "95 % interval", "of", "reference", "change", "p adjusted", "alarm"]
+    return header, [
+        [
+            each.measure,
+            each.group,
+            _value(each.measure, each.value),
+            f"[{_value(each.measure, each.low)}, {_value(each.measure, each.high)}]",
+            f"{each.count:,.0f}",
+            "" if each.reference is None else _value(each.measure, each.reference),
+            "" if each.change is None else f"{each.change:+.0%}",
+            _p(each.p_adjusted),
+            "alarm" if each.alarm else "",
+        ]
+        for each in report.figures
+    ]
+
+
+def drift_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the drifts."""
+    header = ["field", "PSI", "Jensen-Shannon", "largest move", "of", "size", "p adjusted", "alarm"]
+    return header, [
+        [
+            each.name,
+            f"{each.psi:.3f}",
+            f"{each.jensen_shannon:.3f}",
+            each.moved,
+            f"{each.counts[1]:,}",
+            each.size,
+            _p(each.p_adjusted),
+            "alarm" if each.alarm else "",
+        ]
+        for each in report.drifts
+    ]
+
+
+def exposure_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the exposure."""
+    header = ["exposure", "reference", "expected now", "now", "p adjusted", "alarm"]
+    return header, [
+        [
+            each.name,
+            f"{each.before:.4f}",
+            f"{each.expected:.4f}",
+            f"{each.after:.4f}",
+            _p(each.p_adjusted),
+            "alarm" if each.alarm else "",
+        ]
+        for each in report.exposed
+    ]
+
+
+def change_lines(report: Report) -> list[str]:
+    """A line for each change of a stream."""
+    return [
+        f"{name} changed about {clock_of(each.time_s)} UTC, "
+        f"from {_value(name, each.before)} to {_value(name, each.after)}"
+        for name, found in report.changes.items()
+        for each in found
+    ]
+
+
+def clock_of(time_s: float) -> str:
+    """``2026-11-28 03:10``, in UTC."""
+    return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d %H:%M}"
+
+
+def words_of(seconds: float) -> str:
+    """``24 hours``, ``7 days``, ``30 minutes``."""
+    if seconds == HOUR_S:
+        return "hour"
+    for unit, length in (("days", DAY_S), ("hours", HOUR_S), ("minutes", 60.0)):
+        if seconds >= 2 * length and seconds % length == 0:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:g} seconds"
+
+
+def _value(measure: str, value: float) -> str:
+    return f"{value:.2%}" if MEASURES[measure].rate else f"{value:.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,242 @@
+"""What was shown in a period, what it was requested with, and what users did with it; from a log, or from tables."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import (
+    CONTEXT,
+    EVENT_KIND,
+    ITEM,
+    LISTED,
+    MODEL,
+    POLICY,
+    REQUEST_ID,
+    STRATUM,
+    TIME_S,
+    TIMESTAMP,
+    TRAIN_EVENTS,
+    USER,
+    VERSION,
+)
+from tfllmrec.data.cleaning.event_kinds import kind_strength, kind_weight
+from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, FIELDS, NUMBER, REQUEST_TYPES, REQUESTS, LogReader
+from tfllmrec.errors import DataError
+from tfllmrec.feedback.tables import require_columns, texts
+from tfllmrec.progress import show_progress
+
+#: Shown items, and events, of a period that are read; of more, those of an evenly spread part of the requests.
+MOST_ROWS = 1_000_000
+#: Fields of requests that are compared, the most frequent ones.
+MOST_FIELDS = 16
+#: The prefix of columns of lists that are fields of the request.
+FIELD = "context."
+#: An event of this strength took the item.
+_TOOK = kind_strength("purchase")
+_SEARCH = "search"
+_SHOWN = (TIME_S, REQUEST_ID, USER, MODEL, VERSION, POLICY, ITEM)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A period.
+
+    Attributes:
+      after_s, upto_s: its lists were made after the one and not after the other.
+      shown: a row for each item shown: ``time_s``, ``list`` (row of ``lists``), ``user`` (a number; a request without a
+        user id is a user of its own), ``version`` (``MODEL/VERSION``), ``item_id``, ``used`` (a click or a stronger
+        event followed), ``bought``, ``dwell_s`` (NaN without), ``train_events`` (NaN) and ``stratum`` (empty where
+        unknown).
+      lists: a row for each list, an empty one too: the columns of requests, ``user``, ``version``, ``searched``,
+        ``used``, and fields of the request as ``context.NAME``.
+      events: ``user`` and ``item_id`` of what users did, in lists or elsewhere, with ``train_events``.
+      one_in: every how many-th request was read.
+    """
+
+    after_s: float
+    upto_s: float
+    shown: pd.DataFrame
+    lists: pd.DataFrame
+    events: pd.DataFrame
+    one_in: int = 1
+
+
+def read_period(
+    log: Path,
+    after_s: float,
+    upto_s: float,
+    within_s: float,
+    dwell: str,
+    items: pd.DataFrame | None = None,
+) -> Observed:
+    """The lists of a log that were made in a period, and the events that followed them.
+
+    Args:
+      log: its folder. within_s: an event belongs to a list if it came within this time after it.
+      dwell: the field of events that has the seconds for which the user stayed with the item.
+      items: of the model, with ``item_id``, ``train_events`` and ``stratum``; ``None``: no strata.
+
+    Raises:
+      DataError: there is no log, or it is damaged.
+    """
+    with LogReader(log) as reader, show_progress("Reading the log", "rows") as progress:
+        done = 0
+
+        def rows(table: str, columns: Sequence[str], end_s: float, key: int | None) -> Iterator[tuple[Any, ...]]:
+            nonlocal done
+            for page in reader.between(table, columns, after_s, end_s):
+                done += len(page)
+                progress(done, None)
+                yield from (row for row in page if key is None or _kept(row[key], one_in))
+
+        most = max(reader.count_between(table, after_s, upto_s) for table in (EXPOSURES, EVENTS))
+        one_in = -(-most // MOST_ROWS) or 1
+        shown = pd.DataFrame(rows(EXPOSURES, _SHOWN, upto_s, 1), columns=list(_SHOWN))
+        names = [TIME_S, *(name for name in REQUEST_TYPES if name != TIME_S)]
+        asked = rows(REQUESTS, names, upto_s, 1) if reader.has_requests() else ()
+        requests = pd.DataFrame(asked, columns=names)
+        columns = [TIMESTAMP, USER, ITEM, EVENT_KIND, REQUEST_ID, FIELDS]
+        found = []
+        for time_s, user, item, kind, request, fields in rows(EVENTS, columns, upto_s + within_s, None):
+            if _kept(user if request is None else request, one_in):
+                found.append((time_s, user, item, kind, request, _dwell(fields, dwell)))
+        events = pd.DataFrame(found, columns=[*columns[:-1], "dwell_s"])
+    return observed(shown, events, requests, after_s, upto_s, within_s, items, one_in)
+
+
+def observed(
+    shown: pd.DataFrame,
+    events: pd.DataFrame,
+    requests: pd.DataFrame | None,
+    after_s: float,
+    upto_s: float,
+    within_s: float,
+    items: pd.DataFrame | None = None,
+    one_in: int = 1,
+) -> Observed:
+    """A period of tables, such as ``tfllmrec events export`` writes.
+
+    Args:
+      shown: of the exposures. events: with ``timestamp_s``, ``user_id``, ``item_id``, ``request_id`` and ``kind``, and
+        ``dwell_s`` if it is known. requests: of the log; ``None``: lists are known from their items alone.
+      after_s, upto_s, within_s, items: as in :func:`read_period`.
+
+    Raises:
+      DataError: a column is missing.
+    """
+    require_columns(shown, _SHOWN, "the shown items")
+    require_columns(events, (TIMESTAMP, USER, ITEM, REQUEST_ID), "the events")
+    shown = shown[(shown[TIME_S] > after_s) & (shown[TIME_S] <= upto_s)].reset_index(drop=True)
+    lists = _lists(shown, requests, after_s, upto_s)
+    shown["list"] = lists.index.get_indexer(pd.Index(shown[REQUEST_ID]))
+    shown[VERSION] = lists[VERSION].to_numpy()[shown["list"]]
+    shown["user"] = lists["user"].to_numpy()[shown["list"]]
+    _add_outcomes(shown, events, within_s)
+    lists["used"] = np.bincount(shown["list"], shown["used"], minlength=len(lists)) > 0
+    events = events[(events[TIMESTAMP] > after_s) & (events[TIMESTAMP] <= upto_s)]
+    done = pd.DataFrame({"user": pd.factorize(texts(events, USER))[0], ITEM: texts(events, ITEM).to_numpy()})
+    for table in (shown, done):
+        table[TRAIN_EVENTS], table[STRATUM] = np.nan, ""
+        if items is not None:
+            of_item = items.drop_duplicates(ITEM).set_index(ITEM)
+            table[TRAIN_EVENTS] = of_item[TRAIN_EVENTS].reindex(table[ITEM]).to_numpy(np.float64)
+            table[STRATUM] = of_item[STRATUM].reindex(table[ITEM]).fillna("").to_numpy()
+    return Observed(after_s, upto_s, shown, lists.reset_index(drop=True), done, one_in)
+
+
+def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, upto_s: float) -> pd.DataFrame:
+    """The lists by request id; those of an older log, which has no requests, come from their items."""
+    columns = [REQUEST_ID, TIME_S, USER, MODEL, VERSION, POLICY]
+    first = shown.drop_duplicates(REQUEST_ID)[columns].assign(**{LISTED: 0})
+    first[LISTED] = shown.groupby(REQUEST_ID, sort=False).size().to_numpy()
+    if requests is not None and len(requests):
+        within = (requests[TIME_S] > after_s) & (requests[TIME_S] <= upto_s)
+        given = requests[within].drop_duplicates(REQUEST_ID)
+        first = pd.concat([given, first[~first[REQUEST_ID].isin(given[REQUEST_ID])]] if len(first) else [given])
+    else:
+        first = first.reindex(columns=list(REQUEST_TYPES))
+    lists = first.sort_values(TIME_S, kind="stable").set_index(REQUEST_ID, drop=False)
+    lists["searched"] = lists[POLICY] == _SEARCH
+    lists[VERSION] = lists[MODEL].astype(str) + "/" + lists[VERSION].astype("int64").astype(str)
+    base = lists[REQUEST_ID].map(_base)
+    lists["user"] = pd.factorize(("u" + lists[USER]).where(lists[USER].notna(), "r" + base))[0]
+    fields = pd.DataFrame(
+        [json.loads(text) if isinstance(text, str) else {} for text in lists[CONTEXT]], index=lists.index
+    )
+    for name in fields.notna().sum().sort_values(ascending=False, kind="stable").index[:MOST_FIELDS]:
+        lists[f"{FIELD}{name}"] = fields[name]
+    return lists
+
+
+def _add_outcomes(shown: pd.DataFrame, events: pd.DataFrame, within_s: float) -> None:
+    """Adds ``used``, ``bought`` and ``dwell_s`` of the events that belong to a shown item."""
+    kinds = events[EVENT_KIND].fillna("").astype(str) if EVENT_KIND in events else pd.Series("", index=events.index)
+    weight = {kind: kind_weight(kind) for kind in kinds.unique()}
+    took = {kind: kind_weight(kind) > 0 and kind_strength(kind) == _TOOK for kind in kinds.unique()}
+    done = pd.DataFrame(
+        {
+            "at": events[TIMESTAMP],
+            "request": events[REQUEST_ID],
+            ITEM: events[ITEM],
+            "liked": kinds.map(weight) > 0,
+            "took": kinds.map(took).astype(bool),
+            "stay": events.get("dwell_s", np.nan),
+        }
+    ).dropna(subset=["request"])
+    keyed = pd.DataFrame({"row": shown.index, "made": shown[TIME_S], ITEM: shown[ITEM], "request": shown[REQUEST_ID]})
+    base = shown[REQUEST_ID].map(_base)
+    several = base != shown[REQUEST_ID]  # a row of a request; events may have the id of the request alone
+    keyed = pd.concat([keyed, keyed[several].assign(request=base[several])])
+    found = keyed.merge(done, on=["request", ITEM])
+    # Clocks of clients may be somewhat behind.
+    found = found[(found["at"] > found["made"] - within_s) & (found["at"] <= found["made"] + within_s)]
+    by_row = found.groupby("row")
+    shown["used"] = by_row["liked"].any().reindex(shown.index, fill_value=False).to_numpy(bool)
+    shown["bought"] = by_row["took"].any().reindex(shown.index, fill_value=False).to_numpy(bool)
+    shown["dwell_s"] = by_row["stay"].sum(min_count=1).reindex(shown.index).to_numpy(np.float64)
+
+
+def _base(list_id: str) -> str:
+    """The request's id of a list: of ``REQUEST/0``, ``REQUEST``."""
+    base, _, row = str(list_id).rpartition("/")
+    return base if row.isdigit() else str(list_id)
+
+
+def _kept(request_id: str, one_in: int) -> bool:
+    return one_in == 1 or zlib.crc32(_base(request_id).encode()) % one_in == 0
+
+
+def _dwell(fields: str | None, name: str) -> float:
+    if fields is None or name not in fields:
+        return np.nan
+    value = json.loads(fields).get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else np.nan
+
+
+def ends_of(log: Path) -> tuple[float, float]:
+    """When the first and the newest lists of a log were made.
+
+    Raises:
+      DataError: the log has no lists.
+    """
+    with LogReader(log) as reader:
+        tables = [EXPOSURES, *([REQUESTS] if reader.has_requests() else [])]
+        found = [
+            reader.rows(f"SELECT {TIME_S} FROM {table} ORDER BY {NUMBER} {order} LIMIT 1")
+            for table in tables
+            for order in ("ASC", "DESC")
+        ]
+    times = [rows[0][0] for rows in found if rows]
+    if not times:
+        raise DataError(
+            f"{log} has no lists: expected those that 'tfllmrec serve --log' writes when 'recommend' is asked."
+        )
+    return min(times), max(times)
