@@ -6,6 +6,9 @@ traceback and exits with the class's ``exit_code``; an error of any other class 
 
 from .wording import visible
 
+#: The exit code of a check that works and fails: an alarm of ``tfllmrec monitor``, a run that is not promoted.
+CHECK_FAILED = 5
+
 
 class TfllmrecError(Exception):
     """Base of every error that a user can correct.

@@ -141,7 +141,7 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--since", "soon"], 2, "--since soon: expected a period such as 30m, 24h or 7d"),
+        (["--since", "soon"], 2, "--since soon: expected a period such as 90s, 30m, 24h or 7d"),
         (["--reference", "nowhere"], 2, "--reference nowhere: expected a period"),
         (["--within", "0m"], 2, "--within 0m"),
         (["--model", "nowhere"], 4, "nowhere does not exist"),

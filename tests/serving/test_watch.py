@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tfllmrec.errors import ModelError
 from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.runs.update import NothingNew
 from tfllmrec.serving import promotion, watch
@@ -83,9 +84,32 @@ def test_an_alarm_rolls_back_and_nothing_else_is_done(shop):
 
     shop.once()
     assert shop.once(alarms=alarms) == (1, None) and shop.done == []  # the canary is withdrawn
-    assert shop.once(alarms=alarms) == (1, None)
-    assert "there is no version before 1: it stays" in shop.told
     assert "alarm: the click rate fell" in shop.told
+
+
+def test_an_alarm_that_stays_takes_back_one_step(shop):
+    def alarms(log, model):
+        return ["the click rate fell"]
+
+    for _ in range(3):
+        shop.once()
+        shop.event()
+    for _ in range(3):  # the canary is withdrawn, and nothing more
+        assert shop.once(alarms=alarms) == (3, None) and shop.done == []
+    assert "the last step was taken back already: version 3 stays; look for another cause" in shop.told
+    assert shop.once() == (3, 5)
+
+
+def test_without_a_version_before_the_stable_one_stays(shop):
+    shop.once()
+    promotion.rollback(shop.model)  # the canary
+    shop.event()
+    assert shop.once() == (1, 3)
+    state = read_promotions(shop.model)
+    path = shop.model / promotion.PROMOTIONS
+    path.write_text(state.model_copy(update={"canary": None}).model_dump_json())
+    assert shop.once(alarms=lambda log, model: ["bad"]) == (1, None)
+    assert "there is no version before 1: it stays" in shop.told
 
 
 def test_an_update_that_failed_is_tried_again_when_events_came(shop):
@@ -113,7 +137,13 @@ def test_old_versions_and_runs_go_and_those_in_use_stay(shop):
     assert len(runs) < 6 and shop.run.is_dir()
 
 
-def test_a_command_is_an_alarm_if_it_fails(tmp_path):
+def test_exit_code_5_of_a_command_is_an_alarm(tmp_path):
     assert watch.alarms_of_command("true")(tmp_path, tmp_path) == []
-    found = watch.alarms_of_command("sh -c 'echo too many unknown items; exit 3'")(tmp_path, tmp_path)
-    assert found == ["sh -c 'echo too many unknown items; exit 3': exit code 3", "too many unknown items"]
+    found = watch.alarms_of_command("sh -c 'echo too many unknown items; exit 5'")(tmp_path, tmp_path)
+    assert found == ["too many unknown items"]
+
+
+@pytest.mark.parametrize("command", ["sh -c 'echo no lists; exit 3'", "no-such-program"])
+def test_a_check_that_fails_is_no_alarm(tmp_path, command):
+    with pytest.raises(ModelError, match="--alarm"):
+        watch.alarms_of_command(command)(tmp_path, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,14 @@ def require(path: Path) -> None:
     """Refuses a path that is not there, before TensorFlow takes its seconds to start."""
     if not path.exists():
         raise ModelError(f"{path} does not exist: expected a folder such as saved_models/NAME.")
+
+
+def seconds_of(text: str, option: str) -> float:
+    """``90s``, ``10m``, ``1.5h``, ``7d`` in seconds."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smhd])", text.strip())
+    if found is None or not float(found[1]):
+        raise typer.BadParameter(f"{option} {text}: expected a period such as 90s, 30m, 24h or 7d.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def open_model(path: Path) -> SavedModel:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Json, require
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.arguments import Json, require, seconds_of
+from tfllmrec.cli.output import note, print_json, print_table, say, working
+from tfllmrec.errors import CHECK_FAILED
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tfllmrec.feedback.monitoring import Report
-
-#: The exit code where there is an alarm.
-ALARM = 5
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
 def monitor(
@@ -65,7 +60,7 @@ def monitor(
     json: Json = False,
 ) -> None:
     """Compare the newest lists of an event log with earlier ones; exits with 5 where something got worse or moved."""
-    since_s, within_s = _seconds(since, "--since"), _seconds(within, "--within")
+    since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
     items = None if model is None else _items(model)
     from tfllmrec.feedback.monitoring import monitor as monitored
@@ -83,14 +78,11 @@ def monitor(
     if html is not None:
         note(f"page: {html}")
     if found.alarms:
-        raise typer.Exit(ALARM)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def print_report(report: Report) -> None:
     """Prints the figures, the drifts and the exposure as tables, then changes, notes and alarms."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     from tfllmrec.feedback.monitoring import change_lines, drift_rows, exposure_rows, figure_rows
 
     for title, (header, rows) in (
@@ -98,14 +90,8 @@ def print_report(report: Report) -> None:
         ("Inputs and scores", drift_rows(report)),
         ("Exposure of items", exposure_rows(report)),
     ):
-        if not rows:
-            continue
-        table = Table(box=SIMPLE, title=cell(title), title_justify="left")
-        for place, label in enumerate(header):
-            table.add_column(label, justify="left" if place == 0 or label in ("group", "largest move") else "right")
-        for row in rows:
-            table.add_row(*map(cell, row))
-        console().print(table)
+        if rows:
+            print_table(title, header, rows, left=("group", "largest move"))
     for line in [*change_lines(report), *report.notes]:
         say(line)
     say(report.headline)
@@ -113,16 +99,9 @@ def print_report(report: Report) -> None:
         say(f"alarm: {alarm.message}")
 
 
-def _seconds(text: str, option: str) -> float:
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0:
-        raise typer.BadParameter(f"{option} {text}: expected a period such as 30m, 24h or 7d.")
-    return float(found[1]) * _UNITS[found[2]]
-
-
 def _reference(text: str) -> float | Path:
     """A period, or the folder of a log."""
-    return Path(text) if Path(text).exists() else _seconds(text, "--reference")
+    return Path(text) if Path(text).exists() else seconds_of(text, "--reference")
 
 
 def _items(model: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -80,14 +80,14 @@ def print_list(found: pd.DataFrame) -> None:
     console().print(table)
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table of figures: the first column names the row, the others are numbers."""
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] = ()) -> None:
+    """A table of figures: the first column and those named in ``left`` are words, the others numbers."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(box=SIMPLE, title=cell(title), title_justify="left")
     for place, label in enumerate(header):
-        table.add_column(label, justify="right" if place else "left")
+        table.add_column(label, justify="right" if place and label not in left else "left")
     for row in rows:
         table.add_row(*map(cell, row))
     console().print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -11,18 +10,8 @@ from typing import Annotated
 
 import typer
 
-from tfllmrec.cli.arguments import Items, Json, require
+from tfllmrec.cli.arguments import Items, Json, require, seconds_of
 from tfllmrec.cli.output import note, print_json, say, working
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds_of(text: str) -> int:
-    """``90s``, ``10m``, ``2h``, ``1d``."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if found is None or not int(found[1]):
-        raise typer.BadParameter(f"expected a time such as 90s, 10m or 2h, found {text!r}.")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 def watch(
@@ -34,7 +23,7 @@ def watch(
     items: Items = None,
     alarm: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="Run before each promotion; an exit code other than 0 rolls back."),
+        typer.Option(metavar="COMMAND", help="Run first in each round; exit code 5 rolls back."),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="Old versions and runs of updates that are kept.")] = 5,
     json: Json = False,
@@ -44,7 +33,7 @@ def watch(
     A round promotes the canary of the round before, updates the stable version's run with the events of the log, and
     serves the result as the next canary if it is no worse.
     """
-    seconds = seconds_of(every)
+    seconds = seconds_of(every, "--every")
     require(run)
     require(log)
     if once:

@@ -12,7 +12,7 @@ from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.durable import write_text
-from tfllmrec.errors import ModelError, TfllmrecError
+from tfllmrec.errors import CHECK_FAILED, ModelError, TfllmrecError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.regression import OfEarlierCatalogue, Verdict, verdict_of, without_queries
@@ -30,7 +30,7 @@ from tfllmrec.serving.saved_model import SavedModel
 class NotPromoted(TfllmrecError):
     """A run did not pass the gate; the version in use stays."""
 
-    exit_code = 5
+    exit_code = CHECK_FAILED
 
     def __init__(self, verdict: Verdict, *lines: str) -> None:
         super().__init__(*lines)

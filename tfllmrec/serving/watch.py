@@ -1,6 +1,7 @@
 """One round of keeping a served model up to date: alarms, the canary, an update, the gate, the next canary.
 
-    1. an alarm takes the last step back: the canary, or the stable version; nothing else is done in this round
+    1. an alarm takes the last step back: the canary, or the stable version. Nothing else is done in this round, nor in
+       later ones as long as there is an alarm: what the version before does not mend is a matter for a person
     2. a canary that was served since the last round without an alarm becomes stable
     3. the run of the stable version is updated with the events of the log
     4. an update that passes the gate is the next canary
@@ -23,6 +24,7 @@ from pydantic import BaseModel
 
 from tfllmrec.data.files.event_log import LogReader
 from tfllmrec.durable import locked, read_json, write_text
+from tfllmrec.errors import CHECK_FAILED, ModelError
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.update import NothingNew, update_run
@@ -37,14 +39,26 @@ Alarms = Callable[[Path, Path], list[str]]
 
 
 def alarms_of_command(command: str) -> Alarms:
-    """Runs a command, such as ``tfllmrec monitor log/``; an exit code other than 0 is an alarm."""
+    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm, and any other but 0 a failed check.
+
+    What is returned raises ModelError where the check fails or the command cannot be run: nobody knows then how the
+    model does.
+    """
 
     def alarms(log: Path, model: Path) -> list[str]:
-        ended = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+        try:
+            ended = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise ModelError(f"--alarm {command}: it cannot be run ({error}).") from error
         if ended.returncode == 0:
             return []
-        said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-        return [f"{command}: exit code {ended.returncode}", *said[-5:]]
+        said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()][-5:]
+        if ended.returncode != CHECK_FAILED:
+            raise ModelError(
+                f"--alarm {command}: expected exit code 0 or, for an alarm, {CHECK_FAILED}; found {ended.returncode}. "
+                f"Nothing is promoted or rolled back before the check works. {' '.join(said)}"
+            )
+        return said or [f"{command}: exit code {CHECK_FAILED}"]
 
     return alarms
 
@@ -87,6 +101,9 @@ def watch_once(
         if found := alarms(log, model) if alarms is not None else []:
             for line in found:
                 tell(f"alarm: {line}")
+            if state.history[-1].action in ("rollback", "withdraw"):
+                tell(f"the last step was taken back already: version {state.stable} stays; look for another cause")
+                return state
             if state.canary is None and not state.before:
                 tell(f"there is no version before {state.stable}: it stays")
                 return state
