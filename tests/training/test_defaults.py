@@ -344,7 +344,7 @@ def measured_by(strengths):
     ("gains", "chosen"), [({10.0: 0.1, 30.0: 0.3}, 30.0), ({10.0: -0.1, 30.0: -0.1, 100.0: 0.0}, 0.0)]
 )
 def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, chosen):
-    monkeypatch.setattr(defaults, "_measured", measured_by(gains))
+    monkeypatch.setattr(defaults, "item_weights_result", measured_by(gains))
     data, told = SimpleNamespace(graph=SimpleNamespace(relations=["use"])), []
     start = ItemWeightSettings(graph=0.0, l2=7.0)
     settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, told.append)
@@ -353,7 +353,7 @@ def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, 
 
 
 def test_without_a_graph_or_with_a_strength_nothing_is_tried(monkeypatch):
-    monkeypatch.setattr(defaults, "_measured", None)
+    monkeypatch.setattr(defaults, "item_weights_result", None)
     settings, graph = ItemWeightSettings(l2=7.0), SimpleNamespace(relations=["use"])
     for graph_of_data, given in ((None, None), (graph, 5.0), (SimpleNamespace(relations=[]), None)):
         data = SimpleNamespace(graph=graph_of_data)

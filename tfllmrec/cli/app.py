@@ -39,6 +39,7 @@ from tfllmrec.cli import (
     search,
     serve,
     similar,
+    transfer,
     tune,
 )
 from tfllmrec.cli.output import note
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.add_typer(data.app)
 app.command()(fit.fit)
+app.command()(transfer.transfer)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(report.report)

@@ -48,6 +48,11 @@ class Overlap:
             f"{self.events[0]:,} and {self.events[1]:,} events) and {self.items:,} items ({self.item_share:.1%})"
         )
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Overlap:
+        """The overlap of what :meth:`as_dict` returned."""
+        return cls(**{**plain, "domains": tuple(plain["domains"]), "events": tuple(plain["events"])})
+
     def as_dict(self) -> dict[str, Any]:
         """The overlap as plain JSON types."""
         return {**asdict(self), "domains": list(self.domains), "events": list(self.events)}

@@ -25,7 +25,7 @@ import tensorflow_recommenders as tfrs
 from scipy import sparse
 
 from tfllmrec.client.fields import Fields
-from tfllmrec.columns import ITEM
+from tfllmrec.columns import DOMAIN, ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
@@ -55,7 +55,7 @@ from tfllmrec.models.contributions import (
     feedback_by_event,
 )
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, larger, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, between_domains, larger, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
@@ -76,6 +76,7 @@ class Catalogue:
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
       fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
         :meth:`tfllmrec.data.schema.Field.encode` gives them.
+      domains: object ``[N]``, the domain of each item in joined data; ``None``: there is one.
 
     Raises:
       ModelError: an id is there twice, or there is not one row of text and of each field for each id.
@@ -85,6 +86,7 @@ class Catalogue:
     text: np.ndarray
     text_widths: Sequence[int] | None = None
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    domains: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -107,7 +109,8 @@ class Catalogue:
         fields = [each for each in schema.of("item") if each.has_encoder]
         fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
         encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
-        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded)
+        domains = items[DOMAIN].to_numpy(object) if DOMAIN in items else None
+        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, domains)
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)
@@ -201,7 +204,7 @@ class Hybrid(MeasuredModel):
         self.item_weights = item_weights = (item_weights or ItemWeightSettings()).settled()
         assert config.dropout is not None and config.id_dropout is not None
         assert config.history_length is not None and item_weights.decay is not None
-        self.n_items = len(catalogue.item_ids)
+        self.n_items, self.domains = len(catalogue.item_ids), catalogue.domains
         if len(train_counts) != self.n_items:
             raise ModelError(
                 f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "
@@ -353,10 +356,12 @@ class Hybrid(MeasuredModel):
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
+        weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
 
     def set_holdout(self, weights: PrunedWeights, counts: np.ndarray) -> None:
         """Sets what is known without the events that the gates are fitted on: their W, and int ``[N]`` counts."""
+        weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour_without_holdout.set_weights_of_items(weights.neighbours, weights.weights)
         self.counts_without_holdout.assign(np.asarray(counts, np.float32))
 
@@ -1106,30 +1111,55 @@ class Hybrid(MeasuredModel):
         Raises:
           ModelError: the catalogue lacks a field that the model reads.
         """
+        here = np.arange(len(catalogue.item_ids))
+        rows = np.where(here < self.n_items, here, -1)
+        return self.with_catalogue(catalogue, rows, histories, tell, text, graph)
+
+    def with_catalogue(
+        self,
+        catalogue: Catalogue,
+        rows: np.ndarray,
+        histories: Ragged,
+        tell: Tell,
+        text: np.ndarray | None = None,
+        graph: sparse.csr_array | None = None,
+    ) -> Hybrid:
+        """This model over another catalogue, without training.
+
+        Items that both catalogues have keep their learned ids and their numbers of events; to the model, all others are
+        cold items. The item-item weights are solved for the catalogue, with this model's settings.
+
+        Args:
+          catalogue: of N items.
+          rows: int ``[N]``, of each item its row in this model's catalogue, -1 for none.
+          histories: items of the catalogue, from which the item-item weights are solved.
+          tell: called with a line for each step.
+          text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
+            own.
+          graph: as in :meth:`extend`.
+
+        Raises:
+          ModelError: the catalogue lacks a field that the model reads.
+        """
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
             raise ModelError(
                 f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
                 "them. Build it with Catalogue.of(items, text, schema)."
             )
-        n_items = len(catalogue.item_ids)
-        n_new, item_weights = n_items - self.n_items, self.item_weights
-        counts = np.pad(self.train_counts.numpy(), (0, n_new))
+        n_items, item_weights = len(catalogue.item_ids), self.item_weights
+        counts = np.append(self.train_counts.numpy(), 0)[rows]
         with keras_policy(self.dtype_policy.name):
             model = Hybrid(
                 catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
                 name=self.name,
             )  # fmt: skip
         model.texts = self.texts
-        for variable, learned in zip(model._learned_variables, self._learned_variables, strict=True):
-            if variable.shape == learned.shape:
-                variable.assign(learned)
-        model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
-        for each in model.items.fields:
+        model.start_from(self, rows)
+        for each in model.items.fields:  # with the mean that was learned
             each.set_values(catalogue.fields[each.field.key])
-        model.gates.has_text.assign(np.any(catalogue.text != 0, axis=1))
-        if model.items.use_ids:
-            model.items.id_embedding.assign(np.pad(self.items.id_embedding.numpy(), ((0, n_new), (0, 0))))
+        if text is not None:
+            model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
         if model.use_behaviour:
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:
@@ -1139,6 +1169,41 @@ class Hybrid(MeasuredModel):
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
             model.set_item_weights(weights)
         return model
+
+    def start_from(self, other: Hybrid, rows: np.ndarray) -> None:
+        """Copies what another model has learned by gradient, and its choices on validation.
+
+        What belongs to the catalogue (texts, fields, numbers of events, item-item weights) stays, except for the ids of
+        the items that both have.
+
+        Args:
+          other: of the same settings and schema.
+          rows: int ``[N]``, of each item its row in the other model's catalogue, -1 for none.
+
+        Raises:
+          ModelError: the models have other layers.
+        """
+        own, learned = self._of_no_catalogue, other._of_no_catalogue
+        if [variable.shape for variable in own] != [variable.shape for variable in learned]:
+            raise ModelError(
+                "Expected a model with the same layers to start from: its section 'model' and its schema must be the "
+                "same, and its text encoder must give vectors of the same width."
+            )
+        for variable, value in zip(own, learned, strict=True):
+            variable.assign(value)
+        if self.items.use_ids:
+            shared = np.asarray(rows) >= 0
+            ids = self.items.id_embedding.numpy()
+            ids[shared] = other.items.id_embedding.numpy()[rows[shared]]
+            ids[~shared] = 0.0  # as of an item that nobody had
+            self.items.id_embedding.assign(ids)
+
+    @property
+    def _of_no_catalogue(self) -> list[tf.Variable]:
+        """The learned variables that are no table of the catalogue's items."""
+        tables = [self.items.blocks["text"], self.gates.has_text, *(each.values for each in self.items.fields)]
+        tables += [self.items.id_embedding] if self.items.use_ids else []
+        return [each for each in self._learned_variables if not any(each is table for table in tables)]
 
 
 def marks_of(ratings: tf.Tensor) -> tf.Tensor:

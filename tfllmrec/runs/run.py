@@ -5,6 +5,7 @@ RUN/
   run.json        seed, versions, data hash, time and memory, what was chosen and why
   source.json     the data section as it was asked for
   parent.json     the search or run that it was made from, if there is one
+  transfer.json   which runs of other domains it starts from, and what it shares with them, if there are any
   data/           the data set as it was used (Parquet)
   schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
@@ -40,7 +41,7 @@ from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import read_json, reading_npz
+from tfllmrec.durable import read_json, reading_npz, write_text
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, users_of
 from tfllmrec.evaluation.report import results_of
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA, INTERESTS, GRAPH = "per_query.npz", "schema.json", "interests", "graph"
+#: What a run took from runs of other domains.
+TRANSFER = "transfer.json"
 #: The folder of results of the model without one of its parts, which ``benchmarks/ablation.py`` writes.
 ABLATION = "ablation"
 #: In the folder of a search: the settings that are searched.
@@ -118,6 +121,42 @@ class Recorded(BaseModel, extra="allow"):
     source: dict[str, Any]
     chosen: list[str]
     parent: Parent | None = None
+
+
+class SourceRun(BaseModel):
+    """A run that another one starts from.
+
+    Attributes:
+      folder: absolute.
+      name: of its data set.
+      data_sha256: the fingerprint of its data set.
+    """
+
+    folder: Path
+    name: str
+    data_sha256: str
+
+
+class Transferred(BaseModel):
+    """``transfer.json``.
+
+    Attributes:
+      sources: the first one gives its model.
+      overlaps: what the target shares with each, as :meth:`tfllmrec.data.domains.Overlap.as_dict` gives it.
+      missing: columns that the source's model reads and the target lacks; they are read as missing.
+      unread: columns of the target that the source's model does not know.
+      alignment: distances between the domains' vectors; none with ``joint``.
+    """
+
+    sources: list[SourceRun]
+    overlaps: list[dict[str, Any]]
+    missing: list[str] = []
+    unread: list[str] = []
+    alignment: dict[str, dict[str, float] | None] = {}
+
+    def write(self, folder: Path) -> None:
+        """Writes the file into a run's folder."""
+        write_text(folder / TRANSFER, self.model_dump_json(indent=1))
 
 
 class _ReadBy(BaseModel):
@@ -244,6 +283,16 @@ class Run:
 
         again = "fit again" if self.complete else f"delete it, and continue with '{self.resume_command}'"
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
+
+    @property
+    def transferred(self) -> Transferred | None:
+        """What the run took from runs of other domains; ``None`` if it took nothing.
+
+        Raises:
+          ModelError: the file that says so is damaged.
+        """
+        path = self.folder / TRANSFER
+        return Transferred.model_validate(self.read(TRANSFER, Transferred)) if path.is_file() else None
 
     @property
     def text_widths(self) -> list[int] | None:

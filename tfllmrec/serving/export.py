@@ -141,6 +141,11 @@ def _export_run(
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
     model, graph = run.load_model(), run.graph
+    if new_items is not None and run.config.transfer.sources:
+        raise ModelError(
+            f"{run.folder} has item-item weights from events of other runs, so no items can be added to it: transfer "
+            "again with the larger catalogue as --items."
+        )
     if new_items is not None:
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
