@@ -63,8 +63,8 @@ def _titles_and_years(items: pd.DataFrame) -> pd.Series:
     """A text for each item that is equal for equal titles and years; empty where there is no title."""
     if TITLE not in items:
         raise ConfigError(
-            f"transfer.same_items=title: expected a column '{TITLE}' in both catalogues, found {', '.join(map(str, items))}. "
-            "Map the column with data.columns.title, or compare ids."
+            f"transfer.same_items=title: expected a column '{TITLE}' in both catalogues, found "
+            f"{', '.join(map(str, items))}. Map the column with data.columns.title, or compare ids."
         )
     titles = items[TITLE].astype("str").str.casefold()
     years = titles.str.extract(_YEAR, expand=False).fillna("")

@@ -1123,11 +1123,12 @@ class Hybrid(MeasuredModel):
         tell: Tell,
         text: np.ndarray | None = None,
         graph: sparse.csr_array | None = None,
+        item_weights: ItemWeightSettings | None = None,
     ) -> Hybrid:
         """This model over another catalogue, without training.
 
         Items that both catalogues have keep their learned ids and their numbers of events; to the model, all others are
-        cold items. The item-item weights are solved for the catalogue, with this model's settings.
+        cold items. The item-item weights are solved for the catalogue.
 
         Args:
           catalogue: of N items.
@@ -1137,6 +1138,7 @@ class Hybrid(MeasuredModel):
           text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
             own.
           graph: as in :meth:`extend`.
+          item_weights: settings of the item-item weights; by default this model's.
 
         Raises:
           ModelError: the catalogue lacks a field that the model reads.
@@ -1147,7 +1149,7 @@ class Hybrid(MeasuredModel):
                 f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
                 "them. Build it with Catalogue.of(items, text, schema)."
             )
-        n_items, item_weights = len(catalogue.item_ids), self.item_weights
+        n_items, item_weights = len(catalogue.item_ids), item_weights or self.item_weights
         counts = np.append(self.train_counts.numpy(), 0)[rows]
         with keras_policy(self.dtype_policy.name):
             model = Hybrid(

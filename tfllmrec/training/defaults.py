@@ -388,7 +388,7 @@ def choose_domains(
         found, low, high = selection_gain(tried[factor], best, confidence=confidence)
         strata = ", ".join(
             f"{label} {best.metrics[label]:.4f} with 1, {tried[factor].metrics[label]:.4f} with {factor:g}"
-            for label in ("recall@10/head", "recall@10/tail")
+            for label in ("ndcg@10/head", "ndcg@10/tail")
             if best.metrics.get(label) is not None
         )
         taken = factor if low > 0 else 1.0

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from tfllmrec.config import ExperimentConfig
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Ragged
 from tfllmrec.evaluation.alignment import Distances, distances
 from tfllmrec.evaluation.protocol import Result, selection_value
@@ -77,8 +77,12 @@ def zero_shot(
 ) -> Fitted[Hybrid, ExperimentConfig]:
     """The source's model over the target's catalogue, without training.
 
+    The item-item weights are solved with the settings of the source, or without the order of events: what comes next
+    may follow from how a shop arranges its shelves. The better of these is chosen on validation
+    (:func:`order_settings`).
+
     Args:
-      data: of the target; its events are not read.
+      data: of the target; only its validation queries are read.
       config: its ``model`` and ``item_weights`` are replaced by those of the source.
       source: see there.
       tell: called with a line for each step.
@@ -91,13 +95,36 @@ def zero_shot(
     text = coral(data.text, source.text) if align else np.asarray(data.text)
     of_target, schema = data.split.dataset.items, data.split.schema
     catalogue = Catalogue.of(of_target, text, schema, data.text_widths, source.model.config)
-    model = source.model.with_catalogue(catalogue, source.rows, source.histories, tell)
+    tried = {}
+    for name, settings in order_settings(source.model).items():
+        model = source.model.with_catalogue(catalogue, source.rows, source.histories, tell, item_weights=settings)
+        tried[name] = model, data.measure(model)
+    best = max(tried, key=lambda name: selection_value(tried[name][1]))
+    model, result = tried[best]
+    figures = ", ".join(f"{name} {selection_value(result):.4f}" for name, (_, result) in tried.items())
+    said = f"item_weights: {best} (selection value on validation: {figures})"
+    tell(f"chosen: {said}")
     config = config.model_copy(deep=True)
-    config.model, config.item_weights = source.model.config, source.model.item_weights
+    config.model, config.item_weights = model.config, model.item_weights
     config.transfer.method = "align" if align else "zero_shot"
     config.ranking.epochs, config.interests.learned = 0, False  # they would be trained on the target's events
-    result = data.measure(model)
-    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, [])
+    return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, [said])
+
+
+def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
+    """Settings of the item-item weights that do with the order of the source's events what a target may ask for."""
+    own = model.item_weights
+    if not model.use_behaviour or not own.next_item:
+        return {"as in the source": own}
+    unordered = {"next_item": 0.0, "co_occurrence": 1.0}
+    return {
+        "as in the source": own,
+        **{
+            f"without order, decay {decay:g}": own.model_copy(update=unordered | {"decay": decay})
+            for decay in (own.decay, 0.95, 1.0)
+            if decay is not None
+        },
+    }
 
 
 def fit_from(
@@ -165,8 +192,8 @@ def choose_method(
     as_it_is, trained = selection_value(without), selection_value(with_events)
     method: Literal["zero_shot", "fine_tune"] = "zero_shot" if as_it_is >= trained else "fine_tune"
     line = (
-        f"transfer.method {method}: selection value of zero_shot {as_it_is:.4f}, of item-item weights with the target's "
-        f"events {trained:.4f} ({'; '.join(said) or 'no shared events'}), on validation"
+        f"transfer.method {method}: selection value of zero_shot {as_it_is:.4f}, of item-item weights with the "
+        f"target's events {trained:.4f} ({'; '.join(said) or 'no shared events'})"
     )
     return method, line
 
