@@ -159,6 +159,15 @@ def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
     return items[DOMAIN].str.split(BOTH, regex=False).map(lambda names: domain in names).to_numpy(dtype=bool)
 
 
+def domain_filters(items: pd.DataFrame) -> list[list[str]]:
+    """Of each item, the names by which a request asks for items of its domains, ``domain=NAME``; none without domains.
+
+    A served model takes them among ``categories``.
+    """
+    cells = items[DOMAIN] if DOMAIN in items else [""] * len(items)
+    return [[f"{DOMAIN}={name}" for name in cell.split(BOTH) if name] for cell in cells]
+
+
 def _check(datasets: Mapping[str, Dataset]) -> None:
     if len(datasets) < 2:
         raise ConfigError(f"Expected at least two domains to join, got {len(datasets)}.")

@@ -14,10 +14,11 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ITEM_INDEX, TITLE
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, DOMAIN, ITEM, ITEM_INDEX, TITLE
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import domain_filters
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -177,6 +178,7 @@ def _export_run(
         forecast,
         run.dataset.ordered,
         graph,
+        domain_filters(items),
     )
     return _write(serving, items, run.split.schema, Path(target), _manifest(run, counts))
 
@@ -247,6 +249,7 @@ def _export_model(
         split.strata()["tail"],
         split.dataset.repeats,
         ordered=split.dataset.ordered,
+        domains=domain_filters(items),
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, schema, Path(target), manifest)
@@ -317,8 +320,10 @@ def _write(serving: ServingModel, items: pd.DataFrame, schema: Schema, target: P
             extra = temporary / EXTRA
             extra.mkdir()
             told = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)})
-            if CATEGORIES in items:
-                told[CATEGORIES] = items[CATEGORIES].map(category_names)
+            if CATEGORIES in items or DOMAIN in items:
+                cells = items[CATEGORIES] if CATEGORIES in items else [""] * len(items)
+                asked = zip(cells, domain_filters(items), strict=True)
+                told[CATEGORIES] = [[*category_names(cell), *names] for cell, names in asked]
             told.to_parquet(extra / ITEMS, index=False)
             (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
