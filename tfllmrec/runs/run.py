@@ -285,6 +285,16 @@ class Run:
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
     @property
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder that gave :attr:`text`; ``None`` if no item has text.
+
+        Raises:
+          ModelError: the file that has it is damaged.
+        """
+        path = self.folder / "vectors.json"
+        return self.read(path.name, _ReadBy)["encoder"] if path.is_file() else None
+
+    @property
     def transferred(self) -> Transferred | None:
         """What the run took from runs of other domains; ``None`` if it took nothing.
 
@@ -364,8 +374,8 @@ class Run:
         template = ItemTemplate.from_items(self.split.items, config.text.template)
         encoder = prepared_encoder(folder, self.split, template, config, tell)
         if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
-            then = self.read("vectors.json", _ReadBy)["encoder"]
-            if then != encoder.fingerprint:
+            then = self.encoder_fingerprint
+            if then is not None and then != encoder.fingerprint:
                 raise ModelError(
                     f"{self.folder}: the items' texts were read by another encoder (fingerprint {then[:12]}) than text."
                     f"encoder {config.text.encoder} with these settings is now ({encoder.fingerprint[:12]}), and their "

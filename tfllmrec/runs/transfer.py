@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,26 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
         for past, each, source in zip(histories, rows, runs, strict=True)
     ]
     return Source(runs[0].load_model(), rows[0], np.asarray(runs[0].text), together(shared), histories[0])
+
+
+def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
+    """How far apart the texts of the items of each two runs are, by what is compared.
+
+    Each two are compared twice: as the encoder gives the vectors, and after each domain is centred on its own mean.
+    Runs without text, and runs of different encoders, are left out.
+    """
+    from tfllmrec.evaluation.alignment import distances
+    from tfllmrec.text.centring import centred_unit
+
+    found = {}
+    for (a, first), (b, second) in combinations(runs.items(), 2):
+        if first.encoder_fingerprint and first.encoder_fingerprint == second.encoder_fingerprint:
+            texts = np.asarray(first.text), np.asarray(second.text)
+            centred = tuple(centred_unit(text, widths=first.text_widths) for text in texts)
+            for how, (x, y) in (("", texts), (", centred", centred)):
+                if (each := distances(x, y)) is not None:
+                    found[f"item texts of {a} and {b}{how}"] = each
+    return found
 
 
 def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) -> None:
