@@ -12,7 +12,7 @@ from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.runs.experiment import fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measured_again
-from tfllmrec.runs.transfer import read_source
+from tfllmrec.runs.transfer import compared, read_source, text_distances
 from tfllmrec.training.transfer import histories_among, together
 
 pytestmark = pytest.mark.tf
@@ -65,6 +65,7 @@ def test_what_was_learned_elsewhere_is_read_in_the_shop(zero_shot):
     assert hits(run) > 0.6 > 2 * hits(run, "popularity")
 
 
+@pytest.mark.slow
 def test_where_titles_name_other_items_nothing_is_known_of_the_shop(chain_config, chain_run, shop, tmp_path):
     items = pd.read_csv(shop[1])
     items["title"] = np.random.default_rng(1).permutation(items["title"])
@@ -186,3 +187,17 @@ def test_histories_of_one_catalogue_as_items_of_another():
     found = histories_among(histories, np.array([2, -1, 0]), 3)
     assert [list(row) for row in found] == [[2, 0], [0], []]
     assert [list(row) for row in together([found, histories])] == [[2, 0], [0], [], [0, 1, 2], [2], [1]]
+
+
+def test_two_runs_on_the_same_queries_are_compared(zero_shot, chain_run):
+    run = zero_shot[0]
+    found = compared(run, run)["ndcg@10"]
+    assert found.here == found.alone > 0 and found.difference == 0 and "100% of the" in str(found)
+    with pytest.raises(ModelError, match="found others"):
+        compared(run, chain_run[0])
+
+
+def test_the_texts_of_runs_with_one_encoder_are_compared(zero_shot, chain_run):
+    found = text_distances({"ring": chain_run[0], "shop": zero_shot[0]})
+    assert list(found) == ["item texts of ring and shop", "item texts of ring and shop, centred"]
+    assert all(each.a_distance < 0.6 for each in found.values())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
 from tfllmrec.cli.output import note, print_json, print_metrics, say, working
-
-if TYPE_CHECKING:
-    from tfllmrec.runs.run import Run
 
 
 def transfer(
@@ -56,64 +54,29 @@ def transfer(
         raise typer.BadParameter("expected a CONFIG, or --events FILE, of the target domain.")
     from tfllmrec.runs.experiment import fit_experiment
     from tfllmrec.runs.run import Run
+    from tfllmrec.runs.transfer import compared
 
     alone = None if compare is None else Run.open(compare)
     with working():
         run = fit_experiment(asked.config, out, base=asked.base)
-    assert run.transferred is not None
-    record = run.transferred.model_dump(mode="json")
-    compared = None if alone is None else _compared(run, alone)
+    record = run.transferred
+    assert record is not None
+    beside = {} if alone is None else compared(run, alone)
     if json:
-        print_json({"transfer": record, "compared": compared, **run.metrics})
+        print_json({
+            "transfer": record.model_dump(mode="json"),
+            "compared": {label: asdict(each) for label, each in beside.items()},
+            **run.metrics,
+        })  # fmt: skip
         return
-    for line in transfer_lines(record):
+    for line in record.lines():
         say(line)
     print_metrics(run.metrics)
-    for label, values in (compared or {}).items():
-        say(f"{label}: {values['here']:.4f}, {values['share']:.0%} of {compare}'s {values['alone']:.4f} "
-            f"({values['difference']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}])")  # fmt: skip
+    for label, each in beside.items():
+        say(f"{label}: {each}")
     note(f"run: {run.folder}")
     note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
 
 
-def transfer_lines(record: dict[str, Any]) -> list[str]:
-    """What ``transfer.json`` says, in words."""
-    from tfllmrec.data.domains import Overlap
-    from tfllmrec.evaluation.alignment import Distances
-
-    lines = [str(Overlap.from_dict(each)) for each in record["overlaps"]]
-    for name, verb in (("missing", "the target lacks"), ("unread", "the source does not know")):
-        if record[name]:
-            lines.append(f"{verb} {', '.join(record[name])}")
-    return lines + [
-        f"{name} alignment: {Distances(**each)}" for name, each in record["alignment"].items() if each is not None
-    ]
-
-
 def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
-
-
-def _compared(run: Run, alone: Run) -> dict[str, dict[str, float]]:
-    """By label, the figures of the run and of the one on the target alone, on the same test queries."""
-    import numpy as np
-
-    from tfllmrec.errors import ModelError
-    from tfllmrec.evaluation.protocol import paired_difference
-    from tfllmrec.evaluation.report import list_length
-
-    ours, theirs = run.results["hybrid"], alone.results["hybrid"]
-    k = list_length(run.results)
-    if not np.array_equal(run.per_query["user_ids"], alone.per_query["user_ids"]):
-        raise ModelError(f"{alone.folder} was measured on other test queries: fit it on the same data and split.")
-    compared = {}
-    for label in (f"ndcg@{k}", f"recall@{k}"):
-        if label not in theirs.metrics:
-            raise ModelError(f"{alone.folder} has no {label}: fit it with the same evaluation.ks.")
-        found, low, high = paired_difference(ours, theirs, label)
-        here, there = ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0
-        compared[label] = {
-            "here": here, "alone": there, "share": here / there if there else float("inf"),
-            "difference": found, "low": low, "high": high,
-        }  # fmt: skip
-    return compared

@@ -38,11 +38,13 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
 from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphrase_option
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import Overlap
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import read_json, reading_npz, write_text
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.alignment import Distances
 from tfllmrec.evaluation.protocol import Result, users_of
 from tfllmrec.evaluation.report import results_of
 from tfllmrec.progress import Tell, to_stderr
@@ -153,6 +155,14 @@ class Transferred(BaseModel):
     missing: list[str] = []
     unread: list[str] = []
     alignment: dict[str, dict[str, float] | None] = {}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [str(Overlap.from_dict(each)) for each in self.overlaps]
+        lines += [f"the target lacks {', '.join(self.missing)}"] if self.missing else []
+        lines += [f"the source does not know {', '.join(self.unread)}"] if self.unread else []
+        known = {name: each for name, each in self.alignment.items() if each is not None}
+        return lines + [f"{name} alignment: {Distances(**each)}" for name, each in known.items()]
 
     def write(self, folder: Path) -> None:
         """Writes the file into a run's folder."""

@@ -22,6 +22,8 @@ from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
 from tfllmrec.data.same_items import By, same_items, titles_differ
 from tfllmrec.data.schema import Schema
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.protocol import paired_differences
+from tfllmrec.evaluation.report import list_length
 from tfllmrec.progress import Tell
 from tfllmrec.runs.run import Run, SourceRun, Transferred
 from tfllmrec.text.template import ItemTemplate
@@ -134,6 +136,50 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
         for past, each, source in zip(histories, rows, runs, strict=True)
     ]
     return Source(runs[0].load_model(), rows[0], np.asarray(runs[0].text), together(shared), histories[0])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure of a transferred run beside that of a run which was fitted on the target alone.
+
+    Attributes:
+      here, alone: of the two runs.
+      difference, low, high: the first minus the second, and its paired 95 % interval over users.
+    """
+
+    here: float
+    alone: float
+    difference: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        share = f"{self.here / self.alone:.0%} of the {self.alone:.4f}" if self.alone else "beside the 0"
+        return (
+            f"{self.here:.4f}, {share} of a fit on the target alone "
+            f"({self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}])"
+        )
+
+
+def compared(run: Run, alone: Run) -> dict[str, Compared]:
+    """ndcg and recall of the models of two runs on the same test queries, by label.
+
+    Raises:
+      ModelError: the runs have other test queries, or lists of other lengths.
+    """
+    k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
+    labels = [f"ndcg@{k}", f"recall@{k}"]
+    same = np.array_equal(run.per_query["user_ids"], alone.per_query["user_ids"])
+    if not same or any(label not in theirs.per_query for label in labels):
+        raise ModelError(
+            f"{alone.folder}: expected {k} items in a list and the test queries of {run.folder}, found others. Fit it "
+            "on the same data, with the same split and evaluation.ks."
+        )
+    differences = paired_differences(ours, theirs, labels)
+    return {
+        label: Compared(ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0, *difference)
+        for label, difference in differences.items()
+    }
 
 
 def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
