@@ -1,14 +1,18 @@
 """Runs that start from another one: the ring of conftest.py, walked in another shop under other ids."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tfllmrec.config import DataConfig
+from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
+from tfllmrec.data.readers import dataset_from_frames
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.explain.board import _beside
 from tfllmrec.runs.experiment import fit_experiment, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measured_again
@@ -201,3 +205,19 @@ def test_the_texts_of_runs_with_one_encoder_are_compared(zero_shot, chain_run):
     found = text_distances({"ring": chain_run[0], "shop": zero_shot[0]})
     assert list(found) == ["item texts of ring and shop", "item texts of ring and shop, centred"]
     assert all(each.a_distance < 0.6 for each in found.values())
+
+
+def test_the_projector_shows_the_domain_of_each_item():
+    ids = [[f"{shop}{item}" for item in range(3)] for shop in "ab"]
+    shops = {
+        shop: dataset_from_frames(pd.DataFrame({"user": "u", "item": own, "order": range(3)}))
+        for shop, own in zip(("books", "films"), ids, strict=True)
+    }
+    joined = join_datasets(shops)
+    split = SimpleNamespace(train_counts=np.arange(6))
+    run = SimpleNamespace(dataset=joined, split=split, config=SimpleNamespace(seed=1))
+    kept = np.array([0, 3, 5])
+    beside = _beside(run, {"head": np.ones(6, bool)}, kept, np.eye(3, dtype=np.float32))
+    assert beside.domain.tolist() == joined.items.domain[kept].tolist() == ["books", "films", "films"]
+    run.dataset = shops["books"]
+    assert "domain" not in _beside(run, {"head": np.ones(3, bool)}, np.arange(3), np.eye(3, dtype=np.float32))

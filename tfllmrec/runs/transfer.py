@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tfllmrec.training.transfer import Source
 
 
+#: Kinds of split that ask in one domain of joined data.
+_KINDS_WITH_DOMAIN = ("auto", "leave_last_out", "leave_random_out", "cold_domain")
+
+
 @dataclass(frozen=True, eq=False)
 class Begun:
     """What a run with sources begins with.
@@ -83,18 +87,18 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
             run.dataset.name: _renamed(run.dataset, each, dataset) for run, each in zip(runs, rows, strict=True)
         }
         joined = join_datasets({**datasets, dataset.name: dataset}, share_users=asked.same_users, share_items=True)
-        if config.split.domain is None and config.split.kind in (
-            "auto",
-            "leave_last_out",
-            "leave_random_out",
-            "cold_domain",
-        ):
+        if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
             config.split.domain = dataset.name
         config.transfer = TransferConfig()  # the joined data stands alone
         return Begun(joined, config, None)
     first = runs[0]
     if first.dataset.repeats != dataset.repeats:
         raise ConfigError("data.repeats: expected the value of the source, because both are one task.")
+    replaced = ["text", "tuning", "distillation", "model"]
+    replaced += ["item_weights", "training"] if asked.method in ("zero_shot", "align") else []
+    for name in replaced:
+        if (section := getattr(config, name)) != type(section)():
+            tell(f"warning: {name}: these settings have no effect, because those of the source are used")
     config.text = first.config.text.model_copy(deep=True)
     config.tuning, config.distillation = first.config.tuning, first.config.distillation
     if (first.folder / "text").is_dir():  # a tower that was trained there

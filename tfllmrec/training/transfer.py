@@ -113,7 +113,8 @@ def zero_shot(
 
 def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
     """Settings of the item-item weights that do with the order of the source's events what a target may ask for."""
-    own = model.item_weights
+    # What belongs to the source's own data is not there: its graph, its sources and its domains.
+    own = model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}})
     if not model.use_behaviour or not own.next_item:
         return {"as in the source": own}
     unordered = {"next_item": 0.0, "co_occurrence": 1.0}
