@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -887,3 +888,33 @@ def test_what_a_killed_promotion_may_leave(tmp_path):
     assert "**Passed.** 0 kills, 5 answers" in kill_updates.section(figures, "made")
     figures.failures.append("RequestError: no")
     assert "**Not passed.**" in kill_updates.section(figures, "made")
+
+
+def test_forgetting_is_measured_over_the_items_of_the_smaller_catalogue():
+    import forgetting
+
+    from tfllmrec.data.queries import Queries
+
+    class ByHistory:
+        """Scores the larger catalogue of six items: high for the item after the newest one."""
+
+        def score(self, queries):
+            assert [list(history) for history in queries.history] == [[4], [1, 3]] and queries.candidates is None
+            return np.eye(6, dtype=np.float32)[[5, 4]]
+
+    rows = np.array([1, 3, 4, 5])  # of the four items of the first run in the larger catalogue
+    found = forgetting.InItsCatalogue(ByHistory(), rows, 4).score(Queries.from_histories([[2], [0, 1]]))
+    assert found.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+def test_two_recommenders_are_added_in_standard_deviations_of_the_targets_items():
+    import transfer
+
+    def constant(scores):
+        return SimpleNamespace(score=lambda queries: np.array([scores], np.float32))
+
+    rows = np.array([0, 1])
+    both = transfer.Sum(constant([1, 3, 100]), constant([0, -10, 0]), 0.5, rows)
+    assert both.score(None)[0, :2].tolist() == [1.0, 3.0 - 0.5 * 2]  # standard deviations of 1 and 5
+    silent = transfer.Sum(constant([1, 3, 100]), constant([7, 7, 7]), 0.5, rows)
+    assert silent.score(None)[0, :2].tolist() == [1.0, 3.0]

@@ -162,7 +162,8 @@ class SplitConfig(Section):
 
     domain: str | None = Field(
         default=None,
-        description="Target domain of a cold_domain split, such as toys. Only its items are candidates.",
+        description="Target domain of a cold_domain, leave_last_out or leave_random_out split of joined data, such as "
+        "toys. Only its items are candidates.",
     )
     known_events: int = Field(
         default=0,
@@ -394,6 +395,17 @@ class ItemWeightSettings(Section):
         description="By the name of a field of requests, such as weekday: an event of the history counts exp(value) "
         "times as much for a request with the same value of that field; auto: chosen on validation.",
     )
+    source: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the events of transfer.sources beside the data's own; auto: chosen on validation, 0 "
+        "unless they help.",
+    )
+    domains: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="In joined data, by FROM>TO: factor of the weights from items of the domain FROM towards those of "
+        "the domain TO; auto: chosen on validation, 1 unless another one helps.",
+    )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
     )
@@ -403,7 +415,7 @@ class ItemWeightSettings(Section):
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
-        return self.with_plain(**plain, graph=0.0, itself=0.0, context={})
+        return self.with_plain(**plain, graph=0.0, itself=0.0, context={}, source=0.0, domains={})
 
 
 class GraphConfig(Section):
@@ -426,6 +438,27 @@ class GraphConfig(Section):
     def wanted(self) -> bool:
         """Whether there is to be a graph."""
         return bool(self.relations) or self.edges is not None
+
+
+class TransferConfig(Section):
+    """What is taken from complete runs of other domains; :mod:`tfllmrec.training.transfer` says how."""
+
+    sources: list[Path] = Field(
+        [],
+        description="Folders of complete runs. The first one gives its text encoder, its schema and what it learned by "
+        "gradient; the events of all of them count in the item-item weights. Empty: nothing is transferred.",
+    )
+    method: Literal["auto", "zero_shot", "align", "fine_tune", "joint"] = Field(
+        "auto",
+        description="zero_shot: the first source's model with the target's catalogue, without training. align: the "
+        "same, with the target's text vectors given the covariance of the source's (CORAL). fine_tune: a fit on the "
+        "target's events that starts from the source. joint: one model over all catalogues. auto: joint with "
+        "same_users, else the better of zero_shot and fine_tune on validation.",
+    )
+    same_items: Literal["id", "title", "none"] = Field(
+        "id", description="Which items of two catalogues are the same: those with one id, or with one title and year."
+    )
+    same_users: bool = Field(False, description="Whether equal user ids are one user; read by joint.")
 
 
 class TrainingConfig(Section):
@@ -566,6 +599,7 @@ class ExperimentConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     graph: GraphConfig = Field(default_factory=GraphConfig)
     interests: InterestConfig = Field(default_factory=InterestConfig)
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
     board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     seed: int = Field(42, description="Seed of all random draws.")
@@ -583,7 +617,11 @@ class ExperimentConfig(Section):
 
 
 #: Settings of ``split``, beside its shares, that a kind reads; and those of its shares that it does not read.
-_OF_KIND = {"fixed": frozenset(["test_events"]), "cold_domain": frozenset(["domain", "known_events"])}
+_OF_KIND = {
+    "fixed": frozenset(["test_events"]),
+    "cold_domain": frozenset(["domain", "known_events"]),
+    **dict.fromkeys(["auto", "leave_last_out", "leave_random_out"], frozenset(["domain"])),
+}
 _SHARES_NOT_OF_KIND = {
     **dict.fromkeys(["auto", "leave_last_out", "leave_random_out"], frozenset(["validation_share", "test_share"])),
     "fixed": frozenset(["test_share"]),
@@ -631,6 +669,11 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         lines += [f"graph.{name} has no effect without graph.relations or graph.edges" for name in changed]
     elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
         lines.append("graph.support has no effect without use among graph.relations")
+    if not config.transfer.sources:
+        changed = _changed(config.transfer, frozenset(["method", "same_items", "same_users"]))
+        lines += [f"transfer.{name} has no effect without transfer.sources" for name in changed]
+        if config.item_weights.source:
+            lines.append("item_weights.source has no effect without transfer.sources")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

@@ -184,3 +184,46 @@ def test_a_held_out_user_who_was_trained_on_there_is_found():
     leaking = replace(split, train=pd.concat([split.train, more], ignore_index=True))
     with pytest.raises(DataError, match=r"the test user 'a[0-9]+' has trained events there"):
         leaking.check()
+
+
+def in_films(rows_of_books=(), films=("u 1", "u 2", "u 3", "u 4"), **config):
+    """Two domains with a common clock; the films of u at the times 10, 20, ..."""
+    books = dataset("books", [row for row, _ in rows_of_books], times=[time for _, time in rows_of_books])
+    seen = dataset("films", films, times=[10 * (place + 1) for place in range(len(films))])
+    return make_split(join_datasets({"books": books, "films": seen}), SplitConfig(domain="films", **config), seed=1)
+
+
+def test_the_last_events_of_a_domain_are_held_out_and_later_ones_elsewhere_are_not_used():
+    split = in_films([("u 1", 15), ("u 2", 35), ("u 3", 45), ("v 1", 99)])
+    items = split.dataset.items.item_id
+    (history,), (target,) = split.test.history, split.test.targets
+    assert list(items.iloc[target]) == ["films:4"]
+    assert list(items.iloc[history]) == ["films:1", "books:1", "films:2", "films:3"]
+    assert list(items.iloc[split.validation.history[0]]) == ["films:1", "books:1", "films:2"]
+    assert set(split.train.item_id) == {"films:1", "books:1", "films:2"}  # v's event is of another item: books:1
+    assert split.test.candidates.tolist() == [name.startswith("films") for name in items]
+
+
+def test_random_events_of_a_domain_are_held_out():
+    split = in_films([("u 1", 15), ("u 2", 35)], kind="leave_random_out")
+    assert set(split.test_events.domain) == set(split.validation_events.domain) == {"films"}
+    assert {"books:1", "books:2"} <= set(split.train.item_id) and len(split.train) == 4
+
+
+def test_a_user_needs_three_events_in_the_domain():
+    with pytest.raises(DataError, match="too few events"):
+        in_films([("u 1", 15), ("u 2", 16), ("u 3", 17)], films=("u 1", "u 2"))
+
+
+def test_a_split_that_reads_on_is_refused():
+    split = in_films([("u 1", 15), ("u 2", 35)])
+    late = split.dataset.events[split.dataset.events.item_id == "books:2"]
+    with pytest.raises(DataError, match="validation event of user 'u' is not later"):
+        replace(split, train=pd.concat([split.train, late])).check()
+
+
+def test_a_domain_is_named_where_data_has_some():
+    with pytest.raises(ConfigError, match=r"split\.domain needs joined data"):
+        make_split(shops()["books"], SplitConfig(domain="books"), seed=1)
+    with pytest.raises(ConfigError, match="expected one of books, films"):
+        make_split(join_datasets(shops()), SplitConfig(domain="toys"), seed=1)

@@ -13,6 +13,7 @@ from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
     PrunedWeights,
+    between_domains,
     co_occurrence,
     ease_weights,
     interactions,
@@ -635,3 +636,25 @@ def test_co_occurrence_counts_users(histories, monkeypatch):
     x = dense(histories, 12)
     assert np.array_equal(interactions(histories, 12).toarray(), x)
     assert np.array_equal(np.vstack([block for _, block in co_occurrence(histories, 12)]), x.T @ x)
+
+
+def test_factors_between_domains_reach_the_pairs_that_they_name():
+    domains = np.array(["a", "b", "a|b"], object)
+    weights = PrunedWeights(np.tile(np.arange(3, dtype=np.int32), (3, 1)), np.ones((3, 3), np.float32))
+    found = between_domains(weights, domains, {"a>b": 0.5}).weights
+    assert found.tolist() == [[1, 0.5, 1], [1, 1, 1], [1, 1, 1]]  # an item of both shares a domain with either
+    assert between_domains(weights, None, {"a>b": 0.5}) is weights and between_domains(weights, domains, {}) is weights
+    with pytest.raises(ModelError, match="domains a, b, found c"):
+        between_domains(weights, domains, {"a>c": 0.5})
+
+
+def test_scaled_statistics_are_those_of_as_many_users():
+    histories = Ragged.from_rows([[0, 1, 2], [2, 1]], np.int64)
+    settings = ItemWeightSettings(decay=0.8)
+    once, thrice = (
+        ItemWeightStatistics.of(h, 3, settings) for h in (histories, Ragged.from_rows([*histories] * 3, np.int64))
+    )
+    for name in ("co_occurrence", "known", "target"):
+        np.testing.assert_allclose(
+            getattr(once.scaled(3.0), name).toarray(), getattr(thrice, name).toarray(), rtol=1e-6
+        )

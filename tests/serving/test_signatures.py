@@ -7,11 +7,13 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
+from tfllmrec.data.domains import domain_filters
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.evaluation.metrics import masked, top_items
@@ -364,6 +366,27 @@ def test_a_filter_leaves_the_whole_list_without_what_does_not_pass(filtered, sig
     (found,) = filtered(f"{signature}_full", **ASKED[signature], allow=[allow], categories=[categories], k=[40])
     assert found[0] == [item for item, _ in passes] + [""] * (40 - len(passes))
     np.testing.assert_allclose(found[1], [score for _, score in passes] + [0] * (40 - len(passes)), atol=1e-5)
+
+
+def test_a_request_may_ask_for_items_of_one_domain():
+    """Of joined data; domains and categories are names of one filter, and only categories count towards a cap."""
+    kinds = ["|".join(KINDS[i % 4]) for i in range(40)]
+    domains = domain_filters(
+        pd.DataFrame({"domain": ["books|films" if i == 4 else ("books", "films")[i % 2] for i in range(40)]})
+    )
+    assert domains[4] == ["domain=books", "domain=films"]
+    served = small_model(kinds, domains=domains)
+    asked = {**ASKED["recommend"], "k": [40], "category_cap": [0]}
+
+    def found(**more):
+        return [item.decode() for item in answer(served.recommend_full, **asked | more)["item_ids"][0] if item]
+
+    everything = found()
+    films = [item for item in everything if int(item[1:]) % 2 or item == "i4"]
+    assert 15 < len(films) < len(everything) and found(categories=[["domain=films"]]) == films
+    assert found(categories=[["domain=films", "domain=books"]]) == everything
+    assert found(categories=[["films"]]) == []  # that would be a category
+    assert len(found(categories=[["domain=films"]], category_cap=[2], k=[9])) > 4  # items without a category go on
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import pytest
 
 from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
+from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite
+from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite, PrunedWeights
 from tfllmrec.training import defaults
 
 
@@ -193,7 +194,7 @@ def data_of(split):
 def test_all_set_means_nothing_is_searched(chain_split):
     config = ItemWeightSettings(decay=0.7, l2=5.0, co_occurrence=0.0, text=2.0, popularity=0.1)
     settings, said = defaults.choose_item_weights(data_of(chain_split), config)
-    assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0, "graph": 0.0})
+    assert settings == config.model_copy(update={"next_item": 1.0, "itself": 0.0, "graph": 0.0, "source": 0.0})
     assert said == []
 
 
@@ -344,7 +345,7 @@ def measured_by(strengths):
     ("gains", "chosen"), [({10.0: 0.1, 30.0: 0.3}, 30.0), ({10.0: -0.1, 30.0: -0.1, 100.0: 0.0}, 0.0)]
 )
 def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, chosen):
-    monkeypatch.setattr(defaults, "_measured", measured_by(gains))
+    monkeypatch.setattr(defaults, "item_weights_result", measured_by(gains))
     data, told = SimpleNamespace(graph=SimpleNamespace(relations=["use"])), []
     start = ItemWeightSettings(graph=0.0, l2=7.0)
     settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, told.append)
@@ -353,8 +354,84 @@ def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, 
 
 
 def test_without_a_graph_or_with_a_strength_nothing_is_tried(monkeypatch):
-    monkeypatch.setattr(defaults, "_measured", None)
+    monkeypatch.setattr(defaults, "item_weights_result", None)
     settings, graph = ItemWeightSettings(l2=7.0), SimpleNamespace(relations=["use"])
     for graph_of_data, given in ((None, None), (graph, 5.0), (SimpleNamespace(relations=[]), None)):
         data = SimpleNamespace(graph=graph_of_data)
         assert defaults.choose_graph(data, ItemWeightSettings(graph=given), settings, print) == (settings, [])
+
+
+def walks(n_users, seed, n_items=12, wrong=False):
+    """Users who walk round a ring of items, or (``wrong``) who jump: what comes next says nothing of the ring."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(0, n_items, n_users)
+    steps = rng.integers(1, n_items, (n_users, 4)).cumsum(axis=1) if wrong else np.arange(1, 5)[np.newaxis]
+    return [
+        [start, *((start + step) % n_items)]
+        for start, step in zip(starts, np.broadcast_to(steps, (n_users, 4)), strict=True)
+    ]
+
+
+def few_walkers(histories, settings=None):
+    """Forty users of the ring, of whom only few events are trained on, beside others' histories from elsewhere."""
+    rows = [
+        (f"u{user}", f"i{item:02}", place)
+        for user, walk in enumerate(walks(40, 1))
+        for place, item in enumerate(walk[:3])
+    ]
+    frame = pd.DataFrame(rows, columns=["user", "item", "order"])
+    split = make_split(dataset_from_frames(frame, config=DataConfig(name="few")), SplitConfig(), seed=1)
+    source = Queries.from_histories([np.asarray(walk, np.int64) for walk in histories]).history
+    return TrainingData(split, np.zeros((split.dataset.n_items, 1), np.float32), source_histories=source)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_events_of_sources_count_where_they_help(wrong):
+    """One training event a user says nothing of what comes next; a source that walks the same ring says it all."""
+    data, told = few_walkers(walks(300, 2, wrong=wrong)), []
+    assert data.split.dataset.n_items == 12
+    settings = ItemWeightSettings(l2=5.0, text=0.0, source=0.0).settled()
+    chosen, (line,) = defaults.choose_source(data, ItemWeightSettings(), settings, told.append)
+    assert (chosen.source > 0) == (not wrong), line
+    assert ("are left out" in line) == wrong and len(told) == len(defaults.SOURCE_STRENGTHS)
+    value = defaults.item_weights_value(data, chosen)
+    assert wrong or value > 2 * defaults.item_weights_value(data, settings)
+
+
+def test_a_given_strength_of_sources_is_taken():
+    data = few_walkers(walks(5, 2))
+    given = ItemWeightSettings(source=0.5)
+    assert defaults.choose_source(data, given, given, print) == (given, [])
+    assert defaults.choose_source(few_walkers([]), ItemWeightSettings(), given, print) == (given, [])
+
+
+def two_shops():
+    """160 users who have three books of a kind, 0 to 3, and then three films of the same kind."""
+    rng, rows = np.random.default_rng(3), {"books": [], "films": []}
+    for user in range(160):
+        for of_shop in rows.values():
+            chosen = 5 * (user % 4) + rng.permutation(5)[:3]
+            of_shop += [(f"u{user}", f"{item:02}", place) for place, item in enumerate(chosen)]
+    frames = {shop: pd.DataFrame(of_shop, columns=["user", "item", "order"]) for shop, of_shop in rows.items()}
+    joined = join_datasets({shop: dataset_from_frames(frame) for shop, frame in frames.items()})
+    split = make_split(joined, SplitConfig(domain="films"), seed=1)
+    return TrainingData(split, np.zeros((40, 1), np.float32))
+
+
+@pytest.mark.parametrize(("off", "taken"), [(0, [1.0, 2.0, 4.0]), (1, [0.0, 0.25])])
+def test_events_of_another_domain_count_less_where_they_do_harm(monkeypatch, off, taken):
+    """Films of a kind point to each other; books point to films of their kind, or (``off`` 1) more to other films."""
+    data, told = two_shops(), []
+    kind = np.arange(40) // 5 % 4
+    weights = (kind[:, np.newaxis] == kind).astype(np.float32)
+    weights[:20] = 3 * ((kind[:20, np.newaxis] + off) % 4 == kind)
+    whole = PrunedWeights(np.tile(np.arange(40, dtype=np.int32), (40, 1)), weights)
+    monkeypatch.setattr(defaults, "_solved", lambda data, settings: whole)
+    chosen, (line,) = defaults.choose_domains(
+        data, ItemWeightSettings().settled().model_copy(update={"domains": None}), told.append
+    )
+    assert chosen.domains.get("books>films", 1.0) in taken, line
+    assert "ndcg@10/tail" in line and len(told) == len(defaults.DOMAIN_FACTORS)
+    given = ItemWeightSettings(domains={"books>films": 0.5})
+    assert defaults.choose_domains(data, given, print) == (given, [])
+    assert defaults.choose_domains(few_walkers([]), ItemWeightSettings(), print) == (ItemWeightSettings(), [])

@@ -41,6 +41,7 @@ from tfllmrec.cli import (
     search,
     serve,
     similar,
+    transfer,
     tune,
     update,
     watch,
@@ -62,6 +63,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.add_typer(data.app)
 app.command()(fit.fit)
+app.command()(transfer.transfer)
 app.command()(tune.tune)
 app.command()(update.update)
 app.command()(evaluate.evaluate)

@@ -89,11 +89,16 @@ def join(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Join the data of several domains into one data set, and print what they share; 'fit' reads the folder."""
+    """Join the data of several domains into one data set, which 'fit' reads, and print what they share.
+
+    Of runs with the same text encoder it also prints how far apart the texts of their items are.
+    """
     from tfllmrec.data.dataset import MANIFEST
     from tfllmrec.data.domains import join_datasets, overlaps
+    from tfllmrec.runs.run import Run
+    from tfllmrec.runs.transfer import text_distances
 
-    datasets = {}
+    datasets, runs = {}, {}
     for each in domains:
         name, separator, source = each.partition("=")
         if not separator or not name or not source:
@@ -102,14 +107,22 @@ def join(
             raise ConfigError(f"Expected each domain once, found {name!r} twice.")
         folder = Path(source)
         in_run = (folder / "data" / MANIFEST).is_file()
+        if in_run:
+            runs[name] = Run(folder)
         datasets[name] = _read(str(folder / "data") if in_run else source, None, None, None, None)
     joined = join_datasets(datasets, share_users=share_users, share_items=share_items)
     joined.save(out)
+    apart = text_distances(runs)
     if json:
         shared = [each.as_dict() for each in overlaps(datasets, share_users, share_items)]
-        print_json({"folder": str(out), **joined.describe(), "overlaps": shared, "cleaning": joined.report.as_dict()})
+        print_json({
+            "folder": str(out), **joined.describe(), "overlaps": shared,
+            "alignment": {what: each.as_dict() for what, each in apart.items()}, "cleaning": joined.report.as_dict(),
+        })  # fmt: skip
     else:
         print_description(joined)
+        for what, distance in apart.items():
+            say(f"{what}: {distance}")
         note(f"saved: {out}")
 
 

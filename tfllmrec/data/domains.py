@@ -48,6 +48,11 @@ class Overlap:
             f"{self.events[0]:,} and {self.events[1]:,} events) and {self.items:,} items ({self.item_share:.1%})"
         )
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Overlap:
+        """The overlap of what :meth:`as_dict` returned."""
+        return cls(**{**plain, "domains": tuple(plain["domains"]), "events": tuple(plain["events"])})
+
     def as_dict(self) -> dict[str, Any]:
         """The overlap as plain JSON types."""
         return {**asdict(self), "domains": list(self.domains), "events": list(self.events)}
@@ -152,6 +157,15 @@ def domain_names(items: pd.DataFrame) -> list[str]:
 def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
     """bool ``[N]``: the items of a domain, those that it shares with others included."""
     return items[DOMAIN].str.split(BOTH, regex=False).map(lambda names: domain in names).to_numpy(dtype=bool)
+
+
+def domain_filters(items: pd.DataFrame) -> list[list[str]]:
+    """Of each item, the names by which a request asks for items of its domains, ``domain=NAME``; none without domains.
+
+    A served model takes them among ``categories``.
+    """
+    cells = items[DOMAIN] if DOMAIN in items else [""] * len(items)
+    return [[f"{DOMAIN}={name}" for name in cell.split(BOTH) if name] for cell in cells]
 
 
 def _check(datasets: Mapping[str, Dataset]) -> None:

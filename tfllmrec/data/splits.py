@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import Field, Schema
 from tfllmrec.errors import ConfigError, DataError
 
+#: Kinds in which two events of each user are held out.
+_LEAVE_OUT = ("leave_last_out", "leave_random_out")
 # What each event is used for. HISTORY events are known when a held-out user asks, yet nobody trains on them.
 _TRAIN, _VALIDATION, _TEST, _HISTORY, _UNUSED = range(5)
 
@@ -209,9 +212,11 @@ class Split:
                 ("test", test, np.concatenate([known, validation % n_items])),
             ):
                 self._forbid(targets[np.isin(targets % n_items, others)], f"a held-out {name} item is met before")
-        if self.kind == "leave_last_out":
+        if self.kind == "leave_last_out" and self.test.candidates is None:
             self._check_next(self.test, 0)
             self._check_next(self.validation, 1)
+        elif self.kind == "leave_last_out":
+            self._check_later()
         if self.kind == "global_time":
             self._check_time(pairs, validation, test)
         if self.kind == "fixed":
@@ -267,6 +272,19 @@ class Split:
         ):
             raise DataError(self._leak("a target is not the event that comes next after its history"))
 
+    def _check_later(self) -> None:
+        """A user's test event must be later than the validation event, and that later than all training events."""
+        assert self.validation_events is not None and self.test_events is not None
+        parts = [self.train, self.validation_events, self.test_events]
+        orders = [part.groupby(USER_INDEX)[ORDER].agg(["min", "max"]) for part in parts]
+        for (before, after), what in zip(pairwise(orders), ("validation", "test"), strict=True):
+            both = before.join(after, how="inner", lsuffix="_before")
+            late = both.index[both["max_before"] >= both["min"]]
+            if len(late):
+                raise DataError(
+                    self._leak(f"the {what} event of user {self._user(late[0])} is not later than the others")
+                )
+
     def _check_time(self, pairs: np.ndarray, validation: np.ndarray, test: np.ndarray) -> None:
         times = self.dataset.events[TIMESTAMP].to_numpy()
         trained_until = self.train[TIMESTAMP].max()
@@ -307,6 +325,8 @@ def make_split(
 
     - ``leave_last_out``: a user's last event is the test, the one before it the validation; users with fewer than 3
       events are for training only. Histories: what the user did before the target.
+      With ``split.domain``, in joined data, these are a user's last events in that domain: only its items are
+      candidates, and what the user did in other domains after the validation event is not used.
     - ``leave_random_out``: as leave_last_out, with two random events of each user: for data without an order.
     - ``global_time``: events from the time on which leaves ``test_share`` of them are the test, the
       ``validation_share`` before those the validation. A query is a user with events before and in the period; its
@@ -389,7 +409,7 @@ def make_split(
         if kind != "fixed":  # whose test events are all measured
             users = np.intersect1d(users, events[USER_INDEX][history])
         queries = _queries(dataset, schema, encoded, events[history], events[is_target], users)
-        if kind == "cold_domain":
+        if config.domain is not None and kind in ("cold_domain", *_LEAVE_OUT):
             queries = replace(queries, candidates=items_of_domain(dataset.items, str(config.domain)))
         asked.append(queries)
     targets = events[part == _VALIDATION], events[part == _TEST]
@@ -424,19 +444,42 @@ def _leave_last_out(dataset: Dataset, config: SplitConfig, rng: np.random.Genera
             f"{dataset.name} does not say in which order events happened, so there is no last one: use split.kind "
             "leave_random_out, or name the order or timestamp column under data.columns."
         )
-    return _last_two(dataset, _from_end(dataset))
+    inside = _in_domain(dataset, config)
+    asked = dataset.choices & inside
+    part = _last_two(dataset, _from_end(dataset, asked), asked)
+    # What a user did elsewhere after the validation event would tell the future.
+    return np.where((part != _TRAIN) & ~inside, _UNUSED, part)
 
 
 def _leave_random_out(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
-    return _last_two(dataset, _shuffled(dataset, rng))
+    asked = dataset.choices & _in_domain(dataset, config)
+    return _last_two(dataset, _shuffled(dataset, rng, asked), asked)
 
 
-def _last_two(dataset: Dataset, from_end: np.ndarray) -> np.ndarray:
+def _last_two(dataset: Dataset, from_end: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    users = dataset.events[USER_INDEX].to_numpy()
     part = np.full(len(from_end), _TRAIN)
-    enough = _choices_of_user(dataset) >= 3
+    enough = np.bincount(users[asked], minlength=dataset.n_users)[users] >= 3
     part[enough & (from_end == 0)] = _TEST
     part[enough & (from_end == 1)] = _VALIDATION
     return part
+
+
+def _in_domain(dataset: Dataset, config: SplitConfig) -> np.ndarray:
+    """bool ``[E]``: the events in ``split.domain``; all events where none is named."""
+    if config.domain is None:
+        return np.ones(len(dataset.events), dtype=bool)
+    if DOMAIN not in dataset.events:
+        raise ConfigError(
+            f"split.domain needs joined data, whose events have a column '{DOMAIN}': join several data sets with "
+            "'tfllmrec data join', or leave it out."
+        )
+    domains = dataset.events[DOMAIN]
+    if config.domain not in set(domains):
+        raise ConfigError(
+            f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
+        )
+    return (domains == config.domain).to_numpy()
 
 
 def _global_time(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
@@ -461,23 +504,15 @@ def _cold_items(dataset: Dataset, config: SplitConfig, rng: np.random.Generator)
 def _cold_users(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
     users = dataset.events[USER_INDEX].to_numpy()
     of_user = _held_out(np.unique(users[_choices_of_user(dataset) >= 2]), dataset.n_users, config, rng)
-    from_end = _from_end(dataset) if dataset.ordered else _shuffled(dataset, rng)
+    from_end = _from_end(dataset, dataset.choices) if dataset.ordered else _shuffled(dataset, rng)
     part = of_user[users]
     return np.where((part != _TRAIN) & (from_end > 0), _HISTORY, part)
 
 
 def _cold_domain(dataset: Dataset, config: SplitConfig, rng: np.random.Generator) -> np.ndarray:
-    if DOMAIN not in dataset.events:
-        raise ConfigError(
-            f"split.kind cold_domain needs joined data, whose events have a column '{DOMAIN}': join several data sets "
-            "with 'tfllmrec data join', or use another split.kind."
-        )
-    domains = dataset.events[DOMAIN]
-    if config.domain not in set(domains):
-        raise ConfigError(
-            f"split.domain: expected one of {', '.join(sorted(domains.unique()))}, found {config.domain!r}."
-        )
-    users, inside = dataset.events[USER_INDEX].to_numpy(), (domains == config.domain).to_numpy()
+    if config.domain is None:
+        raise ConfigError("split.kind cold_domain: expected the target domain as split.domain, found none.")
+    users, inside = dataset.events[USER_INDEX].to_numpy(), _in_domain(dataset, config)
     own = np.flatnonzero(inside)  # sorted by user and order
     known = np.zeros(len(users), dtype=bool)
     known[own] = np.arange(len(own)) - np.searchsorted(users[own], users[own]) < config.known_events
@@ -563,20 +598,22 @@ def _choices_of_user(dataset: Dataset) -> np.ndarray:
     return np.bincount(users[dataset.choices], minlength=dataset.n_users)[users]
 
 
-def _from_end(dataset: Dataset) -> np.ndarray:
-    """int64 ``[E]``: how many choices the user made afterwards: 0 for the last one, 1 for the one before."""
+def _from_end(dataset: Dataset, counted: np.ndarray) -> np.ndarray:
+    """int64 ``[E]``: how many events ``counted`` bool ``[E]`` the user had afterwards: 0 for the last one."""
     users = dataset.events[USER_INDEX].to_numpy()
     ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
-    up_to = np.concatenate([[0], np.cumsum(dataset.choices)])
+    up_to = np.concatenate([[0], np.cumsum(counted)])
     return up_to[ends[users]] - up_to[1:]
 
 
-def _shuffled(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
-    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events, in which choices come last."""
+def _shuffled(dataset: Dataset, rng: np.random.Generator, last: np.ndarray | None = None) -> np.ndarray:
+    """int64 ``[E]``: as :func:`_from_end`, in a random order of each user's events, in which ``last`` bool ``[E]``, by
+    default the choices, come last."""
+    last = dataset.choices if last is None else last
     users = dataset.events[USER_INDEX].to_numpy()
     ends = np.cumsum(np.bincount(users, minlength=dataset.n_users))
     out = np.empty(len(users), dtype=np.int64)
-    out[np.lexsort((rng.random(len(users)), dataset.choices, users))] = ends[users] - 1 - np.arange(len(users))
+    out[np.lexsort((rng.random(len(users)), last, users))] = ends[users] - 1 - np.arange(len(users))
     return out
 
 

@@ -18,7 +18,7 @@ from tfllmrec.board.ranking_curves import write_pr_curves
 from tfllmrec.board.scoreboard import write_figures
 from tfllmrec.board.server import LOGS, WRITTEN
 from tfllmrec.board.settings import as_markdown, write_settings, write_texts
-from tfllmrec.columns import CATEGORIES, ITEM
+from tfllmrec.columns import CATEGORIES, DOMAIN, ITEM
 from tfllmrec.config import dump_config, settings_of
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.sampling import evenly_spread
@@ -152,11 +152,13 @@ def _pictures(run: Run, hybrid: Hybrid, tell: Tell) -> dict[str, Callable[[], Fi
 
 
 def _beside(run: Run, strata: Mapping[str, np.ndarray], kept: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
-    """What the Projector shows beside the items ``kept``: title, category, stratum, training events, cluster."""
+    """What the Projector shows beside the items ``kept``: title, category, domain, stratum, events, cluster."""
     items, titles = run.dataset.items, run.dataset.titles
     table = pd.DataFrame({"title": [titles[item] for item in items[ITEM].iloc[kept]]})
     if CATEGORIES in items:
         table["category"] = [next(iter(category_names(cell)[::-1]), "") for cell in items[CATEGORIES].iloc[kept]]
+    if DOMAIN in items:
+        table["domain"] = items[DOMAIN].to_numpy()[kept]
     stratum = np.full(run.dataset.n_items, "", object)
     for name, mask in strata.items():
         stratum[mask] = name

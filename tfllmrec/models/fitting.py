@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
+from tfllmrec.columns import DOMAIN
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.queries import Queries, Ragged
@@ -64,6 +65,8 @@ class TrainingData:
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
       graph: of the items; ``None``: there is none.
       user_texts: encodes what users write, into vectors as wide as those of ``text``; ``None``: that is not read.
+      source_histories: of other domains: items of this catalogue that their users had, oldest first; they count in
+        item-item weights where ``item_weights.source`` says so. ``None``: there are none.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
 
@@ -78,6 +81,7 @@ class TrainingData:
     text_widths: Sequence[int] | None = None
     user_texts: UserTexts | None = None
     graph: ItemGraph | None = None
+    source_histories: Ragged | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
@@ -110,6 +114,12 @@ class TrainingData:
         """Item indices of each training user, oldest first, without what was rejected."""
         return self.split.train_queries().choices
 
+    @property
+    def domains(self) -> np.ndarray | None:
+        """The domain of each item, object ``[N]``; ``None`` where data is not joined."""
+        items = self.split.dataset.items
+        return items[DOMAIN].to_numpy(object) if DOMAIN in items else None
+
     @cached_property
     def unit_text(self) -> np.ndarray:
         """float32 ``[N, Dt]``: the text vectors by :func:`centred_unit`."""
@@ -126,7 +136,7 @@ class TrainingData:
         return min(self.n_items**2, int((self.histories.lengths**2).sum()))
 
     def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
-        """The statistics of :attr:`histories` that item-item weights with these settings are solved from.
+        """The statistics of :attr:`histories`, and of the sources that count, from which item-item weights are solved.
 
         The most recent statistics are kept, because tries of the search, the fit and the run folder use the same ones.
         Statistics that may have more than :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs are not kept.
@@ -135,13 +145,27 @@ class TrainingData:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
         """
         needed = self._statistics_key(settings)
-        if needed in self._statistics:
-            return self._statistics[needed]
-        self._statistics.clear()  # first, because both may be large
-        statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
-        if self._item_pairs <= MAX_STORED_PAIRS:
+        if needed not in self._statistics:
+            self._statistics.clear()  # first, because both may be large
+            statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
+            if self._item_pairs > MAX_STORED_PAIRS:
+                return self._with_sources(statistics, settings)
             self._statistics[needed] = statistics
-        return statistics
+        return self._with_sources(self._statistics[needed], settings)
+
+    def _with_sources(self, statistics: ItemWeightStatistics, settings: ItemWeightSettings) -> ItemWeightStatistics:
+        of_sources = self.source_statistics(settings)
+        return statistics if of_sources is None else statistics + of_sources
+
+    def source_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics | None:
+        """The statistics of :attr:`source_histories`, times ``item_weights.source``; ``None`` if they do not count."""
+        if not settings.source or self.source_histories is None:
+            return None
+        plain = settings.settled()
+        key = ("sources", resolved(plain.form, self.n_items), plain.decay if plain.next_item else None)
+        if key not in self._statistics:
+            self._statistics[key] = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
+        return self._statistics[key].scaled(settings.source)
 
     def set_item_weight_statistics(self, settings: ItemWeightSettings, statistics: ItemWeightStatistics) -> None:
         """Makes :meth:`item_weight_statistics` return statistics that were made of earlier ones.

@@ -25,7 +25,7 @@ import tensorflow_recommenders as tfrs
 from scipy import sparse
 
 from tfllmrec.client.fields import Fields
-from tfllmrec.columns import ITEM
+from tfllmrec.columns import DOMAIN, ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
@@ -55,7 +55,7 @@ from tfllmrec.models.contributions import (
     feedback_by_event,
 )
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, larger, solve_item_weights
+from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, between_domains, larger, solve_item_weights
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
@@ -76,6 +76,7 @@ class Catalogue:
       text_widths: the widths of the encoders' vectors concatenated in ``text``; ``None`` if there is one encoder.
       fields: further fields of the items by their keys (``item.brand``), ``[N]`` or ``[N, width]`` each, as
         :meth:`tfllmrec.data.schema.Field.encode` gives them.
+      domains: object ``[N]``, the domain of each item in joined data; ``None``: there is one.
 
     Raises:
       ModelError: an id is there twice, or there is not one row of text and of each field for each id.
@@ -85,6 +86,7 @@ class Catalogue:
     text: np.ndarray
     text_widths: Sequence[int] | None = None
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    domains: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -107,7 +109,8 @@ class Catalogue:
         fields = [each for each in schema.of("item") if each.has_encoder]
         fields = [each for each in fields if config is None or config.reads_item_field(each.kind)]
         encoded = {each.key: each.blank(len(items)) if blank else each.encode(items[each.name]) for each in fields}
-        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded)
+        domains = items[DOMAIN].to_numpy(object) if DOMAIN in items else None
+        return cls(items[ITEM].to_numpy(object), text, text_widths, encoded, domains)
 
     def __post_init__(self) -> None:
         n_items = len(self.item_ids)
@@ -201,7 +204,7 @@ class Hybrid(MeasuredModel):
         self.item_weights = item_weights = (item_weights or ItemWeightSettings()).settled()
         assert config.dropout is not None and config.id_dropout is not None
         assert config.history_length is not None and item_weights.decay is not None
-        self.n_items = len(catalogue.item_ids)
+        self.n_items, self.domains = len(catalogue.item_ids), catalogue.domains
         if len(train_counts) != self.n_items:
             raise ModelError(
                 f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "
@@ -353,10 +356,12 @@ class Hybrid(MeasuredModel):
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
+        weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour.set_weights_of_items(weights.neighbours, weights.weights)
 
     def set_holdout(self, weights: PrunedWeights, counts: np.ndarray) -> None:
         """Sets what is known without the events that the gates are fitted on: their W, and int ``[N]`` counts."""
+        weights = between_domains(weights, self.domains, self.item_weights.domains)
         self.behaviour_without_holdout.set_weights_of_items(weights.neighbours, weights.weights)
         self.counts_without_holdout.assign(np.asarray(counts, np.float32))
 
@@ -1083,44 +1088,6 @@ class Hybrid(MeasuredModel):
         weights = self.event_weights(query, tf.stack([row, at], axis=1))
         return self.weighed_terms(item_vectors, asked, past, items, weights)
 
-    def start_from(self, other: Hybrid) -> None:
-        """Takes over what a model with the same settings has learned; the catalogue stays this model's own.
-
-        Rows of ids that only this model has keep their initial values. Without training events they do not count
-        (:class:`~tfllmrec.layers.item_fusion.ItemFusion`).
-
-        Args:
-          other: its items are the first ones of this model's catalogue.
-
-        Raises:
-          ModelError: the other model has other settings or fields, or items that are not the first ones of this model.
-        """
-        ours, theirs = self._learned_variables, other._learned_variables
-        of_items = {variable.ref() for variable in self._item_variables}
-        fits = len(ours) == len(theirs) and all(
-            a.shape[1:] == b.shape[1:] if a.ref() in of_items else a.shape == b.shape
-            for a, b in zip(ours, theirs, strict=False)
-        )
-        if not fits or not np.array_equal(self.item_ids[: other.n_items], other.item_ids):
-            raise ModelError(
-                "A hybrid starts from one with the same settings and fields, whose items come first in its catalogue; "
-                "found another one: fit again."
-            )
-        for variable, learned in zip(ours, theirs, strict=True):
-            if variable.ref() not in of_items:
-                variable.assign(learned)
-        if self.items.use_ids:
-            learned = other.items.id_embedding.numpy()
-            self.items.id_embedding.assign(np.concatenate([learned, self.items.id_embedding.numpy()[len(learned) :]]))
-
-    @property
-    def _item_variables(self) -> list[tf.Variable]:
-        """What belongs to the catalogue: variables with a row for each item, and the means of its vectors."""
-        fields = self.items.fields
-        means = [each.mean for each in fields if each.field.kind == "vector"]
-        ids = [self.items.id_embedding] if self.items.use_ids else []
-        return [self.items.blocks["text"], *(each.values for each in fields), *means, self.gates.has_text, *ids]
-
     def extend(
         self,
         catalogue: Catalogue,
@@ -1144,29 +1111,59 @@ class Hybrid(MeasuredModel):
         Raises:
           ModelError: the catalogue lacks a field that the model reads.
         """
+        here = np.arange(len(catalogue.item_ids))
+        rows = np.where(here < self.n_items, here, -1)
+        return self.with_catalogue(catalogue, rows, histories, tell, text, graph)
+
+    def with_catalogue(
+        self,
+        catalogue: Catalogue,
+        rows: np.ndarray,
+        histories: Ragged,
+        tell: Tell,
+        text: np.ndarray | None = None,
+        graph: sparse.csr_array | None = None,
+        item_weights: ItemWeightSettings | None = None,
+    ) -> Hybrid:
+        """This model over another catalogue, without training.
+
+        Items that both catalogues have keep their learned ids and their numbers of events; to the model, all others are
+        cold items. The item-item weights are solved for the catalogue.
+
+        Args:
+          catalogue: of N items.
+          rows: int ``[N]``, of each item its row in this model's catalogue, -1 for none.
+          histories: items of the catalogue, from which the item-item weights are solved.
+          tell: called with a line for each step.
+          text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
+            own.
+          graph: as in :meth:`extend`.
+          item_weights: settings of the item-item weights; by default this model's.
+
+        Raises:
+          ModelError: the catalogue lacks a field that the model reads.
+        """
         of_items = [each.key for each in self.schema.of("item")]
         if lacking := [key for key in of_items if key not in catalogue.fields]:
             raise ModelError(
                 f"Catalogue: the model reads the item fields {', '.join(lacking)}, but the catalogue does not have "
                 "them. Build it with Catalogue.of(items, text, schema)."
             )
-        n_items, item_weights = len(catalogue.item_ids), self.item_weights
-        counts = np.pad(self.train_counts.numpy(), (0, n_items - self.n_items))
+        n_items, item_weights = len(catalogue.item_ids), item_weights or self.item_weights
+        counts = np.append(self.train_counts.numpy(), 0)[rows]
         with keras_policy(self.dtype_policy.name):
             model = Hybrid(
                 catalogue, counts, self.config, item_weights, self.negatives, self.seed, self.schema, self.repeats,
                 name=self.name,
             )  # fmt: skip
         model.texts = self.texts
-        model.start_from(self)
-        model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
+        model.start_from(self, rows)
+        if text is not None:
+            model.items.blocks["text"].assign(centred_unit(catalogue.text, text, catalogue.text_widths))
         for each, ours in zip(model.items.fields, self.items.fields, strict=True):
             if each.field.kind == "vector":
                 each.mean.assign(ours.mean)
                 each.set_values(catalogue.fields[each.field.key])
-        if model.items.use_ids:
-            ids = self.items.id_embedding.numpy()
-            model.items.id_embedding.assign(np.pad(ids, ((0, n_items - self.n_items), (0, 0))))
         if model.use_behaviour:
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:
@@ -1176,6 +1173,44 @@ class Hybrid(MeasuredModel):
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
             model.set_item_weights(weights)
         return model
+
+    def start_from(self, other: Hybrid, rows: np.ndarray) -> None:
+        """Takes over what another model has learned by gradient, and its choices on validation.
+
+        What belongs to the catalogue (texts, fields and the means that are subtracted from them, numbers of events,
+        item-item weights) stays this model's own. Ids of items that both have are taken over; all others become zero,
+        as of an item without events.
+
+        Args:
+          other: of the same settings and schema.
+          rows: int ``[N]``, of each item its row in the other model's catalogue, -1 for none.
+
+        Raises:
+          ModelError: the models have other layers.
+        """
+        own, learned = self._of_no_catalogue, other._of_no_catalogue
+        if [variable.shape for variable in own] != [variable.shape for variable in learned]:
+            raise ModelError(
+                "Expected a model with the same layers to start from: its section 'model' and its schema must be the "
+                "same, and its text encoder must give vectors of the same width."
+            )
+        for variable, value in zip(own, learned, strict=True):
+            variable.assign(value)
+        if self.items.use_ids:
+            shared = np.asarray(rows) >= 0
+            ids = self.items.id_embedding.numpy()
+            ids[shared] = other.items.id_embedding.numpy()[rows[shared]]
+            ids[~shared] = 0.0
+            self.items.id_embedding.assign(ids)
+
+    @property
+    def _of_no_catalogue(self) -> list[tf.Variable]:
+        """The learned variables without rows of items and the means of their vectors, which belong to a catalogue."""
+        fields = self.items.fields
+        own = [self.items.blocks["text"], self.gates.has_text, *(each.values for each in fields)]
+        own += [each.mean for each in fields if each.field.kind == "vector"]
+        own += [self.items.id_embedding] if self.items.use_ids else []
+        return [each for each in self._learned_variables if not any(each is variable for variable in own)]
 
 
 def marks_of(ratings: tf.Tensor) -> tf.Tensor:

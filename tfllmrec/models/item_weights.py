@@ -33,7 +33,7 @@ weights towards item i are multiplied by ``(l2 P_ii) ** popularity``, which take
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,6 +43,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from tfllmrec.config import ItemWeightSettings
+from tfllmrec.data.domains import BOTH
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import UNKNOWN_CODE
 from tfllmrec.durable import reading_npz, replacing
@@ -452,6 +453,10 @@ class ItemWeightStatistics:
         known, target = (strength * each.astype(np.float32, copy=False) for each in (self.known, self.target))
         return known + both, target + both
 
+    def scaled(self, factor: float) -> ItemWeightStatistics:
+        """Statistics in which each user counts ``factor`` times."""
+        return self._each(lambda view: factor * view)
+
     def __add__(self, other: ItemWeightStatistics) -> ItemWeightStatistics:
         """Adds the users of ``other``.
 
@@ -705,6 +710,36 @@ def prune(weights: np.ndarray, neighbours: int) -> PrunedWeights:
         rows = slice(start, start + _BLOCK)
         indices[rows], values[rows] = strongest(weights[rows], kept)
     return PrunedWeights(indices, values)
+
+
+def between_domains(
+    weights: PrunedWeights, domains: np.ndarray | None, factors: Mapping[str, float] | None
+) -> PrunedWeights:
+    """The weights times the factor of each pair of domains: how much an event in one domain says of items of another.
+
+    Args:
+      weights: of joined data.
+      domains: object ``[N]``, the domain of each item; those of a shared item are separated by ``|``.
+      factors: by ``FROM>TO``; 1 for pairs that it lacks, and for items that share a domain.
+
+    Returns:
+      The same weights where there are no domains or no factors.
+
+    Raises:
+      ModelError: a factor names a domain that no item has.
+    """
+    if domains is None or not factors:
+        return weights
+    cells, codes = np.unique(np.asarray(domains, str), return_inverse=True)
+    names = [set(cell.split(BOTH)) for cell in cells]
+    if unknown := {name for pair in factors for name in pair.split(">")} - set().union(*names):
+        raise ModelError(
+            f"item_weights.domains: expected FROM>TO of the domains {', '.join(sorted(set().union(*names)))}, found "
+            f"{', '.join(sorted(unknown))}."
+        )
+    table = [[1.0 if a & b else max(factors.get(f"{x}>{y}", 1.0) for x in a for y in b) for b in names] for a in names]
+    of_pair = np.asarray(table, np.float32)[codes[:, np.newaxis], codes[weights.neighbours]]
+    return PrunedWeights(weights.neighbours, weights.weights * of_pair)
 
 
 def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:

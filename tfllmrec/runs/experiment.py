@@ -10,7 +10,7 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,7 @@ from tfllmrec.runs.run import (
     SCHEMA,
     TAKEN_OVER,
     TRAINED,
+    TRANSFER,
     UPDATE,
     Parent,
     Recorded,
@@ -45,6 +46,7 @@ from tfllmrec.runs.run import (
     unfinished,
 )
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_all, measure_with_ranking, report, save_per_query
+from tfllmrec.runs.transfer import begin_transfer, note_alignment, read_source
 from tfllmrec.text.template import ItemTemplate
 
 if TYPE_CHECKING:
@@ -55,8 +57,9 @@ if TYPE_CHECKING:
 
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {
-    "config.yaml", "source.json", PARENT, UPDATE, TRAINED, SCHEMA, "data", "vectors.npy", "vectors.json", "logs", GRAPH,
-}  # fmt: skip
+    *("config.yaml", "source.json", PARENT, UPDATE, TRAINED, TRANSFER, SCHEMA, "data", "vectors.npy", "vectors.json"),
+    *("logs", GRAPH),
+}
 PACKAGES = (
     "tfllmrec",
     "tensorflow",
@@ -133,6 +136,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.board.fit import board_callbacks
 
     callbacks = board_callbacks(config, split, out, tell)  # first: a tracker that is not installed is found at once
+    source = read_source(run, config) if config.transfer.sources else None
     text = encode(run, config, tell)
     graph = run.graph
     if graph is None and config.graph.wanted:
@@ -148,17 +152,26 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     from tfllmrec.training.fit import fit_hybrid
     from tfllmrec.training.interests import prepared_forecast
     from tfllmrec.training.ranking import prepared_ranking, settle_epochs
+    from tfllmrec.training.transfer import alignment, fit_from
 
     # A run that was interrupted after training has nothing left to choose, and knows why from before.
     record = out / "run.json"
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
-    warm, options = (None, config) if run.update is None else warm_start(run, data, config, tell)
-    fitted = fit_hybrid(data, options, out, tell, callbacks, warm)
-    del warm  # it holds the parent
+    if source is not None:
+        data = replace(data, source_histories=source.histories)
+        fitted = fit_from(source, data, config, out, tell, callbacks)
+        note_alignment(run, alignment(data, fitted.model, source), tell)
+    elif run.update is not None:
+        warm, options = warm_start(run, data, config, tell)
+        fitted = fit_hybrid(data, options, out, tell, callbacks, warm)
+        del warm  # it holds the parent
+    else:
+        fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
-    if "behaviour" in fitted.options.model.terms:
+    reads_events = source is None or fitted.options.transfer.method == "fine_tune"
+    if reads_events and "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]
     if run.update is None:  # the settings of an update are its parent's, those of training included
@@ -239,6 +252,10 @@ def _begun(
         write_text(out / PARENT, parent.model_dump_json(indent=1))
     for line in dataset.report.lines():
         tell(f"data: {line}")
+    schema = None
+    if config.transfer.sources:
+        begun = begin_transfer(dataset, config, base, out, tell)
+        dataset, config, schema = begun.dataset, begun.config, begun.schema
     dataset.save(out / "data")
     config = config.model_copy(deep=True)
     config.data = data_beside(config.data, dataset.name)
@@ -249,7 +266,7 @@ def _begun(
     for role in ("encoder", "preprocessor"):
         if handle := getattr(config.text, role):
             setattr(config.text, role, _absolute(handle, base))
-    split = make_split(dataset, config.split, config.seed)
+    split = make_split(dataset, config.split, config.seed, schema)
     for line in split.schema.lines():
         tell(f"field: {line}")
     write_text(out / SCHEMA, json.dumps(split.schema.as_dict(), indent=1, ensure_ascii=False))

@@ -7,6 +7,7 @@ RUN/
   parent.json     the search or run that it was made from, if there is one
   update.json     of an update: the folder of the run that it goes on from, and how much was new
   trained.npy     of an update: the rows of the events that its parent was trained on
+  transfer.json   which runs of other domains it starts from, and what it shares with them, if there are any
   data/           the data set as it was used (Parquet)
   schema.json     the fields: owner, kind, vocabulary and statistics of training
   text/           what pretraining and tuning made of the text tower, where the config asks for it
@@ -40,11 +41,13 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.columns import TITLE
 from tfllmrec.config import PARAPHRASE, ExperimentConfig, load_config, paraphrase_option
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import Overlap
 from tfllmrec.data.graph import ItemGraph
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split, make_split
-from tfllmrec.durable import read_json, reading_npz
+from tfllmrec.durable import read_json, reading_npz, write_text
 from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.alignment import Distances
 from tfllmrec.evaluation.protocol import Result, users_of
 from tfllmrec.evaluation.report import results_of
 from tfllmrec.progress import Tell, to_stderr
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
     from tfllmrec.training.text.query_encoder import QueryEncoderRecord
 
 PER_QUERY, SCHEMA, INTERESTS, GRAPH = "per_query.npz", "schema.json", "interests", "graph"
+#: What a run took from runs of other domains.
+TRANSFER = "transfer.json"
 #: The folder of results of the model without one of its parts, which ``benchmarks/ablation.py`` writes.
 ABLATION = "ablation"
 #: In the folder of a search: the settings that are searched.
@@ -141,6 +146,50 @@ class Recorded(BaseModel, extra="allow"):
     source: dict[str, Any]
     chosen: list[str]
     parent: Parent | None = None
+
+
+class SourceRun(BaseModel):
+    """A run that another one starts from.
+
+    Attributes:
+      folder: absolute.
+      name: of its data set.
+      data_sha256: the fingerprint of its data set.
+    """
+
+    folder: Path
+    name: str
+    data_sha256: str
+
+
+class Transferred(BaseModel):
+    """``transfer.json``.
+
+    Attributes:
+      sources: the first one gives its model.
+      overlaps: what the target shares with each, as :meth:`tfllmrec.data.domains.Overlap.as_dict` gives it.
+      missing: columns that the source's model reads and the target lacks; they are read as missing.
+      unread: columns of the target that the source's model does not know.
+      alignment: distances between the domains' vectors; none with ``joint``.
+    """
+
+    sources: list[SourceRun]
+    overlaps: list[dict[str, Any]]
+    missing: list[str] = []
+    unread: list[str] = []
+    alignment: dict[str, dict[str, float] | None] = {}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [str(Overlap.from_dict(each)) for each in self.overlaps]
+        lines += [f"the target lacks {', '.join(self.missing)}"] if self.missing else []
+        lines += [f"the source does not know {', '.join(self.unread)}"] if self.unread else []
+        known = {name: each for name, each in self.alignment.items() if each is not None}
+        return lines + [f"{name} alignment: {Distances(**each)}" for name, each in known.items()]
+
+    def write(self, folder: Path) -> None:
+        """Writes the file into a run's folder."""
+        write_text(folder / TRANSFER, self.model_dump_json(indent=1))
 
 
 class _ReadBy(BaseModel):
@@ -284,6 +333,26 @@ class Run:
         return read_vectors(self.folder / "vectors.npy", self.dataset.n_items, again)
 
     @property
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder that gave :attr:`text`; ``None`` if no item has text.
+
+        Raises:
+          ModelError: the file that has it is damaged.
+        """
+        path = self.folder / "vectors.json"
+        return self.read(path.name, _ReadBy)["encoder"] if path.is_file() else None
+
+    @property
+    def transferred(self) -> Transferred | None:
+        """What the run took from runs of other domains; ``None`` if it took nothing.
+
+        Raises:
+          ModelError: the file that says so is damaged.
+        """
+        path = self.folder / TRANSFER
+        return Transferred.model_validate(self.read(TRANSFER, Transferred)) if path.is_file() else None
+
+    @property
     def text_widths(self) -> list[int] | None:
         """The widths of the encoders' vectors in :attr:`text`; ``None`` if no item has text, or in older runs.
 
@@ -353,8 +422,8 @@ class Run:
         template = ItemTemplate.from_items(self.split.items, config.text.template)
         encoder = prepared_encoder(folder, self.split, template, config, tell)
         if all((self.folder / name).is_file() for name in ("vectors.json", "vectors.npy")):
-            then = self.read("vectors.json", _ReadBy)["encoder"]
-            if then != encoder.fingerprint:
+            then = self.encoder_fingerprint
+            if then is not None and then != encoder.fingerprint:
                 raise ModelError(
                     f"{self.folder}: the items' texts were read by another encoder (fingerprint {then[:12]}) than text."
                     f"encoder {config.text.encoder} with these settings is now ({encoder.fingerprint[:12]}), and their "

@@ -182,6 +182,8 @@ def tune(
             "depends on the settings that the trials vary. Search with text.mode=frozen, then fit the best config with "
             "joint."
         )
+    if config.transfer.sources:
+        raise ConfigError("transfer.sources: expected none for a search, whose trials are fits on the data alone.")
     if space is None:
         space = default_space(config)
     with (

@@ -80,6 +80,11 @@ def update_run(
       WriteError: the disk is full, read-only or broken.
     """
     run = Run.open(parent)
+    if run.config.transfer.sources:
+        raise ConfigError(
+            f"{run.folder} was made by 'tfllmrec transfer': an update would not know the events of its sources. "
+            "Transfer again, with a table of all events: tfllmrec transfer --source RUN --events FILE --items FILE."
+        )
     config = _config(run, overrides)
     came = _data_section(run, events, items, users)
     source = came.model_dump(mode="json", exclude_defaults=True)

@@ -68,7 +68,8 @@ def warm_start(
     config = config.model_copy(deep=True)
     config.training.epochs = config.update.epochs
     config.training.learning_rate *= config.update.learning_rate_share
-    return WarmStart(parent.load_model(), active, new_events), config
+    model, here = parent.load_model(), np.arange(data.n_items)
+    return WarmStart(model, np.where(here < model.n_items, here, -1), active, new_events), config
 
 
 def _changes(before: Queries, now: Queries, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,10 +14,11 @@ import pandas as pd
 import tensorflow as tf
 
 from tfllmrec.assets import cache_folder
-from tfllmrec.columns import CATEGORIES, DESCRIPTION, ITEM, ITEM_INDEX, STRATUM, TITLE, TRAIN_EVENTS
+from tfllmrec.columns import CATEGORIES, DESCRIPTION, DOMAIN, ITEM, ITEM_INDEX, STRATUM, TITLE, TRAIN_EVENTS
 from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.cleaning.titles import display_titles
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import domain_filters
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -142,6 +143,11 @@ def _export_run(
     items, text, counts, text_to_vector = run.split.items, np.asarray(run.text), None, None
     encoder = run.text_encoder(tell) if np.any(text) else None
     model, graph = run.load_model(), run.graph
+    if new_items is not None and run.config.transfer.sources:
+        raise ModelError(
+            f"{run.folder} has item-item weights from events of other runs, so no items can be added to it: transfer "
+            "again with the larger catalogue as --items."
+        )
     if new_items is not None:
         grown = read_new_items(run, new_items, encoder, model.items.fields_read, tell)
         items, text, counts = grown.items, grown.text, grown.counts
@@ -173,6 +179,7 @@ def _export_run(
         forecast,
         run.dataset.ordered,
         graph,
+        domain_filters(items),
     )
     popularity = _popularity(run.split, run.config.evaluation.head_share)
     return _write(serving, items, popularity, run.split.schema, Path(target), _manifest(run, counts))
@@ -244,6 +251,7 @@ def _export_model(
         split.strata()["tail"],
         split.dataset.repeats,
         ordered=split.dataset.ordered,
+        domains=domain_filters(items),
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
     return _write(serving, items, _popularity(split), schema, Path(target), manifest)
@@ -332,8 +340,10 @@ def _write(
             extra = temporary / EXTRA
             extra.mkdir()
             told = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)})
-            if CATEGORIES in items:
-                told[CATEGORIES] = items[CATEGORIES].map(category_names)
+            if CATEGORIES in items or DOMAIN in items:
+                cells = items[CATEGORIES] if CATEGORIES in items else [""] * len(items)
+                asked = zip(cells, domain_filters(items), strict=True)
+                told[CATEGORIES] = [[*category_names(cell), *names] for cell, names in asked]
             for name, of_new in ((TRAIN_EVENTS, 0), (STRATUM, "cold")):
                 told[name] = popularity[name].reindex(range(len(items)), fill_value=of_new).to_numpy()
             told.to_parquet(extra / ITEMS, index=False)

@@ -130,6 +130,8 @@ class ServingModel(tf.Module):
       forecast: learned on ``model``; ``None``: interests are what is counted in the history.
       ordered: whether the order of a user's events is known, so that reasons may speak of it.
       graph: of the first items; further ones have no neighbours. ``None``: no ``related``.
+      domains: of each item of joined data, further names that ``categories`` of a request may have, see
+        :func:`tfllmrec.data.domains.domain_filters`.
 
     Raises:
       ModelError: the model reads a field that the schema does not have, or texts, and there is no encoder for them.
@@ -154,6 +156,7 @@ class ServingModel(tf.Module):
         forecast: LabelForecast | None = None,
         ordered: bool = True,
         graph: ItemGraph | None = None,
+        domains: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(name="tfllmrec")
         self.n_items, self.repeats = len(item_ids), repeats
@@ -165,6 +168,9 @@ class ServingModel(tf.Module):
         members: dict[str, list[int]] = {}
         for item, names in enumerate(names_of):
             for name in names:
+                members.setdefault(name, []).append(item)
+        for item, of_domains in enumerate(domains):
+            for name in of_domains:
                 members.setdefault(name, []).append(item)
         numbers = {name: number for number, name in enumerate(members)}
         self.category_of = static_table({"": NOTHING} | numbers, len(members))

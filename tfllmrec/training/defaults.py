@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
+from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
@@ -19,6 +21,7 @@ from tfllmrec.models.item_weights import (
     MAX_ITEMS,
     NotPositiveDefinite,
     PrunedWeights,
+    between_domains,
     event_weights,
     resolved,
     score_history,
@@ -144,6 +147,10 @@ def events_per_item(split: Split) -> float:
 CONTEXT_STRENGTHS = (0.5, 1.0, 1.5)
 #: How much the graph of the items may count in the item-item weights; see :func:`choose_graph`.
 GRAPH_STRENGTHS = (10.0, 30.0, 100.0)
+#: How much an event of another domain may count in the item-item weights; see :func:`choose_source`.
+SOURCE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+#: Factors that the weights between two domains may have instead of 1; see :func:`choose_domains`.
+DOMAIN_FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
 #: Where the search goes from a value, upwards and downwards; in the order in which it looks.
 MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
     "text": lambda v: (v * 3, v / 3),
@@ -185,7 +192,7 @@ def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
         )
     else:
         start = ItemWeightSettings(decay=1.0, l2=100.0, co_occurrence=1.0, text=30.0, next_item=0.0, popularity=0.5)
-    start.graph = 0.0  # see choose_graph
+    start.graph = start.source = 0.0  # see choose_graph and choose_source
     start.itself = 3.0 if data.split.dataset.repeats else 0.0
     return start if np.any(data.text) else start.model_copy(update={"text": 0.0})
 
@@ -205,13 +212,17 @@ def searched_settings(data: TrainingData) -> set[str]:
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
     """The selection value on the validation sample of item-item weights that are solved from the training histories."""
     settings = settings.settled()
-    return selection_value(_measured(data, settings))
+    return selection_value(item_weights_result(data, settings))
 
 
-def _measured(data: TrainingData, settings: ItemWeightSettings) -> Result:
+def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Result:
     """The validation figures of item-item weights that are solved from the training histories."""
+    return data.measure(_Weights(_solved(data, settings), settings))
+
+
+def _solved(data: TrainingData, settings: ItemWeightSettings) -> PrunedWeights:
     weights = solve(data.item_weight_statistics(settings), settings, data.unit_text, data.graph_view)
-    return data.measure(_Weights(weights, settings))
+    return between_domains(weights, data.domains, settings.domains)
 
 
 def choose_item_weights(
@@ -290,16 +301,104 @@ def choose_graph(
     """
     if given.graph is not None or data.graph is None or not data.graph.relations:
         return settings, []
-    without, tried = _measured(data, settings), {}
-    for strength in GRAPH_STRENGTHS:
-        tried[strength] = _measured(data, settings.model_copy(update={"graph": strength}))
-        tell(f"item_weights.graph {strength:g}: selection value {selection_value(tried[strength]):.4f}")
-    best = max(GRAPH_STRENGTHS, key=lambda strength: selection_value(tried[strength]))
-    found, low, high = selection_gain(tried[best], without, confidence=1 - 0.05 / len(GRAPH_STRENGTHS))
-    taken = best if low > 0 else 0.0
-    left_out = "" if taken else f" (the graph is left out: {best:g} gains no more than chance)"
-    said = f"item_weights.graph {taken:g}{left_out}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
+    taken, said = _best_strength(data, settings, "graph", GRAPH_STRENGTHS, "the graph is left out", tell)
     return settings.model_copy(update={"graph": taken}), [said]
+
+
+def choose_source(
+    data: TrainingData, given: ItemWeightSettings, settings: ItemWeightSettings, tell: Tell
+) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets ``source``: how much the events of other domains count in the item-item weights.
+
+    It is the best of :data:`SOURCE_STRENGTHS` on validation; 0, which leaves them out, unless the gain is larger than
+    chance. So events that make the lists worse are left out.
+
+    Args:
+      data: with or without :attr:`TrainingData.source_histories`. given, settings, tell: as in :func:`choose_graph`.
+
+    Returns:
+      The settings, and a line on what was chosen; none where there are no such events.
+    """
+    if given.source is not None or data.source_histories is None or not len(data.source_histories.values):
+        return settings, []
+    left_out = "the sources' events are left out"
+    taken, said = _best_strength(data, settings, "source", SOURCE_STRENGTHS, left_out, tell)
+    return settings.model_copy(update={"source": taken}), [said]
+
+
+def _best_strength(
+    data: TrainingData,
+    settings: ItemWeightSettings,
+    name: Literal["graph", "source"],
+    strengths: Sequence[float],
+    left_out: str,
+    tell: Tell,
+) -> tuple[float, str]:
+    """The best of ``strengths`` of a view of the item-item weights, 0 unless it gains more than chance; and a line."""
+    without, tried = item_weights_result(data, settings), {}
+    for strength in strengths:
+        tried[strength] = item_weights_result(data, settings.model_copy(update={name: strength}))
+        tell(f"item_weights.{name} {strength:g}: selection value {selection_value(tried[strength]):.4f}")
+    best = max(strengths, key=lambda strength: selection_value(tried[strength]))
+    found, low, high = selection_gain(tried[best], without, confidence=1 - 0.05 / len(strengths))
+    taken = best if low > 0 else 0.0
+    why = "" if taken else f" ({left_out}: {best:g} gains no more than chance)"
+    said = f"item_weights.{name} {taken:g}{why}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
+    return taken, said
+
+
+def choose_domains(
+    data: TrainingData, settings: ItemWeightSettings, tell: Tell
+) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets ``domains``: how much an event in one domain of joined data says of the items of another one.
+
+    For each pair of domains, one after the other, the best of :data:`DOMAIN_FACTORS` is taken in place of 1 if its gain
+    on validation is larger than chance, for all factors and pairs together (Bonferroni). A factor below 1 says that the
+    events of the other domain do harm as they are (negative transfer); at 0 they say nothing.
+
+    Args:
+      data: validation queries and training events; its items have domains, or there is nothing to choose.
+      settings: of the item-item weights, all chosen but ``domains`` and ``context``. They are not changed.
+      tell: called with a line for each factor.
+
+    Returns:
+      The settings, and a line for each pair of domains, with the gain in each stratum.
+    """
+    names = domain_names(data.split.dataset.items)
+    if settings.domains is not None or len(names) < 2:
+        return settings, []
+    asked = np.unique(data.sample.targets.values)
+    wanted = [name for name in names if items_of_domain(data.split.dataset.items, name)[asked].any()]
+    pairs = [(a, b) for b in wanted for a in names if a != b]
+    weights = _solved(data, settings)
+    chosen: dict[str, float] = {}
+    said: list[str] = []
+
+    def measured(factors: dict[str, float]) -> Result:
+        return data.measure(_Weights(between_domains(weights, data.domains, factors), settings))
+
+    best = measured({})
+    for pair in pairs:
+        key, tried = ">".join(pair), {}
+        for factor in DOMAIN_FACTORS:
+            tried[factor] = measured(chosen | {key: factor})
+            tell(f"item_weights.domains {key} {factor:g}: selection value {selection_value(tried[factor]):.4f}")
+        factor = max(DOMAIN_FACTORS, key=lambda factor: selection_value(tried[factor]))
+        confidence = 1 - 0.05 / (len(DOMAIN_FACTORS) * len(pairs))
+        found, low, high = selection_gain(tried[factor], best, confidence=confidence)
+        strata = ", ".join(
+            f"{label} {best.metrics[label]:.4f} with 1, {tried[factor].metrics[label]:.4f} with {factor:g}"
+            for label in ("ndcg@10/head", "ndcg@10/tail")
+            if best.metrics.get(label) is not None
+        )
+        taken = factor if low > 0 else 1.0
+        said.append(
+            f"item_weights.domains {key} {taken:g}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with "
+            f"{factor:g}; {strata}"
+        )
+        if low > 0:
+            chosen[key], best = factor, tried[factor]
+    return settings.model_copy(update={"domains": chosen}), said
 
 
 def contexts(schema: Schema) -> list[str]:
@@ -344,7 +443,7 @@ def choose_context(
     fields = contexts(data.split.schema)
     if settings.context is not None or not fields:
         return settings, []
-    weights = solve(data.item_weight_statistics(settings), settings, data.unit_text, data.graph_view)
+    weights = _solved(data, settings)
 
     def measured(context: dict[str, float]) -> Result:
         return data.measure(_Weights(weights, settings.model_copy(update={"context": context})))

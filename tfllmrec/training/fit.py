@@ -28,7 +28,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import ItemWeightStatistics, solve, solve_item_weights
+from tfllmrec.models.item_weights import ItemWeightStatistics, solve
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
@@ -86,15 +86,17 @@ class WarmStart:
     """What a fit goes on from, in place of random weights.
 
     Attributes:
-      model: fitted on an earlier state of the data, with the same settings.
-      users: bool ``[U]``, the training users whose events the dense side and the gates are trained on.
+      model: fitted with the same settings, on an earlier state of the data or on other data.
+      rows: int ``[N]``, of each item its row in the catalogue of ``model``, -1 for none.
+      users: bool ``[U]``, the training users whose events the dense side and the gates are trained on; ``None``: all.
       new_events: bool ``[E]``, the events of :meth:`Split.train_queries` that ``model`` was not trained on. Only these
-        are held out for the gates, because the dense side knows the others.
+        are held out for the gates, because the dense side knows the others. ``None``: all.
     """
 
     model: Hybrid
-    users: np.ndarray
-    new_events: np.ndarray
+    rows: np.ndarray
+    users: np.ndarray | None = None
+    new_events: np.ndarray | None = None
 
 
 @random_state_kept()
@@ -136,7 +138,7 @@ def fit_hybrid(
     tell = tell or (lambda line: None)
     set_seeds(config.seed)
     sequences = Sequences.from_split(data.split, config.training.gate_holdout, config.seed)
-    if start is not None:
+    if start is not None and start.new_events is not None:
         held_out = Ragged(sequences.held_out.values & start.new_events, sequences.held_out.offsets)
         sequences = replace(sequences, held_out=held_out)
     if not (sequences.items.lengths >= 2).any():
@@ -149,18 +151,20 @@ def fit_hybrid(
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
     if start is not None:
-        model.start_from(start.model)
+        model.start_from(start.model, start.rows)
     if model.reads_texts and data.user_texts is not None:
         written = [values for key, values in data.split.encoded.items() if key in model.reads_texts]
         data.user_texts.codes(np.concatenate(written))  # those of held-out events, too, with one progress bar
         model.centre_texts(sequences, data.user_texts)
     if model.use_behaviour:
         tell("item-item weights: solving")
-        set_item_weights(model, sequences, data.item_weight_statistics(model.item_weights), data.graph_view)
+        settings = model.item_weights
+        statistics, of_sources = data.item_weight_statistics(settings), data.source_statistics(settings)
+        set_item_weights(model, sequences, statistics, data.graph_view, of_sources)
     if model.use_dense:
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            trained_on = sequences if start is None else sequences.take(start.users)
+            trained_on = sequences if start is None or start.users is None else sequences.take(start.users)
             chosen += _train(model, trained_on, data, config, kept, tell, callbacks)
     result = data.measure(model)
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
@@ -208,6 +212,10 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
         chosen += _told(said, tell)
         config.item_weights, said = defaults.choose_graph(data, given, config.item_weights, tell)
         chosen += _told(said, tell)
+        config.item_weights, said = defaults.choose_source(data, given, config.item_weights, tell)
+        chosen += _told(said, tell)
+        config.item_weights, said = defaults.choose_domains(data, config.item_weights, tell)
+        chosen += _told(said, tell)
         if config.model.fields and "meaning" in config.model.terms:  # else the model reads no fields
             config.item_weights, said = defaults.choose_context(data, config.item_weights, tell)
             chosen += _told(said, tell)
@@ -226,6 +234,7 @@ def set_item_weights(
     sequences: Sequences,
     statistics: ItemWeightStatistics | None = None,
     graph: sparse.csr_array | None = None,
+    of_sources: ItemWeightStatistics | None = None,
 ) -> None:
     """Solves W twice, with all training events and without those that the gates are fitted on, and sets both.
 
@@ -234,13 +243,16 @@ def set_item_weights(
       sequences: the training events.
       statistics: of all training events, for these settings; by default they are computed.
       graph: as :func:`tfllmrec.models.item_weights.solve_item_weights` takes it.
+      of_sources: the part of ``statistics`` that comes from other domains; it is in both.
     """
     unit, settings, kept = model.text_vectors, model.item_weights, sequences.choices(held_out=False)
     if statistics is None:
         statistics = ItemWeightStatistics.of(sequences.choices(held_out=True), model.n_items, settings)
     model.set_item_weights(solve(statistics, settings, unit, graph))
-    without = solve_item_weights(kept, model.n_items, settings, unit, graph)
-    model.set_holdout(without, np.bincount(kept.values, minlength=model.n_items))
+    without = ItemWeightStatistics.of(kept, model.n_items, settings)
+    if of_sources is not None:
+        without += of_sources
+    model.set_holdout(solve(without, settings, unit, graph), np.bincount(kept.values, minlength=model.n_items))
 
 
 @dataclass(frozen=True)
@@ -587,10 +599,15 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     arrays = [a for part in parts for a in ((part.values, part.offsets) if isinstance(part, Ragged) else (part,))]
     further = [key for key in model.reads if key != RATING_KEY]
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
-    may_lack = ("model.fields", "item_weights.itself", "item_weights.context", "item_weights.graph")
+    may_lack = (
+        "model.fields",
+        *(f"item_weights.{name}" for name in ("itself", "context", "graph", "source", "domains")),
+    )
     without_effect = [key for key in may_lack if not settings[key]]
     if config.item_weights.graph and data.graph_view is not None:
         settings["graph"] = fingerprint(data.graph_view.data, data.graph_view.indices, data.graph_view.indptr)
+    if config.item_weights.source and data.source_histories is not None:
+        settings["events of sources"] = fingerprint(data.source_histories.values, data.source_histories.offsets)
     if sequences.weights is None:
         without_effect.append("item_weights.kinds")
     else:

@@ -1,0 +1,101 @@
+"""What models lose on their first domains when a further domain is added.
+
+    python benchmarks/forgetting.py runs/two-shops runs/three-shops
+
+Both arguments are complete runs on joined data; the second one has all domains of the first and at least one more. Both
+are measured on the test queries of the first run, in each of its domains apart, over the items of that domain. Writes a
+section of benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sections import made_by, replace_section
+
+from tfllmrec.columns import ITEM
+from tfllmrec.data.domains import domain_names, items_of_domain
+from tfllmrec.data.queries import Queries
+from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.protocol import Result, evaluate, paired_difference
+from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.evaluation.report import markdown_table
+from tfllmrec.runs.run import Run
+
+
+class InItsCatalogue:
+    """A model of a larger catalogue as a recommender of a smaller one."""
+
+    def __init__(self, model: Recommender, rows: np.ndarray, n_items: int) -> None:
+        self.model, self.rows, self.n_items = model, rows, n_items
+
+    def score(self, queries: Queries) -> np.ndarray:
+        history, exclude = (replace(each, values=self.rows[each.values]) for each in (queries.history, queries.exclude))
+        targets = replace(queries.targets, values=self.rows[queries.targets.values])
+        asked = replace(queries, history=history, exclude=exclude, targets=targets, candidates=None)
+        return self.model.score(asked)[:, self.rows]
+
+
+def forgotten(before: Run, after: Run) -> dict[str, tuple[Result, Result]]:
+    """By domain of the first run, the results of both on its test queries there.
+
+    Raises:
+      ModelError: the data of the first run has no domains, or the second run lacks some of its items.
+    """
+    names, items = domain_names(before.dataset.items), before.dataset.items
+    rows = after.dataset.items[ITEM].reset_index().set_index(ITEM)["index"].reindex(items[ITEM])
+    if not names or rows.isna().any():
+        raise ModelError(
+            f"Expected joined data in {before.folder}, and all of its items in {after.folder}. Join the domains of "
+            "both with 'tfllmrec data join', with the same names."
+        )
+    # Fields are encoded by each model's own schema, so queries without fields are the only ones that both can read.
+    test = replace(before.split.test, fields={}, weights=None)
+    models = (
+        before.load_model(),
+        InItsCatalogue(after.load_model(), rows.to_numpy(np.int64), before.dataset.n_items),
+    )
+    found = {}
+    for name in names:
+        inside = items_of_domain(items, name)
+        asked = test.take(np.bincount(test.targets.row_of_value, inside[test.targets.values], len(test)) > 0)
+        if len(asked):
+            split, strata = before.split, before.split.strata(before.config.evaluation.head_share)
+            first, second = (
+                evaluate(
+                    model, replace(asked, candidates=inside), train_counts=split.train_counts, strata=strata, ks=[10],
+                    bootstrap=0,
+                )
+                for model in models
+            )  # fmt: skip
+            found[name] = first, second
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="Without and with the further domain.")
+    options = parser.parse_args()
+    before, after = map(Run.open, options.runs)
+    rows = []
+    for name, (first, second) in forgotten(before, after).items():
+        difference, low, high = paired_difference(second, first, "ndcg@10")
+        was, now = first.metrics["ndcg@10"] or 0.0, second.metrics["ndcg@10"] or 0.0
+        change = f"{now / was - 1:+.1%}" if was else "-"
+        cells = [f"{was:.4f}", f"{now:.4f}", f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]", change]
+        rows.append([name, *cells, f"{first.counts['queries']:,}"])
+    new = ", ".join(name for name in domain_names(after.dataset.items) if name not in {row[0] for row in rows})
+    table = markdown_table(["ndcg@10 in", "before", f"with {new}", "difference", "share", "queries"], rows)
+    body = "\n".join([made_by(shlex.join(["python", *sys.argv]), before.config.seed), "", *table])
+    title = f"forgetting: {before.dataset.name} with {new}"
+    replace_section(title, body)
+    print(f"{title}\n\n{body}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""``tfllmrec transfer``: from runs of other domains to a run on this one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
+from tfllmrec.cli.output import note, print_json, print_metrics, say, working
+
+
+def transfer(
+    source: Annotated[
+        list[Path],
+        typer.Option(
+            "--source", metavar="RUN", help="A complete run of another domain; may be repeated, the closest one first."
+        ),
+    ],
+    config: Annotated[Path | None, typer.Argument(help="Experiment on the target domain; or name its files.")] = None,
+    events: Events = None,
+    items: Items = None,
+    users: Users = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="zero_shot, align, fine_tune, joint or auto (the default): transfer.method."),
+    ] = None,
+    same_items: Annotated[
+        str | None, typer.Option("--same-items", metavar="BY", help="id (the default), title or none.")
+    ] = None,
+    same_users: Annotated[bool, typer.Option("--same-users", help="Equal user ids are one user.")] = False,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder to write; by default runs/NAME.")] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare", metavar="RUN", help="A run that was fitted on the target alone, with the same split."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Recommend in a domain with the help of runs of other domains: with or without training on its events.
+
+    Prints what the domains share, how far apart their texts are, and the scoreboard. The result is a run like others.
+    """
+    named = {"method": method, "same_items": same_items, "same_users": same_users or None}
+    paths = "[" + ", ".join(_quoted(path.resolve()) for path in source) + "]"
+    added = [f"transfer.sources={paths}"]
+    added += [f"transfer.{name}={str(value).lower()}" for name, value in named.items() if value is not None]
+    asked = asked_config(config, events, items, users, [*(overrides or []), *added])
+    if asked is None or (config is None and events is None):
+        raise typer.BadParameter("expected a CONFIG, or --events FILE, of the target domain.")
+    from tfllmrec.runs.experiment import fit_experiment
+    from tfllmrec.runs.run import Run
+    from tfllmrec.runs.transfer import compared
+
+    alone = None if compare is None else Run.open(compare)
+    with working():
+        run = fit_experiment(asked.config, out, base=asked.base)
+    record = run.transferred
+    assert record is not None
+    beside = {} if alone is None else compared(run, alone)
+    if json:
+        print_json({
+            "transfer": record.model_dump(mode="json"),
+            "compared": {label: asdict(each) for label, each in beside.items()},
+            **run.metrics,
+        })  # fmt: skip
+        return
+    for line in record.lines():
+        say(line)
+    print_metrics(run.metrics)
+    for label, each in beside.items():
+        say(f"{label}: {each}")
+    note(f"run: {run.folder}")
+    note(f"next: tfllmrec export {run.folder} saved_models/{run.folder.name}")
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

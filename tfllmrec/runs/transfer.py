@@ -1,0 +1,265 @@
+"""Runs that start from complete runs of other domains: what such a run reads, and the file that records it.
+
+The sources are read when the target run is begun and when it is fitted; once complete, it stands alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tfllmrec.columns import ITEM, USER
+from tfllmrec.config import ExperimentConfig, TransferConfig
+from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import SEPARATOR, Overlap, join_datasets
+from tfllmrec.data.same_items import By, same_items, titles_differ
+from tfllmrec.data.schema import Schema
+from tfllmrec.errors import ConfigError, ModelError
+from tfllmrec.evaluation.protocol import paired_differences
+from tfllmrec.evaluation.report import list_length
+from tfllmrec.progress import Tell
+from tfllmrec.runs.run import Run, SourceRun, Transferred
+from tfllmrec.text.template import ItemTemplate
+
+if TYPE_CHECKING:
+    from tfllmrec.evaluation.alignment import Distances
+    from tfllmrec.training.transfer import Source
+
+
+#: Kinds of split that ask in one domain of joined data.
+_KINDS_WITH_DOMAIN = ("auto", "leave_last_out", "leave_random_out", "cold_domain")
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a run with sources begins with.
+
+    Attributes:
+      dataset: the target's, or with ``joint`` that of all domains.
+      config: with absolute paths of the sources, and what comes from them.
+      schema: of the first source; ``None`` with ``joint``.
+    """
+
+    dataset: Dataset
+    config: ExperimentConfig
+    schema: Schema | None
+
+
+def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: Path, tell: Tell) -> Begun:
+    """Compares the target with its sources, writes ``transfer.json``, and prepares data, config and schema.
+
+    Args:
+      dataset: of the target. config: with ``transfer.sources``; it is not changed.
+      base: where relative paths start. out: the folder of the new run.
+      tell: called with a line for each overlap and column.
+
+    Raises:
+      ConfigError: domains with the same name, ids that are equal by chance, or ``data.repeats`` of the source differs.
+      ModelError: a source is not complete.
+    """
+    config = config.model_copy(deep=True)
+    asked = config.transfer
+    runs = [Run.open((base / path).resolve()) for path in asked.sources]
+    asked.sources = [run.folder for run in runs]
+    names = [*(run.dataset.name for run in runs), dataset.name]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"Expected a name of its own for each domain, found {', '.join(names)}: set data.name of the target."
+        )
+    rows = [_matched(dataset, run, asked.same_items) for run in runs]
+    shared = [_overlap(dataset, run, each, asked.same_users) for run, each in zip(runs, rows, strict=True)]
+    for each in shared:
+        tell(f"transfer: {each}")
+    if asked.method == "auto" and asked.same_users:
+        asked.method = "joint"
+    sources = [SourceRun(folder=run.folder, name=run.dataset.name, data_sha256=run.dataset.fingerprint) for run in runs]
+    record = Transferred(sources=sources, overlaps=[each.as_dict() for each in shared])
+    if asked.method == "joint":
+        record.write(out)
+        datasets = {
+            run.dataset.name: _renamed(run.dataset, each, dataset) for run, each in zip(runs, rows, strict=True)
+        }
+        joined = join_datasets({**datasets, dataset.name: dataset}, share_users=asked.same_users, share_items=True)
+        if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
+            config.split.domain = dataset.name
+        config.transfer = TransferConfig()  # the joined data stands alone
+        return Begun(joined, config, None)
+    first = runs[0]
+    if first.dataset.repeats != dataset.repeats:
+        raise ConfigError("data.repeats: expected the value of the source, because both are one task.")
+    replaced = ["text", "tuning", "distillation", "model"]
+    replaced += ["item_weights", "training"] if asked.method in ("zero_shot", "align") else []
+    for name in replaced:
+        if (section := getattr(config, name)) != type(section)():
+            tell(f"warning: {name}: these settings have no effect, because those of the source are used")
+    config.text = first.config.text.model_copy(deep=True)
+    config.tuning, config.distillation = first.config.tuning, first.config.distillation
+    if (first.folder / "text").is_dir():  # a tower that was trained there
+        shutil.copytree(first.folder / "text", out / "text")
+    schema = first.split.schema
+    prepared, record.missing = _with_columns(dataset, schema, config.text.template)
+    known = {f"{field.owner}.{field.name}" for field in schema}
+    record.unread = [
+        f"{field.owner}.{field.name}"
+        for field in dataset.schema
+        if field.has_encoder and f"{field.owner}.{field.name}" not in known
+    ]
+    if record.missing:
+        tell(f"transfer: the target lacks {', '.join(record.missing)}, which the source reads: taken as missing")
+    if record.unread:
+        tell(f"transfer: the source does not know {', '.join(record.unread)}: not read")
+    record.write(out)
+    return Begun(prepared, config, schema)
+
+
+def read_source(run: Run, config: ExperimentConfig) -> Source:
+    """What the fit of a run needs of its sources.
+
+    Raises:
+      ModelError: a source is gone, or has other data than when the run was begun.
+    """
+    from tfllmrec.training.transfer import Source, histories_among, together
+
+    record = run.transferred
+    assert record is not None
+    runs = [Run.open(path) for path in config.transfer.sources]
+    for source, then in zip(runs, record.sources, strict=True):
+        if source.dataset.fingerprint != then.data_sha256:
+            raise ModelError(f"{source.folder} has other data than when {run.folder} was begun: begin it again.")
+    rows = [_matched(run.dataset, source, config.transfer.same_items) for source in runs]
+    histories = [source.split.train_queries().choices for source in runs]
+    shared = [
+        histories_among(past, each, source.dataset.n_items)
+        for past, each, source in zip(histories, rows, runs, strict=True)
+    ]
+    return Source(runs[0].load_model(), rows[0], np.asarray(runs[0].text), together(shared), histories[0])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure of a transferred run beside that of a run which was fitted on the target alone.
+
+    Attributes:
+      here, alone: of the two runs.
+      difference, low, high: the first minus the second, and its paired 95 % interval over users.
+    """
+
+    here: float
+    alone: float
+    difference: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        share = f"{self.here / self.alone:.0%} of the {self.alone:.4f}" if self.alone else "beside the 0"
+        return (
+            f"{self.here:.4f}, {share} of a fit on the target alone "
+            f"({self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}])"
+        )
+
+
+def compared(run: Run, alone: Run) -> dict[str, Compared]:
+    """ndcg and recall of the models of two runs on the same test queries, by label.
+
+    Raises:
+      ModelError: the runs have other test queries, or lists of other lengths.
+    """
+    k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
+    labels = [f"ndcg@{k}", f"recall@{k}"]
+    same = np.array_equal(run.per_query["user_ids"], alone.per_query["user_ids"])
+    if not same or any(label not in theirs.per_query for label in labels):
+        raise ModelError(
+            f"{alone.folder}: expected {k} items in a list and the test queries of {run.folder}, found others. Fit it "
+            "on the same data, with the same split and evaluation.ks."
+        )
+    differences = paired_differences(ours, theirs, labels)
+    return {
+        label: Compared(ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0, *difference)
+        for label, difference in differences.items()
+    }
+
+
+def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
+    """How far apart the texts of the items of each two runs are, by what is compared.
+
+    Each two are compared twice: as the encoder gives the vectors, and after each domain is centred on its own mean.
+    Runs without text, and runs of different encoders, are left out.
+    """
+    from tfllmrec.evaluation.alignment import distances
+    from tfllmrec.text.centring import centred_unit
+
+    found = {}
+    for (a, first), (b, second) in combinations(runs.items(), 2):
+        if first.encoder_fingerprint and first.encoder_fingerprint == second.encoder_fingerprint:
+            texts = np.asarray(first.text), np.asarray(second.text)
+            centred = tuple(centred_unit(text, widths=first.text_widths) for text in texts)
+            for how, (x, y) in (("", texts), (", centred", centred)):
+                if (each := distances(x, y)) is not None:
+                    found[f"item texts of {a} and {b}{how}"] = each
+    return found
+
+
+def note_alignment(run: Run, found: Mapping[str, Distances | None], tell: Tell) -> None:
+    """Adds the distances between the domains to ``transfer.json``, and tells them."""
+    record = run.transferred
+    assert record is not None
+    record.alignment = {name: None if each is None else each.as_dict() for name, each in found.items()}
+    record.write(run.folder)
+    for name, each in found.items():
+        if each is not None:
+            tell(f"transfer: {name} alignment: {each}")
+
+
+def _matched(dataset: Dataset, run: Run, by: By) -> np.ndarray:
+    """:func:`same_items` of the target among those of a source."""
+    rows = same_items(dataset.items, run.dataset.items, by)
+    if by == "id" and titles_differ(dataset.items, run.dataset.items, rows):
+        raise ConfigError(
+            f"transfer.same_items=id: most items that {dataset.name} and {run.dataset.name} share by id have different "
+            "titles, so their ids are equal by chance. Set transfer.same_items to title or none."
+        )
+    return rows
+
+
+def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> Overlap:
+    other, items = run.dataset, int((rows >= 0).sum())
+    users = np.intersect1d(other.users[USER], dataset.users[USER]) if same_users else np.empty(0, object)
+    return Overlap(
+        (other.name, dataset.name),
+        len(users),
+        items,
+        len(users) / min(other.n_users, dataset.n_users),
+        items / min(other.n_items, dataset.n_items),
+        (int(other.events[USER].isin(users).sum()), int(dataset.events[USER].isin(users).sum())),
+    )
+
+
+def _renamed(source: Dataset, rows: np.ndarray, target: Dataset) -> Dataset:
+    """A source whose items have the target's ids where they are the same, and else ids of their own."""
+    ids = (source.name + SEPARATOR + source.items[ITEM].astype("str")).to_numpy(object)
+    ids[rows[rows >= 0]] = target.items[ITEM].to_numpy(object)[rows >= 0]
+    new = pd.Series(ids, index=source.items[ITEM])
+    tables = {
+        name: table.assign(**{ITEM: table[ITEM].map(new).astype("str")})
+        for name in ("events", "items", "tags")
+        if len(table := getattr(source, name))
+    }
+    return replace(source, **tables)
+
+
+def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:
+    """The data set with an empty column for each that a model with this schema and template reads and it lacks."""
+    tables = {"event": "events", "request": "events", "user": "users", "item": "items"}
+    wanted = [(tables[field.owner], field.name) for field in schema if field.has_encoder]
+    wanted += [("items", name) for name in (ItemTemplate(template).columns if template else ())]
+    missing = list(dict.fromkeys(key for key in wanted if key[1] not in getattr(dataset, key[0])))
+    for table, name in missing:
+        dataset = replace(dataset, **{table: getattr(dataset, table).assign(**{name: ""}).astype({name: "str"})})
+    return dataset, [f"{table}.{name}" for table, name in missing]
