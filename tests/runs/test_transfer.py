@@ -173,6 +173,8 @@ def test_a_joint_run_has_both_catalogues_and_asks_for_the_target(chain_config, c
     assert set(items.domain) == {"chain|shop", "chain"} and (items.domain == "chain|shop").sum() == ITEMS
     assert {"s0", "chain:i36"} <= set(items.item_id)  # the target's ids stay as they are
     assert set(split.test_events.domain) == {"shop"} and len(split.test) == 24
+    users = set(run.dataset.users.user_id)
+    assert {"v0", "chain:u0"} <= users and len(users) == 24 + 60
     assert (split.train.domain == "chain").sum() == len(chain_run[0].dataset.events)
 
 

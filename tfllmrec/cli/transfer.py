@@ -61,6 +61,10 @@ def transfer(
         run = fit_experiment(asked.config, out, base=asked.base)
     record = run.transferred
     assert record is not None
+    if not json:
+        for line in record.lines():
+            say(line)
+        print_metrics(run.metrics)
     beside = {} if alone is None else compared(run, alone)
     if json:
         print_json({
@@ -69,9 +73,6 @@ def transfer(
             **run.metrics,
         })  # fmt: skip
         return
-    for line in record.lines():
-        say(line)
-    print_metrics(run.metrics)
     for label, each in beside.items():
         say(f"{label}: {each}")
     note(f"run: {run.folder}")

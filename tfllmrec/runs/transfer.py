@@ -84,9 +84,10 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
     if asked.method == "joint":
         record.write(out)
         datasets = {
-            run.dataset.name: _renamed(run.dataset, each, dataset) for run, each in zip(runs, rows, strict=True)
+            run.dataset.name: _renamed(run.dataset, each, dataset, asked.same_users)
+            for run, each in zip(runs, rows, strict=True)
         }
-        joined = join_datasets({**datasets, dataset.name: dataset}, share_users=asked.same_users, share_items=True)
+        joined = join_datasets({**datasets, dataset.name: dataset}, share_users=True, share_items=True)
         if config.split.domain is None and config.split.kind in _KINDS_WITH_DOMAIN:
             config.split.domain = dataset.name
         config.transfer = TransferConfig()  # the joined data stands alone
@@ -241,8 +242,9 @@ def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> 
     )
 
 
-def _renamed(source: Dataset, rows: np.ndarray, target: Dataset) -> Dataset:
-    """A source whose items have the target's ids where they are the same, and else ids of their own."""
+def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: bool) -> Dataset:
+    """A source whose items have the target's ids where they are the same, and else ids of their own; so have its users,
+    unless equal ids are one user."""
     ids = (source.name + SEPARATOR + source.items[ITEM].astype("str")).to_numpy(object)
     ids[rows[rows >= 0]] = target.items[ITEM].to_numpy(object)[rows >= 0]
     new = pd.Series(ids, index=source.items[ITEM])
@@ -251,6 +253,11 @@ def _renamed(source: Dataset, rows: np.ndarray, target: Dataset) -> Dataset:
         for name in ("events", "items", "tags")
         if len(table := getattr(source, name))
     }
+    if not same_users:
+        for name in ("events", "users", "tags"):
+            table = tables.get(name, getattr(source, name))
+            own = table[USER].where(table[USER] == "", source.name + SEPARATOR + table[USER].astype("str"))
+            tables[name] = table.assign(**{USER: own.astype("str")})
     return replace(source, **tables)
 
 
