@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -855,8 +855,9 @@ class _TextLoader(_Loader):
     """As :class:`_Loader`, and every value stays the text that is written: ``007`` is no number."""
 
     too_many = f"expected at most {MAX_VALUES:,} values, each alias counted in full; put long lists into a table"
-    yaml_implicit_resolvers: ClassVar[dict] = {}
 
+
+_TextLoader.yaml_implicit_resolvers = {}
 
 #: Places in a YAML document, such as ``("block", 0, "items")``, and the line of each, from 1 on.
 Lines = dict[tuple[str | int, ...], int]

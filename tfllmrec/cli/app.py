@@ -36,6 +36,7 @@ from tfllmrec.cli import (
     recommend,
     related,
     report,
+    rules,
     search,
     serve,
     similar,
@@ -71,6 +72,7 @@ app.command()(similar.similar)
 app.command()(related.related)
 app.command()(interests.interests)
 app.command()(rank.rank)
+app.add_typer(rules.app)
 app.command()(serve.serve)
 app.add_typer(events.app)
 app.add_typer(experiment.app)

@@ -335,7 +335,8 @@ class ItemIndex(tf.Module):
             return row, rows_of(self.category_slots, _ranges(ends, category))
 
         may = if_any(rows.allowed, lambda row, slots: (row, slots)) & if_any(rows.categories, members)
-        may = tf.cond(tf.shape(rows.banned)[1] > 0, lambda: may & ~rows.banned, lambda: may)
+        if rows.banned.shape[1] != 0:
+            may = tf.cond(tf.shape(rows.banned)[1] > 0, lambda: may & ~rows.banned, lambda: may)
         row = tf.repeat(tf.range(batch), tf.shape(rows.exclude)[1])
         at = tf.stack([row, tf.reshape(rows.exclude, (-1,))], axis=1)
         return tf.tensor_scatter_nd_update(may, at, tf.zeros_like(at[:, 0], tf.bool))

@@ -400,15 +400,15 @@ class ServingModel(tf.Module):
         asked = Asked(self.index_of.lookup(pinned), diversity, category_cap, tail_share)
         rearranged, skipped = self.rules.any_of(asked), tf.reduce_any(skip == RANKING, axis=1)
         wanted = tf.where(rearranged & (k > 0), self.rules.candidates(k), k)
-        items, scores = self._ordered(query, request, wanted, skipped, weighed)
-        found = tf.cond(
+        found = self._ordered(query, request, wanted, skipped, weighed)
+        items, scores = tf.cond(
             tf.reduce_any(rearranged),
-            lambda: self._first(*self.rules.apply(items, scores, k, asked, request), k),
-            lambda: (items, scores),
+            lambda: self._first(*self.rules.apply(*found, k, asked, request), k),
+            lambda: found,
         )
-        *found, sponsored = self.business_rules.placed(*found, k, ruled, self.best, request)
-        why = tf.where(sponsored, SPONSORED, self._reasons_of(query, found[0], reasons))
-        return self._titled(*found) | {"reasons": why, "unknown": unknown, "unread": unread}
+        items, scores, sponsored = self.business_rules.placed(items, scores, k, ruled, self.best, request)
+        why = tf.where(sponsored, SPONSORED, self._reasons_of(query, items, reasons))
+        return self._titled(items, scores) | {"reasons": why, "unknown": unknown, "unread": unread}
 
     def _reasons_of(self, query: Query, items: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """The reasons of the first ``wanted`` int32 ``[B]`` of ``items`` int32 ``[B, k]``: string ``[B, k]``."""

@@ -78,7 +78,8 @@ def packed(catalogue: bytes, rules: bytes, sections: dict[str, np.ndarray | Sequ
     if len(content) > MOST_BYTES:
         raise ConfigError(
             f"The compiled rules have {len(content):,} bytes; expected {MOST_BYTES:,} at most, because each request "
-            "reads them: leave out the kinds of rules (price, fresh, regions) that few items need, and block these items."
+            "reads them: leave out the kinds of rules (price, fresh, regions) that few items need, and block these "
+            "items."
         )
     return gzip.compress(content, compresslevel=0, mtime=0)
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tfllmrec.columns import CATEGORIES, ITEM, TITLE
 from tfllmrec.data.schema import Schema
@@ -73,14 +74,27 @@ class Compiled:
 
 
 class RuledCatalogue:
-    """The items of an exported version, as rules select them."""
+    """The items of an exported version, as rules select them.
 
-    def __init__(self, version: Path) -> None:
-        self.items = read_catalogue(version)
-        self.fields = read_item_fields(version)
-        self.kinds = {f.name: f.kind for f in Schema.from_dict(read_manifest(version).get("schema", [])).of("item")}
-        self.ids: list[str] = self.items[ITEM].tolist()
+    Args:
+      items: ids, titles and, where there are any, lists of categories. fields: of the items, as
+        :func:`tfllmrec.serving.layout.read_item_fields` gives them. kinds: of the fields.
+    """
+
+    def __init__(self, items: pd.DataFrame, fields: pd.DataFrame, kinds: Mapping[str, str]) -> None:
+        self.items, self.fields, self.kinds = items, fields, kinds
+        self.ids: list[str] = items[ITEM].tolist()
         self.index = {item: number for number, item in enumerate(self.ids)}
+
+    @classmethod
+    def of(cls, version: Path) -> RuledCatalogue:
+        """
+        Raises:
+          ModelError: a table of the version is missing or damaged.
+        """
+        schema = Schema.from_dict(read_manifest(version).get("schema", []))
+        kinds = {field.name: field.kind for field in schema.of("item")}
+        return cls(read_catalogue(version), read_item_fields(version), kinds)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,7 +103,7 @@ class RuledCatalogue:
     def members(self) -> dict[str, list[int]]:
         """The items of each category."""
         found: dict[str, list[int]] = {}
-        for number, names in enumerate(self.items[CATEGORIES] if CATEGORIES in self.items else ()):
+        for number, names in enumerate(self.items.get(CATEGORIES, ())):
             for name in names:
                 found.setdefault(name, []).append(number)
         return found

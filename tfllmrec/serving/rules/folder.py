@@ -1,21 +1,21 @@
 """Rules of a model's folder: applied to all its versions while they answer, and taken over by the next version.
 
-``rules.json`` beside the versions holds the rules file as it was written, the stock table, and the decisions of reviews.
-It is written before the versions' compiled files; an apply that is killed between both leaves some versions with the
-rules before, each whole, and the next apply or export completes it.
+``rules.json`` beside the versions holds the rules file as it was written, the stock table, and the decisions of
+reviews. It is written before the versions' compiled files. An apply that is killed between both leaves some versions
+with the rules before, each whole; the next apply completes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tfllmrec.columns import ITEM
-from tfllmrec.durable import locked, read_json, replacing
+from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
 from tfllmrec.progress import Tell, show_progress
@@ -131,7 +131,7 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
     def changed(stored: StoredRules) -> StoredRules:
         seen = []
         if any(rule.new for rule in read.document.review):
-            seen = stored.seen or sorted({item for c in _catalogues(folder).values() for item in c.ids})
+            seen = stored.seen or sorted(_ids(folder))
         return replace(stored, name=str(rules.name), text=text, stock=stock, seen=seen)
 
     if dry_run:
@@ -161,7 +161,7 @@ def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str
         return _compiled(folder, read_stored(folder))
     if both := set(approve) & set(reject):
         raise DataError(f"Expected each item approved or rejected, found {sorted(both)[0]!r} in both.")
-    known = {item for catalogue in _catalogues(folder).values() for item in catalogue.ids}
+    known = _ids(folder)
     for item in (*approve, *reject):
         if item not in known:
             raise DataError(f"No version in {folder} has the item {item!r}{nearest_hint(item, known)}.")
@@ -197,13 +197,14 @@ def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
     """
     stored = read_stored(folder)
     try:
-        done = _write(version, stored, RuledCatalogue(version)) if stored.name else None
+        done = stored.compiled(RuledCatalogue.of(version))
     except ConfigError as error:
         raise ConfigError(
             *error.args,
             f"The version must obey the rules that were applied to {folder}: apply rules that fit, or 'tfllmrec rules "
             f"clear {folder}'.",
         ) from None
+    _write(version, done)
     if done is not None:
         waiting = f", {len(done.waiting):,} of which wait for a review" if done.waiting else ""
         tell(f"rules: {stored.name} hides {done.hidden:,} items{waiting}, and {done.restricted:,} from some requests")
@@ -216,32 +217,31 @@ def take_over_again(folder: Path, version: Path, before: StoredRules, tell: Tell
         take_over(folder, version, tell)
 
 
-def _change(folder: Path, changed: Any) -> Applied:
+def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Applied:
     """Stores changed rules and applies them."""
     with locked(folder):
         stored = changed(read_stored(folder))
-        _compiled(folder, stored)  # whatever is wrong with the rules is found before anything is written
-        with replacing(folder / STORED) as fresh:
-            fresh.write_text(stored.written, encoding="utf-8", errors="surrogatepass")
-        # Listed after they are stored: a version that an export publishes from now on has them already.
-        done: dict[int, Compiled | None] = {}
-        catalogues = _catalogues(folder)
+        # Whatever is wrong with the rules is found before anything is written.
+        done = dict(_compiled(folder, stored).versions)
+        write_text(folder / STORED, stored.written)
+        # Listed again after they are stored: an export that publishes a version from now on knows them.
+        versions = _versions(folder)
         with show_progress("Applying rules", "versions") as progress:
-            for number, catalogue in catalogues.items():
-                done[number] = _write(_versions(folder)[number], stored, catalogue)
-                progress(len(done), len(catalogues))
+            for count, (number, version) in enumerate(versions.items(), 1):
+                if number not in done:
+                    done[number] = stored.compiled(RuledCatalogue.of(version))
+                _write(version, done[number])
+                progress(count, len(versions))
     return Applied(stored.name, done, _older(folder))
 
 
-def _write(version: Path, stored: StoredRules, catalogue: RuledCatalogue) -> Compiled | None:
-    done = stored.compiled(catalogue)
+def _write(version: Path, rules: Compiled | None) -> None:
     with replacing(version / ASSETS / RULES) as fresh:
-        fresh.write_bytes(NO_RULES if done is None else done.content)
-    return done
+        fresh.write_bytes(NO_RULES if rules is None else rules.content)
 
 
 def _compiled(folder: Path, stored: StoredRules) -> Applied:
-    done = {number: stored.compiled(catalogue) for number, catalogue in _catalogues(folder).items()}
+    done = {number: stored.compiled(RuledCatalogue.of(version)) for number, version in _versions(folder).items()}
     return Applied(stored.name, done, _older(folder))
 
 
@@ -255,8 +255,9 @@ def _older(folder: Path) -> list[int]:
     return [n for n, path in version_folders(folder).items() if n not in obey and (path / "saved_model.pb").is_file()]
 
 
-def _catalogues(folder: Path) -> dict[int, RuledCatalogue]:
-    return {number: RuledCatalogue(version) for number, version in _versions(folder).items()}
+def _ids(folder: Path) -> set[str]:
+    """Of the items of all versions."""
+    return {item for version in _versions(folder).values() for item in RuledCatalogue.of(version).ids}
 
 
 def _check_folder(folder: Path) -> None:
@@ -269,13 +270,13 @@ def _check_folder(folder: Path) -> None:
     older = _older(folder) if folder.is_dir() else []
     if not versions and not older:
         raise ModelError(
-            f"{folder} has no version of a model: expected a folder such as saved_models/shop. Write one with 'tfllmrec "
-            f"export RUN {folder}'."
+            f"{folder} has no version of a model: expected a folder such as saved_models/shop. Write one with "
+            f"'tfllmrec export RUN {folder}'."
         )
     if older and max(older) > max(versions, default=-1):
         raise ModelError(
-            f"{folder / str(max(older))} has no file of rules, because an earlier version of tfllmrec exported it, and so "
-            "it obeys none: export the run again."
+            f"{folder / str(max(older))} has no file of rules, because an earlier version of tfllmrec exported it: it "
+            "obeys none. Export the run again."
         )
 
 

@@ -29,8 +29,8 @@ from tfllmrec.serving.rules.compiled import (
 MAX_PRICE, AGE, REGION, NOW = CONTEXT_NAMES = ("max_price", "age", "region", "now")
 _OWNER = r"^(user|request)\."
 _DAMAGED = (
-    "The file of business rules is damaged or of another catalogue, so no item is shown: replace it with 'tfllmrec rules "
-    "apply' or 'tfllmrec rules clear'."
+    "The file of business rules is damaged or of another catalogue, so no item is shown: replace it with 'tfllmrec "
+    "rules apply' or 'tfllmrec rules clear'."
 )
 # Added before rounding down: .29 times 100 must be 29.
 _ROUNDING = 1e-9
