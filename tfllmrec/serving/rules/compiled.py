@@ -27,9 +27,9 @@ MOST_BYTES = 64 << 20
 
 #: Each section and the type of its values; ``bytes`` are texts with line breaks between them.
 #:
-#: hidden: ``[N]``, 1 for items that are never shown. price: ``[N]``, NaN where unknown. minimum_age: ``[N]``, 0 for
-#: none. region_set: ``[N]``, a row of the table. region_table: 0 or 1, a row for each set of regions and a column for
-#: requests without a region, with another region, and with each of region_names. shown_from, shown_until: ``[N]``,
+#: hidden: ``[N]``, 1 for items that are never shown. price: ``[N]``, infinity where unknown. minimum_age: ``[N]``, 0
+#: for none. region_set: ``[N]``, a row of the table. region_table: 0 or 1, a row for each set of regions and a column
+#: for requests without a region, with another region, and with each of region_names. shown_from, shown_until: ``[N]``,
 #: seconds. sponsored_item, sponsored_place (from 0 on, ascending), sponsored_from, sponsored_until: of each placement.
 #: sponsored_share: one number. match_placement, match_name, match_value: of each field that a placement asks for.
 SECTIONS: dict[str, type[np.generic] | type[bytes]] = {

@@ -202,7 +202,7 @@ class _Compiler:
         if (name := self.rules.document.price) is None:
             return np.zeros(self.n_items, bool)
         price = self.catalogue.numbers(name, "number", self.rules, ("price",))
-        self.sections["price"] = price
+        self.sections["price"] = np.where(np.isnan(price), np.inf, price)
         self._count(("price",), self.n_items, (), int(np.isnan(price).sum()))
         return np.ones(self.n_items, bool)
 

@@ -195,12 +195,20 @@ class BusinessRules(tf.Module):
         def also(banned: tf.Tensor, name: str, more: Any) -> tf.Tensor:
             return tf.cond(tf.strings.length(sections[name]) > 0, lambda: banned | more(), lambda: banned)
 
+        def read(text: tf.Tensor) -> tf.Tensor:
+            """float64 ``[B, 1]``, the smallest one where a text is no number.
+
+            Not NaN: TensorFlow's optimizer turns ``~(a <= b)`` into ``a > b``, which is false of NaN.
+            """
+            number = plain_numbers(text)
+            return tf.where(tf.math.is_nan(number), number.dtype.min, number)[:, tf.newaxis]
+
         def too_dear() -> tf.Tensor:
-            return (limit != "")[:, tf.newaxis] & ~(numbers("price") <= plain_numbers(limit)[:, tf.newaxis])
+            return (limit != "")[:, tf.newaxis] & (numbers("price") > read(limit))
 
         def too_young() -> tf.Tensor:
             least = tf.cast(numbers("minimum_age"), tf.float64)
-            return (least > 0) & ~(plain_numbers(age)[:, tf.newaxis] >= least)
+            return (least > 0) & (read(age) < least)
 
         def elsewhere() -> tf.Tensor:
             known = texts_of("region_names")
