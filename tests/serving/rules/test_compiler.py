@@ -104,6 +104,12 @@ def test_regions_of_several_rules_are_those_that_all_permit(catalogue):
     assert permitted == [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 1, 1, 0]]
 
 
+def test_regions_are_bounded(catalogue):
+    names = ", ".join(f"r{number}" for number in range(1001))
+    with pytest.raises(ConfigError, match="line 1: expected at most 1,000 regions, found 1,001"):
+        done(f"regions:\n  - {{only: [{names}], items: i1}}", catalogue)
+
+
 def test_fresh(catalogue):
     found = sections(done("fresh:\n  - {field: released, days: 30, categories: news}", catalogue))
     released = catalogue.fields.released.to_numpy()

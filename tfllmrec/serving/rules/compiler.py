@@ -18,6 +18,8 @@ from tfllmrec.serving.rules.document import Condition, RulesFile, Selector, seco
 from tfllmrec.wording import nearest_hint
 
 DAY_S = 86_400.0
+#: Names of regions; each request is compared with all.
+MOST_REGIONS = 1000
 _COMPARED: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "above": np.greater,
     "below": np.less,
@@ -219,6 +221,8 @@ class _Compiler:
         """Items under several rules are shown in regions that all of these permit."""
         rules = self.rules.document.regions
         names = list(dict.fromkeys(region_key(name) for rule in rules for name in rule.only or rule.except_ or ()))
+        if len(names) > MOST_REGIONS:
+            raise self.rules.error(("regions",), f"expected at most {MOST_REGIONS:,} regions, found {len(names):,}.")
         # The columns: requests without a region, with one that no rule names, with each that one names.
         rows, set_of = {(True,) * (2 + len(names)): 0}, np.zeros(self.n_items, np.int32)
         for number, rule in enumerate(rules):
