@@ -150,12 +150,14 @@ def test_a_server_answers_by_new_rules_without_a_restart(shop, apply, serving):
 
         asking = threading.Thread(target=ask)
         asking.start()
-        for turn in range(20):
-            apply(f"block:\n  - items: [{', '.join(everything[: 2 + 5 * (turn % 2)])}]")
-        done.set()
-        asking.join()
-        assert wrong == [] and lengths <= {len(everything) - hidden for hidden in (0, 2, 7)} and len(lengths) > 1
-        assert sorted(item.item_id for item in client.recommend(HISTORY, k=N)) == sorted(everything[7:])
+        try:
+            for hidden in (2, 7, 2, 7):
+                apply(f"block:\n  - items: [{', '.join(everything[:hidden])}]")
+                assert sorted(item.item_id for item in client.recommend(HISTORY, k=N)) == sorted(everything[hidden:])
+        finally:
+            done.set()
+            asking.join()
+        assert wrong == [] and lengths <= {len(everything) - hidden for hidden in (0, 2, 7)}
 
 
 def test_an_export_takes_the_rules_over(chain_run, shop, apply):
