@@ -74,7 +74,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tfllmrec", "tfllmrec.*"]),
-    package_data={"tfllmrec": ["py.typed"], "tfllmrec.explain": ["templates/*"], "tfllmrec.server": ["page/*"]},
+    package_data={
+        "tfllmrec": ["py.typed"],
+        "tfllmrec.explain": ["templates/*"],
+        "tfllmrec.server": ["page/*"],
+        "tfllmrec.serving.rules": ["rules.bin"],
+    },
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
     extras_require={

@@ -15,6 +15,7 @@ import yaml
 import tfllmrec
 from tfllmrec.cli.app import app
 from tfllmrec.config import ExperimentConfig, parse_config
+from tfllmrec.serving.rules.document import parse_rules
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
@@ -98,9 +99,12 @@ def test_a_wrong_command_is_found():
 
 
 @every_page
-def test_every_yaml_block_is_a_config(page):
+def test_every_yaml_block_is_a_config_or_rules(page):
     for code in blocks(page, "yaml"):
-        parse_config(yaml.safe_load(code), origin=page.name)
+        if page.name == "rules.md":
+            parse_rules(code, page.name)
+        else:
+            parse_config(yaml.safe_load(code), origin=page.name)
 
 
 @every_page

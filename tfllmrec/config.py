@@ -7,6 +7,7 @@ data when the run starts, printed, and written into the resolved config.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -865,6 +866,8 @@ class _Loader(yaml.SafeLoader):
     in base 60, as in YAML 1.1, are texts: ``1:30`` are rows of ``split.test_events``, and not 90.
     """
 
+    too_many = _TOO_MANY
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
@@ -890,7 +893,7 @@ class _Loader(yaml.SafeLoader):
             inner = [n for child in children for n in (child if isinstance(child, tuple) else (child,))]
             self.values[id(node)] = 1 + sum(self.values[id(n)] for n in inner)
             if max(self.values[id(node)], len(self.values)) > MAX_VALUES:
-                raise _Refused(problem=_TOO_MANY, problem_mark=mark)
+                raise _Refused(problem=self.too_many, problem_mark=mark)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -909,9 +912,58 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+class _TextLoader(_Loader):
+    """As :class:`_Loader`, and every value stays the text that is written: ``007`` is no number."""
+
+    too_many = f"expected at most {MAX_VALUES:,} values, each alias counted in full; put long lists into a table"
+
+
+_TextLoader.yaml_implicit_resolvers = {}
+
+#: Places in a YAML document, such as ``("block", 0, "items")``, and the line of each, from 1 on.
+Lines = dict[tuple[str | int, ...], int]
+
+
+def parse_texts(text: str, origin: str) -> tuple[Any, Lines]:
+    """Reads YAML, or JSON, whose values are texts, and the lines on which they stand.
+
+    Raises:
+      ConfigError: it is no YAML, is nested too deeply or has more than :data:`MAX_VALUES` values.
+    """
+    with _named(origin):
+        loader = _TextLoader(text)
+        try:
+            node = loader.get_single_node()
+            value = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    lines: Lines = {}
+
+    def walk(node: yaml.Node, place: tuple[str | int, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, inner in node.value:
+                lines[(*place, key.value)] = key.start_mark.line + 1
+                walk(inner, (*place, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for number, inner in enumerate(node.value):
+                lines[(*place, number)] = inner.start_mark.line + 1
+                walk(inner, (*place, number))
+
+    if node is not None:
+        walk(node, ())
+    return value, lines
+
+
 def _parse_yaml(text: str, origin: str) -> Any:
-    try:
+    with _named(origin):
         return yaml.load(text, Loader=_Loader)
+
+
+@contextlib.contextmanager
+def _named(origin: str) -> Iterator[None]:
+    """Errors of YAML as a ConfigError with the origin, the line and the column."""
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

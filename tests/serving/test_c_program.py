@@ -57,6 +57,26 @@ def test_it_answers_as_python_does(program, chain_version):
         assert float(score) == pytest.approx(item.score, abs=1e-5)
 
 
+def test_it_obeys_business_rules(program, chain_version, tmp_path):
+    from tfllmrec.serving.rules.folder import apply_rules
+
+    shutil.copytree(chain_version.parent, tmp_path / "chain")
+
+    def items():
+        told = run(program, tmp_path / "chain" / "1", TEXT_OPS, 6, "red toy", "i3", "i4")
+        assert told.returncode == 0, told.stderr
+        return [line.split("\t")[2] for line in told.stdout.splitlines()]
+
+    recommended, found = items()[0], items()[6]
+    (tmp_path / "rules.yaml").write_text(f"block:\n  - items: [{recommended}, {found}]")
+    apply_rules(tmp_path / "chain", tmp_path / "rules.yaml", print)
+    assert len(items()) == 12 and not {recommended, found} & set(items())
+    damaged = tmp_path / "chain" / "1" / "assets" / "rules.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    told = run(program, tmp_path / "chain" / "1", TEXT_OPS, 6, "red toy", "i3", "i4")
+    assert told.returncode == 4 and told.stdout == ""
+
+
 def test_it_searches_in_chinese(program, chinese_version):
     from tfllmrec.serving.saved_model import SavedModel
 

@@ -22,6 +22,7 @@ from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.item_weights import PrunedWeights
 from tfllmrec.models.ranking import RankingModel, RatingScale, Reranked
+from tfllmrec.serving.rules.compiled import NO_RULES, digest_of_ids, packed
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
@@ -826,14 +827,18 @@ def learned_labels(mixture=(0.2, 0.5, 0.3)):
     return LabelForecast(names, *tables, np.float32([0.5, -0.5]), np.float32(mixture), 0.7, 0.6, 10.0)
 
 
-@pytest.fixture(scope="module")
-def with_graph():
+def made_with_graph():
     """Ten items in a model of twelve: 0, 1 and 2 are of one author, and 0 cites 3."""
     from tfllmrec.data.graph import ItemGraph, Relation, shared_values
 
     cites = Relation("cites", "link", np.array([0], np.int32), np.array([3], np.int32), np.array([0.5], np.float32))
     graph = ItemGraph(10, (shared_values("author", ["x", "x", "x"] + [""] * 7, 5), cites))
     return labelled(graph=graph)
+
+
+@pytest.fixture(scope="module")
+def with_graph():
+    return made_with_graph()
 
 
 def test_related_lists_neighbours_and_what_joins_them(with_graph):
@@ -853,6 +858,19 @@ def test_related_is_no_wider_than_the_catalogue_whatever_is_asked(with_graph):
     out = with_graph.related(tf.constant(["i0", "i3"]), tf.constant([2**31 - 1, -5]))
     assert out["item_ids"].shape == out["reasons"].shape == (2, with_graph.n_items)
     assert out["item_ids"].numpy()[:, :2].tolist() == [[b"i1", b"i2"], [b"", b""]]
+
+
+def test_related_obeys_business_rules(tmp_path):
+    served, file = made_with_graph(), tmp_path / "rules.bin"
+    file.write_bytes(NO_RULES)
+    served.business_rules.file = tf.saved_model.Asset(str(file))
+    asked = tf.constant(["i0", "i3"]), tf.constant([2, 2])
+    assert served.related(*asked)["item_ids"].numpy().tolist() == [[b"i1", b"i2"], [b"i0", b""]]
+    ids = [item.decode() for item in served.item_ids.numpy()[:-1]]
+    file.write_bytes(packed(digest_of_ids(ids), bytes(32), {"hidden": np.isin(ids, ["i1", "i0"])}))
+    out = served.related(*asked)
+    assert out["item_ids"].numpy().tolist() == [[b"i2", b"i3"], [b"", b""]]
+    assert out["reasons"].numpy().tolist() == [[b"same author", b"cites"], [b"", b""]]
 
 
 def test_related_of_no_rows_is_empty(with_graph):

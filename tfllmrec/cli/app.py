@@ -38,6 +38,7 @@ from tfllmrec.cli import (
     recommend,
     related,
     report,
+    rules,
     search,
     serve,
     similar,
@@ -81,6 +82,7 @@ app.command()(rank.rank)
 app.command()(promote.promote)
 app.command()(promote.rollback)
 app.command()(watch.watch)
+app.add_typer(rules.app)
 app.command()(serve.serve)
 app.add_typer(events.app)
 app.add_typer(experiment.app)

@@ -38,16 +38,18 @@ class FieldDecoder(tf.Module):
     Args:
       fields: all fields that entries may name, such as ``schema.of_query()``.
       reads: keys of the fields that the model reads; no other field is decoded.
+      others: further names that entries may have, which something else reads.
     """
 
-    def __init__(self, fields: Sequence[Field], reads: Collection[str]) -> None:
+    def __init__(self, fields: Sequence[Field], reads: Collection[str], others: Collection[str] = ()) -> None:
         super().__init__(name="field_decoder")
         self.fields = [field for field in fields if field.key in reads]
         self._missing = {
             field.key: tf.constant(field.encode([""])[0], tf.string if field.kind in _STRINGS else field.dtype)
             for field in self.fields
         }
-        self._names = static_table({"": 0} | {name: 1 for field in fields for name in (field.name, field.key)}, 0)
+        known = {*others, *(name for field in fields for name in (field.name, field.key))}
+        self._names = static_table({"": 0} | dict.fromkeys(known, 1), 0)
         codes = {"": UNKNOWN_CODE} | {
             f"{field.key}={value}": code
             for field in self.fields
@@ -75,9 +77,7 @@ class FieldDecoder(tf.Module):
           that a category does not have can be read: it is the unknown one.
         """
         entries = _stripped(tf.concat([entries, tf.fill((tf.shape(entries)[0], 1), "")], axis=1))
-        named = tf.strings.regex_full_match(entries, r"(?s)[^=]+=.*")
-        names = tf.where(named, _stripped(tf.strings.regex_replace(entries, r"(?s)=.*", "")), "")
-        texts = _stripped(tf.strings.regex_replace(entries, r"(?s)^[^=]*=", ""))
+        names, texts = names_and_texts(entries)
         unread = tf.reduce_sum(tf.cast((entries != "") & (self._names.lookup(names) == 0), tf.int32), axis=1)
         places = tf.range(tf.shape(entries)[1])
         values = {}
@@ -109,7 +109,7 @@ class FieldDecoder(tf.Module):
         if field.kind == "vector":
             numbers = _vectors(texts, field.width)
         else:
-            numbers = tf.cast(_times(texts) if field.kind == "time" else plain_numbers(texts), field.dtype)
+            numbers = tf.cast(times(texts) if field.kind == "time" else plain_numbers(texts), field.dtype)
         finite = tf.math.is_finite(numbers)
         if field.kind == "vector":
             finite = tf.reduce_all(finite, axis=1, keepdims=True)
@@ -125,6 +125,16 @@ class FieldDecoder(tf.Module):
         )
         codes = codes.to_tensor(MISSING_CODE, shape=(None, field.width))
         return tf.where(texts[:, tf.newaxis] == "", MISSING_CODE, codes)
+
+
+def names_and_texts(entries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The names of entries ``name=value``, string of any shape, and the texts of their values.
+
+    Spaces around both do not count; the name of anything else is ``""``.
+    """
+    named = tf.strings.regex_full_match(entries, r"(?s)[^=]+=.*")
+    names = tf.where(named, _stripped(tf.strings.regex_replace(entries, r"(?s)=.*", "")), "")
+    return names, _stripped(tf.strings.regex_replace(entries, r"(?s)^[^=]*=", ""))
 
 
 def _stripped(texts: tf.Tensor) -> tf.Tensor:
@@ -145,7 +155,7 @@ def _vectors(texts: tf.Tensor, width: int) -> tf.Tensor:
     return tf.cast(tf.where(fits[:, tf.newaxis], numbers, np.nan), tf.float32)
 
 
-def _times(texts: tf.Tensor) -> tf.Tensor:
+def times(texts: tf.Tensor) -> tf.Tensor:
     """float64 seconds since 1970; NaN where a text is neither a number nor an ISO date."""
     is_date = tf.strings.regex_full_match(texts, _DATE)
     dates = tf.where(is_date, texts, "1970-01-01")

@@ -48,6 +48,7 @@ class _Rows(NamedTuple):
     allowed: tf.Tensor  # int32 [B, A]
     categories: tf.Tensor  # int32 [B, F]
     unknown: tf.Tensor  # bool [B]
+    banned: tf.Tensor  # bool [B, n_slots], or [B, 0] where nothing is
 
 
 class _Best(NamedTuple):
@@ -130,6 +131,7 @@ class ItemIndex(tf.Module):
         allowed: tf.Tensor | None = None,
         categories: tf.Tensor | None = None,
         unknown: tf.Tensor | None = None,
+        banned: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The best ``k`` items of each request.
 
@@ -144,6 +146,8 @@ class ItemIndex(tf.Module):
           categories: int32 ``[B, F]``, likewise: only items in one of these. The number of categories is one that does
             not exist.
           unknown: bool ``[B]``, requests to whose scores ``prior`` is added; their answers are exact.
+          banned: bool ``[B, N]``, or ``[B, 0]`` for nothing: further items that must not come back. Many may be banned,
+            where ``exclude`` is for a few.
 
         Returns:
           Indices int32 and scores float32, ``[B, min(max(k), N)]``: what is asked for beyond the catalogue takes no
@@ -151,7 +155,7 @@ class ItemIndex(tf.Module):
         """
         batch = tf.shape(query)[0]
         k = tf.maximum(tf.broadcast_to(k, (batch,)), 0)
-        rows = self._rows(query, exclude, pairs, allowed, categories, unknown)
+        rows = self._rows(query, exclude, pairs, allowed, categories, unknown, banned)
         wanted = tf.minimum(tf.reduce_max(tf.concat([k, [0]], axis=0)), self.n_items)
         nobody = _Best(tf.zeros((0, wanted)), tf.zeros((0, wanted), tf.int32))
         best = _Best(*tf.cond(batch > 0, lambda: self._best(rows, wanted), lambda: nobody))
@@ -169,12 +173,13 @@ class ItemIndex(tf.Module):
         allowed: tf.Tensor | None = None,
         categories: tf.Tensor | None = None,
         unknown: tf.Tensor | None = None,
+        banned: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The scores of ``items`` int32 ``[B, P]``, as :meth:`top_k` gives them: float32 ``[B, P]``.
 
         They are minus infinity for items that must not come back, and for N. Other arguments as in :meth:`top_k`.
         """
-        rows = self._rows(query, exclude, pairs, allowed, categories, unknown)
+        rows = self._rows(query, exclude, pairs, allowed, categories, unknown, banned)
         slots = self._slots_of(items)
         scores = tf.linalg.matvec(self.vectors.read(slots), query)
         scores += tf.gather(_sums(rows.paired, 0, self.vectors.n_slots, rows.values), slots, batch_dims=1)
@@ -188,7 +193,7 @@ class ItemIndex(tf.Module):
     def _slots_of(self, items: tf.Tensor) -> tf.Tensor:
         return rows_of(self.slot_of, items) if isinstance(self.cells, Cells) else items
 
-    def _rows(self, query, exclude, pairs, allowed, categories, unknown) -> _Rows:
+    def _rows(self, query, exclude, pairs, allowed, categories, unknown, banned) -> _Rows:
         batch = tf.shape(query)[0]
         none = tf.zeros((batch, 0), tf.int32)
         surplus = tf.range(self.n_items, self.vectors.n_slots)[tf.newaxis]
@@ -202,7 +207,18 @@ class ItemIndex(tf.Module):
             tf.where(allowed == NOTHING, NOTHING, self._slots_of(tf.maximum(allowed, 0))),
             none if categories is None else categories,
             tf.zeros_like(query[:, 0], tf.bool) if unknown is None else unknown,
+            tf.zeros((batch, 0), tf.bool) if banned is None else self._in_slots(banned),
         )
+
+    def _in_slots(self, banned: tf.Tensor) -> tf.Tensor:
+        """bool ``[B, N]`` in the order of the slots, ``[B, n_slots]``; ``[B, 0]`` as it is."""
+
+        def moved() -> tf.Tensor:
+            if not isinstance(self.cells, Cells):
+                return tf.pad(banned, [[0, 0], [0, self.vectors.n_slots - self.n_items]])
+            return tf.gather(tf.pad(banned, [[0, 0], [0, 1]]), self.item_of, axis=1)
+
+        return tf.cond(tf.shape(banned)[1] > 0, moved, lambda: banned)
 
     def _best(self, rows: _Rows, wanted: tf.Tensor) -> _Best:
         """The best of a batch that is not empty."""
@@ -319,6 +335,8 @@ class ItemIndex(tf.Module):
             return row, rows_of(self.category_slots, _ranges(ends, category))
 
         may = if_any(rows.allowed, lambda row, slots: (row, slots)) & if_any(rows.categories, members)
+        if rows.banned.shape[1] != 0:
+            may = tf.cond(tf.shape(rows.banned)[1] > 0, lambda: may & ~rows.banned, lambda: may)
         row = tf.repeat(tf.range(batch), tf.shape(rows.exclude)[1])
         at = tf.stack([row, tf.reshape(rows.exclude, (-1,))], axis=1)
         return tf.tensor_scatter_nd_update(may, at, tf.zeros_like(at[:, 0], tf.bool))
@@ -369,8 +387,9 @@ def build_index(
 
 
 def _is_filtered(rows: _Rows) -> tf.Tensor:
-    """Whether any of the ``rows``, or one row, has an allow-list or a category filter."""
-    return tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
+    """Whether any of the ``rows``, or one row, has an allow-list, a category filter or banned items."""
+    filters = tf.reduce_any(rows.allowed != NOTHING) | tf.reduce_any(rows.categories != NOTHING)
+    return filters | (tf.shape(rows.banned)[-1] > 0)
 
 
 def _up_to(number: tf.Tensor, largest: int) -> tf.Tensor:

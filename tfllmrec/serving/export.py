@@ -16,7 +16,9 @@ import tensorflow as tf
 from tfllmrec.assets import cache_folder
 from tfllmrec.columns import CATEGORIES, DESCRIPTION, DOMAIN, ITEM, ITEM_INDEX, STRATUM, TITLE, TRAIN_EVENTS
 from tfllmrec.data.cleaning.names import category_names
+from tfllmrec.data.cleaning.times import times
 from tfllmrec.data.cleaning.titles import display_titles
+from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_filters
 from tfllmrec.data.queries import Queries
@@ -35,8 +37,9 @@ from tfllmrec.progress import Tell, show_progress, to_stderr
 from tfllmrec.runs.experiment import versions
 from tfllmrec.runs.labels import choose_labels, labels_of_run
 from tfllmrec.runs.run import Run
-from tfllmrec.serving.layout import EXTRA, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
+from tfllmrec.serving.layout import EXTRA, ITEM_FIELDS, ITEMS, LARGEST_VERSION, MANIFEST, WARM_UP, version_folders
 from tfllmrec.serving.new_items import Counts, read_new_items
+from tfllmrec.serving.rules.folder import take_over, take_over_again
 from tfllmrec.serving.signatures import ServingModel
 from tfllmrec.serving.warm_up import write_warm_up
 from tfllmrec.text.side_by_side import Encoder
@@ -182,7 +185,7 @@ def _export_run(
         domain_filters(items),
     )
     popularity = _popularity(run.split, run.config.evaluation.head_share)
-    return _write(serving, items, popularity, run.split.schema, Path(target), _manifest(run, counts))
+    return _write(serving, items, popularity, run.split.schema, Path(target), _manifest(run, counts), tell)
 
 
 def _export_model(
@@ -254,7 +257,7 @@ def _export_model(
         domains=domain_filters(items),
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
-    return _write(serving, items, _popularity(split), schema, Path(target), manifest)
+    return _write(serving, items, _popularity(split), schema, Path(target), manifest, tell)
 
 
 def _popularity(split: Split, head_share: float = 0.2) -> pd.DataFrame:
@@ -309,6 +312,7 @@ def _write(
     schema: Schema,
     target: Path,
     manifest: dict[str, Any],
+    tell: Tell,
 ) -> Path:
     """Writes the next version of ``target`` and returns its folder.
 
@@ -347,15 +351,35 @@ def _write(
             for name, of_new in ((TRAIN_EVENTS, 0), (STRATUM, "cold")):
                 told[name] = popularity[name].reindex(range(len(items)), fill_value=of_new).to_numpy()
             told.to_parquet(extra / ITEMS, index=False)
+            _fields_of_rules(items, schema).to_parquet(extra / ITEM_FIELDS, index=False)
             (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
             ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
             write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles, schema, serving.some_labels)
-            return _publish(temporary, target)
+            rules = take_over(target, temporary, tell)
+            version = _publish(temporary, target)
+            take_over_again(target, version, rules, tell)
+            return version
     except BaseException:
         if ours:
             with contextlib.suppress(OSError):  # it was never made, or another exporter put a version there
                 target.rmdir()
         raise
+
+
+def _fields_of_rules(items: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The fields of items that rules may select by, as :func:`tfllmrec.serving.layout.read_item_fields` says."""
+    fields: dict[str, Any] = {}
+    for field in schema.of("item"):
+        if field.kind in ("text", "vector") or field.name in (TITLE, DESCRIPTION, CATEGORIES):
+            continue
+        cells = items[field.name]
+        if field.kind in ("number", "time"):
+            read = numbers if field.kind == "number" else times
+            fields[field.name] = cells.to_numpy(np.float64) if cells.dtype.kind == "f" else read(cells)[0]
+        else:
+            written = strings(cells)
+            fields[field.name] = written.map(category_names) if field.width else written
+    return pd.DataFrame(fields, index=items.index)
 
 
 def _publish(temporary: Path, target: Path) -> Path:

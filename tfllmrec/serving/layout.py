@@ -4,10 +4,12 @@ Apart from :mod:`tfllmrec.serving.export`, which loads what trained the model: a
 
 VERSION/
   saved_model.pb, variables/, assets/    what TensorFlow wrote
+    assets/rules.bin                     the business rules, which :mod:`tfllmrec.serving.rules` replaces
   assets.extra/                          what TensorFlow keeps with a model and does not read
     tfllmrec.json                        the manifest
     items.parquet                        ids, titles to show, categories, training events and strata, in the order of
                                          the ``score`` signature
+    item_fields.parquet                  their other fields, which rules select items by
     tf_serving_warmup_requests           what TF Serving asks a version before it serves it
 """
 
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 EXTRA = "assets.extra"
 MANIFEST = "tfllmrec.json"
 ITEMS = "items.parquet"
+ITEM_FIELDS = "item_fields.parquet"
+ASSETS = "assets"
 WARM_UP = "tf_serving_warmup_requests"  # TF Serving looks for this name
 #: Version numbers are int64 in TF Serving's messages.
 LARGEST_VERSION = 2**63 - 1
@@ -83,16 +87,31 @@ def read_catalogue(version: Path) -> pd.DataFrame:
     Raises:
       ModelError: the table is missing or damaged.
     """
-    import pandas as pd  # the server, which does not read it, starts faster without
-
     path = version / EXTRA / ITEMS
-    try:
-        items = pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises nearly anything on a damaged file
-        raise ModelError(f"{path} cannot be read ({error}): {_REMEDY}.") from error
+    items = _read_table(path)
     if ITEM not in items or not items[ITEM].map(lambda item: isinstance(item, str)).all():
         raise ModelError(f"{path} is damaged (expected strings in the column {ITEM!r}): {_REMEDY}.")
     return items
+
+
+def read_item_fields(version: Path) -> pd.DataFrame:
+    """The fields of an export's items by their names, in the order of :func:`read_catalogue`.
+
+    Numbers and times are float64, NaN where there is none; categories with several names are lists; others are texts.
+
+    Raises:
+      ModelError: the table is missing or damaged.
+    """
+    return _read_table(version / EXTRA / ITEM_FIELDS)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd  # the server, which does not read tables, starts faster without
+
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises nearly anything on a damaged file
+        raise ModelError(f"{path} cannot be read ({error}): {_REMEDY}.") from error
 
 
 def has_scann(manifest: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from tfllmrec.models.reasons import TERMS, Reasons, Subjects, telling
 from tfllmrec.models.servable import Query, Servable
 from tfllmrec.serving.label_weights import LabelWeights, Weighed
 from tfllmrec.serving.list_rules import Asked, ListRules
+from tfllmrec.serving.rules.graph import CONTEXT_NAMES, BusinessRules, Ruled
 from tfllmrec.text.centring import search_weights
 from tfllmrec.text.preprocessor import INPUTS
 from tfllmrec.training.interests import forecast_of
@@ -51,6 +52,8 @@ NO_STRINGS, NO_RATINGS, TEN = tf.fill((1, 0), ""), tf.zeros((1, 0)), tf.constant
 NO_CAP, NO_REASONS, NO_SHARE = tf.constant([0]), tf.constant([0]), tf.zeros(1)
 
 (RANKING,) = STAGES
+#: The reason of a sponsored item.
+SPONSORED = "sponsored"
 #: Weight of a history in a search: one standard deviation of its scores counts as half a standard deviation of the
 #: cosines between the catalogue's texts.
 PERSONAL = 0.5
@@ -164,6 +167,7 @@ class ServingModel(tf.Module):
         self.index_of = static_table({item: i for i, item in enumerate(ids)}, default=self.n_items)
         self.item_ids = tf.constant([*ids, ""])
         self.titles = tf.constant([*(ids if titles is None else titles), ""])
+        self.business_rules = BusinessRules(ids)
         names_of = [category_names(cell) for cell in ([""] * self.n_items if categories is None else categories)]
         members: dict[str, list[int]] = {}
         for item, names in enumerate(names_of):
@@ -178,7 +182,7 @@ class ServingModel(tf.Module):
         reads = {RATING_KEY, *model.reads}  # interests and ranking know ratings
         self.reads = tuple(sorted(reads))
         self.event_decoder = FieldDecoder(schema.of_history(), reads)
-        self.context_decoder = FieldDecoder(schema.of_query(), reads)
+        self.context_decoder = FieldDecoder(schema.of_query(), reads, CONTEXT_NAMES)
         if len(self.event_decoder.fields) > ENTRIES:
             raise ModelError(
                 f"The model reads {len(self.event_decoder.fields)} fields of events; expected at most {ENTRIES}, "
@@ -331,8 +335,12 @@ class ServingModel(tf.Module):
             that is shorter, for none. exclude: string ``[B, E]``. k: int32 ``[B]``.
         """
         query, unknown, _ = self._query(history, ratings)
-        request = self._request(query, exclude, self._filters(*_no_filters(history)))
-        return self._listed(*self._ordered(query, request, k)) | {"unknown": unknown}
+        ruled = self.business_rules(tf.shape(history)[0])
+        request = self._request(query, exclude, self._filters(*_no_filters(history), ruled))
+        found = self._ordered(query, request, k)
+        k = tf.broadcast_to(k, tf.shape(history)[:1])
+        items, scores, _ = self.business_rules.placed(*found, k, ruled, self.best, request)
+        return self._listed(items, scores) | {"unknown": unknown}
 
     @_signature(
         HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K, DIVERSITY, PINNED, CATEGORY_CAP,
@@ -379,6 +387,7 @@ class ServingModel(tf.Module):
             up, to -1 or 1 at most. Entries that name no label of ``interests``, or have no number, count in ``unread``.
           reasons: int32 ``[B]``, how many of the first places get a reason, 0 to 100; ``reasons`` string ``[B, k]`` of
             the answer are ``""`` in all others, and where no fact is behind a score (:mod:`tfllmrec.models.reasons`).
+            Sponsored items have the reason :data:`SPONSORED`, whether reasons are asked for or not.
         """
         history, ratings, event_fields, context, exclude, allow, categories, k, *rows = _with_as_many_rows(
             history, ratings, event_fields, context, exclude, allow, categories, k, diversity, pinned, category_cap,
@@ -389,21 +398,23 @@ class ServingModel(tf.Module):
         query, unknown, unread = self._query(history, ratings, event_fields, context)
         weighed, unread_labels = self.label_weights.read(label_weights)
         unread += tf.reduce_sum(tf.cast((skip != "") & (skip != RANKING), tf.int32), axis=1) + unread_labels
-        request = self._request(query, exclude, self._filters(allow, categories))
+        ruled = self.business_rules(tf.shape(history)[0], context)
+        request = self._request(query, exclude, self._filters(allow, categories, ruled))
         request["pairs"] = tf.cond(
             tf.reduce_any(weighed.any), lambda: self._weighed_pairs(request, weighed), lambda: request["pairs"]
         )
         asked = Asked(self.index_of.lookup(pinned), diversity, category_cap, tail_share)
-        ruled, skipped = self.rules.any_of(asked), tf.reduce_any(skip == RANKING, axis=1)
-        wanted = tf.where(ruled & (k > 0), self.rules.candidates(k), k)
-        items, scores = self._ordered(query, request, wanted, skipped, weighed)
-        found = tf.cond(
-            tf.reduce_any(ruled),
-            lambda: self._first(*self.rules.apply(items, scores, k, asked, request), k),
-            lambda: (items, scores),
+        rearranged, skipped = self.rules.any_of(asked), tf.reduce_any(skip == RANKING, axis=1)
+        wanted = tf.where(rearranged & (k > 0), self.rules.candidates(k), k)
+        found = self._ordered(query, request, wanted, skipped, weighed)
+        items, scores = tf.cond(
+            tf.reduce_any(rearranged),
+            lambda: self._first(*self.rules.apply(*found, k, asked, request), k),
+            lambda: found,
         )
-        why = self._reasons_of(query, found[0], reasons)
-        return self._titled(*found) | {"reasons": why, "unknown": unknown, "unread": unread}
+        items, scores, sponsored = self.business_rules.placed(items, scores, k, ruled, self.best, request)
+        why = tf.where(sponsored, SPONSORED, self._reasons_of(query, items, reasons))
+        return self._titled(items, scores) | {"reasons": why, "unknown": unknown, "unread": unread}
 
     def _reasons_of(self, query: Query, items: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """The reasons of the first ``wanted`` int32 ``[B]`` of ``items`` int32 ``[B, k]``: string ``[B, k]``."""
@@ -488,7 +499,7 @@ class ServingModel(tf.Module):
     def search(self, text, history, exclude, k):
         """Items whose text means what ``text`` string ``[B]`` says; a history moves those up that suit the user."""
         query, unknown, _ = self._query(history, _no_ratings(history))
-        filters = self._filters(*_no_filters(history))
+        filters = self._filters(*_no_filters(history), self.business_rules(tf.shape(history)[0]))
         return self._listed(*self._found(self.text_to_vector(text), query, exclude, filters, k)) | {"unknown": unknown}
 
     @_signature(TEXT, HISTORY, RATINGS, EVENT_FIELDS, CONTEXT, EXCLUDE, ALLOW, CATEGORIES, K)
@@ -509,7 +520,8 @@ class ServingModel(tf.Module):
             text, history, ratings, event_fields, context, exclude, allow, categories, k
         )
         query, unknown, unread = self._query(history, ratings, event_fields, context)
-        found = self._found(self.text_to_vector(text), query, exclude, self._filters(allow, categories), k)
+        filters = self._filters(allow, categories, self.business_rules(tf.shape(text)[0], context))
+        found = self._found(self.text_to_vector(text), query, exclude, filters, k)
         return self._titled(*found) | {"unknown": unknown, "unread": unread}
 
     @_signature(*TOKENS, HISTORY, EXCLUDE, K)
@@ -525,7 +537,7 @@ class ServingModel(tf.Module):
         tokens = zip(INPUTS, (input_word_ids, input_mask, input_type_ids), strict=True)
         vectors = self.text_to_vector.vectors({name: value[:, :width] for name, value in tokens})
         query, unknown, _ = self._query(history, _no_ratings(history))
-        filters = self._filters(*_no_filters(history))
+        filters = self._filters(*_no_filters(history), self.business_rules(tf.shape(history)[0]))
         return self._listed(*self._found(vectors, query, exclude, filters, k)) | {"unknown": unknown}
 
     @_signature(TEXT)
@@ -557,7 +569,7 @@ class ServingModel(tf.Module):
     def similar(self, item_id, k):
         """Items like ``item_id`` string ``[B]``: the mean of the cosines of their learned and of their text vectors."""
         index = self.index_of.lookup(item_id)
-        found = self._similar(index, self._filters(*_no_filters(item_id)), k)
+        found = self._similar(index, *_no_filters(item_id), k)
         return self._listed(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
 
     @_signature(ITEM_ID, ALLOW, CATEGORIES, K)
@@ -565,10 +577,11 @@ class ServingModel(tf.Module):
         """As :meth:`similar`, with filters; see the class."""
         item_id, allow, categories, k = _with_as_many_rows(item_id, allow, categories, k)
         index = self.index_of.lookup(item_id)
-        found = self._similar(index, self._filters(allow, categories), k)
+        found = self._similar(index, allow, categories, k)
         return self._titled(*found) | {"unknown": tf.cast(index == self.n_items, tf.int32)}
 
-    def _similar(self, index: tf.Tensor, filters: dict[str, tf.Tensor], k: tf.Tensor) -> _Found:
+    def _similar(self, index: tf.Tensor, allow: tf.Tensor, categories: tf.Tensor, k: tf.Tensor) -> _Found:
+        filters = self._filters(allow, categories, self.business_rules(tf.size(index)))
         # Nothing is like an item that is not there.
         allowed = tf.pad(filters.pop("allowed"), [[0, 0], [0, 1]], constant_values=NOTHING)
         allowed = tf.where(index[:, tf.newaxis] < self.n_items, allowed, self.n_items)
@@ -587,10 +600,16 @@ class ServingModel(tf.Module):
         known = index < self.n_items
         at = tf.where(known, index, 0)
         start, end = tf.gather(self.neighbour_offsets, at), tf.gather(self.neighbour_offsets, at + 1)
-        end = tf.where(known, tf.minimum(end, start + tf.cast(tf.maximum(k, 0), tf.int64)), start)
-        width = tf.minimum(tf.reduce_max(tf.concat([k, [0]], 0)), min(NEIGHBOURS, self.n_items))
-        place = start[:, tf.newaxis] + tf.range(tf.cast(width, tf.int64))
-        place = tf.where(place < end[:, tf.newaxis], place, tf.size(self.neighbours, tf.int64) - 1)
+        end = tf.where(known, end, start)
+        none = tf.size(self.neighbours, tf.int64) - 1
+        place = start[:, tf.newaxis] + tf.range(min(NEIGHBOURS, self.n_items), dtype=tf.int64)
+        place = tf.where(place < end[:, tf.newaxis], place, none)
+        ruled = self.business_rules(tf.size(index))
+        left = self.business_rules.without_banned(tf.gather(self.neighbours, place), ruled) < self.n_items
+        order = tf.argsort(tf.cast(~left, tf.int32), axis=1, stable=True)
+        place = tf.gather(tf.where(left, place, none), order, batch_dims=1)
+        place = tf.where(tf.range(tf.shape(place)[1]) < k[:, tf.newaxis], place, none)
+        place = place[:, : tf.reduce_max(tf.concat([k, [0]], 0))]
         found = self._listed(tf.gather(self.neighbours, place), tf.gather(self.neighbour_weights, place))
         reasons = tf.gather(self.relation_words, tf.gather(self.neighbour_words, place))
         return found | {"reasons": reasons, "unknown": tf.cast(~known, tf.int32)}
@@ -634,11 +653,16 @@ class ServingModel(tf.Module):
     def rank(self, history, ratings, items, event_fields=NO_STRINGS, context=NO_STRINGS):
         """``click_probability`` of ``items`` string ``[B, M]``, and ``rating`` where the data has any.
 
-        Both float32 ``[B, M]``, and 0 for ``""`` and unknown ids. What they mean:
-        :meth:`tfllmrec.models.ranking.RankingModel.rank`.
+        Both float32 ``[B, M]``, and 0 for ``""``, unknown ids and items that business rules hide from the request. What
+        they mean: :meth:`tfllmrec.models.ranking.RankingModel.rank`.
         """
-        query, unknown = self._query_of(history, ratings, event_fields, context)
-        probability, rating = self._rank_items(self.item_vectors, query, self.index_of.lookup(items))
+        history, ratings, items, event_fields, context = _with_as_many_rows(
+            history, ratings, items, event_fields, context
+        )
+        query, unknown, _ = self._query(history, ratings, event_fields, context)
+        ruled = self.business_rules(tf.shape(history)[0], context)
+        offered = self.business_rules.without_banned(self.index_of.lookup(items), ruled)
+        probability, rating = self._rank_items(self.item_vectors, query, offered)
         told = {"click_probability": probability, "unknown": unknown}
         return told | {"rating": rating} if self._rates else told
 
@@ -753,9 +777,12 @@ class ServingModel(tf.Module):
         nothing = tf.zeros((batch, 0))
         return tf.zeros((batch, self.folded.dim)), tf.cast(nothing, tf.int32), nothing, tf.zeros(batch)
 
-    def _filters(self, allow: tf.Tensor, categories: tf.Tensor) -> dict[str, tf.Tensor]:
-        """``allowed`` and ``categories`` of ``ItemIndex.top_k``."""
+    def _filters(
+        self, allow: tf.Tensor, categories: tf.Tensor, ruled: Ruled | None = None
+    ) -> dict[str, tf.Tensor | None]:
+        """``allowed``, ``categories`` and ``banned`` of ``ItemIndex.top_k``."""
         return {
+            "banned": None if ruled is None else ruled.banned,
             "allowed": tf.where(allow == "", NOTHING, self.index_of.lookup(allow)),
             "categories": self.category_of.lookup(categories),
         }

@@ -1,0 +1,138 @@
+"""``tfllmrec rules``: business rules of an exported model, which hold from the next request on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfllmrec.cli.arguments import Json
+from tfllmrec.cli.output import cell, console, note, print_json, say, working
+
+if TYPE_CHECKING:
+    from tfllmrec.serving.rules.folder import Applied
+
+app = typer.Typer(
+    name="rules",
+    help="Hide, limit, sponsor and review items of an exported model, while it answers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+#: Ids that a message names.
+SHOWN = 5
+
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL_FOLDER", help="saved_models/NAME; all its versions obey the same rules.")
+]
+
+
+@app.command()
+def apply(
+    model_folder: ModelFolder,
+    rules: Annotated[Path, typer.Argument(metavar="RULES", help="The rules: YAML or JSON; see docs/rules.md.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count, and change nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Replace the rules of a model. Servers need no restart."""
+    from tfllmrec.serving.rules.folder import apply_rules
+
+    with working():
+        applied = apply_rules(model_folder, rules, note, dry_run=dry_run)
+    if json:
+        print_json(applied.as_dict())
+    else:
+        print_applied(applied)
+        if dry_run:
+            note("nothing was changed")
+
+
+@app.command()
+def show(model_folder: ModelFolder, json: Json = False) -> None:
+    """Print the rules of a model, and what they do."""
+    from tfllmrec.serving.rules.folder import show_rules
+
+    with working():
+        stored, applied, others = show_rules(model_folder)
+    if json:
+        print_json(applied.as_dict() | {"text": stored.text, "not_applied": others})
+    else:
+        say(stored.text.rstrip() or "no rules")
+        print_applied(applied)
+    for number in others:
+        note(f"version {number} has other rules, because an apply was interrupted: apply the rules again")
+
+
+@app.command()
+def review(
+    model_folder: ModelFolder,
+    approve: Annotated[
+        list[str] | None, typer.Option("--approve", metavar="ID", help="Show this item. May be repeated.")
+    ] = None,
+    reject: Annotated[
+        list[str] | None, typer.Option("--reject", metavar="ID", help="Keep this item hidden. May be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the items that wait for a review, after decisions on some."""
+    from tfllmrec.serving.rules.folder import review_items
+
+    with working():
+        applied = review_items(model_folder, approve or (), reject or ())
+    waiting = [] if applied.newest is None else applied.newest.waiting
+    if json:
+        print_json({"waiting": [{"item_id": item, "title": title} for item, title in waiting]})
+    elif not waiting:
+        note("no item waits for a review")
+    else:
+        from rich.table import Table
+
+        table = Table()
+        table.add_column("item", no_wrap=True)
+        table.add_column("title")
+        for item, title in waiting:
+            table.add_row(cell(item), cell(title))
+        console().print(table)
+
+
+@app.command()
+def clear(model_folder: ModelFolder, json: Json = False) -> None:
+    """Remove all rules of a model. Decisions of reviews are kept."""
+    from tfllmrec.serving.rules.folder import clear_rules
+
+    with working():
+        applied = clear_rules(model_folder)
+    if json:
+        print_json(applied.as_dict())
+    else:
+        print_applied(applied)
+
+
+def print_applied(applied: Applied) -> None:
+    """Prints what each rule does in the newest version, and what was not found there."""
+    from rich.table import Table
+
+    newest = max(applied.versions)
+    if (done := applied.newest) is not None:
+        table = Table()
+        for label in ("line", "rule", "items"):
+            table.add_column(label, justify="left" if label == "rule" else "right")
+        for count in done.counts:
+            table.add_row(str(count.line), cell(count.rule), f"{count.items:,}")
+        console().print(table)
+        for count in done.counts:
+            if count.not_found:
+                more = f" and {len(count.not_found) - SHOWN:,} more" if len(count.not_found) > SHOWN else ""
+                names = ", ".join(count.not_found[:SHOWN])
+                note(f"{applied.rules}, line {count.line}: not in the catalogue: {names}{more}")
+            if count.without_value:
+                note(f"{applied.rules}, line {count.line}: {count.without_value:,} items have no value")
+        say(
+            f"version {newest}: {done.hidden:,} items hidden, {len(done.waiting):,} of which wait for a review; "
+            f"{done.restricted:,} more are shown to some requests only"
+        )
+    else:
+        say(f"version {newest}: no rules")
+    for number in applied.older:
+        note(f"version {number} was exported before there were rules, and obeys none: export the run again")

@@ -1,0 +1,312 @@
+"""Rules of a model's folder: applied to all its versions while they answer, and taken over by the next version.
+
+``rules.json`` beside the versions holds the rules file as it was written, the stock table, and the decisions of
+reviews. It is written before the versions' compiled files. An apply that is killed between both leaves some versions
+with the rules before, each whole; the next apply completes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tfllmrec.columns import ITEM
+from tfllmrec.durable import locked, read_json, replacing, write_text
+from tfllmrec.errors import ConfigError, DataError, ModelError
+from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
+from tfllmrec.progress import Tell, show_progress
+from tfllmrec.serving.layout import ASSETS, version_folders
+from tfllmrec.serving.rules.compiled import NO_RULES, RULES, rules_digest
+from tfllmrec.serving.rules.compiler import Compiled, Decisions, RuledCatalogue, compile_rules
+from tfllmrec.serving.rules.document import RulesFile, parse_rules
+from tfllmrec.wording import nearest_hint
+
+STORED = "rules.json"
+STOCK = "stock"
+#: Bytes of a rules file that are read.
+MOST_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class StoredRules:
+    """What ``rules.json`` holds.
+
+    Attributes:
+      name: of the rules file; ``""``: there are no rules. text: of the file. stock: counts from its table. approved,
+        rejected: ids that a person decided on. seen: ids that were in a version when ``new`` items were first reviewed.
+    """
+
+    name: str = ""
+    text: str = ""
+    stock: dict[str, float] = field(default_factory=dict)
+    approved: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+
+    @property
+    def written(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.written.encode("utf-8", "surrogatepass")).digest()
+
+    def read(self) -> RulesFile:
+        return parse_rules(self.text, self.name)
+
+    def compiled(self, catalogue: RuledCatalogue) -> Compiled | None:
+        """``None`` where there are no rules."""
+        if not self.name:
+            return None
+        decisions = Decisions(self.stock, self.approved, self.rejected, self.seen)
+        return compile_rules(self.read(), decisions, self.digest, catalogue)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did.
+
+    Attributes:
+      rules: the name of the rules file; ``""``: none. versions: what the rules do in each version that obeys them,
+        ``None`` without rules; by number. older: versions that were exported before there were rules and obey none.
+    """
+
+    rules: str
+    versions: Mapping[int, Compiled | None]
+    older: Sequence[int]
+
+    @property
+    def newest(self) -> Compiled | None:
+        return self.versions[max(self.versions)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the rules as they are in the newest version."""
+        versions = [
+            {"version": number, "hidden": done.hidden, "restricted": done.restricted, "waiting": len(done.waiting)}
+            if done is not None
+            else {"version": number, "hidden": 0, "restricted": 0, "waiting": 0}
+            for number, done in self.versions.items()
+        ]
+        counts = [] if self.newest is None else [asdict(count) for count in self.newest.counts]
+        return {"rules": self.rules, "versions": versions, "without_rules": list(self.older), "counts": counts}
+
+
+def read_stored(folder: Path) -> StoredRules:
+    """The rules of a model's folder.
+
+    Raises:
+      ModelError: the file is damaged.
+    """
+    path = folder / STORED
+    return read_json(path, StoredRules, "apply the rules again, after removing it") if path.exists() else StoredRules()
+
+
+def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False) -> Applied:
+    """Compiles a rules file for every version of a model, in place of the rules before; decisions of reviews stay.
+
+    Servers need no restart: the next request obeys the new rules.
+
+    Args:
+      folder: such as ``saved_models/shop``. rules: YAML or JSON. tell: called with a line on each table that was read.
+      dry_run: checks and counts, and writes nothing.
+
+    Raises:
+      ConfigError: the file cannot be read or used; the message names the line. Or another process applies rules.
+      DataError: the stock table cannot be read.
+      ModelError: the folder has no version that can obey rules, or one is damaged.
+      WriteError: the folder cannot be written; each version has the rules before or the new ones.
+    """
+    text = _text_of(rules)
+    read = parse_rules(text, str(rules))
+    if isinstance(read.document.stock, str):
+        stock = _read_stock(read, rules.parent / read.document.stock, tell)
+    else:
+        stock = dict(read.document.stock or {})
+    _check_folder(folder)
+
+    def changed(stored: StoredRules) -> StoredRules:
+        seen = []
+        if any(rule.new for rule in read.document.review):
+            seen = stored.seen or sorted(_ids(folder))
+        return replace(stored, name=str(rules.name), text=text, stock=stock, seen=seen)
+
+    if dry_run:
+        return _compiled(folder, changed(read_stored(folder)))
+    return _change(folder, changed)
+
+
+def clear_rules(folder: Path) -> Applied:
+    """Removes all rules from a model's versions; decisions of reviews stay.
+
+    Raises:
+      ConfigError, ModelError, WriteError: as :func:`apply_rules`.
+    """
+    _check_folder(folder)
+    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}, seen=[]))
+
+
+def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str] = ()) -> Applied:
+    """Approves and rejects items, and applies the rules again; an earlier decision on an item is replaced.
+
+    Raises:
+      DataError: no version has such an item, or an item is approved and rejected at once.
+      ConfigError, ModelError, WriteError: as :func:`apply_rules`.
+    """
+    _check_folder(folder)
+    if not approve and not reject:
+        return _compiled(folder, read_stored(folder))
+    if both := set(approve) & set(reject):
+        raise DataError(f"Expected each item approved or rejected, found {sorted(both)[0]!r} in both.")
+    known = _ids(folder)
+    for item in (*approve, *reject):
+        if item not in known:
+            raise DataError(f"No version in {folder} has the item {item!r}{nearest_hint(item, known)}.")
+
+    def changed(stored: StoredRules) -> StoredRules:
+        approved = (set(stored.approved) | set(approve)) - set(reject)
+        rejected = (set(stored.rejected) | set(reject)) - set(approve)
+        return replace(stored, approved=sorted(approved), rejected=sorted(rejected))
+
+    return _change(folder, changed)
+
+
+def show_rules(folder: Path) -> tuple[StoredRules, Applied, list[int]]:
+    """The rules of a folder, what they do, and the versions that have other ones, because an apply was interrupted.
+
+    Raises:
+      ModelError: the folder has no version that can obey rules, or a file is damaged.
+    """
+    _check_folder(folder)
+    stored = read_stored(folder)
+    expected = stored.digest if stored.name else None
+    others = [n for n, version in _versions(folder).items() if rules_digest(version / ASSETS / RULES) != expected]
+    return stored, _compiled(folder, stored), others
+
+
+def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
+    """Gives a version that is not published yet the rules of its folder, which are returned.
+
+    Raises:
+      ConfigError: a rule does not fit the version's catalogue, such as a field that it does not have any more.
+      ModelError: the stored rules are damaged.
+      WriteError: the version cannot be written.
+    """
+    stored = read_stored(folder)
+    try:
+        done = stored.compiled(RuledCatalogue.of(version))
+    except ConfigError as error:
+        raise ConfigError(
+            *error.args,
+            f"The version must obey the rules that were applied to {folder}: apply rules that fit, or 'tfllmrec rules "
+            f"clear {folder}'.",
+        ) from None
+    _write(version, done)
+    if done is not None:
+        waiting = f", {len(done.waiting):,} of which wait for a review" if done.waiting else ""
+        tell(f"rules: {stored.name} hides {done.hidden:,} items{waiting}, and {done.restricted:,} from some requests")
+    return stored
+
+
+def take_over_again(folder: Path, version: Path, before: StoredRules, tell: Tell) -> None:
+    """As :func:`take_over`, if other rules were applied since; after the version was published."""
+    if read_stored(folder) != before:
+        take_over(folder, version, tell)
+
+
+def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Applied:
+    """Stores changed rules and applies them."""
+    with locked(folder):
+        stored = changed(read_stored(folder))
+        # Whatever is wrong with the rules is found before anything is written.
+        done = dict(_compiled(folder, stored).versions)
+        write_text(folder / STORED, stored.written)
+        # Listed again after they are stored: an export that publishes a version from now on knows them.
+        versions = _versions(folder)
+        with show_progress("Applying rules", "versions") as progress:
+            for count, (number, version) in enumerate(versions.items(), 1):
+                if number not in done:
+                    done[number] = stored.compiled(RuledCatalogue.of(version))
+                _write(version, done[number])
+                progress(count, len(versions))
+    return Applied(stored.name, done, _older(folder))
+
+
+def _write(version: Path, rules: Compiled | None) -> None:
+    with replacing(version / ASSETS / RULES) as fresh:
+        fresh.write_bytes(NO_RULES if rules is None else rules.content)
+
+
+def _compiled(folder: Path, stored: StoredRules) -> Applied:
+    done = {number: stored.compiled(RuledCatalogue.of(version)) for number, version in _versions(folder).items()}
+    return Applied(stored.name, done, _older(folder))
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    """The versions of a folder that can obey rules."""
+    return {n: path for n, path in version_folders(folder).items() if (path / ASSETS / RULES).is_file()}
+
+
+def _older(folder: Path) -> list[int]:
+    obey = _versions(folder)
+    return [n for n, path in version_folders(folder).items() if n not in obey and (path / "saved_model.pb").is_file()]
+
+
+def _ids(folder: Path) -> set[str]:
+    """Of the items of all versions."""
+    return {item for version in _versions(folder).values() for item in RuledCatalogue.of(version).ids}
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "saved_model.pb").is_file():
+        raise ModelError(
+            f"{folder} is a version: expected the folder of the model, {folder.parent}. All its versions obey the same "
+            "rules."
+        )
+    versions = _versions(folder) if folder.is_dir() else {}
+    older = _older(folder) if folder.is_dir() else []
+    if not versions and not older:
+        raise ModelError(
+            f"{folder} has no version of a model: expected a folder such as saved_models/shop. Write one with "
+            f"'tfllmrec export RUN {folder}'."
+        )
+    if older and max(older) > max(versions, default=-1):
+        raise ModelError(
+            f"{folder / str(max(older))} has no file of rules, because an earlier version of tfllmrec exported it: it "
+            "obeys none. Export the run again."
+        )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        there = sorted(p.as_posix() for p in path.parent.glob("*.*"))
+        raise ConfigError(f"{path} is not there{nearest_hint(path.as_posix(), there)}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    if len(content) > MOST_BYTES:
+        raise ConfigError(
+            f"{path}: expected at most {MOST_BYTES:,} bytes of rules, and it has more. Put long lists of items into a "
+            "table and name it in stock, with counts of 0."
+        )
+    return text
+
+
+def _read_stock(read: RulesFile, path: Path, tell: Tell) -> dict[str, float]:
+    try:
+        frame, findings = read_feedback(path)
+        require_columns(frame, [ITEM, STOCK], path.name)
+        counts = dict(zip(texts(frame, ITEM), numbers(frame, STOCK, path.name).tolist(), strict=True))
+    except DataError as error:
+        raise DataError(f"{read.origin}, line {read.line('stock')}: {error.args[0]}", *error.args[1:]) from error
+    for finding in findings:
+        tell(f"{path.name}: {finding}")
+    if len(counts) < len(frame):
+        raise DataError(f"{path.name}: expected each item once, found {len(frame):,} rows of {len(counts):,} items.")
+    return counts
