@@ -183,7 +183,12 @@ class BusinessRules(tf.Module):
 
         limit, age, region, now = tf.unstack(given(tf.constant(CONTEXT_NAMES)), axis=1)
         now = times(now)
-        now = tf.where(tf.math.is_nan(now), tf.timestamp(), now)[:, tf.newaxis]
+        # The clock is not asked without need: with TensorFlow's deterministic operations on, as after a fit in the same
+        # process, asking it is an error.
+        timed = tf.strings.length(sections["shown_from"]) + tf.strings.length(sections["sponsored_from"]) > 0
+        unsaid = tf.math.is_nan(now)
+        clock = tf.cond(timed & tf.reduce_any(unsaid), tf.timestamp, lambda: tf.constant(0.0, tf.float64))
+        now = tf.where(unsaid, clock, now)[:, tf.newaxis]
 
         def numbers(name: str) -> tf.Tensor:
             kind = SECTIONS[name]
