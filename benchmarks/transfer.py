@@ -107,9 +107,10 @@ def known_events(source: Run, target: Run, known: Sequence[int], seed: int, comm
     lines = [
         made_by(command, seed),
         "",
-        f"{overlaps(datasets)[0]}. {SHARE:.0%} of the shared users are the test, {SHARE:.0%} the validation; their "
-        f"events in {names[0]} and their first events in {names[1]} are known, the others are targets, and only items "
-        f"of {names[1]} are candidates. The item-item weights have the settings of {names[1]}'s own run. {MARKS}",
+        f"{overlaps(datasets)[0]}. {SHARE:.0%} of the shared users are test users, {SHARE:.0%} validation users. Their "
+        f"events in {names[0]} and their first events in {names[1]} are known, their other events in {names[1]} are "
+        f"the targets, and only items of {names[1]} are candidates. The item-item weights have the settings of the run "
+        f"of {names[1]}. {MARKS}",
     ]
     for count in known:
         to_stderr(f"from {names[0]} to {names[1]}, {count} known events")

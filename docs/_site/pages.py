@@ -230,7 +230,8 @@ def commands() -> str:
         "# Commands",
         "",
         "Results go to stdout, all else to stderr. Exit codes: 0 done, 1 a file that cannot be written, or a bug, 2",
-        "usage or config, 3 data, 4 model, 5 a run that does not pass the gate before promotion, 130 Ctrl-C.",
+        "usage or config, 3 data, 4 model, 5 a check that failed (an alarm of `monitor`, a run that is not",
+        "promoted), 130 Ctrl-C.",
         "",
     ]
 

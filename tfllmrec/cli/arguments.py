@@ -92,7 +92,7 @@ def asked_config(
 def require(path: Path) -> None:
     """Refuses a path that is not there, before TensorFlow takes its seconds to start."""
     if not path.exists():
-        raise ModelError(f"{path} does not exist: expected a folder such as saved_models/NAME.")
+        raise ModelError(f"{path} does not exist: expected the path of an existing file or folder.")
 
 
 def seconds_of(text: str, option: str) -> float:

@@ -24,7 +24,7 @@ def monitor(
         typer.Option(
             "--reference",
             metavar="PERIOD|LOG",
-            help="What the newest lists are compared with: a period before them, such as 7d, or another log. By "
+            help="Lists to compare with: of a period before the newest lists, such as 7d, or of another log. By "
             "default a period as long as --since.",
         ),
     ] = None,
@@ -45,7 +45,7 @@ def monitor(
         typer.Option(
             "--within",
             metavar="PERIOD",
-            help="An event belongs to a list if it came within this time; newer lists are not compared yet.",
+            help="An event counts for a list if it came within this time; lists newer than this are left out.",
         ),
     ] = "30m",
     scene: Annotated[
@@ -59,7 +59,7 @@ def monitor(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare the newest lists of an event log with earlier ones; exits with 5 where something got worse or moved."""
+    """Compare the newest lists of an event log with earlier lists. Exits with 5 if there is an alarm."""
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
     items = None if model is None else _items(model)

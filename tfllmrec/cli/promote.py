@@ -109,7 +109,7 @@ def say_labels(model: Path, state: Promotions) -> None:
 def print_verdict(verdict: Verdict | None) -> None:
     """A table with a row for each stratum."""
     if verdict is None:
-        note("gate: no version was in use, so there is nothing to compare with")
+        note("gate: no comparison was made")
         return
     from rich import box
     from rich.table import Table

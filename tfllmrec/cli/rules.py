@@ -75,7 +75,7 @@ def review(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the items that wait for a review, after decisions on some."""
+    """Approve or reject items, then list the items that still wait for a review."""
     from tfllmrec.serving.rules.folder import review_items
 
     with working():

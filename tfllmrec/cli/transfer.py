@@ -28,7 +28,8 @@ def transfer(
         typer.Option("--method", help="zero_shot, align, fine_tune, joint or auto (the default): transfer.method."),
     ] = None,
     same_items: Annotated[
-        str | None, typer.Option("--same-items", metavar="BY", help="id (the default), title or none.")
+        str | None,
+        typer.Option("--same-items", metavar="BY", help="Items are the same by id (the default), title or none."),
     ] = None,
     same_users: Annotated[bool, typer.Option("--same-users", help="Equal user ids are one user.")] = False,
     overrides: Overrides = None,
@@ -41,9 +42,9 @@ def transfer(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Recommend in a domain with the help of runs of other domains: with or without training on its events.
+    """Make a run on a new domain from runs of other domains, with or without training on the new domain's events.
 
-    Prints what the domains share, how far apart their texts are, and the scoreboard. The result is a run like others.
+    Prints the shared items and users, the distances between the domains' texts, and the scoreboard.
     """
     named = {"method": method, "same_items": same_items, "same_users": same_users or None}
     paths = "[" + ", ".join(_quoted(path.resolve()) for path in source) + "]"

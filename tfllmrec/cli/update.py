@@ -24,7 +24,7 @@ def update(
     users: Users = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="NEW_RUN", help="By default that of RUN with a number.")
+        Path | None, typer.Option("--out", metavar="NEW_RUN", help="Folder to write; by default RUN with a number.")
     ] = None,
     promote: Annotated[
         Path | None,
@@ -38,9 +38,9 @@ def update(
     base_path: BasePath = None,
     json: Json = False,
 ) -> None:
-    """Make a new run from a run and what came since, in minutes: it goes on from the run's weights.
+    """Make a new run from a run and newer data, in minutes: training starts from the run's weights.
 
-    After an interruption the same command with --out, or 'tfllmrec fit --resume NEW_RUN', goes on.
+    To resume after an interruption, repeat the command with --out, or run 'tfllmrec fit --resume NEW_RUN'.
     """
     if promote is None and (canary or base_path):
         raise typer.BadParameter("--canary and --base-path go with --promote.")

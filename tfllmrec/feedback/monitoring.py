@@ -557,8 +557,8 @@ def _alarms(report: Report) -> Iterator[Alarm]:
         if spread.alarm:
             yield Alarm(
                 spread.name,
-                f"{spread.name} of shown items is {spread.after:.4f}, expected were {spread.expected:.4f} after "
-                f"{spread.before:.4f}. To do: {_ADVICE[spread.name]}.",
+                f"{spread.name} of shown items is {spread.after:.4f}: expected {spread.expected:.4f}, with "
+                f"{spread.before:.4f} in the reference. To do: {_ADVICE[spread.name]}.",
             )
 
 

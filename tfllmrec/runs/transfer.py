@@ -94,7 +94,10 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         return Begun(joined, config, None)
     first = runs[0]
     if first.dataset.repeats != dataset.repeats:
-        raise ConfigError("data.repeats: expected the value of the source, because both are one task.")
+        raise ConfigError(
+            "data.repeats: expected the value of the source, found another one: set data.repeats as in the source's "
+            "config.yaml."
+        )
     replaced = ["text", "tuning", "distillation", "model"]
     replaced += ["item_weights", "training"] if asked.method in ("zero_shot", "align") else []
     for name in replaced:
