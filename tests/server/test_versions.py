@@ -395,6 +395,24 @@ def test_labels(models, base):
     assert refusal(answer, models, None, "canary")[0] is Code.INVALID_ARGUMENT
 
 
+def test_a_label_keeps_its_version_until_the_new_one_answers_whatever_else_is_loaded(models, base):
+    def source(versions, **labels):
+        return ModelSource("shop", base, "specific", versions=versions, labels=labels)
+
+    put(base, 1)
+    follow(models, source((1,), stable=1))
+    put(base, 2, "broken")
+    follow(models, source((1, 2), stable=2))
+    put(base, 3)
+    follow(models, source((2, 3), stable=2, canary=3))
+    assert answer(models, None, "stable") == "v1" and answer(models, None, "canary") == "v3"
+    models.status("shop", 1)[0].servable.alive = False  # it ended, and is loaded again
+    follow(models, source((2, 3), stable=2, canary=3))
+    assert answer(models, None, "stable") == "v1"
+    follow(models, source((2, 3), stable=3))
+    assert answer(models, None, "stable") == "v3" and models.available("shop") == [3]
+
+
 def test_who_asks_for_what_is_not_there_is_told_what_is(models, base):
     put(base, 1)
     follow(models, ModelSource("shop", base))

@@ -99,6 +99,16 @@ def test_reviews_and_new_items(shop):
         review_items(shop, approve=["i1"], reject=["i1"])
 
 
+@pytest.mark.parametrize("between", ["clear", "other rules"])
+def test_decisions_on_new_items_survive(shop, between):
+    applied(shop, "review:\n  - new: true")
+    take_over(shop, write_version(shop, 3, made_catalogue(37)), silent)
+    review_items(shop, reject=["i35"])
+    clear_rules(shop) if between == "clear" else applied(shop, "block:\n  - items: [i1]")
+    done = applied(shop, "review:\n  - new: true")
+    assert done.newest.hidden == 2 and [item for item, _ in done.newest.waiting] == ["i36"]
+
+
 def test_a_new_version_takes_the_rules_over(shop):
     applied(shop, "block:\n  - items: [i1, i36]")
     version = write_version(shop, 3, made_catalogue(37))

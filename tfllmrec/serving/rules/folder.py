@@ -129,9 +129,9 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
     _check_folder(folder)
 
     def changed(stored: StoredRules) -> StoredRules:
-        seen = []
-        if any(rule.new for rule in read.document.review):
-            seen = stored.seen or sorted(_ids(folder))
+        seen = stored.seen
+        if not seen and any(rule.new for rule in read.document.review):
+            seen = sorted(_ids(folder))
         return replace(stored, name=str(rules.name), text=text, stock=stock, seen=seen)
 
     if dry_run:
@@ -146,7 +146,7 @@ def clear_rules(folder: Path) -> Applied:
       ConfigError, ModelError, WriteError: as :func:`apply_rules`.
     """
     _check_folder(folder)
-    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}, seen=[]))
+    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}))
 
 
 def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str] = ()) -> Applied:
