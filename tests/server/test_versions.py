@@ -535,11 +535,11 @@ def test_labels_follow_promotions_and_rollbacks_and_stable_always_answers(models
     promote(base)
     put(base, 5)
     set_canary(base, 5)
-    assert stable() == (4, [4, 5])
+    assert stable() == (4, [1, 4, 5])
     rollback(base)
-    assert stable() == (4, [4])
+    assert stable() == (4, [1, 4])
     rollback(base)
-    assert stable() == (1, [1, 4])  # version 1 was loaded before the label moved
+    assert stable() == (1, [1])  # version 1 was loaded before the label moved
     (base / "promotions.json").write_text("{")
     with pytest.raises(ConfigError, match=r"promotions\.json is damaged"):
         read_sources(base)
