@@ -19,7 +19,7 @@ def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder, the first to be served.")],
     log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' fills it.")],
     model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
-    every: Annotated[str, typer.Option(metavar="TIME", help="From the end of a round to the next one: 90s, 10m, 2h.")] = "10m",
+    every: Annotated[str, typer.Option(metavar="TIME", help="Between two rounds: 90s, 10m, 2h.")] = "10m",
     once: Annotated[bool, typer.Option("--once", help="One round, for cron.")] = False,
     items: Items = None,
     alarm: Annotated[

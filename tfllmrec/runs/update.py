@@ -75,7 +75,8 @@ def update_run(
       The new run. Its ``run.json`` names the parent.
 
     Raises:
-      ConfigError: a setting that cannot change, or another one than the update began with; ``out`` is taken, or in use by another process.
+      ConfigError: a setting that cannot change, or other ones than the update began with;
+        ``out`` is taken, or in use by another process.
       NothingNew: the files have nothing that the run does not know.
       DataError: they cannot be read, or do not fit the run's data.
       ModelError: the parent is not complete, or damaged.
@@ -99,7 +100,7 @@ def update_run(
                 f"{' '.join(f'--set {each}' for each in overrides)}. Leave them out, or name another folder with --out."
             )
         if begun.complete:
-            tell(f"{out} is complete already: nothing was read. For events that came since, name another folder with --out")
+            tell(f"{out} is complete already: nothing was read. For newer events, name another folder with --out")
             return begun
         tell(f"going on with {out}")
         with locked(out):
@@ -138,7 +139,8 @@ def _data_section(run: Run, events: Path | str, items: Path | None, users: Path 
     if is_event_log(Path(events)):  # it has names of its own, whatever the columns of the run's files were called
         with LogReader(Path(events)) as reader:
             there = set(reader.table().schema.names)
-        mapped = {name: column for name, column in mapped.items() if column in there or (items and name in ITEM_COLUMNS)}
+        of_items = ITEM_COLUMNS if items else ()
+        mapped = {name: column for name, column in mapped.items() if column in there or name in of_items}
     named = {"events": events, "items": items, "users": users}
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}

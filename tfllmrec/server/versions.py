@@ -290,7 +290,8 @@ class Models(Generic[Servable]):
                 kept.add(number)
         # A label stays where it is until its new version answers, and so does the version that it names.
         available = set(model.available())
-        held = {old for label, old in model.labels.items() if source.labels.get(label, old) not in available} & available
+        unmoved = {old for label, old in model.labels.items() if source.labels.get(label, old) not in available}
+        held = unmoved & available
         for number in held & folders.keys():
             await self._ensure(model, number, folders[number])
         for version in list(model.versions.values()):

@@ -89,8 +89,8 @@ def _exported(run: Run, model: Path) -> int | None:
         return None
     history = read_promotions(model).history
     # A withdrawal names the canary, a rollback the version that is stable again.
-    rolled_back = {step.version for step in history if step.action == "withdraw"}
-    rolled_back |= {step.stable_before for step in history if step.action == "rollback"}
+    withdrawn = {step.version for step in history if step.action == "withdraw"}
+    rolled_back = withdrawn.union(step.stable_before for step in history if step.action == "rollback")
     for number, folder in sorted(version_folders(model).items(), reverse=True):
         manifest = read_manifest(folder)
         same = manifest.get("run") == str(run.folder.resolve()) and not manifest.get("new_items")

@@ -162,7 +162,8 @@ def _run_of(model: Path, version: int) -> Path:
     run = read_manifest(folder).get("run")
     if not run:
         raise ModelError(
-            f"{folder} was not exported from a run: expected one to update. Promote a run: tfllmrec promote {model} RUN."
+            f"{folder} was not exported from a run: expected one to update. Promote a run: tfllmrec promote {model} "
+            "RUN."
         )
     return Path(run)
 

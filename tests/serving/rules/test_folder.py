@@ -146,7 +146,7 @@ def test_an_old_version_that_cannot_obey_keeps_its_rules_and_is_named(shop):
     text = "block:\n  - items: [i1]\n  - where: {price: {above: 20}}"
     done = applied(shop, text)
     assert sorted(done.versions) == [1, 2] and file_of(shop, 0) == NO_RULES != file_of(shop, 1)
-    assert "version 0: rules.yaml, line 3: the items have no field 'price'" in done.unfit[0].replace(f"{shop.parent}/", "")
+    assert done.unfit[0].startswith("version 0: ") and "line 3: the items have no field 'price'" in done.unfit[0]
     assert done.as_dict()["unfit"][0]["version"] == 0 and show_rules(shop)[2] == []
     (shop / "promotions.json").write_text('{"stable": 0, "served": [0]}')
     with pytest.raises(ConfigError, match=r"version 0: .*line 3: the items have no field 'price'"):

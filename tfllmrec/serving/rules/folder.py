@@ -310,8 +310,8 @@ def _check_folder(folder: Path) -> None:
         )
     if older and max(older) > max(versions, default=-1):
         raise ModelError(
-            f"{folder / str(max(older))} has no table of fields for rules, because an earlier version of tfllmrec exported it: it "
-            "obeys none. Export the run again."
+            f"{folder / str(max(older))} has no table of fields for rules, because an earlier version of tfllmrec "
+            "exported it: it obeys none. Export the run again."
         )
 
 
