@@ -43,9 +43,10 @@ ACTIONS = ("update", "promote", "rollback")
 
 @dataclass
 class Figures:
-    """What came of it: kills by action, and by action those after which the new state was there."""
+    """What came of it: by action the kills, the commands that ended before, and those that left the new state."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     answers: int = 0
@@ -112,6 +113,16 @@ def problem(model: Path, before: Promotions, after: Promotions) -> str | None:
     return None
 
 
+def count(figures: Figures, number: int, action: str, code: int) -> None:
+    """A kill, or a command that ended before it came, which must have succeeded."""
+    if code == -signal.SIGKILL:
+        figures.kills[action] += 1
+    else:
+        figures.ended[action] += 1
+        if code:
+            figures.troubles.append(f"command {number + 1}, {action}: it ended with exit code {code}")
+
+
 def kill_all(run: Path, events: Path, kills: int, seed: int) -> Figures:
     """The whole of it."""
     figures, draw = Figures(), random.Random(seed)
@@ -146,8 +157,7 @@ def kill_all(run: Path, events: Path, kills: int, seed: int) -> Figures:
                     process.wait(draw.uniform(0, figures.seconds[action] * 1.05))
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                figures.kills[action] += 1
+                count(figures, number, action, process.wait())
                 after = read_promotions(model)
                 figures.done[action] += Run(out).complete if action == "update" else after != before
                 if wrong := problem(model, before, after):
@@ -174,7 +184,7 @@ def section(figures: Figures, made: str) -> str:
     failed = [*figures.troubles, *figures.failures[:3]]
     counts = [
         f"{action}: {figures.kills[action]} kills within {figures.seconds[action] * 1.05:.1f} s, "
-        f"{figures.done[action]} came too late to change anything"
+        f"{figures.ended[action]} commands ended before the kill, {figures.done[action]} of all left the new state"
         for action in ACTIONS
     ]
     return "\n".join([

@@ -86,14 +86,20 @@ def write_parts(dataset: Dataset, first: float, steps: int, folder: Path) -> Non
 
 
 def timed(folder: Path, make: Callable[[], Run]) -> tuple[Run, float]:
-    """A run and the CPU seconds that it took, which are kept beside it."""
+    """A run and the CPU seconds that it took, which are kept beside it.
+
+    Those of parts that Ctrl-C or an error ended are added up; those of a part that was killed (SIGKILL) are lost.
+    """
     record = folder.with_name(f"{folder.name}.cpu.json")
-    if record.is_file():
-        return Run.open(folder), json.loads(record.read_text())
+    before = float(json.loads(record.read_text())) if record.is_file() else 0.0
+    if (run := Run(folder)).complete and record.is_file():
+        return run, before
     start = time.process_time()
-    run = make()
-    seconds = time.process_time() - start
-    write_text(record, json.dumps(seconds))
+    try:
+        run = make()
+    finally:
+        seconds = before + time.process_time() - start
+        write_text(record, json.dumps(seconds))
     return run, seconds
 
 

@@ -43,10 +43,10 @@ def write_version(folder, number, catalogue, obeys=True):
     (version / "assets.extra").mkdir(parents=True)
     (version / "assets").mkdir()
     (version / "saved_model.pb").write_bytes(b"no model")
-    if obeys:
-        (version / "assets" / "rules.bin").write_bytes(NO_RULES)
     schema = [{"name": name, "owner": "item", "kind": kind} for name, kind in KINDS.items()]
     (version / "assets.extra" / "tfllmrec.json").write_text(json.dumps({"items": len(catalogue), "schema": schema}))
     catalogue.items.to_parquet(version / "assets.extra" / "items.parquet", index=False)
-    catalogue.fields.to_parquet(version / "assets.extra" / "item_fields.parquet", index=False)
+    if obeys:
+        (version / "assets" / "rules.bin").write_bytes(NO_RULES)
+        catalogue.fields.to_parquet(version / "assets.extra" / "item_fields.parquet", index=False)
     return version

@@ -1,6 +1,7 @@
 """What the commands in ``benchmarks/`` put together around the runs that they measure."""
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -865,6 +866,27 @@ def test_the_table_of_updates(tmp_path):
     assert lines[-1].replace(" ", "") == "|2|1,000|90|0.2000|0.2100|0.1000|0.0500|7|||||11|100|11%|"
 
 
+def test_the_seconds_of_interrupted_parts_are_added_up(tmp_path, monkeypatch):
+    import update
+
+    clock = iter([0.0, 3.0, 10.0, 15.0])
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    def made():
+        (tmp_path / "run").mkdir()
+        for name in ("config.yaml", "metrics.json"):
+            (tmp_path / "run" / name).touch()
+        return "the run"
+
+    with pytest.raises(KeyboardInterrupt):
+        update.timed(tmp_path / "run", stopped)
+    assert update.timed(tmp_path / "run", made) == ("the run", 8.0)
+    assert update.timed(tmp_path / "run", made)[1] == 8.0  # not made again
+
+
 def test_what_a_killed_promotion_may_leave(tmp_path):
     import kill_updates
 
@@ -886,6 +908,11 @@ def test_what_a_killed_promotion_may_leave(tmp_path):
     assert "version 1, which is in use, is not there" in kill_updates.problem(model, before, after)
     figures = kill_updates.Figures(answers=5, seconds=dict.fromkeys(kill_updates.ACTIONS, 2.0))
     assert "**Passed.** 0 kills, 5 answers" in kill_updates.section(figures, "made")
+    for number, code in enumerate((-signal.SIGKILL, 0, 2)):
+        kill_updates.count(figures, number, "promote", code)
+    assert (figures.kills["promote"], figures.ended["promote"]) == (1, 2)
+    assert figures.troubles == ["command 3, promote: it ended with exit code 2"]
+    figures.troubles.clear()
     figures.failures.append("RequestError: no")
     assert "**Not passed.**" in kill_updates.section(figures, "made")
 

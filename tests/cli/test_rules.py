@@ -28,6 +28,14 @@ def test_apply(program, shop, rules):
     assert "rules.yaml, line 3: 4 items have no value" in told.err
 
 
+def test_an_old_version_that_the_rules_do_not_fit_is_named(program, shop, rules):
+    catalogue = made_catalogue()
+    catalogue.fields = catalogue.fields.drop(columns="price")
+    write_version(shop, 0, catalogue)
+    told = program("rules", "apply", shop, rules)
+    assert told.code == 0 and "version 0: " in told.err and "keeps the rules before" in told.err
+
+
 def test_json(program, shop, rules):
     told = program("rules", "apply", shop, rules, "--dry-run", "--json")
     document = json.loads(told.out)

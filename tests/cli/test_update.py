@@ -115,6 +115,33 @@ def test_versions_are_promoted_and_rolled_back(program, tmp_path):
     assert program("promote", model, tmp_path, "--version", 1).code == 2
 
 
+def test_a_canary_of_a_folder_without_labels_is_no_more_than_that(program, tmp_path):
+    model = tmp_path / "shop"
+    for number in ("1", "2", "3"):
+        (model / number).mkdir(parents=True)
+    answer = program("promote", model, "--version", 1, "--canary")
+    assert answer.out == f"stable: {model}/3\ncanary: {model}/1\n" and "gate" not in answer.err
+
+
+def test_a_folder_in_use_ends_the_first_round_only(program, monkeypatch, tmp_path):
+    codes = [0, 2, 130]
+    monkeypatch.setattr(subprocess, "run", lambda *args, **given: types.SimpleNamespace(returncode=codes.pop(0)))
+    monkeypatch.setattr("tfllmrec.cli.watch.time", types.SimpleNamespace(sleep=lambda seconds: None))
+    for name in ("log", "run"):
+        (tmp_path / name).mkdir()
+    command = ["watch", tmp_path / "run", "--log", tmp_path / "log", "--model", tmp_path / "shop"]
+    assert program(*command).code == 130 and not codes
+    codes[:] = [2]
+    assert program(*command).code == 2 and not codes
+
+
+@pytest.mark.parametrize("alarm", ["monitor 'log", " "])
+def test_an_alarm_that_is_no_command_is_refused(program, tmp_path, alarm):
+    command = ["watch", tmp_path, "--log", tmp_path, "--model", tmp_path / "shop", "--alarm", alarm]
+    answer = program(*command, "--once")
+    assert answer.code == 2 and "--alarm" in answer.err
+
+
 def test_watching_does_a_round_after_the_other(program, monkeypatch, tmp_path):
     codes, rounds, slept = [0, 5, 130], [], []
 
@@ -123,7 +150,7 @@ def test_watching_does_a_round_after_the_other(program, monkeypatch, tmp_path):
         return types.SimpleNamespace(returncode=codes[len(rounds) - 1])
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr("tfllmrec.cli.watch.time", types.SimpleNamespace(monotonic=lambda: 0.0, sleep=slept.append))
+    monkeypatch.setattr("tfllmrec.cli.watch.time", types.SimpleNamespace(sleep=slept.append))
     log, run_folder = tmp_path / "log", tmp_path / "run"
     log.mkdir()
     run_folder.mkdir()
@@ -136,5 +163,5 @@ def test_watching_does_a_round_after_the_other(program, monkeypatch, tmp_path):
         *("--keep", "5", "--alarm", "monitor log"),
     ]
     answer = program(*command, "--every", "ten")
-    assert answer.code == 2 and "expected a time such as 90s" in answer.err
+    assert answer.code == 2 and "expected a period such as 90s" in answer.err
     assert Path(rounds[0][0]) == Path(sys.executable)

@@ -61,7 +61,7 @@ def test_ndcg_may_be_a_little_lower_and_no_more():
     share = 1 - one_lost.mean() / SOMETIMES.mean()
     assert verdict_of(result(one_lost), result(SOMETIMES), tolerance=share + 1e-6).passed
     verdict = verdict_of(result(one_lost), result(SOMETIMES), tolerance=share - 1e-6)
-    assert not verdict.passed and "see update.tolerance" in verdict.reasons[0]
+    assert not verdict.passed and "--set update.tolerance=" in verdict.reasons[0]
 
 
 def test_few_targets_are_no_reason_to_promote():

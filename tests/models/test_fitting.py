@@ -48,6 +48,17 @@ def test_statistics_are_computed_once_for_settings_that_share_them(data, compute
     assert computed == [0.8, 0.5, 0.8, 0.8]  # without a next-item view the decay is not used
 
 
+def test_statistics_of_histories_that_were_cut_are_not_stored(data, tmp_path, monkeypatch):
+    path, told, settings = tmp_path / "statistics.npz", [], SETTINGS.model_copy(update={"form": "low_rank"})
+    pairs = int((data.histories.lengths**2).sum())
+    monkeypatch.setattr("tfllmrec.models.item_weights._PAIRS", pairs - 1)
+    data.store_item_weight_statistics(path, settings, told.append)
+    assert len(told) == 1 and "long histories were cut" in told[0] and not path.exists()
+    monkeypatch.setattr("tfllmrec.models.item_weights._PAIRS", pairs)
+    data.store_item_weight_statistics(path, settings, told.append)
+    assert len(told) == 1 and path.exists()
+
+
 def test_statistics_of_too_many_pairs_are_neither_stored_nor_kept(data, computed, tmp_path, monkeypatch):
     told, path = [], tmp_path / "statistics.npz"
     pairs = sum(len(row) ** 2 for row in data.histories)

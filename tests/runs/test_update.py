@@ -1,14 +1,18 @@
 """A run from an earlier one and newer tables."""
 
+import types
+
 import numpy as np
 import pytest
 
 from tfllmrec.columns import ITEM, USER
+from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, DataError
+from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
 from tfllmrec.runs.run import Run
-from tfllmrec.runs.update import NothingNew, update_run
+from tfllmrec.runs.update import NothingNew, _data_section, update_run
 from tfllmrec.runs.warm_start import _changes, warm_start
 
 pytestmark = pytest.mark.tf
@@ -25,6 +29,46 @@ def test_whose_training_events_changed():
     assert new_events.tolist() == [False, False, False, True, True, True, False, False]
     assert changed.tolist() == [False, True, True, True]  # of c, the order
     assert gone.tolist() == [False, True, True, True]
+
+
+def test_events_on_known_pairs_are_new_where_repeats_count():
+    before = Queries.from_histories([[0, 1, 0], [2]], user_ids=["a", "b"])
+    now = Queries.from_histories([[0, 1, 0, 0, 1], [2]], user_ids=["a", "b"])
+    new_events, changed, gone = _changes(before, now, 10)
+    assert new_events.tolist() == [False, False, False, True, True, False]
+    assert changed.tolist() == gone.tolist() == [True, False]
+
+
+def test_a_log_has_its_own_columns(tmp_path):
+    columns = {"user_id": "who", "item_id": "sku", "rating": "stars", "title": "name"}
+    run = types.SimpleNamespace(record={"source": {"columns": columns}}, config=ExperimentConfig())
+    with EventLog(tmp_path / "log") as log:
+        log.append([{"user_id": "u", "item_id": "i", "timestamp_s": 1.7e9}])
+    assert _data_section(run, tmp_path / "log", None, None).columns == {}
+    found = _data_section(run, tmp_path / "log", tmp_path / "items.csv", None).columns
+    assert found == {"item_id": "sku", "title": "name"}
+    assert "user_id" in _data_section(run, tmp_path / "june.csv", None, None).columns
+    run.record["source"]["columns"] = {"timestamp_s": "timestamp_s"}  # of a run of a log
+    assert _data_section(run, tmp_path / "log", None, None).columns == {"timestamp_s": "timestamp_s"}
+
+
+def test_an_update_that_was_begun_keeps_its_settings(tmp_path, monkeypatch):
+    settings = ExperimentConfig()
+    parent = types.SimpleNamespace(folder=tmp_path / "run", record={"source": {}}, config=settings)
+    begun = types.SimpleNamespace(
+        complete=True, folder=tmp_path / "out", update=types.SimpleNamespace(overrides=["update.epochs=5"])
+    )
+    monkeypatch.setattr(Run, "open", lambda folder: parent)
+    monkeypatch.setattr("tfllmrec.runs.update._begun", lambda *args: begun)
+    told = []
+
+    def update(*overrides):
+        return update_run("run", "june.csv", out=tmp_path / "out", overrides=overrides, tell=told.append)
+
+    assert update() is begun and update("update.epochs=5") is begun
+    assert "is complete already: nothing was read" in told[0]
+    with pytest.raises(ConfigError, match=r"was begun with --set update\.epochs=5: expected the same settings"):
+        update("update.epochs=6")
 
 
 @pytest.mark.slow

@@ -395,6 +395,24 @@ def test_labels(models, base):
     assert refusal(answer, models, None, "canary")[0] is Code.INVALID_ARGUMENT
 
 
+def test_a_label_keeps_its_version_until_the_new_one_answers_whatever_else_is_loaded(models, base):
+    def source(versions, **labels):
+        return ModelSource("shop", base, "specific", versions=versions, labels=labels)
+
+    put(base, 1)
+    follow(models, source((1,), stable=1))
+    put(base, 2, "broken")
+    follow(models, source((1, 2), stable=2))
+    put(base, 3)
+    follow(models, source((2, 3), stable=2, canary=3))
+    assert answer(models, None, "stable") == "v1" and answer(models, None, "canary") == "v3"
+    models.status("shop", 1)[0].servable.alive = False  # it ended, and is loaded again
+    follow(models, source((2, 3), stable=2, canary=3))
+    assert answer(models, None, "stable") == "v1"
+    follow(models, source((2, 3), stable=3))
+    assert answer(models, None, "stable") == "v3" and models.available("shop") == [3]
+
+
 def test_who_asks_for_what_is_not_there_is_told_what_is(models, base):
     put(base, 1)
     follow(models, ModelSource("shop", base))
@@ -517,11 +535,11 @@ def test_labels_follow_promotions_and_rollbacks_and_stable_always_answers(models
     promote(base)
     put(base, 5)
     set_canary(base, 5)
-    assert stable() == (4, [4, 5])
+    assert stable() == (4, [1, 4, 5])
     rollback(base)
-    assert stable() == (4, [4])
+    assert stable() == (4, [1, 4])
     rollback(base)
-    assert stable() == (1, [1, 4])  # version 1 was loaded before the label moved
+    assert stable() == (1, [1])  # version 1 was loaded before the label moved
     (base / "promotions.json").write_text("{")
     with pytest.raises(ConfigError, match=r"promotions\.json is damaged"):
         read_sources(base)

@@ -34,10 +34,10 @@ def test_the_way_of_three_versions(tmp_path):
     assert labels(set_canary(model, 2)) == (1, 2, [1, 2])
     assert labels(promote(model)) == (2, None, [1, 2])
     versions(model, 3)
-    assert labels(set_canary(model, 3)) == (2, 3, [2, 3])
-    assert labels(rollback(model)) == (2, None, [2])  # first the canary is withdrawn
-    # Version 1 is not loaded: version 2 is served until the label has moved.
-    assert labels(rollback(model)) == (1, None, [1, 2])
+    assert labels(set_canary(model, 3)) == (2, 3, [1, 2, 3])
+    assert labels(rollback(model)) == (2, None, [1, 2])  # first the canary is withdrawn
+    # Version 1 is loaded, so version 2 goes at once: requests without a label get the highest number.
+    assert labels(rollback(model)) == (1, None, [1])
     with pytest.raises(ModelError, match="nothing to roll back"):
         rollback(model)
     steps = [(step.action, step.version, step.stable_before) for step in read_promotions(model).history]
@@ -61,6 +61,38 @@ def test_a_rollback_serves_the_version_before_alone_where_it_is_loaded(tmp_path)
     versions(model, 3)
     set_canary(model, 3)
     assert promote(model).before == [1]  # version 2, which was rolled back, is not among them
+
+
+def test_each_rollback_finds_its_version_loaded(tmp_path):
+    model = versions(tmp_path / "shop", 1, 2, 3)
+    for number in (1, 2, 3):
+        set_canary(model, number)
+        if number > 1:
+            promote(model)
+    assert labels(rollback(model)) == (2, None, [1, 2])
+    assert labels(rollback(model)) == (1, None, [1])
+    set_canary(model, 2)
+    assert labels(promote(model)) == (2, None, [1, 2])
+    # A version before whose folder is gone is not asked for; where it is copied back, the label moves first.
+    set_canary(model, 3)
+    assert labels(promote(model)) == (3, None, [2, 3])
+    state = read_promotions(model).model_copy(update={"served": [3]})
+    (model / PROMOTIONS).write_text(state.model_dump_json())
+    (model / "2").rename(model / "away")
+    assert labels(adopt(model)) == (3, None, [3])
+    (model / "away").rename(model / "2")
+    assert labels(rollback(model)) == (2, None, [1, 2, 3])
+    assert labels(adopt(model)) == (2, None, [1, 2])
+
+
+def test_a_folder_that_was_moved_names_its_new_path(tmp_path):
+    model = versions(tmp_path / "shop", 1)
+    assert set_canary(model, 1).base_path == ""
+    moved = model.rename(tmp_path / "books")
+    adopt(moved)
+    assert f'base_path: "{moved}"' in (moved / MODELS_CONFIG).read_text()
+    assert adopt(moved, "/models/books").base_path == adopt(moved).base_path == "/models/books"
+    assert 'base_path: "/models/books"' in (moved / MODELS_CONFIG).read_text()
 
 
 def test_exports_are_not_served_before_they_have_a_label(tmp_path):
@@ -144,5 +176,5 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path, action, at, done):
     assert labels(after) == (new if done else labels(before))
     # The next command renews what TF Serving reads.
     state = adopt(model)
-    assert state == after and (model / MODELS_CONFIG).read_text() == state.models_config("shop")
+    assert state == after and (model / MODELS_CONFIG).read_text() == state.models_config(model)
     assert json.loads((model / PROMOTIONS).read_text())["stable"] == after.stable

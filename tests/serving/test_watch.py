@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tfllmrec.durable import locked
 from tfllmrec.errors import ModelError
+from tfllmrec.evaluation.regression import Verdict
 from tfllmrec.feedback.event_log import EventLog
+from tfllmrec.runs.run import UPDATE
 from tfllmrec.runs.update import NothingNew
-from tfllmrec.serving import promotion, watch
+from tfllmrec.serving import gate, promotion, watch
+from tfllmrec.serving.gate import NotPromoted, _exported
 from tfllmrec.serving.promotion import read_promotions
 
 pytestmark = pytest.mark.tf
@@ -23,14 +27,14 @@ def shop(monkeypatch, tmp_path):
         log=tmp_path / "log",
         model=tmp_path / "shop",
         done=[],
-        gate=True,
+        gate=None,
         told=[],
         events=0,
         known={"run": 0},
     )
 
     def finished(folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").touch()
         (folder / "metrics.json").touch()
         return types.SimpleNamespace(folder=folder)
@@ -49,8 +53,8 @@ def shop(monkeypatch, tmp_path):
 
     def promote_run(run, model, *, canary=False, tell):
         shop.done.append(("promote", run.folder.name, canary))
-        if not shop.gate:
-            raise RuntimeError("the gate")
+        if shop.gate is not None:
+            raise shop.gate
         number = str(1 + max((int(path.name) for path in model.glob("[0-9]*")), default=0))
         (model / number / "assets.extra").mkdir(parents=True)
         (model / number / "assets.extra" / "tfllmrec.json").write_text(json.dumps({"run": str(run.folder.resolve())}))
@@ -113,17 +117,87 @@ def test_without_a_version_before_the_stable_one_stays(shop):
 
 
 def test_an_update_that_failed_is_tried_again_when_events_came(shop):
-    shop.gate = True
     shop.once()
     shop.once(alarms=lambda log, model: ["withdrawn"])
-    shop.gate = False
+    shop.gate = NotPromoted(Verdict(False, [], [], 0.02, "ndcg@10"), "the gate")
     shop.event()
-    with pytest.raises(RuntimeError, match="the gate"):
+    with pytest.raises(NotPromoted, match="the gate"):
         shop.once()
     assert shop.once() == (1, None) and shop.done == []
     shop.event()
-    shop.gate = True
+    shop.gate = None
     assert shop.once() == (1, 3) and shop.done[0][0] == "update"
+
+
+def test_a_round_that_is_killed_in_the_gate_is_done_again(shop):
+    shop.once()
+    shop.once(alarms=lambda log, model: ["withdrawn"])
+    shop.event()
+    shop.gate = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        shop.once()
+    shop.gate = None
+    assert shop.once() == (1, 3) and [step[0] for step in shop.done] == ["update", "promote"]
+
+
+def test_an_update_that_goes_on_may_lack_the_newest_events(shop):
+    shop.once()
+    shop.once(alarms=lambda log, model: ["withdrawn"])
+    begun = Path(f"{shop.run}-updates") / "2"
+    begun.mkdir()
+    (begun / UPDATE).write_text(
+        json.dumps({"parent": str(shop.run.resolve()), "new_events": 1, "new_items": 0, "new_users": 0})
+    )
+    shop.gate = NotPromoted(Verdict(False, [], [], 0.02, "ndcg@10"), "the gate")
+    shop.event()
+    for number in ("2", "3"):
+        with pytest.raises(NotPromoted):
+            shop.once()
+        assert shop.done[0] == ("update", "run", number)
+    assert shop.once() == (1, None) and shop.done == []
+
+
+def test_a_version_that_was_not_exported_from_a_run_is_an_error(shop):
+    shop.once()
+    promotion.promote(shop.model)
+    manifest = shop.model / "2" / "assets.extra" / "tfllmrec.json"
+    manifest.write_text("{}")
+    with pytest.raises(ModelError, match="was not exported from a run"):
+        shop.once()
+    watch._prune(shop.model, Path(f"{shop.run}-updates"), 1, shop.told.append)
+
+
+def test_nothing_is_deleted_during_a_promotion(shop):
+    shop.once()
+    with locked(shop.model):
+        watch._prune(shop.model, Path(f"{shop.run}-updates"), 1, shop.told.append)
+    assert shop.told[-1].startswith("nothing is deleted in this round")
+
+
+def test_the_run_of_a_version_that_was_rolled_back_is_exported_again(shop):
+    """And that of the version which became stable again is not."""
+    shop.once()
+    shop.once()
+    promotion.rollback(shop.model)
+    runs = {}
+    for number in ("1", "2"):
+        manifest = shop.model / number / "assets.extra" / "tfllmrec.json"
+        folder = Path(json.loads(manifest.read_text())["run"])
+        manifest.write_text(json.dumps({"run": str(folder), "data_sha256": "ab"}))
+        runs[number] = types.SimpleNamespace(folder=folder, record={"data_sha256": "ab"})
+    assert _exported(runs["1"], shop.model) == 1
+    assert _exported(runs["2"], shop.model) is None
+
+
+def test_the_gate_needs_the_run_that_the_version_was_exported_from(shop, monkeypatch):
+    shop.once()
+    version = shop.model / "1"
+    manifest = version / "assets.extra" / "tfllmrec.json"
+    manifest.write_text(json.dumps({"run": str(shop.run), "data_sha256": "ab"}))
+    changed = types.SimpleNamespace(folder=shop.run, record={"data_sha256": "cd"})
+    monkeypatch.setattr(gate.Run, "open", lambda folder: changed)
+    with pytest.raises(ModelError, match="has other data than when"):
+        gate.compare_with_version(changed, version)
 
 
 def test_old_versions_and_runs_go_and_those_in_use_stay(shop):
@@ -141,6 +215,12 @@ def test_exit_code_5_of_a_command_is_an_alarm(tmp_path):
     assert watch.alarms_of_command("true")(tmp_path, tmp_path) == []
     found = watch.alarms_of_command("sh -c 'echo too many unknown items; exit 5'")(tmp_path, tmp_path)
     assert found == ["too many unknown items"]
+
+
+def test_a_check_that_does_not_end_is_no_alarm(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "ALARM_TIMEOUT_S", 0.05)
+    with pytest.raises(ModelError, match=r"did not end within 0\.05 s"):
+        watch.alarms_of_command("sleep 5")(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["sh -c 'echo no lists; exit 3'", "no-such-program"])

@@ -62,6 +62,8 @@ def promote(
             raise
     else:
         _require_versions(model)
+        if canary:
+            promotion.adopt(model, base_path)  # or the first version to get a label would be stable at once
         if version is not None:
             state = promotion.set_canary(model, version, base_path)
         if version is None or (not canary and state.canary is not None):
@@ -107,9 +109,8 @@ def say_labels(model: Path, state: Promotions) -> None:
 
 
 def print_verdict(verdict: Verdict | None) -> None:
-    """A table with a row for each stratum."""
+    """A table with a row for each stratum; nothing where there was no comparison."""
     if verdict is None:
-        note("gate: no comparison was made")
         return
     from rich import box
     from rich.table import Table

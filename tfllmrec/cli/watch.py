@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder, the first to be served.")],
     log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' fills it.")],
     model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
-    every: Annotated[str, typer.Option(metavar="TIME", help="From one round to the next: 90s, 10m, 2h.")] = "10m",
+    every: Annotated[str, typer.Option(metavar="TIME", help="Between two rounds: 90s, 10m, 2h.")] = "10m",
     once: Annotated[bool, typer.Option("--once", help="One round, for cron.")] = False,
     items: Items = None,
     alarm: Annotated[
@@ -36,6 +37,13 @@ def watch(
     seconds = seconds_of(every, "--every")
     require(run)
     require(log)
+    if alarm is not None:
+        try:
+            found = shlex.split(alarm)
+        except ValueError as error:
+            raise typer.BadParameter(f"--alarm {alarm}: {error}.") from None
+        if not found:
+            raise typer.BadParameter("--alarm: expected a command, found none.")
     if once:
         from tfllmrec.serving.watch import alarms_of_command, watch_once
 
@@ -50,14 +58,15 @@ def watch(
     command = [sys.executable, "-m", "tfllmrec", "watch", str(run), "--log", str(log), "--model", str(model), "--once"]
     command += ["--keep", str(keep), *(["--items", str(items)] if items else [])]
     command += [*(["--alarm", alarm] if alarm else []), *(["--json"] if json else [])]
+    first = True
     while True:
-        start = time.monotonic()
         # A process for each round: whatever a round leaves in memory ends with it.
         code = subprocess.run(command, check=False).returncode
         if code == 130:
             raise KeyboardInterrupt
-        if code == 2:  # a wrong argument or setting stays wrong
+        if code == 2 and first:  # a wrong argument or setting stays wrong; later it is a folder that is in use
             raise typer.Exit(code)
+        first = False
         if code:
             note(f"this round ended with exit code {code}; the next one tries again")
-        time.sleep(max(0.0, seconds - (time.monotonic() - start)))
+        time.sleep(seconds)  # after the round, however long it took: so long a canary is served before it is promoted

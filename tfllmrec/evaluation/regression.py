@@ -104,8 +104,8 @@ def verdict_of(updated: Result, in_use: Result, tolerance: float, with_new_items
                        f"{updated.counts['targets']}")  # fmt: skip
     elif (every := strata[0]).updated < every.in_use * (1 - tolerance):
         reasons.append(
-            f"all: {metric} {every.updated:.4f} is more than {tolerance:.1%} below {every.in_use:.4f}: see "
-            "update.tolerance"
+            f"all: {metric} {every.updated:.4f} is more than {tolerance:.1%} below {every.in_use:.4f}: to accept it, "
+            "make the run again with a higher tolerance: --set update.tolerance=SHARE"
         )
     return Verdict(not reasons, reasons, strata, tolerance, metric)
 

@@ -20,7 +20,7 @@ from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.graph import view_of
-from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, resolved
+from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, resolved
 from tfllmrec.progress import Tell
 from tfllmrec.text.centring import centred_unit
 from tfllmrec.text.user_texts import UserTexts
@@ -185,7 +185,8 @@ class TrainingData:
         """Writes :meth:`item_weight_statistics` and drops the copy in memory.
 
         With the file, an update need only read the users that changed. Statistics that may have more than
-        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written.
+        :data:`~tfllmrec.models.item_weights.MAX_STORED_PAIRS` pairs of items are not written, nor those of histories
+        that were cut (:func:`~tfllmrec.models.item_weights.are_cut`), from which users cannot be subtracted.
 
         Args:
           path: of the ``.npz``; see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.load`.
@@ -196,7 +197,12 @@ class TrainingData:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
           WriteError: the disk is full, read-only or broken.
         """
-        if self._item_pairs <= MAX_STORED_PAIRS:
+        if are_cut(self.histories, self.n_items, settings):
+            tell(
+                "item-item weights: their statistics are not stored, because long histories were cut: an update will "
+                "read all events"
+            )
+        elif self._item_pairs <= MAX_STORED_PAIRS:
             self.item_weight_statistics(settings).save(path)
             self._statistics.clear()
         else:

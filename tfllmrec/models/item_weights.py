@@ -397,7 +397,7 @@ class ItemWeightStatistics:
           n_items: N.
           settings: The next-item views are left out where ``next_item`` is 0; else they have ``decay``. In the form
             ``low_rank``, where there are very many pairs of events, long histories are cut into pieces, so that time
-            and memory have a bound. Then the statistics of parts differ from those of all.
+            and memory have a bound (:func:`are_cut`). Then the statistics of parts differ from those of all.
 
         Raises:
           ModelError: An item outside the catalogue, a bad decay, or there is no such form.
@@ -406,7 +406,7 @@ class ItemWeightStatistics:
         assert settings.decay is not None
         _check_decay(settings.decay)
         _check_items(histories, n_items)
-        if resolved(settings.form, n_items) == "low_rank":
+        if are_cut(histories, n_items, settings):
             histories = _pieces(histories, _PAIRS)
         x = interactions(histories, n_items)
         both = (x.T @ x).tocsr()
@@ -611,6 +611,11 @@ def next_item_statistics(histories: Ragged, n_items: int, decay: float) -> tuple
         target = target + sparse.coo_array(((decay ** (lag - 1.0)).astype(np.float32), where), shape=shape).tocsr()
     alone = np.bincount(items, seen, minlength=n_items).astype(np.float32)
     return (above + above.T + sparse.diags_array(alone)).tocsr(), target
+
+
+def are_cut(histories: Ragged, n_items: int, settings: ItemWeightSettings) -> bool:
+    """Whether :meth:`ItemWeightStatistics.of` cuts long histories; users cannot be subtracted from such statistics."""
+    return resolved(settings.form, n_items) == "low_rank" and int((histories.lengths**2).sum()) > _PAIRS
 
 
 def _pieces(histories: Ragged, pairs: int) -> Ragged:

@@ -127,12 +127,14 @@ class Update(BaseModel):
     Attributes:
       parent: the folder of the run that it goes on from; it is read until the update is trained.
       new_events, new_items, new_users: how many more there are than in the parent.
+      overrides: the settings that were given, such as ``update.epochs=5``.
     """
 
     parent: str
     new_events: int
     new_items: int
     new_users: int
+    overrides: list[str] = []
 
 
 class Recorded(BaseModel, extra="allow"):

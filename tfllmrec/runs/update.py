@@ -24,6 +24,7 @@ from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, parse_config
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS, ITEM_COLUMNS
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.files.event_log import LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split
@@ -66,14 +67,16 @@ def update_run(
       items: new items, and new values of known ones.
       users: the same of users.
       out: the folder of the new run; by default that of the parent with a number.
-      overrides: settings such as ``update.epochs=5``; those that decide what the parent's weights mean cannot change.
+      overrides: settings such as ``update.epochs=5``; those that decide what the parent's weights mean cannot change,
+        and an update that goes on keeps those that it began with.
       tell: called with a line for each step.
 
     Returns:
       The new run. Its ``run.json`` names the parent.
 
     Raises:
-      ConfigError: a setting that cannot change; ``out`` is taken, or in use by another process.
+      ConfigError: a setting that cannot change, or other ones than the update began with;
+        ``out`` is taken, or in use by another process.
       NothingNew: the files have nothing that the run does not know.
       DataError: they cannot be read, or do not fit the run's data.
       ModelError: the parent is not complete, or damaged.
@@ -89,9 +92,17 @@ def update_run(
     came = _data_section(run, events, items, users)
     source = came.model_dump(mode="json", exclude_defaults=True)
     if out is not None and (begun := _begun(out, run, source)) is not None:
-        tell(f"going on with {out}")
+        assert begun.update is not None
+        if overrides and list(overrides) != begun.update.overrides:
+            began_with = " ".join(f"--set {each}" for each in begun.update.overrides) or "no --set"
+            raise ConfigError(
+                f"{out} was begun with {began_with}: expected the same settings, found "
+                f"{' '.join(f'--set {each}' for each in overrides)}. Leave them out, or name another folder with --out."
+            )
         if begun.complete:
+            tell(f"{out} is complete already: nothing was read. For newer events, name another folder with --out")
             return begun
+        tell(f"going on with {out}")
         with locked(out):
             return continue_run(begun, begun.config, tell)
     tell("reading the data")
@@ -103,7 +114,7 @@ def update_run(
         raise NothingNew(f"{run.folder}: the files have no event that the run does not know: nothing was updated.")
     with free_folder(out, run.folder.name, run.folder.parent) as folder:
         tell(f"run folder: {folder}")
-        _begin(run, config, source, dataset, folder, tell)
+        _begin(run, config, source, dataset, folder, overrides, tell)
         return continue_run(Run(folder, config.tuning.paraphrase), config, tell)
 
 
@@ -125,6 +136,11 @@ def _data_section(run: Run, events: Path | str, items: Path | None, users: Path 
     source = run.record["source"]
     may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
     mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
+    if is_event_log(Path(events)):  # it has names of its own, whatever the columns of the run's files were called
+        with LogReader(Path(events)) as reader:
+            there = set(reader.table().schema.names)
+        of_items = ITEM_COLUMNS if items else ()
+        mapped = {name: column for name, column in mapped.items() if column in there or name in of_items}
     named = {"events": events, "items": items, "users": users}
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}
@@ -161,7 +177,13 @@ def _is_known(dataset: Dataset, known: Dataset) -> bool:
 
 
 def _begin(
-    parent: Run, config: ExperimentConfig, source: dict[str, Any], dataset: Dataset, folder: Path, tell: Tell
+    parent: Run,
+    config: ExperimentConfig,
+    source: dict[str, Any],
+    dataset: Dataset,
+    folder: Path,
+    overrides: Sequence[str],
+    tell: Tell,
 ) -> None:
     """Writes what the update starts from into its folder, which is free."""
     write_text(folder / "source.json", json.dumps(source, indent=1))
@@ -178,6 +200,7 @@ def _begin(
         new_events=len(dataset.events) - len(known.events),
         new_items=dataset.n_items - known.n_items,
         new_users=dataset.n_users - known.n_users,
+        overrides=list(overrides),
     )
     write_text(folder / UPDATE, record.model_dump_json(indent=1))
     for name in TAKEN_OVER:

@@ -81,8 +81,10 @@ def _changes(before: Queries, now: Queries, n_items: int) -> tuple[np.ndarray, n
     """
     row = pd.Index(before.user_ids).get_indexer(pd.Index(now.user_ids))
     was = row[now.history.row_of_value]
-    known = before.history.row_of_value * n_items + before.history.values
-    new_events = (was < 0) | ~np.isin(was * n_items + now.history.values, known)
+    known = pd.Series(before.history.row_of_value * n_items + before.history.values)
+    key = pd.Series(was * n_items + now.history.values)  # below 0 for new users
+    # Of events with the same user and item, the first ones are known.
+    new_events = (key.groupby(key).cumcount() >= known.value_counts().reindex(key, fill_value=0).to_numpy()).to_numpy()
     changed = np.array(
         [at < 0 or not np.array_equal(now.choices[user], before.choices[at]) for user, at in enumerate(row)], bool
     )

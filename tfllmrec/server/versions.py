@@ -288,13 +288,19 @@ class Models(Generic[Servable]):
                 break
             if await self._ensure(model, number, folders[number]):
                 kept.add(number)
+        # A label stays where it is until its new version answers, and so does the version that it names.
+        available = set(model.available())
+        unmoved = {old for label, old in model.labels.items() if source.labels.get(label, old) not in available}
+        held = unmoved & available
+        for number in held & folders.keys():
+            await self._ensure(model, number, folders[number])
         for version in list(model.versions.values()):
             if version.servable is not None and not version.servable.alive:
                 self._retire(version)
         # Without a replacement, a version goes on answering, whatever happened to its folder.
         if kept:
             for number in model.available():
-                if number not in kept:
+                if number not in kept | held:
                     self._retire(model.versions[number])
 
     async def _ensure(self, model: _Model[Servable], number: int, folder: Path) -> bool:

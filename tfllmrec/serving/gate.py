@@ -64,7 +64,9 @@ def promote_run(
     if state.stable is not None and version == state.stable:
         tell(f"{model}: version {version}, which is stable, was exported from {run.folder} already")
         return state, None
-    if state.stable is not None:
+    if state.stable is None:
+        tell("gate: no comparison is made, because no version is stable yet")
+    else:
         verdict = compare_with_version(run, version_folders(model)[state.stable], tell)
         if not verdict.passed:
             raise NotPromoted(
@@ -85,7 +87,10 @@ def _exported(run: Run, model: Path) -> int | None:
     """The newest version that was exported from the run as it is; ``None``: there is none."""
     if not model.is_dir():
         return None
-    rolled_back = {step.version for step in read_promotions(model).history if step.action in ("rollback", "withdraw")}
+    history = read_promotions(model).history
+    # A withdrawal names the canary, a rollback the version that is stable again.
+    withdrawn = {step.version for step in history if step.action == "withdraw"}
+    rolled_back = withdrawn.union(step.stable_before for step in history if step.action == "rollback")
     for number, folder in sorted(version_folders(model).items(), reverse=True):
         manifest = read_manifest(folder)
         same = manifest.get("run") == str(run.folder.resolve()) and not manifest.get("new_items")
@@ -114,7 +119,13 @@ def compare_with_version(run: Run, version: Path, tell: Tell = to_stderr) -> Ver
             f"{version} was not exported from a run, so it is not known what it was trained on: expected a run to "
             "compare with. Promote without the gate: tfllmrec export, and tfllmrec promote MODEL --version N."
         )
-    used, saved = Run.open(manifest["run"]), SavedModel.open(version)
+    used = Run.open(manifest["run"])
+    if used.record["data_sha256"] != manifest.get("data_sha256"):
+        raise ModelError(
+            f"{used.folder} has other data than when {version} was exported from it: expected the run of the version. "
+            "Copy that run back, or promote without the gate: tfllmrec export, and tfllmrec promote MODEL --version N."
+        )
+    saved = SavedModel.open(version)
     tell(f"gate: {run.folder} beside {version}, on {len(run.split.test):,} test queries")
     queries = _queries_of(run, Schema.from_dict(manifest["schema"]))
     places = pd.Index(saved.item_ids).get_indexer(pd.Index(run.split.items[ITEM]))

@@ -11,7 +11,8 @@ that was killed in between.
     rollback        a canary is withdrawn; without one, ``stable`` is the version before
 
 TF Serving moves a label only to a version that is loaded. So a version that is to become stable is always served under
-the label ``canary``, or as the version before, until the label has moved.
+the label ``canary``, or as the version before, until the label has moved. The version before stays loaded also beside a
+canary, and a version that was withdrawn or rolled back is unloaded at once.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class Promotions(BaseModel):
 
     Attributes:
       stable, canary: the versions behind the labels; ``None``: there is none.
-      served: the versions that are loaded, ascending: those with a label, and one more to move a label to.
+      served: the versions that are loaded, ascending: those with a label, and the one that a rollback would go to.
       before: the versions that were stable before, the newest last, without those that were rolled back.
-      base_path: of the model's folder, as TF Serving sees it.
+      base_path: of the model's folder, as TF Serving sees it; ``""``: the folder's own path.
       history: the newest steps, the newest last.
     """
 
@@ -65,15 +66,15 @@ class Promotions(BaseModel):
         named = {"stable": self.stable, "canary": self.canary}
         return {label: version for label, version in named.items() if version is not None}
 
-    def models_config(self, name: str) -> str:
-        """TF Serving's ``ModelServerConfig`` of this state, in protobuf's text format."""
+    def models_config(self, model: Path) -> str:
+        """TF Serving's ``ModelServerConfig`` of this state of a model's folder, in protobuf's text format."""
         versions = " ".join(f"versions: {version}" for version in self.served)
         return "\n".join([
             "# Written by tfllmrec from promotions.json, and written again by its next promotion or rollback.",
             "model_config_list {",
             "  config {",
-            f"    name: {json.dumps(name)}",
-            f"    base_path: {json.dumps(self.base_path)}",
+            f"    name: {json.dumps(model.resolve().name)}",
+            f"    base_path: {json.dumps(self.base_path or str(model.resolve()))}",
             '    model_platform: "tensorflow"',
             f"    model_version_policy {{ specific {{ {versions} }} }}",
             *(f'    version_labels {{ key: "{key}" value: {version} }}' for key, version in self.labels.items()),
@@ -107,7 +108,7 @@ def adopt(model: Path, base_path: str | None = None) -> Promotions:
         state = read_promotions(model)
         if state.stable is None and (versions := version_folders(model)):
             newest = max(versions)
-            state = _moved(state, "adopt", newest, stable=newest, served=[newest])
+            state = _moved(state, "adopt", newest, stable=newest)
         if state.stable is not None:
             state = _written(model, state, base_path)
         return state
@@ -123,11 +124,11 @@ def set_canary(model: Path, version: int, base_path: str | None = None) -> Promo
         state = read_promotions(model)
         _require(model, version)
         if state.stable is None:
-            state = _moved(state, "promote", version, stable=version, served=[version])
+            state = _moved(state, "promote", version, stable=version)
         elif version == state.stable:
             raise ModelError(f"{model}: version {version} is stable already, so it cannot be the canary.")
         elif version != state.canary:
-            state = _moved(state, "canary", version, canary=version, served=sorted([state.stable, version]))
+            state = _moved(state, "canary", version, canary=version)
         return _written(model, state, base_path)
 
 
@@ -145,8 +146,8 @@ def promote(model: Path, base_path: str | None = None) -> Promotions:
                 f"{model}: expected a canary to promote, found none. Name a run: tfllmrec promote MODEL RUN."
             )
         _require(model, canary)
-        before, served = [*state.before, stable][-STEPS:], sorted([stable, canary])
-        state = _moved(state, "promote", canary, stable=canary, canary=None, served=served, before=before)
+        before = [*state.before, stable][-STEPS:]
+        state = _moved(state, "promote", canary, stable=canary, canary=None, before=before)
         return _written(model, state, base_path)
 
 
@@ -162,12 +163,11 @@ def rollback(model: Path) -> Promotions:
         if stable is None or not (state.canary is not None or state.before):
             raise ModelError(f"{model}: nothing to roll back: no version was promoted over another one.")
         if state.canary is not None:
-            state = _moved(state, "withdraw", state.canary, canary=None, served=[stable])
+            state = _moved(state, "withdraw", state.canary, canary=None)
         else:
             target = state.before[-1]
             _require(model, target)
-            served = [target] if target in state.served else sorted([target, stable])
-            state = _moved(state, "rollback", target, stable=target, served=served, before=state.before[:-1])
+            state = _moved(state, "rollback", target, stable=target, before=state.before[:-1])
         return _written(model, state, None)
 
 
@@ -188,11 +188,18 @@ def _moved(
 
 
 def _written(model: Path, state: Promotions, base_path: str | None) -> Promotions:
-    """Writes the state, if it is another one, and then what TF Serving reads."""
-    state = state.model_copy(update={"base_path": base_path or state.base_path or str(model.resolve())})
-    if state != read_promotions(model):
+    """Writes the state, with the versions to load, if it is another one, and then what TF Serving reads."""
+    assert state.stable is not None
+    before = read_promotions(model)
+    loaded = {state.stable} | {version for version in (state.canary, *state.before[-1:]) if version is not None}
+    there = {*version_folders(model), *before.served}
+    if before.stable is not None and state.stable not in before.served:  # until the label has moved
+        loaded.add(before.stable)
+    new = {"served": sorted(loaded & there), "base_path": base_path or state.base_path}
+    state = state.model_copy(update=new)
+    if state != before:
         write_text(model / PROMOTIONS, state.model_dump_json(indent=1))
-    config, text = model / MODELS_CONFIG, state.models_config(model.resolve().name)
+    config, text = model / MODELS_CONFIG, state.models_config(model)
     if not config.is_file() or config.read_text(encoding="utf-8") != text:
         write_text(config, text)
     return state

@@ -24,30 +24,39 @@ from pydantic import BaseModel
 
 from tfllmrec.data.files.event_log import LogReader
 from tfllmrec.durable import locked, read_json, write_text
-from tfllmrec.errors import CHECK_FAILED, ModelError
+from tfllmrec.errors import CHECK_FAILED, ConfigError, ModelError
 from tfllmrec.progress import Tell, to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.update import NothingNew, update_run
-from tfllmrec.serving.gate import promote_run
+from tfllmrec.serving.gate import NotPromoted, promote_run
 from tfllmrec.serving.layout import read_manifest, version_folders
 from tfllmrec.serving.promotion import Promotions, promote, read_promotions, rollback
 
 TRIED = "tried.json"
+#: A check of ``--alarm`` that takes longer has failed.
+ALARM_TIMEOUT_S = 600.0
 
 Alarms = Callable[[Path, Path], list[str]]
 """Called with the event log and the model's folder; a line for each reason not to trust what is served."""
 
 
 def alarms_of_command(command: str) -> Alarms:
-    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm, and any other but 0 a failed check.
+    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm. Any other but 0 is a failed check.
 
-    What is returned raises ModelError where the check fails or the command cannot be run: nobody knows then how the
-    model does.
+    What is returned raises ModelError where the check fails, takes longer than :data:`ALARM_TIMEOUT_S`, or the command
+    cannot be run: nobody knows then how the model does.
     """
 
     def alarms(log: Path, model: Path) -> list[str]:
         try:
-            ended = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+            ended = subprocess.run(
+                shlex.split(command), capture_output=True, text=True, check=False, timeout=ALARM_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"--alarm {command}: it did not end within {ALARM_TIMEOUT_S:g} s. Nothing is promoted or rolled back "
+                "before the check works."
+            ) from None
         except OSError as error:
             raise ModelError(f"--alarm {command}: it cannot be run ({error}).") from error
         if ended.returncode == 0:
@@ -114,22 +123,49 @@ def watch_once(
             state = promote(model)
             tell(f"promoted: version {state.stable} is stable")
         assert state.stable is not None
-        parent = Path(read_manifest(version_folders(model)[state.stable])["run"])
+        parent = _run_of(model, state.stable)
         tried, now = updates / TRIED, _Tried(parent=str(parent), last_event=_last_event(log))
         if tried.is_file() and read_json(tried, _Tried, "delete it") == now:
             tell(f"no event came since the last update of {parent}")
             return state
+        out = _next_folder(updates, parent)
+        resumed = out.exists()  # it may have read fewer events
         try:
-            made = update_run(parent, log, items, out=_next_folder(updates, parent), tell=tell)
+            made = update_run(parent, log, items, out=out, tell=tell)
         except NothingNew as error:
             tell(str(error))
             return state
-        write_text(tried, now.model_dump_json())
+        judged = False
         try:
             state, _ = promote_run(made, model, canary=True, tell=tell)
+            judged = True
+        except NotPromoted:
+            judged = True
+            raise
         finally:
+            # Only now: a round that is killed in the gate is done again.
+            if judged and not resumed:
+                write_text(tried, now.model_dump_json())
             _prune(model, updates, keep, tell)
         return state
+
+
+def _run_of(model: Path, version: int) -> Path:
+    """The run that a version was exported from.
+
+    Raises:
+      ModelError: the version is not there, or was not exported from a run.
+    """
+    folder = version_folders(model).get(version)
+    if folder is None:
+        raise ModelError(f"{model} has no version {version}, which is stable: copy its folder back, or roll back.")
+    run = read_manifest(folder).get("run")
+    if not run:
+        raise ModelError(
+            f"{folder} was not exported from a run: expected one to update. Promote a run: tfllmrec promote {model} "
+            "RUN."
+        )
+    return Path(run)
 
 
 class _Tried(BaseModel):
@@ -157,16 +193,30 @@ def _next_folder(updates: Path, parent: Path) -> Path:
 
 
 def _prune(model: Path, updates: Path, keep: int, tell: Tell) -> None:
-    """Deletes old versions and runs of updates; those with a label, served, or needed for a rollback stay."""
+    """Deletes old versions and runs of updates; those with a label, served, or needed for a rollback stay.
+
+    Nothing is deleted while another process promotes or rolls back.
+    """
+    hidden = []
+    try:
+        with locked(model):
+            for folder in _not_needed(model, updates, keep):
+                hidden.append(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp"))
+                folder.rename(hidden[-1])  # at once, and not file by file
+                tell(f"deleted: {folder}")
+    except ConfigError as error:
+        tell(f"nothing is deleted in this round: {error}")
+    for folder in hidden:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_needed(model: Path, updates: Path, keep: int) -> list[Path]:
     state, versions = read_promotions(model), version_folders(model)
     needed = {*state.labels.values(), *state.served, *state.before[-keep:], *sorted(versions)[-keep:]}
-    runs = {Path(read_manifest(versions[number])["run"]) for number in needed & versions.keys()}
+    manifests = [read_manifest(versions[number]) for number in needed & versions.keys()]
+    runs = {Path(manifest["run"]) for manifest in manifests if manifest.get("run")}
     numbers = sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
     runs |= {(updates / str(number)).resolve() for number in numbers[-keep:]}
     old = [folder for number, folder in versions.items() if number not in needed]
     old += [updates / str(number) for number in numbers if (updates / str(number)).resolve() not in runs]
-    for folder in old:
-        hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old.tmp")  # at once, and not file by file
-        folder.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
-        tell(f"deleted: {folder}")
+    return old

@@ -99,6 +99,16 @@ def test_reviews_and_new_items(shop):
         review_items(shop, approve=["i1"], reject=["i1"])
 
 
+@pytest.mark.parametrize("between", ["clear", "other rules"])
+def test_decisions_on_new_items_survive(shop, between):
+    applied(shop, "review:\n  - new: true")
+    take_over(shop, write_version(shop, 3, made_catalogue(37)), silent)
+    review_items(shop, reject=["i35"])
+    clear_rules(shop) if between == "clear" else applied(shop, "block:\n  - items: [i1]")
+    done = applied(shop, "review:\n  - new: true")
+    assert done.newest.hidden == 2 and [item for item, _ in done.newest.waiting] == ["i36"]
+
+
 def test_a_new_version_takes_the_rules_over(shop):
     applied(shop, "block:\n  - items: [i1, i36]")
     version = write_version(shop, 3, made_catalogue(37))
@@ -128,11 +138,33 @@ def test_a_version_that_cannot_obey_is_not_published(shop):
     assert f"tfllmrec rules clear {shop}" in str(error.value)
 
 
+def test_an_old_version_that_cannot_obey_keeps_its_rules_and_is_named(shop):
+    applied(shop, "block:\n  - items: [i1]")
+    catalogue = made_catalogue()
+    catalogue.fields = catalogue.fields.drop(columns="price")
+    write_version(shop, 0, catalogue)
+    text = "block:\n  - items: [i1]\n  - where: {price: {above: 20}}"
+    done = applied(shop, text)
+    assert sorted(done.versions) == [1, 2] and file_of(shop, 0) == NO_RULES != file_of(shop, 1)
+    assert done.unfit[0].startswith("version 0: ") and "line 3: the items have no field 'price'" in done.unfit[0]
+    assert done.as_dict()["unfit"][0]["version"] == 0 and show_rules(shop)[2] == []
+    (shop / "promotions.json").write_text('{"stable": 0, "served": [0]}')
+    with pytest.raises(ConfigError, match=r"version 0: .*line 3: the items have no field 'price'"):
+        applied(shop, text)
+
+
+def test_an_apply_repairs_a_missing_file_of_rules(shop):
+    applied(shop, "block:\n  - items: [i1]")
+    before = file_of(shop, 2)
+    (shop / "2" / "assets" / "rules.bin").unlink()
+    assert applied(shop, "block:\n  - items: [i1]").older == [] and file_of(shop, 2) == before
+
+
 def test_versions_of_before_there_were_rules(shop):
     write_version(shop, 0, made_catalogue(), obeys=False)
     assert applied(shop, "block:\n  - items: i1").older == [0]
     write_version(shop, 3, made_catalogue(), obeys=False)
-    with pytest.raises(ModelError, match=r"shop/3 has no file of rules"):
+    with pytest.raises(ModelError, match=r"shop/3 has no table of fields"):
         applied(shop, "block:\n  - items: i1")
 
 

@@ -244,8 +244,7 @@ class _Compiler:
         for number, rule in enumerate(self.rules.document.fresh):
             time = self.catalogue.numbers(rule.field, "time", self.rules, ("fresh", number, "field"))
             without = np.isnan(time)
-            everything = np.ones(self.n_items, bool) if rule.is_empty else None
-            selected = self._selected(rule, "fresh", number, everything, without)
+            selected = self._selected(rule, "fresh", number, without=without)
             self.hidden |= selected & without
             since = np.where(selected & ~without, np.maximum(since, time), since)
             if rule.days is not None:

@@ -19,7 +19,8 @@ from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError, ModelError
 from tfllmrec.feedback.tables import numbers, read_feedback, require_columns, texts
 from tfllmrec.progress import Tell, show_progress
-from tfllmrec.serving.layout import ASSETS, version_folders
+from tfllmrec.serving.layout import ASSETS, EXTRA, ITEM_FIELDS, version_folders
+from tfllmrec.serving.promotion import read_promotions
 from tfllmrec.serving.rules.compiled import NO_RULES, RULES, rules_digest
 from tfllmrec.serving.rules.compiler import Compiled, Decisions, RuledCatalogue, compile_rules
 from tfllmrec.serving.rules.document import RulesFile, parse_rules
@@ -73,11 +74,13 @@ class Applied:
     Attributes:
       rules: the name of the rules file; ``""``: none. versions: what the rules do in each version that obeys them,
         ``None`` without rules; by number. older: versions that were exported before there were rules and obey none.
+      unfit: why versions that are not in use cannot take the rules; they keep the ones before. By number.
     """
 
     rules: str
     versions: Mapping[int, Compiled | None]
     older: Sequence[int]
+    unfit: Mapping[int, str]
 
     @property
     def newest(self) -> Compiled | None:
@@ -92,7 +95,13 @@ class Applied:
             for number, done in self.versions.items()
         ]
         counts = [] if self.newest is None else [asdict(count) for count in self.newest.counts]
-        return {"rules": self.rules, "versions": versions, "without_rules": list(self.older), "counts": counts}
+        return {
+            "rules": self.rules,
+            "versions": versions,
+            "without_rules": list(self.older),
+            "unfit": [{"version": number, "reason": reason} for number, reason in self.unfit.items()],
+            "counts": counts,
+        }
 
 
 def read_stored(folder: Path) -> StoredRules:
@@ -108,6 +117,9 @@ def read_stored(folder: Path) -> StoredRules:
 def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False) -> Applied:
     """Compiles a rules file for every version of a model, in place of the rules before; decisions of reviews stay.
 
+    A version that the rules do not fit, such as an old one without a field, keeps the rules before, unless it is the
+    newest one or in use (:mod:`tfllmrec.serving.promotion`).
+
     Servers need no restart: the next request obeys the new rules.
 
     Args:
@@ -115,7 +127,8 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
       dry_run: checks and counts, and writes nothing.
 
     Raises:
-      ConfigError: the file cannot be read or used; the message names the line. Or another process applies rules.
+      ConfigError: the file cannot be read, or used in the newest version or one in use; the message names the version
+        and the line. Or another process applies rules.
       DataError: the stock table cannot be read.
       ModelError: the folder has no version that can obey rules, or one is damaged.
       WriteError: the folder cannot be written; each version has the rules before or the new ones.
@@ -129,9 +142,9 @@ def apply_rules(folder: Path, rules: Path, tell: Tell, *, dry_run: bool = False)
     _check_folder(folder)
 
     def changed(stored: StoredRules) -> StoredRules:
-        seen = []
-        if any(rule.new for rule in read.document.review):
-            seen = stored.seen or sorted(_ids(folder))
+        seen = stored.seen
+        if not seen and any(rule.new for rule in read.document.review):
+            seen = sorted(_ids(folder))
         return replace(stored, name=str(rules.name), text=text, stock=stock, seen=seen)
 
     if dry_run:
@@ -146,7 +159,7 @@ def clear_rules(folder: Path) -> Applied:
       ConfigError, ModelError, WriteError: as :func:`apply_rules`.
     """
     _check_folder(folder)
-    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}, seen=[]))
+    return _change(folder, lambda stored: replace(stored, name="", text="", stock={}))
 
 
 def review_items(folder: Path, approve: Sequence[str] = (), reject: Sequence[str] = ()) -> Applied:
@@ -183,8 +196,13 @@ def show_rules(folder: Path) -> tuple[StoredRules, Applied, list[int]]:
     _check_folder(folder)
     stored = read_stored(folder)
     expected = stored.digest if stored.name else None
-    others = [n for n, version in _versions(folder).items() if rules_digest(version / ASSETS / RULES) != expected]
-    return stored, _compiled(folder, stored), others
+    applied = _compiled(folder, stored)
+    others = [
+        number
+        for number, version in _versions(folder).items()
+        if number not in applied.unfit and rules_digest(version / ASSETS / RULES) != expected
+    ]
+    return stored, applied, others
 
 
 def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
@@ -222,17 +240,18 @@ def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Appl
     with locked(folder):
         stored = changed(read_stored(folder))
         # Whatever is wrong with the rules is found before anything is written.
-        done = dict(_compiled(folder, stored).versions)
+        applied = _compiled(folder, stored)
+        done = dict(applied.versions)
         write_text(folder / STORED, stored.written)
         # Listed again after they are stored: an export that publishes a version from now on knows them.
-        versions = _versions(folder)
+        versions = {number: version for number, version in _versions(folder).items() if number not in applied.unfit}
         with show_progress("Applying rules", "versions") as progress:
             for count, (number, version) in enumerate(versions.items(), 1):
                 if number not in done:
-                    done[number] = stored.compiled(RuledCatalogue.of(version))
+                    done[number] = _compiled_for(number, version, stored)
                 _write(version, done[number])
                 progress(count, len(versions))
-    return Applied(stored.name, done, _older(folder))
+    return Applied(stored.name, done, _older(folder), applied.unfit)
 
 
 def _write(version: Path, rules: Compiled | None) -> None:
@@ -241,13 +260,29 @@ def _write(version: Path, rules: Compiled | None) -> None:
 
 
 def _compiled(folder: Path, stored: StoredRules) -> Applied:
-    done = {number: stored.compiled(RuledCatalogue.of(version)) for number, version in _versions(folder).items()}
-    return Applied(stored.name, done, _older(folder))
+    done, unfit, versions = {}, {}, _versions(folder)
+    in_use = {max(versions), *read_promotions(folder).served}
+    for number, version in versions.items():
+        try:
+            done[number] = _compiled_for(number, version, stored)
+        except ConfigError as error:
+            if number in in_use:
+                raise
+            unfit[number] = str(error)
+    return Applied(stored.name, done, _older(folder), unfit)
+
+
+def _compiled_for(number: int, version: Path, stored: StoredRules) -> Compiled | None:
+    catalogue = RuledCatalogue.of(version)
+    try:
+        return stored.compiled(catalogue)
+    except ConfigError as error:
+        raise ConfigError(f"version {number}: {error.args[0]}", *error.args[1:]) from None
 
 
 def _versions(folder: Path) -> dict[int, Path]:
-    """The versions of a folder that can obey rules."""
-    return {n: path for n, path in version_folders(folder).items() if (path / ASSETS / RULES).is_file()}
+    """The versions of a folder that can obey rules; the file of rules itself may be missing, and is written again."""
+    return {n: path for n, path in version_folders(folder).items() if (path / EXTRA / ITEM_FIELDS).is_file()}
 
 
 def _older(folder: Path) -> list[int]:
@@ -275,8 +310,8 @@ def _check_folder(folder: Path) -> None:
         )
     if older and max(older) > max(versions, default=-1):
         raise ModelError(
-            f"{folder / str(max(older))} has no file of rules, because an earlier version of tfllmrec exported it: it "
-            "obeys none. Export the run again."
+            f"{folder / str(max(older))} has no table of fields for rules, because an earlier version of tfllmrec "
+            "exported it: it obeys none. Export the run again."
         )
 
 
