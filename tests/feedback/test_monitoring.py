@@ -51,6 +51,12 @@ def test_days_without_a_change_have_no_alarm():
     assert simulation.without_change(6, seed=5, service=replace(SMALL, users=100)) == [[]] * 6
 
 
+@pytest.mark.parametrize("name", simulation.ACTIVITY)
+def test_users_who_come_more_or_less_often_raise_no_alarm(name):
+    service = simulation.Service(users=150)
+    assert simulation.with_activity(name, 1, seed=8, service=service) == [[]]
+
+
 def test_a_change_of_few_users_is_no_alarm(day):
     few = simulation.Service(users=25, phone=0.95)
     now = simulation.day_of(few, np.random.default_rng(2), 1)

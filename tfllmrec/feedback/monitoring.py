@@ -454,10 +454,9 @@ def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> lis
     ids = pd.concat([before.shown[ITEM], now.shown[ITEM]])
     codes, known = pd.factorize(ids)
     catalogue = max(len(known), 0 if items is None else len(items))
+    shown = pd.concat([before.shown, now.shown])[["user", "list"]].assign(item=codes)
     n = len(before.shown)
-    found: dict[str, Spread] = exposure(
-        codes[:n], codes[n:], before.shown["user"].to_numpy(), now.shown["user"].to_numpy(), catalogue
-    )
+    found: dict[str, Spread] = exposure(shown.iloc[:n], shown.iloc[n:], catalogue)
     return [Exposed(name, each.before, each.after, each.expected, each.p) for name, each in found.items()]
 
 
