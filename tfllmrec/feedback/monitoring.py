@@ -251,8 +251,8 @@ def monitor(
 ) -> Report:
     """Compares the newest lists of a log with earlier ones.
 
-    The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the newest
-    list is older than the period is long, that is an alarm: nothing writes to the log any more.
+    The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the
+    newest list is older than the period is long, that is an alarm: nothing writes to the log any more.
 
     Args:
       log: folder of the event log.
@@ -447,8 +447,8 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
     for column in (*fields, *gone):
         name = column.removeprefix(FIELD)
         # A field that no request of a period has is missing in all of them.
-        first, second = (each if column in each else each.assign(**{column: None}) for each in lists)
-        pairs[f"field {name}"] = (first, second, column)
+        old, new = (each if column in each else each.assign(**{column: None}) for each in lists)
+        pairs[f"field {name}"] = (old, new, column)
         if column in gone or column not in lists[0]:
             notes.append(f"no request of {'the period' if column in gone else 'the reference'} has the field {name}")
     texts = [table[table[LETTERS].notna()] for table in asked]
