@@ -3,8 +3,8 @@
     python benchmarks/forgetting.py runs/two-shops runs/three-shops
 
 Both arguments are complete runs on joined data; the second one has all domains of the first and at least one more. Both
-are measured on the test queries of the first run, in each of its domains apart, over the items of that domain. Writes a
-section of benchmarks/RESULTS.md.
+are measured on the test queries of the first run, in each of its domains apart, over the items of that domain. Queries
+whose target is a training event of the second run are left out. Writes a section of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sections import made_by, replace_section
 
-from tfllmrec.columns import ITEM
+from tfllmrec.columns import ITEM, ITEM_INDEX, USER, USER_INDEX
 from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
@@ -41,8 +42,23 @@ class InItsCatalogue:
         return self.model.score(asked)[:, self.rows]
 
 
-def forgotten(before: Run, after: Run) -> dict[str, tuple[Result, Result]]:
-    """By domain of the first run, the results of both on its test queries there.
+def trained_on(queries: Queries, rows: np.ndarray, users: pd.Series, train: pd.DataFrame) -> np.ndarray:
+    """Whether a query's user has one of its targets in training events, bool ``[B]``.
+
+    Args:
+      rows: int ``[N]``, of each item of the queries its row in the catalogue of the events.
+      users: ids, by their row. train: the events, with ``user_index`` and ``item_index``.
+    """
+    user = pd.Index(users).get_indexer(pd.Index(queries.user_ids))[queries.targets.row_of_value]
+    asked = pd.MultiIndex.from_arrays([user, rows[queries.targets.values]])
+    known = asked.isin(pd.MultiIndex.from_frame(train[[USER_INDEX, ITEM_INDEX]]))
+    return np.bincount(queries.targets.row_of_value, known, minlength=len(queries)) > 0
+
+
+def forgotten(before: Run, after: Run) -> tuple[dict[str, tuple[Result, Result]], int]:
+    """By domain of the first run, the results of both on its test queries there, and how many queries are left out.
+
+    Left out are those whose target the second model was trained on: they would hide what it forgot.
 
     Raises:
       ModelError: the data of the first run has no domains, or the second run lacks some of its items.
@@ -56,9 +72,12 @@ def forgotten(before: Run, after: Run) -> dict[str, tuple[Result, Result]]:
         )
     # Fields are encoded by each model's own schema, so queries without fields are the only ones that both can read.
     test = replace(before.split.test, fields={}, weights=None)
+    in_after = rows.to_numpy(np.int64)
+    known = trained_on(test, in_after, after.dataset.users[USER], after.split.train)
+    test = test.take(~known)
     models = (
         before.load_model(),
-        InItsCatalogue(after.load_model(), rows.to_numpy(np.int64), before.dataset.n_items),
+        InItsCatalogue(after.load_model(), in_after, before.dataset.n_items),
     )
     found = {}
     for name in names:
@@ -74,7 +93,7 @@ def forgotten(before: Run, after: Run) -> dict[str, tuple[Result, Result]]:
                 for model in models
             )  # fmt: skip
             found[name] = first, second
-    return found
+    return found, int(known.sum())
 
 
 def main() -> None:
@@ -82,8 +101,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="Without and with the further domain.")
     options = parser.parse_args()
     before, after = map(Run.open, options.runs)
+    found, known = forgotten(before, after)
     rows = []
-    for name, (first, second) in forgotten(before, after).items():
+    for name, (first, second) in found.items():
         difference, low, high = paired_difference(second, first, "ndcg@10")
         was, now = first.metrics["ndcg@10"] or 0.0, second.metrics["ndcg@10"] or 0.0
         change = f"{now / was - 1:+.1%}" if was else "-"
@@ -91,7 +111,8 @@ def main() -> None:
         rows.append([name, *cells, f"{first.counts['queries']:,}"])
     new = ", ".join(name for name in domain_names(after.dataset.items) if name not in {row[0] for row in rows})
     table = markdown_table(["ndcg@10 in", "before", f"with {new}", "difference", "share", "queries"], rows)
-    body = "\n".join([made_by(shlex.join(["python", *sys.argv]), before.config.seed), "", *table])
+    left_out = f"Test queries left out, because the second model was trained on their targets: {known:,}."
+    body = "\n".join([made_by(shlex.join(["python", *sys.argv]), before.config.seed), "", left_out, "", *table])
     title = f"forgetting: {before.dataset.name} with {new}"
     replace_section(title, body)
     print(f"{title}\n\n{body}\n")

@@ -36,7 +36,7 @@ class Service:
     """How a simulated service behaves on a day.
 
     Attributes:
-      users: who come; each asks for about six lists, and likes what is shown more or less than others.
+      users: who come. lists: for which each asks, on the mean; users like what is shown more or less than others.
       clicks: mean share of shown items that are clicked. bought: of these, those that are bought. stay_s: mean dwell.
       history: mean length of histories. unknown: share of their ids that the model does not know.
       empty: share of lists.
@@ -45,6 +45,7 @@ class Service:
     """
 
     users: int = 400
+    lists: float = 6.0
     clicks: float = 0.08
     bought: float = 0.15
     stay_s: float = 40.0
@@ -76,11 +77,18 @@ CHANGES: dict[str, tuple[dict[str, float | str], tuple[str, ...]]] = {
     "texts in another script": ({"script": "CYRILLIC"}, ("script of texts",)),
 }
 
+#: Name -> how the service is before and after, where nothing changed but how many users came and how often.
+ACTIVITY: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "seven days before one hour": ({"lists": 42.0}, {"lists": 1.2, "users": 100}),
+    "half as many lists a user": ({}, {"lists": 3.0}),
+    "twice as many lists a user": ({}, {"lists": 12.0}),
+}
+
 
 def day_of(service: Service, rng: np.random.Generator, day: int) -> Observed:
     """One day of a service."""
     start = 1.79e9 + day * DAY_S
-    lists = rng.geometric(1 / 6, service.users)
+    lists = rng.geometric(1 / service.lists, service.users)
     user = np.repeat(np.arange(service.users), lists)
     n = len(user)
     time = start + np.sort(rng.uniform(1, DAY_S, n))
@@ -156,6 +164,16 @@ def with_change(name: str, days: int, seed: int, service: Service = Service()) -
     return found, other
 
 
+def with_activity(name: str, days: int, seed: int, service: Service = Service()) -> list[list[str]]:
+    """What the alarms are about where users only came more or less often."""
+    rng = np.random.default_rng(seed)
+    before, after = (replace(service, **changed) for changed in ACTIVITY[name])  # type: ignore[arg-type]
+    return [
+        [alarm.about for alarm in report_of(day_of(before, rng, 2 * day), day_of(after, rng, 2 * day + 1)).alarms]
+        for day in range(days)
+    ]
+
+
 def section(days: int, changed_days: int, seed: int, command: str) -> str:
     alarms = without_change(days, seed)
     false = sum(bool(each) for each in alarms)
@@ -165,6 +183,10 @@ def section(days: int, changed_days: int, seed: int, command: str) -> str:
     for place, name in enumerate(CHANGES):
         found, other = with_change(name, changed_days, seed + 1 + place)
         rows.append([name, f"{found} of {changed_days}", f"{other} of {changed_days}"])
+        print(rows[-1], flush=True)
+    for place, name in enumerate(ACTIVITY):
+        other = sum(map(bool, with_activity(name, changed_days, seed + 1 + len(CHANGES) + place)))
+        rows.append([name, "none to expect", f"{other} of {changed_days}"])
         print(rows[-1], flush=True)
     return "\n".join(
         [

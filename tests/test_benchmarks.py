@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -932,6 +933,21 @@ def test_forgetting_is_measured_over_the_items_of_the_smaller_catalogue():
     rows = np.array([1, 3, 4, 5])  # of the four items of the first run in the larger catalogue
     found = forgetting.InItsCatalogue(ByHistory(), rows, 4).score(Queries.from_histories([[2], [0, 1]]))
     assert found.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+def test_forgetting_leaves_out_targets_that_the_second_model_was_trained_on():
+    import forgetting
+
+    from tfllmrec.data.queries import Queries, Ragged
+
+    targets = Ragged.from_rows([[0], [1], [0], [1, 2], [2]], np.int64)
+    queries = replace(Queries.from_histories([[]] * 5), targets=targets, user_ids=np.array([*"abcad"], object))
+    train = pd.DataFrame({"user_index": [0, 1, 2, 1], "item_index": [5, 5, 5, 3]})
+    # Items 0, 1, 2 are 3, 4, 5 there; users a, b, c are 0, 1, 2, and d is not there.
+    found = forgetting.trained_on(queries, np.array([3, 4, 5]), pd.Series([*"abc"]), train)
+    assert found.tolist() == [False, False, False, True, False]
+    found = forgetting.trained_on(queries, np.array([5, 3, 4]), pd.Series([*"abc"]), train)
+    assert found.tolist() == [True, True, True, False, False]
 
 
 def test_two_recommenders_are_added_in_standard_deviations_of_the_targets_items():

@@ -466,3 +466,13 @@ def test_settings_are_named_as_in_a_config():
 )
 def test_settings_of_a_graph_that_are_not_read_are_named(graph, lines):
     assert settings_without_effect(parse_config({"graph": graph})) == lines
+
+
+def test_factors_of_domains_name_two_domains_of_joined_data():
+    for key in ("a", "a>a", ">a", "a>b>c"):
+        with pytest.raises(ConfigError, match="expected FROM>TO with two different domains"):
+            parse_config({"item_weights": {"domains": {key: 0.0}}})
+    config = parse_config({"item_weights": {"domains": {"a>b": 0.0}}})
+    assert settings_without_effect(config) == []
+    (line,) = settings_without_effect(config, joined=False)
+    assert line == "item_weights.domains has no effect on data that is not joined"

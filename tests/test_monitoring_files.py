@@ -202,7 +202,7 @@ def test_requests_lists_and_events_are_counted(page):
         f"tfllmrec_lists_without_history_total{{{of_list}}}": 1,
         f"tfllmrec_unknown_ids_total{{{of_list}}}": 1,
         'tfllmrec_listed_items_total{model_name="shop",signature="serving_default",stratum="unknown",version="1"}': 3,
-        'tfllmrec_logged_items_total{model_name="shop",policy="recommend",version="1"}': 3,
+        'tfllmrec_logged_items_total{model_name="shop",policy="recommend",version="1"}': 2,
         'tfllmrec_used_items_total{model_name="shop",policy="recommend",version="1"}': 1,  # r1 and a, once
         'tfllmrec_events_by_kind_total{kind="click"}': 4,
         'tfllmrec_event_requests_total{status="OK"}': 4,

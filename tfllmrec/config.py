@@ -413,6 +413,15 @@ class ItemWeightSettings(Section):
     rank: int = Field(384, ge=1, description="Rank of the low-rank form; a higher one is slower and closer to exact.")
     neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
 
+    @field_validator("domains")
+    @classmethod
+    def _pairs_of_domains(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for key in value or {}:
+            names = key.split(">")
+            if len(names) != 2 or not all(names) or names[0] == names[1]:
+                raise ValueError(f"expected FROM>TO with two different domains, such as books>films, found {key!r}")
+        return value
+
     def settled(self) -> Self:
         """A copy without *auto*, except in ``form``: where nothing was chosen, values that suit sparse data."""
         plain = {"decay": 1.0, "l2": 100.0, "co_occurrence": 0.1, "text": 50.0, "next_item": 1.0, "popularity": 0.0}
@@ -647,8 +656,12 @@ _OF_TOWER = {
 }
 
 
-def settings_without_effect(config: ExperimentConfig) -> list[str]:
-    """The settings that differ from their default but are not read with the config's other settings, a line each."""
+def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> list[str]:
+    """The settings that differ from their default but are not read with the config's other settings, a line each.
+
+    Args:
+      joined: whether the data has domains.
+    """
     split, text, tuning, tower = config.split, config.text, config.tuning, config.text.query_encoder
     unread = frozenset[str]().union(*_OF_KIND.values()) - _OF_KIND.get(split.kind, frozenset())
     unread |= _SHARES_NOT_OF_KIND.get(split.kind, frozenset())
@@ -675,6 +688,8 @@ def settings_without_effect(config: ExperimentConfig) -> list[str]:
         lines += [f"transfer.{name} has no effect without transfer.sources" for name in changed]
         if config.item_weights.source:
             lines.append("item_weights.source has no effect without transfer.sources")
+    if config.item_weights.domains and not joined:
+        lines.append("item_weights.domains has no effect on data that is not joined")
     if tower == "same":
         unread = frozenset(DistillationConfig.model_fields)
     else:

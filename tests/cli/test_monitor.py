@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from itertools import count
 
 import httpx
@@ -23,7 +24,6 @@ IDS = TensorSpec(STRING, (None, None))
 FULL = Signature(
     {"history": IDS, "context": IDS}, {"item_ids": IDS, "unknown": TensorSpec(np.dtype(np.int32), (None,))}
 )
-START = 1.79e9
 
 
 class Shop:
@@ -63,7 +63,8 @@ def shop(tmp_path_factory):
     runs = count()
 
     def log(days):
-        out, now, rng = folder / f"log{next(runs)}", [START], np.random.default_rng(len(days))
+        start = time.time() - len(days) * 86400  # the log goes on until now
+        out, now, rng = folder / f"log{next(runs)}", [0.0], np.random.default_rng(len(days))
 
         async def serve():
             engine = Engine(Limits(), Shop, settled_s=0, log=out)
@@ -73,7 +74,7 @@ def shop(tmp_path_factory):
             async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
                 for day, (phones, clicks) in enumerate(days):
                     for hour in range(24):
-                        now[0] = START + (24 * day + hour) * 3600
+                        now[0] = start + (24 * day + hour) * 3600
                         users = [f"u{n}" for n in rng.integers(0, 120, 10)]
                         context = [
                             [f"user_id={u}", f"device={'phone' if rng.random() < phones else 'tv'}"] for u in users

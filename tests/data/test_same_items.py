@@ -30,6 +30,14 @@ def test_titles_are_compared_with_the_year_and_without_case_article_and_punctuat
     assert (same_items(twice, KNOWN, "title") == -1).all()
 
 
+def test_a_missing_year_is_no_year_whatever_the_type_of_the_column():
+    items = pd.DataFrame(
+        {"item_id": ["a", "b", "c"], "title": ["Heat", "Alien", "Brazil"], "year": [1995.0, None, None]}
+    )
+    known = pd.DataFrame({"item_id": ["1", "2"], "title": ["Heat (1995)", "Alien"]})
+    assert same_items(items, known, "title").tolist() == [0, 1, -1]
+
+
 def test_without_titles_there_is_nothing_to_compare():
     with pytest.raises(ConfigError, match="title"):
         same_items(KNOWN[["item_id"]], KNOWN, "title")

@@ -87,23 +87,59 @@ def test_values_of_one_user_are_alike_and_raise_no_alarm():
     assert np.mean(np.array(p) < 0.01) <= 0.025
 
 
+def lists_of(users, lists, steepness=1.0, seed=3):
+    """Lists of ten different items; half of each user's come from a corner of the catalogue that is their own."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), lists(rng, users))
+    weights = np.tile(1 / np.arange(1, 301.0) ** steepness, (len(user), 1))
+    corner = rng.integers(0, 10, users)[user]
+    weights[np.arange(300) // 30 == corner[:, None]] *= 5
+    keys = np.log(weights) + rng.gumbel(size=weights.shape)
+    items = np.argsort(-keys, axis=1)[:, :10]
+    row = np.arange(len(user))
+    return pd.DataFrame({"item": items.ravel(), "user": np.repeat(user, 10), "list": np.repeat(row, 10)})
+
+
+def one(rng, users):
+    return np.ones(users, int)
+
+
 def test_exposure_is_compared_with_the_same_users_divided_at_random():
-    rng = np.random.default_rng(3)
-
-    def shown(users, steepness):
-        weights = 1 / np.arange(1, 301.0) ** steepness
-        return rng.choice(300, users * 10, p=weights / weights.sum()), np.repeat(np.arange(users), 10)
-
-    (few, who), (many, they) = shown(60, 1.0), shown(240, 1.0)
-    same = exposure(few, many, who, they, 300)
-    assert same["coverage"].before == len(np.unique(few)) / 300
-    assert same["gini"].after == gini(np.bincount(many, minlength=300))
+    few, many = lists_of(60, one), lists_of(240, one, seed=4)
+    same = exposure(few, many, 300)
+    assert same["coverage"].before == few["item"].nunique() / 300
+    assert same["gini"].after == gini(np.bincount(many["item"], minlength=300))
     assert same["coverage"].after > same["coverage"].before + 0.2  # four times as much was shown
-    assert all(each.p > 0.01 and abs(each.after - each.expected) < 0.03 for each in same.values())
-    narrow, them = shown(240, 1.8)
-    moved = exposure(few, narrow, who, them, 300)
+    assert all(each.p > 0.01 and abs(each.after - each.expected) < 0.04 for each in same.values())
+    moved = exposure(few, lists_of(240, one, 1.8, seed=5), 300)
     assert all(each.p < 1e-4 for each in moved.values()) and moved["gini"].after > moved["gini"].expected + 0.05
-    assert exposure(few[:100], many, who[:100], they, 300)["gini"].p is None
+    assert exposure(few[:100], many, 300)["gini"].p is None
+
+
+@pytest.mark.parametrize("activity", ["seven days and an hour", "an hour and seven days", "half as many lists"])
+def test_users_who_come_more_or_less_often_are_no_change_of_exposure(activity):
+    hour, days = (lambda rng, users: rng.geometric(0.8, users)), (lambda rng, users: rng.geometric(1 / 15, users))
+    day, half = (lambda rng, users: rng.geometric(1 / 6, users)), (lambda rng, users: rng.geometric(1 / 3, users))
+    cases = {"seven": (300, days, 80, hour), "an": (80, hour, 300, days), "half": (200, day, 200, half)}
+    before, first, after, second = cases[activity.split()[0]]
+    p = []
+    for seed in range(4):
+        found = exposure(lists_of(before, first, seed=2 * seed), lists_of(after, second, seed=2 * seed + 1), 300)
+        p += [each.p for each in found.values()]
+        assert abs(found["coverage"].after / found["coverage"].expected - 1) < 0.2
+        assert abs(found["gini"].after - found["gini"].expected) < 0.05
+    assert min(p) > 1e-3, p
+    moved = exposure(lists_of(before, first), lists_of(after, second, 1.8, seed=9), 300)
+    assert moved["gini"].p < 1e-4 and moved["gini"].after > moved["gini"].expected + 0.05
+
+
+def test_coverage_of_many_shown_items_is_that_of_all_of_them(monkeypatch):
+    before, after = lists_of(60, one), lists_of(240, one, seed=4)
+    monkeypatch.setattr("tfllmrec.feedback.drift.PERMUTED", 300)
+    found = exposure(before, after, 300)
+    assert found["coverage"].before == before["item"].nunique() / 300
+    assert found["coverage"].after == after["item"].nunique() / 300
+    assert all(each.p > 0.01 for each in found.values())
 
 
 def test_a_change_of_a_stream_is_found_where_it_is():

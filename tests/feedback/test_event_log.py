@@ -101,10 +101,10 @@ def test_events_written_during_a_replay_do_not_make_it_endless(log):
 
 def test_exposures(log):
     shown = [Exposure("r1", NOW, "u", "shop", 3, "recommend", f"i{n}", n) for n in range(3)]
-    assert log.write([], shown) == ([], 3)
+    assert log.write([], shown) == ([], shown)
     more = [*shown, shown[0]._replace(request_id="r2", user_id=None)]
     (receipt,), written = log.write([log.check([click(1, request_id="r1")])], more)
-    assert (receipt.accepted, written) == (1, 1)
+    assert (receipt.accepted, written) == (1, more[3:])
     assert list(log.shown()) == [*shown, Exposure("r2", NOW, None, "shop", 3, "recommend", "i0", 0, 1.0)]
     figures = describe(log.folder)
     assert (figures["events"], figures["lists"], figures["shown_items"]) == (1, 2, 4)
@@ -491,6 +491,15 @@ def test_waiting_batches_and_lists_are_bounded(slow, monkeypatch):
         slow.submit(slow.log.check([click(3)]))
     shown = [Exposure("r", NOW, None, "m", 1, "p", "i", 0)]
     assert [slow.offer(2, lambda: (shown, ())) for _ in range(3)] == [True, True, False]
+    for _ in range(2):
+        slow.log.go.release()
+
+
+def test_searches_take_room_and_are_no_shown_items(slow, monkeypatch):
+    monkeypatch.setattr("tfllmrec.feedback.event_writer.MOST_SHOWN", 5)
+    slow.submit(slow.log.check([click(0)]))
+    assert slow.log.began.acquire(timeout=30)
+    assert [slow.offer(0, lambda: ((), ()), room) for room in (4, 2, 1)] == [True, False, True]
     for _ in range(2):
         slow.log.go.release()
 

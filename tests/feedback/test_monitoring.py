@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,17 @@ import pandas as pd
 import pytest
 
 from tfllmrec.errors import DataError
+from tfllmrec.feedback import monitoring as module
 from tfllmrec.feedback.event_log import EventLog, Exposure, RequestRecord
 from tfllmrec.feedback.monitoring import (
     ALPHA,
     PSI_ALARM,
     Alarm,
-    alarms,
     change_lines,
     compare,
     drift_rows,
     exposure_rows,
     figure_rows,
-    monitor,
     words_of,
 )
 
@@ -49,6 +49,20 @@ def test_a_planted_change_has_its_alarm_and_no_other(name, day):
 def test_days_without_a_change_have_no_alarm():
     """benchmarks/monitoring.py does the same for 200 days."""
     assert simulation.without_change(6, seed=5, service=replace(SMALL, users=100)) == [[]] * 6
+
+
+@pytest.mark.parametrize("name", simulation.ACTIVITY)
+def test_users_who_come_more_or_less_often_raise_no_alarm(name):
+    service = simulation.Service(users=150)
+    assert simulation.with_activity(name, 1, seed=8, service=service) == [[]]
+
+
+def test_the_advice_on_exposure_depends_on_the_direction():
+    services = [simulation.Service(users=150, steepness=steepness) for steepness in (0.9, 1.8)]
+    days = [simulation.day_of(service, np.random.default_rng(n), n) for n, service in enumerate(services)]
+    for before, now, said, other in ((*days, "collapsed", "more items"), (*days[::-1], "more items", "collapsed")):
+        found = [a.message for a in simulation.report_of(before, now).alarms if a.about in ("coverage", "gini")]
+        assert len(found) == 2 and all(said in each and other not in each for each in found)
 
 
 def test_a_change_of_few_users_is_no_alarm(day):
@@ -99,10 +113,10 @@ def test_figures_are_those_of_the_tables(day):
 def test_groups_by_version_and_scene(day):
     table = day.lists.assign(**{"context.scene": np.where(np.arange(len(day.lists)) % 3, "feed", "cart")})
     table["version"] = np.where(np.arange(len(table)) % 2, "shop/3", "shop/4")
-    now = replace(day, lists=table)
-    slow = np.array(["shop/4"] * len(now.shown)) == table["version"].to_numpy()[now.shown["list"]]
-    now.shown["used"] &= ~slow | (np.arange(len(slow)) % 3 == 0)
-    report = compare(now, now, scene="scene")
+    before = replace(day, lists=table)
+    slow = table["version"].to_numpy()[day.shown["list"]] == "shop/4"
+    now = replace(before, shown=day.shown.assign(used=day.shown["used"] & (~slow | (np.arange(len(slow)) % 3 == 0))))
+    report = compare(now, before, scene="scene")
     by_group = {figure.group: figure for figure in report.figures if figure.measure == "ctr"}
     assert set(by_group) == {
         "all",
@@ -113,7 +127,9 @@ def test_groups_by_version_and_scene(day):
         "scene cart",
     }
     assert by_group["version shop/4"].value < by_group["version shop/3"].value / 2
-    assert by_group["version shop/4"].change == 0 and report.alarms == []
+    assert [g for g, figure in by_group.items() if g.startswith("version") and figure.alarm] == ["version shop/4"]
+    assert by_group["version shop/4"].change < -0.5 and by_group["version shop/3"].change == 0
+    assert compare(before, before, scene="scene").alarms == []
 
 
 def test_scores_of_different_versions_are_not_compared(day):
@@ -176,6 +192,17 @@ def test_a_field_is_a_number_in_both_periods_or_in_none(day):
     assert sorted(hour.labels) == [str(n) for n in range(8)] and not hour.alarm
 
 
+def test_a_field_that_is_no_longer_sent_is_an_alarm(day):
+    now = simulation.day_of(SMALL, np.random.default_rng(9), 1)
+    mute = replace(now, lists=now.lists.drop(columns="context.device"))
+    report = simulation.report_of(day, mute)
+    (alarm,) = report.alarms
+    assert alarm.about == "field device" and "none: 0.0% -> 100.0%" in alarm.message
+    assert "no request of the period has the field device" in report.notes
+    new = compare(day, replace(mute, after_s=0, upto_s=1))
+    assert "no request of the reference has the field device" in new.notes
+
+
 def test_without_river_a_note_says_what_is_missing(day, monkeypatch):
     monkeypatch.setitem(sys.modules, "river.drift", None)
     report = compare(day, None)
@@ -200,6 +227,8 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
         return tmp_path / name
 
     log = folder("log", 1.79e9, 3, [0.4, 0.4, 0.2])
+    then = 1.79e9 + 3 * 86400 + 9000
+    alarms, monitor = (partial(each, clock=lambda: then) for each in (module.alarms, module.monitor))
     found = monitor(log, since_s=80_000)
     assert found.reference == "the 80000 seconds before" and {alarm.about for alarm in found.alarms} == {
         "ctr (all)",
@@ -213,3 +242,10 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     assert same.alarms == [] and same.reference == "the log other" and same.lists[1] == pytest.approx(600, abs=20)
     first = monitor(log, since_s=10 * 86400)
     assert first.reference == "" and "no reference" in " ".join(first.notes)
+    part = monitor(log, 200_000.0, since_s=80_000)
+    assert "the log has only 49.2 hours of the 200000 seconds before" in part.notes and part.lists[1] > 500
+    less = monitor(log, 7 * 86400.0, since_s=80_000)
+    assert "the log has only 49.2 hours of the 7 days before" in less.notes and less.reference == ""
+    silent = module.monitor(log, since_s=80_000, clock=lambda: then + 80_000)
+    assert silent.alarms[0].about == "log" and silent.alarms[1:] == found.alarms
+    assert "not written any more" in silent.alarms[0].message and "24.7 hours ago" in silent.alarms[0].message

@@ -148,6 +148,13 @@ def test_of_too_many_rows_a_part_of_the_requests_is_read(log, monkeypatch):
     assert len(found.shown) == 2 * len(found.lists) and found.lists["used"].all()
 
 
+def test_of_too_many_searches_a_part_is_read(log, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ROWS", 100)
+    write(log, requests=[asked(f"r{n}", 1e9 + n, 2, policy="search") for n in range(200)])
+    found = read(log, after=1e9 - 1)
+    assert found.one_in == 2 and 70 <= len(found.lists) <= 130
+
+
 def test_a_log_of_an_earlier_version_has_no_requests(log):
     write(log, exposures=shown("r", 1e9 + 1, "ab", "u"))
     log._connection.execute("DROP TABLE requests")

@@ -1,5 +1,7 @@
 """What the fits of one data set share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,14 @@ def test_statistics_of_too_many_pairs_are_neither_stored_nor_kept(data, computed
     assert len(told) == 1 and "not stored (1,600 pairs of items, more than 1,599)" in told[0] and not path.exists()
     first, second = data.item_weight_statistics(SETTINGS), data.item_weight_statistics(SETTINGS)
     assert first is not second and computed == [0.8, 0.8]
+    with_sources = replace(data, source_histories=data.histories)
+    for _ in range(2):
+        with_sources.source_statistics(but(source=0.5))
+    assert computed[2:] == [0.8, 0.8]
     monkeypatch.setattr(fitting, "MAX_STORED_PAIRS", 1600)
+    for _ in range(2):
+        with_sources.source_statistics(but(source=0.5))
+    assert computed[2:] == [0.8, 0.8, 0.8]
     data.store_item_weight_statistics(path, SETTINGS, told.append)
     assert len(told) == 1
     assert all(map(np.array_equal, matrices(ItemWeightStatistics.load(path)), matrices(first)))

@@ -1,19 +1,20 @@
 """Runs that start from another one: the ring of conftest.py, walked in another shop under other ids."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.config import DataConfig
+from tfllmrec.config import DataConfig, TransferConfig, dump_config
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.explain.board import _beside
-from tfllmrec.runs.experiment import fit_experiment, start_run
+from tfllmrec.runs.experiment import fit_experiment, free_folder, start_run
 from tfllmrec.runs.run import Run
 from tfllmrec.runs.scoreboard import measured_again
 from tfllmrec.runs.transfer import compared, read_source, text_distances
@@ -164,6 +165,34 @@ def test_ids_that_are_equal_by_chance_are_refused(chain_config, chain_run, shop,
         pass
 
 
+def test_a_run_that_ends_early_leaves_its_folder_free_for_the_next_try(chain_config, chain_run, shop, tmp_path):
+    out = tmp_path / "run"
+
+    def plant(**files):
+        (out / "text").mkdir(parents=True, exist_ok=True)
+        (out / "text" / "weights").write_text("of the source")
+        for name, text in {
+            "source.json": "{}",
+            **{name.replace("_", "."): text for name, text in files.items()},
+        }.items():
+            (out / name).write_text(text)
+
+    config = asked(chain_config, shop, chain_run[0], same_items="title")
+    plant(transfer_json="{}")  # it ended while it was begun
+    with free_folder(out, "shop"):
+        assert not (out / "text").exists()
+    plant(transfer_json="{}", config_yaml=dump_config(config))  # its model cannot be made
+    with free_folder(out, "shop"):
+        assert not (out / "text").exists()
+    joint = config.model_copy(update={"transfer": TransferConfig()})
+    for files in ({"transfer_json": "{}"}, {}):  # a tower that was trained here
+        plant(config_yaml=dump_config(joint), **files)
+        with pytest.raises(ConfigError, match="is not empty"), free_folder(out, "shop"):
+            pass
+        assert (out / "text").exists()
+        (out / "transfer.json").unlink(missing_ok=True)
+
+
 def test_a_joint_run_has_both_catalogues_and_asks_for_the_target(chain_config, chain_run, shop, tmp_path):
     config = asked(chain_config, shop, chain_run[0], method="joint", same_items="title")
     with start_run(config, tmp_path / "run", base=tmp_path, tell=lambda line: None) as (run, begun):
@@ -201,6 +230,11 @@ def test_two_runs_on_the_same_queries_are_compared(zero_shot, chain_run):
     assert found.here == found.alone > 0 and found.difference == 0 and "100% of the" in str(found)
     with pytest.raises(ModelError, match="found others"):
         compared(run, chain_run[0])
+    other = Run.open(run.folder)
+    targets = replace(other.split.test.targets, values=other.split.test.targets.values[::-1])
+    vars(other)["split"] = replace(other.split, test=replace(other.split.test, targets=targets))
+    with pytest.raises(ModelError, match="found others"):
+        compared(run, other)  # the same users, other items
 
 
 def test_the_texts_of_runs_with_one_encoder_are_compared(zero_shot, chain_run):

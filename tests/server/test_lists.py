@@ -41,7 +41,7 @@ def test_what_an_answer_lacks_counts_as_absent(tmp_path):
     assert lists_of({}, {"scores": np.zeros((2, 3))}, Items()) is None
     assert lists_of({}, {"item_ids": np.zeros((2, 3))}, Items()) is None
     found = lists_of({"history": np.zeros((3, 1))}, {"item_ids": ids, "scores": np.zeros(2), "unknown": ids}, Items())
-    assert found.history_ids.tolist() == [0, 0] and found.unknown_ids.tolist() == [0, 0]
+    assert found.history_ids is None and found.unknown_ids.tolist() == [0, 0]
     assert np.isnan(found.best_score).all() and found.strata == {"unknown": 2}
     one = lists_of({"history": strings(["a", "b"]), "text": np.array([b"red"], object)}, {"item_ids": ids}, Items())
     assert one.history_ids.tolist() == [2, 2] and one.texts == [b"red", b"red"]

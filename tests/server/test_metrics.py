@@ -1,5 +1,6 @@
 """The metrics stay small, whatever clients send and however often versions change."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -30,6 +31,41 @@ def test_series_of_versions_that_are_not_used_any_more_are_dropped():
     assert not any('version="2"' in line for line in lines(metrics, "tfllmrec_"))
     for name in ("tfllmrec_list_items_count", "tfllmrec_listed_items_total", "tfllmrec_used_items_total"):
         assert MOST_VERSIONS - 1 <= len(lines(metrics, name)) <= MOST_VERSIONS, name
+
+
+def test_series_of_versions_that_are_served_are_kept():
+    metrics, served = Metrics(lambda: 0), range(1, 2 * MOST_VERSIONS)
+    metrics.versions(lambda: [("shop", version, []) for version in served])
+    for _ in range(3):
+        for version in served:
+            metrics.answer("shop", version, "recommend", 0.1)
+    counts = lines(metrics, "tfllmrec_answer_seconds_count")
+    assert len(counts) == len(served) and all(line.endswith(" 3.0") for line in counts)
+    served = range(100, 102)
+    for version in (100, 101):
+        metrics.answer("shop", version, "recommend", 0.1)
+    assert len(lines(metrics, "tfllmrec_answer_seconds_count")) == MOST_VERSIONS
+
+
+def test_lists_without_a_history_are_no_lists_for_an_empty_history():
+    metrics = Metrics(lambda: 0)
+    ids = {"item_ids": np.array([[b"a"], [b"b"]], object)}
+    metrics.lists("shop", 1, "similar", lists_of({}, ids, Items()))
+    history = np.array([[b""], [b"x"]], object)
+    metrics.lists("shop", 1, "recommend", lists_of({"history": history}, ids, Items()))
+    for name, expected in (("tfllmrec_lists_without_history_total", "1.0"), ("tfllmrec_history_ids_count", "2.0")):
+        (line,) = lines(metrics, name + "{")
+        assert 'signature="recommend"' in line and line.endswith(f" {expected}")
+    assert len(lines(metrics, "tfllmrec_list_items_count")) == 2
+
+
+def test_a_server_that_never_has_an_event_has_the_time_of_its_start():
+    metrics = Metrics(lambda: 0)
+    metrics.log(lambda: 0)
+    ((_, value),) = (line.split() for line in lines(metrics, "tfllmrec_last_event_timestamp_seconds"))
+    assert abs(float(value) - time.time()) < 60
+    ((_, value),) = (line.split() for line in lines(metrics, "tfllmrec_last_list_timestamp_seconds"))
+    assert float(value) == 0
 
 
 def test_kinds_beyond_the_first_ones_are_counted_together():

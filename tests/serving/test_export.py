@@ -192,7 +192,9 @@ def test_a_full_disk_leaves_nothing(bare_run, quickly, tmp_path, monkeypatch, st
     target = tmp_path / "made"
     owner = {"to_parquet": pd.DataFrame, "sync": durable}.get(step, Path)
     monkeypatch.setattr(owner, step, disk_full)
-    with pytest.raises(WriteError, match=r"(?s)made\S* cannot be written: No space left on device .*Nothing was changed"):
+    with pytest.raises(
+        WriteError, match=r"(?s)made\S* cannot be written: No space left on device .*Nothing was changed"
+    ):
         export(bare_run[0].folder, target)
     assert not target.exists()
     # What was there before stays, and nothing else comes.

@@ -435,3 +435,13 @@ def test_events_of_another_domain_count_less_where_they_do_harm(monkeypatch, off
     given = ItemWeightSettings(domains={"books>films": 0.5})
     assert defaults.choose_domains(data, given, print) == (given, [])
     assert defaults.choose_domains(few_walkers([]), ItemWeightSettings(), print) == (ItemWeightSettings(), [])
+
+
+def test_factors_of_unknown_domains_are_refused_before_the_search():
+    items = two_shops().split.dataset.items
+    config = ExperimentConfig(item_weights=ItemWeightSettings(domains={"books>films": 0.5}))
+    defaults.check_domains(items, config)
+    config.item_weights.domains = {"books>film": 0.5}
+    with pytest.raises(ConfigError, match="of the domains books, films, found 'film'"):
+        defaults.check_domains(items, config)
+    defaults.check_domains(items.drop(columns="domain"), config)  # it has no effect, which a warning says

@@ -98,7 +98,7 @@ def join_datasets(
       share_items: whether equal item ids are one item.
 
     Raises:
-      ConfigError: fewer than two domains, or a name that is empty or has one of ``:`` and ``|``.
+      ConfigError: fewer than two domains, or a name that is empty or has one of ``:``, ``|`` and ``>``.
       DataError: a domain has test events or a column ``domain``, two domains declare a field differently, or only some
         of them allow repeats.
     """
@@ -172,9 +172,9 @@ def _check(datasets: Mapping[str, Dataset]) -> None:
     if len(datasets) < 2:
         raise ConfigError(f"Expected at least two domains to join, got {len(datasets)}.")
     for domain, dataset in datasets.items():
-        if not domain or SEPARATOR in domain or BOTH in domain:
+        if not domain or {SEPARATOR, BOTH, ">"} & set(domain):
             raise ConfigError(
-                f"Expected a name of a domain, without '{SEPARATOR}' and '{BOTH}', found {domain!r}. Rename it."
+                f"Expected a name of a domain, without '{SEPARATOR}', '{BOTH}' and '>', found {domain!r}. Rename it."
             )
         if TEST_EVENT in dataset.events:
             raise DataError(f"{domain}: expected data without test events. Read it again without split.test_events.")

@@ -70,7 +70,7 @@ def _titles_and_years(items: pd.DataFrame) -> pd.Series:
     years = titles.str.extract(_YEAR, expand=False).fillna("")
     for column in YEARS:
         if column in items:
-            years = years.where(years != "", items[column].astype("str").str[:4])
+            years = years.where(years != "", items[column].fillna("").astype("str").str[:4])
     titles = titles.str.replace(_YEAR, "", regex=True).str.replace(_ARTICLE, r"\2 \1", regex=True)
     titles = titles.str.replace(r"[\W_]+", " ", regex=True).str.strip()
     return (titles + "|" + years).where(titles != "", "")

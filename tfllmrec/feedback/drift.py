@@ -34,7 +34,7 @@ from tfllmrec.feedback.rates import MIN_USERS
 #: ones with at least this share; all others are *other*, missing ones *none*.
 BINS, VALUES, LEAST_SHARE = 10, 20, 0.01
 OTHER, NONE = "other", "none"
-#: Permutations for the expected exposure; shown items that are permuted.
+#: Random divisions for the expected exposure; shown items that are divided.
 PERMUTATIONS, PERMUTED = 200, 200_000
 #: Error rate of ADWIN; changes that are fewer looks apart are one.
 DELTA, APART = 0.002, 10
@@ -180,7 +180,8 @@ class Spread:
     """How evenly items are shown, in two periods.
 
     Attributes:
-      before, after: the figure. expected: of the later period, if nothing but its size changed. p: of no change.
+      before, after: the figure. expected: of the later period, if nothing but the amount of what was shown changed.
+      p: of no change.
     """
 
     before: float
@@ -189,34 +190,34 @@ class Spread:
     p: float | None
 
 
-def exposure(
-    items_before: np.ndarray, items_after: np.ndarray, users_before: np.ndarray, users_after: np.ndarray, catalogue: int
-) -> dict[str, Spread]:
+def exposure(before: pd.DataFrame, after: pd.DataFrame, catalogue: int) -> dict[str, Spread]:
     """``coverage``, the share of the catalogue that was shown, and ``gini`` of the places, in both periods.
 
-    Both depend on how much was shown. So the difference is compared with that of :data:`PERMUTATIONS` random divisions
-    of the same users into two periods of the same numbers of users; the p-value takes it as normal. Of more shown items
-    than :data:`PERMUTED`, an evenly spread part is compared.
+    Both depend on how much was shown, and to how many. So both periods are thinned until their users had equally many
+    shown items, and the difference is compared with that of :data:`PERMUTATIONS` random divisions of these users into
+    two periods of the same numbers of users; the p-value takes it as normal. Of more shown items than :data:`PERMUTED`,
+    an evenly spread part is divided. What is expected of all shown items departs from their figure as it does there: by
+    the same share for coverage, and by the same difference for Gini's index.
 
     Args:
-      items_before, items_after: int ``[N]``, ``[M]``, below ``catalogue``. users_before, users_after: who saw them.
+      before, after: a row for each shown item: ``item``, an int below ``catalogue``, ``user`` and ``list``, ints.
     """
-    items = np.concatenate([items_before, items_after])
-    _, first = np.unique(users_before, return_inverse=True)
-    _, second = np.unique(users_after, return_inverse=True)
+    rng = np.random.default_rng(0)
+    whole = [_evenness(np.bincount(each["item"], minlength=catalogue)) for each in (before, after)]
+    thinned = _equally_active(before, after, rng)
+    items = np.concatenate([each["item"] for each in thinned])
+    first, second = (np.unique(each["user"], return_inverse=True)[1] for each in thinned)
     n = int(first.max()) + 1
     units = np.concatenate([first, second + n])
+    total = int(units.max()) + 1
     step = -(-len(items) // PERMUTED)
     items, units = items[::step], units[::step]
-    total = int(units.max()) + 1
     everything = np.bincount(items, minlength=catalogue)
 
     def figures(early: np.ndarray) -> np.ndarray:
         counts = np.bincount(items[early[units]], minlength=catalogue)
-        late = everything - counts
-        return np.array([[(each > 0).mean(), gini(each)] for each in (counts, late)])
+        return np.stack([_evenness(counts), _evenness(everything - counts)])
 
-    rng = np.random.default_rng(0)
     found = figures(np.arange(total) < n)
     drawn = np.stack([figures(rng.permutation(total) < n) for _ in range(PERMUTATIONS)])
     few = min(n, total - n) < MIN_USERS
@@ -224,10 +225,36 @@ def exposure(
     for at, name in enumerate(("coverage", "gini")):
         differences = drawn[:, 1, at] - drawn[:, 0, at]
         mean, deviation = float(differences.mean()), float(differences.std())
-        observed = float(found[1, at] - found[0, at])
-        p = None if few or deviation == 0 else float(2 * stats.norm.sf(abs(observed - mean) / deviation))
-        told[name] = Spread(float(found[0, at]), float(found[1, at]), float(found[0, at]) + mean, p)
+        now, usual = float(found[1, at]), float(found[0, at]) + mean
+        p = None if few or deviation == 0 else float(2 * stats.norm.sf(abs(now - usual) / deviation))
+        all_now = float(whole[1][at])
+        expected = all_now * usual / now if name == "coverage" and now else all_now + usual - now
+        told[name] = Spread(float(whole[0][at]), float(whole[1][at]), float(np.clip(expected, 0, 1)), p)
     return told
+
+
+def _evenness(counts: np.ndarray) -> np.ndarray:
+    """Coverage and Gini's index of how often each item was shown, float64 ``[2]``."""
+    return np.array([(counts > 0).mean(), gini(counts)])
+
+
+def _equally_active(before: pd.DataFrame, after: pd.DataFrame, rng: np.random.Generator) -> list[pd.DataFrame]:
+    """Parts of both periods in which equal shares of the users had equally many shown items.
+
+    A user keeps as many as the users at the same quantile of both periods had at least, list by list in random order.
+    """
+    activity = [np.sort(np.unique(each["user"], return_counts=True)[1]) for each in (before, after)]
+    parts = []
+    for each in (before, after):
+        users, of_user, counts = np.unique(each["user"], return_inverse=True, return_counts=True)
+        rank = np.empty(len(users), np.int64)
+        rank[np.argsort(counts, kind="stable")] = np.arange(len(users))
+        least = np.min([known[(2 * rank + 1) * len(known) // (2 * len(users))] for known in activity], axis=0)
+        _, of_list = np.unique(each["list"], return_inverse=True)
+        order = np.lexsort((rng.random(len(each)), rng.permutation(int(of_list.max()) + 1)[of_list], of_user))
+        place = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts.append(each.iloc[np.sort(order[place < np.repeat(least, counts)])])
+    return parts
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ _INSERT_EXPOSURE = (
     f"INSERT INTO {EXPOSURES} ({', '.join(EXPOSURE_TYPES)}) VALUES ({', '.join('?' * len(EXPOSURE_TYPES))}) "
     f"ON CONFLICT ({REQUEST_ID}, {POSITION}) DO NOTHING"
 )
+_LAST_EXPOSURE = f"SELECT COALESCE(MAX({NUMBER}), 0) FROM {EXPOSURES}"
+_EXPOSURES_AFTER = f"SELECT {', '.join(EXPOSURE_TYPES)} FROM {EXPOSURES} WHERE {NUMBER} > ? ORDER BY {NUMBER}"
 _INSERT_REQUEST = (
     f"INSERT INTO {REQUESTS} ({', '.join(REQUEST_TYPES)}) VALUES ({', '.join('?' * len(REQUEST_TYPES))}) "
     f"ON CONFLICT ({REQUEST_ID}) DO NOTHING"
@@ -208,17 +210,17 @@ class EventLog:
         batches: Sequence[Batch],
         exposures: Sequence[Exposure] = (),
         requests: Sequence[RequestRecord] = (),
-    ) -> tuple[list[Receipt], int]:
+    ) -> tuple[list[Receipt], list[Exposure]]:
         """Writes checked batches, shown items and what their lists were requested with by one durable commit.
 
         Returns:
-          A receipt for each batch, and how many of the shown items were written: an item at a position that its list
-          has already is left out.
+          A receipt for each batch, and the shown items that were written: an item at a position that its list has
+          already is left out.
 
         Raises:
           WriteError: the disk is full or broken; nothing was written.
         """
-        accepted, shown = [], 0
+        accepted, shown = [], list(exposures)
         with self._lock, writing(self.folder, _ADVICE), sqlite_errors(self.folder):
             if exposures or requests or any(batch.rows for batch in batches):
                 with self._transaction():
@@ -226,7 +228,10 @@ class EventLog:
                         found = self._connection.executemany(_INSERT_EVENT, batch.rows).rowcount if batch.rows else 0
                         accepted.append(found)
                     if exposures:
-                        shown = self._connection.executemany(_INSERT_EXPOSURE, exposures).rowcount
+                        (last,) = self._connection.execute(_LAST_EXPOSURE).fetchone()
+                        if self._connection.executemany(_INSERT_EXPOSURE, exposures).rowcount < len(exposures):
+                            rows = self._connection.execute(_EXPOSURES_AFTER, (last,))
+                            shown = [Exposure(*row) for row in rows]
                     if requests:
                         self._connection.executemany(_INSERT_REQUEST, requests)
             else:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: Batches that may wait for the disk; events of one commit beyond which further batches wait for the next one.
 MOST_BATCHES, COMMIT_EVENTS = 1000, 10_000
-#: Shown items that may wait. They are written with the next events, or after this time.
+#: Shown items, and items of searches, that may wait. They are written with the next events, or after this time.
 MOST_SHOWN, SHOWN_AFTER_S = 100_000, 0.5
 
 
@@ -32,7 +32,7 @@ class Commit:
       shown: how many shown items it wrote. dropped: how many it did not, because their list has an item at that
         position, or could not be made, or the write failed.
       seconds: how long it took.
-      batches: those of the receipts. exposures: the shown items, also those that it did not write.
+      batches: those of the receipts. exposures: the shown items that it wrote.
     """
 
     receipts: list[Receipt]
@@ -72,7 +72,7 @@ class EventWriter:
         self._changed = threading.Condition()
         self._batches: deque[Waiting] = deque()
         self._shown: deque[Shown] = deque()
-        self._shown_items = 0
+        self._waiting = 0
         self._shown_since = 0.0
         self._closing = False
         self._failing = False
@@ -94,26 +94,27 @@ class EventWriter:
             self._changed.notify()
         return future
 
-    def offer(self, items: int, make: Callable[[], Answered]) -> bool:
+    def offer(self, items: int, make: Callable[[], Answered], room: int = 0) -> bool:
         """Queues the lists of an answer, without waiting for anything.
 
         Args:
-          items: how many at most. make: gives what is logged; called in the writer's thread. If it raises, the lists
-            are dropped.
+          items: how many shown items at most. make: gives what is logged; called in the writer's thread. If it raises,
+            the lists are dropped.
+          room: what they take of :data:`MOST_SHOWN`, if it is more than ``items``.
 
         Returns:
           Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
           is full.
         """
         with self._changed:
-            items = max(items, 1)  # an empty list takes room too
-            if self._closing or self._shown_items + items > MOST_SHOWN:
+            room = max(items, room, 1)  # an empty list takes room too
+            if self._closing or self._waiting + room > MOST_SHOWN:
                 return False
             if not self._shown:
                 self._shown_since = time.monotonic()
                 self._changed.notify()
             self._shown.append((items, make))
-            self._shown_items += items
+            self._waiting += room
         return True
 
     def close(self) -> None:
@@ -146,7 +147,7 @@ class EventWriter:
                     events += len(batch.rows)
             shown = list(self._shown)
             self._shown.clear()
-            self._shown_items = 0
+            self._waiting = 0
             return taken, shown
 
     def _commit(self, taken: list[Waiting], shown: list[Shown]) -> None:
@@ -166,9 +167,9 @@ class EventWriter:
                 future.set_exception(error)
             return
         self._failing = False
-        dropped = unmade + len(exposures) - written
+        dropped = unmade + len(exposures) - len(written)
         seconds = time.perf_counter() - begun
-        self._on_commit(Commit(receipts, written, dropped, seconds, False, batches, exposures))
+        self._on_commit(Commit(receipts, len(written), dropped, seconds, False, batches, written))
         for (_, future), receipt in zip(taken, receipts, strict=True):
             future.set_result(receipt)
 

@@ -10,7 +10,8 @@ compare whole days with whole days, or the cycle of the day is a change too.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,8 @@ PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
 #: Groups of a kind, such as scenes, that are shown, the largest ones; hours that are shown, the last ones.
 MOST_GROUPS, MOST_HOURS = 8, 14 * 24
+#: A reference period of which the log has a smaller share is not compared.
+LEAST_COVERED = 0.5
 #: A field of so few different numbers is a category.
 FEW_VALUES = 10
 DAY_S, HOUR_S = 86400.0, 3600.0
@@ -101,10 +104,19 @@ MEASURES = {
 }  # fmt: skip
 _ADVICE = {
     BEST_SCORE: "check that all servers have the version that you expect, and what went into its last update",
-    "coverage": "look at the most shown items: a model that collapsed shows the same ones to all",
-    "gini": "look at the most shown items, and at the caps and shares of the list's rules",
     "shown items": "the lists moved to items of other popularity: check the version and the list's rules",
     "used items": "users moved to items of other popularity: update the model with the newest events",
+}
+
+
+_NARROWER = "look at the most shown items: a model that collapsed shows the same ones to all"
+_WIDER = "lists are spread over more items: check the version, its exploration and the list's rules"
+#: (figure of exposure, whether it rose) -> what to do.
+_EXPOSURE_ADVICE = {
+    ("coverage", False): _NARROWER,
+    ("coverage", True): _WIDER,
+    ("gini", False): _WIDER,
+    ("gini", True): f"{_NARROWER}; look at the caps and shares of the list's rules, too",
 }
 
 
@@ -214,9 +226,9 @@ class Report:
     def headline(self) -> str:
         """One sentence."""
         lists = f"{self.lists[0]:,} lists from {clock_of(self.after_s)} to {clock_of(self.upto_s)} UTC"
-        if not self.reference:
-            return f"{lists}; nothing to compare them with yet."
         count = {0: "no alarm", 1: "one alarm"}.get(len(self.alarms), f"{len(self.alarms)} alarms")
+        if not self.reference:
+            return f"{lists}; nothing to compare them with yet{f': {count}' if self.alarms else ''}."
         return f"{lists}, compared with {self.reference}: {count}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -235,10 +247,12 @@ def monitor(
     scene: str = "scene",
     dwell: str = "dwell_s",
     alpha: float = ALPHA,
+    clock: Callable[[], float] = time.time,
 ) -> Report:
     """Compares the newest lists of a log with earlier ones.
 
-    The period ends ``within_s`` before the newest list, because later lists have not had their events yet.
+    The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the
+    newest list is older than the period is long, that is an alarm: nothing writes to the log any more.
 
     Args:
       log: folder of the event log.
@@ -249,6 +263,7 @@ def monitor(
       within_s: an event belongs to a list if it came within this time.
       scene: the field of the request by which figures are grouped.
       dwell: the field of events with the seconds that the user stayed.
+      clock: the time now, in seconds since 1970.
 
     Raises:
       DataError: there is no log, it is damaged, or it has no lists.
@@ -257,15 +272,31 @@ def monitor(
     upto = max(newest - within_s, first)
     after = upto - since_s
     now = read_period(log, after, upto, within_s, dwell, items)
+    notes: list[str] = []
+    before: Observed | None
     if isinstance(reference, Path):
         begin, end = ends_of(reference)
         before = read_period(reference, begin - 1, max(end - within_s, begin), within_s, dwell, items)
         words = f"the log {reference.name}"
     else:
         length = since_s if reference is None else reference
-        before = read_period(log, after - length, after, within_s, dwell, items)
-        words = f"the {words_of(length)} before"
-    return compare(now, before if len(before.lists) else None, words, log.name, scene, alpha, items)
+        words, covered = f"the {words_of(length)} before", after - first
+        if 0 < covered < length:
+            notes.append(f"the log has only {covered / HOUR_S:.1f} hours of {words}")
+        enough = covered >= length * LEAST_COVERED
+        before = read_period(log, after - length, after, within_s, dwell, items) if enough else None
+    found = compare(now, before if before and len(before.lists) else None, words, log.name, scene, alpha, items)
+    found = replace(found, notes=[*notes, *found.notes])
+    silent = clock() - newest
+    return found if silent <= since_s else replace(found, alarms=[_silence(newest, silent), *found.alarms])
+
+
+def _silence(newest: float, silent: float) -> Alarm:
+    return Alarm(
+        "log",
+        f"the log is not written any more: its newest list is of {clock_of(newest)} UTC, {silent / HOUR_S:.1f} hours "
+        "ago. To do: check that the server runs with --log, that clients ask it, and that the disk has room.",
+    )
 
 
 def alarms(
@@ -301,7 +332,7 @@ def compare(
     if items is None:
         notes.append("no strata and no popularity: --model names the exported model that has them")
     if before is None:
-        notes.append("no reference: nothing was shown before this period, so nothing is compared")
+        notes.append("no reference: nothing is compared")
     for period in (now, before):
         if period is not None and period.one_in > 1:
             notes.append(f"of the lists up to {clock_of(period.upto_s)} UTC one request in {period.one_in} was read")
@@ -411,11 +442,15 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
     lists = [table[~table["searched"]] for table in asked]
     pairs["history ids"] = (lists[0], lists[1], HISTORY_IDS)
     pairs["list length"] = (lists[0], lists[1], LISTED)
-    for column in map(str, lists[1]):
-        if column.startswith(FIELD) and column in lists[0]:
-            pairs[f"field {column.removeprefix(FIELD)}"] = (lists[0], lists[1], column)
-        elif column.startswith(FIELD):
-            notes.append(f"the reference has no field {column.removeprefix(FIELD)}")
+    fields = [str(column) for column in lists[1] if str(column).startswith(FIELD)]
+    gone = [str(column) for column in lists[0] if str(column).startswith(FIELD) and column not in fields]
+    for column in (*fields, *gone):
+        name = column.removeprefix(FIELD)
+        # A field that no request of a period has is missing in all of them.
+        old, new = (each if column in each else each.assign(**{column: None}) for each in lists)
+        pairs[f"field {name}"] = (old, new, column)
+        if column in gone or column not in lists[0]:
+            notes.append(f"no request of {'the period' if column in gone else 'the reference'} has the field {name}")
     texts = [table[table[LETTERS].notna()] for table in asked]
     pairs["letters of texts"] = (texts[0], texts[1], LETTERS)
     pairs["script of texts"] = (texts[0], texts[1], SCRIPT)
@@ -454,10 +489,9 @@ def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> lis
     ids = pd.concat([before.shown[ITEM], now.shown[ITEM]])
     codes, known = pd.factorize(ids)
     catalogue = max(len(known), 0 if items is None else len(items))
+    shown = pd.concat([before.shown, now.shown])[["user", "list"]].assign(item=codes)
     n = len(before.shown)
-    found: dict[str, Spread] = exposure(
-        codes[:n], codes[n:], before.shown["user"].to_numpy(), now.shown["user"].to_numpy(), catalogue
-    )
+    found: dict[str, Spread] = exposure(shown.iloc[:n], shown.iloc[n:], catalogue)
     return [Exposed(name, each.before, each.after, each.expected, each.p) for name, each in found.items()]
 
 
@@ -558,7 +592,8 @@ def _alarms(report: Report) -> Iterator[Alarm]:
             yield Alarm(
                 spread.name,
                 f"{spread.name} of shown items is {spread.after:.4f}: expected {spread.expected:.4f}, with "
-                f"{spread.before:.4f} in the reference. To do: {_ADVICE[spread.name]}.",
+                f"{spread.before:.4f} in the reference. To do: "
+                f"{_EXPOSURE_ADVICE[spread.name, spread.after > spread.expected]}.",
             )
 
 

@@ -33,7 +33,7 @@ from tfllmrec.errors import DataError
 from tfllmrec.feedback.tables import require_columns, texts
 from tfllmrec.progress import show_progress
 
-#: Shown items, and events, of a period that are read; of more, those of an evenly spread part of the requests.
+#: Shown items, events and requests of a period that are read; of more, those of an evenly spread part of the requests.
 MOST_ROWS = 1_000_000
 #: Fields of requests that are compared, the most frequent ones.
 MOST_FIELDS = 16
@@ -97,7 +97,8 @@ def read_period(
                 progress(done, None)
                 yield from (row for row in page if key is None or _kept(row[key], one_in))
 
-        most = max(reader.count_between(table, after_s, upto_s) for table in (EXPOSURES, EVENTS))
+        tables = (EXPOSURES, EVENTS, *([REQUESTS] if reader.has_requests() else []))
+        most = max(reader.count_between(table, after_s, upto_s) for table in tables)
         one_in = -(-most // MOST_ROWS) or 1
         shown = pd.DataFrame(rows(EXPOSURES, _SHOWN, upto_s, 1), columns=list(_SHOWN))
         names = [TIME_S, *(name for name in REQUEST_TYPES if name != TIME_S)]

@@ -130,10 +130,9 @@ class TrainingData:
         """The graph as a view of the item-item weights, see :func:`tfllmrec.models.graph.view_of`."""
         return None if self.graph is None else view_of(self.graph)
 
-    @cached_property
-    def _item_pairs(self) -> int:
-        """Upper bound of the number of pairs of items in :meth:`item_weight_statistics`."""
-        return min(self.n_items**2, int((self.histories.lengths**2).sum()))
+    def _pairs_of(self, histories: Ragged) -> int:
+        """Upper bound of the number of pairs of items in the statistics of histories."""
+        return min(self.n_items**2, int((histories.lengths**2).sum()))
 
     def item_weight_statistics(self, settings: ItemWeightSettings) -> ItemWeightStatistics:
         """The statistics of :attr:`histories`, and of the sources that count, from which item-item weights are solved.
@@ -148,7 +147,7 @@ class TrainingData:
         if needed not in self._statistics:
             self._statistics.clear()  # first, because both may be large
             statistics = ItemWeightStatistics.of(self.histories, self.n_items, settings)
-            if self._item_pairs > MAX_STORED_PAIRS:
+            if self._pairs_of(self.histories) > MAX_STORED_PAIRS:
                 return self._with_sources(statistics, settings)
             self._statistics[needed] = statistics
         return self._with_sources(self._statistics[needed], settings)
@@ -163,9 +162,12 @@ class TrainingData:
             return None
         plain = settings.settled()
         key = ("sources", resolved(plain.form, self.n_items), plain.decay if plain.next_item else None)
-        if key not in self._statistics:
-            self._statistics[key] = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
-        return self._statistics[key].scaled(settings.source)
+        if key in self._statistics:
+            return self._statistics[key].scaled(settings.source)
+        statistics = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)
+        if self._pairs_of(self.source_histories) <= MAX_STORED_PAIRS:
+            self._statistics[key] = statistics
+        return statistics.scaled(settings.source)
 
     def set_item_weight_statistics(self, settings: ItemWeightSettings, statistics: ItemWeightStatistics) -> None:
         """Makes :meth:`item_weight_statistics` return statistics that were made of earlier ones.
@@ -197,17 +199,18 @@ class TrainingData:
           ModelError: see :meth:`tfllmrec.models.item_weights.ItemWeightStatistics.of`.
           WriteError: the disk is full, read-only or broken.
         """
+        pairs = self._pairs_of(self.histories)
         if are_cut(self.histories, self.n_items, settings):
             tell(
                 "item-item weights: their statistics are not stored, because long histories were cut: an update will "
                 "read all events"
             )
-        elif self._item_pairs <= MAX_STORED_PAIRS:
+        elif pairs <= MAX_STORED_PAIRS:
             self.item_weight_statistics(settings).save(path)
             self._statistics.clear()
         else:
             tell(
-                f"item-item weights: their statistics are not stored ({self._item_pairs:,} pairs of items, more than "
+                f"item-item weights: their statistics are not stored ({pairs:,} pairs of items, more than "
                 f"{MAX_STORED_PAIRS:,}): an update will read all events"
             )
 

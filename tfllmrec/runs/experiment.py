@@ -21,6 +21,7 @@ import numpy as np
 from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import domain_names
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
@@ -128,7 +129,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
         f"{split.kind} split, {len(split.test):,} test queries"
     )
-    for line in settings_without_effect(config):
+    for line in settings_without_effect(config, joined=bool(domain_names(dataset.items))):
         tell(f"warning: {line}")
     for finding in split.findings:
         tell(f"split: {finding}")
@@ -406,8 +407,7 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         raise ConfigError(taken)
     with locked(out):
         held = [path for path in out.iterdir() if not unfinished(path)]
-        # What an update took over, and did not learn.
-        before = BEFORE_TRAINING.union(TAKEN_OVER if (out / UPDATE).is_file() else ())
+        before = BEFORE_TRAINING.union(_taken_over(out))
         ours = (out / "source.json").is_file() and all(path.name in before for path in held)
         if held and not ours:
             raise ConfigError(taken)
@@ -415,3 +415,12 @@ def free_folder(out: Path | None, name: str, beside: Path = Path("runs")) -> Ite
         for path in held:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield out
+
+
+def _taken_over(out: Path) -> tuple[str, ...]:
+    """Folders that a run which learnt nothing may have from another run: an update, or one that starts from sources."""
+    if (out / UPDATE).is_file():
+        return TAKEN_OVER
+    begun = (out / "config.yaml").is_file()  # else it ended while it was begun
+    from_source = (out / TRANSFER).is_file() and (not begun or bool(Run(out).config.transfer.sources))
+    return ("text",) if from_source else ()

@@ -105,8 +105,6 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
             tell(f"warning: {name}: these settings have no effect, because those of the source are used")
     config.text = first.config.text.model_copy(deep=True)
     config.tuning, config.distillation = first.config.tuning, first.config.distillation
-    if (first.folder / "text").is_dir():  # a tower that was trained there
-        shutil.copytree(first.folder / "text", out / "text")
     schema = first.split.schema
     prepared, record.missing = _with_columns(dataset, schema, config.text.template)
     known = {f"{field.owner}.{field.name}" for field in schema}
@@ -119,7 +117,9 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         tell(f"transfer: the target lacks {', '.join(record.missing)}, which the source reads: taken as missing")
     if record.unread:
         tell(f"transfer: the source does not know {', '.join(record.unread)}: not read")
-    record.write(out)
+    record.write(out)  # before the folder, which may be removed where this file is
+    if (first.folder / "text").is_dir():  # a tower that was trained there
+        shutil.copytree(first.folder / "text", out / "text")
     return Begun(prepared, config, schema)
 
 
@@ -177,8 +177,7 @@ def compared(run: Run, alone: Run) -> dict[str, Compared]:
     """
     k, ours, theirs = list_length(run.results), run.results["hybrid"], alone.results["hybrid"]
     labels = [f"ndcg@{k}", f"recall@{k}"]
-    same = np.array_equal(run.per_query["user_ids"], alone.per_query["user_ids"])
-    if not same or any(label not in theirs.per_query for label in labels):
+    if _asked(run) != _asked(alone) or any(label not in theirs.per_query for label in labels):
         raise ModelError(
             f"{alone.folder}: expected {k} items in a list and the test queries of {run.folder}, found others. Fit it "
             "on the same data, with the same split and evaluation.ks."
@@ -188,6 +187,12 @@ def compared(run: Run, alone: Run) -> dict[str, Compared]:
         label: Compared(ours.metrics[label] or 0.0, theirs.metrics[label] or 0.0, *difference)
         for label, difference in differences.items()
     }
+
+
+def _asked(run: Run) -> list[tuple[str, list[str]]]:
+    """The user and the target items of each test query."""
+    items, test = run.dataset.items[ITEM].to_numpy(object), run.split.test
+    return [(user, items[rows].tolist()) for user, rows in zip(test.user_ids, test.targets, strict=True)]
 
 
 def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:

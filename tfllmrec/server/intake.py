@@ -147,12 +147,14 @@ class Intake:
         assert version.servable is not None
         item_ids = outputs["item_ids"]
         items = item_ids.size if signature in POLICIES else 0
+        # Each list has a row of its own in the log, one of a search or an empty one too.
+        room = max(item_ids.size, len(item_ids))
         make = partial(
             answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
             inputs.get("context"), lists, version.servable.items.fields,
         )  # fmt: skip
-        if not self._writer.offer(items, make):
+        if not self._writer.offer(items, make, room):
             self._engine.metrics.dropped(items)
 
     def _committed(self, commit: Commit) -> None:
@@ -235,7 +237,8 @@ def answered(
         best, mean = (
             float(value[row]) if np.isfinite(value[row]) else None for value in (lists.best_score, lists.mean_score)
         )
-        listed, history, unknown = (int(each[row]) for each in (lists.listed, lists.history_ids, lists.unknown_ids))
+        listed, unknown = int(lists.listed[row]), int(lists.unknown_ids[row])
+        history = 0 if lists.history_ids is None else int(lists.history_ids[row])
         letters, script = letters_and_script(lists.texts[row]) if lists.texts else (None, None)
         requests.append(
             RequestRecord(

@@ -29,14 +29,15 @@ class Lists:
     """The lists of an answer, a row each.
 
     Attributes:
-      listed, history_ids, unknown_ids: int64 ``[B]``: items of the list, ids of the history, unknown ids.
+      listed, unknown_ids: int64 ``[B]``: items of the list, unknown ids.
+      history_ids: int64 ``[B]``, ids of the history; ``None`` where the request has none, as for similar items.
       best_score, mean_score: float64 ``[B]``; NaN where the list is empty or has no scores.
       texts: the free texts, bytes; empty without any.
       strata: how many items of all lists are of each stratum.
     """
 
     listed: np.ndarray
-    history_ids: np.ndarray
+    history_ids: np.ndarray | None
     unknown_ids: np.ndarray
     best_score: np.ndarray
     mean_score: np.ndarray
@@ -64,7 +65,7 @@ def lists_of(inputs: Tensors, outputs: Tensors, about: Items) -> Lists | None:
         total = np.where(known, scores, 0).sum(axis=1, dtype=np.float64)
         best, mean = (np.where(count > 0, each, np.nan) for each in (highest, total / np.maximum(count, 1)))
     history = inputs.get("history")
-    ids = np.zeros(rows, np.int64)
+    ids = None
     if history is not None and history.dtype == object and history.ndim == 2 and len(history) in (1, rows):
         ids = np.broadcast_to(np.asarray(history != b"", bool).sum(axis=1, dtype=np.int64), rows)
     unknown = outputs.get("unknown")

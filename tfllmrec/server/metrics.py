@@ -27,8 +27,8 @@ BATCH_BUCKETS = [2**n for n in range(11)]
 WRITE_BUCKETS = [0.0001 * 2**n for n in range(18)]
 ANSWER_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 LENGTH_BUCKETS = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500]
-#: Versions of all models whose series are kept, the most recently used ones; kinds of events that have a series, the
-#: first ones. Series of further kinds are under *other*.
+#: Versions of all models whose series are kept, the most recently used ones; those that are served are always kept.
+#: Kinds of events that have a series, the first ones; further kinds are under *other*.
 MOST_VERSIONS, MOST_KINDS = 8, 20
 _OF_VERSION = ["model_name", "version"]
 _OF_LIST = [*_OF_VERSION, "signature"]
@@ -73,6 +73,7 @@ class Metrics:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self._by_version: list[Any] = []
         self._known_versions: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._serving: Callable[[], Iterable[tuple[str, int, list[str]]]] = tuple
         self._using = threading.Lock()
         self._kinds: set[str] = set()
         self._registry = CollectorRegistry()
@@ -176,19 +177,30 @@ class Metrics:
         self._by_version.append(made)
         return made
 
-    def _touch(self, model: str, version: str) -> None:
-        """Remembers that a version is used, and drops the series of the one that was not for the longest time."""
+    def _touch(self, model: str, version: str) -> bool:
+        """Remembers that a version is used; whether it is a new one."""
         known = self._known_versions
         with self._using:
+            new = (model, version) not in known
             known[model, version] = None
             known.move_to_end((model, version))
-            old = [known.popitem(last=False)[0] for _ in range(len(known) - MOST_VERSIONS)]
+        return new
+
+    def _drop_old(self, *using: tuple[str, str]) -> None:
+        """Drops the series of versions that are not served any more and were not used for the longest time."""
+        known = self._known_versions
+        serving = {*using, *((model, str(number)) for model, number, _ in self._serving())}
+        with self._using:
+            old = [each for each in known if each not in serving][: max(len(known) - MOST_VERSIONS, 0)]
+            for each in old:
+                del known[each]
         for old_model, old_version in old:
             for metric in self._by_version:
                 metric.remove_by_labels({"model_name": old_model, "version": old_version})
 
     def versions(self, serving: Callable[[], Iterable[tuple[str, int, list[str]]]]) -> None:
         """Shows the versions that answer; ``serving`` gives the model, number and labels of each."""
+        self._serving = serving
         self._registry.register(_Versions(serving))
 
     def log(self, log_bytes: Callable[[], int]) -> None:
@@ -198,25 +210,30 @@ class Metrics:
         self._last_event, self._last_list = (
             Gauge(f"tfllmrec_last_{what}_timestamp_seconds", f"{when}, since 1970.", registry=self._registry)
             for what, when in (
-                ("event", "When this server accepted its last event"),
+                ("event", "When this server accepted its last event, or opened its log"),
                 ("list", "When this server logged its last list"),
             )
         )
+        self._last_event.set(time.time())  # so that an alert sees a server that never has an event
 
     def answer(self, model: str, version: int, signature: str, seconds: float) -> None:
-        """Counts an answer of a version."""
-        self._touch(model, str(version))
+        """Counts an answer of a version; called in the thread that loads and unloads versions."""
+        if self._touch(model, str(version)):
+            self._drop_old((model, str(version)))
         self._answer_seconds.labels(model, str(version), signature).observe(seconds)
 
     def lists(self, model: str, version: int, signature: str, lists: Lists) -> None:
         """Counts the lists of an answer."""
         of_list = (model, str(version), signature)
-        items, history = self._list_items.labels(*of_list), self._history.labels(*of_list)
-        for listed, ids in zip(lists.listed.tolist(), lists.history_ids.tolist(), strict=True):
+        items = self._list_items.labels(*of_list)
+        for listed in lists.listed.tolist():
             items.observe(listed)
-            history.observe(ids)
+        if lists.history_ids is not None:
+            history = self._history.labels(*of_list)
+            for ids in lists.history_ids.tolist():
+                history.observe(ids)
+            self._without_history.labels(*of_list).inc(int((lists.history_ids == 0).sum()))
         self._empty.labels(*of_list).inc(int((lists.listed == 0).sum()))
-        self._without_history.labels(*of_list).inc(int((lists.history_ids == 0).sum()))
         self._unknown.labels(*of_list).inc(int(lists.unknown_ids.sum()))
         for stratum, count in lists.strata.items():
             self._listed.labels(*of_list, stratum).inc(count)

@@ -401,6 +401,20 @@ def choose_domains(
     return settings.model_copy(update={"domains": chosen}), said
 
 
+def check_domains(items: pd.DataFrame, config: ExperimentConfig) -> None:
+    """Checks ``item_weights.domains`` before anything is computed.
+
+    Raises:
+      ConfigError: it names a domain that joined data does not have.
+    """
+    known = domain_names(items)
+    for name in [name for pair in config.item_weights.domains or {} for name in pair.split(">")]:
+        if known and name not in known:
+            raise ConfigError(
+                f"item_weights.domains: expected FROM>TO of the domains {', '.join(known)}, found {name!r}."
+            )
+
+
 def contexts(schema: Schema) -> list[str]:
     """The names of the fields that ``item_weights.context`` may have: categories of requests."""
     return [field.name for field in schema.of("request") if field.kind == "category"]

@@ -207,6 +207,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
+        defaults.check_domains(data.split.dataset.items, config)
         given = config.item_weights
         config.item_weights, said = defaults.choose_item_weights(data, given, tell)
         chosen += _told(said, tell)

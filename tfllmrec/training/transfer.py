@@ -149,9 +149,11 @@ def fit_from(
     chosen: list[str] = []
     method = config.transfer.method
     if method == "auto":
-        method, line = choose_method(data, config, source, tell)
-        chosen.append(line)
-        tell(f"chosen: {line}")
+        method, settings, chosen = choose_method(data, config, source, tell)
+        for line in chosen:
+            tell(f"chosen: {line}")
+        if method == "fine_tune":  # with what was found here, which is not searched again
+            config = config.model_copy(update={"item_weights": settings})
     if method == "fine_tune":
         fitted = fine_tune(data, config, source, folder, tell, callbacks)
     else:
@@ -179,13 +181,16 @@ def fine_tune(
 
 def choose_method(
     data: TrainingData, config: ExperimentConfig, source: Source, tell: Tell
-) -> tuple[Literal["zero_shot", "fine_tune"], str]:
-    """``zero_shot`` or ``fine_tune``, whichever ranks the validation sample better, and a line that says why.
+) -> tuple[Literal["zero_shot", "fine_tune"], ItemWeightSettings, list[str]]:
+    """``zero_shot`` or ``fine_tune``, whichever ranks the validation sample better.
 
     Of ``fine_tune`` the item-item weights are measured alone, which takes no training.
+
+    Returns:
+      The method, the settings of the item-item weights that were found for ``fine_tune``, and lines that say why.
     """
     without: Result = data.measure(zero_shot(data, config, source, tell).model)
-    settings, _ = choose_item_weights(data, config.item_weights, tell)
+    settings, searched = choose_item_weights(data, config.item_weights, tell)
     settings, said = choose_source(data, config.item_weights, settings, tell)
     with_events = item_weights_result(data, settings)
     as_it_is, trained = selection_value(without), selection_value(with_events)
@@ -194,7 +199,8 @@ def choose_method(
         f"transfer.method {method}: selection value of zero_shot {as_it_is:.4f}, of item-item weights with the "
         f"target's events {trained:.4f} ({'; '.join(said) or 'no shared events'})"
     )
-    return method, line
+    settings = settings.model_copy(update={"graph": config.item_weights.graph})  # it is still to be chosen
+    return method, settings, [line, *(searched if method == "fine_tune" else [])]
 
 
 def alignment(data: TrainingData, model: Hybrid, source: Source) -> dict[str, Distances | None]:
