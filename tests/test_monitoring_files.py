@@ -261,6 +261,7 @@ def test_placeholders_of_legends_and_annotations_are_labels_of_the_result(series
 
 @pytest.mark.tf
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_model_is_counted_by_stratum(chain_version, serving, tmp_path):
     """In the process of the model, which reads the strata, and in the server's."""
     items = pd.read_parquet(chain_version / "assets.extra" / "items.parquet").set_index("item_id")["stratum"]

@@ -126,7 +126,9 @@ def names(folder, chain_run):
 def marked(page: Path):
     """The page as a parameter; those that take minutes are not part of .ci/run."""
     name = page.relative_to(ROOT).as_posix()
-    return pytest.param(page, id=name, marks=[pytest.mark.long] if name in ("README.md", "docs/serving.md") else [])
+    return pytest.param(
+        page, id=name, marks=[pytest.mark.long] if name in ("README.md", "docs/serving.md", "docs/events.md") else []
+    )
 
 
 @pytest.mark.parametrize("page", map(marked, PYTHON))
@@ -143,6 +145,9 @@ def test_the_python_blocks_run(page, names, folder, chain_run, small_fits, reque
         graph_of(run, GraphConfig(relations=["use"]))
         (folder / "saved_models" / "shop" / "1").unlink()
         tfllmrec.export(run, folder / "saved_models" / "shop")
+    if page.name == "updates.md":
+        for file, name in zip(request.getfixturevalue("newer_tables"), ("june.csv", "new_items.csv"), strict=True):
+            (folder / name).symlink_to(file)
     if page.name == "serving.md":
         names |= {"hybrid": chain_run[0].load_model(), "encoder": chain_run[0].text_encoder()}
         exec(TOWERS, names)

@@ -138,6 +138,7 @@ def trained(weighted):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_users_reject_is_not_learned_as_their_next_choice():
     # The dislike of i + 5 is what comes next. Without weights it is learned; with them nothing is learned of it.
     assert trained(weighted=False) == 0.0

@@ -219,6 +219,7 @@ def test_a_run_without_a_ranking_model(chain_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch):
     from tfllmrec.serving.export import export
     from tfllmrec.serving.saved_model import SavedModel

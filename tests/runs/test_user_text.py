@@ -42,6 +42,7 @@ def test_texts_are_read_if_they_help(run):
     assert {"event.comment", "user.about"} <= set(run.load_model().reads)
 
 
+@pytest.mark.long
 def test_the_loaded_model_and_the_export_read_them(run, tmp_path):
     from tfllmrec.serving.export import export
     from tfllmrec.serving.saved_model import SavedModel

@@ -57,6 +57,7 @@ def test_it_answers_as_python_does(program, chain_version):
         assert float(score) == pytest.approx(item.score, abs=1e-5)
 
 
+@pytest.mark.long
 def test_it_obeys_business_rules(program, chain_version, tmp_path):
     from tfllmrec.serving.rules.folder import apply_rules
 
@@ -77,6 +78,7 @@ def test_it_obeys_business_rules(program, chain_version, tmp_path):
     assert told.returncode == 4 and told.stdout == ""
 
 
+@pytest.mark.long
 def test_it_searches_in_chinese(program, chinese_version):
     from tfllmrec.serving.saved_model import SavedModel
 

@@ -48,6 +48,7 @@ def test_a_history_may_mix_domains_and_a_request_asks_for_one(shops):
     assert model.recommend(histories=mixed, k=5).item_id.nunique() == 5
 
 
+@pytest.mark.long
 def test_over_rest_too(shops, serving):
     body = {"signature_name": "recommend_full", "inputs": {
         "history": [["ring:i3", "shop:s4"]], "ratings": [[]], "event_fields": [[]], "context": [[]], "exclude": [[]],

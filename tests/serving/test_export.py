@@ -219,6 +219,7 @@ def test_tensorflow_has_errors_of_its_own_for_a_full_disk(bare_run, quickly, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_files_that_may_not_grow(bare_run, tmp_path):
     """The real writers, stopped half-way by the system: the graph is larger than the largest file."""
     refused = pytest.raises(WriteError, match=r"(?s)made cannot be written: File too large .*Nothing was changed")

@@ -71,6 +71,7 @@ def test_a_run_that_is_worse_is_not_exported(copies):
     assert list(version_folders(model)) == [1] and read_promotions(model).labels == {"stable": 1}
 
 
+@pytest.mark.long
 def test_targets_that_the_version_was_trained_on_are_left_out(copies, monkeypatch):
     model, run = copies
     told = []

@@ -16,6 +16,7 @@ N, NAN = 20, float("nan")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rank_answers_with_ratings_by_factors(tmp_path):
     generator = np.random.default_rng(0)
     users, items = np.nonzero(generator.random((60, N)) < 0.6)

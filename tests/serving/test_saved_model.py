@@ -345,6 +345,7 @@ def bare_saved(bare_run, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_text_there_is_no_search(bare_run, bare_saved):
     saved = bare_saved
     np.testing.assert_allclose(
@@ -389,6 +390,7 @@ def small_tower(chain_run, cache, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_tower, chain_run, saved):
     run, small = small_tower
     record = json.loads((run.folder / "query_encoder" / "hashed_ngrams" / "record.json").read_text())

@@ -521,6 +521,7 @@ def test_several_encoders_are_searched_by_what_tells_items_apart():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
     monkeypatch.setattr(item_index, "EXACT_ITEMS", 10)
     cells = small(["|".join(KINDS[i % 4]) for i in range(40)])

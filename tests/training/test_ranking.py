@@ -164,6 +164,7 @@ def test_where_nothing_is_to_be_found_the_model_is_left_out():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_where_only_ratings_are_to_be_found_the_order_stays_the_hybrids():
     split = split_of(walks(lambda likes, groups: np.where(likes[groups], 5, 1)))
     hybrid = untrained(split, ["meaning", "feedback", "behaviour"])  # no two items have the same score
@@ -551,6 +552,7 @@ def test_factors_are_kept_where_they_are_better_than_biases(liked):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_factors_are_part_of_a_model_that_is_read_again(tmp_path):
     """They alone are reason enough to have one: its order is the hybrid's."""
     split = split_of(walks(lambda likes, groups: np.where(likes[groups], 5, 1), people=600))

@@ -46,9 +46,9 @@ class NothingNew(DataError):
 def update_run(
     parent: Path | str,
     events: Path | str,
-    items: Path | None = None,
-    users: Path | None = None,
-    out: Path | None = None,
+    items: Path | str | None = None,
+    users: Path | str | None = None,
+    out: Path | str | None = None,
     *,
     overrides: Sequence[str] = (),
     tell: Tell = to_stderr,
@@ -82,7 +82,7 @@ def update_run(
       ModelError: the parent is not complete, or damaged.
       WriteError: the disk is full, read-only or broken.
     """
-    run = Run.open(parent)
+    run, out = Run.open(parent), None if out is None else Path(out)
     if run.config.transfer.sources:
         raise ConfigError(
             f"{run.folder} was made by 'tfllmrec transfer': an update would not know the events of its sources. "
@@ -131,7 +131,7 @@ def _config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
     return config
 
 
-def _data_section(run: Run, events: Path | str, items: Path | None, users: Path | None) -> DataConfig:
+def _data_section(run: Run, events: Path | str, items: Path | str | None, users: Path | str | None) -> DataConfig:
     """How the new tables are read: as those of the run were, with the mapped columns that they may have."""
     source = run.record["source"]
     may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}

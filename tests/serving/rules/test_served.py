@@ -162,6 +162,7 @@ def test_a_server_answers_by_new_rules_without_a_restart(shop, apply, serving):
         assert wrong == [] and lengths <= {len(everything) - hidden for hidden in (0, 2, 7)}
 
 
+@pytest.mark.long
 def test_an_export_takes_the_rules_over(chain_run, shop, apply):
     apply("block:\n  - items: [i5, i6]")
     told = []

@@ -112,6 +112,7 @@ def test_learns_what_neighbours_tell(undisturbed, modules):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_killed_ends_where_an_undisturbed_one_does(undisturbed, modules, tmp_path):
     texts, told = planted_texts(400), []
     again = {**SETTINGS, "folder": tmp_path / "run"}
@@ -220,6 +221,7 @@ def test_what_is_guessed_of_an_encoder_like_e5(e5_modules):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_encoder_like_e5_learns_what_neighbours_tell(e5_modules, tmp_path):
     encoder, preprocessor = e5_modules
     given = {**SETTINGS, "max_tokens": 14, "item_prefix": "passage: "}

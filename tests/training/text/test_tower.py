@@ -378,6 +378,7 @@ def test_a_complete_tower_keeps_nothing_to_go_on_with_but_its_curves(tower_run):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_tuning_ends_where_an_undisturbed_one_does(tower_run, tmp_path):
     """Measured on validation as in any run; killed when the second epoch is measured."""
     run, undisturbed = tower_run
