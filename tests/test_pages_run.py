@@ -123,12 +123,14 @@ def names(folder, chain_run):
     return {"tfllmrec": tfllmrec, "split": run.split, "dataset": run.dataset}
 
 
+#: Pages that take a minute and more: not part of .ci/run.
+LONG = ("README.md", "docs/events.md", "docs/graph.md", "docs/serving.md")
+
+
 def marked(page: Path):
-    """The page as a parameter; those that take minutes are not part of .ci/run."""
+    """The page as a parameter."""
     name = page.relative_to(ROOT).as_posix()
-    return pytest.param(
-        page, id=name, marks=[pytest.mark.long] if name in ("README.md", "docs/serving.md", "docs/events.md") else []
-    )
+    return pytest.param(page, id=name, marks=[pytest.mark.long] if name in LONG else [])
 
 
 @pytest.mark.parametrize("page", map(marked, PYTHON))

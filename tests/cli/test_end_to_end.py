@@ -64,6 +64,7 @@ def test_fit(fitted):
     assert "item-item weights, try 1: " in fitted.told and f"complete: {fitted.run}" in fitted.told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "split",
     [

@@ -7,7 +7,7 @@ from conftest import chain_events, chain_items
 
 from tfllmrec.config import DataConfig
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,6 @@ def test_texts_are_read_if_they_help(run):
     assert {"event.comment", "user.about"} <= set(run.load_model().reads)
 
 
-@pytest.mark.long
 def test_the_loaded_model_and_the_export_read_them(run, tmp_path):
     from tfllmrec.serving.export import export
     from tfllmrec.serving.saved_model import SavedModel
