@@ -7,7 +7,7 @@ from small_datasets import finding
 
 from tfllmrec.config import DataConfig, FieldConfig
 from tfllmrec.data import Dataset, dataset_from_frames, read_dataset
-from tfllmrec.data.extension import extended_entities, extended_events
+from tfllmrec.data.extension import extended_entities, extended_events, known_occurrences
 from tfllmrec.errors import ConfigError, DataError
 
 ITEMS = pd.DataFrame({"item": ["b", "a", "10", "1"], "title": ["Bee", "Ant", "", "One"], "price": ["1", "2", "", ""]})
@@ -367,3 +367,8 @@ def test_late_and_known_events_are_counted():
     assert finding(whole, "late").count == 1
     assert finding(whole, "known already").count == 1
     assert finding(whole, "new, among the known ones").count == 3
+
+
+def test_a_key_is_known_as_often_as_it_was_there():
+    keys, known = pd.Series([7, 5, 7, 7, 3]), pd.Series([7, 3, 7, 9])
+    assert known_occurrences(keys, known).tolist() == [True, False, True, False, True]

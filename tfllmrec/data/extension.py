@@ -72,6 +72,11 @@ def extended_tags(known: pd.DataFrame, came: pd.DataFrame, report: CleaningRepor
     return tags[~again].sort_values([ITEM, USER, TAG, TIMESTAMP]).reset_index(drop=True)
 
 
+def known_occurrences(keys: pd.Series, known: pd.Series) -> np.ndarray:
+    """bool ``[E]``: the ``keys`` that are known; of equal ones the first, as many as there are known ones."""
+    return keys.groupby(keys).cumcount().to_numpy() < known.value_counts().reindex(keys, fill_value=0).to_numpy()
+
+
 def _known_rows(table: pd.DataFrame, is_new: np.ndarray) -> np.ndarray:
     """bool ``[R]``: the new rows that equal a known one in every column."""
     row = table.groupby(list(table.columns), dropna=False, sort=False).ngroup().to_numpy()

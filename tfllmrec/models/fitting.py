@@ -160,8 +160,7 @@ class TrainingData:
         """The statistics of :attr:`source_histories`, times ``item_weights.source``; ``None`` if they do not count."""
         if not settings.source or self.source_histories is None:
             return None
-        plain = settings.settled()
-        key = ("sources", resolved(plain.form, self.n_items), plain.decay if plain.next_item else None)
+        key = ("sources", *self._statistics_key(settings))
         if key in self._statistics:
             return self._statistics[key].scaled(settings.source)
         statistics = ItemWeightStatistics.of(self.source_histories, self.n_items, settings)

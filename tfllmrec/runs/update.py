@@ -24,6 +24,7 @@ from tfllmrec.columns import ITEM_INDEX, TIMESTAMP, USER_INDEX
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, parse_config
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS, ITEM_COLUMNS
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.files.event_log import LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
@@ -220,6 +221,4 @@ def _trained_rows(dataset: Dataset, before: Split) -> np.ndarray:
     key = [USER_INDEX, ITEM_INDEX, TIMESTAMP]
     groups = pd.concat([before.train[key], dataset.events[key]]).groupby(key, dropna=False, sort=False).ngroup()
     trained, there = groups[: len(before.train)], groups[len(before.train) :]
-    # Of equal events that occur several times, the first ones.
-    nth = there.groupby(there).cumcount().to_numpy()
-    return np.flatnonzero(nth < trained.value_counts().reindex(there, fill_value=0).to_numpy())
+    return np.flatnonzero(known_occurrences(there, trained))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError
 from tfllmrec.models.fitting import TrainingData
@@ -83,8 +84,7 @@ def _changes(before: Queries, now: Queries, n_items: int) -> tuple[np.ndarray, n
     was = row[now.history.row_of_value]
     known = pd.Series(before.history.row_of_value * n_items + before.history.values)
     key = pd.Series(was * n_items + now.history.values)  # below 0 for new users
-    # Of events with the same user and item, the first ones are known.
-    new_events = (key.groupby(key).cumcount() >= known.value_counts().reindex(key, fill_value=0).to_numpy()).to_numpy()
+    new_events = ~known_occurrences(key, known)
     changed = np.array(
         [at < 0 or not np.array_equal(now.choices[user], before.choices[at]) for user, at in enumerate(row)], bool
     )

@@ -180,9 +180,14 @@ def _last_event(log: Path) -> int:
         return reader.last()
 
 
+def _numbers(updates: Path) -> list[int]:
+    """The numbers of the folders of updates, ascending."""
+    return sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
+
+
 def _next_folder(updates: Path, parent: Path) -> Path:
     """The folder of an update of ``parent`` that was begun, else the next free one."""
-    numbers = sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
+    numbers = _numbers(updates)
     if numbers:
         newest = Run(updates / str(numbers[-1]))
         if not newest.complete:
@@ -215,7 +220,7 @@ def _not_needed(model: Path, updates: Path, keep: int) -> list[Path]:
     needed = {*state.labels.values(), *state.served, *state.before[-keep:], *sorted(versions)[-keep:]}
     manifests = [read_manifest(versions[number]) for number in needed & versions.keys()]
     runs = {Path(manifest["run"]) for manifest in manifests if manifest.get("run")}
-    numbers = sorted(int(path.name) for path in updates.iterdir() if path.name.isdigit())
+    numbers = _numbers(updates)
     runs |= {(updates / str(number)).resolve() for number in numbers[-keep:]}
     old = [folder for number, folder in versions.items() if number not in needed]
     old += [updates / str(number) for number in numbers if (updates / str(number)).resolve() not in runs]
