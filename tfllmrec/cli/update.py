@@ -38,7 +38,7 @@ def update(
     base_path: BasePath = None,
     json: Json = False,
 ) -> None:
-    """Make a new run from a run and newer data, in minutes: training starts from the run's weights.
+    """Make a new run from a run and newer data: training starts from the run's weights.
 
     To resume after an interruption, repeat the command with --out, or run 'tfllmrec fit --resume NEW_RUN'.
     """

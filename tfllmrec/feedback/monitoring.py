@@ -43,15 +43,15 @@ from tfllmrec.wording import clipped
 ALPHA = 0.01
 #: Of the reference: a smaller change of a rate or mean is no alarm.
 LEAST_CHANGE = 0.05
-#: From the first limit on a population stability index is called moderate, from the second on it is an alarm.
+#: A population stability index is moderate from the first limit on, and can be an alarm from the second on.
 PSI_MODERATE, PSI_ALARM = 0.1, 0.25
 #: Smaller differences of coverage, as a share of the expected one, and of Gini's index are no alarm.
 LEAST_COVERAGE, LEAST_SPREAD = 0.2, 0.05
-#: Groups of a kind, such as scenes, that are shown, the largest ones; hours that are shown, the last ones.
+#: At most this many groups of a kind, such as scenes, are shown (the largest), and this many hours (the last).
 MOST_GROUPS, MOST_HOURS = 8, 14 * 24
-#: A reference period of which the log has a smaller share is not compared.
+#: If the log has a smaller share of the reference period than this, nothing is compared.
 LEAST_COVERED = 0.5
-#: A field of so few different numbers is a category.
+#: A field with at most this many different numbers is a category.
 FEW_VALUES = 10
 DAY_S, HOUR_S = 86400.0, 3600.0
 

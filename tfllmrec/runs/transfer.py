@@ -196,9 +196,9 @@ def _asked(run: Run) -> list[tuple[str, list[str]]]:
 
 
 def text_distances(runs: Mapping[str, Run]) -> dict[str, Distances]:
-    """How far apart the texts of the items of each two runs are, by what is compared.
+    """The distances between the item texts of each pair of runs, by a label of the comparison.
 
-    Each two are compared twice: as the encoder gives the vectors, and after each domain is centred on its own mean.
+    Each pair is compared twice: as the encoder gives the vectors, and after each domain is centred on its own mean.
     Runs without text, and runs of different encoders, are left out.
     """
     from tfllmrec.evaluation.alignment import distances
@@ -251,8 +251,10 @@ def _overlap(dataset: Dataset, run: Run, rows: np.ndarray, same_users: bool) -> 
 
 
 def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: bool) -> Dataset:
-    """A source whose items have the target's ids where they are the same, and else ids of their own; so have its users,
-    unless equal ids are one user."""
+    """A source in which shared items have the target's ids; other items have the source's name before their ids.
+
+    Users have the source's name before their ids, too, unless equal ids are one user.
+    """
     ids = (source.name + SEPARATOR + source.items[ITEM].astype("str")).to_numpy(object)
     ids[rows[rows >= 0]] = target.items[ITEM].to_numpy(object)[rows >= 0]
     new = pd.Series(ids, index=source.items[ITEM])
@@ -270,7 +272,7 @@ def _renamed(source: Dataset, rows: np.ndarray, target: Dataset, same_users: boo
 
 
 def _with_columns(dataset: Dataset, schema: Schema, template: str | None) -> tuple[Dataset, list[str]]:
-    """The data set with an empty column for each that a model with this schema and template reads and it lacks."""
+    """The data set with an empty column for each one that the schema or the template reads and the data lacks."""
     tables = {"event": "events", "request": "events", "user": "users", "item": "items"}
     wanted = [(tables[field.owner], field.name) for field in schema if field.has_encoder]
     wanted += [("items", name) for name in (ItemTemplate(template).columns if template else ())]

@@ -1,4 +1,4 @@
-"""A run from an earlier one and what came since: minutes, where a fit takes hours.
+"""Makes a run from an earlier run and newer data, without training from the beginning.
 
 The catalogue and the users keep their places; new ones follow (:meth:`Dataset.extend`). The split is made again, so
 that what was held out before is trained on now and the newest events are held out; no event is held out that the parent
@@ -76,7 +76,7 @@ def update_run(
       The new run. Its ``run.json`` names the parent.
 
     Raises:
-      ConfigError: a setting that cannot change, or other ones than the update began with;
+      ConfigError: a setting that cannot change, or settings that differ from those of the begun update;
         ``out`` is taken, or in use by another process.
       NothingNew: the files have nothing that the run does not know.
       DataError: they cannot be read, or do not fit the run's data.
@@ -159,7 +159,7 @@ def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:
 
 
 def _of_this_reading(report: CleaningReport, earlier: CleaningReport) -> CleaningReport:
-    """What was found now, and the doubts about the data that were known: a report that many updates do not lengthen."""
+    """The new findings and the earlier doubts, each once, so that the report does not grow with each update."""
     found = report.findings[len(earlier.findings) :]
     doubts = [finding for finding in earlier.findings if finding.action == "doubted" and finding not in found]
     rows_in = {table: n - earlier.rows_in.get(table, 0) for table, n in report.rows_in.items()}

@@ -160,8 +160,8 @@ def _queries_of(run: Run, schema: Schema) -> Queries:
         and np.array_equal(queries.targets.values, own.test.targets.values)
     ):
         raise ModelError(
-            f"{run.folder}: the version in use reads other fields of requests, so that the same events are other test "
-            "queries: expected the same fields. Promote without the gate: tfllmrec promote MODEL --version N."
+            f"{run.folder}: the version in use reads different fields of requests, so the same events make different "
+            "test queries: expected the same fields. Promote without the gate: tfllmrec promote MODEL --version N."
         )
     return queries
 

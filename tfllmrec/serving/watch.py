@@ -41,7 +41,9 @@ Alarms = Callable[[Path, Path], list[str]]
 
 
 def alarms_of_command(command: str) -> Alarms:
-    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm. Any other but 0 is a failed check.
+    """Runs a command, such as ``tfllmrec monitor log/``; exit code 5 is an alarm.
+
+    Any other exit code except 0 is a failed check.
 
     What is returned raises ModelError where the check fails, takes longer than :data:`ALARM_TIMEOUT_S`, or the command
     cannot be run: nobody knows then how the model does.
@@ -169,7 +171,7 @@ def _run_of(model: Path, version: int) -> Path:
 
 
 class _Tried(BaseModel):
-    """The update that was made last: of which run, and the number of the newest event of the log."""
+    """The last update: its parent run, and the number of the newest event in the log."""
 
     parent: str
     last_event: int

@@ -230,7 +230,7 @@ def take_over(folder: Path, version: Path, tell: Tell) -> StoredRules:
 
 
 def take_over_again(folder: Path, version: Path, before: StoredRules, tell: Tell) -> None:
-    """As :func:`take_over`, if other rules were applied since; after the version was published."""
+    """Calls :func:`take_over` after the version was published, if the rules have changed since ``before`` was read."""
     if read_stored(folder) != before:
         take_over(folder, version, tell)
 
@@ -239,7 +239,7 @@ def _change(folder: Path, changed: Callable[[StoredRules], StoredRules]) -> Appl
     """Stores changed rules and applies them."""
     with locked(folder):
         stored = changed(read_stored(folder))
-        # Whatever is wrong with the rules is found before anything is written.
+        # All errors in the rules are found before anything is written.
         applied = _compiled(folder, stored)
         done = dict(applied.versions)
         write_text(folder / STORED, stored.written)
