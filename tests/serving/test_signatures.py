@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel as SavedModelProto
 
 from tfllmrec.config import ItemWeightSettings, ModelConfig, RankingConfig
 from tfllmrec.data.domains import domain_filters
@@ -18,6 +19,7 @@ from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import RATING_KEY, Field, Schema
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers import item_index
+from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.hybrid import Catalogue, Hybrid
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.item_weights import PrunedWeights
@@ -537,18 +539,26 @@ def test_a_large_catalogue_is_searched_in_cells(filtered, monkeypatch):
 
 
 def test_histories_are_encoded_only_where_an_index_is_made_for_them(monkeypatch):
-    encoded, encode = [], Hybrid.last_query_vectors
+    encoded, queries = [], FoldedHybrid.queries
 
-    def last_query_vectors(self, item_vectors, query):
+    def counted(self, item_vectors, query):
         encoded.append(len(query["history"]))
-        return encode(self, item_vectors, query)
+        return queries(self, item_vectors, query)
 
-    monkeypatch.setattr(Hybrid, "last_query_vectors", last_query_vectors)
+    monkeypatch.setattr(FoldedHybrid, "queries", counted)
     small_model()
-    assert encoded == [1]  # by Keras, when the model is made
+    assert encoded == []
     monkeypatch.setattr(item_index, "EXACT_ITEMS", 39)
     small_model()
-    assert encoded == [1, 1, 3]
+    assert encoded == [3]
+
+
+def test_signatures_share_what_they_have_in_common(chain_version):
+    """Each would otherwise hold the operations of the network, which takes long to trace and to load."""
+    saved = SavedModelProto.FromString((chain_version / "saved_model.pb").read_bytes())
+    functions = [function.signature.name for function in saved.meta_graphs[0].graph_def.library.function]
+    for name in ("last_query_vectors", "explain_items"):
+        assert sum(f"_{name}_" in function for function in functions) == 1, name
 
 
 def test_rounding_is_no_preference():

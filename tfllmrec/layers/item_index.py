@@ -17,6 +17,7 @@ from tfllmrec.layers.item_cells import RECALL_AT, Cells, partition
 from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.item_vectors import ALIGNMENT, ItemVectors
 from tfllmrec.layers.rows_of import rows_of
+from tfllmrec.layers.traced_once import traced_once
 
 Form = Literal["auto", "exact", "partitioned", "scann"]
 
@@ -121,7 +122,7 @@ class ItemIndex(tf.Module):
             return {"form": "exact", "recall": 1.0}
         return {"form": "scann" if isinstance(self.cells, Scann) else "partitioned", "recall": self.cells.recall}
 
-    @tf.autograph.experimental.do_not_convert  # all is said in operations already; it only takes longer to trace
+    @traced_once
     def top_k(
         self,
         query: tf.Tensor,

@@ -43,6 +43,7 @@ from tfllmrec.layers.query_fusion import EventFusion, QueryFusion
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.scene_experts import SceneExperts
 from tfllmrec.layers.term_gates import Factors, TermGates
+from tfllmrec.layers.traced_once import traced_once
 from tfllmrec.layers.unit import unit
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.losses.retrieval import CatalogueRetrieval, SampledRetrieval, mean_loss
@@ -684,6 +685,7 @@ class Hybrid(MeasuredModel):
         """The behaviour term of a query as :meth:`NeighbourScores.pairs`."""
         return self.behaviour.pairs(query["history"], self.event_weights(query))
 
+    @traced_once
     def last_query_vectors(self, item_vectors: tf.Tensor, query: Query) -> tuple[tf.Tensor, tf.Tensor]:
         """:meth:`query_vectors` after the newest event, float32 ``[B, D]`` each.
 
@@ -721,6 +723,7 @@ class Hybrid(MeasuredModel):
             newest[key] = newest_events(query[key], known, size, fill)
         return {key: newest.get(key, query[key]) for key in self.query_spec}
 
+    @traced_once
     def explain_items(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """What each term adds to a score, and the history event behind it; the gates' offset counts as a dense term.
 

@@ -30,6 +30,7 @@ from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.rating_posterior import RatingPosterior
 from tfllmrec.layers.rows_of import rows_of
 from tfllmrec.layers.target_attention import TargetAttention
+from tfllmrec.layers.traced_once import traced_once
 from tfllmrec.losses.focal import FocalCrossentropy
 from tfllmrec.losses.replicas import share_of_replica
 from tfllmrec.models.measured import MeasuredModel
@@ -366,6 +367,7 @@ class RankingModel(MeasuredModel):
         lists = {name: values for name, values in inputs["lists"].items() if name not in ("label", "log_times")}
         return inputs["lists"]["label"], self.learned(self.item_vectors, **lists)[0]
 
+    @traced_once
     def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
 

@@ -23,6 +23,7 @@ from tfllmrec.layers.item_index import NOTHING, Form, build_index, is_exact
 from tfllmrec.layers.item_scann import Scann
 from tfllmrec.layers.newest_events import newest_events
 from tfllmrec.layers.static_table import static_table
+from tfllmrec.layers.traced_once import traced_once
 from tfllmrec.models.interests import Interests, LabelForecast
 from tfllmrec.models.ranking import RankingModel
 from tfllmrec.models.reasons import TERMS, Reasons, Subjects, telling
@@ -689,6 +690,7 @@ class ServingModel(tf.Module):
         query, unknown, _ = self._query(*_with_as_many_rows(*inputs))
         return query, unknown
 
+    @traced_once
     def _query(
         self,
         history: tf.Tensor,
@@ -757,6 +759,7 @@ class ServingModel(tf.Module):
         event = tf.where(position >= 0, tf.gather(known, tf.maximum(position, 0), batch_dims=1), self.n_items)
         return tf.gather(self.item_ids, event)
 
+    @traced_once
     def _leaning(self, asked: Query) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """How users move a search; 0 for a user of whom nothing is known.
 

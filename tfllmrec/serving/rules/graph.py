@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfllmrec.layers.field_decoder import names_and_texts, plain_numbers, times
 from tfllmrec.layers.item_index import ItemIndex
+from tfllmrec.layers.traced_once import traced_once
 from tfllmrec.serving.rules.compiled import (
     HEADER_BYTES,
     MAGIC,
@@ -70,17 +71,18 @@ class BusinessRules(tf.Module):
         Args:
           batch: int32, how many requests. context: string ``[B, C]``, entries ``name=value``; ``None`` for none.
         """
-        stored = tf.io.read_file(self.file.asset_path)
-        context = tf.fill((batch, 0), "") if context is None else context
+        return Ruled(*self._of_requests(tf.fill((batch, 0), "") if context is None else context))
+
+    @traced_once
+    def _of_requests(self, context: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        stored, batch = tf.io.read_file(self.file.asset_path), tf.shape(context)[0]
         nothing = Ruled(
             tf.zeros((batch, 0), tf.bool),
             tf.zeros((batch, 0), tf.int32),
             tf.zeros(0, tf.int32),
             tf.constant(0.0, tf.float64),
         )
-        return Ruled(
-            *tf.cond(stored == NO_RULES, lambda: nothing, lambda: self._ruled(self._sections(stored), context))
-        )
+        return tf.cond(stored == NO_RULES, lambda: nothing, lambda: self._ruled(self._sections(stored), context))
 
     def without_banned(self, items: tf.Tensor, ruled: Ruled) -> tf.Tensor:
         """``items`` int32 ``[B, M]``, N in place of banned ones."""

@@ -1,0 +1,33 @@
+"""Methods that many graphs call, and that are traced once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import tensorflow as tf
+
+
+class traced_once(cached_property):
+    """A method of TensorFlow operations that becomes a function of its own in each graph that calls it.
+
+        class Model(tf.Module):
+            @traced_once
+            def vectors(self, query): ...
+
+    A signature of an exported model is a graph, and a dozen of them would each hold the operations of ``vectors``: to
+    trace and to load them took more than half of the time. TensorFlow puts them in place of the call before it
+    runs a graph, so an answer takes as long as before.
+
+    As with any ``tf.function``, changes of Python attributes have no effect after the first call, those of variables
+    do. The value is a partial function, because Keras and ``tf.saved_model`` save each ``tf.function`` that they find
+    among the attributes of an object.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        def of_object(self: Any) -> Callable[..., Any]:
+            return partial(tf.function(method.__get__(self), autograph=False, reduce_retracing=True))
+
+        super().__init__(of_object)
+        self.__doc__ = method.__doc__
