@@ -17,7 +17,10 @@ def interests(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """Say what a user is interested in, one of the training data or any other with a history."""
+    """List what a user is interested in, as labels.
+
+    The user is one of the training data (--user), or anyone with a history (--history).
+    """
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
