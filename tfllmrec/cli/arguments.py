@@ -144,5 +144,5 @@ def filters(model: SavedModel, allow: str | None, category: list[str] | None) ->
     for name in category or ():
         if name not in model.categories:
             near = nearest(name, model.categories, n=3, cutoff=0.4)
-            note(f"no item is of category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
+            note(f"no item has the category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
     return {"allow": allowed, "categories": category or []}

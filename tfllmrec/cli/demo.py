@@ -58,7 +58,7 @@ def demo(
             fitted = fit_experiment(config, run, base=Path(), resume=resume)
     except KeyboardInterrupt:
         note("")
-        note("interrupted; the same command goes on from here")
+        note("interrupted; run the same command again to continue")
         raise typer.Exit(130) from None
     print_metrics(fitted.metrics)
     if not is_written(fitted.folder):

@@ -84,7 +84,7 @@ def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConf
 
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"nothing to resume: {folder} is no run folder (it has no config.yaml).")
+        raise ConfigError(f"nothing to resume: {folder} is not a run folder (it has no config.yaml).")
     own = load_config(path, of_run=True)
     begun = folder / "source.json"
     source = read_json(begun, dict[str, Any], "start a new run with --out") if begun.is_file() else None
@@ -92,7 +92,7 @@ def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConf
         source = {}
     if asked is not None and (lines := contradictions(asked.config, own.config, source)):
         raise ConfigError(
-            f"{folder} was begun with other settings, which a resumed run keeps:",
+            f"{folder} was started with other settings, which a resumed run keeps:",
             *(f"  {line}" for line in lines),
             "Leave them out, or start a new run with --out.",
         )

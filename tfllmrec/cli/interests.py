@@ -33,7 +33,7 @@ def interests(
         print_json({"user": user, "history": past, "unknown": unknown, "interests": rows})
         return
     if not found:
-        note("the items of this history say nothing of interests")
+        note("no interests found for this history")
         return
     from rich.table import Table
 

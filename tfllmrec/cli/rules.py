@@ -137,4 +137,4 @@ def print_applied(applied: Applied) -> None:
     for number in applied.older:
         note(f"version {number} was exported before there were rules, and obeys none: export the run again")
     for reason in applied.unfit.values():
-        note(f"{reason} This version is not in use, and keeps the rules before.")
+        note(f"{reason} This version is not in use, and keeps its old rules.")

@@ -207,4 +207,4 @@ def _say_where(server: Server) -> None:
             "no model answers yet: all versions failed to load, or there are none; later ones are served as they appear"
         )
     if not server.local and not settings.token:
-        note("other machines are served without a token: see --token-file, --tls-cert")
+        note("other machines can use this server without a token: see --token-file, --tls-cert")

@@ -57,7 +57,7 @@ def tune(
         others = [config, events, items, users, over, None if out == resume else out]
         if any(others) or not all(each.partition("=")[0].strip() == PARAPHRASE for each in overrides or []):
             raise typer.BadParameter(
-                f"a search continues as it was begun: beside --resume only --trials, --json and --set {PARAPHRASE}=..."
+                f"a search keeps its settings: --resume goes only with --trials, --json and --set {PARAPHRASE}=..."
             )
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume FOLDER.")
