@@ -144,11 +144,11 @@ def fitted_run(config: ExperimentConfig, out: Path, base: Path = Path()) -> Run:
       config: of the run. base: where its relative paths start.
 
     Raises:
-      SystemExit: the run was begun with other settings.
+      SystemExit: the run was started with other settings.
     """
     begun = (out / "config.yaml").is_file()
     if begun and (lines := contradictions(config, Run(out).config)):
-        raise SystemExit(f"{out} was begun with other settings: {'; '.join(lines)}. Name another folder with --out.")
+        raise SystemExit(f"{out} was started with other settings: {'; '.join(lines)}. Name another folder with --out.")
     return fit_experiment(config, out, base=base, resume=begun)
 
 

@@ -714,7 +714,7 @@ def test_a_run_that_was_begun_is_gone_on_with_unless_its_settings_are_others(cha
     assert run.folder == chain_run[0].folder and run.complete
     other = chain_config.model_copy(deep=True)
     other.model.embedding_dim *= 2
-    with pytest.raises(SystemExit, match=r"was begun with other settings: .*embedding_dim.* Name another folder"):
+    with pytest.raises(SystemExit, match=r"was started with other settings: .*embedding_dim.* Name another folder"):
         fitted_run(other, chain_run[0].folder)
 
 

@@ -169,11 +169,11 @@ def test_each_mode_and_tower_lists_settings_that_exist():
 @pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
-        ("trainin: {epochs: 3}", [], "trainin is no setting (nearest: 'training'); expected one of data, split, text"),
-        ("training: {epoch: 3}", [], "training.epoch is no setting (nearest: 'training.epochs')"),
-        ("epochs: 3", [], "epochs is no setting (nearest: 'training.epochs')"),
-        ("training: {blocks: 3}", [], "training.blocks is no setting (nearest: 'model.blocks')"),
-        ("", ["training.epoch=3"], "--set: training.epoch is no setting (nearest: 'training.epochs')"),
+        ("trainin: {epochs: 3}", [], "trainin is not a setting (nearest: 'training'); expected one of data, split"),
+        ("training: {epoch: 3}", [], "training.epoch is not a setting (nearest: 'training.epochs')"),
+        ("epochs: 3", [], "epochs is not a setting (nearest: 'training.epochs')"),
+        ("training: {blocks: 3}", [], "training.blocks is not a setting (nearest: 'model.blocks')"),
+        ("", ["training.epoch=3"], "--set: training.epoch is not a setting (nearest: 'training.epochs')"),
         ("training: {epochs: many}", [], "training.epochs: expected a valid integer, got 'many'."),
         ("training: {epochs: 0}", [], "training.epochs: expected greater than or equal to 1, got 0."),
         ("seed: null", [], "seed: expected a valid integer, got null."),
@@ -196,11 +196,11 @@ def test_each_mode_and_tower_lists_settings_that_exist():
         ("", ["training=3"], "--set: training: expected keys of its own"),
         ("- 1\n- 2", [], "expected sections such as 'data:', got [1, 2]"),
         ("1: x", [], "a.yaml: "),
-        ("? [a, b]\n: x", [], "this is no YAML"),
+        ("? [a, b]\n: x", [], "this is not valid YAML"),
         ("a: [1\n", [], "a.yaml, line 2"),
-        ("seed: 1\ntraining: {}\nseed: 2", [], "line 3, column 1: this is no YAML: 'seed' stands here twice"),
+        ("seed: 1\ntraining: {}\nseed: 2", [], "line 3, column 1: this is not valid YAML: 'seed' stands here twice"),
         ("training:\n  epochs: 1\n  epochs: 2", [], "'epochs' stands here twice"),
-        ("a: \x00", [], "this is no YAML"),
+        ("a: \x00", [], "this is not valid YAML"),
     ],
 )
 def test_refusals(tmp_path, text, overrides, expected):
@@ -222,7 +222,7 @@ def test_every_wrong_key_is_named(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "beauty.yaml").touch()
-    with pytest.raises(ConfigError, match=r"beuty.yaml is not there \(nearest: '.*/beauty.yaml'\)"):
+    with pytest.raises(ConfigError, match=r"beuty.yaml does not exist \(nearest: '.*/beauty.yaml'\)"):
         load_config(tmp_path / "beuty.yaml")
 
 
@@ -424,7 +424,7 @@ def test_old_names_of_item_weights_are_read_from_run_folders_only(tmp_path):
     )
     path.write_text(dump_config(read))
     assert load_config(path, of_run=True).config == read
-    assert "model.item_weights_rank is no setting" in refusal(tmp_path, OLD)
+    assert "model.item_weights_rank is not a setting" in refusal(tmp_path, OLD)
 
 
 def test_the_split_that_was_called_random_is_another_one_now(tmp_path):
@@ -440,7 +440,7 @@ def test_settings_of_the_ranking_model_that_are_gone_are_dropped_from_run_folder
     path = tmp_path / "config.yaml"
     path.write_text(old := "ranking: {keys: 3, held_out: 0.2, patience: 3}")
     assert load_config(path, of_run=True).config == ExperimentConfig(ranking={"keys": 3})
-    assert "ranking.held_out is no setting" in refusal(tmp_path, old)
+    assert "ranking.held_out is not a setting" in refusal(tmp_path, old)
 
 
 def test_settled_item_weights_keep_what_is_set():

@@ -94,7 +94,7 @@ def test_a_wrong_command_is_found():
     assert problems(["fit", "--events", "a.csv", "--set", "model.blocks=3"]) == []
     assert problems(["fti"]) == ["no command fti"]
     assert problems(["fit", "--event", "a.csv"]) == ["no option --event"]
-    assert "model.block is no setting" in problems(["fit", "--set", "model.block=3"])[0]
+    assert "model.block is not a setting" in problems(["fit", "--set", "model.block=3"])[0]
     assert commands("pip install x\ntfllmrec fit \\\n  --out a  # a run\n") == [["fit", "--out", "a"]]
 
 

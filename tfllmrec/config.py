@@ -34,19 +34,21 @@ class FieldConfig(Section):
 
     owner: Literal["event", "request"] | None = Field(
         None,
-        description="Of a column of the events. request: known before the event happens (device, weather), so requests "
-        "may carry it. event: known afterwards (rating, dwell time). auto: request where the name says so, else event.",
+        description="When the values of a column of the events are known. request: before the event (device, "
+        "weather), so requests may carry them. event: after the event (rating, dwell time). auto: "
+        "request if the column has a usual name for context, else event.",
     )
     kind: Literal["id", "category", "number", "text", "vector", "time"] | None = Field(
-        None, description="How values are encoded; auto: from the values."
+        None, description="How values are encoded; auto: chosen from the values."
     )
     default: str | None = Field(
-        None, description="The value where a request leaves the field out; auto: it is missing then."
+        None, description="The value if a request leaves the field out; auto: the value is then missing."
     )
     weights: dict[str, Annotated[float, Field(ge=-1, le=1)]] | None = Field(
         None,
-        description="Of a category of the events, such as their kind: how much an event of each value counts, from 0 "
-        "to 1; below 0: the user rejected the item. auto, of kinds of events: by the kind's name.",
+        description="For a category of the events, such as their kind: how much an event with each value counts, "
+        "from 0 to 1. Below 0: the user rejected the item. auto: kinds of events are weighted by "
+        "name.",
     )
     use: bool = Field(True, description="Whether models may read the column.")
 
@@ -63,26 +65,28 @@ class DataConfig(Section):
     )
     events: Path | None = Field(
         default=None,
-        description="Event file (CSV, TSV, JSONL, Parquet; compressed too), folder of its parts or event log, instead "
-        "of source.",
+        description="Instead of source: event file (CSV, TSV, JSONL, Parquet; may be compressed), folder of its "
+        "parts, or event log.",
     )
     items: Path | None = Field(
-        default=None, description="Catalogue file or folder; auto: found in source, else the items of the events."
+        default=None, description="Catalogue file or folder; auto: found in source, otherwise the items of the events."
     )
-    more_items: list[Path] = Field(default_factory=list, description="Further files, joined to the items by item id.")
+    more_items: list[Path] = Field(default_factory=list, description="More files, joined to the items by item id.")
     vectors: dict[str, Path] = Field(
         default_factory=dict,
         description="Column name -> .npy file with vectors of the items (of images, of audio), [R, D]: a row for each "
         "row of the catalogue file, in the same order. A row of NaN is a missing vector.",
     )
-    users: Path | None = Field(default=None, description="Table of users; auto: found in source, or none.")
+    users: Path | None = Field(default=None, description="Users table; auto: found in source, or none.")
     columns: dict[str, str] = Field(
-        default_factory=dict, description="Canonical column name -> name in the files, where not recognised by itself."
+        default_factory=dict,
+        description="tfllmrec's column name -> name in the files, for columns that are not recognised.",
     )
     fields: dict[str, FieldConfig] = Field(
-        default_factory=dict, description="Owner, kind and the like of columns that are recognised wrongly, by name."
+        default_factory=dict,
+        description="By column name: owner, kind and other properties, for columns that are recognised wrongly.",
     )
-    encoding: str = Field(default="utf-8", description="Of text files, by its name in Python.")
+    encoding: str = Field(default="utf-8", description="Encoding of text files, by its name in Python.")
     time_format: str = Field(
         default="auto",
         description="How the times of events are written: a strptime pattern (%d/%m/%Y), a unit (epoch_s, epoch_ms, "
@@ -99,23 +103,27 @@ class DataConfig(Section):
     )
     repeats: Literal["last", "first", "all"] = Field(
         default="last",
-        description="Which of several events of a user and item to keep. The strongest kind of event goes first: a "
-        "view never replaces a purchase. Where times are equal or unknown, 'last' keeps the event with the highest "
-        "rating and 'first' the one with the lowest.",
+        description="Which event to keep if a user has several events with an item. The strongest kind of event "
+        "has priority: a view never replaces a purchase. If times are equal or unknown, 'last' keeps "
+        "the event with the highest rating, and 'first' the one with the lowest.",
     )
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(
-        default=0.01, ge=0, le=1, description="Share of unreadable rows that is still tolerated."
+        default=0.01, ge=0, le=1, description="Largest share of unreadable rows that is tolerated."
     )
     max_bytes: int = Field(
-        default=4_000_000_000, ge=1, description="Size of a table after decompression; a larger one is refused."
+        default=4_000_000_000,
+        ge=1,
+        description="Largest size of a table after decompression; a larger table is refused.",
     )
     max_rows: int = Field(
-        default=50_000_000, ge=1, description="Rows of a table (of a text file: lines); a longer one is refused."
+        default=50_000_000, ge=1, description="Most rows of a table (of a text file: lines); a longer table is refused."
     )
-    max_columns: int = Field(default=10_000, ge=1, description="Columns of a table; a wider one is refused.")
+    max_columns: int = Field(default=10_000, ge=1, description="Most columns of a table; a wider table is refused.")
     max_depth: int = Field(
-        default=32, ge=1, description="Levels of nested values in a row of JSON or Parquet; deeper ones are refused."
+        default=32,
+        ge=1,
+        description="Most levels of nested values in a row of JSON or Parquet; deeper values are refused.",
     )
 
 
@@ -169,8 +177,8 @@ class SplitConfig(Section):
     known_events: int = Field(
         default=0,
         ge=0,
-        description="In a cold_domain split: how many of a held-out user's first events in that domain are known when "
-        "the user asks. 0: none.",
+        description="In a cold_domain split: how many of a held-out user's first events in that domain are part "
+        "of the history. 0: none.",
     )
 
     @field_validator("test_events", mode="before")
@@ -190,64 +198,84 @@ class TextConfig(Section):
 
     encoder: str = Field(
         "minilm",
-        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the first of "
-        "minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a BERT encoder. 'minilm+e5' and "
-        "the like: the vectors of several, concatenated.",
+        description="'minilm' (English), 'e5' (about 100 languages), 'use' (16 languages, fast), 'auto' (the "
+        "first of minilm and e5 that can read the items), or a TF Hub handle (URL or folder) of a "
+        "BERT encoder. Joined by +, as in 'minilm+e5': the vectors of several encoders, concatenated.",
     )
     preprocessor: str | None = Field(
-        None, description="TF Hub handle of the matching preprocessor; a bundled encoder has its own."
+        None, description="TF Hub handle of the encoder's preprocessor; bundled encoders have their own."
     )
-    template: str | None = Field(None, description="Such as '{title} ({categories})'; auto: from the columns present.")
-    max_tokens: int = Field(64, ge=8, le=512, description="Longer texts are cut there, special tokens included.")
+    template: str | None = Field(
+        None,
+        description="How columns become one text, such as '{title} ({categories})'; auto: chosen from the "
+        "existing columns.",
+    )
+    max_tokens: int = Field(
+        64, ge=8, le=512, description="Most tokens of a text, including special tokens; longer texts are cut."
+    )
     pooling: Literal["mean", "cls", "pooled"] = Field(
         "mean",
-        description="What of the encoder is a text's vector: the mean of its tokens', that of [CLS], or what it makes "
-        "of them itself ('pooled_output').",
+        description="Which output of the encoder is the vector of a text: the mean of the token vectors, the "
+        "vector of [CLS], or the encoder's own 'pooled_output'.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the products; bfloat16: 'minilm' and 'e5' only."
+        "float32", description="Precision of matrix products; bfloat16 works only with 'minilm' and 'e5'."
     )
-    batch_size: int = Field(64, ge=1, description="Texts of max_tokens in a step; of shorter ones as many more.")
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="Number of texts with max_tokens tokens in a step; a step has more texts if they are shorter.",
+    )
     mode: Literal["frozen", "adapter", "lora", "adalora", "prefix", "top_layers", "full", "joint"] = Field(
         "frozen",
         description="Which weights of the encoder are tuned on pairs of items read together, before it encodes the "
         "catalogue; joint: the weights that tuning.joint names are trained together with the hybrid.",
     )
     pretrain_epochs: int = Field(
-        0, ge=0, description="Of masked-language-model training on the catalogue's own texts, before anything else."
+        0,
+        ge=0,
+        description="Epochs of masked-language-model training on the texts of the catalogue, before any other "
+        "training.",
     )
     query_encoder: Literal["same", "hashed_ngrams", "layers", "static"] = Field(
         "same",
-        description="The encoder of queries in an exported model: the items' encoder, or a small tower distilled from "
-        "it: a bag of hashed n-grams, the weighted mean of vectors of the encoder's tokens (static), or some of its "
-        "layers ('minilm', 'e5' and encoders made by save_encoder only).",
+        description="The encoder of queries in an exported model. same: the items' encoder. The others are small "
+        "encoders distilled from it. hashed_ngrams: a bag of hashed n-grams. static: the weighted "
+        "mean of fixed token vectors. layers: some of its layers (only 'minilm', 'e5' and encoders "
+        "made by save_encoder).",
     )
 
 
 class TuningConfig(Section):
     """How the text tower is tuned, where ``text.mode`` is not ``frozen``."""
 
-    epochs: int = Field(3, ge=1, description="In each, every item's text is read once and met with another's.")
+    epochs: int = Field(
+        3,
+        ge=1,
+        description="Number of epochs. In each, the text of every item is read once and paired with another text.",
+    )
     joint: Literal["adapter", "lora", "adalora", "prefix", "top_layers", "full"] = Field(
         "lora", description="Which weights of the encoder text.mode=joint trains."
     )
     batch_size: int = Field(
         64,
         ge=2,
-        description="Pairs of texts in a step, which serve as each other's negatives; for joint, the most items that a "
-        "step encodes again.",
+        description="Pairs of texts in a step; the other pairs are the negatives. For joint: the most items that "
+        "a step encodes again.",
     )
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are averaged before the weights are updated.")
-    learning_rate: float | None = Field(None, gt=0, description="auto: by text.mode; of joint, by tuning.joint.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate; auto: chosen by text.mode, or for joint by tuning.joint."
+    )
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.01, ge=0, description="Not of biases and layer norms.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay; not applied to biases and layer norms.")
     temperature: float = Field(0.05, gt=0, description="Divides the cosines of pairs in the contrastive loss.")
     patience: int = Field(2, ge=1, description="Epochs without gain on validation before tuning stops.")
-    window: int = Field(3, ge=1, description="Events so close in a history were read together.")
-    tail_power: float = Field(0.5, ge=0, description="How much pairs of frequent items are drawn less often.")
+    window: int = Field(3, ge=1, description="Largest distance in a history of two items that count as read together.")
+    tail_power: float = Field(0.5, ge=0, description="Exponent by which pairs of frequent items are drawn less often.")
     itself: float = Field(0.5, ge=0, le=1, description="Share of pairs that are two wordings of one item.")
-    word_dropout: float = Field(0.1, ge=0, lt=1, description="Share of words left out of a wording.")
-    synonyms: Path | None = Field(None, description="File with words and what may stand in their place.")
+    word_dropout: float = Field(0.1, ge=0, lt=1, description="Share of words that a second wording leaves out.")
+    synonyms: Path | None = Field(None, description="File with words and their synonyms, for second wordings.")
     paraphrase: str | None = Field(
         None,
         pattern=r"^\w+(\.\w+)*:\w+(,\w+(\.\w+)*:\w+)*$",
@@ -267,31 +295,39 @@ class TuningConfig(Section):
         ge=1,
         description="Rank of lora's matrices; for adalora, a kernel's average rank in the second half of training.",
     )
-    alpha: float = Field(16.0, gt=0, description="For lora and adalora: their weights are multiplied by alpha / rank.")
+    alpha: float = Field(
+        16.0, gt=0, description="For lora and adalora: the weight changes are multiplied by alpha / rank."
+    )
     targets: list[str] = Field(
         ["attention", "feed_forward"],
         min_length=1,
         description="For lora and adalora: the kernels to change, by parts of their names.",
     )
-    layers: int = Field(2, ge=1, description="Of top_layers.")
-    width: int = Field(64, ge=1, description="Of adapter.")
-    length: int = Field(16, ge=1, description="Of prefix: trained keys and values in each layer.")
+    layers: int = Field(2, ge=1, description="For top_layers: how many layers are trained.")
+    width: int = Field(64, ge=1, description="For adapter: width of the bottleneck.")
+    length: int = Field(16, ge=1, description="For prefix: number of trained keys and values in each layer.")
 
 
 class DistillationConfig(Section):
     """How the small tower is made, where ``text.query_encoder`` is not ``same``."""
 
-    epochs: int | None = Field(None, ge=1, description="auto: 20 of hashed_ngrams, 5 of static, 2 of layers.")
-    batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256, of layers 64.")
+    epochs: int | None = Field(
+        None, ge=1, description="Epochs of distillation; auto: 20 for hashed_ngrams, 5 for static, 2 for layers."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Texts in a step; auto: 256, or 64 for layers.")
     learning_rate: float | None = Field(
-        None, gt=0, description="auto: 2e-3 of hashed_ngrams, 1e-3 of static, 3e-4 of layers."
+        None, gt=0, description="Learning rate; auto: 2e-3 for hashed_ngrams, 1e-3 for static, 3e-4 for layers."
     )
     items: int = Field(
-        20_000, ge=2, description="Whose texts are learnt from and measured on; of more, these are drawn."
+        20_000, ge=2, description="Most items whose texts are used; if there are more, a sample is drawn."
     )
-    per_item: int = Field(4, ge=0, description="Short queries cut from an item's text, to learn from beside it.")
-    held_out: float = Field(0.1, gt=0, le=0.5, description="Share of the items' texts that agreement is measured on.")
-    layers: int = Field(2, ge=1, description="Of layers: how many are kept.")
+    per_item: int = Field(
+        4, ge=0, description="Short queries that are cut from each item's text, and also learned from."
+    )
+    held_out: float = Field(
+        0.1, gt=0, le=0.5, description="Share of the items' texts on which agreement with the encoder is measured."
+    )
+    layers: int = Field(2, ge=1, description="For layers: how many layers are kept.")
     buckets: int = Field(
         32_768,
         ge=1,
@@ -299,7 +335,7 @@ class DistillationConfig(Section):
         "tokens of the vocabulary, and all tokens of the items' texts.",
     )
     width: int = Field(128, ge=1, description="For hashed_ngrams and static: columns of their tables.")
-    hidden: int = Field(512, ge=1, description="Of hashed_ngrams: units of its hidden layer.")
+    hidden: int = Field(512, ge=1, description="For hashed_ngrams: units of the hidden layer.")
 
 
 class ModelConfig(Section):
@@ -308,12 +344,16 @@ class ModelConfig(Section):
     embedding_dim: int = Field(128, ge=4, description="Width D of e_i and q_u.")
     blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
     heads: int = Field(4, ge=1, description="Attention heads of each block; embedding_dim must be a multiple.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="auto: less where items have many events.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout; auto: lower if items have many events.")
     id_dropout: float | None = Field(
-        None, ge=0, le=1, description="Share of item ids hidden in a step, so that text is learnt; 1: no ids. auto."
+        None,
+        ge=0,
+        le=1,
+        description="Share of item ids that are hidden in a step, so that the model learns to read the text. 1: "
+        "no ids. auto: chosen from the data.",
     )
     history_length: int | None = Field(
-        None, ge=1, description="Most recent events that the history encoder sees; auto."
+        None, ge=1, description="Number of newest events that the history encoder reads; auto: chosen from the data."
     )
     temperature: float = Field(0.05, gt=0, description="Divides the dense scores in the retrieval loss.")
     fields: bool = Field(
@@ -329,14 +369,16 @@ class ModelConfig(Section):
     )
     scene: str | None = Field(
         "scene",
-        description="Name of the column that tells the scenes of requests apart (home page, search, mail): one model "
-        "serves them all, with gates for each. Nothing happens if there is no such column. null: no scenes.",
+        description="Column with the scene of a request (home page, search, mail). One model serves all scenes, "
+        "with separate gates for each. If there is no such column, the setting has no effect. null: "
+        "no scenes.",
     )
     scene_experts: int = Field(4, ge=1, description="Number of expert networks that all scenes share.")
     item_fields: Literal["vectors", "all", "none"] = Field(
         "vectors",
-        description="Fields of items that are read beside text and id: vectors (of images, of audio), or all, with "
-        "categories, numbers and times; exclude single fields with data.fields (use: false).",
+        description="Fields of items that are read in addition to text and id. vectors: vectors of images or "
+        "audio. all: also categories, numbers and times. Exclude single fields with data.fields (use: "
+        "false).",
     )
     terms: list[Literal["meaning", "feedback", "behaviour"]] = Field(
         ["meaning", "feedback", "behaviour"],
@@ -357,7 +399,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.embedding_dim % self.heads:
-            raise ValueError(f"embedding_dim {self.embedding_dim} is no multiple of heads {self.heads}")
+            raise ValueError(f"embedding_dim {self.embedding_dim} is not a multiple of heads {self.heads}")
         return self
 
 
@@ -371,47 +413,64 @@ class ItemWeightSettings(Section):
         None,
         gt=0,
         le=1,
-        description="Factor by which an event one step further back counts less, in solving and scoring; auto.",
+        description="Factor by which each event counts less than the next newer one, in solving and in scoring; "
+        "auto: searched on validation.",
     )
-    l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto.")
-    co_occurrence: float | None = Field(None, ge=0, description="Beta, weight of co-occurrence, in any order; auto.")
-    text: float | None = Field(None, ge=0, description="Alpha, weight of similar texts; 0 leaves the text out; auto.")
+    l2: float | None = Field(None, gt=0, description="Lambda of the ridge regression; auto: searched on validation.")
+    co_occurrence: float | None = Field(
+        None, ge=0, description="Beta, the weight of co-occurrence in any order; auto: searched on validation."
+    )
+    text: float | None = Field(
+        None,
+        ge=0,
+        description="Alpha, the weight of similar texts. 0 leaves the text out. auto: searched on validation.",
+    )
     graph: float | None = Field(
-        None, ge=0, description="Gamma, weight of the graph of items, see the section graph; auto: 0 without a graph."
+        None,
+        ge=0,
+        description="Gamma, the weight of the item graph (see the section graph); auto: searched on validation, 0 "
+        "without a graph.",
     )
     next_item: float | None = Field(
-        None, ge=0, description="Nu, weight of the item that came next; auto: 0 where events have no order."
+        None, ge=0, description="Nu, the weight of the next item; auto: 0 if events have no order."
     )
     popularity: float | None = Field(
-        None, ge=0, le=1, description="Exponent by which popular candidates are scaled down; 0: not at all; auto."
+        None,
+        ge=0,
+        le=1,
+        description="Exponent by which the weights of popular candidates are scaled down; 0: not at all. auto: "
+        "searched on validation.",
     )
     itself: float | None = Field(
         None,
         ge=0,
-        description="Weight of an item for its own repeated use; auto: 0, or searched if data.repeats is all.",
+        description="Weight of an item for its own repeated use; auto: 0, or searched on validation if "
+        "data.repeats is all.",
     )
-    kinds: bool = Field(True, description="Whether events of the history count by their kind, as data.fields says.")
+    kinds: bool = Field(True, description="Whether events of the history are weighted by their kind (data.fields).")
     context: dict[str, Annotated[float, Field(ge=0, le=5)]] | None = Field(
         None,
-        description="By the name of a field of requests, such as weekday: an event of the history counts exp(value) "
-        "times as much for a request with the same value of that field; auto: chosen on validation.",
+        description="By field of requests, such as weekday: a strength x. An event of the history counts exp(x) "
+        "times as much if it has the same value of the field as the request. auto: chosen on "
+        "validation.",
     )
     source: float | None = Field(
         None,
         ge=0,
-        description="Weight of the events of transfer.sources beside the data's own; auto: chosen on validation, 0 "
-        "unless they help.",
+        description="Weight of the events of transfer.sources, relative to those of the data; auto: chosen on "
+        "validation, 0 unless they help.",
     )
     domains: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None,
-        description="In joined data, by FROM>TO: factor of the weights from items of the domain FROM towards those of "
-        "the domain TO; auto: chosen on validation, 1 unless another one helps.",
+        description="In joined data, by FROM>TO: a factor for the weights from items of the domain FROM to items "
+        "of the domain TO; auto: chosen on validation, 1 unless another factor helps.",
     )
     form: Literal["auto", "exact", "low_rank"] = Field(
-        "auto", description="How the weights are solved; auto: exact where an N x N matrix fits, else low-rank."
+        "auto",
+        description="How the weights are solved; auto: exact if an N x N matrix fits into memory, otherwise low-rank.",
     )
     rank: int = Field(384, ge=1, description="Rank of the low-rank form; a higher one is slower and closer to exact.")
-    neighbours: int = Field(512, ge=1, description="Strongest neighbours kept for an item.")
+    neighbours: int = Field(512, ge=1, description="How many of its strongest neighbours are kept for each item.")
 
     @field_validator("domains")
     @classmethod
@@ -441,8 +500,10 @@ class GraphConfig(Section):
         description="File of further edges: head, relation, tail and optionally weight. A row with two items is an "
         "edge; a row with an item and a value joins all items that share the value.",
     )
-    neighbours: int = Field(20, ge=1, le=1000, description="Strongest neighbours of an item in each relation.")
-    support: int = Field(2, ge=1, description="Fewest users that two items share, for an edge of the relation use.")
+    neighbours: int = Field(
+        20, ge=1, le=1000, description="How many of the strongest edges of an item each relation keeps."
+    )
+    support: int = Field(2, ge=1, description="Fewest common users of two items for an edge of the relation use.")
 
     @property
     def wanted(self) -> bool:
@@ -455,8 +516,9 @@ class TransferConfig(Section):
 
     sources: list[Path] = Field(
         [],
-        description="Folders of complete runs. The first one gives its text encoder, its schema and what it learned by "
-        "gradient; the events of all of them count in the item-item weights. Empty: nothing is transferred.",
+        description="Folders of complete runs. The text encoder, the schema and the trained layers come from the "
+        "first one. The events of all of them count in the item-item weights. Empty: nothing is "
+        "transferred.",
     )
     method: Literal["auto", "zero_shot", "align", "fine_tune", "joint"] = Field(
         "auto",
@@ -466,23 +528,31 @@ class TransferConfig(Section):
         "same_users, else the better of zero_shot and fine_tune on validation.",
     )
     same_items: Literal["id", "title", "none"] = Field(
-        "id", description="Which items of two catalogues are the same: those with one id, or with one title and year."
+        "id",
+        description="Which items of two catalogues are the same: those with the same id, or with the same title "
+        "and year. none: all items are different.",
     )
-    same_users: bool = Field(False, description="Whether equal user ids are one user; read by joint.")
+    same_users: bool = Field(False, description="Whether equal user ids mean the same user; used only by joint.")
 
 
 class TrainingConfig(Section):
     """How the hybrid is fitted."""
 
-    epochs: int | None = Field(None, ge=1, description="auto")
-    batch_size: int | None = Field(None, ge=1, description="Users in a step; auto.")
+    epochs: int | None = Field(
+        None, ge=1, description="Most epochs; the best on validation is kept. auto: chosen from the data."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Users in a step; auto: chosen from the data.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    negatives: int | None = Field(None, ge=0, description="Sampled negatives; auto: the whole catalogue where it fits.")
+    negatives: int | None = Field(
+        None, ge=0, description="Number of sampled negatives; 0: the whole catalogue. auto: 0 if it fits into memory."
+    )
     log_q: float = Field(1.0, ge=0, le=1, description="Strength of the log-q correction when negatives are sampled.")
-    gate_holdout: float = Field(0.2, gt=0, lt=1, description="Share of users whose last events fit the gates only.")
-    patience: int = Field(5, ge=1, description="Evaluations without gain before training stops.")
+    gate_holdout: float = Field(
+        0.2, gt=0, lt=1, description="Share of users whose last events are used only to fit the gates."
+    )
+    patience: int = Field(5, ge=1, description="Evaluations without a gain before training stops.")
     precision: Literal["float32", "mixed_bfloat16"] = Field(
         "float32", description="Precision of training; the hybrid is measured and exported in float32."
     )
@@ -491,16 +561,18 @@ class TrainingConfig(Section):
 class UpdateConfig(Section):
     """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
 
-    epochs: int = Field(3, ge=1, description="Epochs at most, beginning with the run's weights.")
-    learning_rate_share: float = Field(0.5, gt=0, le=1, description="Peak learning rate, as a share of training's.")
+    epochs: int = Field(3, ge=1, description="Most epochs, starting from the run's weights.")
+    learning_rate_share: float = Field(
+        0.5, gt=0, le=1, description="Peak learning rate, as a share of training.learning_rate."
+    )
     replay: float = Field(
         1.0,
         ge=0,
-        description="Users without new events that are trained on again, for each user with new ones. Without them the "
-        "model forgets what only they show.",
+        description="How many users without new events are trained on again, for each user with new events, so "
+        "that the model does not forget them.",
     )
     tolerance: float = Field(
-        0.02, ge=0, lt=1, description="How much lower ndcg@10 may be than that of the model in use, as a share of it."
+        0.02, ge=0, lt=1, description="How much lower than the version in use ndcg@10 may be, as a share of it."
     )
 
 
@@ -509,7 +581,8 @@ class BoardConfig(Section):
 
     details: bool = Field(
         True,
-        description="Beside curves: recommendations in words, histograms, the graph, a profile, images, item vectors.",
+        description="Whether to write more than curves: recommendations in words, histograms, the graph, a "
+        "profile, images, item vectors.",
     )
     trackers: list[Literal["wandb", "mlflow"]] = Field(
         [],
@@ -527,24 +600,26 @@ class RankingConfig(Section):
     epochs: int | None = Field(
         None,
         ge=0,
-        description="Maximum number; the best number is chosen on held-out users. 0: no ranking model is made. auto: "
-        "6, or 0 where there are too few validation queries.",
+        description="Most epochs; the best number is chosen on held-out users. 0: no ranking model. auto: 6, or 0 "
+        "if there are too few validation queries.",
     )
-    candidates: int = Field(100, ge=2, description="The hybrid's best items that it learns to put into order.")
-    history_length: int = Field(50, ge=1, description="Most recent events that each candidate is compared with.")
-    keys: int = Field(16, ge=1, description="Width of what candidates and events are compared by.")
-    hidden: int = Field(16, ge=1, description="Units of the attention and of each head.")
-    crosses: int = Field(2, ge=0, description="Layers of feature crosses.")
+    candidates: int = Field(100, ge=2, description="How many of the hybrid's best items are ranked.")
+    history_length: int = Field(50, ge=1, description="Number of newest events that each candidate is compared with.")
+    keys: int = Field(16, ge=1, description="Width of the vectors by which candidates and events are compared.")
+    hidden: int = Field(16, ge=1, description="Hidden units of the attention and of each head.")
+    crosses: int = Field(2, ge=0, description="Number of feature-cross layers.")
     batch_size: int = Field(16, ge=1, description="Lists of candidates in a step.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(0.05, ge=0, description="Of AdamW.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of AdamW.")
     focal_gamma: float = Field(
         0.0,
         ge=0,
         description="Gamma of the click head's focal loss: larger values give easy targets less weight. "
         "0: cross-entropy.",
     )
-    folds: int = Field(3, ge=2, description="Folds of the cross-validation over users that judges the two heads.")
+    folds: int = Field(
+        3, ge=2, description="Folds of the cross-validation over users, which decides whether the two heads are kept."
+    )
 
 
 BaselineName = Literal[
@@ -577,20 +652,25 @@ class InterestConfig(Section):
 class EvaluationConfig(Section):
     """What is measured."""
 
-    ks: list[Annotated[int, Field(ge=1)]] = Field([5, 10, 20], min_length=1, description="Lengths of the lists.")
+    ks: list[Annotated[int, Field(ge=1)]] = Field(
+        [5, 10, 20], min_length=1, description="List lengths k for which metrics are measured."
+    )
     metrics: list[Literal["precision", "f1", "map", "auc"]] = Field(
-        default_factory=list, description="Measured beside recall, ndcg and mrr."
+        default_factory=list, description="Metrics in addition to recall, ndcg and mrr."
     )
     baselines: list[BaselineName] = Field(
-        list(get_args(BaselineName)), description="Fitted and measured beside the hybrid, on the same queries."
+        list(get_args(BaselineName)),
+        description="Baselines that are fitted and measured on the same queries as the hybrid.",
     )
-    head_share: float = Field(0.2, gt=0, lt=1, description="Share of items, by training events, that are head.")
+    head_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of the items that are head items: those with the most training events."
+    )
     by: list[str] = Field(
         ["request.scene"],
         description="Category fields of requests or users, such as request.scene or user.gender. Metrics are also "
-        "reported for each of their values. Fields that the data lacks are skipped.",
+        "reported for each of their values. Fields that the data does not have are skipped.",
     )
-    bootstrap: int = Field(1000, ge=0, description="Resamples for the intervals; 0 switches them off.")
+    bootstrap: int = Field(1000, ge=0, description="Number of bootstrap resamples for the intervals; 0: no intervals.")
     batch_size: int = Field(512, ge=1, description="Queries scored at once.")
 
 
@@ -612,7 +692,7 @@ class ExperimentConfig(Section):
     transfer: TransferConfig = Field(default_factory=TransferConfig)
     board: BoardConfig = Field(default_factory=BoardConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    seed: int = Field(42, description="Seed of all random draws.")
+    seed: int = Field(42, description="Random seed.")
 
     @model_validator(mode="after")
     def _layers_have_nothing_above_them(self) -> Self:
@@ -735,9 +815,9 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
         that had other names when the run was made are renamed.
 
     Raises:
-      ConfigError: the file cannot be read, is no YAML, is too large or nested too deeply; a key is unknown or stands
-        there twice; a value does not fit; or the file names a function to call. Every wrong key is named, with the
-        expected and the found value, and the nearest real key.
+      ConfigError: the file cannot be read, is not valid YAML, is too large or nested too deeply; a key is unknown or
+        occurs twice; a value does not fit; or the file names a function to call. The message names every wrong key,
+        with the expected and the found value, and the nearest existing key.
     """
     path = Path(path)
     try:
@@ -748,11 +828,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
         raise ConfigError(f"{path} is a folder; expected a YAML file (a run folder has one: config.yaml).") from None
     except FileNotFoundError:
         there = sorted(p.as_posix() for p in path.parent.glob("*.y*ml"))
-        raise ConfigError(f"{path} is not there{nearest_hint(path.as_posix(), there)}.") from None
+        raise ConfigError(f"{path} does not exist{nearest_hint(path.as_posix(), there)}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path} is no config: expected at most {MAX_BYTES:,} bytes of YAML, and it has more.")
+        raise ConfigError(f"{path} is not a config: expected at most {MAX_BYTES:,} bytes of YAML, and it has more.")
     raw = _parse_yaml(text, str(path))
     config = parse_config(_renamed(raw) if of_run else raw, overrides, origin=str(path))
     if not of_run:
@@ -842,8 +922,8 @@ def contradictions(
     Args:
       asked: as a file or the command line sets it.
       resolved: the run's, whose data section names the run's own copy.
-      source: the data section that the run was begun with, its ``source.json``; ``None``: it is not known, and no data
-        is compared.
+      source: the data section that the run was started with, its ``source.json``; ``None``: it is not known, and no
+        data is compared.
     """
     there = dict(_leaves(resolved.model_dump(mode="json")))
     begun = there | dict(_leaves({"data": DataConfig().model_dump(mode="json") | (source or {})}))
@@ -943,7 +1023,7 @@ def parse_texts(text: str, origin: str) -> tuple[Any, Lines]:
     """Reads YAML, or JSON, whose values are texts, and the lines on which they stand.
 
     Raises:
-      ConfigError: it is no YAML, is nested too deeply or has more than :data:`MAX_VALUES` values.
+      ConfigError: it is not valid YAML, is nested too deeply or has more than :data:`MAX_VALUES` values.
     """
     with _named(origin):
         loader = _TextLoader(text)
@@ -984,10 +1064,10 @@ def _named(origin: str) -> Iterator[None]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         said = error.problem or error.context
         raise ConfigError(
-            f"{origin}{where}: {'' if isinstance(error, _Refused) else 'this is no YAML: '}{said}."
+            f"{origin}{where}: {'' if isinstance(error, _Refused) else 'this is not valid YAML: '}{said}."
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{origin}: this is no YAML: {error}.") from None
+        raise ConfigError(f"{origin}: this is not valid YAML: {error}.") from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -1018,7 +1098,7 @@ def _explain(key: str, problem: Any) -> str:
         # The very word in another section is a likelier mistake than another word in this one.
         first = {leaf: anywhere[leaf]} if leaf in anywhere else here
         hint = nearest_hint(leaf, first) or nearest_hint(leaf, anywhere)
-        return f"{key} is no setting{hint}; expected one of {', '.join(here)}."
+        return f"{key} is not a setting{hint}; expected one of {', '.join(here)}."
     expected = re.sub(r"^Input should be |, unable to parse .*$", "", problem["msg"])
     if kind == "model_type":
         expected = "keys of its own, one a line below it"

@@ -240,7 +240,7 @@ def libraries(monkeypatch):
         def open(path):
             versions = sorted(Path(path).glob("[0-9]"))
             if not versions and not (Path(path) / "saved_model.pb").exists():
-                raise ModelError(f"{path} holds no SavedModel")
+                raise ModelError(f"{path} contains no SavedModel")
             folder = versions[-1] if versions else Path(path)
             manifest = {"run": str(log.exported[-1][0].resolve()), "metrics": METRICS} if log.exported else log.manifest
             log.models.append(FakeModel(folder, manifest))

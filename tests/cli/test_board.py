@@ -28,7 +28,7 @@ def test_runs_are_found_by_their_folder_or_by_the_one_above(tmp_path):
     assert folders_of([tmp_path / "runs", one]) == [one, two]
     with pytest.raises(ModelError, match="There is no folder"):
         folders_of([tmp_path / "gone"])
-    with pytest.raises(ModelError, match="holds no logs"):
+    with pytest.raises(ModelError, match="contains no logs"):
         folders_of([tmp_path])
 
 

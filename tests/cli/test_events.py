@@ -61,7 +61,7 @@ def test_columns_are_mapped(program, files):
 @pytest.mark.parametrize(
     ("words", "code", "what"),
     [
-        (["append", "log", "none.csv"], 3, "none.csv is not there"),
+        (["append", "log", "none.csv"], 3, "none.csv does not exist"),
         (["append", "log", "a.csv", "--set", "seed=1"], 2, "expected a setting of the section data"),
         (["describe", "nowhere"], 3, "nowhere is not an event log"),
         (["export", "nowhere", "x.csv"], 3, "nowhere is not an event log"),

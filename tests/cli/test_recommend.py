@@ -238,7 +238,7 @@ def test_filters(program, libraries, saved_model):
     given = ["--allow", "b, zz", "--category", "Drama", "--category", "comedy"]
     answer = program("recommend", saved_model, "--history", "a", *given)
     assert answer.code == 0
-    assert "zz" in answer.err and "no item is of category 'comedy'; near: Comedy" in answer.err
+    assert "zz" in answer.err and "no item has the category 'comedy'; near: Comedy" in answer.err
     program("recommend", saved_model, "--history", "a", "--allow", "")
     program("recommend", saved_model, "--history", "a")
     assert [model.filters for model in libraries.models] == [

@@ -64,7 +64,7 @@ def test_review(program, shop, rules):
 def test_errors(program, shop, tmp_path):
     (tmp_path / "rules.yaml").write_text("block:\n  - itms: i1\n")
     told = program("rules", "apply", shop, tmp_path / "rules.yaml")
-    assert told.code == 2 and "rules.yaml, line 2: block.0.itms is no key of rules (nearest: 'items')" in told.err
+    assert told.code == 2 and "rules.yaml, line 2: block.0.itms is not a key of rules (nearest: 'items')" in told.err
     assert program("rules", "review", shop, "--approve", "nobody").code == 3
     assert program("rules", "show", tmp_path).code == 4
 

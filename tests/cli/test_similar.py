@@ -18,7 +18,7 @@ def test_filters(program, libraries, saved_model):
     given = ["--allow", "b, zz", "--category", "Drama", "--category", "comedy"]
     answer = program("similar", saved_model, "c", *given)
     assert answer.code == 0
-    assert "zz" in answer.err and "no item is of category 'comedy'; near: Comedy" in answer.err
+    assert "zz" in answer.err and "no item has the category 'comedy'; near: Comedy" in answer.err
     program("similar", saved_model, "c", "--allow", "")
     program("similar", saved_model, "c")
     assert [model.filters for model in libraries.models] == [

@@ -93,7 +93,7 @@ def test_arguments_that_do_not_go_together(program, libraries, config, arguments
 def test_a_bad_space_exits_2_before_anything_is_read(program, libraries, config):
     answer = program("tune", config, "--over", "model.dropuot=0.1..0.5")
     assert answer.code == 2
-    assert "--over: model.dropuot is no setting (nearest: 'model.dropout')" in answer.err
+    assert "--over: model.dropuot is not a setting (nearest: 'model.dropout')" in answer.err
     assert libraries.tuned == []
 
 

@@ -188,5 +188,5 @@ def test_tensors_that_are_damaged(given, message):
 
 
 def test_a_text_that_is_none():
-    with pytest.raises(DataError, match=r"Input 'text': .*is no valid Unicode text: surrogates not allowed"):
+    with pytest.raises(DataError, match=r"Input 'text': .*is not valid Unicode text: surrogates not allowed"):
         tensor_proto("text", ["half a pair: \ud83d"])

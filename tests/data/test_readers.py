@@ -524,16 +524,16 @@ def test_unusable_files(tmp_path, content, message):
 
 def test_missing_files(tmp_path):
     write(tmp_path, events_csv="user,item\nu,a\n")
-    with pytest.raises(DataError, match=r"item\.csv is not there\. .* holds: events\.csv"):
+    with pytest.raises(DataError, match=r"item\.csv does not exist\. .* holds: events\.csv"):
         read(tmp_path, events="events.csv", items="item.csv")
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="none holds no file to read"):
+    with pytest.raises(DataError, match="none contains no file to read"):
         read(tmp_path, events="none")
 
 
 def test_json_that_is_none(tmp_path):
     write(tmp_path, a_jsonl="[1, 2\n", b_jsonl="nothing\n1\n", c_jsonl='[{"user": "u", "item": "a"}, 3]')
-    for name, message in (("a", "begins as a JSON array but is none"), ("b", "holds no JSON object")):
+    for name, message in (("a", "begins as a JSON array but is none"), ("b", "contains no JSON object")):
         with pytest.raises(DataError, match=message):
             read(tmp_path, events=f"{name}.jsonl")
     assert example(read(tmp_path, events="c.jsonl", max_bad_rows=0.5), "no JSON object") == (1, "c.jsonl:2, '3'")
@@ -564,7 +564,7 @@ def test_row_numbers_are_lines_though_fields_hold_line_breaks(tmp_path):
     write(tmp_path, e_csv='\nuser,item,note,rating\nu,a,"two\nlines",5\nu,b,"x",bad\nu,c,"three\nlong\nlines",also\n')
     data = read(tmp_path, events="e.csv", max_bad_rows=1)
     # Line 1 is blank and 2 the header; a begins at 3 and takes two, so b is at 5. c takes three lines.
-    assert example(data, "the rating is no number") == (1 + 3, "e.csv:5, column 'rating': 'bad'")
+    assert example(data, "the rating is not a number") == (1 + 3, "e.csv:5, column 'rating': 'bad'")
 
 
 def test_a_quote_that_is_never_closed_counts_every_line_it_swallows(tmp_path):
@@ -805,9 +805,9 @@ def test_a_catalogue_alone(tmp_path):
     }  # fmt: skip
     assert report.sources == ["items: new.tsv (item_id <- sku, title <- nom, categories <- genre; other columns: size)"]
     assert (report.rows_in, report.rows_kept, report.dropped("items")) == ({"items": 3}, {"items": 2}, 1)
-    with pytest.raises(ConfigError, match="'nom' is no column that tfllmrec knows"):
+    with pytest.raises(ConfigError, match="'nom' is not a column that tfllmrec knows"):
         read_items(folder / "new.tsv", DataConfig(columns={"nom": "title"}))
-    with pytest.raises(DataError, match=r"gone.tsv is not there. .* holds: new.tsv"):
+    with pytest.raises(DataError, match=r"gone.tsv does not exist. .* holds: new.tsv"):
         read_items(folder / "gone.tsv", config)
 
 
@@ -862,7 +862,7 @@ def test_a_first_line_that_is_an_id_is_told(tmp_path):
     assert report.lines() == [
         "users: p.txt (user_id <- user_id)",
         "users: 4 rows read, 2 kept",
-        "  users: 1 kept: the first line is no known column name, so it is read as a user_id (p.txt:2, 'u 1')",
+        "  users: 1 kept: the first line is not a known column name, so it is read as a user_id (p.txt:2, 'u 1')",
         "  users: 1 dropped: blank row (p.txt:3)",
         "  users: 1 dropped: the user_id occurs again (kept: the row with the most filled cells) "
         "(p.txt:5, column 'user_id': 'u 1')",
@@ -898,7 +898,7 @@ def test_unusable_files_of_user_ids(tmp_path, name, content, message):
 
 
 def test_user_ids_of_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"none\.txt is not there"):
+    with pytest.raises(DataError, match=r"none\.txt does not exist"):
         read_ids(tmp_path / "none.txt", DataConfig())
     with pytest.raises(DataError, match="no user id is left of 2 rows"):
         ids_of(tmp_path, "p.csv", "user,x\n,1\n,2\n", max_bad_rows=1)

@@ -57,5 +57,5 @@ def test_small_strata(plain_run):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="is no run folder"):
+    with pytest.raises(ModelError, match="is not a run folder"):
         write_card(tmp_path)

@@ -179,7 +179,7 @@ def test_a_seed_that_draws_other_targets_is_refused(chain_split, tmp_path):
 
 
 def test_what_is_no_complete_run_is_refused(plain_run, tmp_path):
-    with pytest.raises(ModelError, match="is no run folder"):
+    with pytest.raises(ModelError, match="is not a run folder"):
         write_report([tmp_path / "nothing"])
     copy = shutil.copytree(plain_run.folder, tmp_path / "copy")
     (copy / "metrics.json").unlink()

@@ -378,7 +378,7 @@ def test_a_fit_that_is_to_learn_no_interests(chain_config, cache, tmp_path, monk
 def test_resuming_a_complete_run_does_nothing(chain_run, chain_config):
     told = []
     again = fit_experiment(chain_config, chain_run[0].folder, resume=True, tell=told.append)
-    assert told == [f"{again.folder} is complete already."]
+    assert told == [f"{again.folder} is already complete."]
 
 
 def test_a_folder_that_is_taken_or_missing(chain_run, chain_config, tmp_path):

@@ -50,9 +50,9 @@ def test_a_line_is_read_and_written(config, line, setting):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("model.dropuot=0.1..0.5", r"model\.dropuot is no setting \(nearest: 'model\.dropout'\)"),
-        ("dropout=0.1..0.5", r"dropout is no setting \(nearest: 'model\.dropout'\)"),
-        ("model=1,2", "--over model is no setting"),
+        ("model.dropuot=0.1..0.5", r"model\.dropuot is not a setting \(nearest: 'model\.dropout'\)"),
+        ("dropout=0.1..0.5", r"dropout is not a setting \(nearest: 'model\.dropout'\)"),
+        ("model=1,2", "--over model is not a setting"),
         (
             "model.dropout=0..1",
             r"model\.dropout: expected less than 1, got 1\.0\.\n\(of --over model\.dropout=0\.0\.\.1",
@@ -65,7 +65,7 @@ def test_a_line_is_read_and_written(config, line, setting):
         ("model.dropout=nan..0.1", "LOW below HIGH"),
         ("model.dropout=0..0.5:log", "LOW above 0 where the scale is log"),
         ("model.dropout=0.1..0.5:ln", r"LOW\.\.HIGH:log"),
-        ("model.terms=1..2", "is no number, so it has no range; name its values"),
+        ("model.terms=1..2", "is not a number, so it has no range; list its values"),
         ("training.precision=float32,float16", "expected 'float32' or 'mixed_bfloat16', got 'float16'"),
         ("model.blocks=2", "two values or more; a single one goes with --set"),
         ("model.blocks=[1,{", "two values or more"),
@@ -73,8 +73,8 @@ def test_a_line_is_read_and_written(config, line, setting):
         ("model.blocks=", r"expected SECTION\.KEY=LOW\.\.HIGH"),
         ("data.name=a,b", r"only settings of model, item_weights, training are searched"),
         ("seed=1,2", r"only settings of model, item_weights, training are searched"),
-        ("model.heads=2..8", "embedding_dim 128 is no multiple of heads 3"),
-        ("model.embedding_dim=64,66", "embedding_dim 66 is no multiple of heads 4"),
+        ("model.heads=2..8", "embedding_dim 128 is not a multiple of heads 3"),
+        ("model.embedding_dim=64,66", "embedding_dim 66 is not a multiple of heads 4"),
     ],
 )
 def test_a_bad_line_says_what_was_expected(config, line, message):
@@ -83,7 +83,7 @@ def test_a_bad_line_says_what_was_expected(config, line, message):
 
 
 def test_values_that_do_not_go_together(config):
-    with pytest.raises(ConfigError, match=r"embedding_dim 64 is no multiple of heads 3"):
+    with pytest.raises(ConfigError, match=r"embedding_dim 64 is not a multiple of heads 3"):
         parse_space(["model.blocks=1,2", "model.embedding_dim=96,64", "model.heads=4,3"], config)
     # The heads contradict the config's own 128, which they never meet.
     assert len(parse_space(["model.embedding_dim=96,60", "model.heads=3,6"], config)) == 2

@@ -66,8 +66,8 @@ def test_an_update_that_was_begun_keeps_its_settings(tmp_path, monkeypatch):
         return update_run("run", "june.csv", out=tmp_path / "out", overrides=overrides, tell=told.append)
 
     assert update() is begun and update("update.epochs=5") is begun
-    assert "is complete already: nothing was read" in told[0]
-    with pytest.raises(ConfigError, match=r"was begun with --set update\.epochs=5: expected the same settings"):
+    assert "is already complete: nothing was read" in told[0]
+    with pytest.raises(ConfigError, match=r"was started with --set update\.epochs=5: expected the same settings"):
         update("update.epochs=6")
 
 

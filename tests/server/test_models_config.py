@@ -56,7 +56,7 @@ def test_tf_servings_own_file(tmp_path):
         ),
         (
             "model_config_list { config { name: 'a' base_path: 's3://x' model_platform: 'tensorflow' } }",
-            "'s3://x' is no folder of this machine",
+            "'s3://x' is not a folder on this machine",
         ),
         (
             "model_config_list { config { name: 'a' base_path: '/x' model_platform: 'tensorflow' "
@@ -132,8 +132,8 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
             f"model_type: TENSORFLOW model_version_policy {{ specific {{ versions: {list(range(101))} }} }}",
             "expected at most 100 specific versions, found 101",
         ),
-        (r"name: 'a' base_path: '/x\000y' model_type: TENSORFLOW", r"'/x\\x00y' is no folder of this machine"),
-        ("name: 'a' base_path: 'file://host/x' model_type: TENSORFLOW", "is no folder of this machine"),
+        (r"name: 'a' base_path: '/x\000y' model_type: TENSORFLOW", r"'/x\\x00y' is not a folder on this machine"),
+        ("name: 'a' base_path: 'file://host/x' model_type: TENSORFLOW", "is not a folder on this machine"),
     ],
 )
 def test_fields_that_cannot_be_honoured_are_refused(fields, what):
@@ -230,5 +230,5 @@ def test_a_folder_of_models_or_one_model(tmp_path):
     ]
     assert read_sources(tmp_path / "shop") == [ModelSource("shop", tmp_path / "shop")]
     assert read_sources(tmp_path / "empty") == []
-    with pytest.raises(ConfigError, match="nowhere is not there: expected a folder of models"):
+    with pytest.raises(ConfigError, match="nowhere does not exist: expected a folder of models"):
         read_sources(tmp_path / "nowhere")

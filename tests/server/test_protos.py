@@ -113,8 +113,8 @@ def test_outputs_of_other_types_are_refused():
         ({"dtype": 1, "tensor_content": b"12345"}, "do not go together"),
         ({"dtype": 6, "int_val": [1, 300]}, "do not go together"),
         ({"dtype": 7, "tensor_content": b"ab"}, "strings are expected in string_val"),
-        ({"dtype": 20}, "20 is no type of tensor"),
-        ({"dtype": 0}, "0 is no type of tensor"),
+        ({"dtype": 20}, "20 is not a type of tensor"),
+        ({"dtype": 0}, "0 is not a type of tensor"),
     ],
 )
 def test_content_that_does_not_fit_is_refused(fields, message):

@@ -165,8 +165,8 @@ def test_gzip_bodies(tmp_path):
         assert answer == (200, {"outputs": [2, 4]})
     for encoding, sent, status, said in (
         ("gzip", gzip.compress(b" " * 300_000), 413, "the body has more than 200000 bytes"),
-        ("gzip", gzip.compress(body)[:-3], 400, "the body is no valid gzip data"),
-        ("gzip", b"no gzip", 400, "the body is no valid gzip data"),
+        ("gzip", gzip.compress(body)[:-3], 400, "the body is not valid gzip data"),
+        ("gzip", b"no gzip", 400, "the body is not valid gzip data"),
         ("gzip", b"", 400, "The document is empty"),
         ("br", body, 415, "Content-Encoding is 'br'; expected gzip"),
         ("gzip, gzip", gzip.compress(gzip.compress(body)), 415, "expected gzip"),

@@ -69,7 +69,7 @@ def test_a_run_that_is_gone_is_named(chain_version, monkeypatch):
 
 
 def test_neither_run_nor_model(tmp_path):
-    with pytest.raises(ModelError, match="holds no SavedModel"):
+    with pytest.raises(ModelError, match="contains no SavedModel"):
         measure(tmp_path)
 
 

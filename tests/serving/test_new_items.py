@@ -268,7 +268,7 @@ def test_a_run_without_text_takes_new_items_by_their_fields(shop, tmp_path):
         ("new.csv", "item_id,nom\n3,\n", "no row that can be used"),
         ("new.csv", "item_id,nom\n,a\n,b\n3,c\n", r"new.csv:2, .*2 of 3 rows of new.csv cannot be read"),
         ("new.jsonl", '{"item_id": 3, "nom": "a"}\n{"item_id\n{{\n', "2 of 3 rows of new.jsonl cannot be read"),
-        ("gone.csv", None, "gone.csv is not there"),
+        ("gone.csv", None, "gone.csv does not exist"),
     ],
 )
 def test_bad_files_are_refused(shop, tmp_path, name, text, said):

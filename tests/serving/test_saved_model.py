@@ -28,9 +28,9 @@ def saved(chain_version):
 
 def test_opens_a_model_or_one_of_its_versions(saved, chain_version):
     assert saved.folder == chain_version
-    with pytest.raises(ModelError, match=r"holds no SavedModel: expected a version folder such as .*/1"):
+    with pytest.raises(ModelError, match=r"contains no SavedModel: expected a version folder such as .*/1"):
         SavedModel.open(chain_version.parent / "7")
-    with pytest.raises(ModelError, match="holds no SavedModel"):
+    with pytest.raises(ModelError, match="contains no SavedModel"):
         SavedModel.open(chain_version.parent.parent)
 
 
@@ -333,7 +333,7 @@ def test_without_its_run_it_still_recommends_and_says_what_it_cannot(saved):
     alone = moved(saved, run="/nowhere/at/all")
     assert alone.recommend(histories=[["i3"]], k=2).title.str.startswith("i").tolist() == [True, True]
     for ask in (lambda: alone.history_of("u1"), lambda: alone.recommend(["u1"]), lambda: alone.run):
-        with pytest.raises(DataError, match=r"/nowhere/at/all .* is not there any more.*--history id1,id2"):
+        with pytest.raises(DataError, match=r"/nowhere/at/all .* no longer exists.*--history id1,id2"):
             ask()
 
 

@@ -154,5 +154,5 @@ def test_a_broken_file_of_synonyms_is_named_with_its_line(tmp_path, name, conten
 
 def test_a_missing_file_of_synonyms_says_what_is_there(tmp_path):
     (tmp_path / "synonyms.tsv").write_text("")
-    with pytest.raises(DataError, match=r"synonym\.tsv is not there.*holds: synonyms\.tsv"):
+    with pytest.raises(DataError, match=r"synonym\.tsv does not exist.*holds: synonyms\.tsv"):
         read_synonyms(tmp_path / "synonym.tsv")

@@ -36,7 +36,7 @@ def test_a_step_has_about_as_many_targets_whatever_the_histories(length, batch_s
     config = ExperimentConfig()
     said = defaults.sizes(stand_in([length] * 5, 100), config)
     assert config.training.batch_size == batch_size
-    assert f"training.batch_size {batch_size}: histories of {length} events on average" in said
+    assert f"training.batch_size {batch_size}: {length} events per history on average" in said
 
 
 @pytest.mark.parametrize(("longest", "length"), [(3, 50), (50, 50), (51, 100), (120, 150), (5000, 200)])

@@ -23,7 +23,7 @@ def folders_of(named: Sequence[Path]) -> list[Path]:
     """The folders with logs among and directly below those that are named.
 
     Raises:
-      ModelError: a folder is not there, or holds no logs.
+      ModelError: a folder is not there, or contains no logs.
     """
     found: list[Path] = []
     for folder in named:
@@ -31,7 +31,7 @@ def folders_of(named: Sequence[Path]) -> list[Path]:
             raise ModelError(f"There is no folder {folder}: name runs, such as 'tfllmrec board runs/shop'.")
         own = [folder] if (folder / LOGS).is_dir() else sorted(path.parent for path in folder.glob(f"*/{LOGS}"))
         if not own:
-            raise ModelError(f"{folder} holds no logs: expected the folder of a run, of a search, or of several.")
+            raise ModelError(f"{folder} contains no logs: expected the folder of a run, of a search, or of several.")
         found += own
     return list({folder.resolve(): folder for folder in found}.values())
 

@@ -54,7 +54,7 @@ from tfllmrec.wording import visible
 
 app = typer.Typer(
     name="tfllmrec",
-    help="Recommenders that read: from an event log and a catalogue with text to one SavedModel that answers.",
+    help="Train recommenders that read item texts, measure them, and serve them as one SavedModel.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

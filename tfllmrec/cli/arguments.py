@@ -26,34 +26,39 @@ History = Annotated[
     typer.Option(
         "--history",
         metavar="ID,ID",
-        help="Items that the user had, oldest first, for any user at all. An id with a comma goes in double quotes.",
+        help="The history of any user: item ids, oldest first. Put an id that contains a comma in double quotes.",
     ),
 ]
-User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user in the training data.")]
-Exclude = Annotated[
-    str, typer.Option("--exclude", metavar="ID,ID", help="Items that must not come back; written like --history.")
-]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user of the training data.")]
+Exclude = Annotated[str, typer.Option("--exclude", metavar="ID,ID", help="Items to leave out; written like --history.")]
 Allow = Annotated[
-    str | None, typer.Option("--allow", metavar="ID,ID", help="The only items that may come back; like --history.")
+    str | None, typer.Option("--allow", metavar="ID,ID", help="Only these items may be listed; written like --history.")
 ]
 Category = Annotated[
     list[str] | None,
-    typer.Option("--category", metavar="NAME", help="Only items of this category. May be repeated: of one of them."),
+    typer.Option(
+        "--category",
+        metavar="NAME",
+        help="Only items of this category. May be repeated; an item then needs one of the categories.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; C is YAML. May be repeated.")
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set a setting; C is YAML. May be repeated.")
 ]
 Events = Annotated[
     Path | None,
     typer.Option(
-        "--events", help="Events: CSV, TSV, JSONL or Parquet, compressed too, a folder of parts, or an event log."
+        "--events",
+        help="Events: a CSV, TSV, JSONL or Parquet file (may be compressed), a folder of parts, or an event log.",
     ),
 ]
 Items = Annotated[Path | None, typer.Option("--items", help="Catalogue, in the same formats.")]
 Users = Annotated[
     Path | None,
-    typer.Option("--users", help="Users table, in the same formats. Its columns are kept, but have no effect yet."),
+    typer.Option(
+        "--users", help="Users table, in the same formats. The model reads its columns as fields of the user."
+    ),
 ]
 
 
@@ -139,5 +144,5 @@ def filters(model: SavedModel, allow: str | None, category: list[str] | None) ->
     for name in category or ():
         if name not in model.categories:
             near = nearest(name, model.categories, n=3, cutoff=0.4)
-            note(f"no item is of category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
+            note(f"no item has the category {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
     return {"allow": allowed, "categories": category or []}

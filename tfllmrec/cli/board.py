@@ -19,13 +19,16 @@ def board(
         list[Path] | None, typer.Argument(metavar="[RUN ...]", help="Run folders, or a folder of them. Default: runs.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any address other than loopback lets others read the runs.")
+        str,
+        typer.Option(
+            help="Address to listen on. With any address other than loopback, other machines can read the runs."
+        ),
     ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 6006,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 6006,
 ) -> None:
-    """Start TensorBoard over runs, and print its address.
+    """Start TensorBoard for runs, and print its address.
 
-    If a complete run lacks data for TensorBoard, it is written while the server is running.
+    If a complete run lacks data for TensorBoard, the data is written while the server is running.
     """
     from tfllmrec.board.server import folders_of, is_written, serve_board
     from tfllmrec.runs.run import Run

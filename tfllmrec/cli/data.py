@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfllmrec.data import Dataset
     from tfllmrec.data.features import FeatureReport
 
-app = typer.Typer(name="data", help="Look at data, and clean it once.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name="data", help="Read, clean, join and examine data.", no_args_is_help=True, rich_markup_mode=None)
 
 Source = Annotated[
     str | None,
@@ -34,7 +34,10 @@ def describe(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Read and clean data; print its figures, the findings of cleaning, and warnings about order and scripts."""
+    """Read and clean data, and print figures and findings.
+
+    Also warns if the order of events is doubtful, or if the scripts of the texts need another encoder.
+    """
     dataset = _read(source, events, items, users, overrides)
     if json:
         print_json({**dataset.describe(), "cleaning": dataset.report.as_dict()})
@@ -60,7 +63,10 @@ def prepare(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Read and clean data, and save it; the folder is a data.source that loads at once."""
+    """Read and clean data, and save it.
+
+    As data.source, the folder loads at once.
+    """
     dataset = _read(source, events, items, users, overrides, extend)
     dataset.save(out)
     if json:
@@ -82,16 +88,17 @@ def join(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write: Parquet tables and a manifest.")],
     share_users: Annotated[
-        bool, typer.Option("--share-users/--separate-users", help="Whether equal user ids are one user.")
+        bool, typer.Option("--share-users/--separate-users", help="Whether equal user ids mean the same user.")
     ] = True,
     share_items: Annotated[
-        bool, typer.Option("--share-items/--separate-items", help="Whether equal item ids are one item.")
+        bool, typer.Option("--share-items/--separate-items", help="Whether equal item ids mean the same item.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Join the data of several domains into one data set, which 'fit' reads, and print what they share.
+    """Join the data of several domains into one data set.
 
-    Of runs with the same text encoder it also prints how far apart the texts of their items are.
+    'fit' reads the result. Prints how many users and items the domains share. For runs with the same text encoder, it
+    also prints how different their item texts are.
     """
     from tfllmrec.data.dataset import MANIFEST
     from tfllmrec.data.domains import join_datasets, overlaps
@@ -132,12 +139,17 @@ def features(
     events: Events = None,
     items: Items = None,
     users: Users = None,
-    rows: Annotated[int, typer.Option("--rows", min=100, help="Events to look at; a larger log is sampled.")] = 200_000,
+    rows: Annotated[
+        int, typer.Option("--rows", min=100, help="Number of events to read; a larger log is sampled.")
+    ] = 200_000,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the sample and of the permutation test.")] = 42,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Show how closely each field goes with the chosen item, its rating and popularity, and which can be left out."""
+    """Show how informative each field is, and which to leave out.
+
+    Measures how closely each field is associated with the chosen item, its rating and its popularity.
+    """
     from tfllmrec.data.features import feature_report
 
     dataset = _read(source, events, items, users, overrides)

@@ -25,12 +25,15 @@ EXCERPT = 5
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where the SavedModel goes.")] = Path("saved_models/movielens"),
-    run: Annotated[Path, typer.Option("--run", help="The run folder; one that is there is gone on with.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the SavedModel.")] = Path("saved_models/movielens"),
+    run: Annotated[Path, typer.Option("--run", help="Run folder; an existing run is continued.")] = Path(
         "runs/movielens-100k"
     ),
 ) -> None:
-    """Fetch MovieLens 100K, train, measure, export, and recommend; a second time re-uses what is there."""
+    """Train, measure, export and try a model of MovieLens 100K.
+
+    Downloads the data and the text encoder. A second call re-uses what is there.
+    """
     out_console = console()
 
     out_console.rule("1. Data", align="left")
@@ -55,7 +58,7 @@ def demo(
             fitted = fit_experiment(config, run, base=Path(), resume=resume)
     except KeyboardInterrupt:
         note("")
-        note("interrupted; the same command goes on from here")
+        note("interrupted; run the same command again to continue")
         raise typer.Exit(130) from None
     print_metrics(fitted.metrics)
     if not is_written(fitted.folder):

@@ -98,7 +98,11 @@ class Diagnosis:
 
 
 def doctor(json: Json = False) -> None:
-    """Print versions, devices, caches and text encoders, and a command that fixes each problem; exit with 4 if any."""
+    """Check the installation, and print how to repair it.
+
+    Prints versions, devices, caches and text encoders, and a command that fixes each problem. Exits with 4 if there is
+    a problem.
+    """
     diagnosis = diagnose()
     if json:
         print_json({"ok": not diagnosis.problems, **asdict(diagnosis)})

@@ -16,7 +16,9 @@ def evaluate(
     json: Json = False,
     refit_baselines: Annotated[
         bool,
-        typer.Option("--refit-baselines", help="Fit and measure the baselines again; else their figures are kept."),
+        typer.Option(
+            "--refit-baselines", help="Fit and measure the baselines again. By default, their figures are kept."
+        ),
     ] = False,
 ) -> None:
     """Measure on the test events, and print the scoreboard."""

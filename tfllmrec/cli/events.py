@@ -12,7 +12,7 @@ from tfllmrec.cli.arguments import Json, Overrides, config_of_files
 from tfllmrec.cli.output import cell, console, note, print_json, say, working
 
 app = typer.Typer(
-    name="events", help="The event log: append files, describe, export.", no_args_is_help=True, rich_markup_mode=None
+    name="events", help="Append to, describe and export an event log.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Log = Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log.")]
@@ -20,7 +20,7 @@ Log = Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event lo
 
 @app.command()
 def append(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log; made where it is missing.")],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Folder of the event log; created if it is missing.")],
     files: Annotated[
         list[Path],
         typer.Argument(metavar="FILES...", help="Events: CSV, TSV, JSONL or Parquet, compressed too, or folders."),
@@ -28,7 +28,10 @@ def append(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Append the events of files; rows that the log has already count as duplicates, invalid rows are refused."""
+    """Append the events of files.
+
+    Rows that the log already has count as duplicates. Invalid rows are refused.
+    """
     if wrong := [setting for setting in overrides or () if not setting.startswith("data.")]:
         raise typer.BadParameter(f"--set {wrong[0]}: expected a setting of the section data.")
     from tfllmrec.feedback.event_files import append_file
@@ -89,17 +92,20 @@ def export(
         int, typer.Option("--since", min=0, help="Only rows after this number, which the previous export printed.")
     ] = 0,
     exposures: Annotated[
-        bool, typer.Option("--exposures", help="The items that were shown, instead of the events.")
+        bool, typer.Option("--exposures", help="Write the shown items instead of the events.")
     ] = False,
     reward: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="With --exposures: add the column reward, 1 where an event of this kind followed."
+            metavar="KIND", help="With --exposures: add a column reward, which is 1 if an event of this kind followed."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write events, or the items that were shown, to a file that 'tfllmrec fit --events' and pandas read."""
+    """Write events, or shown items, to a file.
+
+    'tfllmrec fit --events' and pandas read the file.
+    """
     from tfllmrec.feedback import event_files
 
     told = event_files.export(log, out, since, exposures, reward)

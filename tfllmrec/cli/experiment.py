@@ -54,7 +54,7 @@ def assign(
     arm: Arms,
     user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="A user. May be repeated.")] = None,
     users: Annotated[
-        Path | None, typer.Option("--users", help="A file of user ids: one a line, or a table with user ids.")
+        Path | None, typer.Option("--users", help="A file of user ids: one per line, or a table with user ids.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="With --users: FILE.csv, FILE.tsv, FILE.jsonl or FILE.parquet.")
@@ -62,7 +62,7 @@ def assign(
     salt: Salt = "",
     json: Json = False,
 ) -> None:
-    """Print the arm of users, or write the arms of a file of users."""
+    """Print or write the arms of users."""
     if (user is None) == (users is None):
         raise typer.BadParameter("expected --user ID, or else --users FILE --out FILE.")
     if (users is None) != (out is None):
@@ -171,11 +171,15 @@ def analyze(
     ] = 10_000,
     alpha: Annotated[float, typer.Option("--alpha", help="Error rate of all intervals together.")] = 0.05,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page, too; pip install -e '.[report]'.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write an HTML page; needs pip install -e '.[report]'."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare the arms of an experiment with the first one, and check the numbers of users."""
+    """Compare the arms of an experiment, and check user numbers.
+
+    Each arm is compared with the first one.
+    """
     experiment, metrics = _experiment(name, arm, ""), _metrics(metric or [METRIC], covariate or [])
     from tfllmrec.feedback.experiments import analyze as analyzed
     from tfllmrec.feedback.experiments import users_of

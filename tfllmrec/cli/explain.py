@@ -28,9 +28,9 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what each event, field and word adds to the scores of items.
+    """Explain the scores of items for a user.
 
-    Needs the run folder that the model was exported from.
+    Prints what each event, field and word adds to a score. Needs the run folder that the model was exported from.
     """
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")

@@ -18,20 +18,23 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File of items added after training, with their text and fields. For known items, the new values "
-            "replace the old ones. In any format that a catalogue is read in.",
+            help="File with items that came after the training, with their text and fields, in any format of a "
+            "catalogue. For known items, the new values replace the old ones.",
         ),
     ] = None,
     index: Annotated[
         Literal["auto", "exact", "partitioned", "scann"],
         typer.Option(
-            help="How lists are found: auto is exact up to 200,000 items and partitioned beyond; the others force it. "
-            "scann takes pip install tfllmrec[scann], also where it is served, and stock TF Serving cannot load it."
+            help="How items are searched. auto: exact up to 200,000 items, partitioned beyond. scann needs pip install "
+            "'tfllmrec[scann]' for the export and for serving, and stock TF Serving cannot load it."
         ),
     ] = "auto",
     json: Json = False,
 ) -> None:
-    """Write a SavedModel that answers recommend, search, similar, rank and interests, and print its folder."""
+    """Write a SavedModel of a run, and print its folder.
+
+    The SavedModel answers recommend, search, similar, rank and interests.
+    """
     from tfllmrec.serving.export import export as export_run
     from tfllmrec.serving.layout import read_manifest
 

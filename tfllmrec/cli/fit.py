@@ -16,20 +16,25 @@ if TYPE_CHECKING:
 
 
 def fit(
-    config: Annotated[Path | None, typer.Argument(help="Experiment, such as configs/beauty.yaml.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Config of an experiment, such as configs/beauty.yaml.")] = None,
     events: Events = None,
     items: Items = None,
     users: Users = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder to write; by default runs/NAME.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run, to the same result.")
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Continue an interrupted run. The result is the same as without the interruption.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train, measure against the baselines, and write a run folder.
+    """Train, compare with baselines, and write a run folder.
 
-    Takes a config, or files alone (--events FILE --items FILE): then the settings are chosen from the data.
+    Takes a config, or only files (--events FILE --items FILE). Settings that you leave open are chosen from the data.
     """
     asked = asked_config(config, events, items, users, overrides)
     if resume is not None:
@@ -79,7 +84,7 @@ def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConf
 
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"nothing to resume: {folder} is no run folder (it has no config.yaml).")
+        raise ConfigError(f"nothing to resume: {folder} is not a run folder (it has no config.yaml).")
     own = load_config(path, of_run=True)
     begun = folder / "source.json"
     source = read_json(begun, dict[str, Any], "start a new run with --out") if begun.is_file() else None
@@ -87,7 +92,7 @@ def _of_run(folder: Path, asked: LoadedConfig | None, named: bool) -> LoadedConf
         source = {}
     if asked is not None and (lines := contradictions(asked.config, own.config, source)):
         raise ConfigError(
-            f"{folder} was begun with other settings, which a resumed run keeps:",
+            f"{folder} was started with other settings, which a resumed run keeps:",
             *(f"  {line}" for line in lines),
             "Leave them out, or start a new run with --out.",
         )

@@ -18,8 +18,8 @@ def graph(
         typer.Option(
             "--relation",
             metavar="KIND",
-            help="Build the graph from these alone: text (similar texts), use (the same users), values (a shared value "
-            "of the catalogue). May be repeated; by default all.",
+            help="Use only this kind of relation: text (similar texts), use (the same users), values (a shared "
+            "value in the catalogue). May be repeated; by default all.",
         ),
     ] = None,
     edges: Annotated[
@@ -34,11 +34,14 @@ def graph(
         typer.Option("--graphml", metavar="FILE", help="Write the graph as GraphML for Gephi, Cytoscape or networkx."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Take the graph that the run has; do not build it again.")
+        bool, typer.Option("--keep", help="Use the graph that the run already has, and do not build it again.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Build the graph of a run's items, for export (related) and report, and print its relations."""
+    """Build the graph of a run's items, and print its relations.
+
+    'report' shows the graph. 'export' adds the signature related to a SavedModel.
+    """
     if keep and (relations or edges):
         raise typer.BadParameter("--keep takes the graph as it is: leave out --relation and --edges.")
     from tfllmrec.config import parse_config

@@ -17,7 +17,10 @@ def interests(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """Say what a user is interested in, one of the training data or any other with a history."""
+    """List what a user is interested in, as labels.
+
+    The user is one of the training data (--user), or anyone with a history (--history).
+    """
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     with working():
@@ -30,7 +33,7 @@ def interests(
         print_json({"user": user, "history": past, "unknown": unknown, "interests": rows})
         return
     if not found:
-        note("the items of this history say nothing of interests")
+        note("no interests found for this history")
         return
     from rich.table import Table
 

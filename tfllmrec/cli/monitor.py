@@ -55,11 +55,15 @@ def monitor(
         str, typer.Option("--dwell", metavar="FIELD", help="Field of events with the seconds that a user stayed.")
     ] = "dwell_s",
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page, too; pip install -e '.[report]'.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write an HTML page; needs pip install -e '.[report]'."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare the newest lists of an event log with earlier lists. Exits with 5 if there is an alarm."""
+    """Compare the newest lists of an event log with earlier lists.
+
+    Exits with 5 if there is an alarm.
+    """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
     items = None if model is None else _items(model)

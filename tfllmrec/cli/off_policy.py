@@ -47,7 +47,10 @@ def off_policy(
     alpha: Annotated[float, typer.Option("--alpha", help="Error rate of the intervals.")] = 0.05,
     json: Json = False,
 ) -> None:
-    """Estimate the mean reward of another policy from an exposure log with propensities."""
+    """Estimate the mean reward of another policy from a log.
+
+    The exposure log must have propensities.
+    """
     if (target is None) == (target_column is None):
         raise typer.BadParameter("expected one of --target FILE and --target-column NAME.")
     from tfllmrec.feedback.off_policy import ExposureLog, estimate, policy_table

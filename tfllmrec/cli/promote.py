@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 
 Model = Annotated[Path, typer.Argument(metavar="saved_models/NAME", help="The folder with the versions.")]
 Canary = Annotated[
-    bool, typer.Option("--canary", help="Stop at the label canary; a promotion without a run makes it stable.")
+    bool,
+    typer.Option(
+        "--canary",
+        help="Only label the version as canary. 'promote MODEL' without a run makes the canary stable later.",
+    ),
 ]
 BasePath = Annotated[
     str | None,
-    typer.Option(metavar="PATH", help="The folder as TF Serving sees it, such as /models/NAME; it is remembered."),
+    typer.Option(
+        metavar="PATH",
+        help="Path of the folder as TF Serving sees it, such as /models/NAME. It is stored for later calls.",
+    ),
 ]
 
 
@@ -29,17 +36,20 @@ def promote(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN]", help="Export this run, if it is no worse than the stable version; else exit 5."
+            metavar="[RUN]", help="Export this run, if it is not worse than the stable version; otherwise exit with 5."
         ),
     ] = None,
     version: Annotated[
-        int | None, typer.Option(min=0, help="Promote this version, which is exported already, without a comparison.")
+        int | None, typer.Option(min=0, help="Promote this exported version without a comparison.")
     ] = None,
     canary: Canary = False,
     base_path: BasePath = None,
     json: Json = False,
 ) -> None:
-    """Give a run, a version or the canary the label stable; servers follow without a restart."""
+    """Label a run, a version or the canary as stable.
+
+    Servers follow without a restart.
+    """
     if run is not None and version is not None:
         raise typer.BadParameter("expected a RUN or --version, found both.")
     if run is None and version is None and canary:
@@ -76,7 +86,10 @@ def promote(
 
 
 def rollback(model: Model, json: Json = False) -> None:
-    """Withdraw the canary; without one, give the label stable back to the version before. Requests go on meanwhile."""
+    """Withdraw the canary, or go back to the previous version.
+
+    If there is no canary, the previous version gets the label stable again. Servers need no restart.
+    """
     from tfllmrec.serving import promotion
 
     _require_versions(model)

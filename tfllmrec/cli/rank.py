@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 def rank(
     saved_model: SavedModelPath,
-    items: Annotated[str, typer.Option("--items", metavar="ID,ID", help="What is offered; written like --history.")],
+    items: Annotated[str, typer.Option("--items", metavar="ID,ID", help="The items to rank; written like --history.")],
     user: User = None,
     history: History = None,
     json: Json = False,
 ) -> None:
-    """Sort items for a user by how likely each is to be the next one, and predict its rating."""
+    """Rank given items for a user.
+
+    Prints how likely each one is the user's next item, and its predicted rating.
+    """
     if (user is None) == (history is None):
         raise typer.BadParameter("expected one of --user ID and --history ID,ID.")
     offered = ids(items)

@@ -45,7 +45,7 @@ def recommend(
     history: History = None,
     users: Annotated[
         Path | None,
-        typer.Option("--users", help="A file of user ids: one a line, or a table in the formats of --events of fit."),
+        typer.Option("--users", help="A file of user ids: one per line, or a table in the formats of 'fit --events'."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="With --users: FILE.csv, FILE.tsv, FILE.jsonl or FILE.parquet.")
@@ -68,7 +68,8 @@ def recommend(
             "--tail-share",
             min=0,
             max=1,
-            help="Minimum share of tail items: by default, all but the 20 % with the most training events.",
+            help="Minimum share of tail items. By default, these are all items except the 20 % with the most "
+            "training events.",
         ),
     ] = 0.0,
     skip: Annotated[
@@ -77,7 +78,7 @@ def recommend(
     ] = None,
     more: Annotated[
         list[str] | None,
-        typer.Option("--more", metavar="LABEL", help="More items with this label; 'tfllmrec interests' shows labels."),
+        typer.Option("--more", metavar="LABEL", help="More items with this label. 'tfllmrec interests' shows labels."),
     ] = None,
     less: Annotated[
         list[str] | None, typer.Option("--less", metavar="LABEL", help="Fewer items with this label.")
@@ -93,11 +94,14 @@ def recommend(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="data.B=C", help="With --users: how the file is read, as in a config."),
+        typer.Option("--set", metavar="data.B=C", help="With --users: a data setting for reading the file."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Recommend items to a known user, to an unknown user by history, or to each user of a file."""
+    """Recommend items to one user, or to each user of a file.
+
+    The user is one of the training data (--user), or anyone with a history (--history).
+    """
     if sum(given is not None for given in (user, history, users)) != 1:
         raise typer.BadParameter("expected one of --user ID, --history ID,ID and --users FILE.")
     if (users is None) != (out is None):

@@ -16,7 +16,7 @@ def related(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """List the neighbours of an item in the graph, and what joins them."""
+    """List the neighbours of an item in the graph, with reasons."""
     with working():
         found = open_model(saved_model).related([item], k)
     if json:

@@ -15,7 +15,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Run folders, at most eight; all others are compared with the first one."
+            metavar="RUN...", help="Run folders, at most eight. All others are compared with the first one."
         ),
     ],
     out: Annotated[
@@ -29,7 +29,10 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the figures of a run, or of several side by side, as one HTML page, and a run's model card."""
+    """Write a report of one run, or compare several runs.
+
+    The report is one HTML page. For a single run there is also a model card.
+    """
     suffix = "" if out is None else out.suffix.lower()
     if out is not None and suffix not in (".html", ".md"):
         raise typer.BadParameter(f"--out: expected FILE.html or FILE.md, found {out}.")

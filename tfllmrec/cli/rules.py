@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="rules",
-    help="Hide, limit, sponsor and review items of an exported model, while it answers.",
+    help="Hide, limit, sponsor and review items of an exported model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -32,7 +32,7 @@ ModelFolder = Annotated[
 def apply(
     model_folder: ModelFolder,
     rules: Annotated[Path, typer.Argument(metavar="RULES", help="The rules: YAML or JSON; see docs/rules.md.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count, but change nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Replace the rules of a model. Servers need no restart."""
@@ -137,4 +137,4 @@ def print_applied(applied: Applied) -> None:
     for number in applied.older:
         note(f"version {number} was exported before there were rules, and obeys none: export the run again")
     for reason in applied.unfit.values():
-        note(f"{reason} This version is not in use, and keeps the rules before.")
+        note(f"{reason} This version is not in use, and keeps its old rules.")

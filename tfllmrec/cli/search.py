@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def search(
     saved_model: SavedModelPath,
-    text: Annotated[str, typer.Argument(help="What is looked for, in words.")],
+    text: Annotated[str, typer.Argument(help="The query, in words.")],
     history: History = None,
     exclude: Exclude = "",
     allow: Allow = None,
@@ -37,7 +37,10 @@ def search(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """Find items by free text, for a user's taste if a history is given."""
+    """Find items by free text.
+
+    With --history, the list also depends on the user's taste.
+    """
     past, excluded = ids(history), ids(exclude)
     with working():
         model = open_model(saved_model)

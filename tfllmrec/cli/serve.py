@@ -29,7 +29,7 @@ def serve(
         ),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts requests of other machines.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts requests from other machines.")
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
@@ -40,75 +40,87 @@ def serve(
             "Host or Origin are refused (403), because web pages of other sites can cause them.",
         ),
     ] = None,
-    rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8501,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8500,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Between two searches for new versions.")] = 1.0,
+    rest_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the REST API; 0 for any free port.")] = 8501,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gRPC API; 0 for any free port.")] = 8500,
+    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two searches for new versions.")] = 1.0,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_WORKERS, help="Calls of a model at the same time; by default one for each core."),
+        typer.Option(
+            min=1, max=MOST_WORKERS, help="Number of parallel calls of a model; by default one for each core."
+        ),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Rows that are joined into one call of a model.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most rows that are joined into one call of a model.")] = 64,
     batch_wait_ms: Annotated[
         float,
-        typer.Option(min=0, help="A request waits so long for others to be joined with; 0: only while all are busy."),
+        typer.Option(
+            min=0, help="How long a request waits to be joined with others; 0: only while all workers are busy."
+        ),
     ] = 0.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused (503).")] = 1000,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most requests that may wait; more are refused (503).")] = 1000,
     max_body_mb: Annotated[
-        float, typer.Option(min=0.001, help="Size of a request's body; a larger one is refused (413).")
+        float, typer.Option(min=0.001, help="Largest body of a request; a larger one is refused (413).")
     ] = 8.0,
     max_bodies_mb: Annotated[
-        float, typer.Option(min=0.001, help="Size of all bodies that are read or answered; more are refused (503).")
+        float,
+        typer.Option(
+            min=0.001, help="Largest total size of the bodies of all current requests; more are refused (503)."
+        ),
     ] = 64.0,
-    max_rows: Annotated[int, typer.Option(min=1, help="Rows of a request; more are refused (400).")] = 10_000,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request; more are refused (400).")] = 10_000,
     timeout_seconds: Annotated[
         float,
         typer.Option(
             min=0.001,
-            help="For a request without a deadline; also for its headers, its body and a TLS handshake to arrive.",
+            help="Time limit for a request without a deadline, and for receiving its headers, its body and a TLS "
+            "handshake.",
         ),
     ] = 30.0,
     grace_seconds: Annotated[
         float, typer.Option(min=0, help="How long running requests may take to finish when the server stops.")
     ] = 30.0,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): both protocols speak TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM). Both protocols then use TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate (PEM).")] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"Holds the token that each request must have (Authorization: Bearer TOKEN); or ${TOKEN_VARIABLE}."
+            help="File with the token that each request must have (Authorization: Bearer TOKEN). "
+            f"Without it, ${TOKEN_VARIABLE} is used."
         ),
     ] = None,
     page: Annotated[
         bool | None,
         typer.Option(
             "--page/--no-page",
-            help="A page at / to try the models in a browser; by default if only this machine is served, and there is "
-            "no token.",
+            help="Show a page at / to try the models in a browser. Default: only if --host is a loopback address "
+            "and there is no token.",
         ),
     ] = None,
     log: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Event log, made where it is missing: clients may send events (POST /v1/events), and lists "
-            "returned by recommend are logged. MODELS may then be an empty folder.",
+            help="Folder of the event log; it is created if it is missing. Clients may send events (POST "
+            "/v1/events), and lists returned by recommend are logged. MODELS may then be an empty folder.",
         ),
     ] = None,
     allow_reload: Annotated[
         bool,
         typer.Option(
             "--allow-reload",
-            help="Clients may choose the models below MODELS (gRPC: HandleReloadConfigRequest); with a token they "
-            "always may.",
+            help="Clients may choose which models below MODELS are served (gRPC: HandleReloadConfigRequest). With "
+            "a token they always may.",
         ),
     ] = False,
 ) -> None:
-    """Serve exported models as TF Serving does: REST and gRPC, new versions as they appear, until Ctrl-C or SIGTERM.
+    """Serve exported models over REST and gRPC, as TF Serving does.
 
-    Loading a SavedModel runs the code in it: serve only models, and folders, that you trust.
+    Runs until Ctrl-C or SIGTERM, and loads new versions as they appear.
 
-    The ports open when a model is loaded. Other machines are not served unless --host says so. This server is for a
-    laptop or a small server; TF Serving serves the same folders to many clients, which need no change.
+    Loading a SavedModel runs the code in it: serve only models and folders that you trust.
+
+    The ports open when a model is loaded. Other machines cannot reach the server unless --host allows it. This server
+    is for a laptop or a small machine. For many clients, TF Serving serves the same folders, and clients need no
+    change.
     """
     require(models)
     token = _token(token_file)
@@ -195,4 +207,4 @@ def _say_where(server: Server) -> None:
             "no model answers yet: all versions failed to load, or there are none; later ones are served as they appear"
         )
     if not server.local and not settings.token:
-        note("other machines are served without a token: see --token-file, --tls-cert")
+        note("other machines can use this server without a token: see --token-file, --tls-cert")

@@ -18,7 +18,7 @@ def similar(
     k: K = 10,
     json: Json = False,
 ) -> None:
-    """List the items most like an item."""
+    """List the items that are most similar to an item."""
     with working():
         model = open_model(saved_model)
         found = model.similar([item], k, **filters(model, allow, category))

@@ -16,35 +16,47 @@ def transfer(
     source: Annotated[
         list[Path],
         typer.Option(
-            "--source", metavar="RUN", help="A complete run of another domain; may be repeated, the closest one first."
+            "--source",
+            metavar="RUN",
+            help="A complete run of another domain. May be repeated; name the most similar domain first.",
         ),
     ],
-    config: Annotated[Path | None, typer.Argument(help="Experiment on the target domain; or name its files.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="Config of an experiment on the target domain. Without it, pass the files of the domain."),
+    ] = None,
     events: Events = None,
     items: Items = None,
     users: Users = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="zero_shot, align, fine_tune, joint or auto (the default): transfer.method."),
+        typer.Option(
+            "--method", help="zero_shot, align, fine_tune, joint or auto (the default); sets transfer.method."
+        ),
     ] = None,
     same_items: Annotated[
         str | None,
-        typer.Option("--same-items", metavar="BY", help="Items are the same by id (the default), title or none."),
+        typer.Option(
+            "--same-items",
+            metavar="BY",
+            help="How to recognise the same item in both domains: id (the default), title or none.",
+        ),
     ] = None,
-    same_users: Annotated[bool, typer.Option("--same-users", help="Equal user ids are one user.")] = False,
+    same_users: Annotated[bool, typer.Option("--same-users", help="Equal user ids mean the same user.")] = False,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder to write; by default runs/NAME.")] = None,
     compare: Annotated[
         Path | None,
         typer.Option(
-            "--compare", metavar="RUN", help="A run that was fitted on the target alone, with the same split."
+            "--compare", metavar="RUN", help="A run fitted on the target alone, with the same split, to compare with."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a run on a new domain from runs of other domains, with or without training on the new domain's events.
+    """Make a run on a new domain from runs of other domains.
 
-    Prints the shared items and users, the distances between the domains' texts, and the scoreboard.
+    Works with or without training on the new domain's events. Prints the shared items and users, the distances between
+    the texts of the domains, and the scoreboard.
     """
     named = {"method": method, "same_items": same_items, "same_users": same_users or None}
     paths = "[" + ", ".join(_quoted(path.resolve()) for path in source) + "]"

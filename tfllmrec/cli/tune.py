@@ -19,7 +19,7 @@ SHOWN = 10
 
 def tune(
     config: Annotated[
-        Path | None, typer.Argument(help="Experiment that is varied, such as configs/beauty.yaml.")
+        Path | None, typer.Argument(help="Config of the experiment to improve, such as configs/beauty.yaml.")
     ] = None,
     events: Events = None,
     items: Items = None,
@@ -29,27 +29,25 @@ def tune(
         typer.Option(
             "--over",
             metavar="A.B=VALUES",
-            help="Searches this setting, in the place of the usual ones: LOW..HIGH, LOW..HIGH:log, or A,B,C. May be "
-            "repeated.",
+            help="Search this setting instead of the usual ones: LOW..HIGH, LOW..HIGH:log, or A,B,C. May be repeated.",
         ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Fits to try, those given up early included; 20.")
+        int | None,
+        typer.Option("--trials", min=1, help="Number of fits, including those that are stopped early; 20 by default."),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; by default runs/tune.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            "--resume", metavar="FOLDER", help="Go on with a search that was interrupted, or for more --trials."
-        ),
+        typer.Option("--resume", metavar="FOLDER", help="Continue an interrupted search, or add more --trials."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Search for better settings, judged on the validation events alone.
+    """Search for better settings on the validation events.
 
-    Usually searched: learning rate, weight decay, dropout, id dropout, temperature, width, blocks and history length,
-    but for those that the config or --set sets. Writes FOLDER/best.yaml, which fit takes. Needs: pip install
+    By default it searches the learning rate, weight decay, dropout, id dropout, temperature, width, blocks and history
+    length, except those that the config or --set fixes. Writes FOLDER/best.yaml, a config for 'fit'. Needs pip install
     'tfllmrec[tune]'.
     """
     from tfllmrec.config import PARAPHRASE, paraphrase_option
@@ -59,7 +57,7 @@ def tune(
         others = [config, events, items, users, over, None if out == resume else out]
         if any(others) or not all(each.partition("=")[0].strip() == PARAPHRASE for each in overrides or []):
             raise typer.BadParameter(
-                f"a search continues as it was begun: beside --resume only --trials, --json and --set {PARAPHRASE}=..."
+                f"a search keeps its settings: --resume goes only with --trials, --json and --set {PARAPHRASE}=..."
             )
     elif asked is None or (config is None and events is None):
         raise typer.BadParameter("expected a CONFIG, --events FILE, or --resume FOLDER.")

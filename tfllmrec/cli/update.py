@@ -13,11 +13,12 @@ from tfllmrec.cli.promote import BasePath, Canary, print_verdict, promotion_as_j
 
 
 def update(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder; it is only read.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder. It is not changed.")],
     events: Annotated[
         Path,
         typer.Option(
-            "--events", help="New events, in any format of 'fit', or an event log. Known ones are dropped and counted."
+            "--events",
+            help="New events, in any format of 'fit', or an event log. Known events are dropped and counted.",
         ),
     ],
     items: Items = None,
@@ -31,16 +32,18 @@ def update(
         typer.Option(
             "--promote",
             metavar="saved_models/NAME",
-            help="Export the new run there and make it stable, if it is no worse than the version in use; else exit 5.",
+            help="Export the new run to this folder and label it stable, if it is not worse than the version in "
+            "use; otherwise exit with 5.",
         ),
     ] = None,
     canary: Canary = False,
     base_path: BasePath = None,
     json: Json = False,
 ) -> None:
-    """Make a new run from a run and newer data: training starts from the run's weights.
+    """Make a new run from an earlier run and newer data.
 
-    To resume after an interruption, repeat the command with --out, or run 'tfllmrec fit --resume NEW_RUN'.
+    Training starts from the weights of the earlier run. To continue after an interruption, repeat the command with the
+    same --out, or run 'tfllmrec fit --resume NEW_RUN'.
     """
     if promote is None and (canary or base_path):
         raise typer.BadParameter("--canary and --base-path go with --promote.")

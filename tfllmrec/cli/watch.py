@@ -16,23 +16,26 @@ from tfllmrec.cli.output import note, print_json, say, working
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder, the first to be served.")],
-    log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' fills it.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder. It is served first.")],
+    log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' writes it.")],
     model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
-    every: Annotated[str, typer.Option(metavar="TIME", help="Between two rounds: 90s, 10m, 2h.")] = "10m",
-    once: Annotated[bool, typer.Option("--once", help="One round, for cron.")] = False,
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two rounds: 90s, 10m, 2h.")] = "10m",
+    once: Annotated[bool, typer.Option("--once", help="Run one round and exit, for cron.")] = False,
     items: Items = None,
     alarm: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="Run first in each round; exit code 5 rolls back."),
+        typer.Option(
+            metavar="COMMAND", help="Command to run first in each round. Exit code 5 means alarm, and rolls back."
+        ),
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="Old versions and runs of updates that are kept.")] = 5,
+    keep: Annotated[int, typer.Option(min=1, help="How many old versions and updated runs to keep.")] = 5,
     json: Json = False,
 ) -> None:
-    """Update, check, serve as canary, promote; roll back on an alarm. Until Ctrl-C, or once.
+    """Update and promote a model as new events arrive.
 
-    A round promotes the canary of the round before, updates the stable version's run with the events of the log, and
-    serves the result as the next canary if it is no worse.
+    Runs until Ctrl-C, or for one round with --once. A round promotes the canary of the previous round, and updates the
+    run of the stable version with the events of the log. If the update is not worse, it becomes the next canary. On an
+    alarm, the last step is rolled back.
     """
     seconds = seconds_of(every, "--every")
     require(run)

@@ -125,10 +125,10 @@ class Client:
             parts = urlsplit(address)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigError(f"The address {address!r} is none: {error}.") from error
+            raise ConfigError(f"The address {address!r} is not valid: {error}.") from error
         if scheme not in PORTS or not host or parts.query or parts.fragment or parts.username is not None:
             raise ConfigError(
-                f"The address {address!r} is none: expected http://HOST:8501, https://HOST, grpc://HOST:8500 or "
+                f"The address {address!r} is not valid: expected http://HOST:8501, https://HOST, grpc://HOST:8500 or "
                 "grpcs://HOST."
             )
         tls = scheme in ("https", "grpcs")

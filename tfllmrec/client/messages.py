@@ -158,7 +158,7 @@ def tensor_proto(name: str, values: Any) -> Any:
     try:
         getattr(tensor, _DTYPES[dtype][1]).extend([v.encode() for v in flat] if dtype == 7 else flat)
     except UnicodeEncodeError as error:
-        raise DataError(f"Input {name!r}: {error.object!r} is no valid Unicode text: {error.reason}.") from error
+        raise DataError(f"Input {name!r}: {error.object!r} is not valid Unicode text: {error.reason}.") from error
     except ValueError as error:  # an integer beyond int32
         raise DataError(f"Input {name!r}: {error}.") from error
     return tensor

@@ -120,7 +120,7 @@ class Rest:
             body = json.dumps({"signature_name": signature, "inputs": inputs}, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{error.object[max(error.start - 20, 0) : error.end]!r} is no valid Unicode text."
+                f"{error.object[max(error.start - 20, 0) : error.end]!r} is not valid Unicode text."
             ) from error
         told, request_id = self._call("POST", self._path + ":predict", timeout, request_id, body)
         with reading():

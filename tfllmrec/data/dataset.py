@@ -70,37 +70,37 @@ class _Manifest:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Events, items, users and tags, validated once; the start of everything else.
+    """Cleaned events, items, users and tags. Splits, models and reports start from it.
 
-    The order of the rows in the source files does not matter: the same rows in another order give an equal Dataset.
-
-    Made by :func:`tfllmrec.data.read_dataset` or :func:`tfllmrec.data.dataset_from_frames`.
+    Create it with :func:`tfllmrec.data.read_dataset` or :func:`tfllmrec.data.dataset_from_frames`. The order of the
+    rows in the source files does not matter: the same rows in another order give an equal Dataset.
 
     Attributes:
-      name: for reports and folders.
-      events: one row an event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index (int64),
-        rating (float32, NaN: none; all NaN where the source has but one value), timestamp_s (float64 seconds since 1970
-        UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or ``purchase`` as the
-        source spells it; ``""``: none); with :attr:`test_events` test_event (bool); then the source's other columns by
-        name, all str.
-      items: row number = item_index; item_id, then title, description, categories where the source has them, then its
-        other columns by name; all str, ``""`` for nothing. In natural order of item_id: shorter ids first, then by
-        character, so that 9 is before 10; items that :meth:`extend` added follow, each time in natural order. Items
-        without events are there too. Cells of
-        :data:`tfllmrec.columns.NAME_COLUMNS` hold names, see :func:`tfllmrec.data.cleaning.names.category_names`.
-      users: row number = user_index; user_id, then the source's other columns by name, all str. In natural order of
-        user_id, users that :meth:`extend` added after the others. Only users with events.
-      tags: one row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
-        here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty where the source has none. Not part of
-        ``items``, because a user may write a tag after the event that the model is tested on: see
+      name: used in reports and folder names.
+      events: a row for each event, sorted by (user_index, order): user_id, item_id (str), user_index, item_index
+        (int64), rating (float32, NaN: none; all NaN if the source has only one value), timestamp_s (float64 seconds
+        since 1970 UTC, NaN: none), order (int64, 0 to n - 1 within the user), kind (str, such as ``view`` or
+        ``purchase``, spelt as in the source; ``""``: none); with :attr:`test_events` also test_event (bool); then the
+        other columns of the source by name, all str.
+      items: a row for each item, also for items without events; the row number is item_index. item_id, then title,
+        description and categories if the source has them, then its other columns by name; all str, ``""`` for no value.
+        In natural order of item_id: shorter ids first, then by character, so that 9 comes before 10. Items that
+        :meth:`extend` added follow, each time in natural order. Cells of :data:`tfllmrec.columns.NAME_COLUMNS` contain
+        names, see :func:`tfllmrec.data.cleaning.names.category_names`.
+      users: a row for each user with events; the row number is user_index. user_id, then the other columns of the
+        source by name, all str. In natural order of user_id; users that :meth:`extend` added follow.
+      tags: a row for each time that a user gave a tag to an item: user_id (``""``: unknown; users without events are
+        here, too), item_id, tag (str), timestamp_s (float64, NaN: none). Empty if the source has no tags. Tags are not
+        part of ``items``, because a user may write a tag after the event that the model is tested on: see
         :attr:`tfllmrec.data.Split.items`.
-      ordered: whether a column of the source orders a user's events. Ties in time, and all events where this is False,
-        are ordered by a hash of user and item id.
-      repeats: whether a user may have several events with an item, because re-use is the task (``data.repeats: all``).
-        Then an item of a user's history is worth recommending, and queries do not exclude it.
-      test_events: ``split.test_events``, by which events were marked as the test of a ``fixed`` split; None: none were.
-      fields: ``data.fields``: what is known of columns beyond their values.
-      report: the columns recognised and the findings of reading and cleaning.
+      ordered: whether a column of the source orders the events of a user. A hash of user and item id orders ties in
+        time, and all events if this is False.
+      repeats: whether a user may have several events with an item, because repeated use is the task (``data.repeats:
+        all``). Items of a user's history may then be recommended, and queries do not exclude them.
+      test_events: ``split.test_events``, which marked events as the test of a ``fixed`` split; None: no events are
+        marked.
+      fields: ``data.fields``: declarations for columns.
+      report: the recognised columns and the findings of reading and cleaning.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Dataset:
 
     @classmethod
     def empty(cls, name: str) -> Dataset:
-        """Neither events nor items nor users."""
+        """A data set without events, items and users."""
         events = pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in EVENT_TYPES.items()})
         items, users = (pd.DataFrame({key: pd.Series([], dtype="str")}) for key in (ITEM, USER))
         return cls(name, events, items, users)
@@ -131,7 +131,7 @@ class Dataset:
 
     @property
     def has_ratings(self) -> bool:
-        """Whether ratings say something: at least two distinct values."""
+        """Whether the ratings are informative: there are at least two distinct values."""
         return self.events[RATING].nunique() > 1
 
     @cached_property
@@ -170,12 +170,14 @@ class Dataset:
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """By item id, a short text that is never empty, see :func:`tfllmrec.data.cleaning.titles.display_titles`."""
+        """A short text for each item id, which is never empty, see
+        :func:`tfllmrec.data.cleaning.titles.display_titles`.
+        """
         return dict(zip(self.items[ITEM], display_titles(self.items), strict=True))
 
     @cached_property
     def choices(self) -> np.ndarray:
-        """Which events are choices of the item, bool ``[E]``: all but rejections and impressions.
+        """Which events are choices of the item, bool ``[E]``: all except rejections and impressions.
 
         See :attr:`tfllmrec.data.schema.Field.weights`.
         """
@@ -242,10 +244,10 @@ class Dataset:
         return dataset_from_frames(events, items, users, config, tags, known=self)
 
     def without_users(self, user_ids: Iterable[str]) -> Dataset:
-        """This data set without some users: their events, tags and rows are gone, and the items keep their indices.
+        """This data set without some users: their events, tags and rows are removed, and the items keep their indices.
 
-        The report counts what was dropped. Examples in its findings are left out, because they may quote a user's rows.
-        Ids without events and tags are counted, too, and change nothing.
+        The report counts the removed rows. Examples in its findings are left out, because they may quote a user's rows.
+        Ids without events and tags are counted, too, and have no effect.
 
         Raises:
           DataError: no event is left.
@@ -272,17 +274,18 @@ class Dataset:
         return replace(self, events=events, users=users, tags=tags, report=report)
 
     def save(self, folder: Path | str) -> None:
-        """Writes ``folder``: events, items, users, tags as Parquet, and ``manifest.json``; wholly or not at all.
+        """Writes events, items, users and tags as Parquet, and ``manifest.json``, to ``folder``; completely or not at
+        all.
 
-        A data set saved there before is replaced.
+        A data set that was saved there before is replaced.
 
         Raises:
-          DataError: the folder holds something else.
-          WriteError: the disk is full, read-only or broken; a data set that was there stays.
+          DataError: the folder contains something else.
+          WriteError: the disk is full, read-only or broken; an earlier data set is kept.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
-            raise DataError(f"{folder} is there already and holds no saved data set: name another folder, or empty it.")
+            raise DataError(f"{folder} already exists and is not a saved data set: name another folder, or empty it.")
         manifest = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -307,15 +310,15 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path | str) -> Dataset:
-        """Reads what :meth:`save` wrote.
+        """Reads a data set that :meth:`save` wrote.
 
         Raises:
-          DataError: the folder is no saved data set, is of another version, or its tables were changed since.
+          DataError: the folder is not a saved data set, has another format version, or its tables were changed.
         """
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            raise DataError(f"{folder} is no saved data set: it has no {MANIFEST}.")
+            raise DataError(f"{folder} is not a saved data set: it has no {MANIFEST}.")
         try:
             version = read_json(path, _Version, _REMEDY).format_version
             if version != FORMAT_VERSION:

@@ -61,28 +61,31 @@ _EVENTS = ("events", EVENT_COLUMNS, (USER, ITEM))
 def read_dataset(
     config: DataConfig, base: Path = Path(), known: Dataset | None = None, test_events: str | None = None
 ) -> Dataset:
-    """Reads, cleans and indexes the files that the ``data`` section of a config names.
+    """Reads and cleans the files that the ``data`` section of a config names, and returns a Dataset.
 
-    ``config.source`` is a folder (its format is recognised: MovieLens, RecBole, a folder with ``interactions``,
-    ``events`` or ``ratings`` and ``items``, ``movies`` or ``books`` tables, or a saved data set) or the name of a
-    registered data set. ``events`` names a file instead; ``items`` and ``users`` go with it, or replace the file found
-    in the source. ``vectors`` names files with a vector for each row of the items. A saved data set is taken as it is:
-    it was cleaned when it was saved.
+        dataset = read_dataset(DataConfig(events="events.csv", items="items.csv"))
+
+    ``config.source`` is a folder or the name of a registered data set. The format of a folder is recognised: MovieLens,
+    RecBole, a folder with the tables ``interactions``, ``events`` or ``ratings`` and ``items``, ``movies`` or
+    ``books``, or a saved data set. Instead of a source, ``config.events`` names a file. ``items`` and ``users`` belong
+    to it, or replace the file found in the source. ``vectors`` names files with a vector for each row of the items. A
+    saved data set is not cleaned again.
 
     Args:
       config: the ``data`` section.
       base: the folder that relative paths start from.
-      known: a data set that the files extend, see :meth:`Dataset.extend`; then any table may be missing.
-      test_events: ``split.test_events`` of the config, the test events of a ``fixed`` split: rows of the file of events
-        (``0:20000``), or a file of events, whose relative path starts from ``base`` too. The report counts those that
-        are not among the clean events. With ``known`` it is not read: extended data sets keep their test events.
+      known: a data set that the files extend, see :meth:`Dataset.extend`. Any table may then be missing.
+      test_events: the test events of a ``fixed`` split, ``split.test_events`` of the config: rows of the file of events
+        (``0:20000``), or a file of events, whose relative path also starts from ``base``. The report counts test events
+        that are not among the cleaned events. With ``known`` it is not read, because extended data sets keep their test
+        events.
 
     Raises:
-      ConfigError: neither source nor events or both, files beside a saved data set, a saved data set that would extend
-        another one, an unknown registered name, encoding or canonical column; test events are rows of the file that a
-        saved data set was made of; vectors without items, or with the name of a column.
-      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; there is not one
-        vector for each row of the items; or none of the test events is among the clean events.
+      ConfigError: there is neither a source nor events, or there are both; there are files besides a saved data set; a
+        saved data set would extend another one; a registered name, encoding or column name is unknown; test events are
+        rows, but the data is a saved data set; there are vectors without items, or vectors with the name of a column.
+      DataError: a file is missing, empty, unreadable, lacks a column or has too many broken rows; the number of vectors
+        differs from the number of item rows; or none of the test events is among the cleaned events.
     """
     check_mapping(config.columns)
     found = "both" if config.source is not None and config.events is not None else "neither"

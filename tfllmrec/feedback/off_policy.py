@@ -207,7 +207,7 @@ def estimate(
     elif predictions.shape != target.shape or not np.isfinite(predictions).all():
         raise DataError(
             f"Expected a finite predicted reward for each row and item, {list(target.shape)}; found an array of "
-            f"{list(predictions.shape)} with {int((~np.isfinite(predictions)).sum()):,} values that are no finite "
+            f"{list(predictions.shape)} with {int((~np.isfinite(predictions)).sum()):,} values that are not finite "
             "number."
         )
     shown = target[np.arange(len(log)), log.item] if every else target

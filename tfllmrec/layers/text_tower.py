@@ -24,49 +24,50 @@ _NOT_LOADED = "the catalogue of a TextTower is not loaded: load the weights that
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class TextTower(tf.keras.layers.Layer):
-    """Encodes texts with a TF Hub BERT: string ``[...]`` or int item indices ``[...]`` in, float ``[..., D]`` out.
+    """A Keras layer that encodes texts with a TF Hub BERT.
 
-    ``TextTower()`` is the bundled MiniLM, frozen, mean pooled. It works in Keras' functional API, in ``Sequential`` and
-    inside any ``tfrs.Model``; the user's own optimizer trains it::
+    The input is strings ``[...]`` or int item indices ``[...]``; the output is float ``[..., D]``. ``TextTower()`` is
+    the bundled MiniLM, frozen and mean pooled. The layer works in the functional API, in ``Sequential`` and in any
+    ``tfrs.Model``, with any optimizer::
 
         movie = tf.keras.Sequential([TextTower(texts=titles, mode="lora"), tf.keras.layers.Dense(32)])
         movie(tf.constant([3, 8]))      # the vectors of two items of the catalogue
 
-    A vector has length 1, or is zero for an empty text, before the projection. Each distinct text of a batch is encoded
-    once. The encoder's own dropout is off, in training as well. The encoder computes in its own precision; the vectors
+    Before the projection, a vector has length 1, or is zero for an empty text. Each distinct text of a batch is encoded
+    once. The encoder's own dropout is off, also in training. The encoder computes in its own precision, and the vectors
     are cast to the layer's compute dtype.
 
-    **Item indices.** ``texts`` is the catalogue: index i is ``texts[i]``, and index N, with which tfllmrec pads
-    histories, is the empty text. A frozen tower encodes the catalogue when it is made, each text once for all runs
-    (see :class:`tfllmrec.text.store.VectorStore`); a call is then a single gather. A tower that is trained keeps the
-    catalogue's tokens and encodes the items of each batch.
+    **Item indices.** ``texts`` is the catalogue: index i stands for ``texts[i]``. Index N, with which tfllmrec pads
+    histories, stands for the empty text. A frozen tower encodes the catalogue when it is created (each text once for
+    all runs, see :class:`tfllmrec.text.store.VectorStore`). A call is then a single gather. A trained tower keeps the
+    tokens of the catalogue, and encodes the items of each batch.
 
-    **Saving.** ``model.save("m.keras")``, ``model.save(folder)``, ``save_weights`` and checkpoints keep the trained
-    weights and the catalogue. The encoder itself is not part of a ``.keras`` file, nor of a weights file unless it is
-    trained: the config names it by its handle, and loading needs the same module there. A handle that is gone raises
-    :class:`tfllmrec.errors.ModelError` with the handle in the message; only a frozen tower that is called with item
-    indices alone never loads its encoder again.
+    **Saving.** ``model.save("m.keras")``, ``model.save(folder)``, ``save_weights`` and checkpoints store the trained
+    weights and the catalogue. The encoder itself is not part of a ``.keras`` file. It is part of a weights file only if
+    it is trained. The config names the encoder by its handle, and loading needs the same module there. If it is
+    missing, :class:`tfllmrec.errors.ModelError` names the handle. The only exception is a frozen tower that is called
+    with item indices alone: it never loads its encoder again.
 
     Args:
-      encoder: ``"minilm"``, ``"e5"`` or ``"use"``, which are bundled, or the handle (URL or folder) of a BERT encoder
-        on TF Hub. Texts are encoded as those of items: ``"e5"`` sees "passage: " before each.
-      preprocessor: the handle of its preprocessor; the bundled encoder has its own.
-      mode: ``"frozen"``, or what is trained: ``"full"`` (all of the encoder), ``"lora"``, ``"adalora"``,
-        ``"prefix"``, ``"adapter"`` or ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
-      texts: the catalogue, N strings; without it the tower takes strings only.
-      output_dim: width D of a trained linear map of the vectors; without it D is the encoder's width.
-      max_tokens: longer texts are cut there, ``[CLS]`` and ``[SEP]`` included.
+      encoder: one of the bundled encoders ``"minilm"``, ``"e5"`` and ``"use"``, or the handle (URL or folder) of a BERT
+        encoder on TF Hub. Texts are encoded as texts of items: ``"e5"`` gets "passage: " before each.
+      preprocessor: the handle of the encoder's preprocessor; bundled encoders have their own.
+      mode: ``"frozen"``, or what is trained: ``"full"`` (the whole encoder), ``"lora"``, ``"adalora"``, ``"prefix"``,
+        ``"adapter"`` or ``"top_layers"``; see :func:`tfllmrec.text.tuning.tuning_of`.
+      texts: the catalogue, N strings. Without it, the tower takes only strings.
+      output_dim: the width D of a trained linear projection of the vectors. Without it, D is the width of the encoder.
+      max_tokens: longer texts are cut after this number of tokens, including ``[CLS]`` and ``[SEP]``.
       pooling: ``"mean"``, ``"cls"`` or ``"pooled"``, see :class:`tfllmrec.text.encoder.TextToVector`.
       tuning: arguments of :func:`tfllmrec.text.tuning.tuning_of` for the mode, such as ``{"rank": 4}``. ``"adalora"``
-        needs ``"steps"``: the steps of training, times the calls of the layer in a step.
-      seed: of the weights that start at random.
-      catalogue_shape: instead of ``texts``, the shape of a saved catalogue whose rows come with the weights; set by
-        ``from_config``. Until the weights are loaded, item indices raise an error.
+        needs ``"steps"``: the number of training steps, times the calls of the layer in a step.
+      seed: random seed of the weights that are initialised at random.
+      catalogue_shape: instead of ``texts``, the shape of a saved catalogue whose rows come with the weights.
+        ``from_config`` sets it. Until the weights are loaded, item indices raise an error.
 
     Raises:
-      ConfigError: an encoder of TF Hub without its preprocessor; a frozen tower with ``tuning``.
-      DataError: the bundled weights could not be fetched.
-      ModelError: a module cannot be found or loaded, or cannot be trained as ``mode`` says; an input is neither strings
+      ConfigError: an encoder of TF Hub has no preprocessor; a frozen tower has ``tuning``.
+      DataError: the bundled weights could not be downloaded.
+      ModelError: a module cannot be found or loaded, or cannot be trained in this ``mode``; an input is neither strings
         nor indices, or is indices without a catalogue.
     """
 
@@ -153,11 +154,11 @@ class TextTower(tf.keras.layers.Layer):
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """string or int ``[...]`` -> float ``[..., D]`` of the compute dtype.
+        """Encodes string or int ``[...]`` as float ``[..., D]`` of the compute dtype.
 
         Raises:
-          ModelError: another dtype, or indices without a catalogue.
-          tf.errors.InvalidArgumentError: an index outside of ``[0, N]`` (on a GPU such an index gives zeros).
+          ModelError: the input has another dtype, or is indices without a catalogue.
+          tf.errors.InvalidArgumentError: an index is outside of ``[0, N]`` (on a GPU, such an index gives zeros).
         """
         inputs = tf.convert_to_tensor(inputs)
         flat = tf.reshape(inputs, [-1])
@@ -199,7 +200,7 @@ class TextTower(tf.keras.layers.Layer):
         return cls(**config)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments but ``texts``: the catalogue is a weight, and ``catalogue_shape`` makes room for it."""
+        """The arguments without ``texts``: the catalogue is a weight, and ``catalogue_shape`` reserves room for it."""
         return (
             super().get_config()
             | self._text.model_dump(include={"encoder", "preprocessor", "mode", "max_tokens", "pooling"})

@@ -149,39 +149,47 @@ class Negatives:
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class Hybrid(MeasuredModel):
-    """A ``tfrs.Model`` (so a Keras model) for ``compile``/``fit`` on batches from ``data.batches.training_batches``.
+    """A recommender that scores items by their text, the user's ratings and item-item weights (docs/model.md).
 
-    It is saved and loaded like any Keras model. The catalogue's ids, texts and counts and the item-item weights are
-    weights that are not trained, so they are saved with all other weights, and :meth:`get_config` stays small.
-    ``predict`` gives the score of every item after the newest event of each history, float32 ``[B, N]``; the metrics of
-    ``compile`` compare these scores with the event that came next (:meth:`targets_and_predictions`).
+    It is a ``tfrs.Model``, so a Keras model. ``fit`` takes batches from ``data.batches.training_batches``::
+
+        model = Hybrid(catalogue, split.train_counts, config, weights)
+        tfllmrec.set_item_weights(model, sequences)
+        model.compile(optimizer="adam")
+        model.fit(training_batches(sequences, batch_size=128, length=50, seed=42, epochs=3))
+
+    The item-item weights are not learned by gradient descent: set them before ``fit`` with
+    :func:`tfllmrec.set_item_weights`, or with :meth:`set_item_weights` and :meth:`set_holdout`.
+
+    ``predict`` returns the score of every item after the newest event of each history, float32 ``[B, N]``. The metrics
+    of ``compile`` compare these scores with the item that came next (:meth:`targets_and_predictions`).
+
+    The model is saved and loaded like any Keras model. The ids, texts and counts of the catalogue and the item-item
+    weights are saved as non-trainable weights, so :meth:`get_config` stays small.
 
     Args:
-      catalogue: items and their text vectors.
-      train_counts: int ``[N]``, training events of each item of the catalogue.
-      config: sizes and terms; where it still says *auto*, :meth:`ModelConfig.settled`.
-      item_weights: settings of the item-item weights; histories are read with their decay, too; where they still say
-        *auto*, :meth:`ItemWeightSettings.settled`.
-      negatives: whole catalogue or sampled.
-      seed: of all initialisers and noise.
-      schema: of the data. Its fields that have an encoder are read beside texts, ids and ratings: those of events,
-        requests and users if ``config.fields`` says so, those of items if ``config.item_fields`` does and the catalogue
-        has them. Texts of users are among them if they have a width (:meth:`Schema.reading_text`), whatever
+      catalogue: the items with their text vectors.
+      train_counts: int ``[N]``, the number of training events of each item.
+      config: sizes and terms. Values that are still *auto* are settled by :meth:`ModelConfig.settled`.
+      item_weights: settings of the item-item weights; the decay also applies to histories. Values that are still *auto*
+        are settled by :meth:`ItemWeightSettings.settled`.
+      negatives: the whole catalogue, or sampled negatives.
+      seed: random seed of all initialisers and of all noise.
+      schema: the fields of the data. Fields that have an encoder are read in addition to texts, ids and ratings: those
+        of events, requests and users if ``config.fields`` is set, those of items if ``config.item_fields`` is set and
+        the catalogue has them. Texts of users are read if they have a width (:meth:`Schema.reading_text`), whatever
         ``config.user_text`` says.
-      repeats: whether users come back to items that they know, so that the gates learn from those as well.
+      repeats: whether users use items again, so that the gates also learn from such events.
       kwargs: ``name``, as in ``tf.keras.Model``.
 
-    The item-item weights are not learned by gradient: :meth:`set_item_weights` and :meth:`set_holdout` set them before
-    ``fit``.
-
     Attributes:
-      reads: keys of the fields that a query needs beside its ``history``.
+      reads: keys of the fields that a query needs in addition to its ``history``.
       query_spec: types and shapes of a query.
-      texts: encodes the texts of queries (:class:`tfllmrec.text.user_texts.UserTexts`), if the schema has texts with a
-        width; it is not saved. ``None``: queries may have no texts.
+      texts: the encoder of texts in queries (:class:`tfllmrec.text.user_texts.UserTexts`), if the schema has texts with
+        a width. It is not saved. ``None``: queries may not have texts.
 
     Raises:
-      ModelError: ``train_counts`` are those of another catalogue.
+      ModelError: ``train_counts`` do not fit the catalogue.
     """
 
     reads: Sequence[str] = (RATING_KEY,)
@@ -308,7 +316,7 @@ class Hybrid(MeasuredModel):
         self._set_save_spec(self.query_spec)
 
     def get_config(self) -> dict[str, Any]:
-        """Sizes and settings; what is large is in the weights."""
+        """The sizes and settings of the model. Large arrays are in the weights."""
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
@@ -347,7 +355,7 @@ class Hybrid(MeasuredModel):
 
     @property
     def item_ids(self) -> np.ndarray:
-        """The id of each item, object ``[N]``."""
+        """The ids of the items, object ``[N]``."""
         return self.ids.ids
 
     @property
@@ -523,8 +531,8 @@ class Hybrid(MeasuredModel):
     def targets_and_predictions(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """The item after the newest event of each history, int32 ``[R]``, and the scores of all items, ``[R, N]``.
 
-        The scores are those of ``predict``: no item is masked. In ``fit`` they flatter the model, because the item-item
-        weights have seen the targets. Rows whose last target is padding are left out.
+        The scores are those of ``predict``: no item is masked. In ``fit`` these scores are too optimistic, because the
+        item-item weights were solved from the targets. Rows whose last target is padding are left out.
 
         Args:
           inputs: as in :meth:`compute_loss`.
@@ -880,7 +888,7 @@ class Hybrid(MeasuredModel):
         return partial(tf.function(partial(contributions_of, self), input_signature=inputs, autograph=False))
 
     def score(self, queries: Queries) -> np.ndarray:
-        """Keeps the ``Recommender`` contract: float32 ``[B, N]``, nothing masked."""
+        """The scores of all items for each query, float32 ``[B, N]``, without masking, as :class:`Recommender` asks."""
         scores = np.empty((len(queries), self.n_items), np.float32)
         for rows, inputs in self._batches(queries):
             scores[rows] = self._score_batch(*inputs)
@@ -904,16 +912,17 @@ class Hybrid(MeasuredModel):
         return explained
 
     def contributions(self, query: Queries, items: np.ndarray) -> Contributions:
-        """What each event of a history adds to the scores of ``items``, so that all parts add up to each score.
+        """What each event of a history adds to the scores of ``items``. All parts of a score add up to the score.
 
             parts = model.contributions(Queries.from_histories([[49, 171]]), np.array([180]))
             parts.events.sum(axis=-1)  # by event and item
 
         Args:
-          query: a single one. items: int ``[M]``, indices of the catalogue, at most 100.
+          query: a single query.
+          items: int ``[M]``, indices of items in the catalogue, at most 100.
 
         Raises:
-          DataError: more queries or items than that, or items that are not in the catalogue.
+          DataError: there is more than one query or there are more than 100 items, or an item is not in the catalogue.
         """
         return contributions(self, query, np.asarray(items))
 
@@ -929,44 +938,48 @@ class Hybrid(MeasuredModel):
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
-        """The best ``k`` items for each user, or for each history, with titles and reasons.
+        """Recommends the best ``k`` items for each user, or for each history, with titles and reasons.
 
             model.recommend(["42", "515"], k=5, dataset=dataset)
             model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
             model.recommend(histories=[[]], context=[{"device": "phone", "age": 25}])
 
         Args:
-          users: ids of users of ``dataset``; the history of each is all events of the user there.
-          k: length of each list; it is shorter where fewer items remain.
-          histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
-          ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
-          exclude: items that are recommended to nobody; nor are the items of a user's own history, unless users come
-            back to what they know (``repeats``).
-          dataset: has the titles, the users' events and their fields; without it, ids stand for titles.
-          context: fields of each request and its user by their names; those of ``users`` are in the data and may be
-            left out.
-          event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          users: ids of users of ``dataset``. The history of a user is all events of the user in it.
+          k: length of each list. A list is shorter if fewer items remain.
+          histories: lists of item ids, oldest first, instead of ``users``. Unknown ids count as absent.
+          ratings: the ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
+            rating.
+          exclude: item ids that are recommended to nobody. Items of a user's own history are not recommended either,
+            unless users use items again (``repeats``).
+          dataset: the source of titles, users' events and their fields. Without it, lists show ids instead of titles.
+          context: fields of each request and its user, by name. With ``users``, the fields of the user come from the
+            data and may be left out.
+          event_fields: the fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
 
         Returns:
-          A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
+          A DataFrame with a row for each recommendation, see :func:`tfllmrec.client.answers.to_frame`.
 
         Raises:
-          DataError: both or neither of ``users`` and ``histories``; users without a ``dataset``, or not in it;
-            ``ratings`` or fields that do not fit.
+          DataError: both or neither of ``users`` and ``histories`` are given; there are users without a ``dataset``, or
+            users that it does not have; ``ratings`` or fields do not fit.
         """
         return recommend(self, users, k, histories, ratings, exclude, dataset, context, event_fields)
 
     def similar(self, items: Sequence[str], k: int = 10, *, dataset: Dataset | None = None) -> pd.DataFrame:
-        """The ``k`` items most like each of ``items``, by the cosine of their vectors ``e_i``; no reasons.
+        """Lists the ``k`` items most similar to each of ``items``, by the cosine of their vectors ``e_i``; without
+        reasons.
 
         An exported model averages these cosines with those of the text vectors, so its lists may differ.
 
         Args:
-          items: ids. k: length of each list. dataset: has the titles; without it, ids stand for titles.
+          items: item ids.
+          k: length of each list.
+          dataset: the source of titles. Without it, lists show ids instead of titles.
 
         Returns:
-          A row for each similar item, as :func:`tfllmrec.client.answers.to_frame` makes them; ``query`` is the place in
-          ``items``.
+          A DataFrame with a row for each similar item, see :func:`tfllmrec.client.answers.to_frame`. ``query`` is the
+            position in ``items``.
 
         Raises:
           DataError: the catalogue does not have one of ``items``.

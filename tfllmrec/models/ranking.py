@@ -175,21 +175,24 @@ class RankingNetwork(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class RankingModel(MeasuredModel):
-    """A ``tfrs.Model`` for ``compile``/``fit`` on batches from ``training.ranking``; the hybrid in it is frozen.
+    """Ranks candidates for a query: how likely each is the next item, and its expected rating.
 
-    ``save("m.keras")`` and files ``.weights.h5`` store the hybrid, too, and loading them sets its weights. Other files
-    of weights contain the ranking model's own weights alone: load them into a model that was made with the same hybrid.
-    Keras refuses to save it as a SavedModel, because it has no ``call``; :func:`tfllmrec.export` exports it.
+    It is a ``tfrs.Model`` for ``compile`` and ``fit`` on batches from ``training.ranking``. It contains a fitted
+    hybrid, which is frozen. Items are represented by the hybrid's ``e_i``, which come from text. So cold and new items
+    are ranked, too.
 
-    Items are known by the hybrid's ``e_i``, which come from text: cold and new ones are ranked as well.
+    ``save("m.keras")`` and ``.weights.h5`` files also store the hybrid, and loading them sets its weights. Other weight
+    files contain only the weights of the ranking model: load them into a model that was made with the same hybrid.
+    Keras cannot save the model as a SavedModel, because it has no ``call``. Use :func:`tfllmrec.export` instead.
 
     Args:
-      hybrid: fitted.
+      hybrid: a fitted hybrid.
       config: sizes.
-      scale: of the ratings; ``None`` where the data has none: no ratings are predicted then.
-      seed: of all initialisers.
-      factors: predict the base ratings; None: biases do. They may be of the first items of a catalogue that has grown
-        since: the others are then rated by the mean rating plus the user's bias.
+      scale: the scale of the ratings; ``None`` if the data has none. No ratings are predicted then.
+      seed: random seed of all initialisers.
+      factors: the factor model of the base ratings; ``None``: item and user biases. The factors may cover only the
+        first items of a catalogue that has grown since. Other items are then rated by the mean rating plus the user's
+        bias.
       kwargs: ``name``, as in ``tf.keras.Model``.
     """
 
@@ -239,7 +242,7 @@ class RankingModel(MeasuredModel):
 
     @property
     def reorders(self) -> bool:
-        """Whether the click head counts: otherwise the order is the hybrid's."""
+        """Whether the click head counts. If not, the order is that of the hybrid."""
         return float(self.network.strengths[0]) > 0
 
     def get_config(self) -> dict[str, Any]:
@@ -371,10 +374,10 @@ class RankingModel(MeasuredModel):
     def rank(self, item_vectors: tf.Tensor, query: Query, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The probability and the rating of each candidate, float32 ``[B, M]`` each; arguments as in :meth:`given`.
 
-        The probability is that of the candidate being the user's next item, given that the next item is one of those
-        offered: those of a row have the sum 1, more candidates make each less likely, and one alone has 1. What is
-        offered twice counts as two. A rating is the expected one, within the range of those of the data. Both are 0
-        where there is no item.
+        The probability is that the candidate is the user's next item, given that the next item is among the candidates.
+        So the probabilities of a row sum to 1, more candidates make each less likely, and a single candidate has 1. An
+        item that is given twice counts as two candidates. The rating is the expected one, within the range of the
+        ratings in the data. Both are 0 where there is no item.
         """
         logits, told = self.learned(item_vectors, **self.given(item_vectors, query, items))
         there = items < self.n_items

@@ -81,26 +81,29 @@ def fit_experiment(
     resume: bool = False,
     tell: Tell = to_stderr,
 ) -> Run:
-    """Reads, splits, encodes, fits, measures; writes a run folder.
+    """Reads the data, splits it, encodes the texts, fits, measures, and writes a run folder.
 
-    The folder is locked meanwhile: a second process that would write to it ends with an error.
+        run = fit_experiment(ExperimentConfig(data=DataConfig(events="events.csv")), Path("runs/shop"))
+        run.metrics["results"]["hybrid"]["ndcg@10"]
+
+    The folder is locked during the fit: a second process that wants to write to it ends with an error.
 
     Args:
-      config: may say *auto*.
-      out: the run folder; by default ``runs/NAME``, with a number where that is taken.
-      base: where relative data paths start.
-      resume: continue the interrupted run in ``out``. It keeps its own config and data; of ``config`` only
-        ``tuning.paraphrase`` counts, which is called only where both name the same function.
+      config: the settings. Those that are *auto* are chosen from the data.
+      out: the run folder; by default ``runs/NAME``, with a number if this folder exists.
+      base: the folder that relative data paths start from.
+      resume: continue the interrupted run in ``out``. The run keeps its own config and data. Of ``config``, only
+        ``tuning.paraphrase`` is used, and the function is called only if the run has the same one.
       tell: called with a line for each step.
 
     Returns:
       The complete run.
 
     Raises:
-      ConfigError: ``out`` is taken (without resume), not there (with it), or in use by another process; or the run
-        would call a function that ``config`` does not name.
-      WriteError: the disk is full, read-only or broken. All that was finished before stays, and resume continues there.
-      DataError, ModelError: see the steps.
+      ConfigError: ``out`` exists (without ``resume``) or does not exist (with it), or another process uses it; or the
+        run would call a function that ``config`` does not name.
+      WriteError: the disk is full, read-only or broken. Finished steps are kept, and ``resume`` continues after them.
+      DataError, ModelError: a step failed.
     """
     if not resume:
         with start_run(config, out, base=base, tell=tell) as (run, config):
@@ -110,7 +113,7 @@ def fit_experiment(
         raise ConfigError(f"Nothing to resume: {out} has no config.yaml. Start it with 'tfllmrec fit CONFIG --out'.")
     run = Run(out, config.tuning.paraphrase)
     if run.complete:
-        tell(f"{out} is complete already.")
+        tell(f"{out} is already complete.")
         return run
     with locked(out):
         return continue_run(run, run.config, tell)

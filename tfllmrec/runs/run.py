@@ -224,7 +224,9 @@ class Run:
         """
         run = cls(Path(folder))
         if not (run.folder / "config.yaml").is_file():
-            raise ModelError(f"{folder} is no run folder: expected a config.yaml there, as 'tfllmrec fit' writes it.")
+            raise ModelError(
+                f"{folder} is not a run folder: expected a config.yaml in it, as written by 'tfllmrec fit'."
+            )
         if not run.complete:
             raise ModelError(f"{folder} was not finished: continue it with '{run.resume_command}'.")
         return run

@@ -122,7 +122,7 @@ def measured_again(run: Run, recommenders: dict[str, Recommender]) -> dict[str, 
     if len(run.split.test) != run.metrics["split"]["queries"]:
         raise ModelError(
             f"{run.folder} was measured on {run.metrics['split']['queries']:,} test queries by an earlier version, and "
-            f"this version makes {len(run.split.test):,} of the data, because rejections are no targets. Fit again."
+            f"this version makes {len(run.split.test):,} of the data, because rejections are not targets. Fit again."
         )
     results = run.results | measure_all(recommenders, run.split, run.config)
     figures = {

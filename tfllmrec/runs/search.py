@@ -87,7 +87,7 @@ class Trial:
 
     Attributes:
       number: from 1.
-      state: ``complete``; ``pruned``: given up early, being worse than most were by then; ``failed``: see ``error``.
+      state: ``complete``; ``pruned``: stopped early, being worse than most were by then; ``failed``: see ``error``.
       selection: what trials are compared by (:func:`selection_value`), of the best epoch on all validation queries.
       settings: by ``section.name``; lists as JSON text.
       metrics: by label, on validation; ``None`` where there is no value.
@@ -211,8 +211,8 @@ def resume(out: Path, trials: int | None = None, *, paraphrase: str | None = Non
 
     Args:
       out: its folder.
-      trials: how many there should be in the end; by default as many as the search was begun with.
-      paraphrase: the function of ``tuning.paraphrase``, if the search was begun with one and has a text tower to tune.
+      trials: how many there should be in the end; by default as many as the search was started with.
+      paraphrase: the function of ``tuning.paraphrase``, if the search was started with one and tunes a text tower.
 
     Raises:
       ConfigError: optuna is not installed, there is no search in ``out``, another process writes to it, or it would
@@ -391,7 +391,7 @@ def _run_trial(
         trial.set_user_attr("config", fitted.options.model_dump(mode="json"))
         # After the last epoch there was nothing left to save.
         early = pruning.pruned and epochs != fitted.options.training.epochs
-        tell(f"trial {number}: {'given up early, ' if early else ''}selection value {value:.4f}")
+        tell(f"trial {number}: {'stopped early, ' if early else ''}selection value {value:.4f}")
     trial.set_user_attr("epochs", epochs)
     trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
     if early:

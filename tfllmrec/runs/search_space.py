@@ -242,7 +242,7 @@ def _setting(line: str) -> Setting:
             raise ConfigError(f"--over {line}: {expected}, of two values or more; a single one goes with --set.")
         return Choice(key, tuple(distinct.values()))
     if not numbers:
-        raise ConfigError(f"--over {line}: {key} is no number, so it has no range; name its values: {key}=A,B,C.")
+        raise ConfigError(f"--over {line}: {key} is not a number, so it has no range; list its values: {key}=A,B,C.")
     bounds, colon, scale = text.partition(":")
     number = int if int in numbers else float
     try:
@@ -273,7 +273,7 @@ def _numbers(key: str) -> set[type]:
         for part in reversed(key.split(".")):
             tree = {part: tree}
         parse_config(tree, origin="--over")  # says what is wrong with the key, and which one is near
-        raise ConfigError(f"--over {key} is no setting.")
+        raise ConfigError(f"--over {key} is not a setting.")
     kinds = set(get_args(field.annotation)) or {field.annotation}
     return {kind for kind in (int, float) if kind in kinds}
 

@@ -97,13 +97,13 @@ def update_run(
         if overrides and list(overrides) != begun.update.overrides:
             began_with = " ".join(f"--set {each}" for each in begun.update.overrides) or "no --set"
             raise ConfigError(
-                f"{out} was begun with {began_with}: expected the same settings, found "
+                f"{out} was started with {began_with}: expected the same settings, found "
                 f"{' '.join(f'--set {each}' for each in overrides)}. Leave them out, or name another folder with --out."
             )
         if begun.complete:
-            tell(f"{out} is complete already: nothing was read. For newer events, name another folder with --out")
+            tell(f"{out} is already complete: nothing was read. For newer events, name another folder with --out")
             return begun
-        tell(f"going on with {out}")
+        tell(f"continuing {out}")
         with locked(out):
             return continue_run(begun, begun.config, tell)
     tell("reading the data")

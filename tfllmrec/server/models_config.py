@@ -56,7 +56,7 @@ def read_sources(path: Path, known: Iterable[ModelSource] = ()) -> list[ModelSou
         return read_models_config(path)
     if not path.is_dir():
         raise ConfigError(
-            f"{path} is not there: expected a folder of models such as saved_models/, one model's folder, or a "
+            f"{path} does not exist: expected a folder of models such as saved_models/, one model's folder, or a "
             "models.config."
         )
     if version_folders(path):
@@ -212,7 +212,7 @@ def _base(path: str, relative_to: Path) -> Path:
         raise ConfigError("expected a base_path.")
     local = path.removeprefix("file://") if path.startswith("file:///") else path
     if "://" in local or "\0" in local:
-        raise ConfigError(f"base_path {_shown(path)} is no folder of this machine.")
+        raise ConfigError(f"base_path {_shown(path)} is not a folder on this machine.")
     return relative_to / local
 
 

@@ -55,7 +55,7 @@ def declared(name: str, proto: Any, max_bytes: int = MAX_TENSOR_BYTES) -> np.nda
         raise invalid(f"Input {name}: a tensor needs a known shape, got {_one_line(proto.tensor_shape)}")
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.dtype not in TYPES:
-        raise invalid(f"Input {name}: {proto.dtype} is no type of tensor")
+        raise invalid(f"Input {name}: {proto.dtype} is not a type of tensor")
     dtype, _ = TYPES[proto.dtype]
     item_bytes = 16 if dtype == STRING else dtype.itemsize
     # A dimension of 0 leaves no elements, and the others may still be of any size.

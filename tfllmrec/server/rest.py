@@ -295,7 +295,7 @@ def _decompressed(content: bytes, limit: int) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             decompressed = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise invalid(f"the body is no valid gzip data: {error}") from None
+        raise invalid(f"the body is not valid gzip data: {error}") from None
     if len(decompressed) > limit:
         raise _too_large(limit)
     return decompressed

@@ -88,45 +88,44 @@ def export(source: Path | str | tf.Module, *data: Any, **options: Any) -> Path:
         export(hybrid, split, "saved_models/shop", encoder=encoder)   # a fitted Hybrid without a run
         export(model, split, "saved_models/shop", query_model=model.query_model, candidate_model=model.item_model)
 
-    The version appears under its number only when it is whole: a server that watches the target never sees half of one.
-    What an export that was killed left there is removed.
+    The version appears under its number only when it is complete, so a server that watches the target never loads a
+    part of one. Remains of an export that was killed are removed.
 
     Args:
       source: a complete run, or a fitted model: a :class:`tfllmrec.Hybrid`, or any two-tower model, such as a
         ``tfrs.Model``, whose score is the inner product of a query vector and an item vector.
-      data: of a run: the target, such as ``saved_models/shop`` (the new version is ``saved_models/shop/1``, ``2``, and
-        so on), and optionally a file of items that came after training (:mod:`tfllmrec.serving.new_items`), added by
-        their text and fields, and of new texts and fields for items of the run. Each version starts from the run: it
-        has none of the items that an earlier version was given. Of a model: the data that it was fitted on, a
-        :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, from which ids, titles, categories, fields and
-        popularity come; and the target.
+      data: for a run, the target, such as ``saved_models/shop``; the new version is ``saved_models/shop/1``, then
+        ``2``, and so on. Optionally also a file of items that came after the training
+        (:mod:`tfllmrec.serving.new_items`): new items are added by their text and fields, and items of the run get the
+        new texts and fields. Each version starts from the run, without the new items of earlier versions. For a model,
+        the data that it was fitted on, a :class:`tfllmrec.data.Dataset` or a :class:`tfllmrec.data.Split`, which has
+        the ids, titles, categories, fields and popularity of the items; and the target.
 
     Keyword Args:
-      query_model: of a two-tower model, see :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default
-        ``source.query_model``.
-      candidate_model: of a two-tower model: the vectors of the items, float32 ``[N, D]``, in the order of the data, or
-        a function that gives them, called for some of the items at a time; by default ``source.candidate_model``.
+      query_model: the query model of a two-tower model, see
+        :class:`tfllmrec.models.two_tower_servable.TwoTowerServable`; by default ``source.query_model``.
+      candidate_model: for a two-tower model, the vectors of the items, float32 ``[N, D]``, in the order of the data, or
+        a function that returns the vectors of some of the items; by default ``source.candidate_model``.
       query_takes: the input of the query model, ``takes`` of ``TwoTowerServable``; by default a mapping of all fields.
       candidate_takes: the input of the candidate model: ``item_id`` (string ``[b]``), ``item_index`` (int32 ``[b]``) or
-        the key of an item's field (``item.price``); a list of these: a mapping.
-      encoder: of a model: the encoder of its texts; without one the version has no ``search``.
-      ranking: of a model: the ranking model that was fitted on it; without one the version has no ``rank``.
-      index: how lists are found, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
+        the key of an item's field (``item.price``). A list of these: a mapping.
+      encoder: the text encoder of a model. Without it, the version has no ``search``.
+      ranking: the ranking model that was fitted on a model. Without it, the version has no ``rank``.
+      index: how items are searched, see :func:`tfllmrec.layers.item_index.build_index`. Stock TF Serving cannot load
         *scann*.
       tell: called with a line for each step.
 
     Returns:
-      The version's folder. Beside the SavedModel it holds in ``assets.extra`` the manifest ``tfllmrec.json`` (schema,
-      data hash, versions, indexes, how many items ``recommend`` ranks; of a run also its config, its metrics unless
-      there are new items, the encoder of queries and how many items are new), ``items.parquet`` (ids, titles to show,
-      lists of categories, training events and strata, in the order of the ``score`` signature: new items last), and
-      warm-up requests.
+      The folder of the version. In addition to the SavedModel, it has in ``assets.extra`` the manifest
+        ``tfllmrec.json`` (schema, data hash, versions, indexes, how many items ``recommend`` ranks; for a run also its
+        config, its metrics unless there are new items, the encoder of queries and the number of new items),
+        ``items.parquet`` (ids, titles to show, lists of categories, training events and strata, in the order of the
+        ``score`` signature, new items last), and warm-up requests.
 
     Raises:
       DataError: the new items cannot be read or used.
-      ModelError: the run is not complete, or without text where there are new items; its small tower for queries is not
-        of its text encoder; its ranking model is damaged; the model does not fit the data; or scann is asked for and
-        missing.
+      ModelError: the run is not complete, or has no text although there are new items; its query encoder does not
+        belong to its text encoder; its ranking model is damaged; the model does not fit the data; or scann is missing.
       WriteError: the target cannot be written.
     """
     if options.get("index") == "scann":

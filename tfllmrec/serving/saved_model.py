@@ -37,9 +37,12 @@ SHOWN = 20
 
 
 class SavedModel:
-    """A SavedModel that :func:`tfllmrec.serving.export.export` wrote, loaded as TF Serving would.
+    """An exported model, loaded in this process with the same graph that TF Serving runs.
 
-    Use :meth:`open`. Threads may share one. What it holds is given up with the last reference to it.
+        model = SavedModel.open("saved_models/shop")
+        model.recommend(histories=[["A17", "B02"]], k=5)
+
+    Create it with :meth:`open`. Several threads may share one. Its memory is released with the last reference to it.
     """
 
     def __init__(self, folder: Path, loaded: Any, manifest: dict[str, Any], items: pd.DataFrame) -> None:
@@ -58,7 +61,8 @@ class SavedModel:
         """Loads ``saved_models/NAME`` (its newest version) or ``saved_models/NAME/VERSION``.
 
         Raises:
-          ModelError: there is no model, or it is not one of ours, or damaged, or needs scann, which is missing.
+          ModelError: there is no model, it was not exported by tfllmrec, it is damaged, or it needs scann, which is
+            missing.
         """
         folder = Path(path)
         if not (folder / "saved_model.pb").is_file():
@@ -70,7 +74,7 @@ class SavedModel:
                 )
             if not whole:
                 raise ModelError(
-                    f"{path} holds no SavedModel: expected a version folder such as {folder / '1'}. Write one with "
+                    f"{path} contains no SavedModel: expected a version folder such as {folder / '1'}. Write one with "
                     f"'tfllmrec export RUN {folder}'."
                 )
             folder = whole[max(whole)]
@@ -97,13 +101,13 @@ class SavedModel:
         """Whether the data of the run has each user.
 
         Raises:
-          DataError: the data is not there any more.
+          DataError: the data no longer exists.
         """
         return [user in self._row_of_user for user in user_ids]
 
     @cached_property
     def categories(self) -> frozenset[str]:
-        """The names of the categories of all items, as filters take them; none if the catalogue has no categories."""
+        """The names of the categories of all items, as filters take them. Empty if the catalogue has no categories."""
         cells = self._items.get(CATEGORIES, ())
         # Exports of version 0.1 have strings of names with commas between them.
         lists = (map(str.strip, cell.split(",")) if isinstance(cell, str) else cell for cell in cells)
@@ -131,39 +135,41 @@ class SavedModel:
         skip: Sequence[str] = (),
         label_weights: Mapping[str, float] | None = None,
     ) -> pd.DataFrame:
-        """The best ``k`` items for each user, or for each history, with titles and reasons.
+        """Recommends the best ``k`` items for each user, or for each history, with titles and reasons.
 
             model.recommend(["42", "515"], k=5)
             model.recommend(histories=[["50", "172"], []], ratings=[[5, 4], []])
 
         Args:
-          users: ids of users in the data of the run; the history of each is all events of the user there.
-          k: length of each list; it is shorter where fewer items remain.
-          histories: instead of ``users``: lists of item ids, oldest first. Unknown ids count as absent.
-          ratings: of ``histories``: a row for each, as long as its history; ``None`` or NaN where there is no rating.
+          users: ids of users in the data of the run. The history of a user is all events of the user in it.
+          k: length of each list. A list is shorter if fewer items remain.
+          histories: lists of item ids, oldest first, instead of ``users``. Unknown ids count as absent.
+          ratings: the ratings of ``histories``: a row for each history, of the same length; ``None`` or NaN for no
+            rating.
           exclude: items to exclude, in addition to the history (which is not excluded with ``data.repeats=all``).
-          allow: the only items that are recommended; ``None`` for all, and with an empty list, nothing is.
-          categories: an item needs one of these to be recommended; spelt as in the catalogue. Empty: all items pass.
-          context: fields of each request and its user by their names, such as ``{"device": "phone", "age": 25}``; those
-            of ``users`` are in the data.
-          event_fields: of ``histories``: fields of each event, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
+          allow: only these items are recommended. ``None``: all items; an empty list: no items.
+          categories: only items with at least one of these categories are recommended; spelt as in the catalogue.
+            Empty: all items pass.
+          context: fields of each request and its user, by name, such as ``{"device": "phone", "age": 25}``. With
+            ``users``, the fields of the user come from the data.
+          event_fields: the fields of each event of ``histories``, such as ``[{"kind": "view"}, {"kind": "purchase"}]``.
           diversity: from 0 (the best items) to 1 (the most different ones).
-          pinned: items to list first, in this order; excluded, filtered and known items are left out.
+          pinned: items to list first, in this order. Excluded, filtered and known items are left out.
           category_cap: maximum number of items from one category; 0: no cap.
-          tail_share: minimum share of tail items among the first n items, for every n, rounded down, while the best
-            ``5 k`` items (50 to 500) have any. The tail is all items except, by default, the 20 % with the most
+          tail_share: minimum share of tail items among the first n items, for every n, rounded down, as long as the
+            best ``5 k`` items (50 to 500) have any. By default, tail items are all items except the 20 % with the most
             training events.
           skip: stages to skip: ``ranking`` keeps the order of retrieval.
-          label_weights: from -1 to 1, by labels as :meth:`interests` gives them. A weight of 1 raises the scores of
-            items with the label by two standard deviations of the request's scores; -1 lowers them by as much. Labels
-            that the model does not have count in ``unread``.
+          label_weights: a weight from -1 to 1 for each label, with labels as returned by :meth:`interests`. A weight of
+            1 raises the scores of items with the label by two standard deviations of the request's scores; -1 lowers
+            them by as much. Labels that the model does not have count in ``unread``.
 
         Returns:
-          A row for each recommendation, as :func:`tfllmrec.client.answers.to_frame` makes them.
+          A DataFrame with a row for each recommendation, see :func:`tfllmrec.client.answers.to_frame`.
 
         Raises:
-          DataError: both or neither of ``users`` and ``histories``; users that the data does not have; ``ratings`` that
-            do not fit the histories; a number out of range; a stage that does not exist.
+          DataError: both or neither of ``users`` and ``histories`` are given; the data does not have a user;
+            ``ratings`` do not fit the histories; a number is out of range; a stage does not exist.
           ModelError: the model was exported by an earlier version, which did not have one of the inputs.
         """
         rules = rule_inputs(1, diversity, [pinned], category_cap, tail_share, skip, [label_weights or {}])
@@ -202,13 +208,14 @@ class SavedModel:
         context: Sequence[Fields | None] | None = None,
         event_fields: Sequence[Sequence[Fields | None] | None] | None = None,
     ) -> pd.DataFrame:
-        """Items whose text matches the meaning of each of ``texts``; other arguments and rows as in :meth:`recommend`.
+        """Finds items whose text matches the meaning of each of ``texts``. Other arguments and rows as in
+        :meth:`recommend`.
 
         Args:
-          histories: one for each text moves up those items that suit the user; none by default.
+          histories: one history for each text, which raises items that suit the user; none by default.
 
         Raises:
-          DataError: there are more or fewer histories than texts.
+          DataError: the numbers of histories and texts differ.
           ModelError: the model was trained without text.
         """
         asked = listed_strings("texts", texts)
@@ -261,7 +268,7 @@ class SavedModel:
         return to_frame(_in_batches(len(past), of))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[n, Dt]``: what ``search`` takes texts for, in the space of the items' texts.
+        """Encodes texts as ``search`` does: float32 ``[n, Dt]``, in the space of the items' texts.
 
         Raises:
           ModelError: the model was trained without text.
@@ -271,7 +278,7 @@ class SavedModel:
     def similar(
         self, items: Sequence[str], k: int = 10, *, allow: Allow = None, categories: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Items like each of ``items``; other arguments and rows as in :meth:`recommend`.
+        """Lists items that are similar to each of ``items``. Other arguments and rows as in :meth:`recommend`.
 
         Raises:
           DataError: the catalogue does not have one of ``items``.
@@ -279,7 +286,7 @@ class SavedModel:
         return self._of_items("similar", items, k, allow, categories)
 
     def related(self, items: Sequence[str], k: int = 10) -> pd.DataFrame:
-        """The neighbours of each of ``items`` in the graph, at most 50; ``reason`` says what joins them.
+        """Lists the neighbours of each of ``items`` in the graph, at most 50. ``reason`` says what connects them.
 
         Rows as in :meth:`recommend`.
 
@@ -325,13 +332,14 @@ class SavedModel:
     def interests(
         self, history: Sequence[str], ratings: Sequence[float | None] | None = None, k: int = 10
     ) -> list[Interest]:
-        """A user's interests: at most ``k`` labels, the likeliest of the next items first; unknown ids count as absent.
+        """Lists a user's interests: at most ``k`` labels, most likely first. Unknown ids count as absent.
 
         Args:
-          history: item ids, oldest first. ratings: one for each.
+          history: item ids, oldest first.
+          ratings: one for each item of the history.
 
         Raises:
-          ModelError: the catalogue says nothing that would make a label.
+          ModelError: the catalogue has no labels.
         """
         out = self._call(
             "interests",
@@ -355,14 +363,16 @@ class SavedModel:
         context: Fields | None = None,
         event_fields: Sequence[Fields | None] | None = None,
     ) -> list[Ranked]:
-        """Puts ``items`` into the order of how likely each is the user's next one; unknown ids come last, at 0.
+        """Orders ``items`` by how likely each is the user's next item. Unknown ids come last, with 0.
 
         Args:
-          history: item ids, oldest first. items: that are offered, from any source. ratings: one for each of history.
+          history: item ids, oldest first.
+          items: the candidates, from any source.
+          ratings: one for each item of the history.
           context, event_fields: fields of the request and its user, and of each event.
 
         Raises:
-          ModelError: the model was made without one that ranks.
+          ModelError: the model was exported without a ranking model.
         """
         fields = _fields(history, context, event_fields)
         told = self._call("rank", **_person(history, ratings), **fields, items=_strings([items]))
@@ -372,11 +382,11 @@ class SavedModel:
 
     @cached_property
     def run(self) -> Run:
-        """The run that the model came from.
+        """The run that the model was exported from.
 
         Raises:
-          DataError: it is no longer where it was.
-          ModelError: the manifest does not name it.
+          DataError: the run no longer exists.
+          ModelError: the manifest does not name the run.
         """
         if not self.manifest.get("run"):
             raise ModelError(
@@ -390,7 +400,7 @@ class SavedModel:
         folder = Path(self.manifest["run"])
         if not (folder / "data").is_dir():
             raise DataError(
-                f"The run {folder} that {self.folder} was exported from is not there any more, and with it the "
+                f"The run {folder} that {self.folder} was exported from no longer exists, and with it the "
                 "users' histories, which a SavedModel never carries. Give the history itself: --history id1,id2."
             )
         return Run(folder)
@@ -399,7 +409,7 @@ class SavedModel:
         """All events of a user in the training data: item ids, oldest first, and their ratings.
 
         Raises:
-          DataError: the user is not in that data, or the data is not there any more.
+          DataError: the data does not have the user, or no longer exists.
         """
         histories = self.histories_of([user_id])
         if not histories:

@@ -220,5 +220,5 @@ class Student:
             student = cls(tf.saved_model.load(str(folder)), about["teacher"])
             student._fingerprint = about["fingerprint"]
         except Exception as error:  # TensorFlow raises nearly anything on a damaged SavedModel
-            raise ModelError(f"{folder} holds no student that can be loaded: {error}. Distil it again.") from error
+            raise ModelError(f"{folder} contains no student that can be loaded: {error}. Distil it again.") from error
         return student

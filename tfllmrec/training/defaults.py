@@ -54,20 +54,20 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
     if model.history_length is None:
         long = float(np.quantile(lengths, 0.9)) if len(lengths) else 0.0
         model.history_length = int(np.clip(50 * np.ceil(long / 50), 50, 200))
-        said.append(f"model.history_length {model.history_length}: nine in ten histories have up to {long:.0f} events")
+        said.append(f"model.history_length {model.history_length}: 90 % of histories have at most {long:.0f} events")
     per_item = events_per_item(split)
     dropout, id_dropout = DROPOUTS[0] if per_item >= OFTEN else DROPOUTS[1]
     if model.dropout is None:
         model.dropout = dropout
-        said.append(f"model.dropout {model.dropout}: {per_item:.0f} events of an item on average")
+        said.append(f"model.dropout {model.dropout}: {per_item:.0f} events per item on average")
     if model.id_dropout is None:
         model.id_dropout = id_dropout
-        said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events of an item on average")
+        said.append(f"model.id_dropout {model.id_dropout}: {per_item:.0f} events per item on average")
     if training.batch_size is None:
         # About 1000 targets in a step, whatever the histories' length.
         targets = min(mean, float(model.history_length))
         training.batch_size = int(np.clip(2 ** np.round(np.log2(1000 / targets)), 16, 256))
-        said.append(f"training.batch_size {training.batch_size}: histories of {mean:.0f} events on average")
+        said.append(f"training.batch_size {training.batch_size}: {mean:.0f} events per history on average")
     if training.epochs is None:
         training.epochs = int(np.clip(round(12_000_000 / n_events), 4, 12))
         said.append(f"training.epochs {training.epochs} at most: {n_events:,} training events")
@@ -81,7 +81,7 @@ def sizes(split: Split, config: ExperimentConfig) -> list[str]:
             said.append(f"item_weights.form {item_weights.form}: {n_items:,} items")
         if item_weights.form == "exact" and n_items > MAX_ITEMS:
             raise ConfigError(
-                f"item_weights.form exact takes at most {MAX_ITEMS:,} items, not {n_items:,}: say auto or low_rank."
+                f"item_weights.form exact takes at most {MAX_ITEMS:,} items, not {n_items:,}: use auto or low_rank."
             )
     block = max(1, SCORES // n_items)
     if config.evaluation.batch_size > block:

@@ -275,7 +275,7 @@ class GateSettings:
 
     def line(self) -> str:
         """For people; the lift of cold items has a line of its own."""
-        alone = " (items are ranked by behaviour alone: meaning and feedback brought nothing on validation)"
+        alone = " (items are ranked by behaviour alone: meaning and feedback brought no gain on validation)"
         return (
             f"gates dense strength {self.dense_strength:g}{'' if self.dense_strength else alone}, closing "
             f"{self.closing:g}, popularity discount {self.discount:.2g}"

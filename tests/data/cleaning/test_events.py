@@ -339,8 +339,8 @@ def test_unreadable_values_are_dropped_with_an_example():
     data = made([*rows, ("u", "e\nf", "5", "6"), ("u", "g", "1e39", "7")])
     assert data.events.item_id.tolist() == ["a"]
     assert finding(data, "no user_id").example == "events table:1, column 'user': ''"
-    assert finding(data, "the rating is no number").count == 2
-    assert finding(data, "the rating is no number").example == "events table:3, column 'rating': 'good'"
+    assert finding(data, "the rating is not a number").count == 2
+    assert finding(data, "the rating is not a number").example == "events table:3, column 'rating': 'good'"
     assert finding(data, "neither a number nor a date").example == "events table:4, column 'timestamp': 'x'"
     assert finding(data, "a line break in item_id").count == 1
     assert data.report.rows_in["events"] == 7 and data.report.rows_kept["events"] == 1
@@ -350,7 +350,7 @@ def test_more_unreadable_rows_than_tolerated():
     rows = [("u", str(i), "x" if i < 3 else "1", i) for i in range(100)]
     assert len(made(rows, max_bad_rows=0.03).events) == 97
     with pytest.raises(
-        DataError, match=r"events table:0, column 'rating': 'x': the rating is no number. 3 of 100 rows"
+        DataError, match=r"events table:0, column 'rating': 'x': the rating is not a number. 3 of 100 rows"
     ):
         made(rows, max_bad_rows=0.029)
 

@@ -91,7 +91,7 @@ def test_report_round_trip_and_lines():
         "events: events table (user_id <- user, item_id <- item, rating <- rating, timestamp_s <- timestamp; "
         "ordered by timestamp_s)",
         "events: 3 rows read, 2 kept",
-        "  events: 1 dropped: the rating is no number (events table:0, column 'rating': 'x')",
+        "  events: 1 dropped: the rating is not a number (events table:0, column 'rating': 'x')",
     ]
 
 

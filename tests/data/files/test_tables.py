@@ -505,7 +505,7 @@ def test_columns_that_some_parts_lack_are_reported(tmp_path):
         ({"a.csv": "user,item\nu,a\n", "a.csv.gz": "user,item\nu,a\n"}, r"a\.csv and a\.csv\.gz, the same file twice"),
         ({"_delta_log/0.json": "{}", "part-0.csv": "user,item\nu,a\n"}, "is a Delta Lake table"),
         ({".hoodie/x": "{}", "part-0.csv": "user,item\nu,a\n"}, "is a Hudi table"),
-        ({"_SUCCESS": ""}, "holds no file to read"),
+        ({"_SUCCESS": ""}, "contains no file to read"),
     ],
 )
 def test_folders_that_are_no_table(tmp_path, files, message):
@@ -664,7 +664,7 @@ def test_broken_arrays(tmp_path):
         ('[{"user": 1}, {"user":', "element 2"),
         ('[{"user": 1} {"user": 2}]', "expected ',' or ']', found"),
         ('[{"user": 1}] and more', "expected the end of the file"),
-        ("[]", "holds no JSON object"),
+        ("[]", "contains no JSON object"),
     ):
         with pytest.raises(DataError, match=message):
             table(tmp_path / "e.json", content)

@@ -81,7 +81,7 @@ def test_other_files_are_refused(shop):
     np.savez(shop / "several.npz", a=IMAGES, b=IMAGES)
     with pytest.raises(DataError, match="found several arrays"):
         read(shop, vectors={"image": "several.npz"})
-    with pytest.raises(DataError, match=r"gone\.npy is not there"):
+    with pytest.raises(DataError, match=r"gone\.npy does not exist"):
         read(shop, vectors={"image": "gone.npy"})
 
 

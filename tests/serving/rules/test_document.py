@@ -64,7 +64,7 @@ def test_times():
     [
         ("", "expected rules such as block or stock, found an empty file"),
         ("- block", "expected rules such as block or stock"),
-        ("block:\n  - itmes: [a]", "line 2: block.0.itmes is no key of rules (nearest: 'items')"),
+        ("block:\n  - itmes: [a]", "line 2: block.0.itmes is not a key of rules (nearest: 'items')"),
         ("block:\n  - {}", "line 2: block.0: expected items, categories or where"),
         ("block:\n  - items: []", "line 2: block.0.items: expected"),
         ("price: price\nminimum_age:\n  - {age: 0, items: a}", "line 3: minimum_age.0.age: expected greater than"),

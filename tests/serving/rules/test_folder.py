@@ -176,7 +176,7 @@ def test_where_there_is_no_model(shop, tmp_path):
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(ModelError, match="has no version of a model"):
             apply_rules(folder, rules, silent)
-    with pytest.raises(ConfigError, match=r"rulez.yaml is not there \(nearest"):
+    with pytest.raises(ConfigError, match=r"rulez.yaml does not exist \(nearest"):
         apply_rules(shop, tmp_path / "rulez.yaml", silent)
     with pytest.raises(ConfigError, match="cannot be read"):
         apply_rules(shop, tmp_path, silent)

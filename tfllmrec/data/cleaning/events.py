@@ -71,9 +71,9 @@ def clean_events(
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
     rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
-    rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is no number", RATING)
+    rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is not a number", RATING)
     order, bad = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
-    rows.drop_unreadable(bad, "the order is no number", ORDER)
+    rows.drop_unreadable(bad, "the order is not a number", ORDER)
     at = raw.frame.get(TIMESTAMP, nothing)
     seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
     what = f"the time does not fit data.time_format = {config.time_format}"

@@ -193,7 +193,7 @@ def _sorted(users: np.ndarray, rank: np.ndarray, name: str, consequence: str) ->
     often = max(share, 1 - share)
     what = (
         f"the events of almost every user {direction} by {name}: {whole:,} of {judged:,} users compared are sorted "
-        f"throughout, and adjacent events {direction} in {often:.1%} of the cases, where 50% is usual. {consequence}. "
+        f"throughout, and adjacent events {direction} in {often:.1%} of the cases, while 50% is usual. {consequence}. "
         f"{_REMEDY}"
     )
     return often, _doubt(what, whole)
@@ -203,8 +203,8 @@ def _sorted_by_item(
     users: np.ndarray, event_items: np.ndarray, items: pd.DataFrame, orders: Mapping[str, np.ndarray]
 ) -> Finding | None:
     consequence = (
-        "Unless users really meet items in that order, as with episodes, the order does not say which event was the "
-        "last, and figures by leave_last_out are invalid"
+        "Unless users really use items in that order, as with episodes, the order does not show which event was the "
+        "last, and figures of leave_last_out are invalid"
     )
     popularity = np.bincount(event_items, minlength=len(items))
     every = [*orders.items(), *_column_orders(items), ("the number of events of the item", popularity)]

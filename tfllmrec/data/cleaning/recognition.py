@@ -36,7 +36,7 @@ def check_mapping(mapping: dict[str, str]) -> None:
     for column in mapping:
         if column not in known:
             raise ConfigError(
-                f"data.columns: {column!r} is no column that tfllmrec knows; expected one of {', '.join(known)}"
+                f"data.columns: {column!r} is not a column that tfllmrec knows; expected one of {', '.join(known)}"
                 f"{nearest_hint(plain_name(column), _by_plain_name(known))}. "
                 "It goes on the left: data.columns: {canonical: name in the file}."
             )

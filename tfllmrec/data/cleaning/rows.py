@@ -57,7 +57,7 @@ class Rows:
         findings: tuple[tuple[np.ndarray, str, Action], ...] = (
             (ids.inexact, "is a rounded number: different ids may have become one", "kept"),
             (ids.written_as_float, "is an integer written as a float", "repaired"),
-            (ids.fractional, "is a number with a fraction; if ids are no numbers, export them as text", "kept"),
+            (ids.fractional, "is a number with a fraction; if ids are not numbers, export them as text", "kept"),
             (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
             (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
         )

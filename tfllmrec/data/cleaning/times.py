@@ -256,7 +256,7 @@ def _by_pattern(values: pd.Series, pattern: str, note: Note) -> tuple[np.ndarray
     try:
         parsed = _seconds(pd.to_datetime(distinct, format=pattern, errors="coerce", utc=True))
     except ValueError as error:
-        raise ConfigError(f"data.time_format: {pattern!r} is no pattern that strptime reads: {error}.") from error
+        raise ConfigError(f"data.time_format: {pattern!r} is not a pattern that strptime can read: {error}.") from error
     seconds = spread(parsed, codes)
     return seconds, (codes >= 0) & np.isnan(seconds) & ~unknown
 

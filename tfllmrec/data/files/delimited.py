@@ -126,7 +126,7 @@ def read_delimited(
         dialect = sample.dialect
         fields = distinct_names([name.strip() for name in sample.header])
         if only is not None and len(fields) == 1 and not is_known_name(fields[0], mapping or {}):
-            what = f"the first line is no known column name, so it is read as a {only}"
+            what = f"the first line is not a known column name, so it is read as a {only}"
             row = 1 + len(_LINE_END.findall(content, 0, start))
             findings += (Finding(table, what, 1, "kept", f"{file}:{row}, {fields[0][:60]!r}"),)
             fields, has_header = [only], False

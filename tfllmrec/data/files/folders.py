@@ -65,8 +65,8 @@ def find_files(folder: Path, kind: str) -> Files:
     }
     wanted = expected[kind] if kind in expected else "; or ".join(expected.values())
     raise DataError(
-        f"{folder} holds no events in {'a known format' if kind == 'auto' else f'format {kind}'}: expected {wanted}; "
-        f"there: {there}. Name the files: data.events, data.items."
+        f"{folder} has no events in {'a known format' if kind == 'auto' else f'format {kind}'}: expected {wanted}; "
+        f"found there: {there}. Name the files: data.events, data.items."
     )
 
 

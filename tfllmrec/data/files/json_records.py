@@ -88,7 +88,7 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
         findings.append(Finding(table, what, len(literals), "repaired", f"{file}:{literals[0]}"))
     if not columns.rows:
         raise DataError(
-            f"{path} holds no JSON object: expected one per line, or an array of them. "
+            f"{path} contains no JSON object: expected one per line, or an array of them. "
             f"{findings[0] if findings else 'The array is empty.'}"
         )
     numbers = np.array(columns.rows, dtype=np.int64)

@@ -61,7 +61,7 @@ def find_parts(folder: Path, table: str) -> tuple[list[Path], tuple[Finding, ...
     named = [p for p in files if is_table(p)]
     parts = sorted(named or files, key=_by_number)
     if not parts:
-        raise DataError(f"{folder} holds no file to read: expected a table, or the parts of one.")
+        raise DataError(f"{folder} contains no file to read: expected a table, or the parts of one.")
     formats = {next((f[0] for f in _FORMATS if without_compression(p.name).lower().endswith(f)), "") for p in parts}
     if len(formats) > 1:
         raise DataError(f"{folder} holds several formats ({', '.join(sorted(formats))}): expected one table. {_REMEDY}")

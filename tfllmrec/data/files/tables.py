@@ -50,7 +50,7 @@ def require_file(path: Path) -> None:
         if path.parent.is_dir()
         else "Its folder does not exist either."
     )
-    raise DataError(f"{path} is not there. {hint}")
+    raise DataError(f"{path} does not exist. {hint}")
 
 
 def read_table(path: Path, table: str, config: DataConfig, only: str | None = None) -> RawTable:
@@ -151,7 +151,7 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
             content.decode("utf-8")  # says where
     except LookupError as error:
         raise ConfigError(
-            f"data.encoding: {encoding!r} is no encoding; expected utf-8, latin-1, cp1252 or the like."
+            f"data.encoding: {encoding!r} is not an encoding; expected utf-8, latin-1, cp1252 or the like."
         ) from error
     except UnicodeDecodeError as error:
         if latin_1:  # the MovieLens files are documented as Latin-1
@@ -189,7 +189,7 @@ def _refuse_nul(content: bytes, file: str, encoding: str) -> None:
         row = _line_of(content, content.index(b"\0"))
         raise DataError(
             f"{file}:{row}: a NUL character; expected text in {encoding}. If it is UTF-16 or the like, set "
-            "data.encoding. If it is no text, export the table as CSV, JSON or Parquet."
+            "data.encoding. If it is not text, export the table as CSV, JSON or Parquet."
         )
 
 
@@ -225,7 +225,7 @@ def _read_parquet(path: Path, table: str, content: bytes, meter: SizeMeter) -> R
         arrow = _index_as_columns(_batches(file, meter, path))
         frame, findings = _to_frame(arrow, table, path)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     rows = np.arange(1, len(frame) + 1, dtype=np.int64)
     return RawTable(table, path.name, frame, rows, np.ones_like(rows), findings=findings)
 
@@ -286,7 +286,7 @@ def _to_frame(table: pa.Table, name: str, path: Path) -> tuple[pd.DataFrame, tup
         plain = _plain(column)
         if _is_binary(column.type) and not pa.types.is_string(plain.type):
             plain = pa.chunked_array([[v if v is None else v.hex() for v in column.to_pylist()]], pa.string())
-            what = f"bytes in {label!r} that are no text: written in hexadecimal"
+            what = f"bytes in {label!r} that are not text: written in hexadecimal"
             findings.append(Finding(name, what, len(column) - column.null_count, "repaired", path.name))
         one = pa.table({label: plain}).replace_schema_metadata(table.schema.metadata)
         columns.append(one.to_pandas(types_mapper=_pandas_type).iloc[:, 0])
@@ -302,7 +302,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column whose type pandas has, without loss of precision; bytes that are no text come back unchanged."""
+    """A column whose type pandas has, without loss of precision; bytes that are not text come back unchanged."""
     kind = column.type
     if isinstance(kind, pa.UuidType):
         return pa.chunked_array([[None if v is None else str(v) for v in column.to_pylist()]], pa.string())

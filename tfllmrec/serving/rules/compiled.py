@@ -106,7 +106,7 @@ def rules_digest(path: Path) -> bytes | None:
     sizes = np.frombuffer(content[HEADER_BYTES : HEADER_BYTES + SIZES_BYTES], "<i8")
     whole = len(sizes) == len(SECTIONS) and len(content) == HEADER_BYTES + SIZES_BYTES + sizes.sum()
     if not content.startswith(MAGIC) or not whole:
-        raise ModelError(f"{path} is no file of compiled rules, or a part of one: {_REMEDY}")
+        raise ModelError(f"{path} is not a complete file of compiled rules: {_REMEDY}")
     return content[HEADER_BYTES - DIGEST_BYTES : HEADER_BYTES]
 
 

@@ -232,7 +232,7 @@ def parse_rules(text: str, origin: str) -> RulesFile:
     """Reads a rules file.
 
     Raises:
-      ConfigError: it is no YAML, has an unknown key or a value that does not fit; the message names the line.
+      ConfigError: it is not valid YAML, has an unknown key or a value that does not fit; the message names the line.
     """
     raw, lines = parse_texts(text, origin)
     if not isinstance(raw, Mapping) or not raw:
@@ -258,7 +258,7 @@ def _told(problem: Any, lines: Lines) -> tuple[tuple[str | int, ...], str]:
     name = ".".join(map(str, place)) or str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         known = sorted((info.alias or key) for kind in _sections(Document) for key, info in kind.model_fields.items())
-        return place, f"{name} is no key of rules{nearest_hint(str(place[-1]), known)}."
+        return place, f"{name} is not a key of rules{nearest_hint(str(place[-1]), known)}."
     if problem["type"] == "missing":
         return place, f"{name}: expected the key {problem['loc'][-1]!r}, which is missing."
     said = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -322,7 +322,7 @@ def _text_of(path: Path) -> str:
         text = content.decode()
     except FileNotFoundError:
         there = sorted(p.as_posix() for p in path.parent.glob("*.*"))
-        raise ConfigError(f"{path} is not there{nearest_hint(path.as_posix(), there)}.") from None
+        raise ConfigError(f"{path} does not exist{nearest_hint(path.as_posix(), there)}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     if len(content) > MOST_BYTES:

@@ -106,7 +106,7 @@ def pretrain(
     tell = tell or (lambda line: None)
     out = Path(out)
     if out.exists():
-        raise ModelError(f"{out} is there already: name another folder for the trained encoder, or delete this one.")
+        raise ModelError(f"{out} already exists: name another folder for the trained encoder, or delete this one.")
     set_seeds(seed)
     loaded = TextEncoder(encoder, preprocessor, max_tokens, item_prefix=item_prefix)
     text_to_vector = loaded.text_to_vector
