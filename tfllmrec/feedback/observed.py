@@ -241,3 +241,12 @@ def ends_of(log: Path) -> tuple[float, float]:
             f"{log} has no lists: expected those that 'tfllmrec serve --log' writes when 'recommend' is asked."
         )
     return min(times), max(times)
+
+
+def newest_event_s(log: Path, upto_s: float) -> float | None:
+    """When the last event of a log up to a time happened; ``None``: it has none."""
+    with LogReader(log) as reader:
+        newest: float | None = reader.rows(f"SELECT max({TIMESTAMP}) FROM {EVENTS} WHERE {TIMESTAMP} <= ?", upto_s)[0][
+            0
+        ]
+    return newest
