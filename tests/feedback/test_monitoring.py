@@ -106,7 +106,11 @@ def test_figures_are_those_of_the_tables(day):
     }
     for key, value in expected.items():
         assert found[key].value == pytest.approx(value) and found[key].low <= value <= found[key].high, key
-    assert not [key for key in found if key[1].startswith(("scene", "version"))]  # one version: the same as all
+    assert not [key for key in found if key[1].startswith(("scene", "version", "searches"))]  # one version: as all
+    searches = compare(replace(day, found=day.shown.tail(50)), None).figures
+    (ctr,) = [each for each in searches if (each.measure, each.group) == ("ctr", "searches")]
+    assert ctr.count == 50 and ctr.value == pytest.approx(day.shown["used"].tail(50).mean())
+    assert {each.measure for each in searches if each.group == "searches"} <= {"ctr", "conversion", "dwell_s"}
     assert report.alarms == [] and "nothing to compare" in report.headline and report.drifts == []
 
 

@@ -26,8 +26,8 @@ def interests(
         unknown = unknown_ids(model, typed)
         found = model.interests(past, ratings, k)
     if json:
-        rows = [asdict(interest) for interest in found]
-        print_json({"user": user, "history": past, "unknown": unknown, "interests": rows})
+        told = [asdict(interest) for interest in found]
+        print_json({"user": user, "history": past, "unknown": unknown, "interests": told})
         return
     if not found:
         note("the items of this history say nothing of interests")

@@ -125,7 +125,8 @@ class Figure:
     """A measure of a group in both periods.
 
     Attributes:
-      measure: a key of :data:`MEASURES`. group: such as ``all``, ``stratum tail``, ``version shop/3``, ``scene feed``.
+      measure: a key of :data:`MEASURES`.
+      group: ``all`` recommendations, ``stratum tail``, ``version shop/3``, ``scene feed``, or ``searches``.
       value, low, high: with the 95 % interval. count: of what it is a mean. users: theirs.
       reference, reference_count: of the period before; ``None`` without one.
       change: relative to the reference. p, p_adjusted: of no change; ``None`` with too few users.
@@ -365,6 +366,8 @@ def compare(
 def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
     """(group, table, column, value) of each group; *all* has no column."""
     found: list[tuple[str, str, str, Any]] = [("all", "", "", "")]
+    if len(now.found):
+        found.append(("searches", "found", "", ""))
     if (now.shown[STRATUM] != "").any():
         found += [(f"stratum {name}", "shown", STRATUM, name) for name in ("head", "tail", "cold")]
     recommended = now.lists[~now.lists["searched"]]
@@ -382,7 +385,9 @@ def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
 def _measured(period: Observed, table: str, column: str, value: Any) -> dict[str, Estimate]:
     """The measures of a group."""
     shown, lists = period.shown, period.lists[~period.lists["searched"]]
-    if table == "shown":
+    if table == "found":
+        shown, lists = period.found, lists.head(0)
+    elif table == "shown":
         shown, lists = shown[shown[column] == value], lists.head(0)
     elif table == "lists":
         if column not in lists:
