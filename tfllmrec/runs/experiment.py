@@ -83,7 +83,9 @@ def fit_experiment(
 ) -> Run:
     """Reads, splits, encodes, fits, measures; writes a run folder.
 
-    The folder is locked meanwhile: a second process that would write to it ends with an error.
+    The folder is locked meanwhile: a second process that would write to it ends with an error. Its ``logs/`` have the
+    curves of the fit; :func:`tfllmrec.write_board` adds to them what TensorBoard shows of a complete run, as
+    ``tfllmrec fit`` does.
 
     Args:
       config: may say *auto*.
