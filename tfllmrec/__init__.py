@@ -41,6 +41,7 @@ _HOME = {
     "fit_hybrid": "tfllmrec.training.fit",
     "fit_experiment": "tfllmrec.runs.experiment",
     "compare": "tfllmrec.explain.compare",
+    "write_board": "tfllmrec.explain.board",
     "export": "tfllmrec.serving.export",
     "SavedModel": "tfllmrec.serving.saved_model",
 }

@@ -41,7 +41,7 @@ PACKAGES: dict[str, list[str] | None] = {
     "board": ["scoreboard"],
     "training": ["fit", "callbacks", "defaults"],
     "runs": ["experiment", "run", "search", "update"],
-    "explain": ["compare", "report", "card", "experiment"],
+    "explain": ["compare", "report", "card", "experiment", "board"],
     "serving": ["export", "saved_model", "signatures", "new_items", "gate", "promotion"],
     "client": ["client", "answers", "status"],
 }

@@ -133,6 +133,10 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
     answer = program("monitor", steady, "--since", "23h", "--model", model / "1")
     assert answer.code == 0 and answer.out.splitlines()[-1].endswith("compared with the 23 hours before: no alarm.")
 
+    answer = program("monitor", steady, "--until", "2100-01-01")
+    assert answer.code == 5 and "The log is old: " in answer.out and "hours before the end of the report" in answer.out
+    assert json.loads(program("monitor", steady, "--until", "2100-01-01", "--json").out)["state"] == "old"
+
     fell = log([(0.5, 0.1)])
     answer = program("monitor", fell, "--since", "30h", "--reference", steady, "--json")
     about = [each["about"] for each in json.loads(answer.out)["alarms"]]
@@ -145,6 +149,7 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
         (["--since", "soon"], 2, "--since soon: expected a period such as 90s, 30m, 24h or 7d"),
         (["--reference", "nowhere"], 2, "--reference nowhere: expected a period"),
         (["--within", "0m"], 2, "--within 0m"),
+        (["--until", "May"], 2, "Invalid value for '--until'"),
         (["--model", "nowhere"], 4, "nowhere does not exist"),
         ([], 3, "is not an event log"),
     ],

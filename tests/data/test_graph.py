@@ -83,6 +83,7 @@ def test_pairs_need_no_relation(tmp_path):
     ("text", "message"),
     [
         ("from,tail\na,b\n", "expected the columns head, relation, tail"),
+        ("heads,tail\na,b\n", "head .nearest: 'heads'. missing"),
         ("head,tail\nx,y\n", "expected item ids of the catalogue among head and tail, found none .'x' and 'y'."),
         ("head,tail,weight\na,b,1\na,b,-2\n", "expected a weight above 0, found '-2' in row 2"),
     ],

@@ -87,7 +87,7 @@ def test_settings_come_before_what_is_recognised():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dwel": {}}, r"data.fields.dwel: no table has such a column \(nearest: dwell\)"),
+        ({"dwel": {}}, r"data.fields.dwel: no table has such a column \(nearest: 'dwell'\)"),
         ({"colour": {"kind": "number"}}, "data.fields.colour.kind: expected numbers, found 'red'"),
         ({"colour": {"kind": "vector"}}, "data.fields.colour.kind: expected vectors of one length"),
         ({"colour": {"default": "1"}, "dwell": {"kind": "number", "default": "much"}}, "default: expected a number"),

@@ -79,6 +79,18 @@ def test_metrics_and_counts_by_hand():
     }
 
 
+def test_a_function_is_measured_like_a_recommender():
+    asked = queries([[0], [2], []])
+    found = evaluate(Fixed(SCORES).score, asked, train_counts=COUNTS, strata=STRATA, ks=[1, 2], bootstrap=50)
+    assert found.metrics == run(SCORES, asked).metrics
+
+    def of_others(queries):
+        return np.zeros((len(queries), 9), np.float32)
+
+    with pytest.raises(ModelError, match=r"got \[3, 9\] from of_others"):
+        evaluate(of_others, asked, train_counts=COUNTS, strata=STRATA)
+
+
 def test_coverage_is_that_of_the_candidates():
     asked = replace(queries([[0], [2]]), candidates=np.array([True, False, True, False]))
     result = run(SCORES[:2], asked)

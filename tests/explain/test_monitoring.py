@@ -9,6 +9,7 @@ import pytest
 from html_pages import check, told
 
 from tfllmrec.explain.monitoring import DRAWN, write_monitoring
+from tfllmrec.feedback.drift import Shift
 from tfllmrec.feedback.monitoring import Drift
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -31,14 +32,15 @@ def test_the_page_has_figures_drifts_exposure_and_pictures(report, tmp_path):
     assert f"ctr all {ctr.value:.2%} [{ctr.low:.2%}, {ctr.high:.2%}] {ctr.count:,.0f} {ctr.reference:.2%}" in words
     assert "field device" in words and "gini" in words and "adjusted for all comparisons" in words
     assert text.count("<svg") == 1 + min(DRAWN, len(report.drifts))
-    first = replace(report, drifts=[], exposed=[], hours=report.hours[:1], reference="", alarms=[])
+    first = replace(report, drifts=[], exposed=[], hours=report.hours[:1], alarms=[], state="first")
     bare = check(write_monitoring(first, tmp_path / "first.html"))
     assert "<svg" not in bare and "nothing to compare them with yet" in told(bare)
 
 
 def test_names_of_the_data_do_not_break_the_page(report, tmp_path, hostile):
     for number, name in enumerate(hostile):
-        drift = Drift(f"field {name}", 0.3, 0.2, f"{name}: 1%", (9, 9), "large", (name, "b"), (0.1, 0.9), (0.5, 0.5))
+        shift = Shift(0.3, 0.2, None, f"{name}: 1%", (name, "b"), (0.1, 0.9), (0.5, 0.5), (9, 9))
+        drift = Drift(**vars(shift), name=f"field {name}", size="large")
         figure = replace(report.figures[0], group=f"scene {name}")
         page = replace(report, log=name, figures=[figure], drifts=[drift])
         check(write_monitoring(page, tmp_path / f"{number}.html"))

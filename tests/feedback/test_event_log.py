@@ -395,13 +395,16 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
         "007,1,2020-01-01 10:00,4,a,Bonn\n7,2,2020-01-01 11:00,x,b,\n8,,2020-01-02 10:00,1,c,\n9,3,later,1,d,\n"
     )
     done = append_file(log, tmp_path / "e.csv", DataConfig())
-    assert (done.accepted, done.refused, done.late) == (1, 3, 1)
+    assert (done.accepted, done.refused, done.late) == (2, 2, 2)
+    assert done.report.lines()[-1].endswith(
+        "1 repaired: the rating is not a number: taken as unknown (e.csv:3, column 'stars': 'x')"
+    )
     assert done.reasons == [
-        "e.csv:3: expected a number as the rating, found 'x'",
         "e.csv:4: no item_id: found event_id, rating, timestamp_s, user_id",
         "e.csv:5: expected a time, found 'later'",
     ]
-    (event,) = log.replay()
+    event, unrated = log.replay()
+    assert unrated["item_id"] == "2" and "rating" not in unrated
     assert (event["user_id"], event["item_id"], event["rating"], event["city"]) == ("007", "1", 4.0, "Bonn")
     assert event["timestamp_s"] == 1577872800.0 and event["event_id"] == "a"
     (tmp_path / "bad.csv").write_text("user,item\na,b\nc,d\n")
@@ -491,15 +494,6 @@ def test_waiting_batches_and_lists_are_bounded(slow, monkeypatch):
         slow.submit(slow.log.check([click(3)]))
     shown = [Exposure("r", NOW, None, "m", 1, "p", "i", 0)]
     assert [slow.offer(2, lambda: (shown, ())) for _ in range(3)] == [True, True, False]
-    for _ in range(2):
-        slow.log.go.release()
-
-
-def test_searches_take_room_and_are_no_shown_items(slow, monkeypatch):
-    monkeypatch.setattr("tfllmrec.feedback.event_writer.MOST_SHOWN", 5)
-    slow.submit(slow.log.check([click(0)]))
-    assert slow.log.began.acquire(timeout=30)
-    assert [slow.offer(0, lambda: ((), ()), room) for room in (4, 2, 1)] == [True, False, True]
     for _ in range(2):
         slow.log.go.release()
 

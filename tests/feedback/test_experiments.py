@@ -226,7 +226,7 @@ def test_outcomes_and_metrics_that_cannot_be_used_are_refused():
     with pytest.raises(DataError, match="column 'reward' of the outcomes is also"):
         users_of(log, PAIR, pd.DataFrame({"user_id": [1], "reward": [1]}))
     users = users_of(log, PAIR)
-    with pytest.raises(DataError, match=r"Expected a column 'rewards' .*is it 'reward'"):
+    with pytest.raises(DataError, match=r"Expected a column 'rewards' .*nearest: 'reward'"):
         analyze(users, PAIR, [Metric("rewards")])
     with pytest.raises(DataError, match="exposures/reward has no value in the arm 'new': reward adds up to 0"):
         analyze(users, PAIR, [Metric.parse("exposures/reward")])

@@ -106,7 +106,11 @@ def test_figures_are_those_of_the_tables(day):
     }
     for key, value in expected.items():
         assert found[key].value == pytest.approx(value) and found[key].low <= value <= found[key].high, key
-    assert not [key for key in found if key[1].startswith(("scene", "version"))]  # one version: the same as all
+    assert not [key for key in found if key[1].startswith(("scene", "version", "searches"))]  # one version: as all
+    searches = compare(replace(day, found=day.shown.tail(50)), None).figures
+    (ctr,) = [each for each in searches if (each.measure, each.group) == ("ctr", "searches")]
+    assert ctr.count == 50 and ctr.value == pytest.approx(day.shown["used"].tail(50).mean())
+    assert {each.measure for each in searches if each.group == "searches"} <= {"ctr", "conversion", "dwell_s"}
     assert report.alarms == [] and "nothing to compare" in report.headline and report.drifts == []
 
 
@@ -228,7 +232,7 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
 
     log = folder("log", 1.79e9, 3, [0.4, 0.4, 0.2])
     then = 1.79e9 + 3 * 86400 + 9000
-    alarms, monitor = (partial(each, clock=lambda: then) for each in (module.alarms, module.monitor))
+    alarms, monitor = (partial(each, until_s=then) for each in (module.alarms, module.monitor))
     found = monitor(log, since_s=80_000)
     assert found.reference == "the 80000 seconds before" and {alarm.about for alarm in found.alarms} == {
         "ctr (all)",
@@ -241,11 +245,19 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     same = monitor(log, other, since_s=80_000)
     assert same.alarms == [] and same.reference == "the log other" and same.lists[1] == pytest.approx(600, abs=20)
     first = monitor(log, since_s=10 * 86400)
-    assert first.reference == "" and "no reference" in " ".join(first.notes)
+    assert (first.reference, first.state) == ("", "first") and "nothing to compare them with" in first.headline
     part = monitor(log, 200_000.0, since_s=80_000)
     assert "the log has only 49.2 hours of the 200000 seconds before" in part.notes and part.lists[1] > 500
     less = monitor(log, 7 * 86400.0, since_s=80_000)
     assert "the log has only 49.2 hours of the 7 days before" in less.notes and less.reference == ""
-    silent = module.monitor(log, since_s=80_000, clock=lambda: then + 80_000)
-    assert silent.alarms[0].about == "log" and silent.alarms[1:] == found.alarms
-    assert "not written any more" in silent.alarms[0].message and "24.7 hours ago" in silent.alarms[0].message
+
+    old = module.monitor(log, since_s=80_000)  # now is long after the log's end
+    (alarm,) = module.alarms(log, since_s=80_000, until_s=then + 80_000)
+    assert (old.state, found.state, old.drifts, old.lists[1]) == ("old", "compared", [], 0)
+    assert [each.about for each in old.alarms] == [alarm.about] == ["log"]
+    assert old.headline.startswith("The log is old: ") and old.figures[0].value == found.figures[0].value
+    assert alarm.message.count("24.7 hours before the end") == 2 and "its last event is of 2026-09-" in alarm.message
+    day = monitor(log, since_s=40_000, until_s=1.79e9 + 2 * 86400)  # before the clicks fell
+    assert day.alarms == [] and day.upto_s == 1.79e9 + 2 * 86400 - 1800
+    with pytest.raises(DataError, match="No lists from"):
+        monitor(log, until_s=1.7e9)

@@ -90,14 +90,20 @@ def test_requests_have_empty_lists_searches_and_fields(log):
     requests = [asked(f"r{n}", 1e9 + n, 1, history_ids=n, unknown_ids=1, context=fields % n) for n in range(1, 13)]
     write(
         log,
-        exposures=shown("old", 1e9 + 3, "ab"),
+        events=[event("a", "s", 1e9 + 30)],
+        exposures=[*shown("old", 1e9 + 3, "ab"), *shown("s", 1e9 + 21, "bac")],
         requests=[
             *requests,
             asked("none", 1e9 + 20, 0),
-            asked("s", 1e9 + 21, 5, policy="search", letters=4, script="LATIN"),
+            asked("s", 1e9 + 21, 3, policy="search_full", letters=4, script="LATIN"),
         ],
     )
-    lists = read(log).lists.set_index("request_id")
+    period = read(log)
+    lists = period.lists.set_index("request_id")
+    assert period.shown["request_id"].tolist() == ["old", "old"]
+    assert period.found[["request_id", "item_id", "used"]].values.tolist() == [
+        ["s", "b", False], ["s", "a", True], ["s", "c", False],
+    ]  # fmt: skip
     assert lists["searched"].sum() == 1 and lists.loc["s", ["letters", "script"]].tolist() == [4, "LATIN"]
     assert lists.loc["none", "listed"] == 0 and lists.loc["old", "listed"] == 2
     assert np.isnan(float(lists.loc["old", "history_ids"])) and lists.loc["r5", "history_ids"] == 5

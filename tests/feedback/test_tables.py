@@ -64,5 +64,5 @@ def test_values_that_are_no_numbers_are_refused():
         numbers(frame, "x", "the log")
     with pytest.raises(DataError, match=r"'x' of the log; found 'inf' in row 3, and 1 such rows"):
         numbers(frame, "x", "the log", missing=True)
-    with pytest.raises(DataError, match=r"Expected a column 'propensity' in the log .is it 'propensities'"):
+    with pytest.raises(DataError, match=r"Expected a column 'propensity' in the log .nearest: 'propensities'"):
         require_columns(pd.DataFrame({"propensities": []}), ["propensity"], "the log")

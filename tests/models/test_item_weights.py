@@ -7,13 +7,14 @@ import pytest
 from scipy import sparse
 
 from tfllmrec.data.queries import Ragged
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.models import item_weights
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
     PrunedWeights,
     between_domains,
+    check_domains,
     co_occurrence,
     ease_weights,
     interactions,
@@ -644,8 +645,15 @@ def test_factors_between_domains_reach_the_pairs_that_they_name():
     found = between_domains(weights, domains, {"a>b": 0.5}).weights
     assert found.tolist() == [[1, 0.5, 1], [1, 1, 1], [1, 1, 1]]  # an item of both shares a domain with either
     assert between_domains(weights, None, {"a>b": 0.5}) is weights and between_domains(weights, domains, {}) is weights
-    with pytest.raises(ModelError, match="domains a, b, found c"):
-        between_domains(weights, domains, {"a>c": 0.5})
+
+
+def test_factors_name_domains_that_there_are():
+    domains = np.array(["a", "b", "a|b"], object)
+    check_domains(domains, {"a>b": 0.5})
+    check_domains(domains, None)
+    check_domains(None, {"a>c": 0.5})  # it has no effect, which a warning says
+    with pytest.raises(ConfigError, match="domains a, b, found c"):
+        check_domains(domains, {"a>c": 0.5})
 
 
 def test_scaled_statistics_are_those_of_as_many_users():

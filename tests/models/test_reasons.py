@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllmrec.models.reasons import Reasons, Subjects, popular_items
+from tfllmrec.models.reasons import Reasons, Subjects
 
 pytestmark = pytest.mark.tf
 TITLES = ["The Abyss", "Contact", "Casablanca", "Alien"]
@@ -71,8 +71,3 @@ def test_what_most_items_have_is_not_named():
     reasons = Reasons(tf.constant(["a"] * 20 + [""]), many, np.zeros(20, bool), True)
     alike, several = reasons._shared(tf.constant([[0, 19]]), tf.constant([[1, 18]]))
     assert alike.numpy().tolist() == [[b"", b"Contact"]] and not several.numpy().any()
-
-
-def test_popular_items_have_events():
-    assert popular_items(np.array([0, 5, 9, 1, 2])).tolist() == [False, False, True, False, False]
-    assert not popular_items(np.zeros(5)).any()

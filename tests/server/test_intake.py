@@ -328,7 +328,9 @@ def test_a_request_is_logged_with_its_list(tmp_path):
             RequestRecord("r1", 0.0, "42", "m", 3, "recommend_full", 1, 1, context='{"device":"tv"}'),
             RequestRecord("r2", 0.0, None, "m", 3, "search", 1, 1, letters=11, script="LATIN"),
         ]
-        assert [each.request_id for each in log.shown()] == ["r0/0", "r1"]
+        assert [(each.request_id, each.policy) for each in log.shown()] == [
+            ("r0/0", "recommend"), ("r1", "recommend_full"), ("r2", "search"),
+        ]  # fmt: skip
 
 
 def test_a_full_queue_drops_lists_and_not_requests(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from small_disks import small_files
 
 from tfllmrec import durable
 from tfllmrec.client.status import RequestError
+from tfllmrec.data.domains import domain_filters
 from tfllmrec.durable import writing_folder
 from tfllmrec.errors import ModelError, WriteError
 from tfllmrec.layers import item_index
@@ -146,7 +147,9 @@ def test_an_export_knows_the_tail_and_whether_items_are_used_again(bare_run, qui
     *_, tail, used_again, _, _, _, _ = given[0]
     np.testing.assert_array_equal(tail, run.split.strata(0.3)["tail"])
     assert used_again == (repeats == "all")
-    assert exporting._with_new_items(np.array([False, True]), 4).tolist() == [False, True, True, True]
+    grown = pd.concat([run.split.items, run.split.items.head(2)])  # the last two are new
+    listed = exporting._listed(grown, domain_filters(grown), run.split, 0.3).iloc[-2:]
+    assert listed[["train_events", "stratum"]].values.tolist() == [[0, "cold"]] * 2
 
 
 def test_no_version_has_a_number_that_servers_ignore(bare_run, quickly, tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
@@ -15,6 +16,7 @@ from tfllmrec.evaluation.protocol import Result
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.item_weights import EXACT_ITEMS, MAX_ITEMS, NotPositiveDefinite, PrunedWeights
 from tfllmrec.training import defaults
+from tfllmrec.training.fit import choose
 
 
 def stand_in(lengths, n_items, n_events=None):
@@ -346,18 +348,43 @@ def measured_by(strengths):
 )
 def test_the_graph_counts_only_if_it_gains_more_than_chance(monkeypatch, gains, chosen):
     monkeypatch.setattr(defaults, "item_weights_result", measured_by(gains))
-    data, told = SimpleNamespace(graph=SimpleNamespace(relations=["use"])), []
+    graph = SimpleNamespace(relations=["use"])
+    data, told = SimpleNamespace(graph=graph, source_histories=None, tried_item_weights={}, n_items=9), []
     start = ItemWeightSettings(graph=0.0, l2=7.0)
     settings, (line,) = defaults.choose_graph(data, ItemWeightSettings(), start, told.append)
     assert settings == start.model_copy(update={"graph": chosen}) and len(told) == len(defaults.GRAPH_STRENGTHS)
     assert line.startswith(f"item_weights.graph {chosen:g}") and ("left out" in line) == (chosen == 0)
 
 
+def test_the_graph_is_tried_within_the_budget_of_the_search_and_nothing_is_solved_twice(chain_split, monkeypatch):
+    own = sparse.csr_array(np.eye(40, dtype=np.float32))
+    monkeypatch.setattr(TrainingData, "graph_view", own)
+    solved, real = [], defaults.solve
+    monkeypatch.setattr(
+        defaults, "solve", lambda _, settings, *more: solved.append(settings) or real(_, settings, *more)
+    )
+
+    def choose_all(tries):
+        monkeypatch.setitem(defaults.SEARCH_WORK, "exact", tries * 40**3)
+        solved.clear()
+        data, given = replace(data_of(chain_split), graph=SimpleNamespace(relations=["use"])), ItemWeightSettings()
+        settings, _ = defaults.choose_item_weights(data, given, print)
+        searched = len(solved)
+        _, (line,) = defaults.choose_graph(data, given, settings, print)
+        return searched, [each.graph for each in solved[searched:]], line
+
+    assert choose_all(8)[:2] == (5, [10.0, 30.0, 100.0])
+    assert choose_all(4)[:2] == (0, [0.0, 10.0, 30.0, 100.0])  # not searched
+    assert choose_all(2)[:2] == (0, [0.0, 10.0])
+    searched, strengths, line = choose_all(1)
+    assert (searched, strengths) == (0, []) and line.startswith("item_weights.graph 0 (not tried: 40 items; ")
+
+
 def test_without_a_graph_or_with_a_strength_nothing_is_tried(monkeypatch):
     monkeypatch.setattr(defaults, "item_weights_result", None)
     settings, graph = ItemWeightSettings(l2=7.0), SimpleNamespace(relations=["use"])
     for graph_of_data, given in ((None, None), (graph, 5.0), (SimpleNamespace(relations=[]), None)):
-        data = SimpleNamespace(graph=graph_of_data)
+        data = SimpleNamespace(graph=graph_of_data, source_histories=None)
         assert defaults.choose_graph(data, ItemWeightSettings(graph=given), settings, print) == (settings, [])
 
 
@@ -438,10 +465,6 @@ def test_events_of_another_domain_count_less_where_they_do_harm(monkeypatch, off
 
 
 def test_factors_of_unknown_domains_are_refused_before_the_search():
-    items = two_shops().split.dataset.items
-    config = ExperimentConfig(item_weights=ItemWeightSettings(domains={"books>films": 0.5}))
-    defaults.check_domains(items, config)
-    config.item_weights.domains = {"books>film": 0.5}
-    with pytest.raises(ConfigError, match="of the domains books, films, found 'film'"):
-        defaults.check_domains(items, config)
-    defaults.check_domains(items.drop(columns="domain"), config)  # it has no effect, which a warning says
+    config = ExperimentConfig(item_weights=ItemWeightSettings(domains={"books>film": 0.5}))
+    with pytest.raises(ConfigError, match="of the domains books, films, found film"):
+        choose(two_shops(), config, print)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, config_of_files
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 from tfllmrec.errors import ConfigError
 from tfllmrec.progress import show_progress
 
@@ -163,14 +163,9 @@ def features(
 
 def print_features(name: str, report: FeatureReport) -> None:
     """Prints a table of the fields, the pairs that go together, and the setting that leaves fields out."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    title = cell(f"{name}: {report.sampled:,} of {report.events:,} events")
-    table = Table(box=SIMPLE, title=title, title_justify="left")
     targets = [f"tells of {target}" for target in (report.label, "popularity", "rating")]
-    for column in ("field", "kind", "missing", "distinct", "outliers", *targets, "leave out because it"):
-        table.add_column(column, justify="right" if column in ("missing", "distinct", "outliers") else "left")
+    words = ("field", "kind", *targets, "leave out because it")
+    rows = []
     for field in report.fields:
         told = [
             "  ".join(each.worded() for each in field.tells if each.target == target)
@@ -178,9 +173,9 @@ def print_features(name: str, report: FeatureReport) -> None:
         ]
         outliers = "" if field.outliers is None else f"{field.outliers:.1%}"
         kind = field.kind if field.components is None else f"vector: {_worded(list(field.components))} components"
-        row = [field.key, kind, f"{field.missing:.1%}", f"{field.distinct:,}", outliers, *told, field.drop]
-        table.add_row(*map(cell, row))
-    console().print(table)
+        rows.append([field.key, kind, f"{field.missing:.1%}", f"{field.distinct:,}", outliers, *told, field.drop])
+    header = ["field", "kind", "missing", "distinct", "outliers", *words[2:]]
+    print_table(f"{name}: {report.sampled:,} of {report.events:,} events", header, rows, words)
     for pair in report.pairs:
         also = "" if pair.correlation is None else f", Spearman's correlation {pair.correlation:.2f}"
         say(f"{pair.first} and {pair.second} go together: Cramer's V {pair.association:.2f}{also}")
@@ -190,17 +185,15 @@ def print_features(name: str, report: FeatureReport) -> None:
 
 def print_description(dataset: Dataset) -> None:
     """Prints the figures of :meth:`Dataset.describe` as a table, then the cleaning report, whose doubts come last."""
-    from rich.table import Table
-
-    table = Table(title=cell(dataset.name), title_justify="left", show_header=False)
     described = dataset.describe()
     del described["doubts"]  # the report has them in full
     fields = described.pop("schema")
-    for key, value in described.items():
-        table.add_row(key.replace("_", " "), cell(f"{value:.1%}" if key == "items_with_text" else _worded(value)))
-    for place, field in enumerate(fields):
-        table.add_row("" if place else "schema", cell(field))
-    console().print(table)
+    rows = [
+        (key.replace("_", " "), f"{value:.1%}" if key == "items_with_text" else _worded(value))
+        for key, value in described.items()
+    ]
+    rows += [("" if place else "schema", field) for place, field in enumerate(fields)]
+    print_table(dataset.name, ("figure", "value"), rows, words=("figure", "value"))
     for line in dataset.report.lines():
         say(line)
 

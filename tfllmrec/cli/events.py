@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tfllmrec.cli.arguments import Json, Overrides, config_of_files
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 app = typer.Typer(
     name="events", help="Append to, describe and export an event log.", no_args_is_help=True, rich_markup_mode=None
@@ -67,10 +67,8 @@ def describe(log: Log, json: Json = False) -> None:
         print_json(figures)
         return
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(title=cell(figures.pop("folder")), title_justify="left", show_header=False)
-    kinds = figures.pop("kinds")
+    title, kinds, rows = figures.pop("folder"), figures.pop("kinds"), []
     for name, value in figures.items():
         if name.endswith("_s"):
             shown = (
@@ -79,9 +77,9 @@ def describe(log: Log, json: Json = False) -> None:
             name = f"{name.removesuffix('_s')} (UTC)"
         else:
             shown = decimal(value) if name == "bytes" else f"{value:,}"
-        table.add_row(name.replace("_", " "), cell(shown))
-    table.add_row("kinds", cell("  ".join(f"{kind or '(none)'} {count:,}" for kind, count in kinds.items()) or "-"))
-    console().print(table)
+        rows.append((name.replace("_", " "), shown))
+    rows.append(("kinds", "  ".join(f"{kind or '(none)'} {count:,}" for kind, count in kinds.items()) or "-"))
+    print_table(title, ("figure", "value"), rows, words=("figure", "value"))
 
 
 @app.command()

@@ -211,8 +211,10 @@ def print_analysis(analysis: Analysis) -> None:
     """Prints the numbers of users and the comparisons as tables, then what was left out and the alarms."""
     from tfllmrec.feedback.experiments import comparison_rows, user_rows
 
-    print_table(f"{analysis.experiment}: users", *user_rows(analysis))
-    print_table(f"Differences to {analysis.control}, {analysis.described}", *comparison_rows(analysis))
+    print_table(f"{analysis.experiment}: users", *user_rows(analysis), words=("arm",))
+    print_table(
+        f"Differences to {analysis.control}, {analysis.described}", *comparison_rows(analysis), words=("metric",)
+    )
     for line in analysis.left_out:
         say(line)
     for alarm in analysis.alarms:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.explain.explanation import ItemExplained
@@ -60,15 +60,11 @@ def explain(
 
 
 def _print(each: ItemExplained) -> None:
-    from rich.table import Table
-
     say(f"{each.title} ({each.item_id}): score {each.score:.4f}" + (f", {each.reason}" if each.reason else ""))
-    table = Table()
-    for name in ("part", *each.terms, "all"):
-        table.add_column(name, justify="left" if name == "part" else "right")
+    rows: list[list[str]] = []
 
     def row(name: str, *values: float) -> None:
-        table.add_row(cell(name), *(f"{value:+.4f}" for value in values))
+        rows.append([name, *(f"{value:+.4f}" for value in values)])
 
     for event in each.events[:EVENTS]:
         mark = "" if event.rating is None else f" ({event.rating:g})"
@@ -80,7 +76,7 @@ def _print(each: ItemExplained) -> None:
         row("fields of the request and its user", each.fields, *[0.0] * (len(each.terms) - 1), each.fields)
     row("the same for anyone", *each.anyone.values(), sum(each.anyone.values()) + each.popularity)
     row("score", *each.terms.values(), each.score)
-    console().print(table)
+    print_table(None, ["part", *each.terms, "all"], rows, words=("part",))
     words = sorted(each.words, key=lambda word: -abs(word.left_out))[:WORDS]
     if words:
         say("words: " + ", ".join(f"{word.word} {word.left_out:+.4f}" for word in words))

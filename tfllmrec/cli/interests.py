@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from tfllmrec.cli.arguments import History, Json, K, SavedModelPath, User, open_model, past_of, unknown_ids
-from tfllmrec.cli.output import cell, console, note, print_json, working
+from tfllmrec.cli.output import note, print_json, print_table, working
 
 
 def interests(
@@ -29,18 +29,12 @@ def interests(
         unknown = unknown_ids(model, typed)
         found = model.interests(past, ratings, k)
     if json:
-        rows = [asdict(interest) for interest in found]
-        print_json({"user": user, "history": past, "unknown": unknown, "interests": rows})
+        told = [asdict(interest) for interest in found]
+        print_json({"user": user, "history": past, "unknown": unknown, "interests": told})
         return
     if not found:
         note("no interests found for this history")
         return
-    from rich.table import Table
-
-    table = Table()
-    for name in ("interest", "weight", "level", "trend", "because"):
-        table.add_column(name, justify="right" if name == "weight" else "left")
-    for interest in found:
-        because = cell(model.title(interest.because))
-        table.add_row(cell(interest.label), f"{interest.weight:.3f}", interest.level, interest.trend, because)
-    console().print(table)
+    header = ["interest", "weight", "level", "trend", "because"]
+    rows = [[each.label, f"{each.weight:.3f}", each.level, each.trend, model.title(each.because)] for each in found]
+    print_table(None, header, rows, words=("interest", "level", "trend", "because"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,12 @@ def monitor(
     dwell: Annotated[
         str, typer.Option("--dwell", metavar="FIELD", help="Field of events with the seconds that a user stayed.")
     ] = "dwell_s",
+    until: Annotated[
+        datetime.datetime | None,
+        typer.Option(
+            "--until", metavar="TIME", help="Report as at this time (UTC), for archived logs: 2026-05-31T18:00:00."
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Also write an HTML page; needs pip install -e '.[report]'."),
@@ -62,15 +69,18 @@ def monitor(
 ) -> None:
     """Compare the newest lists of an event log with earlier lists.
 
-    Exits with 5 if there is an alarm.
+    Exits with 5 if there is an alarm, or if the log is old.
     """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
     items = None if model is None else _items(model)
+    until_s = None if until is None else until.replace(tzinfo=datetime.UTC).timestamp()
     from tfllmrec.feedback.monitoring import monitor as monitored
 
     with working():
-        found = monitored(log, before, items, since_s=since_s, within_s=within_s, scene=scene, dwell=dwell)
+        found = monitored(
+            log, before, items, since_s=since_s, within_s=within_s, scene=scene, dwell=dwell, until_s=until_s
+        )
         if html is not None:
             from tfllmrec.explain.monitoring import write_monitoring
 
@@ -95,7 +105,7 @@ def print_report(report: Report) -> None:
         ("Exposure of items", exposure_rows(report)),
     ):
         if rows:
-            print_table(title, header, rows, left=("group", "largest move"))
+            print_table(title, header, rows, words=(header[0], "group", "largest move"))
     for line in [*change_lines(report), *report.notes]:
         say(line)
     say(report.headline)

@@ -93,6 +93,7 @@ def print_estimates(found: OffPolicy, alpha: float) -> None:
         f"Mean reward of an exposure, with {100 * (1 - alpha):.4g} % intervals",
         ["position", "log", *(name.upper() for name in names), "exposures", "effective"],
         [row(position, each) for position, each in list(rows.items())[: 1 + SHOWN]],
+        words=("position",),
     )
     if len(rows) > 1 + SHOWN:
         say(f"and {len(rows) - 1 - SHOWN:,} more positions: --json lists all")

@@ -63,31 +63,27 @@ def as_rows(found: pd.DataFrame) -> list[dict[str, Any]]:
 
 def print_list(found: pd.DataFrame) -> None:
     """A table of the recommendations of one query, best first; columns that say nothing are left out."""
-    from rich.table import Table
-
     if found.empty:
         note("nothing is left to recommend")
         return
-    table = Table()
-    table.add_column("", justify="right")
-    table.add_column("item", no_wrap=True)
     shown = [name for name in (TITLE, REASON) if ((found[name] != "") & (found[name] != found[ITEM])).any()]
-    table.add_column("score", justify="right", no_wrap=True)
-    for name in shown:
-        table.add_column(name)
-    for row in found.to_dict("records"):
-        table.add_row(str(row[RANK]), cell(row[ITEM]), f"{row[SCORE]:.4f}", *(cell(row[name]) for name in shown))
-    console().print(table)
+    rows = [
+        [str(row[RANK]), row[ITEM], f"{row[SCORE]:.4f}", *(row[name] for name in shown)]
+        for row in found.to_dict("records")
+    ]
+    print_table(None, ["rank", "item", "score", *shown], rows, words=("item", *shown))
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] = ()) -> None:
-    """A table of figures: the first column and those named in ``left`` are words, the others numbers."""
+def print_table(
+    title: str | None, header: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str]
+) -> None:
+    """A table: the columns named in ``words`` are on the left, all others are numbers, on the right."""
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(box=SIMPLE, title=cell(title), title_justify="left")
-    for place, label in enumerate(header):
-        table.add_column(label, justify="right" if place and label not in left else "left")
+    table = Table(box=SIMPLE, title=None if title is None else cell(title), title_justify="left")
+    for label in header:
+        table.add_column(cell(label), justify="left" if label in words else "right")
     for row in rows:
         table.add_row(*map(cell, row))
     console().print(table)

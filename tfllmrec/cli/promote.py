@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.evaluation.regression import Verdict
@@ -125,24 +125,29 @@ def print_verdict(verdict: Verdict | None) -> None:
     """A table with a row for each stratum; nothing where there was no comparison."""
     if verdict is None:
         return
-    from rich import box
-    from rich.table import Table
-
     folded = any(each.with_new_items is not None for each in verdict.strata)
-    table = Table(title=f"gate: {verdict.metric} on held-out events", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = ["", "targets", "in use", *(["in use, with new items"] if folded else []), "updated", "difference", ""]
-    for column in columns:
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    header = [
+        "items",
+        "targets",
+        "in use",
+        *(["in use, with new items"] if folded else []),
+        "updated",
+        "difference",
+        "",
+    ]
+    rows = []
     for each in verdict.strata:
         new = "" if each.with_new_items is None else f"{each.with_new_items:.4f}"
-        table.add_row(
-            each.stratum,
-            f"{each.targets:,}",
-            f"{each.in_use:.4f}",
-            *([new] if folded else []),
-            f"{each.updated:.4f}",
-            f"{each.updated - each.in_use:+.4f} [{each.low:+.4f}, {each.high:+.4f}]",
-            "worse" if each.worse else "",
+        rows.append(
+            [
+                each.stratum,
+                f"{each.targets:,}",
+                f"{each.in_use:.4f}",
+                *([new] if folded else []),
+                f"{each.updated:.4f}",
+                f"{each.updated - each.in_use:+.4f} [{each.low:+.4f}, {each.high:+.4f}]",
+                "worse" if each.worse else "",
+            ]
         )
-    console().print(table)
+    print_table(f"gate: {verdict.metric} on held-out events", header, rows, words=("items", ""))
     say(f"gate: {'passed' if verdict.passed else 'not passed'}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import History, Json, SavedModelPath, User, ids, open_model, past_of, unknown_ids
-from tfllmrec.cli.output import cell, console, print_json, working
+from tfllmrec.cli.output import print_json, print_table, working
 
 if TYPE_CHECKING:
     from tfllmrec.client.answers import Ranked
@@ -42,14 +42,10 @@ def rank(
 
 
 def _print(found: list[Ranked]) -> None:
-    from rich.table import Table
-
     rated = any(item.rating is not None for item in found)
-    table = Table()
-    for name in ("", "item", "probability", *(["rating"] if rated else [])):
-        table.add_column(name, justify="left" if name == "item" else "right", no_wrap=True)
-    table.add_column("title")
+    rows = []
     for place, item in enumerate(found, start=1):
         rating = [] if not rated else ["" if item.rating is None else f"{item.rating:.2f}"]
-        table.add_row(str(place), cell(item.item_id), f"{item.click_probability:.4f}", *rating, cell(item.title))
-    console().print(table)
+        rows.append([str(place), item.item_id, f"{item.click_probability:.4f}", *rating, item.title])
+    header = ["rank", "item", "probability", *(["rating"] if rated else []), "title"]
+    print_table(None, header, rows, words=("item", "title"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import Json
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.serving.rules.folder import Applied
@@ -86,14 +86,7 @@ def review(
     elif not waiting:
         note("no item waits for a review")
     else:
-        from rich.table import Table
-
-        table = Table()
-        table.add_column("item", no_wrap=True)
-        table.add_column("title")
-        for item, title in waiting:
-            table.add_row(cell(item), cell(title))
-        console().print(table)
+        print_table(None, ["item", "title"], waiting, words=("item", "title"))
 
 
 @app.command()
@@ -111,16 +104,10 @@ def clear(model_folder: ModelFolder, json: Json = False) -> None:
 
 def print_applied(applied: Applied) -> None:
     """Prints what each rule does in the newest version, and what was not found there."""
-    from rich.table import Table
-
     newest = max(applied.versions)
     if (done := applied.newest) is not None:
-        table = Table()
-        for label in ("line", "rule", "items"):
-            table.add_column(label, justify="left" if label == "rule" else "right")
-        for count in done.counts:
-            table.add_row(str(count.line), cell(count.rule), f"{count.items:,}")
-        console().print(table)
+        rows = [[str(count.line), count.rule, f"{count.items:,}"] for count in done.counts]
+        print_table(None, ["line", "rule", "items"], rows, words=("rule",))
         for count in done.counts:
             if count.not_found:
                 more = f" and {len(count.not_found) - SHOWN:,} more" if len(count.not_found) > SHOWN else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfllmrec.cli.arguments import Events, Items, Json, Overrides, Users, asked_config
-from tfllmrec.cli.output import cell, console, note, print_json, say, working
+from tfllmrec.cli.output import note, print_json, print_table, say, working
 
 if TYPE_CHECKING:
     from tfllmrec.runs.search import Search
@@ -99,19 +99,16 @@ def tune(
 
 def print_search(search: Search) -> None:
     """The best trials with their settings, and how much each setting matters."""
-    from rich.table import Table
-
     metrics = ("ndcg@10", "recall@10", "recall@10/tail")
     keys = list(search.trials[0].settings)
-    table = Table(title="validation; best first", title_justify="left")
-    for name in ("trial", "selection", *metrics, *(key.partition(".")[2] for key in keys)):
-        table.add_column(name.replace("/", "\n/"), justify="right")
+    header = ["trial", "selection", *metrics, *(key.partition(".")[2] for key in keys)]
+    rows = []
     for trial in search.ranking[:SHOWN]:
         figures = [trial.selection, *(trial.metrics[name] for name in metrics)]
         cells = ["-" if value is None else f"{value:.4f}" for value in figures]
         settings = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.settings.values()]
-        table.add_row(str(trial.number), *cells, *map(cell, settings))
-    console().print(table)
+        rows.append([str(trial.number), *cells, *settings])
+    print_table("validation; best first", [name.replace("/", "\n/") for name in header], rows, words=())
     states = [trial.state for trial in search.trials]
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed") if state in states}
     say(f"{len(states)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")

@@ -22,6 +22,7 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.durable import read_json, replacing, write_folder
 from tfllmrec.errors import DataError, ModelError
+from tfllmrec.wording import nearest_hint
 
 #: Where an edge comes from: *text* similar vectors, *use* the same users, *value* the same value of a column or of a
 #: triple, *link* a row of a file that names both items.
@@ -344,10 +345,11 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
       DataError: the file cannot be read, lacks a column, names no item, or has a weight that is no number above 0.
     """
     frame = read_table(path, "edges", config).frame
-    if missing := [name for name in ("head", "tail") if name not in frame]:
+    found = list(map(str, frame.columns))
+    if missing := [f"{name}{nearest_hint(name, found)}" for name in ("head", "tail") if name not in found]:
         raise DataError(
-            f"{path}: expected the columns head, relation, tail and optionally weight, found "
-            f"{', '.join(map(str, frame.columns))}; {' and '.join(missing)} missing. Rename the columns."
+            f"{path}: expected the columns head, relation, tail and optionally weight, found {', '.join(found)}; "
+            f"{' and '.join(missing)} missing. Rename the columns."
         )
     ids, ends = pd.Index(item_ids), [frame[name].fillna("").astype(str) for name in ("head", "tail")]
     head, tail = (ids.get_indexer(pd.Index(end)) for end in ends)
@@ -371,7 +373,7 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
     if "relation" in frame:
         named = frame["relation"].fillna("").astype(str).to_numpy(object)
         names = np.where(named == "", names, named)
-    n_items, found = len(item_ids), []
+    n_items, relations = len(item_ids), []
     linked, shared = (head >= 0) & (tail >= 0), (head >= 0) != (tail >= 0)
     values = np.where(head >= 0, ends[1], ends[0])
     for name in dict.fromkeys(names):
@@ -382,5 +384,5 @@ def edges_of_file(path: Path, item_ids: Sequence[str], config: DataConfig, neigh
         places = (links["head"].to_numpy(), links["tail"].to_numpy())
         pairs = sparse.coo_array((links["weight"].to_numpy(), places), shape=(n_items, n_items)).tocsr()
         pairs = (pairs + _same_values(np.maximum(head, tail)[joined], values[joined], n_items).tocsr()).tocoo()
-        found.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
-    return found
+        relations.append(Relation.of(name, "link" if own.any() else "value", pairs, neighbours))
+    return relations

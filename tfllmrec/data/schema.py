@@ -46,7 +46,7 @@ from tfllmrec.data.cleaning.values import numbers, strings
 from tfllmrec.data.files.column_names import words_of_name
 from tfllmrec.data.sampling import evenly_spread
 from tfllmrec.errors import ConfigError, ModelError
-from tfllmrec.wording import nearest, shown
+from tfllmrec.wording import nearest_hint, shown
 
 Owner = Literal["event", "request", "user", "item"]
 Kind = Literal["id", "category", "number", "text", "vector", "time"]
@@ -397,8 +397,7 @@ def infer_schema(
     known = {name for owner, column in columns for name in (column, f"{owner}.{column}")}
     for name in asked:
         if name not in known:
-            close = nearest(name, known)
-            hint = f" (nearest: {close[0]})" if close else ""
+            hint = nearest_hint(name, known)
             columns_known = ", ".join(sorted({column for _, column in columns}))
             raise ConfigError(f"data.fields.{name}: no table has such a column{hint}; expected one of {columns_known}.")
     fields: list[Field] = []

@@ -144,15 +144,10 @@ class Split:
     def strata(self, head_share: float = 0.2) -> dict[str, np.ndarray]:
         """The catalogue by popularity, as bool ``[N]`` masks.
 
-        ``head``: the round(head_share * N) items of the whole catalogue with the most training events, ties by item
-        index; never one without events. ``tail``: every other item. ``cold``: those of the tail without any.
+        ``head``: by :func:`head_items`. ``tail``: every other item. ``cold``: those of the tail without any events.
         """
-        most = np.argsort(-self.train_counts, kind="stable")[: round(head_share * self.dataset.n_items)]
-        head = np.zeros(self.dataset.n_items, dtype=bool)
-        head[most] = True
-        cold = self.train_counts == 0
-        head &= ~cold
-        return {"head": head, "tail": ~head, "cold": cold}
+        head = head_items(self.train_counts, head_share)
+        return {"head": head, "tail": ~head, "cold": self.train_counts == 0}
 
     def train_queries(self) -> Queries:
         """One query for each user in train, by user index: the training history, no targets."""
@@ -308,6 +303,16 @@ class Split:
 
     def _leak(self, what: str) -> str:
         return f"The {self.kind} split of {self.dataset.name} leaks: {what}."
+
+
+def head_items(train_counts: np.ndarray, head_share: float = 0.2) -> np.ndarray:
+    """bool ``[N]``: the round(head_share * N) items with the most training events, ties by item index.
+
+    An item without events is never one of them.
+    """
+    head = np.zeros(len(train_counts), dtype=bool)
+    head[np.argsort(-train_counts, kind="stable")[: round(head_share * len(train_counts))]] = True
+    return head & (train_counts > 0)
 
 
 def make_split(

@@ -54,7 +54,7 @@ class Result:
 
 
 def evaluate(
-    recommender: Recommender,
+    recommender: Recommender | Callable[[Queries], np.ndarray],
     queries: Queries,
     *,
     train_counts: np.ndarray,
@@ -69,8 +69,8 @@ def evaluate(
     """Scores every query against the whole catalogue and measures what came out.
 
     Args:
-      recommender: Gives float32 ``[B, N]``; its scores are masked here by ``queries.exclude`` and
-        ``queries.candidates``.
+      recommender: Gives float32 ``[B, N]``, by its method ``score`` or as a function of the queries; its scores are
+        masked here by ``queries.exclude`` and ``queries.candidates``.
       queries: With targets; those without still count for coverage, Gini and novelty.
       train_counts: int64 ``[N]``, training events of each item; also says how large the catalogue is.
       strata: Name -> bool ``[N]``, as ``Split.strata`` gives them. May be empty.
@@ -94,15 +94,16 @@ def evaluate(
         if stratum.shape != (n_items,) or stratum.dtype != bool:
             raise ModelError(f"Expected stratum {name!r} as bool [{n_items}], got {stratum.dtype} {stratum.shape}.")
 
+    score = recommender.score if isinstance(recommender, Recommender) else recommender
     parts, first_rows, alike = [], [], []
     exposure = {k: np.zeros(n_items, dtype=np.int64) for k in ks}
     done = 0
     for batch in queries.batches(batch_size):
-        scores = np.asarray(recommender.score(batch))
+        scores = np.asarray(score(batch))
         if scores.shape != (len(batch), n_items):
             raise ModelError(
                 f"Expected scores of shape [{len(batch)}, {n_items}] (queries, items), got {list(scores.shape)} from "
-                f"{type(recommender).__name__}: it was fitted on another catalogue."
+                f"{getattr(recommender, '__name__', type(recommender).__name__)}: it was fitted on another catalogue."
             )
         masked_scores = metrics.masked(scores, batch)
         alike.append(alarms.scores_alike(scores))

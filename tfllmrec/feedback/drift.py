@@ -46,23 +46,18 @@ class Shift:
 
     Attributes:
       psi: population stability index. jensen_shannon: distance. p: of no change; ``None`` with too few users.
+      moved: the bin that adds most to the index, such as ``phone: 30.0% -> 55.0%``.
       labels: of the bins. before, after: their shares. counts: of values in both periods.
     """
 
     psi: float
     jensen_shannon: float
     p: float | None
+    moved: str
     labels: tuple[str, ...]
     before: tuple[float, ...]
     after: tuple[float, ...]
     counts: tuple[int, int]
-
-    @property
-    def moved(self) -> str:
-        """The bin that adds most to the index, such as ``phone .30 -> .55``."""
-        p, q = (shares(np.asarray(s) * n + 0.5) for s, n in zip((self.before, self.after), self.counts, strict=True))
-        at = int(np.argmax((q - p) * np.log(q / p)))
-        return f"{self.labels[at]}: {self.before[at]:.1%} -> {self.after[at]:.1%}"
 
 
 def shift(before: pd.Series, after: pd.Series, users_before: np.ndarray, users_after: np.ndarray) -> Shift | None:
@@ -79,10 +74,13 @@ def shift(before: pd.Series, after: pd.Series, users_before: np.ndarray, users_a
     counts = [np.bincount(codes, minlength=len(labels)) for codes in (first, second)]
     p, q = (shares(each) for each in counts)
     few = min(len(np.unique(users_before)), len(np.unique(users_after))) < MIN_USERS
+    by_bin = psi_by_bin(counts[0], counts[1])
+    at = int(np.argmax(by_bin))
     return Shift(
-        psi(counts[0], counts[1]),
+        float(by_bin.sum()),
         float(jensenshannon(p, q, base=2)),
         None if few else homogeneity_p(first, second, users_before, users_after, len(labels)),
+        f"{labels[at]}: {p[at]:.1%} -> {q[at]:.1%}",
         labels,
         tuple(p.tolist()),
         tuple(q.tolist()),
@@ -95,10 +93,13 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts / counts.sum(), np.float64)
 
 
-def psi(before: np.ndarray, after: np.ndarray) -> float:
-    """The population stability index of two rows of counts ``[B]``, with half a count added to each bin."""
+def psi_by_bin(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What each bin adds to the population stability index of two rows of counts ``[B]``, float64 ``[B]``.
+
+    Half a count is added to each bin.
+    """
     p, q = shares(before + 0.5), shares(after + 0.5)
-    return float(((q - p) * np.log(q / p)).sum())
+    return np.asarray((q - p) * np.log(q / p), np.float64)
 
 
 def homogeneity_p(

@@ -70,9 +70,10 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
     """Appends the events of a file, or of a folder of parts, in any format that ``data.events`` may have.
 
     Columns are recognised by their usual names or by ``data.columns``; numbers and times are read as in
-    :func:`tfllmrec.read_dataset`. A column ``event_id`` or ``request_id`` is that of the events. Nothing else is
-    cleaned: the log keeps repeats, which a data set made of it treats by ``data.repeats``. A row is refused by itself.
-    A file may be appended again after an interruption: its rows that the log has count as duplicates.
+    :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. A column ``event_id`` or ``request_id``
+    is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it treats by
+    ``data.repeats``. A row is refused by itself. A file may be appended again after an interruption: its rows that the
+    log has count as duplicates.
 
     Raises:
       DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
@@ -113,7 +114,9 @@ class _Events:
         frame, nothing = raw.frame, pd.Series(np.full(len(raw.frame), np.nan))
         self._frame = frame
         self._ids = {name: rows.ids(name) for name in (USER, ITEM)}
-        self._rating, self._no_rating = numbers(frame.get(RATING, nothing))
+        self._rating, bad = numbers(frame.get(RATING, nothing))
+        self._rating = np.where(bad, np.nan, self._rating)
+        rows.take_as_unknown(bad, "the rating is not a number", RATING)
         self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
         self._texts = {name: strings(frame[name]) for name in (EVENT_KIND, EVENT_ID, REQUEST_ID) if name in frame}
         own = {USER, ITEM, RATING, TIMESTAMP, *self._texts}
@@ -131,12 +134,8 @@ class _Events:
             {name: value for name, value in zip(columns, row, strict=True) if value is not None and value != ""}
             for row in zip(*columns.values(), strict=True)
         ]
-        for bad, name, expected in (
-            (self._no_rating, RATING, "a number as the rating"),
-            (self._no_time, TIMESTAMP, "a time"),
-        ):
-            for place in np.flatnonzero(bad[part]):
-                events[place] = Unreadable(f"expected {expected}, found {shown(self._frame[name][start + place])}")
+        for place in np.flatnonzero(self._no_time[part]):
+            events[place] = Unreadable(f"expected a time, found {shown(self._frame[TIMESTAMP][start + place])}")
         return events
 
 

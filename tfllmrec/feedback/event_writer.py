@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: Batches that may wait for the disk; events of one commit beyond which further batches wait for the next one.
 MOST_BATCHES, COMMIT_EVENTS = 1000, 10_000
-#: Shown items, and items of searches, that may wait. They are written with the next events, or after this time.
+#: Shown items that may wait. They are written with the next events, or after this time.
 MOST_SHOWN, SHOWN_AFTER_S = 100_000, 0.5
 
 
@@ -94,27 +94,25 @@ class EventWriter:
             self._changed.notify()
         return future
 
-    def offer(self, items: int, make: Callable[[], Answered], room: int = 0) -> bool:
+    def offer(self, items: int, make: Callable[[], Answered]) -> bool:
         """Queues the lists of an answer, without waiting for anything.
 
         Args:
-          items: how many shown items at most. make: gives what is logged; called in the writer's thread. If it raises,
-            the lists are dropped.
-          room: what they take of :data:`MOST_SHOWN`, if it is more than ``items``.
+          items: how many shown items at most; an empty list counts as one.
+          make: gives what is logged; called in the writer's thread. If it raises, the lists are dropped.
 
         Returns:
           Whether there was room for it. A list that is queued may still be lost, if the process is killed or the disk
           is full.
         """
         with self._changed:
-            room = max(items, room, 1)  # an empty list takes room too
-            if self._closing or self._waiting + room > MOST_SHOWN:
+            if self._closing or self._waiting + items > MOST_SHOWN:
                 return False
             if not self._shown:
                 self._shown_since = time.monotonic()
                 self._changed.notify()
             self._shown.append((items, make))
-            self._waiting += room
+            self._waiting += items
         return True
 
     def close(self) -> None:

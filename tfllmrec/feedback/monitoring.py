@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.drift import Change, Shift, Spread, changes, exposure, shift
-from tfllmrec.feedback.observed import FIELD, Observed, ends_of, read_period
+from tfllmrec.feedback.observed import FIELD, Observed, ends_of, newest_event_s, read_period
 from tfllmrec.feedback.rates import Estimate, estimate, p_of_difference
 from tfllmrec.feedback.repeated_looks import holm
 from tfllmrec.wording import clipped
@@ -125,7 +125,8 @@ class Figure:
     """A measure of a group in both periods.
 
     Attributes:
-      measure: a key of :data:`MEASURES`. group: such as ``all``, ``stratum tail``, ``version shop/3``, ``scene feed``.
+      measure: a key of :data:`MEASURES`.
+      group: ``all`` recommendations, ``stratum tail``, ``version shop/3``, ``scene feed``, or ``searches``.
       value, low, high: with the 95 % interval. count: of what it is a mean. users: theirs.
       reference, reference_count: of the period before; ``None`` without one.
       change: relative to the reference. p, p_adjusted: of no change; ``None`` with too few users.
@@ -149,36 +150,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """A field in both periods; the attributes of :class:`tfllmrec.feedback.drift.Shift`, and what follows from them.
+class Drift(Shift):
+    """How a field shifted, and what follows from it.
 
     Attributes:
-      moved: the bin that adds most to the index. size: *small*, *moderate* or *large*, by the index alone.
+      size: *small*, *moderate* or *large*, by the index alone. p_adjusted, alarm: as of a :class:`Figure`.
     """
 
     name: str
-    psi: float
-    jensen_shannon: float
-    moved: str
-    counts: tuple[int, int]
     size: str
-    labels: tuple[str, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-    p: float | None = None
     p_adjusted: float | None = None
     alarm: bool = False
 
 
 @dataclass(frozen=True)
-class Exposed:
-    """How evenly items are shown: a :class:`tfllmrec.feedback.drift.Spread`, and what follows from it."""
+class Exposed(Spread):
+    """How evenly items are shown, and what follows from it; ``p_adjusted`` and ``alarm`` as of a :class:`Figure`."""
 
     name: str
-    before: float
-    after: float
-    expected: float
-    p: float | None = None
     p_adjusted: float | None = None
     alarm: bool = False
 
@@ -206,6 +195,8 @@ class Report:
         interval.
       changes: by measure, where streams changed (ADWIN).
       notes: what could not be compared, and why.
+      state: *compared*; *first*, there is nothing to compare with; or *old*: the newest list is older than the period
+        is long, so nothing is compared, and the only alarm says so.
     """
 
     log: str
@@ -221,14 +212,17 @@ class Report:
     changes: dict[str, list[Change]]
     notes: list[str]
     alarms: list[Alarm] = field(default_factory=list)
+    state: Literal["compared", "first", "old"] = "compared"
 
     @property
     def headline(self) -> str:
         """One sentence."""
         lists = f"{self.lists[0]:,} lists from {clock_of(self.after_s)} to {clock_of(self.upto_s)} UTC"
+        if self.state == "old":
+            return f"The log is old: {lists} are its newest, and are not compared."
+        if self.state == "first":
+            return f"{lists}; nothing to compare them with yet."
         count = {0: "no alarm", 1: "one alarm"}.get(len(self.alarms), f"{len(self.alarms)} alarms")
-        if not self.reference:
-            return f"{lists}; nothing to compare them with yet{f': {count}' if self.alarms else ''}."
         return f"{lists}, compared with {self.reference}: {count}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -247,12 +241,13 @@ def monitor(
     scene: str = "scene",
     dwell: str = "dwell_s",
     alpha: float = ALPHA,
-    clock: Callable[[], float] = time.time,
+    until_s: float | None = None,
 ) -> Report:
     """Compares the newest lists of a log with earlier ones.
 
     The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the
-    newest list is older than the period is long, that is an alarm: nothing writes to the log any more.
+    newest list is older than the period is long, nothing writes to the log any more: nothing is compared, and the
+    report has the state *old* and one alarm.
 
     Args:
       log: folder of the event log.
@@ -263,15 +258,20 @@ def monitor(
       within_s: an event belongs to a list if it came within this time.
       scene: the field of the request by which figures are grouped.
       dwell: the field of events with the seconds that the user stayed.
-      clock: the time now, in seconds since 1970.
+      until_s: report as at this time, in seconds since 1970, such as the end of an archived log; by default now.
 
     Raises:
-      DataError: there is no log, it is damaged, or it has no lists.
+      DataError: there is no log, it is damaged, or it has no lists in the period.
     """
+    end_s = time.time() if until_s is None else until_s
     first, newest = ends_of(log)
-    upto = max(newest - within_s, first)
+    newest = min(newest, end_s)
+    upto = max(newest - within_s, min(first, newest))
     after = upto - since_s
     now = read_period(log, after, upto, within_s, dwell, items)
+    if end_s - newest > since_s:
+        old = compare(now, None, log=log.name, scene=scene, alpha=alpha, items=items)
+        return replace(old, state="old", alarms=[_old(newest, newest_event_s(log, end_s), end_s)])
     notes: list[str] = []
     before: Observed | None
     if isinstance(reference, Path):
@@ -286,16 +286,19 @@ def monitor(
         enough = covered >= length * LEAST_COVERED
         before = read_period(log, after - length, after, within_s, dwell, items) if enough else None
     found = compare(now, before if before and len(before.lists) else None, words, log.name, scene, alpha, items)
-    found = replace(found, notes=[*notes, *found.notes])
-    silent = clock() - newest
-    return found if silent <= since_s else replace(found, alarms=[_silence(newest, silent), *found.alarms])
+    return replace(found, notes=[*notes, *found.notes])
 
 
-def _silence(newest: float, silent: float) -> Alarm:
+def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
+    def ago(time_s: float) -> str:
+        return f"{clock_of(time_s)} UTC, {(end_s - time_s) / HOUR_S:.1f} hours before the end of the report"
+
+    events = "it has no events" if newest_event is None else f"its last event is of {ago(newest_event)}"
     return Alarm(
         "log",
-        f"the log is not written any more: its newest list is of {clock_of(newest)} UTC, {silent / HOUR_S:.1f} hours "
-        "ago. To do: check that the server runs with --log, that clients ask it, and that the disk has room.",
+        f"the log is old: its newest list is of {ago(newest_list)}; {events}. To do: check that the server runs with "
+        "--log, that clients ask it, and that the disk has room. For a report on an archived log, give its end with "
+        "--until.",
     )
 
 
@@ -331,8 +334,6 @@ def compare(
     notes = []
     if items is None:
         notes.append("no strata and no popularity: --model names the exported model that has them")
-    if before is None:
-        notes.append("no reference: nothing is compared")
     for period in (now, before):
         if period is not None and period.one_in > 1:
             notes.append(f"of the lists up to {clock_of(period.upto_s)} UTC one request in {period.one_in} was read")
@@ -354,6 +355,7 @@ def compare(
         _hours(now, before),
         streams,
         notes,
+        state="first" if before is None else "compared",
     )
     return replace(report, alarms=list(_alarms(report)))
 
@@ -364,6 +366,8 @@ def compare(
 def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
     """(group, table, column, value) of each group; *all* has no column."""
     found: list[tuple[str, str, str, Any]] = [("all", "", "", "")]
+    if len(now.found):
+        found.append(("searches", "found", "", ""))
     if (now.shown[STRATUM] != "").any():
         found += [(f"stratum {name}", "shown", STRATUM, name) for name in ("head", "tail", "cold")]
     recommended = now.lists[~now.lists["searched"]]
@@ -381,7 +385,9 @@ def _groups(now: Observed, scene: str) -> list[tuple[str, str, str, Any]]:
 def _measured(period: Observed, table: str, column: str, value: Any) -> dict[str, Estimate]:
     """The measures of a group."""
     shown, lists = period.shown, period.lists[~period.lists["searched"]]
-    if table == "shown":
+    if table == "found":
+        shown, lists = period.found, lists.head(0)
+    elif table == "shown":
         shown, lists = shown[shown[column] == value], lists.head(0)
     elif table == "lists":
         if column not in lists:
@@ -465,13 +471,10 @@ def _drifts(now: Observed, before: Observed, notes: list[str]) -> Iterator[Drift
         pairs[f"popularity of {name}"] = (known[0], known[1], TRAIN_EVENTS)
     for name, (old, new, column) in pairs.items():
         first, second = _as_numbers(old[column], new[column])
-        found: Shift | None = shift(first, second, old["user"].to_numpy(), new["user"].to_numpy())
+        found = shift(first, second, old["user"].to_numpy(), new["user"].to_numpy())
         if found is not None:
             size = "large" if found.psi >= PSI_ALARM else "moderate" if found.psi >= PSI_MODERATE else "small"
-            yield Drift(
-                name, found.psi, found.jensen_shannon, found.moved, found.counts, size, found.labels, found.before,
-                found.after, found.p,
-            )  # fmt: skip
+            yield Drift(**vars(found), name=name, size=size)
 
 
 def _as_numbers(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -491,8 +494,8 @@ def _exposed(now: Observed, before: Observed, items: pd.DataFrame | None) -> lis
     catalogue = max(len(known), 0 if items is None else len(items))
     shown = pd.concat([before.shown, now.shown])[["user", "list"]].assign(item=codes)
     n = len(before.shown)
-    found: dict[str, Spread] = exposure(shown.iloc[:n], shown.iloc[n:], catalogue)
-    return [Exposed(name, each.before, each.after, each.expected, each.p) for name, each in found.items()]
+    found = exposure(shown.iloc[:n], shown.iloc[n:], catalogue)
+    return [Exposed(**vars(each), name=name) for name, each in found.items()]
 
 
 def _streams(now: Observed, before: Observed | None, notes: list[str]) -> dict[str, list[Change]]:

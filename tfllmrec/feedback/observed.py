@@ -41,6 +41,7 @@ MOST_FIELDS = 16
 FIELD = "context."
 #: An event of this strength took the item.
 _TOOK = kind_strength("purchase")
+#: Policies of searches, such as ``search_full``, begin so.
 _SEARCH = "search"
 _SHOWN = (TIME_S, REQUEST_ID, USER, MODEL, VERSION, POLICY, ITEM)
 
@@ -51,13 +52,14 @@ class Observed:
 
     Attributes:
       after_s, upto_s: its lists were made after the one and not after the other.
-      shown: a row for each item shown: ``time_s``, ``list`` (row of ``lists``), ``user`` (a number; a request without a
-        user id is a user of its own), ``version`` (``MODEL/VERSION``), ``item_id``, ``used`` (a click or a stronger
-        event followed), ``bought``, ``dwell_s`` (NaN without), ``train_events`` (NaN) and ``stratum`` (empty where
-        unknown).
+      shown: a row for each recommended item: ``time_s``, ``list`` (row of ``lists``), ``user`` (a number; a request
+        without a user id is a user of its own), ``version`` (``MODEL/VERSION``), ``item_id``, ``used`` (a click or a
+        stronger event followed), ``bought``, ``dwell_s`` (NaN without), ``train_events`` (NaN) and ``stratum`` (empty
+        where unknown).
       lists: a row for each list, an empty one too: the columns of requests, ``user``, ``version``, ``searched``,
         ``used``, and fields of the request as ``context.NAME``.
       events: ``user`` and ``item_id`` of what users did, in lists or elsewhere, with ``train_events``.
+      found: the same for each item that a search listed.
       one_in: every how many-th request was read.
     """
 
@@ -66,6 +68,7 @@ class Observed:
     shown: pd.DataFrame
     lists: pd.DataFrame
     events: pd.DataFrame
+    found: pd.DataFrame
     one_in: int = 1
 
 
@@ -150,7 +153,9 @@ def observed(
             of_item = items.drop_duplicates(ITEM).set_index(ITEM)
             table[TRAIN_EVENTS] = of_item[TRAIN_EVENTS].reindex(table[ITEM]).to_numpy(np.float64)
             table[STRATUM] = of_item[STRATUM].reindex(table[ITEM]).fillna("").to_numpy()
-    return Observed(after_s, upto_s, shown, lists.reset_index(drop=True), done, one_in)
+    searched = lists["searched"].to_numpy()[shown["list"]]
+    found, shown = shown[searched].reset_index(drop=True), shown[~searched].reset_index(drop=True)
+    return Observed(after_s, upto_s, shown, lists.reset_index(drop=True), done, found, one_in)
 
 
 def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, upto_s: float) -> pd.DataFrame:
@@ -165,7 +170,7 @@ def _lists(shown: pd.DataFrame, requests: pd.DataFrame | None, after_s: float, u
     else:
         first = first.reindex(columns=list(REQUEST_TYPES))
     lists = first.sort_values(TIME_S, kind="stable").set_index(REQUEST_ID, drop=False)
-    lists["searched"] = lists[POLICY] == _SEARCH
+    lists["searched"] = lists[POLICY].astype(str).str.startswith(_SEARCH)
     lists[VERSION] = lists[MODEL].astype(str) + "/" + lists[VERSION].astype("int64").astype(str)
     base = lists[REQUEST_ID].map(_base)
     lists["user"] = pd.factorize(("u" + lists[USER]).where(lists[USER].notna(), "r" + base))[0]
@@ -241,3 +246,12 @@ def ends_of(log: Path) -> tuple[float, float]:
             f"{log} has no lists: expected those that 'tfllmrec serve --log' writes when 'recommend' is asked."
         )
     return min(times), max(times)
+
+
+def newest_event_s(log: Path, upto_s: float) -> float | None:
+    """When the last event of a log up to a time happened; ``None``: it has none."""
+    with LogReader(log) as reader:
+        newest: float | None = reader.rows(f"SELECT max({TIMESTAMP}) FROM {EVENTS} WHERE {TIMESTAMP} <= ?", upto_s)[0][
+            0
+        ]
+    return newest

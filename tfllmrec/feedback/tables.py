@@ -12,7 +12,7 @@ from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning import values
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.errors import DataError
-from tfllmrec.wording import nearest
+from tfllmrec.wording import nearest_hint
 
 
 def read_feedback(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -38,10 +38,9 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> Non
     """
     for name in names:
         if name not in frame:
-            near = nearest(name, list(map(str, frame.columns)), n=1, cutoff=0.6)
-            hint = f" (is it {near[0]!r}?)" if near else ""
+            found = list(map(str, frame.columns))
             raise DataError(
-                f"Expected a column {name!r} in {what}{hint}; found {', '.join(map(str, frame.columns))}. Rename it."
+                f"Expected a column {name!r} in {what}{nearest_hint(name, found)}; found {', '.join(found)}. Rename it."
             )
 
 

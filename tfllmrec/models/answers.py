@@ -19,11 +19,11 @@ from tfllmrec.data.cleaning.names import category_names
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY, missing
-from tfllmrec.data.splits import ragged_column
+from tfllmrec.data.splits import head_items, ragged_column
 from tfllmrec.errors import DataError
 from tfllmrec.evaluation.metrics import masked, top_items
 from tfllmrec.layers.field_decoder import FieldDecoder
-from tfllmrec.models.reasons import Reasons, Subjects, popular_items
+from tfllmrec.models.reasons import Reasons, Subjects
 from tfllmrec.wording import nearest
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def reasons_of(model: Hybrid, queries: Queries, best: np.ndarray, dataset: Datas
     reasons = Reasons(
         tf.constant([*named, ""]),
         Subjects.of_texts(named if titles else [""] * len(met), categories),
-        popular_items(model.train_counts.numpy())[met],
+        head_items(model.train_counts.numpy())[met],
         dataset is None or dataset.ordered,
     )
 

@@ -69,6 +69,8 @@ class TrainingData:
         item-item weights where ``item_weights.source`` says so. ``None``: there are none.
       seed: of the sample of validation queries, and of each fit whose options have no seed.
       baselines: the baselines fitted so far, by name; see :func:`tfllmrec.models.baselines.fit_baseline`.
+      tried_item_weights: the validation figures of the item-item weights tried so far, by their settings as JSON; see
+        :func:`tfllmrec.training.defaults.item_weights_result`.
 
     Raises:
       ModelError: ``text`` does not have a row for each item.
@@ -83,6 +85,7 @@ class TrainingData:
     graph: ItemGraph | None = None
     source_histories: Ragged | None = None
     baselines: dict[str, Fitted[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+    tried_item_weights: dict[str, Result] = field(default_factory=dict, init=False, repr=False)
     _statistics: dict[Any, ItemWeightStatistics] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

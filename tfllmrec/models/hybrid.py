@@ -56,7 +56,14 @@ from tfllmrec.models.contributions import (
     feedback_by_event,
 )
 from tfllmrec.models.folding import FoldedHybrid
-from tfllmrec.models.item_weights import MAX_ITEMS, PrunedWeights, between_domains, larger, solve_item_weights
+from tfllmrec.models.item_weights import (
+    MAX_ITEMS,
+    PrunedWeights,
+    between_domains,
+    check_domains,
+    larger,
+    solve_item_weights,
+)
 from tfllmrec.models.measured import MeasuredModel
 from tfllmrec.models.servable import SCORE_BATCH, Query, empty_query, spec_of
 from tfllmrec.progress import Tell
@@ -214,6 +221,7 @@ class Hybrid(MeasuredModel):
         assert config.dropout is not None and config.id_dropout is not None
         assert config.history_length is not None and item_weights.decay is not None
         self.n_items, self.domains = len(catalogue.item_ids), catalogue.domains
+        check_domains(self.domains, item_weights.domains)
         if len(train_counts) != self.n_items:
             raise ModelError(
                 f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "

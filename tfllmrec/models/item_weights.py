@@ -47,7 +47,7 @@ from tfllmrec.data.domains import BOTH
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import UNKNOWN_CODE
 from tfllmrec.durable import reading_npz, replacing
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import ConfigError, ModelError
 
 Form = Literal["auto", "exact", "low_rank"]
 
@@ -729,22 +729,29 @@ def between_domains(
 
     Returns:
       The same weights where there are no domains or no factors.
-
-    Raises:
-      ModelError: a factor names a domain that no item has.
     """
     if domains is None or not factors:
         return weights
     cells, codes = np.unique(np.asarray(domains, str), return_inverse=True)
     names = [set(cell.split(BOTH)) for cell in cells]
-    if unknown := {name for pair in factors for name in pair.split(">")} - set().union(*names):
-        raise ModelError(
-            f"item_weights.domains: expected FROM>TO of the domains {', '.join(sorted(set().union(*names)))}, found "
-            f"{', '.join(sorted(unknown))}."
-        )
     table = [[1.0 if a & b else max(factors.get(f"{x}>{y}", 1.0) for x in a for y in b) for b in names] for a in names]
     of_pair = np.asarray(table, np.float32)[codes[:, np.newaxis], codes[weights.neighbours]]
     return PrunedWeights(weights.neighbours, weights.weights * of_pair)
+
+
+def check_domains(domains: np.ndarray | None, factors: Mapping[str, float] | None) -> None:
+    """Checks the names of the factors of :func:`between_domains`; without domains they have no effect.
+
+    Raises:
+      ConfigError: a factor names a domain that no item has.
+    """
+    known = set() if domains is None else {name for cell in set(domains) for name in cell.split(BOTH)}
+    unknown = {name for pair in factors or () for name in pair.split(">")} - known
+    if known and unknown:
+        raise ConfigError(
+            f"item_weights.domains: expected FROM>TO of the domains {', '.join(sorted(known))}, found "
+            f"{', '.join(sorted(unknown))}."
+        )
 
 
 def strongest(rows: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:

@@ -128,12 +128,3 @@ class Reasons(tf.Module):
         words = tf.where(named, ", " + names, "")
         joined = tf.strings.reduce_join(words, axis=-1)
         return tf.strings.regex_replace(joined, "^, ", ""), tf.math.count_nonzero(both, axis=-1) >= SEVERAL
-
-
-def popular_items(counts: np.ndarray, share: float = 0.2) -> np.ndarray:
-    """bool ``[N]``: the ``share`` of the items with the most training events, without those that have none."""
-    counts = np.asarray(counts)
-    top = np.argsort(-counts, kind="stable")[: int(np.ceil(share * len(counts)))]
-    found = np.zeros(len(counts), bool)
-    found[top] = True
-    return found & (counts > 0)

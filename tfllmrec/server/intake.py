@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from tfllmrec.server.versions import Version
 
 #: Signatures whose answers are lists for a user -> the policy under which they are logged.
-POLICIES = {DEFAULT_SIGNATURE: "recommend", "recommend": "recommend", "recommend_full": "recommend_full"}
-#: Signatures whose lists answer a text -> the policy of their requests, which are logged without the items.
-SEARCHES = {"search": "search", "search_full": "search_full"}
+POLICIES = {
+    DEFAULT_SIGNATURE: "recommend",
+    **{name: name for name in ("recommend", "recommend_full", "search", "search_full", "search_tokens")},
+}
 #: Shown items whose events are counted: those of the most recently logged lists.
 RECENT_ITEMS = 100_000
 _weight = lru_cache(1000)(kind_weight)
@@ -141,20 +142,18 @@ class Intake:
         self, version: Version[ModelProcess], signature: str, lists: Lists, inputs: Tensors, outputs: Tensors
     ) -> None:
         """Queues the lists of an answer for the log; a full queue counts their items as dropped."""
-        policy = POLICIES.get(signature) or SEARCHES.get(signature)
+        policy = POLICIES.get(signature)
         if policy is None:
             return  # no list for a user
         assert version.servable is not None
         item_ids = outputs["item_ids"]
-        items = item_ids.size if signature in POLICIES else 0
-        # Each list has a row of its own in the log, one of a search or an empty one too.
-        room = max(item_ids.size, len(item_ids))
+        items = max(item_ids.size, len(item_ids))  # an empty list has a row in the log, too
         make = partial(
             answered,
             request_ids.request_id.get(), time.time(), version.model, version.number, policy, item_ids,
             inputs.get("context"), lists, version.servable.items.fields,
         )  # fmt: skip
-        if not self._writer.offer(items, make, room):
+        if not self._writer.offer(items, make):
             self._engine.metrics.dropped(items)
 
     def _committed(self, commit: Commit) -> None:
@@ -214,8 +213,7 @@ def answered(
 ) -> Answered:
     """What is logged of an answer: the items of its lists, and what each list was requested with.
 
-    Lists of a request with several rows have the request's id with ``/0``, ``/1``, ... behind it. Lists of searches are
-    logged without their items.
+    Lists of a request with several rows have the request's id with ``/0``, ``/1``, ... behind it.
 
     Args:
       item_ids: object ``[B, K]``, bytes, padded with ``b""``.
@@ -224,16 +222,14 @@ def answered(
       lists: of the answer. fields: of the context that may be logged.
     """
     shown, requests = [], []
-    searched = policy in SEARCHES.values()
     for row, (ids, entries) in enumerate(zip(item_ids.tolist(), entries_of(context, len(item_ids)), strict=True)):
         list_id = request_id if len(item_ids) == 1 else f"{request_id}/{row}"
         user = user_of(entries)
-        if not searched:
-            there = (text_of(item) for item in ids if item)
-            shown += [
-                Exposure(list_id, time_s, user, model, version, policy, item, position)
-                for position, item in enumerate(there)
-            ]
+        there = (text_of(item) for item in ids if item)
+        shown += [
+            Exposure(list_id, time_s, user, model, version, policy, item, position)
+            for position, item in enumerate(there)
+        ]
         best, mean = (
             float(value[row]) if np.isfinite(value[row]) else None for value in (lists.best_score, lists.mean_score)
         )

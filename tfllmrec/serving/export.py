@@ -160,6 +160,8 @@ def _export_run(
     if encoder is not None:
         # Items keep the vectors of the run's encoder; queries are put among them by it, or by a small tower like it.
         text_to_vector = run.query_encoder(encoder, tell).text_to_vector
+    domains = domain_filters(items)
+    listed = _listed(items, domains, run.split, run.config.evaluation.head_share)
     labels, forecast = labels_of_run(run, items, tell), run.load_label_forecast()
     if labels is not None and forecast is not None and (new := int((~forecast.knows(labels.labels)).sum())):
         tell(f"interests: {new:,} of {len(labels.labels):,} labels are new since the fit: nothing was learned of them")
@@ -173,18 +175,17 @@ def _export_run(
         labels,
         run.load_ranking(model),
         index,
-        display_titles(items).tolist(),
+        listed[TITLE].tolist(),
         run.split.schema,
         run.text_widths,
-        _with_new_items(run.split.strata(run.config.evaluation.head_share)["tail"], len(items)),
+        (listed[STRATUM] != "head").to_numpy(),
         run.dataset.repeats,
         forecast,
         run.dataset.ordered,
         graph,
-        domain_filters(items),
+        domains,
     )
-    popularity = _popularity(run.split, run.config.evaluation.head_share)
-    return _write(serving, items, popularity, run.split.schema, Path(target), _manifest(run, counts), tell)
+    return _write(serving, listed, items, run.split.schema, Path(target), _manifest(run, counts), tell)
 
 
 def _export_model(
@@ -237,6 +238,8 @@ def _export_model(
                 f"export: a {type(encoder).__name__} has no graph (text_to_vector), so it cannot be exported. Take a "
                 "TextEncoder, or leave the encoder out if no search is needed."
             )
+    domains = domain_filters(items)
+    listed = _listed(items, domains, split)
     serving = ServingModel(
         servable,
         items[ITEM].to_numpy(object),
@@ -247,28 +250,31 @@ def _export_model(
         choose_labels(items, columns, histories, split.dataset.ordered, tell) if columns else None,
         ranking,
         index,
-        display_titles(items).tolist(),
+        listed[TITLE].tolist(),
         schema,
         None if encoder is None else encoder.widths,
-        split.strata()["tail"],
+        (listed[STRATUM] != "head").to_numpy(),
         split.dataset.repeats,
         ordered=split.dataset.ordered,
-        domains=domain_filters(items),
+        domains=domains,
     )
     manifest = {"data_sha256": split.dataset.fingerprint, "versions": versions()}
-    return _write(serving, items, _popularity(split), schema, Path(target), manifest, tell)
+    return _write(serving, listed, items, schema, Path(target), manifest, tell)
 
 
-def _popularity(split: Split, head_share: float = 0.2) -> pd.DataFrame:
-    """How many training events each item of the split has, and its stratum: head, tail or cold."""
-    strata = split.strata(head_share)
+def _listed(
+    items: pd.DataFrame, domains: Sequence[Sequence[str]], split: Split, head_share: float = 0.2
+) -> pd.DataFrame:
+    """The table of :func:`tfllmrec.serving.layout.read_catalogue`; items that the split does not have are cold."""
+    listed = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)}).reset_index(drop=True)
+    if CATEGORIES in items or DOMAIN in items:
+        cells = items[CATEGORIES] if CATEGORIES in items else [""] * len(items)
+        listed[CATEGORIES] = [[*category_names(cell), *names] for cell, names in zip(cells, domains, strict=True)]
+    strata, new = split.strata(head_share), len(items) - split.dataset.n_items
     stratum = np.select([strata["head"], strata["cold"]], ["head", "cold"], "tail")
-    return pd.DataFrame({TRAIN_EVENTS: split.train_counts, STRATUM: stratum})
-
-
-def _with_new_items(tail: np.ndarray, n_items: int) -> np.ndarray:
-    """The tail of a larger catalogue: items without events belong to it."""
-    return np.concatenate([tail, np.ones(n_items - len(tail), bool)])
+    listed[TRAIN_EVENTS] = np.append(split.train_counts, np.zeros(new, np.int64))
+    listed[STRATUM] = np.append(stratum, ["cold"] * new)
+    return listed
 
 
 def _undivided(dataset: Dataset) -> Split:
@@ -306,8 +312,8 @@ def _candidate_vectors(
 
 def _write(
     serving: ServingModel,
+    listed: pd.DataFrame,
     items: pd.DataFrame,
-    popularity: pd.DataFrame,
     schema: Schema,
     target: Path,
     manifest: dict[str, Any],
@@ -316,7 +322,7 @@ def _write(
     """Writes the next version of ``target`` and returns its folder.
 
     Args:
-      popularity: of the first items; the others are new.
+      listed: of :func:`_listed`. items: with all their fields.
     """
     manifest = {
         "name": target.name,
@@ -342,17 +348,10 @@ def _write(
             tf.saved_model.save(serving, str(temporary), signatures=signatures)
             extra = temporary / EXTRA
             extra.mkdir()
-            told = pd.DataFrame({ITEM: items[ITEM], TITLE: display_titles(items)})
-            if CATEGORIES in items or DOMAIN in items:
-                cells = items[CATEGORIES] if CATEGORIES in items else [""] * len(items)
-                asked = zip(cells, domain_filters(items), strict=True)
-                told[CATEGORIES] = [[*category_names(cell), *names] for cell, names in asked]
-            for name, of_new in ((TRAIN_EVENTS, 0), (STRATUM, "cold")):
-                told[name] = popularity[name].reindex(range(len(items)), fill_value=of_new).to_numpy()
-            told.to_parquet(extra / ITEMS, index=False)
+            listed.to_parquet(extra / ITEMS, index=False)
             _fields_of_rules(items, schema).to_parquet(extra / ITEM_FIELDS, index=False)
             (extra / MANIFEST).write_text(json.dumps(manifest, indent=1))
-            ids, titles = (told[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
+            ids, titles = (listed[name].head(SAMPLE).tolist() for name in (ITEM, TITLE))
             write_warm_up(extra / WARM_UP, target.name, signatures, ids, titles, schema, serving.some_labels)
             rules = take_over(target, temporary, tell)
             version = _publish(temporary, target)

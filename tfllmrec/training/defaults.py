@@ -211,13 +211,32 @@ def searched_settings(data: TrainingData) -> set[str]:
 
 def item_weights_value(data: TrainingData, settings: ItemWeightSettings) -> float:
     """The selection value on the validation sample of item-item weights that are solved from the training histories."""
-    settings = settings.settled()
     return selection_value(item_weights_result(data, settings))
 
 
 def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Result:
-    """The validation figures of item-item weights that are solved from the training histories."""
-    return data.measure(_Weights(_solved(data, settings), settings))
+    """The validation figures of item-item weights that are solved from the training histories, once for ``data``."""
+    settings = settings.settled()
+    key = settings.model_dump_json()
+    if key not in data.tried_item_weights:
+        data.tried_item_weights[key] = data.measure(_Weights(_solved(data, settings), settings))
+    return data.tried_item_weights[key]
+
+
+def most_tries(form: Literal["auto", "exact", "low_rank"], n_items: int) -> int:
+    """How many item-item weights of N items :data:`SEARCH_WORK` allows to solve, for all settings together."""
+    form = resolved(form, n_items)
+    return int(SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items))
+
+
+def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Sequence[float]]:
+    """The views whose strength is chosen by itself after the search, and the strengths to try."""
+    views: dict[str, Sequence[float]] = {}
+    if given.graph is None and data.graph is not None and data.graph.relations:
+        views["graph"] = GRAPH_STRENGTHS
+    if given.source is None and data.source_histories is not None and len(data.source_histories.values):
+        views["source"] = SOURCE_STRENGTHS
+    return views
 
 
 def _solved(data: TrainingData, settings: ItemWeightSettings) -> PrunedWeights:
@@ -231,7 +250,7 @@ def choose_item_weights(
     """The settings of the item-item weights: those that are given, the others by search on validation.
 
     A coordinate search from :func:`starting_item_weights`: each open setting in turn is moved as long as that helps
-    and :data:`SEARCH_WORK` is not used up.
+    and :data:`SEARCH_WORK` is not used up, of which a part is kept for :func:`choose_graph` and :func:`choose_source`.
 
     Args:
       data: Training histories, text vectors and validation queries.
@@ -246,8 +265,7 @@ def choose_item_weights(
     moves = {name: step for name, step in MOVES.items() if name in searched_settings(data) - fixed.keys()}
     if not moves:
         return start, []
-    form = resolved(start.form, n_items)
-    tries = int(SEARCH_WORK[form] // (n_items**3 if form == "exact" else n_items))
+    tries = most_tries(start.form, n_items) - sum(map(len, open_views(data, given).values()))
     if tries < 2:
         return start, [f"item_weights {_said(start)} (not searched: {n_items:,} items)"]
     limit = f" of at most {tries}" if tries <= SHOWN_TRIES else ""
@@ -288,7 +306,8 @@ def choose_graph(
     """Sets ``graph``: how much the graph of the items counts in the item-item weights.
 
     It is the best of :data:`GRAPH_STRENGTHS` on validation; 0, which leaves the graph out, unless the gain is larger
-    than chance (as for the popularity discount of the gates).
+    than chance (as for the popularity discount of the gates). Only as many are tried as the search for the other
+    settings left of :data:`SEARCH_WORK`.
 
     Args:
       data: with or without a graph.
@@ -299,10 +318,7 @@ def choose_graph(
     Returns:
       The settings, and a line on what was chosen; none where there is no graph.
     """
-    if given.graph is not None or data.graph is None or not data.graph.relations:
-        return settings, []
-    taken, said = _best_strength(data, settings, "graph", GRAPH_STRENGTHS, "the graph is left out", tell)
-    return settings.model_copy(update={"graph": taken}), [said]
+    return _choose_view(data, given, settings, "graph", "the graph is left out", tell)
 
 
 def choose_source(
@@ -311,7 +327,7 @@ def choose_source(
     """Sets ``source``: how much the events of other domains count in the item-item weights.
 
     It is the best of :data:`SOURCE_STRENGTHS` on validation; 0, which leaves them out, unless the gain is larger than
-    chance. So events that make the lists worse are left out.
+    chance. So events that make the lists worse are left out. As many are tried as for :func:`choose_graph`.
 
     Args:
       data: with or without :attr:`TrainingData.source_histories`. given, settings, tell: as in :func:`choose_graph`.
@@ -319,22 +335,29 @@ def choose_source(
     Returns:
       The settings, and a line on what was chosen; none where there are no such events.
     """
-    if given.source is not None or data.source_histories is None or not len(data.source_histories.values):
-        return settings, []
-    left_out = "the sources' events are left out"
-    taken, said = _best_strength(data, settings, "source", SOURCE_STRENGTHS, left_out, tell)
-    return settings.model_copy(update={"source": taken}), [said]
+    return _choose_view(data, given, settings, "source", "the sources' events are left out", tell)
 
 
-def _best_strength(
+def _choose_view(
     data: TrainingData,
+    given: ItemWeightSettings,
     settings: ItemWeightSettings,
     name: Literal["graph", "source"],
-    strengths: Sequence[float],
     left_out: str,
     tell: Tell,
-) -> tuple[float, str]:
-    """The best of ``strengths`` of a view of the item-item weights, 0 unless it gains more than chance; and a line."""
+) -> tuple[ItemWeightSettings, list[str]]:
+    """Sets the strength of a view of the item-item weights: the best, or 0 unless that gains more than chance."""
+    views = open_views(data, given)
+    if name not in views:
+        return settings, []
+    left = most_tries(settings.form, data.n_items) - len(data.tried_item_weights)
+    known = settings.settled().model_dump_json() in data.tried_item_weights
+    strengths = views[name][: max(0, left if known else left - 1)]
+    if not strengths:
+        said = (
+            f"item_weights.{name} 0 (not tried: {data.n_items:,} items; {left_out} unless item_weights.{name} is set)"
+        )
+        return settings.model_copy(update={name: 0.0}), [said]
     without, tried = item_weights_result(data, settings), {}
     for strength in strengths:
         tried[strength] = item_weights_result(data, settings.model_copy(update={name: strength}))
@@ -344,7 +367,7 @@ def _best_strength(
     taken = best if low > 0 else 0.0
     why = "" if taken else f" ({left_out}: {best:g} gains no more than chance)"
     said = f"item_weights.{name} {taken:g}{why}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
-    return taken, said
+    return settings.model_copy(update={name: taken}), [said]
 
 
 def choose_domains(
@@ -399,20 +422,6 @@ def choose_domains(
         if low > 0:
             chosen[key], best = factor, tried[factor]
     return settings.model_copy(update={"domains": chosen}), said
-
-
-def check_domains(items: pd.DataFrame, config: ExperimentConfig) -> None:
-    """Checks ``item_weights.domains`` before anything is computed.
-
-    Raises:
-      ConfigError: it names a domain that joined data does not have.
-    """
-    known = domain_names(items)
-    for name in [name for pair in config.item_weights.domains or {} for name in pair.split(">")]:
-        if known and name not in known:
-            raise ConfigError(
-                f"item_weights.domains: expected FROM>TO of the domains {', '.join(known)}, found {name!r}."
-            )
 
 
 def contexts(schema: Schema) -> list[str]:

@@ -28,7 +28,7 @@ from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
-from tfllmrec.models.item_weights import ItemWeightStatistics, solve
+from tfllmrec.models.item_weights import ItemWeightStatistics, check_domains, solve
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
 from tfllmrec.training.callbacks import EpochCheckpoint, StepProgress, claim
@@ -207,7 +207,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
-        defaults.check_domains(data.split.dataset.items, config)
+        check_domains(data.domains, config.item_weights.domains)
         given = config.item_weights
         config.item_weights, said = defaults.choose_item_weights(data, given, tell)
         chosen += _told(said, tell)

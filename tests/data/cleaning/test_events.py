@@ -328,7 +328,7 @@ def test_lists_elsewhere_are_refused(cell):
         made([("u", "a", 1, 1)], items=items)
 
 
-def test_unreadable_values_are_dropped_with_an_example():
+def test_unreadable_cells_drop_their_rows_only_where_they_are_needed():
     rows = [
         ("u", "a", "5", "1"),
         ("", "b", "5", "2"),
@@ -337,18 +337,39 @@ def test_unreadable_values_are_dropped_with_an_example():
         ("u", "d", "5", "x"),
     ]
     data = made([*rows, ("u", "e\nf", "5", "6"), ("u", "g", "1e39", "7")])
-    assert data.events.item_id.tolist() == ["a"]
+    assert (
+        data.events.item_id.tolist() == ["a", "c", "g"] and data.events.rating.isna().all()
+    )  # one rating says nothing
     assert finding(data, "no user_id").example == "events table:1, column 'user': ''"
-    assert finding(data, "the rating is not a number").count == 2
+    assert finding(data, "the rating is not a number: taken as unknown").count == 2
     assert finding(data, "the rating is not a number").example == "events table:3, column 'rating': 'good'"
     assert finding(data, "neither a number nor a date").example == "events table:4, column 'timestamp': 'x'"
     assert finding(data, "a line break in item_id").count == 1
-    assert data.report.rows_in["events"] == 7 and data.report.rows_kept["events"] == 1
+    assert data.report.rows_in["events"] == 7 and data.report.rows_kept["events"] == 3
+
+
+def test_a_time_that_cannot_be_read_matters_only_where_it_orders():
+    rows = [("u", "a", "x", 2), ("u", "b", "10", 1), ("u", "c", "30", "y")]
+    data = made(rows, "user item timestamp order", max_bad_rows=1)
+    assert data.events.item_id.tolist() == ["b", "a"] and np.isnan(data.events.timestamp_s.iloc[1])
+    assert (finding(data, "the order is not a number").action, finding(data, "neither a number").action) == (
+        "dropped",
+        "repaired",
+    )
+    with pytest.raises(DataError, match=r"the time is neither a number nor a date\. 2 of 3 rows"):
+        made([("u", "a", "x"), ("u", "b", "y"), ("u", "c", "3")], "user item timestamp", max_bad_rows=0.01)
+
+
+@pytest.mark.parametrize("word", ["n/a", "N/A", "#N/A", "<NA>", "null", "Unknown", "-", ""])
+def test_words_for_nothing_are_no_rating_and_no_fault(word):
+    data = made([("u", "a", "5", 1), ("u", "b", word, 2), ("u", "c", "3", 3)])
+    assert data.events.rating.fillna(-1).tolist() == [5, -1, 3]
+    assert not [each for each in data.report.findings if "rating" in each.what]
 
 
 def test_more_unreadable_rows_than_tolerated():
     rows = [("u", str(i), "x" if i < 3 else "1", i) for i in range(100)]
-    assert len(made(rows, max_bad_rows=0.03).events) == 97
+    assert len(made(rows, max_bad_rows=0.03).events) == 100
     with pytest.raises(
         DataError, match=r"events table:0, column 'rating': 'x': the rating is not a number. 3 of 100 rows"
     ):

@@ -90,8 +90,8 @@ def test_report_round_trip_and_lines():
     assert report.lines() == [
         "events: events table (user_id <- user, item_id <- item, rating <- rating, timestamp_s <- timestamp; "
         "ordered by timestamp_s)",
-        "events: 3 rows read, 2 kept",
-        "  events: 1 dropped: the rating is not a number (events table:0, column 'rating': 'x')",
+        "events: 3 rows read, 3 kept",
+        "  events: 1 repaired: the rating is not a number: taken as unknown (events table:0, column 'rating': 'x')",
     ]
 
 

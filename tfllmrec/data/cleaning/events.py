@@ -37,7 +37,8 @@ def clean_events(
 
     A row whose item is a list counts as one event for each item of the list, whose order counts where nothing else
     orders events and no user has a second row. Ratings that mean "not rated" become NaN.
-    The order column, else the timestamp, orders a user's events. Ties fall by timestamp, then by a hash of user and
+    The order column, else the timestamp, orders a user's events. Only in that column does a cell that cannot be read
+    drop its row; other such cells are taken as unknown. Ties fall by timestamp, then by a hash of user and
     item ids, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
     in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
     everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
@@ -71,24 +72,27 @@ def clean_events(
         rows.drop_unreadable(ids[column].str.contains("\n").to_numpy(dtype=bool), f"a line break in {column}", column)
     nothing = pd.Series(np.full(len(raw.frame), np.nan))
     rating, bad = numbers(raw.frame.get(RATING, nothing), partial(rows.note, column=RATING))
-    rows.drop_unreadable(bad | (np.abs(rating) > np.finfo(np.float32).max), "the rating is not a number", RATING)
-    order, bad = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
-    rows.drop_unreadable(bad, "the order is not a number", ORDER)
+    bad |= np.abs(rating) > np.finfo(np.float32).max
+    rows.take_as_unknown(bad, "the rating is not a number", RATING)
+    order, no_order = numbers(raw.frame.get(ORDER, nothing), partial(rows.note, column=ORDER))
     at = raw.frame.get(TIMESTAMP, nothing)
-    seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
+    seconds, no_time = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
     what = f"the time does not fit data.time_format = {config.time_format}"
     what = "the time is neither a number nor a date" if config.time_format == "auto" else what
-    rows.drop_unreadable(bad, what, TIMESTAMP)
-    rows.check_unreadable(config.max_bad_rows)
+    rating, order, seconds = (
+        np.where(bad, np.nan, each) for bad, each in ((bad, rating), (no_order, order), (no_time, seconds))
+    )
 
     # The items of a list are rows that follow each other: they stay together, in their order.
     first_of_list = np.searchsorted(source, source)
     place_in_list = np.arange(len(source)) - first_of_list
     if np.isnan(order).all() and np.isnan(seconds).all() and place_in_list.any():
         order = _order_of_lists(ids[USER], first_of_list, place_in_list, rows, order)
+    keys = {ORDER: (order, no_order, "the order is not a number"), TIMESTAMP: (seconds, no_time, what)}
+    ordered_by = _order_column(keys, rows, alone=known is None or known.empty)
+    rows.check_unreadable(config.max_bad_rows)
     known_ratings = np.empty(0) if known is None else known[RATING].to_numpy()
     rating = _without_unrated(rating, known_ratings, config, rows)
-    ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows, alone=known is None or known.empty)
     kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
     if EVENT_KIND in raw.names:
         _note_weakest_kinds(kind, strength, rows)
@@ -213,17 +217,21 @@ def _drop_weaker_events(pair: np.ndarray, kind: pd.Series, strength: np.ndarray,
         rows.drop(weaker, f"{what}: merged into the stronger one", EVENT_KIND)
 
 
-def _order_column(keys: dict[str, np.ndarray], rows: Rows, alone: bool) -> str | None:
+def _order_column(keys: dict[str, tuple[np.ndarray, np.ndarray, str]], rows: Rows, alone: bool) -> str | None:
     """The first of the columns that can order events; rows without it are dropped.
 
     A value that all rows share orders nothing if they are ``alone``, without known events.
+
+    Args:
+      keys: by column the values, where its cells cannot be read (bool ``[R]``), and how the report says so.
     """
-    for column, key in keys.items():
+    chosen = None
+    for column, (key, unreadable, what_unreadable) in keys.items():
         present = ~np.isnan(key) & rows.keep
-        if not present.any():
-            continue
         missing = ~present & rows.keep
-        if missing.sum() > present.sum():
+        if chosen is not None or not present.any():
+            pass
+        elif missing.sum() > present.sum():
             rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
         elif alone and np.ptp(key[present]) == 0 and present.sum() > 1:
             what = (
@@ -232,6 +240,8 @@ def _order_column(keys: dict[str, np.ndarray], rows: Rows, alone: bool) -> str |
             )
             rows.note(present, what, "doubted", column)
         else:
+            chosen = column
+            rows.drop_unreadable(unreadable, what_unreadable, column)
             rows.drop(missing, f"no {column}, though most rows have one", column)
             if numbers_the_rows(key[rows.keep], np.flatnonzero(rows.keep)):
                 what = (
@@ -240,8 +250,9 @@ def _order_column(keys: dict[str, np.ndarray], rows: Rows, alone: bool) -> str |
                     "the column with the real time under data.columns, or set split.kind to leave_random_out"
                 )
                 rows.note(rows.keep, what, "doubted", column)
-            return column
-    return None
+        if chosen != column:
+            rows.take_as_unknown(unreadable, what_unreadable, column)
+    return chosen
 
 
 def hash_of_pairs(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:

@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from tfllmrec.data.cleaning.values import WORDS_FOR_NOTHING
+
 _HTML_NAMES = (
     "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|caption|center|cite|code|dd|del|details|div|dl|dt|em|"
     "figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|meta|nav|"
@@ -20,11 +22,6 @@ _HTML_TAIL = re.compile(r'^[^<>]*"\s*/>')  # what is left where a scraper cut a 
 # No code point has more digits, and Python refuses to read a number of thousands of them.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _SPACES = re.compile(r"\s+")
-#: Spellings of "nothing" that are also titles of films, songs and books; compared without case.
-WORDS_FOR_NOTHING = (
-    "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
-    "tbd", "tba", "no title", "no description", "not available", "not found",
-)  # fmt: skip
 # So many equal ones are no titles: at least 3 items, and 1 % of the items or 100 items.
 _NOTHING_LEAST, _NOTHING_SHARE, _NOTHING_MOST = 3, 0.01, 100
 

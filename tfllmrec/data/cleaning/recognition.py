@@ -90,19 +90,18 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
     if missing := [column for column in required if column not in names]:
         left = [name for name in present if name not in names.values()]
         plain_left = _by_plain_name(left)
-        expected, hint, flags = [], "", []
+        expected, flags = [], []
         for column in missing:
             sought = [mapping[column]] if column in mapping else ALIASES[column]
             near = [found for name in sought for found in nearest(plain_name(name), plain_left)]
-            expected.append(f"one named {' or '.join(sought[:6])}")
-            hint = hint or nearest_hint("".join(near[:1]), plain_left)
+            expected.append(f"one named {' or '.join(sought[:6])}{nearest_hint(''.join(near[:1]), plain_left)}")
             guess = plain_left[near[0]] if near else "NAME_IN_THE_FILE"
             flags.append(f"--set {shlex.quote(f'data.columns.{column}={guess}')}")
         values = [name for name in present if re.fullmatch(r"[0-9][0-9.,:/T+ -]*", name)]
         no_header = f" {_shown(values[0])} looks like a value: if the file has no header, add one." if values else ""
         raise DataError(
             f"{raw.file}: no column for {' nor for '.join(missing)}. Expected {', and '.join(expected)}; "
-            f"found {', '.join(_shown(name) for name in present[:20])}{hint}.{no_header} "
+            f"found {', '.join(_shown(name) for name in present[:20])}.{no_header} "
             f"Map it: {' '.join(flags)}, or data.columns in a config."
         )
     renamed = {name: column for column, name in names.items()}

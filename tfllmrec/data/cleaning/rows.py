@@ -84,6 +84,14 @@ class Rows:
             self.unreadable += count
             self.keep &= ~mask
 
+    def take_as_unknown(self, mask: np.ndarray, what: str, column: str) -> None:
+        """Keeps rows whose cell of an optional column cannot be read, and counts them among the unreadable ones."""
+        mask = mask & self.keep
+        if mask.any():
+            self.note(mask, f"{what}: taken as unknown", "repaired", column)
+            self.first_unreadable = self.first_unreadable or f"{self.raw.example(int(mask.argmax()), column)}: {what}"
+            self.unreadable += int(mask.sum())
+
     def note(self, mask: np.ndarray, what: str, action: Action, column: str | None = None) -> None:
         mask = mask & self.keep
         if mask.any():

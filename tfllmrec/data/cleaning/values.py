@@ -14,9 +14,14 @@ import pyarrow as pa
 
 from tfllmrec.data.findings import Action
 
-# Spellings of "nothing" that exports leave behind. "NA" is one only where a number belongs: it can be an id or a title.
+#: Spellings of "nothing" that exports leave behind.
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N"]
-MISSING_NUMBER = [*MISSING, "NA", "N/A", "-", "--", "?"]
+#: Spellings of "nothing" that are also ids, and titles of films, songs and books; compared without case.
+WORDS_FOR_NOTHING = (
+    "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
+    "tbd", "tba", "no title", "no description", "not available", "not found",
+)  # fmt: skip
+_NO_NUMBER = ("", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING)  # where a number or a time belongs; without case
 _ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
 _GROUP_MARKS = "'’ \u00a0\u202f"  # between thousands, beside the comma and the dot
 # How locales write numbers: name, an example, pattern, the marks between thousands, the decimal mark.
@@ -130,9 +135,10 @@ def numbers(values: pd.Series, note: Note = ignore) -> tuple[np.ndarray, np.ndar
 
 def distinct_texts(values: pd.Series) -> tuple[np.ndarray, pd.Series]:
     """Codes ``[R]`` (-1: nothing there) into the distinct strings; parsing each string once is fast."""
-    texts = strings(values)
-    codes, distinct = pd.factorize(texts.mask(texts.isin(MISSING_NUMBER)))
-    return codes, pd.Series(distinct, dtype="str")
+    codes, found = pd.factorize(strings(values))
+    distinct = pd.Series(found, dtype="str")
+    there = ~distinct.str.lower().isin(_NO_NUMBER).to_numpy(dtype=bool)
+    return np.where(there, np.cumsum(there) - 1, -1)[codes], distinct[there].reset_index(drop=True)
 
 
 def spread(parsed: np.ndarray, codes: np.ndarray) -> np.ndarray:
