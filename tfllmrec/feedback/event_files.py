@@ -70,8 +70,8 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
     """Appends the events of a file, or of a folder of parts, in any format that ``data.events`` may have.
 
     Columns are recognised by their usual names or by ``data.columns``; numbers and times are read as in
-    :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. A column ``event_id`` or ``request_id``
-    is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it treats by
+    :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. A column ``event_id`` or
+    ``request_id`` is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it treats by
     ``data.repeats``. A row is refused by itself. A file may be appended again after an interruption: its rows that the
     log has count as duplicates.
 

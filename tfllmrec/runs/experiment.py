@@ -87,8 +87,8 @@ def fit_experiment(
         run.metrics["results"]["hybrid"]["ndcg@10"]
 
     The folder is locked during the fit: a second process that wants to write to it ends with an error.
-    Its ``logs/`` have the curves of the fit. :func:`tfllmrec.write_board` adds what TensorBoard shows of a complete run,
-    as ``tfllmrec fit`` does.
+    Its ``logs/`` have the curves of the fit. :func:`tfllmrec.write_board` adds what TensorBoard shows of a complete
+    run, as ``tfllmrec fit`` does.
 
     Args:
       config: the settings. Those that are *auto* are chosen from the data.
