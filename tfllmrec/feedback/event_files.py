@@ -71,9 +71,9 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
 
     Columns are recognised by their usual names or by ``data.columns``; numbers and times are read as in
     :func:`tfllmrec.read_dataset`, and a rating that is not a number is left out. A column ``event_id`` or
-    ``request_id`` is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it treats by
-    ``data.repeats``. A row is refused by itself. A file may be appended again after an interruption: its rows that the
-    log has count as duplicates.
+    ``request_id`` is that of the events. Nothing else is cleaned: the log keeps repeats, which a data set made of it
+    treats by ``data.repeats``. A row is refused by itself. A file may be appended again after an interruption: its rows
+    that the log has count as duplicates.
 
     Raises:
       DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
