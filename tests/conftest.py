@@ -127,11 +127,13 @@ def tiny():
 def made_once(tmp_path_factory):
     """``made_once(NAME, MAKE)``: a folder that ``MAKE(folder)`` fills in one process of the tests; the others wait.
 
-    It is read only: a test that changes something in it works on a copy.
+    It is read only: a test that changes something in it works on a copy. The folders are made again for each call of
+    pytest, unless the environment variable MADE_ONCE names a place for them.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
+    shared = Path(os.environ.get("MADE_ONCE") or shared)
 
     def folder_of(name, make):
         folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
