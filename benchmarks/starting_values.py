@@ -4,8 +4,8 @@
         runs/quality/movielens-small
 
 moves one setting of the item-item weights at a time, with all others at those that the run's search has chosen, and
-shows the selection value on validation. Nothing is trained. With ``--dropout`` the hybrid is fitted with the dropout
-for items of many events and with that for items of few, whichever the data would get.
+shows the selection value on validation. Nothing is trained. With ``--dropout`` the hybrid is compared with one that is
+fitted with the other pair of dropouts: there is one for data whose items have many events, and one for few.
 
 Finished points are kept in RUN/starting_values.json and fits in RUN/starting_values/, so that an interrupted command
 continues where it stopped; delete both to measure again.
@@ -24,7 +24,7 @@ from sections import made_by, replace_section
 
 from tfllmrec.config import ItemWeightSettings
 from tfllmrec.durable import write_text
-from tfllmrec.evaluation.protocol import paired_difference
+from tfllmrec.evaluation.protocol import paired_difference, selection_value
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
@@ -37,6 +37,7 @@ from tfllmrec.training.defaults import (
     searched_settings,
     starting_item_weights,
 )
+from tfllmrec.training.fit import fit_hybrid
 
 #: The values tried of each setting; those that a search may start from are among them.
 CURVES: dict[str, tuple[float, ...]] = {
@@ -116,19 +117,20 @@ def curve_tables(runs: Sequence[Run]) -> list[str]:
 
 def dropout_row(run: Run) -> list[str]:
     """The selection values of both settings of dropout on a data set, and the difference on validation users."""
-    often, seldom = (run.folder / "starting_values" / name for name in ("often", "seldom"))
     points = Points(run.folder / "starting_values.json")
 
     def measure() -> dict[str, object]:
-        from tfllmrec.evaluation.protocol import selection_value
-        from tfllmrec.training.fit import fit_hybrid
-
         results = []
-        for folder, (dropout, id_dropout) in zip((often, seldom), DROPOUTS, strict=True):
-            model = run.config.model.model_copy(update={"dropout": dropout, "id_dropout": id_dropout})
-            config = run.config.model_copy(update={"model": model})
-            fitted = fit_hybrid(run.training_data, config, folder, to_stderr)
-            results.append(measure_one(fitted.model, run.training_data.sample, run.split, config))
+        for name, (dropout, id_dropout) in zip(("often", "seldom"), DROPOUTS, strict=True):
+            own = run.config.model
+            if (own.dropout, own.id_dropout) == (dropout, id_dropout):
+                fitted = run.load_model()
+            else:
+                model = own.model_copy(update={"dropout": dropout, "id_dropout": id_dropout})
+                config = run.config.model_copy(update={"model": model})
+                folder = run.folder / "starting_values" / name
+                fitted = fit_hybrid(run.training_data, config, folder, to_stderr).model
+            results.append(measure_one(fitted, run.training_data.sample, run.split, run.config))
         return {
             "values": [selection_value(result) for result in results],
             "ndcg@10": paired_difference(*results, "ndcg@10"),
