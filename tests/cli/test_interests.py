@@ -26,7 +26,7 @@ def test_of_a_history_as_a_table(program, saved_model, libraries):
 
 def test_nothing_to_say(program, saved_model, libraries):
     answer = program("interests", saved_model, "--history", "nope")
-    assert (answer.code, answer.out) == (0, "") and "say nothing of interests" in answer.err
+    assert (answer.code, answer.out) == (0, "") and "no interests found for this history" in answer.err
 
 
 def test_either_a_user_or_a_history(program, saved_model, libraries):

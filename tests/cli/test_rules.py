@@ -33,7 +33,7 @@ def test_an_old_version_that_the_rules_do_not_fit_is_named(program, shop, rules)
     catalogue.fields = catalogue.fields.drop(columns="price")
     write_version(shop, 0, catalogue)
     told = program("rules", "apply", shop, rules)
-    assert told.code == 0 and "version 0: " in told.err and "keeps the rules before" in told.err
+    assert told.code == 0 and "version 0: " in told.err and "keeps its old rules" in told.err
 
 
 def test_json(program, shop, rules):

@@ -130,7 +130,7 @@ def test_an_open_door_and_an_empty_house_are_said(program, served, tmp_path):
     served.server.local = False
     served.server.loaded, served.server.example = lambda: {"shop": []}, lambda: None
     answer = program("serve", tmp_path)
-    assert "other machines are served without a token" in answer.err
+    assert "other machines can use this server without a token" in answer.err
     assert "no model answers yet" in answer.err
     assert "model shop, version none yet" in answer.out
 

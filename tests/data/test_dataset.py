@@ -91,7 +91,7 @@ def test_save_replaces_a_saved_one_and_nothing_else(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match="holds no saved data set"):
+    with pytest.raises(DataError, match="already exists and is not a saved data set"):
         dataset().save(other)
     assert (other / "thesis.txt").read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "saved"]

@@ -535,7 +535,7 @@ def test_missing_files(tmp_path):
 
 def test_json_that_is_none(tmp_path):
     write(tmp_path, a_jsonl="[1, 2\n", b_jsonl="nothing\n1\n", c_jsonl='[{"user": "u", "item": "a"}, 3]')
-    for name, message in (("a", "begins as a JSON array but is none"), ("b", "contains no JSON object")):
+    for name, message in (("a", "begins as a JSON array but is not valid"), ("b", "contains no JSON object")):
         with pytest.raises(DataError, match=message):
             read(tmp_path, events=f"{name}.jsonl")
     assert example(read(tmp_path, events="c.jsonl", max_bad_rows=0.5), "no JSON object") == (1, "c.jsonl:2, '3'")
@@ -593,7 +593,7 @@ def test_lines_in_another_encoding_are_repaired_and_counted(tmp_path):
     assert read(tmp_path, events="e.csv", items="i.csv", encoding="latin-1").items.title.tolist() == ["Café"]
     with pytest.raises(DataError, match=r"i\.csv:2: byte 0xe9 is not ascii\. Set data\.encoding"):
         read(tmp_path, events="e.csv", items="i.csv", encoding="ascii")
-    with pytest.raises(ConfigError, match="'klingon' is no encoding"):
+    with pytest.raises(ConfigError, match="'klingon' is not an encoding"):
         read(tmp_path, events="e.csv", encoding="klingon")
 
 

@@ -386,7 +386,7 @@ def test_a_folder_that_is_taken_or_missing(chain_run, chain_config, tmp_path):
         fit_experiment(chain_config, chain_run[0].folder, tell=print)
     with pytest.raises(ConfigError, match="Nothing to resume"):
         fit_experiment(chain_config, tmp_path, resume=True, tell=print)
-    with pytest.raises(ModelError, match=r"no run folder: expected a config\.yaml"):
+    with pytest.raises(ModelError, match=r"not a run folder: expected a config\.yaml"):
         Run.open(tmp_path)
 
 

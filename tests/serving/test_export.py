@@ -232,7 +232,7 @@ def test_files_that_may_not_grow(bare_run, tmp_path):
 
 
 def test_only_complete_runs(tmp_path):
-    with pytest.raises(ModelError, match="no run folder"):
+    with pytest.raises(ModelError, match="not a run folder"):
         export(tmp_path, tmp_path / "made")
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     with pytest.raises(ModelError, match="was not finished"):

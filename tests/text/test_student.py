@@ -194,7 +194,7 @@ def test_a_folder_is_never_overwritten_nor_half_there(ngrams, tmp_path, monkeypa
 
 
 def test_what_is_no_student_is_refused(ngrams, tmp_path):
-    with pytest.raises(ModelError, match="nowhere holds no student"):
+    with pytest.raises(ModelError, match="nowhere contains no student"):
         Student.load(tmp_path / "nowhere")
     Student(ngrams, "a").save(tmp_path / "s")
     (tmp_path / "s" / "saved_model.pb").write_bytes(b"damaged")

@@ -113,7 +113,7 @@ def test_ials_is_left_out_where_its_grid_takes_too_long(monkeypatch):
 def test_exact_item_weights_that_cannot_be_are_refused_at_the_start():
     config = ExperimentConfig(item_weights={"form": "exact"})
     defaults.sizes(stand_in([5], MAX_ITEMS), config)
-    with pytest.raises(ConfigError, match="exact takes at most 30,000 items, not 30,001: say auto or low_rank"):
+    with pytest.raises(ConfigError, match="exact takes at most 30,000 items, not 30,001: use auto or low_rank"):
         defaults.sizes(stand_in([5], MAX_ITEMS + 1), config)
 
 

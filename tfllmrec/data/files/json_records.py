@@ -163,7 +163,7 @@ def _array_elements(content: bytes, meter: SizeMeter, path: Path) -> Iterator[tu
     except RecursionError as error:
         raise _too_deep(meter, path, row) from error
     except ValueError as error:
-        raise DataError(f"{path} begins as a JSON array but is none: element {row}: {error}.") from error
+        raise DataError(f"{path} begins as a JSON array but is not valid: element {row}: {error}.") from error
 
 
 def _after_space(text: str, at: int) -> int:
