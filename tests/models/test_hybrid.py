@@ -7,7 +7,7 @@ from tfllmrec.config import ModelConfig
 from tfllmrec.data.batches import Sequences, hold_out, training_batches
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
-from tfllmrec.errors import ModelError
+from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.layers.neighbour_scores import LONGEST
 from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
 from tfllmrec.models.item_weights import (
@@ -70,6 +70,13 @@ def hybrid(negatives=None, seed=42, **changes):
     model.set_item_weights(solved(SEQUENCES.items))
     model.set_holdout(solved(kept), np.bincount(kept.values, minlength=N))
     return model
+
+
+def test_factors_of_domains_that_no_item_has_are_refused():
+    items = Catalogue(np.arange(N).astype(str).astype(object), TEXT, domains=np.array(["books", "films"] * N)[:N])
+    weights = SETTINGS.model_copy(update={"domains": {"books>film": 0.5}})
+    with pytest.raises(ConfigError, match="of the domains books, films, found film"):
+        Hybrid(items, COUNTS, ModelConfig(**SIZES), weights)
 
 
 def ask(*histories, ratings=None):

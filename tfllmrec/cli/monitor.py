@@ -74,7 +74,7 @@ def monitor(
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
     items = None if model is None else _items(model)
-    until_s = None if until is None else until.replace(tzinfo=datetime.UTC).timestamp()
+    until_s = None if until is None else until.replace(tzinfo=until.tzinfo or datetime.UTC).timestamp()
     from tfllmrec.feedback.monitoring import monitor as monitored
 
     with working():

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from tfllmrec.data.schema import RATING_KEY, Field, padding_of
+from tfllmrec.errors import ModelError
 
 #: The newest events of a history that count at most, which bounds the memory of scoring.
 LONGEST = 1000
@@ -51,6 +52,23 @@ class Ragged:
     def row_of_value(self) -> np.ndarray:
         """int64 ``[V]``: the row that each flat value belongs to."""
         return np.repeat(np.arange(len(self)), self.lengths)
+
+    def check_items(self, n_items: int, kind: str) -> None:
+        """Checks that all values are items of a catalogue.
+
+        Args:
+          kind: of the items, such as ``history``, for the message.
+
+        Raises:
+          ModelError: a value is below 0, or not below ``n_items``.
+        """
+        outside = (self.values < 0) | (self.values >= n_items)
+        if outside.any():
+            at = int(np.argmax(outside))
+            raise ModelError(
+                f"Expected {kind} items between 0 and {n_items - 1}, got {self.values[at]} in row "
+                f"{self.row_of_value[at]}: leave unknown items out, and take data and model of the same catalogue."
+            )
 
     def slice(self, start: int, stop: int) -> Ragged:
         """Rows ``start`` to ``stop`` (exclusive), cut like a list's, without copying the values."""

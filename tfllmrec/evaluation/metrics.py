@@ -92,7 +92,7 @@ def masked(scores: np.ndarray, queries: Queries) -> np.ndarray:
             f"Expected finite scores, got {out[row, item]} for query {row} of the batch, item_index {item}. "
             "If it is a trained model, it diverged: lower training.learning_rate or use float32."
         )
-    _check_items(exclude, out.shape[1], "excluded")
+    exclude.check_items(out.shape[1], "excluded")
     out[exclude.row_of_value, exclude.values] = -np.inf
     if candidates is not None:
         out[:, ~candidates] = -np.inf
@@ -112,7 +112,7 @@ def rank_targets(masked_scores: np.ndarray, targets: Ragged) -> TargetRanks:
     n_queries, n_items = masked_scores.shape
     if len(targets) != n_queries:
         raise ModelError(f"Expected targets for {n_queries} queries, got {len(targets)}.")
-    _check_items(targets, n_items, "target")
+    targets.check_items(n_items, "target")
     row, item = np.divmod(np.unique(targets.row_of_value * n_items + targets.values), n_items)
     better = np.full(len(row), UNREACHABLE, dtype=np.int64)
     ties = np.ones(len(row), dtype=np.int64)
@@ -322,13 +322,3 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """``part / whole``, NaN for 0 / 0: the queries without targets."""
     with np.errstate(invalid="ignore"):
         return part / whole
-
-
-def _check_items(items: Ragged, n_items: int, kind: str) -> None:
-    outside = (items.values < 0) | (items.values >= n_items)
-    if outside.any():
-        at = int(np.argmax(outside))
-        raise ModelError(
-            f"Expected {kind} items between 0 and {n_items - 1}, got {items.values[at]} in query "
-            f"{items.row_of_value[at]} of the batch: these queries belong to another catalogue than the recommender."
-        )

@@ -405,7 +405,7 @@ class ItemWeightStatistics:
         settings = settings.settled()
         assert settings.decay is not None
         _check_decay(settings.decay)
-        _check_items(histories, n_items)
+        histories.check_items(n_items, "history")
         if are_cut(histories, n_items, settings):
             histories = _pieces(histories, _PAIRS)
         x = interactions(histories, n_items)
@@ -814,7 +814,7 @@ def recency_matrix(history: Ragged, n_items: int, decay: float, of_events: Ragge
     uses.
     """
     _check_decay(decay)
-    _check_items(history, n_items)
+    history.check_items(n_items, "history")
     if of_events is not None:
         counted = of_events.values != 0
         history, of_events = history.where(counted), of_events.where(counted)
@@ -865,7 +865,7 @@ def _uses(history: Ragged, n_items: int) -> np.ndarray:
 
 def interactions(histories: Ragged, n_items: int) -> sparse.csr_array:
     """X: float32 ``[U, N]``, 1 where the user has had the item, however often."""
-    _check_items(histories, n_items)
+    histories.check_items(n_items, "history")
     ones = np.ones(len(histories.values), dtype=np.float32)
     # A copy: sum_duplicates sorts in place, and these rows are somebody's histories, oldest first.
     shape = (len(histories), n_items)
@@ -891,13 +891,3 @@ def co_occurrence(histories: Ragged, n_items: int) -> Iterator[tuple[slice, np.n
 def _check_decay(decay: float) -> None:
     if not 0 < decay <= 1:
         raise ModelError(f"Expected a recency decay above 0 and up to 1, got {decay}.")
-
-
-def _check_items(items: Ragged, n_items: int) -> None:
-    outside = (items.values < 0) | (items.values >= n_items)
-    if outside.any():
-        at = int(np.argmax(outside))
-        raise ModelError(
-            f"Expected history items between 0 and {n_items - 1}, got {items.values[at]} in row "
-            f"{items.row_of_value[at]}: leave unknown items out of the history."
-        )

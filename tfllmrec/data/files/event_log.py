@@ -83,26 +83,24 @@ CREATE TABLE IF NOT EXISTS {REQUESTS} (
   {HISTORY_IDS} INTEGER NOT NULL, {UNKNOWN_IDS} INTEGER NOT NULL, {BEST_SCORE} REAL, {MEAN_SCORE} REAL,
   {LETTERS} INTEGER, {SCRIPT} TEXT, {CONTEXT} TEXT) STRICT
 """
-#: Columns of the table of exposures, in order.
-EXPOSURE_TYPES = {
+_LIST_TYPES = {
     REQUEST_ID: pa.string(),
     TIME_S: pa.float64(),
     USER: pa.string(),
     MODEL: pa.string(),
     VERSION: pa.int64(),
     POLICY: pa.string(),
+}
+#: Columns of the table of exposures, in order.
+EXPOSURE_TYPES = {
+    **_LIST_TYPES,
     ITEM: pa.string(),
     POSITION: pa.int64(),
     PROPENSITY: pa.float64(),
 }
 #: Columns of the table of requests, in order.
 REQUEST_TYPES = {
-    REQUEST_ID: pa.string(),
-    TIME_S: pa.float64(),
-    USER: pa.string(),
-    MODEL: pa.string(),
-    VERSION: pa.int64(),
-    POLICY: pa.string(),
+    **_LIST_TYPES,
     LISTED: pa.int64(),
     HISTORY_IDS: pa.int64(),
     UNKNOWN_IDS: pa.int64(),
