@@ -123,7 +123,7 @@ def continue_run(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
 
 def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
-    start, out = time.monotonic(), run.folder
+    began, out = time.monotonic(), run.folder
     dataset, split = run.dataset, run.split
     tell(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
@@ -160,14 +160,16 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
+    of_ranking = of_interests = None  # what they go on from
     if source is not None:
         data = replace(data, source_histories=source.histories)
         fitted = fit_from(source, data, config, out, tell, callbacks)
         note_alignment(run, alignment(data, fitted.model, source), tell)
     elif run.update is not None:
-        warm, options = warm_start(run, data, config, tell)
-        fitted = fit_hybrid(data, options, out, tell, callbacks, warm)
-        del warm  # it holds the parent
+        start = warm_start(run, data, config, tell)
+        fitted = fit_hybrid(data, start.config, out, tell, callbacks, start.hybrid)
+        of_ranking, of_interests = start.ranking, start.interests
+        del start  # it holds the parent
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
@@ -181,26 +183,28 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         tell(f"chosen: {said}")
         chosen.append(said)
     chosen = list(dict.fromkeys(chosen))
-    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - began, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(config))
 
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     hybrid = run.load_model()
-    order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
+    order = None
+    if config.ranking.epochs:
+        order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell, of_ranking)
     made = run.ranking_record
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
-        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
+        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
     baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
     results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
     measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
-    if order is not None:
+    if order is not None and (run.update is None or order.reorders):
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
         measured["ranking"] = {"left_out": made.line()}
-    took = time.monotonic() - start
+    took = time.monotonic() - began
     write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, made), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
