@@ -22,6 +22,7 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_names
+from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
@@ -35,6 +36,7 @@ from tfllmrec.runs.run import (
     PARENT,
     PER_QUERY,
     PLAN,
+    READ_LOG,
     REMEDY,
     SCHEMA,
     TAKEN_OVER,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {
     *("config.yaml", "source.json", PARENT, UPDATE, TRAINED, TRANSFER, SCHEMA, "data", "vectors.npy", "vectors.json"),
-    *("logs", GRAPH),
+    *("logs", GRAPH, READ_LOG),
 }
 PACKAGES = (
     "tfllmrec",
@@ -240,9 +242,29 @@ def start_run(
     """
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
+    place = None if config.data.events is None else log_place(base / config.data.events)
     dataset = read_dataset(config.data, base, test_events=config.split.named_events)
     with free_folder(out, dataset.name) as out:
-        yield _begun(config, source, dataset, out, base, tell)
+        begun = _begun(config, source, dataset, out, base, tell)
+        note_log_place(out, place)
+        yield begun
+
+
+def log_place(events: Path) -> LogPlace | None:
+    """The newest event of an event log now; ``None`` if it has none, or the path is no event log.
+
+    Asked before the log is read: events that come meanwhile are read again by the next update, which knows them.
+    """
+    if not is_event_log(events):
+        return None
+    with LogReader(events) as reader:
+        return reader.place()
+
+
+def note_log_place(folder: Path, place: LogPlace | None) -> None:
+    """Writes down how far the log was read, for :func:`tfllmrec.runs.update.update_run`."""
+    if place is not None:
+        write_text(folder / READ_LOG, json.dumps(asdict(place)))
 
 
 def _begun(
