@@ -491,7 +491,7 @@ class TrainingConfig(Section):
 class UpdateConfig(Section):
     """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
 
-    epochs: int = Field(3, ge=1, description="Epochs at most, beginning with the run's weights.")
+    epochs: int = Field(1, ge=1, description="Epochs at most, beginning with the run's weights.")
     learning_rate_share: float = Field(0.5, gt=0, le=1, description="Peak learning rate, as a share of training's.")
     replay: float = Field(
         1.0,

@@ -165,7 +165,8 @@ def test_gates_that_are_kept_move_only_for_a_gain_beyond_chance(low, moves, monk
     model.gates.discount.assign(0.2)
     TRIED.clear()
     before = GateSettings.of(model)
-    result = choose_gates(model, measured_as(lambda: GateSettings.of(model)), keep=True)
+    model.gates.dense_strength.assign(2.0)  # an earlier epoch has moved
+    result = choose_gates(model, measured_as(lambda: GateSettings.of(model)), climb=True, keep=before)
     assert result == GateSettings.of(model)
     if moves:
         assert (result.dense_strength, result.closing) == (0.25, 0.5) and result.discount == pytest.approx(0.4)
@@ -179,7 +180,8 @@ def test_gates_that_are_kept_and_cannot_be_better_are_compared_with_nothing(monk
     monkeypatch.setattr(fit, "_Weighed", Surface)
     BEST[:] = [GateSettings(0.75, 0.25)]
     model = gated(Gates(0.75, 0.25), None)
-    assert choose_gates(model, measured_as(lambda: "measured"), keep=True) == "measured"  # no gain is asked for
+    kept = GateSettings.of(model)
+    assert choose_gates(model, measured_as(lambda: "measured"), keep=kept) == "measured"  # no gain is asked for
     assert GateSettings.of(model) == BEST[0]
 
 

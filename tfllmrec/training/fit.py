@@ -319,7 +319,7 @@ def choose_gates(
     closings: Sequence[float] = CLOSINGS,
     *,
     climb: bool = False,
-    keep: bool = False,
+    keep: GateSettings | None = None,
 ) -> Result:
     """Sets the gates' dense strength, closing and discount to the best on the validation sample.
 
@@ -334,8 +334,8 @@ def choose_gates(
       strengths, closings: to choose from, ascending; of equals the first pair is taken.
       climb: a quick choice between epochs. Strength and closing are moved one after the other from their present
         values as long as that helps, and no discount is tried.
-      keep: the present settings stay, unless those at the end of such a climb, which here moves the discount too, have
-        a gain that is larger than chance: the paired interval excludes zero, at 95 % for all the settings tried.
+      keep: settings that are taken, unless those at the end of a climb from them, which here moves the discount too,
+        have a gain that is larger than chance: the paired interval excludes zero, at 95 % for all the settings tried.
 
     Returns:
       Figures of the model on the validation sample with the settings chosen.
@@ -352,7 +352,7 @@ def choose_gates(
         return values[settings]
 
     moves: dict[str, Sequence[float]] = {"dense_strength": strengths, "closing": closings}
-    if keep:
+    if keep is not None:
         moves["discount"] = (0.0, *DISCOUNTS)
 
     def climbed(best: GateSettings) -> GateSettings:
@@ -380,12 +380,11 @@ def choose_gates(
             base.apply(model)
         return result
 
+    if keep is not None:
+        best = climbed(keep)
+        return better(best, keep, len(values) - 1)
     if climb:
         return result_of(climbed(replace(GateSettings.of(model), discount=0.0)))
-    if keep:
-        present = GateSettings.of(model)
-        best = climbed(present)
-        return better(best, present, len(values) - 1)
     start = replace(GateSettings.of(model), discount=0.0)
     best = max(
         (replace(start, dense_strength=c, closing=d) for c, d in product(strengths, closings)),
@@ -558,10 +557,11 @@ def _train(
     """
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None and length is not None
+    gates_before = GateSettings.of(model) if keep else None
 
     def measure(model: Hybrid) -> Result:
-        """The model with the gates that are best on validation, which it keeps; with ``keep``, as they are."""
-        return data.measure(model, ks=KS) if keep else choose_gates(model, data, climb=True)
+        """The model with the gates that are best on validation, which it keeps."""
+        return choose_gates(model, data, climb=True, keep=gates_before)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
@@ -605,13 +605,12 @@ def _train(
             )
     checkpoint.restore_best(model)
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
-    if keep:
-        before = GateSettings.of(model)
-        choose_gates(model, data, keep=True)
-        after = GateSettings.of(model)
-        why = "as before, because no others are better beyond chance" if after == before else "better beyond chance"
-        gates = f"{after.line()}: {why}; {epoch} is the best on validation"
-        return _told([line for line in (gates, choose_cold_lift(model, data, keep=True)) if line is not None], tell)
+    if gates_before is not None:
+        kept = GateSettings.of(model) == gates_before
+        why = "as before, because no others are better beyond chance" if kept else "better beyond chance"
+        gates = f"{GateSettings.of(model).line()}: {why}, with {epoch}" if model.gates.trainable else None
+        lift = choose_cold_lift(model, data, keep=True)
+        return _told([line for line in (gates, lift) if line is not None], tell)
     of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
     of_fields = choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
