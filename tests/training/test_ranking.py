@@ -161,7 +161,8 @@ def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitte
     made = updated([], [0.0, 0.0])
     judged = RankingRecord(**made.figures)
     assert judged.strengths == [0.0, 0.0] and judged.epochs == 0
-    assert "left out by the run before and not tried again" in judged.line()
+    assert "the run before left it out, and it was not tried again" in judged.line()
+    assert judged.left_out == (made.model is None) == (not judged.factors)
 
 
 def test_heads_of_a_parent_are_left_out_only_if_they_are_worse_beyond_chance(planted, hybrid):

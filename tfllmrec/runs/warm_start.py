@@ -31,7 +31,7 @@ class Start:
 
     Attributes:
       hybrid: of the hybrid. config: to fit it with.
-      ranking: of the ranking model; ``None`` in a run without one.
+      ranking: of the ranking model; ``None`` if it is fitted as in a fit, or not at all.
       interests: of the head of labels; ``None`` if the parent has none.
     """
 
@@ -99,9 +99,13 @@ def warm_start(run: Run, data: TrainingData, config: ExperimentConfig, tell: Tel
 def _ranking_start(
     parent: Run, hybrid: Hybrid, validation: Queries, users: np.ndarray, config: ExperimentConfig
 ) -> RankingStart | None:
-    """The start of the ranking model; ``hybrid`` is the parent's."""
+    """The start of the ranking model; ``None`` if the parent has none, or one of other settings.
+
+    Args:
+      hybrid: the parent's.
+    """
     record = parent.ranking_record
-    if record is None:
+    if record is None or parent.config.ranking != config.ranking:
         return None
     model = parent.load_ranking(hybrid) if any(record.strengths) else None
     return RankingStart(

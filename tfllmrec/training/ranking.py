@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class RankingRecord(Verdict):
             f"between {low:+.4f} and {high:+.4f} with 95 % confidence)"
         )
         if not self.epochs:
-            order = f"left out by the run before and not tried again, ndcg@10 {without:.4f} without it"
+            order = "the run before left it out, and it was not tried again"
         if self.rating_ece is None and not self.untrained[1]:  # no validation target is rated
             return f"{'left out' if self.left_out else 'kept'}: {order}"
         with_head, prior = self.rating_loss**0.5, self.untrained[1] ** 0.5
@@ -322,7 +322,8 @@ def fit_ranking(
     With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
     trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
     is left out only if it is worse beyond chance; one that it left out is not tried again. If there are fewer than
-    :data:`FEWEST` such queries, the earlier network is not trained, and is measured on all queries.
+    :data:`FEWEST` such queries, the earlier network is not trained, and is measured on all queries. If the earlier
+    model left out both heads, only the factors are fitted, and the verdict on the heads is the earlier one.
 
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
@@ -337,22 +338,34 @@ def fit_ranking(
     began, split, seed = time.monotonic(), data.split, data.seed
     scale = RatingScale.of_split(split)
     asks, earlier, first = split.validation.targets.lengths > 0, None, 0
-    if start is not None:
-        unseen, earlier = asks & start.queries, start.record.strengths
-        first, enough = int(any(earlier)), unseen.sum() >= FEWEST
+    if start is not None and any(start.record.strengths):
+        earlier, first = start.record.strengths, 1
+        unseen = asks & start.queries
+        enough = unseen.sum() >= FEWEST
         asks = unseen if enough else asks
-        config = config.model_copy(
-            update={
-                "epochs": first + (start.epochs if first and enough else 0),
-                "learning_rate": config.learning_rate * start.learning_rate_share,
-            }
-        )
+        rate = config.learning_rate * start.learning_rate_share
+        config = config.model_copy(update={"epochs": 1 + start.epochs * int(enough), "learning_rate": rate})
     assert config.epochs is not None
     asked = split.validation.take(asks)
     asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[: min(LISTS, SCORED // hybrid.n_items)])
     ratings, users = target_ratings(split.validation_events, asked), users_of(asked.user_ids)
-    factors, against_biases = (None, {}) if scale is None else _factors(data, scale, asked, ratings, users)
+    factors, prior_loss, against_biases = (
+        (None, 0.0, {}) if scale is None else _factors(data, scale, asked, ratings, users)
+    )
     model = RankingModel(hybrid, config, scale, seed, factors)
+    if start is not None and not first:
+        model.network.log_weight.assign(np.log(start.record.weight))
+        model.network.strengths.assign([0.0, 0.0])
+        record = replace(
+            start.record,
+            epochs=0,
+            untrained=[start.record.untrained[0], prior_loss],
+            rating_loss=prior_loss,
+            seconds=round(time.monotonic() - began, 1),
+            factors=[] if factors is None else factors.sizes,
+            **against_biases,
+        )
+        return Fitted(None if record.left_out else model, config, asdict(record))
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
     rated, raters = None, np.empty(0, object)
     if scale is not None and config.epochs > first:
@@ -372,7 +385,7 @@ def fit_ranking(
         of_others = None if rated is None else _rows(rated, ~np.isin(raters, asked.user_ids[fold]))
         start_from_hybrid(model, others)
         held_out.begin(fold)
-        if start is not None and first:
+        if start is not None:
             _go_on(model, start)
             held_out.on_epoch_end(0)
         label, fold_logs = f"Learning to rank, fold {number + 1}/{len(folds)}", logs and logs / f"fold-{number + 1}"
@@ -406,8 +419,8 @@ def fit_ranking(
 
 def _factors(
     data: TrainingData, scale: RatingScale, asked: Queries, ratings: np.ndarray, users: np.ndarray
-) -> tuple[RatingFactors | None, dict[str, Any]]:
-    """The factor model of the training ratings, and figures of the record.
+) -> tuple[RatingFactors | None, float, dict[str, Any]]:
+    """The factor model of the training ratings, the mean squared error of the better one, and figures of the record.
 
     ``None`` where it is not better than biases, or there are more than :data:`ITEMS` items.
 
@@ -417,14 +430,14 @@ def _factors(
     """
     rated = np.isfinite(ratings)
     if not rated.any():
-        return None, {}
+        return None, 0.0, {}
     train, n_items = data.split.train, data.split.dataset.n_items
     asked, ratings, users = asked.take(rated), ratings[rated], users[rated]
     targets = asked.targets.values[asked.targets.offsets[:-1]][:, np.newaxis]
     without = (scale.ratings(asked, targets)[:, 0] - ratings) ** 2
     figures: dict[str, Any] = {"biases_loss": float(without.mean())}
     if n_items > ITEMS:
-        return None, figures
+        return None, figures["biases_loss"], figures
     with show_progress("Learning rating factors", "steps") as progress:
         factors = fit_rating_factors(
             train[USER_INDEX].to_numpy(),
@@ -438,7 +451,9 @@ def _factors(
     with_it = (factors.ratings(asked, targets)[:, 0] - ratings) ** 2
     interval = mean_interval((without - with_it).astype(np.float64), users, seed=data.seed)
     figures["factors_interval"] = list(interval or ())
-    return (factors if interval is not None and interval[0] > 0 else None), figures
+    if interval is None or interval[0] <= 0:
+        return None, figures["biases_loss"], figures
+    return factors, float(with_it.mean()), figures
 
 
 def _train(
@@ -805,7 +820,7 @@ class HeldOut(tf.keras.callbacks.Callback):
         # A head that is worse at every strength will be left out; epochs that diverged are ignored.
         losses = np.minimum(means.min(axis=-1), untrained[:, np.newaxis]).sum(axis=0)
         losses = np.where(np.isfinite(losses), losses, np.inf)
-        first = int(self.earlier is not None and any(self.earlier))
+        first = int(self.earlier is not None)
         epoch = first + int(np.argmin(losses[first:]))
         click, rating = (int(np.argmin(of_strength)) for of_strength in means[:, epoch])
         gains = (
