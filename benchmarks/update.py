@@ -4,19 +4,22 @@
 
 fits a run on the first half of the events, by time (where events have none, on the first half of each user's events, by
 order). Then the other half comes in equal steps. Items join the catalogue with their first event. After each step:
-``update`` of the run before; a fit of the same data with the same settings; and the first run, which is not trained
-again and does not know the new items. All are measured on the test queries of the update. CPU seconds are those of the
-process, all threads together; no baseline is fitted. An interrupted benchmark goes on where it stopped.
+``tfllmrec update`` of the run before; ``tfllmrec fit`` of all data so far, as a user would run it: with its searches of
+settings, without baselines; and the first run, which is not trained again and does not know the new items. All are
+measured on the test queries of the update, and update and fit are compared by a paired interval over users. CPU seconds
+are those of the commands, from their start to their end, with all threads and child processes. Neither command writes
+details for TensorBoard (``board.details``). An interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,24 +29,25 @@ from quality import SETS, files_of
 from sections import made_by, replace_section
 
 from tfllmrec.columns import EVENT_TYPES, ITEM, ITEM_INDEX, ORDER, RATING, TIMESTAMP, USER, USER_INDEX
-from tfllmrec.config import DataConfig, load_config, parse_config
+from tfllmrec.config import DataConfig, dump_config, parse_config
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.durable import write_text
-from tfllmrec.evaluation.protocol import evaluate
+from tfllmrec.evaluation.protocol import evaluate, paired_difference
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.regression import OfEarlierCatalogue
 from tfllmrec.evaluation.report import MIN_TARGETS, markdown_table
 from tfllmrec.models.baselines import fit_baseline
-from tfllmrec.runs.experiment import fit_experiment
 from tfllmrec.runs.run import Run
-from tfllmrec.runs.update import update_run
 
 
 @dataclass(frozen=True)
 class Step:
-    """What came of a step: by contender, ndcg@10, recall@10 of new items (``None``: too few), and CPU seconds."""
+    """What came of a step: by contender, ndcg@10, recall@10 of new items (``None``: too few), and CPU seconds.
+
+    ``gain`` is the ndcg@10 of the update minus that of the fit, with the ends of its paired 95 % interval.
+    """
 
     events: int
     queries: int
@@ -52,6 +56,7 @@ class Step:
     ndcg: Mapping[str, float]
     recall_new: Mapping[str, float | None]
     cpu_s: Mapping[str, float]
+    gain: tuple[float, float, float]
 
 
 def parts_of(dataset: Dataset, first: float, steps: int) -> np.ndarray:
@@ -85,54 +90,70 @@ def write_parts(dataset: Dataset, first: float, steps: int, folder: Path) -> Non
     dataset.users.to_csv(folder / "users.csv", index=False)
 
 
-def timed(folder: Path, make: Callable[[], Run]) -> tuple[Run, float]:
-    """A run and the CPU seconds that it took, which are kept beside it.
+def timed(folder: Path, command: Sequence[str]) -> tuple[Run, float]:
+    """The run that ``tfllmrec COMMAND`` makes, and the CPU seconds that it took, which are kept beside it.
 
-    Those of parts that Ctrl-C or an error ended are added up; those of a part that was killed (SIGKILL) are lost.
+    Those of parts that Ctrl-C or an error ended are added up; those of a part that was killed with the benchmark itself
+    are lost.
+
+    Raises:
+      SystemExit: the command failed.
     """
     record = folder.with_name(f"{folder.name}.cpu.json")
     before = float(json.loads(record.read_text())) if record.is_file() else 0.0
     if (run := Run(folder)).complete and record.is_file():
         return run, before
-    start = time.process_time()
+    start = cpu_of_children()
     try:
-        run = make()
+        done = subprocess.run([sys.executable, "-m", "tfllmrec", *command], stdout=sys.stderr, check=False)
     finally:
-        seconds = before + time.process_time() - start
+        seconds = before + cpu_of_children() - start
         write_text(record, json.dumps(seconds))
-    return run, seconds
+    if done.returncode:
+        raise SystemExit(f"tfllmrec {shlex.join(command)} ended with exit code {done.returncode}")
+    return Run(folder), seconds
 
 
-def refitted(update: Run, out: Path) -> Run:
-    """A fit of an update's data, with its settings, from random weights."""
-    loaded = load_config(update.folder / "config.yaml", of_run=True)
-    loaded.config.evaluation.baselines = []
-    return fit_experiment(loaded.config, out, base=loaded.base, resume=(out / "checkpoints").is_dir())
+def cpu_of_children() -> float:
+    """CPU seconds of all child processes that have ended, and of their own."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
-def queries_like(run: Run, asked: Queries) -> Queries:
-    """The test queries of a run of the same data that ask for the same."""
-    rows = pd.Index(run.split.test.user_ids).get_indexer(pd.Index(asked.user_ids))
-    same = run.split.test.take(rows)
-    if (rows < 0).any() or not np.array_equal(same.targets.values, asked.targets.values):
-        raise SystemExit(f"{run.folder} has other test queries than the update")
-    return same
+def fit_command(data: DataConfig, out: Path, overrides: Sequence[str]) -> list[str]:
+    """``fit`` of some data with no baseline and no other setting than ``overrides``; or ``fit --resume``."""
+    if (out / "checkpoints").is_dir():
+        return ["fit", "--resume", str(out)]
+    raw = {"data": data.model_dump(mode="json", exclude_unset=True), "evaluation": {"baselines": []}}
+    config = out.with_name(f"{out.name}.yaml")
+    write_text(config, dump_config(parse_config({**raw, "board": {"details": False}}, overrides)))
+    return ["fit", str(config), "--out", str(out)]
+
+
+def shared_queries(run: Run, other: Run) -> tuple[Queries, Queries]:
+    """The test queries of two runs of the same data that ask for the same, in one order."""
+    ours, theirs = run.split.test, other.split.test
+    rows = pd.Index(theirs.user_ids).get_indexer(pd.Index(ours.user_ids))
+    same = [at >= 0 and np.array_equal(ours.targets[row], theirs.targets[at]) for row, at in enumerate(rows)]
+    return ours.take(np.flatnonzero(same)), theirs.take(rows[np.flatnonzero(same)])
 
 
 def measured(
     contenders: Mapping[str, tuple[Recommender, Queries]], update: Run, known: pd.Series
-) -> tuple[dict[str, float], dict[str, float | None], int]:
-    """ndcg@10, recall@10 of the items that are not among ``known``, and how many targets these are."""
+) -> tuple[dict[str, float], dict[str, float | None], int, tuple[float, float, float]]:
+    """ndcg@10, recall@10 of the items that are not among ``known``, how many targets these are, and ``Step.gain``."""
     new = ~update.split.items[ITEM].isin(known).to_numpy()
-    ndcg, recall_new, targets = {}, {}, 0
-    for name, (model, queries) in contenders.items():
-        result = evaluate(
+    results = {
+        name: evaluate(
             model, queries, train_counts=update.split.train_counts, strata={"new": new}, ks=(10,), bootstrap=0
         )
-        targets = result.counts["targets/new"]
-        ndcg[name] = float(result.metrics["ndcg@10"] or 0.0)
-        recall_new[name] = result.metrics["recall@10/new"] if targets >= MIN_TARGETS else None
-    return ndcg, recall_new, targets
+        for name, (model, queries) in contenders.items()
+    }
+    targets = results["update"].counts["targets/new"]
+    ndcg = {name: float(result.metrics["ndcg@10"] or 0.0) for name, result in results.items()}
+    enough = targets >= MIN_TARGETS
+    recall_new = {name: result.metrics["recall@10/new"] if enough else None for name, result in results.items()}
+    return ndcg, recall_new, targets, paired_difference(results["update"], results["fit"], "ndcg@10")
 
 
 def section(steps: Sequence[Step], made: str) -> str:
@@ -142,13 +163,15 @@ def section(steps: Sequence[Step], made: str) -> str:
     for number, step in enumerate(steps, 1):
         ndcg = [f"{step.ndcg[name]:.4f}" for name in contenders]
         recall = ["" if (value := step.recall_new[name]) is None else f"{value:.4f}" for name in contenders]
-        share = f"{step.cpu_s['update'] / step.cpu_s['full fit']:.0%}"
-        seconds = [f"{step.cpu_s[name]:,.0f}" for name in ("update", "full fit")]
-        counts = [f"{step.queries:,}", *ndcg, f"{step.new_targets:,}", *recall, *seconds, share]
+        share = f"{step.cpu_s['update'] / step.cpu_s['fit']:.0%}"
+        seconds = [f"{step.cpu_s[name]:,.0f}" for name in ("update", "fit")]
+        difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*step.gain)
+        counts = [f"{step.queries:,}", *ndcg, difference, f"{step.new_targets:,}", *recall, *seconds, share]
         rows.append([f"{number}", f"{step.events:,}", *counts])
-    header = ["step", "events", "queries", *(f"ndcg@10, {name}" for name in contenders), "targets that are new items"]
+    header = ["step", "events", "queries", *(f"ndcg@10, {name}" for name in contenders), "update minus fit"]
+    header += ["targets that are new items"]
     header += [f"recall@10 of new items, {name}" for name in contenders]
-    header += ["CPU s, update", "CPU s, full fit", "share"]
+    header += ["CPU s, update", "CPU s, fit", "share"]
     return "\n".join([made, "", *markdown_table(header, rows)])
 
 
@@ -170,35 +193,30 @@ def main() -> None:
         write_parts(whole, options.first, options.steps, out / "parts")
     parts = out / "parts"
 
-    def first_fit() -> Run:
-        files = {"events": parts / "events-0.csv", "items": parts / "items-0.csv", "users": parts / "users.csv"}
-        data = DataConfig(name=options.set, **files).model_dump(mode="json", exclude_unset=True)
-        raw = {"data": data, "evaluation": {"baselines": []}, "board": {"details": False}}
-        config = parse_config(raw, options.overrides)
-        return fit_experiment(config, out / "run-0", resume=(out / "run-0" / "checkpoints").is_dir())
-
-    stale, seconds = timed(out / "run-0", first_fit)
+    files = {"events": parts / "events-0.csv", "items": parts / "items-0.csv", "users": parts / "users.csv"}
+    files = {role: path.absolute() for role, path in files.items()}
+    data = DataConfig(name=options.set, **files)
+    stale, seconds = timed(out / "run-0", fit_command(data, out / "run-0", options.overrides))
     print(f"first run: {seconds:,.0f} CPU seconds", file=sys.stderr)
     stale_model, before, steps = stale.load_model(), stale, []
     for number in range(1, options.steps + 1):
-        folder, tables = out / f"run-{number}", (parts / f"events-{number}.csv", parts / f"items-{number}.csv")
-        update, of_update = timed(
-            folder, lambda b=before, t=tables, f=folder: update_run(b.folder, *t, parts / "users.csv", f)
-        )  # fmt: skip
-        fitted, of_fit = timed(
-            out / f"fit-{number}", lambda u=update, f=out / f"fit-{number}": refitted(u, f)
-        )  # fmt: skip
-        asked, items = update.split.test, update.split.items[ITEM]
+        made, refitted = out / f"run-{number}", out / f"fit-{number}"
+        tables = ["--events", f"{parts}/events-{number}.csv", "--items", f"{parts}/items-{number}.csv"]
+        command = ["update", str(before.folder), *tables, "--users", f"{parts}/users.csv", "--out", str(made)]
+        update, of_update = timed(made, command)
+        data = DataConfig(name=options.set, source=str((made / "data").absolute()), format="tfllmrec")
+        fitted, of_fit = timed(refitted, fit_command(data, refitted, options.overrides))
+        (asked, of_fitted), items = shared_queries(update, fitted), update.split.items[ITEM]
         places = pd.Index(stale.split.items[ITEM]).get_indexer(pd.Index(items))
         contenders: dict[str, tuple[Recommender, Queries]] = {
             "update": (update.load_model(), asked),
-            "full fit": (fitted.load_model(), queries_like(fitted, asked)),
+            "fit": (fitted.load_model(), of_fitted),
             "stale": (OfEarlierCatalogue(stale_model, places), asked),
             "text alone": (fit_baseline(update.training_data, "text").model, asked),
         }
-        ndcg, recall_new, targets = measured(contenders, update, stale.split.items[ITEM])
+        ndcg, recall_new, targets, gain = measured(contenders, update, stale.split.items[ITEM])
         counts = (len(update.dataset.events), len(asked), len(items) - len(stale.split.items), targets)
-        steps.append(Step(*counts, ndcg, recall_new, {"update": of_update, "full fit": of_fit}))
+        steps.append(Step(*counts, ndcg, recall_new, {"update": of_update, "fit": of_fit}, gain))
         print(json.dumps(asdict(steps[-1])), file=sys.stderr)
         before = update
     body = section(steps, made_by(shlex.join(["python", *sys.argv]), 42))

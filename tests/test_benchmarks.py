@@ -854,38 +854,76 @@ def test_items_join_with_their_first_event(tmp_path):
 def test_the_table_of_updates(tmp_path):
     import update
 
-    ndcg = {"update": 0.2, "full fit": 0.21, "stale": 0.1, "text alone": 0.05}
-    few = dict.fromkeys(ndcg)
+    ndcg = {"update": 0.2, "fit": 0.21, "stale": 0.1, "text alone": 0.05}
+    few, gain = dict.fromkeys(ndcg), (-0.01, -0.02, 0.005)
     steps = [
-        update.Step(900, 80, 3, 25, ndcg, ndcg, {"update": 10.0, "full fit": 100.0}),
-        update.Step(1000, 90, 4, 7, ndcg, few, {"update": 11.0, "full fit": 100.0}),
+        update.Step(900, 80, 3, 25, ndcg, ndcg, {"update": 10.0, "fit": 100.0}, gain),
+        update.Step(1000, 90, 4, 7, ndcg, few, {"update": 11.0, "fit": 100.0}, gain),
     ]
-    lines = update.section(steps, "made").splitlines()
-    assert (
-        lines[-2].replace(" ", "") == "|1|900|80|0.2000|0.2100|0.1000|0.0500|25|0.2000|0.2100|0.1000|0.0500|10|100|10%|"
-    )
-    assert lines[-1].replace(" ", "") == "|2|1,000|90|0.2000|0.2100|0.1000|0.0500|7|||||11|100|11%|"
+    lines = [line.replace(" ", "") for line in update.section(steps, "made").splitlines()[-2:]]
+    figures, difference = "0.2000|0.2100|0.1000|0.0500", "-0.0100[-0.0200,+0.0050]"
+    assert lines[0] == f"|1|900|80|{figures}|{difference}|25|{figures}|10|100|10%|"
+    assert lines[1] == f"|2|1,000|90|{figures}|{difference}|7|||||11|100|11%|"
 
 
 def test_the_seconds_of_interrupted_parts_are_added_up(tmp_path, monkeypatch):
     import update
 
-    clock = iter([0.0, 3.0, 10.0, 15.0])
-    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    clock, codes = iter([0.0, 3.0, 10.0, 15.0]), iter([1, 0])
+    monkeypatch.setattr(update, "cpu_of_children", lambda: next(clock))
 
-    def stopped():
-        raise KeyboardInterrupt
+    def run(command, **_):
+        assert command[1:] == ["-m", "tfllmrec", "update", "RUN"]
+        (tmp_path / "run").mkdir(exist_ok=True)
+        if not (code := next(codes)):
+            (tmp_path / "run" / "metrics.json").touch()
+        return SimpleNamespace(returncode=code)
 
-    def made():
-        (tmp_path / "run").mkdir()
-        for name in ("config.yaml", "metrics.json"):
-            (tmp_path / "run" / name).touch()
-        return "the run"
+    monkeypatch.setattr(update.subprocess, "run", run)
+    with pytest.raises(SystemExit, match="tfllmrec update RUN ended with exit code 1"):
+        update.timed(tmp_path / "run", ["update", "RUN"])
+    assert update.timed(tmp_path / "run", ["update", "RUN"])[1] == 8.0
+    assert update.timed(tmp_path / "run", ["update", "RUN"])[1] == 8.0  # not made again
 
-    with pytest.raises(KeyboardInterrupt):
-        update.timed(tmp_path / "run", stopped)
-    assert update.timed(tmp_path / "run", made) == ("the run", 8.0)
-    assert update.timed(tmp_path / "run", made)[1] == 8.0  # not made again
+
+def test_the_seconds_of_a_child_and_of_its_own_child_count():
+    import subprocess
+
+    import update
+
+    spin = "import time\nwhile time.process_time() < 0.2: pass"
+    before = update.cpu_of_children()
+    subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"])
+    assert update.cpu_of_children() - before > 0.2
+
+
+def test_a_fit_beside_an_update_is_told_only_its_data(tmp_path):
+    import update
+
+    from tfllmrec.config import DataConfig, load_config
+
+    data = DataConfig(name="t", source=str(tmp_path / "data"), format="tfllmrec")
+    command = update.fit_command(data, tmp_path / "fit-1", ["training.epochs=2"])
+    assert command == ["fit", str(tmp_path / "fit-1.yaml"), "--out", str(tmp_path / "fit-1")]
+    config = load_config(tmp_path / "fit-1.yaml").config
+    assert config.training.epochs == 2 and config.evaluation.baselines == []
+    assert config.model.dropout is None and config.item_weights.decay is None  # searched for, as a user's fit does
+    (tmp_path / "fit-1" / "checkpoints").mkdir(parents=True)
+    assert update.fit_command(data, tmp_path / "fit-1", []) == ["fit", "--resume", str(tmp_path / "fit-1")]
+
+
+def test_update_and_fit_are_asked_the_same(tmp_path):
+    import update
+
+    from tfllmrec.data.queries import Queries
+
+    def run(targets, users):
+        queries = Queries.from_histories([[0]] * len(users), targets=targets, user_ids=users)
+        return SimpleNamespace(split=SimpleNamespace(test=queries))
+
+    ours, theirs = update.shared_queries(run([[1], [2], [3]], ["a", "b", "c"]), run([[3], [1], [9]], ["c", "a", "b"]))
+    assert ours.user_ids.tolist() == theirs.user_ids.tolist() == ["a", "c"]
+    assert ours.targets.values.tolist() == theirs.targets.values.tolist() == [1, 3]
 
 
 def test_what_a_killed_promotion_may_leave(tmp_path):

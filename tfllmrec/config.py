@@ -561,7 +561,7 @@ class TrainingConfig(Section):
 class UpdateConfig(Section):
     """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
 
-    epochs: int = Field(3, ge=1, description="Most epochs, starting from the run's weights.")
+    epochs: int = Field(1, ge=1, description="Most epochs, starting from the run's weights.")
     learning_rate_share: float = Field(
         0.5, gt=0, le=1, description="Peak learning rate, as a share of training.learning_rate."
     )

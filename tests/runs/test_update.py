@@ -7,13 +7,15 @@ import pytest
 
 from tfllmrec.columns import ITEM, USER
 from tfllmrec.config import ExperimentConfig
+from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
+from tfllmrec.runs.experiment import log_place, note_log_place
 from tfllmrec.runs.run import Run
-from tfllmrec.runs.update import NothingNew, _data_section, update_run
-from tfllmrec.runs.warm_start import _changes, warm_start
+from tfllmrec.runs.update import NothingNew, _data_section, _log_since, update_run
+from tfllmrec.runs.warm_start import _changes, _next_items, warm_start
 
 pytestmark = pytest.mark.tf
 
@@ -39,6 +41,12 @@ def test_events_on_known_pairs_are_new_where_repeats_count():
     assert changed.tolist() == gone.tolist() == [True, False]
 
 
+def test_queries_that_the_parents_ranking_model_did_not_learn_from():
+    before = Queries.from_histories([[0], [1], [2]], targets=[[1], [2], []], user_ids=["a", "b", "c"])
+    now = Queries.from_histories([[0], [1, 2], [2], [5]], targets=[[1], [3], [7], [2]], user_ids=["a", "b", "c", "d"])
+    assert (~_next_items(now).isin(_next_items(before))).tolist() == [False, True, True, True]
+
+
 def test_a_log_has_its_own_columns(tmp_path):
     columns = {"user_id": "who", "item_id": "sku", "rating": "stars", "title": "name"}
     run = types.SimpleNamespace(record={"source": {"columns": columns}}, config=ExperimentConfig())
@@ -50,6 +58,30 @@ def test_a_log_has_its_own_columns(tmp_path):
     assert "user_id" in _data_section(run, tmp_path / "june.csv", None, None).columns
     run.record["source"]["columns"] = {"timestamp_s": "timestamp_s"}  # of a run of a log
     assert _data_section(run, tmp_path / "log", None, None).columns == {"timestamp_s": "timestamp_s"}
+
+
+def test_a_log_is_read_from_where_the_parent_stopped(tmp_path):
+    run = types.SimpleNamespace(folder=tmp_path, config=ExperimentConfig())
+    with EventLog(tmp_path / "log") as log:
+        log.append([{"user_id": "u", "item_id": f"i{n}", "timestamp_s": 1.7e9 + n} for n in range(3)])
+        assert _log_since(run, tmp_path / "log") == 0  # the run has read no log
+        note_log_place(tmp_path, log_place(tmp_path / "log"))
+        log.append([{"user_id": "u", "item_id": "late", "timestamp_s": 1.6e9}])
+    since = _log_since(run, tmp_path / "log")
+    table = read_table(tmp_path / "log", "events", run.config.data, log_since=since)
+    assert since == 3 and table.frame["item_id"].tolist() == ["late"]
+    assert _log_since(run, tmp_path / "june.csv") == 0
+    run.config.data.min_user_events = 2  # events of users who had too few were dropped
+    assert _log_since(run, tmp_path / "log") == 0
+
+
+def test_another_log_is_read_from_its_beginning(tmp_path):
+    run = types.SimpleNamespace(folder=tmp_path, config=ExperimentConfig())
+    for name in ("one", "other"):
+        with EventLog(tmp_path / name) as log:
+            log.append([{"user_id": name, "item_id": f"i{n}", "timestamp_s": 1.7e9 + n} for n in range(3)])
+    note_log_place(tmp_path, log_place(tmp_path / "one"))
+    assert _log_since(run, tmp_path / "one") == 3 and _log_since(run, tmp_path / "other") == 0
 
 
 def test_an_update_that_was_begun_keeps_its_settings(tmp_path, monkeypatch):
@@ -143,7 +175,7 @@ def test_an_interrupted_update_goes_on_to_the_same_result(chain_run, updated, ne
 
         return tell
 
-    for start in ("item-item weights: solving", "epoch 2", "chosen: gates"):
+    for start in ("item-item weights: solving", "epoch 1", "chosen: gates"):
         with pytest.raises(Stop):
             update_run(chain_run[0].folder, *tables, out=out, tell=stop_at(start))
         assert not Run(out).complete

@@ -150,6 +150,41 @@ def test_a_discount_is_taken_only_where_its_gain_is_beyond_chance(low, taken, mo
     assert (result.dense_strength, result.closing) == (0.75, 0.5)
 
 
+@pytest.mark.parametrize(("low", "moves"), [(1e-4, True), (-1e-4, False)])
+def test_gates_that_are_kept_move_only_for_a_gain_beyond_chance(low, moves, monkeypatch):
+    confidences = []
+
+    def gain(a, b, confidence):
+        confidences.append(confidence)
+        return 0.01, low, 0.02
+
+    monkeypatch.setattr(fit, "_Weighed", Surface)
+    monkeypatch.setattr(fit, "selection_gain", gain)
+    BEST[:] = [GateSettings(0.25, 0.5, 0.4)]
+    model = gated(Gates(0.75, 0.25), None)
+    model.gates.discount.assign(0.2)
+    TRIED.clear()
+    before = GateSettings.of(model)
+    model.gates.dense_strength.assign(2.0)  # an earlier epoch has moved
+    result = choose_gates(model, measured_as(lambda: GateSettings.of(model)), climb=True, keep=before)
+    assert result == GateSettings.of(model)
+    if moves:
+        assert (result.dense_strength, result.closing) == (0.25, 0.5) and result.discount == pytest.approx(0.4)
+    else:
+        assert result == before
+    # Each setting that was tried beside the present one makes a gain by chance more likely.
+    assert confidences == [1 - 0.05 / (len(set(TRIED)) - 1)] and len(set(TRIED)) < 20
+
+
+def test_gates_that_are_kept_and_cannot_be_better_are_compared_with_nothing(monkeypatch):
+    monkeypatch.setattr(fit, "_Weighed", Surface)
+    BEST[:] = [GateSettings(0.75, 0.25)]
+    model = gated(Gates(0.75, 0.25), None)
+    kept = GateSettings.of(model)
+    assert choose_gates(model, measured_as(lambda: "measured"), keep=kept) == "measured"  # no gain is asked for
+    assert GateSettings.of(model) == BEST[0]
+
+
 @pytest.mark.parametrize("climb", [True, False])
 def test_the_lift_of_cold_items_is_no_choice_of_the_gates(climb, monkeypatch):
     monkeypatch.setattr(fit, "_Weighed", Surface)
@@ -195,8 +230,11 @@ def cold_data(n_queries, readable=True, lead=0.9):
     return data, terms.astype(np.float32)
 
 
-def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9):
-    """The lift chosen with the product's own gates, all of them closed to the dense term, and the line on it."""
+def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9, before=None):
+    """The lift chosen with the product's own gates, all of them closed to the dense term, and the line on it.
+
+    With ``before``, the lift that an update starts from.
+    """
     data, terms = cold_data(n_queries, readable, lead)
     data = replace(data, text=data.text * text_is_there)
     text, split = data.text, data.split
@@ -210,7 +248,9 @@ def lifted(n_queries=40, readable=True, text_is_there=True, lead=0.9):
     model = SimpleNamespace(
         gates=gates, item_factors=factors, score_terms=lambda asked: terms[:, [rows[user] for user in asked.user_ids]]
     )
-    said = fit.choose_cold_lift(model, data)
+    if before is not None:
+        gates.cold_lift.assign(before)
+    said = fit.choose_cold_lift(model, data, keep=before is not None)
     return float(gates.cold_lift), said
 
 
@@ -237,6 +277,11 @@ def test_cold_items_stay_where_text_alone_does_not_find_them():
 @pytest.mark.parametrize("changes", [{"n_queries": 19}, {"text_is_there": False}])
 def test_without_cold_targets_or_texts_there_is_no_lift(changes):
     assert lifted(**changes) == (0.0, None)
+
+
+@pytest.mark.parametrize(("n_queries", "lift"), [(19, 1.5), (20, 1.0)])
+def test_a_lift_that_is_kept_is_chosen_again_where_there_are_cold_targets(n_queries, lift):
+    assert lifted(n_queries, before=1.5)[0] == lift
 
 
 # A fit as a whole -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ModelError
 from tfllmrec.models.interests import Interests
 from tfllmrec.training import interests
-from tfllmrec.training.interests import fit_forecast, label_figures, listed, mixture_of, prepared_forecast, targets_of
+from tfllmrec.training.interests import (
+    HeadStart,
+    fit_forecast,
+    label_figures,
+    listed,
+    mixture_of,
+    prepared_forecast,
+    targets_of,
+)
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 C, EACH = 8, 6
@@ -93,6 +101,37 @@ def test_what_is_counted_stays_where_nothing_is_better(planted):
     _, record = fit_forecast(found, train, validation, Knows(), 42)
     assert not record.kept
     assert record.line().startswith("left out: precision@5 ")
+
+
+def test_an_updates_head_goes_on_from_the_one_of_its_parent(planted, monkeypatch):
+    found, train, validation, test = planted
+    earlier, _ = fit_forecast(found, train, validation, Knows(), 42)
+    some = np.arange(len(train)) < 20
+
+    def updated(forecast):
+        return fit_forecast(found, train, validation, Knows(), 42, HeadStart(forecast, some))
+
+    forecast, record = updated(earlier)
+    assert record.kept and record.events == (train.history.lengths[some] - 1).sum()
+    assert first_label(found, forecast, test, Knows()) > 0.9
+    # So few events teach nothing to a head that knows nothing.
+    nothing = np.zeros_like(earlier.slow)
+    forecast, _ = updated(replace(earlier, slow=nothing, fast=nothing, out=nothing))
+    assert first_label(found, forecast, test, Knows()) < 0.3
+
+
+def test_labels_that_are_new_begin_with_their_frequency(planted):
+    found, train, validation, _ = planted
+    earlier, _ = fit_forecast(found, train.slice(0, 100), validation, Knows(), 42)
+    labels = np.append(found.labels, "new")
+    more = replace(
+        found, labels=labels, named=np.ones(C + 1, bool), columns=np.where(found.columns == 2, C, found.columns)
+    )
+    profile = interests.profile_of(more)
+    head = interests._first_head(more, profile, train, 42, earlier)
+    counted = interests._first_head(more, profile, train, 42, None)
+    assert np.array_equal(head.bias[:C], earlier.bias) and np.array_equal(head.out[:C], earlier.out)
+    assert head.bias[C] == counted.bias[C] > counted.bias[2] and not np.any(head.slow[C])
 
 
 def test_the_same_seed_gives_the_same_forecast(planted):

@@ -138,6 +138,55 @@ def test_finds_what_the_hybrids_order_misses(planted, hybrid, fitted):
     assert len(lines) == 3 and f"ndcg@10 {after.metrics['ndcg@10']:.4f} (hybrid" in lines[0]
 
 
+@pytest.mark.slow
+def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitted):
+    model, record, _ = fitted
+    new = np.arange(len(planted.validation)) % 2 == 0
+    everybody = np.ones(len(planted.train_queries()), bool)
+
+    def updated(weights, strengths):
+        start = making.RankingStart(replace(record, strengths=strengths), weights, new, everybody, 0, 0.5)
+        return fit_ranking(data_of(planted), CONFIG, hybrid, start=start)
+
+    made = updated(making.weights_of(model, record.temperature), record.strengths)
+    judged = RankingRecord(**made.figures)
+    assert judged.held_out == judged.lists == new.sum() and judged.rated == 0  # nothing is trained
+    assert judged.strengths[0] > 0 and judged.ndcg_interval[0] > 0.1
+    assert measured(planted, Reranked(hybrid, made.model, N)).metrics["recall@10"] > 0.8
+    # Without what the parent learnt there is nothing to reorder by.
+    blank = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted), 7)
+    made = updated(making.weights_of(blank, 1.0), record.strengths)
+    assert measured(planted, Reranked(hybrid, made.model, N)).metrics["recall@10"] < 0.35
+    # What the parent left out is not tried again.
+    made = updated([], [0.0, 0.0])
+    judged = RankingRecord(**made.figures)
+    assert judged.strengths == [0.0, 0.0] and judged.epochs == 0
+    assert "the run before left it out, and it was not tried again" in judged.line()
+    assert judged.left_out == (made.model is None) == (not judged.factors)
+
+
+def test_heads_of_a_parent_are_left_out_only_if_they_are_worse_beyond_chance(planted, hybrid):
+    model = RankingModel(hybrid, CONFIG, None)
+    asked = planted.validation.take(np.arange(40))
+    lists = lists_of(model, hybrid, asked, CONFIG.candidates, 7)
+    undecided = np.where(np.arange(40) % 2, 0.1, -0.1)
+
+    def strength(earlier, gain):
+        config = CONFIG.model_copy(update={"epochs": 1})
+        held_out = making.HeldOut(model, lists, np.full(40, np.nan), np.arange(40), config, earlier)
+        for fold in (np.arange(0, 40, 2), np.arange(1, 40, 2)):
+            held_out.begin(fold)
+            held_out.on_epoch_end(0)
+        held_out.by_epoch[0, 1] -= 0.1  # so that the epoch is taken
+        held_out.by_epoch[1, 1] = held_out.without[1] + gain
+        return held_out.verdict(1).strengths[0]
+
+    better, worse = undecided + 0.2, undecided - 0.2
+    assert [strength(None, gain) > 0 for gain in (better, undecided, worse)] == [True, False, False]
+    assert [strength([0.5, 0.0], gain) > 0 for gain in (better, undecided, worse)] == [True, True, False]
+    assert [strength([0.0, 0.5], gain) > 0 for gain in (better, undecided, worse)] == [False, False, False]
+
+
 def walks(rate, people=200):
     """Nobody's next item has to do with anything; ``rate(likes, groups)`` says how a walk is rated."""
     generator = np.random.default_rng(0)

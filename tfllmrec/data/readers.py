@@ -59,7 +59,11 @@ _EVENTS = ("events", EVENT_COLUMNS, (USER, ITEM))
 
 
 def read_dataset(
-    config: DataConfig, base: Path = Path(), known: Dataset | None = None, test_events: str | None = None
+    config: DataConfig,
+    base: Path = Path(),
+    known: Dataset | None = None,
+    test_events: str | None = None,
+    log_since: int = 0,
 ) -> Dataset:
     """Reads and cleans the files that the ``data`` section of a config names, and returns a Dataset.
 
@@ -79,6 +83,7 @@ def read_dataset(
         (``0:20000``), or a file of events, whose relative path also starts from ``base``. The report counts test events
         that are not among the cleaned events. With ``known`` it is not read, because extended data sets keep their test
         events.
+      log_since: if ``data.events`` is an event log, its events up to this number are not read.
 
     Raises:
       ConfigError: there is neither a source nor events, or there are both; there are files besides a saved data set; a
@@ -131,7 +136,10 @@ def read_dataset(
             setattr(files, role, base / given)
     files.more_items = [base / path for path in config.more_items]
 
-    events = read(files.events, *_EVENTS) if files.events else None
+    events = None
+    if files.events:
+        raw = read_table(files.events, "events", config, log_since=log_since)
+        events = name_columns(raw, *_EVENTS[1:], config.columns)
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     if config.vectors:
         if items is None:

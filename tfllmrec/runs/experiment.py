@@ -22,6 +22,7 @@ from tfllmrec.assets import cache_folder
 from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, settings_without_effect
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.domains import domain_names
+from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split, make_split
 from tfllmrec.durable import locked, read_json, replacing, write_text, writing
@@ -35,6 +36,7 @@ from tfllmrec.runs.run import (
     PARENT,
     PER_QUERY,
     PLAN,
+    READ_LOG,
     REMEDY,
     SCHEMA,
     TAKEN_OVER,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 #: What a run folder may hold before its first epoch is done.
 BEFORE_TRAINING = {
     *("config.yaml", "source.json", PARENT, UPDATE, TRAINED, TRANSFER, SCHEMA, "data", "vectors.npy", "vectors.json"),
-    *("logs", GRAPH),
+    *("logs", GRAPH, READ_LOG),
 }
 PACKAGES = (
     "tfllmrec",
@@ -128,7 +130,7 @@ def continue_run(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
 
 
 def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
-    start, out = time.monotonic(), run.folder
+    began, out = time.monotonic(), run.folder
     dataset, split = run.dataset, run.split
     tell(
         f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, {len(dataset.events):,} events; "
@@ -165,14 +167,16 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     earlier = run.read("run.json", Recorded) if record.is_file() else {}
 
     data = TrainingData.of(split, text, config, run.text_widths, run.user_texts, graph)
+    of_ranking = of_interests = None  # what they go on from
     if source is not None:
         data = replace(data, source_histories=source.histories)
         fitted = fit_from(source, data, config, out, tell, callbacks)
         note_alignment(run, alignment(data, fitted.model, source), tell)
     elif run.update is not None:
-        warm, options = warm_start(run, data, config, tell)
-        fitted = fit_hybrid(data, options, out, tell, callbacks, warm)
-        del warm  # it holds the parent
+        start = warm_start(run, data, config, tell)
+        fitted = fit_hybrid(data, start.config, out, tell, callbacks, start.hybrid)
+        of_ranking, of_interests = start.ranking, start.interests
+        del start  # it holds the parent
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
@@ -186,26 +190,28 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
         tell(f"chosen: {said}")
         chosen.append(said)
     chosen = list(dict.fromkeys(chosen))
-    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - start, earlier), indent=1))
+    write_text(record, json.dumps(_record(run, config.seed, chosen, time.monotonic() - began, earlier), indent=1))
     write_text(out / "config.yaml", dump_config(config))
 
     # The model as it was saved, in float32 whatever it was trained in: what is evaluated and exported later.
     hybrid = run.load_model()
-    order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell) if config.ranking.epochs else None
+    order = None
+    if config.ranking.epochs:
+        order = prepared_ranking(out / "ranking", data, config.ranking, hybrid, tell, of_ranking)
     made = run.ranking_record
     if config.interests.learned and (labels := labels_of_run(run, split.items, tell)) is not None:
         users = split.train_queries()
-        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell)
+        prepared_forecast(out / INTERESTS, labels, users, split.validation, hybrid, config.seed, tell, of_interests)
     baselines = fit_all_baselines(data, config.evaluation, tell) if run.update is None else {}
     results = measure_all({"hybrid": hybrid, **baselines}, split, config)
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
     measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
-    if order is not None:
+    if order is not None and (run.update is None or order.reorders):
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
         measured["ranking"] = {"left_out": made.line()}
-    took = time.monotonic() - start
+    took = time.monotonic() - began
     write_text(record, json.dumps(_record(run, config.seed, chosen, took, earlier, made), indent=1))
     write_text(out / "metrics.json", json.dumps(measured, indent=1))
     tell(f"complete: {out}")
@@ -241,9 +247,29 @@ def start_run(
     """
     source = config.data.model_dump(mode="json", exclude_defaults=True)
     tell("reading the data")
+    place = None if config.data.events is None else log_place(base / config.data.events)
     dataset = read_dataset(config.data, base, test_events=config.split.named_events)
     with free_folder(out, dataset.name) as out:
-        yield _begun(config, source, dataset, out, base, tell)
+        begun = _begun(config, source, dataset, out, base, tell)
+        note_log_place(out, place)
+        yield begun
+
+
+def log_place(events: Path) -> LogPlace | None:
+    """The newest event of an event log now; ``None`` if it has none, or the path is no event log.
+
+    Asked before the log is read: events that come meanwhile are read again by the next update, which knows them.
+    """
+    if not is_event_log(events):
+        return None
+    with LogReader(events) as reader:
+        return reader.place()
+
+
+def note_log_place(folder: Path, place: LogPlace | None) -> None:
+    """Writes down how far the log was read, for :func:`tfllmrec.runs.update.update_run`."""
+    if place is not None:
+        write_text(folder / READ_LOG, json.dumps(asdict(place)))
 
 
 def _begun(

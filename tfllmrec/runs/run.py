@@ -6,6 +6,7 @@ RUN/
   source.json     the data section as it was asked for
   parent.json     the search or run that it was made from, if there is one
   update.json     of an update: the folder of the run that it goes on from, and how much was new
+  log.json        how far an event log was read, if the events came from one
   trained.npy     of an update: the rows of the events that its parent was trained on
   transfer.json   which runs of other domains it starts from, and what it shares with them, if there are any
   data/           the data set as it was used (Parquet)
@@ -75,6 +76,8 @@ PLAN = "search.json"
 PARENT = "parent.json"
 #: In the folder of an update: what it goes on from, and the rows of events that stay training events.
 UPDATE, TRAINED = "update.json", "trained.npy"
+#: How far the run has read an event log: its newest event by then.
+READ_LOG = "log.json"
 #: In the folder of a run: the verdict of the gate before promotion.
 GATE = "gate.json"
 #: Folders that an update copies from its parent: the text tower and the small tower of queries.

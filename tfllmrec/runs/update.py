@@ -4,8 +4,8 @@ The catalogue and the users keep their places; new ones follow (:meth:`Dataset.e
 that what was held out before is trained on now and the newest events are held out; no event is held out that the parent
 was trained on. The settings are the parent's, and so are the vocabularies of fields: a value that the parent has not
 seen counts as unknown until the next fit. Only new texts are encoded. The item-item weights are exact
-(:mod:`tfllmrec.runs.warm_start`), the dense side goes on from the parent's, and gates, ranking and interests are fitted
-as in a fit.
+(:mod:`tfllmrec.runs.warm_start`). Dense side, gates, ranking and interests go on from the parent's, and what the parent
+chose on validation changes only where the gain is beyond chance.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tfllmrec.config import DataConfig, ExperimentConfig, dump_config, parse_con
 from tfllmrec.data.cleaning.recognition import EVENT_COLUMNS, ITEM_COLUMNS
 from tfllmrec.data.dataset import Dataset
 from tfllmrec.data.extension import known_occurrences
-from tfllmrec.data.files.event_log import LogReader, is_event_log
+from tfllmrec.data.files.event_log import LogPlace, LogReader, is_event_log
 from tfllmrec.data.findings import CleaningReport
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.data.splits import Split
@@ -33,8 +33,8 @@ from tfllmrec.durable import locked, read_json, replacing, write_text
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.models.item_weights import MAX_ITEMS
 from tfllmrec.progress import Tell, to_stderr
-from tfllmrec.runs.experiment import continue_run, data_beside, free_folder
-from tfllmrec.runs.run import PARENT, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
+from tfllmrec.runs.experiment import continue_run, data_beside, free_folder, log_place, note_log_place
+from tfllmrec.runs.run import PARENT, READ_LOG, SCHEMA, TAKEN_OVER, TRAINED, UPDATE, Parent, Run, Update, unfinished
 
 #: Settings that decide what the parent's weights mean.
 KEPT = ("split", "text", "tuning", "distillation", "model", "item_weights", "seed")
@@ -106,16 +106,23 @@ def update_run(
         tell(f"continuing {out}")
         with locked(out):
             return continue_run(begun, begun.config, tell)
-    tell("reading the data")
-    dataset = read_dataset(came, known=run.dataset)
+    place, since = log_place(Path(events)), _log_since(run, Path(events))
+    nothing_new = NothingNew(f"{run.folder}: the files have no event that the run does not know: nothing was updated.")
+    if place is not None and place.number == since:
+        if not (items or users):
+            raise nothing_new
+        since = 0  # a table of no events cannot be read
+    tell("reading the data" if not since else f"reading the data: events of the log after number {since:,}")
+    dataset = read_dataset(came, known=run.dataset, log_since=since)
     dataset = replace(dataset, report=_of_this_reading(dataset.report, run.dataset.report))
     for line in dataset.report.lines():
         tell(f"data: {line}")
     if _is_known(dataset, run.dataset):
-        raise NothingNew(f"{run.folder}: the files have no event that the run does not know: nothing was updated.")
+        raise nothing_new
     with free_folder(out, run.folder.name, run.folder.parent) as folder:
         tell(f"run folder: {folder}")
         _begin(run, config, source, dataset, folder, overrides, tell)
+        note_log_place(folder, place or _log_place_of(run))
         return continue_run(Run(folder, config.tuning.paraphrase), config, tell)
 
 
@@ -146,6 +153,26 @@ def _data_section(run: Run, events: Path | str, items: Path | str | None, users:
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}
     return DataConfig.model_validate({**own, **files, "columns": mapped})
+
+
+def _log_place_of(run: Run) -> LogPlace | None:
+    """How far the run and its parents have read an event log; ``None`` if they have read none."""
+    path = run.folder / READ_LOG
+    return read_json(path, LogPlace, "delete it: then the whole log is read") if path.is_file() else None
+
+
+def _log_since(run: Run, events: Path) -> int:
+    """The number of the newest event of the log ``events`` that the run has read; 0 to read the whole log.
+
+    A log numbers events in the order of receipt, so events that happened earlier and came late have larger numbers.
+    The whole log is read if the run has read another one, and with ``data.min_user_events``: the events of users who
+    had too few were dropped, and may count now.
+    """
+    place = _log_place_of(run)
+    if place is None or not is_event_log(events) or run.config.data.min_user_events > 1:
+        return 0
+    with LogReader(events) as reader:
+        return place.number if reader.holds(place) else 0
 
 
 def _begun(out: Path, parent: Run, source: dict[str, Any]) -> Run | None:

@@ -1,10 +1,11 @@
-"""What the fit of an update goes on from: its parent's weights, and the statistics of its item-item weights.
+"""What the fits of an update go on from: its parent's weights, and the statistics of its item-item weights.
 
 :mod:`tfllmrec.runs.update` makes the run.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,33 @@ from tfllmrec.data.extension import known_occurrences
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import DataError
 from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.hybrid import Hybrid
 from tfllmrec.models.item_weights import STATISTICS, ItemWeightStatistics
 from tfllmrec.progress import Tell
-from tfllmrec.runs.run import Run
+from tfllmrec.runs.run import INTERESTS, Run
 from tfllmrec.training.fit import WarmStart
+from tfllmrec.training.interests import HeadStart
+from tfllmrec.training.ranking import RankingStart, weights_of
 
 
-def warm_start(
-    run: Run, data: TrainingData, config: ExperimentConfig, tell: Tell
-) -> tuple[WarmStart, ExperimentConfig]:
-    """The start of an update's fit, and the config to fit with.
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The start of an update.
+
+    Attributes:
+      hybrid: of the hybrid. config: to fit it with.
+      ranking: of the ranking model; ``None`` if it is fitted as in a fit, or not at all.
+      interests: of the head of labels; ``None`` if the parent has none.
+    """
+
+    hybrid: WarmStart
+    config: ExperimentConfig
+    ranking: RankingStart | None
+    interests: HeadStart | None
+
+
+def warm_start(run: Run, data: TrainingData, config: ExperimentConfig, tell: Tell) -> Start:
+    """The start of an update.
 
     The statistics of ``data`` are those of the parent, without the users whose training events changed and with these
     users as they are now. Trained on are the users with new training events, and ``update.replay`` times as many
@@ -66,11 +84,46 @@ def warm_start(
         f"{len(replayed):,} others"
     )
     active[replayed] = True
-    config = config.model_copy(deep=True)
-    config.training.epochs = config.update.epochs
-    config.training.learning_rate *= config.update.learning_rate_share
+    of_hybrid = config.model_copy(deep=True)
+    of_hybrid.training.epochs = config.update.epochs
+    of_hybrid.training.learning_rate *= config.update.learning_rate_share
     model, here = parent.load_model(), np.arange(data.n_items)
-    return WarmStart(model, np.where(here < model.n_items, here, -1), active, new_events), config
+    return Start(
+        WarmStart(model, np.where(here < model.n_items, here, -1), active, new_events, keeps_choices=True),
+        of_hybrid,
+        _ranking_start(parent, model, data.split.validation, active, config) if config.ranking.epochs else None,
+        HeadStart.of(parent.folder / INTERESTS, active),
+    )
+
+
+def _ranking_start(
+    parent: Run, hybrid: Hybrid, validation: Queries, users: np.ndarray, config: ExperimentConfig
+) -> RankingStart | None:
+    """The start of the ranking model; ``None`` if the parent has none, or one of other settings.
+
+    Args:
+      hybrid: the parent's.
+    """
+    record = parent.ranking_record
+    if record is None or parent.config.ranking != config.ranking:
+        return None
+    model = parent.load_ranking(hybrid) if any(record.strengths) else None
+    return RankingStart(
+        record,
+        [] if model is None else weights_of(model, record.temperature),
+        ~_next_items(validation).isin(_next_items(parent.split.validation)),
+        users,
+        config.update.epochs,
+        config.update.learning_rate_share,
+    )
+
+
+def _next_items(queries: Queries) -> pd.MultiIndex:
+    """The user and the first target of each query, -1 for none."""
+    has = queries.targets.lengths > 0
+    first = np.full(len(queries), -1)
+    first[has] = queries.targets.values[queries.targets.offsets[:-1][has]]
+    return pd.MultiIndex.from_arrays([queries.user_ids, first])
 
 
 def _changes(before: Queries, now: Queries, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -91,12 +91,15 @@ class WarmStart:
       users: bool ``[U]``, the training users whose events the dense side and the gates are trained on; ``None``: all.
       new_events: bool ``[E]``, the events of :meth:`Split.train_queries` that ``model`` was not trained on. Only these
         are held out for the gates, because the dense side knows the others. ``None``: all.
+      keeps_choices: whether the settings that ``model`` chose on validation stay, see :func:`choose_gates`. Otherwise
+        all of them are chosen again.
     """
 
     model: Hybrid
     rows: np.ndarray
     users: np.ndarray | None = None
     new_events: np.ndarray | None = None
+    keeps_choices: bool = False
 
 
 @random_state_kept()
@@ -165,7 +168,8 @@ def fit_hybrid(
         with contextlib.ExitStack() as stack:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             trained_on = sequences if start is None or start.users is None else sequences.take(start.users)
-            chosen += _train(model, trained_on, data, config, kept, tell, callbacks)
+            keep = start is not None and start.keeps_choices
+            chosen += _train(model, trained_on, data, config, kept, tell, callbacks, keep)
     result = data.measure(model)
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
 
@@ -315,6 +319,7 @@ def choose_gates(
     closings: Sequence[float] = CLOSINGS,
     *,
     climb: bool = False,
+    keep: GateSettings | None = None,
 ) -> Result:
     """Sets the gates' dense strength, closing and discount to the best on the validation sample.
 
@@ -329,6 +334,8 @@ def choose_gates(
       strengths, closings: to choose from, ascending; of equals the first pair is taken.
       climb: a quick choice between epochs. Strength and closing are moved one after the other from their present
         values as long as that helps, and no discount is tried.
+      keep: settings that are taken, unless those at the end of a climb from them, which here moves the discount too,
+        have a gain that is larger than chance: the paired interval excludes zero, at 95 % for all the settings tried.
 
     Returns:
       Figures of the model on the validation sample with the settings chosen.
@@ -344,9 +351,13 @@ def choose_gates(
             values[settings] = weighed.selection_value(data.strata)
         return values[settings]
 
+    moves: dict[str, Sequence[float]] = {"dense_strength": strengths, "closing": closings}
+    if keep is not None:
+        moves["discount"] = (0.0, *DISCOUNTS)
+
     def climbed(best: GateSettings) -> GateSettings:
-        for name, choices in (("dense_strength", strengths), ("closing", closings)):
-            at = choices.index(getattr(best, name))
+        for name, choices in moves.items():
+            at = int(np.argmin(np.abs(np.array(choices) - getattr(best, name))))  # equal, but for float32
             for further in (choices[at + 1 :], choices[:at][::-1]):
                 for choice in further:
                     there = replace(best, **{name: choice})
@@ -359,6 +370,19 @@ def choose_gates(
         settings.apply(model)
         return data.measure(weighed, ks=KS)
 
+    def better(best: GateSettings, base: GateSettings, tried: int) -> Result:
+        """Applies ``best``, of ``tried`` settings, if its gain over ``base`` is beyond chance; otherwise ``base``."""
+        result = result_of(base)
+        if value(best) > value(base):
+            other = result_of(best)
+            if selection_gain(other, result, confidence=1 - 0.05 / tried)[1] > 0:
+                return other
+            base.apply(model)
+        return result
+
+    if keep is not None:
+        best = climbed(keep)
+        return better(best, keep, len(values) - 1)
     if climb:
         return result_of(climbed(replace(GateSettings.of(model), discount=0.0)))
     start = replace(GateSettings.of(model), discount=0.0)
@@ -366,17 +390,11 @@ def choose_gates(
         (replace(start, dense_strength=c, closing=d) for c, d in product(strengths, closings)),
         key=value,
     )
-    result = result_of(best)
     discounted = max((climbed(replace(best, discount=tau)) for tau in DISCOUNTS), key=value)
-    if value(discounted) > value(best):
-        other = result_of(discounted)
-        if selection_gain(other, result, confidence=1 - 0.05 / len(DISCOUNTS))[1] > 0:
-            return other
-    best.apply(model)
-    return result
+    return better(discounted, best, len(DISCOUNTS))
 
 
-def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
+def choose_cold_lift(model: Hybrid, data: TrainingData, keep: bool = False) -> str | None:
     """Sets the gates' lift of items without training events, so that they rank no worse than by text alone.
 
     It is the smallest of :data:`LIFTS` with which recall of cold targets is at least that of
@@ -388,6 +406,7 @@ def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
     Args:
       model: its other gate settings are chosen.
       data: validation queries and text vectors.
+      keep: with fewer than :data:`COLD_QUERIES` such queries the present lift stays.
 
     Returns:
       A line on the choice; ``None``, with a lift of 0, where there are no gates, no texts or fewer than
@@ -395,6 +414,8 @@ def choose_cold_lift(model: Hybrid, data: TrainingData) -> str | None:
     """
     asked = data.split.validation
     has_cold = np.bincount(asked.targets.row_of_value, data.strata["cold"][asked.targets.values], len(asked)) > 0
+    if keep and has_cold.sum() < COLD_QUERIES:
+        return None
     model.gates.cold_lift.assign(0.0)
     if not model.gates.trainable or not np.any(data.text) or has_cold.sum() < COLD_QUERIES:
         return None
@@ -527,14 +548,20 @@ def _train(
     folder: Path,
     tell: Tell,
     more: Sequence[tf.keras.callbacks.Callback],
+    keep: bool = False,
 ) -> list[str]:
-    """Trains the dense side and the gates, keeps the best epoch, and returns a line for each choice."""
+    """Trains the dense side and the gates, keeps the best epoch, and returns a line for each choice.
+
+    Args:
+      keep: see :attr:`WarmStart.keeps_choices`.
+    """
     training, length = config.training, config.model.history_length
     assert training.batch_size is not None and training.epochs is not None and length is not None
+    gates_before = GateSettings.of(model) if keep else None
 
     def measure(model: Hybrid) -> Result:
         """The model with the gates that are best on validation, which it keeps."""
-        return choose_gates(model, data, climb=True)
+        return choose_gates(model, data, climb=True, keep=gates_before)
 
     steps = training.epochs * steps_per_epoch(sequences, training.batch_size, length)
     optimizer = adamw(training.learning_rate, steps, training.warmup_share, training.weight_decay)
@@ -577,11 +604,17 @@ def _train(
                 f"training.learning_rate (now {training.learning_rate}) or use training.precision float32."
             )
     checkpoint.restore_best(model)
+    epoch = f"epoch {checkpoint.state.best_epoch + 1}"
+    if gates_before is not None:
+        kept = GateSettings.of(model) == gates_before
+        why = "as before, because no others are better beyond chance" if kept else "better beyond chance"
+        gates = f"{GateSettings.of(model).line()}: {why}, with {epoch}" if model.gates.trainable else None
+        lift = choose_cold_lift(model, data, keep=True)
+        return _told([line for line in (gates, lift) if line is not None], tell)
     of_items, of_texts = choose_item_field_use(model, data), choose_text_use(model, data)
     of_fields = choose_field_use(model, data)
     choose_gates(model, data)  # between epochs not all settings are tried
     lift, alone = choose_cold_lift(model, data), choose_strength_alone(model, data)
-    epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     gates = f"{GateSettings.of(model).line()}: best on validation, with {epoch}"
     chosen = [
         gates if model.gates.trainable else f"{epoch}: best on validation",

@@ -48,6 +48,8 @@ EVENTS, QUERIES = 150_000, 5_000
 FEWEST = 30
 EPOCHS, BATCH, RANK = 4, 256, 64
 PEAK, WEIGHT_DECAY, DROPOUT = 5e-3, 0.05, 0.3
+#: Epochs and peak learning rate of a head that goes on from an earlier one.
+MORE_EPOCHS, MORE_PEAK = 1, 2e-3
 #: What the scores of recommended items may be multiplied by.
 SHARPNESS = np.geomspace(0.25, 4, 9)
 #: Steps of the expectation maximisation of the mixture.
@@ -65,7 +67,8 @@ class InterestRecord:
 
     Attributes:
       events: training events that the head learned from. queries: validation queries.
-      epochs: of the head, with the lowest loss on the validation queries; 0: it knows only how frequent labels are.
+      epochs: of the head, with the lowest loss on the validation queries; 0: it knows only how frequent labels are, or,
+        in an update, what the head of its parent knew.
       mixture: the weights of counted, learned and recommended labels. sharpness: of the recommended items' scores.
       precision: the share of the first five labels that the next item has, by the mixture and as counted.
       precision_interval: low and high end of the 95 % interval of the difference, paired over users; empty if there are
@@ -110,8 +113,37 @@ class InterestRecord:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class HeadStart:
+    """What an update learns labels from.
+
+    Attributes:
+      forecast: of the earlier run, whether it was kept or left out; of any labels.
+      users: bool ``[U]``, the users of ``train`` whose events the head is trained on.
+    """
+
+    forecast: LabelForecast
+    users: np.ndarray
+
+    @classmethod
+    def of(cls, folder: Path, users: np.ndarray) -> HeadStart | None:
+        """That of a folder which :func:`prepared_forecast` made; ``None`` if it made none.
+
+        Raises:
+          ModelError: the folder is damaged.
+        """
+        return cls(LabelForecast.load(folder / FORECAST, REMEDY), users) if folder.is_dir() else None
+
+
 def prepared_forecast(
-    folder: Path, found: Interests, train: Queries, validation: Queries, hybrid: Servable, seed: int, tell: Tell
+    folder: Path,
+    found: Interests,
+    train: Queries,
+    validation: Queries,
+    hybrid: Servable,
+    seed: int,
+    tell: Tell,
+    start: HeadStart | None = None,
 ) -> LabelForecast | None:
     """The forecast in ``folder``, made where it is not there yet; ``None`` if it was left out.
 
@@ -127,12 +159,12 @@ def prepared_forecast(
             f"at least {FEWEST} are needed"
         )
         return None
-    made_from = _made_from(found, train, validation, hybrid, seed)
+    made_from = _made_from(found, train, validation, hybrid, seed, start)
     if folder.is_dir():
         claim(folder / MADE_FROM, made_from)
     else:
         tell("interests: learning which labels come next")
-        fitted = fit_forecast(found, train, validation, hybrid, seed)
+        fitted = fit_forecast(found, train, validation, hybrid, seed, start)
         assert fitted is not None
         forecast, record = fitted
 
@@ -147,10 +179,17 @@ def prepared_forecast(
     return load_forecast(folder)
 
 
-def _made_from(found: Interests, train: Queries, validation: Queries, hybrid: Servable, seed: int) -> dict[str, Any]:
+def _made_from(
+    found: Interests, train: Queries, validation: Queries, hybrid: Servable, seed: int, start: HeadStart | None
+) -> dict[str, Any]:
     """All settings and data on which the forecast depends, as JSON values."""
     labels = found.labels.astype(str)
-    return {
+    settings: dict[str, Any] = {}
+    if start is not None:
+        earlier = start.forecast
+        tables = fingerprint(earlier.labels.astype(str), earlier.slow, earlier.fast, earlier.out, earlier.bias)
+        settings = {"start": [MORE_EPOCHS, MORE_PEAK, tables, fingerprint(start.users)]}
+    return settings | {
         "seed": seed,
         "settings": [EVENTS, QUERIES, EPOCHS, BATCH, RANK, PEAK, WEIGHT_DECAY, DROPOUT, STEPS, CANDIDATES, SCALE, FAST],
         "counting": [found.decay, found.liking, found.spread],
@@ -173,7 +212,12 @@ def load_forecast(folder: Path) -> LabelForecast | None:
 
 
 def fit_forecast(
-    found: Interests, train: Queries, validation: Queries, hybrid: Servable, seed: int
+    found: Interests,
+    train: Queries,
+    validation: Queries,
+    hybrid: Servable,
+    seed: int,
+    start: HeadStart | None = None,
 ) -> tuple[LabelForecast, InterestRecord] | None:
     """Learns from training events and weighs on validation queries.
 
@@ -183,19 +227,24 @@ def fit_forecast(
       validation: queries with targets, which the hybrid has not seen.
       hybrid: fitted; it is not changed.
       seed: of the events, their order, and the first weights.
+      start: the head starts from its weights and is trained for :data:`MORE_EPOCHS` on its users. Labels that it does
+        not know begin with no weights and their frequency. By default it starts from random weights and is trained for
+        at most :data:`EPOCHS` on all users.
 
     Returns:
       The forecast and its record, which says whether it is better than counted labels; ``None`` if there is too little
       to learn from.
     """
-    start = time.monotonic()
+    began = time.monotonic()
     train, validation = chosen(train), chosen(validation.take(evenly_spread(len(validation), QUERIES)))
     validation = validation.take(np.flatnonzero(np.diff(targets_of(found, validation).indptr)))
     if len(validation) < FEWEST:
         return None
     profile = profile_of(found)
-    after = _Events(train, profile, seed)
-    head, epochs = _fit_head(found, profile, after, validation, seed)
+    after = _Events(train if start is None else train.take(start.users), profile, seed)
+    first = _first_head(found, profile, train, seed, None if start is None else start.forecast)
+    epochs, peak = (EPOCHS, PEAK) if start is None else (MORE_EPOCHS, MORE_PEAK)
+    head, epochs = _fit_head(first, found, profile, after, validation, seed, epochs, peak)
     items, scores = recommended_items(hybrid, validation)
     mixture, sharpness = _weigh(found, profile, head, validation, items, scores)
     tables = (head.slow.numpy(), head.fast.numpy(), head.out.numpy(), head.bias.numpy())
@@ -217,7 +266,7 @@ def fit_forecast(
         precision_interval=[float(end) for end in interval],
         specific=specific,
         kept=bool(interval and interval[0] > 0 and specific[0] >= specific[1]),
-        seconds=round(time.monotonic() - start, 1),
+        seconds=round(time.monotonic() - began, 1),
     )
     return forecast, record
 
@@ -386,18 +435,38 @@ class _Events:
             yield history, np.where(there, ratings[at], np.nan).astype(np.float32), items[event].astype(np.int32)
 
 
+def _first_head(
+    found: Interests, profile: InterestProfile, train: Queries, seed: int, earlier: LabelForecast | None
+) -> LabelHead:
+    """The head before its training: with the weights of an earlier one, else random; without them, it knows how
+    frequent labels are."""
+    rng, c = np.random.default_rng(seed), len(found.labels)
+    counts = np.bincount(train.history.values, minlength=len(found.columns)).astype(np.float32)
+    frequency = 1.0 + profile.of_items(tf.range(len(found.columns))[tf.newaxis], counts[np.newaxis]).numpy()[0]
+    bias = np.log(frequency / frequency.sum())
+    if earlier is None:
+        slow, fast = (rng.normal(0, 0.05, (c, RANK)) for _ in range(2))
+        return LabelHead(slow, fast, np.zeros((c, RANK)), bias)
+    known = earlier.of_labels(found.labels)
+    bias = np.where(earlier.knows(found.labels), known.bias, bias)
+    return LabelHead(known.slow, known.fast, known.out, bias, known.scale)
+
+
 def _fit_head(
-    found: Interests, profile: InterestProfile, after: _Events, validation: Queries, seed: int
+    head: LabelHead,
+    found: Interests,
+    profile: InterestProfile,
+    after: _Events,
+    validation: Queries,
+    seed: int,
+    most_epochs: int,
+    peak: float,
 ) -> tuple[LabelHead, int]:
-    """The head with the lowest loss on the validation queries, and the number of its epochs.
+    """The head, trained, with the lowest loss on the validation queries, and the number of its epochs.
 
     The loss of an event is ``-sum_c w_c log p_c`` over the labels c of its item, whose weights are w.
     """
-    rng, c = np.random.default_rng(seed), len(found.labels)
-    counts = np.bincount(after.train.history.values, minlength=len(found.columns)).astype(np.float32)
-    frequency = 1.0 + profile.of_items(tf.range(len(found.columns))[tf.newaxis], counts[np.newaxis]).numpy()[0]
-    slow, fast = (rng.normal(0, 0.05, (c, RANK)) for _ in range(2))
-    head = LabelHead(slow, fast, np.zeros((c, RANK)), np.log(frequency / frequency.sum()))
+    c = len(found.labels)
 
     def loss_of(
         history: tf.Tensor, ratings: tf.Tensor, wanted: tf.Tensor, dropout: float, noise: tf.Tensor | None = None
@@ -407,7 +476,7 @@ def _fit_head(
         return -tf.reduce_mean(tf.reduce_sum(wanted * tf.nn.log_softmax(logits), axis=1))
 
     size = _batch(c)
-    optimizer = adamw(PEAK, max(EPOCHS * -(-len(after) // size), 1), 0.05, WEIGHT_DECAY)
+    optimizer = adamw(peak, max(most_epochs * -(-len(after) // size), 1), 0.05, WEIGHT_DECAY)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def step(history: tf.Tensor, ratings: tf.Tensor, items: tf.Tensor) -> None:
@@ -432,10 +501,10 @@ def _fit_head(
 
     best, lowest, epochs = weights(), validation_loss(), 0
     with show_progress("Learning interests", "events") as progress:
-        for epoch in range(EPOCHS if len(after) else 0):
+        for epoch in range(most_epochs if len(after) else 0):
             for number, batch in enumerate(after.batches()):
                 step(*map(tf.constant, batch))
-                progress(epoch * len(after) + min((number + 1) * size, len(after)), EPOCHS * len(after))
+                progress(epoch * len(after) + min((number + 1) * size, len(after)), most_epochs * len(after))
             if (loss := validation_loss()) < lowest:
                 best, lowest, epochs = weights(), loss, epoch + 1
     for variable, value in zip(head.trainable_variables, best, strict=True):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,8 @@ class RankingRecord(Verdict):
             f"ndcg@10 {with_it:.4f} against {without:.4f} without it on {self.held_out:,} held-out users (difference "
             f"between {low:+.4f} and {high:+.4f} with 95 % confidence)"
         )
+        if not self.epochs:
+            order = "the run before left it out, and it was not tried again"
         if self.rating_ece is None and not self.untrained[1]:  # no validation target is rated
             return f"{'left out' if self.left_out else 'kept'}: {order}"
         with_head, prior = self.rating_loss**0.5, self.untrained[1] ** 0.5
@@ -171,6 +173,41 @@ class RankingRecord(Verdict):
         return f"order {click}{order_kept}: {order}; ratings {rating}: {errors}"
 
 
+@dataclass(frozen=True, eq=False)
+class RankingStart:
+    """What the ranking model of an update goes on from.
+
+    Attributes:
+      record: of the earlier model. Heads that it left out stay left out.
+      weights: of the earlier model, by :func:`weights_of`; empty where both heads were left out.
+      queries: bool ``[B]``, the validation queries whose next item the earlier model was not trained on.
+      users: bool ``[U]``, the users of :meth:`Split.train_queries` whose ratings are learnt from.
+      epochs: at most.
+      learning_rate_share: the peak learning rate, as a share of the config's.
+    """
+
+    record: RankingRecord
+    weights: list[np.ndarray]
+    queries: np.ndarray
+    users: np.ndarray
+    epochs: int
+    learning_rate_share: float
+
+
+def weights_of(model: RankingModel, temperature: float) -> list[np.ndarray]:
+    """The values of :func:`_learnt`, with the logits not yet divided by ``temperature``."""
+    *others, log_weight = (variable.numpy() for variable in _learnt(model))
+    return [*others, log_weight + np.float32(np.log(temperature))]
+
+
+def _learnt(model: RankingModel) -> list[tf.Variable]:
+    """The network's variables without the strengths, which are chosen, and the factors, which are of a catalogue."""
+    network = model.network
+    parts = [network.attention, *network.crosses, *network.heads.values()]
+    of_parts = [variable for part in parts for variable in part.weights]
+    return [*of_parts, network.shift, network.scale, network.log_weight]
+
+
 def settle_epochs(config: RankingConfig, split: Split) -> str | None:
     """Fills in *auto* epochs, in place; returns what was chosen and why."""
     if config.epochs is not None:
@@ -182,7 +219,12 @@ def settle_epochs(config: RankingConfig, split: Split) -> str | None:
 
 
 def prepared_ranking(
-    folder: Path, data: TrainingData, config: RankingConfig, hybrid: Servable, tell: Tell
+    folder: Path,
+    data: TrainingData,
+    config: RankingConfig,
+    hybrid: Servable,
+    tell: Tell,
+    start: RankingStart | None = None,
 ) -> RankingModel | None:
     """The ranking model in ``folder``, made where it is not there yet.
 
@@ -192,7 +234,7 @@ def prepared_ranking(
     Args:
       folder: of the model: its weights, ``record.json``, a :class:`RankingRecord`, and ``made_from.json``; logs go
         beside it. A model that is left out has no weights.
-      data, config, hybrid: see :func:`fit_ranking`.
+      data, config, hybrid, start: see :func:`fit_ranking`.
       tell: called with a line for each step.
 
     Returns:
@@ -206,7 +248,7 @@ def prepared_ranking(
         tell("ranking: learning to order candidates from the validation queries")
         if (n_items := split.dataset.n_items) > ITEMS and split.train[RATING].notna().any():
             tell(f"ranking: ratings are by biases: {n_items:,} items are too many for factors, at most {ITEMS:,}")
-        fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking")
+        fitted = fit_ranking(data, config, hybrid, folder.parent / "logs" / "ranking", start)
 
         def write(fresh: Path) -> None:
             if fitted.model is None:
@@ -214,19 +256,25 @@ def prepared_ranking(
             else:
                 write_weights(fresh / WEIGHTS_FILE, network=fitted.model.network)
             (fresh / RECORD).write_text(json.dumps(fitted.figures, indent=1))
-            claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed))
+            claim(fresh / MADE_FROM, _made_from(hybrid, split, config, seed, start))
 
         write_folder(folder, write)
         tell(f"ranking: {RankingRecord.load(folder).line()}")
     elif (folder / MADE_FROM).is_file():  # earlier versions wrote none
-        claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed))
+        claim(folder / MADE_FROM, _made_from(hybrid, split, config, seed, start))
     return load_ranking(folder, hybrid, split, config, seed)
 
 
-def _made_from(hybrid: Servable, split: Split, config: RankingConfig, seed: int) -> dict[str, Any]:
+def _made_from(
+    hybrid: Servable, split: Split, config: RankingConfig, seed: int, start: RankingStart | None
+) -> dict[str, Any]:
     """All settings and data on which the trained model depends, as JSON values."""
     train = split.train
-    return {
+    settings: dict[str, Any] = {}
+    if start is not None:
+        arrays = fingerprint(*start.weights, start.queries, start.users)
+        settings = {"start": [arrays, start.record.strengths, start.epochs, start.learning_rate_share]}
+    return settings | {
         **settings_of(**hybrid.settings, ranking=config),
         "seed": seed,
         "training events": fingerprint(*(train[name].to_numpy() for name in (USER_INDEX, ITEM_INDEX, RATING))),
@@ -254,7 +302,11 @@ def load_ranking(folder: Path, hybrid: Servable, split: Split, config: RankingCo
 
 
 def fit_ranking(
-    data: TrainingData, config: RankingConfig, hybrid: Servable, logs: Path | None = None
+    data: TrainingData,
+    config: RankingConfig,
+    hybrid: Servable,
+    logs: Path | None = None,
+    start: RankingStart | None = None,
 ) -> Fitted[RankingModel | None, RankingConfig]:
     """Learns the order from validation queries and ratings from training events; keeps the heads that help.
 
@@ -267,27 +319,58 @@ def fit_ranking(
     temperature of the click probabilities minimises the log loss of the candidates over all folds, if temperatures
     that are fitted on the other folds lower the loss of a fold; otherwise it is 1.
 
+    With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
+    trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
+    is left out only if it is worse beyond chance; one that it left out is not tried again. If there are fewer than
+    :data:`FEWEST` such queries, the earlier network is not trained, and is measured on all queries. If the earlier
+    model left out both heads, only the factors are fitted, and the verdict on the heads is the earlier one.
+
     Args:
       data: its seed is that of the folds, the items drawn, the network and the order of the batches.
       config: with epochs.
       hybrid: fitted; it is not changed.
       logs: for TensorBoard: the model's own training there, that of each fold in a folder below.
+      start: the model of an earlier run; by default the network starts from random weights.
 
     Returns:
       The model, or ``None`` where nothing is kept; and a :class:`RankingRecord` as its figures.
     """
-    assert config.epochs is not None
-    start, split, seed = time.monotonic(), data.split, data.seed
+    began, split, seed = time.monotonic(), data.split, data.seed
     scale = RatingScale.of_split(split)
-    asked = split.validation.take(split.validation.targets.lengths > 0)
+    asks, earlier, first = split.validation.targets.lengths > 0, None, 0
+    if start is not None and any(start.record.strengths):
+        earlier, first = start.record.strengths, 1
+        unseen = asks & start.queries
+        enough = unseen.sum() >= FEWEST
+        asks = unseen if enough else asks
+        rate = config.learning_rate * start.learning_rate_share
+        config = config.model_copy(update={"epochs": 1 + start.epochs * int(enough), "learning_rate": rate})
+    assert config.epochs is not None
+    asked = split.validation.take(asks)
     asked = asked.take(np.random.default_rng(seed).permutation(len(asked))[: min(LISTS, SCORED // hybrid.n_items)])
     ratings, users = target_ratings(split.validation_events, asked), users_of(asked.user_ids)
-    factors, against_biases = (None, {}) if scale is None else _factors(data, scale, asked, ratings, users)
+    factors, prior_loss, against_biases = (
+        (None, 0.0, {}) if scale is None else _factors(data, scale, asked, ratings, users)
+    )
     model = RankingModel(hybrid, config, scale, seed, factors)
+    if start is not None and not first:
+        model.network.log_weight.assign(np.log(start.record.weight))
+        model.network.strengths.assign([0.0, 0.0])
+        record = replace(
+            start.record,
+            epochs=0,
+            untrained=[start.record.untrained[0], prior_loss],
+            rating_loss=prior_loss,
+            seconds=round(time.monotonic() - began, 1),
+            factors=[] if factors is None else factors.sizes,
+            **against_biases,
+        )
+        return Fitted(None if record.left_out else model, config, asdict(record))
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
     rated, raters = None, np.empty(0, object)
-    if scale is not None:
-        rated, raters = rated_events(model, hybrid, split, scale, seed, factors)
+    if scale is not None and config.epochs > first:
+        users_of_ratings = None if start is None else start.users
+        rated, raters = rated_events(model, hybrid, split, scale, seed, factors, users_of_ratings)
     untrained = model.network.get_weights()
     steps = -(-len(asked) // config.batch_size) * config.epochs
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
@@ -295,21 +378,26 @@ def fit_ranking(
     model.compile(optimizer=optimizer)
     # All queries of a user are in one fold.
     folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
-    held_out = HeldOut(model, lists, ratings, users, config)
+    held_out = HeldOut(model, lists, ratings, users, config, earlier)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
         others = _rows(lists, np.setdiff1d(np.arange(len(asked)), fold))
         of_others = None if rated is None else _rows(rated, ~np.isin(raters, asked.user_ids[fold]))
         start_from_hybrid(model, others)
         held_out.begin(fold)
+        if start is not None:
+            _go_on(model, start)
+            held_out.on_epoch_end(0)
         label, fold_logs = f"Learning to rank, fold {number + 1}/{len(folds)}", logs and logs / f"fold-{number + 1}"
-        _train(model, others, of_others, config, config.epochs, seed, label, fold_logs, [held_out])
+        _train(model, others, of_others, config, first, config.epochs, seed, label, fold_logs, [held_out])
     verdict = held_out.verdict(seed)
     model.network.set_weights(untrained)
     start_from_hybrid(model, lists)
     weight = model.network.log_weight.numpy()
     if any(verdict.strengths):
-        _train(model, lists, rated, config, verdict.best_epoch, seed, "Learning to rank", logs)
+        if start is not None:
+            _go_on(model, start)
+        _train(model, lists, rated, config, first, verdict.best_epoch, seed, "Learning to rank", logs)
     if not verdict.strengths[0]:
         model.network.log_weight.assign(weight)  # the one that suits the hybrid's score alone
     # Divides the logits, whose two parts these are, by the temperature.
@@ -321,7 +409,7 @@ def fit_ranking(
         rated=0 if rated is None else len(rated["rating"]),
         epochs=config.epochs,
         weight=float(np.exp(model.network.log_weight)),
-        seconds=round(time.monotonic() - start, 1),
+        seconds=round(time.monotonic() - began, 1),
         factors=[] if factors is None else factors.sizes,
         **against_biases,
         **asdict(verdict),
@@ -331,8 +419,8 @@ def fit_ranking(
 
 def _factors(
     data: TrainingData, scale: RatingScale, asked: Queries, ratings: np.ndarray, users: np.ndarray
-) -> tuple[RatingFactors | None, dict[str, Any]]:
-    """The factor model of the training ratings, and figures of the record.
+) -> tuple[RatingFactors | None, float, dict[str, Any]]:
+    """The factor model of the training ratings, the mean squared error of the better one, and figures of the record.
 
     ``None`` where it is not better than biases, or there are more than :data:`ITEMS` items.
 
@@ -342,14 +430,14 @@ def _factors(
     """
     rated = np.isfinite(ratings)
     if not rated.any():
-        return None, {}
+        return None, 0.0, {}
     train, n_items = data.split.train, data.split.dataset.n_items
     asked, ratings, users = asked.take(rated), ratings[rated], users[rated]
     targets = asked.targets.values[asked.targets.offsets[:-1]][:, np.newaxis]
     without = (scale.ratings(asked, targets)[:, 0] - ratings) ** 2
     figures: dict[str, Any] = {"biases_loss": float(without.mean())}
     if n_items > ITEMS:
-        return None, figures
+        return None, figures["biases_loss"], figures
     with show_progress("Learning rating factors", "steps") as progress:
         factors = fit_rating_factors(
             train[USER_INDEX].to_numpy(),
@@ -363,7 +451,9 @@ def _factors(
     with_it = (factors.ratings(asked, targets)[:, 0] - ratings) ** 2
     interval = mean_interval((without - with_it).astype(np.float64), users, seed=data.seed)
     figures["factors_interval"] = list(interval or ())
-    return (factors if interval is not None and interval[0] > 0 else None), figures
+    if interval is None or interval[0] <= 0:
+        return None, figures["biases_loss"], figures
+    return factors, float(with_it.mean()), figures
 
 
 def _train(
@@ -371,27 +461,34 @@ def _train(
     lists: Examples,
     rated: Examples | None,
     config: RankingConfig,
+    first: int,
     epochs: int,
     seed: int,
     label: str,
     logs: Path | None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a compiled model for ``epochs``, with the optimizer as it is before any training.
+    """Trains a compiled model from epoch ``first`` up to ``epochs``, with the optimizer as it is before any training.
 
     It is not compiled again for each fold: Keras would trace its step anew.
     """
-    if not len(lists["label"]) or (rated is not None and not len(rated["rating"])):
+    if epochs <= first or not len(lists["label"]) or (rated is not None and not len(rated["rating"])):
         return
     for variable in model.optimizer.variables:
         variable.assign(tf.zeros_like(variable))
     steps = -(-len(lists["label"]) // config.batch_size)
-    numbers = iter(range(epochs))
+    numbers = iter(range(first, epochs))
     training = _dataset(lambda: batches(lists, rated, config.batch_size, [seed, next(numbers)]), lists, rated, steps)
     board = [] if logs is None else [tf.keras.callbacks.TensorBoard(str(logs), write_graph=False)]
     with show_progress(label, "steps") as progress:
-        told = StepProgress(progress, steps * epochs)
-        model.fit(training, epochs=epochs, callbacks=[*callbacks, *board, told], verbose=0)
+        told = StepProgress(progress, steps * (epochs - first))
+        model.fit(training, initial_epoch=first, epochs=epochs, callbacks=[*callbacks, *board, told], verbose=0)
+
+
+def _go_on(model: RankingModel, start: RankingStart) -> None:
+    """Gives the network the weights of the earlier one."""
+    for variable, value in zip(_learnt(model), start.weights, strict=True):
+        variable.assign(value)
 
 
 # What is learnt from ------------------------------------------------------------------------------------------------
@@ -458,6 +555,7 @@ def rated_events(
     scale: RatingScale,
     seed: int,
     factors: RatingFactors | None = None,
+    among: np.ndarray | None = None,
 ) -> tuple[Examples, np.ndarray]:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
@@ -465,12 +563,17 @@ def rated_events(
     :data:`SCORED` says so. The bias of an item, or its ``factors``, are those without the rating that is to be
     predicted. Fields of requests are missing: training queries have none.
 
+    Args:
+      among: bool ``[U]``, of the users of ``Split.train_queries()``; only their events are taken.
+
     Returns:
       The examples, and the user id of each, object ``[E]``.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
-    users = everybody.take(generator.permutation(np.flatnonzero(everybody.history.lengths >= 2))[:RATERS])
+    may = everybody.history.lengths >= 2
+    may = may if among is None else may & among
+    users = everybody.take(generator.permutation(np.flatnonzero(may))[:RATERS])
     users = users.take(np.argsort(users.history.lengths, kind="stable"))
     of_users = None if factors is None else factors.users(users.history, users.ratings)
     n_items, width = hybrid.n_items, hybrid.history_length
@@ -643,15 +746,22 @@ class HeldOut(tf.keras.callbacks.Callback):
       ratings: float32 ``[B]``, how the target of each list was rated; NaN where it was not.
       users: int64 ``[B]``, equal numbers for lists of one user.
       config: with epochs.
+      earlier: the strengths of the heads in an earlier model, which is then measured as the first epoch.
     """
 
     def __init__(
-        self, model: RankingModel, lists: Examples, ratings: np.ndarray, users: np.ndarray, config: RankingConfig
+        self,
+        model: RankingModel,
+        lists: Examples,
+        ratings: np.ndarray,
+        users: np.ndarray,
+        config: RankingConfig,
+        earlier: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         assert config.epochs is not None
         self.ranking, self.lists, self.ratings, self.users = model, lists, ratings, users
-        self.candidates = min(config.candidates, model.n_items)
+        self.earlier, self.candidates = earlier, min(config.candidates, model.n_items)
         self.learned = tf.function(model.learned, reduce_retracing=True, autograph=False)
         self.fold = np.empty(0, int)
         # Loss, ndcg@10 and squared error of each list, by epoch (0: untrained) and strength; and without the heads.
@@ -709,7 +819,9 @@ class HeldOut(tf.keras.callbacks.Callback):
         untrained = means[:, 0, 0]
         # A head that is worse at every strength will be left out; epochs that diverged are ignored.
         losses = np.minimum(means.min(axis=-1), untrained[:, np.newaxis]).sum(axis=0)
-        epoch = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+        losses = np.where(np.isfinite(losses), losses, np.inf)
+        first = int(self.earlier is not None)
+        epoch = first + int(np.argmin(losses[first:]))
         click, rating = (int(np.argmin(of_strength)) for of_strength in means[:, epoch])
         gains = (
             (self.by_epoch[1, epoch, click] - self.without[1], self.users),
@@ -717,8 +829,8 @@ class HeldOut(tf.keras.callbacks.Callback):
         )
         intervals = [mean_interval(gain, users, seed=seed) if len(gain) else None for gain, users in gains]
         strengths = [
-            STRENGTHS[at] if interval is not None and interval[0] > 0 else 0.0
-            for at, interval in zip((click, rating), intervals, strict=True)
+            STRENGTHS[at] if self._keeps(head, interval) else 0.0
+            for head, (at, interval) in enumerate(zip((click, rating), intervals, strict=True))
         ]
         return Verdict(
             **self._calibrated(epoch, strengths),
@@ -731,6 +843,12 @@ class HeldOut(tf.keras.callbacks.Callback):
             ndcg_interval=list(intervals[0] or ()),
             rating_interval=list(intervals[1] or ()),
         )
+
+    def _keeps(self, head: int, interval: tuple[float, float] | None) -> bool:
+        """Whether a head is kept whose gain has that interval."""
+        if self.earlier is not None:
+            return self.earlier[head] > 0 and (interval is None or interval[1] >= 0)
+        return interval is not None and interval[0] > 0
 
     def _calibrated(self, epoch: int, strengths: list[float]) -> dict[str, Any]:
         """``temperature``, ``log_loss``, ``ece`` and ``rating_ece`` of what would be served."""

@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,14 @@ _OF_DISKS = {
 }
 
 
+@dataclass(frozen=True)
+class LogPlace:
+    """How far a log was read: the number of the newest event, and its key, so that another log is not taken for it."""
+
+    number: int
+    key: str
+
+
 def is_event_log(path: Path) -> bool:
     """Whether a path is the folder of an event log."""
     return (path / LOG_FILE).is_file()
@@ -227,6 +236,15 @@ class LogReader:
     def last(self, table: str = EVENTS) -> int:
         """The number of the newest row; 0 where there is none."""
         return int(self.rows(f"SELECT coalesce(max({NUMBER}), 0) FROM {table}")[0][0])
+
+    def place(self) -> LogPlace | None:
+        """The newest event; ``None`` in a log without events."""
+        found = self.rows(f"SELECT {NUMBER}, quote({KEY}) FROM {EVENTS} ORDER BY {NUMBER} DESC LIMIT 1")
+        return LogPlace(*found[0]) if found else None
+
+    def holds(self, place: LogPlace) -> bool:
+        """Whether the log has that event: then rows with larger numbers are all that were written since."""
+        return self.rows(f"SELECT quote({KEY}) FROM {EVENTS} WHERE {NUMBER} = ?", place.number) == [(place.key,)]
 
     def pages(
         self, table: str, columns: Sequence[str], since: int = 0, upto: int | None = None, by_time: bool = False

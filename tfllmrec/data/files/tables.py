@@ -53,7 +53,7 @@ def require_file(path: Path) -> None:
     raise DataError(f"{path} does not exist. {hint}")
 
 
-def read_table(path: Path, table: str, config: DataConfig, only: str | None = None) -> RawTable:
+def read_table(path: Path, table: str, config: DataConfig, only: str | None = None, log_since: int = 0) -> RawTable:
     """Reads a file, a folder of files that are parts of one table, or the events of an event log.
 
     Formats are CSV and its relatives, JSON lines, a JSON array, Parquet, MovieLens and RecBole; each may be
@@ -67,13 +67,14 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
         ``max_depth``, which hold for all parts together.
       only: the column that a file of one column holds. Such a file needs no header: its first line is a value unless
         it is a known column name.
+      log_since: leaves out the events of a log up to this number.
 
     Raises:
       DataError: the table is missing, empty, unreadable or larger than a limit, or the folder holds several tables.
     """
     meter = SizeMeter(config)
     if is_event_log(path):
-        raw = _read_log(path, table, meter)
+        raw = _read_log(path, table, meter, log_since)
     elif path.is_dir():
         files, findings = find_parts(path, table)
         parts = [(file, add_folder_columns(_read_file(file, table, config, meter, only), file, path)) for file in files]
@@ -94,10 +95,10 @@ def read_table(path: Path, table: str, config: DataConfig, only: str | None = No
     return raw
 
 
-def _read_log(path: Path, table: str, meter: SizeMeter) -> RawTable:
-    """The events of a log; rows are counted in the order of receipt."""
+def _read_log(path: Path, table: str, meter: SizeMeter, since: int) -> RawTable:
+    """The events of a log after number ``since``; rows are counted in the order of receipt."""
     with LogReader(path) as reader:
-        log = reader.table()
+        log = reader.table(since=since)
         meter.add_rows(log.rows, path)
         meter.check("max_columns", len(log.schema), path)
         batches = []
