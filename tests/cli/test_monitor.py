@@ -134,7 +134,11 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
     assert answer.code == 0 and answer.out.splitlines()[-1].endswith("compared with the 23 hours before: no alarm.")
 
     answer = program("monitor", steady, "--until", "2100-01-01")
-    assert answer.code == 5 and "The log is old: " in answer.out and "hours before the end of the report" in answer.out
+    assert (
+        answer.code == 5
+        and "The log is old: " in answer.out
+        and "alarm: the log is old at 2100-01-01 00:00 UTC" in answer.out
+    )
     assert json.loads(program("monitor", steady, "--until", "2100-01-01", "--json").out)["state"] == "old"
 
     fell = log([(0.5, 0.1)])

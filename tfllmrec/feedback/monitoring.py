@@ -290,15 +290,15 @@ def monitor(
 
 
 def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
-    def ago(time_s: float) -> str:
-        return f"{clock_of(time_s)} UTC, {(end_s - time_s) / HOUR_S:.1f} hours before the end of the report"
+    def before(time_s: float) -> str:
+        return f"{(end_s - time_s) / HOUR_S:.1f} hours before ({clock_of(time_s)})"
 
-    events = "it has no events" if newest_event is None else f"its last event is of {ago(newest_event)}"
+    events = "it has no events" if newest_event is None else f"its last event happened {before(newest_event)}"
     return Alarm(
         "log",
-        f"the log is old: its newest list is of {ago(newest_list)}; {events}. To do: check that the server runs with "
-        "--log, that clients ask it, and that the disk has room. For a report on an archived log, give its end with "
-        "--until.",
+        f"the log is old at {clock_of(end_s)} UTC: its newest list was made {before(newest_list)}, and {events}. "
+        "To do: check that the server runs with --log, that clients ask it, and that the disk has room. For a report "
+        "on an archived log, give its end with --until.",
     )
 
 
