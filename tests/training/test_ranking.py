@@ -242,7 +242,7 @@ def all_of(split, seed):
 def test_each_user_is_judged_by_a_model_that_was_trained_on_others(planted, hybrid, monkeypatch):
     trained = []
 
-    def train(model, lists, rated, config, epochs, seed, label, logs, callbacks=()):
+    def train(model, lists, rated, config, first, epochs, seed, label, logs, callbacks=()):
         trained.append((lists, rated, callbacks[0].fold))
         for epoch in range(epochs):
             callbacks[0].on_epoch_end(epoch)
@@ -475,9 +475,10 @@ def test_a_large_catalogue_is_rated_by_biases(planted, hybrid, monkeypatch, tmp_
     monkeypatch.setattr(making, "fit_rating_factors", lambda *_, **__: pytest.fail("learnt"))
     scale, asked = RatingScale.of_split(planted), planted.validation
     ratings = np.arange(len(asked)) % 5 + 1.0
-    factors, figures = making._factors(data_of(planted), scale, asked, ratings, np.arange(len(asked)))
+    factors, loss, figures = making._factors(data_of(planted), scale, asked, ratings, np.arange(len(asked)))
     told = scale.ratings(asked, asked.targets.values[:, np.newaxis])[:, 0]
     assert factors is None and figures == {"biases_loss": pytest.approx(np.mean((told - ratings) ** 2))}
+    assert loss == figures["biases_loss"]
     monkeypatch.setattr(making, "fit_ranking", lambda *_: pytest.fail("enough"))
     said = []
     with pytest.raises(pytest.fail.Exception):
@@ -590,14 +591,19 @@ def test_factors_are_kept_where_they_are_better_than_biases(liked):
     split = split_of(walks(rate, people=600))
     asked, scale = split.validation, RatingScale.of_split(split)
     ratings, users = target_ratings(split.validation_events, asked), np.arange(len(asked))
-    factors, figures = making._factors(data_of(split), scale, asked, ratings, users)
+    factors, loss, figures = making._factors(data_of(split), scale, asked, ratings, users)
     targets = asked.targets.values[:, np.newaxis]
     by_biases = np.mean((scale.ratings(asked, targets)[:, 0] - ratings) ** 2)
     assert figures["biases_loss"] == pytest.approx(by_biases)
     assert (factors is not None) == (figures["factors_interval"][0] > 0) == liked
-    if factors is not None:
-        assert np.mean((factors.ratings(asked, targets)[:, 0] - ratings) ** 2) < 0.9 * by_biases
-    assert making._factors(data_of(split), scale, asked, np.full(len(asked), np.nan), users) == (None, {})
+    if factors is None:
+        assert loss == figures["biases_loss"]
+    else:
+        assert (
+            loss == pytest.approx(np.mean((factors.ratings(asked, targets)[:, 0] - ratings) ** 2))
+            and loss < 0.9 * by_biases
+        )
+    assert making._factors(data_of(split), scale, asked, np.full(len(asked), np.nan), users) == (None, 0.0, {})
 
 
 @pytest.mark.slow
