@@ -2,6 +2,7 @@
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel as SavedModelProto
 
 from tfllmrec.layers.traced_once import traced_once
 
@@ -50,7 +51,16 @@ def test_other_widths_are_traced_no_more_than_twice():
 def test_a_saved_module_has_it_once_and_under_no_name_of_its_own(tmp_path):
     module = Scaled()
     tf.saved_model.save(module, str(tmp_path), signatures={"first": module.first, "second": module.second})
+    saved = SavedModelProto.FromString((tmp_path / "saved_model.pb").read_bytes())
+    functions = [function.signature.name for function in saved.meta_graphs[0].graph_def.library.function]
+    assert sum("_times_" in name for name in functions) == 1
     loaded = tf.saved_model.load(str(tmp_path))
     assert loaded.first(tf.constant([1.0])).numpy().tolist() == [3]
     assert not hasattr(loaded, "times")
-    assert module.traced == 1
+
+
+def test_several_objects_are_no_reason_to_warn(caplog, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    for _ in range(12):
+        Scaled().times(tf.ones(3))
+    assert "retracing" not in caplog.text
