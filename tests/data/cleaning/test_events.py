@@ -341,7 +341,7 @@ def test_unreadable_values_are_dropped_with_an_example():
     assert finding(data, "no user_id").example == "events table:1, column 'user': ''"
     assert finding(data, "the rating is no number").count == 2
     assert finding(data, "the rating is no number").example == "events table:3, column 'rating': 'good'"
-    assert finding(data, "neither a number nor a date").example == "events table:4, column 'timestamp': 'x'"
+    assert finding(data, "the time is not recognised").example == "events table:4, column 'timestamp': 'x'"
     assert finding(data, "a line break in item_id").count == 1
     assert data.report.rows_in["events"] == 7 and data.report.rows_kept["events"] == 1
 

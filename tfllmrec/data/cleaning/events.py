@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +78,11 @@ def clean_events(
     at = raw.frame.get(TIMESTAMP, nothing)
     seconds, bad = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
     what = f"the time does not fit data.time_format = {config.time_format}"
-    what = "the time is neither a number nor a date" if config.time_format == "auto" else what
+    if config.time_format == "auto":
+        what = (
+            "the time is not recognised; write it like 2014-05-26 10:11:12, or describe it in data.time_format, such as "
+            "%d/%m/%Y, %d%m%Y or epoch_s"
+        )
     rows.drop_unreadable(bad, what, TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
 
@@ -89,9 +94,12 @@ def clean_events(
     known_ratings = np.empty(0) if known is None else known[RATING].to_numpy()
     rating = _without_unrated(rating, known_ratings, config, rows)
     ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows, alone=known is None or known.empty)
-    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
+    no_kind = pd.Series("", index=raw.frame.index, dtype="str")
+    field = config.fields.get(EVENT_KIND)
+    weights = (field and field.weights) or {}
+    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, no_kind), weights)
     if EVENT_KIND in raw.names:
-        _note_weakest_kinds(kind, strength, rows)
+        _note_weakest_kinds(kind, strength, weights, rows)
 
     user, user_ids = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
@@ -189,15 +197,15 @@ def _order_of_lists(
     return place_in_list.astype(np.float64)
 
 
-def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collection[str], rows: Rows) -> None:
     """Reports events whose kind is unknown or missing, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: of a user and item, an event of a known kind replaces it"
     if unknown.any():
-        what += f" ({count_kinds(kind[unknown & rows.keep])})"
+        what += f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
     rows.note(unknown, what, "kept", EVENT_KIND)
-    by_word = kind.isin([name for name in kind.unique() if not is_known_kind(name)]).to_numpy() & (strength > 0)
+    by_word = (strength > 0) & ~kind.isin([k for k in kind.unique() if k in weights or is_known_kind(k)]).to_numpy()
     if by_word.any():
         what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
         rows.note(by_word, what, "kept", EVENT_KIND)

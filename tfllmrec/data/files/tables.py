@@ -329,7 +329,10 @@ def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
             pass
     elif kind.precision <= 15:
         return column.cast(pa.float64())
-    return pa.chunked_array([[None if v is None else format(v, "f") for v in column.to_pylist()]], pa.string())
+    values = column.to_pylist()
+    if all(v is None or v == v.to_integral_value() for v in values):  # BigQuery's NUMERIC has nine decimals
+        return pa.chunked_array([[None if v is None else str(int(v)) for v in values]], pa.string())
+    return pa.chunked_array([[None if v is None else format(v, "f") for v in values]], pa.string())
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
