@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest_hint, shown
@@ -43,7 +43,7 @@ class FieldConfig(Section):
     default: str | None = Field(
         None, description="The value where a request leaves the field out; auto: it is missing then."
     )
-    weights: dict[str, Annotated[float, Field(ge=-1, le=1)]] | None = Field(
+    weights: dict[Annotated[str, BeforeValidator(str)], Annotated[float, Field(ge=-1, le=1)]] | None = Field(
         None,
         description="Of a category of the events, such as their kind: how much an event of each value counts, from 0 "
         "to 1; below 0: the user rejected the item. auto, of kinds of events: by the kind's name.",

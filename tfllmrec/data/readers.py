@@ -29,6 +29,7 @@ from tfllmrec.columns import (
 )
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.catalogue_match import doubts_of_match, other_spelling
+from tfllmrec.data.cleaning.event_kinds import weights_of_kinds
 from tfllmrec.data.cleaning.events import clean_events
 from tfllmrec.data.cleaning.items import clean_items, clean_users, join_more_items
 from tfllmrec.data.cleaning.order_checks import order_doubts
@@ -365,6 +366,7 @@ def _assemble(
             came_ordered=ordered_by is not None,
             known_repeats=known.repeats,
             repeats=config.repeats,
+            weights=weights_of_kinds(fields),
             report=report,
         )
     else:

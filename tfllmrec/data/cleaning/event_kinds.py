@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from tfllmrec.columns import EVENT_KIND
+from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.values import MISSING, strings
 
 # Kinds of equal strength share a line, the weakest come first. Of like and dislike, or cart and removal, neither is
@@ -130,8 +132,15 @@ def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -
     kinds = kinds.mask(kinds.isin(MISSING), "")
     codes, distinct = pd.factorize(kinds)
     given = {kind: 1 + 4 * abs(weight) for kind, weight in (weights or {}).items()}
-    strengths = [given.get(kind) or (strength and 1 + strength) for kind in distinct for strength in [kind_strength(kind)]]
+    strengths = [
+        given.get(kind) or (strength and 1 + strength) for kind in distinct for strength in [kind_strength(kind)]
+    ]
     return kinds, np.array(strengths, dtype=np.float64)[codes]
+
+
+def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:
+    """``data.fields.kind.weights``, empty where they are not set."""
+    return (EVENT_KIND in fields and fields[EVENT_KIND].weights) or {}
 
 
 def has_few_kinds(values: pd.Series) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
+from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind, weights_of_kinds
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -80,8 +80,8 @@ def clean_events(
     what = f"the time does not fit data.time_format = {config.time_format}"
     if config.time_format == "auto":
         what = (
-            "the time is not recognised; write it like 2014-05-26 10:11:12, or describe it in data.time_format, such as "
-            "%d/%m/%Y, %d%m%Y or epoch_s"
+            "the time is not recognised; write it like 2014-05-26 10:11:12, or describe it in data.time_format, such "
+            "as %d/%m/%Y, %d%m%Y or epoch_s"
         )
     rows.drop_unreadable(bad, what, TIMESTAMP)
     rows.check_unreadable(config.max_bad_rows)
@@ -95,8 +95,7 @@ def clean_events(
     rating = _without_unrated(rating, known_ratings, config, rows)
     ordered_by = _order_column({ORDER: order, TIMESTAMP: seconds}, rows, alone=known is None or known.empty)
     no_kind = pd.Series("", index=raw.frame.index, dtype="str")
-    field = config.fields.get(EVENT_KIND)
-    weights = (field and field.weights) or {}
+    weights = weights_of_kinds(config.fields)
     kind, strength = event_kinds(raw.frame.get(EVENT_KIND, no_kind), weights)
     if EVENT_KIND in raw.names:
         _note_weakest_kinds(kind, strength, weights, rows)
@@ -178,7 +177,11 @@ def _without_unrated(rating: np.ndarray, known_ratings: np.ndarray, config: Data
     """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
     kept = np.where(rows.keep, rating, np.nan)
     recognised = config.unrated is None
-    why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
+    why = (
+        "it is not on the scale of all others; if the scale includes it, data.unrated: [] keeps it"
+        if recognised
+        else "by data.unrated"
+    )
     for value in unrated_values(np.append(kept, known_ratings)) if config.unrated is None else config.unrated:
         rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
         rating = np.where(rating == value, np.nan, rating)
@@ -203,7 +206,9 @@ def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collecti
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: of a user and item, an event of a known kind replaces it"
     if unknown.any():
-        what += f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
+        what += (
+            f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
+        )
     rows.note(unknown, what, "kept", EVENT_KIND)
     by_word = (strength > 0) & ~kind.isin([k for k in kind.unique() if k in weights or is_known_kind(k)]).to_numpy()
     if by_word.any():

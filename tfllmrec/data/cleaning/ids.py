@@ -154,7 +154,9 @@ def lists(values: pd.Series) -> np.ndarray | None:
     if isinstance(values.dtype, pd.StringDtype):
         possible = values.fillna("").str.match(_LIST_TEXT).to_numpy(bool)
     elif values.dtype == object:
-        possible = np.array([isinstance(v, _LISTS) or (isinstance(v, str) and bool(_LIST_TEXT.match(v))) for v in values])
+        possible = np.array(
+            [isinstance(v, _LISTS) or (isinstance(v, str) and bool(_LIST_TEXT.match(v))) for v in values]
+        )
     else:
         return None
     if not possible.any():
@@ -274,7 +276,8 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
     if found is not None:
         texts = [str(cell).strip() for cell in raw.frame[ITEM]]
         cut_off = np.array(
-            [f is None and t[:1] in _OPEN and t[-1:] not in _CLOSE for f, t in zip(found, texts, strict=True)], dtype=bool
+            [f is None and t[:1] in _OPEN and t[-1:] not in _CLOSE for f, t in zip(found, texts, strict=True)],
+            dtype=bool,
         )
         for row in np.flatnonzero(cut_off).tolist():
             found[row] = []

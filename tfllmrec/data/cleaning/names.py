@@ -47,8 +47,8 @@ _GIVEN_NAME, _FAMILY_NAME = ("firstname", "givenname", "given", "first"), ("last
 # Keys that wrap names and are no names themselves: of XML, GraphQL, Spark, Avro, DynamoDB and the like.
 _WRAPPERS = {
     "genres", "categories", "tags", "names", "authors", "artists", "keywords", "topics", "items", "data", "list", "bag",
-    "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss", "v", "f", "attributes",
-    "buckets", "entries", "records", "itemlistelement",
+    "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss", "v", "f",
+    "attributes", "buckets", "entries", "records", "itemlistelement",
 }  # fmt: skip
 _ID_FIELD = re.compile(r"(?:^|[_\W])(?i:id|uuid|guid|ur[il]|href|link|image|icon|type|code)$|[a-z]I[dD]$")
 _ID_VALUE = re.compile(r"-?\d+(?:\.\d+)?|(?:https?:/)?/\S+/\S+|[0-9a-f]{24}|[0-9a-f]{8}-[0-9a-f-]{27}", re.I)

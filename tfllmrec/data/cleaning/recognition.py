@@ -134,7 +134,8 @@ def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         return []
     none = np.all([~strings(raw.frame[name]).str.lower().isin(_TRUE) for name in flags], axis=0)
     what = (
-        f"columns {', '.join(map(repr, flags))} say with 0 and 1 what the user did, and do not count as kinds of events: "
+        f"columns {', '.join(map(repr, flags))} say with 0 and 1 what the user did, and do not count as kinds of "
+        "events: "
         f"every row is an event, also the {none.sum():,} rows where all of them are 0. Write one row for each thing "
         "that the user did, with its name in a column 'kind'"
     )
@@ -151,7 +152,8 @@ def _no_kinds(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         Finding(
             raw.table,
             f"column {name!r} is not used as the kind of event: most of its values are not known kinds "
-            f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same. If they are kinds, map the "
+            f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same. If they are kinds, map "
+            "the "
             f"column ({shlex.quote(f'data.columns.kind={name}')}) and give each value a weight (data.fields.kind.weights)",
             len(raw.frame),
             "kept",

@@ -12,7 +12,6 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
 
-
 # "NA" is an id, too: of Nauru, for one.
 _PERHAPS_MISSING = ("na", "n/a", "nil", "undefined", "(not set)", "unknown", "anonymous", "guest", "[object object]")
 
