@@ -202,7 +202,7 @@ def test_weights_say_how_strong_coded_kinds_are():
     data = made(rows, "user item code timestamp", columns=columns, fields=weights)
     assert kept(data) == [("a", "4", 1), ("b", "4", 2), ("a", "buy", 2)]
     without = made(rows, "user item code timestamp", columns=columns)
-    assert kept(without) == [("a", "1", 2), ("b", "4", 2), ("a", "buy", 2)]
+    assert sorted(kept(without)) == [("a", "1", 2), ("a", "buy", 2), ("b", "4", 2)]
     assert "data.fields.kind.weights" in finding(without, "the kind of event is not known").what
 
 
@@ -218,4 +218,4 @@ def test_kinds_in_columns_of_their_own_are_doubted():
     )
     found = finding(dataset_from_frames(frame), "columns 'is_click', 'cart' say with 0 and 1")
     assert found.action == "doubted" and "also the 1 rows" in found.what
-    assert not dataset_from_frames(frame.assign(event="view")).report.findings[0].what.startswith("columns")
+    assert not dataset_from_frames(frame.assign(event=["view", "cart", "view"])).report.doubts()

@@ -283,7 +283,7 @@ def test_a_number_in_another_unit_than_the_column_is_read_in_its_own():
         "the time is in milliseconds since 1970, ": 1,
         "the time is in microseconds since 1970, ": 1,
     }
-    assert read(1401062400, 1401062400500, time_format="epoch_s")[0][1].startswith("+46367")
+    assert read(1401062400, 1401062400500, time_format="epoch_s")[0][1].startswith("46367")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_small_numbers_that_spell_no_date_are_seconds(numbers):
     ("texts", "doubted"),
     [
         (["1.40106E+12", "1.40115E+12"], 2),  # Excel
-        (["1,40106E+12", "1,4E+12"], 0),  # not read at all
+        (["1,40106E+12", "1,4E+12"], 2),
         (["1.40106e+09", "1.5e+09"], 2),  # %g
         (["1.4010624E9", "1.40106247E9", "1.5E9"], 0),  # Java prints every digit that there is
         (["1401062400", "1401062401"], 0),

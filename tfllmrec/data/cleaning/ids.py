@@ -263,7 +263,7 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
     """Gives each item of rows whose item is a list a row of its own, in the order of the list.
 
     Lists of the same length in other columns of such a row (ratings, times) are taken apart together with it; all
-    other cells are repeated. Rows with an empty list or one that is cut off are dropped, and the latter count as unreadable.
+    other cells are repeated. Rows with an empty list or one that is cut off are dropped; the latter are unreadable.
 
     Returns:
       The table, and for each of its rows the row of ``raw`` that it comes from (int64 ``[R]``).

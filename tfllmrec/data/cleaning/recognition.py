@@ -153,8 +153,8 @@ def _no_kinds(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
             raw.table,
             f"column {name!r} is not used as the kind of event: most of its values are not known kinds "
             f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same. If they are kinds, map "
-            "the "
-            f"column ({shlex.quote(f'data.columns.kind={name}')}) and give each value a weight (data.fields.kind.weights)",
+            f"the column ({shlex.quote(f'data.columns.kind={name}')}) and give each value a weight "
+            "(data.fields.kind.weights)",
             len(raw.frame),
             "kept",
             raw.example(0, name),
