@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tfllmrec.errors import ConfigError
 from tfllmrec.wording import nearest_hint, shown
@@ -44,7 +44,7 @@ class FieldConfig(Section):
     default: str | None = Field(
         None, description="The value if a request leaves the field out; auto: the value is then missing."
     )
-    weights: dict[str, Annotated[float, Field(ge=-1, le=1)]] | None = Field(
+    weights: dict[Annotated[str, BeforeValidator(str)], Annotated[float, Field(ge=-1, le=1)]] | None = Field(
         None,
         description="For a category of the events, such as their kind: how much an event with each value counts, "
         "from 0 to 1. Below 0: the user rejected the item. auto: kinds of events are weighted by "

@@ -266,7 +266,7 @@ def test_further_columns_of_events_are_kept():
     came = known[:0]
     report = dataset_from_frames(events(20, 0)).report
     same = extended_events(
-        known, came, ordered=True, came_ordered=True, known_repeats=False, repeats="last", report=report
+        known, came, ordered=True, came_ordered=True, known_repeats=False, repeats="last", weights={}, report=report
     )
     pd.testing.assert_frame_equal(same, known)
 

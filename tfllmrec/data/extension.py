@@ -5,6 +5,7 @@ Known rows keep their places, and so their indices; new ones follow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -91,6 +92,7 @@ def extended_events(
     came_ordered: bool,
     known_repeats: bool,
     repeats: Literal["last", "first", "all"],
+    weights: Mapping[str, float],
     report: CleaningReport,
 ) -> pd.DataFrame:
     """Adds events, merged by the rules of :func:`tfllmrec.data.cleaning.events.clean_events`.
@@ -107,6 +109,7 @@ def extended_events(
       came_ordered: whether a column orders the new ones.
       known_repeats: whether the known events were read with ``repeats: all``.
       repeats: ``data.repeats``.
+      weights: of the kinds of events, as set in ``data.fields``.
       report: of the known and the new events; takes the findings, and the number of users with ties where the times
         and the hash decide.
 
@@ -156,7 +159,7 @@ def extended_events(
     kept = ~again
     if repeats != "all":
         pair = pd.Series(user * (int(item.max(initial=0)) + 1) + events[ITEM_INDEX].to_numpy())
-        strength = pd.Series(np.where(kept, event_kinds(events[EVENT_KIND])[1], -1))
+        strength = pd.Series(np.where(kept, event_kinds(events[EVENT_KIND], weights)[1], -1))
         kept &= (strength == strength.groupby(pair).transform("max")).to_numpy()
         kept[kept] = ~pair[kept].duplicated(keep=repeats).to_numpy()
         merged = int((~kept & ~again).sum())

@@ -28,7 +28,8 @@ from tfllmrec.columns import (
     USER_INDEX,
 )
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
+from tfllmrec.data.cleaning.catalogue_match import doubts_of_match, other_spelling
+from tfllmrec.data.cleaning.event_kinds import weights_of_kinds
 from tfllmrec.data.cleaning.events import clean_events
 from tfllmrec.data.cleaning.items import clean_items, clean_users, join_more_items
 from tfllmrec.data.cleaning.order_checks import order_doubts
@@ -376,6 +377,7 @@ def _assemble(
             came_ordered=ordered_by is not None,
             known_repeats=known.repeats,
             repeats=config.repeats,
+            weights=weights_of_kinds(fields),
             report=report,
         )
     else:
@@ -443,8 +445,13 @@ def _note_unlisted(
     """
     ours, theirs = raw_events.names[ITEM], raw_items.names[ITEM]
     remedy = "data.columns: {item_id: NAME IN THE FILE}"
+    alike = other_spelling(unlisted, pd.Index(listed))
     if len(unlisted) == len(met):
         example = f"such as {listed.iloc[0]!r}" if len(listed) else "which has none"
+        if alike:
+            raise DataError(
+                f"No item of {raw_events.file} (column {ours!r}) is in {raw_items.file} (column {theirs!r}): {alike}."
+            )
         others = [raw_items.names.get(c, c) for c in raw_items.frame.columns if c != ITEM][:20]
         raise DataError(
             f"No item of {raw_events.file} (column {ours!r}, such as {met[0]!r}) is in {raw_items.file} "
@@ -452,7 +459,9 @@ def _note_unlisted(
             f"other columns of {raw_items.file}: {', '.join(map(repr, others)) or 'none'}."
         )
     what = "only in the events, so without text"
-    if 2 * len(unlisted) > len(met):
+    if alike:
+        what += f"; {alike}"
+    elif 2 * len(unlisted) > len(met):
         what += (
             f"; {raw_items.file} has fewer than half of the {len(met):,} items of {raw_events.file}: if either column, "
             f"{theirs!r} or {ours!r}, is the wrong one, map it: {remedy}"

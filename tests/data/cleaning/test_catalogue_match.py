@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.data.cleaning.catalogue_match import doubts_of_match
+from tfllmrec.data.cleaning.catalogue_match import doubts_of_match, other_spelling
 
 
 def doubts(met, listed):
@@ -52,3 +52,17 @@ def test_a_match_without_doubt(met, listed):
 )  # fmt: skip
 def test_a_doubtful_match(met, listed, reason):
     assert any(reason in doubt for doubt in doubts(met, listed)), doubts(met, listed)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        (["0663", "7"], ["663", "8"], "1 of them differ from ids of the catalogue in leading zeros only"),
+        (["B0A"], ["b0a"], "upper and lower case only"),
+        (["caf\u00e9"], ["cafe\u0301"], "their Unicode form"),
+        (["x"], ["y"], ""),
+    ],
+)
+def test_ids_that_both_files_write_in_other_ways(ours, theirs, told):
+    found = other_spelling(pd.Index(ours), pd.Index(theirs))
+    assert told in found and bool(told) == bool(found)

@@ -187,3 +187,35 @@ def test_an_unknown_kind_is_as_strong_as_its_strongest_word(kind, like):
 
 def test_single_words_do_not_make_a_column_kinds_of_events():
     assert not are_event_kinds(pd.Series(["play set", "watch strap", "view finder"]))
+
+
+def test_weights_say_how_strong_coded_kinds_are():
+    rows = [
+        ("u", "a", 4, 1),
+        ("u", "a", 1, 2),
+        ("u", "b", 1, 1),
+        ("u", "b", 4, 2),
+        ("v", "a", 9, 3),
+        ("v", "a", "buy", 2),
+    ]
+    columns, weights = {"kind": "code"}, DataConfig(fields={"kind": {"weights": {4: 1, 1: 0.1}}}).fields
+    data = made(rows, "user item code timestamp", columns=columns, fields=weights)
+    assert kept(data) == [("a", "4", 1), ("b", "4", 2), ("a", "buy", 2)]
+    without = made(rows, "user item code timestamp", columns=columns)
+    assert sorted(kept(without)) == [("a", "1", 2), ("a", "buy", 2), ("b", "4", 2)]
+    assert "data.fields.kind.weights" in finding(without, "the kind of event is not known").what
+
+
+def test_what_was_not_done_is_no_kind():
+    assert (
+        kind_strength("not_purchased") == 0 and kind_weight("not_purchased") == 0 and kind_weight("not_interested") < 0
+    )
+
+
+def test_kinds_in_columns_of_their_own_are_doubted():
+    frame = pd.DataFrame(
+        {"user": "u", "item": ["a", "b", "c"], "is_click": [1, 0, 1], "cart": [0, 0, 1], "age": [0, 1, 1]}
+    )
+    found = finding(dataset_from_frames(frame), "columns 'is_click', 'cart' say with 0 and 1")
+    assert found.action == "doubted" and "also the 1 rows" in found.what
+    assert not dataset_from_frames(frame.assign(event=["view", "cart", "view"])).report.doubts()

@@ -208,3 +208,44 @@ def test_other_lists_are_repeated():
 def test_lists_that_cannot_be_taken_apart(columns, message):
     with pytest.raises(DataError, match=message):
         one_event_per_item(raw_of(**columns))
+
+
+@pytest.mark.parametrize(
+    ("cell", "items"),
+    [
+        ("[np.int64(76561197970982401), np.int64(2)]", [76561197970982401, 2]),
+        ("[np.str_('a'), numpy.str_('b c')]", ["a", "b c"]),
+        ("tensor([1, 2], device='cuda:0')", [1, 2]),
+        ("array(['a', 'b'], dtype=object)", ["a", "b"]),
+        ("deque(['a'], maxlen=5)", ["a"]),
+    ],
+)
+def test_lists_that_libraries_print(cell, items):
+    assert lists(pd.Series([cell, "['x']"]))[0] == items
+
+
+def test_a_list_that_is_cut_off_is_unreadable():
+    raw, source = one_event_per_item(raw_of(user_id=["u", "v"], item_id=['["a","b","c', '["a","b"]']))
+    assert raw.frame[ITEM].tolist() == ["a", "b"] and source.tolist() == [1, 1] and raw.unreadable == 1
+    (lost,) = [f for f in raw.findings if f.action == "dropped"]
+    assert (lost.what, lost.count) == ("a list of items that is cut off", 1)
+
+
+def test_numbers_are_joined_as_the_items_are():
+    columns = {"user_id": ["u", "v", "w"], "item_id": ["a1 b2 c3", "b2 d4", "c3 a1"]}
+    raw, _ = one_event_per_item(raw_of(**columns, rating=["5 4 3", "1 2", "4"], timestamp_s=["2014-05-26 10:11"] * 3))
+    assert raw.frame[RATING].tolist() == ["5", "4", "3", "1", "2", "4", "4"]
+    assert raw.frame[TIMESTAMP].tolist() == ["2014-05-26 10:11"] * 7  # a space in a date joins nothing
+    with pytest.raises(DataError, match="expected 3 values, one for each item"):
+        one_event_per_item(raw_of(**columns, rating=["5 4", "1 2", "4"]))
+
+
+def test_labels_of_impressions_are_no_part_of_ids():
+    columns = {"user_id": ["u", "v", "w"], "item_id": ["N1-0 N2-1 N3-0", "N2-0 N1-1", "N3-1 N1-0 N5-0 N2-0"]}
+    with pytest.raises(DataError, match="seem to be labels"):
+        one_event_per_item(raw_of(**columns))
+
+
+def test_ids_that_look_alike_are_told():
+    ids, masks = ids_of("caf\u00e9", "cafe\u0301", "u1", "u1\u200b", "\u00fc", dtype="str")
+    assert len(set(ids)) == 5 and masks == {"look_alike": [0, 1, 3]}

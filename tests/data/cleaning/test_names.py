@@ -230,3 +230,23 @@ def test_what_was_left_out_is_marked():
 )
 def test_structured_text(value, text):
     assert structured_text(value, ", ") == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("[np.str_('Drama'), np.str_('War')]", 'c("Drama", "War")', "Drama^War", "Drama、War", "- Drama\n- War"),
+        *("<genres><genre>Drama</genre><genre>War</genre></genres>", "<ul><li>Drama</li><li>War</li></ul>"),
+        *("Drama<br>War", 'a:2:{i:0;s:5:"Drama";i:1;s:3:"War";}', r"[\"Drama\", \"War\"]"),
+        "[OrderedDict([('id', 16), ('name', 'Drama')]), OrderedDict([('id', 3), ('name', 'War')])]",
+        {"v": [{"v": "Drama"}, {"v": "War"}]},
+        {"data": [{"id": 1, "attributes": {"name": "Drama"}}, {"id": 2, "attributes": {"name": "War"}}]},
+    ],
+)
+def test_names_as_further_exporters_write_them(value):
+    assert names_in(value) == ["Drama", "War"]
+
+
+@pytest.mark.parametrize("name", ["C (programming)", "Sci-Fi - Classic", "I <3 NY", "<b>Drama</b>"])
+def test_names_that_only_look_like_lists(name):
+    assert names_in(name) == [name.replace("<b>", "").replace("</b>", "")]

@@ -259,3 +259,18 @@ def test_the_smallest_data():
     for n in (1, 2, 3):
         events = pd.DataFrame({"user": "u", "item": list("abc")[:n], "timestamp": [1, 2, 2][:n]})
         assert doubts(events) == []
+
+
+def test_an_order_against_the_times():
+    events = planted()
+    newest_first = events.assign(timestamp=1.4e9 - 1000 * events.order)
+    assert "the order column contradicts the times: in 100.0% of adjacent events" in the_doubt(newest_first)
+    assert not doubts(events.assign(timestamp=1.4e9 + 1000 * events.order))
+
+
+def test_titles_sorted_as_databases_sort_them():
+    titles = [f"{'aB'[i % 2]}{i:03}" for i in range(ITEMS)]
+    items = catalogue().assign(title=lambda frame: [titles[i] for i in np.random.default_rng(3).permutation(ITEMS)])
+    joined = planted().merge(items, on="item").assign(key=lambda frame: frame.title.str.lower())
+    events = ordered(joined.sort_values(["user", "key"])[["user", "item", "rating"]])
+    assert any("ascend by title, regardless of case" in doubt for doubt in doubts(events, items))

@@ -273,3 +273,52 @@ def test_typed_dates():
         days = pa.array([datetime.date(2014, 5, 26), None], pa.date32()).cast(pa.timestamp("s")).cast(kind)
         seconds, bad = times(pd.Series(pd.array(days, dtype=pd.ArrowDtype(kind))))
         assert not bad.any() and seconds[0] == 1401062400 and np.isnan(seconds[1])
+
+
+def test_a_number_in_another_unit_than_the_column_is_read_in_its_own():
+    texts, notes = read(1401062400, 1401062400500, 1401062401, 1401062402, 1401062403000000)
+    seconds = ["2014-05-26", "2014-05-26T00:00:00.500", *(f"2014-05-26T00:00:0{n}" for n in (1, 2, 3))]
+    assert texts == seconds
+    assert {what[:40]: rows for what, rows in notes.items()} == {
+        "the time is in milliseconds since 1970, ": 1,
+        "the time is in microseconds since 1970, ": 1,
+    }
+    assert read(1401062400, 1401062400500, time_format="epoch_s")[0][1].startswith("46367")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "pattern", "moments"),
+    [
+        ([26052014, 3042014], "%d%m%Y", ["2014-05-26", "2014-04-03"]),  # the leading zero is lost
+        ([5262014, 12042014], "%m%d%Y", ["2014-05-26", "2014-12-04"]),
+        ([140526, 30403], "%y%m%d", ["2014-05-26", "2003-04-03"]),
+    ],
+)
+def test_numbers_that_spell_a_date_in_no_certain_order_need_a_time_format(numbers, pattern, moments):
+    assert read(*numbers) == ([UNREADABLE, UNREADABLE], {})
+    assert read(*numbers, time_format=pattern)[0] == moments
+
+
+@pytest.mark.parametrize("numbers", [[140526, 140599, 190261], [100, 7, 13], [140526, 140526]])
+def test_small_numbers_that_spell_no_date_are_seconds(numbers):
+    assert UNREADABLE not in read(*numbers)[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "doubted"),
+    [
+        (["1.40106E+12", "1.40115E+12"], 2),  # Excel
+        (["1,40106E+12", "1,4E+12"], 2),
+        (["1.40106e+09", "1.5e+09"], 2),  # %g
+        (["1.4010624E9", "1.40106247E9", "1.5E9"], 0),  # Java prints every digit that there is
+        (["1401062400", "1401062401"], 0),
+    ],
+)
+def test_times_that_a_spreadsheet_rounded_are_doubted(texts, doubted):
+    _, notes = read(*texts, dtype="str")
+    assert sum(rows for what, rows in notes.items() if "rounded to a few digits" in what) == doubted
+
+
+def test_midnight_at_the_end_of_a_day():
+    assert read("2014-05-26T24:00:00", "2014-05-26 24:00", dtype="str")[0] == ["2014-05-27"] * 2
+    assert read("2014-05-26T24:00:01", "2014-05-26", dtype="str")[0][0] == UNREADABLE

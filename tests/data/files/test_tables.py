@@ -749,7 +749,8 @@ ID = uuid.UUID("0123e567-e89b-12d3-a456-4266141740ff")
          ["12345678901234567890123456789.5", None]),
         ([decimal.Decimal("76561197970982401")] * 2, pa.decimal128(38, 0), [76561197970982401] * 2),
         ([decimal.Decimal("1234567890123456789012")] * 2, pa.decimal128(38, 0), ["1234567890123456789012"] * 2),
-        ([decimal.Decimal("0E-18"), decimal.Decimal(5)], pa.decimal128(38, 18), [f"{n}.{'0' * 18}" for n in (0, 5)]),
+        ([decimal.Decimal("0E-18"), decimal.Decimal(5)], pa.decimal128(38, 18), ["0", "5"]),
+        ([decimal.Decimal("76561197970982401")], pa.decimal128(38, 9), ["76561197970982401"]),
         (["a", None], pa.dictionary(pa.int32(), pa.string()), ["a", None]),
         ([5, 7], pa.dictionary(pa.int32(), pa.int64()), [5, 7]),
         ([b"caf\xc3\xa9", None], pa.binary(), ["café", None]),
@@ -792,3 +793,48 @@ def test_a_real_file_in_another_compression(tmp_path, compress):
     raw = table(tmp_path / "movies.csv", compress(content))
     assert raw.frame.equals(table(SHARED / "movielens-small" / "movies.csv").frame)
     assert len(raw.frame) == 9742 and raw.findings == ()
+
+
+def test_the_header_again_and_lines_of_dashes_are_no_rows(tmp_path):
+    raw = table(tmp_path / "a.csv", CSV + CSV)
+    assert cells(raw) == CELLS * 2 and found(raw, "the header again") == (1, "a.csv:5")
+    raw = table(tmp_path / "b.csv", "user | item\n-----|-----\nu | a\n- | -\n")
+    assert len(raw.frame) == 2 and found(raw, "a line of dashes") == (1, "b.csv:2")
+
+
+def test_cells_that_are_kept_from_excel(tmp_path):
+    raw = table(tmp_path / "a.csv", 'user,item\n"=""007""",a\n="008",<a href="x">\n')
+    assert cells(raw) == [("007", "a"), ("008", '<a href="x">')]
+    assert found(raw, 'cells written as ="00123"') == (2, "a.csv:2")
+
+
+def test_the_separator_of_hive(tmp_path):
+    assert cells(table(tmp_path / "a.csv", CSV.replace(b",", b"\x01"))) == CELLS
+
+
+def test_bytes_of_another_encoding_stay_different(tmp_path):
+    raw = table(tmp_path / "a.csv", b"user,item\n\x81\xe9,a\n\x8d\xe9,b\n\xe9,c\n")
+    assert raw.frame["user"].nunique() == 3
+    assert found(raw, "not UTF-8")[0] == 3 and found(raw, "bytes that Windows-1252 does not have")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("orient", "advice"),
+    [
+        *((o, "orient='records', lines=True") for o in ("columns", "index", "split")),
+        ("table", "whose field 'data' holds"),
+    ],
+)
+def test_one_json_object_for_the_whole_table(tmp_path, orient, advice):
+    pd.read_csv(io.BytesIO(CSV)).to_json(tmp_path / "a.json", orient=orient)
+    with pytest.raises(DataError, match=advice):
+        table(tmp_path / "a.json")
+    with pytest.raises(DataError, match="whose field 'rows' holds the rows"):
+        table(tmp_path / "b.json", json.dumps({"rows": [{"user": "u", "item": "a"}], "next": None}, indent=1))
+    assert cells(table(tmp_path / "c.json", '{"user": "u", "item": [{"id": "a"}]}')) == [("u", [{"id": "a"}])]
+
+
+@pytest.mark.parametrize("content", ["INSERT INTO e VALUES (1, 2);", "%%MatrixMarket matrix", "@relation x\n@data"])
+def test_scripts_and_formats_that_only_look_like_text(tmp_path, content):
+    with pytest.raises(DataError, match=r"is an SQL script|is a Matrix Market file|is an ARFF file"):
+        table(tmp_path / "e.csv", content)

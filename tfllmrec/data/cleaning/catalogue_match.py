@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+
+from tfllmrec.data.cleaning.ids import usual_form
 
 #: Shares of the items with events, and of the catalogue, below which a match is too small to trust.
 FEW_LISTED, FEW_WITH_EVENTS = 0.5, 0.05
@@ -55,6 +59,24 @@ def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
             f"it has {chance:.1%} of all integers near them"
         )
     return reasons
+
+
+def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
+    """What sets ids of events apart from ids of the catalogue that are alike, with an example; ``""`` if none are."""
+    spellings: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("leading zeros", lambda text: text.lstrip("0")),
+        ("upper and lower case", str.lower),
+        ("their Unicode form or invisible characters", usual_form),
+    )
+    for what, plain in spellings:
+        theirs = {plain(text): text for text in listed}
+        alike = [text for text in unlisted if theirs.get(plain(text), text) != text]
+        if alike:
+            return (
+                f"{len(alike):,} of them differ from ids of the catalogue in {what} only, such as {alike[0]!r} and "
+                f"{theirs[plain(alike[0])]!r}: write the ids of both files alike"
+            )
+    return ""
 
 
 def _numbers(ids: pd.Index) -> np.ndarray | None:

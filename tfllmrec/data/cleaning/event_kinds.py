@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
+from tfllmrec.columns import EVENT_KIND
+from tfllmrec.config import FieldConfig
 from tfllmrec.data.cleaning.values import MISSING, strings
 
 # Kinds of equal strength share a line, the weakest come first. Of like and dislike, or cart and removal, neither is
@@ -53,7 +56,7 @@ _NOISE = {"product", "products", "item", "items", "event", "user", "to", "from",
 _MOST_KINDS = 50  # a column of more distinct values holds something else, such as ids
 _TAKEN_BACK = {
     *("cancel", "cancelled", "canceled", "cancellation", "refund", "refunded", "return", "returned"),
-    *("fail", "failed", "failure", "declined", "abandon", "abandoned", "error", "intent"),
+    *("not", "never", "fail", "failed", "failure", "declined", "abandon", "abandoned", "error", "intent"),
 }
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -117,12 +120,27 @@ def _strength(plain: str) -> int:
     return _STRENGTHS.get(plain) or _STRENGTHS.get(plain.removesuffix("s"), 0)
 
 
-def event_kinds(values: pd.Series) -> tuple[pd.Series, np.ndarray]:
-    """The kinds of a column as str ``[R]``, ``""`` for none, and their strengths as int64 ``[R]``."""
+def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -> tuple[pd.Series, np.ndarray]:
+    """The kinds of a column as str ``[R]``, ``""`` for none, and their strengths as float64 ``[R]``.
+
+    Args:
+      values: the column.
+      weights: ``data.fields.kind.weights``. They go before what the names say: a kind is as strong as its weight is far
+        from 0, on the scale of :func:`kind_weight`.
+    """
     kinds = strings(values)
     kinds = kinds.mask(kinds.isin(MISSING), "")
     codes, distinct = pd.factorize(kinds)
-    return kinds, np.array([kind_strength(kind) for kind in distinct], dtype=np.int64)[codes]
+    given = {kind: 1 + 4 * abs(weight) for kind, weight in (weights or {}).items()}
+    strengths = [
+        given.get(kind) or (strength and 1 + strength) for kind in distinct for strength in [kind_strength(kind)]
+    ]
+    return kinds, np.array(strengths, dtype=np.float64)[codes]
+
+
+def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:
+    """``data.fields.kind.weights``, empty where they are not set."""
+    return (EVENT_KIND in fields and fields[EVENT_KIND].weights) or {}
 
 
 def has_few_kinds(values: pd.Series) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from tfllmrec.columns import EVENT_KIND, ITEM, ITEM_INDEX, ORDER, RATING, TEST_EVENT, TIMESTAMP, USER, USER_INDEX
 from tfllmrec.config import DataConfig
-from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind
+from tfllmrec.data.cleaning.event_kinds import count_kinds, event_kinds, is_known_kind, weights_of_kinds
 from tfllmrec.data.cleaning.ids import one_event_per_item
 from tfllmrec.data.cleaning.order_checks import numbers_the_rows
 from tfllmrec.data.cleaning.ratings import unrated_values
@@ -78,7 +79,11 @@ def clean_events(
     at = raw.frame.get(TIMESTAMP, nothing)
     seconds, no_time = times(at, config.time_format, partial(rows.note, column=TIMESTAMP))
     what = f"the time does not fit data.time_format = {config.time_format}"
-    what = "the time is neither a number nor a date" if config.time_format == "auto" else what
+    if config.time_format == "auto":
+        what = (
+            "the time is not recognised; write it like 2014-05-26 10:11:12, or describe it in data.time_format, such "
+            "as %d/%m/%Y, %d%m%Y or epoch_s"
+        )
     rating, order, seconds = (
         np.where(bad, np.nan, each) for bad, each in ((bad, rating), (no_order, order), (no_time, seconds))
     )
@@ -93,9 +98,11 @@ def clean_events(
     rows.check_unreadable(config.max_bad_rows)
     known_ratings = np.empty(0) if known is None else known[RATING].to_numpy()
     rating = _without_unrated(rating, known_ratings, config, rows)
-    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, pd.Series("", index=raw.frame.index, dtype="str")))
+    no_kind = pd.Series("", index=raw.frame.index, dtype="str")
+    weights = weights_of_kinds(config.fields)
+    kind, strength = event_kinds(raw.frame.get(EVENT_KIND, no_kind), weights)
     if EVENT_KIND in raw.names:
-        _note_weakest_kinds(kind, strength, rows)
+        _note_weakest_kinds(kind, strength, weights, rows)
 
     user, user_ids = pd.factorize(ids[USER])
     item, item_ids = pd.factorize(ids[ITEM])
@@ -174,7 +181,11 @@ def _without_unrated(rating: np.ndarray, known_ratings: np.ndarray, config: Data
     """``rating`` with NaN for values that mean "not rated", by ``data.unrated`` or because they leave the scale."""
     kept = np.where(rows.keep, rating, np.nan)
     recognised = config.unrated is None
-    why = "it is not on the scale of all others; data.unrated: [] keeps it" if recognised else "by data.unrated"
+    why = (
+        "it is not on the scale of all others; if the scale includes it, data.unrated: [] keeps it"
+        if recognised
+        else "by data.unrated"
+    )
     for value in unrated_values(np.append(kept, known_ratings)) if config.unrated is None else config.unrated:
         rows.note(kept == value, f"the rating {value:g} means 'not rated' ({why})", "repaired", RATING)
         rating = np.where(rating == value, np.nan, rating)
@@ -193,15 +204,17 @@ def _order_of_lists(
     return place_in_list.astype(np.float64)
 
 
-def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, rows: Rows) -> None:
+def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collection[str], rows: Rows) -> None:
     """Reports events whose kind is unknown or missing, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
     what = "the kind of event is not known: of a user and item, an event of a known kind replaces it"
     if unknown.any():
-        what += f" ({count_kinds(kind[unknown & rows.keep])})"
+        what += (
+            f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"
+        )
     rows.note(unknown, what, "kept", EVENT_KIND)
-    by_word = kind.isin([name for name in kind.unique() if not is_known_kind(name)]).to_numpy() & (strength > 0)
+    by_word = (strength > 0) & ~kind.isin([k for k in kind.unique() if k in weights or is_known_kind(k)]).to_numpy()
     if by_word.any():
         what = f"the kind of event is not known as a whole, only by one of its words ({count_kinds(kind[by_word])})"
         rows.note(by_word, what, "kept", EVENT_KIND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.columns import ITEM, ORDER, RATING, TIMESTAMP, USER
-from tfllmrec.data.cleaning.values import MISSING, decoded, spread, strings
+from tfllmrec.data.cleaning.values import MISSING, decoded, spread, strings, without_calls
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import DataError
@@ -22,10 +23,11 @@ _EXACT = 2.0**53  # every integer below it has a float64 of its own
 _DECIMAL = r"-?[0-9]+\.[0-9]*"
 # A fraction or a plus sign is how programs print floats; 12E4 may be a name.
 _SCIENTIFIC = r"-?[0-9](?:[.,]([0-9]+)[eE]\+?|[eE]\+)([0-9]{1,3})"
-_LISTS, _OPEN = (list, tuple, set, np.ndarray), ("[", "(", "{")
+_LISTS, _OPEN, _CLOSE = (list, tuple, set, np.ndarray), ("[", "(", "{"), ("]", ")", "}")
+_LIST_TEXT = re.compile(r"\s*(?:[\[({]|(?:\w+\.)?(?:array|tensor|list|tuple|deque|Index)\()")
 _BARE = re.compile(r"\[(.*)\]|\{([^:=]*)\}", re.DOTALL)  # PostgreSQL writes the braces
 _BARE_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^,]+')
-_JOINTS = ("|", ";", ",", " ")
+_JOINTS = ("|", ";", ",", "^", "\x02", " ")  # Hive joins by the control character
 # NumPy prints an array without commas, and a long one with an ellipsis.
 _NUMPY_ITEM = r"'[^']*'|\"[^\"]*\"|-?[0-9]+|\.\.\."
 _NUMPY_LIST = re.compile(rf"\[\s*(?:{_NUMPY_ITEM})(?:\s+(?:{_NUMPY_ITEM}))*\s*\]")
@@ -41,6 +43,7 @@ class Ids:
       inexact: a float so large, or printed with so few digits, that several ids may have become one.
       fractional: a number with a fraction.
       zero_padded: the column has the same digits without the leading zeros, too.
+      look_alike: text that the column has in another Unicode form, or without invisible characters, too.
       of_two_types: text that the column has as a number, too.
     """
 
@@ -49,6 +52,7 @@ class Ids:
     inexact: np.ndarray
     fractional: np.ndarray
     zero_padded: np.ndarray
+    look_alike: np.ndarray
     of_two_types: np.ndarray
 
 
@@ -84,7 +88,22 @@ def clean_ids(values: pd.Series) -> Ids:
     if of_two_types.any():
         of_two_types &= np.isin(codes, codes[~is_text])
     written_as_float = (whole | (typed & (floats == np.floor(floats)))) & ~inexact
-    return Ids(text, written_as_float, inexact, fractional, rows(padded), of_two_types)
+    return Ids(text, written_as_float, inexact, fractional, rows(padded), rows(_look_alike(texts)), of_two_types)
+
+
+def _look_alike(texts: pd.Series) -> np.ndarray:
+    """Which of the distinct texts another one equals in its usual Unicode form without invisible characters."""
+    found = ~texts.map(str.isascii).to_numpy(bool)
+    if found.any():
+        plain = texts.where(~found, texts.map(usual_form))
+        found &= plain.isin(plain[plain.duplicated()]).to_numpy(bool)
+    return found
+
+
+def usual_form(text: str) -> str:
+    """``text`` in composed Unicode, and without characters that cannot be seen, such as a zero-width space."""
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(c for c in composed if unicodedata.category(c) != "Cf").strip()
 
 
 def _floats(values: pd.Series) -> tuple[np.ndarray, float, np.ndarray]:
@@ -133,9 +152,11 @@ def lists(values: pd.Series) -> np.ndarray | None:
     """
     values = decoded(values)
     if isinstance(values.dtype, pd.StringDtype):
-        possible = values.fillna("").str.strip().str.startswith(_OPEN).to_numpy(bool)
+        possible = values.fillna("").str.match(_LIST_TEXT).to_numpy(bool)
     elif values.dtype == object:
-        possible = np.array([isinstance(v, _LISTS) or (isinstance(v, str) and v.lstrip()[:1] in _OPEN) for v in values])
+        possible = np.array(
+            [isinstance(v, _LISTS) or (isinstance(v, str) and bool(_LIST_TEXT.match(v))) for v in values]
+        )
     else:
         return None
     if not possible.any():
@@ -162,6 +183,7 @@ def _as_list(cell: Any) -> list | None:
         return cell.tolist()
     if not isinstance(cell, str):
         return list(cell)
+    cell = without_calls(cell)
     if _NUMPY_LIST.fullmatch(cell.strip()):
         return [part.strip("'\"") for part in re.findall(_NUMPY_ITEM, cell)]
     for parse in (json.loads, ast.literal_eval):
@@ -215,11 +237,33 @@ def _joined(values: pd.Series) -> tuple[np.ndarray, str] | None:
     return None
 
 
+def _joined_numbers(texts: pd.Series, joint: str, is_list: np.ndarray) -> np.ndarray | None:
+    """The numbers that ``joint`` joins in the rows of lists (object ``[R]``, None elsewhere); None if they are none."""
+    numbers = rf"-?[0-9]+(?:\.[0-9]+)?(?:{re.escape(joint)}-?[0-9]+(?:\.[0-9]+)?)*"
+    if not texts[is_list].str.fullmatch(numbers).all() or not texts[is_list].str.contains(joint, regex=False).any():
+        return None
+    cells = np.full(len(texts), None, dtype=object)
+    for row in np.flatnonzero(is_list & texts.str.contains(joint, regex=False).to_numpy(bool)).tolist():
+        cells[row] = texts.iloc[row].split(joint)
+    return cells
+
+
+def _refuse_labels(found: np.ndarray, raw: RawTable) -> None:
+    """Raises DataError for impressions as MIND writes them, ``N1-0 N2-1``: a label follows each item."""
+    items = [item for cell in found if cell is not None for item in cell]
+    if {item[-2:] for item in items} == {"-0", "-1"}:
+        row = next(row for row, cell in enumerate(found) if cell is not None)
+        raise DataError(
+            f"{raw.example(row, ITEM)}: expected a list of ids, found items that end in -0 and -1, which seem to be "
+            "labels (1: the user clicked). Keep the clicked items, without the labels."
+        )
+
+
 def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
     """Gives each item of rows whose item is a list a row of its own, in the order of the list.
 
     Lists of the same length in other columns of such a row (ratings, times) are taken apart together with it; all
-    other cells are repeated. Rows with an empty list are dropped.
+    other cells are repeated. Rows with an empty list or one that is cut off are dropped; the latter are unreadable.
 
     Returns:
       The table, and for each of its rows the row of ``raw`` that it comes from (int64 ``[R]``).
@@ -227,13 +271,23 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
     Raises:
       DataError: an item of a list is no id, or the list of a rating or time has another length.
     """
-    found, how = lists(raw.frame[ITEM]), ""
-    if found is None and (joined := _joined(raw.frame[ITEM])) is not None:
+    found, joint, how = lists(raw.frame[ITEM]), "", ""
+    cut_off = np.zeros(len(raw.frame), dtype=bool)
+    if found is not None:
+        texts = [str(cell).strip() for cell in raw.frame[ITEM]]
+        cut_off = np.array(
+            [f is None and t[:1] in _OPEN and t[-1:] not in _CLOSE for f, t in zip(found, texts, strict=True)],
+            dtype=bool,
+        )
+        for row in np.flatnonzero(cut_off).tolist():
+            found[row] = []
+    elif (joined := _joined(raw.frame[ITEM])) is not None:
         found, joint = joined
         how = f" (its items are joined by {joint!r}; if that belongs to the ids, replace it by another character)"
+        _refuse_labels(found, raw)
     if found is None:
         return raw, np.arange(len(raw.frame))
-    is_list = np.array([cell is not None for cell in found])
+    is_list = np.array([cell is not None for cell in found]) & ~cut_off
     for row in np.flatnonzero(is_list).tolist():
         wrong = next((repr(v) for v in found[row] if isinstance(v, (*_LISTS, dict)) or v == "..."), None)
         cell = raw.frame[ITEM].iloc[row]
@@ -248,11 +302,14 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
     source = np.repeat(np.arange(len(found)), sizes)
     frame = raw.frame.iloc[source].reset_index(drop=True)
     for column in raw.frame.columns.drop(USER, errors="ignore"):  # a list of users is refused later
+        numeric = column in (RATING, TIMESTAMP, ORDER)
         cells = found if column == ITEM else lists(raw.frame[column])
+        if cells is None and joint and numeric:
+            cells = _joined_numbers(strings(raw.frame[column]), joint, is_list)
         if cells is None:
             continue
         differs = np.array([c is not None and len(c) != size for c, size in zip(cells, sizes, strict=True)])
-        if differs.any() and column in (RATING, TIMESTAMP, ORDER):
+        if differs.any() and numeric:
             row = int(differs.argmax())
             raise DataError(
                 f"{raw.example(row, column)}: expected {sizes[row]} values, one for each item of the row's list, "
@@ -264,9 +321,11 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
             frame[column] = pd.Series(flat, dtype=object)
     what = f"{ITEM} is a list: read as one event for each of its items, {sizes[is_list].sum():,} together{how}"
     findings = [Finding(raw.table, what, int(is_list.sum()), "repaired", raw.example(int(is_list.argmax()), ITEM))]
-    if n_empty := int((sizes == 0).sum()):
-        example = raw.example(int((sizes == 0).argmax()), ITEM)
-        findings.append(Finding(raw.table, "an empty list of items", n_empty, "dropped", example))
+    reasons = {"an empty list of items": (sizes == 0) & ~cut_off, "a list of items that is cut off": cut_off}
+    for reason, of_rows in reasons.items():
+        if of_rows.any():
+            example = raw.example(int(of_rows.argmax()), ITEM)
+            findings.append(Finding(raw.table, reason, int(of_rows.sum()), "dropped", example))
     starts = np.searchsorted(source, [start for start, _ in raw.parts])
     exploded = replace(
         raw,
@@ -274,6 +333,7 @@ def one_event_per_item(raw: RawTable) -> tuple[RawTable, np.ndarray]:
         rows=raw.rows[source],
         spans=np.ones_like(source),
         findings=(*raw.findings, *findings),
+        unreadable=raw.unreadable + int(cut_off.sum()),
         parts=tuple((int(start), name) for start, (_, name) in zip(starts, raw.parts, strict=True)),
     )
     return exploded, source

@@ -19,14 +19,15 @@ import numpy as np
 import pandas as pd
 
 from tfllmrec.data.cleaning.item_text import strip_html
-from tfllmrec.data.cleaning.values import MISSING, as_text
+from tfllmrec.data.cleaning.values import MISSING, as_text, without_calls
 from tfllmrec.data.files.column_names import plain_name
 
 SEPARATOR = "|"
 #: Words that stand for "no name" in exports of names. MovieLens writes the last one.
 NO_NAME = {*MISSING, "N/A", "#N/A", "(no genres listed)"}
 
-_SEPARATORS = re.compile(r"[|;\n\t\x01-\x03]|\s[•·]\s")  # Hive separates by control characters
+# Hive separates by control characters.
+_SEPARATORS = re.compile(r"[|;^\t\x01-\x03；、]|\s[•·]\s|(?:\n|^)\s*[-*•]\s|\n")
 _PATH = re.compile(r"\s*(?:(?<![-=<>])>+|»|›|→|::)\s*")  # not the head of an arrow such as "->"
 # A comma separates neither a company from its legal form, nor a name from its suffix, nor the digits of a number.
 _COMMA = re.compile(
@@ -46,17 +47,23 @@ _GIVEN_NAME, _FAMILY_NAME = ("firstname", "givenname", "given", "first"), ("last
 # Keys that wrap names and are no names themselves: of XML, GraphQL, Spark, Avro, DynamoDB and the like.
 _WRAPPERS = {
     "genres", "categories", "tags", "names", "authors", "artists", "keywords", "topics", "items", "data", "list", "bag",
-    "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss",
+    "array", "values", "results", "elements", "nodes", "node", "edges", "children", "l", "m", "ss", "v", "f",
+    "attributes", "buckets", "entries", "records", "itemlistelement",
 }  # fmt: skip
 _ID_FIELD = re.compile(r"(?:^|[_\W])(?i:id|uuid|guid|ur[il]|href|link|image|icon|type|code)$|[a-z]I[dD]$")
 _ID_VALUE = re.compile(r"-?\d+(?:\.\d+)?|(?:https?:/)?/\S+/\S+|[0-9a-f]{24}|[0-9a-f]{8}-[0-9a-f-]{27}", re.I)
 _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2})?")
 
 _CALL = re.compile(
-    r"(?:np\.)?(?:array|list|tuple|set|frozenset|deque|Counter|OrderedDict|dict_keys|dict_values|List|Set|Vector|"
+    r"(?:np\.)?(?:array|list|c|tuple|set|frozenset|deque|Counter|OrderedDict|dict_keys|dict_values|List|Set|Vector|"
     r"WrappedArray|ArrayBuffer|Index)\((.*?)(?:,\s*dtype=[^()]*)?\)",
     re.S,
 )
+_ORDERED_RECORD = re.compile(r"OrderedDict\(\[((?:\([^()]*\)(?:, )?)*)\]\)")
+_PHP = re.compile(r"a:\d+:\{.*\}", re.S)
+_PHP_STRING = re.compile(r's:\d+:"([^"]*)";')
+_XML = re.compile(r"(?:<[\w:-]+[^<>]*>.*</[\w:-]+>|.*<br ?/?>.*)", re.S | re.I)
+_XML_TAG = re.compile(r"<(?!/?(?:b|i|u|em|strong|span|font|small)\b)[^<>]*>")  # these stand within a name
 _PAIRS = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 _CLOSING = set(_PAIRS.values())
 _SIDE_BY_SIDE = re.compile(r"""["']\s+["']""")
@@ -282,9 +289,16 @@ def _is_null(value: Any) -> bool:
 
 def _literal(text: str, bare_words: bool = True) -> Any:
     """The list, mapping or set that is written in ``text``; ``None`` where it is plain text."""
-    text = text.strip()
+    text = without_calls(text).strip()
+    if _XML.fullmatch(text):
+        return [part for part in map(str.strip, _XML_TAG.split(text)) if part]
     if not text or text[-1] not in _CLOSING:
         return None
+    if _PHP.fullmatch(text):
+        return _PHP_STRING.findall(text)
+    if re.match(r'[\[{]+\\"', text):  # escaped once too often
+        text = text.replace('\\"', '"')
+    text = _ORDERED_RECORD.sub(_record_of_pairs, text)
     if text[0] in "[{(" or _RECORD.fullmatch(text):
         text = _RECORD.sub(r"{\1}", text)
     if text[-1] == ")" and (call := _CALL.fullmatch(text)) is not None:
@@ -305,6 +319,14 @@ def _literal(text: str, bare_words: bool = True) -> Any:
     if text[0] in "\"'":  # "a", "b"
         return _bracketed(f"[{text}]", bare_words=False)
     return _bracketed(text, bare_words) if text[0] in "[{" else None
+
+
+def _record_of_pairs(found: re.Match[str]) -> str:
+    """An ``OrderedDict([('id', 16), ('name', 'Animation')])`` as a plain dict; unchanged where it is none."""
+    try:
+        return repr(dict(ast.literal_eval(f"[{found.group(1)}]")))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return found.group()
 
 
 def _bracketed(text: str, bare_words: bool) -> Any:

@@ -28,6 +28,8 @@ MANY_EVENTS, MAX_COLD, MIN_COLD_RATIO = 5, 0.03, 5.0
 """Cold targets on items with many events: the share and the ratio to the expected number that are still usual."""
 MAX_SAME_ITEM = 0.5
 """Share of users with one and the same last item that is still usual."""
+MAX_BACK = 0.1
+"""Share of adjacent events that may go back in time where an order column orders them."""
 MIN_ROWS = 100
 """Fewer rows are not enough to tell row numbers from times."""
 MAX_COMPARED = 1_000_000
@@ -81,6 +83,7 @@ def order_doubts(
         values[:MAX_COMPARED] for values in (users, event_items, events[RATING].to_numpy())
     )
     found = [
+        _order_against_time(users, events[TIMESTAMP].to_numpy()),
         _one_time_a_user(users, tied) or _tied_targets(users, tied),
         _one_time_an_item(event_items, events[TIMESTAMP].to_numpy()),
         _sorted_by_item(some_users, some_items, items, orders) or _ties_by_id(some_users, some_items, orders),
@@ -110,6 +113,23 @@ def _one_time_a_user(users: np.ndarray, tied: np.ndarray) -> Finding | None:
         f"{same.sum():,} of {several.sum():,} users with several events have one time for all of them: no event is "
         f"known to be the last, and holding out a last event measures nothing. {_REMEDY}",
         same.sum(),
+    )
+
+
+def _order_against_time(users: np.ndarray, seconds: np.ndarray) -> Finding | None:
+    later = np.diff(seconds)
+    compared = (np.diff(users) == 0) & np.isfinite(later) & (later != 0)
+    back = compared & (later < 0)
+    if len(np.unique(users[1:][compared])) < MIN_USERS or back.sum() <= MAX_BACK * compared.sum():
+        return None
+    return _doubt(
+        f"the order column contradicts the times: in {back.sum() / compared.sum():.1%} of adjacent events with "
+        "different "
+        "times the earlier one comes later in order, so the newest event of a user is not the last. If the column "
+        "counts "
+        "from the newest event, or is the place in a list or basket, remove it, or map another one to order under "
+        "data.columns",
+        back.sum(),
     )
 
 
@@ -155,7 +175,11 @@ def _column_orders(items: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
     for column in items.columns.drop(ITEM):
         values = items[column].where(items[column] != "")
         parsed = pd.to_numeric(values, errors="coerce")
-        yield column, pd.factorize(parsed if parsed.notna().equals(values.notna()) else values, sort=True)[0]
+        if parsed.notna().equals(values.notna()):
+            yield column, pd.factorize(parsed, sort=True)[0]
+        else:
+            yield column, pd.factorize(values, sort=True)[0]
+            yield f"{column}, regardless of case", pd.factorize(values.str.casefold(), sort=True)[0]
 
 
 def _ascents(users: np.ndarray, rank: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:

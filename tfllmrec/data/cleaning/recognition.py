@@ -7,6 +7,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
+
 from tfllmrec.columns import (
     CATEGORIES,
     DESCRIPTION,
@@ -19,7 +22,14 @@ from tfllmrec.columns import (
     TITLE,
     USER,
 )
-from tfllmrec.data.cleaning.event_kinds import are_event_kinds, count_kinds, event_kinds, has_few_kinds
+from tfllmrec.data.cleaning.event_kinds import (
+    are_event_kinds,
+    count_kinds,
+    event_kinds,
+    has_few_kinds,
+    is_known_kind,
+)
+from tfllmrec.data.cleaning.values import strings
 from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Finding
@@ -29,6 +39,9 @@ from tfllmrec.wording import nearest, nearest_hint
 EVENT_COLUMNS = (USER, ITEM, RATING, TIMESTAMP, ORDER, EVENT_KIND)
 TAG_COLUMNS = (USER, ITEM, TAG, TIMESTAMP)
 ITEM_COLUMNS = (ITEM, TITLE, DESCRIPTION, CATEGORIES)
+
+
+_TRUE = ("1", "true", "1.0")
 
 
 def check_mapping(mapping: dict[str, str]) -> None:
@@ -87,6 +100,8 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
             names[column] = mapping[column]
         elif free:
             names[column] = free[0]
+    if EVENT_KIND in wanted and EVENT_KIND not in names:
+        findings += _kinds_in_columns(raw, [name for name in present if name not in names.values()])
     if missing := [column for column in required if column not in names]:
         left = [name for name in present if name not in names.values()]
         plain_left = _by_plain_name(left)
@@ -111,13 +126,34 @@ def name_columns(raw: RawTable, wanted: Sequence[str], required: Sequence[str], 
     return replace(raw, frame=raw.frame.rename(columns=renamed), names=names, findings=tuple(findings))
 
 
+def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
+    """A doubt about columns that are named as kinds of events and hold 0 and 1, where events have no kind."""
+    flags = [name for name in columns if is_known_kind(re.sub("^(is|has)_", "", name)) and _is_flag(raw.frame[name])]
+    if not flags:
+        return []
+    none = np.all([~strings(raw.frame[name]).str.lower().isin(_TRUE) for name in flags], axis=0)
+    what = (
+        f"columns {', '.join(map(repr, flags))} say with 0 and 1 what the user did, and do not count as kinds of "
+        "events: "
+        f"every row is an event, also the {none.sum():,} rows where all of them are 0. Write one row for each thing "
+        "that the user did, with its name in a column 'kind'"
+    )
+    return [Finding(raw.table, what, len(raw.frame), "doubted")]
+
+
+def _is_flag(values: pd.Series) -> bool:
+    return set(strings(values).str.lower()) in ({"0", "1"}, {"false", "true"}, {"0.0", "1.0"})
+
+
 def _no_kinds(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
     """Findings on columns that are named like kinds of events, but mostly hold other values, such as codes."""
     return [
         Finding(
             raw.table,
             f"column {name!r} is not used as the kind of event: most of its values are not known kinds "
-            f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same",
+            f"({count_kinds(event_kinds(raw.frame[name])[0])}), so all events count the same. If they are kinds, map "
+            f"the column ({shlex.quote(f'data.columns.kind={name}')}) and give each value a weight "
+            "(data.fields.kind.weights)",
             len(raw.frame),
             "kept",
             raw.example(0, name),

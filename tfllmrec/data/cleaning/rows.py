@@ -12,6 +12,9 @@ from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.findings import Action, CleaningReport
 from tfllmrec.errors import DataError
 
+# "NA" is an id, too: of Nauru, for one.
+_PERHAPS_MISSING = ("na", "n/a", "nil", "undefined", "(not set)", "unknown", "anonymous", "guest", "[object object]")
+
 
 class Rows:
     """The rows of a raw table that are kept so far; each dropped row is counted once, under its first reason."""
@@ -59,6 +62,12 @@ class Rows:
             (ids.written_as_float, "is an integer written as a float", "repaired"),
             (ids.fractional, "is a number with a fraction; if ids are not numbers, export them as text", "kept"),
             (ids.zero_padded, "differs from another one in leading zeros only: they stay different", "kept"),
+            (ids.look_alike, "looks like another one, with other characters: they stay different", "kept"),
+            (
+                ids.text.str.lower().isin(_PERHAPS_MISSING).to_numpy(),
+                "is a word that often stands for nothing: taken for one id; drop these rows if it is none",
+                "doubted",
+            ),
             (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),
         )
         for mask, what, action in findings:

@@ -52,6 +52,11 @@ _SPELT = {
     17: (4, 2, 2, 2, 2, 2, 3),
 }
 _LAYOUT = ("YYYY", "MM", "DD", "hh", "mm", "ss", "fff")
+_OTHER_SPELLINGS = ("%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")  # numbers that only data.time_format reads
+_DIGITS = {"Y": 4, "j": 3, "f": 6} | dict.fromkeys("mdHMSyI", 2)  # of the directives of strptime
+_SINCE_1970 = ("epoch_s", "epoch_ms", "epoch_us", "epoch_ns")
+_SCIENTIFIC = r"^[0-9][.,]([0-9]+)[eE]\+?(?:0?9|1[0-9])$"
+_FEW_DIGITS = 5  # after the point: what spreadsheets and %g show
 # Days that programs write for "unknown": the zeros of databases and languages, and the ends of their calendars.
 _PLACEHOLDERS = np.array(
     [
@@ -118,7 +123,10 @@ def times(values: pd.Series, time_format: str = "auto", note: Note = ignore) -> 
     """A column of numbers, dates or text as float64 ``[R]`` seconds since 1970 (UTC), and where it is none of them.
 
     The column as a whole decides how its numbers are read (which unit, or digits that spell a date) and whether
-    03/04/2014 is in March or in April, so that one row never contradicts the next. Dates without a time zone are UTC.
+    03/04/2014 is in March or in April, so that one row never contradicts the next. A number since 1970 that is a time
+    of 1995 or later only in another unit, such as milliseconds among seconds, is read in that unit and counted. Numbers
+    that spell dates in an order of day, month and year that is not certain (``26052014``) are no times without a
+    ``time_format``. Dates without a time zone are UTC.
     Days that stand for "unknown" (1970-01-01, 1900-01-01, 9999-12-31) become NaN where they lie more than a year apart
     from every other time. Other times, however early or late, stay.
 
@@ -150,6 +158,7 @@ def times(values: pd.Series, time_format: str = "auto", note: Note = ignore) -> 
 
 def _recognised(values: pd.Series, note: Note) -> tuple[np.ndarray, np.ndarray]:
     plain, bad = numbers(values, note)
+    _note_rounded(values, note)
     if not bad.any():
         return _of_numbers(plain, note)
     codes, distinct = distinct_texts(values.where(bad))
@@ -186,9 +195,12 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
             note(plain == 0, "the time is 0, which stands for 'unknown'", "repaired")
             return spelt, given & np.isnan(spelt)
 
+    def plausible(unit: str) -> np.ndarray:
+        seconds = _of_unit(plain, unit)
+        return given & (seconds >= EARLY_S) & (seconds < time.time() + _YEAR_S)
+
     def fits(unit: str) -> bool:
-        seconds = _of_unit(plain[given], unit)
-        return bool(np.mean((seconds >= EARLY_S) & (seconds < time.time() + _YEAR_S)) >= _MOST)
+        return plausible(unit).sum() >= _MOST * given.sum()
 
     # 1e11 s is the year 5138, 1e11 ms is 1973: no event log reaches either.
     by_size = next(
@@ -197,11 +209,21 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
     unit = next(filter(fits, TIME_UNITS), by_size)
     name, per_second, _ = TIME_UNITS[unit]
     seconds = _of_unit(plain, unit)
+    in_unit = given.copy()
+    if unit in _SINCE_1970:  # a number is plausible in one of these units at most
+        for other in _SINCE_1970:
+            strays = plausible(other) & ~plausible(unit)
+            what = f"the time is in {TIME_UNITS[other].name}, as other numbers of the column are not: read as such"
+            note(strays, f"{what}; data.time_format sets one unit for all", "repaired")
+            seconds = np.where(strays, _of_unit(plain, other), seconds)
+            in_unit &= ~strays
+    if unit == "epoch_s" and (seconds[given] < EARLY_S).all() and _spells_otherwise(plain[given]):
+        return np.full(len(plain), np.nan), given
     if unit != "epoch_s":
         how = f"divided by {per_second:g}" if per_second > 1 else f"multiplied by {1 / per_second:g}"
-        note(given, f"the time is in {name}: {how}", "repaired")
+        note(in_unit, f"the time is in {name}: {how}", "repaired")
     elif among_dates:
-        note(given, f"the time is a number among dates: read as {name}", "kept")
+        note(in_unit, f"the time is a number among dates: read as {name}", "kept")
     early = given & (seconds < EARLY_S)
     note(early, f"the time lies before 1995 if it is in {name}; set data.time_format if it is not", "kept")
     return seconds, np.zeros(len(plain), dtype=bool)
@@ -218,6 +240,41 @@ def _without_codes(plain: np.ndarray, note: Note) -> np.ndarray:
     if codes.any():
         note(codes, f"the time is {plain[codes][0]:.0f}, which stands for 'unknown'", "repaired")
     return np.where(codes, np.nan, plain)
+
+
+def _spells_otherwise(plain: np.ndarray) -> bool:
+    """Whether nearly all of several distinct numbers are dates in one of :data:`_OTHER_SPELLINGS`."""
+    distinct = pd.Series(np.unique(plain))
+    if len(distinct) < 2 or (distinct % 1 != 0).any() or not distinct.between(1e4, 1e8).all():
+        return False
+    texts = distinct.astype(np.int64).astype("str")
+
+    def share(pattern: str) -> float:
+        dates = pd.to_datetime(_padded(texts, pattern), format=pattern, errors="coerce", utc=True)
+        return float(dates.between("1995-01-01", pd.Timestamp.now("UTC") + pd.Timedelta(days=366)).mean())
+
+    return any(share(pattern) >= _MOST for pattern in _OTHER_SPELLINGS)
+
+
+def _padded(texts: pd.Series, pattern: str) -> pd.Series:
+    """Texts of digits with the leading zeros that numbers lack, for a pattern such as ``%d%m%Y``."""
+    directives = re.fullmatch("(?:%[YjfmdHMSyI])+", pattern)
+    return texts.str.zfill(sum(_DIGITS[letter] for letter in pattern[1::2])) if directives else texts
+
+
+def _note_rounded(values: pd.Series, note: Note) -> None:
+    """Doubts numbers that a spreadsheet printed with so few digits (``1.40106E+12``) that times became one."""
+    if not isinstance(values.dtype, pd.StringDtype) and values.dtype != object:
+        return
+    codes, distinct = distinct_texts(values)
+    shown = distinct.str.extract(_SCIENTIFIC)[0].str.len()
+    if not shown.max() <= _FEW_DIGITS:  # shortest forms, as of Java, have more where they need them
+        return
+    what = (
+        "the time is a number rounded to a few digits, as spreadsheets show it: different times have become one, and "
+        "the order of events is lost. Export the column as text or as whole numbers"
+    )
+    note(spread(shown.notna().to_numpy(np.float64), codes) == 1, what, "doubted")
 
 
 def _of_digits(plain: np.ndarray, digits: int) -> np.ndarray:
@@ -238,7 +295,8 @@ def _moment(
 ) -> np.ndarray:
     """Seconds since 1970 of dates in numbers (float64 ``[R]`` each); NaN where there is no such date."""
     known = np.isfinite(year + month + day + hour + minute + second)
-    known &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (hour < 24) & (minute < 60) & (second < 61)
+    known &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (minute < 60) & (second < 61)
+    known &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))  # midnight at the end of the day, by ISO 8601
     months = np.where(known, (year - 1970) * 12 + month - 1, 0).astype(np.int64).astype("datetime64[M]")
     days = months.astype("datetime64[D]") + np.where(known, day - 1, 0).astype(np.int64)
     known &= days.astype("datetime64[M]") == months  # 31 April
@@ -254,7 +312,7 @@ def _by_pattern(values: pd.Series, pattern: str, note: Note) -> tuple[np.ndarray
     unknown = spread((distinct.isin(["0", "-1"]) | distinct.str.startswith("0000-00-00")).to_numpy(float), codes) == 1
     note(unknown, "the time is 0, -1 or 0000-00-00, which stands for 'unknown'", "repaired")
     try:
-        parsed = _seconds(pd.to_datetime(distinct, format=pattern, errors="coerce", utc=True))
+        parsed = _seconds(pd.to_datetime(_padded(distinct, pattern), format=pattern, errors="coerce", utc=True))
     except ValueError as error:
         raise ConfigError(f"data.time_format: {pattern!r} is not a pattern that strptime can read: {error}.") from error
     seconds = spread(parsed, codes)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tfllmrec.data.findings import Action
 
 #: Spellings of "nothing" that exports leave behind.
-MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N"]
+MISSING = ["", "nan", "NaN", "null", "NULL", "None", "\\N", "<NA>", "#N/A"]
 #: Spellings of "nothing" that are also ids, and titles of films, songs and books; compared without case.
 WORDS_FOR_NOTHING = (
     "none", "null", "nan", "nil", "na", "n/a", "#n/a", "n.a.", "undefined", "unknown", "untitled", "-", "--", "?",
@@ -23,6 +23,10 @@ WORDS_FOR_NOTHING = (
 )  # fmt: skip
 _NO_NUMBER = ("", "\\n", "<na>", "nat", *WORDS_FOR_NOTHING)  # where a number or a time belongs; without case
 _ROW_NUMBER = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names that pandas gives to an index without one
+_SCALAR = re.compile(r"\b(?:np|numpy)\.(?:str|bytes|bool|u?int|float)[0-9]*_?\(((?:'[^']*'|\"[^\"]*\"|[^()'\"])*)\)")
+_ARRAY = re.compile(
+    r"(?:\w+\.)?(?:array|tensor|list|tuple|deque|Index)\((\[.*\]|\(.*\))(?:,\s*\w+=[^()\[\]]*)?\)", re.DOTALL
+)
 _GROUP_MARKS = "'’ \u00a0\u202f"  # between thousands, beside the comma and the dot
 # How locales write numbers: name, an example, pattern, the marks between thousands, the decimal mark.
 _LOCALES = (
@@ -70,6 +74,18 @@ def as_text(value: Any, separator: str = ", ") -> str:
     if isinstance(value, (float, np.floating)) and value == np.floor(value) and np.isfinite(value):
         return str(int(value))
     return str(value)
+
+
+def without_calls(text: str) -> str:
+    """``text`` without the calls that Python prints around values of other libraries.
+
+    >>> without_calls("[np.int64(1), np.str_('a')]"), without_calls("tensor([1, 2], device='cuda:0')")
+    ("[1, 'a']", '[1, 2]')
+    """
+    if "(" not in text:
+        return text
+    text = _SCALAR.sub(r"\1", text)
+    return array.group(1) if (array := _ARRAY.fullmatch(text.strip())) else text
 
 
 def decoded(values: pd.Series) -> pd.Series:

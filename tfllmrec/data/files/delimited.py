@@ -37,7 +37,8 @@ HEADERLESS: dict[str, tuple[str, list[str]]] = {
     "users.dat": ("::", ["user_id", "gender", "age", "occupation", "zip_code"]),
     "tags.dat": ("::", ["user_id", "movie_id", "tag", "timestamp"]),
 }
-_SEPARATORS = ("\t", ",", ";", "|", "::")
+_SEPARATORS = ("\t", ",", ";", "|", "::", "\x01")  # the last one is Hive's
+_RULE = r"\s*:?[-=]+:?\s*"  # a cell of the line that sqlcmd, psql or Markdown draw below the header
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_LINES = re.compile(rb"(?:[ \t]*(?:\r\n|\r|\n))*")
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\r|\n)', re.I)  # as Excel writes it
@@ -432,10 +433,23 @@ def _parse(
     if gone:
         findings.append(Finding(table, "blank row", len(gone), "dropped", f"{path.name}:{lines[min(gone) - 1]}"))
     keep = ~blank & ~header[good]
+    for what, of_rows in {"the header again": _header_rows(parsed, fields), "a line of dashes": _rules(parsed)}.items():
+        if (of_rows := of_rows & keep).any():
+            example = f"{path.name}:{lines[good][int(of_rows.argmax())]}"
+            findings.append(Finding(table, what, int(of_rows.sum()), "dropped", example))
+            keep &= ~of_rows
     # Slicing is free, filtering copies the table.
-    kept = parsed.filter(pa.array(keep)) if blank.any() else parsed.slice(int((~keep).sum()))
+    first = int(header[good].sum())
+    kept = parsed.slice(first) if keep[first:].all() else parsed.filter(pa.array(keep))
     del parsed
     frame = kept.to_pandas(types_mapper={pa.string(): pd.StringDtype(na_value=np.nan)}.get, self_destruct=True)
+    if b'="' in content:
+        written = frame.apply(lambda cells: cells.str.fullmatch('="[^"]*"')).any(axis=1).to_numpy(dtype=bool)
+        if written.any():
+            example = f"{path.name}:{lines[good][keep][int(written.argmax())]}"
+            what = 'cells written as ="00123", so that Excel keeps them as text: read without these marks'
+            findings.append(Finding(table, what, int(written.sum()), "repaired", example))
+            frame = frame.replace('^="([^"]*)"$', r"\1", regex=True)
     return RawTable(
         table,
         path.name,
@@ -454,6 +468,25 @@ def _blank_rows(table: pa.Table) -> np.ndarray:
             break
         blank &= pc.equal(column.cast(pa.string()), "").fill_null(True).to_numpy()
     return blank
+
+
+def _header_rows(table: pa.Table, fields: list[str]) -> np.ndarray:
+    """bool ``[R]``: rows that repeat the header, as where files were put one below the other."""
+    same = np.ones(table.num_rows, dtype=bool)
+    for column, name in zip(table.columns, fields, strict=True):
+        if not same.any():
+            break
+        same &= pc.equal(column.cast(pa.string()), name).fill_null(False).to_numpy()
+    return same & (len(fields) > 1)
+
+
+def _rules(table: pa.Table) -> np.ndarray:
+    """bool ``[R]``: whether the first row below the header is a line of dashes."""
+    rule = np.zeros(table.num_rows, dtype=bool)
+    for row in range(min(2, table.num_rows)):
+        cells = [str(column[row].as_py()) for column in table.columns]
+        rule[row] = any(cells) and all(re.fullmatch(_RULE, cell) or not cell for cell in cells)
+    return rule
 
 
 def _count_breaks(column: pa.ChunkedArray, with_cr: bool) -> np.ndarray:

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tfllmrec.columns import ITEM, USER
+from tfllmrec.data.files.column_names import ALIASES, plain_name
 from tfllmrec.data.files.raw_table import RawTable
 from tfllmrec.data.files.size_limits import SizeMeter
 from tfllmrec.data.findings import Finding
 from tfllmrec.errors import DataError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_KEYS = {plain_name(alias) for column in (USER, ITEM) for alias in ALIASES[column]}
 _ROWS_BETWEEN_CHECKS = 1 << 16
 
 
@@ -86,6 +89,8 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
     if literals:
         what = "not JSON but a Python literal: read as one"
         findings.append(Finding(table, what, len(literals), "repaired", f"{file}:{literals[0]}"))
+    if len(columns.rows) <= 1 and not is_array:
+        _refuse_document(content, path)
     if not columns.rows:
         raise DataError(
             f"{path} contains no JSON object: expected one per line, or an array of them. "
@@ -95,6 +100,36 @@ def read_json(path: Path, file: str, table: str, content: bytes, meter: SizeMete
     return RawTable(
         table, file, columns.frame(), numbers, np.ones_like(numbers), findings=tuple(findings), unreadable=len(lost)
     )
+
+
+def _refuse_document(content: bytes, path: Path) -> None:
+    """Raises DataError if the file is a single object that holds the whole table."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(document, dict):
+        return
+    nested = {name for name, value in document.items() if isinstance(value, dict | list)}
+    if any(plain_name(name) in _KEYS for name in document.keys() - nested):
+        return  # the only row
+    holders = [name for name, value in document.items() if _holds_records(value)]
+    if holders:
+        raise DataError(
+            f"{path} is one JSON object, whose field {holders[0]!r} holds the rows: write that list alone, or one "
+            "object "
+            "on each line."
+        )
+    if document and len(nested) == len(document):
+        raise DataError(
+            f"{path} is one JSON object for the whole table, as pandas writes it by default: expected an object for "
+            "each "
+            "row. In pandas, write it with to_json(path, orient='records', lines=True)."
+        )
+
+
+def _holds_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _untyped(value: Any) -> Any:

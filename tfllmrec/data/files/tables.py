@@ -169,9 +169,15 @@ def _to_utf8(content: bytes, file: str, table: str, encoding: str, latin_1: bool
                 f"other data, which begins with {content[:12]!r}."
             ) from error
         _refuse_nul(content, file, encoding)
-        content, count = _repaired(content)
+        content, count, undefined = _repaired(content)
         what = "not UTF-8: read as Windows-1252 (set data.encoding if that is wrong)"
-        return content, (Finding(table, what, count, "repaired", f"{file}:{row}"),)
+        findings = [Finding(table, what, count, "repaired", f"{file}:{row}")]
+        if undefined:
+            what = "bytes that Windows-1252 does not have, so the text has another encoding: set data.encoding"
+            findings.append(
+                Finding(table, f"{what}, such as shift_jis, gbk, euc_kr or mac_roman", undefined, "doubted")
+            )
+        return content, tuple(findings)
     _refuse_nul(content, file, encoding)
     return content, ()
 
@@ -194,17 +200,25 @@ def _refuse_nul(content: bytes, file: str, encoding: str) -> None:
         )
 
 
-def _repaired(content: bytes) -> tuple[bytes, int]:
-    """The text with its lines that are not UTF-8 read as Windows-1252, and the number of these lines."""
+def _repaired(content: bytes) -> tuple[bytes, int, int]:
+    """The text with its lines that are not UTF-8 read as Windows-1252.
+
+    Returns:
+      The text, the number of these lines, and how many of them have bytes that Windows-1252 does not define: as control
+      characters these stay different, so that no two ids become one.
+    """
     lines = content.split(b"\n")
-    count = 0
+    count = undefined = 0
     for i, line in enumerate(lines):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
-            lines[i] = line.decode("cp1252", "replace").encode()
+            text = line.decode("cp1252", "surrogateescape")
+            bare = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte.group()) - 0xDC00), text)
+            undefined += bare != text
             count += 1
-    return b"\n".join(lines), count
+            lines[i] = bare.encode()
+    return b"\n".join(lines), count, undefined
 
 
 def _line_of(content: bytes, at: int) -> int:
@@ -330,7 +344,10 @@ def _plain_decimal(column: pa.ChunkedArray) -> pa.ChunkedArray:
             pass
     elif kind.precision <= 15:
         return column.cast(pa.float64())
-    return pa.chunked_array([[None if v is None else format(v, "f") for v in column.to_pylist()]], pa.string())
+    values = column.to_pylist()
+    if all(v is None or v == v.to_integral_value() for v in values):  # BigQuery's NUMERIC has nine decimals
+        return pa.chunked_array([[None if v is None else str(int(v)) for v in values]], pa.string())
+    return pa.chunked_array([[None if v is None else format(v, "f") for v in values]], pa.string())
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
