@@ -79,7 +79,7 @@ def test_a_file_names_events_by_user_item_and_time(tmp_path):
     assert (data.report.rows_in["test_events"], data.report.rows_kept["test_events"]) == (5, 2)
     (tmp_path / "pairs.csv").write_text("item,user\n4,u1\n5,u2\n")
     assert marked(read(tmp_path, LOG, "pairs.csv")) == [4, 5]
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         read(tmp_path, LOG, "nowhere.csv")
     (tmp_path / "others.csv").write_text("item,user\n4,u2\n")
     with pytest.raises(DataError, match=r"None of the 1 events of split.test_events = others.csv"):

@@ -378,7 +378,7 @@ def test_a_mapped_column_is_not_taken_by_its_usual_name_as_well(tmp_path):
 
 def test_wrong_mappings(tmp_path):
     write(tmp_path, events_csv="user,item,stars\nu,a,5\n")
-    with pytest.raises(ConfigError, match=r"'userid' is no column.*nearest: 'user_id'"):
+    with pytest.raises(ConfigError, match=r"'userid' is not a column.*nearest: 'user_id'"):
         read(tmp_path, columns={"userid": "user"})
     with pytest.raises(DataError, match=r"maps rating to 'starz', which no file.*nearest: 'stars'"):
         read(tmp_path, columns={"rating": "starz"})
@@ -514,7 +514,7 @@ def test_ambiguous_folder(tmp_path):
         (b"user,item\nu\0,a\n", "events.csv:2: a NUL character"),
         (b"\x1f\x8bbroken", "cannot be read"),
         (gzipped(b"user,item\nu,a\n" * 99)[:-9], "cannot be read"),
-        (b"PAR1broken", "no readable Parquet"),
+        (b"PAR1broken", "not a readable Parquet"),
         (b"user,item\n,\n", "no event is left"),
     ],
 )

@@ -286,7 +286,7 @@ def test_a_bad_row_is_counted_and_the_others_are_taken(shop, tmp_path):
 
 def test_a_bad_file_leaves_nothing_behind(chain_run, monkeypatch, tmp_path):
     monkeypatch.setattr(Run, "text_encoder", lambda *args: Letters())
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         export(chain_run[0].folder, tmp_path / "made", tmp_path / "new.csv")
     assert not (tmp_path / "made").exists()
 
