@@ -85,7 +85,7 @@ def test_ctrl_c(program, libraries, movielens):
     libraries.raises = KeyboardInterrupt()
     answer = program("demo")
     assert answer.code == 130
-    assert "the same command goes on" in answer.err
+    assert "run the same command again to continue" in answer.err
 
 
 def test_the_published_config_is_the_demo():

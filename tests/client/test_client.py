@@ -1102,12 +1102,12 @@ def test_inputs_that_are_no_tensor(served, inputs, message):
 @pytest.mark.parametrize(
     ("address", "options", "message"),
     [
-        ("localhost:8501", {}, "The address 'localhost:8501' is none: expected http://HOST:8501"),
-        ("ftp://localhost", {}, "is none"),
-        ("http://", {}, "is none"),
-        ("http://me:pw@localhost", {}, "is none"),
-        ("http://localhost:port", {}, "is none: "),
-        ("http://localhost?x=1", {}, "is none"),
+        ("localhost:8501", {}, "The address 'localhost:8501' is not valid: expected http://HOST:8501"),
+        ("ftp://localhost", {}, "is not valid"),
+        ("http://", {}, "is not valid"),
+        ("http://me:pw@localhost", {}, "is not valid"),
+        ("http://localhost:port", {}, "is not valid: "),
+        ("http://localhost?x=1", {}, "is not valid"),
         ("grpc://localhost/v1", {}, "has a path, which gRPC has not"),
         ("grpc://localhost", {"version": 1, "label": "stable"}, r"A version \(1\) and a label \('stable'\)"),
         ("grpc://localhost", {"deadline_s": 0}, "a deadline above 0"),

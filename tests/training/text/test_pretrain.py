@@ -132,7 +132,7 @@ def test_a_run_that_was_killed_ends_where_an_undisturbed_one_does(undisturbed, m
 
 def test_errors_come_before_work(modules, tmp_path, tiny_hub):
     (tmp_path / "there").mkdir()
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         pretrain(*modules, ["x1 y1"], tmp_path / "there")
     with pytest.raises(ModelError, match=r"none of \[MASK\]"):
         pretrain(tiny_hub[1], tiny_hub[0], ["red toy"], tmp_path / "out", max_tokens=12)
