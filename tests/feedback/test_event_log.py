@@ -394,7 +394,7 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
         "user,movie_id,time,stars,event_id,city\n"
         "007,1,2020-01-01 10:00,4,a,Bonn\n7,2,2020-01-01 11:00,x,b,\n8,,2020-01-02 10:00,1,c,\n9,3,later,1,d,\n"
     )
-    done = append_file(log, tmp_path / "e.csv", DataConfig())
+    done = append_file(log, tmp_path / "e.csv", DataConfig(max_bad_rows=0.25))
     assert (done.accepted, done.refused, done.late) == (2, 2, 2)
     assert done.report.lines()[-1].endswith(
         "1 repaired: the rating is not a number: taken as unknown (e.csv:3, column 'stars': 'x')"
@@ -410,6 +410,13 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
     (tmp_path / "bad.csv").write_text("user,item\na,b\nc,d\n")
     with pytest.raises(DataError, match=r"none of its 2 rows is an event. bad.csv:2: expected timestamp_s or event_id"):
         append_file(log, tmp_path / "bad.csv", DataConfig())
+
+
+def test_a_file_of_unreadable_ratings_is_not_appended(log, tmp_path):
+    (tmp_path / "e.csv").write_text("user,item,time,rating\na,1,1600000000,good\nb,2,1600000001,bad\n")
+    with pytest.raises(DataError, match=r"the rating is not a number\. 2 of 2 rows of e\.csv cannot be read"):
+        append_file(log, tmp_path / "e.csv", DataConfig())
+    assert log.last() == 0
 
 
 def test_a_data_set_of_a_log_has_the_limits_of_one_of_a_file(log):

@@ -77,7 +77,8 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
 
     Raises:
       DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
-        every row was refused.
+        more than ``config.max_bad_rows`` of its rows are broken or have an unreadable rating, and nothing was appended;
+        or every row was refused.
       WriteError: the disk is full; the events of earlier parts are in the log.
     """
     if is_event_log(path):
@@ -117,6 +118,7 @@ class _Events:
         self._rating, bad = numbers(frame.get(RATING, nothing))
         self._rating = np.where(bad, np.nan, self._rating)
         rows.take_as_unknown(bad, "the rating is not a number", RATING)
+        rows.check_unreadable(config.max_bad_rows)
         self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
         self._texts = {name: strings(frame[name]) for name in (EVENT_KIND, EVENT_ID, REQUEST_ID) if name in frame}
         own = {USER, ITEM, RATING, TIMESTAMP, *self._texts}
