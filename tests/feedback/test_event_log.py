@@ -20,8 +20,10 @@ from small_disks import small_files
 
 from tfllmrec.client.answers import Receipt
 from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.data.files import event_log as event_log_file
 from tfllmrec.data.files.event_log import LOG_FILE, LogReader
+from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError, WriteError
 from tfllmrec.feedback.event_files import append_file, export
@@ -316,9 +318,20 @@ def test_integers_beyond_float64_beside_other_numbers_are_text(log, tmp_path):
     ])  # fmt: skip
     export(log.folder, tmp_path / "e.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
-    assert table["large"] == ["9007199254740993", "1.5"] and table["true"] == ["9007199254740993", "true"]
+    assert table["large"] == ["9007199254740993", "1.5"] and table["true"] == ["9007199254740993", "True"]
     assert table["exact"] == [2.0**53, 1.5] and table["alone"] == [-(2**63), 2**63 - 1]
     assert len(read_dataset(DataConfig(events=log.folder)).events) == 2
+
+
+def test_a_value_of_a_field_is_spelt_the_same_whatever_the_others_are(log):
+    """An update reads some of the rows, whose types may be others than those of all rows."""
+    values = [True, False, 1, 1.0, -2.5, 1e20, 2**53 + 1, "x"]
+    log.append([click(n, field=value) for n, value in enumerate(values)])
+    assert read_table(log.folder, "events", DataConfig()).frame["field"].tolist() == list(map(as_text, values))
+    for n, value in enumerate(values):
+        with LogReader(log.folder) as reader:
+            [batch] = reader.table(since=n, upto=n + 1).batches()
+        assert as_text(batch["field"][0].as_py()) == as_text(value)
 
 
 def test_only_the_most_frequent_fields_are_columns(log, tmp_path, monkeypatch):
