@@ -376,6 +376,26 @@ def test_exported_exposures(log, tmp_path):
     }  # fmt: skip
 
 
+def test_exposures_of_searches_are_left_out(log, tmp_path):
+    names = ["recommend", "search", "recommend_full", "search"]
+    log.write([], [Exposure(f"r{n}", NOW, None, "m", 1, name, "i", 0) for n, name in enumerate(names)])
+
+    def exported(policies, **order):
+        told = export(log.folder, tmp_path / "x.parquet", exposures=True, policies=policies, **order)
+        assert told["next"] == 4
+        found = pyarrow.parquet.read_table(tmp_path / "x.parquet")["policy"].to_pylist()
+        assert len(found) == told["rows"]
+        return found
+
+    assert exported(()) == ["recommend", "recommend_full"]
+    assert exported(["search"]) == ["search"] * 2 and exported(["search", "recommend"]) == [*names[:2], "search"]
+    with pytest.raises(DataError, match=r"'recommend_full' after number 3; its policies are 'recommend', "):
+        exported((), since=3)
+    assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 3  # as it was
+    with pytest.raises(ConfigError, match="Events have no policy: add --exposures"):
+        export(log.folder, tmp_path / "x.csv", policies=["search"])
+
+
 def test_exposures_with_the_rewards_that_followed(log, tmp_path):
     lists = [
         ("a", "u", "x"),
@@ -385,7 +405,7 @@ def test_exposures_with_the_rewards_that_followed(log, tmp_path):
         ("c/1", "w", "x"),
         ("d", None, "x"),
     ]
-    log.write([], [Exposure(r, NOW, u, "m", 1, "p", item, n) for n, (r, u, item) in enumerate(lists)])
+    log.write([], [Exposure(r, NOW, u, "m", 1, "recommend", item, n) for n, (r, u, item) in enumerate(lists)])
     for request, item, kind in [
         ("a", "x", "click"), ("a", "x", "click"), ("a", "y", "view"), ("b", "y", "click"), ("c/1", "x", "click"),
         (None, "x", "click"),
