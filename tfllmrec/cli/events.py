@@ -103,8 +103,8 @@ def export(
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="With --exposures: only lists of this policy, such as search; can be repeated. By default recommend and "
-            "recommend_full.",
+            help="With --exposures: only lists of this policy, such as search; can be repeated. By default recommend "
+            "and recommend_full.",
         ),
     ] = None,
     json: Json = False,
