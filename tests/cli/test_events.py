@@ -42,6 +42,8 @@ def test_append_describe_export_and_read(program, files):
     assert pyarrow.parquet.read_table(files / "new.parquet")["user_id"].to_pylist() == ["u9"]
     assert program("events", "export", log, files / "x.csv", "--exposures").code == 0
     assert (files / "x.csv").read_text().splitlines()[1] == "r,1700000000.0,u9,m,1,recommend,9,0,1.0"
+    searches = program("events", "export", log, files / "y.csv", "--exposures", "--policy", "search")
+    assert searches.code == 3 and "its policies are 'recommend'" in " ".join(searches.err.split())
     refused = program("events", "export", log, files / "y.csv", "--exposures", "--reward", "buy")
     assert refused.code == 3 and "no events of kind 'buy' with a request_id" in " ".join(refused.err.split())
 

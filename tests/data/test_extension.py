@@ -56,6 +56,15 @@ def assert_whole(data):
     assert report.rows_kept["events"] == len(table)
 
 
+def test_ratings_that_come_one_at_a_time_are_kept():
+    data = dataset_from_frames(pd.DataFrame({"user": ["u"], "item": ["click"], "timestamp": [1e9]}))
+    for n, rating in enumerate([5, 5, 3]):
+        assert not data.has_ratings  # ratings that are all the same say nothing
+        event = {"user": ["u"], "item": [str(n)], "timestamp": [1e9 + 1 + n], "rating": [rating]}
+        data = data.extend(pd.DataFrame(event))
+    assert data.events.rating.fillna(0).tolist() == [0, 5, 5, 3] and data.has_ratings
+
+
 # Items and users ------------------------------------------------------------------------------------------------------
 
 

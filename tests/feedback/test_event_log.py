@@ -20,8 +20,10 @@ from small_disks import small_files
 
 from tfllmrec.client.answers import Receipt
 from tfllmrec.config import DataConfig
+from tfllmrec.data.cleaning.values import as_text
 from tfllmrec.data.files import event_log as event_log_file
 from tfllmrec.data.files.event_log import LOG_FILE, LogReader
+from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError, WriteError
 from tfllmrec.feedback.event_files import append_file, export
@@ -316,9 +318,20 @@ def test_integers_beyond_float64_beside_other_numbers_are_text(log, tmp_path):
     ])  # fmt: skip
     export(log.folder, tmp_path / "e.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
-    assert table["large"] == ["9007199254740993", "1.5"] and table["true"] == ["9007199254740993", "true"]
+    assert table["large"] == ["9007199254740993", "1.5"] and table["true"] == ["9007199254740993", "True"]
     assert table["exact"] == [2.0**53, 1.5] and table["alone"] == [-(2**63), 2**63 - 1]
     assert len(read_dataset(DataConfig(events=log.folder)).events) == 2
+
+
+def test_a_value_of_a_field_is_spelt_the_same_whatever_the_others_are(log):
+    """An update reads some of the rows, whose types may be others than those of all rows."""
+    values = [True, False, 1, 1.0, -2.5, 1e20, 2**53 + 1, "x"]
+    log.append([click(n, field=value) for n, value in enumerate(values)])
+    assert read_table(log.folder, "events", DataConfig()).frame["field"].tolist() == list(map(as_text, values))
+    for n, value in enumerate(values):
+        with LogReader(log.folder) as reader:
+            [batch] = reader.table(since=n, upto=n + 1).batches()
+        assert as_text(batch["field"][0].as_py()) == as_text(value)
 
 
 def test_only_the_most_frequent_fields_are_columns(log, tmp_path, monkeypatch):
@@ -363,6 +376,26 @@ def test_exported_exposures(log, tmp_path):
     }  # fmt: skip
 
 
+def test_exposures_of_searches_are_left_out(log, tmp_path):
+    names = ["recommend", "search", "recommend_full", "search"]
+    log.write([], [Exposure(f"r{n}", NOW, None, "m", 1, name, "i", 0) for n, name in enumerate(names)])
+
+    def exported(policies, **order):
+        told = export(log.folder, tmp_path / "x.parquet", exposures=True, policies=policies, **order)
+        assert told["next"] == 4
+        found = pyarrow.parquet.read_table(tmp_path / "x.parquet")["policy"].to_pylist()
+        assert len(found) == told["rows"]
+        return found
+
+    assert exported(()) == ["recommend", "recommend_full"]
+    assert exported(["search"]) == ["search"] * 2 and exported(["search", "recommend"]) == [*names[:2], "search"]
+    with pytest.raises(DataError, match=r"'recommend_full' after number 3; its policies are 'recommend', "):
+        exported((), since=3)
+    assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 3  # as it was
+    with pytest.raises(ConfigError, match="Events have no policy: add --exposures"):
+        export(log.folder, tmp_path / "x.csv", policies=["search"])
+
+
 def test_exposures_with_the_rewards_that_followed(log, tmp_path):
     lists = [
         ("a", "u", "x"),
@@ -372,7 +405,7 @@ def test_exposures_with_the_rewards_that_followed(log, tmp_path):
         ("c/1", "w", "x"),
         ("d", None, "x"),
     ]
-    log.write([], [Exposure(r, NOW, u, "m", 1, "p", item, n) for n, (r, u, item) in enumerate(lists)])
+    log.write([], [Exposure(r, NOW, u, "m", 1, "recommend", item, n) for n, (r, u, item) in enumerate(lists)])
     for request, item, kind in [
         ("a", "x", "click"), ("a", "x", "click"), ("a", "y", "view"), ("b", "y", "click"), ("c/1", "x", "click"),
         (None, "x", "click"),
@@ -394,7 +427,7 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
         "user,movie_id,time,stars,event_id,city\n"
         "007,1,2020-01-01 10:00,4,a,Bonn\n7,2,2020-01-01 11:00,x,b,\n8,,2020-01-02 10:00,1,c,\n9,3,later,1,d,\n"
     )
-    done = append_file(log, tmp_path / "e.csv", DataConfig())
+    done = append_file(log, tmp_path / "e.csv", DataConfig(max_bad_rows=0.25))
     assert (done.accepted, done.refused, done.late) == (2, 2, 2)
     assert done.report.lines()[-1].endswith(
         "1 repaired: the rating is not a number: taken as unknown (e.csv:3, column 'stars': 'x')"
@@ -410,6 +443,13 @@ def test_rows_of_a_file_are_refused_by_themselves(log, tmp_path):
     (tmp_path / "bad.csv").write_text("user,item\na,b\nc,d\n")
     with pytest.raises(DataError, match=r"none of its 2 rows is an event. bad.csv:2: expected timestamp_s or event_id"):
         append_file(log, tmp_path / "bad.csv", DataConfig())
+
+
+def test_a_file_of_unreadable_ratings_is_not_appended(log, tmp_path):
+    (tmp_path / "e.csv").write_text("user,item,time,rating\na,1,1600000000,good\nb,2,1600000001,bad\n")
+    with pytest.raises(DataError, match=r"the rating is not a number\. 2 of 2 rows of e\.csv cannot be read"):
+        append_file(log, tmp_path / "e.csv", DataConfig())
+    assert log.last() == 0
 
 
 def test_a_data_set_of_a_log_has_the_limits_of_one_of_a_file(log):

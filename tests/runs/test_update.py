@@ -9,6 +9,7 @@ from tfllmrec.columns import ITEM, USER
 from tfllmrec.config import ExperimentConfig
 from tfllmrec.data.files.tables import read_table
 from tfllmrec.data.queries import Queries
+from tfllmrec.data.readers import read_dataset
 from tfllmrec.errors import ConfigError, DataError
 from tfllmrec.feedback.event_log import EventLog
 from tfllmrec.models.item_weights import ItemWeightStatistics, PrunedWeights, solve_item_weights
@@ -47,17 +48,51 @@ def test_queries_that_the_parents_ranking_model_did_not_learn_from():
     assert (~_next_items(now).isin(_next_items(before))).tolist() == [False, True, True, True]
 
 
-def test_a_log_has_its_own_columns(tmp_path):
-    columns = {"user_id": "who", "item_id": "sku", "rating": "stars", "title": "name"}
-    run = types.SimpleNamespace(record={"source": {"columns": columns}}, config=ExperimentConfig())
+@pytest.fixture
+def rated_log(tmp_path, monkeypatch):
+    """A log whose ratings are called stars, and a stand-in for a run of it."""
     with EventLog(tmp_path / "log") as log:
-        log.append([{"user_id": "u", "item_id": "i", "timestamp_s": 1.7e9}])
-    assert _data_section(run, tmp_path / "log", None, None).columns == {}
-    found = _data_section(run, tmp_path / "log", tmp_path / "items.csv", None).columns
-    assert found == {"item_id": "sku", "title": "name"}
-    assert "user_id" in _data_section(run, tmp_path / "june.csv", None, None).columns
-    run.record["source"]["columns"] = {"timestamp_s": "timestamp_s"}  # of a run of a log
-    assert _data_section(run, tmp_path / "log", None, None).columns == {"timestamp_s": "timestamp_s"}
+        log.append([{"user_id": "u", "item_id": f"i{n}", "timestamp_s": 1.7e9 + n, "stars": n} for n in range(1, 4)])
+    columns = {"user_id": "user_id", "rating": "stars"}
+    of_other_files = {"item_id": "sku", "title": "name"}
+    source, config = {"columns": columns | of_other_files}, ExperimentConfig()
+    run = types.SimpleNamespace(folder=tmp_path, record={"source": source}, config=config)
+    run.dataset = read_dataset(config.data.model_copy(update={"events": tmp_path / "log", "columns": columns}))
+    monkeypatch.setattr(Run, "open", lambda folder: run)
+    note_log_place(tmp_path, log_place(tmp_path / "log"))
+    return run
+
+
+def test_an_event_may_lack_the_columns_that_the_runs_events_have(rated_log, monkeypatch):
+    read = []
+    monkeypatch.setattr("tfllmrec.runs.update._is_known", lambda dataset, known: read.append(dataset) or True)
+    log, items = rated_log.folder / "log", rated_log.folder / "items.csv"
+    items.write_text("sku,name\nnew,New\n")
+
+    def update(event, items=None):
+        with EventLog(log) as opened:
+            opened.append([{"user_id": "u", "timestamp_s": 1.7e9 + 9, **event}])
+        with pytest.raises(NothingNew):
+            update_run("run", log, items, tell=quietly)
+        rated_log.dataset = read[-1]
+        note_log_place(rated_log.folder, log_place(log))
+        return read[-1].events.set_index("item_id")["rating"]
+
+    assert np.isnan(update({"item_id": "click"})["click"])
+    assert update({"item_id": "new", "stars": 4}, items)["new"] == 4
+    assert read[-1].items.set_index("item_id")["title"]["new"] == "New"
+    of_log, of_file = (_data_section(rated_log, log.with_name(name), None, None).columns for name in ("log", "e.csv"))
+    assert of_log == of_file == {"user_id": "user_id", "rating": "stars", "item_id": "sku"}
+
+
+@pytest.mark.parametrize("min_user_events", [1, 2])
+def test_a_log_without_new_events_is_not_read(rated_log, monkeypatch, min_user_events):
+    rated_log.config.data.min_user_events = min_user_events
+    monkeypatch.delattr("tfllmrec.runs.update.read_dataset")
+    with pytest.raises(NothingNew, match=r"nothing was updated\.$"):
+        update_run("run", rated_log.folder / "log", tell=quietly)
+    with pytest.raises(NothingNew, match=r"tfllmrec export .* saved_models/NAME --items new\.csv"):
+        update_run("run", rated_log.folder / "log", "new.csv", tell=quietly)
 
 
 def test_a_log_is_read_from_where_the_parent_stopped(tmp_path):

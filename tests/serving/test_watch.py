@@ -81,6 +81,17 @@ def test_a_canary_is_promoted_a_round_later(shop):
     assert shop.told[-1] == "nothing was updated"
 
 
+def test_a_log_without_anything_new_is_read_once(shop):
+    shop.known["run"] = shop.events
+    assert shop.once() == shop.once() == shop.once() == (1, None)
+    assert [line.partition(" of ")[0] for line in shop.told] == [
+        "nothing was updated",
+        *["no event came since the last update"] * 2,
+    ]
+    shop.event()
+    assert shop.once() == (1, 2)
+
+
 def test_an_alarm_rolls_back_and_nothing_else_is_done(shop):
     def alarms(log, model):
         assert (log, model) == (shop.log, shop.model)

@@ -98,6 +98,15 @@ def export(
             metavar="KIND", help="With --exposures: add a column reward, which is 1 if an event of this kind followed."
         ),
     ] = None,
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="With --exposures: only lists of this policy, such as search; can be repeated. By default recommend "
+            "and recommend_full.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write events, or shown items, to a file.
@@ -106,7 +115,7 @@ def export(
     """
     from tfllmrec.feedback import event_files
 
-    told = event_files.export(log, out, since, exposures, reward)
+    told = event_files.export(log, out, since, exposures, reward, policies or ())
     if json:
         print_json(told)
     else:

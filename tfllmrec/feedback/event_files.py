@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfllmrec.client.answers import Receipt
-from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, RATING, REQUEST_ID, REWARD, TIMESTAMP, USER
+from tfllmrec.columns import EVENT_ID, EVENT_KIND, ITEM, POLICY, RATING, REQUEST_ID, REWARD, TIMESTAMP, USER
 from tfllmrec.config import DataConfig
 from tfllmrec.data.cleaning.recognition import name_columns
 from tfllmrec.data.cleaning.rows import Rows
@@ -32,6 +33,8 @@ from tfllmrec.wording import shown
 
 #: Refused rows of a file that are named; all are counted.
 NAMED = 10
+#: Policies of the exposures that are exported by default: experiments and estimates are about recommendations.
+RECOMMENDED = ("recommend", "recommend_full")
 
 
 @dataclass
@@ -77,7 +80,8 @@ def append_file(log: EventLog, path: Path, config: DataConfig) -> Imported:
 
     Raises:
       DataError: the file is missing or unreadable, or lacks the columns of users and items; or it is an event log; or
-        every row was refused.
+        more than ``config.max_bad_rows`` of its rows are broken or have an unreadable rating, and nothing was appended;
+        or every row was refused.
       WriteError: the disk is full; the events of earlier parts are in the log.
     """
     if is_event_log(path):
@@ -117,6 +121,7 @@ class _Events:
         self._rating, bad = numbers(frame.get(RATING, nothing))
         self._rating = np.where(bad, np.nan, self._rating)
         rows.take_as_unknown(bad, "the rating is not a number", RATING)
+        rows.check_unreadable(config.max_bad_rows)
         self._seconds, self._no_time = times(frame.get(TIMESTAMP, nothing), config.time_format, rows.note)
         self._texts = {name: strings(frame[name]) for name in (EVENT_KIND, EVENT_ID, REQUEST_ID) if name in frame}
         own = {USER, ITEM, RATING, TIMESTAMP, *self._texts}
@@ -149,7 +154,12 @@ def _plain(value: Any) -> Any:
 
 
 def export(
-    folder: Path, out: Path, since: int = 0, exposures: bool = False, reward: str | None = None
+    folder: Path,
+    out: Path,
+    since: int = 0,
+    exposures: bool = False,
+    reward: str | None = None,
+    policies: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the events of a log, or the items that were shown, as CSV, TSV, JSON lines or Parquet.
 
@@ -164,19 +174,23 @@ def export(
       reward: of exposures: a kind of events. Adds the column ``reward``: 1 where an event of this kind has the item and
         the ``request_id`` of the list, else 0. ``REQUEST/N``, the id of a list of a request with several rows, also
         matches events with the id ``REQUEST``.
+      policies: of exposures: only lists of these; by default those of :data:`RECOMMENDED`, without searches.
 
     Returns:
       ``file``, ``rows``, ``next``: the ``since`` of the next export, and ``left_out``: how many further fields have no
       column, because the events have more than :data:`~tfllmrec.data.files.event_log.MOST_FURTHER` different ones.
 
     Raises:
-      ConfigError: another suffix; a reward of events.
-      DataError: there is no log, there are no rows after ``since``, or no events of the kind have a ``request_id``.
+      ConfigError: another suffix; a reward or policies of events.
+      DataError: there is no log, there are no rows after ``since``, or none of the policies; or no events of the kind
+        have a ``request_id``.
       WriteError: the file cannot be written; one that was there before is as it was.
     """
     check_suffix(out)
     if reward is not None and not exposures:
         raise ConfigError("Events have no reward: add --exposures.")
+    if policies and not exposures:
+        raise ConfigError("Events have no policy: add --exposures.")
     name = EXPOSURES if exposures else EVENTS
     with LogReader(folder) as reader:
         table = reader.table(name, since)
@@ -188,14 +202,27 @@ def export(
             rewarded = _rewarded(reader, reward)
             schema = schema.append(pa.field(REWARD, pa.float64()))
         with writing_table(out, schema) as write, show_progress(f"writing {out.name}", "rows") as progress:
-            rows = 0
+            rows = done = 0
             for batch in table.batches():
-                write(
-                    batch if rewarded is None else pa.record_batch([*batch.columns, _rewards(batch, rewarded)], schema)
-                )
+                done += len(batch)
+                if exposures:
+                    batch = batch.filter(pc.is_in(batch[POLICY], pa.array(policies or RECOMMENDED)))
+                if rewarded is not None:
+                    batch = pa.record_batch([*batch.columns, _rewards(batch, rewarded)], schema)
+                write(batch)
                 rows += len(batch)
-                progress(rows, table.rows)
+                progress(done, table.rows)
+            if not rows:
+                raise _no_list_of(policies or RECOMMENDED, reader, since)
     return {"file": str(out), "rows": rows, "next": table.upto, "left_out": table.left_out}
+
+
+def _no_list_of(policies: Sequence[str], reader: LogReader, since: int) -> DataError:
+    there = [name for (name,) in reader.rows(f"SELECT DISTINCT {POLICY} FROM {EXPOSURES} ORDER BY {POLICY}")]
+    return DataError(
+        f"{reader.folder} has no items that were shown by the policies {', '.join(map(shown, policies))} after number "
+        f"{since}; its policies are {', '.join(map(shown, there))}. Name one with --policy."
+    )
 
 
 def _rewarded(reader: LogReader, kind: str) -> set[tuple[str, str]]:

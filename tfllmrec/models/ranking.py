@@ -73,13 +73,13 @@ class RatingScale:
 
     @classmethod
     def of_split(cls, split: Split, n_items: int | None = None) -> RatingScale | None:
-        """That of a split's training events; ``None`` where they have no ratings.
+        """That of a split's training events; ``None`` where they have no ratings, or the data only one value.
 
         Args:
           n_items: of a grown catalogue, whose further items nobody has rated.
         """
         ratings = split.train[RATING].to_numpy(np.float32)
-        if not np.isfinite(ratings).any():
+        if not split.dataset.has_ratings or not np.isfinite(ratings).any():
             return None
         return cls.of(split.train[ITEM_INDEX].to_numpy(), ratings, n_items or split.dataset.n_items)
 

@@ -106,19 +106,20 @@ def update_run(
         tell(f"continuing {out}")
         with locked(out):
             return continue_run(begun, begun.config, tell)
+    said = f"{run.folder}: the files have no event that the run does not know: nothing was updated."
+    if items:
+        said += f" To serve new items, export the run with them: tfllmrec export {run.folder} saved_models/NAME"
+        said += f" --items {items}"
     place, since = log_place(Path(events)), _log_since(run, Path(events))
-    nothing_new = NothingNew(f"{run.folder}: the files have no event that the run does not know: nothing was updated.")
-    if place is not None and place.number == since:
-        if not (items or users):
-            raise nothing_new
-        since = 0  # a table of no events cannot be read
+    if place is not None and place == _log_place_of(run):
+        raise NothingNew(said)
     tell("reading the data" if not since else f"reading the data: events of the log after number {since:,}")
-    dataset = read_dataset(came, known=run.dataset, log_since=since)
+    dataset = read_dataset(_with_columns_there(came, since), known=run.dataset, log_since=since)
     dataset = replace(dataset, report=_of_this_reading(dataset.report, run.dataset.report))
     for line in dataset.report.lines():
         tell(f"data: {line}")
     if _is_known(dataset, run.dataset):
-        raise nothing_new
+        raise NothingNew(said)
     with free_folder(out, run.folder.name, run.folder.parent) as folder:
         tell(f"run folder: {folder}")
         _begin(run, config, source, dataset, folder, overrides, tell)
@@ -144,15 +145,26 @@ def _data_section(run: Run, events: Path | str, items: Path | str | None, users:
     source = run.record["source"]
     may_have = {*EVENT_COLUMNS, *(ITEM_COLUMNS if items else ())}
     mapped = {name: column for name, column in source.get("columns", {}).items() if name in may_have}
-    if is_event_log(Path(events)):  # it has names of its own, whatever the columns of the run's files were called
-        with LogReader(Path(events)) as reader:
-            there = set(reader.table().schema.names)
-        of_items = ITEM_COLUMNS if items else ()
-        mapped = {name: column for name, column in mapped.items() if column in there or name in of_items}
     named = {"events": events, "items": items, "users": users}
     own = run.config.data.model_dump(mode="json", exclude={"source", "format", "name", "more_items", "vectors"})
     files = {role: None if path is None else str(path) for role, path in named.items()}
     return DataConfig.model_validate({**own, **files, "columns": mapped})
+
+
+def _with_columns_there(came: DataConfig, since: int) -> DataConfig:
+    """``came`` without the mapped columns that none of a log's events after ``since`` has.
+
+    A log has names of its own, whatever the columns of the run's files were called, and its new events may all lack a
+    field.
+    """
+    assert came.events is not None
+    if not came.columns or not is_event_log(Path(came.events)):
+        return came
+    with LogReader(Path(came.events)) as reader:
+        there = set(reader.table(since=since).schema.names)
+    of_items = ITEM_COLUMNS if came.items else ()
+    columns = {name: column for name, column in came.columns.items() if column in there or name in of_items}
+    return came.model_copy(update={"columns": columns})
 
 
 def _log_place_of(run: Run) -> LogPlace | None:

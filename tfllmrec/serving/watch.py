@@ -136,6 +136,7 @@ def watch_once(
             made = update_run(parent, log, items, out=out, tell=tell)
         except NothingNew as error:
             tell(str(error))
+            write_text(tried, now.model_dump_json())
             return state
         judged = False
         try:
@@ -171,7 +172,7 @@ def _run_of(model: Path, version: int) -> Path:
 
 
 class _Tried(BaseModel):
-    """The last update: its parent run, and the number of the newest event in the log."""
+    """The last update, whether or not there was anything new: its parent run, and the number of the newest event."""
 
     parent: str
     last_event: int

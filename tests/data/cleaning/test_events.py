@@ -376,6 +376,20 @@ def test_more_unreadable_rows_than_tolerated():
         made(rows, max_bad_rows=0.029)
 
 
+def test_a_row_with_two_unreadable_cells_counts_once():
+    rows = [("u", "a", "x", "y"), ("u", "b", "5", "1"), ("u", "c", "3", "2"), ("u", "d", "4", "3")]
+    assert made(rows, max_bad_rows=0.25).events.item_id.tolist() == ["b", "c", "d"]
+    with pytest.raises(DataError, match=r"'x': the rating is not a number\. 1 of 4 rows"):
+        made(rows, max_bad_rows=0.24)
+
+
+def test_a_row_that_is_kept_counts_all_its_lines_as_unreadable(tmp_path):
+    (tmp_path / "e.csv").write_text('user,item,rating,time,note\nu,a,x,1,"b\nc\nd"\nu,e,3,2,\nu,f,4,3,\n')
+    assert len(read_dataset(DataConfig(events="e.csv", max_bad_rows=0.6), tmp_path).events) == 3
+    with pytest.raises(DataError, match=r"the rating is not a number\. 3 of 5 rows"):
+        read_dataset(DataConfig(events="e.csv", max_bad_rows=0.59), tmp_path)
+
+
 def test_no_event_left():
     with pytest.raises(DataError, match=r"no event is left of 1 rows.*fewer than"):
         made([("u", "a", 1, 1)], min_user_events=2)

@@ -43,7 +43,8 @@ def clean_events(
     item ids, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
     in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
     everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
-    the same in every event, as in logs of clicks, say nothing and become NaN. Where repeated events of a user and item
+    the same in every event, as in logs of clicks, say nothing and become NaN; without known events, because ratings may
+    come one at a time. Where repeated events of a user and item
     are merged, the strongest kind of event stays, and among events of that strength the last or first one.
 
     Args:
@@ -94,7 +95,8 @@ def clean_events(
     if np.isnan(order).all() and np.isnan(seconds).all() and place_in_list.any():
         order = _order_of_lists(ids[USER], first_of_list, place_in_list, rows, order)
     keys = {ORDER: (order, no_order, "the order is not a number"), TIMESTAMP: (seconds, no_time, what)}
-    ordered_by = _order_column(keys, rows, alone=known is None or known.empty)
+    alone = known is None or known.empty
+    ordered_by = _order_column(keys, rows, alone)
     rows.check_unreadable(config.max_bad_rows)
     known_ratings = np.empty(0) if known is None else known[RATING].to_numpy()
     rating = _without_unrated(rating, known_ratings, config, rows)
@@ -145,7 +147,8 @@ def clean_events(
         tied = _note_ties(by_user, [*moment, user], first_of_list, rows)
     rated = keep & ~np.isnan(rating)
     given = rating[rated].astype(np.float32)
-    if len(given) and np.ptp(np.append(given, known_ratings[~np.isnan(known_ratings)])) == 0:
+    # Beside known events there may be others later: ratings that come one at a time differ only together.
+    if alone and len(given) and np.ptp(given) == 0:
         what = f"the rating is {given[0]:g} wherever there is one: it says nothing and is taken as none"
         rows.note(rated, what, "repaired", RATING)
         rating = np.full_like(rating, np.nan)

@@ -22,8 +22,8 @@ class Rows:
     def __init__(self, raw: RawTable, config: DataConfig, report: CleaningReport):
         self.raw, self.config, self.report = raw, config, report
         self.keep = np.ones(len(raw.frame), dtype=bool)
+        self.unreadable = np.zeros(len(raw.frame), dtype=bool)
         self.rows_in = len(raw.frame)
-        self.unreadable = raw.unreadable
         # Blank rows are dropped, too, but are not unreadable; they are counted after the broken rows.
         dropped = [f for f in raw.findings if f.action == "dropped"]
         self.first_unreadable = f"{dropped[0].example}: {dropped[0].what}" if raw.unreadable else ""
@@ -90,7 +90,7 @@ class Rows:
             self.report.add(self.raw.table, what, count, "dropped", example)
             self.first_unreadable = self.first_unreadable or f"{example}: {what}"
             self.rows_in += count - int(mask.sum())
-            self.unreadable += count
+            self.unreadable |= mask
             self.keep &= ~mask
 
     def take_as_unknown(self, mask: np.ndarray, what: str, column: str) -> None:
@@ -99,7 +99,7 @@ class Rows:
         if mask.any():
             self.note(mask, f"{what}: taken as unknown", "repaired", column)
             self.first_unreadable = self.first_unreadable or f"{self.raw.example(int(mask.argmax()), column)}: {what}"
-            self.unreadable += int(mask.sum())
+            self.unreadable |= mask
 
     def note(self, mask: np.ndarray, what: str, action: Action, column: str | None = None) -> None:
         mask = mask & self.keep
@@ -108,9 +108,12 @@ class Rows:
             self.report.add(self.raw.table, what, int(mask.sum()), action, example)
 
     def check_unreadable(self, max_bad_rows: float) -> None:
-        if self.unreadable > max_bad_rows * self.rows_in:
+        """Counts each unreadable row once, however many of its cells cannot be read, by its lines in the file."""
+        unreadable = self.raw.unreadable + int(self.raw.spans[self.unreadable].sum())
+        rows = self.rows_in + int((self.raw.spans - 1)[self.unreadable & self.keep].sum())
+        if unreadable > max_bad_rows * rows:
             raise DataError(
-                f"{self.first_unreadable}. {self.unreadable:,} of {self.rows_in:,} rows of {self.raw.file} cannot be "
+                f"{self.first_unreadable}. {unreadable:,} of {rows:,} rows of {self.raw.file} cannot be "
                 f"read, more than data.max_bad_rows = {max_bad_rows:g} allows. Correct the file, name its columns "
                 "under data.columns, or raise data.max_bad_rows."
             )

@@ -412,5 +412,8 @@ def _field_type(kinds: set[str], inexact: bool) -> pa.DataType:
     return _JSON_TYPES.get(frozenset(kinds), pa.string())
 
 
-def _text(cell: Any) -> str | None:
-    return cell if cell is None or isinstance(cell, str) else json.dumps(cell)
+def _text(cell: str | float | bool | None) -> str | None:
+    """A value as the reader of a table spells it, ``True`` or ``1`` for ``1.0``, whatever else its column has."""
+    if cell is None or isinstance(cell, str):
+        return cell
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
