@@ -317,7 +317,8 @@ def fit_ranking(
     final model is trained on all queries. Before that, the factor model of ratings is fitted on the training events,
     and replaces the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The
     temperature of the click probabilities minimises the log loss of the candidates over all folds, if temperatures
-    that are fitted on the other folds lower the loss of a fold; otherwise it is 1.
+    that are fitted on the other folds lower the loss of a fold; otherwise it is 1. If all rated events are of the
+    users of one fold, or there are none, the rating head is not trained.
 
     With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
     trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
@@ -366,18 +367,20 @@ def fit_ranking(
             **against_biases,
         )
         return Fitted(None if record.left_out else model, config, asdict(record))
+    # All queries of a user are in one fold.
+    folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
     rated, raters = None, np.empty(0, object)
     if scale is not None and config.epochs > first:
         users_of_ratings = None if start is None else start.users
         rated, raters = rated_events(model, hybrid, split, scale, seed, factors, users_of_ratings)
+        if any(np.isin(raters, asked.user_ids[fold]).all() for fold in folds):
+            rated, model.network.heads["rating"].trainable = None, False
     untrained = model.network.get_weights()
     steps = -(-len(asked) // config.batch_size) * config.epochs
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    # All queries of a user are in one fold.
-    folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
     held_out = HeldOut(model, lists, ratings, users, config, earlier)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
@@ -472,7 +475,7 @@ def _train(
 
     It is not compiled again for each fold: Keras would trace its step anew.
     """
-    if epochs <= first or not len(lists["label"]) or (rated is not None and not len(rated["rating"])):
+    if epochs <= first or not len(lists["label"]):
         return
     for variable in model.optimizer.variables:
         variable.assign(tf.zeros_like(variable))
@@ -556,7 +559,7 @@ def rated_events(
     seed: int,
     factors: RatingFactors | None = None,
     among: np.ndarray | None = None,
-) -> tuple[Examples, np.ndarray]:
+) -> tuple[Examples | None, np.ndarray]:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
     At most :data:`RATED` events of :data:`RATERS` users, of the newest that the hybrid looks at; fewer where
@@ -567,7 +570,7 @@ def rated_events(
       among: bool ``[U]``, of the users of ``Split.train_queries()``; only their events are taken.
 
     Returns:
-      The examples, and the user id of each, object ``[E]``.
+      The examples, ``None`` without any; and the user id of each, object ``[E]``.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
@@ -615,7 +618,7 @@ def rated_events(
         else:
             own = factors.without(of_users[here[:, 0]], target, rating)
         parts.append(known | {"rating": rating, "prior": known["prior"] - own[:, np.newaxis].astype(np.float32)})
-    return _joined(parts, model), users.user_ids[wanted[:, 0]]
+    return _joined(parts, model) if parts else None, users.user_ids[wanted[:, 0]]
 
 
 def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:
