@@ -73,7 +73,7 @@ class Verdict:
 
     Attributes:
       best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
-        than no training.
+        than no training. In an update the parent's network counts as epoch 1, and the first epoch of training as 2.
       strengths: of the click and the rating head; 0: left out.
       click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not; the
         latter is the mean squared error.
@@ -109,6 +109,9 @@ class Verdict:
 class RankingRecord(Verdict):
     """What a ranking model was made of, and what each head was worth on users that it was not trained on.
 
+    If the parent of an update left out both heads, the figures of the heads and lists are the parent's, ``epochs`` is
+    0, and there is neither ``rating_interval`` nor ``rating_ece``: ratings are by the update's own factors or biases.
+
     Attributes:
       lists: validation queries that were learnt from.
       held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
@@ -118,7 +121,7 @@ class RankingRecord(Verdict):
       biases_loss: the mean squared error on held-out users by biases.
       factors_interval: low and high end of the 95 % interval of the fall from ``biases_loss`` to the error by factors;
         empty without ratings, where there are too many items for factors, and in records of earlier versions.
-      epochs: number tried.
+      epochs: number tried; in an update the parent's network counts as one.
       weight: of the hybrid's score.
       seconds: time to build it.
     """
@@ -362,6 +365,9 @@ def fit_ranking(
             epochs=0,
             untrained=[start.record.untrained[0], prior_loss],
             rating_loss=prior_loss,
+            rating_interval=[],
+            rating_ece=None,
+            rated=0,
             seconds=round(time.monotonic() - began, 1),
             factors=[] if factors is None else factors.sizes,
             **against_biases,
