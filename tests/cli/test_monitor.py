@@ -135,7 +135,7 @@ def test_a_shift_exits_5_and_a_steady_service_0(program, shop, tmp_path):
 
     answer = program("monitor", steady, "--until", "2100-01-01")
     assert (
-        answer.code == 5
+        answer.code == 3
         and "The log is old: " in answer.out
         and "alarm: the log is old at 2100-01-01 00:00 UTC" in answer.out
     )

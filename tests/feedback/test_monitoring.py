@@ -256,12 +256,30 @@ def test_a_log_is_compared_with_a_period_and_with_another_log(tmp_path):
     (alarm,) = module.alarms(log, since_s=80_000, until_s=then + 80_000)
     assert (old.state, found.state, old.drifts, old.lists[1]) == ("old", "compared", [], 0)
     assert [each.about for each in old.alarms] == [alarm.about] == ["log"]
-    assert old.headline.startswith("The log is old: ") and old.figures[0].value == found.figures[0].value
+    assert old.headline.startswith("The log is old: ") and old.lists[0] > found.lists[0]
     assert re.match(
         r"the log is old at 2026-09-\d\d \d\d:\d\d UTC: its newest list was made 24\.7 hours", alarm.message
     )
     assert "and its last event happened 24.7 hours before (2026-09-" in alarm.message
     day = monitor(log, since_s=40_000, until_s=1.79e9 + 2 * 86400)  # before the clicks fell
-    assert day.alarms == [] and day.upto_s == 1.79e9 + 2 * 86400 - 1800
-    with pytest.raises(DataError, match="No lists from"):
-        monitor(log, until_s=1.7e9)
+    assert day.alarms == [] and day.upto_s == pytest.approx(1.79e9 + 2 * 86400 - 1800, abs=1800)
+    with pytest.raises(DataError, match="no lists from before --until"):
+        module.monitor(log, until_s=1.7e9)
+
+
+@pytest.mark.parametrize(
+    ("days", "until", "newest", "lists"),
+    [
+        ([*[0.0] * 99, 10.0], 12.0, 10.0, 1),  # a single list within --within
+        ([*[0.0] * 99, 40.0], 20.0, 0.0, 99),  # a gap, and lists after it
+    ],
+)
+def test_a_log_is_old_by_its_newest_list_up_to_the_time_of_the_report(tmp_path, days, until, newest, lists):
+    start, day = 1.79e9, 86400.0
+    asked = [RequestRecord(f"r{n}", start + at * day, "u", "m", 1, "recommend", 0, 3) for n, at in enumerate(days)]
+    with EventLog(tmp_path / "log", clock=lambda: start + 50 * day) as log:
+        log.write([], [], asked)
+    report = module.monitor(tmp_path / "log", until_s=start + until * day)
+    (alarm,) = report.alarms
+    assert (report.state, report.upto_s, report.lists) == ("old", start + newest * day, (lists, 0))
+    assert f"its newest list was made {24 * (until - newest):.1f} hours before" in alarm.message

@@ -120,6 +120,10 @@ def test_a_period_has_its_ends_and_nothing_beyond(log):
     assert sorted(found.lists["time_s"]) == [1e9 + 1, 1e9 + 1000] == sorted(found.shown["time_s"])
     assert len(found.events) == 2
     assert ends_of(log.folder) == (times[0], times[-1])
+    assert ends_of(log.folder, 1e9 + 8999) == (times[0], 1e9 + 1000)  # the last one that was written
+    assert ends_of(log.folder, times[0]) == (times[0], times[0])
+    with pytest.raises(DataError, match="has no lists from before --until"):
+        ends_of(log.folder, times[0] - 1)
 
 
 def test_rows_between_two_times_are_those_of_a_slow_version(log, monkeypatch):

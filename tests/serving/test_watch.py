@@ -1,6 +1,7 @@
 """A round of watching, with stand-ins for what takes minutes."""
 
 import json
+import sys
 import types
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tfllmrec.durable import locked
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.regression import Verdict
-from tfllmrec.feedback.event_log import EventLog
+from tfllmrec.feedback.event_log import EventLog, RequestRecord
 from tfllmrec.runs.run import UPDATE
 from tfllmrec.runs.update import NothingNew
 from tfllmrec.serving import gate, promotion, watch
@@ -232,6 +233,14 @@ def test_a_check_that_does_not_end_is_no_alarm(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "ALARM_TIMEOUT_S", 0.05)
     with pytest.raises(ModelError, match=r"did not end within 0\.05 s"):
         watch.alarms_of_command("sleep 5")(tmp_path, tmp_path)
+
+
+def test_an_old_log_is_no_alarm_about_the_model(tmp_path):
+    with EventLog(tmp_path / "log") as log:
+        log.write([], [], [RequestRecord("r", 1e9, "u", "m", 1, "recommend", 0, 3)])
+    alarms = watch.alarms_of_command(f"{sys.executable} -m tfllmrec monitor {tmp_path / 'log'}")
+    with pytest.raises(ModelError, match=r"found 3\. Nothing is promoted or rolled back .* the log is old"):
+        alarms(tmp_path / "log", tmp_path)
 
 
 @pytest.mark.parametrize("command", ["sh -c 'echo no lists; exit 3'", "no-such-program"])

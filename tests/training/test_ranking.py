@@ -165,6 +165,49 @@ def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitte
     assert judged.left_out == (made.model is None) == (not judged.factors)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("users", ["a part", "one", "nobody"])
+def test_an_update_trains_on_new_queries_and_on_ratings_of_some_users(planted, hybrid, monkeypatch, users):
+    warned = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda text, *args, **_: warned.append(text % args))
+    blank = RankingModel(hybrid, CONFIG, RatingScale.of_split(planted), 7)
+    record = RankingRecord(
+        lists=9, held_out=9, rated=50, epochs=1, best_epoch=1, weight=1.0, strengths=[1.0, 1.0], click_loss=3.0,
+        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[0.05, 0.15],
+    )  # fmt: skip
+    new = np.arange(len(planted.validation)) % 2 == 0
+    among = np.zeros(len(planted.train_queries()), bool)
+    among[: {"a part": 100, "one": 1, "nobody": 0}[users]] = True
+    start = making.RankingStart(record, making.weights_of(blank, 1.0), new, among, 1, 1.0)
+    made = fit_ranking(data_of(planted), CONFIG.model_copy(update={"batch_size": 4}), hybrid, start=start)
+    judged = RankingRecord(**made.figures)
+    # The fold of a single user has no ratings of others, so that ratings are not learnt from.
+    assert judged.rated == (100 * 5 if users == "a part" else 0)
+    assert judged.lists == judged.held_out == new.sum()
+    assert judged.epochs == judged.best_epoch == 2  # the parent's, and one of training
+    assert judged.click_loss < judged.untrained[0] - 0.05 and judged.strengths[0] > 0
+
+    def moved(head):
+        before, after = (model.network.heads[head].get_weights() for model in (blank, made.model))
+        return max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 0
+
+    assert moved("click") and moved("rating") == (users == "a part")
+    assert [text for text in warned if "Gradients do not exist" in text] == []
+
+
+def test_an_update_without_heads_does_not_have_the_parents_figures_of_ratings(planted, hybrid):
+    record = RankingRecord(
+        lists=9, held_out=9, rated=50, epochs=6, best_epoch=2, weight=1.0, strengths=[0.0, 0.0], click_loss=3.0,
+        rating_loss=1.0, untrained=[3.1, 1.1], seconds=1.0, ndcg=[0.2, 0.1], ndcg_interval=[-0.1, 0.15],
+        rating_interval=[-0.2, 0.3], rating_ece=0.1, factors=[9, 9, 9], biases_loss=9.0,
+    )  # fmt: skip
+    all_of = np.ones(len(planted.validation), bool), np.ones(len(planted.train_queries()), bool)
+    made = fit_ranking(data_of(planted), CONFIG, hybrid, start=making.RankingStart(record, [], *all_of, 1, 1.0))
+    judged = RankingRecord(**made.figures)
+    assert (judged.rating_ece, judged.rating_interval, judged.rated, judged.epochs) == (None, [], 0, 0)
+    assert judged.rating_loss == judged.untrained[1] < 1 and judged.factors[0] == N and judged.ndcg == record.ndcg
+
+
 def test_heads_of_a_parent_are_left_out_only_if_they_are_worse_beyond_chance(planted, hybrid):
     model = RankingModel(hybrid, CONFIG, None)
     asked = planted.validation.take(np.arange(40))
@@ -554,6 +597,17 @@ def test_rated_events_are_what_a_request_after_them_would_be(planted, whole_hybr
         n, bias = scale.item_counts[target], float(scale.item_bias[target])
         without = (bias * (10 + n) - (rating - scale.mean)) / (10 + n - 1)
         assert examples["prior"][row, 0] == pytest.approx(float(given["prior"][0, 0]) - bias + without, abs=1e-4)
+
+
+def test_only_users_with_rated_events_are_learnt_from(planted, hybrid):
+    scale, everybody = RatingScale.of_split(planted), planted.train_queries()
+    model = RankingModel(hybrid, CONFIG, scale)
+    among = np.zeros(len(everybody), bool)
+    assert (examples := rated_events(model, hybrid, planted, scale, 3, among=among))[0] is None
+    assert len(examples[1]) == 0
+    among[[2, 5]] = True
+    examples, raters = rated_events(model, hybrid, planted, scale, 3, among=among)
+    assert len(examples["rating"]) == 2 * 5 and set(raters) == set(everybody.user_ids[among])
 
 
 def test_rated_events_are_rated_by_factors_that_do_not_know_them(monkeypatch):

@@ -10,7 +10,7 @@ import typer
 
 from tfllmrec.cli.arguments import Json, require, seconds_of
 from tfllmrec.cli.output import note, print_json, print_table, say, working
-from tfllmrec.errors import CHECK_FAILED
+from tfllmrec.errors import CHECK_FAILED, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def monitor(
 ) -> None:
     """Compare the newest lists of an event log with earlier lists.
 
-    Exits with 5 if there is an alarm, or if the log is old.
+    Exits with 5 if there is an alarm, and with 3 if the log is old.
     """
     since_s, within_s = seconds_of(since, "--since"), seconds_of(within, "--within")
     before = None if reference is None else _reference(reference)
@@ -91,6 +91,8 @@ def monitor(
         print_report(found)
     if html is not None:
         note(f"page: {html}")
+    if found.state == "old":  # says nothing about the model, so 'watch' must not take it for an alarm
+        raise typer.Exit(DataError.exit_code)
     if found.alarms:
         raise typer.Exit(CHECK_FAILED)
 

@@ -246,8 +246,8 @@ def monitor(
     """Compares the newest lists of a log with earlier ones.
 
     The period ends ``within_s`` before the newest list, because later lists have not had their events yet. If the
-    newest list is older than the period is long, nothing writes to the log any more: nothing is compared, and the
-    report has the state *old* and one alarm.
+    newest list is older than the period is long, nothing writes to the log any more: nothing is compared, the period
+    ends with the newest list, and the report has the state *old* and one alarm.
 
     Args:
       log: folder of the event log.
@@ -258,20 +258,21 @@ def monitor(
       within_s: an event belongs to a list if it came within this time.
       scene: the field of the request by which figures are grouped.
       dwell: the field of events with the seconds that the user stayed.
-      until_s: report as at this time, in seconds since 1970, such as the end of an archived log; by default now.
+      until_s: report as at this time, in seconds since 1970, such as the end of an archived log; by default now. Later
+        lists do not count.
 
     Raises:
       DataError: there is no log, it is damaged, or it has no lists in the period.
     """
     end_s = time.time() if until_s is None else until_s
-    first, newest = ends_of(log)
-    newest = min(newest, end_s)
-    upto = max(newest - within_s, min(first, newest))
+    first, newest = ends_of(log, end_s)
+    if end_s - newest > since_s:
+        last = read_period(log, newest - since_s, newest, within_s, dwell, items)
+        old = compare(last, None, log=log.name, scene=scene, alpha=alpha, items=items)
+        return replace(old, state="old", alarms=[_old(newest, newest_event_s(log, end_s), end_s)])
+    upto = max(newest - within_s, first)
     after = upto - since_s
     now = read_period(log, after, upto, within_s, dwell, items)
-    if end_s - newest > since_s:
-        old = compare(now, None, log=log.name, scene=scene, alpha=alpha, items=items)
-        return replace(old, state="old", alarms=[_old(newest, newest_event_s(log, end_s), end_s)])
     notes: list[str] = []
     before: Observed | None
     if isinstance(reference, Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from tfllmrec.columns import (
     VERSION,
 )
 from tfllmrec.data.cleaning.event_kinds import kind_strength, kind_weight
-from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, FIELDS, NUMBER, REQUEST_TYPES, REQUESTS, LogReader
+from tfllmrec.data.files.event_log import EVENTS, EXPOSURES, FIELDS, REQUEST_TYPES, REQUESTS, LogReader
 from tfllmrec.errors import DataError
 from tfllmrec.feedback.tables import require_columns, texts
 from tfllmrec.progress import show_progress
@@ -227,25 +228,26 @@ def _dwell(fields: str | None, name: str) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else np.nan
 
 
-def ends_of(log: Path) -> tuple[float, float]:
+def ends_of(log: Path, upto_s: float = math.inf) -> tuple[float, float]:
     """When the first and the newest lists of a log were made.
 
+    Args:
+      upto_s: later lists do not count.
+
     Raises:
-      DataError: the log has no lists.
+      DataError: the log has no lists, or none up to that time.
     """
     with LogReader(log) as reader:
         tables = [EXPOSURES, *([REQUESTS] if reader.has_requests() else [])]
-        found = [
-            reader.rows(f"SELECT {TIME_S} FROM {table} ORDER BY {NUMBER} {order} LIMIT 1")
-            for table in tables
-            for order in ("ASC", "DESC")
-        ]
-    times = [rows[0][0] for rows in found if rows]
-    if not times:
+        found = [end for table in tables if (end := reader.ends(table, upto_s))]
+        later = any(reader.last(table) for table in tables)
+    if not found:
+        if later:
+            raise DataError(f"{log} has no lists from before --until: expected some. Give a later time.")
         raise DataError(
             f"{log} has no lists: expected those that 'tfllmrec serve --log' writes when 'recommend' is asked."
         )
-    return min(times), max(times)
+    return min(first for first, _ in found), max(newest for _, newest in found)
 
 
 def newest_event_s(log: Path, upto_s: float) -> float | None:

@@ -348,7 +348,7 @@ class RankingModel(MeasuredModel):
         Args:
           inputs: ``lists``, what :meth:`given` gives with ``label`` int32 ``[B]``, the place of the next item in each,
             and ``log_times`` float32 ``[B, M]``, the logarithm of how many items each of them stands for;
-            and where the data has ratings ``rated``, the same of lists of one item with ``rating`` float32 ``[B]``.
+            and where ratings are learnt ``rated``, the same of lists of one item with ``rating`` float32 ``[B]``.
         """
         lists = dict(inputs["lists"])
         label, log_times = lists.pop("label"), lists.pop("log_times")
@@ -356,7 +356,7 @@ class RankingModel(MeasuredModel):
         total = self.click_task(labels=label, predictions=logits, compute_metrics=False)
         loss = tf.math.divide_no_nan(total, tf.cast(tf.shape(label)[0], tf.float32))
         self.click_loss.update_state(loss, tf.shape(label)[0])
-        if self.rates:
+        if "rated" in inputs:
             rated = dict(inputs["rated"])
             rating = rated.pop("rating")
             _, told = self.learned(self.item_vectors, **rated)

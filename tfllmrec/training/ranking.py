@@ -73,7 +73,7 @@ class Verdict:
 
     Attributes:
       best_epoch: number of training epochs, the one with the lowest losses on held-out users; 0: no epoch was better
-        than no training.
+        than no training. In an update the parent's network counts as epoch 1, and the first epoch of training as 2.
       strengths: of the click and the rating head; 0: left out.
       click_loss, rating_loss: on held-out users, with each head at its best strength, whether it is kept or not; the
         latter is the mean squared error.
@@ -109,6 +109,9 @@ class Verdict:
 class RankingRecord(Verdict):
     """What a ranking model was made of, and what each head was worth on users that it was not trained on.
 
+    If the parent of an update left out both heads, the figures of the heads and lists are the parent's, ``epochs`` is
+    0, and there is neither ``rating_interval`` nor ``rating_ece``: ratings are by the update's own factors or biases.
+
     Attributes:
       lists: validation queries that were learnt from.
       held_out: validation queries that the heads were judged on, each by a model that was not trained on its user.
@@ -118,7 +121,7 @@ class RankingRecord(Verdict):
       biases_loss: the mean squared error on held-out users by biases.
       factors_interval: low and high end of the 95 % interval of the fall from ``biases_loss`` to the error by factors;
         empty without ratings, where there are too many items for factors, and in records of earlier versions.
-      epochs: number tried.
+      epochs: number tried; in an update the parent's network counts as one.
       weight: of the hybrid's score.
       seconds: time to build it.
     """
@@ -317,7 +320,8 @@ def fit_ranking(
     final model is trained on all queries. Before that, the factor model of ratings is fitted on the training events,
     and replaces the biases by the same rule; catalogues of more than ``rating_factors.ITEMS`` items have none. The
     temperature of the click probabilities minimises the log loss of the candidates over all folds, if temperatures
-    that are fitted on the other folds lower the loss of a fold; otherwise it is 1.
+    that are fitted on the other folds lower the loss of a fold; otherwise it is 1. If all rated events are of the
+    users of one fold, or there are none, the rating head is not trained.
 
     With ``start`` each training goes on from an earlier model, and only queries whose next item that model was not
     trained on are learnt from and judged on. The earlier model itself counts as the first epoch. A head that it kept
@@ -361,23 +365,28 @@ def fit_ranking(
             epochs=0,
             untrained=[start.record.untrained[0], prior_loss],
             rating_loss=prior_loss,
+            rating_interval=[],
+            rating_ece=None,
+            rated=0,
             seconds=round(time.monotonic() - began, 1),
             factors=[] if factors is None else factors.sizes,
             **against_biases,
         )
         return Fitted(None if record.left_out else model, config, asdict(record))
+    # All queries of a user are in one fold.
+    folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
     lists = lists_of(model, hybrid, asked, config.candidates, seed)
     rated, raters = None, np.empty(0, object)
     if scale is not None and config.epochs > first:
         users_of_ratings = None if start is None else start.users
         rated, raters = rated_events(model, hybrid, split, scale, seed, factors, users_of_ratings)
+        if any(np.isin(raters, asked.user_ids[fold]).all() for fold in folds):
+            rated, model.network.heads["rating"].trainable = None, False
     untrained = model.network.get_weights()
     steps = -(-len(asked) // config.batch_size) * config.epochs
     optimizer = adamw(config.learning_rate, max(steps, 1), 0.05, config.weight_decay)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    # All queries of a user are in one fold.
-    folds = [np.flatnonzero(users % config.folds == number) for number in np.unique(users % config.folds)]
     held_out = HeldOut(model, lists, ratings, users, config, earlier)
     for number, fold in enumerate(folds):
         model.network.set_weights(untrained)
@@ -472,7 +481,7 @@ def _train(
 
     It is not compiled again for each fold: Keras would trace its step anew.
     """
-    if epochs <= first or not len(lists["label"]) or (rated is not None and not len(rated["rating"])):
+    if epochs <= first or not len(lists["label"]):
         return
     for variable in model.optimizer.variables:
         variable.assign(tf.zeros_like(variable))
@@ -556,7 +565,7 @@ def rated_events(
     seed: int,
     factors: RatingFactors | None = None,
     among: np.ndarray | None = None,
-) -> tuple[Examples, np.ndarray]:
+) -> tuple[Examples | None, np.ndarray]:
     """What ``RankingModel.compute_loss`` takes for ``rated``: training events, each with the history before it.
 
     At most :data:`RATED` events of :data:`RATERS` users, of the newest that the hybrid looks at; fewer where
@@ -567,7 +576,7 @@ def rated_events(
       among: bool ``[U]``, of the users of ``Split.train_queries()``; only their events are taken.
 
     Returns:
-      The examples, and the user id of each, object ``[E]``.
+      The examples, ``None`` without any; and the user id of each, object ``[E]``.
     """
     generator = np.random.default_rng(seed)
     everybody = split.train_queries()
@@ -615,7 +624,7 @@ def rated_events(
         else:
             own = factors.without(of_users[here[:, 0]], target, rating)
         parts.append(known | {"rating": rating, "prior": known["prior"] - own[:, np.newaxis].astype(np.float32)})
-    return _joined(parts, model), users.user_ids[wanted[:, 0]]
+    return _joined(parts, model) if parts else None, users.user_ids[wanted[:, 0]]
 
 
 def _starts(label: str, unit: str, total: int, size: int) -> Iterator[int]:

@@ -314,6 +314,17 @@ class LogReader:
             return int(self.rows(sql, after_s, upto_s)[0][0])
         return self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S) - self._number_at(table, after_s)
 
+    def ends(self, table: str, upto_s: float) -> tuple[float, float] | None:
+        """When the first and the newest lists up to a time were made; ``None``: there are none."""
+        newest = self.rows(
+            f"SELECT {TIME_S} FROM {table} WHERE {NUMBER} <= ? AND {TIME_S} <= ? ORDER BY {NUMBER} DESC LIMIT 1",
+            self._number_at(table, upto_s + 2 * WRITTEN_WITHIN_S), upto_s,
+        )  # fmt: skip
+        if not newest:
+            return None
+        first = self.rows(f"SELECT {TIME_S} FROM {table} ORDER BY {NUMBER} LIMIT 1")
+        return min(first[0][0], newest[0][0]), newest[0][0]
+
     def _number_at(self, table: str, time_s: float) -> int:
         """The number of a row such that rows before it are from before ``time_s``; by bisection."""
         low, high = 0, self.last(table)
