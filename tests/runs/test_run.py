@@ -34,12 +34,12 @@ from tfllmrec.models.fitting import Fitted, TrainingData
 from tfllmrec.models.ranking import Reranked
 from tfllmrec.runs import experiment
 from tfllmrec.runs.experiment import _record, encode, fit_experiment, start_run
-from tfllmrec.runs.run import Run
+from tfllmrec.runs.run import TRAINED, UPDATE, Run, Update
 from tfllmrec.runs.scoreboard import fit_all_baselines, measure_one, report
 from tfllmrec.text import reading
 from tfllmrec.training.callbacks import FitState
 from tfllmrec.training.fit import fit_hybrid
-from tfllmrec.training.ranking import RankingRecord
+from tfllmrec.training.ranking import RankingRecord, load_ranking
 from tfllmrec.training.text.tower import TowerRecord
 
 pytestmark = pytest.mark.tf
@@ -242,6 +242,28 @@ def test_a_run_whose_ranking_model_is_left_out(chain_run, tmp_path, monkeypatch)
         saved.rank(["i3"], ["i5"])
     assert f"the ranking model of its run was {line}. Use recommend with allow=<candidates> instead" in str(error.value)
     assert len(saved.recommend(histories=[["i3"]], k=3)) == 3
+
+
+def test_ratings_of_an_update_that_does_not_reorder_are_measured(chain_run, tmp_path, monkeypatch):
+    from tfllmrec.runs import warm_start
+
+    copy = Run(shutil.copytree(chain_run[0].folder, tmp_path / "copy"))
+    (copy.folder / "metrics.json").unlink()
+    begun = Update(parent=str(chain_run[0].folder), new_events=1, new_items=0, new_users=0)
+    (copy.folder / UPDATE).write_text(begun.model_dump_json())
+    np.save(copy.folder / TRAINED, np.empty(0, np.int64))
+    start = warm_start.Start(None, copy.config, None, None)
+    monkeypatch.setattr(warm_start, "warm_start", lambda *_: start)
+
+    def rates_only(folder, data, config, hybrid, *_):
+        model = load_ranking(folder, hybrid, data.split, config, data.seed)
+        model.network.strengths.assign([0.0, 0.5])
+        return model
+
+    monkeypatch.setattr(tfllmrec.training.ranking, "prepared_ranking", rates_only)
+    measured = fit_experiment(copy.config, copy.folder, resume=True, tell=lambda line: None).metrics["ranking"]
+    assert "left_out" not in measured and "reranked" not in measured
+    assert measured["rated"] == len(copy.split.test) and measured["rmse"] < 2
 
 
 def test_the_saved_model_is_the_one_that_was_measured(chain_run):

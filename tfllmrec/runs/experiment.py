@@ -207,7 +207,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     save_per_query(out / PER_QUERY, split.test, results)
     measured = report(split, config, results)
     measured["validation"] = {name: _on_validation(data, baseline) for name, baseline in baselines.items()}
-    if order is not None and (run.update is None or order.reorders):
+    if order is not None:
         measured["ranking"] = measure_with_ranking(hybrid, order, split, config, results["hybrid"], tell)
     elif made is not None:
         measured["ranking"] = {"left_out": made.line()}
