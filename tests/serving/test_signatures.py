@@ -557,7 +557,7 @@ def test_signatures_share_what_they_have_in_common(chain_version):
     """Each would otherwise hold the operations of the network, which takes long to trace and to load."""
     saved = SavedModelProto.FromString((chain_version / "saved_model.pb").read_bytes())
     functions = [function.signature.name for function in saved.meta_graphs[0].graph_def.library.function]
-    for name in ("last_query_vectors", "explain_items", "rank"):
+    for name in ("last_query_vectors", "explain_items"):
         assert sum(f"_{name}_" in function for function in functions) == 1, name
 
 

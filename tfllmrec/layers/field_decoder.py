@@ -165,7 +165,8 @@ def times(texts: tf.Tensor) -> tf.Tensor:
     of_month = tf.cast(tf.clip_by_value(month, 1, 12), tf.int32) - 1
     days_of_month = tf.gather(tf.constant(_DAYS, tf.float64), of_month) + tf.cast(leap & (month == 2), tf.float64)
     valid = (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= days_of_month)
-    valid &= (hour < 24) & (minute < 60) & (second < 61)
+    valid &= (minute < 60) & (second < 61)
+    valid &= (hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))  # midnight at the end of the day
     # Days since 1970 by the years before this one, the months before this one, and the leap day of this year.
     before = year - 1
     years = before * 365 + before // 4 - before // 100 + before // 400 - 719_162
