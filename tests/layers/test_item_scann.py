@@ -42,7 +42,7 @@ def test_what_is_not_fetched_and_what_fills_up_is_not_found():
 
 def test_scann_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
-    with pytest.raises(ModelError, match=r"pip install tfllmrec\[scann\], or export with another --index"):
+    with pytest.raises(ModelError, match=r"pip install -e '\.\[scann\]', or export with another --index"):
         build_index(VECTORS, QUERIES, "scann")
 
 

@@ -83,9 +83,9 @@ def test_a_version_with_scann_is_loaded_where_scann_is(chain_run, chain_version,
 
     monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
     for load, error in ((SavedModel.open, ModelError), (Servable, RequestError)):
-        with pytest.raises(error, match=r"pip install tfllmrec\[scann\]"):
+        with pytest.raises(error, match=r"pip install -e '\.\[scann\]'"):
             load(version)
-    with pytest.raises(ModelError, match=r"pip install tfllmrec\[scann\]"):
+    with pytest.raises(ModelError, match=r"pip install -e '\.\[scann\]'"):
         export(chain_run[0].folder, tmp_path / "chain", index="scann")
     assert sorted(version_folders(tmp_path / "chain")) == [1]
 

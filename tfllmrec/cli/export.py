@@ -26,7 +26,7 @@ def export(
         Literal["auto", "exact", "partitioned", "scann"],
         typer.Option(
             help="How items are searched. auto: exact up to 200,000 items, partitioned beyond. scann needs pip install "
-            "'tfllmrec[scann]' for the export and for serving, and stock TF Serving cannot load it."
+            "-e '.[scann]' for the export and for serving, and stock TF Serving cannot load it."
         ),
     ] = "auto",
     json: Json = False,

@@ -30,7 +30,7 @@ def scann_operations() -> Any:
         from scann.scann_ops.py import scann_ops
     except (ImportError, tf.errors.OpError) as error:
         raise ModelError(
-            f"An index of the form scann needs ScaNN's operations ({error}): pip install tfllmrec[scann], or export "
+            f"An index of the form scann needs ScaNN's operations ({error}): pip install -e '.[scann]', or export "
             "with another --index."
         ) from error
     return scann_ops
