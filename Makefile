@@ -22,7 +22,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/pytest -n 3 --dist loadfile -m 'slow and not long' --ignore tests/examples --ignore tests/notebooks
 
-# Tests that .ci/run skips: further kills, searches, exports of other kinds, an index of another library, four long pages.
+# Tests that .ci/run skips: further kills, searches and exports, fresh processes, ScaNN, foreign clients, long pages.
 test-long: $(STAMP)
 	$(BIN)/pytest -n 2 --dist load -m long --ignore tests/examples --ignore tests/notebooks
 

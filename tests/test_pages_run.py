@@ -124,7 +124,9 @@ def names(folder, chain_run):
 
 
 #: Pages that take a minute and more: not part of .ci/run.
-LONG = ("README.md", "docs/events.md", "docs/graph.md", "docs/serving.md")
+LONG = (
+    "README.md", "docs/events.md", "docs/graph.md", "docs/how-to/context.md", "docs/serving.md", "docs/updates.md",
+)  # fmt: skip
 
 
 def marked(page: Path):

@@ -13,7 +13,7 @@ from tfllmrec.layers.item_cells import exact_best
 from tfllmrec.layers.item_index import ItemIndex, build_index
 from tfllmrec.layers.item_scann import Scann, recall_of_lists
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.long]
 N, D = 3000, 16
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(100, D))

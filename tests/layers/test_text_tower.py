@@ -365,6 +365,7 @@ def write(handles, mode, folder):
         model.save_weights(folder / name)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fresh_process_loads_what_was_saved(handles, tmp_path):
     for mode in SAVED:

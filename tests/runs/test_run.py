@@ -357,6 +357,7 @@ fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
     assert chosen[0] == chosen[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fit_learns_interests_once_and_refuses_those_of_another_run(chain_config, cache, tmp_path):
     items = pd.read_csv(chain_config.data.items)

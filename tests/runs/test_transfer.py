@@ -112,6 +112,7 @@ def test_shared_items_keep_their_ids_and_numbers_of_events(zero_shot, chain_run)
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_is_exported_but_takes_no_new_items(zero_shot, tmp_path):
     from tfllmrec.serving.export import export

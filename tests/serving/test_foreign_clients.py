@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.long]
 
 grpc = pytest.importorskip("grpc")
 ovmsclient = pytest.importorskip("ovmsclient")

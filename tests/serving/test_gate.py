@@ -59,6 +59,7 @@ def test_a_run_that_is_no_worse_is_exported_and_stable(copies, chain_run):
     assert state.labels == {"stable": 2} and list(version_folders(model)) == [1, 2]
 
 
+@pytest.mark.long
 def test_a_run_that_is_worse_is_not_exported(copies):
     model, run = copies
     results = run.results

@@ -121,6 +121,7 @@ def test_a_label_that_the_newest_events_have_more_often_rises(exported):
     assert found["wool scarf"] == "falling"
 
 
+@pytest.mark.long
 def test_what_a_run_has_learned_is_exported_by_the_names_of_labels(chain_run, tmp_path):
     """A forecast that knows two of the four labels, and looks at nothing but how frequent they are."""
     run = shutil.copytree(chain_run[0].folder, tmp_path / "run")

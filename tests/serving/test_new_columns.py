@@ -122,6 +122,7 @@ def wanted(lamp, small, family):
     return {f"i{i}" for i in range(32) if (i % 2, i // 2 % 2, i // 4 % 4) == (lamp, small, family)} - {*HISTORY}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lamp", [0, 1])
 @pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize("grabbed", [0, 1])

@@ -420,6 +420,7 @@ def test_a_small_tower_reads_the_queries_and_the_items_keep_their_vectors(small_
         small.search_tokens(dict.fromkeys(INPUTS, np.zeros((1, 3), np.int32)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_small_tower_of_another_encoder_is_not_exported(small_tower, tmp_path):
     from tfllmrec.serving.export import export

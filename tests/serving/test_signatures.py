@@ -762,8 +762,8 @@ def test_without_a_click_head_recommend_is_the_same_graph():
         served = small_model(ranking=None if ranking is None else made)
         assert served.ranked == (8 if ranking == (1.0, 1.0) else 0)
         graph = getattr(served, signature).get_concrete_function().graph.as_graph_def()
-        inner = {function.signature.name.rsplit("_", 1)[0]: function.node_def for function in graph.library.function}
-        return [node.op for node in graph.node], [[node.op for node in inner[name]] for name in sorted(inner)]
+        inner = sorted([node.op for node in function.node_def] for function in graph.library.function)
+        return [node.op for node in graph.node], inner
 
     for signature in ("recommend", "recommend_full"):
         without = nodes(None, signature)
@@ -935,6 +935,7 @@ def test_learned_interests_are_served_as_they_were_measured():
     assert alone["weights"][0] == pytest.approx(out["weights"][1], rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_learned_interests_take_only_operations_of_tensorflow(tmp_path):
     served = labelled(forecast=learned_labels())
@@ -948,6 +949,7 @@ def test_learned_interests_take_only_operations_of_tensorflow(tmp_path):
     assert before["labels"] == after["labels"] and before["weights"] == after["weights"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_where_use_again_is_the_task_the_history_may_come_back():
     again, once = small_model(repeats=True), small_model()
@@ -1045,6 +1047,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fresh_process_answers_the_same(chain_version, served):
     nothing = {"event_fields": [[""]], "context": [[""]]}

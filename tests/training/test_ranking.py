@@ -165,6 +165,7 @@ def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitte
     assert judged.left_out == (made.model is None) == (not judged.factors)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("users", ["a part", "one", "nobody"])
 def test_an_update_trains_on_new_queries_and_on_ratings_of_some_users(planted, hybrid, monkeypatch, users):
@@ -849,6 +850,7 @@ def test_no_ratings_no_rating_head(hybrid, monkeypatch):
     json.dumps(told, allow_nan=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_that_diverges_is_left_out(planted, whole_hybrid):
     hybrid = whole_hybrid

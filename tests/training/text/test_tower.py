@@ -165,6 +165,7 @@ def test_adalora_with_accumulated_gradients_is_put_back_as_it_was_measured(thin_
             np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"epoch {epoch + 4}, variable {i}")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_paraphrases_are_asked_for_before_the_first_epoch_and_never_again(thin_hub, tmp_path, monkeypatch):
     monkeypatch.setenv("TFLLMREC_CACHE", str(tmp_path / "cache"))
@@ -325,6 +326,7 @@ def template_of(run):
     return ItemTemplate.from_items(run.dataset.items, run.config.text.template)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_reads_with_what_it_has_trained(tower_run, tmp_path):
     """And so it does from the folder alone, and exported."""
