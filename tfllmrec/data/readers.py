@@ -102,8 +102,8 @@ def read_dataset(
             f"found {found}."
         )
 
-    def read(path: Path, table: str, wanted: Sequence[str], required: Sequence[str]) -> RawTable:
-        return name_columns(read_table(path, table, config), wanted, required, config.columns)
+    def read(path: Path, table: str, wanted: Sequence[str], required: Sequence[str], log_since: int = 0) -> RawTable:
+        return name_columns(read_table(path, table, config, log_since=log_since), wanted, required, config.columns)
 
     files = Files()
     if config.source is not None:
@@ -137,10 +137,7 @@ def read_dataset(
             setattr(files, role, base / given)
     files.more_items = [base / path for path in config.more_items]
 
-    events = None
-    if files.events:
-        raw = read_table(files.events, "events", config, log_since=log_since)
-        events = name_columns(raw, *_EVENTS[1:], config.columns)
+    events = read(files.events, *_EVENTS, log_since) if files.events else None
     items = read(files.items, "items", ITEM_COLUMNS, (ITEM,)) if files.items else None
     if config.vectors:
         if items is None:

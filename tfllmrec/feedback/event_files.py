@@ -191,7 +191,7 @@ def export(
         raise ConfigError("Events have no reward: add --exposures.")
     if policies and not exposures:
         raise ConfigError("Events have no policy: add --exposures.")
-    name = EXPOSURES if exposures else EVENTS
+    name, policies = EXPOSURES if exposures else EVENTS, policies or RECOMMENDED
     with LogReader(folder) as reader:
         table = reader.table(name, since)
         if not table.rows:
@@ -206,14 +206,14 @@ def export(
             for batch in table.batches():
                 done += len(batch)
                 if exposures:
-                    batch = batch.filter(pc.is_in(batch[POLICY], pa.array(policies or RECOMMENDED)))
+                    batch = batch.filter(pc.is_in(batch[POLICY], pa.array(policies)))
                 if rewarded is not None:
                     batch = pa.record_batch([*batch.columns, _rewards(batch, rewarded)], schema)
                 write(batch)
                 rows += len(batch)
                 progress(done, table.rows)
             if not rows:
-                raise _no_list_of(policies or RECOMMENDED, reader, since)
+                raise _no_list_of(policies, reader, since)
     return {"file": str(out), "rows": rows, "next": table.upto, "left_out": table.left_out}
 
 

@@ -253,7 +253,5 @@ def ends_of(log: Path, upto_s: float = math.inf) -> tuple[float, float]:
 def newest_event_s(log: Path, upto_s: float) -> float | None:
     """When the last event of a log up to a time happened; ``None``: it has none."""
     with LogReader(log) as reader:
-        newest: float | None = reader.rows(f"SELECT max({TIMESTAMP}) FROM {EVENTS} WHERE {TIMESTAMP} <= ?", upto_s)[0][
-            0
-        ]
-    return newest
+        ((newest,),) = reader.rows(f"SELECT max({TIMESTAMP}) FROM {EVENTS} WHERE {TIMESTAMP} <= ?", upto_s)
+    return None if newest is None else float(newest)

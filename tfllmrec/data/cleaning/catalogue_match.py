@@ -63,6 +63,8 @@ def doubts_of_match(met: pd.Index, listed: pd.Index) -> list[str]:
 
 def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
     """What sets ids of events apart from ids of the catalogue that are alike, with an example; ``""`` if none are."""
+    if not len(unlisted):
+        return ""
     spellings: tuple[tuple[str, Callable[[str], str]], ...] = (
         ("leading zeros", lambda text: text.lstrip("0")),
         ("upper and lower case", str.lower),

@@ -131,11 +131,15 @@ def event_kinds(values: pd.Series, weights: Mapping[str, float] | None = None) -
     kinds = strings(values)
     kinds = kinds.mask(kinds.isin(MISSING), "")
     codes, distinct = pd.factorize(kinds)
-    given = {kind: 1 + 4 * abs(weight) for kind, weight in (weights or {}).items()}
-    strengths = [
-        given.get(kind) or (strength and 1 + strength) for kind in distinct for strength in [kind_strength(kind)]
-    ]
-    return kinds, np.array(strengths, dtype=np.float64)[codes]
+    given = weights or {}
+
+    def strength_of(kind: str) -> float:
+        if kind in given:
+            return 1 + 4 * abs(given[kind])
+        by_name = kind_strength(kind)
+        return 1 + by_name if by_name else 0
+
+    return kinds, np.array([strength_of(kind) for kind in distinct], dtype=np.float64)[codes]
 
 
 def weights_of_kinds(fields: Mapping[str, FieldConfig]) -> Mapping[str, float]:

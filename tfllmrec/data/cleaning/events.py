@@ -38,14 +38,15 @@ def clean_events(
 
     A row whose item is a list counts as one event for each item of the list, whose order counts where nothing else
     orders events and no user has a second row. Ratings that mean "not rated" become NaN.
-    The order column, else the timestamp, orders a user's events. Only in that column does a cell that cannot be read
-    drop its row; other such cells are taken as unknown. Ties fall by timestamp, then by a hash of user and
-    item ids, then by place in a list of items, then by rating, lower first: the order never depends on the rows' places
-    in the file. Rows that lack the key are dropped where most rows have it. Where most lack it, or it is the same
-    everywhere, the key is ignored, the hash alone fills ``order`` and the data counts as unordered. Ratings that are
-    the same in every event, as in logs of clicks, say nothing and become NaN; without known events, because ratings may
-    come one at a time. Where repeated events of a user and item
-    are merged, the strongest kind of event stays, and among events of that strength the last or first one.
+    The order column, else the timestamp, orders a user's events. If a cell of that column cannot be read, its row is
+    dropped; other such cells are taken as unknown. Ties fall by timestamp, then by a hash of user and item ids, then by
+    place in a list of items, then by rating, lower first: the order never depends on the rows' places in the file. Rows
+    that lack the key are dropped where most rows have it. Where most lack it, or it is the same everywhere, the key is
+    ignored, the hash alone fills ``order`` and the data counts as unordered.
+
+    Ratings that are the same in every event, as in logs of clicks, are not informative and become NaN. Beside ``known``
+    events they stay, because ratings may come one at a time. Where repeated events of a user and item are merged, the
+    strongest kind of event stays, and among events of that strength the last or first one.
 
     Args:
       raw: the file.
@@ -243,32 +244,37 @@ def _order_column(keys: dict[str, tuple[np.ndarray, np.ndarray, str]], rows: Row
     """
     chosen = None
     for column, (key, unreadable, what_unreadable) in keys.items():
-        present = ~np.isnan(key) & rows.keep
-        missing = ~present & rows.keep
-        if chosen is not None or not present.any():
-            pass
-        elif missing.sum() > present.sum():
-            rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
-        elif alone and np.ptp(key[present]) == 0 and present.sum() > 1:
-            what = (
-                f"{column} is the same in every row: it is ignored as an order. If another column has the real time or "
-                "order, name it under data.columns"
-            )
-            rows.note(present, what, "doubted", column)
-        else:
-            chosen = column
-            rows.drop_unreadable(unreadable, what_unreadable, column)
-            rows.drop(missing, f"no {column}, though most rows have one", column)
-            if numbers_the_rows(key[rows.keep], np.flatnonzero(rows.keep)):
-                what = (
-                    f"{column} grows by the same step from row to row, as a row number does: events are ordered as the "
-                    "file lists them. If the file is not sorted by time, the last event of a user means nothing: name "
-                    "the column with the real time under data.columns, or set split.kind to leave_random_out"
-                )
-                rows.note(rows.keep, what, "doubted", column)
-        if chosen != column:
+        if chosen is not None or not _orders(column, key, rows, alone):
             rows.take_as_unknown(unreadable, what_unreadable, column)
+            continue
+        chosen = column
+        rows.drop_unreadable(unreadable, what_unreadable, column)
+        rows.drop(np.isnan(key), f"no {column}, though most rows have one", column)
+        if numbers_the_rows(key[rows.keep], np.flatnonzero(rows.keep)):
+            what = (
+                f"{column} grows by the same step from row to row, as a row number does: events are ordered as the "
+                "file lists them. If the file is not sorted by time, the last event of a user means nothing: name "
+                "the column with the real time under data.columns, or set split.kind to leave_random_out"
+            )
+            rows.note(rows.keep, what, "doubted", column)
     return chosen
+
+
+def _orders(column: str, key: np.ndarray, rows: Rows, alone: bool) -> bool:
+    """Whether a column can order events; if it has values and cannot, the report says why."""
+    present = ~np.isnan(key) & rows.keep
+    missing = ~present & rows.keep
+    if missing.sum() > present.sum() > 0:
+        rows.note(missing, f"most rows have no {column}: it is ignored as an order", "kept", column)
+        return False
+    if alone and present.sum() > 1 and np.ptp(key[present]) == 0:
+        what = (
+            f"{column} is the same in every row: it is ignored as an order. If another column has the real time or "
+            "order, name it under data.columns"
+        )
+        rows.note(present, what, "doubted", column)
+        return False
+    return bool(present.any())
 
 
 def hash_of_pairs(user: np.ndarray, user_ids: pd.Index, item: np.ndarray, item_ids: pd.Index) -> np.ndarray:

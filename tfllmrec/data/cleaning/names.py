@@ -24,7 +24,7 @@ from tfllmrec.data.files.column_names import plain_name
 
 SEPARATOR = "|"
 #: Words that stand for "no name" in exports of names. MovieLens writes the last one.
-NO_NAME = {*MISSING, "N/A", "#N/A", "(no genres listed)"}
+NO_NAME = {*MISSING, "N/A", "(no genres listed)"}
 
 # Hive separates by control characters.
 _SEPARATORS = re.compile(r"[|;^\t\x01-\x03；、]|\s[•·]\s|(?:\n|^)\s*[-*•]\s|\n")

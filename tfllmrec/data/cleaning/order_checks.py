@@ -124,11 +124,9 @@ def _order_against_time(users: np.ndarray, seconds: np.ndarray) -> Finding | Non
         return None
     return _doubt(
         f"the order column contradicts the times: in {back.sum() / compared.sum():.1%} of adjacent events with "
-        "different "
-        "times the earlier one comes later in order, so the newest event of a user is not the last. If the column "
-        "counts "
-        "from the newest event, or is the place in a list or basket, remove it, or map another one to order under "
-        "data.columns",
+        "different times the earlier one comes later in order, so the newest event of a user is not the last. If the "
+        "column counts from the newest event, or is the place in a list or basket, remove it, or map another one to "
+        "order under data.columns",
         back.sum(),
     )
 

@@ -117,14 +117,12 @@ def _refuse_document(content: bytes, path: Path) -> None:
     if holders:
         raise DataError(
             f"{path} is one JSON object, whose field {holders[0]!r} holds the rows: write that list alone, or one "
-            "object "
-            "on each line."
+            "object on each line."
         )
     if document and len(nested) == len(document):
         raise DataError(
             f"{path} is one JSON object for the whole table, as pandas writes it by default: expected an object for "
-            "each "
-            "row. In pandas, write it with to_json(path, orient='records', lines=True)."
+            "each row. In pandas, write it with to_json(path, orient='records', lines=True)."
         )
 
 
