@@ -104,8 +104,8 @@ class DataConfig(Section):
     repeats: Literal["last", "first", "all"] = Field(
         default="last",
         description="Which event to keep if a user has several events with an item. The strongest kind of event "
-        "has priority: a view never replaces a purchase. If times are equal or unknown, 'last' keeps "
-        "the event with the highest rating, and 'first' the one with the lowest.",
+        "has priority, by data.fields.kind.weights or else by its name: a purchase before a view. If times are "
+        "equal or unknown, 'last' keeps the event with the highest rating, and 'first' the one with the lowest.",
     )
     min_user_events: int = Field(default=1, ge=1, description="Users with fewer events are dropped, and counted.")
     max_bad_rows: float = Field(
@@ -117,13 +117,17 @@ class DataConfig(Section):
         description="Largest size of a table after decompression; a larger table is refused.",
     )
     max_rows: int = Field(
-        default=50_000_000, ge=1, description="Most rows of a table (of a text file: lines); a longer table is refused."
+        default=50_000_000,
+        ge=1,
+        description="Maximum number of rows (of a text file: lines) of a table; a longer table is refused.",
     )
-    max_columns: int = Field(default=10_000, ge=1, description="Most columns of a table; a wider table is refused.")
+    max_columns: int = Field(
+        default=10_000, ge=1, description="Maximum number of columns of a table; a wider table is refused."
+    )
     max_depth: int = Field(
         default=32,
         ge=1,
-        description="Most levels of nested values in a row of JSON or Parquet; deeper values are refused.",
+        description="Maximum depth of nested values in a row of JSON or Parquet; deeper values are refused.",
     )
 
 
@@ -280,8 +284,9 @@ class TuningConfig(Section):
         None,
         pattern=r"^\w+(\.\w+)*:\w+(,\w+(\.\w+)*:\w+)*$",
         description="module:function that takes a list of strings and returns one string for each; or several, joined "
-        "by commas and called one after the other, such as a translation into another language and one back. An item "
-        "with a paraphrase is read as it half of the time. Accepted from --set and Python, not from a config file.",
+        "by commas and called one after the other, such as a translation into another language and one back. Half of "
+        "the time, the paraphrase of an item is read instead of its text. Accepted from --set and Python, not "
+        "from a config file.",
     )
     paraphrase_similarity: float = Field(
         0.5,
@@ -341,7 +346,7 @@ class DistillationConfig(Section):
 class ModelConfig(Section):
     """The hybrid's sizes and terms."""
 
-    embedding_dim: int = Field(128, ge=4, description="Width D of e_i and q_u.")
+    embedding_dim: int = Field(128, ge=4, description="Width D of the vectors of items (e_i) and of users (q_u).")
     blocks: int = Field(2, ge=0, description="Self-attention blocks of the history encoder.")
     heads: int = Field(4, ge=1, description="Attention heads of each block; embedding_dim must be a multiple.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout; auto: lower if items have many events.")
@@ -503,7 +508,9 @@ class GraphConfig(Section):
     neighbours: int = Field(
         20, ge=1, le=1000, description="How many of the strongest edges of an item each relation keeps."
     )
-    support: int = Field(2, ge=1, description="Fewest common users of two items for an edge of the relation use.")
+    support: int = Field(
+        2, ge=1, description="Minimum number of users that two items must share for an edge of the relation 'use'."
+    )
 
     @property
     def wanted(self) -> bool:
@@ -561,9 +568,16 @@ class TrainingConfig(Section):
 class UpdateConfig(Section):
     """How ``tfllmrec update`` goes on from a run, and when the result may replace the model in use."""
 
-    epochs: int = Field(1, ge=1, description="Most epochs, starting from the run's weights.")
+    epochs: int = Field(
+        1,
+        ge=1,
+        description="Maximum number of epochs of the hybrid and of the ranking model, starting from the run's weights.",
+    )
     learning_rate_share: float = Field(
-        0.5, gt=0, le=1, description="Peak learning rate, as a share of training.learning_rate."
+        0.5,
+        gt=0,
+        le=1,
+        description="Peak learning rates, as a share of training.learning_rate and ranking.learning_rate.",
     )
     replay: float = Field(
         1.0,
@@ -572,7 +586,7 @@ class UpdateConfig(Section):
         "that the model does not forget them.",
     )
     tolerance: float = Field(
-        0.02, ge=0, lt=1, description="How much lower than the version in use ndcg@10 may be, as a share of it."
+        0.02, ge=0, lt=1, description="By which share ndcg@10 may be lower than that of the version in use."
     )
 
 

@@ -147,7 +147,7 @@ def test_the_source_must_be_as_it_was(chain_config, chain_run, shop, tmp_path):
         record = json.loads((run.folder / "transfer.json").read_text())
         record["sources"][0]["data_sha256"] = "0"
         (run.folder / "transfer.json").write_text(json.dumps(record))
-        with pytest.raises(ModelError, match="has other data than when"):
+        with pytest.raises(ModelError, match=r"The data of .* changed after"):
             read_source(run, begun)
 
 

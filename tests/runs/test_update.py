@@ -224,7 +224,7 @@ def test_an_interrupted_update_goes_on_to_the_same_result(chain_run, updated, ne
 
 def test_what_cannot_be_updated_is_refused(chain_run, chain_files, tmp_path):
     folder = chain_run[0].folder
-    with pytest.raises(NothingNew, match="have no event that the run does not know"):
+    with pytest.raises(NothingNew, match="the run already knows every event in the files"):
         update_run(folder, chain_files[0], out=tmp_path / "same", tell=quietly)
     assert not (tmp_path / "same").exists()
     with pytest.raises(ConfigError, match="found model, which the run in"):

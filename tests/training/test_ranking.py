@@ -162,6 +162,7 @@ def test_an_update_goes_on_from_the_network_of_its_parent(planted, hybrid, fitte
     judged = RankingRecord(**made.figures)
     assert judged.strengths == [0.0, 0.0] and judged.epochs == 0
     assert "the run before left it out, and it was not tried again" in judged.line()
+    assert "with the head" not in judged.line()
     assert judged.left_out == (made.model is None) == (not judged.factors)
 
 

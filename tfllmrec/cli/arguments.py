@@ -32,7 +32,12 @@ History = Annotated[
 User = Annotated[str | None, typer.Option("--user", metavar="ID", help="A user of the training data.")]
 Exclude = Annotated[str, typer.Option("--exclude", metavar="ID,ID", help="Items to leave out; written like --history.")]
 Allow = Annotated[
-    str | None, typer.Option("--allow", metavar="ID,ID", help="Only these items may be listed; written like --history.")
+    str | None,
+    typer.Option(
+        "--allow",
+        metavar="ID,ID",
+        help="List only these items: ids with commas between them. Put an id that contains a comma in double quotes.",
+    ),
 ]
 Category = Annotated[
     list[str] | None,
@@ -53,11 +58,13 @@ Events = Annotated[
         help="Events: a CSV, TSV, JSONL or Parquet file (may be compressed), a folder of parts, or an event log.",
     ),
 ]
-Items = Annotated[Path | None, typer.Option("--items", help="Catalogue, in the same formats.")]
+Items = Annotated[
+    Path | None, typer.Option("--items", help="Catalogue: a file, or a folder of parts, in a format of 'fit --events'.")
+]
 Users = Annotated[
     Path | None,
     typer.Option(
-        "--users", help="Users table, in the same formats. The model reads its columns as fields of the user."
+        "--users", help="Users table, in a format of 'fit --events'. The model reads its columns as fields of the user."
     ),
 ]
 

@@ -65,7 +65,7 @@ def prepare(
 ) -> None:
     """Read and clean data, and save it.
 
-    As data.source, the folder loads at once.
+    Set data.source to the folder to load the data without cleaning it again.
     """
     dataset = _read(source, events, items, users, overrides, extend)
     dataset.save(out)

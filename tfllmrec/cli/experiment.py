@@ -38,7 +38,7 @@ Arms = Annotated[
         help="An arm and its share, such as control=0.5; the first one is the control. Repeat it for each arm.",
     ),
 ]
-Salt = Annotated[str, typer.Option("--salt", help="Changes all assignments, such as for a second run.")]
+Salt = Annotated[str, typer.Option("--salt", help="Any text; another salt changes all assignments.")]
 
 
 class Looks(StrEnum):

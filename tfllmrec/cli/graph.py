@@ -40,7 +40,7 @@ def graph(
 ) -> None:
     """Build the graph of a run's items, and print its relations.
 
-    'report' shows the graph. 'export' adds the signature related to a SavedModel.
+    'report' shows the graph. A later 'export' adds a signature, 'related', to the SavedModel.
     """
     if keep and (relations or edges):
         raise typer.BadParameter("--keep takes the graph as it is: leave out --relation and --edges.")

@@ -32,7 +32,8 @@ def off_policy(
         typer.Option(
             "--target",
             metavar="FILE",
-            help="The target policy, in the same formats: item_id, probability and, where it depends on it, position.",
+            help="The target policy, in the same formats: item_id, probability, and position if the probability "
+            "depends on it.",
         ),
     ] = None,
     target_column: Annotated[
@@ -41,7 +42,7 @@ def off_policy(
             "--target-column",
             metavar="NAME",
             help="Column of the log: the probability with which the target policy would have chosen the shown item. "
-            "For policies that depend on the request; without the doubly robust estimate.",
+            "Use it for policies that depend on the request. The doubly robust estimate is then left out.",
         ),
     ] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="Error rate of the intervals.")] = 0.05,

@@ -49,14 +49,14 @@ def serve(
             min=1, max=MOST_WORKERS, help="Number of parallel calls of a model; by default one for each core."
         ),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most rows that are joined into one call of a model.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum number of rows in one call of a model.")] = 64,
     batch_wait_ms: Annotated[
         float,
         typer.Option(
             min=0, help="How long a request waits to be joined with others; 0: only while all workers are busy."
         ),
     ] = 0.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Most requests that may wait; more are refused (503).")] = 1000,
+    max_queue: Annotated[int, typer.Option(min=1, help="Limit of waiting requests; more are refused (503).")] = 1000,
     max_body_mb: Annotated[
         float, typer.Option(min=0.001, help="Largest body of a request; a larger one is refused (413).")
     ] = 8.0,
@@ -66,7 +66,9 @@ def serve(
             min=0.001, help="Largest total size of the bodies of all current requests; more are refused (503)."
         ),
     ] = 64.0,
-    max_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request; more are refused (400).")] = 10_000,
+    max_rows: Annotated[
+        int, typer.Option(min=1, help="Maximum number of rows in a request; more are refused (400).")
+    ] = 10_000,
     timeout_seconds: Annotated[
         float,
         typer.Option(
@@ -100,7 +102,7 @@ def serve(
         typer.Option(
             metavar="FOLDER",
             help="Folder of the event log; it is created if it is missing. Clients may send events (POST "
-            "/v1/events), and lists returned by recommend are logged. MODELS may then be an empty folder.",
+            "/v1/events), and the lists of recommend and search are logged. MODELS may then be an empty folder.",
         ),
     ] = None,
     allow_reload: Annotated[

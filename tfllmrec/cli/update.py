@@ -18,7 +18,7 @@ def update(
         Path,
         typer.Option(
             "--events",
-            help="New events, in any format of 'fit', or an event log. Known events are dropped and counted.",
+            help="New events, in any format of 'fit', or an event log. Events that the run already knows are left out.",
         ),
     ],
     items: Items = None,

@@ -16,7 +16,7 @@ from tfllmrec.cli.output import note, print_json, say, working
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder. It is served first.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run; exported first if there is no version.")],
     log: Annotated[Path, typer.Option("--log", metavar="LOG", help="Event log, as 'tfllmrec serve --log' writes it.")],
     model: Annotated[Path, typer.Option("--model", metavar="saved_models/NAME", help="The folder with the versions.")],
     every: Annotated[str, typer.Option(metavar="TIME", help="Time between two rounds: 90s, 10m, 2h.")] = "10m",
@@ -25,7 +25,8 @@ def watch(
     alarm: Annotated[
         str | None,
         typer.Option(
-            metavar="COMMAND", help="Command to run first in each round. Exit code 5 means alarm, and rolls back."
+            metavar="COMMAND",
+            help="Command to run in each round. If it exits with 5 (alarm), the last step is rolled back.",
         ),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many old versions and updated runs to keep.")] = 5,

@@ -67,7 +67,7 @@ class Ragged:
             at = int(np.argmax(outside))
             raise ModelError(
                 f"Expected {kind} items between 0 and {n_items - 1}, got {self.values[at]} in row "
-                f"{self.row_of_value[at]}: leave unknown items out, and take data and model of the same catalogue."
+                f"{self.row_of_value[at]}: leave unknown items out, and use a model and data with the same catalogue."
             )
 
     def slice(self, start: int, stop: int) -> Ragged:

@@ -298,7 +298,8 @@ def _old(newest_list: float, newest_event: float | None, end_s: float) -> Alarm:
     return Alarm(
         "log",
         f"the log is old at {clock_of(end_s)} UTC: its newest list was made {before(newest_list)}, and {events}. "
-        "To do: check that the server runs with --log, that clients ask it, and that the disk has room. For a report "
+        "To do: check that the server runs with --log, that clients send requests to it, and that the disk is "
+        "not full. For a report "
         "on an archived log, give its end with --until.",
     )
 

@@ -136,7 +136,9 @@ def read_source(run: Run, config: ExperimentConfig) -> Source:
     runs = [Run.open(path) for path in config.transfer.sources]
     for source, then in zip(runs, record.sources, strict=True):
         if source.dataset.fingerprint != then.data_sha256:
-            raise ModelError(f"{source.folder} has other data than when {run.folder} was started: start it again.")
+            raise ModelError(
+                f"The data of {source.folder} changed after {run.folder} was started: start {run.folder} again."
+            )
     rows = [_matched(run.dataset, source, config.transfer.same_items) for source in runs]
     histories = [source.split.train_queries().choices for source in runs]
     shared = [

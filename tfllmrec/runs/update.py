@@ -106,7 +106,7 @@ def update_run(
         tell(f"continuing {out}")
         with locked(out):
             return continue_run(begun, begun.config, tell)
-    said = f"{run.folder}: the files have no event that the run does not know: nothing was updated."
+    said = f"{run.folder}: the run already knows every event in the files: nothing was updated."
     if items:
         said += f" To serve new items, export the run with them: tfllmrec export {run.folder} saved_models/NAME"
         said += f" --items {items}"

@@ -607,7 +607,7 @@ def _train(
     epoch = f"epoch {checkpoint.state.best_epoch + 1}"
     if gates_before is not None:
         kept = GateSettings.of(model) == gates_before
-        why = "as before, because no others are better beyond chance" if kept else "better beyond chance"
+        why = "as before, because no others are significantly better" if kept else "significantly better than before"
         gates = f"{GateSettings.of(model).line()}: {why}, with {epoch}" if model.gates.trainable else None
         lift = choose_cold_lift(model, data, keep=True)
         return _told([line for line in (gates, lift) if line is not None], tell)

@@ -167,6 +167,8 @@ class RankingRecord(Verdict):
         if self.factors:
             biases = self.biases_loss**0.5
             errors = f"rating RMSE {prior:.4f} by factors, {with_head:.4f} with the head, {biases:.4f} by biases"
+        if not self.epochs:  # no head was trained
+            errors = f"rating RMSE {prior:.4f} by {'factors' if self.factors else 'biases'}"
         if self.left_out:
             return f"left out: {order}; {errors}"
         click, rating = ("kept" if strength else "left out" for strength in self.strengths)

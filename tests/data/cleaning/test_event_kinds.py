@@ -117,7 +117,9 @@ def test_unknown_and_missing_kinds_are_counted_and_are_the_weakest():
     data = made([*rows, ("u", "c", "refund", 5), ("u", "d", "view", 6)])
     assert kept(data) == [("a", "view", 1), ("b", "view", 3), ("c", "refund", 5), ("d", "view", 6)]
     unknown = finding(
-        data, "the kind of event is not known: of a user and item, an event of a known kind replaces it ('refund': 2)"
+        data,
+        "the kind of event is not known: an event of a known kind, of the same user and item, replaces it "
+        "('refund': 2)",
     )
     assert (unknown.count, unknown.action) == (2, "kept")
     assert unknown.example == "events table:1, column 'event_type': 'refund'"
@@ -216,6 +218,6 @@ def test_kinds_in_columns_of_their_own_are_doubted():
     frame = pd.DataFrame(
         {"user": "u", "item": ["a", "b", "c"], "is_click": [1, 0, 1], "cart": [0, 0, 1], "age": [0, 1, 1]}
     )
-    found = finding(dataset_from_frames(frame), "columns 'is_click', 'cart' say with 0 and 1")
-    assert found.action == "doubted" and "also the 1 rows" in found.what
+    found = finding(dataset_from_frames(frame), "flags in 'is_click', 'cart' are not read as kinds of events")
+    assert found.action == "doubted" and "including the 1 rows without any flag" in found.what
     assert not dataset_from_frames(frame.assign(event=["view", "cart", "view"])).report.doubts()

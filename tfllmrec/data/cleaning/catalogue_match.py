@@ -76,7 +76,7 @@ def other_spelling(unlisted: pd.Index, listed: pd.Index) -> str:
         if alike:
             return (
                 f"{len(alike):,} of them differ from ids of the catalogue in {what} only, such as {alike[0]!r} and "
-                f"{theirs[plain(alike[0])]!r}: write the ids of both files alike"
+                f"{theirs[plain(alike[0])]!r}: spell the ids of both files in the same way"
             )
     return ""
 

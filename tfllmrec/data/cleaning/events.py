@@ -212,7 +212,7 @@ def _note_weakest_kinds(kind: pd.Series, strength: np.ndarray, weights: Collecti
     """Reports events whose kind is unknown or missing, or known by a word."""
     missing = (kind == "").to_numpy()
     unknown = (strength == 0) & ~missing
-    what = "the kind of event is not known: of a user and item, an event of a known kind replaces it"
+    what = "the kind of event is not known: an event of a known kind, of the same user and item, replaces it"
     if unknown.any():
         what += (
             f" ({count_kinds(kind[unknown & rows.keep])}); data.fields.kind.weights can say how much each kind counts"

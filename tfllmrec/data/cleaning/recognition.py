@@ -133,9 +133,9 @@ def _kinds_in_columns(raw: RawTable, columns: Sequence[str]) -> list[Finding]:
         return []
     none = np.all([~strings(raw.frame[name]).str.lower().isin(_TRUE) for name in flags], axis=0)
     what = (
-        f"columns {', '.join(map(repr, flags))} say with 0 and 1 what the user did, and do not count as kinds of "
-        f"events: every row is an event, also the {none.sum():,} rows where all of them are 0. Write one row for each "
-        "thing that the user did, with its name in a column 'kind'"
+        f"flags in {', '.join(map(repr, flags))} are not read as kinds of events: every row counts as an event, "
+        f"including the {none.sum():,} rows without any flag. Write one row for each thing that the user did, with its "
+        "name in a column 'kind'"
     )
     return [Finding(raw.table, what, len(raw.frame), "doubted")]
 

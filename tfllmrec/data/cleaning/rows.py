@@ -65,7 +65,7 @@ class Rows:
             (ids.look_alike, "looks like another one, with other characters: they stay different", "kept"),
             (
                 ids.text.str.lower().isin(_PERHAPS_MISSING).to_numpy(),
-                "is a word that often stands for nothing: taken for one id; drop these rows if it is none",
+                "is a word that often means 'missing': it counts as one id; if it is not an id, drop these rows",
                 "doubted",
             ),
             (ids.of_two_types, "is text here and a number elsewhere: taken for the same", "kept"),

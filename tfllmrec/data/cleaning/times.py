@@ -213,7 +213,7 @@ def _of_numbers(plain: np.ndarray, note: Note, among_dates: bool = False) -> tup
     if unit in _SINCE_1970:  # a number is plausible in one of these units at most
         for other in _SINCE_1970:
             strays = plausible(other) & ~plausible(unit)
-            what = f"the time is in {TIME_UNITS[other].name}, as other numbers of the column are not: read as such"
+            what = f"the time is in {TIME_UNITS[other].name}, unlike the rest of the column: read in that unit"
             note(strays, f"{what}; data.time_format sets one unit for all", "repaired")
             seconds = np.where(strays, _of_unit(plain, other), seconds)
             in_unit &= ~strays
