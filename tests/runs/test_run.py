@@ -346,12 +346,15 @@ fit_experiment(load_config(sys.argv[1]).config, Path(sys.argv[2]), tell=tell)
     assert "resumed after epoch 3" in told
     assert sum("learning to order" in line for line in told) == 1
 
-    assert again.metrics == undisturbed.metrics
+    # Another process may have fitted the undisturbed run, with sums in another order: one of 60 lists may differ.
+    figures = [tf.nest.flatten(run.metrics) for run in (undisturbed, again)]
+    assert len(figures[0]) == len(figures[1])
+    for a, b in zip(*figures, strict=True):
+        assert a == (pytest.approx(b, abs=0.02, rel=0.02) if isinstance(b, float) else b)
     assert (out / "config.yaml").read_text() == (undisturbed.folder / "config.yaml").read_text()
     models = undisturbed.load_model(), again.load_model()
     for a, b in zip(*(model.variables for model in models), strict=True):
-        # Another process may have fitted the undisturbed run, with sums in another order. Adam moves weights whose
-        # gradient is nothing but rounding, such as biases of keys, by a learning rate all the same.
+        # Adam moves weights whose gradient is nothing but rounding, such as biases of keys, by a learning rate.
         np.testing.assert_allclose(a, b, atol=1e-4, err_msg=a.name)
     chosen = [json.loads((run.folder / "run.json").read_text())["chosen"] for run in (undisturbed, again)]
     assert chosen[0] == chosen[1]
