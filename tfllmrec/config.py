@@ -470,6 +470,12 @@ class ItemWeightSettings(Section):
         description="In joined data, by FROM>TO: a factor for the weights from items of the domain FROM to items "
         "of the domain TO; auto: chosen on validation, 1 unless another factor helps.",
     )
+    map: bool = Field(
+        False,
+        description="In joined data: whether the weights between items of two domains come from a linear map of users' "
+        "vectors, fitted on users of both domains, instead of from the ridge regression. For items of the other "
+        "domain, the order of events then has no effect.",
+    )
     form: Literal["auto", "exact", "low_rank"] = Field(
         "auto",
         description="How the weights are solved; auto: exact if an N x N matrix fits into memory, otherwise low-rank.",
@@ -527,19 +533,33 @@ class TransferConfig(Section):
         "first one. The events of all of them count in the item-item weights. Empty: nothing is "
         "transferred.",
     )
-    method: Literal["auto", "zero_shot", "align", "fine_tune", "joint"] = Field(
+    method: Literal["auto", "zero_shot", "align", "fine_tune", "distil", "joint", "map"] = Field(
         "auto",
         description="zero_shot: the first source's model with the target's catalogue, without training. align: the "
-        "same, with the target's text vectors given the covariance of the source's (CORAL). fine_tune: a fit on the "
-        "target's events that starts from the source. joint: one model over all catalogues. auto: joint with "
-        "same_users, else the better of zero_shot and fine_tune on validation.",
+        "same, with the target's text vectors made similar to the source's. fine_tune: a fit on the target's events "
+        "that starts from the source. distil: a fit on the target's events with the source as a teacher. joint: one "
+        "model over all catalogues. map: the same, with item_weights.map. auto: joint with same_users, else the "
+        "better of zero_shot and fine_tune on validation.",
+    )
+    alignment: Literal["coral", "adversarial"] = Field(
+        "coral",
+        description="How align changes the target's text vectors. coral: they get the mean and covariance of the "
+        "source's. adversarial: a linear layer is trained until a classifier confuses the domains (gradient reversal).",
+    )
+    distil: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the teacher's soft targets in the loss of distil; auto: chosen on validation, by a fit "
+        "for each weight, and 0 unless they help.",
     )
     same_items: Literal["id", "title", "none"] = Field(
         "id",
         description="Which items of two catalogues are the same: those with the same id, or with the same title "
         "and year. none: all items are different.",
     )
-    same_users: bool = Field(False, description="Whether equal user ids mean the same user; used only by joint.")
+    same_users: bool = Field(
+        False, description="Whether equal user ids mean the same user; used only by joint and map."
+    )
 
 
 class TrainingConfig(Section):
@@ -778,10 +798,15 @@ def settings_without_effect(config: ExperimentConfig, joined: bool = True) -> li
     elif "use" not in graph.relations and _changed(graph, frozenset(["support"])):
         lines.append("graph.support has no effect without use among graph.relations")
     if not config.transfer.sources:
-        changed = _changed(config.transfer, frozenset(["method", "same_items", "same_users"]))
+        changed = _changed(config.transfer, frozenset(TransferConfig.model_fields) - {"sources"})
         lines += [f"transfer.{name} has no effect without transfer.sources" for name in changed]
         if config.item_weights.source:
             lines.append("item_weights.source has no effect without transfer.sources")
+    else:
+        others = {"alignment": "align", "distil": "distil"}
+        others = {name: method for name, method in others.items() if config.transfer.method != method}
+        changed = _changed(config.transfer, frozenset(others))
+        lines += [f"transfer.{name} has no effect without transfer.method={others[name]}" for name in changed]
     if config.item_weights.domains and not joined:
         lines.append("item_weights.domains has no effect on data that is not joined")
     if tower == "same":

@@ -94,3 +94,18 @@ def test_the_server_measures_work_by_the_same_longest_history():
     from tfllmrec.server.work import LONGEST_HISTORY
 
     assert LONGEST_HISTORY == LONGEST
+
+
+def test_events_do_not_decay_for_items_of_other_domains():
+    bits = np.array([1, 2, 3, 1] * 3)
+    made = NeighbourScores(N, 5, 0.3, between=True)
+    made.set_weights_of_items(WEIGHTS.neighbours, WEIGHTS.weights)
+    made.set_domains(bits)
+    expected = score_history(HISTORIES, WEIGHTS, 0.3, domains=bits)
+    np.testing.assert_allclose(made(padded()), expected, atol=1e-5)
+    assert np.abs(expected - score_history(HISTORIES, WEIGHTS, 0.3)).max() > 0.1
+    items = tf.constant(np.tile(np.arange(N, dtype=np.int32), (len(HISTORIES), 1)))
+    np.testing.assert_allclose(made.by_event(padded(), items).numpy().sum(axis=1), expected, atol=1e-5)
+    again = NeighbourScores.from_config(made.get_config())
+    again.set_weights(made.get_weights())
+    np.testing.assert_array_equal(again(padded()), made(padded()))

@@ -1,51 +1,16 @@
 """Two domains whose users have the same taste in both: what they did in one tells what they do in the other."""
 
-from functools import cache
-
 import numpy as np
 import pandas as pd
 import pytest
 from stand_ins import training_data
+from stand_ins import two_domains as planted
 
-from tfllmrec.config import DataConfig, ExperimentConfig, SplitConfig
-from tfllmrec.data import Queries, Ragged, dataset_from_frames, make_split
-from tfllmrec.data.domains import join_datasets
+from tfllmrec.data import Queries, Ragged
 from tfllmrec.errors import ModelError
 from tfllmrec.models.baselines import BASELINES, Popularity
-from tfllmrec.models.domain_map import DomainMap, Emcdr, SingularVectors, users_of_several
-from tfllmrec.models.fitting import TrainingData
-
-TASTES, ITEMS = 4, 10  # of each taste in each domain
-
-
-def domain(name, users, tastes, rng):
-    rows = [
-        (user, taste * ITEMS + item)
-        for user, taste in zip(users, tastes, strict=True)
-        for item in rng.choice(ITEMS, 5, replace=False)
-    ]
-    frame = pd.DataFrame(rows, columns=["user", "item"]).assign(order=range(len(rows)))
-    items = pd.DataFrame({"item": range(TASTES * ITEMS), "title": [f"taste {i // ITEMS}" for i in range(40)]})
-    return dataset_from_frames(frame, items, config=DataConfig(name=name))
-
-
-@cache
-def planted(same_taste=True, seed=0) -> TrainingData:
-    """120 users of books and films, who like the same kind in both unless ``same_taste`` is off, and others of one."""
-    rng = np.random.default_rng(seed)
-    users = [f"u{i}" for i in range(120)]
-    books = rng.integers(0, TASTES, 120)
-    films = books if same_taste else rng.permutation(books)
-    alone = [f"f{i}" for i in range(40)]
-    data = {
-        "books": domain("books", users, books, rng),
-        "films": domain("films", users + alone, [*films, *rng.integers(0, TASTES, 40)], rng),
-    }
-    config = SplitConfig(kind="cold_domain", domain="films", validation_share=0.2, test_share=0.2)
-    split = make_split(join_datasets(data), config, seed)
-    of_taste = rng.normal(size=(TASTES, 8))
-    text = np.vstack([of_taste[np.arange(TASTES * ITEMS) // ITEMS]] * 2) + rng.normal(scale=0.1, size=(80, 8))
-    return TrainingData.of(split, text.astype(np.float32), ExperimentConfig(seed=seed))
+from tfllmrec.models.domain_map import DomainMap, Emcdr, users_of_several
+from tfllmrec.models.domain_weights import SingularVectors
 
 
 def recall(data, model):

@@ -649,11 +649,13 @@ def test_factors_between_domains_reach_the_pairs_that_they_name():
 
 def test_factors_name_domains_that_there_are():
     domains = np.array(["a", "b", "a|b"], object)
-    check_domains(domains, {"a>b": 0.5})
-    check_domains(domains, None)
-    check_domains(None, {"a>c": 0.5})  # it has no effect, which a warning says
+    check_domains(domains, ItemWeightSettings(domains={"a>b": 0.5}))
+    check_domains(domains, ItemWeightSettings(map=True))
+    check_domains(None, ItemWeightSettings(domains={"a>c": 0.5}))  # it has no effect, which a warning says
     with pytest.raises(ConfigError, match="domains a, b, found c"):
-        check_domains(domains, {"a>c": 0.5})
+        check_domains(domains, ItemWeightSettings(domains={"a>c": 0.5}))
+    with pytest.raises(ConfigError, match="joined data of several domains"):
+        check_domains(None, ItemWeightSettings(map=True))
 
 
 def test_scaled_statistics_are_those_of_as_many_users():

@@ -31,7 +31,8 @@ def transfer(
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", help="zero_shot, align, fine_tune, joint or auto (the default); sets transfer.method."
+            "--method",
+            help="zero_shot, align, fine_tune, distil, joint, map or auto (the default); sets transfer.method.",
         ),
     ] = None,
     same_items: Annotated[

@@ -159,6 +159,23 @@ def items_of_domain(items: pd.DataFrame, domain: str) -> np.ndarray:
     return items[DOMAIN].str.split(BOTH, regex=False).map(lambda names: domain in names).to_numpy(dtype=bool)
 
 
+def domain_bits(domains: np.ndarray) -> np.ndarray:
+    """The domains of each item as bits, int64 ``[N]``: two items share a domain where ``a & b`` is not 0.
+
+    Args:
+      domains: object ``[N]``, the column ``domain``; an item without a value counts as one of all domains.
+
+    Raises:
+      DataError: there are more than 62 domains.
+    """
+    names = sorted({name for cell in set(domains) if cell for name in cell.split(BOTH)})
+    if len(names) > 62:
+        raise DataError(f"Expected at most 62 domains, found {len(names)}. Join fewer of them.")
+    of_cell = {cell: sum(1 << names.index(name) for name in cell.split(BOTH)) for cell in set(domains) if cell}
+    of_cell[""] = (1 << len(names)) - 1
+    return np.array([of_cell[cell] for cell in domains], np.int64)
+
+
 def domain_filters(items: pd.DataFrame) -> list[list[str]]:
     """Of each item, the names by which a request asks for items of its domains, ``domain=NAME``; none without domains.
 

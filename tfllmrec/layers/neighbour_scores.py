@@ -23,14 +23,17 @@ class NeighbourScores(tf.keras.layers.Layer):
 
     Args:
       n_items: N. neighbours: P kept for an item. decay: weight of an event one step further back, in (0, 1].
+      between: whether items have domains (:meth:`set_domains`), and events do not decay for items of other domains.
     """
 
-    def __init__(self, n_items: int, neighbours: int, decay: float, **kwargs: Any) -> None:
+    def __init__(self, n_items: int, neighbours: int, decay: float, between: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.n_items = n_items
         self.decay = decay
         #: Events further back weigh less than FAINT and are left out, and those beyond LONGEST.
-        self.reach = min(math.ceil(math.log(FAINT) / math.log(decay)), LONGEST) if decay < 1 else LONGEST
+        self.reach = LONGEST
+        if decay < 1 and not between:
+            self.reach = min(math.ceil(math.log(FAINT) / math.log(decay)), LONGEST)
         shape = (n_items + 1, min(neighbours, n_items))  # the last row is the padding item, with weights of 0
         self.neighbours = self.add_weight(
             name="neighbours",
@@ -48,6 +51,12 @@ class NeighbourScores(tf.keras.layers.Layer):
             trainable=False,
             experimental_autocast=False,
         )
+        #: Of each item, and 0 of the padding: the bits of :func:`tfllmrec.data.domains.domain_bits`.
+        self.domains = None
+        if between:
+            self.domains = self.add_weight(
+                name="domains", shape=(n_items + 1,), dtype=tf.int64, initializer="zeros", trainable=False
+            )
         self.of_uses = np.log2(1 + 1 / np.arange(1, LONGEST + 1)).astype(np.float32)
         self.built = True
 
@@ -55,6 +64,11 @@ class NeighbourScores(tf.keras.layers.Layer):
         """Sets W from int ``[N, P]`` neighbour indices and float ``[N, P]`` weights."""
         self.neighbours.assign(np.vstack([neighbours, np.zeros_like(neighbours[:1])]))
         self.weights_.assign(np.vstack([weights, np.zeros_like(weights[:1])]))
+
+    def set_domains(self, bits: np.ndarray) -> None:
+        """Sets the domains of the items, int64 ``[N]``."""
+        assert self.domains is not None
+        self.domains.assign(np.append(bits, 0))
 
     def call(self, history: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """int32 ``[B, L]``, left-aligned, padded with N, newest last -> float32 ``[B, N]``.
@@ -81,11 +95,10 @@ class NeighbourScores(tf.keras.layers.Layer):
             history, weights = self._counted(history, weights)
         lengths = tf.reduce_sum(tf.cast(history < self.n_items, tf.int32), axis=1)
         history = newest_events(history, lengths, self.reach, self.n_items)
-        strength = self._strength(history)
-        if weights is not None:
-            strength *= newest_events(weights, lengths, self.reach, 0.0)
         columns = rows_of(self.neighbours, history)
-        values = rows_of(self.weights_, history) * strength[..., tf.newaxis]
+        values = rows_of(self.weights_, history) * self._strength(history, columns)
+        if weights is not None:
+            values *= newest_events(weights, lengths, self.reach, 0.0)[..., tf.newaxis]
         flat = tf.stack([tf.shape(history)[0], tf.shape(history)[1] * columns.shape[-1]])
         return tf.reshape(columns, flat), tf.reshape(values, flat)
 
@@ -104,10 +117,8 @@ class NeighbourScores(tf.keras.layers.Layer):
 
         weights = tf.map_fn(of_row, (history, items), fn_output_signature=tf.float32)
         counted = history if event_weights is None else tf.where(event_weights == 0, self.n_items, history)
-        strength = self._strength(counted)
-        if event_weights is not None:
-            strength *= event_weights
-        return weights * strength[..., tf.newaxis]
+        weights *= self._strength(counted, items[:, tf.newaxis])
+        return weights if event_weights is None else weights * event_weights[..., tf.newaxis]
 
     def _counted(self, history: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Histories and weights without the events of weight 0, left-aligned."""
@@ -116,16 +127,27 @@ class NeighbourScores(tf.keras.layers.Layer):
         history = tf.where(absent, self.n_items, history)
         return tf.gather(history, order, batch_dims=1), tf.gather(weights, order, batch_dims=1)
 
-    def _strength(self, history: tf.Tensor) -> tf.Tensor:
-        """The weight of each event, 0 for padding and beyond reach: float32 ``[B, L]``."""
+    def _strength(self, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """The weight of each event for some items, 0 for padding and beyond reach.
+
+        Args:
+          history: int32 ``[B, L]``. items: int32 ``[B, L, M]`` or ``[B, 1, M]``.
+
+        Returns:
+          float32 ``[B, L, M]``, or ``[B, L, 1]`` if it is the same for all items.
+        """
         present = tf.cast(history < self.n_items, tf.float32)
         steps_back = tf.reduce_sum(present, axis=1, keepdims=True) - tf.cumsum(present, axis=1)
-        strength = present * tf.pow(self.decay, steps_back) * tf.gather(self.of_uses, _uses(history) - 1)
-        return tf.where(steps_back < self.reach, strength, 0.0)
+        present *= tf.gather(self.of_uses, _uses(history) - 1) * tf.cast(steps_back < self.reach, tf.float32)
+        strength = (present * tf.pow(self.decay, steps_back))[..., tf.newaxis]
+        if self.domains is None:
+            return strength
+        own, others = rows_of(self.domains, history)[..., tf.newaxis], rows_of(self.domains, items)
+        return tf.where(tf.bitwise.bitwise_and(own, others) == 0, present[..., tf.newaxis], strength)
 
     def get_config(self) -> dict[str, Any]:
         sizes = {"n_items": self.n_items, "neighbours": self.neighbours.shape[1], "decay": self.decay}
-        return {**super().get_config(), **sizes}
+        return {**super().get_config(), **sizes, "between": self.domains is not None}
 
 
 def _uses(history: tf.Tensor) -> tf.Tensor:

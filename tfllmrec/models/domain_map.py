@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -19,75 +19,14 @@ from tfllmrec.columns import DOMAIN
 from tfllmrec.data.domains import domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.errors import ModelError
+from tfllmrec.models.domain_weights import SingularVectors, Vectors, rarity, some_users
 from tfllmrec.models.fitting import TrainingData
 from tfllmrec.models.ials import Ials
-from tfllmrec.models.item_weights import interactions, leading_eigenpairs
+from tfllmrec.models.item_weights import interactions
 from tfllmrec.text.centring import centred_unit
-
-MOST_USERS = 5000
-"""Users of several domains that a map is fitted on, at most: its system of equations is as large as their number."""
 
 Block = np.ndarray | sparse.csr_array
 LearnVectors = Callable[[sparse.csr_array], "Vectors"]
-
-WIDTH = 512
-"""Of the vectors that users and items of a domain are given, at most."""
-
-SOURCE_WIDTH = 128
-"""Of these, how many describe a user to the other domains."""
-
-
-class Vectors(Protocol):
-    """Vectors of the M items of a domain and of its users, whose inner products are scores.
-
-    Attributes:
-      items: float32 ``[M, d]``.
-    """
-
-    items: np.ndarray
-
-    def users(self, events: sparse.csr_array) -> np.ndarray:
-        """float32 ``[B, d]``, the vectors of users with ``events`` ``[B, M]``; zeros for none."""
-
-    def source(self, events: sparse.csr_array) -> np.ndarray:
-        """float32 ``[B, F]``, what :meth:`users` tells the other domains."""
-
-
-@dataclass(frozen=True, eq=False)
-class SingularVectors(Vectors):
-    """The leading singular vectors of the events, in which active users and popular items count less.
-
-        A = D_u^-1/2 X D_i^-1/4,    A = P S Q^T,    user: row of A times Q,    item: row of D_i^1/4 Q
-
-    ``D_u`` and ``D_i`` are the numbers of events of users and items (compare Nikolakopoulos et al., "EigenRec", KAIS
-    2019, whose exponent is a setting).
-
-    Attributes:
-      items: float32 ``[M, d]``, of the items.
-      axes: float32 ``[M, d]``, ``D_i^-1/4 Q``.
-    """
-
-    items: np.ndarray
-    axes: np.ndarray
-
-    @classmethod
-    def of(cls, events: sparse.csr_array) -> Self:
-        """Those of a user-by-item matrix ``[U, M]`` of ones."""
-        scale = np.maximum(events.sum(axis=0), 1).astype(np.float32) ** -0.25
-        weighed = (_by_activity(events) @ sparse.diags_array(scale)).tocsr()
-        axes = leading_eigenpairs((weighed.T @ weighed).tocsr(), WIDTH)[1]
-        return cls(axes / scale[:, np.newaxis], axes * scale[:, np.newaxis])
-
-    def users(self, events: sparse.csr_array) -> np.ndarray:
-        return _by_activity(events) @ self.axes
-
-    def source(self, events: sparse.csr_array) -> np.ndarray:
-        return _by_activity(events) @ self.axes[:, :SOURCE_WIDTH]
-
-
-def _by_activity(events: sparse.csr_array) -> sparse.csr_array:
-    """The events of each user, divided by the square root of their number."""
-    return (sparse.diags_array(np.maximum(events.sum(axis=1), 1).astype(np.float32) ** -0.5) @ events).tocsr()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +70,7 @@ class _Domain:
         own = events[:, items]
         own = own[np.diff(own.indptr) > 0]
         text = centred_unit(data.text[items], widths=data.text_widths)
-        return cls(items, learn(own), text, (1 / np.sqrt(1 + own.sum(axis=0))).astype(np.float32))
+        return cls(items, learn(own), text, rarity(own))
 
     def features(self, events: sparse.csr_array) -> dict[str, Callable[[], Block]]:
         """By kind, how to compute the features of users with ``events`` ``[B, N]``."""
@@ -242,9 +181,7 @@ class DomainMap:
         self.domains = {name: _Domain.of(events, of_domain[name], data, self._learn) for name in has}
         rng, self.maps = np.random.default_rng(data.seed), {}
         for name, domain in self.domains.items():
-            users = np.flatnonzero(has[name] & (np.sum(list(has.values()), axis=0) > 1))
-            if len(users) > MOST_USERS:
-                users = np.sort(rng.choice(users, MOST_USERS, replace=False))
+            users = some_users(np.flatnonzero(has[name] & (np.sum(list(has.values()), axis=0) > 1)), rng)
             if len(users):
                 vectors = domain.vectors.users(events[users][:, domain.items].tocsr())
                 self.maps[name] = _Map.of(self._features(events[users], name), vectors)

@@ -19,6 +19,7 @@ from tfllmrec.data.splits import Split
 from tfllmrec.errors import ModelError
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
+from tfllmrec.models.domain_weights import MapOnto, maps_between
 from tfllmrec.models.graph import view_of
 from tfllmrec.models.item_weights import MAX_STORED_PAIRS, ItemWeightStatistics, are_cut, resolved
 from tfllmrec.progress import Tell
@@ -132,6 +133,12 @@ class TrainingData:
     def graph_view(self) -> sparse.csr_array | None:
         """The graph as a view of the item-item weights, see :func:`tfllmrec.models.graph.view_of`."""
         return None if self.graph is None else view_of(self.graph)
+
+    @cached_property
+    def maps_between_domains(self) -> list[MapOnto]:
+        """See :func:`tfllmrec.models.domain_weights.maps_between`; for data with domains."""
+        assert self.domains is not None
+        return maps_between(self.histories, self.domains, self.unit_text, self.text_widths)
 
     def _pairs_of(self, histories: Ragged) -> int:
         """Upper bound of the number of pairs of items in the statistics of histories."""

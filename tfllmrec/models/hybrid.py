@@ -29,6 +29,7 @@ from tfllmrec.columns import DOMAIN, ITEM
 from tfllmrec.config import ItemWeightSettings, ModelConfig, Section
 from tfllmrec.data.batches import Sequences
 from tfllmrec.data.dataset import Dataset
+from tfllmrec.data.domains import domain_bits
 from tfllmrec.data.queries import LONGEST, Queries, Ragged
 from tfllmrec.data.schema import MISSING_CODE, RATING_KEY, UNKNOWN_CODE, Field, Schema
 from tfllmrec.errors import ModelError
@@ -55,6 +56,7 @@ from tfllmrec.models.contributions import (
     contributions_of,
     feedback_by_event,
 )
+from tfllmrec.models.domain_weights import maps_between, with_maps
 from tfllmrec.models.folding import FoldedHybrid
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
@@ -154,6 +156,21 @@ class Negatives:
     log_q: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A model of the same catalogue whose dense scores another one learns to give (Hinton et al. 2015).
+
+    Attributes:
+      model: reads the same queries.
+      items: float32 ``[N, D]``, its item vectors.
+      weight: of its soft targets, relative to the loss of the items that came next.
+    """
+
+    model: Hybrid
+    items: tf.Tensor
+    weight: float
+
+
 @tf.keras.utils.register_keras_serializable("tfllmrec")
 class Hybrid(MeasuredModel):
     """A recommender that scores items by their text, the user's ratings and item-item weights (docs/model.md).
@@ -221,7 +238,8 @@ class Hybrid(MeasuredModel):
         assert config.dropout is not None and config.id_dropout is not None
         assert config.history_length is not None and item_weights.decay is not None
         self.n_items, self.domains = len(catalogue.item_ids), catalogue.domains
-        check_domains(self.domains, item_weights.domains)
+        if self.domains is not None:
+            check_domains(self.domains, item_weights)
         if len(train_counts) != self.n_items:
             raise ModelError(
                 f"Hybrid: expected a number of training events for each of {self.n_items:,} items, found "
@@ -257,6 +275,8 @@ class Hybrid(MeasuredModel):
         dim, dropout = config.embedding_dim, config.dropout
         self.text_widths = catalogue.text_widths
         self.texts: UserTexts | None = None
+        #: Only while the model is trained; it is not saved.
+        self.teacher: Teacher | None = None
         self._texts = [each for each in self.schema.of_inputs() if each.is_read_text]
         if foreign := [each.key for each in self._texts if each.width != text.shape[1]]:
             raise ModelError(
@@ -290,11 +310,14 @@ class Hybrid(MeasuredModel):
         )
         self.feedback = FeedbackProfile(config.embedding_dim, config.dropout, seed + 200, name="feedback")
         neighbours, decay = item_weights.neighbours, item_weights.decay
-        self.behaviour = NeighbourScores(self.n_items, neighbours, decay, name="behaviour")
+        self.behaviour = NeighbourScores(self.n_items, neighbours, decay, item_weights.map, name="behaviour")
         #: W without the events that the gates are fitted on; only training uses it.
         self.behaviour_without_holdout = NeighbourScores(
-            self.n_items, neighbours, decay, name="behaviour_without_holdout"
+            self.n_items, neighbours, decay, item_weights.map, name="behaviour_without_holdout"
         )
+        if item_weights.map and self.domains is not None:  # else they come with the weights
+            for layer in (self.behaviour, self.behaviour_without_holdout):
+                layer.set_domains(domain_bits(self.domains))
         assert item_weights.itself is not None
         #: Neighbours' weights are hundredths; the weight of an item for its own use is a hundred times as large.
         sparse_scale = 50.0 / (1.0 + 20.0 * item_weights.itself)
@@ -370,6 +393,18 @@ class Hybrid(MeasuredModel):
     def text_vectors(self) -> np.ndarray:
         """Text vectors of the items, float32 ``[N, Dt]``, as :func:`centred_unit` gives them."""
         return self.items.blocks["text"].numpy()
+
+    def mapped(self, weights: PrunedWeights, histories: Ragged) -> PrunedWeights:
+        """The weights with those between domains from a map, if ``item_weights.map`` says so.
+
+        Args:
+          weights: of this catalogue. histories: that they were solved from.
+        """
+        if not self.item_weights.map:
+            return weights
+        assert self.domains is not None
+        maps = maps_between(histories, self.domains, self.text_vectors, self.text_widths)
+        return with_maps(weights, maps, self.domains)
 
     def set_item_weights(self, weights: PrunedWeights) -> None:
         """Sets W, from all training events."""
@@ -570,13 +605,44 @@ class Hybrid(MeasuredModel):
             items = self.item_vectors(self.counts_without_holdout, training, content=content)
             vectors = tf.add_n(self.query_vectors(items, query, training=training))
             asked, wanted = tf.boolean_mask(vectors, learnt), tf.boolean_mask(targets, learnt)
-            return self.retrieval(asked, items, wanted, sample_weight=weights)
+            loss = self.retrieval(asked, items, wanted, sample_weight=weights)
+            return loss + self._teacher_loss(query, learnt, asked, items, weights)
         candidates = tf.concat([tf.boolean_mask(targets, learnt), self.retrieval.draw()], axis=0)
         items, history, at = self._among_themselves(query["history"], candidates)
         content = self.items.content(items, text)
         vectors = self.item_vectors(self.counts_without_holdout, training, items, content)
-        asked = tf.add_n(self.query_vectors(vectors, {**query, "history": history}, training=training))
-        return self.retrieval(tf.boolean_mask(asked, learnt), tf.gather(vectors, at), candidates, sample_weight=weights)
+        query = {**query, "history": history}
+        asked = tf.boolean_mask(tf.add_n(self.query_vectors(vectors, query, training=training)), learnt)
+        loss = self.retrieval(asked, tf.gather(vectors, at), candidates, sample_weight=weights)
+        return loss + self._teacher_loss(query, learnt, asked, vectors, weights, items)
+
+    def _teacher_loss(
+        self,
+        query: Query,
+        learnt: tf.Tensor,
+        asked: tf.Tensor,
+        vectors: tf.Tensor,
+        weights: tf.Tensor | None,
+        items: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The cross-entropy to the softmax of the teacher's dense scores, times its weight; 0 without a teacher.
+
+        Args:
+          query: its history are rows of ``vectors``. learnt: bool ``[B, L]``.
+          asked: ``[R, D]``, the query vectors there. weights: float32 ``[R]``.
+          vectors: ``[M, D]``, of ``items`` int32 ``[M]``; by default the whole catalogue.
+        """
+        teacher = self.teacher
+        if teacher is None:
+            return tf.constant(0.0)
+        known = teacher.items if items is None else tf.gather(teacher.items, items)
+        taught = tf.boolean_mask(tf.add_n(teacher.model.query_vectors(known, query)), learnt)
+        soft, ours = (
+            tf.matmul(tf.cast(a, tf.float32), tf.cast(b, tf.float32), transpose_b=True)
+            for a, b in ((taught, known), (asked, vectors))
+        )
+        soft = tf.stop_gradient(tf.nn.softmax(soft))
+        return teacher.weight * mean_loss(tf.nn.softmax_cross_entropy_with_logits(soft, ours), weights)
 
     def _among_themselves(self, history: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The different items of both, int32 ``[M]``, and both as places among these; padding stays N."""
@@ -1143,7 +1209,7 @@ class Hybrid(MeasuredModel):
         self,
         catalogue: Catalogue,
         rows: np.ndarray,
-        histories: Ragged,
+        histories: Ragged | None,
         tell: Tell,
         text: np.ndarray | None = None,
         graph: sparse.csr_array | None = None,
@@ -1157,7 +1223,8 @@ class Hybrid(MeasuredModel):
         Args:
           catalogue: of N items.
           rows: int ``[N]``, of each item its row in this model's catalogue, -1 for none.
-          histories: items of the catalogue, from which the item-item weights are solved.
+          histories: items of the catalogue, from which the item-item weights are solved; ``None``: they are all 0, for
+            a model whose other terms are used alone.
           tell: called with a line for each step.
           text: float32 ``[M, Dt]``, the vectors whose mean is subtracted from those of the catalogue; by default its
             own.
@@ -1188,14 +1255,14 @@ class Hybrid(MeasuredModel):
             if each.field.kind == "vector":
                 each.mean.assign(ours.mean)
                 each.set_values(catalogue.fields[each.field.key])
-        if model.use_behaviour:
+        if model.use_behaviour and histories is not None:
             tell(f"item-item weights: solving again, for {n_items:,} items")
             if n_items > MAX_ITEMS:
                 item_weights = item_weights.model_copy(update={"form": "low_rank"})
             if graph is not None:
                 graph = larger(graph, n_items)
             weights = solve_item_weights(histories, n_items, item_weights, model.text_vectors, graph)
-            model.set_item_weights(weights)
+            model.set_item_weights(model.mapped(weights, histories))
         return model
 
     def start_from(self, other: Hybrid, rows: np.ndarray) -> None:

@@ -739,18 +739,23 @@ def between_domains(
     return PrunedWeights(weights.neighbours, weights.weights * of_pair)
 
 
-def check_domains(domains: np.ndarray | None, factors: Mapping[str, float] | None) -> None:
-    """Checks the names of the factors of :func:`between_domains`; without domains they have no effect.
+def check_domains(domains: np.ndarray | None, settings: ItemWeightSettings) -> None:
+    """Checks what the settings say of domains; without domains, factors have no effect.
 
     Raises:
-      ConfigError: a factor names a domain that no item has.
+      ConfigError: a factor names a domain that no item has, or there is a map and only one domain.
     """
     known = set() if domains is None else {name for cell in set(domains) for name in cell.split(BOTH)}
-    unknown = {name for pair in factors or () for name in pair.split(">")} - known
+    unknown = {name for pair in settings.domains or () for name in pair.split(">")} - known
     if known and unknown:
         raise ConfigError(
             f"item_weights.domains: expected FROM>TO of the domains {', '.join(sorted(known))}, found "
             f"{', '.join(sorted(unknown))}."
+        )
+    if settings.map and len(known) < 2:
+        raise ConfigError(
+            "item_weights.map: expected joined data of several domains, found one. Join data sets with 'tfllmrec data "
+            "join', or set item_weights.map=false."
         )
 
 
@@ -777,6 +782,7 @@ def score_history(
     weights: np.ndarray | PrunedWeights,
     decay: float = 1.0,
     of_events: Ragged | None = None,
+    domains: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scores all items from recency-weighted histories, ``m_u W``.
 
@@ -788,6 +794,8 @@ def score_history(
       weights: float32 ``[N, N]`` or its pruned form.
       decay: Above 0, up to 1 (order does not matter).
       of_events: :func:`event_weights`.
+      domains: int64 ``[N]`` (:func:`tfllmrec.data.domains.domain_bits`), with pruned weights: the order of events has
+        no effect on items of other domains, as ``item_weights.map`` has it. By default it has.
 
     Returns:
       float32 ``[B, N]``.
@@ -798,10 +806,15 @@ def score_history(
     if isinstance(weights, PrunedWeights):
         n_items, width = weights.neighbours.shape
         starts = np.arange(0, n_items * width + 1, width)
-        table = sparse.csr_array(
-            (weights.weights.ravel(), weights.neighbours.ravel(), starts), shape=(n_items, n_items)
-        )
-        return (recency_matrix(history, n_items, decay, of_events) @ table).toarray()
+
+        def after(values: np.ndarray, decay: float) -> np.ndarray:
+            table = sparse.csr_array((values.ravel(), weights.neighbours.ravel(), starts), shape=(n_items, n_items))
+            return (recency_matrix(history, n_items, decay, of_events) @ table).toarray()
+
+        if domains is None:
+            return after(weights.weights, decay)
+        between = domains[:, np.newaxis] & domains[weights.neighbours] == 0
+        return after(weights.weights * ~between, decay) + after(weights.weights * between, 1.0)
     return recency_matrix(history, len(weights), decay, of_events) @ weights
 
 

@@ -180,7 +180,7 @@ def _fit_and_measure(run: Run, config: ExperimentConfig, tell: Tell) -> Run:
     else:
         fitted = fit_hybrid(data, config, out, tell, callbacks)
     write_weights(out / "model" / "weights", model=fitted.model)
-    reads_events = source is None or fitted.options.transfer.method == "fine_tune"
+    reads_events = source is None or fitted.options.transfer.method in ("fine_tune", "distil")
     if reads_events and "behaviour" in fitted.options.model.terms:
         data.store_item_weight_statistics(out / "model" / STATISTICS, fitted.options.item_weights, tell)
     chosen = [*earlier.get("chosen", []), *fitted.chosen]

@@ -42,9 +42,9 @@ class Begun:
     """What a run with sources begins with.
 
     Attributes:
-      dataset: the target's, or with ``joint`` that of all domains.
+      dataset: the target's, or with ``joint`` and ``map`` that of all domains.
       config: with absolute paths of the sources, and what comes from them.
-      schema: of the first source; ``None`` with ``joint``.
+      schema: of the first source; ``None`` with ``joint`` and ``map``.
     """
 
     dataset: Dataset
@@ -61,7 +61,8 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
       tell: called with a line for each overlap and column.
 
     Raises:
-      ConfigError: domains with the same name, ids that are equal by chance, or ``data.repeats`` of the source differs.
+      ConfigError: domains with the same name, ids that are equal by chance, ``data.repeats`` of the source differs, or
+        ``map`` without shared users.
       ModelError: a source is not complete.
     """
     config = config.model_copy(deep=True)
@@ -81,7 +82,14 @@ def begin_transfer(dataset: Dataset, config: ExperimentConfig, base: Path, out: 
         asked.method = "joint"
     sources = [SourceRun(folder=run.folder, name=run.dataset.name, data_sha256=run.dataset.fingerprint) for run in runs]
     record = Transferred(sources=sources, overlaps=[each.as_dict() for each in shared])
-    if asked.method == "joint":
+    if asked.method in ("joint", "map"):
+        if asked.method == "map":
+            if not any(each.users for each in shared):
+                raise ConfigError(
+                    "transfer.method=map: expected users of both domains to learn a map from, found none. Pass "
+                    "--same-users if equal user ids mean the same user, or use zero_shot or fine_tune."
+                )
+            config.item_weights.map = True
         record.write(out)
         datasets = {
             run.dataset.name: _renamed(run.dataset, each, dataset, asked.same_users)

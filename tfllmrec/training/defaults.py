@@ -10,12 +10,13 @@ import pandas as pd
 
 from tfllmrec.columns import TIMESTAMP
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
-from tfllmrec.data.domains import domain_names, items_of_domain
+from tfllmrec.data.domains import domain_bits, domain_names, items_of_domain
 from tfllmrec.data.queries import Queries
 from tfllmrec.data.schema import Schema
 from tfllmrec.data.splits import Split
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
+from tfllmrec.models.domain_weights import with_maps
 from tfllmrec.models.fitting import SCORES, TrainingData
 from tfllmrec.models.item_weights import (
     MAX_ITEMS,
@@ -163,15 +164,18 @@ MOVES: dict[str, Callable[[float], tuple[float | None, float | None]]] = {
 
 
 class _Weights:
-    """Item-item weights as a Recommender."""
+    """Item-item weights of ``data`` as a Recommender."""
 
-    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings) -> None:
+    def __init__(self, weights: PrunedWeights, settings: ItemWeightSettings, data: TrainingData) -> None:
         self.weights, self.settings = weights, settings
+        self.domains = None
+        if settings.map and data.domains is not None:
+            self.domains = domain_bits(data.domains)
 
     def score(self, queries: Queries) -> np.ndarray:
         assert self.settings.decay is not None
         of_events = event_weights(queries, self.settings)
-        return score_history(queries.history, self.weights, self.settings.decay, of_events)
+        return score_history(queries.history, self.weights, self.settings.decay, of_events, self.domains)
 
 
 def starting_item_weights(data: TrainingData) -> ItemWeightSettings:
@@ -219,7 +223,7 @@ def item_weights_result(data: TrainingData, settings: ItemWeightSettings) -> Res
     settings = settings.settled()
     key = settings.model_dump_json()
     if key not in data.tried_item_weights:
-        data.tried_item_weights[key] = data.measure(_Weights(_solved(data, settings), settings))
+        data.tried_item_weights[key] = data.measure(_Weights(_solved(data, settings), settings, data))
     return data.tried_item_weights[key]
 
 
@@ -241,6 +245,8 @@ def open_views(data: TrainingData, given: ItemWeightSettings) -> dict[str, Seque
 
 def _solved(data: TrainingData, settings: ItemWeightSettings) -> PrunedWeights:
     weights = solve(data.item_weight_statistics(settings), settings, data.unit_text, data.graph_view)
+    if settings.map and data.domains is not None:
+        weights = with_maps(weights, data.maps_between_domains, data.domains)
     return between_domains(weights, data.domains, settings.domains)
 
 
@@ -398,7 +404,7 @@ def choose_domains(
     said: list[str] = []
 
     def measured(factors: dict[str, float]) -> Result:
-        return data.measure(_Weights(between_domains(weights, data.domains, factors), settings))
+        return data.measure(_Weights(between_domains(weights, data.domains, factors), settings, data))
 
     best = measured({})
     for pair in pairs:
@@ -469,7 +475,7 @@ def choose_context(
     weights = _solved(data, settings)
 
     def measured(context: dict[str, float]) -> Result:
-        return data.measure(_Weights(weights, settings.model_copy(update={"context": context})))
+        return data.measure(_Weights(weights, settings.model_copy(update={"context": context}), data))
 
     plain = best = measured({})
     alone = {name: selection_value(measured({name: CONTEXT_STRENGTHS[0]})) for name in fields}

@@ -27,7 +27,7 @@ from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.layers.global_state import keras_policy, random_state_kept
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.fitting import Fitted, TrainingData
-from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives, Teacher
 from tfllmrec.models.item_weights import ItemWeightStatistics, check_domains, solve
 from tfllmrec.progress import Tell, show_progress
 from tfllmrec.training import defaults
@@ -110,6 +110,7 @@ def fit_hybrid(
     tell: Tell | None = None,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
     start: WarmStart | None = None,
+    teacher: Teacher | None = None,
 ) -> Fitted[Hybrid, ExperimentConfig]:
     """Resolves *auto* settings, solves the item-item weights, trains dense side and gates, keeps the best epoch.
 
@@ -125,6 +126,7 @@ def fit_hybrid(
       callbacks: further ones, called after those of the fit: ``logs["selection"]`` has the validation value by then,
         and the epoch is on disk. One that sets ``model.stop_training`` ends the fit with its best epoch so far.
       start: the model that training goes on from. The item-item weights are those of all training events anyway.
+      teacher: the model whose dense scores are soft targets beside the next items.
 
     Returns:
       The model; the config without *auto*; and the model's metrics on the validation sample, with ``selection``, its
@@ -153,6 +155,7 @@ def fit_hybrid(
         config.model.user_text = False
     chosen = choose(data, config, tell)
     model = build_hybrid(data, config, config.training.precision)
+    model.teacher = teacher
     if start is not None:
         model.start_from(start.model, start.rows)
     if model.reads_texts and data.user_texts is not None:
@@ -170,6 +173,7 @@ def fit_hybrid(
             trained_on = sequences if start is None or start.users is None else sequences.take(start.users)
             keep = start is not None and start.keeps_choices
             chosen += _train(model, trained_on, data, config, kept, tell, callbacks, keep)
+    model.teacher = None
     result = data.measure(model)
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, chosen)
 
@@ -211,7 +215,7 @@ def choose(data: TrainingData, config: ExperimentConfig, tell: Tell) -> list[str
     chosen = _told([*defaults.sizes(data.split, config), *defaults.choose_user_text(data, config, tell)], tell)
     if "behaviour" in config.model.terms:
         defaults.check_context(data.split.schema, config)
-        check_domains(data.domains, config.item_weights.domains)
+        check_domains(data.domains, config.item_weights)
         given = config.item_weights
         config.item_weights, said = defaults.choose_item_weights(data, given, tell)
         chosen += _told(said, tell)
@@ -250,14 +254,16 @@ def set_item_weights(
       graph: as :func:`tfllmrec.models.item_weights.solve_item_weights` takes it.
       of_sources: the part of ``statistics`` that comes from other domains; it is in both.
     """
-    unit, settings, kept = model.text_vectors, model.item_weights, sequences.choices(held_out=False)
+    unit, settings = model.text_vectors, model.item_weights
+    whole, kept = sequences.choices(held_out=True), sequences.choices(held_out=False)
     if statistics is None:
-        statistics = ItemWeightStatistics.of(sequences.choices(held_out=True), model.n_items, settings)
-    model.set_item_weights(solve(statistics, settings, unit, graph))
+        statistics = ItemWeightStatistics.of(whole, model.n_items, settings)
+    model.set_item_weights(model.mapped(solve(statistics, settings, unit, graph), whole))
     without = ItemWeightStatistics.of(kept, model.n_items, settings)
     if of_sources is not None:
         without += of_sources
-    model.set_holdout(solve(without, settings, unit, graph), np.bincount(kept.values, minlength=model.n_items))
+    weights = model.mapped(solve(without, settings, unit, graph), kept)
+    model.set_holdout(weights, np.bincount(kept.values, minlength=model.n_items))
 
 
 @dataclass(frozen=True)
@@ -635,7 +641,7 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
     settings = settings_of(model=config.model, item_weights=config.item_weights, training=config.training)
     may_lack = (
         "model.fields",
-        *(f"item_weights.{name}" for name in ("itself", "context", "graph", "source", "domains")),
+        *(f"item_weights.{name}" for name in ("itself", "context", "graph", "source", "domains", "map")),
     )
     without_effect = [key for key in may_lack if not settings[key]]
     if config.item_weights.graph and data.graph_view is not None:
@@ -656,6 +662,8 @@ def _made_from(model: Hybrid, sequences: Sequences, data: TrainingData, config: 
         without_effect.append("model.item_fields")
     else:
         settings["fields of items"] = fingerprint(*(each.values.numpy() for each in model.items.fields))
+    if model.teacher is not None:
+        settings["teacher"] = [model.teacher.weight, fingerprint(model.teacher.items.numpy())]
     for key in without_effect:  # fits that were begun before there was this setting go on
         del settings[key]
     return {

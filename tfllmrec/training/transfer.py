@@ -8,7 +8,11 @@
   and the sources' events on items of the target count in the item-item weights with the weight ``item_weights.source``,
   which is chosen on validation; at 0 they are left out.
 
-``align`` is ``zero_shot`` with text vectors that :func:`tfllmrec.text.coral.coral` has given the source's covariance.
+- :func:`distil` is a fit on the target's events, too. It starts anew, and the dense side of the ``zero_shot`` model is
+  its teacher: the teacher's scores are soft targets beside the items that came next.
+
+``align`` is ``zero_shot`` with text vectors that :func:`tfllmrec.text.coral.coral` or
+:func:`tfllmrec.text.adversarial.adversarial` has made similar to the source's.
 """
 
 from __future__ import annotations
@@ -23,15 +27,22 @@ import tensorflow as tf
 
 from tfllmrec.config import ExperimentConfig, ItemWeightSettings
 from tfllmrec.data.queries import Ragged
+from tfllmrec.errors import ConfigError
 from tfllmrec.evaluation.alignment import Distances, distances
-from tfllmrec.evaluation.protocol import Result, selection_value
+from tfllmrec.evaluation.protocol import Result, selection_gain, selection_value
 from tfllmrec.models.fitting import Fitted, TrainingData
-from tfllmrec.models.hybrid import Catalogue, Hybrid
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Teacher
 from tfllmrec.models.item_weights import interactions
 from tfllmrec.progress import Tell
+from tfllmrec.text.adversarial import adversarial
 from tfllmrec.text.coral import coral
 from tfllmrec.training.defaults import choose_item_weights, choose_source, item_weights_result
 from tfllmrec.training.fit import WarmStart, fit_hybrid, set_seeds
+
+#: What ``transfer.alignment`` stands for.
+ALIGNMENTS = {"coral": coral, "adversarial": adversarial}
+#: Weights of a teacher's soft targets that are tried; see :func:`distil`.
+DISTIL_WEIGHTS = (0.3, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +97,16 @@ def zero_shot(
       config: its ``model`` and ``item_weights`` are replaced by those of the source.
       source: see there.
       tell: called with a line for each step.
-      align: whether the text vectors get the covariance of the source's.
+      align: whether the text vectors are made similar to the source's, as ``transfer.alignment`` says.
 
     Raises:
       ModelError: the catalogue lacks a field that the model reads.
     """
     set_seeds(config.seed)
-    text = coral(data.text, source.text) if align else np.asarray(data.text)
-    of_target, schema = data.split.dataset.items, data.split.schema
-    catalogue = Catalogue.of(of_target, text, schema, data.text_widths, source.model.config)
+    text = np.asarray(data.text)
+    if align:
+        text = ALIGNMENTS[config.transfer.alignment](text, source.text)
+    catalogue = _catalogue(data, text, source)
     tried = {}
     for name, settings in order_settings(source.model).items():
         model = source.model.with_catalogue(catalogue, source.rows, source.histories, tell, item_weights=settings)
@@ -111,10 +123,16 @@ def zero_shot(
     return Fitted(model, config, {**result.metrics, "selection": selection_value(result)}, [said])
 
 
+def _catalogue(data: TrainingData, text: np.ndarray, source: Source) -> Catalogue:
+    """The target's, as the source's model reads it."""
+    of_target, schema = data.split.dataset.items, data.split.schema
+    return Catalogue.of(of_target, text, schema, data.text_widths, source.model.config)
+
+
 def order_settings(model: Hybrid) -> dict[str, ItemWeightSettings]:
     """Settings of the item-item weights that do with the order of the source's events what a target may ask for."""
     # What belongs to the source's own data is not there: its graph, its sources and its domains.
-    own = model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}})
+    own = model.item_weights.model_copy(update={"graph": 0.0, "source": 0.0, "domains": {}, "map": False})
     if not model.use_behaviour or not own.next_item:
         return {"as in the source": own}
     unordered = {"next_item": 0.0, "co_occurrence": 1.0}
@@ -156,6 +174,8 @@ def fit_from(
             config = config.model_copy(update={"item_weights": settings})
     if method == "fine_tune":
         fitted = fine_tune(data, config, source, folder, tell, callbacks)
+    elif method == "distil":
+        fitted = distil(data, config, source, folder, tell, callbacks)
     else:
         fitted = zero_shot(data, config, source, tell, align=method == "align")
     return replace(fitted, chosen=[*chosen, *fitted.chosen])
@@ -177,6 +197,53 @@ def fine_tune(
     fitted = fit_hybrid(data, config, folder, tell, callbacks, WarmStart(source.model, source.rows))
     fitted.options.transfer.method = "fine_tune"
     return fitted
+
+
+def distil(
+    data: TrainingData,
+    config: ExperimentConfig,
+    source: Source,
+    folder: Path | None,
+    tell: Tell,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+) -> Fitted[Hybrid, ExperimentConfig]:
+    """A fit on the target's events with the source's dense side as a teacher; arguments as in :func:`fit_from`.
+
+    ``config.model`` is replaced by that of the source, so that both read the same queries. Where ``transfer.distil``
+    says *auto*, there is a fit for each of :data:`DISTIL_WEIGHTS`, each in a folder of its own, and one without a
+    teacher. That one is taken unless the best of the others gains more than chance.
+
+    Raises:
+      ConfigError: the source has no dense side. See :func:`tfllmrec.training.fit.fit_hybrid`, too.
+    """
+    if not source.model.use_dense:
+        raise ConfigError(
+            "transfer.method=distil: expected a source with meaning or feedback among its model.terms, found neither. "
+            "Use zero_shot or fine_tune."
+        )
+    config = config.model_copy(update={"model": source.model.config})
+    model = source.model.with_catalogue(_catalogue(data, np.asarray(data.text), source), source.rows, None, tell)
+    given = config.transfer.distil
+
+    def fitted_with(weight: float) -> Fitted[Hybrid, ExperimentConfig]:
+        own = folder if folder is None or given is not None else folder / "distil" / f"{weight:g}"
+        teacher = Teacher(model, model.item_vectors(), weight) if weight else None
+        fitted = fit_hybrid(data, config, own, tell, callbacks, teacher=teacher)
+        fitted.options.transfer.distil = weight
+        return fitted
+
+    if given is not None:
+        return fitted_with(given)
+    fits = {weight: fitted_with(weight) for weight in (0.0, *DISTIL_WEIGHTS)}
+    results = {weight: data.measure(fitted.model) for weight, fitted in fits.items()}
+    best = max(DISTIL_WEIGHTS, key=lambda weight: selection_value(results[weight]))
+    confidence = 1 - 0.05 / len(DISTIL_WEIGHTS)
+    found, low, high = selection_gain(results[best], results[0.0], confidence=confidence)
+    taken = best if low > 0 else 0.0
+    why = "" if taken else f" (no teacher: {best:g} gains no more than chance)"
+    line = f"transfer.distil {taken:g}{why}: {found:+.4f} [{low:+.4f}, {high:+.4f}] on validation with {best:g}"
+    tell(f"chosen: {line}")
+    return replace(fits[taken], chosen=[*fits[taken].chosen, line])
 
 
 def choose_method(

@@ -1,0 +1,219 @@
+"""Item-item weights between domains: a linear map of users' vectors, fitted on the users of both.
+
+EMCDR (Man et al., "Cross-Domain Recommendation: An Embedding and Mapping Approach", IJCAI 2017) maps the vector of a
+user in one domain to the user's vector in another one. If the map is linear, and if both vectors are linear in the
+user's events, then all three steps together are item-item weights: they are served as these are, at the same cost.
+
+For each domain, with S the users who have events inside and outside of it:
+
+    W[j, i] = <f_j G, V_i>,    G = F^T (F F^T + ridge I)^-1 R
+
+``f_j`` are the features of an item j of another domain: the item itself, with rare items counting more; its text; and
+its vector, learned from the events outside. ``F`` ``[S, F]`` are the sums of the features of each user's items, ``R``
+``[S, d]`` the users' vectors in the domain, and ``V_i`` the vector of an item of the domain
+(:class:`SingularVectors`). Both sums are divided by the square root of the number of events. There is no intercept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from scipy import sparse
+
+from tfllmrec.data.domains import domain_bits
+from tfllmrec.data.queries import Ragged
+from tfllmrec.errors import ModelError
+from tfllmrec.models.item_weights import PrunedWeights, interactions, leading_eigenpairs, strongest
+from tfllmrec.text.centring import centred_unit
+
+MOST_USERS = 5000
+"""Users of several domains that a map is fitted on, at most: its system of equations is as large as their number."""
+
+WIDTH = 512
+"""Of the vectors that users and items of a domain are given, at most."""
+
+SOURCE_WIDTH = 128
+"""Of these, how many describe a user to the other domains."""
+
+RIDGE = 1.0
+"""Of the map, in units of the mean of the diagonal of ``F F^T``."""
+
+_ROWS = 1024
+
+
+class Vectors(Protocol):
+    """Vectors of the M items of a domain and of its users, whose inner products are scores.
+
+    Attributes:
+      items: float32 ``[M, d]``.
+    """
+
+    items: np.ndarray
+
+    def users(self, events: sparse.csr_array) -> np.ndarray:
+        """float32 ``[B, d]``, the vectors of users with ``events`` ``[B, M]``; zeros for none."""
+
+    def source(self, events: sparse.csr_array) -> np.ndarray:
+        """float32 ``[B, F]``, what :meth:`users` tells the other domains."""
+
+
+@dataclass(frozen=True, eq=False)
+class SingularVectors(Vectors):
+    """The leading singular vectors of the events, in which active users and popular items count less.
+
+        A = D_u^-1/2 X D_i^-1/4,    A = P S Q^T,    user: row of A times Q,    item: row of D_i^1/4 Q
+
+    ``D_u`` and ``D_i`` are the numbers of events of users and items (compare Nikolakopoulos et al., "EigenRec", KAIS
+    2019, whose exponent is a setting).
+
+    Attributes:
+      items: float32 ``[M, d]``, of the items.
+      axes: float32 ``[M, d]``, ``D_i^-1/4 Q``.
+    """
+
+    items: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def of(cls, events: sparse.csr_array) -> Self:
+        """Those of a user-by-item matrix ``[U, M]`` of ones."""
+        scale = np.maximum(events.sum(axis=0), 1).astype(np.float32) ** -0.25
+        weighed = (by_activity(events) @ sparse.diags_array(scale)).tocsr()
+        axes = leading_eigenpairs((weighed.T @ weighed).tocsr(), WIDTH)[1]
+        return cls(axes / scale[:, np.newaxis], axes * scale[:, np.newaxis])
+
+    def users(self, events: sparse.csr_array) -> np.ndarray:
+        return by_activity(events) @ self.axes
+
+    def source(self, events: sparse.csr_array) -> np.ndarray:
+        return by_activity(events) @ self.axes[:, :SOURCE_WIDTH]
+
+
+def by_activity(events: sparse.csr_array) -> sparse.csr_array:
+    """The events of each user, divided by the square root of their number."""
+    return (sparse.diags_array(np.maximum(events.sum(axis=1), 1).astype(np.float32) ** -0.5) @ events).tocsr()
+
+
+def rarity(events: sparse.csr_array) -> np.ndarray:
+    """``1 / sqrt(1 + n_i)`` of items with n_i events, float32 ``[M]``."""
+    return (1 / np.sqrt(1 + events.sum(axis=0))).astype(np.float32)
+
+
+def some_users(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """At most :data:`MOST_USERS` of them, in their order."""
+    return users if len(users) <= MOST_USERS else np.sort(rng.choice(users, MOST_USERS, replace=False))
+
+
+@dataclass(frozen=True, eq=False)
+class MapOnto:
+    """The weights towards the items of a domain, ``outside @ inside.T``.
+
+    Attributes:
+      items: int64 ``[M]``, those of the domain.
+      outside: float32 ``[N, d]``, ``f_j G``; zeros for items of the domain.
+      inside: float32 ``[M, d]``, ``V_i``.
+    """
+
+    items: np.ndarray
+    outside: np.ndarray
+    inside: np.ndarray
+
+
+def maps_between(
+    histories: Ragged, domains: np.ndarray, text: np.ndarray, widths: Sequence[int] | None = None, seed: int = 42
+) -> list[MapOnto]:
+    """A map onto each domain that shares users with the others.
+
+    Args:
+      histories: item indices of each training user; order and repeats do not matter.
+      domains: object ``[N]``, the domain of each item; those of a shared item are separated by ``|``.
+      text: float32 ``[N, Dt]``. widths: as in :func:`tfllmrec.text.centring.centred_unit`.
+      seed: of the users that are drawn, where there are more than :data:`MOST_USERS`.
+
+    Raises:
+      ModelError: no user has events in two domains.
+    """
+    events, bits, found = interactions(histories, len(domains)), domain_bits(domains), []
+    rng = np.random.default_rng(seed)
+    for bit in np.unique(bits[bits & (bits - 1) == 0]):
+        inside, outside = np.flatnonzero(bits & bit), np.flatnonzero(bits & bit == 0)
+        of_domain, elsewhere = events[:, inside].tocsr(), events[:, outside].tocsr()
+        there, here = np.diff(elsewhere.indptr) > 0, np.diff(of_domain.indptr) > 0
+        users = some_users(np.flatnonzero(there & here), rng)
+        if len(users):
+            vectors = SingularVectors.of(of_domain[here])
+            kinds = [
+                sparse.diags_array(rarity(elsewhere)).tocsr(),
+                centred_unit(text[outside], widths=widths),
+                SingularVectors.of(elsewhere[there]).axes[:, :SOURCE_WIDTH],
+            ]
+            mapped = _mapped(kinds, by_activity(elsewhere[users]), vectors.users(of_domain[users]))
+            of_all = np.zeros((len(domains), mapped.shape[1]), np.float32)
+            of_all[outside] = mapped
+            found.append(MapOnto(inside, of_all, vectors.items))
+    if not found:
+        raise ModelError(
+            "item_weights.map: expected users with events in two domains to learn from, found none. Set "
+            "item_weights.map=false, or join data sets that share users."
+        )
+    return found
+
+
+def _mapped(kinds: Sequence[np.ndarray | sparse.csr_array], users: sparse.csr_array, onto: np.ndarray) -> np.ndarray:
+    """``f_j G`` of items with features of some ``kinds`` ``[M, F]``: float32 ``[M, d]``.
+
+    Each kind is scaled so that the users' features have a mean squared length of 1.
+
+    Args:
+      users: ``[S, M]``. onto: float32 ``[S, d]``, their vectors in the domain.
+    """
+    summed = [users @ kind for kind in kinds]
+    sizes = [float((each**2).sum()) / len(onto) for each in summed]
+    parts = [(kind, each, size) for kind, each, size in zip(kinds, summed, sizes, strict=True) if size > 0]
+    kernel = np.zeros((len(onto), len(onto)), np.float32)
+    for _, each, size in parts:
+        product = (each @ each.T) / size
+        kernel += product if isinstance(product, np.ndarray) else product.toarray()
+    kernel[np.diag_indices(len(onto))] += RIDGE * kernel.trace() / len(onto)
+    solved = np.linalg.solve(kernel, onto)
+    return np.sum([(kind @ (each.T @ solved)) / size for kind, each, size in parts], axis=0)
+
+
+def with_maps(weights: PrunedWeights, maps: Sequence[MapOnto], domains: np.ndarray) -> PrunedWeights:
+    """The weights with those of a map in the place of all weights between different domains.
+
+    The rows of a map get the mean length that the rows of its domain have within the domain, so that an event counts
+    about as much in both. Of each row as many weights are kept as before.
+    """
+    bits, kept = domain_bits(domains), weights.neighbours.shape[1]
+    within = np.where(_disjoint(bits[:, np.newaxis], bits[weights.neighbours]), np.float32(0), weights.weights)
+    scales = [(_mean_length(within[each.items]) or 1.0) / max(_mean_length_of(each), 1e-12) for each in maps]
+    out = PrunedWeights(np.empty_like(weights.neighbours), np.empty_like(weights.weights))
+    for start in range(0, len(bits), _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = np.zeros((len(bits[rows]), len(bits)), np.float32)
+        np.put_along_axis(block, weights.neighbours[rows], within[rows], 1)
+        for each, scale in zip(maps, scales, strict=True):
+            between = _disjoint(bits[rows, np.newaxis], bits[each.items])
+            block[:, each.items] += between * (each.outside[rows] @ (scale * each.inside.T))
+        out.neighbours[rows], out.weights[rows] = strongest(block, kept)
+    return out
+
+
+def _disjoint(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a & b == 0
+
+
+def _mean_length(rows: np.ndarray) -> float:
+    """Of the rows that are not zero."""
+    lengths = np.linalg.norm(rows, axis=1)
+    return float(lengths[lengths > 0].mean()) if lengths.any() else 0.0
+
+
+def _mean_length_of(weights: MapOnto) -> float:
+    products = weights.inside.T @ weights.inside
+    lengths = np.sqrt(np.maximum(np.sum(weights.outside @ products * weights.outside, axis=1), 0))
+    return float(lengths[lengths > 0].mean()) if lengths.any() else 0.0
