@@ -20,20 +20,23 @@ import numpy as np
 from sections import made_by, replace_section
 from seeds import MARKS, differences, pooled
 
-from tfllmrec.config import ExperimentConfig, SplitConfig
+from tfllmrec.config import ExperimentConfig, ItemWeightSettings, SplitConfig
 from tfllmrec.data import Queries, make_split
 from tfllmrec.data.domains import join_datasets, overlaps
 from tfllmrec.evaluation.protocol import Result, evaluate
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.models.baselines import fit_baseline
 from tfllmrec.models.domain_map import users_of_several
+from tfllmrec.models.domain_weights import with_maps
 from tfllmrec.models.fitting import TrainingData
+from tfllmrec.models.item_weights import PrunedWeights, score_history
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 
 #: Rows of the table by the name of the baseline; the first one is what the others are compared with.
 ROWS = {
     "domain_map": "domain_map",
+    "map": "map, as it is served",
     "emcdr": "emcdr",
     "ials": "CMF (ials over both domains)",
     "text": "text similarity",
@@ -54,12 +57,30 @@ class PopularityOfBoth:
         return np.tile(self.counts, (len(queries), 1))
 
 
+class ServedMap:
+    """The behaviour term with ``item_weights.map``, for users without events in the target domain."""
+
+    def __init__(self, data: TrainingData) -> None:
+        assert data.domains is not None
+        kept = min(ItemWeightSettings().neighbours, data.n_items)
+        nothing = np.tile(np.arange(kept, dtype=np.int32), (data.n_items, 1))
+        none_within = PrunedWeights(nothing, np.zeros_like(nothing, np.float32))
+        self.weights = with_maps(none_within, data.maps_between_domains, data.domains)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        return score_history(queries.choices, self.weights)
+
+
+OWN_ROWS = {"map": ServedMap, "popularity_of_both": PopularityOfBoth}
+
+
 def measured(data: TrainingData, rows: Sequence[str]) -> dict[str, Result]:
     """The results of some rows on the test queries."""
     split, results = data.split, {}
     for name in rows:
-        model: Recommender = PopularityOfBoth(data)
-        if name != "popularity_of_both":
+        if name in OWN_ROWS:
+            model: Recommender = OWN_ROWS[name](data)
+        else:
             fitted = fit_baseline(data, name)
             to_stderr(f"{name}: {fitted.options}, selection value on validation {fitted.figures['selection']:.4f}")
             model = fitted.model

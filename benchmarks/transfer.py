@@ -25,22 +25,25 @@ from seeds import MARKS, differences
 
 from tfllmrec.config import ExperimentConfig, SplitConfig
 from tfllmrec.data import Queries, make_split
-from tfllmrec.data.domains import items_of_domain, join_datasets, overlaps
+from tfllmrec.data.domains import domain_bits, items_of_domain, join_datasets, overlaps
 from tfllmrec.data.queries import Ragged
 from tfllmrec.evaluation.protocol import Result, evaluate, paired_difference, selection_value
 from tfllmrec.evaluation.recommender import Recommender
 from tfllmrec.evaluation.report import markdown_table
 from tfllmrec.models.baselines import fit_baseline
+from tfllmrec.models.domain_weights import with_maps
 from tfllmrec.models.fitting import TrainingData
-from tfllmrec.models.item_weights import score_history, solve_item_weights
+from tfllmrec.models.item_weights import PrunedWeights, score_history, solve_item_weights
 from tfllmrec.progress import to_stderr
 from tfllmrec.runs.run import Run
 from tfllmrec.text.centring import centred_unit
+from tfllmrec.training.defaults import DOMAIN_FACTORS
 from tfllmrec.training.transfer import histories_among
 
 #: How much the map counts beside the item-item weights, both in standard deviations of the target's scores.
 STRENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 BOTH, ALONE = "item-item weights and domain_map", "item-item weights of the target alone"
+SERVED = "item-item weights with a map, as they are served"
 
 
 class InDomain:
@@ -63,6 +66,29 @@ class InDomain:
         return scores
 
 
+class Mapped:
+    """The same weights with a map from the other domains, as ``item_weights.map`` serves them.
+
+    Args:
+      alone: the weights of the target. factor: of the map, as in ``item_weights.domains``.
+    """
+
+    def __init__(self, data: TrainingData, alone: InDomain, factor: float) -> None:
+        assert data.domains is not None
+        self.settings, self.bits = alone.settings, domain_bits(data.domains)
+        shape = (data.n_items, alone.weights.neighbours.shape[1])
+        # Any different items where there is no weight: these are the rows of the other domains.
+        neighbours, weights = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)), np.zeros(shape, np.float32)
+        neighbours[alone.rows], weights[alone.rows] = alone.rows[alone.weights.neighbours], alone.weights.weights
+        both = with_maps(PrunedWeights(neighbours, weights), data.maps_between_domains, data.domains)
+        between = self.bits[:, np.newaxis] & self.bits[both.neighbours] == 0
+        self.weights = PrunedWeights(both.neighbours, np.where(between, np.float32(factor), 1) * both.weights)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        assert self.settings.decay is not None
+        return score_history(queries.choices, self.weights, self.settings.decay, domains=self.bits)
+
+
 class Sum:
     """Two recommenders whose scores of the target's items are scaled to standard deviation 1 and added."""
 
@@ -81,13 +107,19 @@ class Sum:
 def measured(data: TrainingData, target: Run, domain: str) -> tuple[dict[str, Result], str]:
     """The results of each row on the test queries, and what was chosen on validation."""
     alone = InDomain(data, target, domain)
-    mapped, popularity = (fit_baseline(data, name).model for name in ("domain_map", "popularity"))
+    names = ("domain_map", "emcdr", "ials", "popularity")
+    mapped, emcdr, cmf, popularity = (fit_baseline(data, name).model for name in names)
     tried = {s: selection_value(data.measure(Sum(alone, mapped, s, alone.rows))) for s in STRENGTHS}
     strength = max(tried, key=lambda s: tried[s])
+    served = {factor: Mapped(data, alone, factor) for factor in (*DOMAIN_FACTORS, 1.0)}
+    factor = max(served, key=lambda factor: selection_value(data.measure(served[factor])))
     rows: dict[str, Recommender] = {
         BOTH: Sum(alone, mapped, strength, alone.rows),
         ALONE: alone,
+        SERVED: served[factor],
         "domain_map": mapped,
+        "EMCDR": emcdr,
+        "CMF (ials over both domains)": cmf,
         "popularity in the target domain": popularity,
     }
     results = {
@@ -96,7 +128,7 @@ def measured(data: TrainingData, target: Run, domain: str) -> tuple[dict[str, Re
         )
         for name, model in rows.items()
     }
-    return results, f"strength of domain_map {strength:g}"
+    return results, f"strength of domain_map {strength:g}, factor of the served map {factor:g}"
 
 
 def known_events(source: Run, target: Run, known: Sequence[int], seed: int, command: str) -> tuple[str, str]:
@@ -122,8 +154,9 @@ def known_events(source: Run, target: Run, known: Sequence[int], seed: int, comm
         results, chosen = measured(data, target, names[1])
         lines += ["", f"**Known events in {names[1]}: {count}** ({chosen}, on validation)", ""]
         lines += differences(results, 1)
-        found = [f"{label} {_interval(results[BOTH], results[ALONE], label)}" for label in ("ndcg@10", "recall@10")]
-        lines += ["", f"Gain of both over {ALONE}: {'; '.join(found)}."]
+        for row in (BOTH, SERVED):
+            found = [f"{label} {_interval(results[row], results[ALONE], label)}" for label in ("ndcg@10", "recall@10")]
+            lines += ["", f"Gain of {row} over {ALONE}: {'; '.join(found)}."]
     return f"transfer: {names[1]} with few events, for users known from {names[0]}", "\n".join(lines)
 
 

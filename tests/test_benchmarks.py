@@ -999,3 +999,23 @@ def test_two_recommenders_are_added_in_standard_deviations_of_the_targets_items(
     assert both.score(None)[0, :2].tolist() == [1.0, 3.0 - 0.5 * 2]  # standard deviations of 1 and 5
     silent = transfer.Sum(constant([1, 3, 100]), constant([7, 7, 7]), 0.5, rows)
     assert silent.score(None)[0, :2].tolist() == [1.0, 3.0]
+
+
+def test_the_served_map_is_measured_with_the_weights_of_the_target_and_without():
+    import cross_domain
+    import transfer
+    from stand_ins import two_domains
+
+    from tfllmrec.config import ItemWeightSettings
+    from tfllmrec.data.queries import Queries
+
+    data, asked = two_domains(), two_domains().split.validation
+    settings = ItemWeightSettings(decay=0.5, l2=10, co_occurrence=0, text=0, next_item=1, popularity=0)
+    alone = transfer.InDomain(data, SimpleNamespace(config=SimpleNamespace(item_weights=settings)), "films")
+    cold, zero, double = cross_domain.ServedMap(data), *(transfer.Mapped(data, alone, factor) for factor in (0, 2))
+    assert data.measure(cold).metrics["recall@10"] > 0.9
+    assert not zero.score(asked)[:, 40:].any()  # nobody has had a film
+    films = double.score(asked)[:, 40:]
+    np.testing.assert_allclose(films / films.max(), (s := cold.score(asked)[:, 40:]) / s.max(), atol=1e-5)
+    known = Queries.from_histories([[41, 45]])
+    np.testing.assert_allclose(double.score(known)[:, 40:], alone.score(known)[:, 40:], atol=1e-6)

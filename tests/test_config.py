@@ -476,3 +476,22 @@ def test_factors_of_domains_name_two_domains_of_joined_data():
     assert settings_without_effect(config) == []
     (line,) = settings_without_effect(config, joined=False)
     assert line == "item_weights.domains has no effect on data that is not joined"
+
+
+@pytest.mark.parametrize(
+    ("transfer", "lines"),
+    [
+        ({"sources": ["films"], "method": "align", "alignment": "adversarial"}, []),
+        ({"sources": ["films"], "method": "distil", "distil": 0.5}, []),
+        (
+            {"sources": ["films"], "alignment": "adversarial", "distil": 0.5},
+            [
+                "transfer.alignment has no effect without transfer.method=align",
+                "transfer.distil has no effect without transfer.method=distil",
+            ],
+        ),
+        ({"distil": 0.5}, ["transfer.distil has no effect without transfer.sources"]),
+    ],
+)
+def test_settings_of_other_methods_of_transfer_are_named(transfer, lines):
+    assert settings_without_effect(parse_config({"transfer": transfer})) == lines

@@ -557,9 +557,7 @@ class TransferConfig(Section):
         description="Which items of two catalogues are the same: those with the same id, or with the same title "
         "and year. none: all items are different.",
     )
-    same_users: bool = Field(
-        False, description="Whether equal user ids mean the same user; used only by joint and map."
-    )
+    same_users: bool = Field(False, description="Whether equal user ids mean the same user; used by joint and map.")
 
 
 class TrainingConfig(Section):

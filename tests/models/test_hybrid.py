@@ -9,7 +9,7 @@ from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.schema import RATING_KEY
 from tfllmrec.errors import ConfigError, ModelError
 from tfllmrec.layers.neighbour_scores import LONGEST
-from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives
+from tfllmrec.models.hybrid import Catalogue, Hybrid, Negatives, Teacher
 from tfllmrec.models.item_weights import (
     ItemWeightSettings,
     ItemWeightStatistics,
@@ -531,3 +531,30 @@ def test_a_model_starts_from_one_of_fewer_items():
 def test_a_model_does_not_start_from_one_with_other_layers():
     with pytest.raises(ModelError, match="same layers to start from"):
         hybrid(embedding_dim=32).start_from(hybrid(), np.arange(N))
+
+
+@pytest.mark.parametrize("negatives", [None, Negatives(9)])
+def test_a_teachers_dense_scores_are_soft_targets_beside_the_next_items(negatives):
+    model, teacher, batch = hybrid(negatives), hybrid(seed=7), some_batch()
+    weights = len(model.weights)
+    model.compute_loss(batch)
+    without = float(model.retrieval_loss.result())
+    model.teacher = Teacher(teacher, teacher.item_vectors(), 0.5)
+    model.retrieval_loss.reset_state()
+    if negatives:
+        model.retrieval.steps.assign(0)
+    model.compute_loss(batch)
+    found = float(model.retrieval_loss.result()) - without
+    assert len(model.weights) == weights and model.teacher not in model.submodules  # it is no part of the model
+    learnt = (batch["targets"] < N) & ~batch["held_out"]
+    logits = []
+    for each, items in ((teacher, teacher.item_vectors()), (model, model.item_vectors(model.counts_without_holdout))):
+        asked = tf.add_n(each.query_vectors(items, batch))[learnt].numpy()
+        logits.append(asked @ items.numpy().T)
+    if negatives:  # the items of the batch and those that were drawn
+        model.retrieval.steps.assign(0)
+        history, targets = batch["history"].numpy(), batch["targets"][learnt].numpy()
+        some = np.unique(np.concatenate([[0], history[history < N], targets, model.retrieval.draw().numpy()]))
+        logits = [each[:, some] for each in logits]
+    soft, ours = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in logits)
+    assert found == pytest.approx(-0.5 * np.mean(np.sum(np.exp(soft) * ours, axis=1)), rel=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfllmrec.config import DataConfig, TransferConfig, dump_config
+from tfllmrec.config import DataConfig, SplitConfig, TransferConfig, dump_config
 from tfllmrec.data.domains import join_datasets
 from tfllmrec.data.queries import Queries, Ragged
 from tfllmrec.data.readers import dataset_from_frames
@@ -41,6 +41,17 @@ def shop(chain_files, tmp_path_factory):
     items = pd.DataFrame({"item": [f"s{35 - k}" for k in range(ITEMS)], "title": titles[:ITEMS]})
     shop_events(24).to_csv(folder / "events.csv", index=False)
     items.to_csv(folder / "items.csv", index=False)
+    return folder / "events.csv", folder / "items.csv"
+
+
+@pytest.fixture(scope="module")
+def twin_shop(chain_files, tmp_path_factory):
+    """(events, items): of a shop in which the ring's users have t(k) for each i(k), in any order; no text is known."""
+    folder = tmp_path_factory.mktemp("twin")
+    events = pd.read_csv(chain_files[0])[["user", "item"]].sample(frac=1, random_state=0)
+    events["item"] = events["item"].str.replace("i", "t")
+    events.assign(timestamp=range(100_000, 100_000 + len(events))).to_csv(folder / "events.csv", index=False)
+    pd.DataFrame({"item": [f"t{k}" for k in range(ITEMS)], "title": "toy"}).to_csv(folder / "items.csv", index=False)
     return folder / "events.csv", folder / "items.csv"
 
 
@@ -206,6 +217,72 @@ def test_a_joint_run_has_both_catalogues_and_asks_for_the_target(chain_config, c
     users = set(run.dataset.users.user_id)
     assert {"v0", "chain:u0"} <= users and len(users) == 24 + 60
     assert (split.train.domain == "chain").sum() == len(chain_run[0].dataset.events)
+
+
+def test_a_map_is_a_joint_run_and_needs_shared_users(chain_config, chain_run, shop, twin_shop, tmp_path):
+    config = asked(chain_config, twin_shop, chain_run[0], method="map", same_users=True, same_items="none")
+    with start_run(config, tmp_path / "run", base=tmp_path, tell=lambda line: None) as (run, begun):
+        assert begun.item_weights.map and begun.split.domain == "shop" and run.dataset.name == "chain+shop"
+    for files, same_users in ((twin_shop, False), (shop, True)):
+        config = asked(chain_config, files, chain_run[0], method="map", same_users=same_users, same_items="none")
+        with (
+            pytest.raises(ConfigError, match="users of both domains"),
+            start_run(config, tmp_path / "other", base=tmp_path, tell=lambda line: None),
+        ):
+            pass
+
+
+def known_elsewhere(chain_config, chain_run, twin_shop, out, method):
+    """A run whose test users have no event in the shop; nothing is trained by gradient."""
+    config = asked(chain_config, twin_shop, chain_run[0], method=method, same_users=True, same_items="none")
+    config.split = SplitConfig(kind="cold_domain", domain="shop", validation_share=0.2, test_share=0.2)
+    config.model.terms, config.ranking.epochs, config.interests.learned = ["behaviour"], 0, False
+    config.item_weights = config.item_weights.model_copy(
+        update={"decay": 0.6, "l2": 10.0, "co_occurrence": 0.1, "text": 0.0, "popularity": 0.0, "next_item": 1.0}
+    )
+    return fit_experiment(config, out, tell=lambda line: None)
+
+
+@pytest.mark.slow
+def test_users_who_are_known_from_the_source_alone_are_served_by_a_map(chain_config, chain_run, twin_shop, tmp_path):
+    from tfllmrec.serving.export import export
+    from tfllmrec.serving.saved_model import SavedModel
+
+    run = known_elsewhere(chain_config, chain_run, twin_shop, tmp_path / "run", "map")
+    assert hits(run) > 0.5 > 2 * hits(run, "popularity")
+    served, queries = SavedModel.open(export(run.folder, tmp_path / "model", tell=lambda line: None)), run.split.test
+    np.testing.assert_allclose(served.score(queries), run.load_model().score(queries), rtol=1e-4, atol=1e-4)
+    history = [f"chain:i{k}" for k in (3, 4, 5, 6, 7)]
+    for order in (history, history[::-1]):
+        asked_for = served.recommend(histories=[order], k=5, categories=["domain=shop"])
+        assert len(set(asked_for["item"]) & {f"t{k}" for k in range(2, 9)}) >= 3
+
+
+@pytest.mark.slow
+def test_a_joint_model_is_fitted_on_both_domains(chain_config, chain_run, twin_shop, tmp_path):
+    run = known_elsewhere(chain_config, chain_run, twin_shop, tmp_path / "run", "joint")
+    assert hits(run) > hits(run, "popularity") and run.config.transfer == TransferConfig()
+    assert set(run.config.item_weights.domains) <= {"chain>shop"} and not run.config.item_weights.map
+    assert any("item_weights.domains chain>shop" in line for line in run.record["chosen"])
+
+
+@pytest.mark.slow
+def test_the_source_teaches_a_fit_on_few_events(chain_config, chain_run, shop, tmp_path):
+    """Texts alone: what comes next in the shop is learned from 24 users, and from what the source's scores say."""
+    config = asked(chain_config, shop, chain_run[0], method="distil", same_items="title", distil=1.0)
+    config.ranking.epochs, config.interests.learned = 0, False
+    run = fit_experiment(config, tmp_path / "run", tell=lambda line: None)
+    teacher, student = chain_run[0].load_model(), run.load_model()
+    assert run.config.transfer.method == "distil" and student.teacher is None
+    assert (run.folder / "model" / "item_weights_statistics.npz").exists()
+    rows = [teacher.item_ids.tolist().index(f"i{35 - int(item[1:])}") for item in student.item_ids]
+
+    def dense(model, histories):
+        return model.score_terms(Queries.from_histories(histories))[0]
+
+    histories = [[k, (k + 35) % ITEMS] for k in range(ITEMS)]
+    theirs = dense(teacher, [[rows[item] for item in history] for history in histories])[:, rows]
+    assert np.corrcoef(dense(student, histories).ravel(), theirs.ravel())[0, 1] > 0.5
 
 
 def test_columns_that_one_side_lacks_are_named(chain_config, chain_run, shop, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from stand_ins import two_domains
 
 from tfllmrec.config import DataConfig, ExperimentConfig, ItemWeightSettings, SplitConfig
 from tfllmrec.data import dataset_from_frames, make_split
@@ -462,6 +463,14 @@ def test_events_of_another_domain_count_less_where_they_do_harm(monkeypatch, off
     given = ItemWeightSettings(domains={"books>films": 0.5})
     assert defaults.choose_domains(data, given, print) == (given, [])
     assert defaults.choose_domains(few_walkers([]), ItemWeightSettings(), print) == (ItemWeightSettings(), [])
+
+
+def test_a_map_between_domains_is_measured_as_it_is_served():
+    data = two_domains()
+    settings = ItemWeightSettings(decay=0.1, l2=10, co_occurrence=0, text=0, next_item=1, popularity=0, map=True)
+    assert defaults.item_weights_result(data, settings).metrics["recall@10"] > 0.9
+    without = settings.model_copy(update={"domains": {"books>films": 0.0}})
+    assert defaults.item_weights_result(data, without).metrics["recall@10"] < 0.5
 
 
 def test_factors_of_unknown_domains_are_refused_before_the_search():

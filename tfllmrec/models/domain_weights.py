@@ -41,7 +41,7 @@ SOURCE_WIDTH = 128
 RIDGE = 1.0
 """Of the map, in units of the mean of the diagonal of ``F F^T``."""
 
-_ROWS = 1024
+_CELLS = 16_000_000  # of the weights that are there at once
 
 
 class Vectors(Protocol):
@@ -192,8 +192,9 @@ def with_maps(weights: PrunedWeights, maps: Sequence[MapOnto], domains: np.ndarr
     within = np.where(_disjoint(bits[:, np.newaxis], bits[weights.neighbours]), np.float32(0), weights.weights)
     scales = [(_mean_length(within[each.items]) or 1.0) / max(_mean_length_of(each), 1e-12) for each in maps]
     out = PrunedWeights(np.empty_like(weights.neighbours), np.empty_like(weights.weights))
-    for start in range(0, len(bits), _ROWS):
-        rows = slice(start, start + _ROWS)
+    at_once = max(1, _CELLS // len(bits))
+    for start in range(0, len(bits), at_once):
+        rows = slice(start, start + at_once)
         block = np.zeros((len(bits[rows]), len(bits)), np.float32)
         np.put_along_axis(block, weights.neighbours[rows], within[rows], 1)
         for each, scale in zip(maps, scales, strict=True):

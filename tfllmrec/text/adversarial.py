@@ -15,7 +15,7 @@ HIDDEN = 64
 MEASURED = 50
 #: Weight of the penalty on the change of the vectors.
 KEEP = 0.05
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-3
 
 
 @tf.custom_gradient
@@ -29,8 +29,8 @@ def adversarial(vectors: np.ndarray, onto: np.ndarray, seed: int = 42) -> np.nda
 
     A classifier with one hidden layer learns to tell the result from ``onto``; A and b are trained with its reversed
     gradient, whose strength rises from 0 to 1, and with a penalty on the change (Ganin et al., "Domain-Adversarial
-    Training of Neural Networks", JMLR 2016). CORAL equals means and covariances; this also sees shapes that these do
-    not tell, but has no closed form. Of the states during training, that with the smallest proxy A-distance is taken.
+    Training of Neural Networks", JMLR 2016). CORAL equals means and covariances; this also sees other differences, but
+    has no closed form. Of the states during training, that with the smallest maximum mean discrepancy is taken.
 
     Args:
       vectors: float ``[N, D]``; rows of zeros are items without text and stay zero.
@@ -75,8 +75,8 @@ def adversarial(vectors: np.ndarray, onto: np.ndarray, seed: int = 42) -> np.nda
             found = distances(moved, theirs)
             if found is None:  # too few vectors to compare
                 break
-            if found.a_distance < nearest:
-                nearest, best = found.a_distance, moved
+            if found.mmd < nearest:  # with equal means a linear classifier, and so the A-distance, tells too little
+                nearest, best = found.mmd, moved
         ours, others = (each[rng.integers(0, len(each), BATCH)] for each in (own, theirs))
         step(ours, others, tf.constant(2 / (1 + np.exp(-10 * done / STEPS)) - 1, tf.float32))
     out[known] = size * best + mean
