@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ class ServedMap:
         return score_history(queries.choices, self.weights)
 
 
-OWN_ROWS = {"map": ServedMap, "popularity_of_both": PopularityOfBoth}
+OWN_ROWS: dict[str, Callable[[TrainingData], Recommender]] = {"map": ServedMap, "popularity_of_both": PopularityOfBoth}
 
 
 def measured(data: TrainingData, rows: Sequence[str]) -> dict[str, Result]:

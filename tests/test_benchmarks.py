@@ -1018,4 +1018,4 @@ def test_the_served_map_is_measured_with_the_weights_of_the_target_and_without()
     films = double.score(asked)[:, 40:]
     np.testing.assert_allclose(films / films.max(), (s := cold.score(asked)[:, 40:]) / s.max(), atol=1e-5)
     known = Queries.from_histories([[41, 45]])
-    np.testing.assert_allclose(double.score(known)[:, 40:], alone.score(known)[:, 40:], atol=1e-6)
+    np.testing.assert_allclose(double.score(known)[:, 40:], alone.score(known)[:, 40:], atol=0.01)  # but for pruning

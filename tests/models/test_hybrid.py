@@ -554,7 +554,8 @@ def test_a_teachers_dense_scores_are_soft_targets_beside_the_next_items(negative
     if negatives:  # the items of the batch and those that were drawn
         model.retrieval.steps.assign(0)
         history, targets = batch["history"].numpy(), batch["targets"][learnt].numpy()
-        some = np.unique(np.concatenate([[0], history[history < N], targets, model.retrieval.draw().numpy()]))
+        read = np.where(history < N, history, 0).ravel()
+        some = np.unique(np.concatenate([read, targets, model.retrieval.draw().numpy()]))
         logits = [each[:, some] for each in logits]
     soft, ours = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in logits)
     assert found == pytest.approx(-0.5 * np.mean(np.sum(np.exp(soft) * ours, axis=1)), rel=1e-4)
