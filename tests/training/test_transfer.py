@@ -105,6 +105,9 @@ def test_a_given_weight_of_the_teacher_is_one_fit(monkeypatch, tmp_path):
     config.transfer.distil = 0.5
     fitted = transfer.distil(data, config, source, tmp_path, lambda line: None)
     assert fits == [(0.5, tmp_path)] and fitted.options.transfer.distil == 0.5
+    (tmp_path / "distil" / "0.5").mkdir(parents=True)  # a run that was interrupted after the weight was chosen
+    transfer.distil(data, config, source, tmp_path, lambda line: None)
+    assert fits[1:] == [(0.5, tmp_path / "distil" / "0.5")]
 
 
 def test_a_source_without_a_dense_side_teaches_nothing(monkeypatch):

@@ -226,7 +226,9 @@ def distil(
     given = config.transfer.distil
 
     def fitted_with(weight: float) -> Fitted[Hybrid, ExperimentConfig]:
-        own = folder if folder is None or given is not None else folder / "distil" / f"{weight:g}"
+        own = None if folder is None else folder / "distil" / f"{weight:g}"
+        if given is not None and own is not None and not own.exists():  # it exists where the weight was chosen before
+            own = folder
         teacher = Teacher(model, model.item_vectors(), weight) if weight else None
         fitted = fit_hybrid(data, config, own, tell, callbacks, teacher=teacher)
         fitted.options.transfer.distil = weight
