@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from scipy import sparse
@@ -38,7 +38,7 @@ WIDTH = 512
 SOURCE_WIDTH = 128
 """Of these, how many describe a user to the other domains."""
 
-RIDGE = 1.0
+RIDGE = 3.0
 """Of the map, in units of the mean of the diagonal of ``F F^T``."""
 
 _CELLS = 16_000_000  # of the weights that are there at once
@@ -145,7 +145,7 @@ def maps_between(
         users = some_users(np.flatnonzero(there & here), rng)
         if len(users):
             vectors = SingularVectors.of(of_domain[here])
-            kinds = [
+            kinds: list[Any] = [
                 sparse.diags_array(rarity(elsewhere)).tocsr(),
                 centred_unit(text[outside], widths=widths),
                 SingularVectors.of(elsewhere[there]).axes[:, :SOURCE_WIDTH],
@@ -162,15 +162,15 @@ def maps_between(
     return found
 
 
-def _mapped(kinds: Sequence[np.ndarray | sparse.csr_array], users: sparse.csr_array, onto: np.ndarray) -> np.ndarray:
-    """``f_j G`` of items with features of some ``kinds`` ``[M, F]``: float32 ``[M, d]``.
+def _mapped(kinds: Sequence[Any], users: sparse.csr_array, onto: np.ndarray) -> np.ndarray:
+    """``f_j G`` of items with features of some ``kinds``, dense or sparse ``[M, F]``: float32 ``[M, d]``.
 
     Each kind is scaled so that the users' features have a mean squared length of 1.
 
     Args:
       users: ``[S, M]``. onto: float32 ``[S, d]``, their vectors in the domain.
     """
-    summed = [users @ kind for kind in kinds]
+    summed: list[Any] = [users @ kind for kind in kinds]
     sizes = [float((each**2).sum()) / len(onto) for each in summed]
     parts = [(kind, each, size) for kind, each, size in zip(kinds, summed, sizes, strict=True) if size > 0]
     kernel = np.zeros((len(onto), len(onto)), np.float32)
