@@ -243,6 +243,7 @@ def known_elsewhere(chain_config, chain_run, twin_shop, out, method):
     return fit_experiment(config, out, tell=lambda line: None)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_users_who_are_known_from_the_source_alone_are_served_by_a_map(chain_config, chain_run, twin_shop, tmp_path):
     from tfllmrec.serving.export import export
