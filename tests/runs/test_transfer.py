@@ -267,6 +267,7 @@ def test_a_joint_model_is_fitted_on_both_domains(chain_config, chain_run, twin_s
     assert any("item_weights.domains chain>shop" in line for line in run.record["chosen"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_source_teaches_a_fit_on_few_events(chain_config, chain_run, shop, tmp_path):
     config = asked(chain_config, shop, chain_run[0], method="distil", same_items="title", distil=1.0)
