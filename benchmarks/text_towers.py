@@ -1,4 +1,4 @@
-"""Ways to train the text encoder: a fit for each, with all other settings as they were chosen for the frozen encoder.
+"""Ways to train the text encoder, and other encoders: a fit for each, with all other settings as they were chosen for the frozen encoder.
 
     python benchmarks/text_towers.py beauty
 
@@ -37,6 +37,9 @@ ROWS: dict[str, dict[str, object]] = {
     "joint": {"mode": "joint"},
     "mlm": {"pretrain_epochs": 3},
     "mlm-lora": {"mode": "lora"},
+    "e5": {"encoder": "e5"},
+    "minilm+e5": {"encoder": "minilm+e5"},
+    "minilm+e5+use": {"encoder": "minilm+e5+use"},
 }
 
 
